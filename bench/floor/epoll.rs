@@ -1,0 +1,152 @@
+//! The readiness baseline: the cheapest HTTP server over edge-triggered epoll. One thread, no
+//! limits, no timeouts, no `Date`; it refuses to know what is asked for and gives one constant
+//! answer, all that one receive asks for in one send.
+
+mod shared;
+
+use std::io;
+use std::os::fd::AsRawFd as _;
+
+use shared::{Answers, Arguments, RECV_BUFFER_BYTES, check, count_requests};
+
+const EVENTS_PER_WAIT_MAX: usize = 512;
+
+/// The peer's end may share its edge with the last bytes: then only a receive of nothing tells
+/// that all is read.
+const PEER_DONE: u32 = (libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR).cast_unsigned();
+
+/// One connection, found by its file descriptor.
+#[derive(Default)]
+struct Connection {
+    /// The bytes of an unfinished request.
+    tail: Vec<u8>,
+    /// What the socket buffer had no room for.
+    unsent: &'static [u8],
+}
+
+struct Floor {
+    epoll: i32,
+    listener: i32,
+    answers: Answers,
+    connections: Vec<Connection>,
+}
+
+fn main() -> io::Result<()> {
+    let arguments = Arguments::from_env()?;
+    let answers = arguments.answers();
+    // SAFETY: no memory is passed.
+    let epoll = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
+    let listener = arguments.listen()?;
+    listener.set_nonblocking(true)?;
+    let listener = listener.as_raw_fd();
+    let mut floor = Floor {
+        epoll,
+        listener,
+        answers,
+        connections: Vec::new(),
+    };
+    floor.watch(listener)?;
+    floor.run()
+}
+
+impl Floor {
+    fn run(&mut self) -> io::Result<()> {
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; EVENTS_PER_WAIT_MAX];
+        let capacity = i32::try_from(events.len()).map_err(io::Error::other)?;
+        loop {
+            // SAFETY: `events` has room for `capacity` events and outlives the call.
+            let ready = unsafe { libc::epoll_wait(self.epoll, events.as_mut_ptr(), capacity, -1) };
+            let ready = match check(ready) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                ready => usize::try_from(ready?).map_err(io::Error::other)?,
+            };
+            for event in &events[..ready] {
+                let fd = i32::try_from(event.u64).map_err(io::Error::other)?;
+                if fd == self.listener {
+                    self.accept()?;
+                } else if self.serve(fd, event.events & PEER_DONE != 0).is_err() {
+                    self.connections[fd as usize] = Connection::default();
+                    // SAFETY: the connection is ours, and forgotten with this call.
+                    check(unsafe { libc::close(fd) })?;
+                }
+            }
+        }
+    }
+
+    fn watch(&self, fd: i32) -> io::Result<()> {
+        let interests = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
+        let token = u64::try_from(fd).map_err(io::Error::other)?;
+        let mut event = libc::epoll_event {
+            events: interests.cast_unsigned(),
+            u64: token,
+        };
+        // SAFETY: `event` outlives the call.
+        check(unsafe { libc::epoll_ctl(self.epoll, libc::EPOLL_CTL_ADD, fd, &raw mut event) })?;
+        Ok(())
+    }
+
+    fn accept(&mut self) -> io::Result<()> {
+        loop {
+            let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+            let (address, len) = (std::ptr::null_mut(), std::ptr::null_mut());
+            // SAFETY: null asks for no peer address.
+            let fd = match check(unsafe { libc::accept4(self.listener, address, len, flags) }) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+                fd => fd?,
+            };
+            let index = fd as usize;
+            if self.connections.len() <= index {
+                self.connections.resize_with(index + 1, Connection::default);
+            }
+            self.watch(fd)?;
+        }
+    }
+
+    /// Receives and answers until the socket is drained or full. A short receive counts as
+    /// drained unless the peer is done. An error ends the connection, as the end of input does.
+    fn serve(&mut self, fd: i32, peer_done: bool) -> io::Result<()> {
+        let mut buffer = [0; RECV_BUFFER_BYTES];
+        let connection = &mut self.connections[fd as usize];
+        let mut drained = false;
+        loop {
+            if !connection.unsent.is_empty() {
+                connection.unsent = send(fd, connection.unsent)?;
+            }
+            if drained || !connection.unsent.is_empty() {
+                return Ok(());
+            }
+            let received = match recv(fd, &mut buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                received => received?,
+            };
+            drained = received.len() < RECV_BUFFER_BYTES && !peer_done;
+            let requests = count_requests(&mut connection.tail, received)?;
+            connection.unsent = self.answers.to(requests);
+        }
+    }
+}
+
+/// Receives once; no bytes at all are an error.
+fn recv(fd: i32, buffer: &mut [u8]) -> io::Result<&[u8]> {
+    // SAFETY: `buffer` is writable for its length and outlives the call.
+    let received = unsafe { libc::recv(fd, buffer.as_mut_ptr().cast(), buffer.len(), 0) };
+    match usize::try_from(received) {
+        Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+        Ok(len) => Ok(&buffer[..len]),
+        Err(_) => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Sends what the socket buffer has room for and returns the rest.
+fn send(fd: i32, bytes: &[u8]) -> io::Result<&[u8]> {
+    // SAFETY: `bytes` is readable for its length and outlives the call.
+    let sent = unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL) };
+    match usize::try_from(sent) {
+        Ok(len) => Ok(&bytes[len..]),
+        Err(_) => match io::Error::last_os_error() {
+            error if error.kind() == io::ErrorKind::WouldBlock => Ok(bytes),
+            error => Err(error),
+        },
+    }
+}

@@ -1,0 +1,137 @@
+//! What the program says to whoever runs it: the banner, notes, errors, panics, counters, versions.
+//! It refuses to know when it is said and what follows from it.
+
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::env;
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+use std::panic::PanicHookInfo;
+use std::process;
+use std::thread;
+
+use coring::{Address, EngineChoice, Handle};
+
+use crate::plan::Serving;
+
+/// One line to standard error. A terminal that went away must not end a server, so a failed write
+/// is no error.
+pub(crate) fn say(line: impl Display) {
+    let _ = writeln!(io::stderr(), "coring: {line}");
+}
+
+/// What has started. To standard error: standard output is the access log's.
+pub(crate) fn banner(serving: &Serving, handle: &Handle) {
+    let (bold, plain) = if stderr_takes_colours() {
+        ("\x1b[1m", "\x1b[0m")
+    } else {
+        ("", "")
+    };
+    let version = env!("CARGO_PKG_VERSION");
+    let mut text = format!("{bold}coring {version}{plain}, pid {}\n", process::id());
+    let mut row = |name: &str, value: &dyn Display| text.push_str(&format!("  {name:<8}{value}\n"));
+    row("serves", &serving.app.description());
+    for address in handle.addresses() {
+        row("on", &format_args!("{bold}{}{plain}", url(address)));
+    }
+    row("engine", &handle.engine());
+    row("cores", handle.cores());
+    for note in &serving.notes {
+        row("note", note);
+    }
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
+/// Every counter on a line of its own: `name sum [worker 0, worker 1, …]`, without the commas.
+pub(crate) fn stats(handle: &Handle) {
+    let workers: Vec<_> = handle
+        .metrics()
+        .iter()
+        .map(|worker| worker.list())
+        .collect();
+    let mut text = String::new();
+    for (index, (name, _)) in workers.first().into_iter().flatten().enumerate() {
+        let shares: Vec<u64> = workers.iter().map(|worker| worker[index].1).collect();
+        let list: Vec<String> = shares.iter().map(u64::to_string).collect();
+        let sum: u64 = shares.iter().sum();
+        text.push_str(&format!("{name} {sum} [{}]\n", list.join(" ")));
+    }
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
+/// What this program is, and what it would run on here; to standard output.
+pub(crate) fn version(choice: EngineChoice) {
+    let engine = match coring::select(choice) {
+        Ok(selected) => selected.to_string(),
+        Err(refused) => refused.to_string(),
+    };
+    let profile = if cfg!(debug_assertions) {
+        "debug"
+    } else {
+        "release"
+    };
+    let libc = if cfg!(target_env = "musl") {
+        "musl"
+    } else {
+        "gnu"
+    };
+    let text = format!(
+        "coring {version}\nengine  {engine}\nkernel  {kernel}\nbuild   {profile}, {arch}-{os}-{libc}\n",
+        version = env!("CARGO_PKG_VERSION"),
+        kernel = coring::kernel_release(),
+        arch = env::consts::ARCH,
+        os = env::consts::OS,
+    );
+    let _ = io::stdout().write_all(text.as_bytes());
+}
+
+/// A panic as one line, with a backtrace where RUST_BACKTRACE asks for it.
+pub(crate) fn panicked(panic: &PanicHookInfo<'_>) {
+    let payload = panic.payload();
+    let message = payload.downcast_ref::<&str>().copied();
+    let message = message.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let message = message.unwrap_or("no message").replace('\n', " ");
+    let current = thread::current();
+    let name = current.name().unwrap_or("a thread without a name");
+    match panic.location() {
+        Some(place) => {
+            let (file, line) = (place.file(), place.line());
+            say(format_args!("panic in {name}: {message}, at {file}:{line}"));
+        }
+        None => say(format_args!("panic in {name}: {message}")),
+    }
+    let backtrace = Backtrace::capture();
+    if backtrace.status() == BacktraceStatus::Captured {
+        say(backtrace);
+    }
+}
+
+/// What a browser or curl takes; a Unix socket has no such form.
+fn url(address: &Address) -> String {
+    match address {
+        Address::Tcp(address) => format!("http://{address}/"),
+        Address::Unix(_) => address.to_string(),
+    }
+}
+
+/// A terminal that shows colours, and an operator who did not decline them (no-color.org).
+fn stderr_takes_colours() -> bool {
+    let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
+    let is_dumb = env::var_os("TERM").is_none_or(|term| term == "dumb");
+    io::stderr().is_terminal() && !is_set("NO_COLOR") && !is_dumb
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_become_urls() {
+        let check = |address: &str, expected| {
+            let address = address.parse().expect(address);
+            assert_eq!(url(&address), expected);
+        };
+        check("127.0.0.1:8000", "http://127.0.0.1:8000/");
+        check("[::1]:80", "http://[::1]:80/");
+        check("unix:/run/coring.sock", "unix:/run/coring.sock");
+    }
+}

@@ -1,0 +1,106 @@
+//! The program: flags as typed, the plan they mean, a server that follows it, and signals that end
+//! it. It refuses to know how a request is served: it has only the library's public face.
+
+mod app;
+mod console;
+mod flags;
+mod plan;
+mod signals;
+mod units;
+
+use std::env;
+use std::fmt;
+use std::io;
+use std::panic;
+use std::process::ExitCode;
+
+use clap::Parser;
+use coring::{ErrorKind, Server};
+
+use flags::Flags;
+use plan::{Plan, Serving};
+
+fn main() -> ExitCode {
+    panic::set_hook(Box::new(console::panicked));
+    let flags = Flags::parse();
+    let port = env::var_os("PORT").map(|port| port.to_string_lossy().into_owned());
+    let done = match plan::plan(flags, port.as_deref()) {
+        Ok(Plan::Serve(serving)) => serve(&serving),
+        Ok(Plan::Version(engine)) => {
+            console::version(engine);
+            Ok(())
+        }
+        Err(usage) => Err(Failure::Usage(usage)),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            console::say(format_args!("error: {failure}"));
+            failure.exit_code()
+        }
+    }
+}
+
+/// Starts the server and waits for its end.
+fn serve(serving: &Serving) -> Result<(), Failure> {
+    let signals = signals::install().map_err(Failure::Signals)?;
+    let mut builder = Server::builder()
+        .pin(serving.pin)
+        .engine(serving.engine)
+        .limits(serving.limits.clone())
+        .access_log(serving.access_log.clone());
+    for address in &serving.addresses {
+        builder = builder.bind(address);
+    }
+    if let Some(cores) = serving.cores {
+        builder = builder.cores(cores);
+    }
+    let app = serving.app.clone();
+    let server = builder
+        .start(move || app.clone())
+        .map_err(Failure::Server)?;
+    console::banner(serving, &server);
+    signals::obey(signals, server.clone(), serving.limits.drain_timeout_ms)
+        .map_err(Failure::Signals)?;
+    let ended = server.wait().map_err(Failure::Server);
+    if serving.stats {
+        console::stats(&server);
+    }
+    ended
+}
+
+/// Why the program ends otherwise than as asked.
+#[derive(Debug)]
+enum Failure {
+    /// The flags make no sense.
+    Usage(String),
+    /// The server did not start, or did not go on.
+    Server(coring::Error),
+    /// Without signals a server could not be told to end.
+    Signals(io::Error),
+}
+
+impl Failure {
+    fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Usage(_) => 2,
+            Self::Server(error) => match error.kind() {
+                ErrorKind::Engine => 77,
+                // EX_CONFIG of sysexits(3): a supervisor need not try again.
+                ErrorKind::Configuration => 78,
+                ErrorKind::Address | ErrorKind::Runtime => 1,
+            },
+            Self::Signals(_) => 1,
+        })
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Usage(line) => f.write_str(line),
+            Self::Server(error) => error.fmt(f),
+            Self::Signals(error) => write!(f, "cannot listen for signals: {error}"),
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! What was typed, as meant: flags and environment become one plan, by a function that touches
+//! nothing. It refuses to know how a plan is carried out and whether this machine allows it.
+
+use std::num::NonZeroUsize;
+
+use ::http::StatusCode;
+use coring::{AccessLog, EngineChoice, Limits, Pin};
+
+use crate::app::{Answer, App};
+use crate::flags::{self, Command, Flags, Respond};
+use crate::units::Size;
+
+/// What this run of the program is to do.
+#[derive(Debug)]
+pub(crate) enum Plan {
+    /// Serve until told to end.
+    Serve(Box<Serving>),
+    /// Say what this program is and what it would run on.
+    Version(EngineChoice),
+}
+
+/// A server as the operator wants it.
+#[derive(Debug)]
+pub(crate) struct Serving {
+    pub(crate) app: App,
+    /// As typed; the library reads them.
+    pub(crate) addresses: Vec<String>,
+    pub(crate) cores: Option<usize>,
+    pub(crate) pin: Pin,
+    pub(crate) engine: EngineChoice,
+    pub(crate) limits: Limits,
+    pub(crate) access_log: AccessLog,
+    /// Whether the counters are printed at the end.
+    pub(crate) stats: bool,
+    /// What an operator should hear before it hurts, a line each.
+    pub(crate) notes: Vec<&'static str>,
+}
+
+/// Decides what `flags` mean; `port` is the variable `PORT`, which platforms set.
+///
+/// # Errors
+/// Flags that are well formed but make no sense: one line, with the cure.
+pub(crate) fn plan(flags: Flags, port: Option<&str>) -> Result<Plan, String> {
+    let engine = match flags.place.engine {
+        flags::Engine::Auto => EngineChoice::Auto,
+        flags::Engine::Uring => EngineChoice::Uring,
+    };
+    let limits = limits(&flags)?;
+    let app = match flags.command {
+        None => App::Site,
+        Some(Command::Respond(respond)) => App::Respond(answer(respond)?),
+        Some(Command::Echo) => App::Echo,
+        Some(Command::Version) => return Ok(Plan::Version(engine)),
+    };
+    Ok(Plan::Serve(Box::new(Serving {
+        app,
+        addresses: addresses(flags.place.bind, port)?,
+        cores: flags.place.cores.map(NonZeroUsize::get),
+        pin: match flags.place.pin {
+            flags::Pin::Auto => Pin::Auto,
+            flags::Pin::Always => Pin::Always,
+            flags::Pin::Never => Pin::Never,
+        },
+        engine,
+        notes: notes(&limits),
+        limits,
+        access_log: match flags.reports.access_log {
+            flags::AccessLog::Off => AccessLog::Off,
+            flags::AccessLog::Stdout => AccessLog::Stdout,
+            flags::AccessLog::File(path) => AccessLog::File(path),
+        },
+        stats: flags.reports.stats,
+    })))
+}
+
+/// `--bind` and its variable win over `PORT`, and that over loopback, which nobody else reaches.
+fn addresses(bind: Vec<String>, port: Option<&str>) -> Result<Vec<String>, String> {
+    match port {
+        _ if !bind.is_empty() => Ok(bind),
+        None | Some("") => Ok(vec!["127.0.0.1:8000".to_owned()]),
+        Some(port) if port.parse::<u16>().is_ok() => Ok(vec![format!("0.0.0.0:{port}")]),
+        Some(port) => Err(format!(
+            "the variable PORT is `{port}`, which is no port; unset it, or give --bind ADDRESS"
+        )),
+    }
+}
+
+fn limits(flags: &Flags) -> Result<Limits, String> {
+    let (times, sizes) = (&flags.times, &flags.sizes);
+    Ok(Limits {
+        head_timeout_ms: times.head_timeout.0,
+        body_timeout_ms: times.body_timeout.0,
+        write_timeout_ms: times.write_timeout.0,
+        idle_timeout_ms: times.idle_timeout.0,
+        bytes_per_second_min: times.min_rate.0,
+        head_bytes_max: bounded("--max-head", sizes.max_head)?,
+        target_bytes_max: bounded("--max-target", sizes.max_target)?,
+        fields_max: sizes.max_fields,
+        body_bytes_max: sizes.max_body.0,
+        connections_max: sizes.max_connections,
+        receive_memory_max: bounded("--max-receive-memory", sizes.max_receive_memory)?,
+        drain_timeout_ms: times.drain_timeout.0,
+    })
+}
+
+/// A size that is never zero and fits what holds it.
+fn bounded<T: TryFrom<u64>>(flag: &str, size: Size) -> Result<T, String> {
+    match T::try_from(size.0) {
+        _ if size.0 == 0 => Err(format!(
+            "{flag} 0 would refuse every request; give it bytes"
+        )),
+        Ok(bytes) => Ok(bytes),
+        Err(_) => Err(format!("{flag} {size} is too much; give it less than 4g")),
+    }
+}
+
+fn answer(respond: Respond) -> Result<Answer, String> {
+    let Respond {
+        body,
+        status,
+        content_type,
+    } = respond;
+    let status = StatusCode::from_u16(status).map_err(|_| format!("{status} is no status"))?;
+    // RFC 9110 §15.3.5, §15.3.6 and §15.4.5.
+    let has_no_content = matches!(
+        status,
+        StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED
+    );
+    if has_no_content && !body.is_empty() {
+        return Err(format!(
+            "an answer of status {} has no body; leave out BODY, or --status",
+            status.as_u16()
+        ));
+    }
+    Ok(Answer {
+        status,
+        content_type,
+        body: body.into(),
+    })
+}
+
+fn notes(limits: &Limits) -> Vec<&'static str> {
+    let mut notes = Vec::new();
+    if limits.body_bytes_max == 0 {
+        notes.push("--max-body 0: request bodies are unlimited");
+    }
+    if limits.bytes_per_second_min == 0 {
+        notes.push("--min-rate 0: a client may hold a connection at one byte per time limit");
+    }
+    notes
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    fn plan_of(line: &str, port: Option<&str>) -> Result<Plan, String> {
+        let words = line.split_whitespace();
+        let flags = Flags::try_parse_from(["coring"].into_iter().chain(words)).expect(line);
+        plan(flags, port)
+    }
+
+    fn serving(line: &str, port: Option<&str>) -> Box<Serving> {
+        match plan_of(line, port) {
+            Ok(Plan::Serve(serving)) => serving,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn bind_wins_over_port_and_port_over_loopback() {
+        let check = |line, port, expected: &[&str]| {
+            assert_eq!(serving(line, port).addresses, expected, "{line}, {port:?}");
+        };
+        check("", None, &["127.0.0.1:8000"]);
+        check("", Some(""), &["127.0.0.1:8000"]);
+        check("", Some("8080"), &["0.0.0.0:8080"]);
+        check("echo", Some("0"), &["0.0.0.0:0"]);
+        check("-b :9000", Some("8080"), &[":9000"]);
+        check("-b :9000", Some("nonsense"), &[":9000"]);
+        check(
+            "-b 9000 -b unix:/run/c.sock,[::]:1",
+            None,
+            &["9000", "unix:/run/c.sock", "[::]:1"],
+        );
+    }
+
+    #[test]
+    fn a_wrong_port_is_named() {
+        for port in ["tcp://10.0.0.1:80", "65536", "-1", " 80"] {
+            let error = plan_of("", Some(port)).expect_err(port);
+            assert!(error.contains(&format!("`{port}`")), "{error}");
+        }
+    }
+
+    #[test]
+    fn without_flags_the_librarys_defaults_hold() {
+        let serving = serving("", None);
+        let (limits, default) = (format!("{:?}", serving.limits), Limits::default());
+        assert_eq!(limits, format!("{default:?}"));
+        assert!(matches!(serving.app, App::Site));
+        assert_eq!((serving.cores, serving.stats), (None, false));
+        assert!(serving.notes.is_empty());
+    }
+
+    #[test]
+    fn limits_are_in_the_librarys_units() {
+        let line = "--head-timeout 500ms --body-timeout 1m --write-timeout 2 --idle-timeout 3s \
+                    --drain-timeout 4s --min-rate 1k --max-head 32k --max-target 1k --max-fields 9 \
+                    --max-body 1g --max-connections 5 --max-receive-memory 8m";
+        let limits = serving(line, None).limits;
+        assert_eq!(
+            (limits.head_timeout_ms, limits.body_timeout_ms),
+            (500, 60_000)
+        );
+        assert_eq!(
+            (limits.write_timeout_ms, limits.idle_timeout_ms),
+            (2000, 3000)
+        );
+        assert_eq!(
+            (limits.drain_timeout_ms, limits.bytes_per_second_min),
+            (4000, 1024)
+        );
+        assert_eq!(
+            (limits.head_bytes_max, limits.target_bytes_max),
+            (32 << 10, 1 << 10)
+        );
+        assert_eq!((limits.fields_max, limits.connections_max), (9, 5));
+        assert_eq!(
+            (limits.body_bytes_max, limits.receive_memory_max),
+            (1 << 30, 8 << 20)
+        );
+    }
+
+    #[test]
+    fn sizes_out_of_bounds_are_wrong_usage() {
+        for (line, why) in [
+            ("--max-head 4g", "--max-head 4g is too much"),
+            ("--max-target 0", "--max-target 0 would refuse"),
+            (
+                "--max-receive-memory 0",
+                "--max-receive-memory 0 would refuse",
+            ),
+        ] {
+            let error = plan_of(line, None).expect_err(line);
+            assert!(error.contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn unlimited_is_noted() {
+        assert_eq!(serving("--max-body 0 --min-rate 0", None).notes.len(), 2);
+    }
+
+    #[test]
+    fn a_status_without_content_takes_no_body() {
+        for status in [204, 205, 304] {
+            assert!(
+                plan_of(&format!("respond --status {status}"), None).is_ok(),
+                "{status}"
+            );
+            let error = plan_of(&format!("respond hello --status {status}"), None);
+            assert!(
+                error.expect_err("has a body").contains("has no body"),
+                "{status}"
+            );
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! Signals, and what they do to a running server. It refuses to know what is served, and decides
+//! nothing but drain or stop.
+
+use std::io;
+use std::thread;
+
+use coring::Handle;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::console::say;
+use crate::units::Duration;
+
+/// Takes the signals over. Before the server starts, so that none that comes early is lost.
+///
+/// # Errors
+/// When the kernel refuses.
+pub(crate) fn install() -> io::Result<Signals> {
+    Signals::new([SIGTERM, SIGINT, SIGQUIT, SIGHUP])
+}
+
+/// Obeys the signals that came and will come, on a thread of its own that ends with the process.
+///
+/// # Errors
+/// When no thread can be had.
+pub(crate) fn obey(mut signals: Signals, server: Handle, drain_ms: u64) -> io::Result<()> {
+    let obey = move || {
+        let mut draining = false;
+        for signal in signals.forever() {
+            if signal == SIGHUP {
+                say("SIGHUP: there is no configuration to reload; it goes on as it is");
+            } else if draining {
+                say("stopping now");
+                server.stop();
+            } else {
+                draining = true;
+                let limit = Duration(drain_ms);
+                say(format_args!(
+                    "draining: up to {limit}; a second signal ends it now"
+                ));
+                server.drain();
+            }
+        }
+    };
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(obey)
+        .map(drop)
+}

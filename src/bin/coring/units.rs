@@ -1,0 +1,158 @@
+//! Times and sizes as people write them: `500ms`, `2m`, `16k`. It refuses to know which flag they
+//! belong to and what they limit.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A time a flag gives, in milliseconds; never zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Duration(pub(crate) u64);
+
+/// A number of bytes a flag gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Size(pub(crate) u64);
+
+impl FromStr for Duration {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match scaled(text, DURATION_UNITS, 1000) {
+            Some(0) => Err(
+                "0 would end every connection at once; for next to no limit, \
+                            give a long time such as 24h"
+                    .to_owned(),
+            ),
+            Some(ms) if ms <= DURATION_MAX_MS => Ok(Self(ms)),
+            Some(_) => Err("longer than a year".to_owned()),
+            None => Err("expected a time such as 500ms, 10s, 2m, 1h or 10 (seconds)".to_owned()),
+        }
+    }
+}
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        scaled(text, SIZE_UNITS, 1).map(Self).ok_or_else(|| {
+            "expected a number of bytes such as 4096, 16k, 16m or 1g (binary units)".to_owned()
+        })
+    }
+}
+
+impl fmt::Display for Duration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // In minutes and hours only what nobody would say in seconds.
+        match self.0 {
+            ms if !ms.is_multiple_of(1000) => write!(f, "{ms}ms"),
+            ms if ms < 120_000 || !ms.is_multiple_of(60_000) => write!(f, "{}s", ms / 1000),
+            ms if !ms.is_multiple_of(3_600_000) => write!(f, "{}m", ms / 60_000),
+            ms => write!(f, "{}h", ms / 3_600_000),
+        }
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unit = SIZE_UNITS
+            .iter()
+            .rev()
+            .find(|(_, bytes)| self.0 >= *bytes && self.0.is_multiple_of(*bytes));
+        match unit {
+            Some((name, bytes)) => write!(f, "{}{name}", self.0 / bytes),
+            None => write!(f, "{}", self.0),
+        }
+    }
+}
+
+/// Each unit and what one of it is worth, from small to large.
+type Units = &'static [(&'static str, u64)];
+
+const DURATION_UNITS: Units = &[("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)];
+const SIZE_UNITS: Units = &[("k", 1 << 10), ("m", 1 << 20), ("g", 1 << 30)];
+const DURATION_MAX_MS: u64 = 365 * 24 * 3_600_000;
+
+/// A whole number and its unit; `bare` is what a number without one counts.
+fn scaled(text: &str, units: Units, bare: u64) -> Option<u64> {
+    let end = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let worth = match unit {
+        "" => bare,
+        _ => {
+            units
+                .iter()
+                .find(|(name, _)| unit.eq_ignore_ascii_case(name))?
+                .1
+        }
+    };
+    number.parse::<u64>().ok()?.checked_mul(worth)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_and_written() {
+        let check = |text: &str, ms, written| {
+            let read: Duration = text.parse().expect(text);
+            assert_eq!((read.0, read.to_string().as_str()), (ms, written), "{text}");
+        };
+        check("500ms", 500, "500ms");
+        check("10s", 10_000, "10s");
+        check("10", 10_000, "10s");
+        check("75S", 75_000, "75s");
+        check("1500ms", 1500, "1500ms");
+        check("2m", 120_000, "2m");
+        check("90s", 90_000, "90s");
+        check("60m", 3_600_000, "1h");
+        check("8760h", DURATION_MAX_MS, "8760h");
+    }
+
+    #[test]
+    fn durations_are_refused() {
+        let overflow = format!("{}h", u64::MAX);
+        let check = |text: &str, why| {
+            let error = text.parse::<Duration>().expect_err(text);
+            assert!(error.contains(why), "{text}: {error}");
+        };
+        for text in ["0", "0ms", "0h"] {
+            check(text, "at once");
+        }
+        check("8761h", "a year");
+        for text in [
+            "", "s", "-1s", "1.5s", "10 s", "10d", "ten", "+5", &overflow,
+        ] {
+            check(text, "expected a time");
+        }
+    }
+
+    #[test]
+    fn sizes_are_read_and_written() {
+        let check = |text: &str, bytes, written| {
+            let read: Size = text.parse().expect(text);
+            assert_eq!(
+                (read.0, read.to_string().as_str()),
+                (bytes, written),
+                "{text}"
+            );
+        };
+        check("0", 0, "0");
+        check("240", 240, "240");
+        check("4096", 4096, "4k");
+        check("16k", 16 << 10, "16k");
+        check("16M", 16 << 20, "16m");
+        check("3g", 3 << 30, "3g");
+        check("1025k", 1025 << 10, "1025k");
+    }
+
+    #[test]
+    fn sizes_are_refused() {
+        let overflow = format!("{}g", u64::MAX);
+        for text in ["", "k", "-1", "1.5m", "16 k", "16kb", "1t", &overflow] {
+            let error = text.parse::<Size>().expect_err(text);
+            assert!(error.contains("number of bytes"), "{text}: {error}");
+        }
+    }
+}

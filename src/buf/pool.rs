@@ -1,0 +1,241 @@
+//! Fixed blocks, taken and given back in O(1); knows nothing of what they hold.
+//!
+//! Blocks are carved from slabs of 1 MiB, aligned to 1 MiB, so that a block's address alone leads
+//! to its slab's header, which holds the counts of all its blocks and the way to the pool. The
+//! block given back last is taken first: its cache lines are warm.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::ptr::NonNull;
+use std::rc::Rc;
+
+use super::chunk::Block;
+
+/// Size and alignment of every block, in bytes.
+pub const BLOCK_BYTES: usize = 4096;
+
+/// Size and alignment of a slab, in bytes.
+const SLAB_BYTES: usize = 1 << 20;
+
+/// Blocks of a slab that can be taken; the first block's place is the header's.
+const BLOCKS_PER_SLAB: usize = SLAB_BYTES / BLOCK_BYTES - 1;
+
+/// What stands at the start of each slab.
+struct SlabHeader {
+    pool: *const Shared,
+    counts: [Cell<u32>; BLOCKS_PER_SLAB + 1],
+}
+
+const _: () = assert!(size_of::<SlabHeader>() <= BLOCK_BYTES);
+
+/// The pool's state; it outlives the last [`Pool`] handle while blocks are out.
+struct Shared {
+    free: RefCell<Vec<NonNull<u8>>>,
+    allocations: RefCell<Vec<NonNull<u8>>>,
+    in_use: Cell<usize>,
+    handles: Cell<usize>,
+}
+
+/// One worker's blocks. Cloning makes another handle to the same pool.
+pub struct Pool {
+    shared: NonNull<Shared>,
+    /// Blocks belong to one thread: neither the pool nor its blocks may leave it.
+    _local: std::marker::PhantomData<Rc<()>>,
+}
+
+impl Pool {
+    /// An empty pool; memory is taken from the allocator as blocks are asked for.
+    pub fn new() -> Self {
+        let shared = Box::new(Shared {
+            free: RefCell::default(),
+            allocations: RefCell::default(),
+            in_use: Cell::new(0),
+            handles: Cell::new(1),
+        });
+        Self {
+            shared: NonNull::from(Box::leak(shared)),
+            _local: std::marker::PhantomData,
+        }
+    }
+
+    /// Takes a block; its bytes are whatever they were. Aborts when memory is exhausted.
+    #[inline]
+    pub fn take(&self) -> Block {
+        let shared = self.shared();
+        let popped = shared.free.borrow_mut().pop();
+        let start = popped.unwrap_or_else(|| self.grow());
+        shared.in_use.set(shared.in_use.get() + 1);
+        count_of(start).set(1);
+        Block::from_raw(start)
+    }
+
+    /// Blocks that are out of the pool now.
+    pub fn in_use(&self) -> usize {
+        self.shared().in_use.get()
+    }
+
+    fn shared(&self) -> &Shared {
+        // SAFETY: `shared` was leaked by `new` and lives until the last handle and the last
+        // block are gone; this handle is one of them.
+        unsafe { self.shared.as_ref() }
+    }
+
+    /// Adds a slab and returns one block of it; the others go to the free list.
+    #[cold]
+    fn grow(&self) -> NonNull<u8> {
+        let layout = allocation_layout();
+        // SAFETY: the layout's size is not zero.
+        let base = unsafe { alloc_zeroed(layout) };
+        let Some(base) = NonNull::new(base) else {
+            handle_alloc_error(layout)
+        };
+        let padding = base.align_offset(SLAB_BYTES);
+        // SAFETY: padding < SLAB_BYTES, and the allocation has room for that and a slab.
+        let slab = unsafe { base.add(padding) };
+        let header = SlabHeader {
+            pool: self.shared.as_ptr(),
+            counts: [const { Cell::new(0) }; BLOCKS_PER_SLAB + 1],
+        };
+        // SAFETY: the slab is fresh, aligned to its size and larger than the header.
+        unsafe { slab.cast::<SlabHeader>().write(header) };
+        let shared = self.shared();
+        shared.allocations.borrow_mut().push(base);
+        let mut free = shared.free.borrow_mut();
+        for index in (2..=BLOCKS_PER_SLAB).rev() {
+            // SAFETY: index * BLOCK_BYTES < SLAB_BYTES, so the result is inside the slab.
+            free.push(unsafe { slab.add(index * BLOCK_BYTES) });
+        }
+        // SAFETY: the second block's place is inside the slab.
+        unsafe { slab.add(BLOCK_BYTES) }
+    }
+}
+
+impl Clone for Pool {
+    fn clone(&self) -> Self {
+        let handles = &self.shared().handles;
+        handles.set(handles.get() + 1);
+        Self {
+            shared: self.shared,
+            _local: std::marker::PhantomData,
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        let handles = &self.shared().handles;
+        handles.set(handles.get() - 1);
+        release_if_done(self.shared);
+    }
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool")
+            .field("in_use", &self.in_use())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The count of holders of the block that starts at `start`.
+#[inline]
+pub(super) fn count_of<'a>(start: NonNull<u8>) -> &'a Cell<u32> {
+    let index = (start.addr().get() % SLAB_BYTES) / BLOCK_BYTES;
+    debug_assert!(index != 0, "the header's place is never a block");
+    &header_of(start).counts[index]
+}
+
+/// Gives back the block that starts at `start`, of which nobody holds a part any more.
+#[inline]
+pub(super) fn give_back(start: NonNull<u8>) {
+    debug_assert_eq!(
+        count_of(start).get(),
+        0,
+        "a block goes back only when nobody holds it"
+    );
+    let pool = header_of(start).pool;
+    // SAFETY: the pool's state lives while blocks are out, and this one was out until now.
+    let shared = unsafe { &*pool };
+    shared.free.borrow_mut().push(start);
+    let in_use = shared.in_use.get() - 1;
+    shared.in_use.set(in_use);
+    if in_use == 0 && shared.handles.get() == 0 {
+        release_if_done(NonNull::from(shared));
+    }
+}
+
+/// Frees everything once neither handle nor block is left.
+fn release_if_done(shared: NonNull<Shared>) {
+    // SAFETY: whoever calls has just given up a handle or a block, so the state still lives.
+    let state = unsafe { shared.as_ref() };
+    if state.handles.get() != 0 || state.in_use.get() != 0 {
+        return;
+    }
+    for base in state.allocations.take() {
+        // SAFETY: it came from `alloc_zeroed` with this layout, and no block of it is out.
+        unsafe { dealloc(base.as_ptr(), allocation_layout()) };
+    }
+    // SAFETY: `new` leaked this box, and nothing refers to it any more.
+    drop(unsafe { Box::from_raw(shared.as_ptr()) });
+}
+
+/// A slab with room to align it. The allocator gives zeroed pages of this size lazily when no
+/// large alignment is asked for: what is never used never becomes resident.
+fn allocation_layout() -> Layout {
+    const { assert!(SLAB_BYTES.is_power_of_two() && SLAB_BYTES.is_multiple_of(BLOCK_BYTES)) };
+    Layout::from_size_align(2 * SLAB_BYTES, 16).expect("16 is a valid alignment")
+}
+
+fn header_of<'a>(start: NonNull<u8>) -> &'a SlabHeader {
+    let base = start
+        .as_ptr()
+        .map_addr(|address| address & !(SLAB_BYTES - 1));
+    // SAFETY: every block lies in a slab aligned to SLAB_BYTES whose first bytes are the header
+    // that `grow` wrote; the slab lives while one of its blocks is out.
+    unsafe { &*base.cast::<SlabHeader>() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_block_given_back_last_is_taken_first() {
+        let pool = Pool::new();
+        let first = pool.take();
+        let address = first.as_ptr();
+        let _other = pool.take();
+        drop(first);
+        assert_eq!(pool.take().as_ptr(), address);
+    }
+
+    #[test]
+    fn blocks_are_counted_and_distinct_over_several_slabs() {
+        let pool = Pool::new();
+        let blocks: Vec<Block> = (0..600).map(|_| pool.take()).collect();
+        assert_eq!(pool.in_use(), 600);
+        let mut starts: Vec<usize> = blocks.iter().map(|block| block.as_ptr() as usize).collect();
+        starts.sort_unstable();
+        starts.dedup();
+        assert_eq!(starts.len(), 600);
+        assert!(starts.iter().all(|start| start.is_multiple_of(BLOCK_BYTES)));
+        drop(blocks);
+        assert_eq!(pool.in_use(), 0);
+    }
+
+    #[test]
+    fn a_block_may_outlive_its_pool() {
+        let pool = Pool::new();
+        let mut block = pool.take();
+        drop(pool);
+        block.as_mut_slice()[0] = 7;
+        assert_eq!(block.as_mut_slice()[0], 7);
+    }
+}

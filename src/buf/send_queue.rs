@@ -1,0 +1,314 @@
+//! What is owed to the peer, in order; knows no protocol and no socket.
+
+use std::collections::VecDeque;
+use std::ops::Deref;
+
+use bytes::Bytes;
+
+use super::chunk::{Block, Chunk};
+use super::pool::{BLOCK_BYTES, Pool};
+
+/// A piece of memory that waits to be sent.
+#[derive(Debug, Clone)]
+pub enum Part {
+    /// A span of a pool block.
+    Chunk(Chunk),
+    /// Bytes that live as long as the program.
+    Static(&'static [u8]),
+    /// Bytes owned by the heap, possibly shared.
+    Bytes(Bytes),
+}
+
+impl Deref for Part {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Chunk(chunk) => chunk,
+            Self::Static(bytes) => bytes,
+            Self::Bytes(bytes) => bytes,
+        }
+    }
+}
+
+impl Part {
+    /// Leaves out the first `n` bytes.
+    fn advance(&mut self, n: usize) {
+        match self {
+            Self::Chunk(chunk) => chunk.advance(n),
+            Self::Static(bytes) => *bytes = &bytes[n..],
+            Self::Bytes(bytes) => drop(bytes.split_to(n)),
+        }
+    }
+
+    /// The first `n` bytes, sharing the memory.
+    fn first(&self, n: usize) -> Self {
+        match self {
+            Self::Chunk(chunk) => Self::Chunk(chunk.slice(0..n)),
+            Self::Static(bytes) => Self::Static(&bytes[..n]),
+            Self::Bytes(bytes) => Self::Bytes(bytes.slice(0..n)),
+        }
+    }
+}
+
+/// What goes out in one send: it is given away until the kernel is done with it.
+#[derive(Debug)]
+pub enum Outgoing {
+    /// The common case: one block's span.
+    One(Chunk),
+    /// Several parts, for one gathering send.
+    Many(Vec<Part>),
+}
+
+impl Outgoing {
+    /// Bytes in all parts together.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::One(chunk) => chunk.len(),
+            Self::Many(parts) => parts.iter().map(|part| part.len()).sum(),
+        }
+    }
+}
+
+/// The queue of one connection: small pieces are written into a block, large ones ride along as
+/// parts. An empty queue holds no memory.
+#[derive(Debug, Default)]
+pub struct SendQueue {
+    /// Complete parts, before what stands in `tail`.
+    parts: VecDeque<Part>,
+    tail: Option<Tail>,
+    len: usize,
+}
+
+/// The block being written.
+#[derive(Debug)]
+struct Tail {
+    block: Block,
+    len: usize,
+}
+
+impl SendQueue {
+    /// Parts in one send, at most; the kernel's own bound is 1024 (`UIO_MAXIOV`).
+    const PARTS_MAX: usize = 64;
+
+    /// A queue with nothing in it.
+    pub const fn new() -> Self {
+        Self {
+            parts: VecDeque::new(),
+            tail: None,
+            len: 0,
+        }
+    }
+
+    /// Bytes owed.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether nothing is owed.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Lets `write` fill up to `len_max` contiguous bytes at the end of the queue; it returns how
+    /// many it wrote.
+    #[inline]
+    pub fn write_with(
+        &mut self,
+        pool: &Pool,
+        len_max: usize,
+        write: impl FnOnce(&mut [u8]) -> usize,
+    ) {
+        if len_max > BLOCK_BYTES {
+            let mut bytes = vec![0; len_max];
+            let n = write(&mut bytes);
+            bytes.truncate(n);
+            return self.push(Part::Bytes(bytes.into()));
+        }
+        if self
+            .tail
+            .as_ref()
+            .is_some_and(|tail| BLOCK_BYTES - tail.len < len_max)
+        {
+            self.seal();
+        }
+        let tail = self.tail.get_or_insert_with(|| Tail {
+            block: pool.take(),
+            len: 0,
+        });
+        let n = write(&mut tail.block.as_mut_slice()[tail.len..]);
+        tail.len += n;
+        self.len += n;
+    }
+
+    /// Copies `bytes`, which should be few, to the end of the queue.
+    #[inline]
+    pub fn write(&mut self, pool: &Pool, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.write_with(pool, bytes.len(), |out| {
+                out[..bytes.len()].copy_from_slice(bytes);
+                bytes.len()
+            });
+        }
+    }
+
+    /// Appends a part without copying it.
+    pub fn push(&mut self, part: Part) {
+        if part.is_empty() {
+            return;
+        }
+        self.seal();
+        self.len += part.len();
+        self.parts.push_back(part);
+    }
+
+    /// Takes what goes out next: at most `len_max` bytes.
+    #[inline]
+    pub fn take(&mut self, len_max: usize) -> Option<Outgoing> {
+        if self.parts.is_empty() && self.len <= len_max {
+            let Tail { block, len } = self.tail.take()?;
+            self.len = 0;
+            return Some(Outgoing::One(block.into_chunk(0..len)));
+        }
+        self.seal();
+        self.take_parts(len_max)
+    }
+
+    /// Puts what was not sent of `outgoing`, of which `sent` bytes were, back to the front.
+    #[inline]
+    pub fn put_back(&mut self, outgoing: Outgoing, sent: usize) {
+        if sent < outgoing.len() {
+            self.put_back_rest(outgoing, sent);
+        }
+    }
+
+    /// Ends the block being written: what follows goes into another one.
+    fn seal(&mut self) {
+        if let Some(Tail { block, len }) = self.tail.take() {
+            self.parts.push_back(Part::Chunk(block.into_chunk(0..len)));
+        }
+    }
+
+    fn take_parts(&mut self, len_max: usize) -> Option<Outgoing> {
+        let mut taken = Vec::with_capacity(self.parts.len().min(Self::PARTS_MAX));
+        let mut room = len_max;
+        while room > 0 && taken.len() < Self::PARTS_MAX {
+            let Some(front) = self.parts.front_mut() else {
+                break;
+            };
+            if front.len() > room {
+                taken.push(front.first(room));
+                front.advance(room);
+                room = 0;
+            } else {
+                room -= front.len();
+                taken.extend(self.parts.pop_front());
+            }
+        }
+        if self.parts.is_empty() {
+            self.parts = VecDeque::new();
+        }
+        self.len -= len_max - room;
+        match taken.len() {
+            0 => None,
+            _ => Some(Outgoing::Many(taken)),
+        }
+    }
+
+    #[cold]
+    fn put_back_rest(&mut self, outgoing: Outgoing, mut sent: usize) {
+        self.len += outgoing.len() - sent;
+        let parts = match outgoing {
+            Outgoing::One(chunk) => vec![Part::Chunk(chunk)],
+            Outgoing::Many(parts) => parts,
+        };
+        let mut rest = Vec::with_capacity(parts.len());
+        for mut part in parts {
+            let gone = sent.min(part.len());
+            sent -= gone;
+            part.advance(gone);
+            if !part.is_empty() {
+                rest.push(part);
+            }
+        }
+        for part in rest.into_iter().rev() {
+            self.parts.push_front(part);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes_of(outgoing: &Outgoing) -> Vec<u8> {
+        match outgoing {
+            Outgoing::One(chunk) => chunk.to_vec(),
+            Outgoing::Many(parts) => parts.iter().flat_map(|part| part.to_vec()).collect(),
+        }
+    }
+
+    /// Sends everything in pieces of `step` bytes of sends of at most `len_max`.
+    fn drain(queue: &mut SendQueue, len_max: usize, step: usize) -> Vec<u8> {
+        let mut sent = Vec::new();
+        while let Some(outgoing) = queue.take(len_max) {
+            assert!(outgoing.len() <= len_max);
+            let n = outgoing.len().min(step);
+            sent.extend_from_slice(&bytes_of(&outgoing)[..n]);
+            queue.put_back(outgoing, n);
+        }
+        assert!(queue.is_empty());
+        sent
+    }
+
+    fn fill(pool: &Pool, queue: &mut SendQueue) -> Vec<u8> {
+        queue.write(pool, b"head one|");
+        queue.push(Part::Static(b"a static body|"));
+        queue.write(pool, b"head two|");
+        queue.push(Part::Bytes(Bytes::from(vec![b'x'; 5000])));
+        queue.write_with(pool, 6000, |out| {
+            out[..5500].fill(b'y');
+            5500
+        });
+        queue.write(pool, b"end");
+        let mut expected = b"head one|a static body|head two|".to_vec();
+        expected.extend([b'x'; 5000]);
+        expected.extend([b'y'; 5500]);
+        expected.extend(b"end");
+        expected
+    }
+
+    #[test]
+    fn small_answers_share_one_block_and_one_send() {
+        let pool = Pool::new();
+        let mut queue = SendQueue::new();
+        for _ in 0..16 {
+            queue.write(&pool, b"HTTP/1.1 200 OK\r\n\r\n");
+        }
+        let outgoing = queue.take(1 << 18).unwrap();
+        assert!(matches!(&outgoing, Outgoing::One(chunk) if chunk.len() == 16 * 19));
+        assert!(queue.is_empty());
+        drop(outgoing);
+        assert_eq!(pool.in_use(), 0);
+    }
+
+    #[test]
+    fn every_short_send_goes_on_where_it_stopped() {
+        let pool = Pool::new();
+        for len_max in [1, 7, 100, 4096, 1 << 18] {
+            for step in [1, 5, 1000, 1 << 18] {
+                let mut queue = SendQueue::new();
+                let expected = fill(&pool, &mut queue);
+                assert_eq!(queue.len(), expected.len());
+                assert_eq!(
+                    drain(&mut queue, len_max, step),
+                    expected,
+                    "{len_max} {step}"
+                );
+                assert_eq!(pool.in_use(), 0);
+            }
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! One operation in flight, from the call to the kernel's last word.
+//!
+//! ```text
+//!            push                     completion
+//!   Idle ───────────► InKernel ──────────────────► Idle, its result kept until it is asked for
+//!    ▲                   │ owner dropped
+//!    │ more to come      ▼
+//!    └── (multishot)  Orphaned ──── final completion ───► gone, with its buffers and descriptor
+//! ```
+//!
+//! An operation owns what the kernel uses for it: its descriptor and its buffers. Its owner (a
+//! handle in a coroutine) may vanish at any time; the operation then stays, orphaned, until its
+//! final completion. A name is never used twice: it carries the generation of its slot, so a
+//! completion that comes late finds another generation and is dropped.
+//!
+//! Each file below holds one operation: its ring form and what its completions mean.
+
+mod accept;
+mod close;
+mod read;
+mod recv;
+mod send;
+
+use std::task::Waker;
+
+pub(super) use accept::Accept;
+pub(super) use close::close;
+pub(super) use read::Read;
+pub(super) use recv::{End, Recv};
+pub(super) use send::Send;
+
+use super::uring::Cqe;
+
+/// What a completion means to whoever waits for the operation.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// The kernel goes on with it: more completions will come.
+    More,
+    /// That was the last completion.
+    Final,
+}
+
+/// The operations that are kept in the table.
+#[derive(Debug)]
+pub(super) enum Op {
+    Accept(Accept),
+    Recv(Recv),
+    Send(Send),
+    Read(Read),
+}
+
+/// An operation's name: slot and generation, 56 bits together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct OpId {
+    slot: u32,
+    generation: u32,
+}
+
+const GENERATION_BITS: u32 = 24;
+
+/// What a submission is for, in the top byte of its `user_data`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Tag {
+    /// The operation of that name in the table.
+    Op = 1,
+    /// The cancellation of it: its own completion tells nothing that the target's does not.
+    Cancel = 2,
+    /// The close of a descriptor, which nobody waits for.
+    Close = 3,
+}
+
+impl OpId {
+    /// The `user_data` of a submission on behalf of this operation.
+    pub(super) fn user_data(self, tag: Tag) -> u64 {
+        (tag as u64) << 56 | u64::from(self.generation) << 32 | u64::from(self.slot)
+    }
+
+    /// The name in a completion's `user_data`; none when it is not an operation's own.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "each field is masked to its own bits"
+    )]
+    pub(super) fn of_completion(user_data: u64) -> Option<Self> {
+        let tagged = user_data >> 56 == Tag::Op as u64;
+        tagged.then_some(Self {
+            slot: user_data as u32,
+            generation: (user_data >> 32) as u32 & ((1 << GENERATION_BITS) - 1),
+        })
+    }
+}
+
+/// Where an operation is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// The kernel has nothing of it: not yet submitted, or completed.
+    Idle,
+    /// The kernel may use its descriptor and buffers.
+    InKernel,
+    /// The same, but nobody will ask for the result.
+    Orphaned,
+}
+
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) op: Op,
+    pub(super) state: State,
+    /// A cancellation of it has been submitted since it was.
+    pub(super) cancelled: bool,
+    /// Who waits for it.
+    pub(super) waker: Option<Waker>,
+}
+
+impl Entry {
+    /// Remembers who is to be woken by the next completion.
+    #[inline]
+    pub(super) fn wait(&mut self, waker: &Waker) {
+        if !self
+            .waker
+            .as_ref()
+            .is_some_and(|known| known.will_wake(waker))
+        {
+            self.waker = Some(waker.clone());
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Slot {
+    generation: u32,
+    entry: Option<Entry>,
+}
+
+/// The operations of one engine.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    slots: Vec<Slot>,
+    vacant: Vec<u32>,
+}
+
+impl Table {
+    pub(super) fn insert(&mut self, op: Op) -> OpId {
+        let slot = self.vacant.pop().unwrap_or_else(|| {
+            self.slots.push(Slot {
+                generation: 0,
+                entry: None,
+            });
+            u32::try_from(self.slots.len() - 1).expect("fewer than 2^32 operations")
+        });
+        let place = &mut self.slots[slot as usize];
+        debug_assert!(place.entry.is_none());
+        place.entry = Some(Entry {
+            op,
+            state: State::Idle,
+            cancelled: false,
+            waker: None,
+        });
+        OpId {
+            slot,
+            generation: place.generation,
+        }
+    }
+
+    /// The operation of that name; none when it is gone.
+    #[inline]
+    pub(super) fn get(&mut self, id: OpId) -> Option<&mut Entry> {
+        let slot = self.slots.get_mut(id.slot as usize)?;
+        if slot.generation != id.generation {
+            return None;
+        }
+        slot.entry.as_mut()
+    }
+
+    /// Takes the operation out; its name is void from now on.
+    pub(super) fn remove(&mut self, id: OpId) -> Option<Entry> {
+        let slot = self.slots.get_mut(id.slot as usize)?;
+        if slot.generation != id.generation {
+            return None;
+        }
+        let entry = slot.entry.take()?;
+        slot.generation = (slot.generation + 1) & ((1 << GENERATION_BITS) - 1);
+        self.vacant.push(id.slot);
+        Some(entry)
+    }
+
+    /// Names of all operations there are.
+    pub(super) fn ids(&self) -> Vec<OpId> {
+        let slots = (0..)
+            .zip(&self.slots)
+            .filter(|(_, place)| place.entry.is_some());
+        slots
+            .map(|(slot, place)| OpId {
+                slot,
+                generation: place.generation,
+            })
+            .collect()
+    }
+}
+
+/// Whether the kernel will post more completions for the same submission.
+fn progress(cqe: &Cqe) -> Progress {
+    if cqe.more() {
+        Progress::More
+    } else {
+        Progress::Final
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_void_once_its_slot_is_used_again() {
+        let mut table = Table::default();
+        let first = table.insert(Op::Read(Read::new(-1)));
+        assert!(table.remove(first).is_some());
+        let second = table.insert(Op::Read(Read::new(-1)));
+        assert_eq!(first.slot, second.slot);
+        assert!(table.get(first).is_none());
+        assert!(table.remove(first).is_none());
+        assert!(table.get(second).is_some());
+    }
+
+    #[test]
+    fn a_name_survives_the_kernel() {
+        let id = OpId {
+            slot: 77,
+            generation: (1 << GENERATION_BITS) - 1,
+        };
+        assert_eq!(OpId::of_completion(id.user_data(Tag::Op)), Some(id));
+        assert_eq!(OpId::of_completion(id.user_data(Tag::Cancel)), None);
+    }
+}

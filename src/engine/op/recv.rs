@@ -1,0 +1,104 @@
+//! Receiving: one submission, a completion with a provided buffer for each piece that arrives
+//! (recv(2), `IORING_RECV_MULTISHOT`, Linux 6.0).
+
+use std::collections::VecDeque;
+use std::io;
+
+use super::super::descriptor::Descriptor;
+use super::super::uring::{Cqe, Sqe};
+use super::{Progress, progress};
+use crate::buf::Chunk;
+
+/// How a stream's incoming side ended.
+#[derive(Debug)]
+pub(in crate::engine) enum End {
+    /// The peer sends no more (FIN).
+    Eof,
+    Error(io::Error),
+}
+
+/// A multishot receive on one socket; it lives as long as the socket's owner.
+#[derive(Debug)]
+pub(in crate::engine) struct Recv {
+    socket: Descriptor,
+    /// What has arrived and was not yet asked for. Mostly there is at most one piece, so the
+    /// queue for more is made when it is needed.
+    first: Option<Chunk>,
+    more: Option<Box<VecDeque<Chunk>>>,
+    /// Nothing more will come after what is queued.
+    pub(in crate::engine) end: Option<End>,
+    /// It ended because no provided buffer was left, and waits for one.
+    pub(in crate::engine) parked: bool,
+}
+
+impl Recv {
+    /// Pieces that may wait to be asked for before the submission is cancelled, so that the
+    /// socket's own buffer fills and TCP slows the peer down.
+    const QUEUE_MAX: usize = 16;
+
+    pub(in crate::engine) fn new(socket: Descriptor) -> Self {
+        Self {
+            socket,
+            first: None,
+            more: None,
+            end: None,
+            parked: false,
+        }
+    }
+
+    pub(in crate::engine) fn sqe(&self) -> Sqe {
+        Sqe::RecvMulti {
+            fd: self.socket.raw(),
+        }
+    }
+
+    /// A piece, the end, or the end of this submission only: a multishot may stop at any time,
+    /// with or without data (no buffers left, completion queue full, cancelled).
+    #[inline]
+    pub(in crate::engine) fn complete(&mut self, cqe: &Cqe, chunk: Option<Chunk>) -> Progress {
+        match (cqe.result(), chunk) {
+            (Ok(0), _) => self.end = Some(End::Eof),
+            (Ok(_), Some(chunk)) => self.queue(chunk),
+            (Ok(_), None) => debug_assert!(false, "a receive selects its buffer"),
+            (Err(error), _) => match error.raw_os_error() {
+                Some(libc::ENOBUFS) => self.parked = true,
+                Some(libc::ECANCELED | libc::EINTR | libc::EAGAIN) => {}
+                _ => self.end = Some(End::Error(error)),
+            },
+        }
+        progress(cqe)
+    }
+
+    /// Whether so much waits that the peer must be slowed down.
+    pub(in crate::engine) fn is_full(&self) -> bool {
+        self.more
+            .as_ref()
+            .is_some_and(|more| more.len() + 1 >= Self::QUEUE_MAX)
+    }
+
+    /// Whether nothing waits to be asked for.
+    pub(in crate::engine) fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    /// The piece that arrived first.
+    #[inline]
+    pub(in crate::engine) fn pop(&mut self) -> Option<Chunk> {
+        let chunk = self.first.take()?;
+        if let Some(more) = &mut self.more {
+            self.first = more.pop_front();
+            if more.is_empty() {
+                self.more = None;
+            }
+        }
+        Some(chunk)
+    }
+
+    fn queue(&mut self, chunk: Chunk) {
+        if self.first.is_none() {
+            self.first = Some(chunk);
+        } else {
+            self.more.get_or_insert_default().push_back(chunk);
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! The ring of provided buffers, filled from the worker's pool.
+//!
+//! The kernel takes a buffer for each piece it receives. The block that held it belongs to
+//! whoever gets the piece, for as long as they like; the ring is topped up with other blocks once
+//! per loop turn. So a request that waits, however long, never takes a buffer from the others.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::fmt;
+use std::io;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use io_uring::Submitter;
+use io_uring::types::BufRingEntry;
+
+use crate::buf::{BLOCK_BYTES, Block, Chunk, Pool};
+
+/// The group that receives select from: there is one per ring.
+pub(super) const BUFFER_GROUP: u16 = 0;
+
+/// The provided buffers of one ring. It must outlive the ring it is registered with.
+pub(super) struct BufRing {
+    entries: NonNull<BufRingEntry>,
+    capacity: u16,
+    /// The next place to fill; published to the kernel by `top_up`.
+    tail: u16,
+    /// The block behind each buffer number that the kernel may fill.
+    blocks: Vec<Option<Block>>,
+    /// Buffer numbers that the kernel does not have.
+    absent: Vec<u16>,
+}
+
+impl BufRing {
+    /// An empty ring with `capacity` places, a power of two, whose first place is `tail`.
+    pub(super) fn new(capacity: u16, tail: u16) -> Self {
+        assert!(
+            capacity.is_power_of_two(),
+            "the kernel wants a power of two"
+        );
+        let layout = Self::layout(capacity);
+        // SAFETY: the layout's size is not zero.
+        let memory = unsafe { alloc_zeroed(layout) };
+        let Some(memory) = NonNull::new(memory) else {
+            handle_alloc_error(layout)
+        };
+        let ring = Self {
+            entries: memory.cast(),
+            capacity,
+            tail,
+            blocks: (0..capacity).map(|_| None).collect(),
+            absent: (0..capacity).rev().collect(),
+        };
+        ring.publish();
+        ring
+    }
+
+    /// Makes the ring known to the kernel.
+    pub(super) fn register(&self, submitter: &Submitter<'_>) -> io::Result<()> {
+        let address = self.entries.addr().get() as u64;
+        // SAFETY: the memory holds `capacity` entries and is freed only after the io_uring that
+        // it is registered with (see the order of fields in `Uring`).
+        unsafe { submitter.register_buf_ring_with_flags(address, self.capacity, BUFFER_GROUP, 0) }
+    }
+
+    /// Buffers that the kernel may take.
+    pub(super) fn len(&self) -> usize {
+        usize::from(self.capacity) - self.absent.len()
+    }
+
+    /// Fills the empty places with blocks of `pool`, while fewer than `blocks_max` are in use.
+    #[inline]
+    pub(super) fn top_up(&mut self, pool: &Pool, blocks_max: usize) {
+        if self.absent.is_empty() {
+            return;
+        }
+        while pool.in_use() < blocks_max
+            && let Some(number) = self.absent.pop()
+        {
+            let block = pool.take();
+            let mut entry = self.entry(self.tail);
+            // SAFETY: `entry` points into the ring; the kernel does not look at places from
+            // `tail` on before they are published.
+            let entry = unsafe { entry.as_mut() };
+            entry.set_addr(block.as_ptr().addr() as u64);
+            entry.set_len(const { BLOCK_BYTES as u32 });
+            entry.set_bid(number);
+            self.blocks[usize::from(number)] = Some(block);
+            self.tail = self.tail.wrapping_add(1);
+        }
+        self.publish();
+    }
+
+    /// Takes over buffer `number`, into which the kernel has put `len` bytes.
+    #[inline]
+    pub(super) fn take(&mut self, number: u16, len: usize) -> Chunk {
+        let block = self.blocks[usize::from(number)].take();
+        self.absent.push(number);
+        block
+            .expect("the kernel uses a buffer once")
+            .into_chunk(0..len)
+    }
+
+    fn entry(&self, position: u16) -> NonNull<BufRingEntry> {
+        let index = usize::from(position & (self.capacity - 1));
+        // SAFETY: index < capacity.
+        unsafe { self.entries.add(index) }
+    }
+
+    /// Shows the kernel all places up to `tail`.
+    fn publish(&self) {
+        // SAFETY: the ring's memory is valid and zeroed, hence an initialised first entry.
+        let tail = unsafe { BufRingEntry::tail(self.entries.as_ptr()) };
+        // SAFETY: the kernel reads the tail concurrently, so it is only touched as an atomic.
+        let tail = unsafe { AtomicU16::from_ptr(tail.cast_mut()) };
+        tail.store(self.tail, Ordering::Release);
+    }
+
+    fn layout(capacity: u16) -> Layout {
+        let bytes = usize::from(capacity) * size_of::<BufRingEntry>();
+        Layout::from_size_align(bytes, 4096).expect("a page is a valid alignment")
+    }
+}
+
+impl Drop for BufRing {
+    fn drop(&mut self) {
+        // SAFETY: `new` allocated the memory with this layout, and the kernel is done with it.
+        unsafe { dealloc(self.entries.as_ptr().cast(), Self::layout(self.capacity)) };
+    }
+}
+
+impl fmt::Debug for BufRing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BufRing")
+            .field("len", &self.len())
+            .finish_non_exhaustive()
+    }
+}

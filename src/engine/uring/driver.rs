@@ -1,0 +1,441 @@
+//! Operations on the ring: submitted in batches, completed in batches.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use super::super::descriptor::Descriptor;
+use super::super::op::{self, Accept, Op, OpId, Progress, Read, Recv, Send, State, Table, Tag};
+use super::buf_ring::BufRing;
+use super::ring::Ring;
+use super::setup::{Refusal, worker_ring};
+use super::{Cqe, Sqe};
+use crate::buf::{Chunk, Outgoing, Pool};
+use crate::metrics::WorkerMetrics;
+
+/// The longest wait for the kernel's last words at the end, in steps of a tenth of a second.
+const FINISH_STEPS: u32 = 50;
+
+/// One worker's ring and the operations on it. Fields are dropped in this order: the kernel must
+/// be done with the ring before the buffers and the operations' memory go.
+pub(in crate::engine) struct Uring {
+    ring: RefCell<Ring>,
+    buffers: RefCell<BufRing>,
+    table: RefCell<Table>,
+    /// Receives that found no buffer, in the order in which they get one.
+    parked: RefCell<Vec<OpId>>,
+    /// Submissions whose final completion is still to come.
+    in_flight: Cell<u64>,
+    reaped: RefCell<Vec<Cqe>>,
+    /// Written by other threads to end the worker's sleep.
+    _wake: Arc<OwnedFd>,
+    pool: Pool,
+    blocks_max: usize,
+    pub(in crate::engine) rung: &'static str,
+    metrics: Arc<WorkerMetrics>,
+}
+
+impl Uring {
+    /// A ring for this thread, filled from `pool`, which may use `blocks_max` blocks before the
+    /// kernel gets no more to receive into.
+    pub(in crate::engine) fn new(
+        pool: Pool,
+        blocks_max: usize,
+        wake: Arc<OwnedFd>,
+        metrics: Arc<WorkerMetrics>,
+    ) -> Result<Self, Refusal> {
+        let made = worker_ring(&pool)?;
+        let wake_fd = wake.as_raw_fd();
+        let engine = Self {
+            ring: RefCell::new(made.ring),
+            buffers: RefCell::new(made.buffers),
+            table: RefCell::default(),
+            parked: RefCell::default(),
+            in_flight: Cell::new(0),
+            reaped: RefCell::default(),
+            _wake: wake,
+            pool,
+            blocks_max,
+            rung: made.rung,
+            metrics,
+        };
+        let wake = engine
+            .table
+            .borrow_mut()
+            .insert(Op::Read(Read::new(wake_fd)));
+        engine.submit(wake);
+        Ok(engine)
+    }
+
+    /// Hands the kernel what is queued, waits for a completion if `sleep` says how long (`Some`:
+    /// at most so long; `Some(None)`: for ever), and lets every completion have its effect.
+    ///
+    /// # Errors
+    /// When the ring can no longer be used.
+    pub(in crate::engine) fn visit(&self, sleep: Option<Option<Duration>>) -> io::Result<()> {
+        self.top_up();
+        let mut ring = self.ring.borrow_mut();
+        let must_enter = ring.unsubmitted() > 0 || ring.needs_enter();
+        let ready = ring.has_completions();
+        if must_enter || !ready && sleep.is_some() {
+            let (want, timeout) = match sleep {
+                Some(timeout) if !ready => (1, timeout),
+                _ => (0, None),
+            };
+            self.enter(&mut ring, want, timeout)?;
+        }
+        let mut reaped = self.reaped.take();
+        ring.reap(&mut reaped);
+        drop(ring);
+        self.metrics.completions.add(reaped.len() as u64);
+        for cqe in &reaped {
+            self.complete(cqe);
+        }
+        reaped.clear();
+        self.reaped.replace(reaped);
+        self.metrics.ops_in_flight.set(self.in_flight.get());
+        Ok(())
+    }
+
+    /// Cancels everything and waits for the kernel's last words. False: some did not come in
+    /// time, and the caller must not free what the kernel may still use.
+    pub(in crate::engine) fn finish(&self) -> bool {
+        let ids = self.table.borrow().ids();
+        for id in ids {
+            self.orphan(id);
+        }
+        for _ in 0..FINISH_STEPS {
+            if self.in_flight.get() == 0 && self.ring.borrow().unsubmitted() == 0 {
+                return true;
+            }
+            if self.visit(Some(Some(Duration::from_millis(100)))).is_err() {
+                return false;
+            }
+        }
+        false
+    }
+
+    pub(in crate::engine) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    pub(in crate::engine) fn start_accept(&self, listener: Descriptor) -> OpId {
+        self.table
+            .borrow_mut()
+            .insert(Op::Accept(Accept::new(listener)))
+    }
+
+    /// The next connection; none once the accept was stopped and nothing is left of it.
+    pub(in crate::engine) fn poll_accept(
+        &self,
+        id: OpId,
+        context: &Context<'_>,
+    ) -> Poll<Option<io::Result<OwnedFd>>> {
+        let mut table = self.table.borrow_mut();
+        let entry = table
+            .get(id)
+            .expect("an accept lives as long as its handle");
+        let Op::Accept(accept) = &mut entry.op else {
+            unreachable!("an accept's name")
+        };
+        if let Some(fd) = accept.ready.pop_front() {
+            return Poll::Ready(Some(Ok(fd)));
+        }
+        if let Some(error) = accept.error.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        let idle = entry.state == State::Idle;
+        if idle && accept.stopped {
+            return Poll::Ready(None);
+        }
+        entry.wait(context.waker());
+        drop(table);
+        if idle {
+            self.submit(id);
+        }
+        Poll::Pending
+    }
+
+    /// Ends an accept; what was accepted before can still be asked for.
+    pub(in crate::engine) fn stop_accept(&self, id: OpId) {
+        if let Some(entry) = self.table.borrow_mut().get(id)
+            && let Op::Accept(accept) = &mut entry.op
+        {
+            accept.stopped = true;
+        }
+        self.cancel(id);
+    }
+
+    pub(in crate::engine) fn start_recv(&self, socket: Descriptor) -> OpId {
+        self.table.borrow_mut().insert(Op::Recv(Recv::new(socket)))
+    }
+
+    /// The next piece; none at the end.
+    #[inline]
+    pub(in crate::engine) fn poll_recv(
+        &self,
+        id: OpId,
+        context: &Context<'_>,
+    ) -> Poll<io::Result<Option<Chunk>>> {
+        let mut table = self.table.borrow_mut();
+        let entry = table
+            .get(id)
+            .expect("a receive lives as long as its handle");
+        let Op::Recv(recv) = &mut entry.op else {
+            unreachable!("a receive's name")
+        };
+        if let Some(chunk) = recv.pop() {
+            return Poll::Ready(Ok(Some(chunk)));
+        }
+        match &recv.end {
+            Some(op::End::Eof) => return Poll::Ready(Ok(None)),
+            Some(op::End::Error(error)) => return Poll::Ready(Err(again(error))),
+            None => {}
+        }
+        let submit = entry.state == State::Idle && !recv.parked;
+        entry.wait(context.waker());
+        drop(table);
+        if submit {
+            self.submit(id);
+        }
+        Poll::Pending
+    }
+
+    /// Ready when the connection broke, whatever waits to be received.
+    pub(in crate::engine) fn poll_broken(
+        &self,
+        id: OpId,
+        context: &Context<'_>,
+    ) -> Poll<io::Error> {
+        let mut table = self.table.borrow_mut();
+        let entry = table
+            .get(id)
+            .expect("a receive lives as long as its handle");
+        let Op::Recv(recv) = &mut entry.op else {
+            unreachable!("a receive's name")
+        };
+        if let Some(op::End::Error(error)) = &recv.end {
+            return Poll::Ready(again(error));
+        }
+        let ended = recv.end.is_some();
+        let submit = entry.state == State::Idle && !recv.parked && !ended && recv.is_empty();
+        entry.wait(context.waker());
+        drop(table);
+        if submit {
+            self.submit(id);
+        }
+        Poll::Pending
+    }
+
+    pub(in crate::engine) fn start_send(&self, socket: Descriptor, outgoing: Outgoing) -> OpId {
+        let id = self
+            .table
+            .borrow_mut()
+            .insert(Op::Send(Send::new(socket, outgoing)));
+        self.submit(id);
+        id
+    }
+
+    /// What was sent and how much of it went out. The operation is gone after that.
+    #[inline]
+    pub(in crate::engine) fn poll_send(
+        &self,
+        id: OpId,
+        context: &Context<'_>,
+    ) -> Poll<(Outgoing, io::Result<usize>)> {
+        let mut table = self.table.borrow_mut();
+        let entry = table.get(id).expect("a send lives until it is reported");
+        if entry.state == State::InKernel {
+            entry.wait(context.waker());
+            return Poll::Pending;
+        }
+        let removed = table.remove(id);
+        drop(table);
+        match removed.map(|entry| entry.op) {
+            Some(Op::Send(send)) => Poll::Ready(send.into_result()),
+            _ => unreachable!("a send's name"),
+        }
+    }
+
+    /// Asks the kernel to end the operation; its final completion says how far it came.
+    pub(in crate::engine) fn cancel(&self, id: OpId) {
+        let mut table = self.table.borrow_mut();
+        let Some(entry) = table.get(id) else { return };
+        if entry.state != State::Idle && !entry.cancelled {
+            entry.cancelled = true;
+            drop(table);
+            let target = id.user_data(Tag::Op);
+            self.push(Sqe::Cancel { target }, id.user_data(Tag::Cancel));
+        }
+    }
+
+    /// The owner is gone: the operation goes too, once the kernel is done with it.
+    pub(in crate::engine) fn orphan(&self, id: OpId) {
+        let mut table = self.table.borrow_mut();
+        let Some(entry) = table.get(id) else { return };
+        entry.waker = None;
+        if entry.state == State::Idle {
+            let removed = table.remove(id);
+            drop(table);
+            // Dropped last: its descriptor may now be closed, through this engine.
+            drop(removed);
+            return;
+        }
+        entry.state = State::Orphaned;
+        drop(table);
+        self.cancel(id);
+    }
+
+    /// Closes a descriptor with the next batch.
+    pub(in crate::engine) fn close(&self, fd: OwnedFd) {
+        self.push(op::close(fd), (Tag::Close as u64) << 56);
+    }
+
+    /// Lets the kernel have an operation.
+    fn submit(&self, id: OpId) {
+        let sqe = {
+            let mut table = self.table.borrow_mut();
+            let entry = table
+                .get(id)
+                .expect("only an operation in the table is submitted");
+            debug_assert_eq!(entry.state, State::Idle);
+            entry.state = State::InKernel;
+            entry.cancelled = false;
+            match &mut entry.op {
+                Op::Accept(accept) => accept.sqe(),
+                Op::Recv(recv) => recv.sqe(),
+                Op::Send(send) => send.sqe(),
+                Op::Read(read) => read.sqe(),
+            }
+        };
+        self.push(sqe, id.user_data(Tag::Op));
+    }
+
+    fn push(&self, sqe: Sqe, user_data: u64) {
+        let mut ring = self.ring.borrow_mut();
+        while !ring.push(sqe, user_data) {
+            // The queue is a batch buffer: full means that it is time to hand it over. An error
+            // here would come back at the next visit, which reports it.
+            if self.enter(&mut ring, 0, None).is_err() {
+                std::thread::yield_now();
+            }
+        }
+        self.in_flight.set(self.in_flight.get() + 1);
+        self.metrics.submissions.add(1);
+    }
+
+    fn enter(&self, ring: &mut Ring, want: u32, timeout: Option<Duration>) -> io::Result<()> {
+        self.metrics.enters.add(1);
+        self.metrics.cq_overflows.add(u64::from(ring.overflowed()));
+        ring.enter(want, timeout)
+    }
+
+    /// Gives the kernel buffers for those it has used, and the receives that wait for one their
+    /// turn.
+    fn top_up(&self) {
+        let mut buffers = self.buffers.borrow_mut();
+        buffers.top_up(&self.pool, self.blocks_max);
+        let in_ring = buffers.len();
+        drop(buffers);
+        self.metrics.blocks_in_ring.set(in_ring as u64);
+        self.metrics
+            .blocks_in_use
+            .set((self.pool.in_use() - in_ring) as u64);
+        if self.parked.borrow().is_empty() {
+            return;
+        }
+        let ready = self.parked.borrow().len().min(in_ring);
+        let unparked: Vec<OpId> = self.parked.borrow_mut().drain(..ready).collect();
+        for id in unparked {
+            let mut table = self.table.borrow_mut();
+            let Some(entry) = table.get(id) else { continue };
+            let Op::Recv(recv) = &mut entry.op else {
+                unreachable!("only receives are parked")
+            };
+            recv.parked = false;
+            drop(table);
+            self.submit(id);
+        }
+    }
+
+    #[inline]
+    fn complete(&self, cqe: &Cqe) {
+        let chunk = cqe.buffer().map(|number| {
+            let len = usize::try_from(cqe.result).unwrap_or(0);
+            self.metrics.bytes_received.add(len as u64);
+            self.buffers.borrow_mut().take(number, len)
+        });
+        if !cqe.more() {
+            self.in_flight.set(self.in_flight.get() - 1);
+        }
+        let Some(id) = OpId::of_completion(cqe.user_data) else {
+            return;
+        };
+        self.complete_op(id, cqe, chunk);
+    }
+
+    #[inline]
+    fn complete_op(&self, id: OpId, cqe: &Cqe, chunk: Option<Chunk>) {
+        let mut table = self.table.borrow_mut();
+        let Some(entry) = table.get(id) else {
+            self.metrics.stale_completions.add(1);
+            return;
+        };
+        let orphaned = entry.state == State::Orphaned;
+        let (progress, mut again, mut cancel) = match &mut entry.op {
+            Op::Recv(recv) => {
+                let progress = recv.complete(cqe, chunk);
+                (progress, false, recv.is_full())
+            }
+            Op::Send(send) => (send.complete(cqe), false, false),
+            Op::Accept(accept) => (accept.complete(cqe), false, false),
+            Op::Read(_) => (Read::complete(cqe), true, false),
+        };
+        if progress == Progress::Final {
+            entry.state = State::Idle;
+            again &= !orphaned;
+            cancel = false;
+            if let Op::Recv(recv) = &entry.op
+                && recv.parked
+            {
+                self.metrics.buffers_exhausted.add(1);
+                if !orphaned {
+                    self.parked.borrow_mut().push(id);
+                }
+            }
+        }
+        let waker = entry.waker.take();
+        let gone = (orphaned && progress == Progress::Final).then(|| table.remove(id));
+        drop(table);
+        // Dropped outside the table: its descriptor may now be closed, through this engine.
+        drop(gone);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        if again {
+            self.submit(id);
+        }
+        if cancel {
+            self.cancel(id);
+        }
+    }
+}
+
+impl fmt::Debug for Uring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Uring")
+            .field("rung", &self.rung)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The same error once more: a broken connection stays broken.
+fn again(error: &io::Error) -> io::Error {
+    error
+        .raw_os_error()
+        .map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
+}

@@ -1,0 +1,72 @@
+//! The completion engine: io_uring, one ring per worker.
+
+mod buf_ring;
+mod driver;
+mod ring;
+mod setup;
+
+pub(super) use driver::Uring;
+pub(super) use setup::{Refusal, preflight};
+
+use std::io;
+use std::os::fd::RawFd;
+
+/// What the kernel is asked to do, in plain values. Pointers stay valid and memory unmoved until
+/// the final completion: the operation that made the request owns them.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Sqe {
+    AcceptMulti {
+        fd: RawFd,
+    },
+    RecvMulti {
+        fd: RawFd,
+    },
+    Send {
+        fd: RawFd,
+        from: *const u8,
+        len: u32,
+    },
+    SendMsg {
+        fd: RawFd,
+        header: *const libc::msghdr,
+    },
+    Read {
+        fd: RawFd,
+        to: *mut u8,
+        len: u32,
+    },
+    Close {
+        fd: RawFd,
+    },
+    Cancel {
+        target: u64,
+    },
+}
+
+/// What the kernel answers.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Cqe {
+    pub(super) user_data: u64,
+    pub(super) result: i32,
+    pub(super) flags: u32,
+}
+
+impl Cqe {
+    /// A count of bytes or a descriptor, or the error the kernel names.
+    #[inline]
+    pub(super) fn result(&self) -> io::Result<u32> {
+        u32::try_from(self.result).map_err(|_| io::Error::from_raw_os_error(-self.result))
+    }
+
+    /// Whether more completions of the same submission will come (`IORING_CQE_F_MORE`).
+    #[inline]
+    pub(super) fn more(&self) -> bool {
+        io_uring::cqueue::more(self.flags)
+    }
+
+    /// The provided buffer that the kernel used (`IORING_CQE_F_BUFFER`).
+    #[inline]
+    pub(super) fn buffer(&self) -> Option<u16> {
+        io_uring::cqueue::buffer_select(self.flags)
+    }
+}

@@ -1,0 +1,165 @@
+//! The ring itself: push submissions, enter the kernel, reap completions.
+
+use std::fmt;
+use std::io;
+use std::mem::ManuallyDrop;
+use std::ptr::NonNull;
+use std::time::Duration;
+
+use io_uring::squeue::Entry;
+use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
+use io_uring::{CompletionQueue, IoUring, SubmissionQueue, Submitter, opcode};
+
+use super::buf_ring::BUFFER_GROUP;
+use super::{Cqe, Sqe};
+
+/// `IORING_ENTER_GETEVENTS`, `IORING_ENTER_EXT_ARG`, `IORING_ENTER_NO_IOWAIT` (io_uring_enter(2)).
+const ENTER_GETEVENTS: u32 = 1 << 0;
+const ENTER_EXT_ARG: u32 = 1 << 3;
+const ENTER_NO_IOWAIT: u32 = 1 << 7;
+
+/// A ring and its two queues. The parts borrow from the ring for as long as this value lives:
+/// the submitter because it alone remembers that the ring is registered, the queues because they
+/// remember their positions.
+pub(super) struct Ring {
+    submitter: ManuallyDrop<Submitter<'static>>,
+    submissions: ManuallyDrop<SubmissionQueue<'static>>,
+    completions: ManuallyDrop<CompletionQueue<'static>>,
+    /// The leaked ring that the parts above borrow from.
+    owner: NonNull<IoUring>,
+    enter_flags: u32,
+}
+
+impl Ring {
+    pub(super) fn new(ring: IoUring) -> Self {
+        let no_iowait = ring.params().is_feature_no_iowait();
+        let owner = NonNull::from(Box::leak(Box::new(ring)));
+        let mut borrowed = owner;
+        // SAFETY: the ring was leaked just now; `drop` takes it back after the parts are gone.
+        let ring: &'static mut IoUring = unsafe { borrowed.as_mut() };
+        let (mut submitter, submissions, completions) = ring.split();
+        // Spares the kernel a look-up per call; without it everything works as well.
+        let _ = submitter.register_ring_fd();
+        Self {
+            submitter: ManuallyDrop::new(submitter),
+            submissions: ManuallyDrop::new(submissions),
+            completions: ManuallyDrop::new(completions),
+            owner,
+            enter_flags: ENTER_EXT_ARG | if no_iowait { ENTER_NO_IOWAIT } else { 0 },
+        }
+    }
+
+    /// Queues a submission. False: the queue is full, and the kernel must be entered first.
+    #[inline]
+    pub(super) fn push(&mut self, sqe: Sqe, user_data: u64) -> bool {
+        let entry = prepare(sqe).user_data(user_data);
+        // SAFETY: the operation behind `user_data` owns what the entry refers to, and keeps it
+        // until its final completion.
+        unsafe { self.submissions.push(&entry) }.is_ok()
+    }
+
+    /// Submissions that the kernel has not seen.
+    pub(super) fn unsubmitted(&self) -> usize {
+        self.submissions.len()
+    }
+
+    /// Whether an `enter` has work to fetch: completions wait to be posted, or did not fit.
+    pub(super) fn needs_enter(&self) -> bool {
+        self.submissions.taskrun() || self.submissions.cq_overflow()
+    }
+
+    /// Whether the completion queue has overflowed and the kernel keeps the rest.
+    pub(super) fn overflowed(&self) -> bool {
+        self.submissions.cq_overflow()
+    }
+
+    /// Submits what is queued and waits until `want` completions are there or `timeout` has
+    /// passed (none: for ever).
+    ///
+    /// # Errors
+    /// Those of io_uring_enter(2), but for the harmless ones: a signal, the time-out, and a full
+    /// completion queue, which the caller empties next.
+    pub(super) fn enter(&mut self, want: u32, timeout: Option<Duration>) -> io::Result<()> {
+        self.submissions.sync();
+        let timespec = timeout.map(Timespec::from);
+        let args = match &timespec {
+            Some(timespec) => SubmitArgs::new().timespec(timespec),
+            None => SubmitArgs::new(),
+        };
+        let to_submit = u32::try_from(self.submissions.len()).expect("the queue is small");
+        let flags = self.enter_flags | ENTER_GETEVENTS;
+        // SAFETY: with EXT_ARG the argument is `struct io_uring_getevents_arg`, which is what
+        // `SubmitArgs` is; it and the timespec live until the call returns.
+        let entered = unsafe { self.submitter.enter(to_submit, want, flags, Some(&args)) };
+        self.submissions.sync();
+        match entered {
+            Ok(_) => Ok(()),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EINTR | libc::ETIME | libc::EAGAIN | libc::EBUSY) => Ok(()),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Whether completions can be reaped without entering the kernel.
+    pub(super) fn has_completions(&mut self) -> bool {
+        self.completions.sync();
+        !self.completions.is_empty()
+    }
+
+    /// Moves all completions that are there to `out`.
+    pub(super) fn reap(&mut self, out: &mut Vec<Cqe>) {
+        self.completions.sync();
+        out.extend(self.completions.by_ref().map(|cqe| Cqe {
+            user_data: cqe.user_data(),
+            result: cqe.result(),
+            flags: cqe.flags(),
+        }));
+        self.completions.sync();
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        // SAFETY: dropped once, here.
+        unsafe { ManuallyDrop::drop(&mut self.submissions) };
+        // SAFETY: as above.
+        unsafe { ManuallyDrop::drop(&mut self.completions) };
+        let _ = self.submitter.unregister_ring_fd();
+        // SAFETY: as above.
+        unsafe { ManuallyDrop::drop(&mut self.submitter) };
+        // SAFETY: `new` leaked this box, and all that borrowed from it is gone.
+        drop(unsafe { Box::from_raw(self.owner.as_ptr()) });
+    }
+}
+
+impl fmt::Debug for Ring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ring")
+            .field("unsubmitted", &self.unsubmitted())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The ring form of a request. A send waits for room until everything is sent.
+#[inline]
+fn prepare(sqe: Sqe) -> Entry {
+    match sqe {
+        Sqe::AcceptMulti { fd } => opcode::AcceptMulti::new(Fd(fd))
+            .flags(libc::SOCK_CLOEXEC)
+            .build(),
+        Sqe::RecvMulti { fd } => opcode::RecvMulti::new(Fd(fd), BUFFER_GROUP).build(),
+        Sqe::Send { fd, from, len } => opcode::Send::new(Fd(fd), from, len)
+            .flags(libc::MSG_WAITALL)
+            .build(),
+        Sqe::SendMsg { fd, header } => {
+            let flags = libc::MSG_WAITALL.unsigned_abs();
+            opcode::SendMsg::new(Fd(fd), header).flags(flags).build()
+        }
+        Sqe::Read { fd, to, len } => opcode::Read::new(Fd(fd), to, len).build(),
+        Sqe::Close { fd } => opcode::Close::new(Fd(fd)).build(),
+        Sqe::Cancel { target } => {
+            opcode::AsyncCancel2::new(CancelBuilder::user_data(target)).build()
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! Making a ring: the two rungs, the probe by behaviour, the restrictions; and why it failed.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use io_uring::register::Restriction;
+use io_uring::{IoUring, Submitter, opcode};
+
+use super::buf_ring::BufRing;
+use super::ring::Ring;
+use super::{Cqe, Sqe};
+use crate::buf::Pool;
+use crate::sys::kernel;
+
+const SUBMISSIONS: u32 = 512;
+const COMPLETIONS: u32 = 8192;
+/// Provided buffers, of one block each.
+const BUFFERS: u16 = 1024;
+/// The kernel gives a closed ring's locked memory back some 30 ms late, so a restart within the
+/// same limit finds it exhausted for a moment.
+const MEMORY_RETRIES: u32 = 30;
+const MEMORY_RETRY: Duration = Duration::from_millis(33);
+/// `IORING_REGISTER_RING_FDS` and its opposite (io_uring_register(2)).
+const REGISTER_RING_FDS: u8 = 20;
+const UNREGISTER_RING_FDS: u8 = 21;
+
+/// A ring ready for use, and the buffers registered with it.
+pub(super) struct Made {
+    pub(super) ring: Ring,
+    pub(super) buffers: BufRing,
+    pub(super) rung: &'static str,
+}
+
+/// Why io_uring cannot be used here.
+#[derive(Debug)]
+pub(in crate::engine) struct Refusal {
+    step: &'static str,
+    error: io::Error,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} failed: {}; {}", self.step, self.error, self.cure())
+    }
+}
+
+impl Refusal {
+    pub(in crate::engine) fn new(step: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |error| Self { step, error }
+    }
+
+    /// The likely cause, and what would help.
+    fn cure(&self) -> String {
+        match self.error.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) => match kernel::io_uring_disabled() {
+                Some(level @ 1..) => format!(
+                    "the sysctl kernel.io_uring_disabled is {level}: set it to 0, or at 1 add \
+                     this user's group to kernel.io_uring_group"
+                ),
+                _ if kernel::seccomp_filtered() => SECCOMP_CURE.to_owned(),
+                _ => "a security policy forbids it: allow the io_uring system calls".to_owned(),
+            },
+            Some(libc::ENOSYS) if kernel::seccomp_filtered() => SECCOMP_CURE.to_owned(),
+            Some(libc::ENOMEM) => format!(
+                "the locked-memory limit is used up: raise it (ulimit -l is {}, systemd \
+                 LimitMEMLOCK=), or run fewer cores",
+                kernel::memlock_limit()
+            ),
+            Some(libc::EINVAL | libc::ENOSYS) => format!(
+                "this kernel is {}: Linux 6.1 or later with io_uring is needed",
+                kernel::release()
+            ),
+            _ => format!("this kernel is {}", kernel::release()),
+        }
+    }
+}
+
+const SECCOMP_CURE: &str = "a seccomp filter forbids it, as container runtimes do by default: \
+     allow io_uring_setup, io_uring_enter and io_uring_register in the profile";
+
+/// Tries, on a small ring of the same kind, what no feature bit tells: that a multishot receive
+/// into provided buffers works. The name of the rung, or why not.
+pub(in crate::engine) fn preflight() -> Result<&'static str, Refusal> {
+    let pool = Pool::new();
+    let mut made = make(&pool, 8, 64, 8)?;
+    let (ours, theirs) = rustix::net::socketpair(
+        rustix::net::AddressFamily::UNIX,
+        rustix::net::SocketType::STREAM,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )
+    .map_err(|errno| Refusal {
+        step: "socketpair",
+        error: errno.into(),
+    })?;
+    made.buffers.top_up(&pool, usize::MAX);
+    rustix::net::send(&theirs, b"x", rustix::net::SendFlags::empty()).map_err(|errno| Refusal {
+        step: "send",
+        error: errno.into(),
+    })?;
+    made.ring.push(
+        Sqe::RecvMulti {
+            fd: std::os::fd::AsRawFd::as_raw_fd(&ours),
+        },
+        1,
+    );
+    let step = "the probe of multishot receive";
+    made.ring
+        .enter(1, Some(Duration::from_secs(1)))
+        .map_err(Refusal::new(step))?;
+    let mut completions: Vec<Cqe> = Vec::new();
+    made.ring.reap(&mut completions);
+    let works = |cqe: &Cqe| cqe.result == 1 && cqe.more() && cqe.buffer().is_some();
+    if completions.first().is_some_and(works) {
+        return Ok(made.rung);
+    }
+    let answer = completions.first().map_or(0, |cqe| cqe.result.min(0));
+    let errno = if answer == 0 { libc::EINVAL } else { -answer };
+    Err(Refusal {
+        step,
+        error: io::Error::from_raw_os_error(errno),
+    })
+}
+
+/// Makes a worker's ring. To be called on the worker's own thread: the kernel lets only the
+/// thread that enabled the ring submit to it.
+pub(super) fn worker_ring(pool: &Pool) -> Result<Made, Refusal> {
+    let mut tries = 0;
+    loop {
+        match make(pool, SUBMISSIONS, COMPLETIONS, BUFFERS) {
+            Err(refusal)
+                if refusal.error.raw_os_error() == Some(libc::ENOMEM) && tries < MEMORY_RETRIES =>
+            {
+                tries += 1;
+                std::thread::sleep(MEMORY_RETRY);
+            }
+            made => return made,
+        }
+    }
+}
+
+fn make(pool: &Pool, submissions: u32, completions: u32, buffers: u16) -> Result<Made, Refusal> {
+    let (ring, rung) = build(submissions, completions).map_err(Refusal::new("io_uring_setup"))?;
+    if !ring.params().is_feature_ext_arg() {
+        let error = io::Error::from_raw_os_error(libc::EINVAL);
+        return Err(Refusal {
+            step: "waiting with a timeout (EXT_ARG)",
+            error,
+        });
+    }
+    let buf_ring = BufRing::new(buffers, 0);
+    let submitter = ring.submitter();
+    buf_ring
+        .register(&submitter)
+        .map_err(Refusal::new("registering provided buffers"))?;
+    // Hardening only: where the kernel cannot, the ring works all the same.
+    let _ = restrict(&submitter);
+    submitter
+        .register_enable_rings()
+        .map_err(Refusal::new("enabling the ring"))?;
+    let mut buffers = buf_ring;
+    buffers.top_up(pool, usize::MAX);
+    Ok(Made {
+        ring: Ring::new(ring),
+        buffers,
+        rung,
+    })
+}
+
+/// The two rungs: the same ring with and without the indirection array, which Linux 6.6 made
+/// optional. Whatever is older than Linux 6.1 has neither.
+fn build(submissions: u32, completions: u32) -> io::Result<(IoUring, &'static str)> {
+    let mut builder = IoUring::builder();
+    builder
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .setup_coop_taskrun()
+        .setup_taskrun_flag()
+        .setup_submit_all()
+        .setup_cqsize(completions)
+        .setup_clamp()
+        .setup_r_disabled()
+        .dontfork();
+    let plain = builder.clone();
+    match builder.setup_no_sqarray().build(submissions) {
+        Ok(ring) => Ok((ring, "6.6")),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            plain.build(submissions).map(|ring| (ring, "6.1"))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Locks the ring to the operations that coring uses (`IORING_REGISTER_RESTRICTIONS`): whatever
+/// went wrong in this process, the ring opens no file and connects nowhere.
+fn restrict(submitter: &Submitter<'_>) -> io::Result<()> {
+    let operations = [
+        opcode::AcceptMulti::CODE,
+        opcode::RecvMulti::CODE,
+        opcode::Send::CODE,
+        opcode::SendMsg::CODE,
+        opcode::Read::CODE,
+        opcode::Close::CODE,
+        opcode::AsyncCancel2::CODE,
+    ];
+    let mut rules: Vec<Restriction> = operations.map(Restriction::sqe_op).into();
+    rules.push(Restriction::sqe_flags_allowed(
+        io_uring::squeue::Flags::BUFFER_SELECT.bits(),
+    ));
+    rules.push(Restriction::register_op(REGISTER_RING_FDS));
+    rules.push(Restriction::register_op(UNREGISTER_RING_FDS));
+    submitter.register_restrictions(&mut rules)
+}

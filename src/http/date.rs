@@ -1,0 +1,69 @@
+//! The Date field's value, written once a second. It refuses to know the clock: the time is given.
+
+use std::io::Write as _;
+use std::time::{Duration, UNIX_EPOCH};
+
+/// Length of an IMF-fixdate in bytes (RFC 9110 §5.6.7).
+pub const DATE_LEN: usize = 29;
+
+/// The last second that an IMF-fixdate's four-digit year can name.
+const LAST_SECOND: u64 = 253_402_300_799;
+
+/// An IMF-fixdate and the second it stands for.
+#[derive(Clone, Debug)]
+pub struct DateCache {
+    unix_seconds: u64,
+    text: [u8; DATE_LEN],
+}
+
+impl DateCache {
+    /// A cache that stands at the epoch.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            unix_seconds: 0,
+            text: *b"Thu, 01 Jan 1970 00:00:00 GMT",
+        }
+    }
+
+    /// The date of that second after the epoch; formatted only when the second has changed.
+    /// Beyond the year 9999 it stays at that year's last second.
+    #[inline]
+    pub fn at(&mut self, unix_seconds: u64) -> &[u8; DATE_LEN] {
+        if unix_seconds != self.unix_seconds {
+            self.reformat(unix_seconds);
+        }
+        &self.text
+    }
+
+    #[cold]
+    fn reformat(&mut self, unix_seconds: u64) {
+        let time = UNIX_EPOCH + Duration::from_secs(unix_seconds.min(LAST_SECOND));
+        let written = write!(&mut self.text[..], "{}", httpdate::HttpDate::from(time));
+        debug_assert!(written.is_ok(), "an IMF-fixdate has {DATE_LEN} bytes");
+        self.unix_seconds = unix_seconds;
+    }
+}
+
+impl Default for DateCache {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::DateCache;
+
+    #[test]
+    fn formats_as_imf_fixdate() {
+        let mut cache = DateCache::new();
+        let mut check = |second, expected: &[u8; 29]| assert_eq!(cache.at(second), expected);
+        check(0, b"Thu, 01 Jan 1970 00:00:00 GMT");
+        check(784_111_777, b"Sun, 06 Nov 1994 08:49:37 GMT");
+        check(784_111_777, b"Sun, 06 Nov 1994 08:49:37 GMT");
+        check(784_111_778, b"Sun, 06 Nov 1994 08:49:38 GMT");
+        check(951_782_400, b"Tue, 29 Feb 2000 00:00:00 GMT");
+        check(u64::MAX, b"Fri, 31 Dec 9999 23:59:59 GMT");
+    }
+}

@@ -1,0 +1,156 @@
+//! What a peer can do wrong, and the status that answers it. A fault refuses to know what we did
+//! wrong: our own errors are other types.
+
+use ::http::StatusCode;
+
+/// The peer broke the protocol or one of our limits. The connection ends after the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fault {
+    /// The request line is not `method SP target SP version` (RFC 9112 §3).
+    BadRequestLine,
+    /// A field line is malformed (RFC 9112 §5), or a field that must be single came twice.
+    BadField,
+    /// A line ended in LF without CR: allowed by RFC 9112 §2.2, refused as a smuggling tool.
+    BareLineFeed,
+    /// The request target has no valid form or holds a forbidden byte (RFC 9112 §3.2).
+    BadTarget,
+    /// The request target exceeds its limit.
+    TargetTooLong,
+    /// The head, or a trailer section, exceeds its limit.
+    HeadTooLarge,
+    /// The head, or a trailer section, has too many field lines.
+    TooManyFields,
+    /// An HTTP/1.1 request without Host (RFC 9112 §3.2).
+    MissingHost,
+    /// Host is not `host [":" port]`, came twice, or contradicts the target.
+    BadHost,
+    /// Content-Length is not one decimal number (RFC 9112 §6.3).
+    BadContentLength,
+    /// Content-Length beside Transfer-Encoding, or Transfer-Encoding in HTTP/1.0 (RFC 9112 §6.1).
+    ConflictingFraming,
+    /// A transfer coding other than exactly `chunked` (RFC 9112 §6.1).
+    UnsupportedTransferCoding,
+    /// A well-formed version that is neither HTTP/1.0 nor HTTP/1.1.
+    UnsupportedVersion,
+    /// A method this server does not speak at all: CONNECT.
+    UnsupportedMethod,
+    /// The body is, or announces to be, longer than its limit.
+    BodyTooLarge,
+    /// Chunked framing is malformed or mostly overhead (RFC 9112 §7.1).
+    BadChunk,
+    /// A trailer field is malformed or one that frames the message (RFC 9110 §6.5.1).
+    BadTrailer,
+    /// An expectation other than `100-continue` (RFC 9110 §10.1.1).
+    ExpectationFailed,
+    /// The head did not arrive in time.
+    HeadTimeout,
+    /// The body did not arrive in time.
+    BodyTimeout,
+    /// The peer ended its side inside a head or a body; nobody is left to answer.
+    Truncated,
+}
+
+impl Fault {
+    /// Every fault, in the order of [`Fault::index`].
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::BadRequestLine,
+        Self::BadField,
+        Self::BareLineFeed,
+        Self::BadTarget,
+        Self::TargetTooLong,
+        Self::HeadTooLarge,
+        Self::TooManyFields,
+        Self::MissingHost,
+        Self::BadHost,
+        Self::BadContentLength,
+        Self::ConflictingFraming,
+        Self::UnsupportedTransferCoding,
+        Self::UnsupportedVersion,
+        Self::UnsupportedMethod,
+        Self::BodyTooLarge,
+        Self::BadChunk,
+        Self::BadTrailer,
+        Self::ExpectationFailed,
+        Self::HeadTimeout,
+        Self::BodyTimeout,
+        Self::Truncated,
+    ];
+
+    /// How many faults there are.
+    pub const COUNT: usize = Self::Truncated as usize + 1;
+
+    /// The place of this fault in [`Fault::ALL`], for whoever counts them.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// The status of the answer.
+    #[must_use]
+    pub const fn status(self) -> StatusCode {
+        match self {
+            Self::BadRequestLine
+            | Self::BadField
+            | Self::BareLineFeed
+            | Self::BadTarget
+            | Self::MissingHost
+            | Self::BadHost
+            | Self::BadContentLength
+            | Self::ConflictingFraming
+            | Self::BadChunk
+            | Self::BadTrailer
+            | Self::Truncated => StatusCode::BAD_REQUEST,
+            Self::HeadTimeout | Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TargetTooLong => StatusCode::URI_TOO_LONG,
+            Self::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
+            Self::HeadTooLarge | Self::TooManyFields => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::UnsupportedTransferCoding | Self::UnsupportedMethod => {
+                StatusCode::NOT_IMPLEMENTED
+            }
+            Self::UnsupportedVersion => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+        }
+    }
+
+    /// A few plain words for the log and the answer's body.
+    #[must_use]
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::BadRequestLine => "malformed request line",
+            Self::BadField => "malformed header field",
+            Self::BareLineFeed => "line ends in LF without CR",
+            Self::BadTarget => "malformed request target",
+            Self::TargetTooLong => "request target too long",
+            Self::HeadTooLarge => "request head too large",
+            Self::TooManyFields => "too many header fields",
+            Self::MissingHost => "missing Host",
+            Self::BadHost => "invalid or contradictory Host",
+            Self::BadContentLength => "invalid Content-Length",
+            Self::ConflictingFraming => "conflicting message framing",
+            Self::UnsupportedTransferCoding => "unsupported transfer coding",
+            Self::UnsupportedVersion => "unsupported HTTP version",
+            Self::UnsupportedMethod => "unsupported method",
+            Self::BodyTooLarge => "request body too large",
+            Self::BadChunk => "malformed chunked body",
+            Self::BadTrailer => "malformed or forbidden trailer field",
+            Self::ExpectationFailed => "unsupported expectation",
+            Self::HeadTimeout => "request head timed out",
+            Self::BodyTimeout => "request body timed out",
+            Self::Truncated => "connection ended inside a request",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Fault;
+
+    #[test]
+    fn every_fault_has_its_index_and_an_error_status() {
+        for (index, fault) in Fault::ALL.into_iter().enumerate() {
+            assert_eq!(fault.index(), index);
+            assert!(fault.status().is_client_error() || fault.status().is_server_error());
+            assert!(!fault.reason().is_empty());
+        }
+    }
+}

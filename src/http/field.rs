@@ -1,0 +1,220 @@
+//! Field lines: walking them, finding one, reading lists (RFC 9110 §5, RFC 9112 §5). It refuses to
+//! validate: the parser has done that, and what it has not seen yields nothing rather than harm.
+
+/// The field lines of a head, as received; no map is built, a look-up walks the lines.
+///
+/// The bytes were validated: each line is `name ":" OWS value OWS CRLF` and nothing is folded.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Fields<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Fields<'a> {
+    /// The field lines in `section`, which ends before the empty line.
+    pub(super) fn new(section: &'a [u8]) -> Self {
+        Self { rest: section }
+    }
+
+    /// The value of the first field called `name`, in any case of letters.
+    #[must_use]
+    pub fn get(self, name: &str) -> Option<&'a [u8]> {
+        self.get_all(name).next()
+    }
+
+    /// The values of all fields called `name`, in the order they came.
+    pub fn get_all<'n>(self, name: &'n str) -> impl Iterator<Item = &'a [u8]> + use<'a, 'n> {
+        let mut lines = self;
+        std::iter::from_fn(move || {
+            loop {
+                let line = lines.next_line()?;
+                if let Some((start, rest)) = line.split_at_checked(name.len())
+                    && let [b':', value @ ..] = rest
+                    && start.eq_ignore_ascii_case(name.as_bytes())
+                {
+                    return Some(trim_ows(value));
+                }
+            }
+        })
+    }
+
+    fn next_line(&mut self) -> Option<&'a [u8]> {
+        let end = find(self.rest, b'\n')?;
+        let (line, rest) = self.rest.split_at(end + 1);
+        self.rest = rest;
+        line.strip_suffix(b"\r\n")
+    }
+}
+
+impl<'a> Iterator for Fields<'a> {
+    type Item = (&'a [u8], &'a [u8]);
+
+    /// The next field's name, as it was spelled, and its value without the white space around it.
+    fn next(&mut self) -> Option<Self::Item> {
+        let line = self.next_line()?;
+        let colon = find(line, b':')?;
+        Some((&line[..colon], trim_ows(&line[colon + 1..])))
+    }
+}
+
+/// Whether the comma-separated list `value` holds `token`, in any case of letters.
+#[must_use]
+pub fn has_token(value: &[u8], token: &str) -> bool {
+    tokens(value).any(|each| each.eq_ignore_ascii_case(token.as_bytes()))
+}
+
+/// The elements of a comma-separated list that has no quoted strings, empty ones left out
+/// (RFC 9110 §5.6.1).
+pub fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value
+        .split(|&byte| byte == b',')
+        .map(trim_ows)
+        .filter(|each| !each.is_empty())
+}
+
+/// Whether `name` is a token, as every field name and method is (RFC 9110 §5.6.2).
+#[must_use]
+pub fn is_token(name: &[u8]) -> bool {
+    !name.is_empty() && name.iter().all(|&byte| TOKEN[usize::from(byte)])
+}
+
+/// Whether `value` may stand in a field: no controls but HTAB (RFC 9110 §5.5).
+#[must_use]
+pub fn is_value(value: &[u8]) -> bool {
+    let visible = |byte: u8| ((byte >= b' ') & (byte != 0x7f)) | (byte == b'\t');
+    // No early exit: values are short, and a loop without branches is done many bytes at a time.
+    value.iter().fold(true, |all, &byte| all & visible(byte))
+}
+
+/// `bytes` without the spaces and tabs at its ends (OWS, RFC 9110 §5.6.3).
+#[must_use]
+pub fn trim_ows(mut bytes: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] = bytes {
+        bytes = rest;
+    }
+    while let [rest @ .., b' ' | b'\t'] = bytes {
+        bytes = rest;
+    }
+    bytes
+}
+
+/// Where `needle` first occurs in `bytes`; eight bytes a step.
+#[must_use]
+pub fn find(bytes: &[u8], needle: u8) -> Option<usize> {
+    const LOW: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = 0x8080_8080_8080_8080;
+    let pattern = u64::from(needle) * LOW;
+    let (words, tail) = bytes.as_chunks::<8>();
+    for (index, word) in words.iter().enumerate() {
+        let difference = u64::from_le_bytes(*word) ^ pattern;
+        // The lowest bit set marks the first zero byte; a borrow can only spoil bits above it.
+        let zeros = difference.wrapping_sub(LOW) & !difference & HIGH;
+        if zeros != 0 {
+            return Some(index * 8 + zeros.trailing_zeros() as usize / 8);
+        }
+    }
+    tail.iter()
+        .position(|&byte| byte == needle)
+        .map(|at| words.len() * 8 + at)
+}
+
+static TOKEN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0_u8;
+    while byte < 0x80 {
+        table[byte as usize] = byte.is_ascii_alphanumeric()
+            || matches!(
+                byte,
+                b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'
+            )
+            || matches!(byte, b'_' | b'`' | b'|' | b'~');
+        byte += 1;
+    }
+    table
+};
+
+#[cfg(test)]
+mod tests {
+    use super::{Fields, find, has_token, is_token, is_value, trim_ows};
+
+    const SECTION: &[u8] =
+        b"Host: a.example\r\nX:\r\nAccept: a \r\nCookie:\tb=1; c:2\r\naccept: \xffz\t\r\n";
+
+    #[test]
+    fn walks_lines_in_order() {
+        let fields: Vec<_> = Fields::new(SECTION).collect();
+        let expected: [(&[u8], &[u8]); 5] = [
+            (b"Host", b"a.example"),
+            (b"X", b""),
+            (b"Accept", b"a"),
+            (b"Cookie", b"b=1; c:2"),
+            (b"accept", b"\xffz"),
+        ];
+        assert_eq!(fields, expected);
+        assert_eq!(Fields::new(b"").count(), 0);
+        assert_eq!(Fields::new(b"no colon\r\nA: b\r\n").count(), 0);
+    }
+
+    #[test]
+    fn finds_by_name_in_any_case() {
+        let fields = Fields::new(SECTION);
+        let check = |name, expected: Option<&[u8]>| assert_eq!(fields.get(name), expected);
+        check("host", Some(b"a.example"));
+        check("HOST", Some(b"a.example"));
+        check("x", Some(b""));
+        check("cookie", Some(b"b=1; c:2"));
+        check("hos", None);
+        check("hostt", None);
+        check("", None);
+        check(
+            "a-name-longer-than-the-whole-section-of-fields-which-is-not-that-long-at-all",
+            None,
+        );
+        let all: Vec<_> = fields.get_all("ACCEPT").collect();
+        assert_eq!(all, [b"a".as_slice(), b"\xffz"]);
+    }
+
+    #[test]
+    fn reads_lists() {
+        assert!(has_token(b"close", "close"));
+        assert!(has_token(b" , keep-alive ,\tClose", "close"));
+        assert!(!has_token(b"closed, not close", "close"));
+        assert!(!has_token(b"", "close"));
+    }
+
+    #[test]
+    fn knows_tokens_and_values() {
+        assert!(is_token(b"X-a_b!#$%&'*+.^`|~09"));
+        for bad in [
+            b"".as_slice(),
+            b"a b",
+            b"a:",
+            b"(a)",
+            b"a\x7f",
+            b"\xe9",
+            b"a\r",
+            b"\0",
+        ] {
+            assert!(!is_token(bad), "{bad:?}");
+        }
+        assert!(is_value(b"") && is_value(b"a\t b\xff"));
+        for bad in [b"a\r\nb".as_slice(), b"\0", b"\x7f", b"a\n", b"\x1b[0m"] {
+            assert!(!is_value(bad), "{bad:?}");
+        }
+        assert_eq!(trim_ows(b" \t "), b"");
+        assert_eq!(trim_ows(b"\ta b "), b"a b");
+    }
+
+    #[test]
+    fn finds_every_byte_at_every_place() {
+        for len in 0..40 {
+            for at in 0..len {
+                let mut bytes = vec![b'\x0b'; len];
+                bytes[at] = b'\n';
+                assert_eq!(find(&bytes, b'\n'), Some(at));
+                bytes[len - 1] = b'\n';
+                assert_eq!(find(&bytes, b'\n'), Some(at));
+            }
+            assert_eq!(find(&vec![b'\x8a'; len], b'\n'), None);
+        }
+    }
+}

@@ -1,0 +1,385 @@
+//! One connection as its server sees it: requests come in, answers go out, one exchange after the
+//! other. It refuses to hold bytes, and it leaves to `state.rs` what may follow what.
+
+use std::ops::Range;
+
+use ::http::{Method, StatusCode};
+
+use super::body::{Decoder, Piece};
+use super::encode::{
+    Answer, AnswerFraming, BodyLength, DataPrefix, HeadWriter, Persistence, WrongLength,
+};
+use super::parse::{self, Framing, Head, Limits, Version};
+use super::state::{Exchange, Party, State, Step};
+use crate::http::Fault;
+use crate::http::date::DATE_LEN;
+
+/// What the received bytes mean.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Nothing yet; more bytes have to come.
+    NeedData,
+    /// A request's head. Without a body ([`Framing::None`]) it is the whole request, and no
+    /// [`Event::End`] follows.
+    Request(Head),
+    /// A stretch of the request's body, in the bytes consumed with this event.
+    Data(Range<usize>),
+    /// The request's body is complete.
+    End,
+    /// Bytes have come that do not belong to this exchange: a pipelined request, which has to
+    /// wait for the answer to the one before, or what follows a fault.
+    Paused,
+}
+
+/// The protocol state of one connection. It is small, for idle connections keep one each.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    body: Decoder,
+    /// Bytes of the answer's body that its Content-Length still promises.
+    answer_left: u64,
+    /// How many of the unread bytes were searched for the end of a head or a trailer line.
+    scanned: u32,
+    exchange: Exchange,
+    answer: AnswerBody,
+    /// Whether another exchange may follow this one.
+    persists: bool,
+    /// Whether we want no other exchange after the one at hand, or the next one.
+    closing: bool,
+    /// Whether the client waits for `100 Continue`.
+    awaits_continue: bool,
+    /// Whether the request was HEAD.
+    is_head: bool,
+    version: Version,
+}
+
+const _: () = assert!(size_of::<Connection>() <= 48);
+
+/// How far the answer's body is, and how its end will be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AnswerBody {
+    None,
+    Counted,
+    FirstChunk,
+    Chunks,
+    UntilClose,
+}
+
+impl Connection {
+    /// A new connection, before its first request.
+    #[must_use]
+    pub const fn server() -> Self {
+        Self {
+            body: Decoder::counted(0),
+            answer_left: 0,
+            scanned: 0,
+            exchange: Exchange::new(),
+            answer: AnswerBody::None,
+            persists: false,
+            closing: false,
+            awaits_continue: false,
+            is_head: false,
+            version: Version::Http11,
+        }
+    }
+
+    /// Reads `bytes`, which are all that was received and not yet consumed: how many to consume,
+    /// and what they mean. To be called until it says [`Event::NeedData`] or [`Event::Paused`].
+    ///
+    /// # Errors
+    /// What the peer did wrong. The request is over then; the connection can still answer with
+    /// the fault's status if [`Connection::can_answer`], and must close.
+    pub fn next_event(&mut self, bytes: &[u8], limits: &Limits) -> Result<(usize, Event), Fault> {
+        let step = match self.exchange.requester() {
+            State::Idle => self.next_head(bytes, limits),
+            State::Body => self.next_piece(bytes, limits),
+            _ if bytes.is_empty() => Ok((0, Event::NeedData)),
+            _ => Ok((0, Event::Paused)),
+        };
+        if step.is_err() {
+            self.refuse();
+        }
+        step
+    }
+
+    /// The peer has ended its side; `unread` is what was received and not consumed. To be called
+    /// after [`Connection::next_event`] has asked for more or paused, and again if it asks for more
+    /// after the answers to pipelined requests.
+    ///
+    /// # Errors
+    /// [`Fault::Truncated`] if it ended inside a head or a body.
+    pub fn receive_eof(&mut self, unread: &[u8]) -> Result<(), Fault> {
+        match self.exchange.requester() {
+            State::Idle if unread.iter().all(|byte| matches!(byte, b'\r' | b'\n')) => {
+                self.exchange.step(Party::Requester, Step::Close);
+                self.exchange.settle(false);
+                Ok(())
+            }
+            State::Idle | State::Body => {
+                self.refuse();
+                Err(Fault::Truncated)
+            }
+            State::MustClose | State::Closed => {
+                self.exchange.step(Party::Requester, Step::Close);
+                Ok(())
+            }
+            // A half-close: the answer is still wanted, and no request can follow it.
+            _ => {
+                self.persists &= !unread.is_empty();
+                Ok(())
+            }
+        }
+    }
+
+    /// The request will not be read any further: the caller found a fault of its own, a deadline
+    /// for one. The connection closes after the answer.
+    pub fn refuse(&mut self) {
+        self.persists = false;
+        self.awaits_continue = false;
+        if self.exchange.requester() != State::Closed {
+            self.exchange.step(Party::Requester, Step::Fault);
+        }
+        self.exchange.settle(false);
+    }
+
+    /// Whether the connection is between two exchanges, or before its first.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.exchange == Exchange::new()
+    }
+
+    /// Whether the whole request has been received; also while there is none.
+    #[must_use]
+    pub fn request_complete(&self) -> bool {
+        !matches!(self.exchange.requester(), State::Body | State::Error)
+    }
+
+    /// Whether an answer's head can still be sent.
+    #[must_use]
+    pub fn can_answer(&self) -> bool {
+        matches!(self.exchange.responder(), State::Idle | State::Head)
+    }
+
+    /// Whether the client waits for `100 Continue` and has sent nothing of the body.
+    #[must_use]
+    pub fn wants_continue(&self) -> bool {
+        self.awaits_continue
+    }
+
+    /// The bytes of `100 Continue`; none where nobody waits for it.
+    pub fn send_continue(&mut self) -> &'static [u8] {
+        if !std::mem::take(&mut self.awaits_continue) {
+            return b"";
+        }
+        self.exchange.step(Party::Responder, Step::Interim);
+        b"HTTP/1.1 100 Continue\r\n\r\n"
+    }
+
+    /// Writes the head of `answer` to the start of `out` and returns its length.
+    ///
+    /// Date and Server are added unless the answer has its own. Framing and persistence are decided
+    /// here: the answer's own Content-Length, Transfer-Encoding and connection fields are left
+    /// out, though `Connection: close` among them is heeded. Fields that are not valid are left out
+    /// too. A status of 1xx is an interim answer, which another must follow; HTTP/1.0 has none, and
+    /// nothing is written (RFC 9110 §15.2).
+    ///
+    /// # Panics
+    /// If `out` is shorter than the head; [`Answer::head_bytes_max`] bytes are always enough.
+    pub fn send_head<F, N, V>(
+        &mut self,
+        answer: &Answer<F>,
+        date: &[u8; DATE_LEN],
+        out: &mut [u8],
+    ) -> usize
+    where
+        F: Clone + IntoIterator<Item = (N, V)>,
+        N: AsRef<[u8]>,
+        V: AsRef<[u8]>,
+    {
+        let is_interim = answer.status.is_informational();
+        if is_interim && self.version == Version::Http10 {
+            return 0;
+        }
+        let mut head = HeadWriter::new(out);
+        head.status_line(answer.status);
+        head.fields(answer.fields.clone());
+        if is_interim {
+            self.awaits_continue &= answer.status != StatusCode::CONTINUE;
+            self.exchange.step(Party::Responder, Step::Interim);
+            return head.finish(date, AnswerFraming::None, Persistence::Implied);
+        }
+        let framing = self.frame(answer);
+        self.decide_persistence(head.wants_close());
+        self.exchange.step(Party::Responder, Step::Response);
+        let persistence = match self.version {
+            _ if !self.persists => Persistence::Close,
+            Version::Http10 => Persistence::KeepAlive,
+            Version::Http11 => Persistence::Implied,
+        };
+        head.finish(date, framing, persistence)
+    }
+
+    /// Whether the answer whose head was sent has a body: not to HEAD, nor with 204 or 304.
+    #[must_use]
+    pub fn body_allowed(&self) -> bool {
+        self.answer != AnswerBody::None
+    }
+
+    /// The bytes to send before the next `len` bytes of the answer's body.
+    ///
+    /// # Errors
+    /// [`WrongLength::Excess`] if the body would grow beyond its Content-Length, or there is none;
+    /// the bytes must not be sent.
+    pub fn send_data(&mut self, len: usize) -> Result<DataPrefix, WrongLength> {
+        // A chunk of no bytes would end the body.
+        if len == 0 {
+            return Ok(DataPrefix::empty());
+        }
+        let prefix = match self.answer {
+            AnswerBody::None => Err(WrongLength::Excess),
+            AnswerBody::UntilClose => Ok(DataPrefix::empty()),
+            AnswerBody::FirstChunk => Ok(DataPrefix::chunk(len, true)),
+            AnswerBody::Chunks => Ok(DataPrefix::chunk(len, false)),
+            AnswerBody::Counted => match self.answer_left.checked_sub(len as u64) {
+                Some(left) => {
+                    self.answer_left = left;
+                    Ok(DataPrefix::empty())
+                }
+                None => Err(WrongLength::Excess),
+            },
+        };
+        if self.answer == AnswerBody::FirstChunk {
+            self.answer = AnswerBody::Chunks;
+        }
+        let step = if prefix.is_ok() {
+            Step::Data
+        } else {
+            Step::Fault
+        };
+        self.exchange.step(Party::Responder, step);
+        prefix
+    }
+
+    /// The answer is complete, with or without a body: the bytes that end it. The connection is
+    /// ready for the next request, or [`Connection::must_close`].
+    ///
+    /// # Errors
+    /// [`WrongLength::Short`] if its Content-Length promised more: only closing tells the client.
+    pub fn send_end(&mut self) -> Result<&'static [u8], WrongLength> {
+        if self.answer == AnswerBody::Counted && self.answer_left > 0 {
+            self.exchange.step(Party::Responder, Step::Fault);
+            self.exchange.settle(false);
+            return Err(WrongLength::Short);
+        }
+        let end: &[u8] = match self.answer {
+            AnswerBody::FirstChunk => b"0\r\n\r\n",
+            AnswerBody::Chunks => b"\r\n0\r\n\r\n",
+            AnswerBody::None | AnswerBody::Counted | AnswerBody::UntilClose => b"",
+        };
+        self.exchange.step(Party::Responder, Step::End);
+        self.settle();
+        Ok(end)
+    }
+
+    /// No other exchange after this one, or after the next if the connection is idle.
+    pub fn close_after(&mut self) {
+        self.closing = true;
+        self.persists = false;
+    }
+
+    /// Whether another exchange can follow the one at hand.
+    #[must_use]
+    pub fn keeps_alive(&self) -> bool {
+        self.persists
+    }
+
+    /// Whether nothing more can be sent: the connection is to be closed.
+    #[must_use]
+    pub fn must_close(&self) -> bool {
+        matches!(
+            self.exchange.responder(),
+            State::MustClose | State::Closed | State::Error
+        )
+    }
+
+    fn next_head(&mut self, bytes: &[u8], limits: &Limits) -> Result<(usize, Event), Fault> {
+        let Some((len, head)) = parse::parse(bytes, &mut self.scanned, limits)? else {
+            return Ok((0, Event::NeedData));
+        };
+        self.exchange.step(Party::Requester, Step::Request);
+        self.exchange.step(Party::Responder, Step::Request);
+        self.version = head.version;
+        self.is_head = head.method == Method::HEAD;
+        self.persists = head.keep_alive && !self.closing;
+        match head.framing {
+            Framing::None => self.exchange.step(Party::Requester, Step::End),
+            Framing::Length(length) => self.body = Decoder::counted(length),
+            Framing::Chunked => self.body = Decoder::chunked(),
+        }
+        self.awaits_continue = head.expects_continue && head.framing != Framing::None;
+        Ok((len, Event::Request(head)))
+    }
+
+    fn next_piece(&mut self, bytes: &[u8], limits: &Limits) -> Result<(usize, Event), Fault> {
+        self.awaits_continue &= bytes.is_empty();
+        let (used, piece) = self.body.decode(bytes, &mut self.scanned, limits)?;
+        let event = match piece {
+            Piece::NeedData => Event::NeedData,
+            Piece::Data(range) => {
+                self.exchange.step(Party::Requester, Step::Data);
+                Event::Data(range)
+            }
+            Piece::End => {
+                self.exchange.step(Party::Requester, Step::End);
+                self.settle();
+                Event::End
+            }
+        };
+        Ok((used, event))
+    }
+
+    /// How the end of the answer's body is told (RFC 9112 §6.3), and what the head says of it.
+    fn frame<F>(&mut self, answer: &Answer<F>) -> AnswerFraming {
+        let framing = match (answer.status, answer.length) {
+            // RFC 9110 §8.6: no length with 204; with 304 it would be that of the 200.
+            (StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED, _) => AnswerFraming::None,
+            (_, BodyLength::Known(length)) => AnswerFraming::Length(length),
+            (_, BodyLength::Unknown) if self.version == Version::Http10 => {
+                AnswerFraming::UntilClose
+            }
+            (_, BodyLength::Unknown) => AnswerFraming::Chunked,
+        };
+        self.answer = match framing {
+            _ if self.is_head => AnswerBody::None,
+            AnswerFraming::None => AnswerBody::None,
+            AnswerFraming::Length(length) => {
+                self.answer_left = length;
+                AnswerBody::Counted
+            }
+            AnswerFraming::Chunked => AnswerBody::FirstChunk,
+            AnswerFraming::UntilClose => AnswerBody::UntilClose,
+        };
+        framing
+    }
+
+    /// Whether the connection can outlive the answer at hand.
+    fn decide_persistence(&mut self, answer_wants_close: bool) {
+        // Who was not told to go on may send the body or not: the next bytes would be a guess
+        // (RFC 9110 §10.1.1).
+        let is_body_in_doubt = std::mem::take(&mut self.awaits_continue);
+        let has_request = self.exchange.responder() == State::Head;
+        self.persists &= has_request
+            && !is_body_in_doubt
+            && !answer_wants_close
+            && self.answer != AnswerBody::UntilClose;
+    }
+
+    /// After the end of a request or an answer: on to the next exchange, if there is one.
+    fn settle(&mut self) {
+        if self.exchange.settle(self.persists) {
+            self.answer = AnswerBody::None;
+            self.persists = false;
+            self.is_head = false;
+            self.version = Version::Http11;
+        }
+    }
+}

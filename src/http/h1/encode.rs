@@ -1,0 +1,284 @@
+//! From an answer to the bytes of its head (RFC 9112 §4 to §7). It refuses to know the exchange:
+//! framing and persistence are decided in `connection.rs` and only written here.
+
+use ::http::StatusCode;
+
+use crate::http::date::DATE_LEN;
+use crate::http::field::{has_token, is_token, is_value};
+
+/// What a service answers, as far as the head is concerned.
+///
+/// `fields` yields pairs of name and value; Content-Length, Transfer-Encoding and what belongs to
+/// the connection are not among them, for they are ours (see [`Connection::send_head`]).
+///
+/// [`Connection::send_head`]: super::Connection::send_head
+#[derive(Clone, Copy, Debug)]
+pub struct Answer<F> {
+    /// The status.
+    pub status: StatusCode,
+    /// The fields, as something that can be walked more than once.
+    pub fields: F,
+    /// How long the body is. For an answer to HEAD: how long GET's would be.
+    pub length: BodyLength,
+}
+
+impl<F, N, V> Answer<F>
+where
+    F: Clone + IntoIterator<Item = (N, V)>,
+    N: AsRef<[u8]>,
+    V: AsRef<[u8]>,
+{
+    /// A length in bytes that the head of this answer does not exceed.
+    #[must_use]
+    pub fn head_bytes_max(&self) -> usize {
+        let field_len = |(name, value): (N, V)| name.as_ref().len() + value.as_ref().len() + 4;
+        OWN_BYTES_MAX
+            + self
+                .fields
+                .clone()
+                .into_iter()
+                .map(field_len)
+                .sum::<usize>()
+    }
+}
+
+/// The length of an answer's body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyLength {
+    /// This many bytes.
+    Known(u64),
+    /// It ends when it ends: chunked, or up to the end of an HTTP/1.0 connection.
+    Unknown,
+}
+
+/// The body does not have the length that its head announced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WrongLength {
+    /// The body ended early.
+    Short,
+    /// The body went on after its end.
+    Excess,
+}
+
+/// How the end of an answer's body will be found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AnswerFraming {
+    /// There can be no body, and the head does not speak of one.
+    None,
+    /// By Content-Length.
+    Length(u64),
+    /// By the last chunk.
+    Chunked,
+    /// By the end of the connection.
+    UntilClose,
+}
+
+/// What the head says about the connection's future.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Persistence {
+    /// What the version implies.
+    Implied,
+    /// `Connection: keep-alive`, which HTTP/1.0 needs to hear.
+    KeepAlive,
+    /// `Connection: close`.
+    Close,
+}
+
+/// Writes the parts of a head, in their order.
+///
+/// # Panics
+/// All its functions, where the head does not fit: see [`Answer::head_bytes_max`].
+pub(super) struct HeadWriter<'a> {
+    out: &'a mut [u8],
+    len: usize,
+    has_date: bool,
+    has_server: bool,
+    wants_close: bool,
+}
+
+impl<'a> HeadWriter<'a> {
+    pub(super) fn new(out: &'a mut [u8]) -> Self {
+        Self {
+            out,
+            len: 0,
+            has_date: false,
+            has_server: false,
+            wants_close: false,
+        }
+    }
+
+    /// The status line. Its version is ours, not the request's (RFC 9112 §2.3).
+    pub(super) fn status_line(&mut self, status: StatusCode) {
+        match status {
+            StatusCode::OK => self.put(b"HTTP/1.1 200 OK\r\n"),
+            StatusCode::NOT_MODIFIED => self.put(b"HTTP/1.1 304 Not Modified\r\n"),
+            StatusCode::NOT_FOUND => self.put(b"HTTP/1.1 404 Not Found\r\n"),
+            _ => {
+                self.put(b"HTTP/1.1 ");
+                self.put(status.as_str().as_bytes());
+                self.put(b" ");
+                self.put(status.canonical_reason().unwrap_or_default().as_bytes());
+                self.put(b"\r\n");
+            }
+        }
+    }
+
+    /// The answer's own fields. Left out are those that frame the message or concern only the
+    /// connection, and any that would break out of its line (response splitting).
+    pub(super) fn fields<N, V>(&mut self, fields: impl IntoIterator<Item = (N, V)>)
+    where
+        N: AsRef<[u8]>,
+        V: AsRef<[u8]>,
+    {
+        for (name, value) in fields {
+            let (name, value) = (name.as_ref(), value.as_ref());
+            if self.admits(name, value) && is_token(name) && is_value(value) {
+                self.put(name);
+                self.put(b": ");
+                self.put(value);
+                self.put(b"\r\n");
+            }
+        }
+    }
+
+    /// Whether the answer's `connection` field asked to close.
+    pub(super) fn wants_close(&self) -> bool {
+        self.wants_close
+    }
+
+    /// Date and Server where the answer has none, framing, persistence and the empty line.
+    /// Returns the length of the whole head.
+    pub(super) fn finish(
+        mut self,
+        date: &[u8; DATE_LEN],
+        framing: AnswerFraming,
+        persistence: Persistence,
+    ) -> usize {
+        if !self.has_server {
+            self.put(b"Server: coring\r\n");
+        }
+        if !self.has_date {
+            self.put(b"Date: ");
+            self.put(date);
+            self.put(b"\r\n");
+        }
+        match framing {
+            AnswerFraming::Length(length) => {
+                self.put(b"Content-Length: ");
+                self.decimal(length);
+                self.put(b"\r\n");
+            }
+            AnswerFraming::Chunked => self.put(b"Transfer-Encoding: chunked\r\n"),
+            AnswerFraming::None | AnswerFraming::UntilClose => {}
+        }
+        match persistence {
+            Persistence::Implied => self.put(b"\r\n"),
+            Persistence::KeepAlive => self.put(b"Connection: keep-alive\r\n\r\n"),
+            Persistence::Close => self.put(b"Connection: close\r\n\r\n"),
+        }
+        self.len
+    }
+
+    /// Whether a field is the answer's to send. The length of a name leaves few to compare with.
+    fn admits(&mut self, name: &[u8], value: &[u8]) -> bool {
+        let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
+        match name.len() {
+            4 if is("date") => self.has_date = true,
+            6 if is("server") => self.has_server = true,
+            7 => return !is("upgrade"),
+            10 if is("connection") => {
+                self.wants_close |= has_token(value, "close");
+                return false;
+            }
+            10 => return !is("keep-alive"),
+            14 => return !is("content-length"),
+            16 => return !is("proxy-connection"),
+            17 => return !is("transfer-encoding"),
+            _ => {}
+        }
+        true
+    }
+
+    fn decimal(&mut self, mut number: u64) {
+        let mut digits = [0; DECIMAL_DIGITS_MAX];
+        let mut start = digits.len();
+        loop {
+            start -= 1;
+            digits[start] = DIGITS[(number % 10) as usize];
+            number /= 10;
+            if number == 0 {
+                break;
+            }
+        }
+        self.put(&digits[start..]);
+    }
+
+    #[inline]
+    fn put(&mut self, bytes: &[u8]) {
+        let end = self.len + bytes.len();
+        self.out[self.len..end].copy_from_slice(bytes);
+        self.len = end;
+    }
+}
+
+/// The bytes that go before a stretch of body; none where the body is not chunked.
+#[derive(Clone, Copy, Debug)]
+pub struct DataPrefix {
+    bytes: [u8; Self::LEN_MAX],
+    start: u8,
+}
+
+impl DataPrefix {
+    /// CRLF, sixteen digits, CRLF.
+    pub const LEN_MAX: usize = 20;
+
+    /// No bytes.
+    pub(super) const fn empty() -> Self {
+        Self {
+            bytes: [0; Self::LEN_MAX],
+            start: 20,
+        }
+    }
+
+    /// What opens a chunk of `len` bytes; unless it is the first one, it also ends the one before.
+    pub(super) fn chunk(mut len: usize, is_first: bool) -> Self {
+        let mut prefix = Self::empty();
+        prefix.push(b'\n');
+        prefix.push(b'\r');
+        while len > 0 {
+            prefix.push(DIGITS[len & 0xf]);
+            len >>= 4;
+        }
+        if !is_first {
+            prefix.push(b'\n');
+            prefix.push(b'\r');
+        }
+        prefix
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[usize::from(self.start)..]
+    }
+
+    /// Puts a byte before the others.
+    fn push(&mut self, byte: u8) {
+        self.start -= 1;
+        self.bytes[usize::from(self.start)] = byte;
+    }
+}
+
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
+
+/// Digits of `u64::MAX`.
+const DECIMAL_DIGITS_MAX: usize = 20;
+
+/// What a head has besides the answer's fields, at most.
+const OWN_BYTES_MAX: usize = "HTTP/1.1 511 Network Authentication Required\r\n".len()
+    + "Server: coring\r\n".len()
+    + "Date: \r\n".len()
+    + DATE_LEN
+    + "Transfer-Encoding: chunked\r\n".len()
+    + DECIMAL_DIGITS_MAX
+    + "Connection: keep-alive\r\n\r\n".len();

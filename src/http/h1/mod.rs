@@ -1,0 +1,15 @@
+//! HTTP/1.0 and HTTP/1.1 (RFC 9112): a head, a body, and what may follow what. It refuses to know
+//! who moves the bytes and what a request means.
+
+pub mod body;
+pub mod connection;
+pub mod encode;
+pub mod parse;
+pub mod state;
+
+pub use connection::{Connection, Event};
+pub use encode::{Answer, BodyLength};
+pub use parse::{Framing, Head, Limits, Version};
+
+#[cfg(test)]
+mod tests;

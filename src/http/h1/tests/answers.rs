@@ -1,0 +1,443 @@
+//! Answers: their heads, their bodies' framing, and what becomes of the connection.
+
+use ::http::StatusCode;
+
+use super::{DATE, NO_FIELDS};
+use crate::http::Fault;
+use crate::http::h1::{Answer, BodyLength, Connection, DataPrefix, Event, Limits, WrongLength};
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+const HEAD: &str = "HEAD / HTTP/1.1\r\nHost: a\r\n\r\n";
+const GET_AND_CLOSE: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+const OLD: &str = "GET / HTTP/1.0\r\n\r\n";
+const OLD_KEEP_ALIVE: &str = "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n";
+const EXPECT: &str =
+    "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n";
+const POST: &str = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n";
+
+/// A connection that has read `request`.
+fn after(request: &str) -> Connection {
+    let mut connection = Connection::server();
+    let event = connection.next_event(request.as_bytes(), &Limits::default());
+    assert!(matches!(event, Ok((_, Event::Request(_)))), "{event:?}");
+    connection
+}
+
+/// Sends a head; the fields that every head has must be there and are left out of the result.
+fn send(
+    connection: &mut Connection,
+    status: u16,
+    fields: &[(&str, &str)],
+    length: BodyLength,
+) -> String {
+    let fields = fields.iter().copied();
+    let status = StatusCode::from_u16(status).expect("a status");
+    let answer = Answer {
+        status,
+        fields,
+        length,
+    };
+    let mut out = vec![0; answer.head_bytes_max()];
+    let len = connection.send_head(&answer, &DATE, &mut out);
+    let text = str::from_utf8(&out[..len]).expect("text").to_owned();
+    let common = "Server: coring\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
+    assert!(text.contains(common), "{text}");
+    text.replace(common, "")
+}
+
+/// What an answer to `request` looks like, and whether the connection persists after it.
+fn check(request: &str, status: u16, length: BodyLength, expected: &str, persists: bool) {
+    let mut connection = after(request);
+    let head = send(&mut connection, status, &[], length);
+    assert_eq!(head, expected, "{request}");
+    assert_eq!(connection.keeps_alive(), persists, "{request}");
+    if !connection.body_allowed() || length == BodyLength::Unknown {
+        connection.send_end().expect("an end");
+        assert_eq!(
+            (connection.is_idle(), connection.must_close()),
+            (persists, !persists)
+        );
+    }
+}
+
+#[test]
+fn frames_by_version_and_method() {
+    use BodyLength::{Known, Unknown};
+    let check_ok = |request, length, rest: &[&str], persists| {
+        let expected = format!("HTTP/1.1 200 OK\r\n{}\r\n", rest.concat());
+        check(request, 200, length, &expected, persists);
+    };
+    let (chunked, counted) = ("Transfer-Encoding: chunked\r\n", "Content-Length: 10\r\n");
+    let (close, keep) = ("Connection: close\r\n", "Connection: keep-alive\r\n");
+    check_ok(GET, Known(10), &[counted], true);
+    check_ok(GET, Unknown, &[chunked], true);
+    check_ok(GET_AND_CLOSE, Known(10), &[counted, close], false);
+    check_ok(GET_AND_CLOSE, Unknown, &[chunked, close], false);
+    check_ok(OLD, Known(10), &[counted, close], false);
+    check_ok(OLD, Unknown, &[close], false);
+    check_ok(OLD_KEEP_ALIVE, Known(10), &[counted, keep], true);
+    check_ok(OLD_KEEP_ALIVE, Unknown, &[close], false);
+    check_ok(HEAD, Known(10), &[counted], true);
+    check_ok(HEAD, Unknown, &[chunked], true);
+    check_ok(GET, Known(0), &["Content-Length: 0\r\n"], true);
+    check_ok(
+        GET,
+        Known(u64::MAX),
+        &["Content-Length: 18446744073709551615\r\n"],
+        true,
+    );
+}
+
+#[test]
+fn frames_by_status() {
+    use BodyLength::{Known, Unknown};
+    for request in [GET, HEAD] {
+        for length in [Known(0), Known(5), Unknown] {
+            check(
+                request,
+                204,
+                length,
+                "HTTP/1.1 204 No Content\r\n\r\n",
+                true,
+            );
+            check(
+                request,
+                304,
+                length,
+                "HTTP/1.1 304 Not Modified\r\n\r\n",
+                true,
+            );
+        }
+    }
+    for (status, line) in [
+        (205, "205 Reset Content"),
+        (404, "404 Not Found"),
+        (599, "599 "),
+    ] {
+        let expected = format!("HTTP/1.1 {line}\r\nContent-Length: 0\r\n\r\n");
+        check(GET, status, Known(0), &expected, true);
+    }
+}
+
+#[test]
+fn every_head_fits_its_bound() {
+    for status in 200..=599 {
+        let mut connection = after(OLD_KEEP_ALIVE);
+        send(
+            &mut connection,
+            status,
+            &[("X-A", "b"), ("C", "")],
+            BodyLength::Known(u64::MAX),
+        );
+    }
+}
+
+#[test]
+fn sends_fields_but_not_framing_nor_broken_ones() {
+    let fields = [
+        ("Content-Type", "text/html"),
+        ("Content-Length", "7"),
+        ("transfer-encoding", "gzip"),
+        ("Connection", "x"),
+        ("Keep-Alive", "timeout=5"),
+        ("Proxy-Connection", "x"),
+        ("Upgrade", "h2c"),
+        ("X-Split", "a\r\nSet-Cookie: b"),
+        ("X-Nul", "a\0"),
+        ("X Bad", "a"),
+        ("", "a"),
+        ("X\r\nY", "a"),
+        ("X-Empty", ""),
+    ];
+    let mut connection = after(GET);
+    let head = send(&mut connection, 200, &fields, BodyLength::Known(3));
+    let expected = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nX-Empty: \r\n\
+        Content-Length: 3\r\n\r\n";
+    assert_eq!(head, expected);
+    assert!(connection.keeps_alive());
+}
+
+#[test]
+fn heeds_the_answers_own_close_date_and_server() {
+    let mut connection = after(GET);
+    let head = send(
+        &mut connection,
+        200,
+        &[("connection", "Close")],
+        BodyLength::Known(0),
+    );
+    assert_eq!(
+        head,
+        "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    );
+    assert!(!connection.keeps_alive());
+
+    let fields = [("date", "never"), ("SERVER", "x")];
+    let answer = Answer {
+        status: StatusCode::OK,
+        fields,
+        length: BodyLength::Known(0),
+    };
+    let mut out = [0; 300];
+    let len = after(GET).send_head(&answer, &DATE, &mut out);
+    let expected = "HTTP/1.1 200 OK\r\ndate: never\r\nSERVER: x\r\nContent-Length: 0\r\n\r\n";
+    assert_eq!(str::from_utf8(&out[..len]), Ok(expected));
+}
+
+#[test]
+fn chunks_a_body_of_unknown_length() {
+    let mut connection = after(GET);
+    send(&mut connection, 200, &[], BodyLength::Unknown);
+    let mut body = Vec::new();
+    for data in ["hello", "", &"x".repeat(0x1f40)] {
+        body.extend_from_slice(
+            connection
+                .send_data(data.len())
+                .expect("a prefix")
+                .as_bytes(),
+        );
+        body.extend_from_slice(data.as_bytes());
+    }
+    body.extend_from_slice(connection.send_end().expect("an end"));
+    let expected = format!("5\r\nhello\r\n1f40\r\n{}\r\n0\r\n\r\n", "x".repeat(0x1f40));
+    assert_eq!(String::from_utf8(body), Ok(expected));
+    assert!(connection.is_idle());
+
+    let mut connection = after(GET);
+    send(&mut connection, 200, &[], BodyLength::Unknown);
+    assert_eq!(connection.send_end(), Ok(b"0\r\n\r\n".as_slice()));
+    let longest = DataPrefix::chunk(usize::MAX, false);
+    assert_eq!(longest.as_bytes(), b"\r\nffffffffffffffff\r\n");
+}
+
+#[test]
+fn counts_a_body_of_known_length() {
+    let ready = || {
+        let mut connection = after(GET);
+        send(&mut connection, 200, &[], BodyLength::Known(5));
+        connection.send_data(3).expect("three of five");
+        connection
+    };
+    let mut connection = ready();
+    assert!(
+        connection
+            .send_data(2)
+            .expect("the rest")
+            .as_bytes()
+            .is_empty()
+    );
+    assert_eq!(connection.send_end(), Ok(b"".as_slice()));
+    assert!(connection.is_idle());
+
+    let mut connection = ready();
+    assert_eq!(connection.send_end(), Err(WrongLength::Short));
+    assert!(connection.must_close() && !connection.can_answer());
+
+    let mut connection = ready();
+    assert_eq!(
+        connection.send_data(3).map(|_| ()),
+        Err(WrongLength::Excess)
+    );
+    assert!(connection.must_close());
+
+    let mut connection = after(HEAD);
+    send(&mut connection, 200, &[], BodyLength::Known(5));
+    assert!(!connection.body_allowed());
+    assert_eq!(connection.send_end(), Ok(b"".as_slice()));
+    assert!(connection.is_idle());
+}
+
+#[test]
+fn continues_when_asked_and_only_once() {
+    let mut connection = after(EXPECT);
+    assert!(connection.wants_continue());
+    assert_eq!(connection.send_continue(), b"HTTP/1.1 100 Continue\r\n\r\n");
+    assert!(!connection.wants_continue());
+    assert_eq!(connection.send_continue(), b"");
+    let limits = Limits::default();
+    assert_eq!(
+        connection.next_event(b"hi", &limits),
+        Ok((2, Event::Data(0..2)))
+    );
+    assert_eq!(connection.next_event(b"", &limits), Ok((0, Event::End)));
+    send(&mut connection, 200, &[], BodyLength::Known(0));
+    assert!(connection.keeps_alive());
+
+    // The body came unasked: nobody waits any more.
+    let mut connection = after(EXPECT);
+    assert_eq!(
+        connection.next_event(b"", &limits),
+        Ok((0, Event::NeedData))
+    );
+    assert!(connection.wants_continue());
+    assert_eq!(
+        connection.next_event(b"h", &limits),
+        Ok((1, Event::Data(0..1)))
+    );
+    assert!(!connection.wants_continue());
+
+    assert!(!after(POST).wants_continue());
+    let empty = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nExpect: 100-continue\r\n\r\n";
+    assert!(!after(empty).wants_continue());
+}
+
+#[test]
+fn a_refused_expectation_ends_the_connection() {
+    let mut connection = after(EXPECT);
+    let head = send(&mut connection, 403, &[], BodyLength::Known(0));
+    assert!(head.ends_with("Connection: close\r\n\r\n"), "{head}");
+    connection.send_end().expect("an end");
+    assert!(connection.must_close() && !connection.wants_continue());
+}
+
+#[test]
+fn interim_answers_come_before_the_final_one() {
+    let mut connection = after(GET);
+    let link = [("Link", "</a.css>; rel=preload")];
+    let head = send(&mut connection, 103, &link, BodyLength::Known(0));
+    assert_eq!(
+        head,
+        "HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n"
+    );
+    assert!(connection.can_answer() && connection.keeps_alive());
+    send(&mut connection, 200, &[], BodyLength::Known(0));
+    connection.send_end().expect("an end");
+    assert!(connection.is_idle());
+
+    let status = StatusCode::EARLY_HINTS;
+    let answer = Answer {
+        status,
+        fields: NO_FIELDS,
+        length: BodyLength::Known(0),
+    };
+    assert_eq!(after(OLD).send_head(&answer, &DATE, &mut []), 0);
+}
+
+#[test]
+fn answers_before_the_body_has_come() {
+    let limits = Limits::default();
+    // The rest of the body is read and forgotten, then the next request.
+    let mut connection = after(POST);
+    send(&mut connection, 200, &[], BodyLength::Known(0));
+    connection.send_end().expect("an end");
+    assert!(!connection.is_idle() && !connection.must_close() && !connection.request_complete());
+    assert_eq!(
+        connection.next_event(b"hi", &limits),
+        Ok((2, Event::Data(0..2)))
+    );
+    assert_eq!(connection.next_event(b"", &limits), Ok((0, Event::End)));
+    assert!(connection.is_idle());
+
+    // Or the connection ends there.
+    let mut connection = after(POST);
+    connection.close_after();
+    let head = send(&mut connection, 413, &[], BodyLength::Known(0));
+    assert!(head.ends_with("Connection: close\r\n\r\n"), "{head}");
+    connection.send_end().expect("an end");
+    assert!(connection.must_close());
+}
+
+#[test]
+fn holds_back_pipelined_requests() {
+    let mut connection = after(GET);
+    let limits = Limits::default();
+    assert_eq!(
+        connection.next_event(b"", &limits),
+        Ok((0, Event::NeedData))
+    );
+    assert_eq!(
+        connection.next_event(GET.as_bytes(), &limits),
+        Ok((0, Event::Paused))
+    );
+    send(&mut connection, 200, &[], BodyLength::Known(0));
+    assert_eq!(
+        connection.next_event(GET.as_bytes(), &limits),
+        Ok((0, Event::Paused))
+    );
+    connection.send_end().expect("an end");
+    let next = connection.next_event(GET.as_bytes(), &limits);
+    assert!(matches!(next, Ok((27, Event::Request(_)))), "{next:?}");
+}
+
+#[test]
+fn closes_after_the_next_answer_when_asked_in_between() {
+    let mut connection = Connection::server();
+    connection.close_after();
+    assert!(connection.is_idle());
+    let event = connection.next_event(GET.as_bytes(), &Limits::default());
+    assert!(matches!(event, Ok((_, Event::Request(_)))));
+    let head = send(&mut connection, 200, &[], BodyLength::Known(0));
+    assert!(head.ends_with("Connection: close\r\n\r\n"), "{head}");
+    connection.send_end().expect("an end");
+    assert!(connection.must_close());
+}
+
+#[test]
+fn answers_a_fault_and_closes() {
+    let limits = Limits::default();
+    let refused = "HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    // A deadline in a head, after an exchange with HEAD and HTTP/1.0 that must leave no trace.
+    let head = "HEAD / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n";
+    let mut connection = after(head);
+    send(&mut connection, 200, &[], BodyLength::Known(9));
+    connection.send_end().expect("an end");
+    assert!(connection.is_idle());
+    connection.refuse();
+    let length = BodyLength::Known(0);
+    assert_eq!(
+        send(
+            &mut connection,
+            Fault::HeadTimeout.status().as_u16(),
+            &[],
+            length
+        ),
+        refused
+    );
+    assert!(connection.body_allowed());
+    connection.send_end().expect("an end");
+    assert!(connection.must_close());
+
+    // A deadline in a body, before and after the answer has begun.
+    let mut connection = after(POST);
+    connection.refuse();
+    assert!(connection.can_answer());
+    assert_eq!(send(&mut connection, 408, &[], length), refused);
+    let mut connection = after(POST);
+    send(&mut connection, 200, &[], length);
+    connection.refuse();
+    assert!(!connection.can_answer());
+    connection.send_end().expect("an end");
+    assert!(connection.must_close());
+    assert_eq!(
+        connection.next_event(b"hi", &limits),
+        Ok((0, Event::Paused))
+    );
+}
+
+#[test]
+fn tells_a_half_close_from_a_cut() {
+    let mut connection = Connection::server();
+    assert_eq!(connection.receive_eof(b""), Ok(()));
+    assert!(connection.must_close());
+    assert_eq!(
+        Connection::server().receive_eof(b"GET"),
+        Err(Fault::Truncated)
+    );
+    assert_eq!(after(POST).receive_eof(b""), Err(Fault::Truncated));
+
+    // The request is whole: its answer is still wanted, and it is the last.
+    let mut connection = after(GET);
+    assert_eq!(connection.receive_eof(b""), Ok(()));
+    let head = send(&mut connection, 200, &[], BodyLength::Known(0));
+    assert!(head.ends_with("Connection: close\r\n\r\n"), "{head}");
+    connection.send_end().expect("an end");
+    assert!(connection.must_close());
+    assert_eq!(connection.receive_eof(GET.as_bytes()), Ok(()));
+
+    // Unless another one is waiting.
+    let mut connection = after(GET);
+    assert_eq!(connection.receive_eof(GET.as_bytes()), Ok(()));
+    send(&mut connection, 200, &[], BodyLength::Known(0));
+    connection.send_end().expect("an end");
+    assert!(connection.is_idle());
+}

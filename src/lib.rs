@@ -1,0 +1,45 @@
+//! **coring** is an HTTP server for Linux: completion-driven on io_uring, a thread per core that
+//! shares nothing, one coroutine per connection.
+//!
+//! ```no_run
+//! fn main() -> coring::Result<()> {
+//!     coring::Server::builder()
+//!         .bind("127.0.0.1:8000")
+//!         .serve(|| async |request: coring::Request| match request.path() {
+//!             "/" => coring::Response::html("<b>hello world</b>"),
+//!             _ => coring::Response::not_found("<h1>Not Found</h1>"),
+//!         })
+//! }
+//! ```
+//!
+//! The factory given to `serve` runs once on each worker, so a service is never shared between
+//! threads: it need not be `Send`, and it may keep state without locks. The library touches no
+//! signals; [`Builder::start`] returns a [`Handle`] that drains or stops the server.
+
+#![deny(unsafe_code)]
+
+#[allow(
+    unsafe_code,
+    reason = "blocks are counted by hand and lent to the kernel"
+)]
+mod buf;
+#[allow(unsafe_code, reason = "the kernel is given descriptors and memory")]
+mod engine;
+mod http;
+pub mod metrics;
+mod net;
+#[allow(unsafe_code, reason = "a waker is a number in a pointer")]
+mod rt;
+mod server;
+mod service;
+mod sys;
+
+pub use buf::{Chunk, Part};
+pub use engine::{EngineChoice, Refused, Selected, select};
+pub use http::field::Fields;
+pub use net::Address;
+pub use server::{
+    AccessLog, Builder, Cores, Error, ErrorKind, Handle, Limits, Pin, Result, Server,
+};
+pub use service::{Body, BodyError, Request, Response, Service};
+pub use sys::kernel::release as kernel_release;

@@ -1,0 +1,221 @@
+//! Taking an address: for all workers at once, and for nobody else.
+//!
+//! The first TCP socket is bound *without* `SO_REUSEPORT`, so a port that anybody has is refused.
+//! Then the option is switched on, and the other workers' sockets, which have it from the start,
+//! can join. Since the first one was alone when it was bound, two servers can never share a port
+//! by accident, whatever the order in which they start.
+
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+
+use super::address::Address;
+use crate::sys::port;
+
+/// Connections that may wait to be accepted, per socket; `net.core.somaxconn` may lower it.
+const BACKLOG: i32 = 4096;
+
+/// An address that is ours: a listening socket for each worker.
+#[derive(Debug)]
+pub struct Bound {
+    /// The address with the real port.
+    pub address: Address,
+    /// One per worker. Those of a Unix address are the same socket.
+    pub sockets: Vec<OwnedFd>,
+    /// Removes a Unix socket's file when the server is gone.
+    pub file: Option<SocketFile>,
+}
+
+/// Why an address cannot be had: one line, with the cure.
+#[derive(Debug)]
+pub struct BindError {
+    address: String,
+    cause: String,
+}
+
+impl BindError {
+    fn new(address: &Address, cause: impl fmt::Display) -> Self {
+        Self {
+            address: address.to_string(),
+            cause: cause.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for BindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot listen on {}: {}", self.address, self.cause)
+    }
+}
+
+/// Takes `address` for `workers` workers.
+///
+/// # Errors
+/// When somebody has it, it is not ours to take, or it does not exist here.
+pub fn bind(address: &Address, workers: usize) -> Result<Bound, BindError> {
+    match address {
+        Address::Tcp(tcp) => {
+            let explain = |errno| BindError::new(address, explain_tcp(errno, tcp.port()));
+            let sockets = bind_tcp(*tcp, workers).map_err(explain)?;
+            let first = rustix::net::getsockname(&sockets[0]).map_err(explain)?;
+            let real = std::net::SocketAddr::try_from(first).map_err(explain)?;
+            Ok(Bound {
+                address: Address::Tcp(real),
+                sockets,
+                file: None,
+            })
+        }
+        Address::Unix(path) => {
+            let (sockets, file) =
+                bind_unix(path, workers).map_err(|cause| BindError::new(address, cause))?;
+            Ok(Bound {
+                address: address.clone(),
+                sockets,
+                file: Some(file),
+            })
+        }
+    }
+}
+
+fn bind_tcp(address: std::net::SocketAddr, workers: usize) -> Result<Vec<OwnedFd>, Errno> {
+    let family = if address.is_ipv4() {
+        AddressFamily::INET
+    } else {
+        AddressFamily::INET6
+    };
+    let open = || -> Result<OwnedFd, Errno> {
+        let flags = SocketFlags::CLOEXEC;
+        let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+        // What every connection shall have is set here once: it is inherited.
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+        sockopt::set_tcp_nodelay(&socket, true)?;
+        sockopt::set_socket_keepalive(&socket, true)?;
+        Ok(socket)
+    };
+    let first = open()?;
+    rustix::net::bind(&first, &address)?;
+    sockopt::set_socket_reuseport(&first, true)?;
+    let real = rustix::net::getsockname(&first)?;
+    let mut sockets = vec![first];
+    for _ in 1..workers {
+        let socket = open()?;
+        sockopt::set_socket_reuseport(&socket, true)?;
+        rustix::net::bind(&socket, &real)?;
+        sockets.push(socket);
+    }
+    for socket in &sockets {
+        rustix::net::listen(socket, BACKLOG)?;
+    }
+    Ok(sockets)
+}
+
+fn explain_tcp(errno: Errno, port: u16) -> String {
+    let error = io::Error::from(errno);
+    match errno {
+        Errno::ADDRINUSE => match port::listener_of(port) {
+            Some(process) => format!("{process} has the port; stop it or choose another port"),
+            None => "the port is taken by a process of another user; choose another port".into(),
+        },
+        Errno::ACCESS => format!(
+            "{error}: ports below 1024 need CAP_NET_BIND_SERVICE; choose a higher port or grant it"
+        ),
+        Errno::ADDRNOTAVAIL => format!("{error}: no interface of this machine has that address"),
+        Errno::AFNOSUPPORT => format!("{error}: this machine has no IPv6; use an IPv4 address"),
+        _ => error.to_string(),
+    }
+}
+
+fn bind_unix(path: &Path, workers: usize) -> Result<(Vec<OwnedFd>, SocketFile), String> {
+    let text = |errno: Errno| io::Error::from(errno).to_string();
+    let address = SocketAddrUnix::new(path).map_err(|_| {
+        "the path is too long for a Unix socket (107 bytes); choose a shorter one".to_owned()
+    })?;
+    let open = || {
+        let flags = SocketFlags::CLOEXEC;
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+    };
+    clear_stale(path, &address, &open().map_err(text)?)?;
+    let socket = open().map_err(text)?;
+    rustix::net::bind(&socket, &address).map_err(|errno| match errno {
+        Errno::NOENT => "its directory does not exist; create it first".to_owned(),
+        _ => text(errno),
+    })?;
+    let file = SocketFile::new(path).map_err(|error| error.to_string())?;
+    rustix::net::listen(&socket, BACKLOG).map_err(text)?;
+    let mut sockets = vec![socket];
+    while sockets.len() < workers {
+        let copy = sockets[0].try_clone().map_err(|error| error.to_string())?;
+        sockets.push(copy);
+    }
+    Ok((sockets, file))
+}
+
+/// Removes the socket that a dead process left at `path`. Whatever else is there stays.
+fn clear_stale(path: &Path, address: &SocketAddrUnix, probe: &OwnedFd) -> Result<(), String> {
+    let Ok(metadata) = path.symlink_metadata() else {
+        return Ok(());
+    };
+    if !metadata.file_type().is_socket() {
+        return Err("that path exists and is no socket; choose another or remove it".to_owned());
+    }
+    match rustix::net::connect(probe, address) {
+        Err(Errno::CONNREFUSED) => std::fs::remove_file(path)
+            .map_err(|error| format!("a stale socket is there and cannot be removed: {error}")),
+        _ => Err("another process serves that socket; stop it or choose another path".to_owned()),
+    }
+}
+
+/// A Unix socket's file, removed on drop if it still is the one that was made.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    identity: (u64, u64),
+}
+
+impl SocketFile {
+    fn new(path: &Path) -> io::Result<Self> {
+        Ok(Self {
+            path: path.to_owned(),
+            identity: Self::identity(path)?,
+        })
+    }
+
+    fn identity(path: &Path) -> io::Result<(u64, u64)> {
+        path.symlink_metadata()
+            .map(|metadata| (metadata.dev(), metadata.ino()))
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if Self::identity(&self.path).is_ok_and(|identity| identity == self.identity) {
+            // Whoever cannot remove it finds a stale socket, which the next start removes.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_share_a_port_that_nobody_else_can_have() {
+        let any = Address::Tcp("127.0.0.1:0".parse().unwrap());
+        let bound = bind(&any, 3).unwrap();
+        assert_eq!(bound.sockets.len(), 3);
+        let error = bind(&bound.address, 2).unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("(pid {})", std::process::id())),
+            "{error}"
+        );
+        let address = bound.address.clone();
+        drop(bound);
+        bind(&address, 2).expect("a port that was given up can be had again");
+    }
+}

@@ -1,0 +1,103 @@
+//! A connection's socket.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::task::{Context, Poll};
+
+use rustix::net::Shutdown;
+
+use crate::buf::{Chunk, Outgoing};
+use crate::engine::{Descriptor, Receiving, Sending};
+
+/// A connected byte stream, TCP or Unix, on the current worker. Dropping it cancels what is in
+/// flight and closes the socket when the kernel is done.
+#[derive(Debug)]
+pub struct Stream {
+    sending: Option<Sending>,
+    receiving: Receiving,
+    socket: Descriptor,
+}
+
+impl Stream {
+    /// Takes over a connected socket.
+    ///
+    /// # Panics
+    /// Outside a worker.
+    pub fn new(socket: OwnedFd) -> Self {
+        let socket = Descriptor::new(socket);
+        Self {
+            sending: None,
+            receiving: Receiving::new(socket.clone()),
+            socket,
+        }
+    }
+
+    /// The next piece that arrives; none when the peer will send no more.
+    ///
+    /// # Errors
+    /// When the connection broke.
+    #[inline]
+    pub fn poll_recv(&self, context: &Context<'_>) -> Poll<io::Result<Option<Chunk>>> {
+        self.receiving.poll_next(context)
+    }
+
+    /// Ready when the connection broke; takes nothing of what has arrived.
+    pub fn poll_broken(&self, context: &Context<'_>) -> Poll<io::Error> {
+        self.receiving.poll_broken(context)
+    }
+
+    /// Gives `outgoing` to the kernel. There is one send at a time.
+    ///
+    /// # Panics
+    /// While another send is in flight.
+    #[inline]
+    pub fn start_send(&mut self, outgoing: Outgoing) {
+        assert!(
+            self.sending.is_none(),
+            "one send at a time keeps the bytes in order"
+        );
+        self.sending = Some(Sending::new(self.socket.clone(), outgoing));
+    }
+
+    /// Whether a send is in flight.
+    pub fn is_sending(&self) -> bool {
+        self.sending.is_some()
+    }
+
+    /// What was sent, and how many bytes of it.
+    ///
+    /// # Panics
+    /// When no send is in flight.
+    #[inline]
+    pub fn poll_sent(&mut self, context: &Context<'_>) -> Poll<(Outgoing, io::Result<usize>)> {
+        let sending = self.sending.as_ref().expect("a send is in flight");
+        let done = sending.poll_done(context);
+        if done.is_ready() {
+            self.sending = None;
+        }
+        done
+    }
+
+    /// Asks the kernel to end the send in flight; [`Stream::poll_sent`] then tells how far it came.
+    pub fn cancel_send(&self) {
+        if let Some(sending) = &self.sending {
+            sending.cancel();
+        }
+    }
+
+    /// Tells the peer that nothing more will come (FIN); receiving goes on.
+    pub fn shutdown_write(&self) {
+        // It can only fail when the peer is gone already.
+        let _ = rustix::net::shutdown(&self.socket, Shutdown::Write);
+    }
+
+    /// The peer's address; none for a Unix socket, or when the peer is gone already.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        rustix::net::getpeername(&self.socket)
+            .ok()
+            .flatten()?
+            .try_into()
+            .ok()
+    }
+}

@@ -1,0 +1,108 @@
+//! The one door by which other threads reach a worker: wake-ups, and the end of its sleep.
+//!
+//! The worker says that it will sleep, *then* looks once more whether something came; a sender
+//! puts its wake-up in, *then* looks whether the worker sleeps. Both steps are sequentially
+//! consistent, so at least one of the two sees the other: no wake-up is lost.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use super::waker::{TaskId, WORKER_BITS};
+
+/// What other threads know of a worker.
+pub struct Inbox {
+    woken: Mutex<Vec<TaskId>>,
+    /// Whether `woken` holds anything: spares the worker the lock.
+    pending: AtomicBool,
+    sleeping: AtomicBool,
+    /// Ends the worker's sleep in the kernel; may be called at any time from any thread.
+    unpark: Box<dyn Fn() + Send + Sync>,
+}
+
+impl Inbox {
+    pub(super) fn new(unpark: Box<dyn Fn() + Send + Sync>) -> Self {
+        Self {
+            woken: Mutex::default(),
+            pending: AtomicBool::new(false),
+            sleeping: AtomicBool::new(false),
+            unpark,
+        }
+    }
+
+    /// Announces that the worker is about to sleep. False when something has come meanwhile:
+    /// then it must not.
+    pub fn prepare_sleep(&self) -> bool {
+        self.sleeping.store(true, Ordering::SeqCst);
+        if self.pending.load(Ordering::SeqCst) {
+            self.sleeping.store(false, Ordering::SeqCst);
+            return false;
+        }
+        true
+    }
+
+    /// Announces that the worker is awake again.
+    pub fn awake(&self) {
+        self.sleeping.store(false, Ordering::SeqCst);
+    }
+
+    /// Hands every task woken from outside to `wake`.
+    pub(super) fn drain(&self, mut wake: impl FnMut(TaskId)) {
+        if !self.pending.load(Ordering::Relaxed) {
+            return;
+        }
+        // Cleared before the list is taken: what is put in after that sets it again.
+        self.pending.store(false, Ordering::SeqCst);
+        let woken = std::mem::take(&mut *self.woken.lock().unwrap_or_else(PoisonError::into_inner));
+        woken.into_iter().for_each(&mut wake);
+    }
+
+    fn push(&self, id: TaskId) {
+        self.woken
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(id);
+        self.pending.store(true, Ordering::SeqCst);
+        if self.sleeping.swap(false, Ordering::SeqCst) {
+            (self.unpark)();
+        }
+    }
+}
+
+impl fmt::Debug for Inbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inbox")
+            .field("sleeping", &self.sleeping)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The workers alive in this process, by number.
+static WORKERS: Mutex<Vec<Weak<Inbox>>> = Mutex::new(Vec::new());
+
+/// Gives the worker behind `inbox` a number of its own for as long as the inbox lives.
+///
+/// # Panics
+/// When 4,096 workers are alive.
+pub(super) fn register(inbox: &Arc<Inbox>) -> u16 {
+    let mut workers = WORKERS.lock().unwrap_or_else(PoisonError::into_inner);
+    let free = workers.iter().position(|worker| worker.strong_count() == 0);
+    let number = free.unwrap_or(workers.len());
+    assert!(number < 1 << WORKER_BITS, "too many workers in one process");
+    if number == workers.len() {
+        workers.push(Weak::new());
+    }
+    workers[number] = Arc::downgrade(inbox);
+    u16::try_from(number).expect("a worker's number has 12 bits")
+}
+
+/// Wakes a task of another thread's worker; does nothing when that worker is gone.
+pub(super) fn wake_remote(id: TaskId) {
+    let inbox = {
+        let workers = WORKERS.lock().unwrap_or_else(PoisonError::into_inner);
+        workers.get(usize::from(id.worker)).and_then(Weak::upgrade)
+    };
+    if let Some(inbox) = inbox {
+        inbox.push(id);
+    }
+}

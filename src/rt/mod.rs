@@ -1,0 +1,17 @@
+//! The executor: tasks, wakers, timers. It knows no file descriptor.
+//!
+//! A worker's tasks are coroutines that never leave its thread. What wakes them is a completion
+//! (the engine's business), a timer, another task, or another thread through the [`Inbox`]; the
+//! thread's sleep and the way to end it belong to the engine.
+
+mod executor;
+mod inbox;
+mod task;
+mod timer;
+mod waker;
+mod wheel;
+
+pub use executor::{Executor, Turn};
+pub use inbox::Inbox;
+pub use task::{now_ms, spawn, wake_all};
+pub use timer::{Timer, sleep};

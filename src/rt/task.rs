@@ -1,0 +1,53 @@
+//! What a coroutine may ask of the executor it runs on.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use super::executor::{Executor, with_current};
+
+/// Starts a coroutine on the current worker; it runs beside its caller and is not waited for.
+///
+/// # Panics
+/// Outside a worker.
+pub fn spawn(future: impl Future<Output = ()> + 'static) {
+    current(|executor| executor.spawn(future));
+}
+
+/// The worker's time, in ms since a fixed moment; read from the clock once per loop turn.
+///
+/// # Panics
+/// Outside a worker.
+#[inline]
+pub fn now_ms() -> u64 {
+    current(|executor| executor.now_ms.get())
+}
+
+/// Makes every coroutine of the current worker run again.
+///
+/// # Panics
+/// Outside a worker.
+pub fn wake_all() {
+    current(Executor::wake_all);
+}
+
+/// Lets every other ready coroutine and the kernel have their turn first.
+pub fn yield_now() -> impl Future<Output = ()> {
+    struct YieldNow(bool);
+    impl Future for YieldNow {
+        type Output = ();
+        fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+            if std::mem::replace(&mut self.0, true) {
+                return Poll::Ready(());
+            }
+            context.waker().wake_by_ref();
+            Poll::Pending
+        }
+    }
+    YieldNow(false)
+}
+
+#[inline]
+pub(super) fn current<R>(body: impl FnOnce(&Executor) -> R) -> R {
+    with_current(body).expect("this needs a worker: call it from a coroutine")
+}

@@ -1,0 +1,176 @@
+//! The executor driven by hand: turns, wake-ups from everywhere, panics, and the sleep protocol.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex};
+use std::task::Poll;
+use std::time::Duration;
+
+use super::*;
+use crate::rt::{sleep, spawn, yield_now};
+
+fn executor() -> Executor {
+    Executor::new(Arc::default(), 0, Box::new(|| ()))
+}
+
+#[test]
+fn a_task_that_wakes_itself_runs_once_per_turn() {
+    let executor = executor();
+    let log = Rc::new(RefCell::new(Vec::new()));
+    executor.enter(|| {
+        for name in ["a", "b"] {
+            let log = log.clone();
+            spawn(async move {
+                for n in 0..2 {
+                    log.borrow_mut().push((name, n));
+                    yield_now().await;
+                }
+            });
+        }
+        assert!(executor.turn().runnable);
+        assert_eq!(*log.borrow(), [("a", 0), ("b", 0)]);
+        executor.turn();
+        assert!(!executor.turn().runnable);
+    });
+    assert_eq!(*log.borrow(), [("a", 0), ("b", 0), ("a", 1), ("b", 1)]);
+    assert_eq!(executor.metrics.tasks_live.get(), 0);
+}
+
+#[test]
+fn sleepers_wake_in_the_order_of_their_deadlines() {
+    let executor = executor();
+    let log = Rc::new(RefCell::new(Vec::new()));
+    executor.enter(|| {
+        for duration_ms in [300, 5, 70, 5000] {
+            let log = log.clone();
+            spawn(async move {
+                sleep(duration_ms).await;
+                log.borrow_mut().push(duration_ms);
+            });
+        }
+        let mut turn = executor.turn();
+        while let Some(next_ms) = turn.next_ms {
+            executor.advance(next_ms);
+            turn = executor.turn();
+        }
+    });
+    assert_eq!(*log.borrow(), [5, 70, 300, 5000]);
+    assert_eq!(
+        (executor.now_ms.get(), executor.wheel.borrow().live()),
+        (5000, 0)
+    );
+}
+
+#[test]
+fn a_panic_costs_its_own_task() {
+    let executor = executor();
+    let done = Rc::new(Cell::new(false));
+    executor.enter(|| {
+        spawn(async { std::panic::resume_unwind(Box::new("on purpose")) });
+        let done = done.clone();
+        spawn(async move { done.set(true) });
+        executor.turn();
+    });
+    assert!(done.get());
+    assert_eq!(executor.metrics.task_panics.get(), 1);
+    assert_eq!(executor.metrics.tasks_live.get(), 0);
+}
+
+#[test]
+fn a_waker_that_outlived_its_task_does_nothing() {
+    let executor = executor();
+    let kept = Rc::new(RefCell::new(None));
+    executor.enter(|| {
+        let keep = kept.clone();
+        spawn(async move {
+            poll_fn(|context| {
+                *keep.borrow_mut() = Some(context.waker().clone());
+                Poll::Ready(())
+            })
+            .await;
+        });
+        executor.turn();
+        let polls = Rc::new(Cell::new(0));
+        let count = polls.clone();
+        spawn(poll_fn(move |_| {
+            count.set(count.get() + 1);
+            Poll::Pending
+        }));
+        executor.turn();
+        kept.borrow().as_ref().unwrap().wake_by_ref();
+        assert!(!executor.turn().runnable);
+        assert_eq!(
+            polls.get(),
+            1,
+            "the slot was used again, but its generation is another"
+        );
+    });
+}
+
+/// A pair of threads pass the turn to and fro; a single lost wake-up would stop them.
+#[test]
+fn no_wake_up_from_another_thread_is_lost() {
+    const ROUNDS: u64 = if cfg!(miri) { 50 } else { 50_000 };
+    let parked = Arc::new((Mutex::new(false), Condvar::new()));
+    let waker_slot: Arc<Mutex<Option<Waker>>> = Arc::default();
+    let (asked, answered) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let stop = Arc::new(AtomicBool::new(false));
+    let other = {
+        let (waker_slot, asked) = (waker_slot.clone(), asked.clone());
+        let (answered, stop) = (answered.clone(), stop.clone());
+        std::thread::spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                if answered.load(Ordering::SeqCst) < asked.load(Ordering::SeqCst) {
+                    answered.fetch_add(1, Ordering::SeqCst);
+                    let waker = waker_slot.lock().unwrap().take();
+                    waker.into_iter().for_each(Waker::wake);
+                }
+                std::hint::spin_loop();
+            }
+        })
+    };
+    let unpark = parked.clone();
+    let executor = Executor::new(
+        Arc::default(),
+        0,
+        Box::new(move || {
+            *unpark.0.lock().unwrap() = true;
+            unpark.1.notify_one();
+        }),
+    );
+    executor.enter(|| {
+        spawn(async move {
+            for round in 1..=ROUNDS {
+                asked.store(round, Ordering::SeqCst);
+                poll_fn(|context| {
+                    *waker_slot.lock().unwrap() = Some(context.waker().clone());
+                    if answered.load(Ordering::SeqCst) == round {
+                        Poll::Ready(())
+                    } else {
+                        Poll::Pending
+                    }
+                })
+                .await;
+            }
+        });
+        while executor.metrics.tasks_live.get() > 0 {
+            executor.advance(0);
+            let turn = executor.turn();
+            let done = executor.metrics.tasks_live.get() == 0;
+            if !turn.runnable && !done && executor.inbox().prepare_sleep() {
+                let guard = parked.0.lock().unwrap();
+                let wait = parked
+                    .1
+                    .wait_timeout_while(guard, Duration::from_secs(20), |p| !*p);
+                let (mut guard, timeout) = wait.unwrap();
+                assert!(!timeout.timed_out(), "a wake-up was lost");
+                *guard = false;
+            }
+            executor.inbox().awake();
+        }
+    });
+    stop.store(true, Ordering::Relaxed);
+    other.join().unwrap();
+}

@@ -1,0 +1,102 @@
+//! Wakers that are numbers: (worker, generation, slot) packed into the data pointer.
+//!
+//! Cloning and dropping such a waker is free, and a waker that outlives its task finds another
+//! generation in the slot and does nothing.
+
+use std::task::{RawWaker, RawWakerVTable, Waker};
+
+use super::{executor, inbox};
+
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("a waker packs 64 bits into a pointer");
+
+/// Bits of the worker's number.
+pub(super) const WORKER_BITS: u32 = 12;
+/// Bits of the generation of a task slot.
+pub(super) const GENERATION_BITS: u32 = 20;
+
+/// A task's name, unique among the tasks of all workers alive (until a generation wraps around,
+/// when a stale waker may cause a spurious wake-up, which every future must bear anyway).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct TaskId {
+    pub(super) worker: u16,
+    pub(super) generation: u32,
+    pub(super) slot: u32,
+}
+
+impl TaskId {
+    pub(super) fn pack(self) -> u64 {
+        debug_assert!(u32::from(self.worker) < 1 << WORKER_BITS);
+        debug_assert!(self.generation < 1 << GENERATION_BITS);
+        u64::from(self.worker) << (64 - WORKER_BITS)
+            | u64::from(self.generation) << 32
+            | u64::from(self.slot)
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "each field is masked to its own bits"
+    )]
+    pub(super) fn unpack(packed: u64) -> Self {
+        Self {
+            worker: (packed >> (64 - WORKER_BITS)) as u16,
+            generation: (packed >> 32) as u32 & ((1 << GENERATION_BITS) - 1),
+            slot: packed as u32,
+        }
+    }
+
+    /// The waker of this task.
+    pub(super) fn waker(self) -> Waker {
+        // SAFETY: the vtable's functions treat the data as a number and never follow it; they
+        // may be called from any thread.
+        unsafe { Waker::from_raw(raw(self)) }
+    }
+
+    /// Makes the task run again: directly on its own thread, else through its worker's inbox.
+    fn wake(self) {
+        if !executor::wake_local(self) {
+            inbox::wake_remote(self);
+        }
+    }
+}
+
+fn raw(id: TaskId) -> RawWaker {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "usize has 64 bits, as checked above"
+    )]
+    let address = id.pack() as usize;
+    RawWaker::new(std::ptr::without_provenance(address), &VTABLE)
+}
+
+fn id(data: *const ()) -> TaskId {
+    TaskId::unpack(data.addr() as u64)
+}
+
+static VTABLE: RawWakerVTable = RawWakerVTable::new(
+    |data| raw(id(data)),
+    |data| id(data).wake(),
+    |data| id(data).wake(),
+    |_| {},
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_id_survives_packing() {
+        for worker in [0, 1, 4095] {
+            for generation in [0, 1, (1 << GENERATION_BITS) - 1] {
+                for slot in [0, 77, u32::MAX] {
+                    let id = TaskId {
+                        worker,
+                        generation,
+                        slot,
+                    };
+                    assert_eq!(TaskId::unpack(id.pack()), id);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! How a connection's life ended.
+
+use crate::http::Fault;
+use crate::metrics::{Counter, WorkerMetrics};
+
+/// Why a connection was closed: a good end is one of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CloseReason {
+    /// The peer closed between two requests.
+    PeerClosed,
+    /// The answer was the last one, as was agreed.
+    Answered,
+    /// No request came in time.
+    Idle,
+    /// The peer reset the connection, or was gone when we wrote.
+    Reset,
+    /// The peer did not take the answer in time.
+    WriteTimeout,
+    /// The peer broke the protocol or a limit; this includes a head or body that was late.
+    Fault(Fault),
+    /// The service panicked, or its answer's body was not what its head had announced.
+    ServiceFailed,
+    /// The server is going away.
+    Drained,
+    /// There were too many connections.
+    Shed,
+}
+
+impl CloseReason {
+    /// The counter of this kind of end.
+    pub(super) fn counter(self, metrics: &WorkerMetrics) -> &Counter {
+        match self {
+            Self::PeerClosed | Self::Answered => &metrics.closed_in_order,
+            Self::Reset | Self::Fault(Fault::Truncated) => &metrics.closed_by_peer,
+            Self::Idle
+            | Self::WriteTimeout
+            | Self::Fault(Fault::HeadTimeout | Fault::BodyTimeout) => &metrics.closed_by_timeout,
+            Self::Fault(_) => &metrics.closed_by_fault,
+            Self::ServiceFailed => &metrics.closed_by_service,
+            Self::Drained => &metrics.closed_by_drain,
+            Self::Shed => &metrics.connections_shed,
+        }
+    }
+}

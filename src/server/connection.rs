@@ -1,0 +1,410 @@
+//! One connection, from accept to its [`CloseReason`]: recv, decode, call, encode, send.
+//!
+//! What waits for the next request is small, for there may be very many of them. A request whose
+//! service does not answer at once, or whose body or answer flows, goes on as an [`exchange`] in
+//! a block of its own.
+
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use super::access_log::Line;
+use super::close_reason::CloseReason;
+use super::exchange;
+use super::link::Link;
+use super::shared::{Manner, Shared};
+use crate::buf::{Part, PoolBox};
+use crate::http::Fault;
+use crate::http::h1::{self, Answer, BodyLength, Event, Framing, Head};
+use crate::net::Stream;
+use crate::rt::now_ms;
+use crate::service::{Body, Exchange, Request, Response, Service};
+
+/// Answers are sent when so many bytes have gathered, even while more requests are there.
+const GATHER_BYTES_MAX: usize = 64 << 10;
+/// A body part up to this size is copied behind its head, in bytes; a larger one rides along.
+const COPY_BYTES_MAX: usize = 2048;
+/// Of a request's body that nobody read, so much is received to keep the connection.
+const DISCARD_BYTES_MAX: u64 = 64 << 10;
+/// After an answer to a request that was not read to its end: the peer may go on sending for this
+/// long without a pause, and in all, in ms. A close with bytes unread would reset the connection
+/// and could take the answer with it.
+const LINGER_PAUSE_MS: u64 = 2_000;
+const LINGER_MS: u64 = 30_000;
+
+/// A connection's state between requests.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) http: h1::Connection,
+    pub(super) link: Link,
+    pub(super) shared: Rc<Shared>,
+    /// The access log's line of the request at hand, if there is a log.
+    pub(super) line: Option<Box<Line>>,
+    /// The head of the request that is awaited must have come until then, in ms; 0: idle, and
+    /// its first byte starts the time.
+    head_deadline_ms: u64,
+}
+
+/// What is to be done before the next request can be looked at.
+enum Next<F> {
+    /// Send what is owed and receive more.
+    Receive,
+    /// Send what is owed.
+    Send,
+    /// Bring an exchange to its end.
+    Exchange(Pending<F>),
+}
+
+/// An exchange that did not end at once.
+pub(super) struct Pending<F> {
+    /// The service's call.
+    pub(super) call: Pin<PoolBox<F>>,
+    /// What it returned, if it has.
+    pub(super) answer: Option<Response>,
+    /// The request's body.
+    pub(super) incoming: Option<Rc<Exchange>>,
+}
+
+/// Serves a connection until its end.
+pub(super) async fn serve<S: Service>(stream: Stream, service: Rc<S>, shared: Rc<Shared>) {
+    let mut connection = Connection::new(stream, shared);
+    let reason = match connection.exchanges(&*service).await {
+        Ok(reason) | Err(reason) => reason,
+    };
+    connection.close(reason).await;
+}
+
+/// Answers a connection that is one too many, and closes it.
+pub(super) async fn shed(stream: Stream, shared: Rc<Shared>) {
+    Connection::new(stream, shared)
+        .close(CloseReason::Shed)
+        .await;
+}
+
+impl Connection {
+    fn new(stream: Stream, shared: Rc<Shared>) -> Self {
+        let head_deadline_ms = now_ms() + shared.limits.head_timeout_ms;
+        let mut link = Link::new(stream);
+        link.set_recv_deadline(head_deadline_ms);
+        Self {
+            http: h1::Connection::server(),
+            link,
+            shared,
+            line: None,
+            head_deadline_ms,
+        }
+    }
+
+    /// One exchange after the other. `Ok`: ended as agreed; `Err`: cut short.
+    async fn exchanges<S: Service>(&mut self, service: &S) -> Result<CloseReason, CloseReason> {
+        let waker = poll_fn(|context| Poll::Ready(context.waker().clone())).await;
+        loop {
+            match self.advance(service, &waker)? {
+                Next::Exchange(pending) => self.exchange(pending).await?,
+                Next::Send => self.flush().await?,
+                Next::Receive => {
+                    self.flush().await?;
+                    if self.http.must_close() {
+                        return Ok(CloseReason::Answered);
+                    }
+                    if self.link.eof {
+                        self.http
+                            .receive_eof(self.link.inbox.unread())
+                            .map_err(CloseReason::Fault)?;
+                        return Ok(CloseReason::PeerClosed);
+                    }
+                    self.receive().await?;
+                }
+            }
+        }
+    }
+
+    /// The hot path: decodes what is there, calls the service, encodes its answers.
+    fn advance<'a, S: Service>(
+        &mut self,
+        service: &'a S,
+        waker: &Waker,
+    ) -> Result<Next<impl Future<Output = Response> + use<'a, S>>, CloseReason> {
+        loop {
+            let unread = self.link.inbox.unread();
+            match self.http.next_event(unread, &self.shared.h1_limits) {
+                Ok((_, Event::NeedData | Event::Paused)) => return Ok(Next::Receive),
+                Ok((used, Event::Request(head))) => {
+                    let (request, incoming) = self.request(used, head);
+                    let call = PoolBox::pin(&self.shared.pool, service.call(request));
+                    if let Some(pending) = self.call(call, incoming, waker)? {
+                        return Ok(Next::Exchange(pending));
+                    }
+                    if self.link.outbox.len() >= GATHER_BYTES_MAX {
+                        return Ok(Next::Send);
+                    }
+                }
+                // What is left of a body that nobody read.
+                Ok((used, Event::Data(_) | Event::End)) => self.link.inbox.consume(used),
+                Err(fault) => return Err(CloseReason::Fault(fault)),
+            }
+        }
+    }
+
+    /// Takes a request out of the inbox.
+    fn request(&mut self, used: usize, head: Head) -> (Request, Option<Rc<Exchange>>) {
+        self.shared.metrics.requests.add(1);
+        self.link.clear_recv_deadline();
+        self.head_deadline_ms = 0;
+        let bytes = self.link.inbox.take(used);
+        if let Some(log) = &self.shared.log {
+            let time = self.shared.date.borrow_mut().unix_seconds();
+            self.line = Some(log.line(self.link.stream(), &head, &bytes, time));
+        }
+        if self.shared.manner.get() != Manner::Serving {
+            self.http.close_after();
+        }
+        let incoming = match head.framing {
+            Framing::None => None,
+            Framing::Length(length) => Some(Rc::new(Exchange::new(Some(length)))),
+            Framing::Chunked => Some(Rc::new(Exchange::new(None))),
+        };
+        let body = incoming.clone().map_or_else(Body::empty, Body::incoming);
+        (Request::new(head, bytes, body), incoming)
+    }
+
+    /// Calls the service. Mostly it answers at once from memory: then the answer is encoded and
+    /// nothing is left. Otherwise what is left goes on as an exchange.
+    fn call<F: Future<Output = Response>>(
+        &mut self,
+        mut call: Pin<PoolBox<F>>,
+        incoming: Option<Rc<Exchange>>,
+        waker: &Waker,
+    ) -> Result<Option<Pending<F>>, CloseReason> {
+        let mut context = Context::from_waker(waker);
+        let answer = match self.poll_call(call.as_mut(), &mut context)? {
+            Poll::Ready(mut answer) if incoming.is_none() && !answer.has_incoming_body() => {
+                drop(call);
+                self.encode_head(&answer);
+                if let Some(part) = answer.body().take_full() {
+                    self.encode_part(part)?;
+                }
+                self.encode_end()?;
+                return Ok(None);
+            }
+            Poll::Ready(answer) => Some(answer),
+            Poll::Pending => None,
+        };
+        Ok(Some(Pending {
+            call,
+            answer,
+            incoming,
+        }))
+    }
+
+    /// What is left of an exchange, in a block of its own for as long as it lasts.
+    fn exchange<'a, F: Future<Output = Response> + 'a>(
+        &'a mut self,
+        pending: Pending<F>,
+    ) -> Pin<PoolBox<impl Future<Output = Result<(), CloseReason>> + 'a>> {
+        let pool = self.shared.pool.clone();
+        PoolBox::pin(&pool, exchange::run(self, pending))
+    }
+
+    /// Polls a call of the service; a panic in it ends this connection and nothing else.
+    pub(super) fn poll_call<F: Future<Output = Response>>(
+        &self,
+        call: Pin<&mut F>,
+        context: &mut Context<'_>,
+    ) -> Result<Poll<Response>, CloseReason> {
+        catch_unwind(AssertUnwindSafe(|| call.poll(context))).map_err(|_| {
+            self.shared.metrics.service_panics.add(1);
+            CloseReason::ServiceFailed
+        })
+    }
+
+    /// Encodes the head of an answer.
+    pub(super) fn encode_head(&mut self, response: &Response) {
+        let length = response
+            .body_length()
+            .map_or(BodyLength::Unknown, BodyLength::Known);
+        let answer = Answer {
+            status: response.status(),
+            fields: response.headers(),
+            length,
+        };
+        let shared = &self.shared;
+        let mut date = shared.date.borrow_mut();
+        let http = &mut self.http;
+        self.link
+            .outbox
+            .write_with(&shared.pool, answer.head_bytes_max(), |out| {
+                http.send_head(&answer, date.now(), out)
+            });
+        let status = response.status();
+        let class = match status.as_u16() / 100 {
+            1 => &shared.metrics.responses_1xx,
+            2 => &shared.metrics.responses_2xx,
+            3 => &shared.metrics.responses_3xx,
+            4 => &shared.metrics.responses_4xx,
+            _ => &shared.metrics.responses_5xx,
+        };
+        class.add(1);
+        if let Some(line) = &mut self.line {
+            line.status = status.as_u16();
+        }
+    }
+
+    /// Encodes a part of an answer's body. A body longer than announced is the service's fault.
+    pub(super) fn encode_part(&mut self, part: Part) -> Result<(), CloseReason> {
+        if !self.http.body_allowed() {
+            return Ok(());
+        }
+        let prefix = self
+            .http
+            .send_data(part.len())
+            .map_err(|_| CloseReason::ServiceFailed)?;
+        if let Some(line) = &mut self.line {
+            line.body_bytes += part.len() as u64;
+        }
+        let (outbox, pool) = (&mut self.link.outbox, &self.shared.pool);
+        outbox.write(pool, prefix.as_bytes());
+        if part.len() <= COPY_BYTES_MAX {
+            outbox.write(pool, &part);
+        } else {
+            outbox.push(part);
+        }
+        Ok(())
+    }
+
+    /// Encodes the end of an answer.
+    pub(super) fn encode_end(&mut self) -> Result<(), CloseReason> {
+        let end = self
+            .http
+            .send_end()
+            .map_err(|_| CloseReason::ServiceFailed)?;
+        self.link.outbox.write(&self.shared.pool, end);
+        self.write_line();
+        Ok(())
+    }
+
+    /// Whether the answer of a request that was not read to its end may leave the connection
+    /// open: the rest must be known to be little.
+    pub(super) fn can_discard(incoming: &Exchange) -> bool {
+        incoming
+            .length()
+            .is_some_and(|length| length <= DISCARD_BYTES_MAX)
+    }
+
+    async fn flush(&mut self) -> Result<(), CloseReason> {
+        self.link
+            .flush(&self.shared.limits, &self.shared.metrics)
+            .await
+    }
+
+    /// Receives a piece of the next request, or of a body that nobody read.
+    async fn receive(&mut self) -> Result<(), CloseReason> {
+        let limits = &self.shared.limits;
+        if !self.http.request_complete() {
+            self.link
+                .set_recv_deadline(now_ms() + limits.body_timeout_ms);
+        } else if self.head_deadline_ms != 0 {
+            self.link.set_recv_deadline(self.head_deadline_ms);
+        } else if self.link.inbox.is_empty() {
+            self.link
+                .set_recv_deadline(now_ms() + limits.idle_timeout_ms);
+        } else {
+            self.head_deadline_ms = now_ms() + limits.head_timeout_ms;
+            self.link.set_recv_deadline(self.head_deadline_ms);
+        }
+        poll_fn(|context| self.poll_receive(context)).await
+    }
+
+    fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
+        if let Poll::Ready(filled) = self.link.poll_fill(context) {
+            return Poll::Ready(filled.map(|_| ()));
+        }
+        let between_requests = self.http.is_idle() && self.link.inbox.is_empty();
+        if between_requests && self.shared.manner.get() == Manner::CloseIdle {
+            return Poll::Ready(Err(CloseReason::Drained));
+        }
+        if !self.link.poll_overdue(context) {
+            return Poll::Pending;
+        }
+        Poll::Ready(Err(match self.http.request_complete() {
+            true if between_requests => CloseReason::Idle,
+            true => CloseReason::Fault(Fault::HeadTimeout),
+            false => CloseReason::Fault(Fault::BodyTimeout),
+        }))
+    }
+
+    /// The end: tells the peer what it did wrong or what went wrong here, if it can still be
+    /// told, and sees to it that the telling arrives.
+    async fn close(mut self, reason: CloseReason) {
+        let refusal = match reason {
+            CloseReason::Fault(Fault::Truncated) => None,
+            CloseReason::Fault(fault) => {
+                Some(Response::text(fault.reason()).with_status(fault.status()))
+            }
+            CloseReason::ServiceFailed => Some(server_error()),
+            CloseReason::Shed => Some(overloaded()),
+            _ => None,
+        };
+        let unread = !self.http.request_complete() || matches!(reason, CloseReason::Shed);
+        if let Some(mut refusal) = refusal
+            && self.http.can_answer()
+        {
+            self.http.refuse();
+            self.http.close_after();
+            self.encode_head(&refusal);
+            if let Some(part) = refusal.body().take_full() {
+                // The head has just announced this very body.
+                let _ = self.encode_part(part);
+            }
+            let _ = self.encode_end();
+        }
+        self.write_line();
+        self.link.clear_recv_deadline();
+        let told = reason != CloseReason::Reset && self.flush().await.is_ok();
+        if told && unread && !self.link.eof {
+            self.linger().await;
+        }
+        reason.counter(&self.shared.metrics).add(1);
+    }
+
+    /// Says that no more will come, and receives until the peer has said the same.
+    async fn linger(&mut self) {
+        self.link.stream().shutdown_write();
+        let end_ms = now_ms() + LINGER_MS;
+        loop {
+            self.link
+                .set_recv_deadline(end_ms.min(now_ms() + LINGER_PAUSE_MS));
+            let unread = self.link.inbox.unread().len();
+            self.link.inbox.consume(unread);
+            let received = poll_fn(|context| match self.link.poll_fill(context) {
+                Poll::Pending if self.link.poll_overdue(context) => Poll::Ready(Ok(0)),
+                filled => filled,
+            });
+            if matches!(received.await, Ok(0) | Err(_)) {
+                break;
+            }
+        }
+    }
+
+    /// Hands the request's line to the access log.
+    fn write_line(&mut self) {
+        if let (Some(log), Some(line)) = (&self.shared.log, self.line.take()) {
+            log.write(*line);
+        }
+    }
+}
+
+/// What a client gets when the service failed.
+fn server_error() -> Response {
+    Response::text("internal server error\n").with_status(::http::StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+/// What a client gets when it is one too many.
+fn overloaded() -> Response {
+    let retry = ::http::HeaderValue::from_static("1");
+    Response::text("too many connections\n")
+        .with_status(::http::StatusCode::SERVICE_UNAVAILABLE)
+        .with_header(::http::header::RETRY_AFTER, retry)
+}

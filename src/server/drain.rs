@@ -1,0 +1,52 @@
+//! The end of a server that loses no request.
+//!
+//! What the kernel has accepted when the drain begins is served: the listeners' last completions,
+//! and what waits in their backlogs. For a second every request that arrives is answered, with
+//! `Connection: close`, and idle connections stay; then these are closed, and what runs may go on
+//! up to the limit. A connection whose handshake ends in the instant between the last look into
+//! the backlog and the close of the listener is refused by the kernel: without handing the
+//! listener to a successor that cannot be helped.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+
+use super::control::{Control, Phase};
+use super::shared::{Manner, Shared};
+use crate::net::Listener;
+use crate::rt::{sleep, wake_all};
+
+/// For how long after the start of a drain requests may still arrive, in ms.
+const GRACE_MS: u64 = 1000;
+
+/// Drains the worker; returns when nothing is left, at the limit, or when it is to stop now.
+pub(super) async fn drain(listeners: Vec<Rc<Listener>>, control: &Control, shared: &Rc<Shared>) {
+    shared.manner.set(Manner::LastAnswers);
+    for listener in &listeners {
+        listener.stop();
+    }
+    drop(listeners);
+    let orderly = async {
+        shared.listeners_closed().await;
+        until(shared.connections_closed(), sleep(GRACE_MS)).await;
+        shared.manner.set(Manner::CloseIdle);
+        wake_all();
+        until(
+            shared.connections_closed(),
+            sleep(shared.limits.drain_timeout_ms),
+        )
+        .await;
+    };
+    until(orderly, control.reached(Phase::Stopping)).await;
+}
+
+/// Waits for the first of two.
+async fn until(one: impl Future<Output = ()>, other: impl Future<Output = ()>) {
+    let (mut one, mut other) = (pin!(one), pin!(other));
+    poll_fn(|context| {
+        let done = one.as_mut().poll(context).is_ready() || other.as_mut().poll(context).is_ready();
+        if done { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}

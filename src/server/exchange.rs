@@ -1,0 +1,243 @@
+//! An exchange that does not end at once: the service waits, or a body flows.
+//!
+//! One coroutine drives the service, receiving and sending together: the request's body is
+//! received while its reader waits for it, the answer's body is pulled while there is room, and
+//! what is owed is sent meanwhile. If the peer resets the connection the call is dropped; that
+//! the peer has no more to send (a half-close) changes nothing.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use super::close_reason::CloseReason;
+use super::connection::{Connection, Pending};
+use super::limits::Pace;
+use crate::buf::{Part, Taken};
+use crate::http::Fault;
+use crate::http::h1::Event;
+use crate::rt::now_ms;
+use crate::service::{Body, BodyError, Exchange, Response};
+
+/// An answer's body is pulled while fewer bytes than this are owed.
+const OWED_BYTES_MAX: usize = 128 << 10;
+
+/// Brings an exchange to its end.
+pub(super) async fn run<F: Future<Output = Response>>(
+    connection: &mut Connection,
+    pending: Pending<F>,
+) -> Result<(), CloseReason> {
+    let Pending {
+        mut call,
+        answer,
+        incoming,
+    } = pending;
+    let mut pump = Pump {
+        connection,
+        incoming,
+        pace: None,
+    };
+    let outcome = async {
+        let mut answer = match answer {
+            Some(answer) => answer,
+            None => poll_fn(|context| pump.poll_answer(call.as_mut(), context)).await?,
+        };
+        drop(call);
+        pump.begin_answer(&answer)?;
+        let mut body = Some(std::mem::take(answer.body()));
+        poll_fn(|context| pump.poll_body(&mut body, context)).await
+    }
+    .await;
+    if let Some(incoming) = &pump.incoming {
+        let whole = pump.connection.http.request_complete();
+        incoming.finish(if whole {
+            Ok(())
+        } else {
+            Err(BodyError::Incomplete)
+        });
+    }
+    pump.connection.link.clear_recv_deadline();
+    outcome
+}
+
+/// Moves bytes in both directions while an exchange runs.
+struct Pump<'a> {
+    connection: &'a mut Connection,
+    incoming: Option<Rc<Exchange>>,
+    /// The progress of the request's body, while it is awaited.
+    pace: Option<Pace>,
+}
+
+impl Pump<'_> {
+    /// Drives the call until it answers.
+    fn poll_answer<F: Future<Output = Response>>(
+        &mut self,
+        mut call: Pin<&mut F>,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Response, CloseReason>> {
+        loop {
+            if let Poll::Ready(answer) = self.connection.poll_call(call.as_mut(), context)? {
+                return Poll::Ready(Ok(answer));
+            }
+            let received = self.receive(context)?;
+            // Answers to earlier requests do not wait for this one.
+            self.poll_flush(context)?;
+            if !received {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Encodes the answer's head. A request's body that was not read decides on persistence.
+    fn begin_answer(&mut self, answer: &Response) -> Result<(), CloseReason> {
+        let unread = self
+            .incoming
+            .clone()
+            .filter(|_| !answer.has_incoming_body());
+        if let Some(incoming) = unread {
+            self.skip_received()?;
+            let http = &mut self.connection.http;
+            if !http.request_complete() && !Connection::can_discard(&incoming) {
+                http.close_after();
+            }
+        }
+        self.connection.encode_head(answer);
+        Ok(())
+    }
+
+    /// Drives the answer's body until all of it is sent.
+    fn poll_body(
+        &mut self,
+        body: &mut Option<Body>,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), CloseReason>> {
+        loop {
+            let mut progress = false;
+            while self.connection.link.outbox.len() < OWED_BYTES_MAX
+                && let Some(source) = body
+            {
+                match source.poll_part(context) {
+                    Poll::Pending => break,
+                    Poll::Ready(Ok(Some(part))) => self.connection.encode_part(part)?,
+                    Poll::Ready(Ok(None)) => {
+                        *body = None;
+                        self.connection.encode_end()?;
+                    }
+                    Poll::Ready(Err(_)) => return Poll::Ready(Err(CloseReason::ServiceFailed)),
+                }
+                progress = true;
+            }
+            progress |= body.is_some() && self.receive(context)?;
+            let flushed = self.poll_flush(context)?;
+            match body {
+                None if flushed.is_ready() => return Poll::Ready(Ok(())),
+                _ if !progress => return Poll::Pending,
+                _ => {}
+            }
+        }
+    }
+
+    /// Receives the request's body while it is asked for. True: something was handed over, or
+    /// nothing will be any more.
+    fn receive(&mut self, context: &mut Context<'_>) -> Result<bool, CloseReason> {
+        let wanted = self
+            .incoming
+            .as_ref()
+            .filter(|incoming| !incoming.is_finished());
+        let Some(incoming) = wanted
+            .filter(|incoming| incoming.poll_wanted(context))
+            .cloned()
+        else {
+            self.pace = None;
+            self.connection.link.clear_recv_deadline();
+            self.connection.link.check_alive(context)?;
+            return Ok(false);
+        };
+        loop {
+            if self.hand_over(&incoming)? {
+                return Ok(true);
+            }
+            let connection = &mut *self.connection;
+            if connection.http.wants_continue() {
+                let interim = connection.http.send_continue();
+                connection
+                    .link
+                    .outbox
+                    .write(&connection.shared.pool, interim);
+                connection.shared.metrics.responses_1xx.add(1);
+            }
+            let now_ms = now_ms();
+            let pace = self.pace.get_or_insert_with(|| Pace::start(now_ms));
+            let link = &mut connection.link;
+            if let Poll::Ready(received) = link.poll_fill(context) {
+                let received = received?;
+                if received == 0 {
+                    connection
+                        .http
+                        .receive_eof(link.inbox.unread())
+                        .map_err(CloseReason::Fault)?;
+                }
+                pace.moved(received, now_ms);
+                continue;
+            }
+            let limits = &connection.shared.limits;
+            let rate = limits.bytes_per_second_min;
+            link.set_recv_deadline(pace.deadline_ms(limits.body_timeout_ms, rate));
+            if link.poll_overdue(context) {
+                return Err(CloseReason::Fault(Fault::BodyTimeout));
+            }
+            return Ok(false);
+        }
+    }
+
+    /// Hands the reader what the inbox has of the body. False: nothing.
+    fn hand_over(&mut self, incoming: &Exchange) -> Result<bool, CloseReason> {
+        let mut handed = false;
+        loop {
+            let Connection {
+                http, link, shared, ..
+            } = &mut *self.connection;
+            let step = http.next_event(link.inbox.unread(), &shared.h1_limits);
+            match step.map_err(CloseReason::Fault)? {
+                (used, Event::Data(range)) => {
+                    incoming.push(match link.inbox.take(used) {
+                        Taken::Chunk(chunk) => Part::Chunk(chunk.slice(range)),
+                        Taken::Heap(bytes) => Part::Bytes(bytes::Bytes::from(bytes).slice(range)),
+                    });
+                    handed = true;
+                }
+                (used, Event::End) => {
+                    link.inbox.consume(used);
+                    incoming.finish(Ok(()));
+                    return Ok(true);
+                }
+                // A chunk's framing, but no content yet.
+                (used, Event::NeedData) if used > 0 => link.inbox.consume(used),
+                _ => return Ok(handed),
+            }
+        }
+    }
+
+    /// Drops what the inbox has of a body that nobody will read.
+    fn skip_received(&mut self) -> Result<(), CloseReason> {
+        let Connection {
+            http, link, shared, ..
+        } = &mut *self.connection;
+        while !http.request_complete() {
+            let step = http.next_event(link.inbox.unread(), &shared.h1_limits);
+            match step.map_err(CloseReason::Fault)? {
+                (0, _) => break,
+                (used, _) => link.inbox.consume(used),
+            }
+        }
+        Ok(())
+    }
+
+    fn poll_flush(&mut self, context: &mut Context<'_>) -> Result<Poll<()>, CloseReason> {
+        let Connection { link, shared, .. } = &mut *self.connection;
+        match link.poll_flush(context, &shared.limits, &shared.metrics) {
+            Poll::Ready(flushed) => flushed.map(Poll::Ready),
+            Poll::Pending => Ok(Poll::Pending),
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Every bound there is, with its default and its reason.
+
+use crate::http::h1;
+
+/// What a server lets its clients do. All limits are on by default.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// A request's head must be there this long after the connection was accepted, or after the
+    /// first byte of a later request, in ms: the whole head, so that a byte now and then does
+    /// not hold a connection (slowloris).
+    pub head_timeout_ms: u64,
+    /// A request's body may make no progress for this long, in ms.
+    pub body_timeout_ms: u64,
+    /// An answer may make no progress for this long, in ms.
+    pub write_timeout_ms: u64,
+    /// A connection may be idle between two requests for this long, in ms. The default exceeds
+    /// the 60 s of common load balancers, so that they are the ones to close.
+    pub idle_timeout_ms: u64,
+    /// Bodies and answers must move at least so fast on average, in bytes per second, after a
+    /// grace of one timeout; 0: no such limit.
+    pub bytes_per_second_min: u64,
+    /// A request's head, in bytes.
+    pub head_bytes_max: u32,
+    /// A request's target, in bytes.
+    pub target_bytes_max: u32,
+    /// Field lines of a head, at most 256.
+    pub fields_max: u16,
+    /// A request's body, in bytes; 0: no limit.
+    pub body_bytes_max: u64,
+    /// Connections of the whole process; 0: as many as the limit of open files allows. Those
+    /// beyond it are answered 503.
+    pub connections_max: usize,
+    /// Memory of one worker for what was received and not yet consumed, in bytes. At the limit
+    /// receiving waits: TCP slows the clients down.
+    pub receive_memory_max: usize,
+    /// What runs when a drain begins may go on for this long, in ms.
+    pub drain_timeout_ms: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let h1 = h1::Limits::default();
+        Self {
+            head_timeout_ms: 10_000,
+            body_timeout_ms: 30_000,
+            write_timeout_ms: 30_000,
+            idle_timeout_ms: 75_000,
+            bytes_per_second_min: 240,
+            head_bytes_max: h1.head_bytes_max,
+            target_bytes_max: h1.target_bytes_max,
+            fields_max: h1.fields_max,
+            body_bytes_max: h1.body_bytes_max,
+            connections_max: 0,
+            receive_memory_max: 256 << 20,
+            drain_timeout_ms: 30_000,
+        }
+    }
+}
+
+impl Limits {
+    /// Those of them that concern the protocol.
+    pub(super) fn h1(&self) -> h1::Limits {
+        h1::Limits {
+            head_bytes_max: self.head_bytes_max,
+            target_bytes_max: self.target_bytes_max,
+            fields_max: self.fields_max,
+            body_bytes_max: self.body_bytes_max,
+        }
+    }
+}
+
+/// The progress of one transfer: it must move within each timeout, and not too slowly on average.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pace {
+    started_ms: u64,
+    moved_ms: u64,
+    bytes: u64,
+}
+
+impl Pace {
+    pub(super) fn start(now_ms: u64) -> Self {
+        Self {
+            started_ms: now_ms,
+            moved_ms: now_ms,
+            bytes: 0,
+        }
+    }
+
+    /// So many bytes have moved.
+    pub(super) fn moved(&mut self, bytes: usize, now_ms: u64) {
+        self.bytes += bytes as u64;
+        self.moved_ms = now_ms;
+    }
+
+    /// When the transfer fails if nothing moves until then, in ms.
+    #[inline]
+    pub(super) fn deadline_ms(&self, timeout_ms: u64, bytes_per_second_min: u64) -> u64 {
+        let stalled_ms = self.moved_ms + timeout_ms;
+        match (self.bytes * 1000).checked_div(bytes_per_second_min) {
+            Some(earned_ms) => stalled_ms.min(self.started_ms + timeout_ms + earned_ms),
+            None => stalled_ms,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transfer_must_move_and_not_only_trickle() {
+        let mut pace = Pace::start(1000);
+        assert_eq!(pace.deadline_ms(30_000, 240), 31_000);
+        pace.moved(1_000_000, 2000);
+        assert_eq!(
+            pace.deadline_ms(30_000, 240),
+            32_000,
+            "a fast one may then stall"
+        );
+        let mut trickle = Pace::start(0);
+        let mut now_ms = 0;
+        while trickle.deadline_ms(30_000, 240) > now_ms + 10_000 {
+            now_ms += 10_000;
+            trickle.moved(100, now_ms);
+        }
+        assert!(now_ms < 60_000, "ten bytes a second are too few");
+        assert_eq!(trickle.deadline_ms(30_000, 0), now_ms + 30_000);
+    }
+}

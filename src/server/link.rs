@@ -1,0 +1,189 @@
+//! A connection's bytes and deadlines: what came in, what is owed, and until when.
+
+use std::future::poll_fn;
+use std::io;
+use std::task::{Context, Poll};
+
+use super::close_reason::CloseReason;
+use super::limits::{Limits, Pace};
+use crate::buf::{RecvBuf, SendQueue};
+use crate::metrics::WorkerMetrics;
+use crate::net::Stream;
+use crate::rt::{Timer, now_ms};
+
+/// The most bytes in one send: at its deadline we want to see whether it moved.
+const SEND_BYTES_MAX: usize = 256 << 10;
+
+/// A deadline that does not come.
+const NEVER_MS: u64 = u64::MAX;
+
+/// The stream with its two buffers. There is one timer; it stands at the earlier deadline.
+#[derive(Debug)]
+pub(super) struct Link {
+    stream: Stream,
+    /// Received and not yet understood.
+    pub(super) inbox: RecvBuf,
+    /// Owed and not yet sent.
+    pub(super) outbox: SendQueue,
+    timer: Timer,
+    recv_deadline_ms: u64,
+    send_deadline_ms: u64,
+    send_pace: Pace,
+    /// The peer will send no more.
+    pub(super) eof: bool,
+}
+
+impl Link {
+    pub(super) fn new(stream: Stream) -> Self {
+        Self {
+            stream,
+            inbox: RecvBuf::new(),
+            outbox: SendQueue::new(),
+            timer: Timer::new(),
+            recv_deadline_ms: NEVER_MS,
+            send_deadline_ms: NEVER_MS,
+            send_pace: Pace::start(0),
+            eof: false,
+        }
+    }
+
+    pub(super) fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    /// What is awaited from the peer must come until `deadline_ms`.
+    #[inline]
+    pub(super) fn set_recv_deadline(&mut self, deadline_ms: u64) {
+        self.recv_deadline_ms = deadline_ms;
+    }
+
+    /// Nothing is awaited from the peer.
+    #[inline]
+    pub(super) fn clear_recv_deadline(&mut self) {
+        self.recv_deadline_ms = NEVER_MS;
+    }
+
+    /// Whether what is awaited from the peer is overdue; if not, the caller is woken then.
+    #[inline]
+    pub(super) fn poll_overdue(&self, context: &mut Context<'_>) -> bool {
+        self.poll_timer(context) && now_ms() >= self.recv_deadline_ms
+    }
+
+    /// Receives a piece into the inbox: how many bytes, 0 at the end.
+    #[inline]
+    pub(super) fn poll_fill(&mut self, context: &Context<'_>) -> Poll<Result<usize, CloseReason>> {
+        if self.eof {
+            return Poll::Ready(Ok(0));
+        }
+        match self.stream.poll_recv(context) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(Some(chunk))) => {
+                let len = chunk.len();
+                self.inbox.push(chunk);
+                Poll::Ready(Ok(len))
+            }
+            Poll::Ready(Ok(None)) => {
+                self.eof = true;
+                Poll::Ready(Ok(0))
+            }
+            Poll::Ready(Err(_)) => Poll::Ready(Err(CloseReason::Reset)),
+        }
+    }
+
+    /// Fails when the peer has reset the connection; takes nothing in.
+    pub(super) fn check_alive(&self, context: &Context<'_>) -> Result<(), CloseReason> {
+        match self.stream.poll_broken(context) {
+            Poll::Ready(_) => Err(CloseReason::Reset),
+            Poll::Pending => Ok(()),
+        }
+    }
+
+    /// Sends everything that is owed.
+    pub(super) async fn flush(
+        &mut self,
+        limits: &Limits,
+        metrics: &WorkerMetrics,
+    ) -> Result<(), CloseReason> {
+        poll_fn(|context| self.poll_flush(context, limits, metrics)).await
+    }
+
+    /// Ready when nothing is owed and nothing is on its way.
+    #[inline]
+    pub(super) fn poll_flush(
+        &mut self,
+        context: &mut Context<'_>,
+        limits: &Limits,
+        metrics: &WorkerMetrics,
+    ) -> Poll<Result<(), CloseReason>> {
+        loop {
+            if !self.stream.is_sending() && !self.start_send(limits) {
+                return Poll::Ready(Ok(()));
+            }
+            match self.stream.poll_sent(context) {
+                Poll::Pending => {
+                    if self.poll_timer(context) && now_ms() >= self.send_deadline_ms {
+                        // How far it came is what its last completion tells.
+                        self.stream.cancel_send();
+                    }
+                    return Poll::Pending;
+                }
+                Poll::Ready((outgoing, result)) => {
+                    let sent = sent(result)?;
+                    metrics.bytes_sent.add(sent as u64);
+                    self.outbox.put_back(outgoing, sent);
+                    self.note_sent(sent, limits)?;
+                }
+            }
+        }
+    }
+
+    /// Hands over what is owed. False: nothing is.
+    fn start_send(&mut self, limits: &Limits) -> bool {
+        let Some(outgoing) = self.outbox.take(SEND_BYTES_MAX) else {
+            self.send_deadline_ms = NEVER_MS;
+            return false;
+        };
+        if self.send_deadline_ms == NEVER_MS {
+            self.send_pace = Pace::start(now_ms());
+        }
+        self.move_send_deadline(limits);
+        self.stream.start_send(outgoing);
+        true
+    }
+
+    /// A send has ended: on with the rest, unless it came too slowly.
+    fn note_sent(&mut self, sent: usize, limits: &Limits) -> Result<(), CloseReason> {
+        let now_ms = now_ms();
+        if sent > 0 {
+            self.send_pace.moved(sent, now_ms);
+        }
+        if !self.outbox.is_empty() {
+            self.move_send_deadline(limits);
+            if now_ms >= self.send_deadline_ms {
+                return Err(CloseReason::WriteTimeout);
+            }
+        }
+        Ok(())
+    }
+
+    fn move_send_deadline(&mut self, limits: &Limits) {
+        let rate = limits.bytes_per_second_min;
+        self.send_deadline_ms = self.send_pace.deadline_ms(limits.write_timeout_ms, rate);
+    }
+
+    /// Whether one of the deadlines has come; if not, the caller is woken by the earlier one.
+    #[inline]
+    fn poll_timer(&self, context: &mut Context<'_>) -> bool {
+        self.timer
+            .set(self.recv_deadline_ms.min(self.send_deadline_ms));
+        self.timer.poll_expired(context).is_ready()
+    }
+}
+
+/// How many bytes went out. A send that was cancelled before the first is no broken connection.
+fn sent(result: io::Result<usize>) -> Result<usize, CloseReason> {
+    result.or_else(|error| match error.raw_os_error() {
+        Some(libc::ECANCELED | libc::EINTR | libc::EAGAIN) => Ok(0),
+        _ => Err(CloseReason::Reset),
+    })
+}

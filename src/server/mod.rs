@@ -1,0 +1,354 @@
+//! The house: who runs, who is let in, and one life from accept to close.
+
+mod access_log;
+mod close_reason;
+mod connection;
+mod control;
+mod cores;
+mod date;
+mod drain;
+mod error;
+mod exchange;
+mod limits;
+mod link;
+mod shared;
+mod worker;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+pub use access_log::AccessLog;
+pub use cores::{Cores, Pin};
+pub use error::{Error, ErrorKind};
+pub use limits::Limits;
+
+use crate::engine::{self, EngineChoice, Refused, Selected};
+use crate::metrics::WorkerMetrics;
+use crate::net::{self, Address, SocketFile};
+use crate::service::Service;
+use crate::sys::limits::raise_open_files;
+use access_log::Writer;
+use control::{Control, Phase};
+use worker::Plan;
+
+/// The outcome of starting or running a server.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// An HTTP server.
+#[derive(Debug)]
+pub struct Server;
+
+impl Server {
+    /// A server to be set up.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+}
+
+/// What a server shall be like.
+#[derive(Debug, Default)]
+pub struct Builder {
+    addresses: Vec<String>,
+    cores: usize,
+    pin: Pin,
+    engine: EngineChoice,
+    limits: Limits,
+    access_log: AccessLog,
+}
+
+impl Builder {
+    /// Listens on one more address: `host:port`, `[ipv6]:port`, `:port`, `port` or `unix:PATH`.
+    /// Without any it is 127.0.0.1:8000.
+    #[must_use]
+    pub fn bind(mut self, address: impl Into<String>) -> Self {
+        self.addresses.push(address.into());
+        self
+    }
+
+    /// Runs on at most so many cores; 0: as many as this process may use.
+    #[must_use]
+    pub fn cores(mut self, cores: usize) -> Self {
+        self.cores = cores;
+        self
+    }
+
+    /// Whether each worker is tied to a core.
+    #[must_use]
+    pub fn pin(mut self, pin: Pin) -> Self {
+        self.pin = pin;
+        self
+    }
+
+    /// Which engine to use.
+    #[must_use]
+    pub fn engine(mut self, engine: EngineChoice) -> Self {
+        self.engine = engine;
+        self
+    }
+
+    /// What clients may do.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Where requests are logged.
+    #[must_use]
+    pub fn access_log(mut self, access_log: AccessLog) -> Self {
+        self.access_log = access_log;
+        self
+    }
+
+    /// Starts the server and returns when it listens. The factory runs once on each worker.
+    ///
+    /// # Errors
+    /// When an address cannot be had, no engine works, or the log cannot be opened.
+    pub fn start<F, S>(self, factory: F) -> Result<Handle>
+    where
+        F: Fn() -> S + Send + Sync + 'static,
+        S: Service + 'static,
+    {
+        let addresses = self.parsed_addresses()?;
+        let refused = |refused: Refused| Error::new(ErrorKind::Engine, refused);
+        let engine = engine::select(self.engine).map_err(refused)?;
+        let cores = Arc::new(Cores::choose(self.cores, self.pin));
+        let connections_max = connections_max(self.limits.connections_max, cores.count);
+        let mut bound = Vec::new();
+        for address in &addresses {
+            let taken = net::bind(address, cores.count)
+                .map_err(|error| Error::new(ErrorKind::Address, error))?;
+            bound.push(taken);
+        }
+        let writer = Writer::open(&self.access_log)?;
+        let all_metrics: Arc<[Arc<WorkerMetrics>]> =
+            (0..cores.count).map(|_| Arc::default()).collect();
+        let control = Arc::new(Control::new());
+        let (addresses, files, sockets) = per_worker(bound, cores.count);
+        let plans = sockets
+            .into_iter()
+            .enumerate()
+            .map(|(number, sockets)| Plan {
+                number,
+                cores: cores.clone(),
+                sockets,
+                limits: self.limits.clone(),
+                connections_max,
+                control: control.clone(),
+                all_metrics: all_metrics.clone(),
+                log: writer
+                    .as_ref()
+                    .map(|writer| writer.worker(all_metrics[number].clone())),
+            });
+        let threads = start_workers(plans.collect(), Arc::new(factory), &control)?;
+        let running = Mutex::new(Some(Running {
+            threads,
+            writer,
+            files,
+        }));
+        let state = State {
+            addresses,
+            engine,
+            cores,
+            control,
+            all_metrics,
+            running,
+        };
+        Ok(Handle(Arc::new(state)))
+    }
+
+    /// Starts the server and runs it until it is drained or stopped, which only a [`Handle`] of
+    /// [`Builder::start`] can ask for.
+    ///
+    /// # Errors
+    /// Those of [`Builder::start`], and when a worker fails.
+    pub fn serve<F, S>(self, factory: F) -> Result<()>
+    where
+        F: Fn() -> S + Send + Sync + 'static,
+        S: Service + 'static,
+    {
+        self.start(factory)?.wait()
+    }
+
+    fn parsed_addresses(&self) -> Result<Vec<Address>> {
+        let default = ["127.0.0.1:8000".to_owned()];
+        let typed = if self.addresses.is_empty() {
+            &default[..]
+        } else {
+            &self.addresses
+        };
+        let parse = |text: &String| {
+            text.parse()
+                .map_err(|error: String| Error::new(ErrorKind::Configuration, error))
+        };
+        typed.iter().map(parse).collect()
+    }
+}
+
+/// A running server, as other threads see it.
+#[derive(Debug, Clone)]
+pub struct Handle(Arc<State>);
+
+#[derive(Debug)]
+struct State {
+    addresses: Vec<Address>,
+    engine: Selected,
+    cores: Arc<Cores>,
+    control: Arc<Control>,
+    all_metrics: Arc<[Arc<WorkerMetrics>]>,
+    /// Until somebody waits for the end.
+    running: Mutex<Option<Running>>,
+}
+
+#[derive(Debug)]
+struct Running {
+    threads: Vec<JoinHandle<io::Result<()>>>,
+    writer: Option<Writer>,
+    files: Vec<SocketFile>,
+}
+
+impl Handle {
+    /// Where it listens, with the real ports.
+    pub fn addresses(&self) -> &[Address] {
+        &self.0.addresses
+    }
+
+    /// Which engine runs.
+    pub fn engine(&self) -> Selected {
+        self.0.engine
+    }
+
+    /// The cores it runs on.
+    pub fn cores(&self) -> &Cores {
+        &self.0.cores
+    }
+
+    /// The counters of each worker.
+    pub fn metrics(&self) -> &[Arc<WorkerMetrics>] {
+        &self.0.all_metrics
+    }
+
+    /// Accepts no more connections, answers what has been accepted, and ends.
+    pub fn drain(&self) {
+        self.0.control.enter(Phase::Draining);
+    }
+
+    /// Ends now: what runs is cut off.
+    pub fn stop(&self) {
+        self.0.control.enter(Phase::Stopping);
+    }
+
+    /// Waits until every worker has ended. Whoever comes second does not wait.
+    ///
+    /// # Errors
+    /// When a worker failed or panicked; the others are stopped then.
+    pub fn wait(&self) -> Result<()> {
+        let running = self
+            .0
+            .running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some(Running {
+            threads,
+            writer,
+            files,
+        }) = running
+        else {
+            return Ok(());
+        };
+        let mut outcome = Ok(());
+        for thread in threads {
+            let failure = match thread.join() {
+                Ok(Ok(())) => continue,
+                Ok(Err(error)) => format!("a worker's engine failed: {error}"),
+                Err(_) => "a worker panicked".to_owned(),
+            };
+            self.stop();
+            outcome = Err(Error::new(ErrorKind::Runtime, failure));
+        }
+        if let Some(writer) = writer {
+            writer.finish();
+        }
+        drop(files);
+        outcome
+    }
+}
+
+/// Starts the workers' threads; when one has no engine, none runs.
+fn start_workers<F, S>(
+    plans: Vec<Plan>,
+    factory: Arc<F>,
+    control: &Control,
+) -> Result<Vec<JoinHandle<io::Result<()>>>>
+where
+    F: Fn() -> S + Send + Sync + 'static,
+    S: Service + 'static,
+{
+    let mut threads = Vec::new();
+    let (ready, news) = sync_channel(plans.len());
+    for plan in plans {
+        let (factory, ready) = (factory.clone(), ready.clone());
+        let thread = std::thread::Builder::new()
+            .name(format!("coring-{}", plan.number))
+            .spawn(move || worker::run(plan, &*factory, &ready))
+            .map_err(|error| Error::new(ErrorKind::Runtime, format!("no thread: {error}")));
+        threads.push(thread?);
+    }
+    drop(ready);
+    let mut failure = None;
+    for _ in 0..threads.len() {
+        match news.recv() {
+            Ok(Ok(())) => {}
+            Ok(Err(refused)) => failure = Some(Error::new(ErrorKind::Engine, refused)),
+            Err(_) => {
+                let message = "a worker panicked before it could serve";
+                failure.get_or_insert_with(|| Error::new(ErrorKind::Runtime, message));
+            }
+        }
+    }
+    let Some(error) = failure else {
+        return Ok(threads);
+    };
+    control.enter(Phase::Stopping);
+    for thread in threads {
+        // What it may say is less than what we know already.
+        let _ = thread.join();
+    }
+    Err(error)
+}
+
+/// The sockets of all addresses, worker by worker.
+fn per_worker(
+    bound: Vec<net::Bound>,
+    workers: usize,
+) -> (Vec<Address>, Vec<SocketFile>, Vec<Vec<OwnedFd>>) {
+    let mut addresses = Vec::new();
+    let mut files = Vec::new();
+    let mut sockets: Vec<Vec<OwnedFd>> = (0..workers).map(|_| Vec::new()).collect();
+    for net::Bound {
+        address,
+        sockets: of_address,
+        file,
+    } in bound
+    {
+        addresses.push(address);
+        files.extend(file);
+        for (of_worker, socket) in sockets.iter_mut().zip(of_address) {
+            of_worker.push(socket);
+        }
+    }
+    (addresses, files, sockets)
+}
+
+/// How many connections the limit of open files leaves room for, or fewer if so `wanted`. Some
+/// descriptors are kept back: for the engines, and to tell those that are too many.
+fn connections_max(wanted: usize, workers: usize) -> usize {
+    let files = usize::try_from(raise_open_files()).unwrap_or(usize::MAX);
+    let reserve = (files / 4).min(64) + 8 + 4 * workers;
+    let room = files.saturating_sub(reserve).max(1);
+    if wanted == 0 { room } else { room.min(wanted) }
+}

@@ -1,0 +1,124 @@
+//! What the connections of one worker share.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+
+use super::access_log::WorkerLog;
+use super::date::Date;
+use super::limits::Limits;
+use crate::buf::Pool;
+use crate::http::h1;
+use crate::metrics::WorkerMetrics;
+
+/// How a worker treats its connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Manner {
+    /// Connections persist.
+    Serving,
+    /// Every answer is the last one of its connection.
+    LastAnswers,
+    /// Connections that are idle are closed, too.
+    CloseIdle,
+}
+
+/// One worker's own: nothing of it is seen by another thread, but for the metrics.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) limits: Limits,
+    pub(super) h1_limits: h1::Limits,
+    /// Connections that the whole process may have.
+    pub(super) connections_max: usize,
+    pub(super) pool: Pool,
+    pub(super) date: RefCell<Date>,
+    pub(super) manner: Cell<Manner>,
+    pub(super) metrics: Arc<WorkerMetrics>,
+    /// The metrics of all workers, to know how many connections there are.
+    pub(super) all_metrics: Arc<[Arc<WorkerMetrics>]>,
+    pub(super) log: Option<WorkerLog>,
+    /// Listeners that still accept.
+    listening: Cell<usize>,
+    /// Connections that are not yet closed, those being shed included.
+    open: Cell<usize>,
+    drained: RefCell<Option<Waker>>,
+}
+
+impl Shared {
+    pub(super) fn new(
+        limits: Limits,
+        connections_max: usize,
+        pool: Pool,
+        worker: usize,
+        all_metrics: Arc<[Arc<WorkerMetrics>]>,
+        log: Option<WorkerLog>,
+    ) -> Self {
+        Self {
+            h1_limits: limits.h1(),
+            limits,
+            connections_max,
+            pool,
+            date: RefCell::new(Date::new()),
+            manner: Cell::new(Manner::Serving),
+            metrics: all_metrics[worker].clone(),
+            all_metrics,
+            log,
+            listening: Cell::new(0),
+            open: Cell::new(0),
+            drained: RefCell::default(),
+        }
+    }
+
+    /// Connections of the whole process.
+    pub(super) fn connections_open(&self) -> u64 {
+        self.all_metrics
+            .iter()
+            .map(|metrics| metrics.connections_open.get())
+            .sum()
+    }
+
+    pub(super) fn connection_opened(&self) {
+        self.open.set(self.open.get() + 1);
+    }
+
+    pub(super) fn connection_closed(&self) {
+        self.open.set(self.open.get() - 1);
+        self.wake_drained();
+    }
+
+    pub(super) fn listener_opened(&self) {
+        self.listening.set(self.listening.get() + 1);
+    }
+
+    pub(super) fn listener_closed(&self) {
+        self.listening.set(self.listening.get() - 1);
+        self.wake_drained();
+    }
+
+    /// Waits until no listener accepts any more.
+    pub(super) async fn listeners_closed(&self) {
+        self.wait(|| self.listening.get() == 0).await;
+    }
+
+    /// Waits until no connection is left.
+    pub(super) async fn connections_closed(&self) {
+        self.wait(|| self.open.get() == 0).await;
+    }
+
+    async fn wait(&self, done: impl Fn() -> bool) {
+        poll_fn(|context| {
+            if done() {
+                return Poll::Ready(());
+            }
+            *self.drained.borrow_mut() = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    fn wake_drained(&self) {
+        if let Some(waker) = self.drained.take() {
+            waker.wake();
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! One core's share of a server: a thread with its engine, its listeners and its connections.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+
+use super::access_log::WorkerLog;
+use super::close_reason::CloseReason;
+use super::connection;
+use super::control::{Control, Phase};
+use super::cores::Cores;
+use super::drain;
+use super::limits::Limits;
+use super::shared::Shared;
+use crate::buf::BLOCK_BYTES;
+use crate::engine::{self, Refused};
+use crate::metrics::WorkerMetrics;
+use crate::net::{Listener, Stream};
+use crate::rt::{sleep, spawn};
+use crate::service::Service;
+
+/// Connections beyond the limit that are answered 503 at a time; more are closed unanswered.
+const SHED_MAX: u64 = 32;
+/// How long to wait when no connection can be accepted, for want of descriptors say, in ms.
+const ACCEPT_PAUSE_MS: u64 = 100;
+/// How often gathered log lines are handed over, in ms.
+const LOG_PAUSE_MS: u64 = 1000;
+
+/// What a worker's thread is given.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) number: usize,
+    pub(super) cores: Arc<Cores>,
+    pub(super) sockets: Vec<OwnedFd>,
+    pub(super) limits: Limits,
+    pub(super) connections_max: usize,
+    pub(super) control: Arc<Control>,
+    pub(super) all_metrics: Arc<[Arc<WorkerMetrics>]>,
+    pub(super) log: Option<WorkerLog>,
+}
+
+/// The body of a worker's thread. `ready` hears whether the engine could be made.
+///
+/// # Errors
+/// When the engine fails while it runs.
+pub(super) fn run<S: Service + 'static>(
+    plan: Plan,
+    factory: &dyn Fn() -> S,
+    ready: &SyncSender<Result<(), Refused>>,
+) -> io::Result<()> {
+    plan.cores.pin(plan.number);
+    let metrics = &plan.all_metrics[plan.number];
+    let blocks_max = plan.limits.receive_memory_max / BLOCK_BYTES;
+    let worker = match engine::Worker::new(blocks_max, metrics) {
+        Ok(worker) => worker,
+        Err(refused) => {
+            // Whoever waits for the news is the one that started this thread.
+            let _ = ready.send(Err(refused));
+            return Ok(());
+        }
+    };
+    let service = Rc::new(factory());
+    let _ = ready.send(Ok(()));
+    worker.run(live(plan, service))
+}
+
+/// A worker's life: accept until the drain begins, then drain, or stop at once.
+async fn live<S: Service + 'static>(plan: Plan, service: Rc<S>) {
+    let Plan {
+        number,
+        sockets,
+        limits,
+        connections_max,
+        control,
+        all_metrics,
+        log,
+        ..
+    } = plan;
+    let pool = engine::pool();
+    let shared = Shared::new(limits, connections_max, pool, number, all_metrics, log);
+    let shared = Rc::new(shared);
+    let listeners: Vec<Rc<Listener>> = sockets
+        .into_iter()
+        .map(|socket| Rc::new(Listener::new(socket)))
+        .collect();
+    for listener in &listeners {
+        shared.listener_opened();
+        spawn(accept(listener.clone(), service.clone(), shared.clone()));
+    }
+    if shared.log.is_some() {
+        spawn(hand_over_log(shared.clone()));
+    }
+    control.reached(Phase::Draining).await;
+    drain::drain(listeners, &control, &shared).await;
+}
+
+/// Accepts connections until the listener is stopped; then takes those that the kernel had
+/// already accepted, and closes it.
+async fn accept<S: Service + 'static>(listener: Rc<Listener>, service: Rc<S>, shared: Rc<Shared>) {
+    loop {
+        match std::future::poll_fn(|context| listener.poll_accept(context)).await {
+            Some(Ok(stream)) => admit(stream, &service, &shared),
+            Some(Err(_)) => {
+                // Descriptors or memory are exhausted: the backlog keeps who comes meanwhile.
+                shared.metrics.accept_errors.add(1);
+                sleep(ACCEPT_PAUSE_MS).await;
+            }
+            None => break,
+        }
+    }
+    while let Ok(Some(stream)) = listener.take_from_backlog() {
+        admit(stream, &service, &shared);
+    }
+    if let Some(listener) = Rc::into_inner(listener) {
+        listener.close();
+    }
+    shared.listener_closed();
+}
+
+/// Starts a connection's coroutine, unless there are too many.
+fn admit<S: Service + 'static>(stream: Stream, service: &Rc<S>, shared: &Rc<Shared>) {
+    let open = shared.connections_open();
+    let limit = shared.connections_max as u64;
+    if open >= limit + SHED_MAX {
+        CloseReason::Shed.counter(&shared.metrics).add(1);
+        return;
+    }
+    shared.metrics.connections_accepted.add(1);
+    shared.metrics.connections_open.add(1);
+    shared.connection_opened();
+    let life = Life(shared.clone());
+    let shared = shared.clone();
+    if open >= limit {
+        spawn(async move {
+            let _life = life;
+            connection::shed(stream, shared).await;
+        });
+    } else {
+        let service = service.clone();
+        spawn(async move {
+            let _life = life;
+            connection::serve(stream, service, shared).await;
+        });
+    }
+}
+
+/// Counts a connection for as long as its coroutine lives, however that ends.
+struct Life(Rc<Shared>);
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        self.0.metrics.connections_open.sub(1);
+        self.0.connection_closed();
+    }
+}
+
+async fn hand_over_log(shared: Rc<Shared>) {
+    while let Some(log) = &shared.log {
+        sleep(LOG_PAUSE_MS).await;
+        log.hand_over();
+    }
+}

@@ -1,0 +1,147 @@
+//! Bodies: of requests as they come in, of responses as they go out.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+
+use super::exchange::Exchange;
+use crate::buf::Part;
+
+/// The content of a message. Reading a request's body pulls it from the client; a response may
+/// have a request's body as its own.
+#[derive(Debug, Default)]
+pub struct Body(Inner);
+
+#[derive(Debug, Default)]
+enum Inner {
+    #[default]
+    Empty,
+    Full(Bytes),
+    Incoming(Rc<Exchange>),
+}
+
+/// Why a request's body is not whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyError {
+    /// The client broke off, was too slow, or broke the protocol or a limit.
+    Incomplete,
+}
+
+impl fmt::Display for BodyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Incomplete => f.write_str("the request's body did not arrive whole"),
+        }
+    }
+}
+
+impl std::error::Error for BodyError {}
+
+impl Body {
+    /// No content.
+    pub const fn empty() -> Self {
+        Self(Inner::Empty)
+    }
+
+    /// The body that arrives through `exchange`.
+    pub(crate) fn incoming(exchange: Rc<Exchange>) -> Self {
+        Self(Inner::Incoming(exchange))
+    }
+
+    /// The length in bytes, where it is known before the end.
+    pub fn length(&self) -> Option<u64> {
+        match &self.0 {
+            Inner::Empty => Some(0),
+            Inner::Full(bytes) => Some(bytes.len() as u64),
+            Inner::Incoming(exchange) => exchange.length(),
+        }
+    }
+
+    /// The next part, as it came; none at the end.
+    ///
+    /// # Errors
+    /// When the client does not send the rest.
+    pub async fn part(&mut self) -> Result<Option<Part>, BodyError> {
+        poll_fn(|context| self.poll_part(context)).await
+    }
+
+    /// Reads all of it, up to `bytes_max`.
+    ///
+    /// # Errors
+    /// When the client does not send the rest; when it is more than `bytes_max`.
+    pub async fn read(&mut self, bytes_max: usize) -> Result<Vec<u8>, BodyError> {
+        let mut whole = Vec::new();
+        while let Some(part) = self.part().await? {
+            if whole.len() + part.len() > bytes_max {
+                return Err(BodyError::Incomplete);
+            }
+            whole.extend_from_slice(&part);
+        }
+        Ok(whole)
+    }
+
+    /// As [`Body::part`], for hand-written futures.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn poll_part(&mut self, context: &Context<'_>) -> Poll<Result<Option<Part>, BodyError>> {
+        match &mut self.0 {
+            Inner::Incoming(exchange) => exchange.poll_part(context),
+            _ => Poll::Ready(Ok(self.take_full())),
+        }
+    }
+
+    /// All of a body that is in memory already; none of one that is empty or has to come first.
+    pub(crate) fn take_full(&mut self) -> Option<Part> {
+        match std::mem::take(&mut self.0) {
+            Inner::Full(bytes) => Some(Part::Bytes(bytes)),
+            Inner::Empty => None,
+            incoming @ Inner::Incoming(_) => {
+                self.0 = incoming;
+                None
+            }
+        }
+    }
+
+    /// Whether it has to come from a client first.
+    pub(crate) fn is_incoming(&self) -> bool {
+        matches!(self.0, Inner::Incoming(_))
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        Self(if bytes.is_empty() {
+            Inner::Empty
+        } else {
+            Inner::Full(bytes)
+        })
+    }
+}
+
+impl From<&'static str> for Body {
+    fn from(text: &'static str) -> Self {
+        Bytes::from_static(text.as_bytes()).into()
+    }
+}
+
+impl From<&'static [u8]> for Body {
+    fn from(bytes: &'static [u8]) -> Self {
+        Bytes::from_static(bytes).into()
+    }
+}
+
+impl From<String> for Body {
+    fn from(text: String) -> Self {
+        Bytes::from(text).into()
+    }
+}
+
+impl From<Vec<u8>> for Body {
+    fn from(bytes: Vec<u8>) -> Self {
+        Bytes::from(bytes).into()
+    }
+}

@@ -1,0 +1,109 @@
+//! A response as a service makes it.
+
+use ::http::StatusCode;
+use ::http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+
+use super::body::Body;
+
+/// A response: status, fields and body. Framing, Date, Server and what concerns the connection are
+/// added by the server.
+#[derive(Debug)]
+pub struct Response {
+    status: StatusCode,
+    /// Most responses have one field of their own, which then needs no list.
+    first: Option<(HeaderName, HeaderValue)>,
+    more: Vec<(HeaderName, HeaderValue)>,
+    body: Body,
+}
+
+impl Response {
+    /// A response without fields or body.
+    pub fn new(status: StatusCode) -> Self {
+        Self {
+            status,
+            first: None,
+            more: Vec::new(),
+            body: Body::empty(),
+        }
+    }
+
+    /// 200 with HTML.
+    pub fn html(content: impl Into<Body>) -> Self {
+        Self::with_content(StatusCode::OK, HTML, content)
+    }
+
+    /// 200 with plain text in UTF-8.
+    pub fn text(content: impl Into<Body>) -> Self {
+        Self::with_content(StatusCode::OK, TEXT, content)
+    }
+
+    /// 404 with HTML.
+    pub fn not_found(content: impl Into<Body>) -> Self {
+        Self::with_content(StatusCode::NOT_FOUND, HTML, content)
+    }
+
+    /// The same response with one more field.
+    #[must_use]
+    pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        if self.first.is_none() {
+            self.first = Some((name, value));
+        } else {
+            self.more.push((name, value));
+        }
+        self
+    }
+
+    /// The same response with another body. The body of a request is passed on as it comes.
+    #[must_use]
+    pub fn with_body(mut self, body: impl Into<Body>) -> Self {
+        self.body = body.into();
+        self
+    }
+
+    /// The same response with another status.
+    #[must_use]
+    pub fn with_status(mut self, status: StatusCode) -> Self {
+        self.status = status;
+        self
+    }
+
+    /// The status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// The fields that the service has set.
+    pub fn headers(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> + Clone {
+        self.first
+            .iter()
+            .chain(&self.more)
+            .map(|(name, value)| (name, value))
+    }
+
+    /// The body, to read from.
+    pub fn body(&mut self) -> &mut Body {
+        &mut self.body
+    }
+
+    /// The body's length in bytes, where it is known before the end.
+    pub(crate) fn body_length(&self) -> Option<u64> {
+        self.body.length()
+    }
+
+    /// Whether the body is a request's.
+    pub(crate) fn has_incoming_body(&self) -> bool {
+        self.body.is_incoming()
+    }
+
+    fn with_content(status: StatusCode, kind: &'static str, content: impl Into<Body>) -> Self {
+        let kind = HeaderValue::from_static(kind);
+        Self {
+            first: Some((CONTENT_TYPE, kind)),
+            body: content.into(),
+            ..Self::new(status)
+        }
+    }
+}
+
+const HTML: &str = "text/html";
+const TEXT: &str = "text/plain; charset=utf-8";

@@ -1,0 +1,5 @@
+//! Linux as it is: what the standard library does not tell, one safe function each.
+
+pub mod kernel;
+pub mod limits;
+pub mod port;

@@ -1,0 +1,69 @@
+//! Who listens on a TCP port: for the message to an operator whose port is taken.
+
+use std::fs;
+use std::path::Path;
+
+/// The process that listens on `port`, as "name (pid N)"; none when it cannot be seen, as with
+/// another user's process.
+pub fn listener_of(port: u16) -> Option<String> {
+    let inodes: Vec<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
+        .iter()
+        .filter_map(|path| fs::read_to_string(path).ok())
+        .flat_map(|table| listening_inodes(&table, port))
+        .collect();
+    let sockets: Vec<String> = inodes
+        .iter()
+        .map(|inode| format!("socket:[{inode}]"))
+        .collect();
+    let processes = fs::read_dir("/proc").ok()?;
+    for process in processes.flatten() {
+        let path = process.path();
+        let pid = process.file_name().to_string_lossy().into_owned();
+        if pid.bytes().all(|byte| byte.is_ascii_digit()) && holds_one_of(&path, &sockets) {
+            let name = fs::read_to_string(path.join("comm")).unwrap_or_default();
+            return Some(format!("{} (pid {pid})", name.trim()));
+        }
+    }
+    None
+}
+
+/// Inodes of the listening sockets on `port` in a table of proc_net_tcp(5): the local address is
+/// the second column, the state (0A: listening) the fourth, the inode the tenth.
+fn listening_inodes(table: &str, port: u16) -> Vec<String> {
+    let port = format!(":{port:04X}");
+    let rows = table
+        .lines()
+        .skip(1)
+        .map(|row| row.split_whitespace().collect::<Vec<_>>());
+    rows.filter(|columns| columns.len() > 9 && columns[1].ends_with(&port) && columns[3] == "0A")
+        .map(|columns| columns[9].to_owned())
+        .collect()
+}
+
+fn holds_one_of(process: &Path, sockets: &[String]) -> bool {
+    let Ok(descriptors) = fs::read_dir(process.join("fd")) else {
+        return false;
+    };
+    descriptors.flatten().any(|descriptor| {
+        fs::read_link(descriptor.path()).is_ok_and(|target| {
+            sockets
+                .iter()
+                .any(|socket| target.as_os_str() == socket.as_str())
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn we_find_ourselves() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let pid = format!("(pid {})", std::process::id());
+        assert!(listener_of(port).is_some_and(|name| name.ends_with(&pid)));
+        drop(listener);
+        assert_eq!(listener_of(port), None);
+    }
+}

@@ -1,0 +1,271 @@
+//! Every limit on the command line has its effect: what stays below it passes, what goes beyond it
+//! is answered or cut.
+
+use std::thread;
+use std::time::Duration;
+
+use crate::support::{Answer, Client, Coring, GET, eventually, is_timeout, noise};
+
+/// Long enough to tell one deadline of a second from the defaults of ten and more.
+const WHILE: Duration = Duration::from_millis(200);
+
+/// A head of exactly `len` bytes, padded by a field.
+fn head_of(len: usize) -> String {
+    let bare = "GET / HTTP/1.1\r\nHost: a\r\nX: \r\n\r\n";
+    bare.replace("X: ", &format!("X: {}", "x".repeat(len - bare.len())))
+}
+
+/// A request with a target of `len` bytes.
+fn target_of(len: usize) -> String {
+    format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "t".repeat(len - 1))
+}
+
+/// A request with `count` fields.
+fn fields_of(count: usize) -> String {
+    format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(count - 1))
+}
+
+fn body_of(len: usize) -> String {
+    format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {len}\r\n\r\n{}", "b".repeat(len))
+}
+
+fn chunks_of(len: usize) -> String {
+    let body = "b".repeat(len);
+    format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{len:x}\r\n{body}\r\n0\r\n\r\n")
+}
+
+/// With the flag at `limit`, as by default, `limit` passes and one more is answered by `status`.
+#[track_caller]
+fn limits(flag: &str, limit: usize, request: fn(usize) -> String, status: u16) {
+    let server = Coring::start(&["echo", flag, &limit.to_string()]);
+    let fits = server.ask(request(limit));
+    assert_ne!(fits.status, status, "{flag} {limit}: {}", fits.head);
+    assert!(!fits.closes(), "{flag} {limit}: {}", fits.head);
+    let excess = server.ask(request(limit + 1));
+    assert_eq!((excess.status, excess.closes()), (status, true), "{flag}: {}", excess.head);
+}
+
+#[test]
+fn max_head() {
+    limits("--max-head", 1000, head_of, 431);
+    limits("--max-head", 16384, head_of, 431);
+}
+
+#[test]
+fn max_target() {
+    limits("--max-target", 100, target_of, 414);
+    limits("--max-target", 8192, target_of, 414);
+}
+
+#[test]
+fn max_fields() {
+    limits("--max-fields", 10, fields_of, 431);
+    limits("--max-fields", 100, fields_of, 431);
+}
+
+#[test]
+fn max_body() {
+    limits("--max-body", 1000, body_of, 413);
+}
+
+/// The answer to a chunked body may have begun before the limit is reached; then it is cut.
+#[test]
+fn max_body_in_chunks() {
+    let server = Coring::start(&["echo", "--max-body", "1000"]);
+    assert_eq!(server.ask(chunks_of(1000)).body.len(), 1000);
+    let mut client = server.connect();
+    client.send(chunks_of(1001));
+    if let Ok(answer) = client.try_answer() {
+        assert_eq!(answer.map(|answer| answer.status), Some(413));
+    }
+    client.broken();
+}
+
+#[test]
+fn the_defaults_are_the_documented_ones() {
+    let server = Coring::start(&["echo"]);
+    let rows: [(fn(usize) -> String, usize, u16); 3] =
+        [(head_of, 16384, 431), (target_of, 8192, 414), (fields_of, 100, 431)];
+    for (request, limit, status) in rows {
+        assert_eq!(server.ask(request(limit)).status, 200);
+        assert_eq!(server.ask(request(limit + 1)).status, status);
+    }
+    let head = |len: u32| format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {len}\r\n\r\n");
+    assert_eq!(server.ask(head((16 << 20) + 1)).status, 413);
+    let mut client = server.connect();
+    client.send(head(16 << 20));
+    let body = noise(16 << 20);
+    let mut sender = client.twin();
+    thread::scope(|scope| {
+        scope.spawn(|| sender.send(&body));
+        assert!(client.answer().body == body);
+    });
+}
+
+/// The connection ends by a deadline: 408 where an answer could still be given, then the end.
+#[track_caller]
+fn times_out(mut client: Client) {
+    match client.try_answer() {
+        Ok(Some(Answer { status, head, .. })) => assert_eq!(status, 408, "{head}"),
+        Ok(None) => {}
+        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof, "{error}"),
+    }
+    client.broken();
+}
+
+#[track_caller]
+fn counts_timeouts(server: Coring, expected: u64) {
+    assert_eq!(server.stop().stats()["closed_by_timeout"], expected);
+}
+
+#[test]
+fn head_timeout() {
+    let server = Coring::start(&["--head-timeout", "1s"]);
+    let mut half = server.connect();
+    half.send("GET / HTTP/1.1\r\nHo");
+    times_out(half);
+    let mut later = server.connect();
+    later.send(GET);
+    assert_eq!(later.answer().status, 200);
+    later.send("GET / HTTP/1.1\r\nHo");
+    times_out(later);
+    counts_timeouts(server, 2);
+}
+
+/// Each byte is progress, but a head has one deadline as a whole.
+#[test]
+fn head_timeout_for_a_byte_at_a_time() {
+    let server = Coring::start(&["--head-timeout", "1s"]);
+    let mut client = server.connect();
+    let mut sender = client.twin();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            GET.bytes().take(20).all(|byte| {
+                thread::sleep(WHILE);
+                sender.try_send([byte]).is_ok()
+            })
+        });
+        client.broken();
+    });
+    counts_timeouts(server, 1);
+}
+
+#[test]
+fn head_timeout_for_a_client_that_never_speaks() {
+    let server = Coring::start(&["--head-timeout", "1s"]);
+    times_out(server.connect());
+}
+
+#[test]
+fn idle_timeout() {
+    let server = Coring::start(&["--idle-timeout", "1s"]);
+    let mut client = server.connect();
+    for _ in 0..3 {
+        client.send(GET);
+        assert_eq!(client.answer().status, 200);
+        thread::sleep(WHILE);
+    }
+    client.ends();
+    assert_eq!(server.stop().stats()["closed_by_fault"], 0);
+}
+
+#[test]
+fn body_timeout() {
+    let server = Coring::start(&["echo", "--body-timeout", "1s"]);
+    for request in [
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+    ] {
+        let mut client = server.connect();
+        client.send(request);
+        times_out(client);
+    }
+    counts_timeouts(server, 3);
+}
+
+/// Who does not read is cut, and so can no longer hold what is queued for it.
+#[test]
+fn write_timeout() {
+    let server = Coring::start(&["echo", "--write-timeout", "1s", "--max-body", "0"]);
+    let mut client = server.connect();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999\r\n\r\n");
+    let part = noise(1 << 20);
+    let sent = (0..99).find_map(|_| client.try_send(&part).err());
+    let error = sent.expect("the server to stop reading");
+    assert!(!is_timeout(&error), "the server holds on: {error}");
+    counts_timeouts(server, 1);
+}
+
+/// Progress, but too slow.
+#[test]
+fn min_rate() {
+    let server = Coring::start(&["echo", "--min-rate", "1000000"]);
+    let mut client = server.connect();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n");
+    let mut sender = client.twin();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            (0..100).all(|_| {
+                thread::sleep(WHILE);
+                sender.try_send("ten bytes.").is_ok()
+            })
+        });
+        client.broken();
+    });
+    counts_timeouts(server, 1);
+}
+
+#[test]
+fn max_connections() {
+    let server = Coring::start(&["--cores", "1", "--max-connections", "4"]);
+    let mut held: Vec<Client> = (0..4).map(|_| server.connect()).collect();
+    for client in &mut held {
+        client.send(GET);
+        assert_eq!(client.answer().status, 200);
+    }
+    let mut excess = server.connect();
+    excess.send(GET);
+    let answer = excess.answer();
+    assert_eq!((answer.status, answer.closes()), (503, true));
+    excess.ends();
+    drop(held);
+    eventually("room after others left", || {
+        let mut client = server.connect();
+        client.send(GET);
+        client.try_answer().ok().flatten().filter(|answer| answer.status == 200)
+    });
+    assert!(server.stop().stats()["connections_shed"] >= 1);
+}
+
+/// Memory for receiving is bounded; beyond the bound clients wait, and nobody is lost.
+#[test]
+fn max_receive_memory() {
+    let server = Coring::start(&["echo", "--cores", "1", "--max-receive-memory", "4194304"]);
+    let body = noise(2 << 20);
+    let clients: Vec<Client> = (0..16).map(|_| server.connect()).collect();
+    thread::scope(|scope| {
+        for mut client in clients {
+            let (mut sender, body) = (client.twin(), &body);
+            scope.spawn(move || {
+                let len = body.len();
+                sender.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {len}\r\n\r\n"));
+                sender.send(body);
+            });
+            scope.spawn(move || {
+                // The others fill the memory while nobody reads.
+                thread::sleep(WHILE * 5);
+                assert!(client.answer().body == *body);
+            });
+        }
+    });
+    assert_eq!(server.stop().stats()["responses_2xx"], 16);
+}
+
+#[test]
+fn cores() {
+    let ended = Coring::start(&["--cores", "1"]).stop();
+    let line = ended.stderr.lines().find(|line| line.starts_with("requests "));
+    let workers = line.and_then(|line| line.split_once('[')).map(|(_, each)| each.trim());
+    assert_eq!(workers, Some("0]"), "one worker");
+}

@@ -1,0 +1,14 @@
+//! The program as its users meet it: the real binary, real sockets, real clients. One file for
+//! each subject. It refuses to know how coring works; what a counter is called is as far as it
+//! looks inside.
+
+mod access_log;
+mod basics;
+mod clients;
+mod faults;
+mod lifecycle;
+mod limits;
+mod panics;
+mod resources;
+mod startup;
+mod support;

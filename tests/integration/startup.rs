@@ -1,0 +1,214 @@
+//! How coring begins, and how it says in one line that it can't: the cause, the cure, and the exit
+//! code.
+
+use std::fs;
+use std::net::TcpListener;
+use std::process::Command;
+
+use crate::support::{
+    Address, Client, Coring, Finished, Folder, GET, HELLO, coring, python, run_with,
+};
+
+/// Runs coring to an end that is meant to come at once.
+#[track_caller]
+fn fails(arguments: &[&str], code: i32) -> Finished {
+    let finished = run_with(&mut coring(arguments), b"");
+    assert_eq!(finished.code, Some(code), "{arguments:?}: {}", finished.stderr);
+    assert_eq!(finished.stdout, "", "{arguments:?}");
+    finished
+}
+
+/// Says each of `words`, on one line.
+#[track_caller]
+fn says(finished: &Finished, words: &[&str]) {
+    let line = finished.error_line();
+    for word in words {
+        assert!(line.contains(word), "no `{word}` in: {line}");
+    }
+}
+
+#[test]
+fn a_second_coring_on_a_port_says_who_has_it() {
+    let first = Coring::start(&[]);
+    let bind = format!("127.0.0.1:{}", first.address().port());
+    let pid = format!("(pid {})", first.pid());
+    for command in [&["-b", &bind][..], &["echo", "-b", &bind]] {
+        says(&fails(command, 1), &["coring", &pid, &bind]);
+    }
+    let any = format!("0.0.0.0:{}", first.address().port());
+    says(&fails(&["-b", &any], 1), &["coring", &pid]);
+    assert_eq!(first.ask(GET).text(), HELLO);
+}
+
+#[test]
+fn a_port_of_another_program_is_named_with_it() {
+    for host in ["127.0.0.1", "[::1]"] {
+        let other = TcpListener::bind(format!("{host}:0")).expect("a free port");
+        let bind = other.local_addr().expect("an address").to_string();
+        says(&fails(&["-b", &bind], 1), &[&bind, &format!("(pid {})", std::process::id())]);
+    }
+}
+
+#[test]
+fn a_bad_flag_is_a_usage_error() {
+    for arguments in [
+        &["--no-such-flag"][..],
+        &["no-such-command"],
+        &["--engine", "epol"],
+        &["--head-timeout", "soon"],
+        &["--cores", "0"],
+        &["respond", "--status", "99"],
+    ] {
+        let finished = fails(arguments, 2);
+        assert!(finished.stderr.contains(arguments[arguments.len() - 1]), "{}", finished.stderr);
+    }
+}
+
+#[test]
+fn a_bad_address_is_said_so() {
+    for bind in ["127.0.0.1:99999", "nonsense", "127.0.0.1:", "unix:"] {
+        let finished = run_with(&mut coring(&["-b", bind]), b"");
+        assert!(matches!(finished.code, Some(1 | 2 | 78)), "{bind}: {finished:?}");
+        assert!(finished.stderr.contains(bind), "{bind}: {finished:?}");
+    }
+    // An address of a network for documentation (RFC 5737), which is not this machine's.
+    says(&fails(&["-b", "192.0.2.1:0"], 1), &["192.0.2.1:0"]);
+}
+
+#[test]
+fn a_path_that_is_no_socket_is_left_alone() {
+    let folder = Folder::new();
+    let path = folder.write("precious", "do not touch");
+    let bind = format!("unix:{path}");
+    says(&fails(&["-b", &bind], 1), &[&path]);
+    assert_eq!(fs::read(&path).expect("still there"), b"do not touch");
+    let within = format!("unix:{}", folder.file("no/such/folder"));
+    says(&fails(&["-b", &within], 1), &["no/such/folder"]);
+}
+
+#[test]
+fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
+    let folder = Folder::new();
+    let bind = format!("unix:{}", folder.file("socket"));
+    let start = || Coring::start_as(coring(&["--stats", "-b", &bind]));
+    drop(start());
+    assert!(folder.path().join("socket").exists(), "who is killed can't clean up");
+    let first = start();
+    assert_eq!(first.ask(GET).text(), HELLO);
+    says(&fails(&["-b", &bind], 1), &[&folder.file("socket")]);
+    assert_eq!(first.ask(GET).text(), HELLO);
+    first.stop();
+    start().stop();
+}
+
+#[test]
+fn the_banner_has_the_real_port_of_each_address() {
+    let server = Coring::start_as(coring(&["-b", "127.0.0.1:0", "-b", "[::1]:0", "--stats"]));
+    let banner = server.stderr();
+    assert_ne!(server.address().port(), 0);
+    for word in ["http://127.0.0.1:", "http://[::1]:", "io_uring", "core"] {
+        assert!(banner.contains(word), "no `{word}` in: {banner}");
+    }
+    assert!(!banner.contains(":0/"), "{banner}");
+    assert_eq!(server.ask(GET).text(), HELLO);
+}
+
+/// The server that `arguments` and `variables` make, asked on this machine's own address.
+#[track_caller]
+fn answers_with(variables: &[(&str, &str)], arguments: &[&str]) {
+    let mut command = coring(arguments);
+    command.env("CORING_STATS", "true").envs(variables.iter().copied());
+    let server = Coring::start_as(command);
+    let port = server.address().port();
+    let here = Address::Tcp(([127, 0, 0, 1], port).into());
+    let mut client = Client::connect(&here).expect("a connection");
+    client.send(GET);
+    assert_eq!(client.answer().text(), HELLO, "{variables:?} {arguments:?}");
+    server.stop();
+}
+
+#[test]
+fn addresses_come_from_flags_or_the_environment() {
+    answers_with(&[("PORT", "0")], &[]);
+    answers_with(&[("CORING_BIND", "127.0.0.1:0")], &[]);
+    answers_with(&[("CORING_BIND", "127.0.0.1:0"), ("PORT", "1")], &[]);
+    answers_with(&[("CORING_BIND", "192.0.2.1:1"), ("PORT", "1")], &["-b", "127.0.0.1:0"]);
+    answers_with(&[], &["-b", "0"]);
+    answers_with(&[], &["-b", ":0"]);
+    answers_with(&[], &["-b", "localhost:0"]);
+    answers_with(&[], &["-b", "[::]:0"]);
+}
+
+#[test]
+fn flags_have_variables_of_their_name() {
+    let mut command = coring(&["-b", "127.0.0.1:0"]);
+    command.env("CORING_MAX_TARGET", "9");
+    let server = Coring::start_as(command);
+    let answer = server.ask("GET /ten-bytes HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(answer.status, 414);
+}
+
+#[test]
+fn help_and_version_are_no_errors() {
+    for arguments in [&["--help"][..], &["echo", "--help"], &["-h"]] {
+        let finished = run_with(&mut coring(arguments), b"");
+        assert!(finished.succeeded().contains("--bind"), "{arguments:?}");
+    }
+    let help = run_with(&mut coring(&["--help"]), b"").succeeded();
+    assert!(help.contains("16") && help.contains("unlimited"), "{help}");
+    for arguments in ["--version", "version"] {
+        let said = run_with(&mut coring(&[arguments]), b"").succeeded();
+        assert!(said.contains(env!("CARGO_PKG_VERSION")), "{said}");
+    }
+    let said = run_with(&mut coring(&["version"]), b"").succeeded();
+    assert!(said.contains("io_uring"), "{said}");
+}
+
+#[test]
+fn a_filter_that_refuses_io_uring_is_named() {
+    for errno in ["EPERM", "ENOSYS"] {
+        for engine in ["auto", "uring"] {
+            let program = env!("CARGO_BIN_EXE_coring");
+            let mut command = python(
+                "refuse_io_uring.py",
+                &[errno, program, "--engine", engine, "-b", "127.0.0.1:0"],
+            );
+            let finished = run_with(&mut command, b"");
+            assert_eq!(finished.code, Some(77), "{errno}: {}", finished.stderr);
+            says(&finished, &["io_uring_setup", "seccomp", "allow"]);
+        }
+    }
+}
+
+/// Locked memory counts for a plain user, and from Linux 6.14 on a ring is made of it.
+#[test]
+fn a_lack_of_locked_memory_is_named() {
+    let folder = Folder::new();
+    // Where we build may be closed to others.
+    let program = folder.file("coring");
+    fs::copy(env!("CARGO_BIN_EXE_coring"), &program).expect("a copy");
+    let script = format!("ulimit -l 0 && exec {program} -b 127.0.0.1:0");
+    let mut command = if rustix::process::geteuid().is_root() {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-c", &script]);
+        command
+    } else {
+        let mut command = Command::new("sh");
+        command.args(["-c", &script]);
+        command
+    };
+    if charges_rings() {
+        let finished = run_with(&mut command, b"");
+        assert_eq!(finished.code, Some(77), "{}", finished.stderr);
+        says(&finished, &["locked-memory", "ulimit -l is 0"]);
+    } else {
+        assert_eq!(Coring::start_as(command).ask(GET).text(), HELLO);
+    }
+}
+
+fn charges_rings() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("a kernel's release");
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    let mut next = || numbers.next().and_then(|number| number.parse::<u32>().ok());
+    (next(), next()) >= (Some(6), Some(14))
+}

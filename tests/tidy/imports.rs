@@ -1,0 +1,252 @@
+//! Who may import whom. It knows the rooms by name and refuses to know what is in them.
+
+use crate::scan;
+use crate::violation;
+
+/// Each room below `src/` and the rooms it may import; ARCHITECTURE.md quotes these rows. The
+/// face (`lib.rs`) may name every room, the program (`bin`) only the face.
+pub(crate) const TABLE: &[(&str, &[&str])] = &[
+    ("metrics", &[]),
+    ("sys", &[]),
+    ("buf", &["sys"]),
+    ("rt", &["sys", "metrics"]),
+    ("engine", &["sys", "buf", "rt", "metrics"]),
+    ("net", &["engine", "buf", "sys"]),
+    ("http", &[]),
+    ("service", &["http", "net", "buf", "metrics"]),
+    (
+        "server",
+        &[
+            "service", "http", "net", "engine", "rt", "buf", "sys", "metrics",
+        ],
+    ),
+];
+
+/// Of this room, everybody else may name only the types and traits at its top.
+const TYPES_ONLY: &str = "service";
+
+/// What a room knows nothing of, and where it is to be had instead.
+const ABSENT: &[(&str, &[&str], &str)] = &[
+    (
+        "http",
+        &["std::os", "std::fs", "TcpStream", "TcpListener"],
+        "no socket: bytes in, events out",
+    ),
+    (
+        "http",
+        &["Instant::now", "SystemTime::now", "std::thread"],
+        "no clock: time is an argument",
+    ),
+    (
+        "rt",
+        &["std::os", "std::net", "RawFd", "OwnedFd", "BorrowedFd"],
+        "no fd: engine has them",
+    ),
+    ("net", &["io_uring"], "no ring: only engine speaks to it"),
+    (
+        "service",
+        &["io_uring", "libc", "rustix"],
+        "no kernel: engine and sys speak to it",
+    ),
+    ("server", &["io_uring"], "no ring: only engine speaks to it"),
+];
+
+/// The row of `room` as ARCHITECTURE.md has it.
+pub(crate) fn row(room: &str, may_import: &[&str]) -> String {
+    let list = if may_import.is_empty() {
+        "—".to_owned()
+    } else {
+        may_import.join(" ")
+    };
+    format!("{room:<8} {list}")
+}
+
+/// The import table: what a file's room may name of the other rooms.
+pub(crate) fn imports(path: &str, text: &str) -> Vec<String> {
+    let Some(room) = room(path) else {
+        return Vec::new();
+    };
+    let Some((_, allowed)) = TABLE.iter().find(|(name, _)| *name == room) else {
+        let what = format!("`{room}` has no row; give it one here and in ARCHITECTURE.md");
+        return vec![violation(path, 1, "imports", &what)];
+    };
+    let code = scan::shipped(&scan::code(text));
+    let paths = root_paths(path, &code)
+        .into_iter()
+        .filter(|(_, names)| names[0] != room);
+    let faults = paths.filter_map(|(at, names)| {
+        let what = fault(room, allowed, &names)?;
+        Some(violation(path, scan::line_at(&code, at), "imports", &what))
+    });
+    faults.collect()
+}
+
+fn fault(room: &str, allowed: &[&str], names: &[&str]) -> Option<String> {
+    let (target, path) = (names[0], names.join("::"));
+    if TABLE.iter().all(|(name, _)| *name != target) {
+        return Some(format!(
+            "`crate::{path}` is no room; name the room that owns the item"
+        ));
+    }
+    if !allowed.contains(&target) {
+        let cure = "pass it in, or move the item to a room below both";
+        return Some(format!(
+            "`{room}` may not import `{target}` (`crate::{path}`); {cure}"
+        ));
+    }
+    let names_type = names
+        .get(1)
+        .is_some_and(|name| name.starts_with(char::is_uppercase));
+    (target == TYPES_ONLY && !names_type)
+        .then(|| format!("`crate::{path}`: name a trait or a type at the top of `{TYPES_ONLY}`"))
+}
+
+/// What the design keeps out of a room, by absence.
+pub(crate) fn absences(path: &str, text: &str) -> Vec<String> {
+    let rows = ABSENT.iter().filter(|(name, ..)| room(path) == Some(name));
+    let code = scan::shipped(&scan::code(text));
+    let from_std = paths_from(&code, |_, word| word == "std");
+    let mut faults = Vec::new();
+    for (room, banned, cure) in rows {
+        for name in *banned {
+            let mut found: Vec<usize> = whole_matches(&code, name);
+            if let Some(module) = name.strip_prefix("std::") {
+                let paths = from_std.iter().filter(|(_, names)| names[0] == module);
+                found = paths.map(|(at, _)| *at).collect();
+            }
+            for at in found {
+                let what = format!("`{name}` in `{room}`; {cure}");
+                faults.push(violation(path, scan::line_at(&code, at), "absences", &what));
+            }
+        }
+    }
+    faults
+}
+
+/// Paths that climb (`super::super::`), and the `http` crate under the name of our own room.
+pub(crate) fn paths(path: &str, text: &str) -> Vec<String> {
+    let code = scan::code(text);
+    let words = scan::words(&code);
+    let mut faults = Vec::new();
+    let mut report = |at, what| {
+        faults.push(violation(path, scan::line_at(&code, at), "paths", what));
+    };
+    for pair in words.windows(2) {
+        let [(first_at, first), (at, second)] = [pair[0], pair[1]];
+        let between = code[first_at + first.len()..at].trim();
+        if (first, second) == ("super", "super") && between == "::" {
+            report(at, "`super::super::` climbs; write the path from `crate::`");
+        }
+        if (first, second) == ("use", "http") && between.is_empty() && path.starts_with("src/") {
+            report(
+                at,
+                "write `::http` for the crate and `crate::http` for the room",
+            );
+        }
+    }
+    faults
+}
+
+/// The room of a file below `src/`: none for the face, the program and tests.
+fn room(path: &str) -> Option<&str> {
+    let inside = path.strip_prefix("src/")?;
+    let room = inside.split('/').next()?.trim_end_matches(".rs");
+    let is_test = inside.ends_with("/tests.rs") || inside.contains("/tests/");
+    (!is_test && !matches!(room, "lib" | "bin")).then_some(room)
+}
+
+/// Every path of `code` that starts at the crate's root, with its offset.
+fn root_paths<'a>(path: &str, code: &'a str) -> Vec<(usize, Vec<&'a str>)> {
+    // In a room's first file, outside its inline modules, `super` is the root.
+    let parts: Vec<_> = path.split('/').skip(1).collect();
+    let is_first_file = matches!(parts[..], [_] | [_, "mod.rs"]);
+    let inline = scan::inline_modules(code);
+    let is_inline = |at| inline.iter().any(|body| body.contains(&at));
+    paths_from(code, |at, word| {
+        word == "crate" || (word == "super" && is_first_file && !is_inline(at))
+    })
+}
+
+/// Every path of `code` below a word that `is_root` takes, with its offset, groups taken apart.
+fn paths_from(code: &str, is_root: impl Fn(usize, &str) -> bool) -> Vec<(usize, Vec<&str>)> {
+    let mut found = Vec::new();
+    for (at, word) in scan::words(code) {
+        if is_root(at, word)
+            && let Some(rest) = after_colons(code, at + word.len())
+        {
+            let mut paths = Vec::new();
+            tree(code, rest, &mut Vec::new(), &mut paths);
+            found.extend(paths.into_iter().map(|path| (at, path)));
+        }
+    }
+    found.retain(|(_, names)| !names.is_empty());
+    found
+}
+
+/// Reads the path or group at `at`, pushes what it names, and returns where it ends.
+fn tree<'a>(
+    code: &'a str,
+    at: usize,
+    prefix: &mut Vec<&'a str>,
+    out: &mut Vec<Vec<&'a str>>,
+) -> usize {
+    let at = skip_space(code, at);
+    match code.as_bytes().get(at) {
+        Some(b'{') => {
+            let close = scan::block_end(code, at) - 1;
+            let mut next = skip_space(code, at + 1);
+            while next < close {
+                next = tree(code, next, prefix, out);
+                // On to the next of the group, over `as name`.
+                next = code[next..close]
+                    .find(',')
+                    .map_or(close, |comma| next + comma + 1);
+                next = skip_space(code, next);
+            }
+            close + 1
+        }
+        Some(b'*') => {
+            out.push([prefix.as_slice(), &["*"]].concat());
+            at + 1
+        }
+        _ => {
+            let is_word = |c: char| c.is_alphanumeric() || c == '_';
+            let end = code[at..]
+                .find(|c| !is_word(c))
+                .map_or(code.len(), |n| at + n);
+            let depth = prefix.len();
+            if end > at && &code[at..end] != "self" {
+                prefix.push(&code[at..end]);
+            }
+            let end = match after_colons(code, end) {
+                Some(rest) if end > at => tree(code, rest, prefix, out),
+                _ => {
+                    out.push(prefix.clone());
+                    end
+                }
+            };
+            prefix.truncate(depth);
+            end
+        }
+    }
+}
+
+fn after_colons(code: &str, at: usize) -> Option<usize> {
+    let at = skip_space(code, at);
+    code[at..]
+        .starts_with("::")
+        .then(|| skip_space(code, at + 2))
+}
+
+fn skip_space(code: &str, at: usize) -> usize {
+    at + code[at..].len() - code[at..].trim_start().len()
+}
+
+fn whole_matches(code: &str, name: &str) -> Vec<usize> {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let matches = code.match_indices(name).map(|(at, _)| at);
+    let whole = matches.filter(|at| {
+        !code[..*at].ends_with(is_word) && !code[at + name.len()..].starts_with(is_word)
+    });
+    whole.collect()
+}
