@@ -19,6 +19,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 pub use descriptor::Descriptor;
+pub use op::{Interest, Sent};
 use rustix::event::EventfdFlags;
 use rustix::time::{ClockId, clock_gettime};
 
@@ -270,13 +271,14 @@ impl Sending {
         Self(with_current(|uring| uring.start_send(socket, outgoing)))
     }
 
-    /// What was sent, and how many bytes of it. To be polled until ready, and not after.
+    /// How it ended. To be polled until ready, and not after; what the caller wants to be woken
+    /// for is its `interest`.
     #[inline]
-    pub fn poll_done(&self, context: &Context<'_>) -> Poll<(Outgoing, io::Result<usize>)> {
-        with_current(|uring| uring.poll_send(self.0, context))
+    pub fn poll_end(&self, context: &Context<'_>, interest: Interest) -> Poll<Sent> {
+        with_current(|uring| uring.poll_send(self.0, context, interest))
     }
 
-    /// Asks the kernel to stop; `poll_done` then tells how far it came.
+    /// Asks the kernel to stop; `poll_end` then tells how far it came.
     pub fn cancel(&self) {
         with_current(|uring| uring.cancel(self.0));
     }

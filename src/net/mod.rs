@@ -9,3 +9,5 @@ pub use address::Address;
 pub use bind::{Bound, SocketFile, bind};
 pub use listener::Listener;
 pub use stream::Stream;
+
+pub use crate::engine::{Interest, Sent};

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use rustix::net::Shutdown;
 
 use crate::buf::{Chunk, Outgoing};
-use crate::engine::{Descriptor, Receiving, Sending};
+use crate::engine::{Descriptor, Interest, Receiving, Sending, Sent};
 
 /// A connected byte stream, TCP or Unix, on the current worker. Dropping it cancels what is in
 /// flight and closes the socket when the kernel is done.
@@ -65,18 +65,18 @@ impl Stream {
         self.sending.is_some()
     }
 
-    /// What was sent, and how many bytes of it.
+    /// How the send in flight ended. The caller is woken for what it has an `interest` in.
     ///
     /// # Panics
     /// When no send is in flight.
     #[inline]
-    pub fn poll_sent(&mut self, context: &Context<'_>) -> Poll<(Outgoing, io::Result<usize>)> {
+    pub fn poll_sent(&mut self, context: &Context<'_>, interest: Interest) -> Poll<Sent> {
         let sending = self.sending.as_ref().expect("a send is in flight");
-        let done = sending.poll_done(context);
-        if done.is_ready() {
+        let end = sending.poll_end(context, interest);
+        if end.is_ready() {
             self.sending = None;
         }
-        done
+        end
     }
 
     /// Asks the kernel to end the send in flight; [`Stream::poll_sent`] then tells how far it came.

@@ -12,6 +12,5 @@ mod waker;
 mod wheel;
 
 pub use executor::{Executor, Turn};
-pub use inbox::Inbox;
 pub use task::{now_ms, spawn, wake_all};
 pub use timer::{Timer, sleep};

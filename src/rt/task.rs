@@ -1,9 +1,5 @@
 //! What a coroutine may ask of the executor it runs on.
 
-use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Poll};
-
 use super::executor::{Executor, with_current};
 
 /// Starts a coroutine on the current worker; it runs beside its caller and is not waited for.
@@ -29,22 +25,6 @@ pub fn now_ms() -> u64 {
 /// Outside a worker.
 pub fn wake_all() {
     current(Executor::wake_all);
-}
-
-/// Lets every other ready coroutine and the kernel have their turn first.
-pub fn yield_now() -> impl Future<Output = ()> {
-    struct YieldNow(bool);
-    impl Future for YieldNow {
-        type Output = ();
-        fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-            if std::mem::replace(&mut self.0, true) {
-                return Poll::Ready(());
-            }
-            context.waker().wake_by_ref();
-            Poll::Pending
-        }
-    }
-    YieldNow(false)
 }
 
 #[inline]

@@ -5,7 +5,6 @@ use std::task::{Context, Poll};
 
 use super::executor::with_current;
 use super::task::{current, now_ms};
-use super::wheel::NEVER;
 
 /// A deadline that can be moved as often as one likes: moving it later is one store.
 #[derive(Debug)]
@@ -24,15 +23,11 @@ impl Timer {
         }
     }
 
-    /// Arms the timer, or moves it, to `deadline_ms` on the clock of [`now_ms`].
+    /// Arms the timer, or moves it, to `deadline_ms` on the clock of [`now_ms`]; `u64::MAX`
+    /// disarms it.
     #[inline]
     pub fn set(&self, deadline_ms: u64) {
         current(|executor| executor.wheel.borrow_mut().set(self.slot, deadline_ms));
-    }
-
-    /// Disarms the timer.
-    pub fn clear(&self) {
-        self.set(NEVER);
     }
 
     /// Ready once the deadline has come; until then the caller is woken when it comes.

@@ -14,7 +14,7 @@ use super::access_log::Line;
 use super::close_reason::CloseReason;
 use super::exchange;
 use super::link::Link;
-use super::shared::{Manner, Shared};
+use super::shared::{Manner, Place, Shared};
 use crate::buf::{Part, PoolBox};
 use crate::http::Fault;
 use crate::http::h1::{self, Answer, BodyLength, Event, Framing, Head};
@@ -42,16 +42,16 @@ pub(super) struct Connection {
     pub(super) shared: Rc<Shared>,
     /// The access log's line of the request at hand, if there is a log.
     pub(super) line: Option<Box<Line>>,
-    /// The head of the request that is awaited must have come until then, in ms; 0: idle, and
-    /// its first byte starts the time.
-    head_deadline_ms: u64,
+    /// What is awaited (a head, or the rest of a body that nobody read) must have come until
+    /// then, in ms; 0: nothing has begun to come.
+    arrival_deadline_ms: u64,
 }
 
 /// What is to be done before the next request can be looked at.
 enum Next<F> {
-    /// Send what is owed and receive more.
+    /// Receive more, and send what is owed meanwhile.
     Receive,
-    /// Send what is owed.
+    /// Send what is owed first: it is much.
     Send,
     /// Bring an exchange to its end.
     Exchange(Pending<F>),
@@ -61,39 +61,45 @@ enum Next<F> {
 pub(super) struct Pending<F> {
     /// The service's call.
     pub(super) call: Pin<PoolBox<F>>,
-    /// What it returned, if it has.
-    pub(super) answer: Option<Response>,
+    /// What it returned, if it has. Boxed, for every idle connection has room for this.
+    pub(super) answer: Option<Box<Response>>,
     /// The request's body.
     pub(super) incoming: Option<Rc<Exchange>>,
 }
 
 /// Serves a connection until its end.
-pub(super) async fn serve<S: Service>(stream: Stream, service: Rc<S>, shared: Rc<Shared>) {
-    let mut connection = Connection::new(stream, shared);
-    let reason = match connection.exchanges(&*service).await {
-        Ok(reason) | Err(reason) => reason,
-    };
-    connection.close(reason).await;
+pub(super) fn serve<S: Service>(
+    stream: Stream,
+    service: Rc<S>,
+    place: Place,
+) -> impl Future<Output = ()> {
+    let mut connection = Connection::new(stream, place.shared().clone());
+    // Not an async function: that would keep its arguments twice.
+    async move {
+        let ended = connection.exchanges(&*service).await;
+        let (Ok(reason) | Err(reason)) = ended;
+        connection.close(reason).await;
+        drop(place);
+    }
 }
 
 /// Answers a connection that is one too many, and closes it.
-pub(super) async fn shed(stream: Stream, shared: Rc<Shared>) {
-    Connection::new(stream, shared)
-        .close(CloseReason::Shed)
-        .await;
+pub(super) async fn shed(stream: Stream, place: Place) {
+    let mut connection = Connection::new(stream, place.shared().clone());
+    connection.close(CloseReason::Shed).await;
 }
 
 impl Connection {
     fn new(stream: Stream, shared: Rc<Shared>) -> Self {
-        let head_deadline_ms = now_ms() + shared.limits.head_timeout_ms;
+        let arrival_deadline_ms = now_ms() + shared.limits.head_timeout_ms;
         let mut link = Link::new(stream);
-        link.set_recv_deadline(head_deadline_ms);
+        link.set_recv_deadline(arrival_deadline_ms);
         Self {
             http: h1::Connection::server(),
             link,
             shared,
             line: None,
-            head_deadline_ms,
+            arrival_deadline_ms,
         }
     }
 
@@ -101,22 +107,17 @@ impl Connection {
     async fn exchanges<S: Service>(&mut self, service: &S) -> Result<CloseReason, CloseReason> {
         let waker = poll_fn(|context| Poll::Ready(context.waker().clone())).await;
         loop {
-            match self.advance(service, &waker)? {
+            let next = self.advance(service, &waker)?;
+            match next {
                 Next::Exchange(pending) => self.exchange(pending).await?,
                 Next::Send => self.flush().await?,
-                Next::Receive => {
-                    self.flush().await?;
-                    if self.http.must_close() {
-                        return Ok(CloseReason::Answered);
-                    }
-                    if self.link.eof {
-                        self.http
-                            .receive_eof(self.link.inbox.unread())
-                            .map_err(CloseReason::Fault)?;
-                        return Ok(CloseReason::PeerClosed);
-                    }
-                    self.receive().await?;
+                Next::Receive if self.http.must_close() => return Ok(CloseReason::Answered),
+                Next::Receive if self.link.eof => {
+                    let unread = self.link.inbox.unread();
+                    self.http.receive_eof(unread).map_err(CloseReason::Fault)?;
+                    return Ok(CloseReason::PeerClosed);
                 }
+                Next::Receive => self.receive().await?,
             }
         }
     }
@@ -130,7 +131,10 @@ impl Connection {
         loop {
             let unread = self.link.inbox.unread();
             match self.http.next_event(unread, &self.shared.h1_limits) {
-                Ok((_, Event::NeedData | Event::Paused)) => return Ok(Next::Receive),
+                Ok((used, Event::NeedData | Event::Paused)) => {
+                    self.link.inbox.consume(used);
+                    return Ok(Next::Receive);
+                }
                 Ok((used, Event::Request(head))) => {
                     let (request, incoming) = self.request(used, head);
                     let call = PoolBox::pin(&self.shared.pool, service.call(request));
@@ -142,7 +146,11 @@ impl Connection {
                     }
                 }
                 // What is left of a body that nobody read.
-                Ok((used, Event::Data(_) | Event::End)) => self.link.inbox.consume(used),
+                Ok((used, Event::Data(_))) => self.link.inbox.consume(used),
+                Ok((used, Event::End)) => {
+                    self.link.inbox.consume(used);
+                    self.arrival_deadline_ms = 0;
+                }
                 Err(fault) => return Err(CloseReason::Fault(fault)),
             }
         }
@@ -152,7 +160,7 @@ impl Connection {
     fn request(&mut self, used: usize, head: Head) -> (Request, Option<Rc<Exchange>>) {
         self.shared.metrics.requests.add(1);
         self.link.clear_recv_deadline();
-        self.head_deadline_ms = 0;
+        self.arrival_deadline_ms = 0;
         let bytes = self.link.inbox.take(used);
         if let Some(log) = &self.shared.log {
             let time = self.shared.date.borrow_mut().unix_seconds();
@@ -189,7 +197,7 @@ impl Connection {
                 self.encode_end()?;
                 return Ok(None);
             }
-            Poll::Ready(answer) => Some(answer),
+            Poll::Ready(answer) => Some(Box::new(answer)),
             Poll::Pending => None,
         };
         Ok(Some(Pending {
@@ -293,37 +301,55 @@ impl Connection {
             .is_some_and(|length| length <= DISCARD_BYTES_MAX)
     }
 
-    async fn flush(&mut self) -> Result<(), CloseReason> {
-        self.link
-            .flush(&self.shared.limits, &self.shared.metrics)
-            .await
+    /// Sends everything that is owed.
+    fn flush(&mut self) -> impl Future<Output = Result<(), CloseReason>> {
+        poll_fn(|context| self.poll_flush(context))
+    }
+
+    /// Ready when nothing is owed and nothing is on its way.
+    pub(super) fn poll_flush(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), CloseReason>> {
+        let Self { link, shared, .. } = self;
+        link.poll_flush(context, &shared.limits)
     }
 
     /// Receives a piece of the next request, or of a body that nobody read.
-    async fn receive(&mut self) -> Result<(), CloseReason> {
+    fn receive(&mut self) -> impl Future<Output = Result<(), CloseReason>> {
         let limits = &self.shared.limits;
-        if !self.http.request_complete() {
-            self.link
-                .set_recv_deadline(now_ms() + limits.body_timeout_ms);
-        } else if self.head_deadline_ms != 0 {
-            self.link.set_recv_deadline(self.head_deadline_ms);
-        } else if self.link.inbox.is_empty() {
-            self.link
-                .set_recv_deadline(now_ms() + limits.idle_timeout_ms);
-        } else {
-            self.head_deadline_ms = now_ms() + limits.head_timeout_ms;
-            self.link.set_recv_deadline(self.head_deadline_ms);
-        }
-        poll_fn(|context| self.poll_receive(context)).await
+        let has_begun = !self.link.inbox.is_empty() || !self.http.request_complete();
+        let deadline_ms = match self.arrival_deadline_ms {
+            0 if !has_begun => now_ms() + limits.idle_timeout_ms,
+            0 => {
+                let is_head = self.http.request_complete();
+                let timeout_ms = if is_head {
+                    limits.head_timeout_ms
+                } else {
+                    limits.body_timeout_ms
+                };
+                self.arrival_deadline_ms = now_ms() + timeout_ms;
+                self.arrival_deadline_ms
+            }
+            known_ms => known_ms,
+        };
+        self.link.set_recv_deadline(deadline_ms);
+        poll_fn(|context| self.poll_receive(context))
     }
 
     fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
+        self.link.send_on(context, &self.shared.limits)?;
         if let Poll::Ready(filled) = self.link.poll_fill(context) {
             return Poll::Ready(filled.map(|_| ()));
         }
         let between_requests = self.http.is_idle() && self.link.inbox.is_empty();
         if between_requests && self.shared.manner.get() == Manner::CloseIdle {
             return Poll::Ready(Err(CloseReason::Drained));
+        }
+        while self.link.poll_overdue(context) && self.link.owes() {
+            // Who still takes an answer is not idle; its own deadline is the answer's.
+            let later_ms = now_ms() + self.shared.limits.idle_timeout_ms;
+            self.link.set_recv_deadline(later_ms);
         }
         if !self.link.poll_overdue(context) {
             return Poll::Pending;
@@ -336,8 +362,14 @@ impl Connection {
     }
 
     /// The end: tells the peer what it did wrong or what went wrong here, if it can still be
-    /// told, and sees to it that the telling arrives.
-    async fn close(mut self, reason: CloseReason) {
+    /// told, and sees to it that the telling arrives. In a block of its own: the room for it
+    /// would be in every idle connection.
+    fn close(&mut self, reason: CloseReason) -> Pin<PoolBox<impl Future<Output = ()>>> {
+        let pool = self.shared.pool.clone();
+        PoolBox::pin(&pool, self.end(reason))
+    }
+
+    async fn end(&mut self, reason: CloseReason) {
         let refusal = match reason {
             CloseReason::Fault(Fault::Truncated) => None,
             CloseReason::Fault(fault) => {
@@ -362,7 +394,8 @@ impl Connection {
         }
         self.write_line();
         self.link.clear_recv_deadline();
-        let told = reason != CloseReason::Reset && self.flush().await.is_ok();
+        let hears = !matches!(reason, CloseReason::Reset | CloseReason::WriteTimeout);
+        let told = hears && self.flush().await.is_ok();
         if told && unread && !self.link.eof {
             self.linger().await;
         }
@@ -407,4 +440,33 @@ fn overloaded() -> Response {
     Response::text("too many connections\n")
         .with_status(::http::StatusCode::SERVICE_UNAVAILABLE)
         .with_header(::http::header::RETRY_AFTER, retry)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Large;
+
+    impl Service for Large {
+        async fn call(&self, _: Request) -> Response {
+            let large = [1_u8; 10_000];
+            std::future::ready(()).await;
+            Response::text(large.to_vec())
+        }
+    }
+
+    fn size_of_future<A, B, C, F>(_: impl Fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        let size = size_of_future(serve::<Large>);
+        println!("the future of an idle connection has {size} bytes");
+        assert!(
+            size <= 384,
+            "the future of an idle connection has {size} bytes"
+        );
+    }
 }

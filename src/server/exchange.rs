@@ -39,7 +39,7 @@ pub(super) async fn run<F: Future<Output = Response>>(
     };
     let outcome = async {
         let mut answer = match answer {
-            Some(answer) => answer,
+            Some(answer) => *answer,
             None => poll_fn(|context| pump.poll_answer(call.as_mut(), context)).await?,
         };
         drop(call);
@@ -81,7 +81,7 @@ impl Pump<'_> {
             }
             let received = self.receive(context)?;
             // Answers to earlier requests do not wait for this one.
-            self.poll_flush(context)?;
+            let _ = self.connection.poll_flush(context)?;
             if !received {
                 return Poll::Pending;
             }
@@ -128,7 +128,7 @@ impl Pump<'_> {
                 progress = true;
             }
             progress |= body.is_some() && self.receive(context)?;
-            let flushed = self.poll_flush(context)?;
+            let flushed = self.connection.poll_flush(context)?;
             match body {
                 None if flushed.is_ready() => return Poll::Ready(Ok(())),
                 _ if !progress => return Poll::Pending,
@@ -177,7 +177,7 @@ impl Pump<'_> {
                         .receive_eof(link.inbox.unread())
                         .map_err(CloseReason::Fault)?;
                 }
-                pace.moved(received, now_ms);
+                pace.moved(u32::try_from(received).expect("a block is small"), now_ms);
                 continue;
             }
             let limits = &connection.shared.limits;
@@ -231,13 +231,5 @@ impl Pump<'_> {
             }
         }
         Ok(())
-    }
-
-    fn poll_flush(&mut self, context: &mut Context<'_>) -> Result<Poll<()>, CloseReason> {
-        let Connection { link, shared, .. } = &mut *self.connection;
-        match link.poll_flush(context, &shared.limits, &shared.metrics) {
-            Poll::Ready(flushed) => flushed.map(Poll::Ready),
-            Poll::Pending => Ok(Poll::Pending),
-        }
     }
 }

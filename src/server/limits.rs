@@ -87,8 +87,8 @@ impl Pace {
     }
 
     /// So many bytes have moved.
-    pub(super) fn moved(&mut self, bytes: usize, now_ms: u64) {
-        self.bytes += bytes as u64;
+    pub(super) fn moved(&mut self, bytes: u32, now_ms: u64) {
+        self.bytes += u64::from(bytes);
         self.moved_ms = now_ms;
     }
 

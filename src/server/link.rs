@@ -1,14 +1,12 @@
 //! A connection's bytes and deadlines: what came in, what is owed, and until when.
 
-use std::future::poll_fn;
 use std::io;
 use std::task::{Context, Poll};
 
 use super::close_reason::CloseReason;
 use super::limits::{Limits, Pace};
 use crate::buf::{RecvBuf, SendQueue};
-use crate::metrics::WorkerMetrics;
-use crate::net::Stream;
+use crate::net::{Interest, Sent, Stream};
 use crate::rt::{Timer, now_ms};
 
 /// The most bytes in one send: at its deadline we want to see whether it moved.
@@ -29,6 +27,8 @@ pub(super) struct Link {
     recv_deadline_ms: u64,
     send_deadline_ms: u64,
     send_pace: Pace,
+    /// The size of the send in flight.
+    send_bytes: u32,
     /// The peer will send no more.
     pub(super) eof: bool,
 }
@@ -43,6 +43,7 @@ impl Link {
             recv_deadline_ms: NEVER_MS,
             send_deadline_ms: NEVER_MS,
             send_pace: Pace::start(0),
+            send_bytes: 0,
             eof: false,
         }
     }
@@ -98,28 +99,51 @@ impl Link {
         }
     }
 
-    /// Sends everything that is owed.
-    pub(super) async fn flush(
-        &mut self,
-        limits: &Limits,
-        metrics: &WorkerMetrics,
-    ) -> Result<(), CloseReason> {
-        poll_fn(|context| self.poll_flush(context, limits, metrics)).await
-    }
-
     /// Ready when nothing is owed and nothing is on its way.
     #[inline]
     pub(super) fn poll_flush(
         &mut self,
         context: &mut Context<'_>,
         limits: &Limits,
-        metrics: &WorkerMetrics,
+    ) -> Poll<Result<(), CloseReason>> {
+        self.poll_send(context, limits, Interest::End)
+    }
+
+    /// Sends what is owed, but does not wait: the caller is woken only if it cannot go on.
+    #[inline]
+    pub(super) fn send_on(
+        &mut self,
+        context: &mut Context<'_>,
+        limits: &Limits,
+    ) -> Result<(), CloseReason> {
+        match self.poll_send(context, limits, Interest::Trouble) {
+            Poll::Ready(sent) => sent,
+            Poll::Pending => Ok(()),
+        }
+    }
+
+    /// Whether something is owed or on its way.
+    pub(super) fn owes(&self) -> bool {
+        self.stream.is_sending() || !self.outbox.is_empty()
+    }
+
+    fn poll_send(
+        &mut self,
+        context: &mut Context<'_>,
+        limits: &Limits,
+        interest: Interest,
     ) -> Poll<Result<(), CloseReason>> {
         loop {
             if !self.stream.is_sending() && !self.start_send(limits) {
                 return Poll::Ready(Ok(()));
             }
-            match self.stream.poll_sent(context) {
+            // Who has more to send wants to know when.
+            let interest = if self.outbox.is_empty() {
+                interest
+            } else {
+                Interest::End
+            };
+            match self.stream.poll_sent(context, interest) {
                 Poll::Pending => {
                     if self.poll_timer(context) && now_ms() >= self.send_deadline_ms {
                         // How far it came is what its last completion tells.
@@ -127,10 +151,10 @@ impl Link {
                     }
                     return Poll::Pending;
                 }
-                Poll::Ready((outgoing, result)) => {
+                Poll::Ready(Sent::All) => self.note_sent(self.send_bytes, limits)?,
+                Poll::Ready(Sent::Part(outgoing, result)) => {
                     let sent = sent(result)?;
-                    metrics.bytes_sent.add(sent as u64);
-                    self.outbox.put_back(outgoing, sent);
+                    self.outbox.put_back(outgoing, sent as usize);
                     self.note_sent(sent, limits)?;
                 }
             }
@@ -147,12 +171,13 @@ impl Link {
             self.send_pace = Pace::start(now_ms());
         }
         self.move_send_deadline(limits);
+        self.send_bytes = u32::try_from(outgoing.len()).expect("a send has its bound");
         self.stream.start_send(outgoing);
         true
     }
 
     /// A send has ended: on with the rest, unless it came too slowly.
-    fn note_sent(&mut self, sent: usize, limits: &Limits) -> Result<(), CloseReason> {
+    fn note_sent(&mut self, sent: u32, limits: &Limits) -> Result<(), CloseReason> {
         let now_ms = now_ms();
         if sent > 0 {
             self.send_pace.moved(sent, now_ms);
@@ -181,7 +206,7 @@ impl Link {
 }
 
 /// How many bytes went out. A send that was cancelled before the first is no broken connection.
-fn sent(result: io::Result<usize>) -> Result<usize, CloseReason> {
+fn sent(result: io::Result<u32>) -> Result<u32, CloseReason> {
     result.or_else(|error| match error.raw_os_error() {
         Some(libc::ECANCELED | libc::EINTR | libc::EAGAIN) => Ok(0),
         _ => Err(CloseReason::Reset),

@@ -143,7 +143,7 @@ impl Builder {
                     .as_ref()
                     .map(|writer| writer.worker(all_metrics[number].clone())),
             });
-        let threads = start_workers(plans.collect(), Arc::new(factory), &control)?;
+        let threads = start_workers(plans.collect(), Arc::new(factory))?;
         let running = Mutex::new(Some(Running {
             threads,
             writer,
@@ -244,7 +244,7 @@ impl Handle {
     /// Waits until every worker has ended. Whoever comes second does not wait.
     ///
     /// # Errors
-    /// When a worker failed or panicked; the others are stopped then.
+    /// When a worker failed or panicked; the others have been stopped then.
     pub fn wait(&self) -> Result<()> {
         let running = self
             .0
@@ -267,7 +267,6 @@ impl Handle {
                 Ok(Err(error)) => format!("a worker's engine failed: {error}"),
                 Err(_) => "a worker panicked".to_owned(),
             };
-            self.stop();
             outcome = Err(Error::new(ErrorKind::Runtime, failure));
         }
         if let Some(writer) = writer {
@@ -279,11 +278,7 @@ impl Handle {
 }
 
 /// Starts the workers' threads; when one has no engine, none runs.
-fn start_workers<F, S>(
-    plans: Vec<Plan>,
-    factory: Arc<F>,
-    control: &Control,
-) -> Result<Vec<JoinHandle<io::Result<()>>>>
+fn start_workers<F, S>(plans: Vec<Plan>, factory: Arc<F>) -> Result<Vec<JoinHandle<io::Result<()>>>>
 where
     F: Fn() -> S + Send + Sync + 'static,
     S: Service + 'static,
@@ -294,7 +289,10 @@ where
         let (factory, ready) = (factory.clone(), ready.clone());
         let thread = std::thread::Builder::new()
             .name(format!("coring-{}", plan.number))
-            .spawn(move || worker::run(plan, &*factory, &ready))
+            .spawn(move || {
+                let _together = Together(plan.control.clone());
+                worker::run(plan, &*factory, &ready)
+            })
             .map_err(|error| Error::new(ErrorKind::Runtime, format!("no thread: {error}")));
         threads.push(thread?);
     }
@@ -313,12 +311,22 @@ where
     let Some(error) = failure else {
         return Ok(threads);
     };
-    control.enter(Phase::Stopping);
     for thread in threads {
         // What it may say is less than what we know already.
         let _ = thread.join();
     }
     Err(error)
+}
+
+/// Workers live and end together: one that ends by itself takes the others with it.
+struct Together(Arc<Control>);
+
+impl Drop for Together {
+    fn drop(&mut self) {
+        if !self.0.has_reached(Phase::Draining) {
+            self.0.enter(Phase::Stopping);
+        }
+    }
 }
 
 /// The sockets of all addresses, worker by worker.

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
@@ -77,15 +78,6 @@ impl Shared {
             .sum()
     }
 
-    pub(super) fn connection_opened(&self) {
-        self.open.set(self.open.get() + 1);
-    }
-
-    pub(super) fn connection_closed(&self) {
-        self.open.set(self.open.get() - 1);
-        self.wake_drained();
-    }
-
     pub(super) fn listener_opened(&self) {
         self.listening.set(self.listening.get() + 1);
     }
@@ -120,5 +112,31 @@ impl Shared {
         if let Some(waker) = self.drained.take() {
             waker.wake();
         }
+    }
+}
+
+/// A connection's place among those of its worker, taken until its coroutine is gone, however that
+/// ends.
+#[derive(Debug)]
+pub(super) struct Place(Rc<Shared>);
+
+impl Place {
+    pub(super) fn take(shared: Rc<Shared>) -> Self {
+        shared.open.set(shared.open.get() + 1);
+        shared.metrics.connections_accepted.add(1);
+        shared.metrics.connections_open.add(1);
+        Self(shared)
+    }
+
+    pub(super) fn shared(&self) -> &Rc<Shared> {
+        &self.0
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.metrics.connections_open.sub(1);
+        self.0.open.set(self.0.open.get() - 1);
+        self.0.wake_drained();
     }
 }

@@ -13,7 +13,7 @@ use super::control::{Control, Phase};
 use super::cores::Cores;
 use super::drain;
 use super::limits::Limits;
-use super::shared::Shared;
+use super::shared::{Place, Shared};
 use crate::buf::BLOCK_BYTES;
 use crate::engine::{self, Refused};
 use crate::metrics::WorkerMetrics;
@@ -127,32 +127,11 @@ fn admit<S: Service + 'static>(stream: Stream, service: &Rc<S>, shared: &Rc<Shar
         CloseReason::Shed.counter(&shared.metrics).add(1);
         return;
     }
-    shared.metrics.connections_accepted.add(1);
-    shared.metrics.connections_open.add(1);
-    shared.connection_opened();
-    let life = Life(shared.clone());
-    let shared = shared.clone();
+    let place = Place::take(shared.clone());
     if open >= limit {
-        spawn(async move {
-            let _life = life;
-            connection::shed(stream, shared).await;
-        });
+        spawn(connection::shed(stream, place));
     } else {
-        let service = service.clone();
-        spawn(async move {
-            let _life = life;
-            connection::serve(stream, service, shared).await;
-        });
-    }
-}
-
-/// Counts a connection for as long as its coroutine lives, however that ends.
-struct Life(Rc<Shared>);
-
-impl Drop for Life {
-    fn drop(&mut self) {
-        self.0.metrics.connections_open.sub(1);
-        self.0.connection_closed();
+        spawn(connection::serve(stream, service.clone(), place));
     }
 }
 

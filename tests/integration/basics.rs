@@ -16,12 +16,28 @@ const PAUSE: Duration = Duration::from_millis(2);
 #[track_caller]
 fn is_html(answer: &Answer, status: &str, len: usize) {
     let head = &answer.head;
-    assert_eq!(head.lines().next(), Some(format!("HTTP/1.1 {status}").as_str()));
+    assert_eq!(
+        head.lines().next(),
+        Some(format!("HTTP/1.1 {status}").as_str())
+    );
     assert_eq!(answer.field("content-type"), Some("text/html"), "{head}");
-    assert_eq!(answer.field("content-length"), Some(len.to_string().as_str()), "{head}");
-    assert!(answer.field("server").is_some_and(|name| name.starts_with("coring")), "{head}");
-    let date = answer.field("date").and_then(|date| httpdate::parse_http_date(date).ok());
-    let age = SystemTime::now().duration_since(date.expect("a date")).unwrap_or_default();
+    assert_eq!(
+        answer.field("content-length"),
+        Some(len.to_string().as_str()),
+        "{head}"
+    );
+    assert!(
+        answer
+            .field("server")
+            .is_some_and(|name| name.starts_with("coring")),
+        "{head}"
+    );
+    let date = answer
+        .field("date")
+        .and_then(|date| httpdate::parse_http_date(date).ok());
+    let age = SystemTime::now()
+        .duration_since(date.expect("a date"))
+        .unwrap_or_default();
     assert!(age < Duration::from_secs(10), "{head}");
 }
 
@@ -30,8 +46,10 @@ fn the_site_answers_hello_world_and_not_found() {
     for family in Family::ALL {
         let server = Coring::start_on(family, &[]);
         let mut client = server.connect();
-        for (request, status, body) in [(GET, "200 OK", HELLO), (MISSING, "404 Not Found", NOT_FOUND)]
-        {
+        for (request, status, body) in [
+            (GET, "200 OK", HELLO),
+            (MISSING, "404 Not Found", NOT_FOUND),
+        ] {
             client.send(request);
             let answer = client.answer();
             is_html(&answer, status, body.len());
@@ -50,14 +68,34 @@ fn head_has_the_fields_of_get_and_no_body() {
     client.send(MISSING.replace("GET", "HEAD"));
     is_html(&client.head(), "404 Not Found", NOT_FOUND.len());
     client.send(GET);
-    assert_eq!(client.answer().text(), HELLO, "a body of HEAD's was in the way");
+    assert_eq!(
+        client.answer().text(),
+        HELLO,
+        "a body of HEAD's was in the way"
+    );
+}
+
+#[test]
+fn the_page_can_only_be_read() {
+    let server = Coring::start(&[]);
+    let answer = server.ask(GET.replace("GET", "DELETE"));
+    assert_eq!(
+        (answer.status, answer.field("allow")),
+        (405, Some("GET, HEAD"))
+    );
+    assert_eq!(server.ask(MISSING.replace("GET", "DELETE")).status, 404);
 }
 
 #[test]
 fn a_query_and_an_absolute_target_find_the_same_page() {
     let server = Coring::start(&[]);
     let mut client = server.connect();
-    for target in ["/?a=b", "http://coring/", "http://coring", "http://coring?x"] {
+    for target in [
+        "/?a=b",
+        "http://coring/",
+        "http://coring",
+        "http://coring?x",
+    ] {
         client.send(format!("GET {target} HTTP/1.1\r\nHost: coring\r\n\r\n"));
         assert_eq!(client.answer().text(), HELLO, "{target}");
     }
@@ -78,7 +116,9 @@ fn connections_persist_as_the_client_wishes() {
     ];
     for (version, asked, answered, stays) in table {
         let row = format!("HTTP/{version}, Connection: {asked:?}");
-        let field = asked.map(|value| format!("Connection: {value}\r\n")).unwrap_or_default();
+        let field = asked
+            .map(|value| format!("Connection: {value}\r\n"))
+            .unwrap_or_default();
         let request = format!("GET / HTTP/{version}\r\nHost: coring\r\n{field}\r\n");
         let mut client = server.connect();
         client.send(&request);
@@ -182,8 +222,14 @@ fn many_connections_come_one_after_the_other() {
 
 #[test]
 fn respond_answers_as_it_was_told() {
-    let server =
-        Coring::start(&["respond", "no tea", "--status", "418", "--type", "text/x-pot"]);
+    let server = Coring::start(&[
+        "respond",
+        "no tea",
+        "--status",
+        "418",
+        "--type",
+        "text/x-pot",
+    ]);
     let mut client = server.connect();
     for target in ["/", "/any"] {
         client.send(format!("GET {target} HTTP/1.1\r\nHost: coring\r\n\r\n"));
@@ -196,7 +242,7 @@ fn respond_answers_as_it_was_told() {
 #[test]
 fn respond_without_content_has_no_body_and_no_length() {
     for status in ["204", "304"] {
-        let server = Coring::start(&["respond", "unsaid", "--status", status]);
+        let server = Coring::start(&["respond", "--status", status]);
         let mut client = server.connect();
         client.send(GET.repeat(2));
         for _ in 0..2 {
@@ -224,7 +270,10 @@ fn echo_returns_any_body_with_its_type() {
         thread::scope(|scope| {
             scope.spawn(|| sender.send(&body));
             let answer = client.answer();
-            assert_eq!((answer.status, answer.field("content-type")), (200, Some("x/y")));
+            assert_eq!(
+                (answer.status, answer.field("content-type")),
+                (200, Some("x/y"))
+            );
             assert!(answer.body == body, "{method}: another body came back");
         });
         client.ends();
@@ -238,7 +287,10 @@ fn echo_streams_as_it_comes() {
     client.send("POST / HTTP/1.1\r\nHost: coring\r\nTransfer-Encoding: chunked\r\n\r\n");
     client.send("5\r\nfirst\r\n");
     let head = client.head();
-    assert_eq!((head.status, head.field("transfer-encoding")), (200, Some("chunked")));
+    assert_eq!(
+        (head.status, head.field("transfer-encoding")),
+        (200, Some("chunked"))
+    );
     assert_eq!(client.chunk().expect("the first chunk"), b"first");
     client.send("6\r\nsecond\r\n0\r\n\r\n");
     assert_eq!(client.chunk().expect("the second chunk"), b"second");

@@ -9,14 +9,20 @@ use crate::support::{Address, Coring, Family, Folder, HELLO, noise, python, run,
 #[track_caller]
 fn says(report: &str, line: &str) {
     let spaced = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
-    assert!(report.lines().any(|each| spaced(each) == line), "no `{line}` in:\n{report}");
+    assert!(
+        report.lines().any(|each| spaced(each) == line),
+        "no `{line}` in:\n{report}"
+    );
 }
 
 #[track_caller]
 fn ab(family: Family, arguments: &[&str], requests: u32) -> String {
     let server = Coring::start_on(family, &[]);
     let (requests, url) = (requests.to_string(), server.url());
-    let report = run("ab", &[&["-q", "-n", &requests, "-c", "100"], arguments, &[&url]].concat());
+    let report = run(
+        "ab",
+        &[&["-q", "-n", &requests, "-c", "100"], arguments, &[&url]].concat(),
+    );
     says(&report, &format!("Complete requests: {requests}"));
     says(&report, "Failed requests: 0");
     assert!(!report.contains("Non-2xx"), "{report}");
@@ -50,17 +56,26 @@ fn wrk(family: Family, arguments: &[&str]) {
     let ended = server.stop();
     let stats = ended.stats();
     assert!(stats["requests"] > 1000, "{report}");
-    assert_eq!(stats["closed_by_fault"] + stats["closed_by_timeout"], 0, "{}", ended.stderr);
+    assert_eq!(
+        stats["closed_by_fault"] + stats["closed_by_timeout"],
+        0,
+        "{}",
+        ended.stderr
+    );
 }
 
 #[test]
 fn wrk_with_64_connections() {
-    Family::TCP.map(|family| wrk(family, &["-c64"]));
+    Family::TCP
+        .into_iter()
+        .for_each(|family| wrk(family, &["-c64"]));
 }
 
 #[test]
 fn wrk_with_512_connections() {
-    Family::TCP.map(|family| wrk(family, &["-c512"]));
+    Family::TCP
+        .into_iter()
+        .for_each(|family| wrk(family, &["-c512"]));
 }
 
 #[test]
@@ -71,18 +86,32 @@ fn wrk_with_16_pipelined_requests() {
         "function init() sixteen = wrk.format('GET', '/'):rep(16) end
          function request() return sixteen end",
     );
-    Family::TCP.map(|family| wrk(family, &["-c64", "-s", &script]));
+    Family::TCP
+        .into_iter()
+        .for_each(|family| wrk(family, &["-c64", "-s", &script]));
 }
 
 /// The arguments that lead curl to `server`, without noise.
 fn curl(server: &Coring, family: Family) -> Vec<String> {
     let url = server.url();
     let place = match family {
-        Family::Unix => vec!["--unix-socket".to_owned(), url, "http://localhost/".to_owned()],
+        Family::Unix => vec![
+            "--unix-socket".to_owned(),
+            url,
+            "http://localhost/".to_owned(),
+        ],
         _ => vec![url],
     };
-    [vec!["-sS".to_owned(), "--fail".to_owned(), "--max-time".to_owned(), "60".to_owned()], place]
-        .concat()
+    [
+        vec![
+            "-sS".to_owned(),
+            "--fail".to_owned(),
+            "--max-time".to_owned(),
+            "60".to_owned(),
+        ],
+        place,
+    ]
+    .concat()
 }
 
 fn with(mut arguments: Vec<String>, more: &[&str]) -> Vec<String> {
@@ -95,7 +124,10 @@ fn curl_reads_the_site() {
     for family in Family::ALL {
         let server = Coring::start_on(family, &[]);
         let arguments = curl(&server, family);
-        let said = run("curl", &with(arguments.clone(), &["-w", "|%{http_code} %{content_type}"]));
+        let said = run(
+            "curl",
+            &with(arguments.clone(), &["-w", "|%{http_code} %{content_type}"]),
+        );
         assert_eq!(said, format!("{HELLO}|200 text/html"));
         let head = run("curl", &with(arguments, &["--head"]));
         assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
@@ -109,7 +141,14 @@ type Upload = fn(&str) -> Vec<String>;
 const BY_LENGTH: Upload = |file| vec!["--data-binary".to_owned(), format!("@{file}")];
 const BY_PUT: Upload = |file| vec!["--upload-file".to_owned(), file.to_owned()];
 const CHUNKED: Upload = |file| {
-    ["--header", "Transfer-Encoding: chunked", "--upload-file", file].map(str::to_owned).to_vec()
+    [
+        "--header",
+        "Transfer-Encoding: chunked",
+        "--upload-file",
+        file,
+    ]
+    .map(str::to_owned)
+    .to_vec()
 };
 
 #[track_caller]
@@ -122,7 +161,11 @@ fn uploads(family: Family, len: usize, ways: &[Upload]) {
         let arguments = [curl(&server, family), upload(&file)].concat();
         run("curl", &with(arguments, &["--output", &back]));
         let received = fs::read(&back).expect("what curl wrote");
-        assert!(received == sent, "{family:?}: {} of {len} bytes, or others", received.len());
+        assert!(
+            received == sent,
+            "{family:?}: {} of {len} bytes, or others",
+            received.len()
+        );
         fs::remove_file(&back).expect("a file of ours");
     }
     server.stop();
@@ -174,12 +217,18 @@ fn nc_sends_its_end_and_reads_to_ours() {
                 vec!["-U".to_owned(), path.display().to_string()]
             }
         };
-        for request in ["GET / HTTP/1.0\r\n\r\n", "GET / HTTP/1.1\r\nHost: nc\r\n\r\n"] {
+        for request in [
+            "GET / HTTP/1.0\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: nc\r\n\r\n",
+        ] {
             // With -N the end of the input becomes a FIN, which must not cost the answer.
             let mut command = Command::new("nc");
             command.args(["-N", "-w", "10"]).args(&place);
             let said = run_with(&mut command, request.as_bytes()).succeeded();
-            assert!(said.starts_with("HTTP/1.1 200 OK\r\n") && said.ends_with(HELLO), "{said}");
+            assert!(
+                said.starts_with("HTTP/1.1 200 OK\r\n") && said.ends_with(HELLO),
+                "{said}"
+            );
         }
         server.stop();
     }

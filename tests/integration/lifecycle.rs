@@ -112,7 +112,11 @@ fn a_second_signal_ends_it_at_once() {
     server.signal(Signal::TERM);
     let started = Instant::now();
     assert_eq!(server.wait().code, Some(0));
-    assert!(started.elapsed() < Duration::from_secs(5), "not at once: {:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_secs(5),
+        "not at once: {:?}",
+        started.elapsed()
+    );
     client.broken();
 }
 
@@ -122,7 +126,11 @@ fn draining_has_a_limit() {
     let mut client = upload_begun(&server);
     let started = Instant::now();
     assert_eq!(server.stop().stats()["closed_by_drain"], 1);
-    assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_secs(15),
+        "{:?}",
+        started.elapsed()
+    );
     client.broken();
 }
 
@@ -154,8 +162,12 @@ impl Seen {
 /// Sends one request on `client` and keeps what came of it.
 fn ask(client: &mut Client, connected_at: Instant, request: &str) -> Seen {
     let sent_at = Instant::now();
-    let answer = client.try_send(request).and_then(|()| client.try_answer());
-    Seen { connected_at, sent_at, answer }
+    let answer = client.exchange(request);
+    Seen {
+        connected_at,
+        sent_at,
+        answer,
+    }
 }
 
 /// One connection after the other, each with one request, until nobody listens.
@@ -175,9 +187,10 @@ fn kept_connection(address: &Address, over: &AtomicBool) -> Vec<Seen> {
     let mut seen = Vec::new();
     loop {
         let last = ask(&mut client, connected_at, GET);
-        let closes = last.answer.as_ref().is_ok_and(|answer| {
-            answer.as_ref().is_none_or(Answer::closes)
-        });
+        let closes = last
+            .answer
+            .as_ref()
+            .is_ok_and(|answer| answer.as_ref().is_none_or(Answer::closes));
         let is_error = last.answer.is_err();
         seen.push(last);
         if closes {
@@ -202,7 +215,9 @@ fn drain_under_load() -> usize {
         over.store(true, Ordering::Relaxed);
         let term_at = Instant::now();
         server.signal(Signal::TERM);
-        let seen = clients.into_iter().map(|client| client.join().expect("a client"));
+        let seen = clients
+            .into_iter()
+            .map(|client| client.join().expect("a client"));
         let seen: Vec<Seen> = seen.flatten().collect();
         seen.iter().for_each(|seen| seen.judge(term_at));
         assert_eq!(server.wait().code, Some(0));

@@ -9,6 +9,9 @@ use crate::support::{Answer, Client, Coring, GET, eventually, is_timeout, noise}
 /// Long enough to tell one deadline of a second from the defaults of ten and more.
 const WHILE: Duration = Duration::from_millis(200);
 
+/// Makes a request that has the given number of something.
+type RequestOf = fn(usize) -> String;
+
 /// A head of exactly `len` bytes, padded by a field.
 fn head_of(len: usize) -> String {
     let bare = "GET / HTTP/1.1\r\nHost: a\r\nX: \r\n\r\n";
@@ -22,27 +25,40 @@ fn target_of(len: usize) -> String {
 
 /// A request with `count` fields.
 fn fields_of(count: usize) -> String {
-    format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(count - 1))
+    format!(
+        "GET / HTTP/1.1\r\nHost: a\r\n{}\r\n",
+        "X: y\r\n".repeat(count - 1)
+    )
 }
 
 fn body_of(len: usize) -> String {
-    format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {len}\r\n\r\n{}", "b".repeat(len))
+    format!(
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {len}\r\n\r\n{}",
+        "b".repeat(len)
+    )
 }
 
 fn chunks_of(len: usize) -> String {
     let body = "b".repeat(len);
-    format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{len:x}\r\n{body}\r\n0\r\n\r\n")
+    format!(
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{len:x}\r\n{body}\r\n0\r\n\r\n"
+    )
 }
 
 /// With the flag at `limit`, as by default, `limit` passes and one more is answered by `status`.
 #[track_caller]
-fn limits(flag: &str, limit: usize, request: fn(usize) -> String, status: u16) {
+fn limits(flag: &str, limit: usize, request: RequestOf, status: u16) {
     let server = Coring::start(&["echo", flag, &limit.to_string()]);
     let fits = server.ask(request(limit));
     assert_ne!(fits.status, status, "{flag} {limit}: {}", fits.head);
     assert!(!fits.closes(), "{flag} {limit}: {}", fits.head);
     let excess = server.ask(request(limit + 1));
-    assert_eq!((excess.status, excess.closes()), (status, true), "{flag}: {}", excess.head);
+    assert_eq!(
+        (excess.status, excess.closes()),
+        (status, true),
+        "{flag}: {}",
+        excess.head
+    );
 }
 
 #[test]
@@ -84,8 +100,11 @@ fn max_body_in_chunks() {
 #[test]
 fn the_defaults_are_the_documented_ones() {
     let server = Coring::start(&["echo"]);
-    let rows: [(fn(usize) -> String, usize, u16); 3] =
-        [(head_of, 16384, 431), (target_of, 8192, 414), (fields_of, 100, 431)];
+    let rows: [(RequestOf, usize, u16); 3] = [
+        (head_of, 16384, 431),
+        (target_of, 8192, 414),
+        (fields_of, 100, 431),
+    ];
     for (request, limit, status) in rows {
         assert_eq!(server.ask(request(limit)).status, 200);
         assert_eq!(server.ask(request(limit + 1)).status, status);
@@ -197,10 +216,10 @@ fn write_timeout() {
     counts_timeouts(server, 1);
 }
 
-/// Progress, but too slow.
+/// There is progress all the time, but too little.
 #[test]
 fn min_rate() {
-    let server = Coring::start(&["echo", "--min-rate", "1000000"]);
+    let server = Coring::start(&["echo", "--min-rate", "1m", "--body-timeout", "3s"]);
     let mut client = server.connect();
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n");
     let mut sender = client.twin();
@@ -231,41 +250,55 @@ fn max_connections() {
     excess.ends();
     drop(held);
     eventually("room after others left", || {
-        let mut client = server.connect();
-        client.send(GET);
-        client.try_answer().ok().flatten().filter(|answer| answer.status == 200)
+        let answer = server.connect().exchange(GET);
+        answer.ok().flatten().filter(|answer| answer.status == 200)
     });
     assert!(server.stop().stats()["connections_shed"] >= 1);
 }
 
-/// Memory for receiving is bounded; beyond the bound clients wait, and nobody is lost.
+/// Memory for receiving is bounded; at the bound clients wait, and nobody is lost.
 #[test]
 fn max_receive_memory() {
-    let server = Coring::start(&["echo", "--cores", "1", "--max-receive-memory", "4194304"]);
-    let body = noise(2 << 20);
-    let clients: Vec<Client> = (0..16).map(|_| server.connect()).collect();
+    let server = Coring::start(&["echo", "--cores", "1", "--max-receive-memory", "4m"]);
+    let body = noise(4 << 20);
+    let head = format!(
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    let clients: Vec<Client> = (0..64).map(|_| server.connect()).collect();
     thread::scope(|scope| {
         for mut client in clients {
-            let (mut sender, body) = (client.twin(), &body);
+            let (mut sender, head, body) = (client.twin(), &head, &body);
             scope.spawn(move || {
-                let len = body.len();
-                sender.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {len}\r\n\r\n"));
+                sender.send(head);
                 sender.send(body);
             });
             scope.spawn(move || {
-                // The others fill the memory while nobody reads.
+                // All of them send while nobody reads: that is more than the bound.
                 thread::sleep(WHILE * 5);
                 assert!(client.answer().body == *body);
             });
         }
     });
-    assert_eq!(server.stop().stats()["responses_2xx"], 16);
+    let ended = server.stop();
+    let stats = ended.stats();
+    assert_eq!(stats["responses_2xx"], 64);
+    assert!(
+        stats["buffers_exhausted"] > 0,
+        "the bound was never met: {}",
+        ended.stderr
+    );
 }
 
 #[test]
 fn cores() {
     let ended = Coring::start(&["--cores", "1"]).stop();
-    let line = ended.stderr.lines().find(|line| line.starts_with("requests "));
-    let workers = line.and_then(|line| line.split_once('[')).map(|(_, each)| each.trim());
+    let line = ended
+        .stderr
+        .lines()
+        .find(|line| line.starts_with("requests "));
+    let workers = line
+        .and_then(|line| line.split_once('['))
+        .map(|(_, each)| each.trim());
     assert_eq!(workers, Some("0]"), "one worker");
 }

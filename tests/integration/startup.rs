@@ -13,7 +13,12 @@ use crate::support::{
 #[track_caller]
 fn fails(arguments: &[&str], code: i32) -> Finished {
     let finished = run_with(&mut coring(arguments), b"");
-    assert_eq!(finished.code, Some(code), "{arguments:?}: {}", finished.stderr);
+    assert_eq!(
+        finished.code,
+        Some(code),
+        "{arguments:?}: {}",
+        finished.stderr
+    );
     assert_eq!(finished.stdout, "", "{arguments:?}");
     finished
 }
@@ -45,7 +50,10 @@ fn a_port_of_another_program_is_named_with_it() {
     for host in ["127.0.0.1", "[::1]"] {
         let other = TcpListener::bind(format!("{host}:0")).expect("a free port");
         let bind = other.local_addr().expect("an address").to_string();
-        says(&fails(&["-b", &bind], 1), &[&bind, &format!("(pid {})", std::process::id())]);
+        says(
+            &fails(&["-b", &bind], 1),
+            &[&bind, &format!("(pid {})", std::process::id())],
+        );
     }
 }
 
@@ -60,7 +68,11 @@ fn a_bad_flag_is_a_usage_error() {
         &["respond", "--status", "99"],
     ] {
         let finished = fails(arguments, 2);
-        assert!(finished.stderr.contains(arguments[arguments.len() - 1]), "{}", finished.stderr);
+        assert!(
+            finished.stderr.contains(arguments[arguments.len() - 1]),
+            "{}",
+            finished.stderr
+        );
     }
 }
 
@@ -68,7 +80,10 @@ fn a_bad_flag_is_a_usage_error() {
 fn a_bad_address_is_said_so() {
     for bind in ["127.0.0.1:99999", "nonsense", "127.0.0.1:", "unix:"] {
         let finished = run_with(&mut coring(&["-b", bind]), b"");
-        assert!(matches!(finished.code, Some(1 | 2 | 78)), "{bind}: {finished:?}");
+        assert!(
+            matches!(finished.code, Some(1 | 2 | 78)),
+            "{bind}: {finished:?}"
+        );
         assert!(finished.stderr.contains(bind), "{bind}: {finished:?}");
     }
     // An address of a network for documentation (RFC 5737), which is not this machine's.
@@ -92,7 +107,10 @@ fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
     let bind = format!("unix:{}", folder.file("socket"));
     let start = || Coring::start_as(coring(&["--stats", "-b", &bind]));
     drop(start());
-    assert!(folder.path().join("socket").exists(), "who is killed can't clean up");
+    assert!(
+        folder.path().join("socket").exists(),
+        "who is killed can't clean up"
+    );
     let first = start();
     assert_eq!(first.ask(GET).text(), HELLO);
     says(&fails(&["-b", &bind], 1), &[&folder.file("socket")]);
@@ -117,7 +135,9 @@ fn the_banner_has_the_real_port_of_each_address() {
 #[track_caller]
 fn answers_with(variables: &[(&str, &str)], arguments: &[&str]) {
     let mut command = coring(arguments);
-    command.env("CORING_STATS", "true").envs(variables.iter().copied());
+    command
+        .env("CORING_STATS", "true")
+        .envs(variables.iter().copied());
     let server = Coring::start_as(command);
     let port = server.address().port();
     let here = Address::Tcp(([127, 0, 0, 1], port).into());
@@ -132,7 +152,10 @@ fn addresses_come_from_flags_or_the_environment() {
     answers_with(&[("PORT", "0")], &[]);
     answers_with(&[("CORING_BIND", "127.0.0.1:0")], &[]);
     answers_with(&[("CORING_BIND", "127.0.0.1:0"), ("PORT", "1")], &[]);
-    answers_with(&[("CORING_BIND", "192.0.2.1:1"), ("PORT", "1")], &["-b", "127.0.0.1:0"]);
+    answers_with(
+        &[("CORING_BIND", "192.0.2.1:1"), ("PORT", "1")],
+        &["-b", "127.0.0.1:0"],
+    );
     answers_with(&[], &["-b", "0"]);
     answers_with(&[], &["-b", ":0"]);
     answers_with(&[], &["-b", "localhost:0"]);
@@ -190,7 +213,14 @@ fn a_lack_of_locked_memory_is_named() {
     let script = format!("ulimit -l 0 && exec {program} -b 127.0.0.1:0");
     let mut command = if rustix::process::geteuid().is_root() {
         let mut command = Command::new("setpriv");
-        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-c", &script]);
+        command.args([
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+            "sh",
+            "-c",
+            &script,
+        ]);
         command
     } else {
         let mut command = Command::new("sh");

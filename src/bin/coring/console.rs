@@ -75,11 +75,11 @@ pub(crate) fn version(choice: EngineChoice) {
         "gnu"
     };
     let text = format!(
-        "coring {version}\nengine  {engine}\nkernel  {kernel}\nbuild   {profile}, {arch}-{os}-{libc}\n",
-        version = env!("CARGO_PKG_VERSION"),
-        kernel = coring::kernel_release(),
-        arch = env::consts::ARCH,
-        os = env::consts::OS,
+        "coring {}\n  engine  {engine}\n  kernel  {}\n  build   {profile}, {}-{}-{libc}\n",
+        env!("CARGO_PKG_VERSION"),
+        coring::kernel_release(),
+        env::consts::ARCH,
+        env::consts::OS,
     );
     let _ = io::stdout().write_all(text.as_bytes());
 }

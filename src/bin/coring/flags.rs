@@ -62,9 +62,6 @@ pub(crate) struct Respond {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Addresses and cores")]
 pub(crate) struct Place {
-    /// Where to listen; may be given again: host:port, [::]:8000, unix:PATH, or :8000 and 8000
-    /// for all IPv4 addresses; port 0 takes a free one
-    /// [default: 0.0.0.0:$PORT if PORT is set, else 127.0.0.1:8000]
     #[arg(
         short,
         long,
@@ -72,7 +69,7 @@ pub(crate) struct Place {
         env = "CORING_BIND",
         value_name = "ADDRESS"
     )]
-    #[arg(value_delimiter = ',', action = ArgAction::Append)]
+    #[arg(value_delimiter = ',', action = ArgAction::Append, help = BIND_HELP)]
     pub(crate) bind: Vec<String>,
 
     /// Run at most N workers, one per core [default: as many cores as this process may use]
@@ -214,6 +211,12 @@ impl FromStr for AccessLog {
         })
     }
 }
+
+// Not a doc comment: there, `[::]` would be a link.
+const BIND_HELP: &str = "\
+Where to listen; may be given again: host:port, [::]:8000, unix:PATH, or :8000 and 8000 for all \
+IPv4 addresses; port 0 takes a free one [default: 0.0.0.0:$PORT if PORT is set, else \
+127.0.0.1:8000]";
 
 const AFTER_HELP: &str = "\
 Without a command, coring serves its embedded site: a page at /, and 404 elsewhere. Shared flags

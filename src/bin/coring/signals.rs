@@ -30,15 +30,16 @@ pub(crate) fn obey(mut signals: Signals, server: Handle, drain_ms: u64) -> io::R
             if signal == SIGHUP {
                 say("SIGHUP: there is no configuration to reload; it goes on as it is");
             } else if draining {
-                say("stopping now");
                 server.stop();
+                say("stopping now");
             } else {
+                // First the deed: whoever reads what is said may be slow.
+                server.drain();
                 draining = true;
                 let limit = Duration(drain_ms);
                 say(format_args!(
                     "draining: up to {limit}; a second signal ends it now"
                 ));
-                server.drain();
             }
         }
     };

@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 
-use super::super::descriptor::Descriptor;
-use super::super::uring::{Cqe, Sqe};
-use super::{Progress, progress};
+use super::After;
+use crate::engine::descriptor::Descriptor;
+use crate::engine::uring::{Cqe, Sqe};
 
 /// A multishot accept on one listener.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ impl Accept {
     /// A connection, or the reason why there will be no more of this submission. The errors of
     /// accept(2) that concern a single connection (it was gone before it could be accepted, or
     /// its network failed) only end the submission: the next one goes on.
-    pub(in crate::engine) fn complete(&mut self, cqe: &Cqe) -> Progress {
+    pub(in crate::engine) fn complete(&mut self, cqe: &Cqe) -> After {
         if let Ok(fd) = cqe.result() {
             let fd = i32::try_from(fd).expect("a descriptor is an int");
             // SAFETY: the kernel has just installed this descriptor for us alone.
@@ -64,6 +64,6 @@ impl Accept {
                 self.error = Some(error);
             }
         }
-        progress(cqe)
+        After::Wake
     }
 }

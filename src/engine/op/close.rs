@@ -2,7 +2,7 @@
 
 use std::os::fd::{IntoRawFd, OwnedFd};
 
-use super::super::uring::Sqe;
+use crate::engine::uring::Sqe;
 
 /// Gives the descriptor to the kernel to close. Errors of close(2) on a socket mean that the
 /// descriptor is gone all the same, so nobody waits for the completion.

@@ -28,16 +28,23 @@ pub(super) use close::close;
 pub(super) use read::Read;
 pub(super) use recv::{End, Recv};
 pub(super) use send::Send;
+pub use send::{Interest, Sent};
 
-use super::uring::Cqe;
-
-/// What a completion means to whoever waits for the operation.
+/// What is to be done after a completion, if somebody still owns the operation.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Progress {
-    /// The kernel goes on with it: more completions will come.
-    More,
-    /// That was the last completion.
-    Final,
+pub(super) enum After {
+    /// Wake whoever waits.
+    Wake,
+    /// The same, and let the operation end: too much waits to be asked for.
+    WakeAndCancel,
+    /// Submit it again when there is a buffer for it.
+    Park,
+    /// Submit it again.
+    Resubmit,
+    /// Wake whoever waits, and forget the operation: there is nothing more to know.
+    WakeAndForget,
+    /// Forget the operation, and wake nobody.
+    Forget,
 }
 
 /// The operations that are kept in the table.
@@ -194,15 +201,6 @@ impl Table {
                 generation: place.generation,
             })
             .collect()
-    }
-}
-
-/// Whether the kernel will post more completions for the same submission.
-fn progress(cqe: &Cqe) -> Progress {
-    if cqe.more() {
-        Progress::More
-    } else {
-        Progress::Final
     }
 }
 

@@ -2,8 +2,7 @@
 
 use std::os::fd::RawFd;
 
-use super::super::uring::{Cqe, Sqe};
-use super::{Progress, progress};
+use crate::engine::uring::Sqe;
 
 /// A read of an eventfd's counter. The number does not matter; that it came does.
 #[derive(Debug)]
@@ -27,9 +26,5 @@ impl Read {
             to: self.counter.as_mut_ptr(),
             len: 8,
         }
-    }
-
-    pub(in crate::engine) fn complete(cqe: &Cqe) -> Progress {
-        progress(cqe)
     }
 }

@@ -4,10 +4,10 @@
 use std::collections::VecDeque;
 use std::io;
 
-use super::super::descriptor::Descriptor;
-use super::super::uring::{Cqe, Sqe};
-use super::{Progress, progress};
+use super::After;
 use crate::buf::Chunk;
+use crate::engine::descriptor::Descriptor;
+use crate::engine::uring::{Cqe, Sqe};
 
 /// How a stream's incoming side ended.
 #[derive(Debug)]
@@ -24,6 +24,10 @@ pub(in crate::engine) struct Recv {
     /// What has arrived and was not yet asked for. Mostly there is at most one piece, so the
     /// queue for more is made when it is needed.
     first: Option<Chunk>,
+    #[expect(
+        clippy::box_collection,
+        reason = "every idle connection has room for this"
+    )]
     more: Option<Box<VecDeque<Chunk>>>,
     /// Nothing more will come after what is queued.
     pub(in crate::engine) end: Option<End>,
@@ -55,22 +59,29 @@ impl Recv {
     /// A piece, the end, or the end of this submission only: a multishot may stop at any time,
     /// with or without data (no buffers left, completion queue full, cancelled).
     #[inline]
-    pub(in crate::engine) fn complete(&mut self, cqe: &Cqe, chunk: Option<Chunk>) -> Progress {
+    pub(in crate::engine) fn complete(&mut self, cqe: &Cqe, chunk: Option<Chunk>) -> After {
         match (cqe.result(), chunk) {
             (Ok(0), _) => self.end = Some(End::Eof),
             (Ok(_), Some(chunk)) => self.queue(chunk),
             (Ok(_), None) => debug_assert!(false, "a receive selects its buffer"),
             (Err(error), _) => match error.raw_os_error() {
-                Some(libc::ENOBUFS) => self.parked = true,
+                Some(libc::ENOBUFS) => {
+                    self.parked = true;
+                    return After::Park;
+                }
                 Some(libc::ECANCELED | libc::EINTR | libc::EAGAIN) => {}
                 _ => self.end = Some(End::Error(error)),
             },
         }
-        progress(cqe)
+        if self.is_full() {
+            After::WakeAndCancel
+        } else {
+            After::Wake
+        }
     }
 
     /// Whether so much waits that the peer must be slowed down.
-    pub(in crate::engine) fn is_full(&self) -> bool {
+    fn is_full(&self) -> bool {
         self.more
             .as_ref()
             .is_some_and(|more| more.len() + 1 >= Self::QUEUE_MAX)

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::io;
 
-use super::super::descriptor::Descriptor;
-use super::super::uring::{Cqe, Sqe};
-use super::{Progress, progress};
+use super::After;
 use crate::buf::{Outgoing, Part};
+use crate::engine::descriptor::Descriptor;
+use crate::engine::uring::{Cqe, Sqe};
 
 /// One send; it owns what is sent until the kernel is done.
 #[derive(Debug)]
@@ -15,8 +15,27 @@ pub(in crate::engine) struct Send {
     outgoing: Outgoing,
     /// The gathering form's description of `outgoing`, while several parts go out at once.
     gather: Option<Box<Gather>>,
-    /// How it ended: bytes sent, of all that was to be sent.
-    pub(in crate::engine) done: Option<io::Result<usize>>,
+    /// How it ended, if not with everything sent.
+    trouble: Option<io::Result<u32>>,
+    pub(in crate::engine) interest: Interest,
+}
+
+/// What the owner of a send wants to be woken for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interest {
+    /// Its end.
+    End,
+    /// Only an end that is not as hoped: mostly nothing waits for a send but the next request.
+    Trouble,
+}
+
+/// How a send ended.
+#[derive(Debug)]
+pub enum Sent {
+    /// Everything went out.
+    All,
+    /// So many bytes went out, or none and this is why; and here is what was to be sent.
+    Part(Outgoing, io::Result<u32>),
 }
 
 /// `struct msghdr` with its vectors, at an address that does not change.
@@ -37,7 +56,8 @@ impl Send {
             socket,
             outgoing,
             gather: None,
-            done: None,
+            trouble: None,
+            interest: Interest::End,
         }
     }
 
@@ -66,17 +86,23 @@ impl Send {
         }
     }
 
-    pub(in crate::engine) fn complete(&mut self, cqe: &Cqe) -> Progress {
-        self.done = Some(cqe.result().map(|sent| sent as usize));
-        progress(cqe)
+    pub(in crate::engine) fn complete(&mut self, cqe: &Cqe) -> After {
+        let result = cqe.result();
+        let is_all = matches!(result, Ok(sent) if sent as usize == self.outgoing.len());
+        match self.interest {
+            Interest::End if is_all => After::WakeAndForget,
+            Interest::Trouble if is_all => After::Forget,
+            _ => {
+                self.trouble = Some(result);
+                After::Wake
+            }
+        }
     }
 
-    /// What was sent, and how it ended. To be called after the completion.
-    pub(in crate::engine) fn into_result(self) -> (Outgoing, io::Result<usize>) {
-        (
-            self.outgoing,
-            self.done.expect("the kernel has reported on this send"),
-        )
+    /// How it ended. To be called after the completion.
+    pub(in crate::engine) fn into_sent(self) -> Sent {
+        let trouble = self.trouble.expect("a send that went well is forgotten");
+        Sent::Part(self.outgoing, trouble)
     }
 }
 

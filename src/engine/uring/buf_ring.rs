@@ -82,7 +82,7 @@ impl BufRing {
             // `tail` on before they are published.
             let entry = unsafe { entry.as_mut() };
             entry.set_addr(block.as_ptr().addr() as u64);
-            entry.set_len(const { BLOCK_BYTES as u32 });
+            entry.set_len(u32::try_from(BLOCK_BYTES).expect("a block is small"));
             entry.set_bid(number);
             self.blocks[usize::from(number)] = Some(block);
             self.tail = self.tail.wrapping_add(1);

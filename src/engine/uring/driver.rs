@@ -8,13 +8,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::super::descriptor::Descriptor;
-use super::super::op::{self, Accept, Op, OpId, Progress, Read, Recv, Send, State, Table, Tag};
 use super::buf_ring::BufRing;
 use super::ring::Ring;
 use super::setup::{Refusal, worker_ring};
 use super::{Cqe, Sqe};
 use crate::buf::{Chunk, Outgoing, Pool};
+use crate::engine::descriptor::Descriptor;
+use crate::engine::op::{
+    self, Accept, After, Interest, Op, OpId, Read, Recv, Send, Sent, State, Table, Tag,
+};
 use crate::metrics::WorkerMetrics;
 
 /// The longest wait for the kernel's last words at the end, in steps of a tenth of a second.
@@ -240,23 +242,30 @@ impl Uring {
         id
     }
 
-    /// What was sent and how much of it went out. The operation is gone after that.
+    /// How a send ended. The operation is gone after that; one that sent everything is gone
+    /// even before.
     #[inline]
     pub(in crate::engine) fn poll_send(
         &self,
         id: OpId,
         context: &Context<'_>,
-    ) -> Poll<(Outgoing, io::Result<usize>)> {
+        interest: Interest,
+    ) -> Poll<Sent> {
         let mut table = self.table.borrow_mut();
-        let entry = table.get(id).expect("a send lives until it is reported");
+        let Some(entry) = table.get(id) else {
+            return Poll::Ready(Sent::All);
+        };
         if entry.state == State::InKernel {
             entry.wait(context.waker());
+            if let Op::Send(send) = &mut entry.op {
+                send.interest = interest;
+            }
             return Poll::Pending;
         }
         let removed = table.remove(id);
         drop(table);
         match removed.map(|entry| entry.op) {
-            Some(Op::Send(send)) => Poll::Ready(send.into_result()),
+            Some(Op::Send(send)) => Poll::Ready(send.into_sent()),
             _ => unreachable!("a send's name"),
         }
     }
@@ -386,41 +395,41 @@ impl Uring {
             return;
         };
         let orphaned = entry.state == State::Orphaned;
-        let (progress, mut again, mut cancel) = match &mut entry.op {
-            Op::Recv(recv) => {
-                let progress = recv.complete(cqe, chunk);
-                (progress, false, recv.is_full())
-            }
-            Op::Send(send) => (send.complete(cqe), false, false),
-            Op::Accept(accept) => (accept.complete(cqe), false, false),
-            Op::Read(_) => (Read::complete(cqe), true, false),
-        };
-        if progress == Progress::Final {
+        if !cqe.more() && !orphaned {
             entry.state = State::Idle;
-            again &= !orphaned;
-            cancel = false;
-            if let Op::Recv(recv) = &entry.op
-                && recv.parked
-            {
-                self.metrics.buffers_exhausted.add(1);
-                if !orphaned {
-                    self.parked.borrow_mut().push(id);
-                }
-            }
         }
-        let waker = entry.waker.take();
-        let gone = (orphaned && progress == Progress::Final).then(|| table.remove(id));
+        let after = match &mut entry.op {
+            Op::Recv(recv) => recv.complete(cqe, chunk),
+            Op::Accept(accept) => accept.complete(cqe),
+            Op::Read(_) => After::Resubmit,
+            Op::Send(send) => {
+                self.metrics
+                    .bytes_sent
+                    .add(cqe.result().map_or(0, u64::from));
+                send.complete(cqe)
+            }
+        };
+        let waker = match after {
+            After::Forget => None,
+            _ => entry.waker.take(),
+        };
+        let forget = matches!(after, After::Forget | After::WakeAndForget);
+        let gone = (forget || orphaned && !cqe.more()).then(|| table.remove(id));
         drop(table);
         // Dropped outside the table: its descriptor may now be closed, through this engine.
         drop(gone);
         if let Some(waker) = waker {
             waker.wake();
         }
-        if again {
-            self.submit(id);
-        }
-        if cancel {
-            self.cancel(id);
+        match after {
+            _ if orphaned => {}
+            After::Resubmit => self.submit(id),
+            After::WakeAndCancel => self.cancel(id),
+            After::Park => {
+                self.metrics.buffers_exhausted.add(1);
+                self.parked.borrow_mut().push(id);
+            }
+            After::Wake | After::WakeAndForget | After::Forget => {}
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::http::date::DATE_LEN;
 /// What the received bytes mean.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Nothing yet; more bytes have to come.
+    /// Nothing yet; more bytes have to come. Framing of a chunked body is consumed with it.
     NeedData,
     /// A request's head. Without a body ([`Framing::None`]) it is the whole request, and no
     /// [`Event::End`] follows.
@@ -84,6 +84,7 @@ impl Connection {
 
     /// Reads `bytes`, which are all that was received and not yet consumed: how many to consume,
     /// and what they mean. To be called until it says [`Event::NeedData`] or [`Event::Paused`].
+    /// What is to be consumed must not be shown again, whatever the event.
     ///
     /// # Errors
     /// What the peer did wrong. The request is over then; the connection can still answer with
@@ -284,12 +285,6 @@ impl Connection {
     pub fn close_after(&mut self) {
         self.closing = true;
         self.persists = false;
-    }
-
-    /// Whether another exchange can follow the one at hand.
-    #[must_use]
-    pub fn keeps_alive(&self) -> bool {
-        self.persists
     }
 
     /// Whether nothing more can be sent: the connection is to be closed.

@@ -141,7 +141,7 @@ pub(super) fn parse(
 ) -> Result<Option<(usize, Head)>, Fault> {
     let max = limits.head_bytes_max as usize;
     let window = &bytes[..bytes.len().min(max)];
-    let before = *scanned as usize;
+    let before = (*scanned as usize).min(window.len());
     let Some(blank) = leading_blank(window)? else {
         return Ok(None);
     };

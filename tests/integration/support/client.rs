@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
+use std::mem;
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 
@@ -15,6 +16,8 @@ pub(crate) struct Client {
     socket: File,
     /// Received and not yet read.
     pending: Vec<u8>,
+    /// A chunk's data was read, and the line end behind it was not.
+    within_chunks: bool,
 }
 
 /// One answer, interim ones included.
@@ -44,13 +47,21 @@ impl Client {
                 stream.into()
             }
         };
-        Ok(Self { socket: socket.into(), pending: Vec::new() })
+        Ok(Self::new(socket.into()))
+    }
+
+    fn new(socket: File) -> Self {
+        Self {
+            socket,
+            pending: Vec::new(),
+            within_chunks: false,
+        }
     }
 
     /// The same connection once more, for another thread to send on.
     pub(crate) fn twin(&self) -> Self {
         let socket = self.socket.try_clone().expect("a descriptor");
-        Self { socket, pending: Vec::new() }
+        Self::new(socket)
     }
 
     #[track_caller]
@@ -62,6 +73,12 @@ impl Client {
         self.socket.write_all(bytes.as_ref())
     }
 
+    /// Sends one request and reads its answer.
+    pub(crate) fn exchange(&mut self, request: &str) -> io::Result<Option<Answer>> {
+        self.try_send(request)?;
+        self.try_answer()
+    }
+
     /// Ends our side only: FIN.
     pub(crate) fn half_close(&self) {
         shutdown(&self.socket, Shutdown::Write).expect("an open connection");
@@ -70,7 +87,9 @@ impl Client {
     /// The next answer to a request other than HEAD.
     #[track_caller]
     pub(crate) fn answer(&mut self) -> Answer {
-        self.try_answer().expect("an answer").expect("an answer before the end")
+        self.try_answer()
+            .expect("an answer")
+            .expect("an answer before the end")
     }
 
     /// The next answer, or nothing where the connection ended in order before its first byte.
@@ -78,7 +97,9 @@ impl Client {
     /// # Errors
     /// Among the socket's own, `UnexpectedEof` for an answer that is cut short.
     pub(crate) fn try_answer(&mut self) -> io::Result<Option<Answer>> {
-        let Some(head) = self.try_head()? else { return Ok(None) };
+        let Some(head) = self.try_head()? else {
+            return Ok(None);
+        };
         let body = if has_no_body(head.status) {
             Vec::new()
         } else if head.field("transfer-encoding") == Some("chunked") {
@@ -95,7 +116,9 @@ impl Client {
     /// The head of the next answer: all there is of an answer to HEAD.
     #[track_caller]
     pub(crate) fn head(&mut self) -> Answer {
-        self.try_head().expect("an answer").expect("an answer before the end")
+        self.try_head()
+            .expect("an answer")
+            .expect("an answer before the end")
     }
 
     fn try_head(&mut self) -> io::Result<Option<Answer>> {
@@ -104,16 +127,25 @@ impl Client {
                 break at + 4;
             }
             match self.fill() {
-                Err(error) if error.kind() == ErrorKind::UnexpectedEof && self.pending.is_empty() => {
+                Err(error)
+                    if error.kind() == ErrorKind::UnexpectedEof && self.pending.is_empty() =>
+                {
                     return Ok(None);
                 }
                 filled => filled?,
             }
         };
         let head = String::from_utf8(self.take(len)?).map_err(|_| ErrorKind::InvalidData)?;
-        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+        let status = head
+            .split(' ')
+            .nth(1)
+            .and_then(|status| status.parse().ok());
         let status = status.ok_or(ErrorKind::InvalidData)?;
-        Ok(Some(Answer { status, head, body: Vec::new() }))
+        Ok(Some(Answer {
+            status,
+            head,
+            body: Vec::new(),
+        }))
     }
 
     /// The next `len` bytes.
@@ -136,34 +168,47 @@ impl Client {
         }
     }
 
-    /// One chunk of a chunked body; empty at its end.
+    /// The data of the next chunk, as soon as it is there; empty at the body's end.
     pub(crate) fn chunk(&mut self) -> io::Result<Vec<u8>> {
-        let line = loop {
+        if mem::take(&mut self.within_chunks) && !self.line()?.is_empty() {
+            return Err(ErrorKind::InvalidData.into());
+        }
+        let len = usize::from_str_radix(&self.line()?, 16).map_err(|_| ErrorKind::InvalidData)?;
+        if len == 0 && !self.line()?.is_empty() {
+            return Err(ErrorKind::InvalidData.into());
+        }
+        // The line end after the data may come with the next chunk.
+        self.within_chunks = len > 0;
+        self.take(len)
+    }
+
+    /// The next line, without its end.
+    fn line(&mut self) -> io::Result<String> {
+        let len = loop {
             match find(&self.pending, b"\r\n") {
-                Some(at) => break self.take(at + 2)?,
+                Some(at) => break at,
                 None => self.fill()?,
             }
         };
-        let digits = str::from_utf8(&line).unwrap_or_default().trim_end();
-        let len = usize::from_str_radix(digits, 16).map_err(|_| ErrorKind::InvalidData)?;
-        let mut chunk = self.take(len + 2)?;
-        if chunk.split_off(len) != b"\r\n" {
-            return Err(ErrorKind::InvalidData.into());
-        }
-        Ok(chunk)
+        let line = self.take(len + 2)?;
+        Ok(String::from_utf8_lossy(&line[..len]).into_owned())
     }
 
     /// Everything up to the peer's FIN.
     pub(crate) fn rest(&mut self) -> io::Result<Vec<u8>> {
         self.socket.read_to_end(&mut self.pending)?;
-        Ok(std::mem::take(&mut self.pending))
+        Ok(mem::take(&mut self.pending))
     }
 
     /// The peer has ended the connection in order, and nothing was left to read.
     #[track_caller]
     pub(crate) fn ends(&mut self) {
         let rest = self.rest().expect("an end in order");
-        assert_eq!(String::from_utf8_lossy(&rest), "", "something came before the end");
+        assert_eq!(
+            String::from_utf8_lossy(&rest),
+            "",
+            "something came before the end"
+        );
     }
 
     /// The peer has ended the connection one way or another; what came before.
@@ -171,7 +216,7 @@ impl Client {
     pub(crate) fn broken(&mut self) -> Vec<u8> {
         match self.socket.read_to_end(&mut self.pending) {
             Err(error) if is_timeout(&error) => panic!("still open after {PATIENCE:?}"),
-            _ => std::mem::take(&mut self.pending),
+            _ => mem::take(&mut self.pending),
         }
     }
 
@@ -191,7 +236,11 @@ impl Answer {
     /// The value of a field; panics where it came twice.
     #[track_caller]
     pub(crate) fn field(&self, name: &str) -> Option<&str> {
-        let lines = self.head.lines().skip(1).filter_map(|line| line.split_once(':'));
+        let lines = self
+            .head
+            .lines()
+            .skip(1)
+            .filter_map(|line| line.split_once(':'));
         let mut values = lines.filter(|(key, _)| key.eq_ignore_ascii_case(name));
         let value = values.next().map(|(_, value)| value.trim());
         assert!(values.next().is_none(), "{name} came twice: {}", self.head);
@@ -204,7 +253,8 @@ impl Answer {
 
     /// Whether it says that the connection ends after it.
     pub(crate) fn closes(&self) -> bool {
-        self.field("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"))
+        self.field("connection")
+            .is_some_and(|value| value.eq_ignore_ascii_case("close"))
     }
 }
 

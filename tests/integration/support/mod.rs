@@ -32,7 +32,10 @@ pub(crate) fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) ->
         if let Some(found) = probe() {
             return found;
         }
-        assert!(started.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+        assert!(
+            started.elapsed() < PATIENCE,
+            "{what}: not within {PATIENCE:?}"
+        );
         thread::sleep(Duration::from_millis(10));
     }
 }
@@ -56,7 +59,11 @@ impl Folder {
 
     /// The path of `name` in the folder, as text.
     pub(crate) fn file(&self, name: &str) -> String {
-        self.0.join(name).into_os_string().into_string().expect("a path in UTF-8")
+        self.0
+            .join(name)
+            .into_os_string()
+            .into_string()
+            .expect("a path in UTF-8")
     }
 
     /// Writes a file and returns its path.

@@ -2,6 +2,7 @@
 //! behind.
 
 use std::collections::HashMap;
+use std::env;
 use std::fmt;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
@@ -67,17 +68,12 @@ impl Family {
 /// A command that runs coring with nothing of our own environment that it would heed.
 pub(crate) fn coring(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_coring"));
-    clean(&mut command);
-    command.args(arguments);
-    command
-}
-
-fn clean(command: &mut Command) {
-    let ours = std::env::vars_os().map(|(name, _)| name);
-    for name in ours.filter(|name| name.to_string_lossy().starts_with("CORING_")) {
+    let names = env::vars_os().map(|(name, _)| name);
+    for name in names.filter(|name| name.to_string_lossy().starts_with("CORING_")) {
         command.env_remove(name);
     }
-    command.env_remove("PORT").stdin(Stdio::null());
+    command.env_remove("PORT").args(arguments);
+    command
 }
 
 /// A running server; killed when dropped.
@@ -125,12 +121,23 @@ impl Coring {
 
     #[track_caller]
     fn spawn(mut command: Command, folder: Folder) -> Self {
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let stderr = Lines::follow(child.stderr.take().expect("a pipe"));
         let stdout = Lines::follow(child.stdout.take().expect("a pipe"));
         let unknown = Address::Unix(PathBuf::new());
-        let mut this = Self { child, address: unknown, stderr, stdout, _folder: folder };
+        let mut this = Self {
+            child,
+            address: unknown,
+            stderr,
+            stdout,
+            _folder: folder,
+        };
         this.address = eventually("the banner's address", || {
             let status = this.child.try_wait().expect("our own child");
             let text = this.stderr.text();
@@ -191,7 +198,9 @@ impl Coring {
     /// Waits until it has ended by itself.
     #[track_caller]
     pub(crate) fn wait(mut self) -> Ended {
-        let status = eventually("the server's end", || self.child.try_wait().expect("our child"));
+        let status = eventually("the server's end", || {
+            self.child.try_wait().expect("our child")
+        });
         Ended {
             code: status.code(),
             stdout: self.stdout.whole(),
@@ -213,7 +222,11 @@ impl Ended {
     #[track_caller]
     pub(crate) fn stats(&self) -> HashMap<&str, u64> {
         let stats: HashMap<_, _> = self.stderr.lines().filter_map(counter).collect();
-        assert!(stats.contains_key("requests"), "no counters in: {}", self.stderr);
+        assert!(
+            stats.contains_key("requests"),
+            "no counters in: {}",
+            self.stderr
+        );
         stats
     }
 }
@@ -222,7 +235,10 @@ impl Ended {
 fn counter(line: &str) -> Option<(&str, u64)> {
     let mut words = line.split_whitespace();
     let (name, total) = (words.next()?, words.next()?.parse().ok()?);
-    words.next().is_some_and(|word| word.starts_with('[')).then_some((name, total))
+    words
+        .next()
+        .is_some_and(|word| word.starts_with('['))
+        .then_some((name, total))
 }
 
 /// What a child writes, read by a thread so that it never waits for us.
@@ -239,11 +255,17 @@ impl Lines {
             let mut pipe = BufReader::new(pipe);
             let mut line = Vec::new();
             while pipe.read_until(b'\n', &mut line).is_ok_and(|len| len > 0) {
-                written.lock().expect("a lock").push_str(&String::from_utf8_lossy(&line));
+                written
+                    .lock()
+                    .expect("a lock")
+                    .push_str(&String::from_utf8_lossy(&line));
                 line.clear();
             }
         });
-        Self { text, reader: Some(reader) }
+        Self {
+            text,
+            reader: Some(reader),
+        }
     }
 
     fn text(&self) -> String {

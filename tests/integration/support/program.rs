@@ -23,7 +23,11 @@ impl Finished {
     pub(crate) fn error_line(&self) -> &str {
         let mut lines = self.stderr.lines();
         let line = lines.next().expect("a line on stderr");
-        assert!(lines.next().is_none(), "more than one line: {}", self.stderr);
+        assert!(
+            lines.next().is_none(),
+            "more than one line: {}",
+            self.stderr
+        );
         line
     }
 }
@@ -31,7 +35,11 @@ impl Finished {
 /// Runs `program` to its end and insists on exit code 0; its standard output.
 #[track_caller]
 pub(crate) fn run<S: AsRef<str>>(program: &str, arguments: &[S]) -> String {
-    run_with(Command::new(program).args(arguments.iter().map(AsRef::as_ref)), b"").succeeded()
+    run_with(
+        Command::new(program).args(arguments.iter().map(AsRef::as_ref)),
+        b"",
+    )
+    .succeeded()
 }
 
 impl Finished {
@@ -46,11 +54,15 @@ impl Finished {
 /// Runs `command` to its end with `input` on its standard input.
 #[track_caller]
 pub(crate) fn run_with(command: &mut Command, input: &[u8]) -> Finished {
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut child = command
         .spawn()
         .unwrap_or_else(|error| panic!("{command:?}: {error} (tests/run installs what is needed)"));
-    let (mut stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let (mut stdin, stdout, stderr) =
+        (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let (code, stdout, stderr) = thread::scope(|scope| {
         let stdout = scope.spawn(|| whole(stdout));
         let stderr = scope.spawn(|| whole(stderr));
@@ -59,15 +71,26 @@ pub(crate) fn run_with(command: &mut Command, input: &[u8]) -> Finished {
             stdin.take().map(|mut stdin| stdin.write_all(input))
         });
         let code = end(&mut child);
-        (code, stdout.join().expect("a reader"), stderr.join().expect("a reader"))
+        (
+            code,
+            stdout.join().expect("a reader"),
+            stderr.join().expect("a reader"),
+        )
     });
-    let code = code.unwrap_or_else(|| panic!("{command:?}: not done in {BOUND:?}\n{stdout}{stderr}"));
-    Finished { code, stdout, stderr }
+    let code =
+        code.unwrap_or_else(|| panic!("{command:?}: not done in {BOUND:?}\n{stdout}{stderr}"));
+    Finished {
+        code,
+        stdout,
+        stderr,
+    }
 }
 
 fn whole(pipe: Option<impl Read>) -> String {
     let mut bytes = Vec::new();
-    pipe.expect("a pipe").read_to_end(&mut bytes).expect("a pipe that can be read");
+    pipe.expect("a pipe")
+        .read_to_end(&mut bytes)
+        .expect("a pipe that can be read");
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
@@ -105,7 +128,9 @@ impl Program {
         let mut this = Self(child.unwrap_or_else(|error| panic!("{command:?}: {error}")));
         let mut ready = [0];
         let stdout = this.0.stdout.as_mut().expect("a pipe");
-        stdout.read_exact(&mut ready).unwrap_or_else(|_| panic!("{command:?} ended early"));
+        stdout
+            .read_exact(&mut ready)
+            .unwrap_or_else(|_| panic!("{command:?} ended early"));
         this
     }
 }

@@ -1,0 +1,154 @@
+//! The access log: one line for each request, in the combined format, complete at the end.
+
+use std::fs;
+
+use crate::support::{Coring, Ended, Family, Folder, GET};
+
+/// Splits a line into its parts: a bracketed or quoted one is one part, without its marks.
+fn parts(line: &str) -> Vec<String> {
+    let mut parts = Vec::new();
+    let mut rest = line;
+    while !rest.is_empty() {
+        let (part, after) = match rest.as_bytes()[0] {
+            b'[' => rest[1..].split_once(']').expect("a closing bracket"),
+            b'"' => rest[1..].split_at(closing_quote(&rest[1..])),
+            _ => rest.split_at(rest.find(' ').unwrap_or(rest.len())),
+        };
+        parts.push(part.to_owned());
+        let after = after.strip_prefix('"').unwrap_or(after);
+        rest = after.strip_prefix(' ').unwrap_or(after);
+    }
+    parts
+}
+
+/// Where the first quote is that no backslash makes part of the text.
+fn closing_quote(text: &str) -> usize {
+    let mut escaped = false;
+    let is_end = |c: char| {
+        let ends = c == '"' && !escaped;
+        escaped = c == '\\' && !escaped;
+        ends
+    };
+    text.find(is_end).expect("a closing quote")
+}
+
+/// Sends each of `requests` on one connection and ends the server.
+fn after(family: Family, arguments: &[&str], requests: &[&str]) -> Ended {
+    let server = Coring::start_on(family, arguments);
+    let mut client = server.connect();
+    for request in requests {
+        client.send(request);
+        if request.starts_with("HEAD") {
+            client.head()
+        } else {
+            client.answer()
+        };
+    }
+    drop(client);
+    server.stop()
+}
+
+#[test]
+fn each_request_has_its_line_in_the_combined_format() {
+    let folder = Folder::new();
+    let file = folder.file("access.log");
+    let requests = [
+        "GET / HTTP/1.1\r\nHost: a\r\nUser-Agent: test/1 (x)\r\nReferer: http://b/c\r\n\r\n",
+        "GET /missing?q=%20 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+        "HEAD / HTTP/1.1\r\nHost: a\r\n\r\n",
+    ];
+    after(Family::V4, &["--access-log", &file], &requests);
+    let log = fs::read_to_string(&file).expect("a log");
+    let expected = [
+        ["GET / HTTP/1.1", "200", "18", "http://b/c", "test/1 (x)"],
+        ["GET /missing?q=%20 HTTP/1.0", "404", "18", "-", "-"],
+        ["HEAD / HTTP/1.1", "200", "0", "-", "-"],
+    ];
+    assert_eq!(log.lines().count(), expected.len(), "{log}");
+    for (line, expected) in log.lines().zip(expected) {
+        let parts = parts(line);
+        assert_eq!(parts[..3], ["127.0.0.1", "-", "-"], "{line}");
+        assert_eq!(parts[4..], expected, "{line}");
+        let date = &parts[3];
+        let places: String = date
+            .chars()
+            .filter(|c| !c.is_ascii_alphanumeric())
+            .collect();
+        assert_eq!((places.as_str(), date.len()), ("//::: +", 26), "{line}");
+    }
+    // A second server goes on in the same file.
+    after(Family::V6, &["--access-log", &file], &[GET]);
+    let log = fs::read_to_string(&file).expect("a log");
+    assert_eq!(log.lines().count(), expected.len() + 1);
+    assert!(
+        log.lines()
+            .last()
+            .is_some_and(|line| line.starts_with("::1 - - [")),
+        "{log}"
+    );
+}
+
+#[test]
+fn what_a_client_sends_cannot_break_its_line() {
+    let folder = Folder::new();
+    let file = folder.file("access.log");
+    let nasty = "GET /%22?\\ HTTP/1.1\r\nHost: a\r\nReferer: \" 200 0 \"\r\n\
+        User-Agent: a\"b\tc\\d\u{e9}\r\n\r\n";
+    after(Family::V4, &["--access-log", &file], &[nasty]);
+    let log = fs::read(&file).expect("a log");
+    let is_plain = |byte: &u8| matches!(byte, b' '..=b'~' | b'\n');
+    assert!(
+        log.iter().all(is_plain),
+        "{}",
+        String::from_utf8_lossy(&log)
+    );
+    let log = String::from_utf8(log).expect("plain text");
+    assert_eq!(log.lines().count(), 1, "{log}");
+    let parts = parts(log.trim_end());
+    assert_eq!(parts.len(), 9, "{log}");
+    assert_eq!(parts[4], r"GET /%22?\\ HTTP/1.1");
+    assert_eq!(parts[7], r#"\" 200 0 \""#);
+    assert_eq!(parts[8], r#"a\"b\x09c\\d\xC3\xA9"#);
+}
+
+#[test]
+fn standard_output_can_be_the_log() {
+    let ended = after(Family::Unix, &["--access-log", "-"], &[GET, GET]);
+    let lines: Vec<&str> = ended.stdout.lines().collect();
+    assert_eq!(lines.len(), 2, "{}", ended.stdout);
+    assert!(
+        lines
+            .iter()
+            .all(|line| line.contains("\"GET / HTTP/1.1\" 200 18 ")),
+        "{lines:?}"
+    );
+}
+
+#[test]
+fn no_log_is_the_default() {
+    for arguments in [&[][..], &["--access-log", "off"]] {
+        assert_eq!(after(Family::V4, arguments, &[GET]).stdout, "");
+    }
+}
+
+#[test]
+fn no_line_is_lost_under_load() {
+    let folder = Folder::new();
+    let file = folder.file("access.log");
+    let server = Coring::start(&["--access-log", &file]);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut client = server.connect();
+                for _ in 0..100 {
+                    client.send(GET.repeat(16));
+                    (0..16).for_each(|_| drop(client.answer()));
+                }
+            });
+        }
+    });
+    assert_eq!(server.stop().stats()["log_lines_dropped"], 0);
+    let log = fs::read_to_string(&file).expect("a log");
+    assert_eq!(log.lines().count(), 4 * 100 * 16);
+    assert!(log.lines().all(|line| parts(line).len() == 9));
+}

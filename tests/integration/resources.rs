@@ -1,0 +1,268 @@
+//! What clients cost: memory, descriptors, buffers and processor time, while they are there and
+//! after they have gone.
+
+use std::fs;
+use std::io::{self, Write};
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use coring::{Handle, Limits, Request, Response, Server};
+use rustix::process::{Resource, getrlimit};
+
+use crate::support::{Address, Answer, Client, Coring, GET, HELLO, Program, eventually, python};
+
+/// Said on the terminal even where the test passes: these figures are the point.
+fn report(line: &str) {
+    // A terminal that is gone is no failure of the server.
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// `wanted` connections, or as many as the limit of open files allows on either side.
+fn affordable(wanted: usize) -> usize {
+    let files = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    let count = usize::try_from(files)
+        .unwrap_or(usize::MAX)
+        .saturating_sub(300)
+        .min(wanted);
+    if count < wanted {
+        report(&format!(
+            "open files are limited to {files}: {count} connections, not {wanted}"
+        ));
+    }
+    count
+}
+
+/// How held connections end.
+#[derive(Clone, Copy)]
+enum End {
+    Fin,
+    Reset,
+}
+
+/// `count` connections of another process that have sent `request` and then received `answer_len`
+/// bytes; they end with what is returned.
+#[track_caller]
+fn hold(port: u16, count: usize, answer_len: usize, request: &str, end: End) -> Program {
+    let numbers = [usize::from(port), count, answer_len].map(|number| number.to_string());
+    let end = match end {
+        End::Fin => "fin",
+        End::Reset => "reset",
+    };
+    let [port, count, answer_len] = &numbers;
+    Program::start(&mut python(
+        "hold.py",
+        &[port, count, answer_len, end, request],
+    ))
+}
+
+/// Private memory of a process, in bytes.
+fn private_bytes(pid: u32) -> u64 {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("our own child");
+    let lines = rollup.lines().filter(|line| line.starts_with("Private_"));
+    let kib = lines.map(|line| {
+        line.split_whitespace()
+            .nth(1)
+            .and_then(|kib| kib.parse().ok())
+    });
+    kib.map(|kib: Option<u64>| kib.expect("a number of KiB") * 1024)
+        .sum()
+}
+
+fn descriptors(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd"))
+        .expect("our own child")
+        .count()
+}
+
+/// Processor time of a process so far, in ticks of 10 ms (proc_pid_stat(5)).
+fn cpu_ticks(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("our own child");
+    let (_, fields) = stat.rsplit_once(')').expect("a name in parentheses");
+    let ticks = fields.split_whitespace().skip(11).take(2);
+    ticks
+        .map(|ticks| ticks.parse::<u64>().expect("a number of ticks"))
+        .sum()
+}
+
+/// The share of one processor that `pid` takes for two seconds, in percent.
+fn cpu_percent(pid: u32) -> u64 {
+    let before = cpu_ticks(pid);
+    thread::sleep(Duration::from_secs(2));
+    (cpu_ticks(pid) - before) / 2
+}
+
+#[track_caller]
+fn warm_up(server: &Coring) -> usize {
+    let mut client = server.connect();
+    client.send(GET);
+    let answer = client.answer();
+    assert_eq!(answer.text(), HELLO);
+    answer.head.len() + answer.body.len()
+}
+
+#[test]
+fn an_idle_connection_costs_little_and_leaves_nothing() {
+    let count = affordable(10_000);
+    let server = Coring::start(&[]);
+    let answer_len = warm_up(&server);
+    let (pid, port) = (server.pid(), server.address().port());
+    thread::sleep(Duration::from_secs(1));
+    let (fresh_bytes, fresh_descriptors) = (private_bytes(pid), descriptors(pid));
+    let clients = hold(port, count, answer_len, GET, End::Fin);
+    assert_eq!(descriptors(pid), fresh_descriptors + count);
+    let full_bytes = private_bytes(pid);
+    let each = full_bytes.saturating_sub(fresh_bytes) / count as u64;
+    report(&format!(
+        "idle: {fresh_bytes} bytes fresh, {full_bytes} bytes with {count} connections: \
+         {each} bytes each (aim: 1024)"
+    ));
+    assert!(cpu_percent(pid) < 10, "idle connections keep it busy");
+    drop(clients);
+    eventually("the descriptors' end", || {
+        (descriptors(pid) == fresh_descriptors).then_some(())
+    });
+    // Without optimization futures are larger.
+    let bound = if cfg!(debug_assertions) { 3072 } else { 2048 };
+    assert!(each < bound, "{each} bytes for each idle connection");
+    let ended = server.stop();
+    let stats = ended.stats();
+    assert_eq!(stats["connections_accepted"], count as u64 + 1);
+    for gauge in [
+        "connections_open",
+        "tasks_live",
+        "timers_live",
+        "ops_in_flight",
+        "blocks_in_use",
+    ] {
+        assert_eq!(stats[gauge], 0, "{gauge}: {}", ended.stderr);
+    }
+}
+
+#[test]
+fn an_idle_server_sleeps() {
+    let server = Coring::start(&[]);
+    warm_up(&server);
+    assert!(cpu_percent(server.pid()) < 5);
+    let ended = server.stop();
+    assert!(ended.stats()["enters"] < 200, "it ticks: {}", ended.stderr);
+}
+
+/// The sum of one of the gauges of a server in this process.
+fn gauge(server: &Handle, name: &str) -> u64 {
+    let lists = server.metrics().iter().map(|worker| worker.list());
+    lists
+        .flatten()
+        .filter(|(each, _)| *each == name)
+        .map(|(_, value)| value)
+        .sum()
+}
+
+/// A server in this process: `/later` waits for ever, all else is answered.
+#[track_caller]
+fn waiting_server() -> (Handle, Address) {
+    let limits = Limits {
+        head_timeout_ms: 600_000,
+        ..Limits::default()
+    };
+    let service = async |request: Request| {
+        if request.path() == "/later" {
+            std::future::pending::<()>().await;
+        }
+        Response::html(HELLO)
+    };
+    let server = Server::builder()
+        .bind("127.0.0.1:0")
+        .limits(limits)
+        .start(move || service);
+    let server = server.expect("a server");
+    let address = server.addresses()[0]
+        .to_string()
+        .parse()
+        .expect("an IP address");
+    (server, Address::Tcp(address))
+}
+
+/// Holds pending requests against a server of this process and sees what is left in its ring.
+#[track_caller]
+fn pending_leaves_the_ring_full(request: &str) {
+    const BLOCKS: u64 = 1024;
+    // The server is in this process, so that its gauges can be read; its clients are not.
+    let count = affordable(10_000);
+    let (server, address) = waiting_server();
+    let clients = hold(address.port(), count, 0, request, End::Reset);
+    let all_bytes = (count * request.len()) as u64;
+    eventually("all of it to be received", || {
+        (gauge(&server, "bytes_received") == all_bytes).then_some(())
+    });
+    let started = Instant::now();
+    let mut client = Client::connect(&address).expect("a connection");
+    client.send(GET);
+    assert_eq!(client.answer().text(), HELLO);
+    assert!(
+        started.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        started.elapsed()
+    );
+    let blocks = BLOCKS * server.metrics().len() as u64;
+    let in_ring = gauge(&server, "blocks_in_ring");
+    report(&format!(
+        "{count} pending: {in_ring} of {blocks} blocks are in the rings"
+    ));
+    assert!(in_ring * 10 >= blocks * 9);
+    drop((clients, client));
+    eventually("their end", || {
+        (gauge(&server, "connections_open") == 0).then_some(())
+    });
+    server.drain();
+    server.wait().expect("an end in order");
+    assert_eq!(gauge(&server, "blocks_in_use"), 0);
+    assert_eq!(gauge(&server, "tasks_live"), 0);
+}
+
+#[test]
+fn half_heads_leave_the_ring_full() {
+    pending_leaves_the_ring_full("GET / HTTP/1.1\r\nHost: coring\r\nX-Half: ");
+}
+
+#[test]
+fn waiting_services_leave_the_ring_full() {
+    pending_leaves_the_ring_full("GET /later HTTP/1.1\r\nHost: coring\r\n\r\n");
+}
+
+/// Fewer descriptors than clients: some are served, the others wait or are told so, nothing spins,
+/// and when some leave there is room again.
+#[test]
+fn too_few_descriptors_are_no_disaster() {
+    let program = env!("CARGO_BIN_EXE_coring");
+    let script = format!("ulimit -n 64 && exec {program} --bind 127.0.0.1:0 --stats");
+    let mut command = Command::new("sh");
+    command.args(["-c", &script]);
+    let server = Coring::start_as(command);
+    let mut clients: Vec<Client> = (0..100).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        // One that is turned away may be gone already.
+        let _ = client.try_send(GET);
+    }
+    let busy = cpu_percent(server.pid());
+    assert!(
+        busy < 50,
+        "{busy} % of a processor while descriptors are short"
+    );
+    let served = clients.iter_mut().map(|client| client.try_answer());
+    let served = served.filter(is_hello).count();
+    assert!((10..64).contains(&served), "{served} of 100 were served");
+    drop(clients);
+    eventually("room after others left", || {
+        is_hello(&server.connect().exchange(GET)).then_some(())
+    });
+    let ended = server.stop();
+    let stats = ended.stats();
+    let turned_away = stats["connections_shed"] + stats["accept_errors"];
+    assert!(turned_away > 0, "the limit was never met: {}", ended.stderr);
+    assert_eq!(stats["connections_open"], 0);
+}
+
+fn is_hello(answer: &io::Result<Option<Answer>>) -> bool {
+    matches!(answer, Ok(Some(answer)) if answer.status == 200 && answer.text() == HELLO)
+}
