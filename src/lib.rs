@@ -36,7 +36,7 @@ mod sys;
 
 pub use buf::{Chunk, Part};
 pub use engine::{EngineChoice, Refused, Selected, select};
-pub use http::field::Fields;
+pub use crate::http::field::Fields;
 pub use net::Address;
 pub use server::{
     AccessLog, Builder, Cores, Error, ErrorKind, Handle, Limits, Pin, Result, Server,

@@ -67,7 +67,7 @@ pub struct Executor {
 }
 
 thread_local! {
-    /// The executor whose tasks are running on this thread, set for the time of [`Executor::enter`].
+    /// The executor whose tasks are running on this thread, while [`Executor::enter`] lasts.
     static CURRENT: Cell<*const Executor> = const { Cell::new(std::ptr::null()) };
 }
 

@@ -39,10 +39,8 @@ fn body_of(len: usize) -> String {
 }
 
 fn chunks_of(len: usize) -> String {
-    let body = "b".repeat(len);
-    format!(
-        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{len:x}\r\n{body}\r\n0\r\n\r\n"
-    )
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    format!("{head}{len:x}\r\n{}\r\n0\r\n\r\n", "b".repeat(len))
 }
 
 /// With the flag at `limit`, as by default, `limit` passes and one more is answered by `status`.

@@ -119,6 +119,43 @@ fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
     start().stop();
 }
 
+/// A port that nobody has, at least not a moment ago.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("an address").port()
+}
+
+/// The kernel gives what a killed ring held back a little later than it reports the process's end.
+#[test]
+fn a_killed_server_can_be_started_again_at_once() {
+    let folder = Folder::new();
+    let port = free_port();
+    for bind in [
+        format!("127.0.0.1:{port}"),
+        format!("unix:{}", folder.file("socket")),
+    ] {
+        for _ in 0..5 {
+            let server = Coring::start_as(coring(&["-b", &bind]));
+            let mut client = server.connect();
+            client.send(GET);
+            assert_eq!(client.answer().text(), HELLO);
+            drop(server);
+        }
+    }
+}
+
+/// Connections that the first server closed must not keep the second one from the port.
+#[test]
+fn a_drained_server_can_be_started_again_at_once() {
+    let port = free_port();
+    for _ in 0..3 {
+        let server = Coring::start_as(coring(&["-b", &format!("127.0.0.1:{port}"), "--stats"]));
+        let answer = server.ask("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        assert_eq!(answer.text(), HELLO);
+        server.stop();
+    }
+}
+
 #[test]
 fn the_banner_has_the_real_port_of_each_address() {
     let server = Coring::start_as(coring(&["-b", "127.0.0.1:0", "-b", "[::1]:0", "--stats"]));

@@ -15,8 +15,9 @@ use crate::sys::kernel;
 
 const SUBMISSIONS: u32 = 512;
 const COMPLETIONS: u32 = 8192;
-/// Provided buffers, of one block each.
-const BUFFERS: u16 = 1024;
+/// Provided buffers, of one block each. All that arrives in one turn must fit; the kernel cycles
+/// through them, so each one more is 4 KiB that stay in memory and go through the caches.
+const BUFFERS: u16 = 256;
 /// The kernel gives a closed ring's locked memory back some 30 ms late, so a restart within the
 /// same limit finds it exhausted for a moment.
 const MEMORY_RETRIES: u32 = 30;

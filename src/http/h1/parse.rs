@@ -126,14 +126,16 @@ impl Head {
     }
 }
 
-/// Reads a head from the start of `bytes`: its length and itself, or `None` while it is incomplete.
+/// Reads a head from the start of `bytes`: its length and itself, or `None` while it is not
+/// complete.
 ///
 /// `scanned` says how many of the bytes an earlier call has already searched for the head's end;
 /// it is 0 for a new head and kept up to date here, so that a head that comes byte by byte costs
 /// its length and not its square.
 ///
 /// # Errors
-/// Any fault of a head; what is certainly wrong in its first bytes is refused before it is complete.
+/// Any fault of a head; what is certainly wrong in its first bytes is refused before the rest has
+/// come.
 pub(super) fn parse(
     bytes: &[u8],
     scanned: &mut u32,
