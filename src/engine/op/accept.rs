@@ -2,7 +2,10 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::SocketFlags;
 
 use super::After;
 use crate::engine::descriptor::Descriptor;
@@ -36,34 +39,47 @@ impl Accept {
         }
     }
 
-    /// A connection, or the reason why there will be no more of this submission. The errors of
-    /// accept(2) that concern a single connection (it was gone before it could be accepted, or
-    /// its network failed) only end the submission: the next one goes on.
+    /// A connection, or the reason why there will be no more of this submission.
     pub(in crate::engine) fn complete(&mut self, cqe: &Cqe) -> After {
         if let Ok(fd) = cqe.result() {
             let fd = i32::try_from(fd).expect("a descriptor is an int");
             // SAFETY: the kernel has just installed this descriptor for us alone.
             self.ready.push_back(unsafe { OwnedFd::from_raw_fd(fd) });
-        } else if let Err(error) = cqe.result() {
-            const TRANSIENT: [i32; 10] = [
-                libc::ECANCELED,
-                libc::EINTR,
-                libc::EAGAIN,
-                libc::ECONNABORTED,
-                libc::EPROTO,
-                libc::ENETDOWN,
-                libc::ENETUNREACH,
-                libc::EHOSTUNREACH,
-                libc::EHOSTDOWN,
-                libc::EOPNOTSUPP,
-            ];
-            if !error
-                .raw_os_error()
-                .is_some_and(|errno| TRANSIENT.contains(&errno))
-            {
-                self.error = Some(error);
-            }
+        } else if let Err(error) = cqe.result()
+            && !error.raw_os_error().is_some_and(is_passing)
+        {
+            self.error = Some(error);
         }
         After::Wake
     }
+}
+
+/// Accepts by readiness: a connection; none when none waits. The listener must not block.
+pub(in crate::engine) fn accept(listener: impl AsFd) -> io::Result<Option<OwnedFd>> {
+    loop {
+        match rustix::net::accept_with(&listener, SocketFlags::CLOEXEC) {
+            Ok(fd) => return Ok(Some(fd)),
+            Err(Errno::AGAIN) => return Ok(None),
+            Err(errno) if is_passing(errno.raw_os_error()) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Whether an error of accept(2) only ends the attempt, or concerns a single connection that was
+/// gone before it could be accepted: the next attempt is not worse off.
+fn is_passing(errno: i32) -> bool {
+    matches!(
+        errno,
+        libc::ECANCELED
+            | libc::EINTR
+            | libc::EAGAIN
+            | libc::ECONNABORTED
+            | libc::EPROTO
+            | libc::ENETDOWN
+            | libc::ENETUNREACH
+            | libc::EHOSTUNREACH
+            | libc::EHOSTDOWN
+            | libc::EOPNOTSUPP
+    )
 }

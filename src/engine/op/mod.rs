@@ -23,11 +23,11 @@ mod send;
 
 use std::task::Waker;
 
-pub(super) use accept::Accept;
+pub(super) use accept::{Accept, accept};
 pub(super) use close::close;
 pub(super) use read::Read;
-pub(super) use recv::{End, Recv};
-pub(super) use send::Send;
+pub(super) use recv::{End, Recv, recv};
+pub(super) use send::{PartSent, Send};
 pub use send::{Interest, Sent};
 
 /// What is to be done after a completion, if somebody still owns the operation.
@@ -78,6 +78,19 @@ pub(super) enum Tag {
 }
 
 impl OpId {
+    /// The name of what is at `slot` in its `generation`.
+    pub(super) fn new(slot: u32, generation: u32) -> Self {
+        Self { slot, generation: generation & ((1 << GENERATION_BITS) - 1) }
+    }
+
+    pub(super) fn slot(self) -> u32 {
+        self.slot
+    }
+
+    pub(super) fn generation(self) -> u32 {
+        self.generation
+    }
+
     /// The `user_data` of a submission on behalf of this operation.
     pub(super) fn user_data(self, tag: Tag) -> u64 {
         (tag as u64) << 56 | u64::from(self.generation) << 32 | u64::from(self.slot)

@@ -3,9 +3,13 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::AsFd;
+
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
 
 use super::After;
-use crate::buf::Chunk;
+use crate::buf::{Chunk, Pool};
 use crate::engine::descriptor::Descriptor;
 use crate::engine::uring::{Cqe, Sqe};
 
@@ -110,6 +114,20 @@ impl Recv {
             self.first = Some(chunk);
         } else {
             self.more.get_or_insert_default().push_back(chunk);
+        }
+    }
+}
+
+/// Receives by readiness: a piece, nothing as yet, or the end.
+pub(in crate::engine) fn recv(socket: impl AsFd, pool: &Pool) -> Result<Option<Chunk>, End> {
+    let mut block = pool.take();
+    loop {
+        match rustix::net::recv(&socket, block.as_mut_slice(), RecvFlags::DONTWAIT) {
+            Ok((0, _)) => return Err(End::Eof),
+            Ok((len, _)) => return Ok(Some(block.into_chunk(0..len))),
+            Err(Errno::AGAIN) => return Ok(None),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(End::Error(errno.into())),
         }
     }
 }

@@ -1,7 +1,11 @@
 //! Sending: one submission for all that is owed (send(2), sendmsg(2)).
 
 use std::fmt;
-use std::io;
+use std::io::{self, IoSlice};
+use std::task::Poll;
+
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendFlags};
 
 use super::After;
 use crate::buf::{Outgoing, Part};
@@ -121,5 +125,54 @@ impl Gather {
         gather.header.msg_iov = gather.vectors.as_mut_ptr();
         gather.header.msg_iovlen = gather.vectors.len() as _;
         gather
+    }
+}
+
+/// A send by readiness, as far as it has come.
+#[derive(Debug)]
+pub(in crate::engine) struct PartSent {
+    socket: Descriptor,
+    outgoing: Outgoing,
+    sent: usize,
+    pub(in crate::engine) interest: Interest,
+}
+
+impl PartSent {
+    pub(in crate::engine) fn new(socket: Descriptor, outgoing: Outgoing) -> Self {
+        Self { socket, outgoing, sent: 0, interest: Interest::End }
+    }
+
+    /// Sends as much as the socket takes. Ready when everything is sent.
+    pub(in crate::engine) fn go_on(&mut self) -> Poll<io::Result<()>> {
+        while self.sent < self.outgoing.len() {
+            match self.try_once() {
+                Ok(sent) => self.sent += sent,
+                Err(Errno::AGAIN) => return Poll::Pending,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Poll::Ready(Err(errno.into())),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// How it ended, when it was not with everything sent: with `error`, or cancelled.
+    pub(in crate::engine) fn into_sent(self, error: io::Error) -> Sent {
+        let sent = u32::try_from(self.sent).expect("a send has its bound");
+        Sent::Part(self.outgoing, if sent == 0 { Err(error) } else { Ok(sent) })
+    }
+
+    fn try_once(&self) -> Result<usize, Errno> {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        match &self.outgoing {
+            Outgoing::One(chunk) => rustix::net::send(&self.socket, &chunk[self.sent..], flags),
+            Outgoing::Many(parts) => {
+                let mut slices: Vec<IoSlice<'_>> =
+                    parts.iter().map(|part| IoSlice::new(part)).collect();
+                let mut rest = &mut slices[..];
+                IoSlice::advance_slices(&mut rest, self.sent);
+                let mut control = SendAncillaryBuffer::default();
+                rustix::net::sendmsg(&self.socket, rest, &mut control, flags)
+            }
+        }
     }
 }

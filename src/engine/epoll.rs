@@ -1,0 +1,392 @@
+//! The readiness engine: edge-triggered epoll, for where io_uring is forbidden (epoll(7)).
+//!
+//! The same operations as on the ring, performed here: what a coroutine asks for is tried when the
+//! kernel has said that it may go, and sending is tried at once. What is known of a socket stands
+//! in an array indexed by its descriptor, as in picoev.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::Errno;
+use rustix::net::sockopt;
+
+use crate::buf::{Chunk, Outgoing, Pool};
+use crate::engine::descriptor::Descriptor;
+use crate::engine::op::{self, End, Interest, OpId, PartSent, Sent};
+use crate::metrics::WorkerMetrics;
+
+/// Events taken in one visit.
+const EVENTS_MAX: usize = 512;
+/// Pieces that one socket may hand out in a row before the others have their turn.
+const BURST_MAX: u8 = 16;
+/// The event data of the worker's eventfd, which no socket has.
+const WAKE: u64 = u64::MAX;
+
+/// What is known of one descriptor.
+#[derive(Debug, Default)]
+struct Watch {
+    /// Whose it is, among those that had this number.
+    generation: u32,
+    /// Kept open while somebody receives from it or accepts on it.
+    owner: Option<Descriptor>,
+    /// The kernel has said that something is there, and we have not seen the end of it.
+    readable: bool,
+    /// No more will come after what is there: a short read is not the end of it.
+    hung_up: bool,
+    /// Accepts no more.
+    stopped: bool,
+    /// Pieces handed out in a row.
+    burst: u8,
+    end: Option<End>,
+    reader: Option<Waker>,
+    /// What could not be sent at once.
+    sending: Option<PartSent>,
+    /// Why that did not go on.
+    trouble: Option<io::Error>,
+    writer: Option<Waker>,
+}
+
+/// One worker's epoll instance and what it watches.
+pub(super) struct Epoll {
+    epoll: OwnedFd,
+    watches: RefCell<Vec<Watch>>,
+    events: RefCell<Vec<Event>>,
+    /// Written by other threads to end the worker's sleep. Each write is an edge, so nobody needs
+    /// to read it.
+    _wake: Arc<OwnedFd>,
+    pool: Pool,
+    metrics: Arc<WorkerMetrics>,
+}
+
+impl Epoll {
+    /// # Errors
+    /// Those of epoll_create1(2) and epoll_ctl(2).
+    pub(super) fn new(
+        pool: Pool,
+        wake: Arc<OwnedFd>,
+        metrics: Arc<WorkerMetrics>,
+    ) -> io::Result<Self> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        let edge = EventFlags::IN | EventFlags::ET;
+        epoll::add(&epoll, &wake, EventData::new_u64(WAKE), edge)?;
+        Ok(Self {
+            epoll,
+            watches: RefCell::default(),
+            events: RefCell::new(Vec::with_capacity(EVENTS_MAX)),
+            _wake: wake,
+            pool,
+            metrics,
+        })
+    }
+
+    pub(super) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Waits for readiness if `sleep` says how long (`Some`: at most so long; `Some(None)`: for
+    /// ever), and tells whom it concerns.
+    ///
+    /// # Errors
+    /// Those of epoll_wait(2), but for a signal.
+    pub(super) fn visit(&self, sleep: Option<Option<Duration>>) -> io::Result<()> {
+        let timeout = match sleep {
+            None => Some(Duration::ZERO),
+            Some(timeout) => timeout,
+        };
+        let timeout = timeout.map(|timeout| {
+            timeout.try_into().expect("a timer's range is smaller than the clock's")
+        });
+        self.metrics.enters.add(1);
+        self.metrics.blocks_in_use.set(self.pool.in_use() as u64);
+        let mut events = self.events.borrow_mut();
+        events.clear();
+        match epoll::wait(&self.epoll, spare_capacity(&mut events), timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        self.metrics.completions.add(events.len() as u64);
+        for event in events.iter().filter(|event| event.data.u64() != WAKE) {
+            self.note(event);
+        }
+        Ok(())
+    }
+
+    pub(super) fn start_accept(&self, listener: Descriptor) -> OpId {
+        if let Ok(flags) = fcntl_getfl(&listener) {
+            // A listener that would block the worker is noticed by the accept that then fails.
+            let _ = fcntl_setfl(&listener, flags | OFlags::NONBLOCK);
+        }
+        self.watch(listener, EventFlags::IN)
+    }
+
+    /// The next connection; none once it was stopped.
+    pub(super) fn poll_accept(
+        &self,
+        id: OpId,
+        context: &Context<'_>,
+    ) -> Poll<Option<io::Result<OwnedFd>>> {
+        let mut watches = self.watches.borrow_mut();
+        let watch = find(&mut watches, id).expect("an accept lives as long as its handle");
+        if watch.stopped {
+            return Poll::Ready(None);
+        }
+        if let Some(End::Error(error)) = watch.end.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        let listener = watch.owner.as_ref().filter(|_| watch.readable);
+        match listener.map(op::accept) {
+            Some(Ok(Some(fd))) => Poll::Ready(Some(Ok(fd))),
+            Some(Err(error)) => Poll::Ready(Some(Err(error))),
+            Some(Ok(None)) | None => {
+                watch.readable = false;
+                set(&mut watch.reader, context);
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Ends an accept.
+    pub(super) fn stop_accept(&self, id: OpId) {
+        let mut watches = self.watches.borrow_mut();
+        let waker = find(&mut watches, id).and_then(|watch| {
+            watch.stopped = true;
+            watch.reader.take()
+        });
+        drop(watches);
+        waker.into_iter().for_each(Waker::wake);
+    }
+
+    pub(super) fn start_recv(&self, socket: Descriptor) -> OpId {
+        self.watch(socket, EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP)
+    }
+
+    /// The next piece; none at the end.
+    #[inline]
+    pub(super) fn poll_recv(
+        &self,
+        id: OpId,
+        context: &Context<'_>,
+    ) -> Poll<io::Result<Option<Chunk>>> {
+        let mut watches = self.watches.borrow_mut();
+        let watch = find(&mut watches, id).expect("a receive lives as long as its handle");
+        if let Some(end) = &watch.end {
+            return Poll::Ready(end.again());
+        }
+        if watch.burst == BURST_MAX {
+            watch.burst = 0;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let socket = watch.owner.as_ref().filter(|_| watch.readable);
+        match socket.map(|socket| op::recv(socket, &self.pool)) {
+            Some(Ok(Some(chunk))) => {
+                self.metrics.bytes_received.add(chunk.len() as u64);
+                // A stream that gave less than there was room for has no more as yet; when it
+                // has, that is another edge. The end of the stream may have come before.
+                watch.readable = watch.hung_up || chunk.is_full_block();
+                watch.burst += 1;
+                Poll::Ready(Ok(Some(chunk)))
+            }
+            Some(Err(end)) => Poll::Ready(watch.end.insert(end).again()),
+            Some(Ok(None)) | None => {
+                watch.readable = false;
+                watch.burst = 0;
+                set(&mut watch.reader, context);
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Ready when the connection broke, whatever waits to be received.
+    pub(super) fn poll_broken(&self, id: OpId, context: &Context<'_>) -> Poll<io::Error> {
+        let mut watches = self.watches.borrow_mut();
+        let watch = find(&mut watches, id).expect("a receive lives as long as its handle");
+        if let Some(Err(error)) = watch.end.as_ref().map(End::again) {
+            return Poll::Ready(error);
+        }
+        set(&mut watch.reader, context);
+        Poll::Pending
+    }
+
+    /// Sends at once what the socket takes; the rest follows when it takes more.
+    pub(super) fn start_send(&self, socket: Descriptor, outgoing: Outgoing) -> OpId {
+        let mut watches = self.watches.borrow_mut();
+        let slot = number(&socket);
+        let watch = &mut watches[slot as usize];
+        let id = OpId::new(slot, watch.generation);
+        let mut sending = PartSent::new(socket, outgoing);
+        self.metrics.submissions.add(1);
+        match sending.go_on(&self.metrics) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(error)) => {
+                watch.sending = Some(sending);
+                watch.trouble = Some(error);
+            }
+            Poll::Pending => watch.sending = Some(sending),
+        }
+        id
+    }
+
+    /// How a send ended.
+    #[inline]
+    pub(super) fn poll_send(
+        &self,
+        id: OpId,
+        context: &Context<'_>,
+        interest: Interest,
+    ) -> Poll<Sent> {
+        let mut watches = self.watches.borrow_mut();
+        let Some(watch) = find(&mut watches, id) else {
+            return Poll::Ready(Sent::All);
+        };
+        let Some(mut sending) = watch.sending.take() else {
+            return Poll::Ready(Sent::All);
+        };
+        if let Some(error) = watch.trouble.take() {
+            return Poll::Ready(sending.into_sent(error));
+        }
+        sending.interest = interest;
+        watch.sending = Some(sending);
+        set(&mut watch.writer, context);
+        Poll::Pending
+    }
+
+    /// Ends a send where it stands.
+    pub(super) fn cancel_send(&self, id: OpId) {
+        let mut watches = self.watches.borrow_mut();
+        let waker = find(&mut watches, id).filter(|watch| watch.sending.is_some());
+        let waker = waker.and_then(|watch| {
+            watch.trouble = Some(io::Error::from_raw_os_error(libc::ECANCELED));
+            watch.writer.take()
+        });
+        drop(watches);
+        waker.into_iter().for_each(Waker::wake);
+    }
+
+    /// The sender is gone, and what was not sent with it.
+    pub(super) fn drop_send(&self, id: OpId) {
+        let mut watches = self.watches.borrow_mut();
+        let unsent = find(&mut watches, id).and_then(|watch| {
+            watch.trouble = None;
+            watch.sending.take()
+        });
+        drop(watches);
+        // Dropped last: it may hold the last use of its descriptor.
+        drop(unsent);
+    }
+
+    /// Nobody watches the descriptor any more. The kernel forgets it when it is closed.
+    pub(super) fn unwatch(&self, id: OpId) {
+        let mut watches = self.watches.borrow_mut();
+        let gone = find(&mut watches, id).map(std::mem::take);
+        if let Some(gone) = &gone {
+            watches[id.slot() as usize].generation = gone.generation.wrapping_add(1);
+            if let Some(owner) = &gone.owner {
+                // A Unix listener is shared with other workers and is not closed with our end.
+                let _ = epoll::delete(&self.epoll, owner);
+            }
+        }
+        drop(watches);
+        // Dropped last: it may hold the last use of its descriptor.
+        drop(gone);
+    }
+
+    fn watch(&self, owner: Descriptor, flags: EventFlags) -> OpId {
+        let slot = number(&owner);
+        let mut watches = self.watches.borrow_mut();
+        if watches.len() <= slot as usize {
+            watches.resize_with(slot as usize + 1, Watch::default);
+        }
+        let watch = &mut watches[slot as usize];
+        let id = OpId::new(slot, watch.generation);
+        let data = EventData::new_u64(u64::from(id.generation()) << 32 | u64::from(slot));
+        if let Err(errno) = epoll::add(&self.epoll, &owner, data, flags | EventFlags::ET) {
+            watch.end = Some(End::Error(errno.into()));
+        }
+        watch.owner = Some(owner);
+        id
+    }
+
+    /// Lets an event have its effect. One for a descriptor that is somebody else's by now is
+    /// dropped.
+    fn note(&self, event: &Event) {
+        let data = event.data.u64();
+        #[expect(clippy::cast_possible_truncation, reason = "the two halves of the data")]
+        let id = OpId::new(data as u32, (data >> 32) as u32);
+        let mut watches = self.watches.borrow_mut();
+        let Some(watch) = find(&mut watches, id) else {
+            self.metrics.stale_completions.add(1);
+            return;
+        };
+        let flags = event.flags;
+        let ended = EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR;
+        watch.hung_up |= flags.intersects(ended);
+        let mut reader = None;
+        if flags.intersects(EventFlags::IN | ended) {
+            watch.readable = true;
+            reader = watch.reader.take();
+        }
+        if flags.contains(EventFlags::ERR)
+            && watch.end.is_none()
+            && let Some(socket) = &watch.owner
+        {
+            watch.end = pending_error(socket.as_fd()).map(End::Error);
+        }
+        let mut writer = None;
+        let mut sent = None;
+        if let Some(sending) = &mut watch.sending
+            && watch.trouble.is_none()
+            && let Poll::Ready(outcome) = sending.go_on(&self.metrics)
+        {
+            let waits = outcome.is_err() || sending.interest == Interest::End;
+            match outcome {
+                Ok(()) => sent = watch.sending.take(),
+                Err(error) => watch.trouble = Some(error),
+            }
+            writer = watch.writer.take().filter(|_| waits);
+        }
+        drop(watches);
+        drop(sent);
+        reader.into_iter().chain(writer).for_each(Waker::wake);
+    }
+}
+
+impl fmt::Debug for Epoll {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Epoll").finish_non_exhaustive()
+    }
+}
+
+/// The watch of that name; none when its descriptor is somebody else's by now.
+fn find(watches: &mut [Watch], id: OpId) -> Option<&mut Watch> {
+    let watch = watches.get_mut(id.slot() as usize)?;
+    let current = OpId::new(id.slot(), watch.generation);
+    (current == id && watch.owner.is_some()).then_some(watch)
+}
+
+fn set(place: &mut Option<Waker>, context: &Context<'_>) {
+    if !place.as_ref().is_some_and(|known| known.will_wake(context.waker())) {
+        *place = Some(context.waker().clone());
+    }
+}
+
+/// A descriptor's place in the array.
+fn number(descriptor: &Descriptor) -> u32 {
+    descriptor.raw().unsigned_abs()
+}
+
+/// The error that the kernel keeps for a socket, which asking for takes away.
+fn pending_error(socket: BorrowedFd<'_>) -> Option<io::Error> {
+    match sockopt::socket_error(socket) {
+        Ok(Err(errno)) | Err(errno) => Some(errno.into()),
+        Ok(Ok(())) => None,
+    }
+}
