@@ -480,7 +480,6 @@ mod tests {
     #[test]
     fn an_idle_connection_is_small() {
         let size = size_of_future(serve::<Large>);
-        println!("the future of an idle connection has {size} bytes");
         assert!(
             size <= 384,
             "the future of an idle connection has {size} bytes"
