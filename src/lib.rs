@@ -34,9 +34,9 @@ mod server;
 mod service;
 mod sys;
 
+pub use crate::http::field::Fields;
 pub use buf::{Chunk, Part};
 pub use engine::{EngineChoice, Refused, Selected, select};
-pub use crate::http::field::Fields;
 pub use net::Address;
 pub use server::{
     AccessLog, Builder, Cores, Error, ErrorKind, Handle, Limits, Pin, Result, Server,

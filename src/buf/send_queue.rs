@@ -75,8 +75,12 @@ impl Outgoing {
 /// parts. An empty queue holds no memory.
 #[derive(Debug, Default)]
 pub struct SendQueue {
-    /// Complete parts, before what stands in `tail`.
-    parts: VecDeque<Part>,
+    /// Complete parts, before what stands in `tail`; none are there mostly.
+    #[expect(
+        clippy::box_collection,
+        reason = "every idle connection has room for this"
+    )]
+    parts: Option<Box<VecDeque<Part>>>,
     tail: Option<Tail>,
     len: usize,
 }
@@ -95,7 +99,7 @@ impl SendQueue {
     /// A queue with nothing in it.
     pub const fn new() -> Self {
         Self {
-            parts: VecDeque::new(),
+            parts: None,
             tail: None,
             len: 0,
         }
@@ -161,13 +165,13 @@ impl SendQueue {
         }
         self.seal();
         self.len += part.len();
-        self.parts.push_back(part);
+        self.parts.get_or_insert_default().push_back(part);
     }
 
     /// Takes what goes out next: at most `len_max` bytes.
     #[inline]
     pub fn take(&mut self, len_max: usize) -> Option<Outgoing> {
-        if self.parts.is_empty() && self.len <= len_max {
+        if self.parts.is_none() && self.len <= len_max {
             let Tail { block, len } = self.tail.take()?;
             self.len = 0;
             return Some(Outgoing::One(block.into_chunk(0..len)));
@@ -187,15 +191,17 @@ impl SendQueue {
     /// Ends the block being written: what follows goes into another one.
     fn seal(&mut self) {
         if let Some(Tail { block, len }) = self.tail.take() {
-            self.parts.push_back(Part::Chunk(block.into_chunk(0..len)));
+            let part = Part::Chunk(block.into_chunk(0..len));
+            self.parts.get_or_insert_default().push_back(part);
         }
     }
 
     fn take_parts(&mut self, len_max: usize) -> Option<Outgoing> {
-        let mut taken = Vec::with_capacity(self.parts.len().min(Self::PARTS_MAX));
+        let parts = self.parts.as_mut()?;
+        let mut taken = Vec::with_capacity(parts.len().min(Self::PARTS_MAX));
         let mut room = len_max;
         while room > 0 && taken.len() < Self::PARTS_MAX {
-            let Some(front) = self.parts.front_mut() else {
+            let Some(front) = parts.front_mut() else {
                 break;
             };
             if front.len() > room {
@@ -204,11 +210,11 @@ impl SendQueue {
                 room = 0;
             } else {
                 room -= front.len();
-                taken.extend(self.parts.pop_front());
+                taken.extend(parts.pop_front());
             }
         }
-        if self.parts.is_empty() {
-            self.parts = VecDeque::new();
+        if parts.is_empty() {
+            self.parts = None;
         }
         self.len -= len_max - room;
         match taken.len() {
@@ -233,8 +239,9 @@ impl SendQueue {
                 rest.push(part);
             }
         }
+        let queue = self.parts.get_or_insert_default();
         for part in rest.into_iter().rev() {
-            self.parts.push_front(part);
+            queue.push_front(part);
         }
     }
 }

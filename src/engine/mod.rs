@@ -65,12 +65,19 @@ impl fmt::Display for Refused {
 ///
 /// # Errors
 /// When none works, with the reason.
+///
+/// # Panics
+/// When the trial does.
 pub fn select(choice: EngineChoice) -> Result<Selected, Refused> {
-    match choice {
+    // A ring takes its leave of the thread that made it with a signal, some time after it was
+    // closed; the caller's next system call would fail with EINTR. So the trial has its own.
+    let trial = || match choice {
         EngineChoice::Auto | EngineChoice::Uring => uring::preflight()
             .map(|rung| Selected { rung })
             .map_err(Refused),
-    }
+    };
+    let tried = std::thread::scope(|scope| scope.spawn(trial).join());
+    tried.expect("a trial does not panic")
 }
 
 /// One worker's way to the kernel.

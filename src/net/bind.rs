@@ -10,15 +10,22 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+use rustix::process::{Pid, test_kill_process};
 
 use super::address::Address;
 use crate::sys::port;
 
 /// Connections that may wait to be accepted, per socket; `net.core.somaxconn` may lower it.
 const BACKLOG: i32 = 4096;
+
+/// The sockets that a killed process gave to its ring outlive it by some milliseconds: nobody has
+/// them, yet they are there. So long we wait for them to go.
+const GHOST_TRIES: u32 = 20;
+const GHOST_PAUSE: Duration = Duration::from_millis(50);
 
 /// An address that is ours: a listening socket for each worker.
 #[derive(Debug)]
@@ -61,7 +68,10 @@ pub fn bind(address: &Address, workers: usize) -> Result<Bound, BindError> {
     match address {
         Address::Tcp(tcp) => {
             let explain = |errno| BindError::new(address, explain_tcp(errno, tcp.port()));
-            let sockets = bind_tcp(*tcp, workers).map_err(explain)?;
+            let has_ghost = |errno: &Errno| {
+                *errno == Errno::ADDRINUSE && port::listener_of(tcp.port()).is_none()
+            };
+            let sockets = patiently(|| bind_tcp(*tcp, workers), has_ghost).map_err(explain)?;
             let first = rustix::net::getsockname(&sockets[0]).map_err(explain)?;
             let real = std::net::SocketAddr::try_from(first).map_err(explain)?;
             Ok(Bound {
@@ -78,6 +88,23 @@ pub fn bind(address: &Address, workers: usize) -> Result<Bound, BindError> {
                 sockets,
                 file: Some(file),
             })
+        }
+    }
+}
+
+/// Tries again while the failure is that of a ghost.
+fn patiently<T, E>(
+    mut attempt: impl FnMut() -> Result<T, E>,
+    has_ghost: impl Fn(&E) -> bool,
+) -> Result<T, E> {
+    let mut tries = 0;
+    loop {
+        match attempt() {
+            Err(error) if tries < GHOST_TRIES && has_ghost(&error) => {
+                tries += 1;
+                std::thread::sleep(GHOST_PAUSE);
+            }
+            outcome => return outcome,
         }
     }
 }
@@ -135,12 +162,8 @@ fn bind_unix(path: &Path, workers: usize) -> Result<(Vec<OwnedFd>, SocketFile), 
     let address = SocketAddrUnix::new(path).map_err(|_| {
         "the path is too long for a Unix socket (107 bytes); choose a shorter one".to_owned()
     })?;
-    let open = || {
-        let flags = SocketFlags::CLOEXEC;
-        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
-    };
-    clear_stale(path, &address, &open().map_err(text)?)?;
-    let socket = open().map_err(text)?;
+    clear_stale(path, &address)?;
+    let socket = unix_socket().map_err(text)?;
     rustix::net::bind(&socket, &address).map_err(|errno| match errno {
         Errno::NOENT => "its directory does not exist; create it first".to_owned(),
         _ => text(errno),
@@ -155,19 +178,36 @@ fn bind_unix(path: &Path, workers: usize) -> Result<(Vec<OwnedFd>, SocketFile), 
     Ok((sockets, file))
 }
 
+fn unix_socket() -> Result<OwnedFd, Errno> {
+    let flags = SocketFlags::CLOEXEC;
+    rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+}
+
 /// Removes the socket that a dead process left at `path`. Whatever else is there stays.
-fn clear_stale(path: &Path, address: &SocketAddrUnix, probe: &OwnedFd) -> Result<(), String> {
+fn clear_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), String> {
     let Ok(metadata) = path.symlink_metadata() else {
         return Ok(());
     };
     if !metadata.file_type().is_socket() {
         return Err("that path exists and is no socket; choose another or remove it".to_owned());
     }
-    match rustix::net::connect(probe, address) {
-        Err(Errno::CONNREFUSED) => std::fs::remove_file(path)
+    let refused = || match ask_owner(address) {
+        Err(Errno::CONNREFUSED) => Ok(()),
+        owner => Err(owner.ok()),
+    };
+    let is_dead = |pid: &Option<Pid>| pid.is_some_and(|pid| test_kill_process(pid).is_err());
+    match patiently(refused, is_dead) {
+        Ok(()) => std::fs::remove_file(path)
             .map_err(|error| format!("a stale socket is there and cannot be removed: {error}")),
-        _ => Err("another process serves that socket; stop it or choose another path".to_owned()),
+        Err(_) => Err("another process serves that socket; stop it or choose another path".into()),
     }
+}
+
+/// The process that listens on the socket at `address`.
+fn ask_owner(address: &SocketAddrUnix) -> Result<Pid, Errno> {
+    let probe = unix_socket()?;
+    rustix::net::connect(&probe, address)?;
+    Ok(sockopt::socket_peercred(&probe)?.pid)
 }
 
 /// A Unix socket's file, removed on drop if it still is the one that was made.

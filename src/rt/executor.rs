@@ -137,9 +137,7 @@ impl Executor {
             self.schedule(id);
         });
         self.wheel.borrow_mut().advance(now_ms, Waker::wake);
-        self.metrics
-            .timers_live
-            .set(self.wheel.borrow().live() as u64);
+        self.count_timers();
     }
 
     /// Polls every task that is ready now, once.
@@ -177,6 +175,7 @@ impl Executor {
             }
         }
         self.run_queue.borrow_mut().clear();
+        self.count_timers();
     }
 
     /// Makes every task run again: for rare events that concern them all.
@@ -189,6 +188,11 @@ impl Executor {
                 run_queue.push_back(slot);
             }
         }
+    }
+
+    fn count_timers(&self) {
+        let live = self.wheel.borrow().live() as u64;
+        self.metrics.timers_live.set(live);
     }
 
     #[inline]

@@ -268,7 +268,7 @@ mod tests {
                     _ => expected[n] = now_ms + 1 + random(&seed) % span,
                 }
                 wheel.set(timers[n], expected[n]);
-                let note = Note(fired.clone(), n as u32);
+                let note = Note(fired.clone(), u32::try_from(n).unwrap());
                 wheel.set_waker(timers[n], &Waker::from(Arc::new(note)));
                 now_ms += random(&seed) % (1 << (random(&seed) % 20));
                 if let Some(next_ms) = wheel.next_ms() {

@@ -14,7 +14,7 @@ use super::access_log::Line;
 use super::close_reason::CloseReason;
 use super::exchange;
 use super::link::Link;
-use super::shared::{Manner, Place, Shared};
+use super::shared::{Manner, Place};
 use crate::buf::{Part, PoolBox};
 use crate::http::Fault;
 use crate::http::h1::{self, Answer, BodyLength, Event, Framing, Head};
@@ -32,14 +32,15 @@ const DISCARD_BYTES_MAX: u64 = 64 << 10;
 /// long without a pause, and in all, in ms. A close with bytes unread would reset the connection
 /// and could take the answer with it.
 const LINGER_PAUSE_MS: u64 = 2_000;
-const LINGER_MS: u64 = 30_000;
+const LINGER_MS: u64 = 10_000;
 
 /// A connection's state between requests.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) http: h1::Connection,
     pub(super) link: Link,
-    pub(super) shared: Rc<Shared>,
+    /// What all connections of the worker share, and this one's place among them.
+    pub(super) shared: Place,
     /// The access log's line of the request at hand, if there is a log.
     pub(super) line: Option<Box<Line>>,
     /// What is awaited (a head, or the rest of a body that nobody read) must have come until
@@ -73,24 +74,25 @@ pub(super) fn serve<S: Service>(
     service: Rc<S>,
     place: Place,
 ) -> impl Future<Output = ()> {
-    let mut connection = Connection::new(stream, place.shared().clone());
+    let mut connection = Connection::new(stream, place);
     // Not an async function: that would keep its arguments twice.
     async move {
         let ended = connection.exchanges(&*service).await;
         let (Ok(reason) | Err(reason)) = ended;
+        connection.shared.closed(reason);
         connection.close(reason).await;
-        drop(place);
     }
 }
 
 /// Answers a connection that is one too many, and closes it.
 pub(super) async fn shed(stream: Stream, place: Place) {
-    let mut connection = Connection::new(stream, place.shared().clone());
+    let mut connection = Connection::new(stream, place);
+    connection.shared.closed(CloseReason::Shed);
     connection.close(CloseReason::Shed).await;
 }
 
 impl Connection {
-    fn new(stream: Stream, shared: Rc<Shared>) -> Self {
+    fn new(stream: Stream, shared: Place) -> Self {
         let arrival_deadline_ms = now_ms() + shared.limits.head_timeout_ms;
         let mut link = Link::new(stream);
         link.set_recv_deadline(arrival_deadline_ms);
@@ -228,6 +230,15 @@ impl Connection {
         })
     }
 
+    /// Encodes `100 Continue` if the client waits for it.
+    pub(super) fn encode_continue(&mut self) {
+        if self.http.wants_continue() {
+            let interim = self.http.send_continue();
+            self.link.outbox.write(&self.shared.pool, interim);
+            self.shared.metrics.responses_1xx.add(1);
+        }
+    }
+
     /// Encodes the head of an answer.
     pub(super) fn encode_head(&mut self, response: &Response) {
         let length = response
@@ -262,7 +273,7 @@ impl Connection {
 
     /// Encodes a part of an answer's body. A body longer than announced is the service's fault.
     pub(super) fn encode_part(&mut self, part: Part) -> Result<(), CloseReason> {
-        if !self.http.body_allowed() {
+        if part.is_empty() || !self.http.body_allowed() {
             return Ok(());
         }
         let prefix = self
@@ -279,6 +290,7 @@ impl Connection {
         } else {
             outbox.push(part);
         }
+        outbox.write(pool, self.http.data_suffix());
         Ok(())
     }
 
@@ -392,14 +404,12 @@ impl Connection {
             }
             let _ = self.encode_end();
         }
-        self.write_line();
         self.link.clear_recv_deadline();
         let hears = !matches!(reason, CloseReason::Reset | CloseReason::WriteTimeout);
         let told = hears && self.flush().await.is_ok();
         if told && unread && !self.link.eof {
             self.linger().await;
         }
-        reason.counter(&self.shared.metrics).add(1);
     }
 
     /// Says that no more will come, and receives until the peer has said the same.
@@ -426,6 +436,13 @@ impl Connection {
         if let (Some(log), Some(line)) = (&self.shared.log, self.line.take()) {
             log.write(*line);
         }
+    }
+}
+
+impl Drop for Connection {
+    /// A connection that is dropped in the middle of a request is logged, too.
+    fn drop(&mut self) {
+        self.write_line();
     }
 }
 
@@ -463,7 +480,6 @@ mod tests {
     #[test]
     fn an_idle_connection_is_small() {
         let size = size_of_future(serve::<Large>);
-        println!("the future of an idle connection has {size} bytes");
         assert!(
             size <= 384,
             "the future of an idle connection has {size} bytes"

@@ -101,6 +101,10 @@ impl Pump<'_> {
                 http.close_after();
             }
         }
+        if answer.has_incoming_body() {
+            // Nobody has read of it yet, but somebody will.
+            self.connection.encode_continue();
+        }
         self.connection.encode_head(answer);
         Ok(())
     }
@@ -158,14 +162,7 @@ impl Pump<'_> {
                 return Ok(true);
             }
             let connection = &mut *self.connection;
-            if connection.http.wants_continue() {
-                let interim = connection.http.send_continue();
-                connection
-                    .link
-                    .outbox
-                    .write(&connection.shared.pool, interim);
-                connection.shared.metrics.responses_1xx.add(1);
-            }
+            connection.encode_continue();
             let now_ms = now_ms();
             let pace = self.pace.get_or_insert_with(|| Pace::start(now_ms));
             let link = &mut connection.link;

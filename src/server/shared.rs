@@ -2,11 +2,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use super::access_log::WorkerLog;
+use super::close_reason::CloseReason;
 use super::date::Date;
 use super::limits::Limits;
 use crate::buf::Pool;
@@ -118,25 +120,43 @@ impl Shared {
 /// A connection's place among those of its worker, taken until its coroutine is gone, however that
 /// ends.
 #[derive(Debug)]
-pub(super) struct Place(Rc<Shared>);
+pub(super) struct Place {
+    shared: Rc<Shared>,
+    reason: Cell<Option<CloseReason>>,
+}
 
 impl Place {
     pub(super) fn take(shared: Rc<Shared>) -> Self {
         shared.open.set(shared.open.get() + 1);
         shared.metrics.connections_accepted.add(1);
         shared.metrics.connections_open.add(1);
-        Self(shared)
+        Self {
+            shared,
+            reason: Cell::new(None),
+        }
     }
 
-    pub(super) fn shared(&self) -> &Rc<Shared> {
-        &self.0
+    /// Why the connection ends. Without a reason it was cut by the end of the server.
+    pub(super) fn closed(&self, reason: CloseReason) {
+        self.reason.set(Some(reason));
+    }
+}
+
+impl Deref for Place {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.shared
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.metrics.connections_open.sub(1);
-        self.0.open.set(self.0.open.get() - 1);
-        self.0.wake_drained();
+        let shared = &self.shared;
+        let reason = self.reason.get().unwrap_or(CloseReason::Drained);
+        reason.counter(&shared.metrics).add(1);
+        shared.metrics.connections_open.sub(1);
+        shared.open.set(shared.open.get() - 1);
+        shared.wake_drained();
     }
 }

@@ -59,8 +59,7 @@ const _: () = assert!(size_of::<Connection>() <= 48);
 enum AnswerBody {
     None,
     Counted,
-    FirstChunk,
-    Chunks,
+    Chunked,
     UntilClose,
 }
 
@@ -238,8 +237,7 @@ impl Connection {
         let prefix = match self.answer {
             AnswerBody::None => Err(WrongLength::Excess),
             AnswerBody::UntilClose => Ok(DataPrefix::empty()),
-            AnswerBody::FirstChunk => Ok(DataPrefix::chunk(len, true)),
-            AnswerBody::Chunks => Ok(DataPrefix::chunk(len, false)),
+            AnswerBody::Chunked => Ok(DataPrefix::chunk(len)),
             AnswerBody::Counted => match self.answer_left.checked_sub(len as u64) {
                 Some(left) => {
                     self.answer_left = left;
@@ -248,9 +246,6 @@ impl Connection {
                 None => Err(WrongLength::Excess),
             },
         };
-        if self.answer == AnswerBody::FirstChunk {
-            self.answer = AnswerBody::Chunks;
-        }
         let step = if prefix.is_ok() {
             Step::Data
         } else {
@@ -258,6 +253,16 @@ impl Connection {
         };
         self.exchange.step(Party::Responder, step);
         prefix
+    }
+
+    /// The bytes to send after those of a [`Connection::send_data`] that was not empty.
+    #[must_use]
+    pub fn data_suffix(&self) -> &'static [u8] {
+        if self.answer == AnswerBody::Chunked {
+            b"\r\n"
+        } else {
+            b""
+        }
     }
 
     /// The answer is complete, with or without a body: the bytes that end it. The connection is
@@ -272,8 +277,7 @@ impl Connection {
             return Err(WrongLength::Short);
         }
         let end: &[u8] = match self.answer {
-            AnswerBody::FirstChunk => b"0\r\n\r\n",
-            AnswerBody::Chunks => b"\r\n0\r\n\r\n",
+            AnswerBody::Chunked => b"0\r\n\r\n",
             AnswerBody::None | AnswerBody::Counted | AnswerBody::UntilClose => b"",
         };
         self.exchange.step(Party::Responder, Step::End);
@@ -350,7 +354,7 @@ impl Connection {
                 self.answer_left = length;
                 AnswerBody::Counted
             }
-            AnswerFraming::Chunked => AnswerBody::FirstChunk,
+            AnswerFraming::Chunked => AnswerBody::Chunked,
             AnswerFraming::UntilClose => AnswerBody::UntilClose,
         };
         framing

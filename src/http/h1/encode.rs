@@ -229,29 +229,25 @@ pub struct DataPrefix {
 }
 
 impl DataPrefix {
-    /// CRLF, sixteen digits, CRLF.
-    pub const LEN_MAX: usize = 20;
+    /// Sixteen digits, CRLF.
+    pub const LEN_MAX: usize = 18;
 
     /// No bytes.
     pub(super) const fn empty() -> Self {
         Self {
             bytes: [0; Self::LEN_MAX],
-            start: 20,
+            start: 18,
         }
     }
 
-    /// What opens a chunk of `len` bytes; unless it is the first one, it also ends the one before.
-    pub(super) fn chunk(mut len: usize, is_first: bool) -> Self {
+    /// What opens a chunk of `len` bytes.
+    pub(super) fn chunk(mut len: usize) -> Self {
         let mut prefix = Self::empty();
         prefix.push(b'\n');
         prefix.push(b'\r');
         while len > 0 {
             prefix.push(DIGITS[len & 0xf]);
             len >>= 4;
-        }
-        if !is_first {
-            prefix.push(b'\n');
-            prefix.push(b'\r');
         }
         prefix
     }
