@@ -112,6 +112,11 @@ impl Chunk {
         self.len = length(len);
     }
 
+    /// Whether it fills its block.
+    pub(crate) fn is_whole_block(&self) -> bool {
+        self.len() == BLOCK_BYTES
+    }
+
     /// Whether nobody else holds a part of the block.
     pub(super) fn is_unique(&self) -> bool {
         count_of(self.base).get() == 1

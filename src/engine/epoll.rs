@@ -55,7 +55,7 @@ struct Watch {
 }
 
 /// One worker's epoll instance and what it watches.
-pub(super) struct Epoll {
+pub(in crate::engine) struct Epoll {
     epoll: OwnedFd,
     watches: RefCell<Vec<Watch>>,
     events: RefCell<Vec<Event>>,
@@ -63,6 +63,9 @@ pub(super) struct Epoll {
     /// to read it.
     _wake: Arc<OwnedFd>,
     pool: Pool,
+    blocks_max: usize,
+    /// Who found no memory to receive into.
+    starved: RefCell<Vec<Waker>>,
     metrics: Arc<WorkerMetrics>,
 }
 
@@ -71,6 +74,7 @@ impl Epoll {
     /// Those of epoll_create1(2) and epoll_ctl(2).
     pub(super) fn new(
         pool: Pool,
+        blocks_max: usize,
         wake: Arc<OwnedFd>,
         metrics: Arc<WorkerMetrics>,
     ) -> io::Result<Self> {
@@ -83,6 +87,8 @@ impl Epoll {
             events: RefCell::new(Vec::with_capacity(EVENTS_MAX)),
             _wake: wake,
             pool,
+            blocks_max,
+            starved: RefCell::default(),
             metrics,
         })
     }
@@ -102,8 +108,13 @@ impl Epoll {
             Some(timeout) => timeout,
         };
         let timeout = timeout.map(|timeout| {
-            timeout.try_into().expect("a timer's range is smaller than the clock's")
+            timeout
+                .try_into()
+                .expect("a timer's range is smaller than the clock's")
         });
+        if self.pool.in_use() < self.blocks_max {
+            self.starved.take().into_iter().for_each(Waker::wake);
+        }
         self.metrics.enters.add(1);
         self.metrics.blocks_in_use.set(self.pool.in_use() as u64);
         let mut events = self.events.borrow_mut();
@@ -185,13 +196,18 @@ impl Epoll {
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
+        if watch.readable && self.pool.in_use() >= self.blocks_max {
+            self.metrics.buffers_exhausted.add(1);
+            self.starved.borrow_mut().push(context.waker().clone());
+            return Poll::Pending;
+        }
         let socket = watch.owner.as_ref().filter(|_| watch.readable);
         match socket.map(|socket| op::recv(socket, &self.pool)) {
             Some(Ok(Some(chunk))) => {
                 self.metrics.bytes_received.add(chunk.len() as u64);
                 // A stream that gave less than there was room for has no more as yet; when it
                 // has, that is another edge. The end of the stream may have come before.
-                watch.readable = watch.hung_up || chunk.is_full_block();
+                watch.readable = watch.hung_up || chunk.is_whole_block();
                 watch.burst += 1;
                 Poll::Ready(Ok(Some(chunk)))
             }
@@ -319,7 +335,10 @@ impl Epoll {
     /// dropped.
     fn note(&self, event: &Event) {
         let data = event.data.u64();
-        #[expect(clippy::cast_possible_truncation, reason = "the two halves of the data")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "the two halves of the data"
+        )]
         let id = OpId::new(data as u32, (data >> 32) as u32);
         let mut watches = self.watches.borrow_mut();
         let Some(watch) = find(&mut watches, id) else {
@@ -373,7 +392,10 @@ fn find(watches: &mut [Watch], id: OpId) -> Option<&mut Watch> {
 }
 
 fn set(place: &mut Option<Waker>, context: &Context<'_>) {
-    if !place.as_ref().is_some_and(|known| known.will_wake(context.waker())) {
+    if !place
+        .as_ref()
+        .is_some_and(|known| known.will_wake(context.waker()))
+    {
         *place = Some(context.waker().clone());
     }
 }

@@ -12,13 +12,11 @@ mod exchange;
 mod limits;
 mod link;
 mod shared;
+mod startup;
 mod worker;
 
-use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 
 pub use access_log::AccessLog;
 pub use cores::{Cores, Pin};
@@ -32,6 +30,7 @@ use crate::service::Service;
 use crate::sys::limits::raise_open_files;
 use access_log::Writer;
 use control::{Control, Phase};
+use startup::Thread;
 use worker::Plan;
 
 /// The outcome of starting or running a server.
@@ -114,7 +113,7 @@ impl Builder {
     {
         let addresses = self.parsed_addresses()?;
         let refused = |refused: Refused| Error::new(ErrorKind::Engine, refused);
-        let engine = engine::select(self.engine).map_err(refused)?;
+        let selected = engine::select(self.engine).map_err(refused)?;
         let cores = Arc::new(Cores::choose(self.cores, self.pin));
         let connections_max = connections_max(self.limits.connections_max, cores.count);
         let mut bound = Vec::new();
@@ -143,7 +142,8 @@ impl Builder {
                     .as_ref()
                     .map(|writer| writer.worker(all_metrics[number].clone())),
             });
-        let threads = start_workers(plans.collect(), Arc::new(factory))?;
+        let (engine, threads) =
+            startup::start(plans.collect(), factory, selected, self.engine, &control)?;
         let running = Mutex::new(Some(Running {
             threads,
             writer,
@@ -205,7 +205,7 @@ struct State {
 
 #[derive(Debug)]
 struct Running {
-    threads: Vec<JoinHandle<io::Result<()>>>,
+    threads: Vec<Thread>,
     writer: Option<Writer>,
     files: Vec<SocketFile>,
 }
@@ -217,8 +217,8 @@ impl Handle {
     }
 
     /// Which engine runs.
-    pub fn engine(&self) -> Selected {
-        self.0.engine
+    pub fn engine(&self) -> &Selected {
+        &self.0.engine
     }
 
     /// The cores it runs on.
@@ -274,58 +274,6 @@ impl Handle {
         }
         drop(files);
         outcome
-    }
-}
-
-/// Starts the workers' threads; when one has no engine, none runs.
-fn start_workers<F, S>(plans: Vec<Plan>, factory: Arc<F>) -> Result<Vec<JoinHandle<io::Result<()>>>>
-where
-    F: Fn() -> S + Send + Sync + 'static,
-    S: Service + 'static,
-{
-    let mut threads = Vec::new();
-    let (ready, news) = sync_channel(plans.len());
-    for plan in plans {
-        let (factory, ready) = (factory.clone(), ready.clone());
-        let thread = std::thread::Builder::new()
-            .name(format!("coring-{}", plan.number))
-            .spawn(move || {
-                let _together = Together(plan.control.clone());
-                worker::run(plan, &*factory, &ready)
-            })
-            .map_err(|error| Error::new(ErrorKind::Runtime, format!("no thread: {error}")));
-        threads.push(thread?);
-    }
-    drop(ready);
-    let mut failure = None;
-    for _ in 0..threads.len() {
-        match news.recv() {
-            Ok(Ok(())) => {}
-            Ok(Err(refused)) => failure = Some(Error::new(ErrorKind::Engine, refused)),
-            Err(_) => {
-                let message = "a worker panicked before it could serve";
-                failure.get_or_insert_with(|| Error::new(ErrorKind::Runtime, message));
-            }
-        }
-    }
-    let Some(error) = failure else {
-        return Ok(threads);
-    };
-    for thread in threads {
-        // What it may say is less than what we know already.
-        let _ = thread.join();
-    }
-    Err(error)
-}
-
-/// Workers live and end together: one that ends by itself takes the others with it.
-struct Together(Arc<Control>);
-
-impl Drop for Together {
-    fn drop(&mut self) {
-        if !self.0.has_reached(Phase::Draining) {
-            self.0.enter(Phase::Stopping);
-        }
     }
 }
 

@@ -4,7 +4,6 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::mpsc::SyncSender;
 
 use super::access_log::WorkerLog;
 use super::close_reason::CloseReason;
@@ -14,8 +13,9 @@ use super::cores::Cores;
 use super::drain;
 use super::limits::Limits;
 use super::shared::{Place, Shared};
+use super::startup::Seat;
 use crate::buf::BLOCK_BYTES;
-use crate::engine::{self, Refused};
+use crate::engine::{self, Selected};
 use crate::metrics::WorkerMetrics;
 use crate::net::{Listener, Stream};
 use crate::rt::{sleep, spawn};
@@ -41,29 +41,25 @@ pub(super) struct Plan {
     pub(super) log: Option<WorkerLog>,
 }
 
-/// The body of a worker's thread. `ready` hears whether the engine could be made.
+/// The body of a worker's thread.
 ///
 /// # Errors
 /// When the engine fails while it runs.
 pub(super) fn run<S: Service + 'static>(
     plan: Plan,
     factory: &dyn Fn() -> S,
-    ready: &SyncSender<Result<(), Refused>>,
+    seat: Seat,
+    selected: Selected,
 ) -> io::Result<()> {
     plan.cores.pin(plan.number);
+    let service = Rc::new(factory());
     let metrics = &plan.all_metrics[plan.number];
     let blocks_max = plan.limits.receive_memory_max / BLOCK_BYTES;
-    let worker = match engine::Worker::new(blocks_max, metrics) {
-        Ok(worker) => worker,
-        Err(refused) => {
-            // Whoever waits for the news is the one that started this thread.
-            let _ = ready.send(Err(refused));
-            return Ok(());
-        }
-    };
-    let service = Rc::new(factory());
-    let _ = ready.send(Ok(()));
-    worker.run(live(plan, service))
+    let make = |selected: &Selected| engine::Worker::new(selected, blocks_max, metrics);
+    match seat.agree(selected, make) {
+        Some(worker) => worker.run(live(plan, service)),
+        None => Ok(()),
+    }
 }
 
 /// A worker's life: accept until the drain begins, then drain, or stop at once.

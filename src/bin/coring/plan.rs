@@ -44,6 +44,7 @@ pub(crate) fn plan(flags: Flags, port: Option<&str>) -> Result<Plan, String> {
     let engine = match flags.place.engine {
         flags::Engine::Auto => EngineChoice::Auto,
         flags::Engine::Uring => EngineChoice::Uring,
+        flags::Engine::Epoll => EngineChoice::Epoll,
     };
     let limits = limits(&flags)?;
     let app = match flags.command {

@@ -27,8 +27,8 @@ pub(super) use accept::{Accept, accept};
 pub(super) use close::close;
 pub(super) use read::Read;
 pub(super) use recv::{End, Recv, recv};
-pub(super) use send::{PartSent, Send};
 pub use send::{Interest, Sent};
+pub(super) use send::{PartSent, Send};
 
 /// What is to be done after a completion, if somebody still owns the operation.
 #[derive(Debug, PartialEq, Eq)]
@@ -80,7 +80,10 @@ pub(super) enum Tag {
 impl OpId {
     /// The name of what is at `slot` in its `generation`.
     pub(super) fn new(slot: u32, generation: u32) -> Self {
-        Self { slot, generation: generation & ((1 << GENERATION_BITS) - 1) }
+        Self {
+            slot,
+            generation: generation & ((1 << GENERATION_BITS) - 1),
+        }
     }
 
     pub(super) fn slot(self) -> u32 {

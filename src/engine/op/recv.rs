@@ -21,6 +21,18 @@ pub(in crate::engine) enum End {
     Error(io::Error),
 }
 
+impl End {
+    /// What whoever asks for more is told, again and again: a broken connection stays broken.
+    pub(in crate::engine) fn again(&self) -> io::Result<Option<Chunk>> {
+        match self {
+            Self::Eof => Ok(None),
+            Self::Error(error) => Err(error
+                .raw_os_error()
+                .map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)),
+        }
+    }
+}
+
 /// A multishot receive on one socket; it lives as long as the socket's owner.
 #[derive(Debug)]
 pub(in crate::engine) struct Recv {

@@ -11,6 +11,7 @@ use super::After;
 use crate::buf::{Outgoing, Part};
 use crate::engine::descriptor::Descriptor;
 use crate::engine::uring::{Cqe, Sqe};
+use crate::metrics::WorkerMetrics;
 
 /// One send; it owns what is sent until the kernel is done.
 #[derive(Debug)]
@@ -139,14 +140,22 @@ pub(in crate::engine) struct PartSent {
 
 impl PartSent {
     pub(in crate::engine) fn new(socket: Descriptor, outgoing: Outgoing) -> Self {
-        Self { socket, outgoing, sent: 0, interest: Interest::End }
+        Self {
+            socket,
+            outgoing,
+            sent: 0,
+            interest: Interest::End,
+        }
     }
 
     /// Sends as much as the socket takes. Ready when everything is sent.
-    pub(in crate::engine) fn go_on(&mut self) -> Poll<io::Result<()>> {
+    pub(in crate::engine) fn go_on(&mut self, metrics: &WorkerMetrics) -> Poll<io::Result<()>> {
         while self.sent < self.outgoing.len() {
             match self.try_once() {
-                Ok(sent) => self.sent += sent,
+                Ok(sent) => {
+                    self.sent += sent;
+                    metrics.bytes_sent.add(sent as u64);
+                }
                 Err(Errno::AGAIN) => return Poll::Pending,
                 Err(Errno::INTR) => {}
                 Err(errno) => return Poll::Ready(Err(errno.into())),

@@ -15,7 +15,7 @@ use super::{Cqe, Sqe};
 use crate::buf::{Chunk, Outgoing, Pool};
 use crate::engine::descriptor::Descriptor;
 use crate::engine::op::{
-    self, Accept, After, Interest, Op, OpId, Read, Recv, Send, Sent, State, Table, Tag,
+    self, Accept, After, End, Interest, Op, OpId, Read, Recv, Send, Sent, State, Table, Tag,
 };
 use crate::metrics::WorkerMetrics;
 
@@ -193,10 +193,8 @@ impl Uring {
         if let Some(chunk) = recv.pop() {
             return Poll::Ready(Ok(Some(chunk)));
         }
-        match &recv.end {
-            Some(op::End::Eof) => return Poll::Ready(Ok(None)),
-            Some(op::End::Error(error)) => return Poll::Ready(Err(again(error))),
-            None => {}
+        if let Some(end) = &recv.end {
+            return Poll::Ready(end.again());
         }
         let submit = entry.state == State::Idle && !recv.parked;
         entry.wait(context.waker());
@@ -220,8 +218,8 @@ impl Uring {
         let Op::Recv(recv) = &mut entry.op else {
             unreachable!("a receive's name")
         };
-        if let Some(op::End::Error(error)) = &recv.end {
-            return Poll::Ready(again(error));
+        if let Some(Err(error)) = recv.end.as_ref().map(End::again) {
+            return Poll::Ready(error);
         }
         let ended = recv.end.is_some();
         let submit = entry.state == State::Idle && !recv.parked && !ended && recv.is_empty();
@@ -440,11 +438,4 @@ impl fmt::Debug for Uring {
             .field("rung", &self.rung)
             .finish_non_exhaustive()
     }
-}
-
-/// The same error once more: a broken connection stays broken.
-fn again(error: &io::Error) -> io::Error {
-    error
-        .raw_os_error()
-        .map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
 }
