@@ -168,9 +168,6 @@ impl Connection {
             let time = self.shared.date.borrow_mut().unix_seconds();
             self.line = Some(log.line(self.link.stream(), &head, &bytes, time));
         }
-        if self.shared.manner.get() != Manner::Serving {
-            self.http.close_after();
-        }
         let incoming = match head.framing {
             Framing::None => None,
             Framing::Length(length) => Some(Rc::new(Exchange::new(Some(length)))),
@@ -239,8 +236,12 @@ impl Connection {
         }
     }
 
-    /// Encodes the head of an answer.
+    /// Encodes the head of an answer. During a drain it is the last one of its connection, whenever
+    /// its request came.
     pub(super) fn encode_head(&mut self, response: &Response) {
+        if self.shared.manner.get() != Manner::Serving {
+            self.http.close_after();
+        }
         let length = response
             .body_length()
             .map_or(BodyLength::Unknown, BodyLength::Known);

@@ -2,6 +2,7 @@
 //! that end. It refuses to judge: what is right is for the tests to say.
 
 mod client;
+mod local;
 mod process;
 mod program;
 
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 use std::{env, fs, process as std_process};
 
 pub(crate) use client::{Answer, Client, is_timeout};
+pub(crate) use local::{Local, nap};
 pub(crate) use process::{Address, Coring, Ended, Family, coring};
 pub(crate) use program::{Finished, Program, python, run, run_with};
 
