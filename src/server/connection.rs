@@ -60,8 +60,8 @@ enum Next<F> {
 
 /// An exchange that did not end at once.
 pub(super) struct Pending<F> {
-    /// The service's call.
-    pub(super) call: Pin<PoolBox<F>>,
+    /// The service's call, until it has answered.
+    pub(super) call: Option<Pin<PoolBox<F>>>,
     /// What it returned, if it has. Boxed, for every idle connection has room for this.
     pub(super) answer: Option<Box<Response>>,
     /// The request's body.
@@ -139,8 +139,7 @@ impl Connection {
                 }
                 Ok((used, Event::Request(head))) => {
                     let (request, incoming) = self.request(used, head);
-                    let call = PoolBox::pin(&self.shared.pool, service.call(request));
-                    if let Some(pending) = self.call(call, incoming, waker)? {
+                    if let Some(pending) = self.call(|| service.call(request), incoming, waker)? {
                         return Ok(Next::Exchange(pending));
                     }
                     if self.link.outbox.len() >= GATHER_BYTES_MAX {
@@ -181,14 +180,17 @@ impl Connection {
     /// nothing is left. Otherwise what is left goes on as an exchange.
     fn call<F: Future<Output = Response>>(
         &mut self,
-        mut call: Pin<PoolBox<F>>,
+        start: impl FnOnce() -> F,
         incoming: Option<Rc<Exchange>>,
         waker: &Waker,
     ) -> Result<Option<Pending<F>>, CloseReason> {
-        let mut context = Context::from_waker(waker);
-        let answer = match self.poll_call(call.as_mut(), &mut context)? {
+        let mut call = None;
+        let polled = self.run_service(|| {
+            call = Some(PoolBox::pin(&self.shared.pool, start()));
+            poll_call(&mut call, &mut Context::from_waker(waker))
+        });
+        let answer = match polled? {
             Poll::Ready(mut answer) if incoming.is_none() && !answer.has_incoming_body() => {
-                drop(call);
                 self.encode_head(&answer);
                 if let Some(part) = answer.body().take_full() {
                     self.encode_part(part)?;
@@ -215,13 +217,12 @@ impl Connection {
         PoolBox::pin(&pool, exchange::run(self, pending))
     }
 
-    /// Polls a call of the service; a panic in it ends this connection and nothing else.
-    pub(super) fn poll_call<F: Future<Output = Response>>(
+    /// Runs what is the service's own; a panic in it ends this connection and nothing else.
+    pub(super) fn run_service(
         &self,
-        call: Pin<&mut F>,
-        context: &mut Context<'_>,
+        service: impl FnOnce() -> Poll<Response>,
     ) -> Result<Poll<Response>, CloseReason> {
-        catch_unwind(AssertUnwindSafe(|| call.poll(context))).map_err(|_| {
+        catch_unwind(AssertUnwindSafe(service)).map_err(|_| {
             self.shared.metrics.service_panics.add(1);
             CloseReason::ServiceFailed
         })
@@ -445,6 +446,19 @@ impl Drop for Connection {
     fn drop(&mut self) {
         self.write_line();
     }
+}
+
+/// Polls a call of the service, which is dropped once it has answered.
+pub(super) fn poll_call<F: Future<Output = Response>>(
+    call: &mut Option<Pin<PoolBox<F>>>,
+    context: &mut Context<'_>,
+) -> Poll<Response> {
+    let running = call.as_mut().expect("a call is polled until it answers");
+    let polled = running.as_mut().poll(context);
+    if polled.is_ready() {
+        *call = None;
+    }
+    polled
 }
 
 /// What a client gets when the service failed.

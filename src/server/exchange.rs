@@ -11,9 +11,9 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use super::close_reason::CloseReason;
-use super::connection::{Connection, Pending};
+use super::connection::{Connection, Pending, poll_call};
 use super::limits::Pace;
-use crate::buf::{Part, Taken};
+use crate::buf::{Part, PoolBox, Taken};
 use crate::http::Fault;
 use crate::http::h1::Event;
 use crate::rt::now_ms;
@@ -40,9 +40,8 @@ pub(super) async fn run<F: Future<Output = Response>>(
     let outcome = async {
         let mut answer = match answer {
             Some(answer) => *answer,
-            None => poll_fn(|context| pump.poll_answer(call.as_mut(), context)).await?,
+            None => poll_fn(|context| pump.poll_answer(&mut call, context)).await?,
         };
-        drop(call);
         pump.begin_answer(&answer)?;
         let mut body = Some(std::mem::take(answer.body()));
         poll_fn(|context| pump.poll_body(&mut body, context)).await
@@ -72,11 +71,12 @@ impl Pump<'_> {
     /// Drives the call until it answers.
     fn poll_answer<F: Future<Output = Response>>(
         &mut self,
-        mut call: Pin<&mut F>,
+        call: &mut Option<Pin<PoolBox<F>>>,
         context: &mut Context<'_>,
     ) -> Poll<Result<Response, CloseReason>> {
         loop {
-            if let Poll::Ready(answer) = self.connection.poll_call(call.as_mut(), context)? {
+            let service = || poll_call(call, context);
+            if let Poll::Ready(answer) = self.connection.run_service(service)? {
                 return Poll::Ready(Ok(answer));
             }
             let received = self.receive(context)?;

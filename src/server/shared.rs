@@ -136,7 +136,8 @@ impl Place {
         }
     }
 
-    /// Why the connection ends. Without a reason it was cut by the end of the server.
+    /// Why the connection ends. Without a reason it was cut by the end of the server, or by a panic
+    /// in a destructor of the service's.
     pub(super) fn closed(&self, reason: CloseReason) {
         self.reason.set(Some(reason));
     }
@@ -153,7 +154,12 @@ impl Deref for Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let shared = &self.shared;
-        let reason = self.reason.get().unwrap_or(CloseReason::Drained);
+        let reason = self.reason.get().unwrap_or(if std::thread::panicking() {
+            // The only code of others in a connection's coroutine is the service's.
+            CloseReason::ServiceFailed
+        } else {
+            CloseReason::Drained
+        });
         reason.counter(&shared.metrics).add(1);
         shared.metrics.connections_open.sub(1);
         shared.open.set(shared.open.get() - 1);

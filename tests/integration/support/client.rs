@@ -6,7 +6,9 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::mem;
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
+use rustix::net::sockopt::set_socket_linger;
 use rustix::net::{Shutdown, shutdown};
 
 use super::{Address, PATIENCE};
@@ -82,6 +84,11 @@ impl Client {
     /// Ends our side only: FIN.
     pub(crate) fn half_close(&self) {
         shutdown(&self.socket, Shutdown::Write).expect("an open connection");
+    }
+
+    /// Breaks the connection off: RST.
+    pub(crate) fn reset(self) {
+        set_socket_linger(&self.socket, Some(Duration::ZERO)).expect("an open connection");
     }
 
     /// The next answer to a request other than HEAD.
