@@ -19,7 +19,7 @@ use crate::buf::{Part, PoolBox};
 use crate::http::Fault;
 use crate::http::h1::{self, Answer, BodyLength, Event, Framing, Head};
 use crate::net::Stream;
-use crate::rt::now_ms;
+use crate::rt::after_ms;
 use crate::service::{Body, Exchange, Request, Response, Service};
 
 /// Answers are sent when so many bytes have gathered, even while more requests are there.
@@ -93,7 +93,7 @@ pub(super) async fn shed(stream: Stream, place: Place) {
 
 impl Connection {
     fn new(stream: Stream, shared: Place) -> Self {
-        let arrival_deadline_ms = now_ms() + shared.limits.head_timeout_ms;
+        let arrival_deadline_ms = after_ms(shared.limits.head_timeout_ms);
         let mut link = Link::new(stream);
         link.set_recv_deadline(arrival_deadline_ms);
         Self {
@@ -334,7 +334,7 @@ impl Connection {
         let limits = &self.shared.limits;
         let has_begun = !self.link.inbox.is_empty() || !self.http.request_complete();
         let deadline_ms = match self.arrival_deadline_ms {
-            0 if !has_begun => now_ms() + limits.idle_timeout_ms,
+            0 if !has_begun => after_ms(limits.idle_timeout_ms),
             0 => {
                 let is_head = self.http.request_complete();
                 let timeout_ms = if is_head {
@@ -342,7 +342,7 @@ impl Connection {
                 } else {
                     limits.body_timeout_ms
                 };
-                self.arrival_deadline_ms = now_ms() + timeout_ms;
+                self.arrival_deadline_ms = after_ms(timeout_ms);
                 self.arrival_deadline_ms
             }
             known_ms => known_ms,
@@ -360,9 +360,9 @@ impl Connection {
         if between_requests && self.shared.manner.get() == Manner::CloseIdle {
             return Poll::Ready(Err(CloseReason::Drained));
         }
-        while self.link.poll_overdue(context) && self.link.owes() {
+        if self.link.poll_overdue(context) && self.link.owes() {
             // Who still takes an answer is not idle; its own deadline is the answer's.
-            let later_ms = now_ms() + self.shared.limits.idle_timeout_ms;
+            let later_ms = after_ms(self.shared.limits.idle_timeout_ms);
             self.link.set_recv_deadline(later_ms);
         }
         if !self.link.poll_overdue(context) {
@@ -417,10 +417,10 @@ impl Connection {
     /// Says that no more will come, and receives until the peer has said the same.
     async fn linger(&mut self) {
         self.link.stream().shutdown_write();
-        let end_ms = now_ms() + LINGER_MS;
+        let end_ms = after_ms(LINGER_MS);
         loop {
             self.link
-                .set_recv_deadline(end_ms.min(now_ms() + LINGER_PAUSE_MS));
+                .set_recv_deadline(end_ms.min(after_ms(LINGER_PAUSE_MS)));
             let unread = self.link.inbox.unread().len();
             self.link.inbox.consume(unread);
             let received = poll_fn(|context| match self.link.poll_fill(context) {

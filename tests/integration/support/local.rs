@@ -33,7 +33,7 @@ impl Local {
         Self::start_with(Server::builder().limits(limits), factory)
     }
 
-    /// As [`Local::start`], as `builder` has it.
+    /// As [`Local::start`], as `builder` has it; reached at the builder's own address if it has one.
     #[track_caller]
     pub(crate) fn start_with<S: Service + 'static>(
         builder: Builder,
@@ -42,7 +42,10 @@ impl Local {
         let handle = builder.bind("127.0.0.1:0").cores(1).start(factory);
         let handle = handle.expect("a server");
         let address = handle.addresses()[0].to_string();
-        let address = Address::Tcp(address.parse().expect("an IP address"));
+        let address = match address.strip_prefix("unix:") {
+            Some(path) => Address::Unix(path.into()),
+            None => Address::Tcp(address.parse().expect("an IP address")),
+        };
         Self { handle, address }
     }
 
