@@ -20,14 +20,12 @@ use crate::http::Fault;
 use crate::http::h1::{self, Answer, BodyLength, Event, Framing, Head};
 use crate::net::Stream;
 use crate::rt::after_ms;
-use crate::service::{Body, Exchange, Request, Response, Service};
+use crate::service::{Inlet, Request, Response, Service};
 
 /// Answers are sent when so many bytes have gathered, even while more requests are there.
 const GATHER_BYTES_MAX: usize = 64 << 10;
 /// A body part up to this size is copied behind its head, in bytes; a larger one rides along.
 const COPY_BYTES_MAX: usize = 2048;
-/// Of a request's body that nobody read, so much is received to keep the connection.
-const DISCARD_BYTES_MAX: u64 = 64 << 10;
 /// After an answer to a request that was not read to its end: the peer may go on sending for this
 /// long without a pause, and in all, in ms. A close with bytes unread would reset the connection
 /// and could take the answer with it.
@@ -64,8 +62,8 @@ pub(super) struct Pending<F> {
     pub(super) call: Option<Pin<PoolBox<F>>>,
     /// What it returned, if it has. Boxed, for every idle connection has room for this.
     pub(super) answer: Option<Box<Response>>,
-    /// The request's body.
-    pub(super) incoming: Option<Rc<Exchange>>,
+    /// The way of the request's body to its reader.
+    pub(super) incoming: Option<Inlet>,
 }
 
 /// Serves a connection until its end.
@@ -158,7 +156,7 @@ impl Connection {
     }
 
     /// Takes a request out of the inbox.
-    fn request(&mut self, used: usize, head: Head) -> (Request, Option<Rc<Exchange>>) {
+    fn request(&mut self, used: usize, head: Head) -> (Request, Option<Inlet>) {
         self.shared.metrics.requests.add(1);
         self.link.clear_recv_deadline();
         self.arrival_deadline_ms = 0;
@@ -167,12 +165,13 @@ impl Connection {
             let time = self.shared.date.borrow_mut().unix_seconds();
             self.line = Some(log.line(self.link.stream(), &head, &bytes, time));
         }
-        let incoming = match head.framing {
+        let (incoming, body) = match head.framing {
             Framing::None => None,
-            Framing::Length(length) => Some(Rc::new(Exchange::new(Some(length)))),
-            Framing::Chunked => Some(Rc::new(Exchange::new(None))),
-        };
-        let body = incoming.clone().map_or_else(Body::empty, Body::incoming);
+            Framing::Length(length) => Some(Inlet::new(Some(length))),
+            Framing::Chunked => Some(Inlet::new(None)),
+        }
+        .unzip();
+        let body = body.unwrap_or_default();
         (Request::new(head, bytes, body), incoming)
     }
 
@@ -181,7 +180,7 @@ impl Connection {
     fn call<F: Future<Output = Response>>(
         &mut self,
         start: impl FnOnce() -> F,
-        incoming: Option<Rc<Exchange>>,
+        incoming: Option<Inlet>,
         waker: &Waker,
     ) -> Result<Option<Pending<F>>, CloseReason> {
         let mut call = None;
@@ -305,14 +304,6 @@ impl Connection {
         self.link.outbox.write(&self.shared.pool, end);
         self.write_line();
         Ok(())
-    }
-
-    /// Whether the answer of a request that was not read to its end may leave the connection
-    /// open: the rest must be known to be little.
-    pub(super) fn can_discard(incoming: &Exchange) -> bool {
-        incoming
-            .length()
-            .is_some_and(|length| length <= DISCARD_BYTES_MAX)
     }
 
     /// Sends everything that is owed.

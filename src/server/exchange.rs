@@ -7,7 +7,6 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use super::close_reason::CloseReason;
@@ -17,10 +16,12 @@ use crate::buf::{Part, PoolBox, Taken};
 use crate::http::Fault;
 use crate::http::h1::Event;
 use crate::rt::now_ms;
-use crate::service::{Body, BodyError, Exchange, Response};
+use crate::service::{Body, Inlet, Response};
 
 /// An answer's body is pulled while fewer bytes than this are owed.
 const OWED_BYTES_MAX: usize = 128 << 10;
+/// Of a request's body that nobody read, so much is received to keep the connection.
+const DISCARD_BYTES_MAX: u64 = 64 << 10;
 
 /// Brings an exchange to its end.
 pub(super) async fn run<F: Future<Output = Response>>(
@@ -47,14 +48,6 @@ pub(super) async fn run<F: Future<Output = Response>>(
         poll_fn(|context| pump.poll_body(&mut body, context)).await
     }
     .await;
-    if let Some(incoming) = &pump.incoming {
-        let whole = pump.connection.http.request_complete();
-        incoming.finish(if whole {
-            Ok(())
-        } else {
-            Err(BodyError::Incomplete)
-        });
-    }
     pump.connection.link.clear_recv_deadline();
     outcome
 }
@@ -62,7 +55,8 @@ pub(super) async fn run<F: Future<Output = Response>>(
 /// Moves bytes in both directions while an exchange runs.
 struct Pump<'a> {
     connection: &'a mut Connection,
-    incoming: Option<Rc<Exchange>>,
+    /// The way of the request's body to its reader, until nobody reads it or the answer is out.
+    incoming: Option<Inlet>,
     /// The progress of the request's body, while it is awaited.
     pace: Option<Pace>,
 }
@@ -88,22 +82,23 @@ impl Pump<'_> {
         }
     }
 
-    /// Encodes the answer's head. A request's body that was not read decides on persistence.
+    /// Encodes the answer's head. A request's body that is not passed on decides on persistence.
     fn begin_answer(&mut self, answer: &Response) -> Result<(), CloseReason> {
-        let unread = self
-            .incoming
-            .clone()
-            .filter(|_| !answer.has_incoming_body());
-        if let Some(incoming) = unread {
-            self.skip_received()?;
-            let http = &mut self.connection.http;
-            if !http.request_complete() && !Connection::can_discard(&incoming) {
-                http.close_after();
+        if let Some(incoming) = &self.incoming {
+            if answer.passes_on(incoming) {
+                // Nobody has read of it yet, but somebody will.
+                self.connection.encode_continue();
+            } else {
+                let can_discard = can_discard(incoming);
+                if !incoming.has_reader() {
+                    self.incoming = None;
+                    self.skip_received()?;
+                }
+                let http = &mut self.connection.http;
+                if !http.request_complete() && !can_discard {
+                    http.close_after();
+                }
             }
-        }
-        if answer.has_incoming_body() {
-            // Nobody has read of it yet, but somebody will.
-            self.connection.encode_continue();
         }
         self.connection.encode_head(answer);
         Ok(())
@@ -144,21 +139,17 @@ impl Pump<'_> {
     /// Receives the request's body while it is asked for. True: something was handed over, or
     /// nothing will be any more.
     fn receive(&mut self, context: &mut Context<'_>) -> Result<bool, CloseReason> {
-        let wanted = self
-            .incoming
-            .as_ref()
-            .filter(|incoming| !incoming.is_finished());
-        let Some(incoming) = wanted
-            .filter(|incoming| incoming.poll_wanted(context))
-            .cloned()
-        else {
+        let incoming = self.incoming.as_ref();
+        if !incoming
+            .is_some_and(|incoming| !incoming.is_finished() && incoming.poll_wanted(context))
+        {
             self.pace = None;
             self.connection.link.clear_recv_deadline();
             self.connection.link.check_alive(context)?;
             return Ok(false);
-        };
+        }
         loop {
-            if self.hand_over(&incoming)? {
+            if self.hand_over()? {
                 return Ok(true);
             }
             let connection = &mut *self.connection;
@@ -188,7 +179,10 @@ impl Pump<'_> {
     }
 
     /// Hands the reader what the inbox has of the body. False: nothing.
-    fn hand_over(&mut self, incoming: &Exchange) -> Result<bool, CloseReason> {
+    fn hand_over(&mut self) -> Result<bool, CloseReason> {
+        let Some(incoming) = &self.incoming else {
+            return Ok(false);
+        };
         let mut handed = false;
         loop {
             let Connection {
@@ -205,7 +199,7 @@ impl Pump<'_> {
                 }
                 (used, Event::End) => {
                     link.inbox.consume(used);
-                    incoming.finish(Ok(()));
+                    incoming.finish();
                     return Ok(true);
                 }
                 // A chunk's framing, but no content yet.
@@ -229,4 +223,12 @@ impl Pump<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether the answer of a request that was not read to its end may leave the connection open:
+/// the rest must be known to be little.
+fn can_discard(incoming: &Inlet) -> bool {
+    incoming
+        .length()
+        .is_some_and(|length| length <= DISCARD_BYTES_MAX)
 }

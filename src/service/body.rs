@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
-use super::exchange::Exchange;
+use super::pipe::{BodyPipe, Inlet};
 use crate::buf::Part;
 
 /// The content of a message. Reading a request's body pulls it from the client; a response may
@@ -20,7 +20,7 @@ enum Inner {
     #[default]
     Empty,
     Full(Bytes),
-    Incoming(Rc<Exchange>),
+    Incoming(Rc<BodyPipe>),
 }
 
 /// Why a request's body is not whole.
@@ -46,9 +46,9 @@ impl Body {
         Self(Inner::Empty)
     }
 
-    /// The body that arrives through `exchange`.
-    pub(crate) fn incoming(exchange: Rc<Exchange>) -> Self {
-        Self(Inner::Incoming(exchange))
+    /// The body that arrives through `pipe`.
+    pub(super) fn incoming(pipe: Rc<BodyPipe>) -> Self {
+        Self(Inner::Incoming(pipe))
     }
 
     /// The length in bytes, where it is known before the end.
@@ -56,7 +56,7 @@ impl Body {
         match &self.0 {
             Inner::Empty => Some(0),
             Inner::Full(bytes) => Some(bytes.len() as u64),
-            Inner::Incoming(exchange) => exchange.length(),
+            Inner::Incoming(pipe) => pipe.length(),
         }
     }
 
@@ -89,7 +89,7 @@ impl Body {
     /// As there.
     pub fn poll_part(&mut self, context: &Context<'_>) -> Poll<Result<Option<Part>, BodyError>> {
         match &mut self.0 {
-            Inner::Incoming(exchange) => exchange.poll_part(context),
+            Inner::Incoming(pipe) => pipe.poll_part(context),
             _ => Poll::Ready(Ok(self.take_full())),
         }
     }
@@ -109,6 +109,11 @@ impl Body {
     /// Whether it has to come from a client first.
     pub(crate) fn is_incoming(&self) -> bool {
         matches!(self.0, Inner::Incoming(_))
+    }
+
+    /// Whether it comes by `inlet`.
+    pub(super) fn comes_by(&self, inlet: &Inlet) -> bool {
+        matches!(&self.0, Inner::Incoming(pipe) if inlet.leads_to(pipe))
     }
 }
 

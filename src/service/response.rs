@@ -4,6 +4,7 @@ use ::http::StatusCode;
 use ::http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 
 use super::body::Body;
+use super::pipe::Inlet;
 
 /// A response: status, fields and body. Framing, Date, Server and what concerns the connection are
 /// added by the server.
@@ -93,6 +94,11 @@ impl Response {
     /// Whether the body is a request's.
     pub(crate) fn has_incoming_body(&self) -> bool {
         self.body.is_incoming()
+    }
+
+    /// Whether the body is the one that arrives by `incoming`.
+    pub(crate) fn passes_on(&self, incoming: &Inlet) -> bool {
+        self.body.comes_by(incoming)
     }
 
     fn with_content(status: StatusCode, kind: &'static str, content: impl Into<Body>) -> Self {
