@@ -1,13 +1,14 @@
 //! A server in this process, by the library's face: for services that the program does not have.
 
+use std::env;
 use std::future::poll_fn;
 use std::task::Poll;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use coring::{Builder, Handle, Limits, Server, Service};
+use coring::{Builder, EngineChoice, Handle, Limits, Server, Service};
 
-use super::{Address, Client};
+use super::{Address, Client, ENGINE};
 
 /// A server of one worker; stopped when dropped.
 pub(crate) struct Local {
@@ -21,7 +22,7 @@ impl Local {
     pub(crate) fn start<S: Service + 'static>(
         factory: impl Fn() -> S + Send + Sync + 'static,
     ) -> Self {
-        Self::start_with(Server::builder(), factory)
+        Self::start_within(Limits::default(), factory)
     }
 
     /// As [`Local::start`], within `limits`.
@@ -30,7 +31,13 @@ impl Local {
         limits: Limits,
         factory: impl Fn() -> S + Send + Sync + 'static,
     ) -> Self {
-        Self::start_with(Server::builder().limits(limits), factory)
+        let engine = match env::var(ENGINE) {
+            Ok(engine) if engine == "epoll" => EngineChoice::Epoll,
+            Ok(engine) if engine == "uring" => EngineChoice::Uring,
+            _ => EngineChoice::Auto,
+        };
+        let builder = Server::builder().limits(limits).engine(engine);
+        Self::start_with(builder, factory)
     }
 
     /// As [`Local::start`], as `builder` has it; reached at the builder's own address if it has one.

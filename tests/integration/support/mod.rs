@@ -20,6 +20,9 @@ pub(crate) use program::{Finished, Program, python, run, run_with};
 /// What takes longer than this does not come any more. A bound for failures, not a measure.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
+/// The variable of our environment that says on which engine to test: uring or epoll.
+pub(crate) const ENGINE: &str = "CORING_ENGINE";
+
 /// A whole request that keeps its connection.
 pub(crate) const GET: &str = "GET / HTTP/1.1\r\nHost: coring\r\n\r\n";
 
