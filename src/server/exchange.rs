@@ -69,6 +69,7 @@ impl Pump<'_> {
         context: &mut Context<'_>,
     ) -> Poll<Result<Response, CloseReason>> {
         loop {
+            self.forget_own_reader(context);
             let service = || poll_call(call, context);
             if let Poll::Ready(answer) = self.connection.run_service(service)? {
                 return Poll::Ready(Ok(answer));
@@ -111,6 +112,7 @@ impl Pump<'_> {
         context: &mut Context<'_>,
     ) -> Poll<Result<(), CloseReason>> {
         loop {
+            self.forget_own_reader(context);
             let mut progress = false;
             while self.connection.link.outbox.len() < OWED_BYTES_MAX
                 && let Some(source) = body
@@ -136,6 +138,13 @@ impl Pump<'_> {
         }
     }
 
+    /// Only what the body's reader asks for in this very poll counts, if it runs in this task.
+    fn forget_own_reader(&self, context: &Context<'_>) {
+        if let Some(incoming) = &self.incoming {
+            incoming.forget_own_reader(context);
+        }
+    }
+
     /// Receives the request's body while it is asked for. True: something was handed over, or
     /// nothing will be any more.
     fn receive(&mut self, context: &mut Context<'_>) -> Result<bool, CloseReason> {
@@ -149,7 +158,7 @@ impl Pump<'_> {
             return Ok(false);
         }
         loop {
-            if self.hand_over()? {
+            if self.hand_over(context)? {
                 return Ok(true);
             }
             let connection = &mut *self.connection;
@@ -179,7 +188,7 @@ impl Pump<'_> {
     }
 
     /// Hands the reader what the inbox has of the body. False: nothing.
-    fn hand_over(&mut self) -> Result<bool, CloseReason> {
+    fn hand_over(&mut self, context: &Context<'_>) -> Result<bool, CloseReason> {
         let Some(incoming) = &self.incoming else {
             return Ok(false);
         };
@@ -191,15 +200,16 @@ impl Pump<'_> {
             let step = http.next_event(link.inbox.unread(), &shared.h1_limits);
             match step.map_err(CloseReason::Fault)? {
                 (used, Event::Data(range)) => {
-                    incoming.push(match link.inbox.take(used) {
+                    let part = match link.inbox.take(used) {
                         Taken::Chunk(chunk) => Part::Chunk(chunk.slice(range)),
                         Taken::Heap(bytes) => Part::Bytes(bytes::Bytes::from(bytes).slice(range)),
-                    });
+                    };
+                    incoming.push(part, context);
                     handed = true;
                 }
                 (used, Event::End) => {
                     link.inbox.consume(used);
-                    incoming.finish();
+                    incoming.finish(context);
                     return Ok(true);
                 }
                 // A chunk's framing, but no content yet.
@@ -229,6 +239,6 @@ impl Pump<'_> {
 /// the rest must be known to be little.
 fn can_discard(incoming: &Inlet) -> bool {
     incoming
-        .length()
-        .is_some_and(|length| length <= DISCARD_BYTES_MAX)
+        .left()
+        .is_some_and(|left| left <= DISCARD_BYTES_MAX)
 }

@@ -23,17 +23,20 @@ enum Inner {
     Incoming(Rc<BodyPipe>),
 }
 
-/// Why a request's body is not whole.
+/// Why a request's body cannot be had whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodyError {
     /// The client broke off, was too slow, or broke the protocol or a limit.
     Incomplete,
+    /// It is larger than [`Body::read`] was told to read.
+    TooLarge,
 }
 
 impl fmt::Display for BodyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Incomplete => f.write_str("the request's body did not arrive whole"),
+            Self::TooLarge => f.write_str("the request's body is larger than its reader wants"),
         }
     }
 }
@@ -51,12 +54,12 @@ impl Body {
         Self(Inner::Incoming(pipe))
     }
 
-    /// The length in bytes, where it is known before the end.
+    /// The length in bytes of what is not yet read, where it is known before the end.
     pub fn length(&self) -> Option<u64> {
         match &self.0 {
             Inner::Empty => Some(0),
             Inner::Full(bytes) => Some(bytes.len() as u64),
-            Inner::Incoming(pipe) => pipe.length(),
+            Inner::Incoming(pipe) => pipe.left(),
         }
     }
 
@@ -76,7 +79,7 @@ impl Body {
         let mut whole = Vec::new();
         while let Some(part) = self.part().await? {
             if whole.len() + part.len() > bytes_max {
-                return Err(BodyError::Incomplete);
+                return Err(BodyError::TooLarge);
             }
             whole.extend_from_slice(&part);
         }

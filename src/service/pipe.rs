@@ -14,12 +14,12 @@ use crate::buf::Part;
 /// What the two ends of a body share. This end is the reader's.
 #[derive(Debug)]
 pub(super) struct BodyPipe {
-    /// The body's length in bytes, where the head tells.
-    length: Option<u64>,
+    /// Bytes that are not yet read, where the head tells.
+    left: Cell<Option<u64>>,
     /// Received and not yet read.
     parts: RefCell<VecDeque<Part>>,
     end: Cell<Option<Result<(), BodyError>>>,
-    /// The reader has asked for more than there is.
+    /// The reader has asked for more than there is, and still waits as far as we know.
     wanted: Cell<bool>,
     reader: RefCell<Option<Waker>>,
     /// The connection, while it waits to be asked.
@@ -27,14 +27,16 @@ pub(super) struct BodyPipe {
 }
 
 impl BodyPipe {
-    /// The body's length in bytes, where the head tells.
-    pub(super) fn length(&self) -> Option<u64> {
-        self.length
+    /// How many bytes are not yet read, where the head tells.
+    pub(super) fn left(&self) -> Option<u64> {
+        self.left.get()
     }
 
     /// The next part; none at the end of the body.
     pub(super) fn poll_part(&self, context: &Context<'_>) -> Poll<Result<Option<Part>, BodyError>> {
         if let Some(part) = self.parts.borrow_mut().pop_front() {
+            let left = self.left.get().map(|left| left - part.len() as u64);
+            self.left.set(left);
             return Poll::Ready(Ok(Some(part)));
         }
         if let Some(end) = self.end.get() {
@@ -60,7 +62,7 @@ impl Inlet {
     /// Both ends of a body that is still to come, `length` bytes long if that is known.
     pub fn new(length: Option<u64>) -> (Self, Body) {
         let pipe = Rc::new(BodyPipe {
-            length,
+            left: Cell::new(length),
             parts: RefCell::default(),
             end: Cell::new(None),
             wanted: Cell::new(false),
@@ -70,9 +72,9 @@ impl Inlet {
         (Self(pipe.clone()), Body::incoming(pipe))
     }
 
-    /// The body's length in bytes, where the head tells.
-    pub fn length(&self) -> Option<u64> {
-        self.0.length()
+    /// How many bytes are not yet read, where the head tells.
+    pub fn left(&self) -> Option<u64> {
+        self.0.left()
     }
 
     /// Whether anybody has the other end.
@@ -85,6 +87,15 @@ impl Inlet {
         Rc::ptr_eq(&self.0, pipe)
     }
 
+    /// Takes back what a reader in the caller's own task has asked for: it is about to be polled,
+    /// and asks again unless it has given up.
+    pub fn forget_own_reader(&self, context: &Context<'_>) {
+        let is_own = |reader: &mut Waker| reader.will_wake(context.waker());
+        if self.0.reader.borrow_mut().take_if(is_own).is_some() {
+            self.0.wanted.set(false);
+        }
+    }
+
     /// Whether more is asked for. If not, the caller is woken when it is.
     pub fn poll_wanted(&self, context: &Context<'_>) -> bool {
         if !self.0.wanted.get() {
@@ -93,14 +104,16 @@ impl Inlet {
         self.0.wanted.get()
     }
 
-    /// A part has arrived.
-    pub fn push(&self, part: Part) {
+    /// A part has arrived. A reader in the caller's own task is not woken: it is to be polled next.
+    pub fn push(&self, part: Part, context: &Context<'_>) {
         self.0.parts.borrow_mut().push_back(part);
+        self.forget_own_reader(context);
         self.wake_reader();
     }
 
-    /// That was the whole body.
-    pub fn finish(&self) {
+    /// That was the whole body; the reader is woken as by [`Inlet::push`].
+    pub fn finish(&self, context: &Context<'_>) {
+        self.forget_own_reader(context);
         self.end(Ok(()));
     }
 
