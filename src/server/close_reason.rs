@@ -18,7 +18,8 @@ pub(super) enum CloseReason {
     WriteTimeout,
     /// The peer broke the protocol or a limit; this includes a head or body that was late.
     Fault(Fault),
-    /// The service panicked, or its answer's body was not what its head had announced.
+    /// The service panicked, its answer was an interim one (1xx), or its answer's body was not what
+    /// its head had announced.
     ServiceFailed,
     /// The server is going away.
     Drained,

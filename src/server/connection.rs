@@ -216,15 +216,22 @@ impl Connection {
         PoolBox::pin(&pool, exchange::run(self, pending))
     }
 
-    /// Runs what is the service's own; a panic in it ends this connection and nothing else.
+    /// Runs what is the service's own; a panic in it ends this connection and nothing else. So
+    /// does a status of 1xx: an interim answer is none (RFC 9110 §15.2).
     pub(super) fn run_service(
         &self,
         service: impl FnOnce() -> Poll<Response>,
     ) -> Result<Poll<Response>, CloseReason> {
-        catch_unwind(AssertUnwindSafe(service)).map_err(|_| {
+        let polled = catch_unwind(AssertUnwindSafe(service)).map_err(|_| {
             self.shared.metrics.service_panics.add(1);
             CloseReason::ServiceFailed
-        })
+        })?;
+        match &polled {
+            Poll::Ready(answer) if answer.status().is_informational() => {
+                Err(CloseReason::ServiceFailed)
+            }
+            _ => Ok(polled),
+        }
     }
 
     /// Encodes `100 Continue` if the client waits for it.

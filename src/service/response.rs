@@ -18,7 +18,7 @@ pub struct Response {
 }
 
 impl Response {
-    /// A response without fields or body.
+    /// A response without fields or body. A status of 1xx is no answer: the client gets 500.
     pub fn new(status: StatusCode) -> Self {
         Self {
             status,

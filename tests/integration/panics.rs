@@ -1,4 +1,5 @@
-//! A service that panics costs its own connection; it is counted, and the worker lives.
+//! A service that panics, or fails otherwise, costs its own connection; it is counted, and the
+//! worker lives.
 
 use std::future::{Ready, pending, ready};
 
@@ -111,5 +112,26 @@ fn a_panic_of_a_dropped_call_is_the_services() {
     eventually("the connection's end", counted);
     assert_eq!(server.count("closed_by_drain"), 0);
     assert_eq!(server.count("connections_open"), 0);
+    server.stop();
+}
+
+/// An interim answer is none, and to HTTP/1.0 there is no such thing.
+#[test]
+fn an_interim_answer_is_a_failure() {
+    let server = Local::start(|| {
+        async |request: Request| {
+            let status = request.path()[1..].parse().expect("a status");
+            Response::new(status)
+        }
+    });
+    for (status, version) in [(100, "1.1"), (101, "1.1"), (103, "1.1"), (103, "1.0")] {
+        let mut client = server.connect();
+        client.send(format!("GET /{status} HTTP/{version}\r\nHost: a\r\n\r\n"));
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.closes()), (500, true), "{status}");
+        client.ends();
+    }
+    assert_eq!(server.count("responses_1xx"), 0);
+    assert_eq!(server.count("task_panics"), 0);
     server.stop();
 }
