@@ -315,7 +315,13 @@ impl Connection {
 
     /// Sends everything that is owed.
     fn flush(&mut self) -> impl Future<Output = Result<(), CloseReason>> {
-        poll_fn(|context| self.poll_flush(context))
+        poll_fn(|context| {
+            let flushed = self.poll_flush(context);
+            if flushed.is_pending() {
+                self.link.wait(context);
+            }
+            flushed
+        })
     }
 
     /// Ready when nothing is owed and nothing is on its way.
@@ -358,12 +364,13 @@ impl Connection {
         if between_requests && self.shared.manner.get() == Manner::CloseIdle {
             return Poll::Ready(Err(CloseReason::Drained));
         }
-        if self.link.poll_overdue(context) && self.link.owes() {
+        if self.link.is_overdue() && self.link.owes() {
             // Who still takes an answer is not idle; its own deadline is the answer's.
             let later_ms = after_ms(self.shared.limits.idle_timeout_ms);
             self.link.set_recv_deadline(later_ms);
         }
-        if !self.link.poll_overdue(context) {
+        if !self.link.is_overdue() {
+            self.link.wait(context);
             return Poll::Pending;
         }
         Poll::Ready(Err(match self.http.request_complete() {
@@ -422,7 +429,11 @@ impl Connection {
             let unread = self.link.inbox.unread().len();
             self.link.inbox.consume(unread);
             let received = poll_fn(|context| match self.link.poll_fill(context) {
-                Poll::Pending if self.link.poll_overdue(context) => Poll::Ready(Ok(0)),
+                Poll::Pending if self.link.is_overdue() => Poll::Ready(Ok(0)),
+                Poll::Pending => {
+                    self.link.wait(context);
+                    Poll::Pending
+                }
                 filled => filled,
             });
             if matches!(received.await, Ok(0) | Err(_)) {

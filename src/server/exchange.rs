@@ -78,6 +78,7 @@ impl Pump<'_> {
             // Answers to earlier requests do not wait for this one.
             let _ = self.connection.poll_flush(context)?;
             if !received {
+                self.connection.link.wait(context);
                 return Poll::Pending;
             }
         }
@@ -122,6 +123,7 @@ impl Pump<'_> {
                     Poll::Ready(Ok(Some(part))) => self.connection.encode_part(part)?,
                     Poll::Ready(Ok(None)) => {
                         *body = None;
+                        self.connection.link.clear_recv_deadline();
                         self.connection.encode_end()?;
                     }
                     Poll::Ready(Err(_)) => return Poll::Ready(Err(CloseReason::ServiceFailed)),
@@ -129,11 +131,15 @@ impl Pump<'_> {
                 progress = true;
             }
             progress |= body.is_some() && self.receive(context)?;
+            let was_full = self.connection.link.outbox.len() >= OWED_BYTES_MAX;
             let flushed = self.connection.poll_flush(context)?;
-            match body {
-                None if flushed.is_ready() => return Poll::Ready(Ok(())),
-                _ if !progress => return Poll::Pending,
-                _ => {}
+            if body.is_none() && flushed.is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            progress |= was_full && self.connection.link.outbox.len() < OWED_BYTES_MAX;
+            if !progress {
+                self.connection.link.wait(context);
+                return Poll::Pending;
             }
         }
     }
@@ -180,7 +186,7 @@ impl Pump<'_> {
             let limits = &connection.shared.limits;
             let rate = limits.bytes_per_second_min;
             link.set_recv_deadline(pace.deadline_ms(limits.body_timeout_ms, rate));
-            if link.poll_overdue(context) {
+            if link.is_overdue() {
                 return Err(CloseReason::Fault(Fault::BodyTimeout));
             }
             return Ok(false);

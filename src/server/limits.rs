@@ -11,13 +11,16 @@ pub struct Limits {
     pub head_timeout_ms: u64,
     /// A request's body may make no progress for this long, in ms.
     pub body_timeout_ms: u64,
-    /// An answer may make no progress for this long, in ms.
+    /// An answer may make no progress for this long, in ms: the peer acknowledges nothing, and the
+    /// socket's buffer takes nothing. It is looked at twice in that time, so who stops is cut a
+    /// little later.
     pub write_timeout_ms: u64,
     /// A connection may be idle between two requests for this long, in ms. The default exceeds
     /// the 60 s of common load balancers, so that they are the ones to close.
     pub idle_timeout_ms: u64,
     /// Bodies and answers must move at least so fast on average, in bytes per second, after a
-    /// grace of one timeout; 0: no such limit.
+    /// grace of one timeout; 0: no such limit. Of an answer, what the socket's buffer has taken
+    /// counts, which may be some megabytes more than the peer has seen.
     pub bytes_per_second_min: u64,
     /// A request's head, in bytes.
     pub head_bytes_max: u32,

@@ -7,7 +7,7 @@ use super::close_reason::CloseReason;
 use super::limits::{Limits, Pace};
 use crate::buf::{RecvBuf, SendQueue};
 use crate::net::{Interest, Sent, Stream};
-use crate::rt::{Timer, now_ms};
+use crate::rt::{Timer, after_ms, now_ms};
 
 /// The most bytes in one send: at its deadline we want to see whether it moved.
 const SEND_BYTES_MAX: usize = 256 << 10;
@@ -29,6 +29,8 @@ pub(super) struct Link {
     send_pace: Pace,
     /// The size of the send in flight.
     send_bytes: u32,
+    /// What the peer had not acknowledged when we last looked, in bytes.
+    unacknowledged: u32,
     /// The peer will send no more.
     pub(super) eof: bool,
 }
@@ -44,6 +46,7 @@ impl Link {
             send_deadline_ms: NEVER_MS,
             send_pace: Pace::start(0),
             send_bytes: 0,
+            unacknowledged: 0,
             eof: false,
         }
     }
@@ -64,10 +67,22 @@ impl Link {
         self.recv_deadline_ms = NEVER_MS;
     }
 
-    /// Whether what is awaited from the peer is overdue; if not, the caller is woken then.
+    /// Whether what is awaited from the peer is overdue.
     #[inline]
-    pub(super) fn poll_overdue(&self, context: &mut Context<'_>) -> bool {
-        self.poll_timer(context) && now_ms() >= self.recv_deadline_ms
+    pub(super) fn is_overdue(&self) -> bool {
+        now_ms() >= self.recv_deadline_ms
+    }
+
+    /// To be called before a poll ends as pending: the caller is woken by the earlier of the two
+    /// deadlines.
+    #[inline]
+    pub(super) fn wait(&self, context: &mut Context<'_>) {
+        self.timer
+            .set(self.recv_deadline_ms.min(self.send_deadline_ms));
+        if self.timer.poll_expired(context).is_ready() {
+            // It was set to this very moment.
+            context.waker().wake_by_ref();
+        }
     }
 
     /// Receives a piece into the inbox: how many bytes, 0 at the end.
@@ -145,9 +160,8 @@ impl Link {
             };
             match self.stream.poll_sent(context, interest) {
                 Poll::Pending => {
-                    if self.poll_timer(context) && now_ms() >= self.send_deadline_ms {
-                        // How far it came is what its last completion tells.
-                        self.stream.cancel_send();
+                    if now_ms() >= self.send_deadline_ms {
+                        self.look_at_send(limits);
                     }
                     return Poll::Pending;
                 }
@@ -169,6 +183,7 @@ impl Link {
         };
         if self.send_deadline_ms == NEVER_MS {
             self.send_pace = Pace::start(now_ms());
+            self.unacknowledged = 0;
         }
         self.move_send_deadline(limits);
         self.send_bytes = u32::try_from(outgoing.len()).expect("a send has its bound");
@@ -191,17 +206,28 @@ impl Link {
         Ok(())
     }
 
-    fn move_send_deadline(&mut self, limits: &Limits) {
-        let rate = limits.bytes_per_second_min;
-        self.send_deadline_ms = self.send_pace.deadline_ms(limits.write_timeout_ms, rate);
+    /// The send in flight has not ended for half a timeout or more. The kernel takes more only when
+    /// a third of the socket's buffer is free, so a slow peer's progress is seen in what it
+    /// acknowledges. Without any since we last looked, the send is cancelled at the deadline: how
+    /// far it came, and so whether it was fast enough, is what its last completion tells.
+    fn look_at_send(&mut self, limits: &Limits) {
+        let unacknowledged = self.stream.unacknowledged().unwrap_or(u32::MAX);
+        if unacknowledged < self.unacknowledged {
+            self.send_pace.moved(0, now_ms());
+        }
+        self.unacknowledged = unacknowledged;
+        self.move_send_deadline(limits);
+        if now_ms() >= self.send_deadline_ms {
+            self.stream.cancel_send();
+            self.send_deadline_ms = NEVER_MS;
+        }
     }
 
-    /// Whether one of the deadlines has come; if not, the caller is woken by the earlier one.
-    #[inline]
-    fn poll_timer(&self, context: &mut Context<'_>) -> bool {
-        self.timer
-            .set(self.recv_deadline_ms.min(self.send_deadline_ms));
-        self.timer.poll_expired(context).is_ready()
+    /// Sets the time to look at the send in flight: half a timeout from now, or the deadline.
+    fn move_send_deadline(&mut self, limits: &Limits) {
+        let rate = limits.bytes_per_second_min;
+        let deadline_ms = self.send_pace.deadline_ms(limits.write_timeout_ms, rate);
+        self.send_deadline_ms = deadline_ms.min(after_ms(limits.write_timeout_ms / 2));
     }
 }
 

@@ -216,6 +216,34 @@ fn write_timeout() {
     counts_timeouts(server, 1);
 }
 
+/// Who reads slowly but steadily is not cut, though the kernel takes nothing more of the answer for
+/// much longer than the limit.
+#[test]
+fn write_timeout_for_a_slow_reader() {
+    let limits = Limits {
+        write_timeout_ms: 1000,
+        ..Limits::default()
+    };
+    let server = Local::start_within(limits, || {
+        async |_: Request| Response::text(vec![b'x'; 32 << 20])
+    });
+    let mut client = server.connect();
+    client.receive_at_most(1 << 20);
+    client.send(GET);
+    // A fast beginning, so that the server's buffer grows.
+    client.take(8 << 20).expect("a piece of the answer");
+    for _ in 0..50 {
+        client.take(20 << 10).expect("a piece of the answer");
+        thread::sleep(WHILE / 2);
+    }
+    assert_eq!(server.count("closed_by_timeout"), 0);
+    // Then it stops.
+    eventually("the end", || {
+        (server.count("closed_by_timeout") == 1).then_some(())
+    });
+    server.stop();
+}
+
 /// There is progress all the time, but too little.
 #[test]
 fn min_rate() {
