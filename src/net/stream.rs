@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use rustix::net::Shutdown;
 
@@ -91,6 +92,13 @@ impl Stream {
     pub fn shutdown_write(&self) {
         // It can only fail when the peer is gone already.
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Write);
+    }
+
+    /// Lets the close of the socket break the connection off (RST); what the peer has not yet
+    /// received is lost. A Unix socket knows no such end.
+    pub fn reset_on_close(&self) {
+        // It can only fail when the peer is gone already.
+        let _ = rustix::net::sockopt::set_socket_linger(&self.socket, Some(Duration::ZERO));
     }
 
     /// How many bytes of what was sent have not reached the peer; none when that cannot be known.

@@ -414,7 +414,7 @@ impl Connection {
         self.link.clear_recv_deadline();
         let hears = !matches!(reason, CloseReason::Reset | CloseReason::WriteTimeout);
         let told = hears && self.flush().await.is_ok();
-        if told && unread && !self.link.eof {
+        if told && unread && !self.link.eof && !self.http.must_reset(true) {
             self.linger().await;
         }
     }
@@ -451,9 +451,13 @@ impl Connection {
 }
 
 impl Drop for Connection {
-    /// A connection that is dropped in the middle of a request is logged, too.
+    /// A connection that is dropped in the middle of a request is logged, too; and an answer that is
+    /// cut short must not look whole.
     fn drop(&mut self) {
         self.write_line();
+        if self.http.must_reset(!self.link.owes()) {
+            self.link.stream().reset_on_close();
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::future::{pending, poll_fn};
+use std::io::ErrorKind;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -74,6 +75,52 @@ fn a_reader_elsewhere_learns_of_the_end() {
         assert_eq!(to.broken(), b"", "no last chunk: it is cut short");
     }
     server.stop();
+}
+
+/// The end of a connection is the end of such an answer, so that it must be told from a failure.
+#[test]
+fn an_answer_until_the_close_is_cut_by_a_reset() {
+    let put = "PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    for is_whole in [true, false] {
+        let server = relay();
+        let mut from = server.connect();
+        from.send(format!("{put}5\r\nhello\r\n"));
+        eventually("the call", || (server.count("requests") == 1).then_some(()));
+        let mut to = server.connect();
+        to.send("GET / HTTP/1.0\r\n\r\n");
+        assert_eq!(to.head().field("content-length"), None);
+        assert_eq!(to.take(5).expect("the first part"), b"hello");
+        from.send(if is_whole {
+            "0\r\n\r\n"
+        } else {
+            "no chunk\r\n"
+        });
+        match to.rest() {
+            Ok(rest) => assert_eq!((is_whole, &rest[..]), (true, &b""[..])),
+            Err(error) => {
+                assert_eq!(
+                    (is_whole, error.kind()),
+                    (false, ErrorKind::ConnectionReset)
+                );
+            }
+        }
+        server.stop();
+    }
+}
+
+/// The server's own end is no end of such an answer either.
+#[test]
+fn an_answer_until_the_close_is_cut_by_a_stop() {
+    let server = relay();
+    let mut from = server.connect();
+    from.send("PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
+    eventually("the call", || (server.count("requests") == 1).then_some(()));
+    let mut to = server.connect();
+    to.send("GET / HTTP/1.0\r\n\r\n");
+    assert_eq!(to.head().status, 200);
+    server.stop();
+    let error = to.rest().expect_err("no end in order");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
 }
 
 #[test]
