@@ -26,8 +26,8 @@ use crate::service::{Inlet, Request, Response, Service};
 const GATHER_BYTES_MAX: usize = 64 << 10;
 /// A body part up to this size is copied behind its head, in bytes; a larger one rides along.
 const COPY_BYTES_MAX: usize = 2048;
-/// After an answer to a request that was not read to its end: the peer may go on sending for this
-/// long without a pause, and in all, in ms. A close with bytes unread would reset the connection
+/// After an answer to a request that was not read to its end, or that more had followed: the peer
+/// may go on sending for this long without a pause, and in all, in ms. A close with bytes unread would reset the connection
 /// and could take the answer with it.
 const LINGER_PAUSE_MS: u64 = 2_000;
 const LINGER_MS: u64 = 10_000;
@@ -398,7 +398,9 @@ impl Connection {
             CloseReason::Shed => Some(overloaded()),
             _ => None,
         };
-        let unread = !self.http.request_complete() || matches!(reason, CloseReason::Shed);
+        let unread = !self.http.request_complete()
+            || !self.link.inbox.is_empty()
+            || matches!(reason, CloseReason::Shed);
         if let Some(mut refusal) = refusal
             && self.http.can_answer()
         {
@@ -414,9 +416,17 @@ impl Connection {
         self.link.clear_recv_deadline();
         let hears = !matches!(reason, CloseReason::Reset | CloseReason::WriteTimeout);
         let told = hears && self.flush().await.is_ok();
-        if told && unread && !self.link.eof && !self.http.must_reset(true) {
+        if told && !self.http.must_reset(true) && (unread || self.more_has_come().await) {
             self.linger().await;
         }
+    }
+
+    /// Whether the peer has sent something that was not looked at.
+    fn more_has_come(&mut self) -> impl Future<Output = bool> {
+        poll_fn(|context| {
+            let filled = self.link.poll_fill(context);
+            Poll::Ready(matches!(filled, Poll::Ready(Ok(1..))))
+        })
     }
 
     /// Says that no more will come, and receives until the peer has said the same.
