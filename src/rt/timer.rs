@@ -23,8 +23,8 @@ impl Timer {
         }
     }
 
-    /// Arms the timer, or moves it, to `deadline_ms` on the clock of [`now_ms`](super::now_ms); `u64::MAX`
-    /// disarms it.
+    /// Arms the timer, or moves it, to `deadline_ms` on the clock of [`now_ms`](super::now_ms);
+    /// `u64::MAX` disarms it.
     #[inline]
     pub fn set(&self, deadline_ms: u64) {
         current(|executor| executor.wheel.borrow_mut().set(self.slot, deadline_ms));

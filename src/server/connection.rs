@@ -26,12 +26,6 @@ use crate::service::{Inlet, Request, Response, Service};
 const GATHER_BYTES_MAX: usize = 64 << 10;
 /// A body part up to this size is copied behind its head, in bytes; a larger one rides along.
 const COPY_BYTES_MAX: usize = 2048;
-/// After an answer to a request that was not read to its end, or that more had followed: the peer
-/// may go on sending for this long without a pause, and in all, in ms. A close with bytes unread would reset the connection
-/// and could take the answer with it.
-const LINGER_PAUSE_MS: u64 = 2_000;
-const LINGER_MS: u64 = 10_000;
-
 /// A connection's state between requests.
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -389,19 +383,10 @@ impl Connection {
     }
 
     async fn end(&mut self, reason: CloseReason) {
-        let refusal = match reason {
-            CloseReason::Fault(Fault::Truncated) => None,
-            CloseReason::Fault(fault) => {
-                Some(Response::text(fault.reason()).with_status(fault.status()))
-            }
-            CloseReason::ServiceFailed => Some(server_error()),
-            CloseReason::Shed => Some(overloaded()),
-            _ => None,
-        };
         let unread = !self.http.request_complete()
             || !self.link.inbox.is_empty()
             || matches!(reason, CloseReason::Shed);
-        if let Some(mut refusal) = refusal
+        if let Some(mut refusal) = reason.refusal()
             && self.http.can_answer()
         {
             self.http.refuse();
@@ -416,39 +401,8 @@ impl Connection {
         self.link.clear_recv_deadline();
         let hears = !matches!(reason, CloseReason::Reset | CloseReason::WriteTimeout);
         let told = hears && self.flush().await.is_ok();
-        if told && !self.http.must_reset(true) && (unread || self.more_has_come().await) {
-            self.linger().await;
-        }
-    }
-
-    /// Whether the peer has sent something that was not looked at.
-    fn more_has_come(&mut self) -> impl Future<Output = bool> {
-        poll_fn(|context| {
-            let filled = self.link.poll_fill(context);
-            Poll::Ready(matches!(filled, Poll::Ready(Ok(1..))))
-        })
-    }
-
-    /// Says that no more will come, and receives until the peer has said the same.
-    async fn linger(&mut self) {
-        self.link.stream().shutdown_write();
-        let end_ms = after_ms(LINGER_MS);
-        loop {
-            self.link
-                .set_recv_deadline(end_ms.min(after_ms(LINGER_PAUSE_MS)));
-            let unread = self.link.inbox.unread().len();
-            self.link.inbox.consume(unread);
-            let received = poll_fn(|context| match self.link.poll_fill(context) {
-                Poll::Pending if self.link.is_overdue() => Poll::Ready(Ok(0)),
-                Poll::Pending => {
-                    self.link.wait(context);
-                    Poll::Pending
-                }
-                filled => filled,
-            });
-            if matches!(received.await, Ok(0) | Err(_)) {
-                break;
-            }
+        if told && !self.http.must_reset(true) && (unread || self.link.more_has_come().await) {
+            self.link.linger().await;
         }
     }
 
@@ -461,8 +415,8 @@ impl Connection {
 }
 
 impl Drop for Connection {
-    /// A connection that is dropped in the middle of a request is logged, too; and an answer that is
-    /// cut short must not look whole.
+    /// A connection that is dropped in the middle of a request is logged, too; and an answer that
+    /// is cut short must not look whole.
     fn drop(&mut self) {
         self.write_line();
         if self.http.must_reset(!self.link.owes()) {
@@ -482,19 +436,6 @@ pub(super) fn poll_call<F: Future<Output = Response>>(
         *call = None;
     }
     polled
-}
-
-/// What a client gets when the service failed.
-fn server_error() -> Response {
-    Response::text("internal server error\n").with_status(::http::StatusCode::INTERNAL_SERVER_ERROR)
-}
-
-/// What a client gets when it is one too many.
-fn overloaded() -> Response {
-    let retry = ::http::HeaderValue::from_static("1");
-    Response::text("too many connections\n")
-        .with_status(::http::StatusCode::SERVICE_UNAVAILABLE)
-        .with_header(::http::header::RETRY_AFTER, retry)
 }
 
 #[cfg(test)]

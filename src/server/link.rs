@@ -1,5 +1,6 @@
 //! A connection's bytes and deadlines: what came in, what is owed, and until when.
 
+use std::future::poll_fn;
 use std::io;
 use std::task::{Context, Poll};
 
@@ -11,6 +12,12 @@ use crate::rt::{Timer, after_ms, now_ms};
 
 /// The most bytes in one send: at its deadline we want to see whether it moved.
 const SEND_BYTES_MAX: usize = 256 << 10;
+
+/// After an answer to a request that was not read to its end, or that more had followed: the peer
+/// may go on sending for this long without a pause, and in all, in ms. A close with bytes unread
+/// would reset the connection and could take the answer with it.
+const LINGER_PAUSE_MS: u64 = 2_000;
+const LINGER_MS: u64 = 10_000;
 
 /// A deadline that does not come.
 const NEVER_MS: u64 = u64::MAX;
@@ -111,6 +118,36 @@ impl Link {
         match self.stream.poll_broken(context) {
             Poll::Ready(_) => Err(CloseReason::Reset),
             Poll::Pending => Ok(()),
+        }
+    }
+
+    /// Whether the peer has sent something that was not looked at.
+    pub(super) fn more_has_come(&mut self) -> impl Future<Output = bool> {
+        poll_fn(|context| {
+            let filled = self.poll_fill(context);
+            Poll::Ready(matches!(filled, Poll::Ready(Ok(1..))))
+        })
+    }
+
+    /// Says that no more will come, and receives until the peer has said the same.
+    pub(super) async fn linger(&mut self) {
+        self.stream.shutdown_write();
+        let end_ms = after_ms(LINGER_MS);
+        loop {
+            self.set_recv_deadline(end_ms.min(after_ms(LINGER_PAUSE_MS)));
+            let unread = self.inbox.unread().len();
+            self.inbox.consume(unread);
+            let received = poll_fn(|context| match self.poll_fill(context) {
+                Poll::Pending if self.is_overdue() => Poll::Ready(Ok(0)),
+                Poll::Pending => {
+                    self.wait(context);
+                    Poll::Pending
+                }
+                filled => filled,
+            });
+            if matches!(received.await, Ok(0) | Err(_)) {
+                break;
+            }
         }
     }
 

@@ -154,11 +154,13 @@ impl Deref for Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let shared = &self.shared;
-        let reason = self.reason.get().unwrap_or(if std::thread::panicking() {
+        let reason = self.reason.get().unwrap_or_else(|| {
             // The only code of others in a connection's coroutine is the service's.
-            CloseReason::ServiceFailed
-        } else {
-            CloseReason::Drained
+            if std::thread::panicking() {
+                CloseReason::ServiceFailed
+            } else {
+                CloseReason::Drained
+            }
         });
         reason.counter(&shared.metrics).add(1);
         shared.metrics.connections_open.sub(1);

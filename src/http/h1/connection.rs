@@ -300,8 +300,8 @@ impl Connection {
         )
     }
 
-    /// Whether an answer whose end is told only by closing was begun and is cut short, in the middle
-    /// or because not all of it `is_sent`: an end in order would make it look whole.
+    /// Whether an answer whose end is told only by closing was begun and is cut short: in the
+    /// middle, or because not all of it `is_sent`. An end in order would make it look whole.
     #[must_use]
     pub fn must_reset(&self, is_sent: bool) -> bool {
         let is_cut = !is_sent || matches!(self.exchange.responder(), State::Body | State::Error);

@@ -40,7 +40,8 @@ impl Local {
         Self::start_with(builder, factory)
     }
 
-    /// As [`Local::start`], as `builder` has it; reached at the builder's own address if it has one.
+    /// As [`Local::start`], as `builder` has it; reached at the builder's own address, if it has
+    /// one.
     #[track_caller]
     pub(crate) fn start_with<S: Service + 'static>(
         builder: Builder,
