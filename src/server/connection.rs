@@ -4,6 +4,7 @@
 //! service does not answer at once, or whose body or answer flows, goes on as an [`exchange`] in
 //! a block of its own.
 
+use std::cell::RefMut;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -12,6 +13,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::access_log::Line;
 use super::close_reason::CloseReason;
+use super::date::Date;
 use super::exchange;
 use super::link::Link;
 use super::shared::{Manner, Place};
@@ -33,7 +35,7 @@ pub(super) struct Connection {
     pub(super) link: Link,
     /// What all connections of the worker share, and this one's place among them.
     pub(super) shared: Place,
-    /// The access log's line of the request at hand, if there is a log.
+    /// The access log's line of the request at hand; none if there is no log.
     pub(super) line: Option<Box<Line>>,
     /// What is awaited (a head, or the rest of a body that nobody read) must have come until
     /// then, in ms; 0: nothing has begun to come.
@@ -155,9 +157,8 @@ impl Connection {
         self.link.clear_recv_deadline();
         self.arrival_deadline_ms = 0;
         let bytes = self.link.inbox.take(used);
-        if let Some(log) = &self.shared.log {
-            let time = self.shared.date.borrow_mut().unix_seconds();
-            self.line = Some(log.line(self.link.stream(), &head, &bytes, time));
+        if let Some((line, mut date)) = self.next_line() {
+            line.begin(date.now(), &head, &bytes);
         }
         let (incoming, body) = match head.framing {
             Framing::None => None,
@@ -391,6 +392,11 @@ impl Connection {
         {
             self.http.refuse();
             self.http.close_after();
+            if let Some((line, mut date)) = self.next_line()
+                && !line.is_begun()
+            {
+                line.begin_without_request(date.now());
+            }
             self.encode_head(&refusal);
             if let Some(part) = refusal.body().take_full() {
                 // The head has just announced this very body.
@@ -406,10 +412,20 @@ impl Connection {
         }
     }
 
-    /// Hands the request's line to the access log.
+    /// The access log's line to be begun, and the time of its beginning; none if there is no log.
+    fn next_line(&mut self) -> Option<(&mut Line, RefMut<'_, Date>)> {
+        self.shared.log.as_ref()?;
+        let stream = self.link.stream();
+        let line = self.line.get_or_insert_with(|| Line::new(stream));
+        Some((line, self.shared.date.borrow_mut()))
+    }
+
+    /// Hands the line that was begun to the access log.
     fn write_line(&mut self) {
-        if let (Some(log), Some(line)) = (&self.shared.log, self.line.take()) {
-            log.write(*line);
+        if let Some(line) = &mut self.line
+            && line.is_begun()
+        {
+            self.shared.write_line(line);
         }
     }
 }

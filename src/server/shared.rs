@@ -7,13 +7,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
-use super::access_log::WorkerLog;
+use super::access_log::{Line, WorkerLog};
 use super::close_reason::CloseReason;
 use super::date::Date;
 use super::limits::Limits;
 use crate::buf::Pool;
 use crate::http::h1;
 use crate::metrics::WorkerMetrics;
+use crate::rt::{sleep, spawn};
 
 /// How a worker treats its connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,6 +141,20 @@ impl Place {
     /// in a destructor of the service's.
     pub(super) fn closed(&self, reason: CloseReason) {
         self.reason.set(Some(reason));
+    }
+
+    /// Hands a line to the access log, which has it within a second.
+    pub(super) fn write_line(&self, line: &mut Line) {
+        let is_first = self.log.as_ref().is_some_and(|log| log.write(line));
+        if is_first {
+            let shared = self.shared.clone();
+            spawn(async move {
+                sleep(WorkerLog::PAUSE_MS).await;
+                if let Some(log) = &shared.log {
+                    log.hand_over();
+                }
+            });
+        }
     }
 }
 

@@ -80,6 +80,14 @@ impl Local {
         self.handle.stop();
         self.handle.wait().expect("an end in order");
     }
+
+    /// As [`Local::stop`]; the last value of a counter.
+    #[track_caller]
+    pub(crate) fn stop_and_count(self, name: &str) -> u64 {
+        self.handle.stop();
+        self.handle.wait().expect("an end in order");
+        self.count(name)
+    }
 }
 
 impl Drop for Local {
