@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use super::close_reason::CloseReason;
 use super::connection::{Connection, Pending, poll_call};
 use super::limits::Pace;
-use crate::buf::{Part, PoolBox, Taken};
+use crate::buf::PoolBox;
 use crate::http::Fault;
 use crate::http::h1::Event;
 use crate::rt::now_ms;
@@ -206,10 +206,9 @@ impl Pump<'_> {
             let step = http.next_event(link.inbox.unread(), &shared.h1_limits);
             match step.map_err(CloseReason::Fault)? {
                 (used, Event::Data(range)) => {
-                    let part = match link.inbox.take(used) {
-                        Taken::Chunk(chunk) => Part::Chunk(chunk.slice(range)),
-                        Taken::Heap(bytes) => Part::Bytes(bytes::Bytes::from(bytes).slice(range)),
-                    };
+                    let mut part = link.inbox.take(used);
+                    part.truncate(range.end);
+                    part.advance(range.start);
                     incoming.push(part, context);
                     handed = true;
                 }
