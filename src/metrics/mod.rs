@@ -91,8 +91,8 @@ counters! {
         connections_accepted,
         /// Connections now open.
         connections_open,
-        /// Connections refused because the limit was reached: answered 503 or, of very many at once,
-        /// closed unanswered.
+        /// Connections refused because the limit was reached: answered 503, or closed unanswered
+        /// where they are very many at once.
         connections_shed,
         /// Failed accepts (descriptors exhausted, say); accepting goes on a little later.
         accept_errors,

@@ -135,8 +135,8 @@ impl WorkerLog {
     /// How long a line may wait for others before all are handed over, in ms.
     pub(super) const PAUSE_MS: u64 = 1000;
 
-    /// Ends the line of a request whose answer is complete, or will never be. True: somebody has to
-    /// call [`WorkerLog::hand_over`] after a pause.
+    /// Ends the line of a request whose answer is complete, or will never be. True: somebody has
+    /// to call [`WorkerLog::hand_over`] after a pause.
     pub(super) fn write(&self, line: &mut Line) -> bool {
         let mut lines = self.lines.borrow_mut();
         if lines.capacity() == 0 {
@@ -152,8 +152,8 @@ impl WorkerLog {
         !is_full && !self.is_awaited.replace(true)
     }
 
-    /// Gives the gathered lines to the writer, at the end of the pause that [`WorkerLog::write`] has
-    /// asked for.
+    /// Gives the gathered lines to the writer, at the end of the pause that [`WorkerLog::write`]
+    /// has asked for.
     pub(super) fn hand_over(&self) {
         self.is_awaited.set(false);
         self.send();

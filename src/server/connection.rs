@@ -28,6 +28,7 @@ use crate::service::{Inlet, Request, Response, Service};
 const GATHER_BYTES_MAX: usize = 64 << 10;
 /// A body part up to this size is copied behind its head, in bytes; a larger one rides along.
 const COPY_BYTES_MAX: usize = 2048;
+
 /// A connection's state between requests.
 #[derive(Debug)]
 pub(super) struct Connection {
