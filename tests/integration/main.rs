@@ -5,6 +5,7 @@
 mod access_log;
 mod basics;
 mod clients;
+mod embedding;
 mod faults;
 mod lifecycle;
 mod limits;

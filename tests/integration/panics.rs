@@ -1,8 +1,8 @@
 //! A service that panics costs its own connection; it is counted, and the worker lives.
 
-use coring::{Handle, Request, Response, Server};
+use coring::{Handle, Request, Response};
 
-use crate::support::{Address, Client, GET, HELLO, eventually};
+use crate::support::{Address, Client, GET, HELLO, builder, eventually};
 
 /// A server of one worker whose service panics for some paths, before and after its first wait.
 fn panicking_server() -> (Handle, Address) {
@@ -14,7 +14,7 @@ fn panicking_server() -> (Handle, Address) {
         }
         _ => Response::html(HELLO),
     };
-    let server = Server::builder()
+    let server = builder()
         .bind("127.0.0.1:0")
         .cores(1)
         .start(move || service);

@@ -11,6 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 use std::{env, fs, process as std_process};
 
+use coring::{Builder, EngineChoice, Server};
+
 pub(crate) use client::{Answer, Client, is_timeout};
 pub(crate) use process::{Address, Coring, Ended, Family, coring};
 pub(crate) use program::{Finished, Program, python, run, run_with};
@@ -23,6 +25,22 @@ pub(crate) const GET: &str = "GET / HTTP/1.1\r\nHost: coring\r\n\r\n";
 
 /// The embedded site's answer to [`GET`].
 pub(crate) const HELLO: &str = "<b>hello world</b>";
+
+/// The engine that the tests are about: the variable that the program itself heeds, so that the
+/// whole suite can be run on each.
+pub(crate) fn engine() -> EngineChoice {
+    match env::var("CORING_ENGINE").as_deref() {
+        Err(_) | Ok("auto") => EngineChoice::Auto,
+        Ok("uring") => EngineChoice::Uring,
+        Ok("epoll") => EngineChoice::Epoll,
+        Ok(other) => panic!("CORING_ENGINE is {other:?}"),
+    }
+}
+
+/// A server in this process, on that engine.
+pub(crate) fn builder() -> Builder {
+    Server::builder().engine(engine())
+}
 
 /// Asks `probe` until it has something; panics, naming `what`, when it never does.
 #[track_caller]

@@ -65,12 +65,15 @@ impl Family {
     pub(crate) const TCP: [Self; 2] = [Self::V4, Self::V6];
 }
 
-/// A command that runs coring with nothing of our own environment that it would heed.
+/// A command that runs coring with nothing of our own environment that it would heed, but for the
+/// engine that the tests are about.
 pub(crate) fn coring(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_coring"));
     let names = env::vars_os().map(|(name, _)| name);
     for name in names.filter(|name| name.to_string_lossy().starts_with("CORING_")) {
-        command.env_remove(name);
+        if name != "CORING_ENGINE" {
+            command.env_remove(name);
+        }
     }
     command.env_remove("PORT").args(arguments);
     command
