@@ -116,7 +116,8 @@ fn everybody_may_wait_for_the_end() {
 
 #[test]
 fn limits_that_make_no_sense_are_refused() {
-    let wrong: [(&str, fn(&mut Limits)); 4] = [
+    type Change = fn(&mut Limits);
+    let wrong: [(&str, Change); 4] = [
         ("idle_timeout_ms", |limits| limits.idle_timeout_ms = 0),
         ("head_timeout_ms", |limits| limits.head_timeout_ms = 0),
         ("fields_max", |limits| limits.fields_max = 257),

@@ -5,8 +5,10 @@ use std::fs;
 use std::net::TcpListener;
 use std::process::Command;
 
+use coring::EngineChoice;
+
 use crate::support::{
-    Address, Client, Coring, Finished, Folder, GET, HELLO, coring, python, run_with,
+    Address, Client, Coring, Finished, Folder, GET, HELLO, coring, engine, python, run_with,
 };
 
 /// Runs coring to an end that is meant to come at once.
@@ -161,7 +163,7 @@ fn the_banner_has_the_real_port_of_each_address() {
     let server = Coring::start_as(coring(&["-b", "127.0.0.1:0", "-b", "[::1]:0", "--stats"]));
     let banner = server.stderr();
     assert_ne!(server.address().port(), 0);
-    for word in ["http://127.0.0.1:", "http://[::1]:", "io_uring", "core"] {
+    for word in ["http://127.0.0.1:", "http://[::1]:", engine_name(), "core"] {
         assert!(banner.contains(word), "no `{word}` in: {banner}");
     }
     assert!(!banner.contains(":0/"), "{banner}");
@@ -221,7 +223,15 @@ fn help_and_version_are_no_errors() {
         assert!(said.contains(env!("CARGO_PKG_VERSION")), "{said}");
     }
     let said = run_with(&mut coring(&["version"]), b"").succeeded();
-    assert!(said.contains("io_uring"), "{said}");
+    assert!(said.contains(engine_name()), "{said}");
+}
+
+/// What the program calls the engine that the tests are about.
+fn engine_name() -> &'static str {
+    match engine() {
+        EngineChoice::Auto | EngineChoice::Uring => "io_uring",
+        EngineChoice::Epoll => "epoll",
+    }
 }
 
 /// Runs `arguments` of coring where io_uring_setup answers `errno`.
