@@ -1,9 +1,9 @@
 //! Taking an address: for all workers at once, and for nobody else.
 //!
 //! The first TCP socket is bound and listens *without* `SO_REUSEPORT`, so a port that anybody has
-//! is refused. Then the option is switched on, and the other workers' sockets, which have it from the
-//! start, can join. Since the first one was alone when it began to listen, two servers can never
-//! share a port by accident, even if they start at the same moment.
+//! is refused. Then the option is switched on, and the other workers' sockets, which have it from
+//! the start, can join. Since the first one was alone when it began to listen, two servers can
+//! never share a port by accident, even if they start at the same moment.
 
 use std::fmt;
 use std::io;
