@@ -32,6 +32,7 @@ mod net;
 mod rt;
 mod server;
 mod service;
+#[allow(unsafe_code, reason = "some of Linux has no safe function as yet")]
 mod sys;
 
 pub use crate::http::field::Fields;

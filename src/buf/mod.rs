@@ -14,5 +14,5 @@ mod send_queue;
 pub use boxed::PoolBox;
 pub use chunk::{Block, Chunk};
 pub use pool::{BLOCK_BYTES, Pool};
-pub use recv_buf::{RecvBuf, Taken};
+pub use recv_buf::RecvBuf;
 pub use send_queue::{Outgoing, Part, SendQueue};

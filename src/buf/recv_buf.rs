@@ -1,6 +1,9 @@
 //! What has arrived and is not yet understood; knows no protocol.
 
+use bytes::{Buf, BytesMut};
+
 use super::chunk::Chunk;
+use super::send_queue::Part;
 
 /// Received bytes in order: mostly one chunk as the kernel filled it, read where it lies.
 ///
@@ -16,34 +19,8 @@ enum Inner {
     #[default]
     Empty,
     Chunk(Chunk),
-    Heap(Box<Heap>),
-}
-
-#[derive(Debug)]
-struct Heap {
-    bytes: Vec<u8>,
-    /// Bytes at the front that are consumed already.
-    consumed: usize,
-}
-
-/// Bytes taken out of a [`RecvBuf`]: they stay valid and in place whatever the buffer does.
-#[derive(Debug)]
-pub enum Taken {
-    /// A span of a received block.
-    Chunk(Chunk),
-    /// What had outgrown a block.
-    Heap(Box<[u8]>),
-}
-
-impl std::ops::Deref for Taken {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match self {
-            Self::Chunk(chunk) => chunk,
-            Self::Heap(bytes) => bytes,
-        }
-    }
+    /// Boxed, for every idle connection has room for this.
+    Heap(Box<BytesMut>),
 }
 
 impl RecvBuf {
@@ -60,7 +37,7 @@ impl RecvBuf {
         match &self.inner {
             Inner::Empty => &[],
             Inner::Chunk(chunk) => chunk,
-            Inner::Heap(heap) => &heap.bytes[heap.consumed..],
+            Inner::Heap(bytes) => bytes,
         }
     }
 
@@ -86,13 +63,7 @@ impl RecvBuf {
     pub fn consume(&mut self, n: usize) {
         match &mut self.inner {
             Inner::Chunk(chunk) => chunk.advance(n),
-            Inner::Heap(heap) => {
-                heap.consumed += n;
-                assert!(
-                    heap.consumed <= heap.bytes.len(),
-                    "cannot consume what is not there"
-                );
-            }
+            Inner::Heap(bytes) => bytes.advance(n),
             Inner::Empty => assert!(n == 0, "cannot consume from an empty buffer"),
         }
         if self.is_empty() {
@@ -100,28 +71,35 @@ impl RecvBuf {
         }
     }
 
-    /// Consumes `n` bytes at the front and returns them.
+    /// Consumes `n` bytes at the front and returns them, without copying: they stay valid and in
+    /// place whatever the buffer does.
     ///
     /// # Panics
     /// When fewer are unread.
     #[inline]
-    pub fn take(&mut self, n: usize) -> Taken {
+    pub fn take(&mut self, n: usize) -> Part {
         match &mut self.inner {
             Inner::Chunk(chunk) if chunk.len() == n => {
                 let Inner::Chunk(whole) = std::mem::take(&mut self.inner) else {
                     unreachable!()
                 };
-                Taken::Chunk(whole)
+                Part::Chunk(whole)
             }
             Inner::Chunk(chunk) => {
                 let taken = chunk.slice(0..n);
                 chunk.advance(n);
-                Taken::Chunk(taken)
+                Part::Chunk(taken)
             }
-            Inner::Empty | Inner::Heap(_) => {
-                let taken = self.unread()[..n].into();
-                self.consume(n);
-                Taken::Heap(taken)
+            Inner::Heap(bytes) => {
+                let taken = bytes.split_to(n).freeze();
+                if bytes.is_empty() {
+                    self.inner = Inner::Empty;
+                }
+                Part::Bytes(taken)
+            }
+            Inner::Empty => {
+                assert!(n == 0, "cannot take from an empty buffer");
+                Part::Static(b"")
             }
         }
     }
@@ -135,14 +113,11 @@ impl RecvBuf {
                 rest = &rest[n..];
             }
             if !rest.is_empty() {
-                let bytes = chunk.to_vec();
-                self.inner = Inner::Heap(Box::new(Heap { bytes, consumed: 0 }));
+                self.inner = Inner::Heap(Box::new(BytesMut::from(&**chunk)));
             }
         }
-        if let Inner::Heap(heap) = &mut self.inner {
-            heap.bytes.drain(..heap.consumed);
-            heap.consumed = 0;
-            heap.bytes.extend_from_slice(rest);
+        if let Inner::Heap(bytes) = &mut self.inner {
+            bytes.extend_from_slice(rest);
         }
     }
 }
@@ -191,10 +166,17 @@ mod tests {
             buf.push(chunk(&pool, &[byte; 3000]));
         }
         assert_eq!(buf.unread().len(), 9000);
-        assert_eq!(&buf.take(3001)[2999..], &[0, 1]);
+        let taken = buf.take(3001);
+        assert_eq!(&taken[2999..], &[0, 1]);
         assert_eq!(buf.unread()[2999 + BLOCK_BYTES - 3001 + 1000], 2);
+        buf.push(chunk(&pool, b"more"));
         buf.consume(5999);
-        assert!(buf.is_empty());
+        assert_eq!(&*buf.take(4), b"more");
+        assert!(
+            matches!(buf.inner, Inner::Empty),
+            "an empty buffer holds no memory"
+        );
+        assert_eq!(&taken[2999..], &[0, 1]);
         assert_eq!(pool.in_use(), 0);
     }
 }

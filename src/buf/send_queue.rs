@@ -33,8 +33,23 @@ impl Deref for Part {
 }
 
 impl Part {
+    /// Keeps the first `len` bytes.
+    ///
+    /// # Panics
+    /// When there are fewer.
+    pub(crate) fn truncate(&mut self, len: usize) {
+        match self {
+            Self::Chunk(chunk) => chunk.truncate(len),
+            Self::Static(bytes) => *bytes = &bytes[..len],
+            Self::Bytes(bytes) => drop(bytes.split_off(len)),
+        }
+    }
+
     /// Leaves out the first `n` bytes.
-    fn advance(&mut self, n: usize) {
+    ///
+    /// # Panics
+    /// When there are fewer.
+    pub(crate) fn advance(&mut self, n: usize) {
         match self {
             Self::Chunk(chunk) => chunk.advance(n),
             Self::Static(bytes) => *bytes = &bytes[n..],

@@ -91,7 +91,8 @@ counters! {
         connections_accepted,
         /// Connections now open.
         connections_open,
-        /// Connections answered 503 because the limit was reached.
+        /// Connections refused because the limit was reached: answered 503 or, of very many at once,
+        /// closed unanswered.
         connections_shed,
         /// Failed accepts (descriptors exhausted, say); accepting goes on a little later.
         accept_errors,

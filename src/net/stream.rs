@@ -4,11 +4,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use rustix::net::Shutdown;
 
 use crate::buf::{Chunk, Outgoing};
 use crate::engine::{Descriptor, Interest, Receiving, Sending, Sent};
+use crate::sys::socket;
 
 /// A connected byte stream, TCP or Unix, on the current worker. Dropping it cancels what is in
 /// flight and closes the socket when the kernel is done.
@@ -90,6 +92,18 @@ impl Stream {
     pub fn shutdown_write(&self) {
         // It can only fail when the peer is gone already.
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Write);
+    }
+
+    /// Lets the close of the socket break the connection off (RST); what the peer has not yet
+    /// received is lost. A Unix socket knows no such end.
+    pub fn reset_on_close(&self) {
+        // It can only fail when the peer is gone already.
+        let _ = rustix::net::sockopt::set_socket_linger(&self.socket, Some(Duration::ZERO));
+    }
+
+    /// How many bytes of what was sent have not reached the peer; none when that cannot be known.
+    pub fn unacknowledged(&self) -> Option<u32> {
+        socket::unacknowledged(&self.socket).ok()
     }
 
     /// The peer's address; none for a Unix socket, or when the peer is gone already.

@@ -12,5 +12,5 @@ mod waker;
 mod wheel;
 
 pub use executor::{Executor, Turn};
-pub use task::{now_ms, spawn, wake_all};
+pub use task::{after_ms, now_ms, spawn, wake_all};
 pub use timer::{Timer, sleep};

@@ -19,6 +19,15 @@ pub fn now_ms() -> u64 {
     current(|executor| executor.now_ms.get())
 }
 
+/// The moment `duration_ms` from now; `u64::MAX` is for ever.
+///
+/// # Panics
+/// Outside a worker.
+#[inline]
+pub fn after_ms(duration_ms: u64) -> u64 {
+    now_ms().saturating_add(duration_ms)
+}
+
 /// Makes every coroutine of the current worker run again.
 ///
 /// # Panics

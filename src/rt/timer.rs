@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 
 use super::executor::with_current;
-use super::task::{current, now_ms};
+use super::task::{after_ms, current};
 
 /// A deadline that can be moved as often as one likes: moving it later is one store.
 #[derive(Debug)]
@@ -23,8 +23,8 @@ impl Timer {
         }
     }
 
-    /// Arms the timer, or moves it, to `deadline_ms` on the clock of [`now_ms`]; `u64::MAX`
-    /// disarms it.
+    /// Arms the timer, or moves it, to `deadline_ms` on the clock of [`now_ms`](super::now_ms);
+    /// `u64::MAX` disarms it.
     #[inline]
     pub fn set(&self, deadline_ms: u64) {
         current(|executor| executor.wheel.borrow_mut().set(self.slot, deadline_ms));
@@ -60,6 +60,6 @@ impl Drop for Timer {
 /// Waits for `duration_ms`.
 pub async fn sleep(duration_ms: u64) {
     let timer = Timer::new();
-    timer.set(now_ms() + duration_ms);
+    timer.set(after_ms(duration_ms));
     poll_fn(|context| timer.poll_expired(context)).await;
 }

@@ -1,7 +1,11 @@
 //! How a connection's life ended.
 
+use ::http::header::RETRY_AFTER;
+use ::http::{HeaderValue, StatusCode};
+
 use crate::http::Fault;
 use crate::metrics::{Counter, WorkerMetrics};
+use crate::service::Response;
 
 /// Why a connection was closed: a good end is one of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,7 +22,8 @@ pub(super) enum CloseReason {
     WriteTimeout,
     /// The peer broke the protocol or a limit; this includes a head or body that was late.
     Fault(Fault),
-    /// The service panicked, or its answer's body was not what its head had announced.
+    /// The service panicked, its answer was an interim one (1xx), or its answer's body was not what
+    /// its head had announced.
     ServiceFailed,
     /// The server is going away.
     Drained,
@@ -39,6 +44,24 @@ impl CloseReason {
             Self::ServiceFailed => &metrics.closed_by_service,
             Self::Drained => &metrics.closed_by_drain,
             Self::Shed => &metrics.connections_shed,
+        }
+    }
+
+    /// What the peer is told, if nothing else is being said.
+    pub(super) fn refusal(self) -> Option<Response> {
+        match self {
+            Self::Fault(Fault::Truncated) => None,
+            Self::Fault(fault) => Some(Response::text(fault.reason()).with_status(fault.status())),
+            Self::ServiceFailed => {
+                let status = StatusCode::INTERNAL_SERVER_ERROR;
+                Some(Response::text("internal server error\n").with_status(status))
+            }
+            Self::Shed => {
+                let response = Response::text("too many connections\n");
+                let response = response.with_status(StatusCode::SERVICE_UNAVAILABLE);
+                Some(response.with_header(RETRY_AFTER, HeaderValue::from_static("1")))
+            }
+            _ => None,
         }
     }
 }

@@ -4,6 +4,7 @@
 //! service does not answer at once, or whose body or answer flows, goes on as an [`exchange`] in
 //! a block of its own.
 
+use std::cell::RefMut;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -12,6 +13,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::access_log::Line;
 use super::close_reason::CloseReason;
+use super::date::Date;
 use super::exchange;
 use super::link::Link;
 use super::shared::{Manner, Place};
@@ -19,21 +21,13 @@ use crate::buf::{Part, PoolBox};
 use crate::http::Fault;
 use crate::http::h1::{self, Answer, BodyLength, Event, Framing, Head};
 use crate::net::Stream;
-use crate::rt::now_ms;
-use crate::service::{Body, Exchange, Request, Response, Service};
+use crate::rt::after_ms;
+use crate::service::{Inlet, Request, Response, Service};
 
 /// Answers are sent when so many bytes have gathered, even while more requests are there.
 const GATHER_BYTES_MAX: usize = 64 << 10;
 /// A body part up to this size is copied behind its head, in bytes; a larger one rides along.
 const COPY_BYTES_MAX: usize = 2048;
-/// Of a request's body that nobody read, so much is received to keep the connection.
-const DISCARD_BYTES_MAX: u64 = 64 << 10;
-/// After an answer to a request that was not read to its end: the peer may go on sending for this
-/// long without a pause, and in all, in ms. A close with bytes unread would reset the connection
-/// and could take the answer with it.
-const LINGER_PAUSE_MS: u64 = 2_000;
-const LINGER_MS: u64 = 10_000;
-
 /// A connection's state between requests.
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -41,7 +35,7 @@ pub(super) struct Connection {
     pub(super) link: Link,
     /// What all connections of the worker share, and this one's place among them.
     pub(super) shared: Place,
-    /// The access log's line of the request at hand, if there is a log.
+    /// The access log's line of the request at hand; none if there is no log.
     pub(super) line: Option<Box<Line>>,
     /// What is awaited (a head, or the rest of a body that nobody read) must have come until
     /// then, in ms; 0: nothing has begun to come.
@@ -60,12 +54,12 @@ enum Next<F> {
 
 /// An exchange that did not end at once.
 pub(super) struct Pending<F> {
-    /// The service's call.
-    pub(super) call: Pin<PoolBox<F>>,
+    /// The service's call, until it has answered.
+    pub(super) call: Option<Pin<PoolBox<F>>>,
     /// What it returned, if it has. Boxed, for every idle connection has room for this.
     pub(super) answer: Option<Box<Response>>,
-    /// The request's body.
-    pub(super) incoming: Option<Rc<Exchange>>,
+    /// The way of the request's body to its reader.
+    pub(super) incoming: Option<Inlet>,
 }
 
 /// Serves a connection until its end.
@@ -93,7 +87,7 @@ pub(super) async fn shed(stream: Stream, place: Place) {
 
 impl Connection {
     fn new(stream: Stream, shared: Place) -> Self {
-        let arrival_deadline_ms = now_ms() + shared.limits.head_timeout_ms;
+        let arrival_deadline_ms = after_ms(shared.limits.head_timeout_ms);
         let mut link = Link::new(stream);
         link.set_recv_deadline(arrival_deadline_ms);
         Self {
@@ -139,8 +133,7 @@ impl Connection {
                 }
                 Ok((used, Event::Request(head))) => {
                     let (request, incoming) = self.request(used, head);
-                    let call = PoolBox::pin(&self.shared.pool, service.call(request));
-                    if let Some(pending) = self.call(call, incoming, waker)? {
+                    if let Some(pending) = self.call(|| service.call(request), incoming, waker)? {
                         return Ok(Next::Exchange(pending));
                     }
                     if self.link.outbox.len() >= GATHER_BYTES_MAX {
@@ -159,24 +152,21 @@ impl Connection {
     }
 
     /// Takes a request out of the inbox.
-    fn request(&mut self, used: usize, head: Head) -> (Request, Option<Rc<Exchange>>) {
+    fn request(&mut self, used: usize, head: Head) -> (Request, Option<Inlet>) {
         self.shared.metrics.requests.add(1);
         self.link.clear_recv_deadline();
         self.arrival_deadline_ms = 0;
         let bytes = self.link.inbox.take(used);
-        if let Some(log) = &self.shared.log {
-            let time = self.shared.date.borrow_mut().unix_seconds();
-            self.line = Some(log.line(self.link.stream(), &head, &bytes, time));
+        if let Some((line, mut date)) = self.next_line() {
+            line.begin(date.now(), &head, &bytes);
         }
-        if self.shared.manner.get() != Manner::Serving {
-            self.http.close_after();
-        }
-        let incoming = match head.framing {
+        let (incoming, body) = match head.framing {
             Framing::None => None,
-            Framing::Length(length) => Some(Rc::new(Exchange::new(Some(length)))),
-            Framing::Chunked => Some(Rc::new(Exchange::new(None))),
-        };
-        let body = incoming.clone().map_or_else(Body::empty, Body::incoming);
+            Framing::Length(length) => Some(Inlet::new(Some(length))),
+            Framing::Chunked => Some(Inlet::new(None)),
+        }
+        .unzip();
+        let body = body.unwrap_or_default();
         (Request::new(head, bytes, body), incoming)
     }
 
@@ -184,14 +174,17 @@ impl Connection {
     /// nothing is left. Otherwise what is left goes on as an exchange.
     fn call<F: Future<Output = Response>>(
         &mut self,
-        mut call: Pin<PoolBox<F>>,
-        incoming: Option<Rc<Exchange>>,
+        start: impl FnOnce() -> F,
+        incoming: Option<Inlet>,
         waker: &Waker,
     ) -> Result<Option<Pending<F>>, CloseReason> {
-        let mut context = Context::from_waker(waker);
-        let answer = match self.poll_call(call.as_mut(), &mut context)? {
+        let mut call = None;
+        let polled = self.run_service(|| {
+            call = Some(PoolBox::pin(&self.shared.pool, start()));
+            poll_call(&mut call, &mut Context::from_waker(waker))
+        });
+        let answer = match polled? {
             Poll::Ready(mut answer) if incoming.is_none() && !answer.has_incoming_body() => {
-                drop(call);
                 self.encode_head(&answer);
                 if let Some(part) = answer.body().take_full() {
                     self.encode_part(part)?;
@@ -218,16 +211,22 @@ impl Connection {
         PoolBox::pin(&pool, exchange::run(self, pending))
     }
 
-    /// Polls a call of the service; a panic in it ends this connection and nothing else.
-    pub(super) fn poll_call<F: Future<Output = Response>>(
+    /// Runs what is the service's own; a panic in it ends this connection and nothing else. So
+    /// does a status of 1xx: an interim answer is none (RFC 9110 §15.2).
+    pub(super) fn run_service(
         &self,
-        call: Pin<&mut F>,
-        context: &mut Context<'_>,
+        service: impl FnOnce() -> Poll<Response>,
     ) -> Result<Poll<Response>, CloseReason> {
-        catch_unwind(AssertUnwindSafe(|| call.poll(context))).map_err(|_| {
+        let polled = catch_unwind(AssertUnwindSafe(service)).map_err(|_| {
             self.shared.metrics.service_panics.add(1);
             CloseReason::ServiceFailed
-        })
+        })?;
+        match &polled {
+            Poll::Ready(answer) if answer.status().is_informational() => {
+                Err(CloseReason::ServiceFailed)
+            }
+            _ => Ok(polled),
+        }
     }
 
     /// Encodes `100 Continue` if the client waits for it.
@@ -239,8 +238,12 @@ impl Connection {
         }
     }
 
-    /// Encodes the head of an answer.
+    /// Encodes the head of an answer. During a drain it is the last one of its connection, whenever
+    /// its request came.
     pub(super) fn encode_head(&mut self, response: &Response) {
+        if self.shared.manner.get() != Manner::Serving {
+            self.http.close_after();
+        }
         let length = response
             .body_length()
             .map_or(BodyLength::Unknown, BodyLength::Known);
@@ -305,17 +308,15 @@ impl Connection {
         Ok(())
     }
 
-    /// Whether the answer of a request that was not read to its end may leave the connection
-    /// open: the rest must be known to be little.
-    pub(super) fn can_discard(incoming: &Exchange) -> bool {
-        incoming
-            .length()
-            .is_some_and(|length| length <= DISCARD_BYTES_MAX)
-    }
-
     /// Sends everything that is owed.
     fn flush(&mut self) -> impl Future<Output = Result<(), CloseReason>> {
-        poll_fn(|context| self.poll_flush(context))
+        poll_fn(|context| {
+            let flushed = self.poll_flush(context);
+            if flushed.is_pending() {
+                self.link.wait(context);
+            }
+            flushed
+        })
     }
 
     /// Ready when nothing is owed and nothing is on its way.
@@ -332,7 +333,7 @@ impl Connection {
         let limits = &self.shared.limits;
         let has_begun = !self.link.inbox.is_empty() || !self.http.request_complete();
         let deadline_ms = match self.arrival_deadline_ms {
-            0 if !has_begun => now_ms() + limits.idle_timeout_ms,
+            0 if !has_begun => after_ms(limits.idle_timeout_ms),
             0 => {
                 let is_head = self.http.request_complete();
                 let timeout_ms = if is_head {
@@ -340,7 +341,7 @@ impl Connection {
                 } else {
                     limits.body_timeout_ms
                 };
-                self.arrival_deadline_ms = now_ms() + timeout_ms;
+                self.arrival_deadline_ms = after_ms(timeout_ms);
                 self.arrival_deadline_ms
             }
             known_ms => known_ms,
@@ -358,12 +359,13 @@ impl Connection {
         if between_requests && self.shared.manner.get() == Manner::CloseIdle {
             return Poll::Ready(Err(CloseReason::Drained));
         }
-        while self.link.poll_overdue(context) && self.link.owes() {
+        if self.link.is_overdue() && self.link.owes() {
             // Who still takes an answer is not idle; its own deadline is the answer's.
-            let later_ms = now_ms() + self.shared.limits.idle_timeout_ms;
+            let later_ms = after_ms(self.shared.limits.idle_timeout_ms);
             self.link.set_recv_deadline(later_ms);
         }
-        if !self.link.poll_overdue(context) {
+        if !self.link.is_overdue() {
+            self.link.wait(context);
             return Poll::Pending;
         }
         Poll::Ready(Err(match self.http.request_complete() {
@@ -382,21 +384,19 @@ impl Connection {
     }
 
     async fn end(&mut self, reason: CloseReason) {
-        let refusal = match reason {
-            CloseReason::Fault(Fault::Truncated) => None,
-            CloseReason::Fault(fault) => {
-                Some(Response::text(fault.reason()).with_status(fault.status()))
-            }
-            CloseReason::ServiceFailed => Some(server_error()),
-            CloseReason::Shed => Some(overloaded()),
-            _ => None,
-        };
-        let unread = !self.http.request_complete() || matches!(reason, CloseReason::Shed);
-        if let Some(mut refusal) = refusal
+        let unread = !self.http.request_complete()
+            || !self.link.inbox.is_empty()
+            || matches!(reason, CloseReason::Shed);
+        if let Some(mut refusal) = reason.refusal()
             && self.http.can_answer()
         {
             self.http.refuse();
             self.http.close_after();
+            if let Some((line, mut date)) = self.next_line()
+                && !line.is_begun()
+            {
+                line.begin_without_request(date.now());
+            }
             self.encode_head(&refusal);
             if let Some(part) = refusal.body().take_full() {
                 // The head has just announced this very body.
@@ -407,56 +407,51 @@ impl Connection {
         self.link.clear_recv_deadline();
         let hears = !matches!(reason, CloseReason::Reset | CloseReason::WriteTimeout);
         let told = hears && self.flush().await.is_ok();
-        if told && unread && !self.link.eof {
-            self.linger().await;
+        if told && !self.http.must_reset(true) && (unread || self.link.more_has_come().await) {
+            self.link.linger().await;
         }
     }
 
-    /// Says that no more will come, and receives until the peer has said the same.
-    async fn linger(&mut self) {
-        self.link.stream().shutdown_write();
-        let end_ms = now_ms() + LINGER_MS;
-        loop {
-            self.link
-                .set_recv_deadline(end_ms.min(now_ms() + LINGER_PAUSE_MS));
-            let unread = self.link.inbox.unread().len();
-            self.link.inbox.consume(unread);
-            let received = poll_fn(|context| match self.link.poll_fill(context) {
-                Poll::Pending if self.link.poll_overdue(context) => Poll::Ready(Ok(0)),
-                filled => filled,
-            });
-            if matches!(received.await, Ok(0) | Err(_)) {
-                break;
-            }
-        }
+    /// The access log's line to be begun, and the time of its beginning; none if there is no log.
+    fn next_line(&mut self) -> Option<(&mut Line, RefMut<'_, Date>)> {
+        self.shared.log.as_ref()?;
+        let stream = self.link.stream();
+        let line = self.line.get_or_insert_with(|| Line::new(stream));
+        Some((line, self.shared.date.borrow_mut()))
     }
 
-    /// Hands the request's line to the access log.
+    /// Hands the line that was begun to the access log.
     fn write_line(&mut self) {
-        if let (Some(log), Some(line)) = (&self.shared.log, self.line.take()) {
-            log.write(*line);
+        if let Some(line) = &mut self.line
+            && line.is_begun()
+        {
+            self.shared.write_line(line);
         }
     }
 }
 
 impl Drop for Connection {
-    /// A connection that is dropped in the middle of a request is logged, too.
+    /// A connection that is dropped in the middle of a request is logged, too; and an answer that
+    /// is cut short must not look whole.
     fn drop(&mut self) {
         self.write_line();
+        if self.http.must_reset(!self.link.owes()) {
+            self.link.stream().reset_on_close();
+        }
     }
 }
 
-/// What a client gets when the service failed.
-fn server_error() -> Response {
-    Response::text("internal server error\n").with_status(::http::StatusCode::INTERNAL_SERVER_ERROR)
-}
-
-/// What a client gets when it is one too many.
-fn overloaded() -> Response {
-    let retry = ::http::HeaderValue::from_static("1");
-    Response::text("too many connections\n")
-        .with_status(::http::StatusCode::SERVICE_UNAVAILABLE)
-        .with_header(::http::header::RETRY_AFTER, retry)
+/// Polls a call of the service, which is dropped once it has answered.
+pub(super) fn poll_call<F: Future<Output = Response>>(
+    call: &mut Option<Pin<PoolBox<F>>>,
+    context: &mut Context<'_>,
+) -> Poll<Response> {
+    let running = call.as_mut().expect("a call is polled until it answers");
+    let polled = running.as_mut().poll(context);
+    if polled.is_ready() {
+        *call = None;
+    }
+    polled
 }
 
 #[cfg(test)]

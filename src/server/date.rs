@@ -30,12 +30,6 @@ impl Date {
         self.cache.at(self.unix_seconds)
     }
 
-    /// Seconds since the epoch.
-    pub(super) fn unix_seconds(&mut self) -> u64 {
-        self.refresh();
-        self.unix_seconds
-    }
-
     #[inline]
     fn refresh(&mut self) {
         let now_ms = now_ms();

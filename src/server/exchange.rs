@@ -7,20 +7,21 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use super::close_reason::CloseReason;
-use super::connection::{Connection, Pending};
+use super::connection::{Connection, Pending, poll_call};
 use super::limits::Pace;
-use crate::buf::{Part, Taken};
+use crate::buf::PoolBox;
 use crate::http::Fault;
 use crate::http::h1::Event;
 use crate::rt::now_ms;
-use crate::service::{Body, BodyError, Exchange, Response};
+use crate::service::{Body, Inlet, Response};
 
 /// An answer's body is pulled while fewer bytes than this are owed.
 const OWED_BYTES_MAX: usize = 128 << 10;
+/// Of a request's body that nobody read, so much is received to keep the connection.
+const DISCARD_BYTES_MAX: u64 = 64 << 10;
 
 /// Brings an exchange to its end.
 pub(super) async fn run<F: Future<Output = Response>>(
@@ -40,22 +41,13 @@ pub(super) async fn run<F: Future<Output = Response>>(
     let outcome = async {
         let mut answer = match answer {
             Some(answer) => *answer,
-            None => poll_fn(|context| pump.poll_answer(call.as_mut(), context)).await?,
+            None => poll_fn(|context| pump.poll_answer(&mut call, context)).await?,
         };
-        drop(call);
         pump.begin_answer(&answer)?;
         let mut body = Some(std::mem::take(answer.body()));
         poll_fn(|context| pump.poll_body(&mut body, context)).await
     }
     .await;
-    if let Some(incoming) = &pump.incoming {
-        let whole = pump.connection.http.request_complete();
-        incoming.finish(if whole {
-            Ok(())
-        } else {
-            Err(BodyError::Incomplete)
-        });
-    }
     pump.connection.link.clear_recv_deadline();
     outcome
 }
@@ -63,7 +55,8 @@ pub(super) async fn run<F: Future<Output = Response>>(
 /// Moves bytes in both directions while an exchange runs.
 struct Pump<'a> {
     connection: &'a mut Connection,
-    incoming: Option<Rc<Exchange>>,
+    /// The way of the request's body to its reader, until nobody reads it or the answer is out.
+    incoming: Option<Inlet>,
     /// The progress of the request's body, while it is awaited.
     pace: Option<Pace>,
 }
@@ -72,38 +65,42 @@ impl Pump<'_> {
     /// Drives the call until it answers.
     fn poll_answer<F: Future<Output = Response>>(
         &mut self,
-        mut call: Pin<&mut F>,
+        call: &mut Option<Pin<PoolBox<F>>>,
         context: &mut Context<'_>,
     ) -> Poll<Result<Response, CloseReason>> {
         loop {
-            if let Poll::Ready(answer) = self.connection.poll_call(call.as_mut(), context)? {
+            self.forget_own_reader(context);
+            let service = || poll_call(call, context);
+            if let Poll::Ready(answer) = self.connection.run_service(service)? {
                 return Poll::Ready(Ok(answer));
             }
             let received = self.receive(context)?;
             // Answers to earlier requests do not wait for this one.
             let _ = self.connection.poll_flush(context)?;
             if !received {
+                self.connection.link.wait(context);
                 return Poll::Pending;
             }
         }
     }
 
-    /// Encodes the answer's head. A request's body that was not read decides on persistence.
+    /// Encodes the answer's head. A request's body that is not passed on decides on persistence.
     fn begin_answer(&mut self, answer: &Response) -> Result<(), CloseReason> {
-        let unread = self
-            .incoming
-            .clone()
-            .filter(|_| !answer.has_incoming_body());
-        if let Some(incoming) = unread {
-            self.skip_received()?;
-            let http = &mut self.connection.http;
-            if !http.request_complete() && !Connection::can_discard(&incoming) {
-                http.close_after();
+        if let Some(incoming) = &self.incoming {
+            if answer.passes_on(incoming) {
+                // Nobody has read of it yet, but somebody will.
+                self.connection.encode_continue();
+            } else {
+                let can_discard = can_discard(incoming);
+                if !incoming.has_reader() {
+                    self.incoming = None;
+                    self.skip_received()?;
+                }
+                let http = &mut self.connection.http;
+                if !http.request_complete() && !can_discard {
+                    http.close_after();
+                }
             }
-        }
-        if answer.has_incoming_body() {
-            // Nobody has read of it yet, but somebody will.
-            self.connection.encode_continue();
         }
         self.connection.encode_head(answer);
         Ok(())
@@ -116,6 +113,7 @@ impl Pump<'_> {
         context: &mut Context<'_>,
     ) -> Poll<Result<(), CloseReason>> {
         loop {
+            self.forget_own_reader(context);
             let mut progress = false;
             while self.connection.link.outbox.len() < OWED_BYTES_MAX
                 && let Some(source) = body
@@ -125,6 +123,7 @@ impl Pump<'_> {
                     Poll::Ready(Ok(Some(part))) => self.connection.encode_part(part)?,
                     Poll::Ready(Ok(None)) => {
                         *body = None;
+                        self.connection.link.clear_recv_deadline();
                         self.connection.encode_end()?;
                     }
                     Poll::Ready(Err(_)) => return Poll::Ready(Err(CloseReason::ServiceFailed)),
@@ -132,33 +131,40 @@ impl Pump<'_> {
                 progress = true;
             }
             progress |= body.is_some() && self.receive(context)?;
+            let was_full = self.connection.link.outbox.len() >= OWED_BYTES_MAX;
             let flushed = self.connection.poll_flush(context)?;
-            match body {
-                None if flushed.is_ready() => return Poll::Ready(Ok(())),
-                _ if !progress => return Poll::Pending,
-                _ => {}
+            if body.is_none() && flushed.is_ready() {
+                return Poll::Ready(Ok(()));
             }
+            progress |= was_full && self.connection.link.outbox.len() < OWED_BYTES_MAX;
+            if !progress {
+                self.connection.link.wait(context);
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Only what the body's reader asks for in this very poll counts, if it runs in this task.
+    fn forget_own_reader(&self, context: &Context<'_>) {
+        if let Some(incoming) = &self.incoming {
+            incoming.forget_own_reader(context);
         }
     }
 
     /// Receives the request's body while it is asked for. True: something was handed over, or
     /// nothing will be any more.
     fn receive(&mut self, context: &mut Context<'_>) -> Result<bool, CloseReason> {
-        let wanted = self
-            .incoming
-            .as_ref()
-            .filter(|incoming| !incoming.is_finished());
-        let Some(incoming) = wanted
-            .filter(|incoming| incoming.poll_wanted(context))
-            .cloned()
-        else {
+        let incoming = self.incoming.as_ref();
+        if !incoming
+            .is_some_and(|incoming| !incoming.is_finished() && incoming.poll_wanted(context))
+        {
             self.pace = None;
             self.connection.link.clear_recv_deadline();
             self.connection.link.check_alive(context)?;
             return Ok(false);
-        };
+        }
         loop {
-            if self.hand_over(&incoming)? {
+            if self.hand_over(context)? {
                 return Ok(true);
             }
             let connection = &mut *self.connection;
@@ -180,7 +186,7 @@ impl Pump<'_> {
             let limits = &connection.shared.limits;
             let rate = limits.bytes_per_second_min;
             link.set_recv_deadline(pace.deadline_ms(limits.body_timeout_ms, rate));
-            if link.poll_overdue(context) {
+            if link.is_overdue() {
                 return Err(CloseReason::Fault(Fault::BodyTimeout));
             }
             return Ok(false);
@@ -188,7 +194,10 @@ impl Pump<'_> {
     }
 
     /// Hands the reader what the inbox has of the body. False: nothing.
-    fn hand_over(&mut self, incoming: &Exchange) -> Result<bool, CloseReason> {
+    fn hand_over(&mut self, context: &Context<'_>) -> Result<bool, CloseReason> {
+        let Some(incoming) = &self.incoming else {
+            return Ok(false);
+        };
         let mut handed = false;
         loop {
             let Connection {
@@ -197,15 +206,15 @@ impl Pump<'_> {
             let step = http.next_event(link.inbox.unread(), &shared.h1_limits);
             match step.map_err(CloseReason::Fault)? {
                 (used, Event::Data(range)) => {
-                    incoming.push(match link.inbox.take(used) {
-                        Taken::Chunk(chunk) => Part::Chunk(chunk.slice(range)),
-                        Taken::Heap(bytes) => Part::Bytes(bytes::Bytes::from(bytes).slice(range)),
-                    });
+                    let mut part = link.inbox.take(used);
+                    part.truncate(range.end);
+                    part.advance(range.start);
+                    incoming.push(part, context);
                     handed = true;
                 }
                 (used, Event::End) => {
                     link.inbox.consume(used);
-                    incoming.finish(Ok(()));
+                    incoming.finish(context);
                     return Ok(true);
                 }
                 // A chunk's framing, but no content yet.
@@ -229,4 +238,12 @@ impl Pump<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether the answer of a request that was not read to its end may leave the connection open:
+/// the rest must be known to be little.
+fn can_discard(incoming: &Inlet) -> bool {
+    incoming
+        .left()
+        .is_some_and(|left| left <= DISCARD_BYTES_MAX)
 }

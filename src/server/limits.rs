@@ -5,7 +5,7 @@ use crate::http::h1;
 /// The least memory to receive into, in bytes: a full ring of provided buffers, and as much again.
 const RECEIVE_MEMORY_MIN: usize = 2 << 20;
 
-/// What a server lets its clients do. All limits are on by default.
+/// What a server lets its clients do. All limits are on by default; a time of `u64::MAX` is none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// A request's head must be there this long after the connection was accepted, or after the
@@ -14,13 +14,16 @@ pub struct Limits {
     pub head_timeout_ms: u64,
     /// A request's body may make no progress for this long, in ms.
     pub body_timeout_ms: u64,
-    /// An answer may make no progress for this long, in ms.
+    /// An answer may make no progress for this long, in ms: the peer acknowledges nothing, and the
+    /// socket's buffer takes nothing. It is looked at twice in that time, so who stops is cut a
+    /// little later.
     pub write_timeout_ms: u64,
     /// A connection may be idle between two requests for this long, in ms. The default exceeds
     /// the 60 s of common load balancers, so that they are the ones to close.
     pub idle_timeout_ms: u64,
     /// Bodies and answers must move at least so fast on average, in bytes per second, after a
-    /// grace of one timeout; 0: no such limit.
+    /// grace of one timeout; 0: no such limit. Of an answer, what the socket's buffer has taken
+    /// counts, which may be some megabytes more than the peer has seen.
     pub bytes_per_second_min: u64,
     /// A request's head, in bytes.
     pub head_bytes_max: u32,
@@ -119,16 +122,23 @@ impl Pace {
 
     /// So many bytes have moved.
     pub(super) fn moved(&mut self, bytes: u32, now_ms: u64) {
-        self.bytes += u64::from(bytes);
+        self.bytes = self.bytes.saturating_add(u64::from(bytes));
         self.moved_ms = now_ms;
     }
 
     /// When the transfer fails if nothing moves until then, in ms.
     #[inline]
     pub(super) fn deadline_ms(&self, timeout_ms: u64, bytes_per_second_min: u64) -> u64 {
-        let stalled_ms = self.moved_ms + timeout_ms;
-        match (self.bytes * 1000).checked_div(bytes_per_second_min) {
-            Some(earned_ms) => stalled_ms.min(self.started_ms + timeout_ms + earned_ms),
+        let stalled_ms = self.moved_ms.saturating_add(timeout_ms);
+        match self
+            .bytes
+            .saturating_mul(1000)
+            .checked_div(bytes_per_second_min)
+        {
+            Some(earned_ms) => {
+                let grace_ms = self.started_ms.saturating_add(timeout_ms);
+                stalled_ms.min(grace_ms.saturating_add(earned_ms))
+            }
             None => stalled_ms,
         }
     }
@@ -156,5 +166,14 @@ mod tests {
         }
         assert!(now_ms < 60_000, "ten bytes a second are too few");
         assert_eq!(trickle.deadline_ms(30_000, 0), now_ms + 30_000);
+    }
+
+    #[test]
+    fn a_limit_may_be_as_large_as_a_number() {
+        let mut pace = Pace::start(1000);
+        assert_eq!(pace.deadline_ms(u64::MAX, 240), u64::MAX);
+        pace.bytes = u64::MAX;
+        assert_eq!(pace.deadline_ms(u64::MAX, 1), u64::MAX);
+        assert_eq!(pace.deadline_ms(30_000, u64::MAX), 31_000);
     }
 }

@@ -1,5 +1,6 @@
 //! A connection's bytes and deadlines: what came in, what is owed, and until when.
 
+use std::future::poll_fn;
 use std::io;
 use std::task::{Context, Poll};
 
@@ -7,10 +8,16 @@ use super::close_reason::CloseReason;
 use super::limits::{Limits, Pace};
 use crate::buf::{RecvBuf, SendQueue};
 use crate::net::{Interest, Sent, Stream};
-use crate::rt::{Timer, now_ms};
+use crate::rt::{Timer, after_ms, now_ms};
 
 /// The most bytes in one send: at its deadline we want to see whether it moved.
 const SEND_BYTES_MAX: usize = 256 << 10;
+
+/// After an answer to a request that was not read to its end, or that more had followed: the peer
+/// may go on sending for this long without a pause, and in all, in ms. A close with bytes unread
+/// would reset the connection and could take the answer with it.
+const LINGER_PAUSE_MS: u64 = 2_000;
+const LINGER_MS: u64 = 10_000;
 
 /// A deadline that does not come.
 const NEVER_MS: u64 = u64::MAX;
@@ -29,6 +36,8 @@ pub(super) struct Link {
     send_pace: Pace,
     /// The size of the send in flight.
     send_bytes: u32,
+    /// What the peer had not acknowledged when we last looked, in bytes.
+    unacknowledged: u32,
     /// The peer will send no more.
     pub(super) eof: bool,
 }
@@ -44,6 +53,7 @@ impl Link {
             send_deadline_ms: NEVER_MS,
             send_pace: Pace::start(0),
             send_bytes: 0,
+            unacknowledged: 0,
             eof: false,
         }
     }
@@ -64,10 +74,22 @@ impl Link {
         self.recv_deadline_ms = NEVER_MS;
     }
 
-    /// Whether what is awaited from the peer is overdue; if not, the caller is woken then.
+    /// Whether what is awaited from the peer is overdue.
     #[inline]
-    pub(super) fn poll_overdue(&self, context: &mut Context<'_>) -> bool {
-        self.poll_timer(context) && now_ms() >= self.recv_deadline_ms
+    pub(super) fn is_overdue(&self) -> bool {
+        now_ms() >= self.recv_deadline_ms
+    }
+
+    /// To be called before a poll ends as pending: the caller is woken by the earlier of the two
+    /// deadlines.
+    #[inline]
+    pub(super) fn wait(&self, context: &mut Context<'_>) {
+        self.timer
+            .set(self.recv_deadline_ms.min(self.send_deadline_ms));
+        if self.timer.poll_expired(context).is_ready() {
+            // It was set to this very moment.
+            context.waker().wake_by_ref();
+        }
     }
 
     /// Receives a piece into the inbox: how many bytes, 0 at the end.
@@ -96,6 +118,36 @@ impl Link {
         match self.stream.poll_broken(context) {
             Poll::Ready(_) => Err(CloseReason::Reset),
             Poll::Pending => Ok(()),
+        }
+    }
+
+    /// Whether the peer has sent something that was not looked at.
+    pub(super) fn more_has_come(&mut self) -> impl Future<Output = bool> {
+        poll_fn(|context| {
+            let filled = self.poll_fill(context);
+            Poll::Ready(matches!(filled, Poll::Ready(Ok(1..))))
+        })
+    }
+
+    /// Says that no more will come, and receives until the peer has said the same.
+    pub(super) async fn linger(&mut self) {
+        self.stream.shutdown_write();
+        let end_ms = after_ms(LINGER_MS);
+        loop {
+            self.set_recv_deadline(end_ms.min(after_ms(LINGER_PAUSE_MS)));
+            let unread = self.inbox.unread().len();
+            self.inbox.consume(unread);
+            let received = poll_fn(|context| match self.poll_fill(context) {
+                Poll::Pending if self.is_overdue() => Poll::Ready(Ok(0)),
+                Poll::Pending => {
+                    self.wait(context);
+                    Poll::Pending
+                }
+                filled => filled,
+            });
+            if matches!(received.await, Ok(0) | Err(_)) {
+                break;
+            }
         }
     }
 
@@ -145,9 +197,8 @@ impl Link {
             };
             match self.stream.poll_sent(context, interest) {
                 Poll::Pending => {
-                    if self.poll_timer(context) && now_ms() >= self.send_deadline_ms {
-                        // How far it came is what its last completion tells.
-                        self.stream.cancel_send();
+                    if now_ms() >= self.send_deadline_ms {
+                        self.look_at_send(limits);
                     }
                     return Poll::Pending;
                 }
@@ -169,6 +220,7 @@ impl Link {
         };
         if self.send_deadline_ms == NEVER_MS {
             self.send_pace = Pace::start(now_ms());
+            self.unacknowledged = 0;
         }
         self.move_send_deadline(limits);
         self.send_bytes = u32::try_from(outgoing.len()).expect("a send has its bound");
@@ -191,17 +243,28 @@ impl Link {
         Ok(())
     }
 
-    fn move_send_deadline(&mut self, limits: &Limits) {
-        let rate = limits.bytes_per_second_min;
-        self.send_deadline_ms = self.send_pace.deadline_ms(limits.write_timeout_ms, rate);
+    /// The send in flight has not ended for half a timeout or more. The kernel takes more only when
+    /// a third of the socket's buffer is free, so a slow peer's progress is seen in what it
+    /// acknowledges. Without any since we last looked, the send is cancelled at the deadline: how
+    /// far it came, and so whether it was fast enough, is what its last completion tells.
+    fn look_at_send(&mut self, limits: &Limits) {
+        let unacknowledged = self.stream.unacknowledged().unwrap_or(u32::MAX);
+        if unacknowledged < self.unacknowledged {
+            self.send_pace.moved(0, now_ms());
+        }
+        self.unacknowledged = unacknowledged;
+        self.move_send_deadline(limits);
+        if now_ms() >= self.send_deadline_ms {
+            self.stream.cancel_send();
+            self.send_deadline_ms = NEVER_MS;
+        }
     }
 
-    /// Whether one of the deadlines has come; if not, the caller is woken by the earlier one.
-    #[inline]
-    fn poll_timer(&self, context: &mut Context<'_>) -> bool {
-        self.timer
-            .set(self.recv_deadline_ms.min(self.send_deadline_ms));
-        self.timer.poll_expired(context).is_ready()
+    /// Sets the time to look at the send in flight: half a timeout from now, or the deadline.
+    fn move_send_deadline(&mut self, limits: &Limits) {
+        let rate = limits.bytes_per_second_min;
+        let deadline_ms = self.send_pace.deadline_ms(limits.write_timeout_ms, rate);
+        self.send_deadline_ms = deadline_ms.min(after_ms(limits.write_timeout_ms / 2));
     }
 }
 

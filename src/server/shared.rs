@@ -7,13 +7,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
-use super::access_log::WorkerLog;
+use super::access_log::{Line, WorkerLog};
 use super::close_reason::CloseReason;
 use super::date::Date;
 use super::limits::Limits;
 use crate::buf::Pool;
 use crate::http::h1;
 use crate::metrics::WorkerMetrics;
+use crate::rt::{sleep, spawn};
 
 /// How a worker treats its connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,9 +137,24 @@ impl Place {
         }
     }
 
-    /// Why the connection ends. Without a reason it was cut by the end of the server.
+    /// Why the connection ends. Without a reason it was cut by the end of the server, or by a panic
+    /// in a destructor of the service's.
     pub(super) fn closed(&self, reason: CloseReason) {
         self.reason.set(Some(reason));
+    }
+
+    /// Hands a line to the access log, which has it within a second.
+    pub(super) fn write_line(&self, line: &mut Line) {
+        let is_first = self.log.as_ref().is_some_and(|log| log.write(line));
+        if is_first {
+            let shared = self.shared.clone();
+            spawn(async move {
+                sleep(WorkerLog::PAUSE_MS).await;
+                if let Some(log) = &shared.log {
+                    log.hand_over();
+                }
+            });
+        }
     }
 }
 
@@ -153,7 +169,14 @@ impl Deref for Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let shared = &self.shared;
-        let reason = self.reason.get().unwrap_or(CloseReason::Drained);
+        let reason = self.reason.get().unwrap_or_else(|| {
+            // The only code of others in a connection's coroutine is the service's.
+            if std::thread::panicking() {
+                CloseReason::ServiceFailed
+            } else {
+                CloseReason::Drained
+            }
+        });
         reason.counter(&shared.metrics).add(1);
         shared.metrics.connections_open.sub(1);
         shared.open.set(shared.open.get() - 1);

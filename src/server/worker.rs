@@ -25,8 +25,6 @@ use crate::service::Service;
 const SHED_MAX: u64 = 32;
 /// How long to wait when no connection can be accepted, for want of descriptors say, in ms.
 const ACCEPT_PAUSE_MS: u64 = 100;
-/// How often gathered log lines are handed over, in ms.
-const LOG_PAUSE_MS: u64 = 1000;
 
 /// What a worker's thread is given.
 #[derive(Debug)]
@@ -85,9 +83,6 @@ async fn live<S: Service + 'static>(plan: Plan, service: Rc<S>) {
         shared.listener_opened();
         spawn(accept(listener.clone(), service.clone(), shared.clone()));
     }
-    if shared.log.is_some() {
-        spawn(hand_over_log(shared.clone()));
-    }
     control.reached(Phase::Draining).await;
     drain::drain(listeners, &control, &shared).await;
 }
@@ -128,12 +123,5 @@ fn admit<S: Service + 'static>(stream: Stream, service: &Rc<S>, shared: &Rc<Shar
         spawn(connection::shed(stream, place));
     } else {
         spawn(connection::serve(stream, service.clone(), place));
-    }
-}
-
-async fn hand_over_log(shared: Rc<Shared>) {
-    while let Some(log) = &shared.log {
-        sleep(LOG_PAUSE_MS).await;
-        log.hand_over();
     }
 }

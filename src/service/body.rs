@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
-use super::exchange::Exchange;
+use super::pipe::{BodyPipe, Inlet};
 use crate::buf::Part;
 
 /// The content of a message. Reading a request's body pulls it from the client; a response may
@@ -20,20 +20,23 @@ enum Inner {
     #[default]
     Empty,
     Full(Bytes),
-    Incoming(Rc<Exchange>),
+    Incoming(Rc<BodyPipe>),
 }
 
-/// Why a request's body is not whole.
+/// Why a request's body cannot be had whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodyError {
     /// The client broke off, was too slow, or broke the protocol or a limit.
     Incomplete,
+    /// It is larger than [`Body::read`] was told to read.
+    TooLarge,
 }
 
 impl fmt::Display for BodyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Incomplete => f.write_str("the request's body did not arrive whole"),
+            Self::TooLarge => f.write_str("the request's body is larger than its reader wants"),
         }
     }
 }
@@ -46,17 +49,17 @@ impl Body {
         Self(Inner::Empty)
     }
 
-    /// The body that arrives through `exchange`.
-    pub(crate) fn incoming(exchange: Rc<Exchange>) -> Self {
-        Self(Inner::Incoming(exchange))
+    /// The body that arrives through `pipe`.
+    pub(super) fn incoming(pipe: Rc<BodyPipe>) -> Self {
+        Self(Inner::Incoming(pipe))
     }
 
-    /// The length in bytes, where it is known before the end.
+    /// The length in bytes of what is not yet read, where it is known before the end.
     pub fn length(&self) -> Option<u64> {
         match &self.0 {
             Inner::Empty => Some(0),
             Inner::Full(bytes) => Some(bytes.len() as u64),
-            Inner::Incoming(exchange) => exchange.length(),
+            Inner::Incoming(pipe) => pipe.left(),
         }
     }
 
@@ -76,7 +79,7 @@ impl Body {
         let mut whole = Vec::new();
         while let Some(part) = self.part().await? {
             if whole.len() + part.len() > bytes_max {
-                return Err(BodyError::Incomplete);
+                return Err(BodyError::TooLarge);
             }
             whole.extend_from_slice(&part);
         }
@@ -89,7 +92,7 @@ impl Body {
     /// As there.
     pub fn poll_part(&mut self, context: &Context<'_>) -> Poll<Result<Option<Part>, BodyError>> {
         match &mut self.0 {
-            Inner::Incoming(exchange) => exchange.poll_part(context),
+            Inner::Incoming(pipe) => pipe.poll_part(context),
             _ => Poll::Ready(Ok(self.take_full())),
         }
     }
@@ -109,6 +112,11 @@ impl Body {
     /// Whether it has to come from a client first.
     pub(crate) fn is_incoming(&self) -> bool {
         matches!(self.0, Inner::Incoming(_))
+    }
+
+    /// Whether it comes by `inlet`.
+    pub(super) fn comes_by(&self, inlet: &Inlet) -> bool {
+        matches!(&self.0, Inner::Incoming(pipe) if inlet.leads_to(pipe))
     }
 }
 

@@ -4,12 +4,12 @@
 //! Bodies flow through a handle, in both directions at once if the service wants it.
 
 mod body;
-mod exchange;
+mod pipe;
 mod request;
 mod response;
 
 pub use body::{Body, BodyError};
-pub use exchange::Exchange;
+pub use pipe::Inlet;
 pub use request::Request;
 pub use response::Response;
 

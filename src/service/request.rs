@@ -3,7 +3,7 @@
 use ::http::Method;
 
 use super::body::Body;
-use crate::buf::Taken;
+use crate::buf::Part;
 use crate::http::field::Fields;
 use crate::http::h1::Head;
 
@@ -12,12 +12,12 @@ use crate::http::h1::Head;
 pub struct Request {
     head: Head,
     /// The received bytes that `head` speaks of.
-    bytes: Taken,
+    bytes: Part,
     body: Body,
 }
 
 impl Request {
-    pub(crate) fn new(head: Head, bytes: Taken, body: Body) -> Self {
+    pub(crate) fn new(head: Head, bytes: Part, body: Body) -> Self {
         Self { head, bytes, body }
     }
 

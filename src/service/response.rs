@@ -4,6 +4,7 @@ use ::http::StatusCode;
 use ::http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 
 use super::body::Body;
+use super::pipe::Inlet;
 
 /// A response: status, fields and body. Framing, Date, Server and what concerns the connection are
 /// added by the server.
@@ -17,7 +18,7 @@ pub struct Response {
 }
 
 impl Response {
-    /// A response without fields or body.
+    /// A response without fields or body. A status of 1xx is no answer: the client gets 500.
     pub fn new(status: StatusCode) -> Self {
         Self {
             status,
@@ -29,17 +30,17 @@ impl Response {
 
     /// 200 with HTML.
     pub fn html(content: impl Into<Body>) -> Self {
-        Self::with_content(StatusCode::OK, HTML, content)
+        Self::with_content(StatusCode::OK, &HTML, content)
     }
 
     /// 200 with plain text in UTF-8.
     pub fn text(content: impl Into<Body>) -> Self {
-        Self::with_content(StatusCode::OK, TEXT, content)
+        Self::with_content(StatusCode::OK, &TEXT, content)
     }
 
     /// 404 with HTML.
     pub fn not_found(content: impl Into<Body>) -> Self {
-        Self::with_content(StatusCode::NOT_FOUND, HTML, content)
+        Self::with_content(StatusCode::NOT_FOUND, &HTML, content)
     }
 
     /// The same response with one more field.
@@ -95,15 +96,23 @@ impl Response {
         self.body.is_incoming()
     }
 
-    fn with_content(status: StatusCode, kind: &'static str, content: impl Into<Body>) -> Self {
-        let kind = HeaderValue::from_static(kind);
+    /// Whether the body is the one that arrives by `incoming`.
+    pub(crate) fn passes_on(&self, incoming: &Inlet) -> bool {
+        self.body.comes_by(incoming)
+    }
+
+    fn with_content(
+        status: StatusCode,
+        kind: &'static HeaderValue,
+        content: impl Into<Body>,
+    ) -> Self {
         Self {
-            first: Some((CONTENT_TYPE, kind)),
+            first: Some((CONTENT_TYPE, kind.clone())),
             body: content.into(),
             ..Self::new(status)
         }
     }
 }
 
-const HTML: &str = "text/html";
-const TEXT: &str = "text/plain; charset=utf-8";
+static HTML: HeaderValue = HeaderValue::from_static("text/html");
+static TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");

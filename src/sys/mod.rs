@@ -3,3 +3,4 @@
 pub mod kernel;
 pub mod limits;
 pub mod port;
+pub mod socket;

@@ -1,8 +1,13 @@
 //! The access log: one line for each request, in the combined format, complete at the end.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use crate::support::{Coring, Ended, Family, Folder, GET};
+use coring::{AccessLog, Request, Response, Server};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+use crate::support::{Coring, Ended, Family, Folder, GET, Local, PATIENCE, eventually};
 
 /// Splits a line into its parts: a bracketed or quoted one is one part, without its marks.
 fn parts(line: &str) -> Vec<String> {
@@ -136,7 +141,7 @@ fn no_line_is_lost_under_load() {
     let folder = Folder::new();
     let file = folder.file("access.log");
     let server = Coring::start(&["--access-log", &file]);
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
                 let mut client = server.connect();
@@ -151,4 +156,86 @@ fn no_line_is_lost_under_load() {
     let log = fs::read_to_string(&file).expect("a log");
     assert_eq!(log.lines().count(), 4 * 100 * 16);
     assert!(log.lines().all(|line| parts(line).len() == 9));
+}
+
+/// An answer to what was no request has its line, too: the request is shown as "-".
+#[test]
+fn refusals_have_their_lines() {
+    let folder = Folder::new();
+    let file = folder.file("access.log");
+    let server = Coring::start(&[
+        "--access-log",
+        &file,
+        "--cores",
+        "1",
+        "--max-connections",
+        "1",
+        "--head-timeout",
+        "1s",
+    ]);
+    let mut client = server.connect();
+    client.send(format!("{GET}GET /a b HTTP/1.1\r\nHost: a\r\n\r\n"));
+    assert_eq!([client.answer().status, client.answer().status], [200, 400]);
+    assert_eq!(server.ask("").status, 503);
+    drop(client);
+    eventually("a line of a late head", || {
+        let status = server.connect().exchange("GET /").ok()??.status;
+        (status == 408).then_some(())
+    });
+    server.stop();
+    let log = fs::read_to_string(&file).expect("a log");
+    let found: Vec<_> = log.lines().map(|line| parts(line)[4..].join("|")).collect();
+    assert_eq!(found[0], "GET / HTTP/1.1|200|18|-|-");
+    for status in ["400", "503", "408"] {
+        let is_line =
+            |line: &String| line.starts_with(&format!("-|{status}|")) && line.ends_with("|-|-");
+        assert!(found[1..].iter().any(is_line), "{status}: {log}");
+    }
+}
+
+/// A worker that nobody asks for anything has no reason to wake up.
+#[test]
+fn a_log_does_not_tick() {
+    let folder = Folder::new();
+    let file = folder.file("access.log");
+    let builder = Server::builder().access_log(AccessLog::File(file.clone().into()));
+    let server = Local::start_with(builder, || async |_: Request| Response::html("hello"));
+    let mut client = server.connect();
+    for count in 1..3 {
+        client.send(GET);
+        assert_eq!(client.answer().status, 200);
+        // One line is not much, but it does not wait for ever.
+        eventually("the line", || {
+            let log = fs::read_to_string(&file).expect("a log");
+            (log.lines().count() == count).then_some(())
+        });
+    }
+    let polls = server.count("task_polls");
+    thread::sleep(Duration::from_millis(2500));
+    assert_eq!(server.count("task_polls"), polls);
+    server.stop();
+}
+
+/// Who does not read the log loses lines, and does not hold up the end of the server.
+#[test]
+fn a_log_that_nobody_reads_does_not_hold_up_the_end() {
+    let folder = Folder::new();
+    let pipe = folder.file("pipe");
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::RWXU, 0).expect("a pipe");
+    // Held open, so that the server can open its end, and not read.
+    let both_ends = OpenOptions::new().read(true).write(true).open(&pipe);
+    let builder = Server::builder().access_log(AccessLog::File(pipe.into()));
+    let server = Local::start_with(builder, || async |_: Request| Response::html("hello"));
+    let mut client = server.connect();
+    // Each line as long as it may be: more than may wait for the writer.
+    let request = GET.replacen("/", &format!("/{}", "x".repeat(8000)), 1);
+    for _ in 0..1400 {
+        client.send(&request);
+        assert_eq!(client.answer().status, 200);
+    }
+    let started = Instant::now();
+    let dropped = server.stop_and_count("log_lines_dropped");
+    assert!(started.elapsed() < PATIENCE, "{:?}", started.elapsed());
+    assert!(dropped > 0);
+    drop(both_ends);
 }

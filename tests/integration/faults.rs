@@ -326,3 +326,29 @@ fn reading_on_after_an_answer_is_bounded() {
     refused.expect("the server to leave within a minute");
     assert_eq!(server.stop().stats()["connections_open"], 0);
 }
+
+/// What follows the last request of a connection is not answered, and must not take the answer with
+/// it: a close with bytes unread is a reset, which makes the peer forget what it has received.
+#[test]
+fn an_answer_survives_what_is_sent_behind_it() {
+    let server = Coring::start(&["--head-timeout", "1s"]);
+    let garbage = "G".repeat(20_000);
+    for _ in 0..20 {
+        let mut client = server.connect();
+        let request = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        client.send(format!("{request}{garbage}"));
+        for _ in 0..20 {
+            client.send(&garbage);
+        }
+        assert_eq!(client.answer().status, 200);
+        client.ends();
+    }
+    let mut late = server.connect();
+    late.send("GET / HTTP/1.1\r\nHo");
+    assert_eq!(late.head().status, 408);
+    for _ in 0..20 {
+        late.send(&garbage);
+        thread::sleep(Duration::from_millis(10));
+    }
+    late.broken();
+}

@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
+use coring::{Request, Response};
 use rustix::process::Signal;
 
-use crate::support::{Address, Answer, Client, Coring, Family, GET, HELLO, eventually};
+use crate::support::{Address, Answer, Client, Coring, Family, GET, HELLO, Local, eventually};
 
 /// Requests that arrive this long after TERM are within the second of grace, with room to spare.
 const WITHIN_GRACE: Duration = Duration::from_millis(500);
@@ -101,6 +102,28 @@ fn what_runs_is_finished_first() {
     assert_eq!(client.chunk().expect("the last chunk"), b"");
     client.ends();
     assert_eq!(server.wait().code, Some(0));
+}
+
+/// The service has the request when the drain begins, and answers later.
+#[test]
+fn what_runs_is_told_to_leave() {
+    let server = Local::start(|| {
+        async |mut request: Request| {
+            let body = request.body().read(100).await;
+            Response::text(body.expect("a body"))
+        }
+    });
+    let mut client = server.connect();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n");
+    eventually("the call", || (server.count("requests") == 1).then_some(()));
+    server.drain();
+    thread::sleep(WITHIN_GRACE);
+    client.send("body");
+    let answer = client.answer();
+    assert_eq!(answer.text(), "body");
+    assert!(answer.closes(), "{}", answer.head);
+    client.ends();
+    server.stop();
 }
 
 #[test]

@@ -4,7 +4,9 @@
 use std::thread;
 use std::time::Duration;
 
-use crate::support::{Answer, Client, Coring, GET, eventually, is_timeout, noise};
+use coring::{Limits, Request, Response, Server};
+
+use crate::support::{Answer, Client, Coring, Folder, GET, Local, eventually, is_timeout, noise};
 
 /// Long enough to tell one deadline of a second from the defaults of ten and more.
 const WHILE: Duration = Duration::from_millis(200);
@@ -214,6 +216,34 @@ fn write_timeout() {
     counts_timeouts(server, 1);
 }
 
+/// Who reads slowly but steadily is not cut, though the kernel takes nothing more of the answer for
+/// much longer than the limit.
+#[test]
+fn write_timeout_for_a_slow_reader() {
+    let limits = Limits {
+        write_timeout_ms: 1000,
+        ..Limits::default()
+    };
+    let server = Local::start_within(limits, || {
+        async |_: Request| Response::text(vec![b'x'; 32 << 20])
+    });
+    let mut client = server.connect();
+    client.receive_at_most(1 << 20);
+    client.send(GET);
+    // A fast beginning, so that the server's buffer grows.
+    client.take(8 << 20).expect("a piece of the answer");
+    for _ in 0..50 {
+        client.take(20 << 10).expect("a piece of the answer");
+        thread::sleep(WHILE / 2);
+    }
+    assert_eq!(server.count("closed_by_timeout"), 0);
+    // Then it stops.
+    eventually("the end", || {
+        (server.count("closed_by_timeout") == 1).then_some(())
+    });
+    server.stop();
+}
+
 /// There is progress all the time, but too little.
 #[test]
 fn min_rate() {
@@ -231,6 +261,69 @@ fn min_rate() {
         client.broken();
     });
     counts_timeouts(server, 1);
+}
+
+/// Echoes a body that the service has read whole.
+async fn store_and_echo(mut request: Request) -> Response {
+    let body = request.body().read(1000).await;
+    Response::text(body.expect("a small body"))
+}
+
+#[test]
+fn a_time_may_be_as_large_as_a_number() {
+    let limits = Limits {
+        head_timeout_ms: u64::MAX,
+        body_timeout_ms: u64::MAX,
+        write_timeout_ms: u64::MAX,
+        idle_timeout_ms: u64::MAX,
+        drain_timeout_ms: u64::MAX,
+        bytes_per_second_min: u64::MAX,
+        ..Limits::default()
+    };
+    let server = Local::start_within(limits, || store_and_echo);
+    let mut client = server.connect();
+    for _ in 0..2 {
+        let request = body_of(100);
+        let (head, body) = request.split_at(request.len() - 100);
+        client.send(head);
+        thread::sleep(WHILE);
+        client.send(body);
+        assert_eq!(client.answer().body.len(), 100);
+        thread::sleep(WHILE);
+    }
+    server.drain();
+    client.ends();
+    assert_eq!(server.count("task_panics"), 0);
+    server.stop();
+}
+
+/// With hardly any patience for idle ones, a connection still ends only when its answers are sent.
+#[test]
+fn a_time_may_be_next_to_nothing() {
+    let limits = Limits {
+        idle_timeout_ms: 1,
+        ..Limits::default()
+    };
+    let folder = Folder::new();
+    // The first answer just fills a Unix socket's buffer, so that the second has to wait.
+    let builder = Server::builder()
+        .bind(format!("unix:{}", folder.file("socket")))
+        .limits(limits);
+    let server = Local::start_with(builder, || {
+        async |request: Request| {
+            let len = request.path().len();
+            Response::text("x".repeat(if len > 1 { 212_000 } else { 60_000 }))
+        }
+    });
+    for _ in 0..2 {
+        let mut client = server.connect();
+        client.send(format!("GET /long HTTP/1.1\r\nHost: a\r\n\r\n{GET}"));
+        thread::sleep(WHILE);
+        assert_eq!(client.answer().body.len(), 212_000);
+        assert_eq!(client.answer().body.len(), 60_000);
+        client.ends();
+    }
+    server.stop();
 }
 
 #[test]

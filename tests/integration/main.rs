@@ -4,6 +4,7 @@
 
 mod access_log;
 mod basics;
+mod bodies;
 mod clients;
 mod embedding;
 mod faults;

@@ -1,50 +1,63 @@
-//! A service that panics costs its own connection; it is counted, and the worker lives.
+//! A service that panics, or fails otherwise, costs its own connection; it is counted, and the
+//! worker lives.
 
-use coring::{Handle, Request, Response};
+use std::future::{Ready, pending, ready};
 
-use crate::support::{Address, Client, GET, HELLO, builder, eventually};
+use coring::{Request, Response, Service};
 
-/// A server of one worker whose service panics for some paths, before and after its first wait.
-fn panicking_server() -> (Handle, Address) {
-    let service = async |mut request: Request| match request.path() {
-        "/panic" => panic!("as it was asked to"),
-        "/panic-later" => {
-            let body = request.body().read(100).await;
-            panic!("as it was asked to, after {body:?}")
+use crate::support::{GET, HELLO, Local, eventually};
+
+/// A server whose service panics for some paths, before and after its first wait.
+fn panicking_server() -> Local {
+    Local::start(|| {
+        async |mut request: Request| match request.path() {
+            "/panic" => panic!("as it was asked to"),
+            "/panic-later" => {
+                let body = request.body().read(100).await;
+                panic!("as it was asked to, after {body:?}")
+            }
+            "/panic-at-the-end" => {
+                let _at_the_end = PanicAtTheEnd;
+                Response::html(HELLO)
+            }
+            "/panic-when-dropped" => {
+                let _at_the_end = PanicAtTheEnd;
+                pending().await
+            }
+            _ => Response::html(HELLO),
         }
-        _ => Response::html(HELLO),
-    };
-    let server = builder()
-        .bind("127.0.0.1:0")
-        .cores(1)
-        .start(move || service);
-    let server = server.expect("a server");
-    let address = server.addresses()[0]
-        .to_string()
-        .parse()
-        .expect("an IP address");
-    (server, Address::Tcp(address))
+    })
 }
 
-fn service_panics(server: &Handle) -> u64 {
-    server
-        .metrics()
-        .iter()
-        .map(|worker| worker.service_panics.get())
-        .sum()
+struct PanicAtTheEnd;
+
+impl Drop for PanicAtTheEnd {
+    fn drop(&mut self) {
+        panic!("as it was asked to, in a destructor");
+    }
+}
+
+/// A service that panics before there is a future.
+struct PanicInCall;
+
+impl Service for PanicInCall {
+    #[expect(refining_impl_trait, reason = "there is nothing to wait for")]
+    fn call(&self, request: Request) -> Ready<Response> {
+        assert_ne!(request.path(), "/panic", "as it was asked to");
+        ready(Response::html(HELLO))
+    }
 }
 
 #[test]
 fn a_panic_costs_one_connection() {
-    let (server, address) = panicking_server();
-    assert_eq!(server.metrics().len(), 1, "one worker, which has to go on");
-    let mut bystander = Client::connect(&address).expect("a connection");
+    let server = panicking_server();
+    let mut bystander = server.connect();
     bystander.send(GET);
     assert_eq!(bystander.answer().text(), HELLO);
     let at_once = "GET /panic HTTP/1.1\r\nHost: a\r\n\r\n";
     let later = "POST /panic-later HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody";
     for (count, request) in (1..).zip([at_once, later, at_once, later]) {
-        let mut client = Client::connect(&address).expect("a connection");
+        let mut client = server.connect();
         client.send(request);
         // What is pipelined behind goes with the connection.
         client.send(GET);
@@ -57,25 +70,68 @@ fn a_panic_costs_one_connection() {
         );
         client.ends();
         eventually("the count", || {
-            (service_panics(&server) == count).then_some(())
+            (server.count("service_panics") == count).then_some(())
         });
         bystander.send(GET);
         assert_eq!(bystander.answer().text(), HELLO, "others go on");
     }
     drop(bystander);
-    server.drain();
-    server.wait().expect("an end in order");
+    server.stop();
 }
 
-/// What was answered before the panic still arrives.
+/// What was answered before the panic still arrives, wherever in the service it was.
 #[test]
 fn answers_before_a_panic_are_sent() {
-    let (server, address) = panicking_server();
-    let mut client = Client::connect(&address).expect("a connection");
-    client.send(format!("{GET}GET /panic HTTP/1.1\r\nHost: a\r\n\r\n"));
-    assert_eq!(client.answer().text(), HELLO);
-    assert_eq!(client.answer().status, 500);
-    client.ends();
+    let in_call = Local::start(|| PanicInCall);
+    for (server, path) in [
+        (panicking_server(), "/panic"),
+        (panicking_server(), "/panic-at-the-end"),
+        (in_call, "/panic"),
+    ] {
+        let mut client = server.connect();
+        client.send(format!("{GET}GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        assert_eq!(client.answer().text(), HELLO);
+        assert_eq!(client.answer().status, 500, "{path}");
+        client.ends();
+        let counted = || (server.count("closed_by_service") == 1).then_some(());
+        eventually("the connection's end", counted);
+        assert_eq!(server.count("service_panics"), 1);
+        server.stop();
+    }
+}
+
+/// The call is dropped because its client has gone, and its destructor panics.
+#[test]
+fn a_panic_of_a_dropped_call_is_the_services() {
+    let server = panicking_server();
+    let mut client = server.connect();
+    client.send("GET /panic-when-dropped HTTP/1.1\r\nHost: a\r\n\r\n");
+    eventually("the call", || (server.count("requests") == 1).then_some(()));
+    client.reset();
+    let counted = || (server.count("closed_by_service") == 1).then_some(());
+    eventually("the connection's end", counted);
+    assert_eq!(server.count("closed_by_drain"), 0);
+    assert_eq!(server.count("connections_open"), 0);
     server.stop();
-    server.wait().expect("an end in order");
+}
+
+/// An interim answer is none, and to HTTP/1.0 there is no such thing.
+#[test]
+fn an_interim_answer_is_a_failure() {
+    let server = Local::start(|| {
+        async |request: Request| {
+            let status = request.path()[1..].parse().expect("a status");
+            Response::new(status)
+        }
+    });
+    for (status, version) in [(100, "1.1"), (101, "1.1"), (103, "1.1"), (103, "1.0")] {
+        let mut client = server.connect();
+        client.send(format!("GET /{status} HTTP/{version}\r\nHost: a\r\n\r\n"));
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.closes()), (500, true), "{status}");
+        client.ends();
+    }
+    assert_eq!(server.count("responses_1xx"), 0);
+    assert_eq!(server.count("task_panics"), 0);
+    server.stop();
 }

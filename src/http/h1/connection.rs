@@ -300,6 +300,14 @@ impl Connection {
         )
     }
 
+    /// Whether an answer whose end is told only by closing was begun and is cut short: in the
+    /// middle, or because not all of it `is_sent`. An end in order would make it look whole.
+    #[must_use]
+    pub fn must_reset(&self, is_sent: bool) -> bool {
+        let is_cut = !is_sent || matches!(self.exchange.responder(), State::Body | State::Error);
+        self.answer == AnswerBody::UntilClose && is_cut
+    }
+
     fn next_head(&mut self, bytes: &[u8], limits: &Limits) -> Result<(usize, Event), Fault> {
         let Some((len, head)) = parse::parse(bytes, &mut self.scanned, limits)? else {
             return Ok((0, Event::NeedData));

@@ -6,7 +6,9 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::mem;
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
+use rustix::net::sockopt::{set_socket_linger, set_socket_recv_buffer_size};
 use rustix::net::{Shutdown, shutdown};
 
 use super::{Address, PATIENCE};
@@ -82,6 +84,16 @@ impl Client {
     /// Ends our side only: FIN.
     pub(crate) fn half_close(&self) {
         shutdown(&self.socket, Shutdown::Write).expect("an open connection");
+    }
+
+    /// Breaks the connection off: RST.
+    pub(crate) fn reset(self) {
+        set_socket_linger(&self.socket, Some(Duration::ZERO)).expect("an open connection");
+    }
+
+    /// Lets the kernel hold so many bytes for us until we read them.
+    pub(crate) fn receive_at_most(&self, bytes: usize) {
+        set_socket_recv_buffer_size(&self.socket, bytes).expect("an open connection");
     }
 
     /// The next answer to a request other than HEAD.

@@ -2,6 +2,7 @@
 //! that end. It refuses to judge: what is right is for the tests to say.
 
 mod client;
+mod local;
 mod process;
 mod program;
 
@@ -14,11 +15,15 @@ use std::{env, fs, process as std_process};
 use coring::{Builder, EngineChoice, Server};
 
 pub(crate) use client::{Answer, Client, is_timeout};
+pub(crate) use local::{Local, nap};
 pub(crate) use process::{Address, Coring, Ended, Family, coring};
 pub(crate) use program::{Finished, Program, python, run, run_with};
 
 /// What takes longer than this does not come any more. A bound for failures, not a measure.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The variable of our environment that says on which engine to test: uring or epoll.
+pub(crate) const ENGINE: &str = "CORING_ENGINE";
 
 /// A whole request that keeps its connection.
 pub(crate) const GET: &str = "GET / HTTP/1.1\r\nHost: coring\r\n\r\n";
@@ -29,11 +34,11 @@ pub(crate) const HELLO: &str = "<b>hello world</b>";
 /// The engine that the tests are about: the variable that the program itself heeds, so that the
 /// whole suite can be run on each.
 pub(crate) fn engine() -> EngineChoice {
-    match env::var("CORING_ENGINE").as_deref() {
+    match env::var(ENGINE).as_deref() {
         Err(_) | Ok("auto") => EngineChoice::Auto,
         Ok("uring") => EngineChoice::Uring,
         Ok("epoll") => EngineChoice::Epoll,
-        Ok(other) => panic!("CORING_ENGINE is {other:?}"),
+        Ok(other) => panic!("{ENGINE} is {other:?}"),
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::env;
+use std::ffi::OsString;
 use std::fmt;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
@@ -13,7 +14,7 @@ use std::thread::{self, JoinHandle};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Client, Folder, eventually};
+use super::{Client, ENGINE, Folder, eventually};
 
 /// Where a server can be reached.
 #[derive(Clone, Debug)]
@@ -66,14 +67,13 @@ impl Family {
 }
 
 /// A command that runs coring with nothing of our own environment that it would heed, but for the
-/// engine that the tests are about.
+/// engine.
 pub(crate) fn coring(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_coring"));
     let names = env::vars_os().map(|(name, _)| name);
-    for name in names.filter(|name| name.to_string_lossy().starts_with("CORING_")) {
-        if name != "CORING_ENGINE" {
-            command.env_remove(name);
-        }
+    let heeded = |name: &OsString| name.to_string_lossy().starts_with("CORING_");
+    for name in names.filter(|name| heeded(name) && name != ENGINE) {
+        command.env_remove(name);
     }
     command.env_remove("PORT").args(arguments);
     command

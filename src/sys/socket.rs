@@ -1,0 +1,38 @@
+//! What the kernel knows of a socket's queue.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+/// How many bytes of what was sent the peer has not yet acknowledged (TCP, see tcp(7) on
+/// `SIOCOUTQ`) or not yet taken (Unix, with the kernel's own overhead).
+///
+/// # Errors
+/// Those of ioctl(2).
+pub fn unacknowledged(socket: impl AsFd) -> io::Result<u32> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the request, which is SIOCOUTQ by another name, stores an int where it is told to,
+    // and `bytes` is one.
+    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &mut bytes) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(bytes.unsigned_abs())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn it_grows_by_what_is_sent_and_shrinks_by_what_is_taken() {
+        let (mut near, mut far) = UnixStream::pair().unwrap();
+        assert_eq!(unacknowledged(&near).unwrap(), 0);
+        near.write_all(&[1; 1000]).unwrap();
+        assert!(unacknowledged(&near).unwrap() >= 1000);
+        far.read_exact(&mut [0; 1000]).unwrap();
+        assert_eq!(unacknowledged(&near).unwrap(), 0);
+    }
+}

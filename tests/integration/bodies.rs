@@ -1,0 +1,225 @@
+//! What services may do with bodies: read them by parts, stop reading, pass them on, keep them for
+//! another request. The client's side is told the truth, and nobody waits for ever.
+
+use std::cell::RefCell;
+use std::future::{pending, poll_fn};
+use std::io::ErrorKind;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use coring::{Body, BodyError, EngineChoice, Limits, Request, Response, Server};
+
+use crate::support::{GET, Local, eventually, nap};
+
+/// A service of two requests: `PUT` leaves its body there, and `GET` answers with it.
+fn relay() -> Local {
+    Local::start(|| {
+        let left: Rc<RefCell<Option<Body>>> = Rc::default();
+        async move |request: Request| {
+            if request.method() == "GET" {
+                let body = left.take().expect("a body was left");
+                return Response::text(body);
+            }
+            let fails = request.path() == "/fails";
+            *left.borrow_mut() = Some(request.into_body());
+            assert!(!fails, "as it was asked to");
+            pending().await
+        }
+    })
+}
+
+#[test]
+fn a_body_can_be_another_requests_answer() {
+    let server = relay();
+    let mut from = server.connect();
+    from.send("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhello");
+    eventually("the call", || (server.count("requests") == 1).then_some(()));
+    let mut to = server.connect();
+    to.send(GET);
+    assert_eq!(to.head().field("content-length"), Some("10"));
+    assert_eq!(to.take(5).expect("the first half"), b"hello");
+    from.send("world");
+    assert_eq!(to.take(5).expect("the second half"), b"world");
+    server.stop();
+}
+
+/// Whoever reads a body is told when it will never be whole, however its connection ended.
+#[test]
+fn a_reader_elsewhere_learns_of_the_end() {
+    let server = relay();
+    for (path, rest) in [
+        ("/", Some("no chunk\r\n")),
+        ("/", None),
+        ("/fails", Some("")),
+    ] {
+        let calls = server.count("requests") + 1;
+        let mut from = server.connect();
+        let request =
+            format!("PUT {path} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
+        from.send(request);
+        eventually("the call", || {
+            (server.count("requests") == calls).then_some(())
+        });
+        if path == "/fails" {
+            assert_eq!(from.answer().status, 500);
+        }
+        let mut to = server.connect();
+        to.send(GET);
+        assert_eq!(to.head().status, 200, "{path} {rest:?}");
+        match rest {
+            Some(rest) => drop(from.try_send(rest)),
+            None => from.reset(),
+        }
+        assert_eq!(to.broken(), b"", "no last chunk: it is cut short");
+    }
+    server.stop();
+}
+
+/// The end of a connection is the end of such an answer, so that it must be told from a failure.
+#[test]
+fn an_answer_until_the_close_is_cut_by_a_reset() {
+    let put = "PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    for is_whole in [true, false] {
+        let server = relay();
+        let mut from = server.connect();
+        from.send(format!("{put}5\r\nhello\r\n"));
+        eventually("the call", || (server.count("requests") == 1).then_some(()));
+        let mut to = server.connect();
+        to.send("GET / HTTP/1.0\r\n\r\n");
+        assert_eq!(to.head().field("content-length"), None);
+        assert_eq!(to.take(5).expect("the first part"), b"hello");
+        from.send(if is_whole {
+            "0\r\n\r\n"
+        } else {
+            "no chunk\r\n"
+        });
+        match to.rest() {
+            Ok(rest) => assert_eq!((is_whole, &rest[..]), (true, &b""[..])),
+            Err(error) => {
+                assert_eq!(
+                    (is_whole, error.kind()),
+                    (false, ErrorKind::ConnectionReset)
+                );
+            }
+        }
+        server.stop();
+    }
+}
+
+/// The server's own end is no end of such an answer either.
+#[test]
+fn an_answer_until_the_close_is_cut_by_a_stop() {
+    let server = relay();
+    let mut from = server.connect();
+    from.send("PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
+    eventually("the call", || (server.count("requests") == 1).then_some(()));
+    let mut to = server.connect();
+    to.send("GET / HTTP/1.0\r\n\r\n");
+    assert_eq!(to.head().status, 200);
+    server.stop();
+    let error = to.rest().expect_err("no end in order");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn what_is_left_of_a_body_can_be_passed_on() {
+    let server = Local::start(|| {
+        async |mut request: Request| {
+            let first = request.body().part().await.expect("a part");
+            assert_eq!(first.as_deref(), Some(&b"hello"[..]));
+            assert!(request.body().length().is_none_or(|length| length == 5));
+            Response::text(request.into_body())
+        }
+    });
+    let mut client = server.connect();
+    for (answers, (framing, first, second)) in (1..).zip([
+        ("Content-Length: 10", "hello", "world"),
+        (
+            "Transfer-Encoding: chunked",
+            "5\r\nhello\r\n",
+            "5\r\nworld\r\n0\r\n\r\n",
+        ),
+    ]) {
+        client.send(format!(
+            "POST / HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n{first}"
+        ));
+        eventually("the first half", || {
+            (server.count("responses_2xx") == answers).then_some(())
+        });
+        client.send(second);
+        assert_eq!(client.answer().text(), "world", "{framing}");
+    }
+    server.stop();
+}
+
+#[test]
+fn a_body_may_be_too_large_for_its_reader() {
+    let server = Local::start(|| {
+        async |mut request: Request| match request.body().read(4).await {
+            Err(error @ BodyError::TooLarge) => Response::text(error.to_string()),
+            other => Response::text(format!("{other:?}")),
+        }
+    });
+    let mut client = server.connect();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody");
+    assert_eq!(client.answer().text(), "Ok([98, 111, 100, 121])");
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nlarge");
+    assert_eq!(
+        client.answer().text(),
+        "the request's body is larger than its reader wants"
+    );
+    server.stop();
+}
+
+/// Only who waits for a body holds its client to the deadline.
+#[test]
+fn a_reader_may_give_up() {
+    let limits = Limits {
+        body_timeout_ms: 300,
+        ..Limits::default()
+    };
+    let server = Local::start_within(limits, || {
+        async |mut request: Request| {
+            {
+                let mut part = pin!(request.body().part());
+                let mut patience = pin!(nap(Duration::from_millis(100)));
+                let first = poll_fn(|context| match part.as_mut().poll(context) {
+                    Poll::Ready(part) => Poll::Ready(Some(part)),
+                    Poll::Pending => patience.as_mut().poll(context).map(|()| None),
+                });
+                assert!(first.await.is_none(), "nothing was sent");
+            }
+            nap(Duration::from_millis(1000)).await;
+            Response::text("without the body")
+        }
+    });
+    let started = Instant::now();
+    let mut client = server.connect();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n");
+    assert_eq!(client.answer().text(), "without the body");
+    assert!(started.elapsed() >= Duration::from_millis(1100));
+    server.stop();
+}
+
+/// A part that arrives is one turn of its connection, not two. Seen with epoll, which does not wait
+/// for the end of a send.
+#[test]
+fn a_part_costs_one_turn() {
+    let builder = Server::builder().engine(EngineChoice::Epoll);
+    let server = Local::start_with(builder, || {
+        async |request: Request| Response::text(request.into_body())
+    });
+    let mut client = server.connect();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n");
+    assert_eq!(client.head().status, 200);
+    let before = server.count("task_polls");
+    for _ in 0..100 {
+        client.send("x");
+        assert_eq!(client.take(1).expect("the echo"), b"x");
+    }
+    let turns = server.count("task_polls") - before;
+    assert!(turns <= 110, "{turns} turns for 100 parts");
+    server.stop();
+}

@@ -1,0 +1,111 @@
+//! A server in this process, by the library's face: for services that the program does not have.
+
+use std::future::poll_fn;
+use std::task::Poll;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use coring::{Builder, Handle, Limits, Service};
+
+use super::{Address, Client, builder};
+
+/// A server of one worker; stopped when dropped.
+pub(crate) struct Local {
+    handle: Handle,
+    address: Address,
+}
+
+impl Local {
+    /// Serves what `factory` makes, by the default limits.
+    #[track_caller]
+    pub(crate) fn start<S: Service + 'static>(
+        factory: impl Fn() -> S + Send + Sync + 'static,
+    ) -> Self {
+        Self::start_within(Limits::default(), factory)
+    }
+
+    /// As [`Local::start`], within `limits`.
+    #[track_caller]
+    pub(crate) fn start_within<S: Service + 'static>(
+        limits: Limits,
+        factory: impl Fn() -> S + Send + Sync + 'static,
+    ) -> Self {
+        Self::start_with(builder().limits(limits), factory)
+    }
+
+    /// As [`Local::start`], as `builder` has it; reached at the builder's own address, if it has
+    /// one.
+    #[track_caller]
+    pub(crate) fn start_with<S: Service + 'static>(
+        builder: Builder,
+        factory: impl Fn() -> S + Send + Sync + 'static,
+    ) -> Self {
+        let handle = builder.bind("127.0.0.1:0").cores(1).start(factory);
+        let handle = handle.expect("a server");
+        let address = handle.addresses()[0].to_string();
+        let address = match address.strip_prefix("unix:") {
+            Some(path) => Address::Unix(path.into()),
+            None => Address::Tcp(address.parse().expect("an IP address")),
+        };
+        Self { handle, address }
+    }
+
+    #[track_caller]
+    pub(crate) fn connect(&self) -> Client {
+        Client::connect(&self.address).expect("a connection")
+    }
+
+    /// The present value of a counter.
+    #[track_caller]
+    pub(crate) fn count(&self, name: &str) -> u64 {
+        let list = self.handle.metrics()[0].list();
+        let found = list.into_iter().find(|(known, _)| *known == name);
+        found.expect("a counter of that name").1
+    }
+
+    pub(crate) fn drain(&self) {
+        self.handle.drain();
+    }
+
+    /// Stops it and insists on an end in order.
+    #[track_caller]
+    pub(crate) fn stop(self) {
+        self.handle.stop();
+        self.handle.wait().expect("an end in order");
+    }
+
+    /// As [`Local::stop`]; the last value of a counter.
+    #[track_caller]
+    pub(crate) fn stop_and_count(self, name: &str) -> u64 {
+        self.handle.stop();
+        self.handle.wait().expect("an end in order");
+        self.count(name)
+    }
+}
+
+impl Drop for Local {
+    fn drop(&mut self) {
+        self.handle.stop();
+    }
+}
+
+/// Waits within a service, which has no timer of ours: another thread wakes it.
+pub(crate) async fn nap(duration: Duration) {
+    let end = Instant::now() + duration;
+    let mut is_set = false;
+    poll_fn(|context| {
+        if Instant::now() >= end {
+            return Poll::Ready(());
+        }
+        if !is_set {
+            is_set = true;
+            let waker = context.waker().clone();
+            thread::spawn(move || {
+                thread::sleep(end - Instant::now());
+                waker.wake();
+            });
+        }
+        Poll::Pending
+    })
+    .await;
+}
