@@ -112,6 +112,15 @@ impl Chunk {
         self.len = length(len);
     }
 
+    /// Takes all of `bytes` in behind this chunk's end, if its block has room and no other holder.
+    pub(crate) fn absorb(&mut self, bytes: &[u8]) -> bool {
+        let fits = self.is_unique() && bytes.len() <= self.room();
+        if fits {
+            self.extend(bytes);
+        }
+        fits
+    }
+
     /// Whether it fills its block.
     pub(crate) fn is_whole_block(&self) -> bool {
         self.len() == BLOCK_BYTES
@@ -129,8 +138,7 @@ impl Chunk {
             self.is_unique(),
             "only a chunk that shares with nobody may grow"
         );
-        let end = self.start.addr().get() + self.len() - self.base.addr().get();
-        let n = bytes.len().min(BLOCK_BYTES - end);
+        let n = bytes.len().min(self.room());
         // SAFETY: start + len is in or one past the block.
         let target = unsafe { self.start.add(self.len()) };
         // SAFETY: n bytes fit behind `target` in the block, nobody else holds a part of it, and
@@ -138,6 +146,11 @@ impl Chunk {
         unsafe { target.copy_from_nonoverlapping(NonNull::from(bytes).cast(), n) };
         self.len += length(n);
         n
+    }
+
+    /// Bytes of the block behind this chunk's end.
+    fn room(&self) -> usize {
+        BLOCK_BYTES - (self.start.addr().get() + self.len() - self.base.addr().get())
     }
 }
 

@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -63,9 +64,6 @@ pub(in crate::engine) struct Epoll {
     /// to read it.
     _wake: Arc<OwnedFd>,
     pool: Pool,
-    blocks_max: usize,
-    /// Who found no memory to receive into.
-    starved: RefCell<Vec<Waker>>,
     metrics: Arc<WorkerMetrics>,
 }
 
@@ -74,7 +72,6 @@ impl Epoll {
     /// Those of epoll_create1(2) and epoll_ctl(2).
     pub(super) fn new(
         pool: Pool,
-        blocks_max: usize,
         wake: Arc<OwnedFd>,
         metrics: Arc<WorkerMetrics>,
     ) -> io::Result<Self> {
@@ -87,8 +84,6 @@ impl Epoll {
             events: RefCell::new(Vec::with_capacity(EVENTS_MAX)),
             _wake: wake,
             pool,
-            blocks_max,
-            starved: RefCell::default(),
             metrics,
         })
     }
@@ -112,9 +107,6 @@ impl Epoll {
                 .try_into()
                 .expect("a timer's range is smaller than the clock's")
         });
-        if self.pool.in_use() < self.blocks_max {
-            self.starved.take().into_iter().for_each(Waker::wake);
-        }
         self.metrics.enters.add(1);
         self.metrics.blocks_in_use.set(self.pool.in_use() as u64);
         let mut events = self.events.borrow_mut();
@@ -194,11 +186,6 @@ impl Epoll {
         if watch.burst == BURST_MAX {
             watch.burst = 0;
             context.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        if watch.readable && self.pool.in_use() >= self.blocks_max {
-            self.metrics.buffers_exhausted.add(1);
-            self.starved.borrow_mut().push(context.waker().clone());
             return Poll::Pending;
         }
         let socket = watch.owner.as_ref().filter(|_| watch.readable);
@@ -373,7 +360,9 @@ impl Epoll {
             writer = watch.writer.take().filter(|_| waits);
         }
         drop(watches);
-        drop(sent);
+        // What was sent may run code of the service's when it is dropped; a panic there is
+        // reported by the hook and must not take the worker with it.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(sent)));
         reader.into_iter().chain(writer).for_each(Waker::wake);
     }
 }

@@ -68,8 +68,8 @@ thread_local! {
 }
 
 impl Worker {
-    /// A worker on this thread, and on no other, with the engine that was `selected`. Receiving
-    /// may use `blocks_max` blocks of memory.
+    /// A worker on this thread, and on no other, with the engine that was `selected`. From
+    /// `blocks_max` blocks of memory on, nothing is received ahead of who asks for it.
     ///
     /// # Errors
     /// When that engine cannot be made once more for this worker.
@@ -99,7 +99,7 @@ impl Worker {
             }
             Selected::Epoll { .. } => {
                 let refusal = Refusal::new("epoll_create");
-                let epoll = Epoll::new(pool, blocks_max, wake, metrics);
+                let epoll = Epoll::new(pool, wake, metrics);
                 Engine::Epoll(Box::new(epoll.map_err(|error| Refused(refusal(error)))?))
             }
         };

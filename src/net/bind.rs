@@ -1,9 +1,9 @@
 //! Taking an address: for all workers at once, and for nobody else.
 //!
-//! The first TCP socket is bound *without* `SO_REUSEPORT`, so a port that anybody has is refused.
-//! Then the option is switched on, and the other workers' sockets, which have it from the start,
-//! can join. Since the first one was alone when it was bound, two servers can never share a port
-//! by accident, whatever the order in which they start.
+//! The first TCP socket is bound and listens *without* `SO_REUSEPORT`, so a port that anybody has
+//! is refused. Then the option is switched on, and the other workers' sockets, which have it from
+//! the start, can join. Since the first one was alone when it began to listen, two servers can
+//! never share a port by accident, even if they start at the same moment.
 
 use std::fmt;
 use std::io;
@@ -12,6 +12,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use rustix::process::{Pid, test_kill_process};
@@ -126,6 +127,7 @@ fn bind_tcp(address: std::net::SocketAddr, workers: usize) -> Result<Vec<OwnedFd
     };
     let first = open()?;
     rustix::net::bind(&first, &address)?;
+    rustix::net::listen(&first, BACKLOG)?;
     sockopt::set_socket_reuseport(&first, true)?;
     let real = rustix::net::getsockname(&first)?;
     let mut sockets = vec![first];
@@ -133,10 +135,8 @@ fn bind_tcp(address: std::net::SocketAddr, workers: usize) -> Result<Vec<OwnedFd
         let socket = open()?;
         sockopt::set_socket_reuseport(&socket, true)?;
         rustix::net::bind(&socket, &real)?;
+        rustix::net::listen(&socket, BACKLOG)?;
         sockets.push(socket);
-    }
-    for socket in &sockets {
-        rustix::net::listen(socket, BACKLOG)?;
     }
     Ok(sockets)
 }
@@ -206,6 +206,8 @@ fn clear_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), String> {
 /// The process that listens on the socket at `address`.
 fn ask_owner(address: &SocketAddrUnix) -> Result<Pid, Errno> {
     let probe = unix_socket()?;
+    // A backlog that is full would let us wait; it has an owner.
+    fcntl_setfl(&probe, OFlags::NONBLOCK)?;
     rustix::net::connect(&probe, address)?;
     Ok(sockopt::socket_peercred(&probe)?.pid)
 }
@@ -243,6 +245,42 @@ impl Drop for SocketFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Connections reach every socket of the address, though the first joined the others late.
+    #[test]
+    fn connections_are_spread_over_all_workers() {
+        let bound = bind(&Address::Tcp("127.0.0.1:0".parse().unwrap()), 2).unwrap();
+        let Address::Tcp(address) = bound.address else {
+            panic!("a TCP address")
+        };
+        let clients: Vec<_> = (0..64)
+            .map(|_| std::net::TcpStream::connect(address).unwrap())
+            .collect();
+        let waiting = |socket: &OwnedFd| {
+            fcntl_setfl(socket, OFlags::NONBLOCK).unwrap();
+            std::iter::from_fn(|| rustix::net::accept(socket).ok()).count()
+        };
+        let counts: Vec<usize> = bound.sockets.iter().map(waiting).collect();
+        assert_eq!(counts.iter().sum::<usize>(), clients.len());
+        assert!(counts.iter().all(|&count| count > 0), "{counts:?}");
+    }
+
+    #[test]
+    fn of_two_that_start_at_once_one_is_refused() {
+        for _ in 0..20 {
+            let port = std::net::TcpListener::bind("127.0.0.1:0")
+                .unwrap()
+                .local_addr()
+                .unwrap();
+            let address = Address::Tcp(port);
+            let taken = std::thread::scope(|scope| {
+                let both = [0, 1].map(|_| scope.spawn(|| bind(&address, 2).ok()));
+                // Kept until both are known: the first must not make room for the second.
+                both.map(|one| one.join().unwrap())
+            });
+            assert_eq!(taken.iter().flatten().count(), 1);
+        }
+    }
 
     #[test]
     fn workers_share_a_port_that_nobody_else_can_have() {

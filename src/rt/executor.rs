@@ -156,7 +156,8 @@ impl Executor {
         }
     }
 
-    /// Drops every task. What their destructors spawn is dropped as well.
+    /// Drops every task. What their destructors spawn is dropped as well; a panic in one costs the
+    /// others nothing.
     pub fn clear(&self) {
         loop {
             let futures: Vec<Future> = {
@@ -172,6 +173,10 @@ impl Executor {
             };
             if futures.is_empty() {
                 break;
+            }
+            for future in futures {
+                let dropped = catch_unwind(AssertUnwindSafe(|| drop(future)));
+                self.metrics.task_panics.add(u64::from(dropped.is_err()));
             }
         }
         self.run_queue.borrow_mut().clear();
@@ -249,8 +254,9 @@ impl Executor {
         }
         self.metrics.task_panics.add(u64::from(panicked));
         self.vacate(&mut self.tasks.borrow_mut(), slot as usize);
-        // Dropped last: destructors may wake and spawn tasks.
-        drop(future);
+        // Dropped last: destructors may wake and spawn tasks, and panic.
+        let dropped = catch_unwind(AssertUnwindSafe(|| drop(future)));
+        self.metrics.task_panics.add(u64::from(dropped.is_err()));
     }
 
     fn vacate(&self, tasks: &mut Tasks, slot: usize) {

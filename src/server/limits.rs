@@ -2,6 +2,9 @@
 
 use crate::http::h1;
 
+/// The least memory to receive into, in bytes: a full ring of provided buffers, and as much again.
+const RECEIVE_MEMORY_MIN: usize = 2 << 20;
+
 /// What a server lets its clients do. All limits are on by default; a time of `u64::MAX` is none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
@@ -33,8 +36,9 @@ pub struct Limits {
     /// Connections of the whole process; 0: as many as the limit of open files allows. Those
     /// beyond it are answered 503.
     pub connections_max: usize,
-    /// Memory of one worker for what was received and not yet consumed, in bytes. At the limit
-    /// receiving waits: TCP slows the clients down.
+    /// Memory of one worker for what was received and not yet consumed, and for requests that wait,
+    /// in bytes. From there on nothing is received before a service asks for it: TCP slows the
+    /// clients down. At least 2 MiB.
     pub receive_memory_max: usize,
     /// What runs when a drain begins may go on for this long, in ms.
     pub drain_timeout_ms: u64,
@@ -61,6 +65,33 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// Whether they make sense; if not, which one does not, and the cure.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let times = [
+            ("head_timeout_ms", self.head_timeout_ms),
+            ("body_timeout_ms", self.body_timeout_ms),
+            ("write_timeout_ms", self.write_timeout_ms),
+            ("idle_timeout_ms", self.idle_timeout_ms),
+        ];
+        if let Some((name, _)) = times.iter().find(|(_, time_ms)| *time_ms == 0) {
+            return Err(format!(
+                "{name} is 0, which would close every connection; raise it"
+            ));
+        }
+        if !(1..=h1::FIELDS_MAX).contains(&usize::from(self.fields_max)) {
+            return Err(format!(
+                "fields_max is not between 1 and {}",
+                h1::FIELDS_MAX
+            ));
+        }
+        if self.receive_memory_max < RECEIVE_MEMORY_MIN {
+            return Err(format!(
+                "receive_memory_max is less than {RECEIVE_MEMORY_MIN} bytes; raise it"
+            ));
+        }
+        Ok(())
+    }
+
     /// Those of them that concern the protocol.
     pub(super) fn h1(&self) -> h1::Limits {
         h1::Limits {

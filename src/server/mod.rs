@@ -102,15 +102,19 @@ impl Builder {
         self
     }
 
-    /// Starts the server and returns when it listens. The factory runs once on each worker.
+    /// Starts the server and returns when it listens. The factory runs once on each worker. The
+    /// server lives as long as one of its handles.
     ///
     /// # Errors
-    /// When an address cannot be had, no engine works, or the log cannot be opened.
+    /// When a limit makes no sense, an address cannot be had, no engine works, or the log cannot
+    /// be opened.
     pub fn start<F, S>(self, factory: F) -> Result<Handle>
     where
         F: Fn() -> S + Send + Sync + 'static,
         S: Service + 'static,
     {
+        let wrong = |message: String| Error::new(ErrorKind::Configuration, message);
+        self.limits.check().map_err(wrong)?;
         let addresses = self.parsed_addresses()?;
         let refused = |refused: Refused| Error::new(ErrorKind::Engine, refused);
         let selected = engine::select(self.engine).map_err(refused)?;
@@ -144,7 +148,7 @@ impl Builder {
             });
         let (engine, threads) =
             startup::start(plans.collect(), factory, selected, self.engine, &control)?;
-        let running = Mutex::new(Some(Running {
+        let life = Mutex::new(Life::Running(Running {
             threads,
             writer,
             files,
@@ -155,7 +159,7 @@ impl Builder {
             cores,
             control,
             all_metrics,
-            running,
+            life,
         };
         Ok(Handle(Arc::new(state)))
     }
@@ -188,7 +192,7 @@ impl Builder {
     }
 }
 
-/// A running server, as other threads see it.
+/// A running server, as other threads see it. When the last handle is dropped, the server stops.
 #[derive(Debug, Clone)]
 pub struct Handle(Arc<State>);
 
@@ -199,8 +203,14 @@ struct State {
     cores: Arc<Cores>,
     control: Arc<Control>,
     all_metrics: Arc<[Arc<WorkerMetrics>]>,
-    /// Until somebody waits for the end.
-    running: Mutex<Option<Running>>,
+    /// Locked by whoever waits for the end; others wait behind it.
+    life: Mutex<Life>,
+}
+
+#[derive(Debug)]
+enum Life {
+    Running(Running),
+    Ended(Result<()>),
 }
 
 #[derive(Debug)]
@@ -241,27 +251,42 @@ impl Handle {
         self.0.control.enter(Phase::Stopping);
     }
 
-    /// Waits until every worker has ended. Whoever comes second does not wait.
+    /// Waits until every worker has ended.
     ///
     /// # Errors
     /// When a worker failed or panicked; the others have been stopped then.
     pub fn wait(&self) -> Result<()> {
-        let running = self
-            .0
-            .running
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        let Some(Running {
-            threads,
-            writer,
-            files,
-        }) = running
-        else {
-            return Ok(());
-        };
+        self.0.wait()
+    }
+}
+
+impl State {
+    fn wait(&self) -> Result<()> {
+        let mut life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Life::Running(running) = &mut *life {
+            let outcome = running.finish();
+            *life = Life::Ended(outcome);
+        }
+        match &*life {
+            Life::Ended(outcome) => outcome.clone(),
+            Life::Running(_) => unreachable!("it has just ended"),
+        }
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        self.control.enter(Phase::Stopping);
+        // Whoever wanted to hear of a failure has waited.
+        let _ = self.wait();
+    }
+}
+
+impl Running {
+    /// Waits for the workers, and clears away what they leave.
+    fn finish(&mut self) -> Result<()> {
         let mut outcome = Ok(());
-        for thread in threads {
+        for thread in self.threads.drain(..) {
             let failure = match thread.join() {
                 Ok(Ok(())) => continue,
                 Ok(Err(error)) => format!("a worker's engine failed: {error}"),
@@ -269,10 +294,10 @@ impl Handle {
             };
             outcome = Err(Error::new(ErrorKind::Runtime, failure));
         }
-        if let Some(writer) = writer {
+        if let Some(writer) = self.writer.take() {
             writer.finish();
         }
-        drop(files);
+        self.files.clear();
         outcome
     }
 }

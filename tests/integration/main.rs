@@ -6,6 +6,7 @@ mod access_log;
 mod basics;
 mod bodies;
 mod clients;
+mod embedding;
 mod faults;
 mod lifecycle;
 mod limits;

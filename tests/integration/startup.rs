@@ -5,8 +5,10 @@ use std::fs;
 use std::net::TcpListener;
 use std::process::Command;
 
+use coring::EngineChoice;
+
 use crate::support::{
-    Address, Client, Coring, Finished, Folder, GET, HELLO, coring, python, run_with,
+    Address, Client, Coring, Finished, Folder, GET, HELLO, coring, engine, python, run_with,
 };
 
 /// Runs coring to an end that is meant to come at once.
@@ -161,7 +163,7 @@ fn the_banner_has_the_real_port_of_each_address() {
     let server = Coring::start_as(coring(&["-b", "127.0.0.1:0", "-b", "[::1]:0", "--stats"]));
     let banner = server.stderr();
     assert_ne!(server.address().port(), 0);
-    for word in ["http://127.0.0.1:", "http://[::1]:", "io_uring", "core"] {
+    for word in ["http://127.0.0.1:", "http://[::1]:", engine_name(), "core"] {
         assert!(banner.contains(word), "no `{word}` in: {banner}");
     }
     assert!(!banner.contains(":0/"), "{banner}");
@@ -221,56 +223,91 @@ fn help_and_version_are_no_errors() {
         assert!(said.contains(env!("CARGO_PKG_VERSION")), "{said}");
     }
     let said = run_with(&mut coring(&["version"]), b"").succeeded();
-    assert!(said.contains("io_uring"), "{said}");
+    assert!(said.contains(engine_name()), "{said}");
+}
+
+/// What the program calls the engine that the tests are about.
+fn engine_name() -> &'static str {
+    match engine() {
+        EngineChoice::Auto | EngineChoice::Uring => "io_uring",
+        EngineChoice::Epoll => "epoll",
+    }
+}
+
+/// Runs `arguments` of coring where io_uring_setup answers `errno`.
+fn where_io_uring_is(errno: &str, arguments: &[&str]) -> Command {
+    let program = [errno, env!("CARGO_BIN_EXE_coring")];
+    python("refuse_io_uring.py", &[&program, arguments].concat())
 }
 
 #[test]
 fn a_filter_that_refuses_io_uring_is_named() {
     for errno in ["EPERM", "ENOSYS"] {
-        for engine in ["auto", "uring"] {
-            let program = env!("CARGO_BIN_EXE_coring");
-            let mut command = python(
-                "refuse_io_uring.py",
-                &[errno, program, "--engine", engine, "-b", "127.0.0.1:0"],
-            );
-            let finished = run_with(&mut command, b"");
-            assert_eq!(finished.code, Some(77), "{errno}: {}", finished.stderr);
-            says(&finished, &["io_uring_setup", "seccomp", "allow"]);
+        let wanted = ["--engine", "uring", "-b", "127.0.0.1:0"];
+        let finished = run_with(&mut where_io_uring_is(errno, &wanted), b"");
+        assert_eq!(finished.code, Some(77), "{errno}: {}", finished.stderr);
+        says(&finished, &["io_uring_setup", "seccomp", "allow"]);
+    }
+}
+
+#[test]
+fn where_io_uring_is_refused_epoll_serves_and_says_why() {
+    for errno in ["EPERM", "ENOSYS"] {
+        let any = ["--engine", "auto", "-b", "127.0.0.1:0"];
+        let server = Coring::start_as(where_io_uring_is(errno, &any));
+        assert_eq!(server.ask(GET).text(), HELLO);
+        let ended = server.stop();
+        assert_eq!(ended.code, Some(0));
+        let banner = ended.stderr;
+        for word in ["epoll", "io_uring_setup", "seccomp", "allow"] {
+            assert!(banner.contains(word), "no `{word}` in: {banner}");
         }
     }
+}
+
+/// Runs coring as a plain user who may lock no memory, with the shell's `arguments`.
+fn without_locked_memory(folder: &Folder, arguments: &str) -> Command {
+    // Where we build may be closed to others.
+    let program = folder.file("coring");
+    fs::copy(env!("CARGO_BIN_EXE_coring"), &program).expect("a copy");
+    let script = format!("ulimit -l 0 && exec {program} -b 127.0.0.1:0 {arguments}");
+    if !rustix::process::geteuid().is_root() {
+        let mut command = Command::new("sh");
+        command.args(["-c", &script]);
+        return command;
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+    command.args(["sh", "-c", &script]);
+    command
 }
 
 /// Locked memory counts for a plain user, and from Linux 6.14 on a ring is made of it.
 #[test]
 fn a_lack_of_locked_memory_is_named() {
     let folder = Folder::new();
-    // Where we build may be closed to others.
-    let program = folder.file("coring");
-    fs::copy(env!("CARGO_BIN_EXE_coring"), &program).expect("a copy");
-    let script = format!("ulimit -l 0 && exec {program} -b 127.0.0.1:0");
-    let mut command = if rustix::process::geteuid().is_root() {
-        let mut command = Command::new("setpriv");
-        command.args([
-            "--reuid=65534",
-            "--regid=65534",
-            "--clear-groups",
-            "sh",
-            "-c",
-            &script,
-        ]);
-        command
-    } else {
-        let mut command = Command::new("sh");
-        command.args(["-c", &script]);
-        command
-    };
+    let mut wanted = without_locked_memory(&folder, "--engine uring");
     if charges_rings() {
-        let finished = run_with(&mut command, b"");
+        let finished = run_with(&mut wanted, b"");
         assert_eq!(finished.code, Some(77), "{}", finished.stderr);
         says(&finished, &["locked-memory", "ulimit -l is 0"]);
     } else {
-        assert_eq!(Coring::start_as(command).ask(GET).text(), HELLO);
+        assert_eq!(Coring::start_as(wanted).ask(GET).text(), HELLO);
     }
+}
+
+#[test]
+fn without_locked_memory_epoll_serves() {
+    let folder = Folder::new();
+    let server = Coring::start_as(without_locked_memory(&folder, "--engine auto"));
+    assert_eq!(server.ask(GET).text(), HELLO);
+    let banner = server.stop().stderr;
+    let word = if charges_rings() {
+        "ulimit -l is 0"
+    } else {
+        "io_uring"
+    };
+    assert!(banner.contains(word), "no `{word}` in: {banner}");
 }
 
 fn charges_rings() -> bool {

@@ -81,7 +81,7 @@ pub(crate) struct Place {
     #[arg(value_enum, default_value_t = Pin::Auto)]
     pub(crate) pin: Pin,
 
-    /// How to ask the kernel; auto: io_uring if it works here, else epoll; uring: io_uring or nothing
+    /// How to ask the kernel; auto: io_uring if it works, else epoll; uring: io_uring or nothing
     #[arg(long, global = true, env = "CORING_ENGINE", value_name = "ENGINE")]
     #[arg(value_enum, default_value_t = Engine::Auto)]
     pub(crate) engine: Engine,

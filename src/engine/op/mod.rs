@@ -10,8 +10,8 @@
 //!
 //! An operation owns what the kernel uses for it: its descriptor and its buffers. Its owner (a
 //! handle in a coroutine) may vanish at any time; the operation then stays, orphaned, until its
-//! final completion. A name is never used twice: it carries the generation of its slot, so a
-//! completion that comes late finds another generation and is dropped.
+//! final completion. A name carries the generation of its slot, so it is void once the slot is used
+//! again, and a completion that comes late finds another generation and is dropped.
 //!
 //! Each file below holds one operation: its ring form and what its completions mean.
 
@@ -63,13 +63,14 @@ pub(super) struct OpId {
     generation: u32,
 }
 
+/// Bits of the generation that fit into a completion beside slot and tag.
 const GENERATION_BITS: u32 = 24;
 
 /// What a submission is for, in the top byte of its `user_data`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Tag {
-    /// The operation of that name in the table.
+    /// An operation in the table.
     Op = 1,
     /// The cancellation of it: its own completion tells nothing that the target's does not.
     Cancel = 2,
@@ -80,10 +81,7 @@ pub(super) enum Tag {
 impl OpId {
     /// The name of what is at `slot` in its `generation`.
     pub(super) fn new(slot: u32, generation: u32) -> Self {
-        Self {
-            slot,
-            generation: generation & ((1 << GENERATION_BITS) - 1),
-        }
+        Self { slot, generation }
     }
 
     pub(super) fn slot(self) -> u32 {
@@ -96,22 +94,13 @@ impl OpId {
 
     /// The `user_data` of a submission on behalf of this operation.
     pub(super) fn user_data(self, tag: Tag) -> u64 {
-        (tag as u64) << 56 | u64::from(self.generation) << 32 | u64::from(self.slot)
-    }
-
-    /// The name in a completion's `user_data`; none when it is not an operation's own.
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "each field is masked to its own bits"
-    )]
-    pub(super) fn of_completion(user_data: u64) -> Option<Self> {
-        let tagged = user_data >> 56 == Tag::Op as u64;
-        tagged.then_some(Self {
-            slot: user_data as u32,
-            generation: (user_data >> 32) as u32 & ((1 << GENERATION_BITS) - 1),
-        })
+        (tag as u64) << 56
+            | u64::from(self.generation & GENERATION_MASK) << 32
+            | u64::from(self.slot)
     }
 }
+
+const GENERATION_MASK: u32 = (1 << GENERATION_BITS) - 1;
 
 /// Where an operation is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,6 +173,16 @@ impl Table {
         }
     }
 
+    /// The operation that a completion is of; none when it is not one of the table's, or gone.
+    #[inline]
+    pub(super) fn completed(&self, user_data: u64) -> Option<OpId> {
+        #[expect(clippy::cast_possible_truncation, reason = "the fields of `user_data`")]
+        let (slot, generation) = (user_data as u32, (user_data >> 32) as u32 & GENERATION_MASK);
+        let place = self.slots.get(slot as usize)?;
+        let is_it = place.entry.is_some() && place.generation & GENERATION_MASK == generation;
+        is_it.then_some(OpId::new(slot, place.generation))
+    }
+
     /// The operation of that name; none when it is gone.
     #[inline]
     pub(super) fn get(&mut self, id: OpId) -> Option<&mut Entry> {
@@ -201,7 +200,7 @@ impl Table {
             return None;
         }
         let entry = slot.entry.take()?;
-        slot.generation = (slot.generation + 1) & ((1 << GENERATION_BITS) - 1);
+        slot.generation = slot.generation.wrapping_add(1);
         self.vacant.push(id.slot);
         Some(entry)
     }
@@ -237,12 +236,15 @@ mod tests {
     }
 
     #[test]
-    fn a_name_survives_the_kernel() {
-        let id = OpId {
-            slot: 77,
-            generation: (1 << GENERATION_BITS) - 1,
-        };
-        assert_eq!(OpId::of_completion(id.user_data(Tag::Op)), Some(id));
-        assert_eq!(OpId::of_completion(id.user_data(Tag::Cancel)), None);
+    fn a_completion_finds_its_operation_and_no_later_one() {
+        let mut table = Table::default();
+        let first = table.insert(Op::Read(Read::new(-1)));
+        let user_data = first.user_data(Tag::Op);
+        assert_eq!(table.completed(user_data), Some(first));
+        table.remove(first);
+        assert_eq!(table.completed(user_data), None);
+        let second = table.insert(Op::Read(Read::new(-1)));
+        assert_eq!(table.completed(user_data), None);
+        assert_eq!(table.completed(second.user_data(Tag::Op)), Some(second));
     }
 }

@@ -1,6 +1,8 @@
 //! Reading the worker's eventfd, whose completion ends the worker's sleep (eventfd(2)).
 
+use std::cell::Cell;
 use std::os::fd::RawFd;
+use std::rc::Rc;
 
 use crate::engine::uring::Sqe;
 
@@ -8,22 +10,23 @@ use crate::engine::uring::Sqe;
 #[derive(Debug)]
 pub(in crate::engine) struct Read {
     fd: RawFd,
-    /// Where the kernel puts the counter: it must not move while the operation runs.
-    counter: Box<[u8; 8]>,
+    /// Where the kernel puts the counter. Not a box: moving one asserts that nobody else has a
+    /// pointer into it.
+    counter: Rc<Cell<[u8; 8]>>,
 }
 
 impl Read {
     pub(in crate::engine) fn new(fd: RawFd) -> Self {
         Self {
             fd,
-            counter: Box::default(),
+            counter: Rc::default(),
         }
     }
 
-    pub(in crate::engine) fn sqe(&mut self) -> Sqe {
+    pub(in crate::engine) fn sqe(&self) -> Sqe {
         Sqe::Read {
             fd: self.fd,
-            to: self.counter.as_mut_ptr(),
+            to: self.counter.as_ptr().cast(),
             len: 8,
         }
     }

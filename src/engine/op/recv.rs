@@ -54,7 +54,7 @@ pub(in crate::engine) struct Recv {
 impl Recv {
     /// Pieces that may wait to be asked for before the submission is cancelled, so that the
     /// socket's own buffer fills and TCP slows the peer down.
-    const QUEUE_MAX: usize = 16;
+    const QUEUE_MAX: usize = 8;
 
     pub(in crate::engine) fn new(socket: Descriptor) -> Self {
         Self {
@@ -74,8 +74,15 @@ impl Recv {
 
     /// A piece, the end, or the end of this submission only: a multishot may stop at any time,
     /// with or without data (no buffers left, completion queue full, cancelled).
+    ///
+    /// While memory is `scarce`, nothing may wait.
     #[inline]
-    pub(in crate::engine) fn complete(&mut self, cqe: &Cqe, chunk: Option<Chunk>) -> After {
+    pub(in crate::engine) fn complete(
+        &mut self,
+        cqe: &Cqe,
+        chunk: Option<Chunk>,
+        scarce: bool,
+    ) -> After {
         match (cqe.result(), chunk) {
             (Ok(0), _) => self.end = Some(End::Eof),
             (Ok(_), Some(chunk)) => self.queue(chunk),
@@ -89,7 +96,7 @@ impl Recv {
                 _ => self.end = Some(End::Error(error)),
             },
         }
-        if self.is_full() {
+        if self.is_full() || scarce && !self.is_empty() {
             After::WakeAndCancel
         } else {
             After::Wake
@@ -121,11 +128,19 @@ impl Recv {
         Some(chunk)
     }
 
+    /// A small piece joins the one before it, so that a peer cannot hold a block with each byte.
     fn queue(&mut self, chunk: Chunk) {
-        if self.first.is_none() {
-            self.first = Some(chunk);
-        } else {
-            self.more.get_or_insert_default().push_back(chunk);
+        let last = match &mut self.more {
+            Some(more) => more.back_mut(),
+            None => self.first.as_mut(),
+        };
+        match last {
+            None => self.first = Some(chunk),
+            Some(last) => {
+                if !last.absorb(&chunk) {
+                    self.more.get_or_insert_default().push_back(chunk);
+                }
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{self, IoSlice};
+use std::rc::Rc;
 use std::task::Poll;
 
 use rustix::io::Errno;
@@ -19,7 +20,7 @@ pub(in crate::engine) struct Send {
     socket: Descriptor,
     outgoing: Outgoing,
     /// The gathering form's description of `outgoing`, while several parts go out at once.
-    gather: Option<Box<Gather>>,
+    gather: Option<Rc<Gather>>,
     /// How it ended, if not with everything sent.
     trouble: Option<io::Result<u32>>,
     pub(in crate::engine) interest: Interest,
@@ -43,7 +44,8 @@ pub enum Sent {
     Part(Outgoing, io::Result<u32>),
 }
 
-/// `struct msghdr` with its vectors, at an address that does not change.
+/// `struct msghdr` with its vectors, at an address that does not change. Not in a box: moving one
+/// asserts that nobody else has a pointer into it.
 struct Gather {
     header: libc::msghdr,
     vectors: Vec<libc::iovec>,
@@ -112,20 +114,17 @@ impl Send {
 }
 
 impl Gather {
-    fn new(parts: &[Part]) -> Box<Self> {
+    fn new(parts: &[Part]) -> Rc<Self> {
         let vector = |part: &Part| libc::iovec {
             iov_base: part.as_ptr().cast_mut().cast(),
             iov_len: part.len(),
         };
+        let mut vectors: Vec<libc::iovec> = parts.iter().map(vector).collect();
         // SAFETY: all fields of `msghdr` are integers or pointers, for which zero is valid.
-        let header = unsafe { std::mem::zeroed::<libc::msghdr>() };
-        let mut gather = Box::new(Self {
-            header,
-            vectors: parts.iter().map(vector).collect(),
-        });
-        gather.header.msg_iov = gather.vectors.as_mut_ptr();
-        gather.header.msg_iovlen = gather.vectors.len() as _;
-        gather
+        let mut header = unsafe { std::mem::zeroed::<libc::msghdr>() };
+        header.msg_iov = vectors.as_mut_ptr();
+        header.msg_iovlen = vectors.len() as _;
+        Rc::new(Self { header, vectors })
     }
 }
 

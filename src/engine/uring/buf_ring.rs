@@ -18,6 +18,9 @@ use crate::buf::{BLOCK_BYTES, Block, Chunk, Pool};
 /// The group that receives select from: there is one per ring.
 pub(super) const BUFFER_GROUP: u16 = 0;
 
+/// Buffers that the ring has even when memory is scarce.
+const RESERVE: u16 = 32;
+
 /// The provided buffers of one ring. It must outlive the ring it is registered with.
 pub(super) struct BufRing {
     entries: NonNull<BufRingEntry>,
@@ -67,13 +70,16 @@ impl BufRing {
         usize::from(self.capacity) - self.absent.len()
     }
 
-    /// Fills the empty places with blocks of `pool`, while fewer than `blocks_max` are in use.
+    /// Fills the empty places with blocks of `pool`. When `scarce`, only so many that receiving
+    /// does not come to a halt: what then arrives must be consumed at once.
     #[inline]
-    pub(super) fn top_up(&mut self, pool: &Pool, blocks_max: usize) {
+    pub(super) fn top_up(&mut self, pool: &Pool, scarce: bool) {
         if self.absent.is_empty() {
             return;
         }
-        while pool.in_use() < blocks_max
+        let reserve = if scarce { RESERVE } else { self.capacity };
+        let missing_min = usize::from(self.capacity.saturating_sub(reserve));
+        while self.absent.len() > missing_min
             && let Some(number) = self.absent.pop()
         {
             let block = pool.take();

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -19,8 +20,11 @@ use crate::engine::op::{
 };
 use crate::metrics::WorkerMetrics;
 
-/// The longest wait for the kernel's last words at the end, in steps of a tenth of a second.
-const FINISH_STEPS: u32 = 50;
+/// How long a batch may wait to become larger.
+const BLINK: Duration = Duration::from_micros(50);
+/// The longest wait for the kernel's last words at the end: so many steps of a tenth of a second in
+/// which it says nothing.
+const SILENT_STEPS_MAX: u32 = 50;
 
 /// One worker's ring and the operations on it. Fields are dropped in this order: the kernel must
 /// be done with the ring before the buffers and the operations' memory go.
@@ -33,6 +37,10 @@ pub(in crate::engine) struct Uring {
     /// Submissions whose final completion is still to come.
     in_flight: Cell<u64>,
     reaped: RefCell<Vec<Cqe>>,
+    /// Sends that will be submitted next and whose success nobody wants to hear of.
+    unheard: Cell<u32>,
+    /// Why the kernel could not be entered between two visits.
+    failure: RefCell<Option<io::Error>>,
     /// Written by other threads to end the worker's sleep.
     _wake: Arc<OwnedFd>,
     pool: Pool,
@@ -59,6 +67,8 @@ impl Uring {
             parked: RefCell::default(),
             in_flight: Cell::new(0),
             reaped: RefCell::default(),
+            unheard: Cell::new(0),
+            failure: RefCell::default(),
             _wake: wake,
             pool,
             blocks_max,
@@ -80,12 +90,15 @@ impl Uring {
     /// When the ring can no longer be used.
     pub(in crate::engine) fn visit(&self, sleep: Option<Option<Duration>>) -> io::Result<()> {
         self.top_up();
+        if let Some(error) = self.failure.take() {
+            return Err(error);
+        }
         let mut ring = self.ring.borrow_mut();
         let must_enter = ring.unsubmitted() > 0 || ring.needs_enter();
         let ready = ring.has_completions();
         if must_enter || !ready && sleep.is_some() {
             let (want, timeout) = match sleep {
-                Some(timeout) if !ready => (1, timeout),
+                Some(timeout) if !ready => self.patience(timeout),
                 _ => (0, None),
             };
             self.enter(&mut ring, want, timeout)?;
@@ -103,6 +116,20 @@ impl Uring {
         Ok(())
     }
 
+    /// How many completions to wait for, and how long. The sends that nobody wants to hear of are
+    /// mostly done when the wait begins and are no reason to end it; and where many requests come,
+    /// more of them come soon: so a batch answers the requests of half of the batch before it, or
+    /// those that came in a blink. Fewer would make a system call for every three or four.
+    fn patience(&self, timeout: Option<Duration>) -> (u32, Option<Duration>) {
+        match self.unheard.get() {
+            0 => (1, timeout),
+            unheard => {
+                let blink = timeout.map_or(BLINK, |timeout| timeout.min(BLINK));
+                (1 + unheard + unheard / 2, Some(blink))
+            }
+        }
+    }
+
     /// Cancels everything and waits for the kernel's last words. False: some did not come in
     /// time, and the caller must not free what the kernel may still use.
     pub(in crate::engine) fn finish(&self) -> bool {
@@ -110,13 +137,16 @@ impl Uring {
         for id in ids {
             self.orphan(id);
         }
-        for _ in 0..FINISH_STEPS {
-            if self.in_flight.get() == 0 && self.ring.borrow().unsubmitted() == 0 {
+        let mut silent_steps = 0;
+        while silent_steps < SILENT_STEPS_MAX {
+            let in_flight = self.in_flight.get();
+            if in_flight == 0 && self.ring.borrow().unsubmitted() == 0 {
                 return true;
             }
             if self.visit(Some(Some(Duration::from_millis(100)))).is_err() {
                 return false;
             }
+            silent_steps += u32::from(self.in_flight.get() >= in_flight);
         }
         false
     }
@@ -255,8 +285,11 @@ impl Uring {
         };
         if entry.state == State::InKernel {
             entry.wait(context.waker());
-            if let Op::Send(send) = &mut entry.op {
-                send.interest = interest;
+            if let Op::Send(send) = &mut entry.op
+                && std::mem::replace(&mut send.interest, interest) != interest
+                && interest == Interest::Trouble
+            {
+                self.unheard.set(self.unheard.get() + 1);
             }
             return Poll::Pending;
         }
@@ -325,10 +358,12 @@ impl Uring {
     fn push(&self, sqe: Sqe, user_data: u64) {
         let mut ring = self.ring.borrow_mut();
         while !ring.push(sqe, user_data) {
-            // The queue is a batch buffer: full means that it is time to hand it over. An error
-            // here would come back at the next visit, which reports it.
-            if self.enter(&mut ring, 0, None).is_err() {
-                std::thread::yield_now();
+            // The queue is a batch buffer: full means that it is time to hand it over. If that
+            // fails the ring is of no more use, as the next visit reports; this submission is
+            // then as if the kernel never answered it.
+            if let Err(error) = self.enter(&mut ring, 0, None) {
+                self.failure.replace(Some(error));
+                return;
             }
         }
         self.in_flight.set(self.in_flight.get() + 1);
@@ -336,6 +371,7 @@ impl Uring {
     }
 
     fn enter(&self, ring: &mut Ring, want: u32, timeout: Option<Duration>) -> io::Result<()> {
+        self.unheard.set(0);
         self.metrics.enters.add(1);
         self.metrics.cq_overflows.add(u64::from(ring.overflowed()));
         ring.enter(want, timeout)
@@ -345,7 +381,7 @@ impl Uring {
     /// turn.
     fn top_up(&self) {
         let mut buffers = self.buffers.borrow_mut();
-        buffers.top_up(&self.pool, self.blocks_max);
+        buffers.top_up(&self.pool, self.is_memory_scarce());
         let in_ring = buffers.len();
         drop(buffers);
         self.metrics.blocks_in_ring.set(in_ring as u64);
@@ -369,6 +405,10 @@ impl Uring {
         }
     }
 
+    fn is_memory_scarce(&self) -> bool {
+        self.pool.in_use() >= self.blocks_max
+    }
+
     #[inline]
     fn complete(&self, cqe: &Cqe) {
         let chunk = cqe.buffer().map(|number| {
@@ -379,16 +419,16 @@ impl Uring {
         if !cqe.more() {
             self.in_flight.set(self.in_flight.get() - 1);
         }
-        let Some(id) = OpId::of_completion(cqe.user_data) else {
-            return;
-        };
-        self.complete_op(id, cqe, chunk);
+        if cqe.user_data >> 56 == Tag::Op as u64 {
+            self.complete_op(cqe, chunk);
+        }
     }
 
     #[inline]
-    fn complete_op(&self, id: OpId, cqe: &Cqe, chunk: Option<Chunk>) {
+    fn complete_op(&self, cqe: &Cqe, chunk: Option<Chunk>) {
         let mut table = self.table.borrow_mut();
-        let Some(entry) = table.get(id) else {
+        let id = table.completed(cqe.user_data);
+        let Some((id, entry)) = id.and_then(|id| Some((id, table.get(id)?))) else {
             self.metrics.stale_completions.add(1);
             return;
         };
@@ -397,7 +437,7 @@ impl Uring {
             entry.state = State::Idle;
         }
         let after = match &mut entry.op {
-            Op::Recv(recv) => recv.complete(cqe, chunk),
+            Op::Recv(recv) => recv.complete(cqe, chunk, self.is_memory_scarce()),
             Op::Accept(accept) => accept.complete(cqe),
             Op::Read(_) => After::Resubmit,
             Op::Send(send) => {
@@ -414,8 +454,10 @@ impl Uring {
         let forget = matches!(after, After::Forget | After::WakeAndForget);
         let gone = (forget || orphaned && !cqe.more()).then(|| table.remove(id));
         drop(table);
-        // Dropped outside the table: its descriptor may now be closed, through this engine.
-        drop(gone);
+        // Dropped outside the table: its descriptor may now be closed, through this engine. What
+        // was sent may run code of the service's when it is dropped; a panic there is reported
+        // by the hook and must not take the worker with it.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(gone)));
         if let Some(waker) = waker {
             waker.wake();
         }

@@ -18,6 +18,9 @@ const ENTER_GETEVENTS: u32 = 1 << 0;
 const ENTER_EXT_ARG: u32 = 1 << 3;
 const ENTER_NO_IOWAIT: u32 = 1 << 7;
 
+/// How long to leave a kernel alone that is short of memory.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(1);
+
 /// A ring and its two queues. The parts borrow from the ring for as long as this value lives:
 /// the submitter because it alone remembers that the ring is registered, the queues because they
 /// remember their positions.
@@ -54,7 +57,7 @@ impl Ring {
     pub(super) fn push(&mut self, sqe: Sqe, user_data: u64) -> bool {
         let entry = prepare(sqe).user_data(user_data);
         // SAFETY: the operation behind `user_data` owns what the entry refers to, and keeps it
-        // until its final completion.
+        // until its final completion. A cancellation and a close refer to no memory.
         unsafe { self.submissions.push(&entry) }.is_ok()
     }
 
@@ -77,8 +80,8 @@ impl Ring {
     /// passed (none: for ever).
     ///
     /// # Errors
-    /// Those of io_uring_enter(2), but for the harmless ones: a signal, the time-out, and a full
-    /// completion queue, which the caller empties next.
+    /// Those of io_uring_enter(2), but for those that pass: a signal, the time-out, a full
+    /// completion queue, which the caller empties next, and a shortage of memory.
     pub(super) fn enter(&mut self, want: u32, timeout: Option<Duration>) -> io::Result<()> {
         self.submissions.sync();
         let timespec = timeout.map(Timespec::from);
@@ -95,7 +98,11 @@ impl Ring {
         match entered {
             Ok(_) => Ok(()),
             Err(error) => match error.raw_os_error() {
-                Some(libc::EINTR | libc::ETIME | libc::EAGAIN | libc::EBUSY) => Ok(()),
+                Some(libc::EINTR | libc::ETIME | libc::EBUSY) => Ok(()),
+                Some(libc::EAGAIN | libc::ENOMEM) => {
+                    std::thread::sleep(SHORTAGE_PAUSE);
+                    Ok(())
+                }
                 _ => Err(error),
             },
         }

@@ -9,7 +9,7 @@ pub mod state;
 
 pub use connection::{Connection, Event};
 pub use encode::{Answer, BodyLength};
-pub use parse::{Framing, Head, Limits, Version};
+pub use parse::{FIELDS_MAX, Framing, Head, Limits, Version};
 
 #[cfg(test)]
 mod tests;

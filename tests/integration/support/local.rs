@@ -1,14 +1,13 @@
 //! A server in this process, by the library's face: for services that the program does not have.
 
-use std::env;
 use std::future::poll_fn;
 use std::task::Poll;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use coring::{Builder, EngineChoice, Handle, Limits, Server, Service};
+use coring::{Builder, Handle, Limits, Service};
 
-use super::{Address, Client, ENGINE};
+use super::{Address, Client, builder};
 
 /// A server of one worker; stopped when dropped.
 pub(crate) struct Local {
@@ -31,13 +30,7 @@ impl Local {
         limits: Limits,
         factory: impl Fn() -> S + Send + Sync + 'static,
     ) -> Self {
-        let engine = match env::var(ENGINE) {
-            Ok(engine) if engine == "epoll" => EngineChoice::Epoll,
-            Ok(engine) if engine == "uring" => EngineChoice::Uring,
-            _ => EngineChoice::Auto,
-        };
-        let builder = Server::builder().limits(limits).engine(engine);
-        Self::start_with(builder, factory)
+        Self::start_with(builder().limits(limits), factory)
     }
 
     /// As [`Local::start`], as `builder` has it; reached at the builder's own address, if it has

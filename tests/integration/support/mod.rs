@@ -12,6 +12,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 use std::{env, fs, process as std_process};
 
+use coring::{Builder, EngineChoice, Server};
+
 pub(crate) use client::{Answer, Client, is_timeout};
 pub(crate) use local::{Local, nap};
 pub(crate) use process::{Address, Coring, Ended, Family, coring};
@@ -28,6 +30,22 @@ pub(crate) const GET: &str = "GET / HTTP/1.1\r\nHost: coring\r\n\r\n";
 
 /// The embedded site's answer to [`GET`].
 pub(crate) const HELLO: &str = "<b>hello world</b>";
+
+/// The engine that the tests are about: the variable that the program itself heeds, so that the
+/// whole suite can be run on each.
+pub(crate) fn engine() -> EngineChoice {
+    match env::var(ENGINE).as_deref() {
+        Err(_) | Ok("auto") => EngineChoice::Auto,
+        Ok("uring") => EngineChoice::Uring,
+        Ok("epoll") => EngineChoice::Epoll,
+        Ok(other) => panic!("{ENGINE} is {other:?}"),
+    }
+}
+
+/// A server in this process, on that engine.
+pub(crate) fn builder() -> Builder {
+    Server::builder().engine(engine())
+}
 
 /// Asks `probe` until it has something; panics, naming `what`, when it never does.
 #[track_caller]

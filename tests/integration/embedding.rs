@@ -1,0 +1,225 @@
+//! The library as programs meet that embed it: what a server's handles promise, and what a service
+//! may do to it.
+
+use std::fs;
+use std::thread;
+use std::time::Duration;
+
+use bytes::Bytes;
+use coring::{ErrorKind, Handle, Limits, Request, Response, Service};
+
+use crate::support::{Address, Client, GET, HELLO, builder, eventually};
+
+/// A server of one worker on a free port.
+fn start<S: Service + 'static>(factory: impl Fn() -> S + Send + Sync + 'static) -> Handle {
+    builder()
+        .bind("127.0.0.1:0")
+        .cores(1)
+        .start(factory)
+        .expect("a server")
+}
+
+fn address(server: &Handle) -> Address {
+    Address::Tcp(
+        server.addresses()[0]
+            .to_string()
+            .parse()
+            .expect("an IP address"),
+    )
+}
+
+fn hello() -> impl Service {
+    async |_: Request| Response::html(HELLO)
+}
+
+fn descriptors() -> usize {
+    fs::read_dir("/proc/self/fd")
+        .expect("our descriptors")
+        .count()
+}
+
+/// However many operations are under way, a stop waits for the kernel's last word on each.
+#[test]
+fn a_stop_leaves_nothing_behind() {
+    let server = start(hello);
+    let address = address(&server);
+    let mut clients: Vec<Client> = (0..1500)
+        .map(|_| Client::connect(&address).expect("a connection"))
+        .collect();
+    for client in &mut clients {
+        client.send(GET);
+        assert_eq!(client.answer().text(), HELLO);
+    }
+    server.stop();
+    server.wait().expect("an end in order");
+    for mut client in clients {
+        client.ends();
+    }
+    let metrics = &server.metrics()[0];
+    let left = [
+        &metrics.ops_in_flight,
+        &metrics.tasks_live,
+        &metrics.timers_live,
+    ];
+    assert_eq!(left.map(|gauge| gauge.get()), [0, 0, 0]);
+}
+
+#[test]
+fn servers_come_and_go_in_one_process() {
+    // The first one makes what stays: threads' caches, say.
+    start(hello).stop();
+    let before = descriptors();
+    for _ in 0..20 {
+        let server = start(hello);
+        let mut client = Client::connect(&address(&server)).expect("a connection");
+        client.send(GET);
+        assert_eq!(client.answer().text(), HELLO);
+    }
+    // Other tests of this process have descriptors of their own meanwhile; a leak would grow.
+    eventually("descriptors back", || {
+        (descriptors() < before + 20).then_some(())
+    });
+}
+
+/// The server lives as long as one of its handles.
+#[test]
+fn the_last_handle_ends_the_server() {
+    let server = start(hello);
+    let address = address(&server);
+    let mut client = Client::connect(&address).expect("a connection");
+    let other = server.clone();
+    drop(server);
+    client.send(GET);
+    assert_eq!(client.answer().text(), HELLO);
+    drop(other);
+    client.ends();
+    assert!(
+        Client::connect(&address).is_err(),
+        "nobody listens any more"
+    );
+}
+
+#[test]
+fn everybody_may_wait_for_the_end() {
+    let server = start(hello);
+    thread::scope(|scope| {
+        let waiting = [0, 1].map(|_| scope.spawn(|| server.wait()));
+        thread::sleep(Duration::from_millis(300));
+        assert!(waiting.iter().all(|thread| !thread.is_finished()));
+        server.drain();
+        for thread in waiting {
+            thread.join().expect("no panic").expect("an end in order");
+        }
+    });
+    server.wait().expect("it is over, again and again");
+}
+
+#[test]
+fn limits_that_make_no_sense_are_refused() {
+    type Change = fn(&mut Limits);
+    let wrong: [(&str, Change); 4] = [
+        ("idle_timeout_ms", |limits| limits.idle_timeout_ms = 0),
+        ("head_timeout_ms", |limits| limits.head_timeout_ms = 0),
+        ("fields_max", |limits| limits.fields_max = 257),
+        ("receive_memory_max", |limits| limits.receive_memory_max = 0),
+    ];
+    for (name, set) in wrong {
+        let mut limits = Limits::default();
+        set(&mut limits);
+        let error = builder().limits(limits).start(hello).expect_err(name);
+        assert_eq!(error.kind(), ErrorKind::Configuration);
+        assert!(error.to_string().contains(name), "{error}");
+    }
+}
+
+/// A factory that panics is an error of the start, not a start that never returns.
+#[test]
+fn a_factory_that_panics_is_reported() {
+    let factory = || -> fn() { panic!("as it was asked to") };
+    let server = builder().bind("127.0.0.1:0").start(move || {
+        factory();
+        hello()
+    });
+    let error = server.expect_err("no server");
+    assert_eq!(error.kind(), ErrorKind::Runtime);
+    assert!(error.to_string().contains("panicked"), "{error}");
+}
+
+/// Bytes whose owner panics when they are dropped.
+struct Spiteful(Vec<u8>);
+
+impl AsRef<[u8]> for Spiteful {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Spiteful {
+    fn drop(&mut self) {
+        panic!("as it was asked to");
+    }
+}
+
+/// What a service gives away may be dropped anywhere, even by the engine: no worker dies of it.
+#[test]
+fn a_destructor_that_panics_costs_no_worker() {
+    let server = start(|| {
+        async |_: Request| {
+            let bytes = Bytes::from_owner(Spiteful(vec![b'x'; 10_000]));
+            Response::html(HELLO).with_body(bytes)
+        }
+    });
+    for _ in 0..3 {
+        let mut client = Client::connect(&address(&server)).expect("a connection");
+        client.send(GET);
+        assert_eq!(client.answer().body.len(), 10_000);
+    }
+    server.drain();
+    server.wait().expect("an end in order");
+}
+
+/// Clients that send and do not read, as many as it takes to use all memory up, keep nobody else
+/// from being served.
+#[test]
+fn a_lack_of_memory_does_not_stop_the_others() {
+    let limits = Limits {
+        receive_memory_max: 2 << 20,
+        ..Limits::default()
+    };
+    let never = || {
+        async |request: Request| match request.path() {
+            "/never" => std::future::pending().await,
+            _ => Response::html(HELLO),
+        }
+    };
+    let server = builder()
+        .bind("127.0.0.1:0")
+        .cores(1)
+        .limits(limits)
+        .start(never);
+    let server = server.expect("a server");
+    let address = address(&server);
+    let hoarders: Vec<Client> = (0..300)
+        .map(|_| {
+            let mut client = Client::connect(&address).expect("a connection");
+            client.send("GET /never HTTP/1.1\r\nHost: a\r\n\r\n");
+            client
+        })
+        .collect();
+    let metrics = &server.metrics()[0];
+    eventually("requests", || (metrics.requests.get() == 300).then_some(()));
+    for mut client in hoarders.iter().map(Client::twin) {
+        // What is pipelined behind a request that waits has to wait, too.
+        client.send(GET.repeat(400));
+    }
+    eventually("the limit", || {
+        (metrics.blocks_in_use.get() >= 512).then_some(())
+    });
+    for _ in 0..50 {
+        let mut client = Client::connect(&address).expect("a connection");
+        client.send(GET);
+        assert_eq!(client.answer().text(), HELLO);
+    }
+    server.stop();
+    server.wait().expect("an end in order");
+}
