@@ -21,6 +21,7 @@ use crate::http::h1::{self, Answer, BodyLength, Event, Framing, Head};
 use crate::net::Stream;
 use crate::rt::now_ms;
 use crate::service::{Body, Exchange, Request, Response, Service};
+use crate::sys::mutants::mutate;
 
 /// Answers are sent when so many bytes have gathered, even while more requests are there.
 const GATHER_BYTES_MAX: usize = 64 << 10;
@@ -331,7 +332,8 @@ impl Connection {
     fn receive(&mut self) -> impl Future<Output = Result<(), CloseReason>> {
         let limits = &self.shared.limits;
         let has_begun = !self.link.inbox.is_empty() || !self.http.request_complete();
-        let deadline_ms = match self.arrival_deadline_ms {
+        let known_ms = mutate!(SlowlorisDeadline, 0, self.arrival_deadline_ms);
+        let deadline_ms = match known_ms {
             0 if !has_begun => now_ms() + limits.idle_timeout_ms,
             0 => {
                 let is_head = self.http.request_complete();

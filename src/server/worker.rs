@@ -63,7 +63,7 @@ pub(super) fn run<S: Service + 'static>(
 }
 
 /// A worker's life: accept until the drain begins, then drain, or stop at once.
-async fn live<S: Service + 'static>(plan: Plan, service: Rc<S>) {
+pub(super) async fn live<S: Service + 'static>(plan: Plan, service: Rc<S>) {
     let Plan {
         number,
         sockets,

@@ -2,4 +2,5 @@
 
 pub mod kernel;
 pub mod limits;
+pub mod mutants;
 pub mod port;

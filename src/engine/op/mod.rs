@@ -30,6 +30,8 @@ pub(super) use recv::{End, Recv, recv};
 pub use send::{Interest, Sent};
 pub(super) use send::{PartSent, Send};
 
+use crate::sys::mutants::mutate;
+
 /// What is to be done after a completion, if somebody still owns the operation.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum After {
@@ -105,7 +107,8 @@ impl OpId {
         reason = "each field is masked to its own bits"
     )]
     pub(super) fn of_completion(user_data: u64) -> Option<Self> {
-        let tagged = user_data >> 56 == Tag::Op as u64;
+        let tag = user_data >> 56;
+        let tagged = tag == mutate!(CancelIsFinal, tag.min(Tag::Cancel as u64), Tag::Op as u64);
         tagged.then_some(Self {
             slot: user_data as u32,
             generation: (user_data >> 32) as u32 & ((1 << GENERATION_BITS) - 1),
@@ -188,7 +191,7 @@ impl Table {
     #[inline]
     pub(super) fn get(&mut self, id: OpId) -> Option<&mut Entry> {
         let slot = self.slots.get_mut(id.slot as usize)?;
-        if slot.generation != id.generation {
+        if mutate!(IgnoreGeneration, false, slot.generation != id.generation) {
             return None;
         }
         slot.entry.as_mut()

@@ -12,6 +12,7 @@ use super::After;
 use crate::buf::{Chunk, Pool};
 use crate::engine::descriptor::Descriptor;
 use crate::engine::uring::{Cqe, Sqe};
+use crate::sys::mutants::mutate;
 
 /// How a stream's incoming side ended.
 #[derive(Debug)]
@@ -77,7 +78,7 @@ impl Recv {
     #[inline]
     pub(in crate::engine) fn complete(&mut self, cqe: &Cqe, chunk: Option<Chunk>) -> After {
         match (cqe.result(), chunk) {
-            (Ok(0), _) => self.end = Some(End::Eof),
+            (Ok(0), _) => self.end = mutate!(RearmOnEof, None, Some(End::Eof)),
             (Ok(_), Some(chunk)) => self.queue(chunk),
             (Ok(_), None) => debug_assert!(false, "a receive selects its buffer"),
             (Err(error), _) => match error.raw_os_error() {

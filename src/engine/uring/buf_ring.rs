@@ -14,6 +14,7 @@ use io_uring::Submitter;
 use io_uring::types::BufRingEntry;
 
 use crate::buf::{BLOCK_BYTES, Block, Chunk, Pool};
+use crate::sys::mutants::mutate;
 
 /// The group that receives select from: there is one per ring.
 pub(super) const BUFFER_GROUP: u16 = 0;
@@ -62,6 +63,12 @@ impl BufRing {
         unsafe { submitter.register_buf_ring_with_flags(address, self.capacity, BUFFER_GROUP, 0) }
     }
 
+    /// Where a simulated kernel finds the entries.
+    #[cfg(feature = "sim")]
+    pub(super) fn entries(&self) -> NonNull<BufRingEntry> {
+        self.entries
+    }
+
     /// Buffers that the kernel may take.
     pub(super) fn len(&self) -> usize {
         usize::from(self.capacity) - self.absent.len()
@@ -95,6 +102,7 @@ impl BufRing {
     pub(super) fn take(&mut self, number: u16, len: usize) -> Chunk {
         let block = self.blocks[usize::from(number)].take();
         self.absent.push(number);
+        mutate!(DoubleReturn, self.absent.push(number), ());
         block
             .expect("the kernel uses a buffer once")
             .into_chunk(0..len)

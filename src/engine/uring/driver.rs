@@ -9,15 +9,15 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::buf_ring::BufRing;
-use super::ring::Ring;
 use super::setup::{Refusal, worker_ring};
-use super::{Cqe, Sqe};
+use super::{Cqe, Ring, Sqe};
 use crate::buf::{Chunk, Outgoing, Pool};
 use crate::engine::descriptor::Descriptor;
 use crate::engine::op::{
     self, Accept, After, End, Interest, Op, OpId, Read, Recv, Send, Sent, State, Table, Tag,
 };
 use crate::metrics::WorkerMetrics;
+use crate::sys::mutants::mutate;
 
 /// The longest wait for the kernel's last words at the end, in steps of a tenth of a second.
 const FINISH_STEPS: u32 = 50;
@@ -293,8 +293,14 @@ impl Uring {
             return;
         }
         entry.state = State::Orphaned;
+        mutate!(FreeOrphan, entry.op.free_bytes(), ());
         drop(table);
-        self.cancel(id);
+        mutate!(ForgetCancel, (), self.cancel(id));
+        mutate!(
+            CloseBeforeFinal,
+            drop(self.table.borrow_mut().remove(id)),
+            ()
+        );
     }
 
     /// Closes a descriptor with the next batch.
@@ -382,6 +388,7 @@ impl Uring {
         let Some(id) = OpId::of_completion(cqe.user_data) else {
             return;
         };
+        let chunk = mutate!(DropLastData, chunk.filter(|_| cqe.more()), chunk);
         self.complete_op(id, cqe, chunk);
     }
 
@@ -393,7 +400,13 @@ impl Uring {
             return;
         };
         let orphaned = entry.state == State::Orphaned;
-        if !cqe.more() && !orphaned {
+        mutate!(
+            LeakBuffer,
+            std::mem::forget(chunk.clone().filter(|_| orphaned)),
+            ()
+        );
+        let goes_on = mutate!(MissLostMore, cqe.buffer().is_some(), cqe.more());
+        if !goes_on && !orphaned {
             entry.state = State::Idle;
         }
         let after = match &mut entry.op {
@@ -425,7 +438,7 @@ impl Uring {
             After::WakeAndCancel => self.cancel(id),
             After::Park => {
                 self.metrics.buffers_exhausted.add(1);
-                self.parked.borrow_mut().push(id);
+                mutate!(ForgetPark, (), self.parked.borrow_mut().push(id));
             }
             After::Wake | After::WakeAndForget | After::Forget => {}
         }
