@@ -21,9 +21,9 @@ pub(crate) enum Manner {
     Slowloris,
 }
 
-/// The longest that a client may be let wait by the server once it has stalled: the longest
-/// deadline (a body's) and the time to take leave, in ms.
-const STALLED_MS_MAX: u64 = 30_000 + 12_000 + 5_000;
+/// The longest that the server may bear a client that has stalled: the longest deadline (that
+/// between two requests) and the time to take leave, in ms.
+const STALLED_MS_MAX: u64 = 75_000 + 12_000 + 5_000;
 /// The longest that a head may take, with some time to take leave, in ms.
 const SLOWLORIS_MS_MAX: u64 = 10_000 + 5_000;
 /// How often a slow client sends a byte, in ms.
@@ -268,11 +268,12 @@ impl Client {
         };
         let until = end.min(self.sent + piece);
         connection.send(&self.outgoing[self.sent..until]);
-        for asked in self.asked.iter_mut().filter(|asked| asked.begun_ms.is_none()) {
-            asked.begun_ms = Some(now_ms);
-            if asked.end >= until {
-                break;
+        let mut start = 0;
+        for asked in self.asked.iter_mut() {
+            if start < until {
+                asked.begun_ms.get_or_insert(now_ms);
             }
+            start = asked.end;
         }
         self.sent = until;
         self.sends_at_ms = match self.manner {
