@@ -123,7 +123,8 @@ impl Life {
                 .filter_map(|(at_ms, turn)| (at_ms <= now_ms).then_some(turn))
                 .collect();
             let turn = self.random.pick(&ready);
-            self.take_turn(turn)?;
+            let taken = self.take_turn(turn);
+            self.world.violation().map_or(taken, Err)?;
             self.steps += 1;
             turns = if now_ms == instant_ms { turns + 1 } else { 0 };
             instant_ms = now_ms;
@@ -133,7 +134,6 @@ impl Life {
             if now_ms > begin_ms + LIFE_MS_MAX {
                 return Err("the server does not come to its end".to_owned());
             }
-            self.world.violation().map_or(Ok(()), Err)?;
         }
         self.server.check_end();
         self.world.violation().map_or(Ok(()), Err)?;

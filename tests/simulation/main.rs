@@ -8,6 +8,7 @@
 
 mod client;
 mod life;
+mod mutants;
 mod service;
 
 use std::time::Instant;

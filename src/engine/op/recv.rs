@@ -79,7 +79,9 @@ impl Recv {
     pub(in crate::engine) fn complete(&mut self, cqe: &Cqe, chunk: Option<Chunk>) -> After {
         match (cqe.result(), chunk) {
             (Ok(0), _) => self.end = mutate!(RearmOnEof, None, Some(End::Eof)),
-            (Ok(_), Some(chunk)) => self.queue(chunk),
+            (Ok(_), Some(chunk)) => {
+                mutate!(DropLastData, if cqe.more() { self.queue(chunk) }, self.queue(chunk));
+            }
             (Ok(_), None) => debug_assert!(false, "a receive selects its buffer"),
             (Err(error), _) => match error.raw_os_error() {
                 Some(libc::ENOBUFS) => {

@@ -158,6 +158,20 @@ impl Kernel {
             if self.rings.iter().flat_map(|ring| &ring.flights).any(in_use) {
                 self.fail(&format!("connection {socket} is closed under an operation"));
             }
+            if !self.network.sockets[socket].inbound.is_empty() {
+                self.refuse(socket);
+            }
+        }
+    }
+
+    /// What reaches a closed connection resets it; what the client has not yet read may be lost
+    /// (RFC 9112 §9.6).
+    pub(super) fn refuse(&mut self, socket: usize) {
+        let loses = self.random.chance(500);
+        let socket = &mut self.network.sockets[socket];
+        if loses {
+            socket.outbound.clear();
+            socket.reset = true;
         }
     }
 

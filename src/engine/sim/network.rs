@@ -227,11 +227,15 @@ impl Connection {
 
     /// Sends.
     pub fn send(&self, bytes: &[u8]) {
-        self.with("client sends", bytes.len(), |socket| {
+        let refused = self.with("client sends", bytes.len(), |socket| {
             if !socket.closed && !socket.reset {
                 socket.inbound.extend(bytes);
             }
+            socket.closed
         });
+        if refused {
+            self.world.with(|kernel| kernel.refuse(self.number));
+        }
     }
 
     /// Reads up to `len_max` bytes.

@@ -388,7 +388,6 @@ impl Uring {
         let Some(id) = OpId::of_completion(cqe.user_data) else {
             return;
         };
-        let chunk = mutate!(DropLastData, chunk.filter(|_| cqe.more()), chunk);
         self.complete_op(id, cqe, chunk);
     }
 
