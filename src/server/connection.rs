@@ -29,9 +29,8 @@ const GATHER_BYTES_MAX: usize = 64 << 10;
 const COPY_BYTES_MAX: usize = 2048;
 /// Of a request's body that nobody read, so much is received to keep the connection.
 const DISCARD_BYTES_MAX: u64 = 64 << 10;
-/// After an answer to a request that was not read to its end: the peer may go on sending for this
-/// long without a pause, and in all, in ms. A close with bytes unread would reset the connection
-/// and could take the answer with it.
+/// After the last answer to a peer that may still send: it may go on for this long without a
+/// pause, and in all, in ms.
 const LINGER_PAUSE_MS: u64 = 2_000;
 const LINGER_MS: u64 = 10_000;
 
@@ -393,7 +392,10 @@ impl Connection {
             CloseReason::Shed => Some(overloaded()),
             _ => None,
         };
-        let unread = !self.http.request_complete() || matches!(reason, CloseReason::Shed);
+        // Bytes that reach a closed socket reset the connection, and what we have said last may
+        // be lost with that: who may still send is waited for (RFC 9112 §9.6).
+        let may_send = !self.link.eof && self.http.peer_may_send();
+        let answers = refusal.is_some() || matches!(reason, CloseReason::Answered);
         if let Some(mut refusal) = refusal
             && self.http.can_answer()
         {
@@ -409,7 +411,7 @@ impl Connection {
         self.link.clear_recv_deadline();
         let hears = !matches!(reason, CloseReason::Reset | CloseReason::WriteTimeout);
         let told = hears && self.flush().await.is_ok();
-        if told && unread && !self.link.eof {
+        if told && answers && mutate!(NoLinger, false, may_send) {
             self.linger().await;
         }
     }

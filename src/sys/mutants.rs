@@ -80,6 +80,8 @@ mod planted {
         CancelIsFinal,
         /// An operation whose owner is gone is not cancelled.
         ForgetCancel,
+        /// A connection is closed while its peer may still send.
+        NoLinger,
         /// A signal during the wait is an error.
         FatalSignal,
     }
