@@ -31,6 +31,7 @@ pub use select::{EngineChoice, Refused, Selected, select};
 use crate::buf::Pool;
 use crate::metrics::WorkerMetrics;
 use crate::rt::{Executor, Turn};
+use crate::sys::mutants::mutate;
 use epoll::Epoll;
 use uring::{Refusal, Uring};
 
@@ -49,7 +50,7 @@ pub(in crate::engine) struct UringEngine(std::mem::ManuallyDrop<Uring>);
 
 impl Drop for UringEngine {
     fn drop(&mut self) {
-        if self.0.finish() {
+        if mutate!(SkipFinish, true, self.0.finish()) {
             // SAFETY: dropped once, here; the kernel is done with everything it was given.
             unsafe { std::mem::ManuallyDrop::drop(&mut self.0) };
         }

@@ -64,7 +64,11 @@ impl Inbox {
             .unwrap_or_else(PoisonError::into_inner)
             .push(id);
         self.pending.store(true, Ordering::SeqCst);
-        if mutate!(LoseRemoteWake, false, self.sleeping.swap(false, Ordering::SeqCst)) {
+        if mutate!(
+            LoseRemoteWake,
+            false,
+            self.sleeping.swap(false, Ordering::SeqCst)
+        ) {
             (self.unpark)();
         }
     }

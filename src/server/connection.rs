@@ -241,6 +241,10 @@ impl Connection {
 
     /// Encodes the head of an answer.
     pub(super) fn encode_head(&mut self, response: &Response) {
+        if self.shared.manner.get() != Manner::Serving && self.link.inbox.is_empty() {
+            // The drain began while the request ran: the peer is told, for it may go on otherwise.
+            mutate!(SilentDrain, (), self.http.close_after());
+        }
         let length = response
             .body_length()
             .map_or(BodyLength::Unknown, BodyLength::Known);

@@ -85,7 +85,10 @@ impl Simulated {
     /// one reason.
     pub fn check_end(&self) {
         let sum = |counter: fn(&WorkerMetrics) -> u64| -> u64 {
-            self.all_metrics.iter().map(|metrics| counter(metrics)).sum()
+            self.all_metrics
+                .iter()
+                .map(|metrics| counter(metrics))
+                .sum()
         };
         let reasons = sum(|metrics| {
             let reasons = [

@@ -82,6 +82,24 @@ mod planted {
         ForgetCancel,
         /// A connection is closed while its peer may still send.
         NoLinger,
+        /// An answer during a drain does not say that it is the last.
+        SilentDrain,
+        /// What waits in the backlog when a drain begins is left there.
+        ForgetBacklog,
+        /// A failed accept is tried again at once.
+        SpinOnExhausted,
+        /// A receive that found no buffer is submitted again at once.
+        SpinOnNoBuffer,
+        /// A connection that was accepted after the accept was stopped is forgotten.
+        LoseLateAccept,
+        /// A receive goes on however much waits to be asked for.
+        NeverFull,
+        /// A worker's memory goes before the kernel has given it back.
+        SkipFinish,
+        /// Buffers are returned only once none is left.
+        StingyTopUp,
+        /// The place for the next buffer does not wrap around.
+        StuckTail,
         /// A signal during the wait is an error.
         FatalSignal,
     }

@@ -136,14 +136,21 @@ impl Client {
             self.stops_at = self.random.below(self.outgoing.len());
         }
         if self.manner == Manner::Slowloris {
-            self.stops_at = self.outgoing.iter().position(|byte| *byte == b'\n').unwrap_or(0);
+            self.stops_at = self
+                .outgoing
+                .iter()
+                .position(|byte| *byte == b'\n')
+                .unwrap_or(0);
         }
     }
 
     fn write_request(&mut self, kind: Kind, number: usize, body: &[u8], is_last: bool) {
         let (client, len) = (self.number, body.len());
         let method = if kind.has_body() { "POST" } else { "GET" };
-        let head = format!("{method} /{}/{client}/{number}/{len} HTTP/1.1\r\n", kind.name());
+        let head = format!(
+            "{method} /{}/{client}/{number}/{len} HTTP/1.1\r\n",
+            kind.name()
+        );
         self.outgoing.extend(head.bytes());
         self.outgoing.extend(b"Host: simulated\r\n");
         if is_last && self.random.chance(300) {
@@ -152,13 +159,15 @@ impl Client {
         if !kind.has_body() {
             self.outgoing.extend(b"\r\n");
         } else if self.random.chance(500) {
-            self.outgoing.extend(format!("Content-Length: {len}\r\n\r\n").bytes());
+            self.outgoing
+                .extend(format!("Content-Length: {len}\r\n\r\n").bytes());
             self.outgoing.extend(body);
         } else {
             self.outgoing.extend(b"Transfer-Encoding: chunked\r\n\r\n");
             let piece = 1 + self.random.below(5000);
             for piece in body.chunks(piece) {
-                self.outgoing.extend(format!("{:x}\r\n", piece.len()).bytes());
+                self.outgoing
+                    .extend(format!("{:x}\r\n", piece.len()).bytes());
                 self.outgoing.extend(piece);
                 self.outgoing.extend(b"\r\n");
             }
@@ -171,7 +180,10 @@ impl Client {
         if self.done {
             return None;
         }
-        let reads = self.connection.as_ref().is_some_and(Connection::is_readable);
+        let reads = self
+            .connection
+            .as_ref()
+            .is_some_and(Connection::is_readable);
         let reads_ms = reads.then_some(self.reads_at_ms);
         let sends_ms = self.wants_to_send().then_some(self.sends_at_ms);
         let watches_ms = Some(self.closed_until_ms).filter(|at_ms| *at_ms != u64::MAX);
@@ -236,7 +248,9 @@ impl Client {
     }
 
     fn answered_end(&self) -> usize {
-        self.answered.checked_sub(1).map_or(0, |last| self.asked[last].end)
+        self.answered
+            .checked_sub(1)
+            .map_or(0, |last| self.asked[last].end)
     }
 
     fn send(&mut self, now_ms: u64) {
@@ -350,14 +364,16 @@ impl Client {
     fn check_end(&self, drain_ms: Option<u64>) -> Result<(), String> {
         let excused = self.connection.as_ref().is_none_or(Connection::is_excused)
             || self.told_to_close
-            || matches!(self.manner, Manner::Resetting | Manner::Stalling | Manner::Slowloris);
+            || matches!(
+                self.manner,
+                Manner::Resetting | Manner::Stalling | Manner::Slowloris
+            );
         let Some(asked) = self.asked.get(self.answered) else {
             return Ok(());
         };
         // After the start of a drain only what had begun before is sure to be answered.
-        let too_late = drain_ms.is_some_and(|drain_ms| {
-            asked.begun_ms.is_none_or(|begun_ms| begun_ms >= drain_ms)
-        });
+        let too_late = drain_ms
+            .is_some_and(|drain_ms| asked.begun_ms.is_none_or(|begun_ms| begun_ms >= drain_ms));
         if excused || too_late {
             return Ok(());
         }
@@ -393,11 +409,15 @@ impl Answer {
             return Ok(None);
         };
         let head = std::str::from_utf8(&bytes[..end]).map_err(|_| "got no HTTP".to_owned())?;
-        let status = head.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
+        let status = head
+            .strip_prefix("HTTP/1.1 ")
+            .and_then(|rest| rest.get(..3)?.parse().ok());
         let status = status.ok_or_else(|| format!("got no HTTP: {head:?}"))?;
         let field = |name: &str| {
             let named = |line: &&str| line.to_ascii_lowercase().starts_with(name);
-            head.lines().find(named).map(|line| line[name.len()..].trim())
+            head.lines()
+                .find(named)
+                .map(|line| line[name.len()..].trim())
         };
         let (body, len) = match field("content-length:") {
             Some(length) => {

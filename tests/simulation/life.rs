@@ -38,11 +38,7 @@ pub(crate) fn live(seed: u64, traced: bool) -> Result<Lived, String> {
 ///
 /// # Errors
 /// As there.
-pub(crate) fn live_with(
-    mut random: Random,
-    faults: Faults,
-    traced: bool,
-) -> Result<Lived, String> {
+pub(crate) fn live_with(mut random: Random, faults: Faults, traced: bool) -> Result<Lived, String> {
     be_quiet_about_planned_panics();
     if traced {
         println!("{faults:?}");
@@ -137,7 +133,11 @@ impl Life {
         }
         self.server.check_end();
         self.world.violation().map_or(Ok(()), Err)?;
-        let requests = self.server.metrics().iter().map(|metrics| metrics.requests.get());
+        let requests = self
+            .server
+            .metrics()
+            .iter()
+            .map(|metrics| metrics.requests.get());
         Ok(Lived {
             trace: self.world.trace(),
             steps: self.steps,
@@ -154,7 +154,11 @@ impl Life {
             due.extend(at_ms.map(|at_ms| (at_ms, Turn::Worker(worker))));
         }
         for (number, client) in self.clients.iter().enumerate() {
-            due.extend(client.next_ms(now_ms).map(|at_ms| (at_ms, Turn::Client(number))));
+            due.extend(
+                client
+                    .next_ms(now_ms)
+                    .map(|at_ms| (at_ms, Turn::Client(number))),
+            );
         }
         if !self.drained {
             due.push((self.drains_at_ms, Turn::Drain));
@@ -207,7 +211,10 @@ fn be_quiet_about_planned_panics() {
         let hook = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
             let is_planned = info.payload().downcast_ref::<&str>() == Some(&PLANNED)
-                || info.payload().downcast_ref::<String>().is_some_and(|text| text == PLANNED);
+                || info
+                    .payload()
+                    .downcast_ref::<String>()
+                    .is_some_and(|text| text == PLANNED);
             if !is_planned && !QUIET.get() {
                 hook(info);
             }

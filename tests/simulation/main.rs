@@ -47,6 +47,10 @@ fn seeds() {
 #[test]
 fn the_same_seed_gives_the_same_trace() {
     for seed in 0..20 {
-        assert_eq!(life::live(seed, false), life::live(seed, false), "seed {seed}");
+        assert_eq!(
+            life::live(seed, false),
+            life::live(seed, false),
+            "seed {seed}"
+        );
     }
 }

@@ -24,5 +24,8 @@ fn every_mutant_is_noticed() {
             None => missed.push(mutant),
         }
     }
-    assert!(missed.is_empty(), "not noticed in {SEEDS_MAX} seeds: {missed:?}");
+    assert!(
+        missed.is_empty(),
+        "not noticed in {SEEDS_MAX} seeds: {missed:?}"
+    );
 }

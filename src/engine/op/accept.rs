@@ -10,6 +10,7 @@ use rustix::net::SocketFlags;
 use super::After;
 use crate::engine::descriptor::Descriptor;
 use crate::engine::uring::{Cqe, Sqe};
+use crate::sys::mutants::mutate;
 
 /// A multishot accept on one listener.
 #[derive(Debug)]
@@ -44,7 +45,12 @@ impl Accept {
         if let Ok(fd) = cqe.result() {
             let fd = i32::try_from(fd).expect("a descriptor is an int");
             // SAFETY: the kernel has just installed this descriptor for us alone.
-            self.ready.push_back(unsafe { OwnedFd::from_raw_fd(fd) });
+            let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+            if mutate!(LoseLateAccept, self.stopped, false) {
+                std::mem::forget(fd);
+            } else {
+                self.ready.push_back(fd);
+            }
         } else if let Err(error) = cqe.result()
             && !error.raw_os_error().is_some_and(is_passing)
         {

@@ -80,7 +80,13 @@ impl Recv {
         match (cqe.result(), chunk) {
             (Ok(0), _) => self.end = mutate!(RearmOnEof, None, Some(End::Eof)),
             (Ok(_), Some(chunk)) => {
-                mutate!(DropLastData, if cqe.more() { self.queue(chunk) }, self.queue(chunk));
+                mutate!(
+                    DropLastData,
+                    if cqe.more() {
+                        self.queue(chunk)
+                    },
+                    self.queue(chunk)
+                );
             }
             (Ok(_), None) => debug_assert!(false, "a receive selects its buffer"),
             (Err(error), _) => match error.raw_os_error() {
@@ -92,7 +98,7 @@ impl Recv {
                 _ => self.end = Some(End::Error(error)),
             },
         }
-        if self.is_full() {
+        if mutate!(NeverFull, false, self.is_full()) {
             After::WakeAndCancel
         } else {
             After::Wake

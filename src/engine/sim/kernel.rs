@@ -219,7 +219,11 @@ impl Kernel {
         if !state.completions.is_empty() || !state.overflow.is_empty() {
             return Some(self.now_ms);
         }
-        state.flights.iter().filter_map(|flight| self.ready_ms(ring, flight)).min()
+        state
+            .flights
+            .iter()
+            .filter_map(|flight| self.ready_ms(ring, flight))
+            .min()
     }
 
     /// Whether the ring has task work to run, or completions that did not fit.
@@ -230,7 +234,8 @@ impl Kernel {
 
     fn is_ready(&self, ring: usize, flight: usize) -> bool {
         let flight = &self.rings[ring].flights[flight];
-        self.ready_ms(ring, flight).is_some_and(|at_ms| at_ms <= self.now_ms)
+        self.ready_ms(ring, flight)
+            .is_some_and(|at_ms| at_ms <= self.now_ms)
     }
 
     fn ready_ms(&self, ring: usize, flight: &Flight) -> Option<u64> {
@@ -238,7 +243,10 @@ impl Kernel {
             Action::Accept { listener, .. } => self.network.backlog(*listener) > 0,
             Action::Recv { socket } => {
                 let socket = &self.network.sockets[*socket];
-                let no_buffer = self.rings[ring].buffers.as_ref().is_none_or(|b| b.len() == 0);
+                let no_buffer = self.rings[ring]
+                    .buffers
+                    .as_ref()
+                    .is_none_or(|b| b.len() == 0);
                 socket.reset || socket.finished || !socket.inbound.is_empty() || no_buffer
             }
             Action::Send { socket, .. } => {
@@ -291,13 +299,17 @@ impl Kernel {
         let socket = &mut self.network.sockets[number];
         socket.idle_submissions += 1;
         if socket.idle_submissions > IDLE_SUBMISSIONS_MAX {
-            self.fail(&format!("connection {number} is submitted on again and again"));
+            self.fail(&format!(
+                "connection {number} is submitted on again and again"
+            ));
         }
         Some(number)
     }
 
     fn misuse(&mut self, what: &str, fd: RawFd) -> Action {
-        self.fail(&format!("{what} on descriptor {fd}, which is none for that"));
+        self.fail(&format!(
+            "{what} on descriptor {fd}, which is none for that"
+        ));
         Action::Answer(-libc::EBADF)
     }
 
@@ -305,9 +317,7 @@ impl Kernel {
         let Some(socket) = self.submitted_on(fd) else {
             return self.misuse("send", fd);
         };
-        let sends = |flight: &Flight| {
-            matches!(flight.action, Action::Send { socket: other, .. } if other == socket)
-        };
+        let sends = |flight: &Flight| matches!(flight.action, Action::Send { socket: other, .. } if other == socket);
         if self.rings[ring].flights.iter().any(sends) {
             self.fail(&format!("two sends at once on connection {socket}"));
         }
@@ -346,7 +356,12 @@ impl Kernel {
     fn delayed_ms(&mut self) -> u64 {
         let is_delayed = self.random.chance(self.faults.delay);
         let most = usize::try_from(self.faults.delay_ms_max).unwrap_or(0);
-        self.now_ms + if is_delayed { self.random.below(most + 1) as u64 } else { 0 }
+        self.now_ms
+            + if is_delayed {
+                self.random.below(most + 1) as u64
+            } else {
+                0
+            }
     }
 
     /// Lets an operation that is ready go on.
@@ -360,15 +375,13 @@ impl Kernel {
             }
             Action::Accept { fd, listener } => self.accept(*fd, *listener),
             Action::Recv { socket } => self.recv(ring, *socket),
-            Action::Send { socket, outgoing } => {
-                match self.send(*socket, outgoing, cancelled) {
-                    Some(result) => (result, 0),
-                    None => {
-                        flight.after_ms = self.delayed_ms();
-                        return self.rings[ring].flights.push(flight);
-                    }
+            Action::Send { socket, outgoing } => match self.send(*socket, outgoing, cancelled) {
+                Some(result) => (result, 0),
+                None => {
+                    flight.after_ms = self.delayed_ms();
+                    return self.rings[ring].flights.push(flight);
                 }
-            }
+            },
             Action::Read { fd, to } => (read_counter(*fd, *to), 0),
         };
         let state = &self.rings[ring];
@@ -377,7 +390,11 @@ impl Kernel {
         let more = flags & CQE_MORE != 0 && has_room && state.overflow.is_empty();
         let flags = if more { flags } else { flags & !CQE_MORE };
         // A descriptor's number is not the same in two runs; the connection's is.
-        let told = if matches!(flight.action, Action::Accept { .. }) { result.min(0) } else { result };
+        let told = if matches!(flight.action, Action::Accept { .. }) {
+            result.min(0)
+        } else {
+            result
+        };
         self.note("completes", flight.which(), i64::from(told));
         self.post(
             ring,
@@ -444,7 +461,9 @@ impl Kernel {
     fn send(&mut self, number: usize, outgoing: &mut Outgoing, cancelled: bool) -> Option<i32> {
         let bytes = outgoing.bytes();
         if bytes != outgoing.copy {
-            self.fail(&format!("the memory of a send on connection {number} has changed"));
+            self.fail(&format!(
+                "the memory of a send on connection {number} has changed"
+            ));
             return Some(-libc::EFAULT);
         }
         let sent_or = |errno: i32, sent: usize| Some(if sent > 0 { count(sent) } else { -errno });
@@ -468,7 +487,9 @@ impl Kernel {
         if is_short && len > 0 {
             len = 1 + self.random.below(len);
         }
-        socket.outbound.extend(&bytes[outgoing.sent..outgoing.sent + len]);
+        socket
+            .outbound
+            .extend(&bytes[outgoing.sent..outgoing.sent + len]);
         socket.idle_submissions = 0;
         outgoing.sent += len;
         // It waits for room until everything is sent (MSG_WAITALL), unless it is disturbed.
@@ -477,7 +498,11 @@ impl Kernel {
     }
 
     fn more(&mut self) -> u32 {
-        if self.random.chance(self.faults.lose_more) { 0 } else { CQE_MORE }
+        if self.random.chance(self.faults.lose_more) {
+            0
+        } else {
+            CQE_MORE
+        }
     }
 
     fn post(&mut self, ring: usize, cqe: Cqe) {

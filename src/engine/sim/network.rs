@@ -128,7 +128,8 @@ impl Network {
         let backlog = &mut self.listeners[listener].backlog;
         *backlog = backlog.checked_sub(1)?;
         let accepted = accept_with(borrow(fd), SocketFlags::CLOEXEC).ok()?;
-        let Some(Identity::Socket(number)) = self.identity(std::os::fd::AsRawFd::as_raw_fd(&accepted))
+        let Some(Identity::Socket(number)) =
+            self.identity(std::os::fd::AsRawFd::as_raw_fd(&accepted))
         else {
             return None;
         };

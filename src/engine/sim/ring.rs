@@ -56,8 +56,8 @@ impl Ring {
             Self::Kernel(ring) => ring.push(sqe, user_data),
             Self::Simulated(ring) => ring.with(|kernel, ring| {
                 let submissions = &mut kernel.rings[ring].submissions;
-                let has_room = submissions.len() < kernel.faults.submissions
-                    || kernel.violation.is_some();
+                let has_room =
+                    submissions.len() < kernel.faults.submissions || kernel.violation.is_some();
                 if has_room {
                     submissions.push_back((sqe, user_data));
                 }
@@ -116,7 +116,9 @@ impl Ring {
                 let ring = &mut kernel.rings[ring];
                 let with_buffer = ring.completions.iter().filter(|cqe| cqe.buffer().is_some());
                 let count = u16::try_from(with_buffer.count()).expect("a buffer has 16 bits");
-                ring.buffers.iter_mut().for_each(|buffers| buffers.reaped(count));
+                ring.buffers
+                    .iter_mut()
+                    .for_each(|buffers| buffers.reaped(count));
                 out.extend(ring.completions.drain(..));
             }),
         }

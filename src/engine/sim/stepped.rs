@@ -46,7 +46,9 @@ impl Stepped {
         let ring = world.0.borrow().rings.len();
         let selected = Selected::Uring { rung: "sim" };
         let worker = world.enter(|| Worker::new(&selected, usize::MAX, metrics));
-        let running = worker.expect("a simulated ring is always to be had").start(main);
+        let running = worker
+            .expect("a simulated ring is always to be had")
+            .start(main);
         Self {
             world: world.clone(),
             ring,
@@ -114,7 +116,9 @@ impl Stepped {
             ("connections", metrics.connections_open.get()),
         ];
         for (what, count) in left.into_iter().filter(|(_, count)| *count > 0) {
-            world.fail(format_args!("a worker that is gone has left {count} {what}"));
+            world.fail(format_args!(
+                "a worker that is gone has left {count} {what}"
+            ));
         }
         if metrics.task_panics.get() > 0 {
             world.fail("a task panicked");

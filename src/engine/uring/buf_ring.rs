@@ -77,7 +77,7 @@ impl BufRing {
     /// Fills the empty places with blocks of `pool`, while fewer than `blocks_max` are in use.
     #[inline]
     pub(super) fn top_up(&mut self, pool: &Pool, blocks_max: usize) {
-        if self.absent.is_empty() {
+        if mutate!(StingyTopUp, self.len() > 0, self.absent.is_empty()) {
             return;
         }
         while pool.in_use() < blocks_max
@@ -92,7 +92,11 @@ impl BufRing {
             entry.set_len(u32::try_from(BLOCK_BYTES).expect("a block is small"));
             entry.set_bid(number);
             self.blocks[usize::from(number)] = Some(block);
-            self.tail = self.tail.wrapping_add(1);
+            self.tail = mutate!(
+                StuckTail,
+                self.tail.saturating_add(1),
+                self.tail.wrapping_add(1)
+            );
         }
         self.publish();
     }

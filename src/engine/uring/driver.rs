@@ -435,6 +435,7 @@ impl Uring {
             _ if orphaned => {}
             After::Resubmit => self.submit(id),
             After::WakeAndCancel => self.cancel(id),
+            After::Park if mutate!(SpinOnNoBuffer, true, false) => self.submit(id),
             After::Park => {
                 self.metrics.buffers_exhausted.add(1);
                 mutate!(ForgetPark, (), self.parked.borrow_mut().push(id));

@@ -80,7 +80,11 @@ impl Ring {
     /// # Errors
     /// Those of io_uring_enter(2), but for the harmless ones: a signal, the time-out, and a full
     /// completion queue, which the caller empties next.
-    pub(in crate::engine) fn enter(&mut self, want: u32, timeout: Option<Duration>) -> io::Result<()> {
+    pub(in crate::engine) fn enter(
+        &mut self,
+        want: u32,
+        timeout: Option<Duration>,
+    ) -> io::Result<()> {
         self.submissions.sync();
         let timespec = timeout.map(Timespec::from);
         let args = match &timespec {
