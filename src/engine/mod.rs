@@ -23,7 +23,7 @@ use std::time::Duration;
 
 pub use descriptor::Descriptor;
 pub use handle::{Accepting, Receiving, Sending};
-pub use op::{Interest, Sent};
+pub use op::{Interest, Sent, accept};
 use rustix::event::EventfdFlags;
 use rustix::time::{ClockId, clock_gettime};
 pub use select::{EngineChoice, Refused, Selected, select};

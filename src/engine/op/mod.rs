@@ -23,7 +23,8 @@ mod send;
 
 use std::task::Waker;
 
-pub(super) use accept::{Accept, accept};
+pub(super) use accept::Accept;
+pub use accept::accept;
 pub(super) use close::close;
 pub(super) use read::Read;
 pub(super) use recv::{End, Recv, recv};
