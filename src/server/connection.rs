@@ -396,11 +396,11 @@ impl Connection {
             CloseReason::Shed => Some(overloaded()),
             _ => None,
         };
-        let has_refusal = refusal.is_some();
         // Bytes that reach a closed socket reset the connection, and what we have said last may
         // be lost with that: who may still send is waited for (RFC 9112 §9.6).
         let may_send = !self.link.eof && self.http.peer_may_send();
-        let answers = matches!(reason, CloseReason::Answered | CloseReason::Drained);
+        let says_last =
+            refusal.is_some() || matches!(reason, CloseReason::Answered | CloseReason::Drained);
         if let Some(mut refusal) = refusal
             && self.http.can_answer()
         {
@@ -416,7 +416,7 @@ impl Connection {
         self.link.clear_recv_deadline();
         let hears = !matches!(reason, CloseReason::Reset | CloseReason::WriteTimeout);
         let told = hears && self.flush().await.is_ok();
-        if told && (answers || has_refusal) && mutate!(NoLinger, false, may_send) {
+        if told && says_last && mutate!(NoLinger, false, may_send) {
             self.linger().await;
         }
     }

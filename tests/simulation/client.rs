@@ -19,6 +19,23 @@ pub(crate) enum Manner {
     Stalling,
     /// Sends a byte of a head every few seconds.
     Slowloris,
+    /// Sends all requests at once, the last of which is none, and goes on sending.
+    Wrong,
+}
+
+impl Manner {
+    /// The manners of the world at large: mostly good.
+    pub(crate) const ALL: &[Self] = &[
+        Self::Patient,
+        Self::Patient,
+        Self::Pipelining,
+        Self::Pipelining,
+        Self::HalfClosing,
+        Self::Resetting,
+        Self::Stalling,
+        Self::Slowloris,
+        Self::Wrong,
+    ];
 }
 
 /// The longest that the server may bear a client that has stalled: the longest deadline (that
@@ -68,17 +85,7 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) fn new(number: usize, mut random: Random, now_ms: u64) -> Self {
-        let manner = random.pick(&[
-            Manner::Patient,
-            Manner::Patient,
-            Manner::Pipelining,
-            Manner::Pipelining,
-            Manner::HalfClosing,
-            Manner::Resetting,
-            Manner::Stalling,
-            Manner::Slowloris,
-        ]);
+    pub(crate) fn new(number: usize, manner: Manner, mut random: Random, now_ms: u64) -> Self {
         let mut client = Self {
             number,
             manner,
@@ -106,7 +113,7 @@ impl Client {
 
     fn write_requests(&mut self) {
         let count = 1 + self.random.below(8);
-        let panics = self.random.chance(100);
+        let panics = self.manner != Manner::Wrong && self.random.chance(100);
         for number in 0..count {
             let kind = match panics && number + 1 == count {
                 true => Kind::Panic,
@@ -132,6 +139,10 @@ impl Client {
                 begun_ms: None,
             });
         }
+        if self.manner == Manner::Wrong {
+            self.outgoing.extend(b"NO REQUEST\r\n\r\n");
+            self.outgoing.extend(vec![b'x'; self.random.below(20_000)]);
+        }
         if matches!(self.manner, Manner::Resetting | Manner::Stalling) {
             self.stops_at = self.random.below(self.outgoing.len());
         }
@@ -153,7 +164,7 @@ impl Client {
         );
         self.outgoing.extend(head.bytes());
         self.outgoing.extend(b"Host: simulated\r\n");
-        if is_last && self.random.chance(300) {
+        if is_last && self.manner != Manner::Wrong && self.random.chance(300) {
             self.outgoing.extend(b"Connection: close\r\n");
         }
         if !kind.has_body() {
@@ -350,6 +361,7 @@ impl Client {
     fn check_refusal(&self, status: u16) -> Result<(), String> {
         let is_due = match status {
             500 => self.asked.get(self.answered).map(|asked| asked.kind) == Some(Kind::Panic),
+            400 => self.manner == Manner::Wrong && self.answered == self.asked.len(),
             408 => matches!(self.manner, Manner::Stalling | Manner::Slowloris),
             503 => true,
             _ => false,
@@ -368,13 +380,13 @@ impl Client {
                 self.manner,
                 Manner::Resetting | Manner::Stalling | Manner::Slowloris
             );
-        let Some(asked) = self.asked.get(self.answered) else {
-            return Ok(());
-        };
         // After the start of a drain only what had begun before is sure to be answered.
-        let too_late = drain_ms
-            .is_some_and(|drain_ms| asked.begun_ms.is_none_or(|begun_ms| begun_ms >= drain_ms));
-        if excused || too_late {
+        let begun_ms = self.asked.get(self.answered).map(|asked| asked.begun_ms);
+        let begun_ms = begun_ms.unwrap_or_else(|| self.finished.then_some(0));
+        let too_late =
+            drain_ms.is_some_and(|drain_ms| begun_ms.is_none_or(|begun_ms| begun_ms >= drain_ms));
+        let is_satisfied = self.answered == self.asked.len() && self.manner != Manner::Wrong;
+        if excused || too_late || is_satisfied {
             return Ok(());
         }
         Err(self.fault(&format!(

@@ -8,11 +8,14 @@ use std::sync::Once;
 use coring::Limits;
 use coring::sim::{Faults, Random, Simulated, Step, World};
 
-use crate::client::Client;
+use crate::client::{Client, Manner};
 use crate::service::{PLANNED, Site};
 
 /// Turns of the loops at one instant: more are a spin.
 const TURNS_AT_ONCE_MAX: u32 = 5_000;
+/// Blocks that a connection may hold: what waits to be asked for, what is received before the
+/// receive is cancelled, and what an echo owes.
+const BLOCKS_MAX: u64 = 16 + 32 + 128;
 /// A life is over by then, in ms: the longest deadlines, one after the other.
 const LIFE_MS_MAX: u64 = 400_000;
 
@@ -24,27 +27,44 @@ pub(crate) struct Lived {
     pub(crate) requests: u64,
 }
 
-/// Lives the life of `seed`.
+/// What a life is set up with; all else is left to chance.
+#[derive(Debug, Clone)]
+pub(crate) struct Setting {
+    pub(crate) faults: Faults,
+    pub(crate) manners: &'static [Manner],
+    /// The second signal comes, too.
+    pub(crate) may_stop: bool,
+}
+
+/// Lives the life of `seed`, in which anything may happen.
 ///
 /// # Errors
 /// What did not hold.
 pub(crate) fn live(seed: u64, traced: bool) -> Result<Lived, String> {
     let mut random = Random::new(seed);
-    let faults = Faults::random(&mut random);
-    live_with(random, faults, traced)
+    let setting = Setting {
+        faults: Faults::random(&mut random),
+        manners: Manner::ALL,
+        may_stop: true,
+    };
+    live_in(&setting, random, traced)
 }
 
-/// As [`live`], with the `faults` that are wanted.
+/// As [`live`], in a `setting`.
 ///
 /// # Errors
 /// As there.
-pub(crate) fn live_with(mut random: Random, faults: Faults, traced: bool) -> Result<Lived, String> {
+pub(crate) fn live_in(
+    setting: &Setting,
+    mut random: Random,
+    traced: bool,
+) -> Result<Lived, String> {
     be_quiet_about_planned_panics();
     if traced {
-        println!("{faults:?}");
+        println!("{setting:?}");
     }
-    let world = World::new(random.next(), faults, traced);
-    let mut life = world.enter(|| Life::new(world.clone(), random));
+    let world = World::new(random.next(), setting.faults.clone(), traced);
+    let mut life = world.enter(|| Life::new(setting, world.clone(), random));
     let outcome = quietly(|| catch_unwind(AssertUnwindSafe(|| world.enter(|| life.run()))));
     let outcome = outcome.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
@@ -66,6 +86,8 @@ struct Life {
     clients: Vec<Client>,
     drains_at_ms: u64,
     drained: bool,
+    stops_at_ms: Option<u64>,
+    stopped: bool,
     random: Random,
     steps: u64,
 }
@@ -76,25 +98,34 @@ enum Turn {
     Worker(usize),
     Client(usize),
     Drain,
+    Stop,
 }
 
 impl Life {
-    fn new(world: World, mut random: Random) -> Self {
+    fn new(setting: &Setting, world: World, mut random: Random) -> Self {
         let workers = 1 + random.below(3);
         let limits = Limits {
-            connections_max: 1000,
+            connections_max: random.pick(&[1000, 1000, 4]),
             ..Limits::default()
         };
         let server = Simulated::new(&world, workers, &limits, || Site);
         let now_ms = world.now_ms();
         let clients = 1 + random.below(10);
-        let clients = (0..clients).map(|number| Client::new(number, random.fork(), now_ms));
+        let clients = (0..clients).map(|number| {
+            let manner = random.pick(setting.manners);
+            Client::new(number, manner, random.fork(), now_ms)
+        });
+        let clients = clients.collect();
+        let drains_at_ms = now_ms + random.pick(&[1000, 4000, 60_000]);
+        let stops = setting.may_stop && random.chance(200);
         Self {
             server,
             workers: vec![true; workers],
-            clients: clients.collect(),
-            drains_at_ms: now_ms + random.pick(&[1000, 4000, 60_000]),
+            clients,
+            drains_at_ms,
             drained: false,
+            stops_at_ms: stops.then(|| drains_at_ms + random.below(5000) as u64),
+            stopped: false,
             random,
             steps: 0,
             world,
@@ -119,7 +150,7 @@ impl Life {
                 .filter_map(|(at_ms, turn)| (at_ms <= now_ms).then_some(turn))
                 .collect();
             let turn = self.random.pick(&ready);
-            let taken = self.take_turn(turn);
+            let taken = self.take_turn(turn).and_then(|()| self.check_memory());
             self.world.violation().map_or(taken, Err)?;
             self.steps += 1;
             turns = if now_ms == instant_ms { turns + 1 } else { 0 };
@@ -162,8 +193,21 @@ impl Life {
         }
         if !self.drained {
             due.push((self.drains_at_ms, Turn::Drain));
+        } else if !self.stopped {
+            due.extend(self.stops_at_ms.map(|at_ms| (at_ms, Turn::Stop)));
         }
         due
+    }
+
+    /// Who sends much to a slow service is slowed down, not stored.
+    fn check_memory(&self) -> Result<(), String> {
+        let excess = self.server.metrics().iter().find(|metrics| {
+            metrics.blocks_in_use.get() > 32 + BLOCKS_MAX * metrics.connections_open.get()
+        });
+        excess.map_or(Ok(()), |metrics| {
+            let (blocks, open) = (metrics.blocks_in_use.get(), metrics.connections_open.get());
+            Err(format!("{open} connections hold {blocks} blocks"))
+        })
     }
 
     fn take_turn(&mut self, turn: Turn) -> Result<(), String> {
@@ -181,7 +225,15 @@ impl Life {
             }
             Turn::Client(number) => {
                 let listener = number % self.workers.len();
-                self.clients[number].step(&self.world, listener, drain_ms)?;
+                let outcome = self.clients[number].step(&self.world, listener, drain_ms);
+                if !self.stopped {
+                    outcome?;
+                }
+            }
+            Turn::Stop => {
+                self.world.note("stop", 0, 0);
+                self.server.stop();
+                self.stopped = true;
             }
             Turn::Drain => {
                 self.world.note("drain", 0, 0);

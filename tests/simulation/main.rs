@@ -9,6 +9,7 @@
 mod client;
 mod life;
 mod mutants;
+mod pitfalls;
 mod service;
 
 use std::time::Instant;

@@ -21,6 +21,8 @@ const CQE_MORE: u32 = 1 << 1;
 const CQE_BUFFER_SHIFT: u32 = 16;
 /// Completions that one call runs the task work for (`IO_LOCAL_TW_DEFAULT_MAX`, Linux 6.13).
 const TASK_WORK_MAX: usize = 20;
+/// Accepts on one listener at one instant without a connection: more are a spin.
+const ACCEPTS_AT_ONCE_MAX: u32 = 20;
 /// Submissions on one connection without anything having moved: more are a spin.
 const IDLE_SUBMISSIONS_MAX: u32 = 200;
 
@@ -73,18 +75,27 @@ impl Outgoing {
             copy: Vec::new(),
             sent: 0,
         };
-        outgoing.copy = outgoing.bytes();
+        outgoing.copy = outgoing.bytes(0, usize::MAX);
         outgoing
     }
 
-    /// The bytes as they are now.
-    fn bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(self.copy.len());
+    /// Up to `len_max` bytes `from` there on, as they are now.
+    fn bytes(&self, mut from: usize, len_max: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
         for &(start, len) in &self.parts {
+            let skipped = from.min(len);
+            from -= skipped;
             // SAFETY: the operation keeps its memory until its final completion.
-            bytes.extend_from_slice(unsafe { std::slice::from_raw_parts(start, len) });
+            let part = unsafe { std::slice::from_raw_parts(start, len) };
+            let room = len_max - bytes.len();
+            bytes.extend(part[skipped..].iter().take(room));
         }
         bytes
+    }
+
+    /// Whether the bytes are what they were.
+    fn is_intact(&self) -> bool {
+        self.bytes(0, usize::MAX) == self.copy
     }
 }
 
@@ -269,7 +280,7 @@ impl Kernel {
     fn issue(&mut self, ring: usize, sqe: Sqe, user_data: u64) {
         let action = match sqe {
             Sqe::AcceptMulti { fd } => match self.network.identity(fd) {
-                Some(Identity::Listener(listener)) => Action::Accept { fd, listener },
+                Some(Identity::Listener(listener)) => self.start_accept(fd, listener),
                 _ => self.misuse("accept", fd),
             },
             Sqe::RecvMulti { fd } => match self.submitted_on(fd) {
@@ -289,6 +300,13 @@ impl Kernel {
             after_ms,
             cancel_ms: None,
         });
+    }
+
+    fn start_accept(&mut self, fd: RawFd, listener: usize) -> Action {
+        if self.network.attempts(listener, self.now_ms) > ACCEPTS_AT_ONCE_MAX {
+            self.fail(&format!("listener {listener} is asked again and again"));
+        }
+        Action::Accept { fd, listener }
     }
 
     /// The connection that an operation is submitted on.
@@ -376,7 +394,14 @@ impl Kernel {
             Action::Accept { fd, listener } => self.accept(*fd, *listener),
             Action::Recv { socket } => self.recv(ring, *socket),
             Action::Send { socket, outgoing } => match self.send(*socket, outgoing, cancelled) {
-                Some(result) => (result, 0),
+                Some(result) => {
+                    if !outgoing.is_intact() {
+                        self.fail(&format!(
+                            "the memory of a send on connection {socket} has changed"
+                        ));
+                    }
+                    (result, 0)
+                }
                 None => {
                     flight.after_ms = self.delayed_ms();
                     return self.rings[ring].flights.push(flight);
@@ -459,13 +484,6 @@ impl Kernel {
 
     /// How a send ended; none if it has not.
     fn send(&mut self, number: usize, outgoing: &mut Outgoing, cancelled: bool) -> Option<i32> {
-        let bytes = outgoing.bytes();
-        if bytes != outgoing.copy {
-            self.fail(&format!(
-                "the memory of a send on connection {number} has changed"
-            ));
-            return Some(-libc::EFAULT);
-        }
         let sent_or = |errno: i32, sent: usize| Some(if sent > 0 { count(sent) } else { -errno });
         if cancelled {
             return sent_or(libc::ECANCELED, outgoing.sent);
@@ -483,18 +501,16 @@ impl Kernel {
             return sent_or(libc::ECONNRESET, outgoing.sent);
         }
         let room = socket.window.saturating_sub(socket.outbound.len());
-        let mut len = room.min(bytes.len() - outgoing.sent);
+        let mut len = room.min(outgoing.copy.len() - outgoing.sent);
         if is_short && len > 0 {
             len = 1 + self.random.below(len);
         }
-        socket
-            .outbound
-            .extend(&bytes[outgoing.sent..outgoing.sent + len]);
+        socket.outbound.extend(outgoing.bytes(outgoing.sent, len));
         socket.idle_submissions = 0;
         outgoing.sent += len;
         // It waits for room until everything is sent (MSG_WAITALL), unless it is disturbed.
         let is_disturbed = is_short && self.random.chance(300);
-        (outgoing.sent == bytes.len() || is_disturbed).then(|| count(outgoing.sent))
+        (outgoing.sent == outgoing.copy.len() || is_disturbed).then(|| count(outgoing.sent))
     }
 
     fn more(&mut self) -> u32 {

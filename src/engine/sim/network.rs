@@ -56,6 +56,8 @@ pub(super) struct Socket {
 struct Listener {
     address: SocketAddrUnix,
     backlog: usize,
+    /// Accepts submitted at one instant without a connection, and when.
+    attempts: (u64, u32),
 }
 
 /// Everything that is reachable in one simulation.
@@ -87,6 +89,7 @@ impl Network {
         self.listeners.push(Listener {
             address,
             backlog: 0,
+            attempts: (0, 0),
         });
         Ok(socket)
     }
@@ -123,10 +126,22 @@ impl Network {
         self.listeners[listener].backlog
     }
 
+    /// How often an accept was submitted at this instant since there was a connection, this time
+    /// included.
+    pub(super) fn attempts(&mut self, listener: usize, now_ms: u64) -> u32 {
+        let (instant_ms, count) = &mut self.listeners[listener].attempts;
+        if std::mem::replace(instant_ms, now_ms) != now_ms {
+            *count = 0;
+        }
+        *count += 1;
+        *count
+    }
+
     /// Accepts a connection as the kernel would: what is returned is the server's.
     pub(super) fn accept(&mut self, listener: usize, fd: RawFd) -> Option<(OwnedFd, usize)> {
-        let backlog = &mut self.listeners[listener].backlog;
-        *backlog = backlog.checked_sub(1)?;
+        let listener = &mut self.listeners[listener];
+        listener.backlog = listener.backlog.checked_sub(1)?;
+        listener.attempts = (0, 0);
         let accepted = accept_with(borrow(fd), SocketFlags::CLOEXEC).ok()?;
         let Some(Identity::Socket(number)) =
             self.identity(std::os::fd::AsRawFd::as_raw_fd(&accepted))
