@@ -44,3 +44,13 @@ pub use server::{
 };
 pub use service::{Body, BodyError, Request, Response, Service};
 pub use sys::kernel::release as kernel_release;
+
+/// A machine in plain structs, with the real server on it: for tests, and a feature.
+#[cfg(feature = "sim")]
+pub mod sim {
+    pub use crate::engine::sim::{
+        Connection, Faults, Mutant, Random, Received, Step, World, with_mutant,
+    };
+    pub use crate::rt::sleep;
+    pub use crate::server::Simulated;
+}

@@ -160,6 +160,12 @@ pub(super) fn give_back(start: NonNull<u8>) {
         0,
         "a block goes back only when nobody holds it"
     );
+    // Whoever still reads or has written there shall be noticed.
+    #[cfg(feature = "sim")]
+    // SAFETY: nobody holds a part of the block, which is BLOCK_BYTES long.
+    unsafe {
+        start.write_bytes(0xdd, BLOCK_BYTES);
+    }
     let pool = header_of(start).pool;
     // SAFETY: the pool's state lives while blocks are out, and this one was out until now.
     let shared = unsafe { &*pool };

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::chunk::{Block, Chunk};
 use super::pool::{BLOCK_BYTES, Pool};
+use crate::sys::mutants::mutate;
 
 /// A piece of memory that waits to be sent.
 #[derive(Debug, Clone)]
@@ -256,7 +257,7 @@ impl SendQueue {
         }
         let queue = self.parts.get_or_insert_default();
         for part in rest.into_iter().rev() {
-            queue.push_front(part);
+            mutate!(PutBackLast, queue.push_back(part), queue.push_front(part));
         }
     }
 }

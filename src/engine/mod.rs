@@ -10,18 +10,20 @@ mod epoll;
 mod handle;
 mod op;
 mod select;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod uring;
 
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use descriptor::Descriptor;
 pub use handle::{Accepting, Receiving, Sending};
-pub use op::{Interest, Sent};
+pub use op::{Interest, Sent, accept};
 use rustix::event::EventfdFlags;
 use rustix::time::{ClockId, clock_gettime};
 pub use select::{EngineChoice, Refused, Selected, select};
@@ -29,6 +31,7 @@ pub use select::{EngineChoice, Refused, Selected, select};
 use crate::buf::Pool;
 use crate::metrics::WorkerMetrics;
 use crate::rt::{Executor, Turn};
+use crate::sys::mutants::mutate;
 use epoll::Epoll;
 use uring::{Refusal, Uring};
 
@@ -47,7 +50,7 @@ pub(in crate::engine) struct UringEngine(std::mem::ManuallyDrop<Uring>);
 
 impl Drop for UringEngine {
     fn drop(&mut self) {
-        if self.0.finish() {
+        if mutate!(SkipFinish, true, self.0.finish()) {
             // SAFETY: dropped once, here; the kernel is done with everything it was given.
             unsafe { std::mem::ManuallyDrop::drop(&mut self.0) };
         }
@@ -115,15 +118,71 @@ impl Worker {
     /// # Panics
     /// When `main` does.
     pub fn run<T: 'static>(self, main: impl Future<Output = T> + 'static) -> io::Result<T> {
-        let Self { engine, executor } = self;
-        let outcome = executor.enter(|| {
-            let _restore = Restore(CURRENT.replace(&raw const engine));
-            let outcome = turns(&engine, &executor, main);
-            executor.clear();
-            outcome
+        let running = self.start(main);
+        running.scope(|| {
+            loop {
+                if let Some(output) = running.turn()? {
+                    return Ok(output);
+                }
+            }
+        })
+    }
+
+    /// A worker whose loop is to be turned: it begins with `main`.
+    fn start<T: 'static>(self, main: impl Future<Output = T> + 'static) -> Running<T> {
+        let output = Rc::new(RefCell::new(None));
+        let put = output.clone();
+        let alive = Rc::new(());
+        let main_alive = Rc::downgrade(&alive);
+        self.executor.spawn(async move {
+            let _alive = alive;
+            *put.borrow_mut() = Some(main.await);
         });
-        drop(engine);
-        outcome
+        Running {
+            worker: self,
+            output,
+            main_alive,
+        }
+    }
+}
+
+/// A worker at work. Dropping it drops its coroutines, and returns when the kernel has nothing of
+/// it any more.
+struct Running<T> {
+    worker: Worker,
+    output: Rc<RefCell<Option<T>>>,
+    main_alive: Weak<()>,
+}
+
+impl<T> Running<T> {
+    /// Makes this worker the thread's current one while `body` runs.
+    fn scope<R>(&self, body: impl FnOnce() -> R) -> R {
+        let Worker { engine, executor } = &self.worker;
+        let _restore = Restore(CURRENT.replace(engine));
+        executor.enter(body)
+    }
+
+    /// One turn of the loop: wake whom time and other threads wake, run what can run, visit the
+    /// kernel. What `main` returned, once it has.
+    fn turn(&self) -> io::Result<Option<T>> {
+        let Worker { engine, executor } = &self.worker;
+        executor.advance(monotonic_ms());
+        let turn = executor.turn();
+        if let Some(output) = self.output.take() {
+            return Ok(Some(output));
+        }
+        assert!(
+            self.main_alive.strong_count() > 0,
+            "the worker's main coroutine panicked"
+        );
+        visit(engine, executor, turn)?;
+        Ok(None)
+    }
+}
+
+impl<T> Drop for Running<T> {
+    fn drop(&mut self) {
+        self.scope(|| self.worker.executor.clear());
     }
 }
 
@@ -136,34 +195,6 @@ impl Drop for Restore {
     }
 }
 
-/// The loop: wake whom time and other threads wake, run what can run, visit the kernel.
-fn turns<T: 'static>(
-    engine: &Engine,
-    executor: &Executor,
-    main: impl Future<Output = T> + 'static,
-) -> io::Result<T> {
-    let output = Rc::new(RefCell::new(None));
-    let put = output.clone();
-    let running = Rc::new(());
-    let alive = Rc::downgrade(&running);
-    executor.spawn(async move {
-        let _running = running;
-        *put.borrow_mut() = Some(main.await);
-    });
-    loop {
-        executor.advance(monotonic_ms());
-        let turn = executor.turn();
-        if let Some(output) = output.take() {
-            return Ok(output);
-        }
-        assert!(
-            alive.strong_count() > 0,
-            "the worker's main coroutine panicked"
-        );
-        visit(engine, executor, turn)?;
-    }
-}
-
 /// Visits the kernel, and sleeps there if nothing can run before something completes.
 fn visit(engine: &Engine, executor: &Executor, turn: Turn) -> io::Result<()> {
     let inbox = executor.inbox();
@@ -172,14 +203,14 @@ fn visit(engine: &Engine, executor: &Executor, turn: Turn) -> io::Result<()> {
         let until = |next_ms: u64| Duration::from_millis(next_ms.saturating_sub(monotonic_ms()));
         turn.next_ms.map(until)
     });
-    let visited = match engine {
-        Engine::Uring(uring) => uring.0.visit(sleep),
-        Engine::Epoll(epoll) => epoll.visit(sleep),
-    };
+    match engine {
+        Engine::Uring(uring) => uring.0.visit(sleep)?,
+        Engine::Epoll(epoll) => epoll.visit(sleep)?,
+    }
     if may_sleep {
         inbox.awake();
     }
-    visited
+    Ok(())
 }
 
 /// The current worker's memory.
@@ -215,13 +246,17 @@ fn try_with_current<R>(body: impl FnOnce(&Engine) -> R) -> Option<R> {
     if current.is_null() {
         return None;
     }
-    // SAFETY: `Worker::run` sets the pointer to an engine that outlives the loop, and puts the
-    // former value back before the engine goes.
+    // SAFETY: `Running::scope` sets the pointer to an engine that outlives its call, and puts the
+    // former value back before it returns.
     Some(body(unsafe { &*current }))
 }
 
 /// The monotonic clock, in ms.
 fn monotonic_ms() -> u64 {
+    #[cfg(feature = "sim")]
+    if let Some(now_ms) = sim::now_ms() {
+        return now_ms;
+    }
     let now = clock_gettime(ClockId::Monotonic);
     let (seconds, nanoseconds) = (now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs());
     seconds * 1000 + nanoseconds / 1_000_000

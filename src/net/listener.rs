@@ -5,11 +5,9 @@ use std::os::fd::OwnedFd;
 use std::task::{Context, Poll};
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use rustix::io::Errno;
-use rustix::net::SocketFlags;
 
 use super::stream::Stream;
-use crate::engine::{Accepting, Descriptor};
+use crate::engine::{self, Accepting, Descriptor};
 
 /// A listening socket on the current worker.
 #[derive(Debug)]
@@ -53,11 +51,7 @@ impl Listener {
     /// Those of accept(2).
     pub fn take_from_backlog(&self) -> io::Result<Option<Stream>> {
         fcntl_setfl(&self.socket, fcntl_getfl(&self.socket)? | OFlags::NONBLOCK)?;
-        match rustix::net::accept_with(&self.socket, SocketFlags::CLOEXEC) {
-            Ok(fd) => Ok(Some(Stream::new(fd))),
-            Err(Errno::AGAIN) => Ok(None),
-            Err(errno) => Err(errno.into()),
-        }
+        Ok(engine::accept(&self.socket)?.map(Stream::new))
     }
 
     /// Closes the socket at once: connections that come are refused from now on.

@@ -16,6 +16,7 @@ use super::inbox::{self, Inbox};
 use super::waker::{GENERATION_BITS, TaskId};
 use super::wheel::Wheel;
 use crate::metrics::WorkerMetrics;
+use crate::sys::mutants::mutate;
 
 type Future = Pin<Box<dyn std::future::Future<Output = ()>>>;
 
@@ -244,7 +245,7 @@ impl Executor {
             let mut tasks = self.tasks.borrow_mut();
             let task = &mut tasks.slots[slot as usize];
             task.future = Some(future);
-            if task.state == State::RunningWoken {
+            if mutate!(LoseSelfWake, false, task.state == State::RunningWoken) {
                 task.state = State::Queued;
                 self.run_queue.borrow_mut().push_back(slot);
             } else {

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::waker::{TaskId, WORKER_BITS};
+use crate::sys::mutants::mutate;
 
 /// What other threads know of a worker.
 pub struct Inbox {
@@ -63,7 +64,11 @@ impl Inbox {
             .unwrap_or_else(PoisonError::into_inner)
             .push(id);
         self.pending.store(true, Ordering::SeqCst);
-        if self.sleeping.swap(false, Ordering::SeqCst) {
+        if mutate!(
+            LoseRemoteWake,
+            false,
+            self.sleeping.swap(false, Ordering::SeqCst)
+        ) {
             (self.unpark)();
         }
     }

@@ -23,6 +23,7 @@ use crate::http::h1::{self, Answer, BodyLength, Event, Framing, Head};
 use crate::net::Stream;
 use crate::rt::after_ms;
 use crate::service::{Inlet, Request, Response, Service};
+use crate::sys::mutants::mutate;
 
 /// Answers are sent when so many bytes have gathered, even while more requests are there.
 const GATHER_BYTES_MAX: usize = 64 << 10;
@@ -242,8 +243,9 @@ impl Connection {
     /// Encodes the head of an answer. During a drain it is the last one of its connection, whenever
     /// its request came.
     pub(super) fn encode_head(&mut self, response: &Response) {
-        if self.shared.manner.get() != Manner::Serving {
-            self.http.close_after();
+        if self.shared.manner.get() != Manner::Serving && self.link.inbox.is_empty() {
+            // Whatever else has arrived is answered, too: the last answer is the one that says so.
+            mutate!(SilentDrain, (), self.http.close_after());
         }
         let length = response
             .body_length()
@@ -333,7 +335,8 @@ impl Connection {
     fn receive(&mut self) -> impl Future<Output = Result<(), CloseReason>> {
         let limits = &self.shared.limits;
         let has_begun = !self.link.inbox.is_empty() || !self.http.request_complete();
-        let deadline_ms = match self.arrival_deadline_ms {
+        let known_ms = mutate!(SlowlorisDeadline, 0, self.arrival_deadline_ms);
+        let deadline_ms = match known_ms {
             0 if !has_begun => after_ms(limits.idle_timeout_ms),
             0 => {
                 let is_head = self.http.request_complete();
@@ -385,10 +388,13 @@ impl Connection {
     }
 
     async fn end(&mut self, reason: CloseReason) {
-        let unread = !self.http.request_complete()
-            || !self.link.inbox.is_empty()
-            || matches!(reason, CloseReason::Shed);
-        if let Some(mut refusal) = reason.refusal()
+        // Bytes that reach a closed socket reset the connection, and what we have said last may
+        // be lost with that: who may still send is waited for (RFC 9112 §9.6).
+        let may_send = !self.link.eof && (self.http.peer_may_send() || !self.link.inbox.is_empty());
+        let refusal = reason.refusal();
+        let says_last =
+            refusal.is_some() || matches!(reason, CloseReason::Answered | CloseReason::Drained);
+        if let Some(mut refusal) = refusal
             && self.http.can_answer()
         {
             self.http.refuse();
@@ -408,7 +414,8 @@ impl Connection {
         self.link.clear_recv_deadline();
         let hears = !matches!(reason, CloseReason::Reset | CloseReason::WriteTimeout);
         let told = hears && self.flush().await.is_ok();
-        if told && !self.http.must_reset(true) && (unread || self.link.more_has_come().await) {
+        let may_send = may_send || says_last && told && self.link.more_has_come().await;
+        if told && says_last && !self.http.must_reset(true) && mutate!(NoLinger, false, may_send) {
             self.link.linger().await;
         }
     }

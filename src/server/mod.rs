@@ -12,6 +12,8 @@ mod exchange;
 mod limits;
 mod link;
 mod shared;
+#[cfg(feature = "sim")]
+mod simulated;
 mod startup;
 mod worker;
 
@@ -22,6 +24,8 @@ pub use access_log::AccessLog;
 pub use cores::{Cores, Pin};
 pub use error::{Error, ErrorKind};
 pub use limits::Limits;
+#[cfg(feature = "sim")]
+pub use simulated::Simulated;
 
 use crate::engine::{self, EngineChoice, Refused, Selected};
 use crate::metrics::WorkerMetrics;

@@ -20,6 +20,7 @@ use crate::metrics::WorkerMetrics;
 use crate::net::{Listener, Stream};
 use crate::rt::{sleep, spawn};
 use crate::service::Service;
+use crate::sys::mutants::mutate;
 
 /// Connections beyond the limit that are answered 503 at a time; more are closed unanswered.
 const SHED_MAX: u64 = 32;
@@ -61,7 +62,7 @@ pub(super) fn run<S: Service + 'static>(
 }
 
 /// A worker's life: accept until the drain begins, then drain, or stop at once.
-async fn live<S: Service + 'static>(plan: Plan, service: Rc<S>) {
+pub(super) async fn live<S: Service + 'static>(plan: Plan, service: Rc<S>) {
     let Plan {
         number,
         sockets,
@@ -96,12 +97,12 @@ async fn accept<S: Service + 'static>(listener: Rc<Listener>, service: Rc<S>, sh
             Some(Err(_)) => {
                 // Descriptors or memory are exhausted: the backlog keeps who comes meanwhile.
                 shared.metrics.accept_errors.add(1);
-                sleep(ACCEPT_PAUSE_MS).await;
+                mutate!(SpinOnExhausted, (), sleep(ACCEPT_PAUSE_MS).await);
             }
             None => break,
         }
     }
-    while let Ok(Some(stream)) = listener.take_from_backlog() {
+    while let Ok(Some(stream)) = mutate!(ForgetBacklog, Ok(None), listener.take_from_backlog()) {
         admit(stream, &service, &shared);
     }
     if let Some(listener) = Rc::into_inner(listener) {

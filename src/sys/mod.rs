@@ -2,5 +2,6 @@
 
 pub mod kernel;
 pub mod limits;
+pub mod mutants;
 pub mod port;
 pub mod socket;

@@ -10,6 +10,7 @@ use rustix::net::SocketFlags;
 use super::After;
 use crate::engine::descriptor::Descriptor;
 use crate::engine::uring::{Cqe, Sqe};
+use crate::sys::mutants::mutate;
 
 /// A multishot accept on one listener.
 #[derive(Debug)]
@@ -45,6 +46,7 @@ impl Accept {
             let fd = i32::try_from(fd).expect("a descriptor is an int");
             // SAFETY: the kernel has just installed this descriptor for us alone.
             self.ready.push_back(unsafe { OwnedFd::from_raw_fd(fd) });
+            mutate!(LoseLateAccept, self.forget_if_stopped(), ());
         } else if let Err(error) = cqe.result()
             && !error.raw_os_error().is_some_and(is_passing)
         {
@@ -54,8 +56,21 @@ impl Accept {
     }
 }
 
+#[cfg(feature = "sim")]
+impl Accept {
+    /// What must not happen to a connection that came late.
+    fn forget_if_stopped(&mut self) {
+        if self.stopped {
+            self.ready.drain(..).for_each(std::mem::forget);
+        }
+    }
+}
+
 /// Accepts by readiness: a connection; none when none waits. The listener must not block.
-pub(in crate::engine) fn accept(listener: impl AsFd) -> io::Result<Option<OwnedFd>> {
+///
+/// # Errors
+/// Those of accept(2) that are not about a single connection.
+pub fn accept(listener: impl AsFd) -> io::Result<Option<OwnedFd>> {
     loop {
         match rustix::net::accept_with(&listener, SocketFlags::CLOEXEC) {
             Ok(fd) => return Ok(Some(fd)),

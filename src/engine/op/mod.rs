@@ -23,12 +23,15 @@ mod send;
 
 use std::task::Waker;
 
-pub(super) use accept::{Accept, accept};
+pub(super) use accept::Accept;
+pub use accept::accept;
 pub(super) use close::close;
 pub(super) use read::Read;
 pub(super) use recv::{End, Recv, recv};
 pub use send::{Interest, Sent};
 pub(super) use send::{PartSent, Send};
+
+use crate::sys::mutants::mutate;
 
 /// What is to be done after a completion, if somebody still owns the operation.
 #[derive(Debug, PartialEq, Eq)]
@@ -179,7 +182,12 @@ impl Table {
         #[expect(clippy::cast_possible_truncation, reason = "the fields of `user_data`")]
         let (slot, generation) = (user_data as u32, (user_data >> 32) as u32 & GENERATION_MASK);
         let place = self.slots.get(slot as usize)?;
-        let is_it = place.entry.is_some() && place.generation & GENERATION_MASK == generation;
+        let is_same = mutate!(
+            IgnoreGeneration,
+            true,
+            place.generation & GENERATION_MASK == generation
+        );
+        let is_it = place.entry.is_some() && is_same;
         is_it.then_some(OpId::new(slot, place.generation))
     }
 

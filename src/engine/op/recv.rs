@@ -12,6 +12,7 @@ use super::After;
 use crate::buf::{Chunk, Pool};
 use crate::engine::descriptor::Descriptor;
 use crate::engine::uring::{Cqe, Sqe};
+use crate::sys::mutants::mutate;
 
 /// How a stream's incoming side ended.
 #[derive(Debug)]
@@ -84,8 +85,16 @@ impl Recv {
         scarce: bool,
     ) -> After {
         match (cqe.result(), chunk) {
-            (Ok(0), _) => self.end = Some(End::Eof),
-            (Ok(_), Some(chunk)) => self.queue(chunk),
+            (Ok(0), _) => self.end = mutate!(RearmOnEof, None, Some(End::Eof)),
+            (Ok(_), Some(chunk)) => {
+                mutate!(
+                    DropLastData,
+                    if cqe.more() {
+                        self.queue(chunk)
+                    },
+                    self.queue(chunk)
+                );
+            }
             (Ok(_), None) => debug_assert!(false, "a receive selects its buffer"),
             (Err(error), _) => match error.raw_os_error() {
                 Some(libc::ENOBUFS) => {
@@ -96,7 +105,8 @@ impl Recv {
                 _ => self.end = Some(End::Error(error)),
             },
         }
-        if self.is_full() || scarce && !self.is_empty() {
+        let is_full = self.is_full() || scarce && !self.is_empty();
+        if mutate!(NeverFull, false, is_full) {
             After::WakeAndCancel
         } else {
             After::Wake

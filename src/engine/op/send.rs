@@ -13,6 +13,7 @@ use crate::buf::{Outgoing, Part};
 use crate::engine::descriptor::Descriptor;
 use crate::engine::uring::{Cqe, Sqe};
 use crate::metrics::WorkerMetrics;
+use crate::sys::mutants::mutate;
 
 /// One send; it owns what is sent until the kernel is done.
 #[derive(Debug)]
@@ -95,7 +96,11 @@ impl Send {
 
     pub(in crate::engine) fn complete(&mut self, cqe: &Cqe) -> After {
         let result = cqe.result();
-        let is_all = matches!(result, Ok(sent) if sent as usize == self.outgoing.len());
+        let is_all = mutate!(
+            ShortSendIsWhole,
+            result.is_ok(),
+            matches!(result, Ok(sent) if sent as usize == self.outgoing.len())
+        );
         match self.interest {
             Interest::End if is_all => After::WakeAndForget,
             Interest::Trouble if is_all => After::Forget,
@@ -110,6 +115,16 @@ impl Send {
     pub(in crate::engine) fn into_sent(self) -> Sent {
         let trouble = self.trouble.expect("a send that went well is forgotten");
         Sent::Part(self.outgoing, trouble)
+    }
+}
+
+#[cfg(feature = "sim")]
+impl super::Op {
+    /// What must not happen while the kernel has the operation.
+    pub(in crate::engine) fn free_bytes(&mut self) {
+        if let Self::Send(send) = self {
+            send.outgoing = Outgoing::Many(Vec::new());
+        }
     }
 }
 

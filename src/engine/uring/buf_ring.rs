@@ -14,6 +14,7 @@ use io_uring::Submitter;
 use io_uring::types::BufRingEntry;
 
 use crate::buf::{BLOCK_BYTES, Block, Chunk, Pool};
+use crate::sys::mutants::mutate;
 
 /// The group that receives select from: there is one per ring.
 pub(super) const BUFFER_GROUP: u16 = 0;
@@ -65,6 +66,12 @@ impl BufRing {
         unsafe { submitter.register_buf_ring_with_flags(address, self.capacity, BUFFER_GROUP, 0) }
     }
 
+    /// Where a simulated kernel finds the entries.
+    #[cfg(feature = "sim")]
+    pub(super) fn entries(&self) -> NonNull<BufRingEntry> {
+        self.entries
+    }
+
     /// Buffers that the kernel may take.
     pub(super) fn len(&self) -> usize {
         usize::from(self.capacity) - self.absent.len()
@@ -74,7 +81,7 @@ impl BufRing {
     /// does not come to a halt: what then arrives must be consumed at once.
     #[inline]
     pub(super) fn top_up(&mut self, pool: &Pool, scarce: bool) {
-        if self.absent.is_empty() {
+        if mutate!(StingyTopUp, self.len() > 0, self.absent.is_empty()) {
             return;
         }
         let reserve = if scarce { RESERVE } else { self.capacity };
@@ -91,7 +98,11 @@ impl BufRing {
             entry.set_len(u32::try_from(BLOCK_BYTES).expect("a block is small"));
             entry.set_bid(number);
             self.blocks[usize::from(number)] = Some(block);
-            self.tail = self.tail.wrapping_add(1);
+            self.tail = mutate!(
+                StuckTail,
+                self.tail.saturating_add(1),
+                self.tail.wrapping_add(1)
+            );
         }
         self.publish();
     }
@@ -101,6 +112,7 @@ impl BufRing {
     pub(super) fn take(&mut self, number: u16, len: usize) -> Chunk {
         let block = self.blocks[usize::from(number)].take();
         self.absent.push(number);
+        mutate!(DoubleReturn, self.absent.push(number), ());
         block
             .expect("the kernel uses a buffer once")
             .into_chunk(0..len)

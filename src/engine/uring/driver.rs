@@ -10,15 +10,15 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::buf_ring::BufRing;
-use super::ring::Ring;
 use super::setup::{Refusal, worker_ring};
-use super::{Cqe, Sqe};
+use super::{Cqe, Ring, Sqe};
 use crate::buf::{Chunk, Outgoing, Pool};
 use crate::engine::descriptor::Descriptor;
 use crate::engine::op::{
     self, Accept, After, End, Interest, Op, OpId, Read, Recv, Send, Sent, State, Table, Tag,
 };
 use crate::metrics::WorkerMetrics;
+use crate::sys::mutants::mutate;
 
 /// How long a batch may wait to become larger.
 const BLINK: Duration = Duration::from_micros(50);
@@ -326,8 +326,14 @@ impl Uring {
             return;
         }
         entry.state = State::Orphaned;
+        mutate!(FreeOrphan, entry.op.free_bytes(), ());
         drop(table);
-        self.cancel(id);
+        mutate!(ForgetCancel, (), self.cancel(id));
+        mutate!(
+            CloseBeforeFinal,
+            drop(self.table.borrow_mut().remove(id)),
+            ()
+        );
     }
 
     /// Closes a descriptor with the next batch.
@@ -419,7 +425,8 @@ impl Uring {
         if !cqe.more() {
             self.in_flight.set(self.in_flight.get() - 1);
         }
-        if cqe.user_data >> 56 == Tag::Op as u64 {
+        let tag = cqe.user_data >> 56;
+        if tag == mutate!(CancelIsFinal, tag.min(Tag::Cancel as u64), Tag::Op as u64) {
             self.complete_op(cqe, chunk);
         }
     }
@@ -433,7 +440,13 @@ impl Uring {
             return;
         };
         let orphaned = entry.state == State::Orphaned;
-        if !cqe.more() && !orphaned {
+        mutate!(
+            LeakBuffer,
+            std::mem::forget(chunk.clone().filter(|_| orphaned)),
+            ()
+        );
+        let goes_on = mutate!(MissLostMore, cqe.buffer().is_some(), cqe.more());
+        if !goes_on && !orphaned {
             entry.state = State::Idle;
         }
         let after = match &mut entry.op {
@@ -465,9 +478,10 @@ impl Uring {
             _ if orphaned => {}
             After::Resubmit => self.submit(id),
             After::WakeAndCancel => self.cancel(id),
+            After::Park if mutate!(SpinOnNoBuffer, true, false) => self.submit(id),
             After::Park => {
                 self.metrics.buffers_exhausted.add(1);
-                self.parked.borrow_mut().push(id);
+                mutate!(ForgetPark, (), self.parked.borrow_mut().push(id));
             }
             After::Wake | After::WakeAndForget | After::Forget => {}
         }

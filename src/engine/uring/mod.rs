@@ -6,7 +6,14 @@ mod ring;
 mod setup;
 
 pub(super) use driver::Uring;
+#[cfg(feature = "sim")]
+pub(super) use ring::{Ring as KernelRing, forgive};
 pub(super) use setup::{Refusal, preflight};
+
+#[cfg(feature = "sim")]
+use super::sim::Ring;
+#[cfg(not(feature = "sim"))]
+use ring::Ring;
 
 use std::io;
 use std::os::fd::RawFd;

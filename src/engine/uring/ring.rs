@@ -12,6 +12,7 @@ use io_uring::{CompletionQueue, IoUring, SubmissionQueue, Submitter, opcode};
 
 use super::buf_ring::BUFFER_GROUP;
 use super::{Cqe, Sqe};
+use crate::sys::mutants::mutate;
 
 /// `IORING_ENTER_GETEVENTS`, `IORING_ENTER_EXT_ARG`, `IORING_ENTER_NO_IOWAIT` (io_uring_enter(2)).
 const ENTER_GETEVENTS: u32 = 1 << 0;
@@ -24,7 +25,7 @@ const SHORTAGE_PAUSE: Duration = Duration::from_millis(1);
 /// A ring and its two queues. The parts borrow from the ring for as long as this value lives:
 /// the submitter because it alone remembers that the ring is registered, the queues because they
 /// remember their positions.
-pub(super) struct Ring {
+pub(in crate::engine) struct Ring {
     submitter: ManuallyDrop<Submitter<'static>>,
     submissions: ManuallyDrop<SubmissionQueue<'static>>,
     completions: ManuallyDrop<CompletionQueue<'static>>,
@@ -34,7 +35,7 @@ pub(super) struct Ring {
 }
 
 impl Ring {
-    pub(super) fn new(ring: IoUring) -> Self {
+    pub(in crate::engine) fn new(ring: IoUring) -> Self {
         let no_iowait = ring.params().is_feature_no_iowait();
         let owner = NonNull::from(Box::leak(Box::new(ring)));
         let mut borrowed = owner;
@@ -54,7 +55,7 @@ impl Ring {
 
     /// Queues a submission. False: the queue is full, and the kernel must be entered first.
     #[inline]
-    pub(super) fn push(&mut self, sqe: Sqe, user_data: u64) -> bool {
+    pub(in crate::engine) fn push(&mut self, sqe: Sqe, user_data: u64) -> bool {
         let entry = prepare(sqe).user_data(user_data);
         // SAFETY: the operation behind `user_data` owns what the entry refers to, and keeps it
         // until its final completion. A cancellation and a close refer to no memory.
@@ -62,17 +63,17 @@ impl Ring {
     }
 
     /// Submissions that the kernel has not seen.
-    pub(super) fn unsubmitted(&self) -> usize {
+    pub(in crate::engine) fn unsubmitted(&self) -> usize {
         self.submissions.len()
     }
 
     /// Whether an `enter` has work to fetch: completions wait to be posted, or did not fit.
-    pub(super) fn needs_enter(&self) -> bool {
+    pub(in crate::engine) fn needs_enter(&self) -> bool {
         self.submissions.taskrun() || self.submissions.cq_overflow()
     }
 
     /// Whether the completion queue has overflowed and the kernel keeps the rest.
-    pub(super) fn overflowed(&self) -> bool {
+    pub(in crate::engine) fn overflowed(&self) -> bool {
         self.submissions.cq_overflow()
     }
 
@@ -82,7 +83,11 @@ impl Ring {
     /// # Errors
     /// Those of io_uring_enter(2), but for those that pass: a signal, the time-out, a full
     /// completion queue, which the caller empties next, and a shortage of memory.
-    pub(super) fn enter(&mut self, want: u32, timeout: Option<Duration>) -> io::Result<()> {
+    pub(in crate::engine) fn enter(
+        &mut self,
+        want: u32,
+        timeout: Option<Duration>,
+    ) -> io::Result<()> {
         self.submissions.sync();
         let timespec = timeout.map(Timespec::from);
         let args = match &timespec {
@@ -95,27 +100,22 @@ impl Ring {
         // `SubmitArgs` is; it and the timespec live until the call returns.
         let entered = unsafe { self.submitter.enter(to_submit, want, flags, Some(&args)) };
         self.submissions.sync();
-        match entered {
-            Ok(_) => Ok(()),
-            Err(error) => match error.raw_os_error() {
-                Some(libc::EINTR | libc::ETIME | libc::EBUSY) => Ok(()),
-                Some(libc::EAGAIN | libc::ENOMEM) => {
-                    std::thread::sleep(SHORTAGE_PAUSE);
-                    Ok(())
-                }
-                _ => Err(error),
-            },
+        if let Err(error) = &entered
+            && let Some(libc::EAGAIN | libc::ENOMEM) = error.raw_os_error()
+        {
+            std::thread::sleep(SHORTAGE_PAUSE);
         }
+        entered.map(|_| ()).or_else(forgive)
     }
 
     /// Whether completions can be reaped without entering the kernel.
-    pub(super) fn has_completions(&mut self) -> bool {
+    pub(in crate::engine) fn has_completions(&mut self) -> bool {
         self.completions.sync();
         !self.completions.is_empty()
     }
 
     /// Moves all completions that are there to `out`.
-    pub(super) fn reap(&mut self, out: &mut Vec<Cqe>) {
+    pub(in crate::engine) fn reap(&mut self, out: &mut Vec<Cqe>) {
         self.completions.sync();
         out.extend(self.completions.by_ref().map(|cqe| Cqe {
             user_data: cqe.user_data(),
@@ -168,5 +168,14 @@ fn prepare(sqe: Sqe) -> Entry {
         Sqe::Cancel { target } => {
             opcode::AsyncCancel2::new(CancelBuilder::user_data(target)).build()
         }
+    }
+}
+
+/// The errors of io_uring_enter(2) that pass: what was not submitted or reaped is next time.
+pub(in crate::engine) fn forgive(error: io::Error) -> io::Result<()> {
+    match error.raw_os_error() {
+        Some(libc::EINTR) => mutate!(FatalSignal, Err(error), Ok(())),
+        Some(libc::ETIME | libc::EAGAIN | libc::EBUSY | libc::ENOMEM) => Ok(()),
+        _ => Err(error),
     }
 }

@@ -8,8 +8,7 @@ use io_uring::register::Restriction;
 use io_uring::{IoUring, Submitter, opcode};
 
 use super::buf_ring::BufRing;
-use super::ring::Ring;
-use super::{Cqe, Sqe};
+use super::{Cqe, Ring, Sqe};
 use crate::buf::Pool;
 use crate::sys::kernel;
 
@@ -131,6 +130,10 @@ pub(in crate::engine) fn preflight() -> Result<&'static str, Refusal> {
 /// Makes a worker's ring. To be called on the worker's own thread: the kernel lets only the
 /// thread that enabled the ring submit to it.
 pub(super) fn worker_ring(pool: &Pool) -> Result<Made, Refusal> {
+    #[cfg(feature = "sim")]
+    if let Some(made) = simulated(pool) {
+        return Ok(made);
+    }
     let mut tries = 0;
     loop {
         match make(pool, SUBMISSIONS, COMPLETIONS, BUFFERS) {
@@ -143,6 +146,20 @@ pub(super) fn worker_ring(pool: &Pool) -> Result<Made, Refusal> {
             made => return made,
         }
     }
+}
+
+/// A ring of the simulated kernel, if this thread is in one.
+#[cfg(feature = "sim")]
+fn simulated(pool: &Pool) -> Option<Made> {
+    let world = crate::engine::sim::World::current()?;
+    let (capacity, first) = world.buffers();
+    let mut buffers = BufRing::new(capacity, first);
+    buffers.top_up(pool, usize::MAX);
+    Some(Made {
+        ring: Ring::simulated(&world, buffers.entries(), capacity, first),
+        buffers,
+        rung: "sim",
+    })
 }
 
 fn make(pool: &Pool, submissions: u32, completions: u32, buffers: u16) -> Result<Made, Refusal> {

@@ -43,6 +43,8 @@ pub struct Connection {
     answer: AnswerBody,
     /// Whether another exchange may follow this one.
     persists: bool,
+    /// Whether the peer has said that it sends nothing after the request at hand.
+    is_last: bool,
     /// Whether we want no other exchange after the one at hand, or the next one.
     closing: bool,
     /// Whether the client waits for `100 Continue`.
@@ -74,6 +76,7 @@ impl Connection {
             exchange: Exchange::new(),
             answer: AnswerBody::None,
             persists: false,
+            is_last: false,
             closing: false,
             awaits_continue: false,
             is_head: false,
@@ -291,6 +294,12 @@ impl Connection {
         self.persists = false;
     }
 
+    /// Whether the peer may be sending, for all it has said: the rest of its request, or another.
+    #[must_use]
+    pub fn peer_may_send(&self) -> bool {
+        !(self.is_last && self.request_complete())
+    }
+
     /// Whether nothing more can be sent: the connection is to be closed.
     #[must_use]
     pub fn must_close(&self) -> bool {
@@ -316,6 +325,7 @@ impl Connection {
         self.exchange.step(Party::Responder, Step::Request);
         self.version = head.version;
         self.is_head = head.method == Method::HEAD;
+        self.is_last = !head.keep_alive;
         self.persists = head.keep_alive && !self.closing;
         match head.framing {
             Framing::None => self.exchange.step(Party::Requester, Step::End),

@@ -1,0 +1,597 @@
+//! The kernel itself: operations in flight, and when and how each completes. What is due to chance
+//! comes from one stream; what must never happen is checked where it would.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd, RawFd};
+
+use rustix::event::{PollFd, PollFlags};
+
+use super::buffers::Provided;
+use super::faults::{self, Faults};
+use super::network::{Identity, Network, Socket, borrow};
+use super::random::Random;
+use crate::engine::uring::{Cqe, Sqe};
+
+/// `IORING_CQE_F_BUFFER`, `IORING_CQE_F_MORE` and where the buffer's number stands
+/// (io_uring(7)).
+const CQE_BUFFER: u32 = 1 << 0;
+const CQE_MORE: u32 = 1 << 1;
+const CQE_BUFFER_SHIFT: u32 = 16;
+/// Completions that one call runs the task work for (`IO_LOCAL_TW_DEFAULT_MAX`, Linux 6.13).
+const TASK_WORK_MAX: usize = 20;
+/// Accepts on one listener at one instant without a connection: more are a spin.
+const ACCEPTS_AT_ONCE_MAX: u32 = 20;
+/// Submissions on one connection without anything having moved: more are a spin.
+const IDLE_SUBMISSIONS_MAX: u32 = 200;
+
+/// What is under way on one ring.
+#[derive(Debug)]
+pub(super) struct Flight {
+    user_data: u64,
+    action: Action,
+    /// It does not complete before, in ms.
+    after_ms: u64,
+    /// It is ended then, in ms.
+    cancel_ms: Option<u64>,
+}
+
+#[derive(Debug)]
+enum Action {
+    Accept {
+        fd: RawFd,
+        listener: usize,
+    },
+    Recv {
+        socket: usize,
+    },
+    Send {
+        socket: usize,
+        outgoing: Outgoing,
+    },
+    /// Of an eventfd, which is a real one.
+    Read {
+        fd: RawFd,
+        to: *mut u8,
+    },
+    /// What is decided already and was not yet told.
+    Answer(i32),
+}
+
+/// What a send was given, and how far it has come.
+#[derive(Debug)]
+struct Outgoing {
+    parts: Vec<(*const u8, usize)>,
+    /// The bytes as they were when they were given.
+    copy: Vec<u8>,
+    sent: usize,
+}
+
+impl Outgoing {
+    fn new(parts: Vec<(*const u8, usize)>) -> Self {
+        let mut outgoing = Self {
+            parts,
+            copy: Vec::new(),
+            sent: 0,
+        };
+        outgoing.copy = outgoing.bytes(0, usize::MAX);
+        outgoing
+    }
+
+    /// Up to `len_max` bytes `from` there on, as they are now.
+    fn bytes(&self, mut from: usize, len_max: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for &(start, len) in &self.parts {
+            let skipped = from.min(len);
+            from -= skipped;
+            // SAFETY: the operation keeps its memory until its final completion.
+            let part = unsafe { std::slice::from_raw_parts(start, len) };
+            let room = len_max - bytes.len();
+            bytes.extend(part[skipped..].iter().take(room));
+        }
+        bytes
+    }
+
+    /// Whether the bytes are what they were.
+    fn is_intact(&self) -> bool {
+        self.bytes(0, usize::MAX) == self.copy
+    }
+}
+
+/// One ring.
+#[derive(Debug, Default)]
+pub(super) struct Rings {
+    pub(super) submissions: VecDeque<(Sqe, u64)>,
+    pub(super) completions: VecDeque<Cqe>,
+    /// Completions for which there was no room.
+    pub(super) overflow: VecDeque<Cqe>,
+    pub(super) flights: Vec<Flight>,
+    /// How long the worker would sleep that has given way, in ms.
+    pub(super) sleeps_until_ms: Option<u64>,
+    /// None when the ring is gone.
+    pub(super) buffers: Option<Provided>,
+}
+
+/// The state of a simulated machine.
+#[derive(Debug)]
+pub(super) struct Kernel {
+    pub(super) now_ms: u64,
+    pub(super) random: Random,
+    pub(super) faults: Faults,
+    pub(super) network: Network,
+    pub(super) rings: Vec<Rings>,
+    /// A worker is being stepped: whoever would sleep gives way.
+    pub(super) gives_way: bool,
+    pub(super) violation: Option<String>,
+    pub(super) trace: u64,
+    traced: bool,
+}
+
+impl Kernel {
+    pub(super) fn new(random: Random, faults: Faults, traced: bool) -> Self {
+        Self {
+            now_ms: 1_000_000,
+            random,
+            faults,
+            network: Network::new(),
+            rings: Vec::new(),
+            gives_way: false,
+            violation: None,
+            trace: 0xcbf2_9ce4_8422_2325,
+            traced,
+        }
+    }
+
+    /// Puts something into the trace.
+    pub(super) fn note(&mut self, what: &'static str, which: usize, value: i64) {
+        let numbers = [self.now_ms, which as u64, value.cast_unsigned()];
+        let bytes = numbers.into_iter().flat_map(u64::to_le_bytes);
+        for byte in what.bytes().chain(bytes) {
+            self.trace = (self.trace ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+        if self.traced {
+            eprintln!("{:>9} ms  {what} {which}: {value}", self.now_ms);
+        }
+    }
+
+    pub(super) fn fail(&mut self, what: &dyn fmt::Display) {
+        if self.violation.is_none() {
+            self.violation = Some(what.to_string());
+        }
+    }
+
+    /// Sees which connections the server has closed: no operation may be using them.
+    pub(super) fn observe(&mut self) {
+        for socket in self.network.observe() {
+            self.note("server closes", socket, 0);
+            let in_use = |flight: &Flight| flight.socket() == Some(socket);
+            if self.rings.iter().flat_map(|ring| &ring.flights).any(in_use) {
+                self.fail(&format!("connection {socket} is closed under an operation"));
+            }
+            if !self.network.sockets[socket].inbound.is_empty() {
+                self.refuse(socket);
+            }
+        }
+    }
+
+    /// What reaches a closed connection resets it; what the client has not yet read may be lost
+    /// (RFC 9112 §9.6).
+    pub(super) fn refuse(&mut self, socket: usize) {
+        let loses = self.random.chance(500);
+        let socket = &mut self.network.sockets[socket];
+        if loses {
+            socket.outbound.clear();
+            socket.reset = true;
+        }
+    }
+
+    /// What must hold when all workers are gone.
+    pub(super) fn check_end(&mut self) {
+        let in_flight: usize = self.rings.iter().map(|ring| ring.flights.len()).sum();
+        if in_flight > 0 {
+            self.fail(&format!("{in_flight} operations are left in flight"));
+        }
+        let open = |socket: &Socket| socket.accepted && !socket.closed;
+        let open = self.network.sockets.iter().filter(|socket| open(socket));
+        let open = open.count();
+        if open > 0 {
+            self.fail(&format!("{open} connections are left open"));
+        }
+    }
+
+    /// Takes up to `count` submissions.
+    pub(super) fn submit(&mut self, ring: usize, count: usize) {
+        for _ in 0..count {
+            let Some((sqe, user_data)) = self.rings[ring].submissions.pop_front() else {
+                break;
+            };
+            self.issue(ring, sqe, user_data);
+        }
+    }
+
+    /// Runs what can complete, in any order, and posts what did.
+    pub(super) fn run_task_work(&mut self, ring: usize) {
+        self.flush_overflow(ring);
+        for _ in 0..TASK_WORK_MAX {
+            let flights = 0..self.rings[ring].flights.len();
+            let ready: Vec<usize> = flights.filter(|&n| self.is_ready(ring, n)).collect();
+            if ready.is_empty() || self.violation.is_some() {
+                break;
+            }
+            let chosen = self.random.pick(&ready);
+            self.shoot(ring, chosen);
+        }
+    }
+
+    /// When something can complete or be fetched, in ms; none if only others can bring that about.
+    pub(super) fn next_ms(&self, ring: usize) -> Option<u64> {
+        let state = &self.rings[ring];
+        if !state.completions.is_empty() || !state.overflow.is_empty() {
+            return Some(self.now_ms);
+        }
+        state
+            .flights
+            .iter()
+            .filter_map(|flight| self.ready_ms(ring, flight))
+            .min()
+    }
+
+    /// Whether the ring has task work to run, or completions that did not fit.
+    pub(super) fn needs_enter(&self, ring: usize) -> bool {
+        let flights = 0..self.rings[ring].flights.len();
+        !self.rings[ring].overflow.is_empty() || flights.into_iter().any(|n| self.is_ready(ring, n))
+    }
+
+    fn is_ready(&self, ring: usize, flight: usize) -> bool {
+        let flight = &self.rings[ring].flights[flight];
+        self.ready_ms(ring, flight)
+            .is_some_and(|at_ms| at_ms <= self.now_ms)
+    }
+
+    fn ready_ms(&self, ring: usize, flight: &Flight) -> Option<u64> {
+        let can_go_on = match &flight.action {
+            Action::Accept { listener, .. } => self.network.backlog(*listener) > 0,
+            Action::Recv { socket } => {
+                let socket = &self.network.sockets[*socket];
+                let no_buffer = self.rings[ring]
+                    .buffers
+                    .as_ref()
+                    .is_none_or(|b| b.len() == 0);
+                socket.reset || socket.finished || !socket.inbound.is_empty() || no_buffer
+            }
+            Action::Send { socket, .. } => {
+                let socket = &self.network.sockets[*socket];
+                socket.reset || socket.outbound.len() < socket.window
+            }
+            Action::Read { fd, .. } => {
+                let mut fds = [PollFd::from_borrowed_fd(borrow(*fd), PollFlags::IN)];
+                let none = rustix::time::Timespec::default();
+                rustix::event::poll(&mut fds, Some(&none)) == Ok(1)
+            }
+            Action::Answer(_) => true,
+        };
+        match (can_go_on.then_some(flight.after_ms), flight.cancel_ms) {
+            (Some(after_ms), Some(cancel_ms)) => Some(after_ms.min(cancel_ms)),
+            (after_ms, cancel_ms) => after_ms.or(cancel_ms),
+        }
+    }
+
+    fn issue(&mut self, ring: usize, sqe: Sqe, user_data: u64) {
+        let action = match sqe {
+            Sqe::AcceptMulti { fd } => match self.network.identity(fd) {
+                Some(Identity::Listener(listener)) => self.start_accept(fd, listener),
+                _ => self.misuse("accept", fd),
+            },
+            Sqe::RecvMulti { fd } => match self.submitted_on(fd) {
+                Some(socket) => Action::Recv { socket },
+                None => self.misuse("recv", fd),
+            },
+            Sqe::Send { fd, from, len } => self.start_send(ring, fd, vec![(from, len as usize)]),
+            Sqe::SendMsg { fd, header } => self.start_send(ring, fd, parts(header)),
+            Sqe::Read { fd, to, .. } => Action::Read { fd, to },
+            Sqe::Close { fd } => Action::Answer(self.close(fd)),
+            Sqe::Cancel { target } => Action::Answer(self.cancel(ring, target)),
+        };
+        let after_ms = self.delayed_ms();
+        self.rings[ring].flights.push(Flight {
+            user_data,
+            action,
+            after_ms,
+            cancel_ms: None,
+        });
+    }
+
+    fn start_accept(&mut self, fd: RawFd, listener: usize) -> Action {
+        if self.network.attempts(listener, self.now_ms) > ACCEPTS_AT_ONCE_MAX {
+            self.fail(&format!("listener {listener} is asked again and again"));
+        }
+        Action::Accept { fd, listener }
+    }
+
+    /// The connection that an operation is submitted on.
+    fn submitted_on(&mut self, fd: RawFd) -> Option<usize> {
+        let Some(Identity::Socket(number)) = self.network.identity(fd) else {
+            return None;
+        };
+        let socket = &mut self.network.sockets[number];
+        socket.idle_submissions += 1;
+        if socket.idle_submissions > IDLE_SUBMISSIONS_MAX {
+            self.fail(&format!(
+                "connection {number} is submitted on again and again"
+            ));
+        }
+        Some(number)
+    }
+
+    fn misuse(&mut self, what: &str, fd: RawFd) -> Action {
+        self.fail(&format!(
+            "{what} on descriptor {fd}, which is none for that"
+        ));
+        Action::Answer(-libc::EBADF)
+    }
+
+    fn start_send(&mut self, ring: usize, fd: RawFd, parts: Vec<(*const u8, usize)>) -> Action {
+        let Some(socket) = self.submitted_on(fd) else {
+            return self.misuse("send", fd);
+        };
+        let sends = |flight: &Flight| matches!(flight.action, Action::Send { socket: other, .. } if other == socket);
+        if self.rings[ring].flights.iter().any(sends) {
+            self.fail(&format!("two sends at once on connection {socket}"));
+        }
+        let outgoing = Outgoing::new(parts);
+        Action::Send { socket, outgoing }
+    }
+
+    /// Closes a descriptor, now: the number may be another's at once.
+    fn close(&mut self, fd: RawFd) -> i32 {
+        if let Some(Identity::Socket(socket)) = self.network.identity(fd) {
+            self.note("close", socket, 0);
+        }
+        // SAFETY: a submission to close gives its descriptor away.
+        drop(unsafe { OwnedFd::from_raw_fd(fd) });
+        self.observe();
+        if self.random.chance(self.faults.passing) {
+            return -self.random.pick(faults::CLOSE);
+        }
+        0
+    }
+
+    fn cancel(&mut self, ring: usize, target: u64) -> i32 {
+        let flights = &self.rings[ring].flights;
+        let of_target = |flight: &Flight| flight.user_data == target && !flight.is_decided();
+        let Some(flight) = flights.iter().position(of_target) else {
+            return -libc::ENOENT;
+        };
+        let is_running = self.random.chance(self.faults.already);
+        let at_ms = self.delayed_ms();
+        let flight = &mut self.rings[ring].flights[flight];
+        flight.cancel_ms.get_or_insert(at_ms);
+        if is_running { -libc::EALREADY } else { 0 }
+    }
+
+    /// Now, or some time later.
+    fn delayed_ms(&mut self) -> u64 {
+        let is_delayed = self.random.chance(self.faults.delay);
+        let most = usize::try_from(self.faults.delay_ms_max).unwrap_or(0);
+        self.now_ms
+            + if is_delayed {
+                self.random.below(most + 1) as u64
+            } else {
+                0
+            }
+    }
+
+    /// Lets an operation that is ready go on.
+    fn shoot(&mut self, ring: usize, flight: usize) {
+        let mut flight = self.rings[ring].flights.swap_remove(flight);
+        let cancelled = flight.cancel_ms.is_some_and(|at_ms| at_ms <= self.now_ms);
+        let (result, flags) = match &mut flight.action {
+            Action::Answer(result) => (*result, 0),
+            Action::Accept { .. } | Action::Recv { .. } | Action::Read { .. } if cancelled => {
+                (-libc::ECANCELED, 0)
+            }
+            Action::Accept { fd, listener } => self.accept(*fd, *listener),
+            Action::Recv { socket } => self.recv(ring, *socket),
+            Action::Send { socket, outgoing } => match self.send(*socket, outgoing, cancelled) {
+                Some(result) => {
+                    if !outgoing.is_intact() {
+                        self.fail(&format!(
+                            "the memory of a send on connection {socket} has changed"
+                        ));
+                    }
+                    (result, 0)
+                }
+                None => {
+                    flight.after_ms = self.delayed_ms();
+                    return self.rings[ring].flights.push(flight);
+                }
+            },
+            Action::Read { fd, to } => (read_counter(*fd, *to), 0),
+        };
+        let state = &self.rings[ring];
+        let has_room = state.completions.len() < self.faults.completions;
+        // A multishot whose completion does not fit ends with it.
+        let more = flags & CQE_MORE != 0 && has_room && state.overflow.is_empty();
+        let flags = if more { flags } else { flags & !CQE_MORE };
+        // A descriptor's number is not the same in two runs; the connection's is.
+        let told = if matches!(flight.action, Action::Accept { .. }) {
+            result.min(0)
+        } else {
+            result
+        };
+        self.note("completes", flight.which(), i64::from(told));
+        self.post(
+            ring,
+            Cqe {
+                user_data: flight.user_data,
+                result,
+                flags,
+            },
+        );
+        if more {
+            flight.after_ms = self.delayed_ms();
+            self.rings[ring].flights.push(flight);
+        }
+    }
+
+    fn accept(&mut self, fd: RawFd, listener: usize) -> (i32, u32) {
+        if self.random.chance(self.faults.exhausted) {
+            return (-self.random.pick(faults::ACCEPT_EXHAUSTED), 0);
+        }
+        if self.random.chance(self.faults.passing) {
+            return (-self.random.pick(faults::ACCEPT_PASSING), 0);
+        }
+        match self.network.accept(listener, fd) {
+            Some((accepted, number)) => {
+                self.note("accept", number, 0);
+                (accepted.into_raw_fd(), self.more())
+            }
+            None => (-libc::EAGAIN, 0),
+        }
+    }
+
+    fn recv(&mut self, ring: usize, number: usize) -> (i32, u32) {
+        if self.random.chance(self.faults.passing) {
+            return (-self.random.pick(faults::STREAM_PASSING), 0);
+        }
+        if self.random.chance(self.faults.fatal) {
+            self.network.sockets[number].excused = true;
+            return (-self.random.pick(faults::RECV_FATAL), 0);
+        }
+        let more = self.more();
+        let is_short = self.random.chance(self.faults.short);
+        let socket = &mut self.network.sockets[number];
+        if socket.reset {
+            return (-libc::ECONNRESET, 0);
+        }
+        let Some(buffers) = self.rings[ring].buffers.as_mut().filter(|b| b.len() > 0) else {
+            return (-libc::ENOBUFS, 0);
+        };
+        let mut len = socket.inbound.len().min(buffers.next_len());
+        if len == 0 {
+            return (0, 0);
+        }
+        if is_short {
+            len = 1 + self.random.below(len);
+        }
+        let bytes: Vec<u8> = socket.inbound.drain(..len).collect();
+        socket.idle_submissions = 0;
+        let buffer = buffers.take(&bytes);
+        let flags = more | CQE_BUFFER | u32::from(buffer) << CQE_BUFFER_SHIFT;
+        (count(len), flags)
+    }
+
+    /// How a send ended; none if it has not.
+    fn send(&mut self, number: usize, outgoing: &mut Outgoing, cancelled: bool) -> Option<i32> {
+        let sent_or = |errno: i32, sent: usize| Some(if sent > 0 { count(sent) } else { -errno });
+        if cancelled {
+            return sent_or(libc::ECANCELED, outgoing.sent);
+        }
+        if self.random.chance(self.faults.passing) {
+            return sent_or(self.random.pick(faults::STREAM_PASSING), outgoing.sent);
+        }
+        if self.random.chance(self.faults.fatal) {
+            self.network.sockets[number].excused = true;
+            return sent_or(self.random.pick(faults::SEND_FATAL), outgoing.sent);
+        }
+        let is_short = self.random.chance(self.faults.short);
+        let socket = &mut self.network.sockets[number];
+        if socket.reset {
+            return sent_or(libc::ECONNRESET, outgoing.sent);
+        }
+        let room = socket.window.saturating_sub(socket.outbound.len());
+        let mut len = room.min(outgoing.copy.len() - outgoing.sent);
+        if is_short && len > 0 {
+            len = 1 + self.random.below(len);
+        }
+        socket.outbound.extend(outgoing.bytes(outgoing.sent, len));
+        socket.idle_submissions = 0;
+        outgoing.sent += len;
+        // It waits for room until everything is sent (MSG_WAITALL), unless it is disturbed.
+        let is_disturbed = is_short && self.random.chance(300);
+        (outgoing.sent == outgoing.copy.len() || is_disturbed).then(|| count(outgoing.sent))
+    }
+
+    fn more(&mut self) -> u32 {
+        if self.random.chance(self.faults.lose_more) {
+            0
+        } else {
+            CQE_MORE
+        }
+    }
+
+    fn post(&mut self, ring: usize, cqe: Cqe) {
+        let state = &mut self.rings[ring];
+        if state.completions.len() < self.faults.completions && state.overflow.is_empty() {
+            state.completions.push_back(cqe);
+        } else {
+            state.overflow.push_back(cqe);
+        }
+    }
+
+    fn flush_overflow(&mut self, ring: usize) {
+        let state = &mut self.rings[ring];
+        while state.completions.len() < self.faults.completions {
+            let Some(cqe) = state.overflow.pop_front() else {
+                break;
+            };
+            state.completions.push_back(cqe);
+        }
+    }
+}
+
+impl Flight {
+    fn is_decided(&self) -> bool {
+        matches!(self.action, Action::Answer(_))
+    }
+
+    /// The connection whose descriptor it uses.
+    fn socket(&self) -> Option<usize> {
+        match self.action {
+            Action::Recv { socket } | Action::Send { socket, .. } => Some(socket),
+            _ => None,
+        }
+    }
+
+    /// What it concerns, for the trace.
+    fn which(&self) -> usize {
+        match self.action {
+            Action::Accept { listener, .. } => listener,
+            Action::Recv { socket } | Action::Send { socket, .. } => socket,
+            Action::Read { .. } | Action::Answer(_) => usize::MAX,
+        }
+    }
+}
+
+/// The vectors of a gathering send.
+fn parts(header: *const libc::msghdr) -> Vec<(*const u8, usize)> {
+    // SAFETY: the operation keeps the header until its final completion.
+    let header = unsafe { &*header };
+    // SAFETY: as above, for the vectors that the header names.
+    let vectors = unsafe { std::slice::from_raw_parts(header.msg_iov, header.msg_iovlen) };
+    let part = |vector: &libc::iovec| (vector.iov_base.cast_const().cast(), vector.iov_len);
+    vectors.iter().map(part).collect()
+}
+
+/// Reads a real eventfd, which is readable, to where the operation wants it.
+fn read_counter(fd: RawFd, to: *mut u8) -> i32 {
+    let mut counter = [0; 8];
+    match rustix::io::read(borrow(fd), &mut counter) {
+        Ok(len) => {
+            // SAFETY: the operation keeps eight bytes until its final completion.
+            unsafe { to.copy_from_nonoverlapping(counter.as_ptr(), len) };
+            count(len)
+        }
+        Err(errno) => -errno.raw_os_error(),
+    }
+}
+
+fn count(bytes: usize) -> i32 {
+    i32::try_from(bytes).expect("an operation moves less than 2 GiB")
+}
+
+/// The error of a simulated system call.
+pub(super) fn error(errno: i32) -> io::Error {
+    io::Error::from_raw_os_error(errno)
+}

@@ -1,0 +1,42 @@
+//! A stream of numbers from a seed (SplitMix64): the one source of chance in a simulation.
+
+/// A deterministic stream of numbers.
+#[derive(Debug, Clone)]
+pub struct Random(u64);
+
+impl Random {
+    /// The stream of `seed`.
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// The next number.
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// A number below `end`; 0 when that is 0.
+    pub fn below(&mut self, end: usize) -> usize {
+        let drawn = self.next() % (end.max(1) as u64);
+        usize::try_from(drawn).expect("below a usize")
+    }
+
+    /// True `per_mille` times in a thousand.
+    pub fn chance(&mut self, per_mille: u16) -> bool {
+        per_mille > 0 && self.below(1000) < usize::from(per_mille)
+    }
+
+    /// One of `choices`.
+    pub fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[self.below(choices.len())]
+    }
+
+    /// Another stream, which goes its own way.
+    pub fn fork(&mut self) -> Self {
+        Self(self.next())
+    }
+}

@@ -1,0 +1,147 @@
+//! A worker whose loop is turned by hand, one turn at a time.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use super::World;
+use super::kernel::Kernel;
+use crate::buf::Pool;
+use crate::engine::{Engine, Running, Selected, Worker, pool};
+use crate::metrics::WorkerMetrics;
+
+/// What a worker does after a turn of its loop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// It has more to do.
+    Runs,
+    /// It sleeps in the kernel.
+    Sleeps,
+    /// It is gone.
+    Ended,
+}
+
+/// A worker on a ring of a simulated machine.
+pub struct Stepped {
+    world: World,
+    /// None when it is gone.
+    running: Option<Running<()>>,
+    ring: usize,
+    /// It sleeps, until then at most, in ms.
+    sleeps: Option<Option<u64>>,
+    pool: Pool,
+    metrics: Arc<WorkerMetrics>,
+}
+
+impl Stepped {
+    /// A worker that runs `main`.
+    ///
+    /// # Panics
+    /// When this machine has no more descriptors.
+    pub fn new(
+        world: &World,
+        metrics: &Arc<WorkerMetrics>,
+        main: impl Future<Output = ()> + 'static,
+    ) -> Self {
+        let ring = world.0.borrow().rings.len();
+        let selected = Selected::Uring { rung: "sim" };
+        let worker = world.enter(|| Worker::new(&selected, usize::MAX, metrics));
+        let running = worker
+            .expect("a simulated ring is always to be had")
+            .start(main);
+        Self {
+            world: world.clone(),
+            ring,
+            sleeps: None,
+            pool: running.scope(pool),
+            running: Some(running),
+            metrics: metrics.clone(),
+        }
+    }
+
+    /// When it has something to do, in ms; none if only others can bring that about.
+    pub fn next_ms(&self) -> Option<u64> {
+        self.running.as_ref()?;
+        let kernel = self.world.0.borrow();
+        let Some(until_ms) = self.sleeps else {
+            return Some(kernel.now_ms);
+        };
+        kernel.next_ms(self.ring).into_iter().chain(until_ms).min()
+    }
+
+    /// Turns its loop once; it must have something to do.
+    pub fn step(&mut self) -> Step {
+        let Some(running) = &self.running else {
+            return Step::Ended;
+        };
+        let world = self.world.clone();
+        let turned = world.enter(|| {
+            world.with(|kernel| kernel.gives_way = true);
+            let was_asleep = self.sleeps.take().is_some();
+            let turned = running.scope(|| {
+                if was_asleep {
+                    wake_up(running)?;
+                }
+                running.turn()
+            });
+            world.with(|kernel| kernel.gives_way = false);
+            turned
+        });
+        world.with(Kernel::observe);
+        match turned {
+            Ok(None) => Step::Runs,
+            Ok(Some(())) => self.end(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.sleeps = Some(world.with(|kernel| kernel.rings[self.ring].sleeps_until_ms));
+                Step::Sleeps
+            }
+            Err(error) => {
+                world.fail(format_args!("a worker's engine failed: {error}"));
+                self.end()
+            }
+        }
+    }
+
+    /// Drops the worker, and checks that nothing of it is left.
+    fn end(&mut self) -> Step {
+        let world = self.world.clone();
+        world.enter(|| drop(self.running.take()));
+        world.with(Kernel::observe);
+        let metrics = &self.metrics;
+        let left = [
+            ("blocks", self.pool.in_use() as u64),
+            ("operations", metrics.ops_in_flight.get()),
+            ("tasks", metrics.tasks_live.get()),
+            ("timers", metrics.timers_live.get()),
+            ("connections", metrics.connections_open.get()),
+        ];
+        for (what, count) in left.into_iter().filter(|(_, count)| *count > 0) {
+            world.fail(format_args!(
+                "a worker that is gone has left {count} {what}"
+            ));
+        }
+        if metrics.task_panics.get() > 0 {
+            world.fail("a task panicked");
+        }
+        Step::Ended
+    }
+}
+
+/// The rest of the visit in which the worker fell asleep.
+fn wake_up(running: &Running<()>) -> io::Result<()> {
+    let Worker { engine, executor } = &running.worker;
+    if let Engine::Uring(uring) = engine {
+        uring.0.visit(None)?;
+    }
+    executor.inbox().awake();
+    Ok(())
+}
+
+impl fmt::Debug for Stepped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stepped")
+            .field("ring", &self.ring)
+            .field("sleeps", &self.sleeps)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,113 @@
+//! A server on a simulated machine: the real workers, listeners and connections, turned by hand.
+//! For tests only.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::control::{Control, Phase};
+use super::cores::{Cores, Pin};
+use super::limits::Limits;
+use super::worker::{Plan, live};
+use crate::engine::sim::{Step, Stepped, World};
+use crate::metrics::WorkerMetrics;
+use crate::service::Service;
+
+/// A server whose workers are stepped.
+#[derive(Debug)]
+pub struct Simulated {
+    world: World,
+    workers: Vec<Stepped>,
+    control: Arc<Control>,
+    all_metrics: Arc<[Arc<WorkerMetrics>]>,
+}
+
+impl Simulated {
+    /// A server of so many workers, each with a listener of its own.
+    ///
+    /// # Panics
+    /// When this machine has no more descriptors.
+    pub fn new<S: Service + 'static>(
+        world: &World,
+        workers: usize,
+        limits: &Limits,
+        factory: impl Fn() -> S,
+    ) -> Self {
+        let control = Arc::new(Control::new());
+        let all_metrics: Arc<[Arc<WorkerMetrics>]> = (0..workers).map(|_| Arc::default()).collect();
+        let cores = Arc::new(Cores::choose(1, Pin::Never));
+        let worker = |number: usize| {
+            let plan = Plan {
+                number,
+                cores: cores.clone(),
+                sockets: vec![world.listen().expect("a descriptor for the simulation")],
+                limits: limits.clone(),
+                connections_max: limits.connections_max,
+                control: control.clone(),
+                all_metrics: all_metrics.clone(),
+                log: None,
+            };
+            Stepped::new(world, &all_metrics[number], live(plan, Rc::new(factory())))
+        };
+        Self {
+            world: world.clone(),
+            workers: (0..workers).map(worker).collect(),
+            control,
+            all_metrics: all_metrics.clone(),
+        }
+    }
+
+    /// When a worker has something to do, in ms; none if only others can bring that about.
+    pub fn next_ms(&self, worker: usize) -> Option<u64> {
+        self.workers[worker].next_ms()
+    }
+
+    /// Turns a worker's loop once; it must have something to do.
+    pub fn step(&mut self, worker: usize) -> Step {
+        self.workers[worker].step()
+    }
+
+    /// As [`Handle::drain`](crate::Handle::drain).
+    pub fn drain(&self) {
+        self.control.enter(Phase::Draining);
+    }
+
+    /// As [`Handle::stop`](crate::Handle::stop).
+    pub fn stop(&self) {
+        self.control.enter(Phase::Stopping);
+    }
+
+    /// The counters of each worker.
+    pub fn metrics(&self) -> &[Arc<WorkerMetrics>] {
+        &self.all_metrics
+    }
+
+    /// Checks, when all workers are gone, that every connection that was accepted has ended with
+    /// one reason.
+    pub fn check_end(&self) {
+        let sum = |counter: fn(&WorkerMetrics) -> u64| -> u64 {
+            self.all_metrics
+                .iter()
+                .map(|metrics| counter(metrics))
+                .sum()
+        };
+        let reasons = sum(|metrics| {
+            let reasons = [
+                &metrics.closed_in_order,
+                &metrics.closed_by_peer,
+                &metrics.closed_by_timeout,
+                &metrics.closed_by_fault,
+                &metrics.closed_by_service,
+                &metrics.closed_by_drain,
+                &metrics.connections_shed,
+            ];
+            reasons.into_iter().map(|counter| counter.get()).sum()
+        });
+        let accepted = self.world.accepted() as u64;
+        if reasons != accepted && !self.control.has_reached(Phase::Stopping) {
+            self.world.fail(format_args!(
+                "{accepted} connections were accepted, {reasons} have ended with a reason"
+            ));
+        }
+        self.world.check_end();
+    }
+}

@@ -1,0 +1,128 @@
+//! Faults that can be planted in the core, one at a time: a test suite that does not notice one
+//! of them is not worth its time. Without the feature `sim` there is nothing here but the macro,
+//! which leaves the original as it stands.
+
+/// `mutate!(Name, mutated, original)`: the mutated expression where that fault is planted, else
+/// the original.
+#[cfg(feature = "sim")]
+macro_rules! mutate {
+    ($name:ident, $mutated:expr, $original:expr) => {
+        if $crate::sys::mutants::is_planted($crate::sys::mutants::Mutant::$name) {
+            $mutated
+        } else {
+            $original
+        }
+    };
+}
+
+/// The original.
+#[cfg(not(feature = "sim"))]
+macro_rules! mutate {
+    ($name:ident, $mutated:expr, $original:expr) => {
+        $original
+    };
+}
+pub(crate) use mutate;
+
+#[cfg(feature = "sim")]
+pub use planted::{Mutant, is_planted, with_mutant};
+
+#[cfg(feature = "sim")]
+mod planted {
+    use std::cell::Cell;
+
+    /// Declares the faults, and the list of them.
+    macro_rules! mutants {
+        ($($(#[$doc:meta])* $name:ident,)*) => {
+            /// A fault that can be planted.
+            #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+            pub enum Mutant {
+                $($(#[$doc])* $name,)*
+            }
+
+            impl Mutant {
+                /// All of them.
+                pub const ALL: &[Self] = &[$(Self::$name,)*];
+            }
+        };
+    }
+
+    mutants! {
+        /// A name is taken for an operation's whatever its generation.
+        IgnoreGeneration,
+        /// An operation whose owner is gone gives its descriptor up before its final completion.
+        CloseBeforeFinal,
+        /// An operation whose owner is gone gives its bytes up before its final completion.
+        FreeOrphan,
+        /// A short send is taken for the whole.
+        ShortSendIsWhole,
+        /// The end of a stream is not noted, so the receive is armed again.
+        RearmOnEof,
+        /// What comes with the last completion of a multishot is dropped.
+        DropLastData,
+        /// A multishot that ended with data is thought to go on.
+        MissLostMore,
+        /// A receive that found no buffer does not wait for one.
+        ForgetPark,
+        /// A wake-up from outside does not end the worker's sleep.
+        LoseRemoteWake,
+        /// A task that wakes itself while it runs is not run again.
+        LoseSelfWake,
+        /// A buffer's number is returned twice.
+        DoubleReturn,
+        /// The buffer of a completion that nobody waits for is not returned.
+        LeakBuffer,
+        /// Every byte of a head moves its deadline.
+        SlowlorisDeadline,
+        /// What a short send left goes out after what was queued later.
+        PutBackLast,
+        /// The completion of a cancel is taken for that of its target.
+        CancelIsFinal,
+        /// An operation whose owner is gone is not cancelled.
+        ForgetCancel,
+        /// A connection is closed while its peer may still send.
+        NoLinger,
+        /// An answer during a drain does not say that it is the last.
+        SilentDrain,
+        /// What waits in the backlog when a drain begins is left there.
+        ForgetBacklog,
+        /// A failed accept is tried again at once.
+        SpinOnExhausted,
+        /// A receive that found no buffer is submitted again at once.
+        SpinOnNoBuffer,
+        /// A connection that was accepted after the accept was stopped is forgotten.
+        LoseLateAccept,
+        /// A receive goes on however much waits to be asked for.
+        NeverFull,
+        /// A worker's memory goes before the kernel has given it back.
+        SkipFinish,
+        /// Buffers are returned only once none is left.
+        StingyTopUp,
+        /// The place for the next buffer does not wrap around.
+        StuckTail,
+        /// A signal during the wait is an error.
+        FatalSignal,
+    }
+
+    thread_local! {
+        static PLANTED: Cell<Option<Mutant>> = const { Cell::new(None) };
+    }
+
+    /// Whether the fault is planted on this thread.
+    pub fn is_planted(mutant: Mutant) -> bool {
+        PLANTED.get() == Some(mutant)
+    }
+
+    /// Runs `body` with a fault planted on this thread.
+    pub fn with_mutant<R>(mutant: Mutant, body: impl FnOnce() -> R) -> R {
+        struct Pull;
+        impl Drop for Pull {
+            fn drop(&mut self) {
+                PLANTED.set(None);
+            }
+        }
+        PLANTED.set(Some(mutant));
+        let _pull = Pull;
+        body()
+    }
+}

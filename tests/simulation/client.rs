@@ -1,0 +1,480 @@
+//! A client that does what its seed tells it, well or ill, and checks every byte that it is given.
+
+use coring::sim::{Connection, Random, Received, World};
+
+use crate::service::{Kind, content};
+
+/// How a client behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Manner {
+    /// Waits for each answer before the next request, then closes.
+    Patient,
+    /// Sends all requests at once, then reads.
+    Pipelining,
+    /// The same, and says at once that it has no more to send.
+    HalfClosing,
+    /// Cuts the connection somewhere in the middle.
+    Resetting,
+    /// Sends a part and then nothing more.
+    Stalling,
+    /// Sends a byte of a head every few seconds.
+    Slowloris,
+    /// Sends all requests at once, the last of which is none, and goes on sending.
+    Wrong,
+}
+
+impl Manner {
+    /// The manners of the world at large: mostly good.
+    pub(crate) const ALL: &[Self] = &[
+        Self::Patient,
+        Self::Patient,
+        Self::Pipelining,
+        Self::Pipelining,
+        Self::HalfClosing,
+        Self::Resetting,
+        Self::Stalling,
+        Self::Slowloris,
+        Self::Wrong,
+    ];
+}
+
+/// The longest that the server may bear a client that has stalled: the longest deadline (that
+/// between two requests) and the time to take leave, in ms.
+const STALLED_MS_MAX: u64 = 75_000 + 12_000 + 5_000;
+/// The longest that a head may take, with some time to take leave, in ms.
+const SLOWLORIS_MS_MAX: u64 = 10_000 + 5_000;
+/// How often a slow client sends a byte, in ms.
+const SLOWLORIS_PAUSE_MS: u64 = 3_000;
+
+/// A request and what must come back.
+#[derive(Debug)]
+struct Asked {
+    kind: Kind,
+    body: Vec<u8>,
+    /// Where it ends in all that is sent.
+    end: usize,
+    /// When its first byte was sent, in ms.
+    begun_ms: Option<u64>,
+}
+
+/// A client and its one connection.
+#[derive(Debug)]
+pub(crate) struct Client {
+    number: usize,
+    pub(crate) manner: Manner,
+    random: Random,
+    connection: Option<Connection>,
+    asked: Vec<Asked>,
+    outgoing: Vec<u8>,
+    sent: usize,
+    /// It sends no more beyond this.
+    stops_at: usize,
+    piece_max: usize,
+    read_max: usize,
+    pause_ms_max: usize,
+    sends_at_ms: u64,
+    reads_at_ms: u64,
+    /// The connection must be closed until then, in ms.
+    closed_until_ms: u64,
+    finished: bool,
+    received: Vec<u8>,
+    answered: usize,
+    /// The last answer that there will be has come.
+    told_to_close: bool,
+    pub(crate) done: bool,
+}
+
+impl Client {
+    pub(crate) fn new(number: usize, manner: Manner, mut random: Random, now_ms: u64) -> Self {
+        let mut client = Self {
+            number,
+            manner,
+            connection: None,
+            asked: Vec::new(),
+            outgoing: Vec::new(),
+            sent: 0,
+            stops_at: usize::MAX,
+            piece_max: random.pick(&[8, 64, 512, 4096, 1 << 20]),
+            read_max: random.pick(&[600, 4096, 1 << 20]),
+            pause_ms_max: random.pick(&[0, 0, 5, 40]),
+            sends_at_ms: now_ms + random.below(3000) as u64,
+            reads_at_ms: 0,
+            closed_until_ms: u64::MAX,
+            finished: false,
+            received: Vec::new(),
+            answered: 0,
+            told_to_close: false,
+            done: false,
+            random,
+        };
+        client.write_requests();
+        client
+    }
+
+    fn write_requests(&mut self) {
+        let count = 1 + self.random.below(8);
+        let panics = self.manner != Manner::Wrong && self.random.chance(100);
+        for number in 0..count {
+            let kind = match panics && number + 1 == count {
+                true => Kind::Panic,
+                false => self.random.pick(&[
+                    Kind::Item,
+                    Kind::Item,
+                    Kind::Slow,
+                    Kind::Busy,
+                    Kind::Echo,
+                    Kind::Read,
+                    Kind::Ignore,
+                ]),
+            };
+            let len_max = self.random.pick(&[10, 1000, 5000, 40_000]);
+            // Small pieces are for small bodies: the server rightly dislikes the others.
+            let len = self.random.below(len_max.min(self.piece_max * 64));
+            let body = content(self.number, number, len);
+            self.write_request(kind, number, &body, number + 1 == count);
+            self.asked.push(Asked {
+                kind,
+                body,
+                end: self.outgoing.len(),
+                begun_ms: None,
+            });
+        }
+        if self.manner == Manner::Wrong {
+            self.outgoing.extend(b"NO REQUEST\r\n\r\n");
+            self.outgoing.extend(vec![b'x'; self.random.below(20_000)]);
+        }
+        if matches!(self.manner, Manner::Resetting | Manner::Stalling) {
+            self.stops_at = self.random.below(self.outgoing.len());
+        }
+        if self.manner == Manner::Slowloris {
+            self.stops_at = self
+                .outgoing
+                .iter()
+                .position(|byte| *byte == b'\n')
+                .unwrap_or(0);
+        }
+    }
+
+    fn write_request(&mut self, kind: Kind, number: usize, body: &[u8], is_last: bool) {
+        let (client, len) = (self.number, body.len());
+        let method = if kind.has_body() { "POST" } else { "GET" };
+        let head = format!(
+            "{method} /{}/{client}/{number}/{len} HTTP/1.1\r\n",
+            kind.name()
+        );
+        self.outgoing.extend(head.bytes());
+        self.outgoing.extend(b"Host: simulated\r\n");
+        if is_last && self.manner != Manner::Wrong && self.random.chance(300) {
+            self.outgoing.extend(b"Connection: close\r\n");
+        }
+        if !kind.has_body() {
+            self.outgoing.extend(b"\r\n");
+        } else if self.random.chance(500) {
+            self.outgoing
+                .extend(format!("Content-Length: {len}\r\n\r\n").bytes());
+            self.outgoing.extend(body);
+        } else {
+            self.outgoing.extend(b"Transfer-Encoding: chunked\r\n\r\n");
+            let piece = 1 + self.random.below(5000);
+            for piece in body.chunks(piece) {
+                self.outgoing
+                    .extend(format!("{:x}\r\n", piece.len()).bytes());
+                self.outgoing.extend(piece);
+                self.outgoing.extend(b"\r\n");
+            }
+            self.outgoing.extend(b"0\r\n\r\n");
+        }
+    }
+
+    /// When it has something to do, in ms.
+    pub(crate) fn next_ms(&self, now_ms: u64) -> Option<u64> {
+        if self.done {
+            return None;
+        }
+        let reads = self
+            .connection
+            .as_ref()
+            .is_some_and(Connection::is_readable);
+        let reads_ms = reads.then_some(self.reads_at_ms);
+        let sends_ms = self.wants_to_send().then_some(self.sends_at_ms);
+        let watches_ms = Some(self.closed_until_ms).filter(|at_ms| *at_ms != u64::MAX);
+        let soonest = reads_ms.into_iter().chain(sends_ms).chain(watches_ms).min();
+        soonest.map(|at_ms| at_ms.max(now_ms))
+    }
+
+    /// Does one thing: connects, reads, sends, or ends.
+    ///
+    /// # Errors
+    /// What the server did wrong.
+    pub(crate) fn step(
+        &mut self,
+        world: &World,
+        listener: usize,
+        drain_ms: Option<u64>,
+    ) -> Result<(), String> {
+        let now_ms = world.now_ms();
+        let Some(connection) = &self.connection else {
+            self.connection = world.connect(listener);
+            self.done = self.connection.is_none();
+            if self.done && drain_ms.is_none() {
+                return Err(self.fault("was refused"));
+            }
+            if self.manner == Manner::Slowloris {
+                self.closed_until_ms = now_ms + SLOWLORIS_MS_MAX;
+            }
+            return Ok(());
+        };
+        if now_ms >= self.closed_until_ms && !connection.is_readable() {
+            return Err(self.fault("was kept open beyond its deadline"));
+        }
+        if connection.is_readable() && self.reads_at_ms <= now_ms {
+            let received = connection.read(self.read_max);
+            self.reads_at_ms = now_ms + self.pause_ms();
+            return self.take(received, drain_ms);
+        }
+        if self.wants_to_send() && self.sends_at_ms <= now_ms {
+            self.send(now_ms);
+        }
+        Ok(())
+    }
+
+    fn wants_to_send(&self) -> bool {
+        if self.connection.is_none() {
+            return true;
+        }
+        let waits = self.manner == Manner::Patient && self.sent == self.answered_end();
+        let all_sent = self.sent >= self.outgoing.len().min(self.stops_at);
+        match self.manner {
+            _ if self.finished => false,
+            Manner::Patient if all_sent => self.answered == self.asked.len(),
+            Manner::Patient => waits || self.sent < self.asked_end(),
+            Manner::Pipelining if all_sent => self.answered == self.asked.len(),
+            _ => true,
+        }
+    }
+
+    /// Where the request ends that waits for its answer.
+    fn asked_end(&self) -> usize {
+        self.asked.get(self.answered).map_or(0, |asked| asked.end)
+    }
+
+    fn answered_end(&self) -> usize {
+        self.answered
+            .checked_sub(1)
+            .map_or(0, |last| self.asked[last].end)
+    }
+
+    fn send(&mut self, now_ms: u64) {
+        let Some(connection) = &self.connection else {
+            return;
+        };
+        let end = self.outgoing.len().min(self.stops_at);
+        if self.sent >= end {
+            self.finished = true;
+            match self.manner {
+                Manner::Resetting => {
+                    connection.reset();
+                    self.done = true;
+                }
+                Manner::Stalling | Manner::Slowloris => {
+                    self.closed_until_ms = self.closed_until_ms.min(now_ms + STALLED_MS_MAX);
+                }
+                _ => connection.finish(),
+            }
+            return;
+        }
+        let piece = match self.manner {
+            Manner::Slowloris => 1,
+            _ => 1 + self.random.below(self.piece_max),
+        };
+        let end = match self.manner {
+            Manner::Patient => end.min(self.asked_end()),
+            _ => end,
+        };
+        let until = end.min(self.sent + piece);
+        connection.send(&self.outgoing[self.sent..until]);
+        let mut start = 0;
+        for asked in self.asked.iter_mut() {
+            if start < until {
+                asked.begun_ms.get_or_insert(now_ms);
+            }
+            start = asked.end;
+        }
+        self.sent = until;
+        self.sends_at_ms = match self.manner {
+            Manner::Slowloris => now_ms + SLOWLORIS_PAUSE_MS,
+            _ => now_ms + self.pause_ms(),
+        };
+    }
+
+    fn pause_ms(&mut self) -> u64 {
+        self.random.below(self.pause_ms_max + 1) as u64
+    }
+
+    fn take(&mut self, received: Received, drain_ms: Option<u64>) -> Result<(), String> {
+        match received {
+            Received::Nothing => Ok(()),
+            Received::Bytes(bytes) => {
+                self.received.extend(bytes);
+                self.check_answers()
+            }
+            Received::End | Received::Reset => {
+                self.done = true;
+                self.check_end(drain_ms)
+            }
+        }
+    }
+
+    /// Checks the answers that have come whole.
+    fn check_answers(&mut self) -> Result<(), String> {
+        while let Some(answer) = Answer::parse(&self.received).map_err(|what| self.fault(&what))? {
+            self.received.drain(..answer.len);
+            if self.told_to_close {
+                return Err(self.fault("got an answer after the last one"));
+            }
+            self.told_to_close = answer.closes;
+            if answer.status != 200 {
+                self.check_refusal(answer.status)?;
+                continue;
+            }
+            let Some(asked) = self.asked.get(self.answered) else {
+                return Err(self.fault("got an answer that it did not ask for"));
+            };
+            if asked.end > self.sent && asked.kind != Kind::Ignore && asked.kind != Kind::Echo {
+                return Err(self.fault("got an answer before it had asked"));
+            }
+            if answer.body != asked.body {
+                let text = String::from_utf8_lossy(&answer.body);
+                let begin: String = text.chars().take(60).collect();
+                return Err(self.fault(&format!(
+                    "got for its request {} {} bytes instead of {}: {begin}",
+                    self.answered,
+                    answer.body.len(),
+                    asked.body.len(),
+                )));
+            }
+            self.answered += 1;
+        }
+        Ok(())
+    }
+
+    fn check_refusal(&self, status: u16) -> Result<(), String> {
+        let is_due = match status {
+            500 => self.asked.get(self.answered).map(|asked| asked.kind) == Some(Kind::Panic),
+            400 => self.manner == Manner::Wrong && self.answered == self.asked.len(),
+            408 => matches!(self.manner, Manner::Stalling | Manner::Slowloris),
+            503 => true,
+            _ => false,
+        };
+        if is_due && self.told_to_close {
+            return Ok(());
+        }
+        Err(self.fault(&format!("got {status} to its request {}", self.answered)))
+    }
+
+    /// The connection is over: what was asked must have been answered, or there is a reason.
+    fn check_end(&self, drain_ms: Option<u64>) -> Result<(), String> {
+        let excused = self.connection.as_ref().is_none_or(Connection::is_excused)
+            || self.told_to_close
+            || matches!(
+                self.manner,
+                Manner::Resetting | Manner::Stalling | Manner::Slowloris
+            );
+        // After the start of a drain only what had begun before is sure to be answered.
+        let begun_ms = self.asked.get(self.answered).map(|asked| asked.begun_ms);
+        let begun_ms = begun_ms.unwrap_or_else(|| self.finished.then_some(0));
+        let too_late =
+            drain_ms.is_some_and(|drain_ms| begun_ms.is_none_or(|begun_ms| begun_ms >= drain_ms));
+        let is_satisfied = self.answered == self.asked.len() && self.manner != Manner::Wrong;
+        if excused || too_late || is_satisfied {
+            return Ok(());
+        }
+        Err(self.fault(&format!(
+            "was closed with {} of {} requests answered and {} of {} bytes sent",
+            self.answered,
+            self.asked.len(),
+            self.sent,
+            self.outgoing.len(),
+        )))
+    }
+
+    fn fault(&self, what: &str) -> String {
+        let (number, manner) = (self.number, self.manner);
+        let connection = self.connection.as_ref().map(Connection::number);
+        format!("client {number} ({manner:?}, connection {connection:?}) {what}")
+    }
+}
+
+/// An answer as it came.
+#[derive(Debug)]
+struct Answer {
+    status: u16,
+    body: Vec<u8>,
+    closes: bool,
+    len: usize,
+}
+
+impl Answer {
+    /// The answer at the start of `bytes`, once it is whole. Interim ones are left out.
+    fn parse(bytes: &[u8]) -> Result<Option<Self>, String> {
+        let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else {
+            return Ok(None);
+        };
+        let head = std::str::from_utf8(&bytes[..end]).map_err(|_| "got no HTTP".to_owned())?;
+        let status = head
+            .strip_prefix("HTTP/1.1 ")
+            .and_then(|rest| rest.get(..3)?.parse().ok());
+        let status = status.ok_or_else(|| format!("got no HTTP: {head:?}"))?;
+        let field = |name: &str| {
+            let named = |line: &&str| line.to_ascii_lowercase().starts_with(name);
+            head.lines()
+                .find(named)
+                .map(|line| line[name.len()..].trim())
+        };
+        let (body, len) = match field("content-length:") {
+            Some(length) => {
+                let length: usize = length.parse().map_err(|_| "got no length".to_owned())?;
+                let Some(body) = bytes.get(end + 4..end + 4 + length) else {
+                    return Ok(None);
+                };
+                (body.to_vec(), end + 4 + length)
+            }
+            None if field("transfer-encoding:").is_some() => match chunks(bytes, end + 4)? {
+                Some(whole) => whole,
+                None => return Ok(None),
+            },
+            None => (Vec::new(), end + 4),
+        };
+        Ok(Some(Self {
+            status,
+            body,
+            closes: field("connection:").is_some_and(|value| value == "close"),
+            len,
+        }))
+    }
+}
+
+/// A chunked body that begins `at`, and where it ends; none while it is not whole.
+fn chunks(bytes: &[u8], mut at: usize) -> Result<Option<(Vec<u8>, usize)>, String> {
+    let mut body = Vec::new();
+    loop {
+        let rest = &bytes[at..];
+        let Some(line) = rest.windows(2).position(|two| two == b"\r\n") else {
+            return Ok(None);
+        };
+        let size = std::str::from_utf8(&rest[..line]).ok();
+        let size = size.and_then(|size| usize::from_str_radix(size, 16).ok());
+        let size = size.ok_or("got a chunk without a size")?;
+        let Some(chunk) = rest.get(line + 2..line + 4 + size) else {
+            return Ok(None);
+        };
+        at += line + 4 + size;
+        if !chunk.ends_with(b"\r\n") {
+            return Err("got a chunk that does not end".to_owned());
+        }
+        if size == 0 {
+            return Ok(Some((body, at)));
+        }
+        body.extend_from_slice(&chunk[..size]);
+    }
+}

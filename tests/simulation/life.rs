@@ -1,0 +1,275 @@
+//! One server's life by one seed: workers and clients take turns as chance will have it, until a
+//! drain has ended everything. It knows what must hold and not how it is achieved.
+
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Once;
+
+use coring::Limits;
+use coring::sim::{Faults, Random, Simulated, Step, World};
+
+use crate::client::{Client, Manner};
+use crate::service::{PLANNED, Site};
+
+/// Turns of the loops at one instant: more are a spin.
+const TURNS_AT_ONCE_MAX: u32 = 5_000;
+/// Blocks that a connection may hold: what waits to be asked for, what is received before the
+/// receive is cancelled, and what an echo owes.
+const BLOCKS_MAX: u64 = 16 + 32 + 128;
+/// A life is over by then, in ms: the longest deadlines, one after the other.
+const LIFE_MS_MAX: u64 = 400_000;
+
+/// What a life was like.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Lived {
+    pub(crate) trace: u64,
+    pub(crate) steps: u64,
+    pub(crate) requests: u64,
+}
+
+/// What a life is set up with; all else is left to chance.
+#[derive(Debug, Clone)]
+pub(crate) struct Setting {
+    pub(crate) faults: Faults,
+    pub(crate) manners: &'static [Manner],
+    /// The second signal comes, too.
+    pub(crate) may_stop: bool,
+}
+
+/// Lives the life of `seed`, in which anything may happen.
+///
+/// # Errors
+/// What did not hold.
+pub(crate) fn live(seed: u64, traced: bool) -> Result<Lived, String> {
+    let mut random = Random::new(seed);
+    let setting = Setting {
+        faults: Faults::random(&mut random),
+        manners: Manner::ALL,
+        may_stop: true,
+    };
+    live_in(&setting, random, traced)
+}
+
+/// As [`live`], in a `setting`.
+///
+/// # Errors
+/// As there.
+pub(crate) fn live_in(
+    setting: &Setting,
+    mut random: Random,
+    traced: bool,
+) -> Result<Lived, String> {
+    be_quiet_about_planned_panics();
+    if traced {
+        println!("{setting:?}");
+    }
+    let world = World::new(random.next(), setting.faults.clone(), traced);
+    let mut life = world.enter(|| Life::new(setting, world.clone(), random));
+    let outcome = quietly(|| catch_unwind(AssertUnwindSafe(|| world.enter(|| life.run()))));
+    let outcome = outcome.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        Err(format!("a panic: {}", text.unwrap_or("of no known kind")))
+    });
+    if let Err(what) = &outcome {
+        // From here on the kernel refuses everything, so that what is broken can be dropped.
+        world.fail(what);
+        let _ = quietly(|| catch_unwind(AssertUnwindSafe(|| world.enter(|| drop(life)))));
+    }
+    outcome
+}
+
+struct Life {
+    world: World,
+    server: Simulated,
+    workers: Vec<bool>,
+    clients: Vec<Client>,
+    drains_at_ms: u64,
+    drained: bool,
+    stops_at_ms: Option<u64>,
+    stopped: bool,
+    random: Random,
+    steps: u64,
+}
+
+/// Who can go on.
+#[derive(Debug, Clone, Copy)]
+enum Turn {
+    Worker(usize),
+    Client(usize),
+    Drain,
+    Stop,
+}
+
+impl Life {
+    fn new(setting: &Setting, world: World, mut random: Random) -> Self {
+        let workers = 1 + random.below(3);
+        let limits = Limits {
+            connections_max: random.pick(&[1000, 1000, 4]),
+            ..Limits::default()
+        };
+        let server = Simulated::new(&world, workers, &limits, || Site);
+        let now_ms = world.now_ms();
+        let clients = 1 + random.below(10);
+        let clients = (0..clients).map(|number| {
+            let manner = random.pick(setting.manners);
+            Client::new(number, manner, random.fork(), now_ms)
+        });
+        let clients = clients.collect();
+        let drains_at_ms = now_ms + random.pick(&[1000, 4000, 60_000]);
+        let stops = setting.may_stop && random.chance(200);
+        Self {
+            server,
+            workers: vec![true; workers],
+            clients,
+            drains_at_ms,
+            drained: false,
+            stops_at_ms: stops.then(|| drains_at_ms + random.below(5000) as u64),
+            stopped: false,
+            random,
+            steps: 0,
+            world,
+        }
+    }
+
+    fn run(&mut self) -> Result<Lived, String> {
+        let begin_ms = self.world.now_ms();
+        let (mut instant_ms, mut turns) = (begin_ms, 0);
+        while self.workers.contains(&true) || self.clients.iter().any(|client| !client.done) {
+            let now_ms = self.world.now_ms();
+            let due = self.due();
+            let Some(soonest_ms) = due.iter().map(|(at_ms, _)| *at_ms).min() else {
+                return Err("everybody sleeps for ever".to_owned());
+            };
+            if soonest_ms > now_ms {
+                self.world.advance(soonest_ms);
+                continue;
+            }
+            let ready: Vec<Turn> = due
+                .into_iter()
+                .filter_map(|(at_ms, turn)| (at_ms <= now_ms).then_some(turn))
+                .collect();
+            let turn = self.random.pick(&ready);
+            let taken = self.take_turn(turn).and_then(|()| self.check_memory());
+            self.world.violation().map_or(taken, Err)?;
+            self.steps += 1;
+            turns = if now_ms == instant_ms { turns + 1 } else { 0 };
+            instant_ms = now_ms;
+            if turns > TURNS_AT_ONCE_MAX {
+                return Err(format!("the loops spin; last {turn:?}"));
+            }
+            if now_ms > begin_ms + LIFE_MS_MAX {
+                return Err("the server does not come to its end".to_owned());
+            }
+        }
+        self.server.check_end();
+        self.world.violation().map_or(Ok(()), Err)?;
+        let requests = self
+            .server
+            .metrics()
+            .iter()
+            .map(|metrics| metrics.requests.get());
+        Ok(Lived {
+            trace: self.world.trace(),
+            steps: self.steps,
+            requests: requests.sum(),
+        })
+    }
+
+    /// Who has something to do, and when, in ms.
+    fn due(&self) -> Vec<(u64, Turn)> {
+        let now_ms = self.world.now_ms();
+        let mut due = Vec::new();
+        for worker in 0..self.workers.len() {
+            let at_ms = self.server.next_ms(worker).filter(|_| self.workers[worker]);
+            due.extend(at_ms.map(|at_ms| (at_ms, Turn::Worker(worker))));
+        }
+        for (number, client) in self.clients.iter().enumerate() {
+            due.extend(
+                client
+                    .next_ms(now_ms)
+                    .map(|at_ms| (at_ms, Turn::Client(number))),
+            );
+        }
+        if !self.drained {
+            due.push((self.drains_at_ms, Turn::Drain));
+        } else if !self.stopped {
+            due.extend(self.stops_at_ms.map(|at_ms| (at_ms, Turn::Stop)));
+        }
+        due
+    }
+
+    /// Who sends much to a slow service is slowed down, not stored.
+    fn check_memory(&self) -> Result<(), String> {
+        let excess = self.server.metrics().iter().find(|metrics| {
+            metrics.blocks_in_use.get() > 32 + BLOCKS_MAX * metrics.connections_open.get()
+        });
+        excess.map_or(Ok(()), |metrics| {
+            let (blocks, open) = (metrics.blocks_in_use.get(), metrics.connections_open.get());
+            Err(format!("{open} connections hold {blocks} blocks"))
+        })
+    }
+
+    fn take_turn(&mut self, turn: Turn) -> Result<(), String> {
+        let drain_ms = self.drained.then_some(self.drains_at_ms);
+        match turn {
+            Turn::Worker(number) => {
+                let step = self.server.step(number);
+                self.world.note("worker", number, step as i64);
+                if step == Step::Ended {
+                    self.workers[number] = false;
+                    if !self.drained {
+                        return Err("a worker has ended by itself".to_owned());
+                    }
+                }
+            }
+            Turn::Client(number) => {
+                let listener = number % self.workers.len();
+                let outcome = self.clients[number].step(&self.world, listener, drain_ms);
+                if !self.stopped {
+                    outcome?;
+                }
+            }
+            Turn::Stop => {
+                self.world.note("stop", 0, 0);
+                self.server.stop();
+                self.stopped = true;
+            }
+            Turn::Drain => {
+                self.world.note("drain", 0, 0);
+                self.server.drain();
+                self.drained = true;
+            }
+        }
+        Ok(())
+    }
+}
+
+thread_local! {
+    /// Panics on this thread are somebody's answer, and not to be printed.
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+fn quietly<R>(body: impl FnOnce() -> R) -> R {
+    QUIET.set(true);
+    let result = body();
+    QUIET.set(false);
+    result
+}
+
+fn be_quiet_about_planned_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let hook = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let is_planned = info.payload().downcast_ref::<&str>() == Some(&PLANNED)
+                || info
+                    .payload()
+                    .downcast_ref::<String>()
+                    .is_some_and(|text| text == PLANNED);
+            if !is_planned && !QUIET.get() {
+                hook(info);
+            }
+        }));
+    });
+}

@@ -1,0 +1,31 @@
+//! Faults planted in the core, one at a time: each must be noticed, or the seeds prove nothing.
+
+use coring::sim::{Mutant, with_mutant};
+
+use crate::life;
+
+/// Lives in which each fault must be noticed.
+const SEEDS_MAX: u64 = 1000;
+
+/// The first seed that notices the fault, and what it says.
+fn noticed(mutant: Mutant) -> Option<(u64, String)> {
+    with_mutant(mutant, || {
+        (0..SEEDS_MAX).find_map(|seed| Some((seed, life::live(seed, false).err()?)))
+    })
+}
+
+#[test]
+fn every_mutant_is_noticed() {
+    let mut missed = Vec::new();
+    println!("| mutant | seeds needed | noticed by |\n|---|---|---|");
+    for &mutant in Mutant::ALL {
+        match noticed(mutant) {
+            Some((seed, what)) => println!("| {mutant:?} | {} | {what} |", seed + 1),
+            None => missed.push(mutant),
+        }
+    }
+    assert!(
+        missed.is_empty(),
+        "not noticed in {SEEDS_MAX} seeds: {missed:?}"
+    );
+}

@@ -1,0 +1,249 @@
+//! The known pitfalls of an `io_uring` server (numbers as in the project's notes), each in a
+//! kernel that is full of it: the lives hold, and with the cure taken out one of them does not.
+//!
+//! | number | pitfall | where |
+//! |---|---|---|
+//! | 1 | a late completion acts on a slot in use again | here |
+//! | 2 | close before cancel: no FIN, a leaked socket | here |
+//! | 3 | a receive armed again at the end of the stream | here |
+//! | 4 | no buffers: spin, or a connection that stands still | here |
+//! | 5 | the last completion brings data and is missed | here |
+//! | 6 | no descriptors: a spin of accepts | here, and `integration/resources` |
+//! | 7 | a full direct-descriptor table | cannot: no direct descriptors are used |
+//! | 8 | a short send taken for the whole | here |
+//! | 9 | two sends at once interleave | here: the kernel refuses the second |
+//! | 11 | EINTR, EAGAIN or EBUSY end a worker | here |
+//! | 12 | memory freed when a submission failed | here |
+//! | 13 | memory freed with a dropped future | here |
+//! | 14 | an accept cancelled at the end loses descriptors | here |
+//! | 15 | connections lost when the listener closes | here, and `integration/lifecycle` |
+//! | 16 | memory freed before the ring is gone | here |
+//! | 17 | locked memory comes back late | real kernel only: `integration/startup` |
+//! | 18, 19 | the ring is not entered while tasks are busy | real kernel only: needs a clock |
+//! | 20 | lost wake-ups | here; every interleaving in the model of `rt` |
+//! | 21 | a slow service stores what a client sends | here |
+//! | 22 | a refusal lost by a reset | here, and `integration/faults` |
+//! | 23 | threads of the kernel's pool | cannot: no operation used here goes to it |
+//! | 24 | `O_NONBLOCK` and the kernel's pool | cannot: as above |
+//! | 25 | a ring made on another thread | real kernel only: `integration/startup` |
+//! | 26 | the registered descriptor forgotten | real kernel only: one `Ring` keeps its submitter |
+//! | 27 | `io_uring` forbidden | real kernel only: `integration/startup` |
+//! | 28 | a buffer returned twice, or never | here |
+//! | 29 | one worker gets all connections | real kernel only: it spreads them |
+//! | 30 | every byte moves a deadline | here, and `integration/limits` |
+//! | 32 | a drain that loses requests | here, and `integration/lifecycle` |
+//! | 33 | an answer after the last one | here: no client takes one |
+//! | 34 | slow heads keep the ring's buffers | here |
+//! | 35 | numbers that wrap around | here: rings begin close to it |
+
+use coring::sim::{Faults, Mutant, Random, with_mutant};
+
+use crate::client::Manner;
+use crate::life::{Setting, live_in};
+
+/// Lives that must hold.
+const SEEDS: u64 = 60;
+/// Lives in which a cure that is taken out must be missed.
+const SEEDS_MAX: u64 = 1000;
+
+/// Faults by name, the others absent.
+macro_rules! faults {
+    ($($name:ident: $value:expr),* $(,)?) => {
+        Faults { $($name: $value,)* ..Faults::none() }
+    };
+}
+
+/// In a kernel with these faults and among such clients every life holds; with one of the cures
+/// taken out some life does not.
+#[track_caller]
+fn pitfall(faults: Faults, manners: &'static [Manner], cures: &[Mutant]) {
+    let setting = Setting {
+        faults,
+        manners,
+        may_stop: true,
+    };
+    let live = |seed| live_in(&setting, Random::new(seed), false).map(|_| ());
+    for seed in 0..SEEDS {
+        live(seed).unwrap_or_else(|what| panic!("seed {seed}: {what}"));
+    }
+    for &cure in cures {
+        let missed = with_mutant(cure, || (0..SEEDS_MAX).any(|seed| live(seed).is_err()));
+        assert!(missed, "{cure:?} is not noticed");
+    }
+}
+
+#[test]
+fn pitfall_01_stale_completion() {
+    let faults = faults!(delay: 500, delay_ms_max: 40, already: 500, window_max: 600);
+    pitfall(
+        faults,
+        Manner::ALL,
+        &[Mutant::IgnoreGeneration, Mutant::CancelIsFinal],
+    );
+}
+
+#[test]
+fn pitfall_02_close_before_cancel() {
+    let faults = faults!(delay: 500, delay_ms_max: 40);
+    pitfall(
+        faults,
+        Manner::ALL,
+        &[Mutant::CloseBeforeFinal, Mutant::ForgetCancel],
+    );
+}
+
+#[test]
+fn pitfall_03_rearm_at_the_end() {
+    pitfall(
+        Faults::none(),
+        &[Manner::HalfClosing],
+        &[Mutant::RearmOnEof],
+    );
+}
+
+#[test]
+fn pitfall_04_no_buffers() {
+    let faults = faults!(buffers: 2, short: 300);
+    pitfall(
+        faults,
+        Manner::ALL,
+        &[Mutant::ForgetPark, Mutant::SpinOnNoBuffer],
+    );
+}
+
+#[test]
+fn pitfall_05_final_completion_with_data() {
+    let faults = faults!(completions: 2, lose_more: 100);
+    pitfall(
+        faults,
+        Manner::ALL,
+        &[Mutant::DropLastData, Mutant::MissLostMore],
+    );
+}
+
+#[test]
+fn pitfall_06_no_descriptors() {
+    let faults = faults!(exhausted: 980);
+    pitfall(faults, &[Manner::Patient], &[Mutant::SpinOnExhausted]);
+}
+
+#[test]
+fn pitfall_08_short_send() {
+    let faults = faults!(short: 700, window_max: 2048);
+    pitfall(
+        faults,
+        Manner::ALL,
+        &[Mutant::ShortSendIsWhole, Mutant::PutBackLast],
+    );
+}
+
+#[test]
+fn pitfall_09_two_sends_at_once() {
+    let faults = faults!(delay: 500, delay_ms_max: 40, window_max: 512);
+    pitfall(faults, &[Manner::Pipelining], &[]);
+}
+
+#[test]
+fn pitfall_11_enter_fails() {
+    pitfall(faults!(enter: 500), Manner::ALL, &[Mutant::FatalSignal]);
+}
+
+#[test]
+fn pitfall_12_memory_freed_when_a_submission_failed() {
+    let faults = faults!(enter: 700, submissions: 2, delay: 300, delay_ms_max: 20, window_max: 600);
+    pitfall(faults, Manner::ALL, &[Mutant::FreeOrphan]);
+}
+
+#[test]
+fn pitfall_13_memory_freed_with_a_dropped_future() {
+    let faults = faults!(delay: 500, delay_ms_max: 60, already: 500, window_max: 600);
+    pitfall(
+        faults,
+        &[Manner::Resetting, Manner::Stalling],
+        &[Mutant::FreeOrphan],
+    );
+}
+
+#[test]
+fn pitfall_14_late_accept() {
+    let faults = faults!(delay: 900, delay_ms_max: 600);
+    pitfall(faults, &[Manner::Patient], &[Mutant::LoseLateAccept]);
+}
+
+#[test]
+fn pitfall_15_listener_closed() {
+    let faults = faults!(delay: 900, delay_ms_max: 600);
+    pitfall(faults, &[Manner::Patient], &[Mutant::ForgetBacklog]);
+}
+
+#[test]
+fn pitfall_16_memory_freed_before_the_ring() {
+    let faults = faults!(delay: 900, delay_ms_max: 100);
+    pitfall(faults, Manner::ALL, &[Mutant::SkipFinish]);
+}
+
+#[test]
+fn pitfall_20_lost_wakes() {
+    let cures = [Mutant::LoseRemoteWake, Mutant::LoseSelfWake];
+    pitfall(Faults::none(), &[Manner::Patient], &cures);
+}
+
+#[test]
+fn pitfall_21_slow_service() {
+    let faults = faults!(short: 900);
+    pitfall(faults, &[Manner::Pipelining], &[Mutant::NeverFull]);
+}
+
+#[test]
+fn pitfall_22_refusal_lost_by_a_reset() {
+    pitfall(Faults::none(), &[Manner::Wrong], &[Mutant::NoLinger]);
+}
+
+#[test]
+fn pitfall_28_buffers_are_counted() {
+    let faults = faults!(buffers: 8, delay: 400, delay_ms_max: 40, lose_more: 200, already: 500);
+    let cures = [Mutant::DoubleReturn, Mutant::LeakBuffer];
+    pitfall(faults, Manner::ALL, &cures);
+}
+
+#[test]
+fn pitfall_30_slowloris() {
+    pitfall(
+        Faults::none(),
+        &[Manner::Slowloris],
+        &[Mutant::SlowlorisDeadline],
+    );
+}
+
+#[test]
+fn pitfall_32_drain() {
+    let manners = &[Manner::Patient, Manner::Pipelining, Manner::HalfClosing];
+    pitfall(
+        faults!(window_max: 2048),
+        manners,
+        &[Mutant::NoLinger, Mutant::ForgetBacklog],
+    );
+}
+
+#[test]
+fn pitfall_33_answer_after_the_last() {
+    pitfall(Faults::none(), &[Manner::Pipelining], &[]);
+}
+
+#[test]
+fn pitfall_34_slow_heads_keep_no_buffers() {
+    pitfall(
+        faults!(buffers: 4),
+        &[Manner::Slowloris],
+        &[Mutant::StingyTopUp],
+    );
+}
+
+#[test]
+fn pitfall_35_numbers_wrap_around() {
+    pitfall(
+        faults!(buffers: 64, short: 800),
+        Manner::ALL,
+        &[Mutant::StuckTail],
+    );
+}

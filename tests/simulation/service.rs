@@ -1,0 +1,111 @@
+//! A service with every kind of exchange, and what it answers to whom. It knows no connection.
+
+use std::future::poll_fn;
+use std::task::Poll;
+
+use coring::sim::sleep;
+use coring::{Request, Response, Service};
+
+/// The message of a panic that is meant to happen.
+pub(crate) const PLANNED: &str = "a planned panic";
+
+/// What a request asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// An answer from memory.
+    Item,
+    /// The same, after a while.
+    Slow,
+    /// The same, after having woken itself some times.
+    Busy,
+    /// The request's body as it comes.
+    Echo,
+    /// An answer after the request's body was read.
+    Read,
+    /// An answer without the request's body being read.
+    Ignore,
+    /// A panic.
+    Panic,
+}
+
+impl Kind {
+    const ALL: [Self; 7] = [
+        Self::Item,
+        Self::Slow,
+        Self::Busy,
+        Self::Echo,
+        Self::Read,
+        Self::Ignore,
+        Self::Panic,
+    ];
+
+    fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Item => "item",
+            Self::Slow => "slow",
+            Self::Busy => "busy",
+            Self::Echo => "echo",
+            Self::Read => "read",
+            Self::Ignore => "ignore",
+            Self::Panic => "panic",
+        }
+    }
+
+    /// Whether its requests have a body.
+    pub(crate) fn has_body(self) -> bool {
+        matches!(self, Self::Echo | Self::Read | Self::Ignore)
+    }
+}
+
+/// Bytes that no other request of any connection has: the `request`-th of `client`.
+pub(crate) fn content(client: usize, request: usize, len: usize) -> Vec<u8> {
+    let unit = format!("client {client} request {request};").into_bytes();
+    unit.into_iter().cycle().take(len).collect()
+}
+
+/// The service. Its paths are `/kind/client/request/bytes`.
+pub(crate) struct Site;
+
+impl Service for Site {
+    async fn call(&self, mut request: Request) -> Response {
+        let path = request.path().to_owned();
+        let mut words = path.split('/').skip(1);
+        let kind = words.next().and_then(Kind::named);
+        let numbers: Vec<usize> = words.map_while(|word| word.parse().ok()).collect();
+        let (Some(kind), &[client, number, len]) = (kind, &numbers[..]) else {
+            return Response::not_found("<h1>Not Found</h1>");
+        };
+        let answer = content(client, number, len);
+        match kind {
+            Kind::Slow => sleep(len as u64 % 3000).await,
+            Kind::Busy => wake_oneself(len % 7).await,
+            Kind::Echo => return Response::text("").with_body(request.into_body()),
+            Kind::Read => {
+                let body = request.body().read(1 << 20).await;
+                if body.as_ref() != Ok(&answer) {
+                    return Response::text(format!("corrupt: {body:?}"));
+                }
+            }
+            Kind::Panic => panic!("{PLANNED}"),
+            Kind::Item | Kind::Ignore => {}
+        }
+        Response::text(answer)
+    }
+}
+
+/// Gives way so many times, without anybody else who would wake it.
+async fn wake_oneself(mut times: usize) {
+    poll_fn(|context| {
+        if times == 0 {
+            return Poll::Ready(());
+        }
+        times -= 1;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
