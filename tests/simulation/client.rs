@@ -43,6 +43,8 @@ impl Manner {
 const STALLED_MS_MAX: u64 = 75_000 + 12_000 + 5_000;
 /// The longest that a head may take, with some time to take leave, in ms.
 const SLOWLORIS_MS_MAX: u64 = 10_000 + 5_000;
+/// An answer that comes so long after the start of a drain was made after it, in ms.
+const NOTICE_MS_MAX: u64 = 2_000;
 /// How often a slow client sends a byte, in ms.
 const SLOWLORIS_PAUSE_MS: u64 = 3_000;
 
@@ -78,6 +80,8 @@ pub(crate) struct Client {
     closed_until_ms: u64,
     finished: bool,
     received: Vec<u8>,
+    /// When the first of that came, in ms.
+    received_ms: u64,
     answered: usize,
     /// The last answer that there will be has come.
     told_to_close: bool,
@@ -86,6 +90,8 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(number: usize, manner: Manner, mut random: Random, now_ms: u64) -> Self {
+        let soon_ms = random.pick(&[100, 3000]);
+        let connects_after_ms = random.below(soon_ms);
         let mut client = Self {
             number,
             manner,
@@ -97,11 +103,12 @@ impl Client {
             piece_max: random.pick(&[8, 64, 512, 4096, 1 << 20]),
             read_max: random.pick(&[600, 4096, 1 << 20]),
             pause_ms_max: random.pick(&[0, 0, 5, 40]),
-            sends_at_ms: now_ms + random.below(3000) as u64,
+            sends_at_ms: now_ms + connects_after_ms as u64,
             reads_at_ms: 0,
             closed_until_ms: u64::MAX,
             finished: false,
             received: Vec::new(),
+            received_ms: 0,
             answered: 0,
             told_to_close: false,
             done: false,
@@ -230,7 +237,7 @@ impl Client {
         if connection.is_readable() && self.reads_at_ms <= now_ms {
             let received = connection.read(self.read_max);
             self.reads_at_ms = now_ms + self.pause_ms();
-            return self.take(received, drain_ms);
+            return self.take(received, now_ms, drain_ms);
         }
         if self.wants_to_send() && self.sends_at_ms <= now_ms {
             self.send(now_ms);
@@ -311,12 +318,20 @@ impl Client {
         self.random.below(self.pause_ms_max + 1) as u64
     }
 
-    fn take(&mut self, received: Received, drain_ms: Option<u64>) -> Result<(), String> {
+    fn take(
+        &mut self,
+        received: Received,
+        now_ms: u64,
+        drain_ms: Option<u64>,
+    ) -> Result<(), String> {
         match received {
             Received::Nothing => Ok(()),
             Received::Bytes(bytes) => {
+                if self.received.is_empty() {
+                    self.received_ms = now_ms;
+                }
                 self.received.extend(bytes);
-                self.check_answers()
+                self.check_answers(drain_ms)
             }
             Received::End | Received::Reset => {
                 self.done = true;
@@ -326,13 +341,17 @@ impl Client {
     }
 
     /// Checks the answers that have come whole.
-    fn check_answers(&mut self) -> Result<(), String> {
+    fn check_answers(&mut self, drain_ms: Option<u64>) -> Result<(), String> {
         while let Some(answer) = Answer::parse(&self.received).map_err(|what| self.fault(&what))? {
             self.received.drain(..answer.len);
             if self.told_to_close {
                 return Err(self.fault("got an answer after the last one"));
             }
             self.told_to_close = answer.closes;
+            let is_late = drain_ms.is_some_and(|ms| self.received_ms > ms + NOTICE_MS_MAX);
+            if is_late && self.manner == Manner::Patient && !answer.closes {
+                return Err(self.fault("was not told in a drain that its answer is the last"));
+            }
             if answer.status != 200 {
                 self.check_refusal(answer.status)?;
                 continue;
