@@ -45,6 +45,8 @@ const STALLED_MS_MAX: u64 = 75_000 + 12_000 + 5_000;
 const SLOWLORIS_MS_MAX: u64 = 10_000 + 5_000;
 /// An answer that comes so long after the start of a drain was made after it, in ms.
 const NOTICE_MS_MAX: u64 = 2_000;
+/// What runs when a drain begins is cut off after so long, in ms.
+const DRAIN_MS_MAX: u64 = 30_000;
 /// How often a slow client sends a byte, in ms.
 const SLOWLORIS_PAUSE_MS: u64 = 3_000;
 
@@ -134,7 +136,7 @@ impl Client {
                     Kind::Ignore,
                 ]),
             };
-            let len_max = self.random.pick(&[10, 1000, 5000, 40_000]);
+            let len_max = self.random.pick(&[10, 1000, 5000, 100_000]);
             // Small pieces are for small bodies: the server rightly dislikes the others.
             let len = self.random.below(len_max.min(self.piece_max * 64));
             let body = content(self.number, number, len);
@@ -335,7 +337,7 @@ impl Client {
             }
             Received::End | Received::Reset => {
                 self.done = true;
-                self.check_end(drain_ms)
+                self.check_end(now_ms, drain_ms)
             }
         }
     }
@@ -392,7 +394,7 @@ impl Client {
     }
 
     /// The connection is over: what was asked must have been answered, or there is a reason.
-    fn check_end(&self, drain_ms: Option<u64>) -> Result<(), String> {
+    fn check_end(&self, now_ms: u64, drain_ms: Option<u64>) -> Result<(), String> {
         let excused = self.connection.as_ref().is_none_or(Connection::is_excused)
             || self.told_to_close
             || matches!(
@@ -402,8 +404,12 @@ impl Client {
         // After the start of a drain only what had begun before is sure to be answered.
         let begun_ms = self.asked.get(self.answered).map(|asked| asked.begun_ms);
         let begun_ms = begun_ms.unwrap_or_else(|| self.finished.then_some(0));
-        let too_late =
-            drain_ms.is_some_and(|drain_ms| begun_ms.is_none_or(|begun_ms| begun_ms >= drain_ms));
+        // What flows may be cut off at the end of a drain; what stands still is stuck.
+        let flows = !self.received.is_empty() || self.sent < self.asked_end();
+        let too_late = drain_ms.is_some_and(|drain_ms| {
+            let is_cut = flows && now_ms > drain_ms + DRAIN_MS_MAX;
+            is_cut || begun_ms.is_none_or(|begun_ms| begun_ms >= drain_ms)
+        });
         let is_satisfied = self.answered == self.asked.len() && self.manner != Manner::Wrong;
         if excused || too_late || is_satisfied {
             return Ok(());
