@@ -43,6 +43,10 @@ impl Manner {
 const STALLED_MS_MAX: u64 = 75_000 + 12_000 + 5_000;
 /// The longest that a head may take, with some time to take leave, in ms.
 const SLOWLORIS_MS_MAX: u64 = 10_000 + 5_000;
+/// An answer that comes so long after the start of a drain was made after it, in ms.
+const NOTICE_MS_MAX: u64 = 2_000;
+/// What runs when a drain begins is cut off after so long, in ms.
+const DRAIN_MS_MAX: u64 = 30_000;
 /// How often a slow client sends a byte, in ms.
 const SLOWLORIS_PAUSE_MS: u64 = 3_000;
 
@@ -78,6 +82,8 @@ pub(crate) struct Client {
     closed_until_ms: u64,
     finished: bool,
     received: Vec<u8>,
+    /// When the first of that came, in ms.
+    received_ms: u64,
     answered: usize,
     /// The last answer that there will be has come.
     told_to_close: bool,
@@ -86,6 +92,8 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(number: usize, manner: Manner, mut random: Random, now_ms: u64) -> Self {
+        let soon_ms = random.pick(&[100, 3000]);
+        let connects_after_ms = random.below(soon_ms);
         let mut client = Self {
             number,
             manner,
@@ -97,11 +105,12 @@ impl Client {
             piece_max: random.pick(&[8, 64, 512, 4096, 1 << 20]),
             read_max: random.pick(&[600, 4096, 1 << 20]),
             pause_ms_max: random.pick(&[0, 0, 5, 40]),
-            sends_at_ms: now_ms + random.below(3000) as u64,
+            sends_at_ms: now_ms + connects_after_ms as u64,
             reads_at_ms: 0,
             closed_until_ms: u64::MAX,
             finished: false,
             received: Vec::new(),
+            received_ms: 0,
             answered: 0,
             told_to_close: false,
             done: false,
@@ -127,7 +136,7 @@ impl Client {
                     Kind::Ignore,
                 ]),
             };
-            let len_max = self.random.pick(&[10, 1000, 5000, 40_000]);
+            let len_max = self.random.pick(&[10, 1000, 5000, 100_000]);
             // Small pieces are for small bodies: the server rightly dislikes the others.
             let len = self.random.below(len_max.min(self.piece_max * 64));
             let body = content(self.number, number, len);
@@ -230,7 +239,7 @@ impl Client {
         if connection.is_readable() && self.reads_at_ms <= now_ms {
             let received = connection.read(self.read_max);
             self.reads_at_ms = now_ms + self.pause_ms();
-            return self.take(received, drain_ms);
+            return self.take(received, now_ms, drain_ms);
         }
         if self.wants_to_send() && self.sends_at_ms <= now_ms {
             self.send(now_ms);
@@ -311,28 +320,40 @@ impl Client {
         self.random.below(self.pause_ms_max + 1) as u64
     }
 
-    fn take(&mut self, received: Received, drain_ms: Option<u64>) -> Result<(), String> {
+    fn take(
+        &mut self,
+        received: Received,
+        now_ms: u64,
+        drain_ms: Option<u64>,
+    ) -> Result<(), String> {
         match received {
             Received::Nothing => Ok(()),
             Received::Bytes(bytes) => {
+                if self.received.is_empty() {
+                    self.received_ms = now_ms;
+                }
                 self.received.extend(bytes);
-                self.check_answers()
+                self.check_answers(drain_ms)
             }
             Received::End | Received::Reset => {
                 self.done = true;
-                self.check_end(drain_ms)
+                self.check_end(now_ms, drain_ms)
             }
         }
     }
 
     /// Checks the answers that have come whole.
-    fn check_answers(&mut self) -> Result<(), String> {
+    fn check_answers(&mut self, drain_ms: Option<u64>) -> Result<(), String> {
         while let Some(answer) = Answer::parse(&self.received).map_err(|what| self.fault(&what))? {
             self.received.drain(..answer.len);
             if self.told_to_close {
                 return Err(self.fault("got an answer after the last one"));
             }
             self.told_to_close = answer.closes;
+            let is_late = drain_ms.is_some_and(|ms| self.received_ms > ms + NOTICE_MS_MAX);
+            if is_late && self.manner == Manner::Patient && !answer.closes {
+                return Err(self.fault("was not told in a drain that its answer is the last"));
+            }
             if answer.status != 200 {
                 self.check_refusal(answer.status)?;
                 continue;
@@ -373,7 +394,7 @@ impl Client {
     }
 
     /// The connection is over: what was asked must have been answered, or there is a reason.
-    fn check_end(&self, drain_ms: Option<u64>) -> Result<(), String> {
+    fn check_end(&self, now_ms: u64, drain_ms: Option<u64>) -> Result<(), String> {
         let excused = self.connection.as_ref().is_none_or(Connection::is_excused)
             || self.told_to_close
             || matches!(
@@ -383,8 +404,12 @@ impl Client {
         // After the start of a drain only what had begun before is sure to be answered.
         let begun_ms = self.asked.get(self.answered).map(|asked| asked.begun_ms);
         let begun_ms = begun_ms.unwrap_or_else(|| self.finished.then_some(0));
-        let too_late =
-            drain_ms.is_some_and(|drain_ms| begun_ms.is_none_or(|begun_ms| begun_ms >= drain_ms));
+        // What flows may be cut off at the end of a drain; what stands still is stuck.
+        let flows = !self.received.is_empty() || self.sent < self.asked_end();
+        let too_late = drain_ms.is_some_and(|drain_ms| {
+            let is_cut = flows && now_ms > drain_ms + DRAIN_MS_MAX;
+            is_cut || begun_ms.is_none_or(|begun_ms| begun_ms >= drain_ms)
+        });
         let is_satisfied = self.answered == self.asked.len() && self.manner != Manner::Wrong;
         if excused || too_late || is_satisfied {
             return Ok(());

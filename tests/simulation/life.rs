@@ -15,7 +15,7 @@ use crate::service::{PLANNED, Site};
 const TURNS_AT_ONCE_MAX: u32 = 5_000;
 /// Blocks that a connection may hold: what waits to be asked for, what is received before the
 /// receive is cancelled, and what an echo owes.
-const BLOCKS_MAX: u64 = 16 + 32 + 128;
+const BLOCKS_MAX: u64 = 16 + 32 + 64;
 /// A life is over by then, in ms: the longest deadlines, one after the other.
 const LIFE_MS_MAX: u64 = 400_000;
 
@@ -116,7 +116,7 @@ impl Life {
             Client::new(number, manner, random.fork(), now_ms)
         });
         let clients = clients.collect();
-        let drains_at_ms = now_ms + random.pick(&[1000, 4000, 60_000]);
+        let drains_at_ms = now_ms + random.pick(&[50, 1000, 2000, 60_000]);
         let stops = setting.may_stop && random.chance(200);
         Self {
             server,

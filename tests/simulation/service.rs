@@ -81,7 +81,7 @@ impl Service for Site {
         };
         let answer = content(client, number, len);
         match kind {
-            Kind::Slow => sleep(len as u64 % 3000).await,
+            Kind::Slow => sleep(len as u64 % 6000).await,
             Kind::Busy => wake_oneself(len % 7).await,
             Kind::Echo => return Response::text("").with_body(request.into_body()),
             Kind::Read => {

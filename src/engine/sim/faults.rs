@@ -66,7 +66,7 @@ impl Faults {
             lose_more: some(300),
             passing: some(80),
             fatal: some(15),
-            exhausted: some(300),
+            exhausted: some(300).max(some(300) * 3),
             enter: some(200),
             already: some(500),
             submissions: 4 << random.below(7),

@@ -249,15 +249,20 @@ impl Kernel {
             .is_some_and(|at_ms| at_ms <= self.now_ms)
     }
 
+    /// When an operation goes on, in ms, if it can.
     fn ready_ms(&self, ring: usize, flight: &Flight) -> Option<u64> {
-        let can_go_on = match &flight.action {
+        let after_ms = self.can_go_on(ring, flight).then_some(flight.after_ms);
+        after_ms.into_iter().chain(flight.cancel_ms).min()
+    }
+
+    /// Whether there is something for an operation.
+    fn can_go_on(&self, ring: usize, flight: &Flight) -> bool {
+        match &flight.action {
             Action::Accept { listener, .. } => self.network.backlog(*listener) > 0,
             Action::Recv { socket } => {
                 let socket = &self.network.sockets[*socket];
-                let no_buffer = self.rings[ring]
-                    .buffers
-                    .as_ref()
-                    .is_none_or(|b| b.len() == 0);
+                let buffers = self.rings[ring].buffers.as_ref();
+                let no_buffer = buffers.is_none_or(|buffers| buffers.len() == 0);
                 socket.reset || socket.finished || !socket.inbound.is_empty() || no_buffer
             }
             Action::Send { socket, .. } => {
@@ -270,10 +275,6 @@ impl Kernel {
                 rustix::event::poll(&mut fds, Some(&none)) == Ok(1)
             }
             Action::Answer(_) => true,
-        };
-        match (can_go_on.then_some(flight.after_ms), flight.cancel_ms) {
-            (Some(after_ms), Some(cancel_ms)) => Some(after_ms.min(cancel_ms)),
-            (after_ms, cancel_ms) => after_ms.or(cancel_ms),
         }
     }
 
@@ -386,9 +387,11 @@ impl Kernel {
     fn shoot(&mut self, ring: usize, flight: usize) {
         let mut flight = self.rings[ring].flights.swap_remove(flight);
         let cancelled = flight.cancel_ms.is_some_and(|at_ms| at_ms <= self.now_ms);
+        // Between the wish and the end there may be more of a multishot.
+        let ends = cancelled && (!self.can_go_on(ring, &flight) || self.random.chance(500));
         let (result, flags) = match &mut flight.action {
             Action::Answer(result) => (*result, 0),
-            Action::Accept { .. } | Action::Recv { .. } | Action::Read { .. } if cancelled => {
+            Action::Accept { .. } | Action::Recv { .. } | Action::Read { .. } if ends => {
                 (-libc::ECANCELED, 0)
             }
             Action::Accept { fd, listener } => self.accept(*fd, *listener),
@@ -415,20 +418,16 @@ impl Kernel {
         let more = flags & CQE_MORE != 0 && has_room && state.overflow.is_empty();
         let flags = if more { flags } else { flags & !CQE_MORE };
         // A descriptor's number is not the same in two runs; the connection's is.
-        let told = if matches!(flight.action, Action::Accept { .. }) {
-            result.min(0)
-        } else {
-            result
-        };
+        let is_accept = matches!(flight.action, Action::Accept { .. });
+        let told = if is_accept { result.min(0) } else { result };
         self.note("completes", flight.which(), i64::from(told));
-        self.post(
-            ring,
-            Cqe {
-                user_data: flight.user_data,
-                result,
-                flags,
-            },
-        );
+        let user_data = flight.user_data;
+        let cqe = Cqe {
+            user_data,
+            result,
+            flags,
+        };
+        self.post(ring, cqe);
         if more {
             flight.after_ms = self.delayed_ms();
             self.rings[ring].flights.push(flight);
