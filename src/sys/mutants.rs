@@ -3,7 +3,7 @@
 //! which leaves the original as it stands.
 
 /// `mutate!(Name, mutated, original)`: the mutated expression where that fault is planted, else
-/// the original.
+/// the original. `mutate!(Name, added)`: a statement that is there only where it is planted.
 #[cfg(feature = "sim")]
 macro_rules! mutate {
     ($name:ident, $mutated:expr, $original:expr) => {
@@ -11,6 +11,11 @@ macro_rules! mutate {
             $mutated
         } else {
             $original
+        }
+    };
+    ($name:ident, $added:expr) => {
+        if $crate::sys::mutants::is_planted($crate::sys::mutants::Mutant::$name) {
+            $added;
         }
     };
 }
@@ -21,6 +26,7 @@ macro_rules! mutate {
     ($name:ident, $mutated:expr, $original:expr) => {
         $original
     };
+    ($name:ident, $added:expr) => {};
 }
 pub(crate) use mutate;
 

@@ -154,7 +154,7 @@ fn simulated(pool: &Pool) -> Option<Made> {
     let world = crate::engine::sim::World::current()?;
     let (capacity, first) = world.buffers();
     let mut buffers = BufRing::new(capacity, first);
-    buffers.top_up(pool, usize::MAX);
+    buffers.top_up(pool, false);
     Some(Made {
         ring: Ring::simulated(&world, buffers.entries(), capacity, first),
         buffers,
