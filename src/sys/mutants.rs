@@ -3,7 +3,7 @@
 //! which leaves the original as it stands.
 
 /// `mutate!(Name, mutated, original)`: the mutated expression where that fault is planted, else
-/// the original.
+/// the original. `mutate!(Name, mutated)` is one where there is nothing otherwise.
 #[cfg(feature = "sim")]
 macro_rules! mutate {
     ($name:ident, $mutated:expr, $original:expr) => {
@@ -13,14 +13,18 @@ macro_rules! mutate {
             $original
         }
     };
+    ($name:ident, $mutated:expr) => {
+        mutate!($name, $mutated, ())
+    };
 }
 
-/// The original.
+/// The original, or nothing.
 #[cfg(not(feature = "sim"))]
 macro_rules! mutate {
     ($name:ident, $mutated:expr, $original:expr) => {
         $original
     };
+    ($name:ident, $mutated:expr) => {};
 }
 pub(crate) use mutate;
 

@@ -46,7 +46,7 @@ impl Accept {
             let fd = i32::try_from(fd).expect("a descriptor is an int");
             // SAFETY: the kernel has just installed this descriptor for us alone.
             self.ready.push_back(unsafe { OwnedFd::from_raw_fd(fd) });
-            mutate!(LoseLateAccept, self.forget_if_stopped(), ());
+            mutate!(LoseLateAccept, self.forget_if_stopped());
         } else if let Err(error) = cqe.result()
             && !error.raw_os_error().is_some_and(is_passing)
         {

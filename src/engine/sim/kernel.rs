@@ -144,6 +144,7 @@ impl Kernel {
     }
 
     /// Puts something into the trace.
+    #[expect(clippy::print_stderr, reason = "a trace is for whoever replays a seed")]
     pub(super) fn note(&mut self, what: &'static str, which: usize, value: i64) {
         let numbers = [self.now_ms, which as u64, value.cast_unsigned()];
         let bytes = numbers.into_iter().flat_map(u64::to_le_bytes);

@@ -106,7 +106,7 @@ impl BufRing {
     pub(super) fn take(&mut self, number: u16, len: usize) -> Chunk {
         let block = self.blocks[usize::from(number)].take();
         self.absent.push(number);
-        mutate!(DoubleReturn, self.absent.push(number), ());
+        mutate!(DoubleReturn, self.absent.push(number));
         block
             .expect("the kernel uses a buffer once")
             .into_chunk(0..len)

@@ -293,14 +293,10 @@ impl Uring {
             return;
         }
         entry.state = State::Orphaned;
-        mutate!(FreeOrphan, entry.op.free_bytes(), ());
+        mutate!(FreeOrphan, entry.op.free_bytes());
         drop(table);
         mutate!(ForgetCancel, (), self.cancel(id));
-        mutate!(
-            CloseBeforeFinal,
-            drop(self.table.borrow_mut().remove(id)),
-            ()
-        );
+        mutate!(CloseBeforeFinal, drop(self.table.borrow_mut().remove(id)));
     }
 
     /// Closes a descriptor with the next batch.
@@ -401,8 +397,7 @@ impl Uring {
         let orphaned = entry.state == State::Orphaned;
         mutate!(
             LeakBuffer,
-            std::mem::forget(chunk.clone().filter(|_| orphaned)),
-            ()
+            std::mem::forget(chunk.clone().filter(|_| orphaned))
         );
         let goes_on = mutate!(MissLostMore, cqe.buffer().is_some(), cqe.more());
         if !goes_on && !orphaned {
