@@ -3,7 +3,7 @@
 //! which leaves the original as it stands.
 
 /// `mutate!(Name, mutated, original)`: the mutated expression where that fault is planted, else
-/// the original. `mutate!(Name, added)`: a statement that is there only where it is planted.
+/// the original. `mutate!(Name, mutated)` is one where there is nothing otherwise.
 #[cfg(feature = "sim")]
 macro_rules! mutate {
     ($name:ident, $mutated:expr, $original:expr) => {
@@ -13,20 +13,18 @@ macro_rules! mutate {
             $original
         }
     };
-    ($name:ident, $added:expr) => {
-        if $crate::sys::mutants::is_planted($crate::sys::mutants::Mutant::$name) {
-            $added;
-        }
+    ($name:ident, $mutated:expr) => {
+        mutate!($name, $mutated, ())
     };
 }
 
-/// The original.
+/// The original, or nothing.
 #[cfg(not(feature = "sim"))]
 macro_rules! mutate {
     ($name:ident, $mutated:expr, $original:expr) => {
         $original
     };
-    ($name:ident, $added:expr) => {};
+    ($name:ident, $mutated:expr) => {};
 }
 pub(crate) use mutate;
 

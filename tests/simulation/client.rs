@@ -41,8 +41,9 @@ impl Manner {
 /// The longest that the server may bear a client that has stalled: the longest deadline (that
 /// between two requests) and the time to take leave, in ms.
 const STALLED_MS_MAX: u64 = 75_000 + 12_000 + 5_000;
-/// The longest that a head may take, with some time to take leave, in ms.
-const SLOWLORIS_MS_MAX: u64 = 10_000 + 5_000;
+/// The longest that a head may take, with some time to be accepted when descriptors are rare and
+/// to take leave, in ms.
+const SLOWLORIS_MS_MAX: u64 = 10_000 + 15_000;
 /// An answer that comes so long after the start of a drain was made after it, in ms.
 const NOTICE_MS_MAX: u64 = 2_000;
 /// What runs when a drain begins is cut off after so long, in ms.

@@ -63,7 +63,7 @@ pub(crate) fn live_in(
     if traced {
         println!("{setting:?}");
     }
-    let world = World::new(random.next(), setting.faults.clone(), traced);
+    let world = World::new(random.any(), setting.faults.clone(), traced);
     let mut life = world.enter(|| Life::new(setting, world.clone(), random));
     let outcome = quietly(|| catch_unwind(AssertUnwindSafe(|| world.enter(|| life.run()))));
     let outcome = outcome.unwrap_or_else(|panic| {

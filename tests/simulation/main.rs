@@ -6,6 +6,11 @@
 //! CORING_SEED=77 cargo test … seeds -- --nocapture               one, with all that happens in it
 //! ```
 
+#![expect(
+    clippy::print_stdout,
+    reason = "figures and traces are for whoever runs it"
+)]
+
 mod client;
 mod life;
 mod mutants;

@@ -10,6 +10,7 @@ use rustix::event::{PollFd, PollFlags};
 
 use super::buffers::Provided;
 use super::faults::{self, Faults};
+use super::flight::{Action, Flight, Outgoing, parts};
 use super::network::{Identity, Network, Socket, borrow};
 use super::random::Random;
 use crate::engine::uring::{Cqe, Sqe};
@@ -25,79 +26,6 @@ const TASK_WORK_MAX: usize = 20;
 const ACCEPTS_AT_ONCE_MAX: u32 = 20;
 /// Submissions on one connection without anything having moved: more are a spin.
 const IDLE_SUBMISSIONS_MAX: u32 = 200;
-
-/// What is under way on one ring.
-#[derive(Debug)]
-pub(super) struct Flight {
-    user_data: u64,
-    action: Action,
-    /// It does not complete before, in ms.
-    after_ms: u64,
-    /// It is ended then, in ms.
-    cancel_ms: Option<u64>,
-}
-
-#[derive(Debug)]
-enum Action {
-    Accept {
-        fd: RawFd,
-        listener: usize,
-    },
-    Recv {
-        socket: usize,
-    },
-    Send {
-        socket: usize,
-        outgoing: Outgoing,
-    },
-    /// Of an eventfd, which is a real one.
-    Read {
-        fd: RawFd,
-        to: *mut u8,
-    },
-    /// What is decided already and was not yet told.
-    Answer(i32),
-}
-
-/// What a send was given, and how far it has come.
-#[derive(Debug)]
-struct Outgoing {
-    parts: Vec<(*const u8, usize)>,
-    /// The bytes as they were when they were given.
-    copy: Vec<u8>,
-    sent: usize,
-}
-
-impl Outgoing {
-    fn new(parts: Vec<(*const u8, usize)>) -> Self {
-        let mut outgoing = Self {
-            parts,
-            copy: Vec::new(),
-            sent: 0,
-        };
-        outgoing.copy = outgoing.bytes(0, usize::MAX);
-        outgoing
-    }
-
-    /// Up to `len_max` bytes `from` there on, as they are now.
-    fn bytes(&self, mut from: usize, len_max: usize) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        for &(start, len) in &self.parts {
-            let skipped = from.min(len);
-            from -= skipped;
-            // SAFETY: the operation keeps its memory until its final completion.
-            let part = unsafe { std::slice::from_raw_parts(start, len) };
-            let room = len_max - bytes.len();
-            bytes.extend(part[skipped..].iter().take(room));
-        }
-        bytes
-    }
-
-    /// Whether the bytes are what they were.
-    fn is_intact(&self) -> bool {
-        self.bytes(0, usize::MAX) == self.copy
-    }
-}
 
 /// One ring.
 #[derive(Debug, Default)]
@@ -144,6 +72,7 @@ impl Kernel {
     }
 
     /// Puts something into the trace.
+    #[expect(clippy::print_stderr, reason = "a trace is for whoever replays a seed")]
     pub(super) fn note(&mut self, what: &'static str, which: usize, value: i64) {
         let numbers = [self.now_ms, which as u64, value.cast_unsigned()];
         let bytes = numbers.into_iter().flat_map(u64::to_le_bytes);
@@ -336,7 +265,7 @@ impl Kernel {
         let Some(socket) = self.submitted_on(fd) else {
             return self.misuse("send", fd);
         };
-        let sends = |flight: &Flight| matches!(flight.action, Action::Send { socket: other, .. } if other == socket);
+        let sends = |flight: &Flight| flight.sends_on(socket);
         if self.rings[ring].flights.iter().any(sends) {
             self.fail(&format!("two sends at once on connection {socket}"));
         }
@@ -538,39 +467,6 @@ impl Kernel {
             state.completions.push_back(cqe);
         }
     }
-}
-
-impl Flight {
-    fn is_decided(&self) -> bool {
-        matches!(self.action, Action::Answer(_))
-    }
-
-    /// The connection whose descriptor it uses.
-    fn socket(&self) -> Option<usize> {
-        match self.action {
-            Action::Recv { socket } | Action::Send { socket, .. } => Some(socket),
-            _ => None,
-        }
-    }
-
-    /// What it concerns, for the trace.
-    fn which(&self) -> usize {
-        match self.action {
-            Action::Accept { listener, .. } => listener,
-            Action::Recv { socket } | Action::Send { socket, .. } => socket,
-            Action::Read { .. } | Action::Answer(_) => usize::MAX,
-        }
-    }
-}
-
-/// The vectors of a gathering send.
-fn parts(header: *const libc::msghdr) -> Vec<(*const u8, usize)> {
-    // SAFETY: the operation keeps the header until its final completion.
-    let header = unsafe { &*header };
-    // SAFETY: as above, for the vectors that the header names.
-    let vectors = unsafe { std::slice::from_raw_parts(header.msg_iov, header.msg_iovlen) };
-    let part = |vector: &libc::iovec| (vector.iov_base.cast_const().cast(), vector.iov_len);
-    vectors.iter().map(part).collect()
 }
 
 /// Reads a real eventfd, which is readable, to where the operation wants it.

@@ -14,6 +14,7 @@
 
 mod buffers;
 mod faults;
+mod flight;
 mod kernel;
 mod network;
 mod random;

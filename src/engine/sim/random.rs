@@ -10,8 +10,8 @@ impl Random {
         Self(seed)
     }
 
-    /// The next number.
-    pub fn next(&mut self) -> u64 {
+    /// Any number.
+    pub fn any(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -21,7 +21,7 @@ impl Random {
 
     /// A number below `end`; 0 when that is 0.
     pub fn below(&mut self, end: usize) -> usize {
-        let drawn = self.next() % (end.max(1) as u64);
+        let drawn = self.any() % (end.max(1) as u64);
         usize::try_from(drawn).expect("below a usize")
     }
 
@@ -37,6 +37,6 @@ impl Random {
 
     /// Another stream, which goes its own way.
     pub fn fork(&mut self) -> Self {
-        Self(self.next())
+        Self(self.any())
     }
 }

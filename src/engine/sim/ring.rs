@@ -32,7 +32,7 @@ impl Ring {
         Self::Kernel(KernelRing::new(ring))
     }
 
-    /// A ring of `world`, whose `capacity` buffers stand at `entries`, beginning with place `first`.
+    /// A ring of `world`. Its `capacity` buffers stand at `entries` and begin with place `first`.
     pub(in crate::engine) fn simulated(
         world: &World,
         entries: NonNull<BufRingEntry>,

@@ -1,0 +1,113 @@
+//! Operations in the kernel's hands, with what they may still read and write.
+
+use std::os::fd::RawFd;
+
+/// What is under way on one ring.
+#[derive(Debug)]
+pub(super) struct Flight {
+    pub(super) user_data: u64,
+    pub(super) action: Action,
+    /// It does not complete before, in ms.
+    pub(super) after_ms: u64,
+    /// It is ended then, in ms.
+    pub(super) cancel_ms: Option<u64>,
+}
+
+#[derive(Debug)]
+pub(super) enum Action {
+    Accept {
+        fd: RawFd,
+        listener: usize,
+    },
+    Recv {
+        socket: usize,
+    },
+    Send {
+        socket: usize,
+        outgoing: Outgoing,
+    },
+    /// Of an eventfd, which is a real one.
+    Read {
+        fd: RawFd,
+        to: *mut u8,
+    },
+    /// What is decided already and was not yet told.
+    Answer(i32),
+}
+
+/// What a send was given, and how far it has come.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub(super) parts: Vec<(*const u8, usize)>,
+    /// The bytes as they were when they were given.
+    pub(super) copy: Vec<u8>,
+    pub(super) sent: usize,
+}
+
+impl Outgoing {
+    pub(super) fn new(parts: Vec<(*const u8, usize)>) -> Self {
+        let mut outgoing = Self {
+            parts,
+            copy: Vec::new(),
+            sent: 0,
+        };
+        outgoing.copy = outgoing.bytes(0, usize::MAX);
+        outgoing
+    }
+
+    /// Up to `len_max` bytes `from` there on, as they are now.
+    pub(super) fn bytes(&self, mut from: usize, len_max: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for &(start, len) in &self.parts {
+            let skipped = from.min(len);
+            from -= skipped;
+            // SAFETY: the operation keeps its memory until its final completion.
+            let part = unsafe { std::slice::from_raw_parts(start, len) };
+            let room = len_max - bytes.len();
+            bytes.extend(part[skipped..].iter().take(room));
+        }
+        bytes
+    }
+
+    /// Whether the bytes are what they were.
+    pub(super) fn is_intact(&self) -> bool {
+        self.bytes(0, usize::MAX) == self.copy
+    }
+}
+
+impl Flight {
+    pub(super) fn is_decided(&self) -> bool {
+        matches!(self.action, Action::Answer(_))
+    }
+
+    /// The connection whose descriptor it uses.
+    pub(super) fn socket(&self) -> Option<usize> {
+        match self.action {
+            Action::Recv { socket } | Action::Send { socket, .. } => Some(socket),
+            _ => None,
+        }
+    }
+
+    pub(super) fn sends_on(&self, socket: usize) -> bool {
+        matches!(self.action, Action::Send { .. }) && self.socket() == Some(socket)
+    }
+
+    /// What it concerns, for the trace.
+    pub(super) fn which(&self) -> usize {
+        match self.action {
+            Action::Accept { listener, .. } => listener,
+            Action::Recv { socket } | Action::Send { socket, .. } => socket,
+            Action::Read { .. } | Action::Answer(_) => usize::MAX,
+        }
+    }
+}
+
+/// The vectors of a gathering send.
+pub(super) fn parts(header: *const libc::msghdr) -> Vec<(*const u8, usize)> {
+    // SAFETY: the operation keeps the header until its final completion.
+    let header = unsafe { &*header };
+    // SAFETY: as above, for the vectors that the header names.
+    let vectors = unsafe { std::slice::from_raw_parts(header.msg_iov, header.msg_iovlen) };
+    let part = |vector: &libc::iovec| (vector.iov_base.cast_const().cast(), vector.iov_len);
+    vectors.iter().map(part).collect()
+}
