@@ -37,7 +37,7 @@ pub(in crate::engine) struct Uring {
     /// Submissions whose final completion is still to come.
     in_flight: Cell<u64>,
     reaped: RefCell<Vec<Cqe>>,
-    /// Sends that will be submitted next and whose success nobody wants to hear of.
+    /// Small sends that will be submitted next and whose success nobody wants to hear of.
     unheard: Cell<u32>,
     /// Why the kernel could not be entered between two visits.
     failure: RefCell<Option<io::Error>>,
@@ -119,7 +119,8 @@ impl Uring {
     /// How many completions to wait for, and how long. The sends that nobody wants to hear of are
     /// mostly done when the wait begins and are no reason to end it; and where many requests come,
     /// more of them come soon: so a batch answers the requests of half of the batch before it, or
-    /// those that came in a blink. Fewer would make a system call for every three or four.
+    /// those that came in a blink. Fewer would make a system call for every three or four. Sends
+    /// of many answers are worth their call without that, and the wait would only cost them.
     fn patience(&self, timeout: Option<Duration>) -> (u32, Option<Duration>) {
         match self.unheard.get() {
             0 => (1, timeout),
@@ -288,6 +289,7 @@ impl Uring {
             if let Op::Send(send) = &mut entry.op
                 && std::mem::replace(&mut send.interest, interest) != interest
                 && interest == Interest::Trouble
+                && send.is_small()
             {
                 self.unheard.set(self.unheard.get() + 1);
             }
