@@ -154,6 +154,7 @@ impl Connection {
     }
 
     /// Takes a request out of the inbox.
+    #[inline]
     fn request(&mut self, used: usize, head: Head) -> (Request, Option<Inlet>) {
         self.shared.metrics.requests.add(1);
         self.link.clear_recv_deadline();
@@ -174,6 +175,7 @@ impl Connection {
 
     /// Calls the service. Mostly it answers at once from memory: then the answer is encoded and
     /// nothing is left. Otherwise what is left goes on as an exchange.
+    #[inline(always)]
     fn call<F: Future<Output = Response>>(
         &mut self,
         start: impl FnOnce() -> F,
@@ -215,6 +217,7 @@ impl Connection {
 
     /// Runs what is the service's own; a panic in it ends this connection and nothing else. So
     /// does a status of 1xx: an interim answer is none (RFC 9110 §15.2).
+    #[inline(always)]
     pub(super) fn run_service(
         &self,
         service: impl FnOnce() -> Poll<Response>,
@@ -242,6 +245,7 @@ impl Connection {
 
     /// Encodes the head of an answer. During a drain it is the last one of its connection, whenever
     /// its request came.
+    #[inline]
     pub(super) fn encode_head(&mut self, response: &Response) {
         if self.shared.manner.get() != Manner::Serving && self.link.inbox.is_empty() {
             // Whatever else has arrived is answered, too: the last answer is the one that says so.
@@ -278,6 +282,7 @@ impl Connection {
     }
 
     /// Encodes a part of an answer's body. A body longer than announced is the service's fault.
+    #[inline]
     pub(super) fn encode_part(&mut self, part: Part) -> Result<(), CloseReason> {
         if part.is_empty() || !self.http.body_allowed() {
             return Ok(());
@@ -301,6 +306,7 @@ impl Connection {
     }
 
     /// Encodes the end of an answer.
+    #[inline]
     pub(super) fn encode_end(&mut self) -> Result<(), CloseReason> {
         let end = self
             .http
@@ -450,6 +456,7 @@ impl Drop for Connection {
 }
 
 /// Polls a call of the service, which is dropped once it has answered.
+#[inline(always)]
 pub(super) fn poll_call<F: Future<Output = Response>>(
     call: &mut Option<Pin<PoolBox<F>>>,
     context: &mut Context<'_>,
