@@ -4,13 +4,16 @@
 /// A half-open stretch of bytes, counted from the first byte given to the parser.
 ///
 /// Four-byte offsets keep a parsed head small; the parser never looks further than its head limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
     start: u32,
     end: u32,
 }
 
 impl Span {
+    /// Nothing.
+    pub(super) const EMPTY: Self = Self { start: 0, end: 0 };
+
     /// From `start` up to, not including, `end`; offsets past 4 GiB are cut there.
     pub(super) fn new(start: usize, end: usize) -> Self {
         let cut = |offset| u32::try_from(offset).unwrap_or(u32::MAX);

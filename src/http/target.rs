@@ -13,7 +13,7 @@ use ::http::Method;
 use super::{Fault, Span};
 
 /// The parts of a request target, as spans of the bytes it was found in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target {
     /// The path as received. Empty for `http://host` and `http://host?query`, which mean `/`.
     pub path: Span,
@@ -24,6 +24,13 @@ pub struct Target {
 }
 
 impl Target {
+    /// Nothing.
+    pub(super) const EMPTY: Self = Self {
+        path: Span::EMPTY,
+        query: None,
+        authority: None,
+    };
+
     /// Reads the target that lies at `span` of `bytes`: origin-form, absolute-form with `http` or
     /// `https`, or `*` for OPTIONS.
     ///
@@ -37,7 +44,7 @@ impl Target {
             [b'/', ..] => Self::split(target, start, None),
             b"*" if *method == Method::OPTIONS => Ok(Self {
                 path: span,
-                ..Self::default()
+                ..Self::EMPTY
             }),
             _ => {
                 let scheme_len = scheme_len(target).ok_or(Fault::BadTarget)?;

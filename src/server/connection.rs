@@ -19,7 +19,7 @@ use super::link::Link;
 use super::shared::{Manner, Place};
 use crate::buf::{Part, PoolBox};
 use crate::http::Fault;
-use crate::http::h1::{self, Answer, BodyLength, Event, Framing, Head};
+use crate::http::h1::{self, Answer, BodyLength, Event, Framing};
 use crate::net::Stream;
 use crate::rt::after_ms;
 use crate::service::{Inlet, Request, Response, Service};
@@ -127,14 +127,16 @@ impl Connection {
         waker: &Waker,
     ) -> Result<Next<impl Future<Output = Response> + use<'a, S>>, CloseReason> {
         loop {
+            let mut request = Request::unread();
             let unread = self.link.inbox.unread();
-            match self.http.next_event(unread, &self.shared.h1_limits) {
+            let limits = &self.shared.h1_limits;
+            match self.http.next_event(unread, limits, request.head_mut()) {
                 Ok((used, Event::NeedData | Event::Paused)) => {
                     self.link.inbox.consume(used);
                     return Ok(Next::Receive);
                 }
-                Ok((used, Event::Request(head))) => {
-                    let (request, incoming) = self.request(used, head);
+                Ok((used, Event::Request)) => {
+                    let incoming = self.take_request(used, &mut request);
                     if let Some(pending) = self.call(|| service.call(request), incoming, waker)? {
                         return Ok(Next::Exchange(pending));
                     }
@@ -153,15 +155,16 @@ impl Connection {
         }
     }
 
-    /// Takes a request out of the inbox.
+    /// Takes a request, whose head was read, out of the inbox: the way of its body, if it has one.
     #[inline]
-    fn request(&mut self, used: usize, head: Head) -> (Request, Option<Inlet>) {
+    fn take_request(&mut self, used: usize, request: &mut Request) -> Option<Inlet> {
         self.shared.metrics.requests.add(1);
         self.link.clear_recv_deadline();
         self.arrival_deadline_ms = 0;
         let bytes = self.link.inbox.take(used);
+        let head = request.head_mut();
         if let Some((line, mut date)) = self.next_line() {
-            line.begin(date.now(), &head, &bytes);
+            line.begin(date.now(), head, &bytes);
         }
         let (incoming, body) = match head.framing {
             Framing::None => None,
@@ -169,8 +172,8 @@ impl Connection {
             Framing::Chunked => Some(Inlet::new(None)),
         }
         .unzip();
-        let body = body.unwrap_or_default();
-        (Request::new(head, bytes, body), incoming)
+        request.fill(bytes, body.unwrap_or_default());
+        incoming
     }
 
     /// Calls the service. Mostly it answers at once from memory: then the answer is encoded and
@@ -183,25 +186,25 @@ impl Connection {
         waker: &Waker,
     ) -> Result<Option<Pending<F>>, CloseReason> {
         let mut call = None;
-        let polled = self.run_service(|| {
+        let mut answer = None;
+        self.run_service(&mut answer, || {
             call = Some(PoolBox::pin(&self.shared.pool, start()));
             poll_call(&mut call, &mut Context::from_waker(waker))
-        });
-        let answer = match polled? {
-            Poll::Ready(mut answer) if incoming.is_none() && !answer.has_incoming_body() => {
-                self.encode_head(&answer);
-                if let Some(part) = answer.body().take_full() {
-                    self.encode_part(part)?;
-                }
-                self.encode_end()?;
-                return Ok(None);
+        })?;
+        if incoming.is_none()
+            && let Some(answer) = &mut answer
+            && !answer.has_incoming_body()
+        {
+            self.encode_head(answer);
+            if let Some(part) = answer.body().take_full() {
+                self.encode_part(part)?;
             }
-            Poll::Ready(answer) => Some(Box::new(answer)),
-            Poll::Pending => None,
-        };
+            self.encode_end()?;
+            return Ok(None);
+        }
         Ok(Some(Pending {
             call,
-            answer,
+            answer: answer.map(Box::new),
             incoming,
         }))
     }
@@ -217,20 +220,27 @@ impl Connection {
 
     /// Runs what is the service's own; a panic in it ends this connection and nothing else. So
     /// does a status of 1xx: an interim answer is none (RFC 9110 §15.2).
+    ///
+    /// What it answers is written to `answer`: moving it from one result into the next would cost
+    /// more than encoding it.
     #[inline(always)]
     pub(super) fn run_service(
         &self,
+        answer: &mut Option<Response>,
         service: impl FnOnce() -> Poll<Response>,
-    ) -> Result<Poll<Response>, CloseReason> {
-        let polled = catch_unwind(AssertUnwindSafe(service)).map_err(|_| {
+    ) -> Result<(), CloseReason> {
+        let poll = || {
+            if let Poll::Ready(ready) = service() {
+                *answer = Some(ready);
+            }
+        };
+        catch_unwind(AssertUnwindSafe(poll)).map_err(|_| {
             self.shared.metrics.service_panics.add(1);
             CloseReason::ServiceFailed
         })?;
-        match &polled {
-            Poll::Ready(answer) if answer.status().is_informational() => {
-                Err(CloseReason::ServiceFailed)
-            }
-            _ => Ok(polled),
+        match answer {
+            Some(answer) if answer.status().is_informational() => Err(CloseReason::ServiceFailed),
+            _ => Ok(()),
         }
     }
 

@@ -14,7 +14,7 @@ use super::connection::{Connection, Pending, poll_call};
 use super::limits::Pace;
 use crate::buf::PoolBox;
 use crate::http::Fault;
-use crate::http::h1::Event;
+use crate::http::h1::{self, Event, Head};
 use crate::rt::now_ms;
 use crate::service::{Body, Inlet, Response};
 
@@ -70,8 +70,10 @@ impl Pump<'_> {
     ) -> Poll<Result<Response, CloseReason>> {
         loop {
             self.forget_own_reader(context);
-            let service = || poll_call(call, context);
-            if let Poll::Ready(answer) = self.connection.run_service(service)? {
+            let mut answer = None;
+            self.connection
+                .run_service(&mut answer, || poll_call(call, context))?;
+            if let Some(answer) = answer {
                 return Poll::Ready(Ok(answer));
             }
             let received = self.receive(context)?;
@@ -203,8 +205,8 @@ impl Pump<'_> {
             let Connection {
                 http, link, shared, ..
             } = &mut *self.connection;
-            let step = http.next_event(link.inbox.unread(), &shared.h1_limits);
-            match step.map_err(CloseReason::Fault)? {
+            let step = next_piece(http, link.inbox.unread(), &shared.h1_limits);
+            match step? {
                 (used, Event::Data(range)) => {
                     let mut part = link.inbox.take(used);
                     part.truncate(range.end);
@@ -230,14 +232,24 @@ impl Pump<'_> {
             http, link, shared, ..
         } = &mut *self.connection;
         while !http.request_complete() {
-            let step = http.next_event(link.inbox.unread(), &shared.h1_limits);
-            match step.map_err(CloseReason::Fault)? {
+            let step = next_piece(http, link.inbox.unread(), &shared.h1_limits);
+            match step? {
                 (0, _) => break,
                 (used, _) => link.inbox.consume(used),
             }
         }
         Ok(())
     }
+}
+
+/// What follows in the request's body: no head before the answer is out.
+fn next_piece(
+    http: &mut h1::Connection,
+    unread: &[u8],
+    limits: &h1::Limits,
+) -> Result<(usize, Event), CloseReason> {
+    let step = http.next_event(unread, limits, &mut Head::new());
+    step.map_err(CloseReason::Fault)
 }
 
 /// Whether the answer of a request that was not read to its end may leave the connection open:

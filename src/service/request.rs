@@ -17,8 +17,27 @@ pub struct Request {
 }
 
 impl Request {
-    pub(crate) fn new(head: Head, bytes: Part, body: Body) -> Self {
-        Self { head, bytes, body }
+    /// A request before it was read: its parts are filled in, for moving them costs more.
+    #[inline]
+    pub(crate) const fn unread() -> Self {
+        Self {
+            head: Head::new(),
+            bytes: Part::Static(b""),
+            body: Body::empty(),
+        }
+    }
+
+    /// The place for the head.
+    #[inline]
+    pub(crate) fn head_mut(&mut self) -> &mut Head {
+        &mut self.head
+    }
+
+    /// Fills in the bytes that the head was read from, and the body.
+    #[inline]
+    pub(crate) fn fill(&mut self, bytes: Part, body: Body) {
+        self.bytes = bytes;
+        self.body = body;
     }
 
     /// The method.

@@ -19,9 +19,9 @@ use crate::http::date::DATE_LEN;
 pub enum Event {
     /// Nothing yet; more bytes have to come. Framing of a chunked body is consumed with it.
     NeedData,
-    /// A request's head. Without a body ([`Framing::None`]) it is the whole request, and no
-    /// [`Event::End`] follows.
-    Request(Head),
+    /// A request's head, which is now in the [`Head`] that was given for it. Without a body
+    /// ([`Framing::None`]) it is the whole request, and no [`Event::End`] follows.
+    Request,
     /// A stretch of the request's body, in the bytes consumed with this event.
     Data(Range<usize>),
     /// The request's body is complete.
@@ -86,14 +86,21 @@ impl Connection {
 
     /// Reads `bytes`, which are all that was received and not yet consumed: how many to consume,
     /// and what they mean. To be called until it says [`Event::NeedData`] or [`Event::Paused`].
-    /// What is to be consumed must not be shown again, whatever the event.
+    /// What is to be consumed must not be shown again, whatever the event. A request's head is
+    /// written to `head`, for moving it from one result into the next costs as much as finding it.
     ///
     /// # Errors
     /// What the peer did wrong. The request is over then; the connection can still answer with
     /// the fault's status if [`Connection::can_answer`], and must close.
-    pub fn next_event(&mut self, bytes: &[u8], limits: &Limits) -> Result<(usize, Event), Fault> {
+    #[inline]
+    pub fn next_event(
+        &mut self,
+        bytes: &[u8],
+        limits: &Limits,
+        head: &mut Head,
+    ) -> Result<(usize, Event), Fault> {
         let step = match self.exchange.requester() {
-            State::Idle => self.next_head(bytes, limits),
+            State::Idle => self.next_head(bytes, limits, head),
             State::Body => self.next_piece(bytes, limits),
             _ if bytes.is_empty() => Ok((0, Event::NeedData)),
             _ => Ok((0, Event::Paused)),
@@ -317,8 +324,14 @@ impl Connection {
         self.answer == AnswerBody::UntilClose && is_cut
     }
 
-    fn next_head(&mut self, bytes: &[u8], limits: &Limits) -> Result<(usize, Event), Fault> {
-        let Some((len, head)) = parse::parse(bytes, &mut self.scanned, limits)? else {
+    #[inline]
+    fn next_head(
+        &mut self,
+        bytes: &[u8],
+        limits: &Limits,
+        head: &mut Head,
+    ) -> Result<(usize, Event), Fault> {
+        let Some(len) = parse::parse(bytes, &mut self.scanned, limits, head)? else {
             return Ok((0, Event::NeedData));
         };
         self.exchange.step(Party::Requester, Step::Request);
@@ -333,7 +346,7 @@ impl Connection {
             Framing::Chunked => self.body = Decoder::chunked(),
         }
         self.awaits_continue = head.expects_continue && head.framing != Framing::None;
-        Ok((len, Event::Request(head)))
+        Ok((len, Event::Request))
     }
 
     fn next_piece(&mut self, bytes: &[u8], limits: &Limits) -> Result<(usize, Event), Fault> {

@@ -86,6 +86,23 @@ pub struct Head {
 }
 
 impl Head {
+    /// What a head is before one was read.
+    #[inline]
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            method: Method::GET,
+            version: Version::Http11,
+            framing: Framing::None,
+            keep_alive: false,
+            expects_continue: false,
+            target: Span::EMPTY,
+            parts: Target::EMPTY,
+            fields: Span::EMPTY,
+            host: None,
+        }
+    }
+
     /// The request target as received.
     #[must_use]
     pub fn target<'a>(&self, bytes: &'a [u8]) -> &'a str {
@@ -126,7 +143,7 @@ impl Head {
     }
 }
 
-/// Reads a head from the start of `bytes`: its length and itself, or `None` while it is not
+/// Reads a head from the start of `bytes` into `head`: its length, or `None` while it is not
 /// complete.
 ///
 /// `scanned` says how many of the bytes an earlier call has already searched for the head's end;
@@ -140,7 +157,8 @@ pub(super) fn parse(
     bytes: &[u8],
     scanned: &mut u32,
     limits: &Limits,
-) -> Result<Option<(usize, Head)>, Fault> {
+    head: &mut Head,
+) -> Result<Option<usize>, Fault> {
     let max = limits.head_bytes_max as usize;
     let window = &bytes[..bytes.len().min(max)];
     let before = (*scanned as usize).min(window.len());
@@ -149,9 +167,9 @@ pub(super) fn parse(
     };
     refuse_long_target(&window[blank..], before, limits)?;
     let may_be_whole = before == 0 || ends_after(window, before.saturating_sub(3).max(blank));
-    if may_be_whole && let Some((len, head)) = parse_request(window, blank, limits)? {
+    if may_be_whole && let Some(len) = parse_request(window, blank, limits, head)? {
         *scanned = 0;
-        return Ok(Some((len, head)));
+        return Ok(Some(len));
     }
     if window.len() == max {
         return Err(Fault::HeadTooLarge);
@@ -214,7 +232,8 @@ fn parse_request(
     window: &[u8],
     blank: usize,
     limits: &Limits,
-) -> Result<Option<(usize, Head)>, Fault> {
+    head: &mut Head,
+) -> Result<Option<usize>, Fault> {
     let mut slots = [const { MaybeUninit::uninit() }; FIELDS_MAX];
     let fields_max = usize::from(limits.fields_max).min(FIELDS_MAX);
     let mut request = httparse::Request::new(&mut []);
@@ -251,7 +270,7 @@ fn parse_request(
     }
     notes.check_host(window, version, &parts)?;
     let framing = notes.framing(version, limits)?;
-    let head = Head {
+    *head = Head {
         method,
         version,
         framing,
@@ -262,7 +281,7 @@ fn parse_request(
         fields: section,
         host: notes.host,
     };
-    Ok(Some((len, head)))
+    Ok(Some(len))
 }
 
 /// Every line must end in CR LF. httparse takes a bare LF as well, but no CR without its LF, so
