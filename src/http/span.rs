@@ -3,20 +3,20 @@
 
 /// A half-open stretch of bytes, counted from the first byte given to the parser.
 ///
-/// Four-byte offsets keep a parsed head small; the parser never looks further than its head limit.
+/// Two-byte offsets keep a parsed head small; the parser never looks further than its head limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
-    start: u32,
-    end: u32,
+    start: u16,
+    end: u16,
 }
 
 impl Span {
     /// Nothing.
     pub(super) const EMPTY: Self = Self { start: 0, end: 0 };
 
-    /// From `start` up to, not including, `end`; offsets past 4 GiB are cut there.
+    /// From `start` up to, not including, `end`; offsets past 64 KiB are cut there.
     pub(super) fn new(start: usize, end: usize) -> Self {
-        let cut = |offset| u32::try_from(offset).unwrap_or(u32::MAX);
+        let cut = |offset| u16::try_from(offset).unwrap_or(u16::MAX);
         Self {
             start: cut(start),
             end: cut(end),
@@ -28,7 +28,7 @@ impl Span {
     #[must_use]
     pub fn of(self, bytes: &[u8]) -> &[u8] {
         bytes
-            .get(self.start as usize..self.end as usize)
+            .get(self.start.into()..self.end.into())
             .unwrap_or_default()
     }
 
@@ -41,13 +41,13 @@ impl Span {
 
     /// Where it begins.
     pub(super) fn start(self) -> usize {
-        self.start as usize
+        self.start.into()
     }
 
     /// How many bytes it covers.
     #[must_use]
     pub fn len(self) -> usize {
-        self.end.saturating_sub(self.start) as usize
+        self.end.saturating_sub(self.start).into()
     }
 
     /// Whether it covers nothing.

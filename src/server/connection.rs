@@ -135,8 +135,8 @@ impl Connection {
                     self.link.inbox.consume(used);
                     return Ok(Next::Receive);
                 }
-                Ok((used, Event::Request)) => {
-                    let incoming = self.take_request(used, &mut request);
+                Ok((used, Event::Request(framing))) => {
+                    let incoming = self.take_request(used, framing, &mut request);
                     if let Some(pending) = self.call(|| service.call(request), incoming, waker)? {
                         return Ok(Next::Exchange(pending));
                     }
@@ -157,16 +157,20 @@ impl Connection {
 
     /// Takes a request, whose head was read, out of the inbox: the way of its body, if it has one.
     #[inline]
-    fn take_request(&mut self, used: usize, request: &mut Request) -> Option<Inlet> {
+    fn take_request(
+        &mut self,
+        used: usize,
+        framing: Framing,
+        request: &mut Request,
+    ) -> Option<Inlet> {
         self.shared.metrics.requests.add(1);
         self.link.clear_recv_deadline();
         self.arrival_deadline_ms = 0;
         let bytes = self.link.inbox.take(used);
-        let head = request.head_mut();
         if let Some((line, mut date)) = self.next_line() {
-            line.begin(date.now(), head, &bytes);
+            line.begin(date.now(), request.head_mut(), &bytes);
         }
-        let (incoming, body) = match head.framing {
+        let (incoming, body) = match framing {
             Framing::None => None,
             Framing::Length(length) => Some(Inlet::new(Some(length))),
             Framing::Chunked => Some(Inlet::new(None)),
@@ -186,13 +190,13 @@ impl Connection {
         waker: &Waker,
     ) -> Result<Option<Pending<F>>, CloseReason> {
         let mut call = None;
-        let mut answer = None;
-        self.run_service(&mut answer, || {
+        let mut answer = Poll::Pending;
+        self.run_service(&mut answer, |answer| {
             call = Some(PoolBox::pin(&self.shared.pool, start()));
-            poll_call(&mut call, &mut Context::from_waker(waker))
+            poll_call(&mut call, answer, &mut Context::from_waker(waker));
         })?;
         if incoming.is_none()
-            && let Some(answer) = &mut answer
+            && let Poll::Ready(answer) = &mut answer
             && !answer.has_incoming_body()
         {
             self.encode_head(answer);
@@ -202,9 +206,13 @@ impl Connection {
             self.encode_end()?;
             return Ok(None);
         }
+        let answer = match answer {
+            Poll::Ready(answer) => Some(Box::new(answer)),
+            Poll::Pending => None,
+        };
         Ok(Some(Pending {
             call,
-            answer: answer.map(Box::new),
+            answer,
             incoming,
         }))
     }
@@ -226,20 +234,17 @@ impl Connection {
     #[inline(always)]
     pub(super) fn run_service(
         &self,
-        answer: &mut Option<Response>,
-        service: impl FnOnce() -> Poll<Response>,
+        answer: &mut Poll<Response>,
+        service: impl FnOnce(&mut Poll<Response>),
     ) -> Result<(), CloseReason> {
-        let poll = || {
-            if let Poll::Ready(ready) = service() {
-                *answer = Some(ready);
-            }
-        };
-        catch_unwind(AssertUnwindSafe(poll)).map_err(|_| {
+        catch_unwind(AssertUnwindSafe(|| service(answer))).map_err(|_| {
             self.shared.metrics.service_panics.add(1);
             CloseReason::ServiceFailed
         })?;
         match answer {
-            Some(answer) if answer.status().is_informational() => Err(CloseReason::ServiceFailed),
+            Poll::Ready(answer) if answer.status().is_informational() => {
+                Err(CloseReason::ServiceFailed)
+            }
             _ => Ok(()),
         }
     }
@@ -469,14 +474,14 @@ impl Drop for Connection {
 #[inline(always)]
 pub(super) fn poll_call<F: Future<Output = Response>>(
     call: &mut Option<Pin<PoolBox<F>>>,
+    answer: &mut Poll<Response>,
     context: &mut Context<'_>,
-) -> Poll<Response> {
+) {
     let running = call.as_mut().expect("a call is polled until it answers");
-    let polled = running.as_mut().poll(context);
-    if polled.is_ready() {
+    *answer = running.as_mut().poll(context);
+    if answer.is_ready() {
         *call = None;
     }
-    polled
 }
 
 #[cfg(test)]

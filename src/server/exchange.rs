@@ -70,11 +70,11 @@ impl Pump<'_> {
     ) -> Poll<Result<Response, CloseReason>> {
         loop {
             self.forget_own_reader(context);
-            let mut answer = None;
-            self.connection
-                .run_service(&mut answer, || poll_call(call, context))?;
-            if let Some(answer) = answer {
-                return Poll::Ready(Ok(answer));
+            let mut answer = Poll::Pending;
+            let service = |answer: &mut _| poll_call(call, answer, context);
+            self.connection.run_service(&mut answer, service)?;
+            if answer.is_ready() {
+                return answer.map(Ok);
             }
             let received = self.receive(context)?;
             // Answers to earlier requests do not wait for this one.

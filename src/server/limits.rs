@@ -26,9 +26,9 @@ pub struct Limits {
     /// counts, which may be some megabytes more than the peer has seen.
     pub bytes_per_second_min: u64,
     /// A request's head, in bytes.
-    pub head_bytes_max: u32,
+    pub head_bytes_max: u16,
     /// A request's target, in bytes.
-    pub target_bytes_max: u32,
+    pub target_bytes_max: u16,
     /// Field lines of a head, at most 256.
     pub fields_max: u16,
     /// A request's body, in bytes; 0: no limit.

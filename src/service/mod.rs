@@ -23,7 +23,7 @@ pub trait Service {
 }
 
 impl<F: AsyncFn(Request) -> Response> Service for F {
-    async fn call(&self, request: Request) -> Response {
-        self(request).await
+    fn call(&self, request: Request) -> impl Future<Output = Response> {
+        self(request)
     }
 }

@@ -41,13 +41,19 @@ impl App {
 }
 
 impl Service for App {
-    async fn call(&self, request: Request) -> Response {
-        match self {
-            Self::Site => site(&request),
-            Self::Respond(answer) => Response::new(answer.status)
-                .with_header(CONTENT_TYPE, answer.content_type.clone())
-                .with_body(answer.body.clone()),
-            Self::Echo => echo(request),
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "an async function would move the request once more"
+    )]
+    fn call(&self, request: Request) -> impl Future<Output = Response> {
+        async move {
+            match self {
+                Self::Site => site(&request),
+                Self::Respond(answer) => Response::new(answer.status)
+                    .with_header(CONTENT_TYPE, answer.content_type.clone())
+                    .with_body(answer.body.clone()),
+                Self::Echo => echo(request),
+            }
         }
     }
 }

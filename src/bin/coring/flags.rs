@@ -142,12 +142,12 @@ pub(crate) struct Times {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Size limits (bytes; 16k, 16m, 1g are binary units)")]
 pub(crate) struct Sizes {
-    /// Most bytes of a request head; above it 431
+    /// Most bytes of a request head, less than 64k; above it 431
     #[arg(long, global = true, env = "CORING_MAX_HEAD", value_name = "BYTES")]
     #[arg(default_value_t = Size(limits().head_bytes_max.into()))]
     pub(crate) max_head: Size,
 
-    /// Most bytes of a request target (path and query); above it 414
+    /// Most bytes of a request target (path and query), less than 64k; above it 414
     #[arg(long, global = true, env = "CORING_MAX_TARGET", value_name = "BYTES")]
     #[arg(default_value_t = Size(limits().target_bytes_max.into()))]
     pub(crate) max_target: Size,

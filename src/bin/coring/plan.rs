@@ -111,7 +111,7 @@ fn bounded<T: TryFrom<u64>>(flag: &str, size: Size) -> Result<T, String> {
             "{flag} 0 would refuse every request; give it bytes"
         )),
         Ok(bytes) => Ok(bytes),
-        Err(_) => Err(format!("{flag} {size} is too much; give it less than 4g")),
+        Err(_) => Err(format!("{flag} {size} is too much; give it less than 64k")),
     }
 }
 

@@ -173,7 +173,7 @@ impl Decoder {
             let before = (*scanned as usize).min(rest.len());
             let end = find(&rest[before..], b'\n').map(|end| before + end + 1);
             let len = u32::try_from(end.unwrap_or(rest.len())).unwrap_or(u32::MAX);
-            if self.overhead.saturating_add(len) > limits.head_bytes_max {
+            if self.overhead.saturating_add(len) > limits.head_bytes_max.into() {
                 return Err(Fault::HeadTooLarge);
             }
             let Some(end) = end else {

@@ -19,9 +19,10 @@ use crate::http::date::DATE_LEN;
 pub enum Event {
     /// Nothing yet; more bytes have to come. Framing of a chunked body is consumed with it.
     NeedData,
-    /// A request's head, which is now in the [`Head`] that was given for it. Without a body
-    /// ([`Framing::None`]) it is the whole request, and no [`Event::End`] follows.
-    Request,
+    /// A request's head, which is now in the [`Head`] that was given for it, and how its body
+    /// ends. Without a body ([`Framing::None`]) it is the whole request, and no [`Event::End`]
+    /// follows.
+    Request(Framing),
     /// A stretch of the request's body, in the bytes consumed with this event.
     Data(Range<usize>),
     /// The request's body is complete.
@@ -92,7 +93,7 @@ impl Connection {
     /// # Errors
     /// What the peer did wrong. The request is over then; the connection can still answer with
     /// the fault's status if [`Connection::can_answer`], and must close.
-    #[inline]
+    #[inline(always)]
     pub fn next_event(
         &mut self,
         bytes: &[u8],
@@ -324,14 +325,14 @@ impl Connection {
         self.answer == AnswerBody::UntilClose && is_cut
     }
 
-    #[inline]
+    #[inline(always)]
     fn next_head(
         &mut self,
         bytes: &[u8],
         limits: &Limits,
         head: &mut Head,
     ) -> Result<(usize, Event), Fault> {
-        let Some(len) = parse::parse(bytes, &mut self.scanned, limits, head)? else {
+        let Some((len, framing)) = parse::parse(bytes, &mut self.scanned, limits, head)? else {
             return Ok((0, Event::NeedData));
         };
         self.exchange.step(Party::Requester, Step::Request);
@@ -340,13 +341,13 @@ impl Connection {
         self.is_head = head.method == Method::HEAD;
         self.is_last = !head.keep_alive;
         self.persists = head.keep_alive && !self.closing;
-        match head.framing {
+        match framing {
             Framing::None => self.exchange.step(Party::Requester, Step::End),
             Framing::Length(length) => self.body = Decoder::counted(length),
             Framing::Chunked => self.body = Decoder::chunked(),
         }
-        self.awaits_continue = head.expects_continue && head.framing != Framing::None;
-        Ok((len, Event::Request))
+        self.awaits_continue = head.expects_continue && framing != Framing::None;
+        Ok((len, Event::Request(framing)))
     }
 
     fn next_piece(&mut self, bytes: &[u8], limits: &Limits) -> Result<(usize, Event), Fault> {

@@ -13,10 +13,11 @@ use crate::http::{Fault, Span};
 /// How much of a request is read before it is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// A head, from its first byte to its empty line; also a trailer section. In bytes.
-    pub head_bytes_max: u32,
+    /// A head, from its first byte to its empty line; also a trailer section. In bytes; two of
+    /// them are enough for its offsets.
+    pub head_bytes_max: u16,
     /// A request target, in bytes.
-    pub target_bytes_max: u32,
+    pub target_bytes_max: u16,
     /// Field lines in a head, and in a trailer section; never more than [`FIELDS_MAX`].
     pub fields_max: u16,
     /// A request body, after its chunks are decoded, in bytes; 0 stands for no limit.
@@ -64,7 +65,7 @@ pub enum Framing {
     Chunked,
 }
 
-/// A request's head: what framing and persistence need, and where the rest lies.
+/// A request's head: what persistence needs, and where the rest lies.
 ///
 /// The accessors take the bytes the head was parsed from, wherever those are by then.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,8 +74,6 @@ pub struct Head {
     pub method: Method,
     /// The version.
     pub version: Version,
-    /// How the body ends.
-    pub framing: Framing,
     /// Whether the client lets the connection persist (RFC 9112 §9.3).
     pub keep_alive: bool,
     /// Whether the client waits for `100 Continue` before it sends the body.
@@ -93,7 +92,6 @@ impl Head {
         Self {
             method: Method::GET,
             version: Version::Http11,
-            framing: Framing::None,
             keep_alive: false,
             expects_continue: false,
             target: Span::EMPTY,
@@ -143,8 +141,8 @@ impl Head {
     }
 }
 
-/// Reads a head from the start of `bytes` into `head`: its length, or `None` while it is not
-/// complete.
+/// Reads a head from the start of `bytes` into `head`: its length and how the body after it ends,
+/// or `None` while it is not complete.
 ///
 /// `scanned` says how many of the bytes an earlier call has already searched for the head's end;
 /// it is 0 for a new head and kept up to date here, so that a head that comes byte by byte costs
@@ -153,13 +151,14 @@ impl Head {
 /// # Errors
 /// Any fault of a head; what is certainly wrong in its first bytes is refused before the rest has
 /// come.
+#[inline(always)]
 pub(super) fn parse(
     bytes: &[u8],
     scanned: &mut u32,
     limits: &Limits,
     head: &mut Head,
-) -> Result<Option<usize>, Fault> {
-    let max = limits.head_bytes_max as usize;
+) -> Result<Option<(usize, Framing)>, Fault> {
+    let max = usize::from(limits.head_bytes_max);
     let window = &bytes[..bytes.len().min(max)];
     let before = (*scanned as usize).min(window.len());
     let Some(blank) = leading_blank(window)? else {
@@ -167,9 +166,9 @@ pub(super) fn parse(
     };
     refuse_long_target(&window[blank..], before, limits)?;
     let may_be_whole = before == 0 || ends_after(window, before.saturating_sub(3).max(blank));
-    if may_be_whole && let Some(len) = parse_request(window, blank, limits, head)? {
+    if may_be_whole && let Some(parsed) = parse_request(window, blank, limits, head)? {
         *scanned = 0;
-        return Ok(Some(len));
+        return Ok(Some(parsed));
     }
     if window.len() == max {
         return Err(Fault::HeadTooLarge);
@@ -213,7 +212,7 @@ const METHOD_BYTES_MAX: usize = 32;
 /// Refuses a target that is over its limit, also before its end has come. `before` bytes were
 /// looked at by an earlier call.
 fn refuse_long_target(head: &[u8], before: usize, limits: &Limits) -> Result<(), Fault> {
-    let max = limits.target_bytes_max as usize;
+    let max = usize::from(limits.target_bytes_max);
     if head.len() <= max || before > max + METHOD_BYTES_MAX + LEADING_BLANK_MAX {
         return Ok(());
     }
@@ -228,12 +227,13 @@ fn refuse_long_target(head: &[u8], before: usize, limits: &Limits) -> Result<(),
 }
 
 /// Parses the head that begins `blank` bytes into `window`; `None` while it is incomplete.
+#[inline(always)]
 fn parse_request(
     window: &[u8],
     blank: usize,
     limits: &Limits,
     head: &mut Head,
-) -> Result<Option<usize>, Fault> {
+) -> Result<Option<(usize, Framing)>, Fault> {
     let mut slots = [const { MaybeUninit::uninit() }; FIELDS_MAX];
     let fields_max = usize::from(limits.fields_max).min(FIELDS_MAX);
     let mut request = httparse::Request::new(&mut []);
@@ -273,7 +273,6 @@ fn parse_request(
     *head = Head {
         method,
         version,
-        framing,
         keep_alive: notes.persists(version),
         expects_continue: notes.expects_continue,
         target,
@@ -281,7 +280,7 @@ fn parse_request(
         fields: section,
         host: notes.host,
     };
-    Ok(Some(len))
+    Ok(Some((len, framing)))
 }
 
 /// Every line must end in CR LF. httparse takes a bare LF as well, but no CR without its LF, so

@@ -2,7 +2,7 @@
 
 use ::http::StatusCode;
 
-use super::{DATE, NO_FIELDS};
+use super::{DATE, NO_FIELDS, next};
 use crate::http::Fault;
 use crate::http::h1::encode::{DataPrefix, WrongLength};
 use crate::http::h1::{Answer, BodyLength, Connection, Event, Limits};
@@ -19,7 +19,7 @@ const POST: &str = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n";
 /// A connection that has read `request`.
 fn after(request: &str) -> Connection {
     let mut connection = Connection::server();
-    let event = connection.next_event(request.as_bytes(), &Limits::default());
+    let event = next(&mut connection, request.as_bytes(), &Limits::default());
     assert!(matches!(event, Ok((_, Event::Request(_)))), "{event:?}");
     connection
 }
@@ -262,10 +262,10 @@ fn continues_when_asked_and_only_once() {
     assert_eq!(connection.send_continue(), b"");
     let limits = Limits::default();
     assert_eq!(
-        connection.next_event(b"hi", &limits),
+        next(&mut connection, b"hi", &limits),
         Ok((2, Event::Data(0..2)))
     );
-    assert_eq!(connection.next_event(b"", &limits), Ok((0, Event::End)));
+    assert_eq!(next(&mut connection, b"", &limits), Ok((0, Event::End)));
     send(&mut connection, 200, &[], BodyLength::Known(0));
     connection.send_end().expect("an end");
     assert!(connection.is_idle());
@@ -273,12 +273,12 @@ fn continues_when_asked_and_only_once() {
     // The body came unasked: nobody waits any more.
     let mut connection = after(EXPECT);
     assert_eq!(
-        connection.next_event(b"", &limits),
+        next(&mut connection, b"", &limits),
         Ok((0, Event::NeedData))
     );
     assert!(connection.wants_continue());
     assert_eq!(
-        connection.next_event(b"h", &limits),
+        next(&mut connection, b"h", &limits),
         Ok((1, Event::Data(0..1)))
     );
     assert!(!connection.wants_continue());
@@ -329,10 +329,10 @@ fn answers_before_the_body_has_come() {
     connection.send_end().expect("an end");
     assert!(!connection.is_idle() && !connection.must_close() && !connection.request_complete());
     assert_eq!(
-        connection.next_event(b"hi", &limits),
+        next(&mut connection, b"hi", &limits),
         Ok((2, Event::Data(0..2)))
     );
-    assert_eq!(connection.next_event(b"", &limits), Ok((0, Event::End)));
+    assert_eq!(next(&mut connection, b"", &limits), Ok((0, Event::End)));
     assert!(connection.is_idle());
 
     // Or the connection ends there.
@@ -349,20 +349,20 @@ fn holds_back_pipelined_requests() {
     let mut connection = after(GET);
     let limits = Limits::default();
     assert_eq!(
-        connection.next_event(b"", &limits),
+        next(&mut connection, b"", &limits),
         Ok((0, Event::NeedData))
     );
     assert_eq!(
-        connection.next_event(GET.as_bytes(), &limits),
+        next(&mut connection, GET.as_bytes(), &limits),
         Ok((0, Event::Paused))
     );
     send(&mut connection, 200, &[], BodyLength::Known(0));
     assert_eq!(
-        connection.next_event(GET.as_bytes(), &limits),
+        next(&mut connection, GET.as_bytes(), &limits),
         Ok((0, Event::Paused))
     );
     connection.send_end().expect("an end");
-    let next = connection.next_event(GET.as_bytes(), &limits);
+    let next = next(&mut connection, GET.as_bytes(), &limits);
     assert!(matches!(next, Ok((27, Event::Request(_)))), "{next:?}");
 }
 
@@ -371,7 +371,7 @@ fn closes_after_the_next_answer_when_asked_in_between() {
     let mut connection = Connection::server();
     connection.close_after();
     assert!(connection.is_idle());
-    let event = connection.next_event(GET.as_bytes(), &Limits::default());
+    let event = next(&mut connection, GET.as_bytes(), &Limits::default());
     assert!(matches!(event, Ok((_, Event::Request(_)))));
     let head = send(&mut connection, 200, &[], BodyLength::Known(0));
     assert!(head.ends_with("Connection: close\r\n\r\n"), "{head}");
@@ -416,7 +416,7 @@ fn answers_a_fault_and_closes() {
     connection.send_end().expect("an end");
     assert!(connection.must_close());
     assert_eq!(
-        connection.next_event(b"hi", &limits),
+        next(&mut connection, b"hi", &limits),
         Ok((0, Event::Paused))
     );
 }

@@ -1,6 +1,6 @@
 //! Request heads: what is read from them, and what is refused.
 
-use super::{check, check_with};
+use super::{check, check_with, next};
 use crate::http::Fault;
 use crate::http::h1::{Connection, Event, Framing, Head, Limits, Version};
 
@@ -9,9 +9,10 @@ fn with(fields: &str) -> String {
     format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n")
 }
 
-fn parse(bytes: &[u8]) -> Head {
-    match Connection::server().next_event(bytes, &Limits::default()) {
-        Ok((used, Event::Request(head))) if used == bytes.len() => head,
+fn parse(bytes: &[u8]) -> (Head, Framing) {
+    let mut head = Head::new();
+    match Connection::server().next_event(bytes, &Limits::default(), &mut head) {
+        Ok((used, Event::Request(framing))) if used == bytes.len() => (head, framing),
         other => panic!("{other:?}"),
     }
 }
@@ -20,7 +21,7 @@ fn parse(bytes: &[u8]) -> Head {
 fn reads_a_head() {
     let bytes = b"\r\nPATCH /a/b?c=d HTTP/1.1\r\nhost:\ta.example:80 \r\nX-A: 1\r\nX-B:\r\n\
         Content-Length: 5\r\nx-a: 2\r\n\r\n";
-    let head = parse(bytes);
+    let (head, framing) = parse(bytes);
     assert_eq!(
         (head.method.as_str(), head.version),
         ("PATCH", Version::Http11)
@@ -30,7 +31,7 @@ fn reads_a_head() {
         (head.query(bytes), head.host(bytes)),
         (Some("c=d"), Some("a.example:80"))
     );
-    assert_eq!(head.framing, Framing::Length(5));
+    assert_eq!(framing, Framing::Length(5));
     let fields = head.fields(bytes);
     assert_eq!(fields.count(), 5);
     assert_eq!(fields.get("x-b"), Some(b"".as_slice()));
@@ -41,20 +42,20 @@ fn reads_a_head() {
 #[test]
 fn reads_a_head_without_fields() {
     let bytes = b"GET / HTTP/1.0\r\n\r\n";
-    let head = parse(bytes);
+    let (head, _) = parse(bytes);
     assert_eq!(head.fields(bytes).count(), 0);
     assert_eq!((head.version, head.host(bytes)), (Version::Http10, None));
 }
 
 #[test]
 fn reads_targets() {
-    let head = parse(b"OPTIONS * HTTP/1.1\r\nHost:\r\n\r\n");
+    let (head, _) = parse(b"OPTIONS * HTTP/1.1\r\nHost:\r\n\r\n");
     assert_eq!(head.path(b"OPTIONS * HTTP/1.1\r\nHost:\r\n\r\n"), "*");
     let bytes = b"GET http://A.example HTTP/1.1\r\nHost: a.EXAMPLE\r\n\r\n";
-    let head = parse(bytes);
+    let (head, _) = parse(bytes);
     assert_eq!((head.path(bytes), head.query(bytes)), ("/", None));
     let bytes = b"GET https://a:8443?q HTTP/1.0\r\n\r\n";
-    let head = parse(bytes);
+    let (head, _) = parse(bytes);
     assert_eq!((head.path(bytes), head.query(bytes)), ("/", Some("q")));
     assert_eq!(head.host(bytes), Some("a:8443"));
     check("GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n", &["BadTarget"]);
@@ -120,7 +121,7 @@ fn reads_request_lines() {
 
 #[test]
 fn refuses_garbage_at_its_first_bytes() {
-    let early = |bytes: &[u8]| Connection::server().next_event(bytes, &Limits::default());
+    let early = |bytes: &[u8]| next(&mut Connection::server(), bytes, &Limits::default());
     assert_eq!(early(b"\x16\x03\x01\x02"), Err(Fault::BadRequestLine));
     assert_eq!(early(b"\0"), Err(Fault::BadRequestLine));
     assert_eq!(early(b"GET /\x7f"), Err(Fault::BadTarget));
@@ -178,7 +179,7 @@ fn refuses_bad_fields() {
             let mut value = [b'v'; 40];
             value[at] = control;
             let head = [b"GET / HTTP/1.0\r\nX: ", value.as_slice(), b"\r\n\r\n"].concat();
-            let answer = Connection::server().next_event(&head, &Limits::default());
+            let answer = next(&mut Connection::server(), &head, &Limits::default());
             assert_eq!(answer, Err(Fault::BadField), "{control:#x} at {at}");
         }
     }
@@ -351,14 +352,14 @@ fn a_head_in_many_pieces_is_searched_once() {
     // Quadratic work would be a hundred million steps here, and seconds in a debug build.
     while bytes.len() < 16_000 {
         assert_eq!(
-            connection.next_event(&bytes, &limits),
+            next(&mut connection, &bytes, &limits),
             Ok((0, Event::NeedData))
         );
         bytes.push(b'x');
     }
     bytes.extend_from_slice(b"\r\n\r\n");
     assert!(matches!(
-        connection.next_event(&bytes, &limits),
+        next(&mut connection, &bytes, &limits),
         Ok((16_004, Event::Request(_)))
     ));
 }
