@@ -55,6 +55,7 @@ SCENARIOS = {
 # The {fields} are filled in. The order is that of starting: the floors answer with coring's bytes.
 CONTENDERS = {
     "coring": "{bin}/coring --bind 127.0.0.1:{port} --cores 1",
+    "coring-epoll": "{bin}/coring --bind 127.0.0.1:{port} --cores 1 --engine epoll",
     "floor-ring": "{bin}/floor-ring --bind 127.0.0.1:{port} {answer}",
     "floor-ring-2": "{bin}/floor-ring --bind 127.0.0.1:{port} {answer}",
     "floor-epoll": "{bin}/floor-epoll --bind 127.0.0.1:{port} {answer}",
@@ -63,6 +64,8 @@ CONTENDERS = {
 
 PAIRS = [
     ("coring", "floor-ring"),
+    ("coring-epoll", "floor-epoll"),
+    ("coring-epoll", "coring"),
     ("floor-ring", "floor-ring-2"),
     ("coring", "nginx"),
     ("floor-ring", "nginx"),
