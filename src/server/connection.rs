@@ -127,6 +127,7 @@ impl Connection {
         waker: &Waker,
     ) -> Result<Next<impl Future<Output = Response> + use<'a, S>>, CloseReason> {
         loop {
+            mutate!(AnswerAfterClose, self.forget_the_end());
             let unread = self.link.inbox.unread();
             match self.http.next_event(unread, &self.shared.h1_limits) {
                 Ok((used, Event::NeedData | Event::Paused)) => {

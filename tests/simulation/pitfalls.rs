@@ -140,7 +140,7 @@ fn pitfall_08_short_send() {
 #[test]
 fn pitfall_09_two_sends_at_once() {
     let faults = faults!(delay: 500, delay_ms_max: 40, window_max: 512);
-    pitfall(faults, &[Manner::Pipelining], &[]);
+    pitfall(faults, &[Manner::Pipelining], &[Mutant::SecondSend]);
 }
 
 #[test]
@@ -172,8 +172,9 @@ fn pitfall_14_late_accept() {
 
 #[test]
 fn pitfall_15_listener_closed() {
-    let faults = faults!(delay: 900, delay_ms_max: 600);
-    pitfall(faults, &[Manner::Patient], &[Mutant::ForgetBacklog]);
+    let faults = faults!(delay: 900, delay_ms_max: 600, aborted: 500);
+    let cures = [Mutant::ForgetBacklog, Mutant::AbortedIsLast];
+    pitfall(faults, &[Manner::Patient], &cures);
 }
 
 #[test]
@@ -190,9 +191,9 @@ fn pitfall_20_lost_wakes() {
 
 #[test]
 fn pitfall_21_slow_service() {
-    // Small pieces share blocks, so what `NeverFull` holds shows only among the mutants, whose
-    // kernels vary in more than one way.
-    pitfall(faults!(short: 900), &[Manner::Pipelining], &[]);
+    pitfall(Faults::none(), &[Manner::Flooding], &[Mutant::NeverFull]);
+    let faults = faults!(buffers: 4, enter: 200);
+    pitfall(faults, &[Manner::Flooding], &[Mutant::ParkFull]);
 }
 
 #[test]
@@ -225,7 +226,8 @@ fn pitfall_32_drain() {
 
 #[test]
 fn pitfall_33_answer_after_the_last() {
-    pitfall(Faults::none(), &[Manner::Pipelining], &[]);
+    let cures = [Mutant::AnswerAfterClose];
+    pitfall(Faults::none(), &[Manner::Overlong], &cures);
 }
 
 #[test]
