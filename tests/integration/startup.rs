@@ -280,11 +280,15 @@ fn pitfall_27_where_io_uring_is_refused_epoll_serves_and_says_why() {
     }
 }
 
-/// Runs coring as a plain user who may lock so many KiB of memory, with the shell's `arguments`.
-fn with_locked_memory(folder: &Folder, kib: u32, arguments: &str) -> Command {
-    // Where we build may be closed to others.
+/// A copy of the program where everybody may run it: where we build may be closed to others.
+fn public_program(folder: &Folder) -> String {
     let program = folder.file("coring");
     fs::copy(env!("CARGO_BIN_EXE_coring"), &program).expect("a copy");
+    program
+}
+
+/// Runs `program` as a plain user who may lock so many KiB of memory, with the shell's `arguments`.
+fn with_locked_memory(program: &str, kib: u32, arguments: &str) -> Command {
     let script = format!("ulimit -l {kib} && exec {program} -b 127.0.0.1:0 {arguments}");
     if !rustix::process::geteuid().is_root() {
         let mut command = Command::new("sh");
@@ -307,12 +311,16 @@ fn with_locked_memory(folder: &Folder, kib: u32, arguments: &str) -> Command {
 /// at once, where there is room for one ring and not for two, waits for it.
 #[test]
 fn pitfall_17_locked_memory_comes_back_late() {
+    /// A worker's ring has some 170 KiB.
+    const ROOM_KIB: u32 = 256;
     if !has_io_uring("a fast restart within little locked memory") {
         return;
     }
     let folder = Folder::new();
+    let program = public_program(&folder);
     for _ in 0..20 {
-        let server = Coring::start_as(with_locked_memory(&folder, 256, "--engine uring --cores 1"));
+        let wanted = "--engine uring --cores 1";
+        let server = Coring::start_as(with_locked_memory(&program, ROOM_KIB, wanted));
         assert_eq!(server.ask(GET).text(), HELLO);
         drop(server);
     }
@@ -322,7 +330,7 @@ fn pitfall_17_locked_memory_comes_back_late() {
 #[test]
 fn pitfall_27_a_lack_of_locked_memory_is_named() {
     let folder = Folder::new();
-    let mut wanted = with_locked_memory(&folder, 0, "--engine uring");
+    let mut wanted = with_locked_memory(&public_program(&folder), 0, "--engine uring");
     if charges_rings() {
         let finished = run_with(&mut wanted, b"");
         assert_eq!(finished.code, Some(77), "{}", finished.stderr);
@@ -335,7 +343,8 @@ fn pitfall_27_a_lack_of_locked_memory_is_named() {
 #[test]
 fn pitfall_27_without_locked_memory_epoll_serves() {
     let folder = Folder::new();
-    let server = Coring::start_as(with_locked_memory(&folder, 0, "--engine auto"));
+    let program = public_program(&folder);
+    let server = Coring::start_as(with_locked_memory(&program, 0, "--engine auto"));
     assert_eq!(server.ask(GET).text(), HELLO);
     let banner = server.stop().stderr;
     let word = if charges_rings() {
