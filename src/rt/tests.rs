@@ -128,7 +128,9 @@ fn a_waker_that_outlived_its_task_does_nothing() {
 fn pitfall_20_who_falls_asleep_looks_once_more() {
     let (unparked, woken) = (Arc::new(AtomicU64::new(0)), Arc::new(Mutex::new(None)));
     let (count, put) = (unparked.clone(), woken.clone());
-    let unpark = move || drop(count.fetch_add(1, Ordering::SeqCst));
+    let unpark = move || {
+        count.fetch_add(1, Ordering::SeqCst);
+    };
     let executor = Executor::new(Arc::default(), 0, Box::new(unpark));
     executor.spawn(poll_fn(move |context| {
         *put.lock().unwrap() = Some(context.waker().clone());
