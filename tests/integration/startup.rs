@@ -307,8 +307,8 @@ fn with_locked_memory(program: &str, kib: u32, arguments: &str) -> Command {
     command
 }
 
-/// The kernel gives back what a ring has locked some time after the ring's end. Whoever starts again
-/// at once, where there is room for one ring and not for two, waits for it.
+/// The kernel gives back what a ring has locked some time after the ring's end. Whoever starts
+/// again at once, where there is room for one ring and not for two, waits for it.
 #[test]
 fn pitfall_17_locked_memory_comes_back_late() {
     /// A worker's ring has some 170 KiB.
