@@ -222,7 +222,8 @@ impl Client {
             self.outgoing.extend(body);
         } else {
             self.outgoing.extend(b"Transfer-Encoding: chunked\r\n\r\n");
-            let piece = 1 + self.random.below(5000);
+            // Many chunks of one byte are mostly framing, which the server rightly refuses.
+            let piece = 2 + self.random.below(5000);
             for piece in body.chunks(piece) {
                 self.outgoing
                     .extend(format!("{:x}\r\n", piece.len()).bytes());
