@@ -10,6 +10,7 @@ use rustix::net::Shutdown;
 
 use crate::buf::{Chunk, Outgoing};
 use crate::engine::{Descriptor, Interest, Receiving, Sending, Sent};
+use crate::sys::mutants::mutate;
 use crate::sys::socket;
 
 /// A connected byte stream, TCP or Unix, on the current worker. Dropping it cancels what is in
@@ -56,7 +57,7 @@ impl Stream {
     #[inline]
     pub fn start_send(&mut self, outgoing: Outgoing) {
         assert!(
-            self.sending.is_none(),
+            mutate!(SecondSend, true, self.sending.is_none()),
             "one send at a time keeps the bytes in order"
         );
         self.sending = Some(Sending::new(self.socket.clone(), outgoing));

@@ -144,10 +144,11 @@ impl Executor {
     /// Polls every task that is ready now, once.
     pub fn turn(&self) -> Turn {
         let ready = self.run_queue.borrow().len();
-        for _ in 0..ready {
-            let Some(slot) = self.run_queue.borrow_mut().pop_front() else {
-                break;
-            };
+        for _ in 0..mutate!(GreedyTurn, usize::MAX, ready) {
+            let mut queue = self.run_queue.borrow_mut();
+            let next = mutate!(NewestFirst, queue.pop_back(), queue.pop_front());
+            drop(queue);
+            let Some(slot) = next else { break };
             self.poll(slot);
         }
         let runnable = !self.run_queue.borrow().is_empty();

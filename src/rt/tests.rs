@@ -122,9 +122,39 @@ fn a_waker_that_outlived_its_task_does_nothing() {
     });
 }
 
+/// A wake-up that comes before the worker has said that it sleeps keeps it awake; one that comes
+/// after that ends its sleep, and a second one has no need to.
+#[test]
+fn pitfall_20_who_falls_asleep_looks_once_more() {
+    let (unparked, woken) = (Arc::new(AtomicU64::new(0)), Arc::new(Mutex::new(None)));
+    let (count, put) = (unparked.clone(), woken.clone());
+    let unpark = move || {
+        count.fetch_add(1, Ordering::SeqCst);
+    };
+    let executor = Executor::new(Arc::default(), 0, Box::new(unpark));
+    executor.spawn(poll_fn(move |context| {
+        *put.lock().unwrap() = Some(context.waker().clone());
+        Poll::Pending
+    }));
+    executor.enter(|| executor.turn());
+    let waker: Waker = woken.lock().unwrap().take().expect("a waker");
+    // From outside of `enter` a wake-up goes the way of another thread's.
+    waker.wake_by_ref();
+    assert!(
+        !executor.inbox().prepare_sleep(),
+        "somebody has come already"
+    );
+    assert_eq!(unparked.load(Ordering::SeqCst), 0);
+    executor.advance(0);
+    assert!(executor.inbox().prepare_sleep());
+    waker.wake_by_ref();
+    waker.wake_by_ref();
+    assert_eq!(unparked.load(Ordering::SeqCst), 1);
+}
+
 /// A pair of threads pass the turn to and fro; a single lost wake-up would stop them.
 #[test]
-fn no_wake_up_from_another_thread_is_lost() {
+fn pitfall_20_no_wake_up_from_another_thread_is_lost() {
     const ROUNDS: u64 = if cfg!(miri) { 50 } else { 50_000 };
     let parked = Arc::new((Mutex::new(false), Condvar::new()));
     let waker_slot: Arc<Mutex<Option<Waker>>> = Arc::default();

@@ -127,6 +127,7 @@ impl Connection {
         waker: &Waker,
     ) -> Result<Next<impl Future<Output = Response> + use<'a, S>>, CloseReason> {
         loop {
+            mutate!(AnswerAfterClose, self.forget_the_end());
             let mut request = Request::unread();
             let unread = self.link.inbox.unread();
             let limits = &self.shared.h1_limits;

@@ -9,6 +9,7 @@ use super::limits::{Limits, Pace};
 use crate::buf::{RecvBuf, SendQueue};
 use crate::net::{Interest, Sent, Stream};
 use crate::rt::{Timer, after_ms, now_ms};
+use crate::sys::mutants::mutate;
 
 /// The most bytes in one send: at its deadline we want to see whether it moved.
 const SEND_BYTES_MAX: usize = 256 << 10;
@@ -186,7 +187,10 @@ impl Link {
         interest: Interest,
     ) -> Poll<Result<(), CloseReason>> {
         loop {
-            if !self.stream.is_sending() && !self.start_send(limits) {
+            let is_first = !self.stream.is_sending();
+            if mutate!(SecondSend, is_first || !self.outbox.is_empty(), is_first)
+                && !self.start_send(limits)
+            {
                 return Poll::Ready(Ok(()));
             }
             // Who has more to send wants to know when.

@@ -98,6 +98,8 @@ mod planted {
         LoseLateAccept,
         /// A receive goes on however much waits to be asked for.
         NeverFull,
+        /// A receive that found no buffer waits for one however much waits to be asked for.
+        ParkFull,
         /// A worker's memory goes before the kernel has given it back.
         SkipFinish,
         /// Buffers are returned only once none is left.
@@ -106,6 +108,18 @@ mod planted {
         StuckTail,
         /// A signal during the wait is an error.
         FatalSignal,
+        /// A send is begun while another one is in flight.
+        SecondSend,
+        /// What follows the last request of a connection is answered, too.
+        AnswerAfterClose,
+        /// While tasks are busy, completions that wait to be posted are not fetched.
+        NeverFetch,
+        /// A turn of the loop goes on while tasks are ready.
+        GreedyTurn,
+        /// Of the tasks that are ready, the one that was woken last runs first.
+        NewestFirst,
+        /// A connection in the backlog that is gone before it is taken hides those behind it.
+        AbortedIsLast,
     }
 
     thread_local! {

@@ -1,14 +1,20 @@
 //! The library as programs meet that embed it: what a server's handles promise, and what a service
 //! may do to it.
 
+use std::cell::Cell;
 use std::fs;
+use std::future::poll_fn;
+use std::io::Write;
+use std::net::TcpStream;
+use std::rc::Rc;
+use std::task::Poll;
 use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
 use coring::{ErrorKind, Handle, Limits, Request, Response, Service};
 
-use crate::support::{Address, Client, GET, HELLO, builder, eventually};
+use crate::support::{Address, Client, GET, HELLO, builder, eventually, is_timeout};
 
 /// A server of one worker on a free port.
 fn start<S: Service + 'static>(factory: impl Fn() -> S + Send + Sync + 'static) -> Handle {
@@ -158,6 +164,95 @@ impl Drop for Spiteful {
     fn drop(&mut self) {
         panic!("as it was asked to");
     }
+}
+
+/// A server belongs to no thread: its rings are made by the workers themselves, so whoever starts
+/// it, holds it or ends it may be anybody.
+#[test]
+fn pitfall_25_a_ring_made_on_another_thread() {
+    let started = thread::spawn(|| start(hello)).join();
+    let server = started.expect("no panic");
+    let mut client = Client::connect(&address(&server)).expect("a connection");
+    client.send(GET);
+    assert_eq!(client.answer().text(), HELLO);
+    let other = server.clone();
+    thread::spawn(move || drop(other)).join().expect("no panic");
+    client.send(GET);
+    assert_eq!(client.answer().text(), HELLO);
+    server.drain();
+    let waited = thread::spawn(move || server.wait()).join();
+    waited.expect("no panic").expect("an end in order");
+}
+
+/// Gives way once, without anybody else who would wake this task.
+async fn give_way() {
+    let mut gave_way = false;
+    poll_fn(|context| {
+        if gave_way {
+            return Poll::Ready(());
+        }
+        gave_way = true;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Calls that are busy and never block: what others send meanwhile is seen all the same.
+#[test]
+fn pitfall_18_a_busy_ring_is_not_advanced() {
+    let server = start(|| {
+        let freed = Rc::new(Cell::new(false));
+        move |request: Request| {
+            let freed = freed.clone();
+            async move {
+                if request.path() == "/free" {
+                    freed.set(true);
+                }
+                while !freed.get() {
+                    give_way().await;
+                }
+                Response::html(HELLO)
+            }
+        }
+    });
+    let connect = || Client::connect(&address(&server)).expect("a connection");
+    let mut busy: Vec<Client> = (0..10).map(|_| connect()).collect();
+    let mut other = connect();
+    for client in &mut busy {
+        client.send(GET);
+    }
+    let requests = &server.metrics()[0].requests;
+    eventually("the calls", || (requests.get() == 10).then_some(()));
+    other.send("GET /free HTTP/1.1\r\nHost: a\r\n\r\n");
+    for client in busy.iter_mut().chain([&mut other]) {
+        assert_eq!(client.answer().text(), HELLO);
+    }
+}
+
+/// Who sends much to a service that sleeps is slowed down by TCP, and what it sends is not stored.
+#[test]
+fn pitfall_21_a_slow_service_stores_nothing() {
+    const MOST: u64 = 1 << 20;
+    let server = start(|| async |_: Request| std::future::pending().await);
+    let Address::Tcp(address) = address(&server) else {
+        unreachable!("an address of TCP")
+    };
+    let mut client = TcpStream::connect(address).expect("a connection");
+    client
+        .set_write_timeout(Some(Duration::from_secs(2)))
+        .expect("an open connection");
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 16000000\r\n\r\n";
+    client
+        .write_all(head.as_bytes())
+        .expect("a peer that reads");
+    // More than a connection's buffers in both kernels and in the server can be.
+    let sent = client.write_all(&vec![b'a'; 15_000_000]);
+    assert!(is_timeout(&sent.expect_err("a peer that does not read")));
+    let metrics = &server.metrics()[0];
+    let (received, blocks) = (metrics.bytes_received.get(), metrics.blocks_in_use.get());
+    assert!(received < MOST, "{received} bytes were received");
+    assert!(blocks * 4096 < MOST, "{blocks} blocks are held");
 }
 
 /// What a service gives away may be dropped anywhere, even by the engine: no worker dies of it.

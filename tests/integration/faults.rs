@@ -282,7 +282,7 @@ fn a_request_cut_short_costs_only_its_connection() {
 /// A client that sends all of its body before it reads must find the answer, not a reset: the
 /// server reads on for a while after it has answered.
 #[test]
-fn an_answer_is_not_lost_to_a_client_that_still_sends() {
+fn pitfall_22_an_answer_is_not_lost_to_a_client_that_still_sends() {
     const LEN: usize = 10 << 20;
     let length = format!("Content-Length: {LEN}");
     let chunked = "Transfer-Encoding: chunked".to_owned();

@@ -90,7 +90,7 @@ fn is_closed(address: &Address) {
 }
 
 #[test]
-fn what_runs_is_finished_first() {
+fn pitfall_32_what_runs_is_finished_first() {
     let mut server = Coring::start(&["echo"]);
     let mut client = upload_begun(&server);
     server.signal(Signal::TERM);
@@ -249,7 +249,7 @@ fn drain_under_load() -> usize {
 }
 
 #[test]
-fn everyone_accepted_is_answered_under_load_ten_times() {
+fn pitfall_32_everyone_accepted_is_answered_under_load_ten_times() {
     for _ in 0..10 {
         assert!(drain_under_load() > 100, "hardly a load");
     }
@@ -258,7 +258,7 @@ fn everyone_accepted_is_answered_under_load_ten_times() {
 /// Connections that the kernel made while the server was stopped, so that it has yet to take them
 /// when it is told to end.
 #[test]
-fn a_backlog_is_answered() {
+fn pitfall_15_a_backlog_is_answered() {
     for family in Family::ALL {
         for _ in 0..3 {
             let server = Coring::start_on(family, &[]);

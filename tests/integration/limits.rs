@@ -153,7 +153,7 @@ fn head_timeout() {
 
 /// Each byte is progress, but a head has one deadline as a whole.
 #[test]
-fn head_timeout_for_a_byte_at_a_time() {
+fn pitfall_30_head_timeout_for_a_byte_at_a_time() {
     let server = Coring::start(&["--head-timeout", "1s"]);
     let mut client = server.connect();
     let mut sender = client.twin();
@@ -377,12 +377,5 @@ fn max_receive_memory() {
 #[test]
 fn cores() {
     let ended = Coring::start(&["--cores", "1"]).stop();
-    let line = ended
-        .stderr
-        .lines()
-        .find(|line| line.starts_with("requests "));
-    let workers = line
-        .and_then(|line| line.split_once('['))
-        .map(|(_, each)| each.trim());
-    assert_eq!(workers, Some("0]"), "one worker");
+    assert_eq!(ended.shares("requests"), [0], "one worker");
 }

@@ -2,7 +2,7 @@
 //! after they have gone.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,13 +10,9 @@ use std::time::{Duration, Instant};
 use coring::{Handle, Limits, Request, Response, Server};
 use rustix::process::{Resource, getrlimit};
 
-use crate::support::{Address, Answer, Client, Coring, GET, HELLO, Program, eventually, python};
-
-/// Said on the terminal even where the test passes: these figures are the point.
-fn report(line: &str) {
-    // A terminal that is gone is no failure of the server.
-    let _ = writeln!(io::stderr(), "{line}");
-}
+use crate::support::{
+    Address, Answer, Client, Coring, GET, HELLO, Program, eventually, python, report,
+};
 
 /// `wanted` connections, or as many as the limit of open files allows on either side.
 fn affordable(wanted: usize) -> usize {
@@ -228,7 +224,7 @@ fn pending_leaves_the_rings_full(request: &str) {
 
 /// One after the other: both need most of the descriptors that this process may have.
 #[test]
-fn pending_requests_leave_the_rings_full() {
+fn pitfall_34_pending_requests_leave_the_rings_full() {
     let half_a_head = "GET / HTTP/1.1\r\nHost: coring\r\nX-Half: ";
     let never_answered = "GET /later HTTP/1.1\r\nHost: coring\r\n\r\n";
     pending_leaves_the_rings_full(half_a_head);
@@ -238,7 +234,7 @@ fn pending_requests_leave_the_rings_full() {
 /// Fewer descriptors than clients: some are served, the others wait or are told so, nothing spins,
 /// and when some leave there is room again.
 #[test]
-fn too_few_descriptors_are_no_disaster() {
+fn pitfall_06_too_few_descriptors_are_no_disaster() {
     let program = env!("CARGO_BIN_EXE_coring");
     let script = format!("ulimit -n 64 && exec {program} --bind 127.0.0.1:0 --stats");
     let mut command = Command::new("sh");
@@ -270,4 +266,36 @@ fn too_few_descriptors_are_no_disaster() {
 
 fn is_hello(answer: &io::Result<Option<Answer>>) -> bool {
     matches!(answer, Ok(Some(answer)) if answer.status == 200 && answer.text() == HELLO)
+}
+
+/// The kernel spreads connections over the workers' listeners by their ports. Few may all meet at
+/// one worker; of many each gets some, and the counters show how many.
+#[test]
+fn pitfall_29_one_worker_gets_all_connections() {
+    for count in [8, 64, 512] {
+        let server = Coring::start(&["--cores", "2", "--pin", "never"]);
+        let mut clients: Vec<Client> = (0..affordable(count)).map(|_| server.connect()).collect();
+        for client in &mut clients {
+            client.send(GET);
+        }
+        for client in &mut clients {
+            assert_eq!(client.answer().text(), HELLO);
+        }
+        let ended = server.stop();
+        let shares = ended.shares("requests");
+        let (least, most) = (shares.iter().min(), shares.iter().max());
+        report(&format!("{count} connections over the workers: {shares:?}"));
+        assert_eq!(shares, ended.shares("connections_accepted"));
+        assert_eq!(shares.iter().sum::<u64>(), clients.len() as u64);
+        if shares.len() == 1 {
+            return report(
+                "not tested: how connections are spread: one worker is all there can be",
+            );
+        }
+        assert!(count < 64 || least > Some(&0), "{shares:?}");
+        assert!(
+            count < 512 || most < least.map(|least| 3 * least).as_ref(),
+            "{shares:?}"
+        );
+    }
 }

@@ -1,6 +1,7 @@
 //! How coring begins, and how it says in one line that it can't: the cause, the cure, and the exit
 //! code.
 
+use std::env;
 use std::fs;
 use std::net::TcpListener;
 use std::process::Command;
@@ -8,7 +9,8 @@ use std::process::Command;
 use coring::EngineChoice;
 
 use crate::support::{
-    Address, Client, Coring, Finished, Folder, GET, HELLO, coring, engine, python, run_with,
+    Address, Client, Coring, Finished, Folder, GET, HELLO, coring, engine, has_io_uring, python,
+    report, run_with,
 };
 
 /// Runs coring to an end that is meant to come at once.
@@ -234,14 +236,27 @@ fn engine_name() -> &'static str {
     }
 }
 
-/// Runs `arguments` of coring where io_uring_setup answers `errno`.
-fn where_io_uring_is(errno: &str, arguments: &[&str]) -> Command {
-    let program = [errno, env!("CARGO_BIN_EXE_coring")];
+/// Runs `arguments` of coring where `what` is refused: io_uring_setup, by an error of this name, or
+/// to enter a ring that is `unregistered`.
+fn where_io_uring_is(what: &str, arguments: &[&str]) -> Command {
+    let program = [what, env!("CARGO_BIN_EXE_coring")];
     python("refuse_io_uring.py", &[&program, arguments].concat())
 }
 
+/// A ring is entered by the number that it is registered under: a filter lets nothing else pass.
 #[test]
-fn a_filter_that_refuses_io_uring_is_named() {
+fn pitfall_26_the_registered_descriptor_forgotten() {
+    if !has_io_uring("how a ring is entered") {
+        return;
+    }
+    let arguments = ["--engine", "uring", "-b", "127.0.0.1:0", "--stats"];
+    let server = Coring::start_as(where_io_uring_is("unregistered", &arguments));
+    assert_eq!(server.ask(GET).text(), HELLO);
+    assert!(server.stop().stats()["enters"] > 0);
+}
+
+#[test]
+fn pitfall_27_a_filter_that_refuses_io_uring_is_named() {
     for errno in ["EPERM", "ENOSYS"] {
         let wanted = ["--engine", "uring", "-b", "127.0.0.1:0"];
         let finished = run_with(&mut where_io_uring_is(errno, &wanted), b"");
@@ -251,7 +266,7 @@ fn a_filter_that_refuses_io_uring_is_named() {
 }
 
 #[test]
-fn where_io_uring_is_refused_epoll_serves_and_says_why() {
+fn pitfall_27_where_io_uring_is_refused_epoll_serves_and_says_why() {
     for errno in ["EPERM", "ENOSYS"] {
         let any = ["--engine", "auto", "-b", "127.0.0.1:0"];
         let server = Coring::start_as(where_io_uring_is(errno, &any));
@@ -265,28 +280,57 @@ fn where_io_uring_is_refused_epoll_serves_and_says_why() {
     }
 }
 
-/// Runs coring as a plain user who may lock no memory, with the shell's `arguments`.
-fn without_locked_memory(folder: &Folder, arguments: &str) -> Command {
-    // Where we build may be closed to others.
+/// A copy of the program where everybody may run it: where we build may be closed to others.
+fn public_program(folder: &Folder) -> String {
     let program = folder.file("coring");
     fs::copy(env!("CARGO_BIN_EXE_coring"), &program).expect("a copy");
-    let script = format!("ulimit -l 0 && exec {program} -b 127.0.0.1:0 {arguments}");
+    program
+}
+
+/// Runs `program` as a plain user who may lock so many KiB of memory, with the shell's `arguments`.
+fn with_locked_memory(program: &str, kib: u32, arguments: &str) -> Command {
+    let script = format!("ulimit -l {kib} && exec {program} -b 127.0.0.1:0 {arguments}");
     if !rustix::process::geteuid().is_root() {
         let mut command = Command::new("sh");
         command.args(["-c", &script]);
         return command;
     }
+    // What a user has locked is counted over all that runs as this user: so it is one of our own.
+    let user = 50_000 + std::process::id() % 10_000;
     let mut command = Command::new("setpriv");
-    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+    command.args([
+        &format!("--reuid={user}"),
+        &format!("--regid={user}"),
+        "--clear-groups",
+    ]);
     command.args(["sh", "-c", &script]);
     command
 }
 
+/// The kernel gives back what a ring has locked some time after the ring's end. Whoever starts
+/// again at once, where there is room for one ring and not for two, waits for it.
+#[test]
+fn pitfall_17_locked_memory_comes_back_late() {
+    /// A worker's ring has some 170 KiB.
+    const ROOM_KIB: u32 = 256;
+    if !has_io_uring("a fast restart within little locked memory") {
+        return;
+    }
+    let folder = Folder::new();
+    let program = public_program(&folder);
+    for _ in 0..20 {
+        let wanted = "--engine uring --cores 1";
+        let server = Coring::start_as(with_locked_memory(&program, ROOM_KIB, wanted));
+        assert_eq!(server.ask(GET).text(), HELLO);
+        drop(server);
+    }
+}
+
 /// Locked memory counts for a plain user, and from Linux 6.14 on a ring is made of it.
 #[test]
-fn a_lack_of_locked_memory_is_named() {
+fn pitfall_27_a_lack_of_locked_memory_is_named() {
     let folder = Folder::new();
-    let mut wanted = without_locked_memory(&folder, "--engine uring");
+    let mut wanted = with_locked_memory(&public_program(&folder), 0, "--engine uring");
     if charges_rings() {
         let finished = run_with(&mut wanted, b"");
         assert_eq!(finished.code, Some(77), "{}", finished.stderr);
@@ -297,9 +341,10 @@ fn a_lack_of_locked_memory_is_named() {
 }
 
 #[test]
-fn without_locked_memory_epoll_serves() {
+fn pitfall_27_without_locked_memory_epoll_serves() {
     let folder = Folder::new();
-    let server = Coring::start_as(without_locked_memory(&folder, "--engine auto"));
+    let program = public_program(&folder);
+    let server = Coring::start_as(with_locked_memory(&program, 0, "--engine auto"));
     assert_eq!(server.ask(GET).text(), HELLO);
     let banner = server.stop().stderr;
     let word = if charges_rings() {
@@ -308,6 +353,53 @@ fn without_locked_memory_epoll_serves() {
         "io_uring"
     };
     assert!(banner.contains(word), "no `{word}` in: {banner}");
+}
+
+/// The sysctl of this name with another value, until this is dropped.
+struct Sysctl {
+    path: &'static str,
+    before: String,
+}
+
+impl Sysctl {
+    fn set(path: &'static str, value: &str) -> Self {
+        let before = fs::read_to_string(path).expect("a sysctl");
+        let this = Self { path, before };
+        fs::write(path, value).expect("a sysctl that we may set");
+        this
+    }
+}
+
+impl Drop for Sysctl {
+    fn drop(&mut self) {
+        fs::write(self.path, &self.before).expect("the sysctl as it was");
+    }
+}
+
+/// It concerns the whole machine, and the other tests as well: so it is for those who ask for it,
+/// and alone.
+#[test]
+fn pitfall_27_the_sysctl_that_forbids_io_uring_is_named() {
+    if env::var_os("CORING_TEST_SYSCTL").is_none() {
+        return report(
+            "not tested: kernel.io_uring_disabled=2, which is the whole machine's. As root:\n    \
+             CORING_TEST_SYSCTL=1 cargo test --test integration \
+             pitfall_27_the_sysctl_that_forbids_io_uring_is_named",
+        );
+    }
+    let _forbidden = Sysctl::set("/proc/sys/kernel/io_uring_disabled", "2");
+    let any = ["--engine", "auto", "-b", "127.0.0.1:0"];
+    let server = Coring::start_as(coring(&any));
+    assert_eq!(server.ask(GET).text(), HELLO);
+    let banner = server.stop().stderr;
+    for word in ["epoll", "kernel.io_uring_disabled is 2"] {
+        assert!(banner.contains(word), "no `{word}` in: {banner}");
+    }
+    let finished = fails(&["--engine", "uring", "-b", "127.0.0.1:0"], 77);
+    says(
+        &finished,
+        &["io_uring_setup", "kernel.io_uring_disabled is 2"],
+    );
 }
 
 fn charges_rings() -> bool {

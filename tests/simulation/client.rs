@@ -2,6 +2,7 @@
 
 use coring::sim::{Connection, Random, Received, World};
 
+use crate::answer::Answer;
 use crate::service::{Kind, content};
 
 /// How a client behaves.
@@ -21,6 +22,10 @@ pub(crate) enum Manner {
     Slowloris,
     /// Sends all requests at once, the last of which is none, and goes on sending.
     Wrong,
+    /// Sends all requests at once, and says of one in their midst that it is the last.
+    Overlong,
+    /// Sends much at once to a service that sleeps before it reads.
+    Flooding,
 }
 
 impl Manner {
@@ -35,6 +40,8 @@ impl Manner {
         Self::Stalling,
         Self::Slowloris,
         Self::Wrong,
+        Self::Overlong,
+        Self::Flooding,
     ];
 }
 
@@ -50,6 +57,9 @@ const NOTICE_MS_MAX: u64 = 2_000;
 const DRAIN_MS_MAX: u64 = 30_000;
 /// How often a slow client sends a byte, in ms.
 const SLOWLORIS_PAUSE_MS: u64 = 3_000;
+
+/// The size of each body of a flood, in bytes: together they are more than a connection may hold.
+const FLOOD_BYTES: usize = 100_000;
 
 /// A request and what must come back.
 #[derive(Debug)]
@@ -122,26 +132,25 @@ impl Client {
     }
 
     fn write_requests(&mut self) {
-        let count = 1 + self.random.below(8);
-        let panics = self.manner != Manner::Wrong && self.random.chance(100);
+        let floods = self.manner == Manner::Flooding;
+        if floods {
+            (self.piece_max, self.pause_ms_max) = (1 << 20, 0);
+        }
+        let count = if floods { 8 } else { 1 + self.random.below(8) };
+        let last = self.last_request(count);
         for number in 0..count {
-            let kind = match panics && number + 1 == count {
-                true => Kind::Panic,
-                false => self.random.pick(&[
-                    Kind::Item,
-                    Kind::Item,
-                    Kind::Slow,
-                    Kind::Busy,
-                    Kind::Echo,
-                    Kind::Read,
-                    Kind::Ignore,
-                ]),
+            let kind = self.kind(number, count);
+            let len_max = match self.manner {
+                Manner::Overlong => 1000,
+                _ => self.random.pick(&[10, 1000, 5000, 100_000]),
             };
-            let len_max = self.random.pick(&[10, 1000, 5000, 100_000]);
-            // Small pieces are for small bodies: the server rightly dislikes the others.
-            let len = self.random.below(len_max.min(self.piece_max * 64));
+            let len = match floods {
+                true => FLOOD_BYTES,
+                // Small pieces are for small bodies: the server rightly dislikes the others.
+                false => self.random.below(len_max.min(self.piece_max * 64)),
+            };
             let body = content(self.number, number, len);
-            self.write_request(kind, number, &body, number + 1 == count);
+            self.write_request(kind, number, &body, last == Some(number));
             self.asked.push(Asked {
                 kind,
                 body,
@@ -165,6 +174,34 @@ impl Client {
         }
     }
 
+    /// The request of `count` that says that it is the last one.
+    fn last_request(&mut self, count: usize) -> Option<usize> {
+        match self.manner {
+            Manner::Wrong | Manner::Flooding => None,
+            Manner::Overlong => Some(self.random.below(count)),
+            _ => self.random.chance(300).then_some(count - 1),
+        }
+    }
+
+    fn kind(&mut self, number: usize, count: usize) -> Kind {
+        match self.manner {
+            Manner::Flooding if number == 0 => return Kind::Slow,
+            Manner::Flooding => return Kind::Read,
+            Manner::Wrong | Manner::Overlong => {}
+            _ if number + 1 == count && self.random.chance(100) => return Kind::Panic,
+            _ => {}
+        }
+        self.random.pick(&[
+            Kind::Item,
+            Kind::Item,
+            Kind::Slow,
+            Kind::Busy,
+            Kind::Echo,
+            Kind::Read,
+            Kind::Ignore,
+        ])
+    }
+
     fn write_request(&mut self, kind: Kind, number: usize, body: &[u8], is_last: bool) {
         let (client, len) = (self.number, body.len());
         let method = if kind.has_body() { "POST" } else { "GET" };
@@ -174,7 +211,7 @@ impl Client {
         );
         self.outgoing.extend(head.bytes());
         self.outgoing.extend(b"Host: simulated\r\n");
-        if is_last && self.manner != Manner::Wrong && self.random.chance(300) {
+        if is_last {
             self.outgoing.extend(b"Connection: close\r\n");
         }
         if !kind.has_body() {
@@ -185,7 +222,8 @@ impl Client {
             self.outgoing.extend(body);
         } else {
             self.outgoing.extend(b"Transfer-Encoding: chunked\r\n\r\n");
-            let piece = 1 + self.random.below(5000);
+            // Many chunks of one byte are mostly framing, which the server rightly refuses.
+            let piece = 2 + self.random.below(5000);
             for piece in body.chunks(piece) {
                 self.outgoing
                     .extend(format!("{:x}\r\n", piece.len()).bytes());
@@ -278,7 +316,10 @@ impl Client {
         let Some(connection) = &self.connection else {
             return;
         };
-        let end = self.outgoing.len().min(self.stops_at);
+        let end = match self.manner {
+            Manner::Overlong if self.told_to_close => self.sent,
+            _ => self.outgoing.len().min(self.stops_at),
+        };
         if self.sent >= end {
             self.finished = true;
             match self.manner {
@@ -428,79 +469,5 @@ impl Client {
         let (number, manner) = (self.number, self.manner);
         let connection = self.connection.as_ref().map(Connection::number);
         format!("client {number} ({manner:?}, connection {connection:?}) {what}")
-    }
-}
-
-/// An answer as it came.
-#[derive(Debug)]
-struct Answer {
-    status: u16,
-    body: Vec<u8>,
-    closes: bool,
-    len: usize,
-}
-
-impl Answer {
-    /// The answer at the start of `bytes`, once it is whole. Interim ones are left out.
-    fn parse(bytes: &[u8]) -> Result<Option<Self>, String> {
-        let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else {
-            return Ok(None);
-        };
-        let head = std::str::from_utf8(&bytes[..end]).map_err(|_| "got no HTTP".to_owned())?;
-        let status = head
-            .strip_prefix("HTTP/1.1 ")
-            .and_then(|rest| rest.get(..3)?.parse().ok());
-        let status = status.ok_or_else(|| format!("got no HTTP: {head:?}"))?;
-        let field = |name: &str| {
-            let named = |line: &&str| line.to_ascii_lowercase().starts_with(name);
-            head.lines()
-                .find(named)
-                .map(|line| line[name.len()..].trim())
-        };
-        let (body, len) = match field("content-length:") {
-            Some(length) => {
-                let length: usize = length.parse().map_err(|_| "got no length".to_owned())?;
-                let Some(body) = bytes.get(end + 4..end + 4 + length) else {
-                    return Ok(None);
-                };
-                (body.to_vec(), end + 4 + length)
-            }
-            None if field("transfer-encoding:").is_some() => match chunks(bytes, end + 4)? {
-                Some(whole) => whole,
-                None => return Ok(None),
-            },
-            None => (Vec::new(), end + 4),
-        };
-        Ok(Some(Self {
-            status,
-            body,
-            closes: field("connection:").is_some_and(|value| value == "close"),
-            len,
-        }))
-    }
-}
-
-/// A chunked body that begins `at`, and where it ends; none while it is not whole.
-fn chunks(bytes: &[u8], mut at: usize) -> Result<Option<(Vec<u8>, usize)>, String> {
-    let mut body = Vec::new();
-    loop {
-        let rest = &bytes[at..];
-        let Some(line) = rest.windows(2).position(|two| two == b"\r\n") else {
-            return Ok(None);
-        };
-        let size = std::str::from_utf8(&rest[..line]).ok();
-        let size = size.and_then(|size| usize::from_str_radix(size, 16).ok());
-        let size = size.ok_or("got a chunk without a size")?;
-        let Some(chunk) = rest.get(line + 2..line + 4 + size) else {
-            return Ok(None);
-        };
-        at += line + 4 + size;
-        if !chunk.ends_with(b"\r\n") {
-            return Err("got a chunk that does not end".to_owned());
-        }
-        if size == 0 {
-            return Ok(Some((body, at)));
-        }
-        body.extend_from_slice(&chunk[..size]);
     }
 }

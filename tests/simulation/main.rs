@@ -11,11 +11,13 @@
     reason = "figures and traces are for whoever runs it"
 )]
 
+mod answer;
 mod client;
 mod life;
 mod mutants;
 mod pitfalls;
 mod service;
+mod turns;
 
 use std::time::Instant;
 

@@ -72,13 +72,21 @@ impl Accept {
 /// Those of accept(2) that are not about a single connection.
 pub fn accept(listener: impl AsFd) -> io::Result<Option<OwnedFd>> {
     loop {
-        match rustix::net::accept_with(&listener, SocketFlags::CLOEXEC) {
+        match accept_once(&listener) {
             Ok(fd) => return Ok(Some(fd)),
             Err(Errno::AGAIN) => return Ok(None),
-            Err(errno) if is_passing(errno.raw_os_error()) => {}
+            Err(errno) if mutate!(AbortedIsLast, false, is_passing(errno.raw_os_error())) => {}
             Err(errno) => return Err(errno.into()),
         }
     }
+}
+
+fn accept_once(listener: impl AsFd) -> Result<OwnedFd, Errno> {
+    #[cfg(feature = "sim")]
+    if let Some(errno) = crate::engine::sim::accept_error() {
+        return Err(Errno::from_raw_os_error(errno));
+    }
+    rustix::net::accept_with(listener, SocketFlags::CLOEXEC)
 }
 
 /// Whether an error of accept(2) only ends the attempt, or concerns a single connection that was

@@ -97,11 +97,12 @@ impl Recv {
             }
             (Ok(_), None) => debug_assert!(false, "a receive selects its buffer"),
             (Err(error), _) => match error.raw_os_error() {
-                Some(libc::ENOBUFS) => {
+                // Who has not asked for what waits does not wait for more.
+                Some(libc::ENOBUFS) if mutate!(ParkFull, true, !self.is_full()) => {
                     self.parked = true;
                     return After::Park;
                 }
-                Some(libc::ECANCELED | libc::EINTR | libc::EAGAIN) => {}
+                Some(libc::ENOBUFS | libc::ECANCELED | libc::EINTR | libc::EAGAIN) => {}
                 _ => self.end = Some(End::Error(error)),
             },
         }

@@ -19,6 +19,8 @@ pub struct Faults {
     pub fatal: u16,
     /// There is no descriptor or memory for a connection that could be accepted.
     pub exhausted: u16,
+    /// A connection in the backlog is gone before it is taken from there.
+    pub aborted: u16,
     /// Entering the kernel fails with EINTR, EAGAIN or EBUSY.
     pub enter: u16,
     /// Cancelling comes too late to be more than a wish (EALREADY).
@@ -44,6 +46,7 @@ impl Faults {
             passing: 0,
             fatal: 0,
             exhausted: 0,
+            aborted: 0,
             enter: 0,
             already: 0,
             submissions: 512,
@@ -67,6 +70,7 @@ impl Faults {
             passing: some(80),
             fatal: some(15),
             exhausted: some(300).max(some(300) * 3),
+            aborted: some(500),
             enter: some(200),
             already: some(500),
             submissions: 4 << random.below(7),
@@ -87,6 +91,8 @@ pub(super) const ACCEPT_PASSING: &[i32] = &[
     libc::EHOSTUNREACH,
     libc::ENETUNREACH,
 ];
+/// … and of these, what it says of a connection that was gone before it could be accepted.
+pub(super) const ACCEPT_GONE: &[i32] = &[libc::ECONNABORTED, libc::EPROTO];
 /// … and when something is used up, or forbidden.
 pub(super) const ACCEPT_EXHAUSTED: &[i32] = &[
     libc::EMFILE,

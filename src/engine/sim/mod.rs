@@ -152,6 +152,15 @@ impl fmt::Debug for World {
     }
 }
 
+/// What accept(2) as a plain system call is to fail with, if it is to.
+pub(super) fn accept_error() -> Option<i32> {
+    let world = World::current()?;
+    world.with(|kernel| {
+        let fails = kernel.random.chance(kernel.faults.aborted);
+        fails.then(|| kernel.random.pick(faults::ACCEPT_GONE))
+    })
+}
+
 /// The simulated time in ms, if this thread is in a simulation.
 pub(super) fn now_ms() -> Option<u64> {
     CURRENT.with_borrow(|world| world.as_ref().map(World::now_ms))

@@ -94,7 +94,7 @@ impl Uring {
             return Err(error);
         }
         let mut ring = self.ring.borrow_mut();
-        let must_enter = ring.unsubmitted() > 0 || ring.needs_enter();
+        let must_enter = ring.unsubmitted() > 0 || mutate!(NeverFetch, false, ring.needs_enter());
         let ready = ring.has_completions();
         if must_enter || !ready && sleep.is_some() {
             let (want, timeout) = match sleep {

@@ -6,6 +6,7 @@ mod local;
 mod process;
 mod program;
 
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -45,6 +46,22 @@ pub(crate) fn engine() -> EngineChoice {
 /// A server in this process, on that engine.
 pub(crate) fn builder() -> Builder {
     Server::builder().engine(engine())
+}
+
+/// Whether there is a ring to be had here; says so where there is none, for `what` is then not
+/// tested.
+pub(crate) fn has_io_uring(what: &str) -> bool {
+    let selected = coring::select(EngineChoice::Uring);
+    if let Err(refused) = &selected {
+        report(&format!("not tested: {what}: {refused}"));
+    }
+    selected.is_ok()
+}
+
+/// Said on the terminal even where the test passes.
+pub(crate) fn report(line: &str) {
+    // A terminal that is gone is no failure of the server.
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// Asks `probe` until it has something; panics, naming `what`, when it never does.

@@ -221,6 +221,19 @@ impl Drop for Coring {
 }
 
 impl Ended {
+    /// Each worker's share of a counter.
+    #[track_caller]
+    pub(crate) fn shares(&self, name: &str) -> Vec<u64> {
+        let line = self.stderr.lines().find(|line| {
+            let rest = line.strip_prefix(name);
+            rest.is_some_and(|rest| rest.starts_with(' '))
+        });
+        let shares = line.and_then(|line| line.split(['[', ']']).nth(1));
+        let shares = shares.unwrap_or_else(|| panic!("no {name} in: {}", self.stderr));
+        let number = |share: &str| share.parse().expect("a number");
+        shares.split_whitespace().map(number).collect()
+    }
+
     /// The counters that `--stats` prints at the end, each with its sum over all workers.
     #[track_caller]
     pub(crate) fn stats(&self) -> HashMap<&str, u64> {

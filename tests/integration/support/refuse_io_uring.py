@@ -1,7 +1,9 @@
-"""Runs a program that io_uring_setup is refused to: refuse_io_uring.py ERRNO PROGRAM [ARGUMENT ...]
+"""Runs a program that io_uring is refused to: refuse_io_uring.py WHAT PROGRAM [ARGUMENT ...]
 
-A seccomp filter of four instructions, as container runtimes install one: the system call that
-makes a ring fails with ERRNO, all others pass.
+A seccomp filter of a few instructions, as container runtimes install one. WHAT is the name of an
+error: the system call that makes a ring fails with it. Or it is "unregistered": the one that enters
+a ring fails with EPERM, unless it names the ring by the number that this is registered under. All
+others pass.
 """
 
 import ctypes
@@ -10,20 +12,40 @@ import os
 import struct
 import sys
 
-IO_URING_SETUP = 425  # on every architecture
+IO_URING_SETUP, IO_URING_ENTER = 425, 426  # on every architecture
+IORING_ENTER_REGISTERED_RING = 1 << 4
 PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
 PR_SET_NO_NEW_PRIVS = 38
-LOAD_WORD, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06  # BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_RET|K
+LOAD_WORD, RETURN = 0x20, 0x06  # BPF_LD|W|ABS, BPF_RET|K
+JUMP_IF_EQUAL, JUMP_IF_SET = 0x15, 0x45  # BPF_JMP|JEQ|K, BPF_JMP|JSET|K
 SECCOMP_RET_ERRNO, SECCOMP_RET_ALLOW = 0x00050000, 0x7FFF0000
 
 
-def refuse(number):
-    instructions = [
-        (LOAD_WORD, 0, 0, 0),  # the system call's number comes first in struct seccomp_data
+# In struct seccomp_data the system call's number comes first; its arguments have 64 bits each.
+NUMBER, FLAGS_OF_ENTER = 0, 16 + 3 * 8 + (4 if sys.byteorder == "big" else 0)
+
+
+def refuse_setup(number):
+    return [
+        (LOAD_WORD, 0, 0, NUMBER),
         (JUMP_IF_EQUAL, 0, 1, IO_URING_SETUP),
         (RETURN, 0, 0, SECCOMP_RET_ERRNO | number),
         (RETURN, 0, 0, SECCOMP_RET_ALLOW),
     ]
+
+
+def refuse_unregistered():
+    return [
+        (LOAD_WORD, 0, 0, NUMBER),
+        (JUMP_IF_EQUAL, 0, 3, IO_URING_ENTER),
+        (LOAD_WORD, 0, 0, FLAGS_OF_ENTER),
+        (JUMP_IF_SET, 1, 0, IORING_ENTER_REGISTERED_RING),
+        (RETURN, 0, 0, SECCOMP_RET_ERRNO | errno.EPERM),
+        (RETURN, 0, 0, SECCOMP_RET_ALLOW),
+    ]
+
+
+def install(instructions):
     code = b"".join(struct.pack("HBBI", *instruction) for instruction in instructions)
     buffer = ctypes.create_string_buffer(code, len(code))
     program = struct.pack("HP", len(instructions), ctypes.addressof(buffer))
@@ -38,5 +60,6 @@ def refuse(number):
             sys.exit(f"prctl{call}: {os.strerror(ctypes.get_errno())}")
 
 
-refuse(getattr(errno, sys.argv[1]))
+what = sys.argv[1]
+install(refuse_unregistered() if what == "unregistered" else refuse_setup(getattr(errno, what)))
 os.execv(sys.argv[2], sys.argv[2:])

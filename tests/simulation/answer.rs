@@ -1,0 +1,80 @@
+//! Answers as they are read off a simulated connection. It knows no request.
+
+/// An answer as it came.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: Vec<u8>,
+    /// It says that it is the last one.
+    pub(crate) closes: bool,
+    /// Bytes of it, framing included.
+    pub(crate) len: usize,
+}
+
+impl Answer {
+    /// The answer at the start of `bytes`, once it is whole. Interim ones are left out.
+    ///
+    /// # Errors
+    /// What about it is not HTTP.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Self>, String> {
+        let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else {
+            return Ok(None);
+        };
+        let head = std::str::from_utf8(&bytes[..end]).map_err(|_| "got no HTTP".to_owned())?;
+        let status = head
+            .strip_prefix("HTTP/1.1 ")
+            .and_then(|rest| rest.get(..3)?.parse().ok());
+        let status = status.ok_or_else(|| format!("got no HTTP: {head:?}"))?;
+        let field = |name: &str| {
+            let named = |line: &&str| line.to_ascii_lowercase().starts_with(name);
+            head.lines()
+                .find(named)
+                .map(|line| line[name.len()..].trim())
+        };
+        let (body, len) = match field("content-length:") {
+            Some(length) => {
+                let length: usize = length.parse().map_err(|_| "got no length".to_owned())?;
+                let Some(body) = bytes.get(end + 4..end + 4 + length) else {
+                    return Ok(None);
+                };
+                (body.to_vec(), end + 4 + length)
+            }
+            None if field("transfer-encoding:").is_some() => match chunks(bytes, end + 4)? {
+                Some(whole) => whole,
+                None => return Ok(None),
+            },
+            None => (Vec::new(), end + 4),
+        };
+        Ok(Some(Self {
+            status,
+            body,
+            closes: field("connection:").is_some_and(|value| value == "close"),
+            len,
+        }))
+    }
+}
+
+/// A chunked body that begins `at`, and where it ends; none while it is not whole.
+fn chunks(bytes: &[u8], mut at: usize) -> Result<Option<(Vec<u8>, usize)>, String> {
+    let mut body = Vec::new();
+    loop {
+        let rest = &bytes[at..];
+        let Some(line) = rest.windows(2).position(|two| two == b"\r\n") else {
+            return Ok(None);
+        };
+        let size = std::str::from_utf8(&rest[..line]).ok();
+        let size = size.and_then(|size| usize::from_str_radix(size, 16).ok());
+        let size = size.ok_or("got a chunk without a size")?;
+        let Some(chunk) = rest.get(line + 2..line + 4 + size) else {
+            return Ok(None);
+        };
+        at += line + 4 + size;
+        if !chunk.ends_with(b"\r\n") {
+            return Err("got a chunk that does not end".to_owned());
+        }
+        if size == 0 {
+            return Ok(Some((body, at)));
+        }
+        body.extend_from_slice(&chunk[..size]);
+    }
+}
