@@ -1,0 +1,3 @@
+//! Files of a folder, served over HTTP.
+
+mod path;
