@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use rustix::buffer::spare_capacity;
-use rustix::fs::{FileType, Stat};
+use rustix::fs::{FileType, Stat, fstat};
 use rustix::io::Errno;
 
 use crate::engine::{Blocking, blocking};
@@ -105,6 +105,15 @@ impl File {
     /// What was known of it when it was opened.
     pub fn metadata(&self) -> &Metadata {
         &self.metadata
+    }
+
+    /// What is known of it now. For a file that is open this does not wait for a disk, unless its
+    /// file system is another machine's.
+    ///
+    /// # Errors
+    /// Those of fstat(2).
+    pub fn metadata_now(&self) -> io::Result<Metadata> {
+        Ok(Metadata::new(&fstat(&self.fd)?))
     }
 
     /// Reads `len` bytes from `offset` on; fewer only where the file ends. What is in memory is

@@ -16,6 +16,7 @@
 //! ```
 
 mod file;
+mod obstacle;
 mod root;
 
 use std::io;
@@ -24,6 +25,7 @@ use std::path::PathBuf;
 use crate::engine::blocking;
 pub(crate) use file::Reading;
 pub use file::{File, Metadata};
+pub(crate) use obstacle::Obstacle;
 pub use root::{Entry, Root};
 
 /// Reads a whole file.

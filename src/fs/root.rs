@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat, openat2, stat};
 use rustix::io::Errno;
@@ -25,6 +26,8 @@ struct Inner {
     fd: OwnedFd,
     path: PathBuf,
     metadata: Metadata,
+    /// Whether it was still in its place when somebody last looked.
+    current: AtomicBool,
 }
 
 /// What a name leads to.
@@ -50,7 +53,13 @@ impl Root {
         let fd = openat(CWD, &path, flags, Mode::empty())?;
         openat2(&fd, ".", flags, Mode::empty(), BENEATH)?;
         let metadata = Metadata::new(&fstat(&fd)?);
-        Ok(Self(Arc::new(Inner { fd, path, metadata })))
+        let current = AtomicBool::new(true);
+        Ok(Self(Arc::new(Inner {
+            fd,
+            path,
+            metadata,
+            current,
+        })))
     }
 
     /// The path it was opened by.
@@ -111,6 +120,12 @@ impl Root {
             Ok((now.device(), now.inode()) == (then.device(), then.inode()))
         })
         .await
+    }
+
+    /// Notes what [`Root::is_current`] has found. True to one of those who share the root: the one
+    /// who finds that it has changed.
+    pub(crate) fn is_news(&self, is_current: bool) -> bool {
+        self.0.current.swap(is_current, Ordering::Relaxed) != is_current
     }
 }
 

@@ -11,6 +11,7 @@ mod request;
 mod response;
 
 pub use body::{Body, BodyError};
+pub use files::Files;
 pub use pipe::Inlet;
 pub use request::Request;
 pub use response::Response;

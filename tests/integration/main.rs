@@ -8,6 +8,8 @@ mod bodies;
 mod clients;
 mod embedding;
 mod faults;
+mod files;
+mod files_change;
 mod lifecycle;
 mod limits;
 mod panics;

@@ -14,7 +14,7 @@ pub(crate) const TABLE: &[(&str, &[&str])] = &[
     ("net", &["engine", "buf", "sys"]),
     ("fs", &["engine", "buf", "sys"]),
     ("http", &[]),
-    ("service", &["http", "net", "fs", "buf", "metrics"]),
+    ("service", &["http", "net", "fs", "rt", "buf", "metrics"]),
     (
         "server",
         &[
