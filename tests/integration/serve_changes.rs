@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::files::{field, get, request, serve};
+use crate::serve::{field, get, request, serve};
 use crate::support::{Client, Coring, Folder, PATIENCE, coring, eventually};
 
 /// A change is noticed within a second; the rest is for a slow machine.
