@@ -154,8 +154,9 @@ impl Files {
         }
     }
 
-    /// Opens the file called `name`. What is not found is looked up once more: where a tree of links
-    /// is swapped for another, as Kubernetes does, a name may lead into the one that has just gone.
+    /// Opens the file called `name`. What is not found is looked up once more: where a tree of
+    /// links is swapped for another, as Kubernetes does, a name may lead into the one that has just
+    /// gone.
     async fn open(&self, name: &[u8]) -> io::Result<Entry> {
         let name = OsStr::from_bytes(name);
         match self.root.open_file(name).await {
