@@ -122,7 +122,7 @@ impl Files {
         let looked_ms = now_ms();
         self.look_at_root(looked_ms).await;
         let name = path.file();
-        let opened = self.open(&name).await;
+        let opened = self.root.open_file(OsStr::from_bytes(&name)).await;
         if let Some(known) = known
             && known.holds(&opened)
         {
@@ -139,31 +139,19 @@ impl Files {
                 };
             }
         };
-        match Small::read(&name, &file).await {
-            Ok(Some(small)) => {
-                let small = Rc::new(small);
-                self.keep(path, &small, looked_ms);
-                small.answer(request)
-            }
-            Ok(None) => {
-                self.cache.borrow_mut().remove(path.as_bytes());
+        let read = Small::read(&name, &file).await;
+        if let Ok(Some(small)) = read {
+            let small = Rc::new(small);
+            self.keep(path, &small, looked_ms);
+            return small.answer(request);
+        }
+        self.cache.borrow_mut().remove(path.as_bytes());
+        match read {
+            Err(error) => self.refusal(&error),
+            Ok(_) => {
                 let facts = Facts::new(&name, *file.metadata(), now_seconds());
                 answer(request, &facts, Content::File(file))
             }
-            Err(error) => self.refusal(&error),
-        }
-    }
-
-    /// Opens the file called `name`. What is not found is looked up once more: where a tree of
-    /// links is swapped for another, as Kubernetes does, a name may lead into the one that has just
-    /// gone.
-    async fn open(&self, name: &[u8]) -> io::Result<Entry> {
-        let name = OsStr::from_bytes(name);
-        match self.root.open_file(name).await {
-            Err(error) if Obstacle::of(&error) == Obstacle::NotFound => {
-                self.root.open_file(name).await
-            }
-            opened => opened,
         }
     }
 
