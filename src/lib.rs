@@ -25,6 +25,7 @@
 mod buf;
 #[allow(unsafe_code, reason = "the kernel is given descriptors and memory")]
 mod engine;
+pub mod fs;
 mod http;
 pub mod metrics;
 mod net;
@@ -42,7 +43,7 @@ pub use net::Address;
 pub use server::{
     AccessLog, Builder, Cores, Error, ErrorKind, Handle, Limits, Pin, Result, Server,
 };
-pub use service::{Body, BodyError, Request, Response, Service};
+pub use service::{Body, BodyError, Files, Request, Response, Service};
 pub use sys::kernel::release as kernel_release;
 
 /// A machine in plain structs, with the real server on it: for tests, and a feature.

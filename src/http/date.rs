@@ -1,4 +1,4 @@
-//! The Date field's value, written once a second. It refuses to know the clock: the time is given.
+//! Dates as HTTP writes them (RFC 9110 §5.6.7). It refuses to know the clock: the time is given.
 
 use std::io::Write as _;
 use std::time::{Duration, UNIX_EPOCH};
@@ -8,6 +8,14 @@ pub const DATE_LEN: usize = 29;
 
 /// The last second that an IMF-fixdate's four-digit year can name.
 const LAST_SECOND: u64 = 253_402_300_799;
+
+/// The second after the epoch that a date in any of the three formats stands for; none for what is
+/// no date, or one before the epoch.
+#[must_use]
+pub fn parse(value: &[u8]) -> Option<u64> {
+    let time = httpdate::parse_http_date(str::from_utf8(value).ok()?).ok()?;
+    Some(time.duration_since(UNIX_EPOCH).ok()?.as_secs())
+}
 
 /// An IMF-fixdate and the second it stands for.
 #[derive(Clone, Debug)]
@@ -53,7 +61,23 @@ impl Default for DateCache {
 
 #[cfg(test)]
 mod tests {
-    use super::DateCache;
+    use super::{DateCache, parse};
+
+    #[test]
+    fn reads_what_it_writes() {
+        let mut cache = DateCache::new();
+        for second in [0, 784_111_777, 951_782_400, 253_402_300_799] {
+            assert_eq!(parse(cache.at(second)), Some(second));
+        }
+        for text in [
+            "",
+            "Wed, 31 Dec 1969 23:59:59 GMT",
+            "Sun, 06 Nov 1994 08:49:37",
+        ] {
+            assert_eq!(parse(text.as_bytes()), None, "{text}");
+        }
+        assert_eq!(parse(b"\xff"), None);
+    }
 
     #[test]
     fn formats_as_imf_fixdate() {

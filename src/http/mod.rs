@@ -6,10 +6,12 @@
 
 #![forbid(unsafe_code)]
 
+pub mod conditional;
 pub mod date;
 pub mod fault;
 pub mod field;
 pub mod h1;
+pub mod range;
 pub mod span;
 pub mod target;
 

@@ -198,7 +198,7 @@ impl Connection {
         })?;
         if incoming.is_none()
             && let Poll::Ready(answer) = &mut answer
-            && !answer.has_incoming_body()
+            && !answer.has_flowing_body()
         {
             self.encode_head(answer);
             if let Some(part) = answer.body().take_full() {

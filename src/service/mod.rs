@@ -4,11 +4,14 @@
 //! Bodies flow through a handle, in both directions at once if the service wants it.
 
 mod body;
+mod file_body;
+mod files;
 mod pipe;
 mod request;
 mod response;
 
 pub use body::{Body, BodyError};
+pub use files::Files;
 pub use pipe::Inlet;
 pub use request::Request;
 pub use response::Response;

@@ -12,8 +12,9 @@ pub(crate) const TABLE: &[(&str, &[&str])] = &[
     ("rt", &["sys", "metrics"]),
     ("engine", &["sys", "buf", "rt", "metrics"]),
     ("net", &["engine", "buf", "sys"]),
+    ("fs", &["engine", "buf", "sys"]),
     ("http", &[]),
-    ("service", &["http", "net", "buf", "metrics"]),
+    ("service", &["http", "net", "fs", "rt", "buf", "metrics"]),
     (
         "server",
         &[

@@ -1,20 +1,65 @@
 //! The services the program offers, as one closed enum: no box, no dynamic call on the way of a
 //! request. It refuses to know sockets, workers and flags.
 
+use std::convert::Infallible;
+use std::fmt;
+use std::io;
+use std::path::{self, PathBuf};
+
 use ::http::header::{ALLOW, CONTENT_TYPE};
 use ::http::{HeaderValue, Method, StatusCode};
 use bytes::Bytes;
-use coring::{Request, Response, Service};
+use coring::fs::Root;
+use coring::{Files, Request, Response, Service};
 
-/// What is served.
+/// What is served. `F` is what is known of the files: the folder that was named, the one that is
+/// open, or a worker's own service.
 #[derive(Debug, Clone)]
-pub(crate) enum App {
+pub(crate) enum App<F> {
     /// The site within the program.
     Site,
+    /// The files of a folder.
+    Files(F),
     /// One fixed answer, whatever is asked.
     Respond(Answer),
     /// The request's own body and type, as they come.
     Echo,
+}
+
+/// A folder to serve, as it was named.
+#[derive(Debug, Clone)]
+pub(crate) struct Folder {
+    pub(crate) path: PathBuf,
+    /// How much of it each worker may keep in memory.
+    pub(crate) cache_bytes_max: usize,
+}
+
+/// A folder to serve, open.
+#[derive(Debug, Clone)]
+pub(crate) struct OpenFolder {
+    root: Root,
+    cache_bytes_max: usize,
+}
+
+/// A folder that cannot be served, and why.
+#[derive(Debug)]
+pub(crate) struct NoFolder {
+    path: PathBuf,
+    error: io::Error,
+}
+
+impl fmt::Display for NoFolder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (path, error) = (self.path.display(), &self.error);
+        let cure = match error.kind() {
+            io::ErrorKind::NotFound => "make it, or name another: coring serve DIR",
+            io::ErrorKind::NotADirectory => "name the folder that it is in: coring serve DIR",
+            io::ErrorKind::PermissionDenied => "let this user enter it and read it",
+            io::ErrorKind::Unsupported => "openat2 is needed; a seccomp filter may forbid it",
+            _ => "see what is wrong with it, or name another: coring serve DIR",
+        };
+        write!(f, "cannot serve the folder `{path}`: {error}; {cure}")
+    }
 }
 
 /// An answer that is always the same.
@@ -25,11 +70,28 @@ pub(crate) struct Answer {
     pub(crate) body: Bytes,
 }
 
-impl App {
+impl<F> App<F> {
+    /// The same, with what `files` makes of the files.
+    fn try_map<G, E>(&self, files: impl FnOnce(&F) -> Result<G, E>) -> Result<App<G>, E> {
+        Ok(match self {
+            Self::Site => App::Site,
+            Self::Files(folder) => App::Files(files(folder)?),
+            Self::Respond(answer) => App::Respond(answer.clone()),
+            Self::Echo => App::Echo,
+        })
+    }
+}
+
+impl App<Folder> {
     /// What is served, in a few words for the banner.
     pub(crate) fn description(&self) -> String {
         match self {
             Self::Site => "the embedded site".to_owned(),
+            Self::Files(folder) => {
+                let absolute = path::absolute(&folder.path);
+                let path = absolute.as_ref().unwrap_or(&folder.path);
+                format!("the files of {}", path.display())
+            }
             Self::Respond(answer) => format!(
                 "one fixed answer: {}, {} bytes",
                 answer.status.as_u16(),
@@ -38,9 +100,37 @@ impl App {
             Self::Echo => "an echo of each request's body".to_owned(),
         }
     }
+
+    /// Opens what has to be open before anything is served.
+    ///
+    /// # Errors
+    /// When the folder cannot be had.
+    pub(crate) fn open(&self) -> Result<App<OpenFolder>, NoFolder> {
+        self.try_map(|folder| match Root::open(&folder.path) {
+            Ok(root) => Ok(OpenFolder {
+                root,
+                cache_bytes_max: folder.cache_bytes_max,
+            }),
+            Err(error) => Err(NoFolder {
+                path: folder.path.clone(),
+                error,
+            }),
+        })
+    }
 }
 
-impl Service for App {
+impl App<OpenFolder> {
+    /// A worker's own service.
+    pub(crate) fn service(&self) -> App<Files> {
+        let Ok(service) = self.try_map(|folder| {
+            let files = Files::new(folder.root.clone()).with_cache(folder.cache_bytes_max);
+            Ok::<_, Infallible>(files)
+        });
+        service
+    }
+}
+
+impl Service for App<Files> {
     #[expect(
         clippy::manual_async_fn,
         reason = "an async function would move the request once more"
@@ -49,6 +139,7 @@ impl Service for App {
         async move {
             match self {
                 Self::Site => site(&request),
+                Self::Files(files) => files.call(request).await,
                 Self::Respond(answer) => Response::new(answer.status)
                     .with_header(CONTENT_TYPE, answer.content_type.clone())
                     .with_body(answer.body.clone()),

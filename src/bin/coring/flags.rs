@@ -9,6 +9,7 @@ use std::str::FromStr;
 use ::http::HeaderValue;
 use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, value_parser};
+use coring::Files;
 
 use crate::units::{Duration, Size};
 
@@ -32,12 +33,27 @@ pub(crate) struct Flags {
 /// What coring is asked to do; without one, it serves its embedded site.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Serves the files of a folder
+    Serve(Serve),
     /// Gives one fixed answer to every request: a load-test fixture
     Respond(Respond),
     /// Answers every request with its own body and type, as they come: a test fixture
     Echo,
     /// Prints the versions, and which engine would run here or why none would
     Version,
+}
+
+/// What `serve` serves.
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// The folder; links in it are followed as long as they stay in it
+    #[arg(value_name = "DIR", default_value = ".")]
+    pub(crate) folder: PathBuf,
+
+    /// Most memory of each worker for small files that are asked for often; 0 = none
+    #[arg(long, env = "CORING_FILE_CACHE", value_name = "BYTES")]
+    #[arg(default_value_t = Size(u64::try_from(Files::CACHE_BYTES_MAX).unwrap_or(u64::MAX)))]
+    pub(crate) file_cache: Size,
 }
 
 /// The one answer of `respond`.
@@ -235,7 +251,7 @@ Exit status:
   1   failed to start or to go on (an address in use, say)
   2   wrong usage
   77  no engine: io_uring is refused here
-  78  bad configuration (an access log that cannot be opened, say)";
+  78  bad configuration (a folder or an access log that cannot be opened, say)";
 
 fn limits() -> coring::Limits {
     coring::Limits::default()
@@ -320,6 +336,20 @@ mod tests {
         let full = respond("respond gone --status 410 --type text/html");
         assert_eq!((full.body.as_str(), full.status), ("gone", 410));
         assert_eq!(full.content_type, "text/html");
+    }
+
+    #[test]
+    fn a_folder_is_read() {
+        let serve = |line: &str| match parse(line).expect(line).command {
+            Some(Command::Serve(serve)) => serve,
+            other => panic!("{line}: {other:?}"),
+        };
+        let plain = serve("serve");
+        assert_eq!(plain.folder, PathBuf::from("."));
+        assert_eq!(plain.file_cache, Size(32 << 20));
+        let full = serve("serve site --file-cache 0");
+        assert_eq!(full.folder, PathBuf::from("site"));
+        assert_eq!(full.file_cache, Size(0));
     }
 
     #[test]

@@ -17,6 +17,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use coring::{ErrorKind, Server};
 
+use app::NoFolder;
 use flags::Flags;
 use plan::{Plan, Serving};
 
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
 /// Starts the server and waits for its end.
 fn serve(serving: &Serving) -> Result<(), Failure> {
     let signals = signals::install().map_err(Failure::Signals)?;
+    let app = serving.app.open().map_err(Failure::Folder)?;
     let mut builder = Server::builder()
         .pin(serving.pin)
         .engine(serving.engine)
@@ -55,9 +57,8 @@ fn serve(serving: &Serving) -> Result<(), Failure> {
     if let Some(cores) = serving.cores {
         builder = builder.cores(cores);
     }
-    let app = serving.app.clone();
     let server = builder
-        .start(move || app.clone())
+        .start(move || app.service())
         .map_err(Failure::Server)?;
     console::banner(serving, &server);
     signals::obey(signals, server.clone(), serving.limits.drain_timeout_ms)
@@ -69,11 +70,16 @@ fn serve(serving: &Serving) -> Result<(), Failure> {
     ended
 }
 
+/// Bad configuration, by sysexits(3): a supervisor need not try again.
+const EX_CONFIG: u8 = 78;
+
 /// Why the program ends otherwise than as asked.
 #[derive(Debug)]
 enum Failure {
     /// The flags make no sense.
     Usage(String),
+    /// What is to be served is not there.
+    Folder(NoFolder),
     /// The server did not start, or did not go on.
     Server(coring::Error),
     /// Without signals a server could not be told to end.
@@ -84,10 +90,10 @@ impl Failure {
     fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::Usage(_) => 2,
+            Self::Folder(_) => EX_CONFIG,
             Self::Server(error) => match error.kind() {
                 ErrorKind::Engine => 77,
-                // EX_CONFIG of sysexits(3): a supervisor need not try again.
-                ErrorKind::Configuration => 78,
+                ErrorKind::Configuration => EX_CONFIG,
                 ErrorKind::Address | ErrorKind::Runtime => 1,
             },
             Self::Signals(_) => 1,
@@ -99,6 +105,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Usage(line) => f.write_str(line),
+            Self::Folder(folder) => folder.fmt(f),
             Self::Server(error) => error.fmt(f),
             Self::Signals(error) => write!(f, "cannot listen for signals: {error}"),
         }

@@ -6,8 +6,8 @@ use std::num::NonZeroUsize;
 use ::http::StatusCode;
 use coring::{AccessLog, EngineChoice, Limits, Pin};
 
-use crate::app::{Answer, App};
-use crate::flags::{self, Command, Flags, Respond};
+use crate::app::{Answer, App, Folder};
+use crate::flags::{self, Command, Flags, Respond, Serve};
 use crate::units::Size;
 
 /// What this run of the program is to do.
@@ -22,7 +22,7 @@ pub(crate) enum Plan {
 /// A server as the operator wants it.
 #[derive(Debug)]
 pub(crate) struct Serving {
-    pub(crate) app: App,
+    pub(crate) app: App<Folder>,
     /// As typed; the library reads them.
     pub(crate) addresses: Vec<String>,
     pub(crate) cores: Option<usize>,
@@ -49,6 +49,7 @@ pub(crate) fn plan(flags: Flags, port: Option<&str>) -> Result<Plan, String> {
     let limits = limits(&flags)?;
     let app = match flags.command {
         None => App::Site,
+        Some(Command::Serve(serve)) => App::Files(folder(serve)?),
         Some(Command::Respond(respond)) => App::Respond(answer(respond)?),
         Some(Command::Echo) => App::Echo,
         Some(Command::Version) => return Ok(Plan::Version(engine)),
@@ -113,6 +114,19 @@ fn bounded<T: TryFrom<u64>>(flag: &str, size: Size) -> Result<T, String> {
         Ok(bytes) => Ok(bytes),
         Err(_) => Err(format!("{flag} {size} is too much; give it less than 64k")),
     }
+}
+
+fn folder(serve: Serve) -> Result<Folder, String> {
+    let Size(bytes) = serve.file_cache;
+    Ok(Folder {
+        path: serve.folder,
+        cache_bytes_max: usize::try_from(bytes).map_err(|_| {
+            format!(
+                "--file-cache {} is more than this machine can address",
+                serve.file_cache
+            )
+        })?,
+    })
 }
 
 fn answer(respond: Respond) -> Result<Answer, String> {

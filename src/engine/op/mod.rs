@@ -20,6 +20,7 @@ mod close;
 mod read;
 mod recv;
 mod send;
+mod send_file;
 
 use std::task::Waker;
 
@@ -30,6 +31,7 @@ pub(super) use read::Read;
 pub(super) use recv::{End, Recv, recv};
 pub use send::{Interest, Sent};
 pub(super) use send::{PartSent, Send};
+pub(super) use send_file::SendFile;
 
 use crate::sys::mutants::mutate;
 
@@ -56,6 +58,7 @@ pub(super) enum Op {
     Accept(Accept),
     Recv(Recv),
     Send(Send),
+    SendFile(SendFile),
     Read(Read),
 }
 

@@ -1,0 +1,321 @@
+//! Conditional requests (RFC 9110 §13): whether a request still holds for what is there now. It
+//! refuses to know what that is: the caller has its validators, and the time.
+
+use ::http::Method;
+
+use super::date;
+use super::field::{Fields, trim_ows};
+
+/// What is there now, as clients name it.
+#[derive(Clone, Copy, Debug)]
+pub struct Validators<'a> {
+    /// The entity tag, a strong one, with its quotes.
+    pub etag: &'a [u8],
+    /// The last modification, in seconds after the epoch.
+    pub modified_seconds: u64,
+}
+
+/// What the preconditions of a request come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is to be answered as if it had none.
+    Proceed,
+    /// The client has what is there: 304.
+    NotModified,
+    /// Something else is there than the client thinks: 412.
+    Failed,
+}
+
+impl Validators<'_> {
+    /// Judges the preconditions among `fields`, in the order of precedence (§13.2.2). If-Range is
+    /// judged by [`Validators::if_range`].
+    #[must_use]
+    pub fn judge(&self, method: &Method, fields: Fields<'_>) -> Outcome {
+        let reads = matches!(*method, Method::GET | Method::HEAD);
+        match self.matches(fields, "if-match", is_strong_match) {
+            Some(false) => return Outcome::Failed,
+            Some(true) => {}
+            None => {
+                let since = date_of(fields, "if-unmodified-since");
+                if since.is_some_and(|since| self.modified_seconds > since) {
+                    return Outcome::Failed;
+                }
+            }
+        }
+        match self.matches(fields, "if-none-match", is_weak_match) {
+            Some(true) if reads => Outcome::NotModified,
+            Some(true) => Outcome::Failed,
+            Some(false) => Outcome::Proceed,
+            None => {
+                let since = date_of(fields, "if-modified-since");
+                let is_old = since.is_some_and(|since| self.modified_seconds <= since);
+                if reads && is_old {
+                    Outcome::NotModified
+                } else {
+                    Outcome::Proceed
+                }
+            }
+        }
+    }
+
+    /// Whether a Range field holds: there is no If-Range, or it names exactly what is there now
+    /// (§13.1.5). A date does so only if it is strong (§8.8.2.2): what was modified in the very
+    /// second `now_seconds` may yet be modified again under the same date.
+    #[must_use]
+    pub fn if_range(&self, fields: Fields<'_>, now_seconds: u64) -> bool {
+        let mut lines = fields.get_all("if-range");
+        let (value, None) = (lines.next(), lines.next()) else {
+            return false;
+        };
+        match value {
+            None => true,
+            Some(tag @ ([b'"', ..] | [b'W', b'/', ..])) => is_strong_match(tag, self.etag),
+            Some(text) => {
+                date::parse(text) == Some(self.modified_seconds)
+                    && self.modified_seconds < now_seconds
+            }
+        }
+    }
+
+    /// Whether a list of entity tags names what is there; none where the field is missing.
+    fn matches(
+        &self,
+        fields: Fields<'_>,
+        name: &str,
+        is_match: fn(&[u8], &[u8]) -> bool,
+    ) -> Option<bool> {
+        let mut lines = fields.get_all(name).peekable();
+        lines.peek()?;
+        Some(lines.any(|line| line == b"*" || Tags(line).any(|tag| is_match(tag, self.etag))))
+    }
+}
+
+/// The moment that the one field called `name` gives. What is no date is as if it were not there,
+/// and so are two fields, of which nobody knows which one counts.
+fn date_of(fields: Fields<'_>, name: &str) -> Option<u64> {
+    let mut lines = fields.get_all(name);
+    match (lines.next(), lines.next()) {
+        (Some(value), None) => date::parse(value),
+        _ => None,
+    }
+}
+
+/// Strong comparison (§8.8.3.2) with a tag that is strong itself.
+fn is_strong_match(tag: &[u8], etag: &[u8]) -> bool {
+    tag == etag
+}
+
+/// Weak comparison (§8.8.3.2) with a tag that is strong itself.
+fn is_weak_match(tag: &[u8], etag: &[u8]) -> bool {
+    tag.strip_prefix(b"W/").unwrap_or(tag) == etag
+}
+
+/// The entity tags of a list, with their quotes and weakness; it ends at what is none. There may
+/// be commas within a tag.
+struct Tags<'a>(&'a [u8]);
+
+impl<'a> Iterator for Tags<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        while let [b',' | b' ' | b'\t', rest @ ..] = self.0 {
+            self.0 = rest;
+        }
+        let weak_len = if self.0.starts_with(b"W/") { 2 } else { 0 };
+        let opaque = self.0[weak_len..].strip_prefix(b"\"")?;
+        let len = weak_len + opaque.iter().position(|&byte| byte == b'"')? + 2;
+        let (tag, rest) = self.0.split_at(len);
+        self.0 = trim_ows(rest);
+        matches!(self.0, [] | [b',', ..]).then_some(tag)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+    const EARLIER: &str = "Sun, 06 Nov 1994 08:49:36 GMT";
+    const LATER: &str = "Sun, 06 Nov 1994 08:49:38 GMT";
+    const NOW: Validators<'static> = Validators {
+        etag: b"\"now, a\"",
+        modified_seconds: 784_111_777,
+    };
+
+    fn lines(fields: &[(&str, &str)]) -> String {
+        let lines = fields.iter();
+        lines
+            .map(|(name, value)| format!("{name}: {value}\r\n"))
+            .collect()
+    }
+
+    #[track_caller]
+    fn check(method: &Method, fields: &[(&str, &str)], expected: Outcome) {
+        let section = lines(fields);
+        let outcome = NOW.judge(method, Fields::new(section.as_bytes()));
+        assert_eq!(outcome, expected, "{method} {section}");
+    }
+
+    #[test]
+    fn without_preconditions_a_request_proceeds() {
+        check(&Method::GET, &[], Outcome::Proceed);
+        check(&Method::GET, &[("If-Range", "\"x\"")], Outcome::Proceed);
+    }
+
+    #[test]
+    fn if_match_compares_strongly() {
+        for (value, expected) in [
+            ("\"now, a\"", Outcome::Proceed),
+            ("*", Outcome::Proceed),
+            ("\"x\", \"now, a\"", Outcome::Proceed),
+            (",\t\"x\" ,\"now, a\",", Outcome::Proceed),
+            ("W/\"now, a\"", Outcome::Failed),
+            ("\"now\"", Outcome::Failed),
+            ("now, a", Outcome::Failed),
+            ("\"x\" \"now, a\"", Outcome::Failed),
+            ("\"x", Outcome::Failed),
+            ("", Outcome::Failed),
+        ] {
+            check(&Method::GET, &[("If-Match", value)], expected);
+        }
+        let on_two_lines = [("If-Match", "\"x\""), ("If-Match", "\"now, a\"")];
+        check(&Method::GET, &on_two_lines, Outcome::Proceed);
+    }
+
+    #[test]
+    fn if_none_match_compares_weakly() {
+        for (value, expected) in [
+            ("\"now, a\"", Outcome::NotModified),
+            ("W/\"now, a\"", Outcome::NotModified),
+            ("*", Outcome::NotModified),
+            ("W/\"x\",W/\"now, a\"", Outcome::NotModified),
+            ("w/\"now, a\"", Outcome::Proceed),
+            ("\"x\"", Outcome::Proceed),
+            ("\"*\"", Outcome::Proceed),
+            ("", Outcome::Proceed),
+        ] {
+            check(&Method::GET, &[("If-None-Match", value)], expected);
+            check(&Method::HEAD, &[("If-None-Match", value)], expected);
+        }
+        check(&Method::PUT, &[("If-None-Match", "*")], Outcome::Failed);
+    }
+
+    #[test]
+    fn dates_are_read_in_three_formats() {
+        for date in [
+            DATE,
+            "Sunday, 06-Nov-94 08:49:37 GMT",
+            "Sun Nov  6 08:49:37 1994",
+        ] {
+            check(
+                &Method::GET,
+                &[("If-Modified-Since", date)],
+                Outcome::NotModified,
+            );
+            check(
+                &Method::GET,
+                &[("If-Unmodified-Since", date)],
+                Outcome::Proceed,
+            );
+        }
+        let since = |date| [("If-Modified-Since", date)];
+        check(&Method::GET, &since(LATER), Outcome::NotModified);
+        check(&Method::GET, &since(EARLIER), Outcome::Proceed);
+        check(&Method::PUT, &since(DATE), Outcome::Proceed);
+        let since = |date| [("If-Unmodified-Since", date)];
+        check(&Method::GET, &since(LATER), Outcome::Proceed);
+        check(&Method::GET, &since(EARLIER), Outcome::Failed);
+    }
+
+    #[test]
+    fn what_is_no_date_is_ignored() {
+        for date in [
+            "",
+            "yesterday",
+            "784111778",
+            "Sun, 06 Nov 1994 08:49:38 CET",
+        ] {
+            check(
+                &Method::GET,
+                &[("If-Modified-Since", date)],
+                Outcome::Proceed,
+            );
+            check(
+                &Method::GET,
+                &[("If-Unmodified-Since", date)],
+                Outcome::Proceed,
+            );
+        }
+        let twice = [("If-Modified-Since", DATE), ("If-Modified-Since", DATE)];
+        check(&Method::GET, &twice, Outcome::Proceed);
+    }
+
+    #[test]
+    fn tags_win_over_dates_and_matches_over_none_matches() {
+        let same = "\"now, a\"";
+        for (fields, expected) in [
+            // If-Unmodified-Since would fail, and counts only without If-Match.
+            (
+                [("If-Match", same), ("If-Unmodified-Since", EARLIER)],
+                Outcome::Proceed,
+            ),
+            (
+                [("If-Match", "\"x\""), ("If-None-Match", same)],
+                Outcome::Failed,
+            ),
+            (
+                [("If-Match", same), ("If-None-Match", same)],
+                Outcome::NotModified,
+            ),
+            (
+                [("If-Unmodified-Since", EARLIER), ("If-None-Match", same)],
+                Outcome::Failed,
+            ),
+            (
+                [("If-Unmodified-Since", DATE), ("If-None-Match", same)],
+                Outcome::NotModified,
+            ),
+            // If-Modified-Since would hold, and counts only without If-None-Match.
+            (
+                [("If-None-Match", "\"x\""), ("If-Modified-Since", DATE)],
+                Outcome::Proceed,
+            ),
+            (
+                [("If-None-Match", same), ("If-Modified-Since", EARLIER)],
+                Outcome::NotModified,
+            ),
+            (
+                [("If-Match", same), ("If-Modified-Since", DATE)],
+                Outcome::NotModified,
+            ),
+        ] {
+            check(&Method::GET, &fields, expected);
+        }
+    }
+
+    #[test]
+    fn ranges_hold_for_exactly_what_is_there() {
+        let check = |fields: &[(&str, &str)], now_seconds, expected| {
+            let section = lines(fields);
+            let fields = Fields::new(section.as_bytes());
+            assert_eq!(NOW.if_range(fields, now_seconds), expected, "{section}");
+        };
+        let now = NOW.modified_seconds;
+        check(&[], now, true);
+        check(&[("If-Range", "\"now, a\"")], now, true);
+        check(&[("If-Range", "W/\"now, a\"")], now, false);
+        check(&[("If-Range", "\"x\"")], now, false);
+        check(&[("If-Range", "*")], now, false);
+        check(&[("If-Range", "\"x\", \"now, a\"")], now, false);
+        check(&[("If-Range", DATE)], now + 1, true);
+        check(&[("If-Range", DATE)], now, false);
+        check(&[("If-Range", LATER)], now + 9, false);
+        check(&[("If-Range", EARLIER)], now + 9, false);
+        check(&[("If-Range", "")], now, false);
+        check(
+            &[("If-Range", "\"now, a\""), ("If-Range", "\"now, a\"")],
+            now,
+            false,
+        );
+    }
+}

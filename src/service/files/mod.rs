@@ -1,0 +1,386 @@
+//! The files of a folder, over HTTP: what a path leads to, and the answer to a request for it. It
+//! refuses to know links and what else may lead out of the folder (the [`Root`]'s concern), and
+//! lists no folders.
+//!
+//! A file that is small enough for one send is read whole, and looked at again once it is. Where
+//! it has changed meanwhile, or so shortly before that its writer may not be done, it is read again
+//! a little later: an answer shall not mix what it was with what it has become. (For certain that
+//! is so where files are replaced by renaming, as they should be.) A larger one is read as it is
+//! sent; if it becomes shorter meanwhile, its connection ends.
+
+mod cache;
+mod facts;
+mod path;
+
+use std::cell::{Cell, RefCell};
+use std::ffi::OsStr;
+use std::fmt;
+use std::io::{self, Write};
+use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
+use std::rc::Rc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use ::http::header::{
+    ACCEPT_RANGES, ALLOW, CONTENT_RANGE, CONTENT_TYPE, ETAG, LAST_MODIFIED, LOCATION, RETRY_AFTER,
+};
+use ::http::{HeaderName, HeaderValue, Method, StatusCode};
+use bytes::Bytes;
+
+use super::{Body, Request, Response, Service};
+use crate::fs::{Entry, File, Metadata, Obstacle, Root};
+use crate::http::conditional::Outcome;
+use crate::http::field::Fields;
+use crate::http::range::{ContentRange, Requested};
+use crate::rt::{now_ms, sleep};
+use cache::{Cache, Found};
+use facts::Facts;
+use path::{Relative, with_slash};
+
+/// A larger file is read as it is sent, and not kept, in bytes: what goes out in one send.
+const SMALL_BYTES_MAX: u64 = 256 << 10;
+
+/// How long a small file must not have changed to be taken as it is, in ms: the time of a change is
+/// noted as it begins, and by older kernels in ticks of up to 10 ms, in which two look like one.
+const QUIET_MS: u64 = 20;
+
+/// How often a small file is read, to find it quiet.
+const READS_MAX: u32 = 4;
+
+/// How often the root is looked at, in ms.
+const ROOT_LOOK_MS: u64 = 2000;
+
+/// Serves the files of a folder: GET and HEAD, `index.html` for a folder, conditional requests,
+/// one byte range at a time.
+///
+/// Each worker has its own:
+///
+/// ```no_run
+/// use coring::{Files, Server, fs::Root};
+///
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     let root = Root::open("site")?;
+///     Server::builder().serve(move || Files::new(root.clone()))?;
+///     Ok(())
+/// }
+/// ```
+///
+/// Names that begin with a dot are hidden, but for `/.well-known/`. Links are followed as long as
+/// they stay in the folder. What cannot be found, or is no regular file, is 404; what may not be
+/// read 403; when descriptors run out the answer is 503.
+///
+/// Small files that are asked for often are kept in memory. A change is noticed within a second.
+pub struct Files {
+    root: Root,
+    cache: RefCell<Cache<Small>>,
+    /// When to look at the root next, in ms.
+    root_due_ms: Cell<u64>,
+    /// Whether the root was still in its place when it was last looked at.
+    root_is_current: Cell<bool>,
+}
+
+/// A small file as it was at one moment.
+struct Small {
+    facts: Facts,
+    content: Bytes,
+}
+
+/// What there is to be sent of a file.
+enum Content {
+    Memory(Bytes),
+    File(File),
+}
+
+impl Files {
+    /// How many bytes each worker keeps of small files, unless told otherwise.
+    pub const CACHE_BYTES_MAX: usize = 32 << 20;
+
+    /// Serves what lies beneath `root`.
+    pub fn new(root: Root) -> Self {
+        Self {
+            root,
+            cache: RefCell::new(Cache::new(Self::CACHE_BYTES_MAX)),
+            root_due_ms: Cell::new(0),
+            root_is_current: Cell::new(true),
+        }
+    }
+
+    /// The same with up to `bytes_max` bytes of memory for small files; 0: none are kept.
+    #[must_use]
+    pub fn with_cache(mut self, bytes_max: usize) -> Self {
+        self.cache = RefCell::new(Cache::new(bytes_max));
+        self
+    }
+
+    /// Looks at what `path` names. `known` is what the cache has of it and is to be compared.
+    async fn look(
+        &self,
+        request: &Request,
+        path: &Relative<'_>,
+        known: Option<Rc<Small>>,
+    ) -> Response {
+        let looked_ms = now_ms();
+        self.look_at_root(looked_ms).await;
+        let name = path.file();
+        let opened = self.root.open_file(OsStr::from_bytes(&name)).await;
+        if let Some(known) = known
+            && known.holds(&opened)
+        {
+            return known.answer(request);
+        }
+        let file = match opened {
+            Ok(Entry::File(file)) => file,
+            other => {
+                self.cache.borrow_mut().remove(path.as_bytes());
+                return match other {
+                    Ok(Entry::Directory) if !path.is_directory() => redirect(request),
+                    Ok(_) => refusal(StatusCode::NOT_FOUND),
+                    Err(error) => self.refusal(&error),
+                };
+            }
+        };
+        let read = Small::read(&name, &file).await;
+        if let Ok(Some(small)) = read {
+            let small = Rc::new(small);
+            self.keep(path, &small, looked_ms);
+            return small.answer(request);
+        }
+        self.cache.borrow_mut().remove(path.as_bytes());
+        match read {
+            Err(error) => self.refusal(&error),
+            Ok(_) => {
+                let facts = Facts::new(&name, *file.metadata(), now_seconds());
+                answer(request, &facts, Content::File(file))
+            }
+        }
+    }
+
+    /// Keeps a small file, if it is quiet.
+    fn keep(&self, path: &Relative<'_>, small: &Rc<Small>, looked_ms: u64) {
+        let (mut cache, len) = (self.cache.borrow_mut(), small.content.len());
+        if cache.takes(len as u64) && is_quiet(&small.facts.metadata) {
+            cache.insert(path.as_bytes(), small.clone(), len, looked_ms);
+        } else {
+            cache.remove(path.as_bytes());
+        }
+    }
+
+    /// Looks now and then whether the root is still where it was, and says once if not.
+    async fn look_at_root(&self, now_ms: u64) {
+        if now_ms < self.root_due_ms.get() {
+            return;
+        }
+        self.root_due_ms.set(now_ms + ROOT_LOOK_MS);
+        let Ok(is_current) = self.root.is_current().await else {
+            return;
+        };
+        self.root_is_current.set(is_current);
+        if self.root.is_news(is_current) {
+            let path = self.root.path().display();
+            let news = if is_current {
+                "is back in its place"
+            } else {
+                "was moved, replaced or unmounted; what is still reachable of the former folder \
+                 is served until a restart"
+            };
+            // When nobody reads standard error there is nobody to tell.
+            let _ = writeln!(io::stderr(), "coring: {path} {news}");
+        }
+    }
+
+    /// The answer where something cannot be had. In a folder that is gone nothing is found, and
+    /// that is no statement about any file.
+    fn refusal(&self, error: &io::Error) -> Response {
+        match Obstacle::of(error) {
+            Obstacle::NotFound if self.root_is_current.get() => refusal(StatusCode::NOT_FOUND),
+            Obstacle::NotFound | Obstacle::Exhausted => refusal(StatusCode::SERVICE_UNAVAILABLE)
+                .with_header(RETRY_AFTER, HeaderValue::from_static("1")),
+            Obstacle::Forbidden => refusal(StatusCode::FORBIDDEN),
+            Obstacle::Broken => refusal(StatusCode::INTERNAL_SERVER_ERROR),
+        }
+    }
+}
+
+impl Service for Files {
+    async fn call(&self, request: Request) -> Response {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return refusal(StatusCode::METHOD_NOT_ALLOWED)
+                .with_header(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        }
+        let Some(path) = Relative::read(request.path()) else {
+            return refusal(StatusCode::NOT_FOUND);
+        };
+        let found = self.cache.borrow_mut().find(path.as_bytes(), now_ms());
+        let known = match found {
+            Found::Fresh(small) => return small.answer(&request),
+            Found::Due(small) => Some(small),
+            Found::Missing => None,
+        };
+        // In a box: who is answered from memory needs no room for it.
+        Box::pin(self.look(&request, &path, known)).await
+    }
+}
+
+impl fmt::Debug for Files {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Files")
+            .field("root", &self.root)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Small {
+    /// Reads the file called `name` whole; none if it is large, or changes all the time.
+    async fn read(name: &[u8], file: &File) -> io::Result<Option<Self>> {
+        let mut metadata = *file.metadata();
+        for reads_left in (0..READS_MAX).rev() {
+            if metadata.len() > SMALL_BYTES_MAX {
+                break;
+            }
+            let len = usize::try_from(metadata.len()).expect("a small file");
+            let content = file.read_at(0, len).await?;
+            let before = std::mem::replace(&mut metadata, file.metadata_now()?);
+            if before == metadata && (is_quiet(&metadata) || reads_left == 0) {
+                let facts = Facts::new(name, metadata, now_seconds());
+                return Ok(Some(Self { facts, content }));
+            }
+            sleep(QUIET_MS).await;
+            metadata = file.metadata_now()?;
+        }
+        Ok(None)
+    }
+
+    /// Whether it is to be served still: its file is as it was, or cannot be looked at, for then
+    /// what was there half a second ago is better than nothing.
+    fn holds(&self, opened: &io::Result<Entry>) -> bool {
+        match opened {
+            Ok(Entry::File(file)) => *file.metadata() == self.facts.metadata,
+            Ok(_) => false,
+            Err(error) => Obstacle::of(error) == Obstacle::Exhausted,
+        }
+    }
+
+    #[inline]
+    fn answer(&self, request: &Request) -> Response {
+        answer(request, &self.facts, Content::Memory(self.content.clone()))
+    }
+}
+
+impl Content {
+    /// Its length in bytes.
+    fn len(&self) -> u64 {
+        match self {
+            Self::Memory(bytes) => bytes.len() as u64,
+            Self::File(file) => file.metadata().len(),
+        }
+    }
+
+    /// A part of it, which it has.
+    fn part(self, part: Range<u64>) -> Body {
+        match self {
+            Self::Memory(bytes) => {
+                let at = |offset| usize::try_from(offset).expect("an offset in memory");
+                bytes.slice(at(part.start)..at(part.end)).into()
+            }
+            Self::File(file) => Body::file(file, part),
+        }
+    }
+}
+
+/// The answer to a request for a file that is there.
+fn answer(request: &Request, facts: &Facts, content: Content) -> Response {
+    let length = content.len();
+    let requested = if has_conditions(request.headers()) {
+        match facts
+            .validators()
+            .judge(request.method(), request.headers())
+        {
+            Outcome::Proceed => requested(request, facts, length),
+            Outcome::NotModified => return described(StatusCode::NOT_MODIFIED, facts),
+            Outcome::Failed => return refusal(StatusCode::PRECONDITION_FAILED),
+        }
+    } else {
+        Requested::Whole
+    };
+    let response = |status| {
+        described(status, facts)
+            .with_header(CONTENT_TYPE, facts.content_type.clone())
+            .with_header(ACCEPT_RANGES, HeaderValue::from_static("bytes"))
+    };
+    match requested {
+        Requested::Whole => response(StatusCode::OK).with_body(content.part(0..length)),
+        Requested::Part(part) => {
+            let (name, value) = content_range(Some(part.clone()), length);
+            response(StatusCode::PARTIAL_CONTENT)
+                .with_header(name, value)
+                .with_body(content.part(part))
+        }
+        Requested::Unsatisfiable => {
+            let (name, value) = content_range(None, length);
+            refusal(StatusCode::RANGE_NOT_SATISFIABLE).with_header(name, value)
+        }
+    }
+}
+
+/// Whether an answer depends on more than the path: all such fields begin alike.
+fn has_conditions(mut fields: Fields<'_>) -> bool {
+    fields.any(|(name, _)| {
+        let begins = |with: &[u8]| {
+            name.get(..with.len())
+                .is_some_and(|start| start.eq_ignore_ascii_case(with))
+        };
+        begins(b"if-") || begins(b"range")
+    })
+}
+
+/// What is to be sent of `length` bytes. Ranges are GET's alone (RFC 9110 §14.2).
+fn requested(request: &Request, facts: &Facts, length: u64) -> Requested {
+    let fields = request.headers();
+    let mut ranges = fields.get_all("range");
+    match (ranges.next(), ranges.next()) {
+        (Some(range), None)
+            if *request.method() == Method::GET
+                && facts.validators().if_range(fields, now_seconds()) =>
+        {
+            Requested::of(range, length)
+        }
+        _ => Requested::Whole,
+    }
+}
+
+/// A response with the validators of what it is about.
+fn described(status: StatusCode, facts: &Facts) -> Response {
+    Response::new(status)
+        .with_header(ETAG, facts.etag.clone())
+        .with_header(LAST_MODIFIED, facts.last_modified.clone())
+}
+
+fn content_range(part: Option<Range<u64>>, length: u64) -> (HeaderName, HeaderValue) {
+    let text = ContentRange { part, length }.to_string();
+    (CONTENT_RANGE, HeaderValue::try_from(text).expect("digits"))
+}
+
+/// To the same place with a slash at its end.
+fn redirect(request: &Request) -> Response {
+    match HeaderValue::try_from(with_slash(request.path(), request.query())) {
+        Ok(location) => refusal(StatusCode::MOVED_PERMANENTLY).with_header(LOCATION, location),
+        Err(_) => refusal(StatusCode::NOT_FOUND),
+    }
+}
+
+/// An answer that has nothing to show but its status.
+fn refusal(status: StatusCode) -> Response {
+    let reason = status.canonical_reason().unwrap_or_default();
+    Response::html(format!("<h1>{reason}</h1>")).with_status(status)
+}
+
+/// Whether it has not been changed just now. A time that is yet to come is none at which it was.
+fn is_quiet(metadata: &Metadata) -> bool {
+    let age = SystemTime::now().duration_since(metadata.modified());
+    age.map_or(true, |age| age >= Duration::from_millis(QUIET_MS))
+}
+
+fn now_seconds() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.unwrap_or_default().as_secs()
+}
