@@ -2,9 +2,8 @@
 //!
 //! What waits for the next request is small, for there may be very many of them. A request whose
 //! service does not answer at once, or whose body or answer flows, goes on as an [`exchange`] in
-//! a block of its own.
+//! a block of its own; how an answer is encoded stands in `encode.rs`.
 
-use std::cell::RefMut;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -13,13 +12,12 @@ use std::task::{Context, Poll, Waker};
 
 use super::access_log::Line;
 use super::close_reason::CloseReason;
-use super::date::Date;
 use super::exchange;
 use super::link::Link;
 use super::shared::{Manner, Place};
-use crate::buf::{Part, PoolBox};
+use crate::buf::PoolBox;
 use crate::http::Fault;
-use crate::http::h1::{self, Answer, BodyLength, Event, Framing};
+use crate::http::h1::{self, Event, Framing};
 use crate::net::Stream;
 use crate::rt::after_ms;
 use crate::service::{Inlet, Request, Response, Service};
@@ -27,8 +25,6 @@ use crate::sys::mutants::mutate;
 
 /// Answers are sent when so many bytes have gathered, even while more requests are there.
 const GATHER_BYTES_MAX: usize = 64 << 10;
-/// A body part up to this size is copied behind its head, in bytes; a larger one rides along.
-const COPY_BYTES_MAX: usize = 2048;
 
 /// A connection's state between requests.
 #[derive(Debug)]
@@ -250,89 +246,6 @@ impl Connection {
         }
     }
 
-    /// Encodes `100 Continue` if the client waits for it.
-    pub(super) fn encode_continue(&mut self) {
-        if self.http.wants_continue() {
-            let interim = self.http.send_continue();
-            self.link.outbox.write(&self.shared.pool, interim);
-            self.shared.metrics.responses_1xx.add(1);
-        }
-    }
-
-    /// Encodes the head of an answer. During a drain it is the last one of its connection, whenever
-    /// its request came.
-    #[inline]
-    pub(super) fn encode_head(&mut self, response: &Response) {
-        if self.shared.manner.get() != Manner::Serving && self.link.inbox.is_empty() {
-            // Whatever else has arrived is answered, too: the last answer is the one that says so.
-            mutate!(SilentDrain, (), self.http.close_after());
-        }
-        let length = response
-            .body_length()
-            .map_or(BodyLength::Unknown, BodyLength::Known);
-        let answer = Answer {
-            status: response.status(),
-            fields: response.headers(),
-            length,
-        };
-        let shared = &self.shared;
-        let mut date = shared.date.borrow_mut();
-        let http = &mut self.http;
-        self.link
-            .outbox
-            .write_with(&shared.pool, answer.head_bytes_max(), |out| {
-                http.send_head(&answer, date.now(), out)
-            });
-        let status = response.status();
-        let class = match status.as_u16() / 100 {
-            1 => &shared.metrics.responses_1xx,
-            2 => &shared.metrics.responses_2xx,
-            3 => &shared.metrics.responses_3xx,
-            4 => &shared.metrics.responses_4xx,
-            _ => &shared.metrics.responses_5xx,
-        };
-        class.add(1);
-        if let Some(line) = &mut self.line {
-            line.status = status.as_u16();
-        }
-    }
-
-    /// Encodes a part of an answer's body. A body longer than announced is the service's fault.
-    #[inline]
-    pub(super) fn encode_part(&mut self, part: Part) -> Result<(), CloseReason> {
-        if part.is_empty() || !self.http.body_allowed() {
-            return Ok(());
-        }
-        let prefix = self
-            .http
-            .send_data(part.len())
-            .map_err(|_| CloseReason::ServiceFailed)?;
-        if let Some(line) = &mut self.line {
-            line.body_bytes += part.len() as u64;
-        }
-        let (outbox, pool) = (&mut self.link.outbox, &self.shared.pool);
-        outbox.write(pool, prefix.as_bytes());
-        if part.len() <= COPY_BYTES_MAX {
-            outbox.write(pool, &part);
-        } else {
-            outbox.push(part);
-        }
-        outbox.write(pool, self.http.data_suffix());
-        Ok(())
-    }
-
-    /// Encodes the end of an answer.
-    #[inline]
-    pub(super) fn encode_end(&mut self) -> Result<(), CloseReason> {
-        let end = self
-            .http
-            .send_end()
-            .map_err(|_| CloseReason::ServiceFailed)?;
-        self.link.outbox.write(&self.shared.pool, end);
-        self.write_line();
-        Ok(())
-    }
-
     /// Sends everything that is owed.
     fn flush(&mut self) -> impl Future<Output = Result<(), CloseReason>> {
         poll_fn(|context| {
@@ -439,23 +352,6 @@ impl Connection {
         let may_send = may_send || says_last && told && self.link.more_has_come().await;
         if told && says_last && !self.http.must_reset(true) && mutate!(NoLinger, false, may_send) {
             self.link.linger().await;
-        }
-    }
-
-    /// The access log's line to be begun, and the time of its beginning; none if there is no log.
-    fn next_line(&mut self) -> Option<(&mut Line, RefMut<'_, Date>)> {
-        self.shared.log.as_ref()?;
-        let stream = self.link.stream();
-        let line = self.line.get_or_insert_with(|| Line::new(stream));
-        Some((line, self.shared.date.borrow_mut()))
-    }
-
-    /// Hands the line that was begun to the access log.
-    fn write_line(&mut self) {
-        if let Some(line) = &mut self.line
-            && line.is_begun()
-        {
-            self.shared.write_line(line);
         }
     }
 }

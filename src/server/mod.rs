@@ -7,6 +7,7 @@ mod control;
 mod cores;
 mod date;
 mod drain;
+mod encode;
 mod error;
 mod exchange;
 mod limits;

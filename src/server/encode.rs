@@ -1,0 +1,119 @@
+//! What a connection does with an answer: its head and its body go into the queue of what is owed,
+//! and its line into the access log. When that is sent is not known here.
+
+use std::cell::RefMut;
+
+use super::access_log::Line;
+use super::close_reason::CloseReason;
+use super::connection::Connection;
+use super::date::Date;
+use super::shared::Manner;
+use crate::buf::Part;
+use crate::http::h1::{Answer, BodyLength};
+use crate::service::Response;
+use crate::sys::mutants::mutate;
+
+/// A body part up to this size is copied behind its head, in bytes; a larger one rides along.
+const COPY_BYTES_MAX: usize = 2048;
+
+impl Connection {
+    /// Encodes `100 Continue` if the client waits for it.
+    pub(super) fn encode_continue(&mut self) {
+        if self.http.wants_continue() {
+            let interim = self.http.send_continue();
+            self.link.outbox.write(&self.shared.pool, interim);
+            self.shared.metrics.responses_1xx.add(1);
+        }
+    }
+
+    /// Encodes the head of an answer. During a drain it is the last one of its connection, whenever
+    /// its request came.
+    #[inline]
+    pub(super) fn encode_head(&mut self, response: &Response) {
+        if self.shared.manner.get() != Manner::Serving && self.link.inbox.is_empty() {
+            // Whatever else has arrived is answered, too: the last answer is the one that says so.
+            mutate!(SilentDrain, (), self.http.close_after());
+        }
+        let length = response
+            .body_length()
+            .map_or(BodyLength::Unknown, BodyLength::Known);
+        let answer = Answer {
+            status: response.status(),
+            fields: response.headers(),
+            length,
+        };
+        let shared = &self.shared;
+        let mut date = shared.date.borrow_mut();
+        let http = &mut self.http;
+        self.link
+            .outbox
+            .write_with(&shared.pool, answer.head_bytes_max(), |out| {
+                http.send_head(&answer, date.now(), out)
+            });
+        let status = response.status();
+        let class = match status.as_u16() / 100 {
+            1 => &shared.metrics.responses_1xx,
+            2 => &shared.metrics.responses_2xx,
+            3 => &shared.metrics.responses_3xx,
+            4 => &shared.metrics.responses_4xx,
+            _ => &shared.metrics.responses_5xx,
+        };
+        class.add(1);
+        if let Some(line) = &mut self.line {
+            line.status = status.as_u16();
+        }
+    }
+
+    /// Encodes a part of an answer's body. A body longer than announced is the service's fault.
+    #[inline]
+    pub(super) fn encode_part(&mut self, part: Part) -> Result<(), CloseReason> {
+        if part.is_empty() || !self.http.body_allowed() {
+            return Ok(());
+        }
+        let prefix = self
+            .http
+            .send_data(part.len())
+            .map_err(|_| CloseReason::ServiceFailed)?;
+        if let Some(line) = &mut self.line {
+            line.body_bytes += part.len() as u64;
+        }
+        let (outbox, pool) = (&mut self.link.outbox, &self.shared.pool);
+        outbox.write(pool, prefix.as_bytes());
+        if part.len() <= COPY_BYTES_MAX {
+            outbox.write(pool, &part);
+        } else {
+            outbox.push(part);
+        }
+        outbox.write(pool, self.http.data_suffix());
+        Ok(())
+    }
+
+    /// Encodes the end of an answer.
+    #[inline]
+    pub(super) fn encode_end(&mut self) -> Result<(), CloseReason> {
+        let end = self
+            .http
+            .send_end()
+            .map_err(|_| CloseReason::ServiceFailed)?;
+        self.link.outbox.write(&self.shared.pool, end);
+        self.write_line();
+        Ok(())
+    }
+
+    /// The access log's line to be begun, and the time of its beginning; none if there is no log.
+    pub(super) fn next_line(&mut self) -> Option<(&mut Line, RefMut<'_, Date>)> {
+        self.shared.log.as_ref()?;
+        let stream = self.link.stream();
+        let line = self.line.get_or_insert_with(|| Line::new(stream));
+        Some((line, self.shared.date.borrow_mut()))
+    }
+
+    /// Hands the line that was begun to the access log.
+    pub(super) fn write_line(&mut self) {
+        if let Some(line) = &mut self.line
+            && line.is_begun()
+        {
+            self.shared.write_line(line);
+        }
+    }
+}
