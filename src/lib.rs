@@ -34,6 +34,7 @@ mod server;
 mod service;
 #[allow(unsafe_code, reason = "some of Linux has no safe function as yet")]
 mod sys;
+mod task;
 
 pub use crate::http::field::Fields;
 pub use buf::{Chunk, Part};
@@ -44,6 +45,10 @@ pub use server::{
 };
 pub use service::{Body, BodyError, Request, Response, Service};
 pub use sys::kernel::release as kernel_release;
+pub use task::{
+    Closed, Elapsed, JoinError, JoinHandle, Receiver, Sender, Timeout, channel, join_all, run,
+    run_with, sleep, spawn, timeout, yield_now,
+};
 
 /// A machine in plain structs, with the real server on it: for tests, and a feature.
 #[cfg(feature = "sim")]

@@ -251,8 +251,8 @@ fn try_with_current<R>(body: impl FnOnce(&Engine) -> R) -> Option<R> {
     Some(body(unsafe { &*current }))
 }
 
-/// The monotonic clock, in ms.
-fn monotonic_ms() -> u64 {
+/// The monotonic clock itself, in ms; [`crate::rt::now_ms`] is what it said when the turn began.
+pub fn monotonic_ms() -> u64 {
     #[cfg(feature = "sim")]
     if let Some(now_ms) = sim::now_ms() {
         return now_ms;

@@ -12,6 +12,7 @@ pub(crate) const TABLE: &[(&str, &[&str])] = &[
     ("rt", &["sys", "metrics"]),
     ("engine", &["sys", "buf", "rt", "metrics"]),
     ("net", &["engine", "buf", "sys"]),
+    ("task", &["engine", "rt", "metrics"]),
     ("http", &[]),
     ("service", &["http", "net", "buf", "metrics"]),
     (
