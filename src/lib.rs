@@ -25,6 +25,7 @@
 mod buf;
 #[allow(unsafe_code, reason = "the kernel is given descriptors and memory")]
 mod engine;
+pub mod fs;
 mod http;
 pub mod metrics;
 mod net;

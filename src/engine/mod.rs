@@ -5,6 +5,7 @@
 //! the name of an operation, and dropping it leaves the operation to the engine, with everything
 //! that the kernel may still use. Nothing above `net` knows which engine runs.
 
+mod blocking;
 mod descriptor;
 mod epoll;
 mod handle;
@@ -21,6 +22,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use blocking::{Blocking, blocking};
 pub use descriptor::Descriptor;
 pub use handle::{Accepting, Receiving, Sending};
 pub use op::{Interest, Sent, accept};
@@ -32,6 +34,7 @@ use crate::buf::Pool;
 use crate::metrics::WorkerMetrics;
 use crate::rt::{Executor, Turn};
 use crate::sys::mutants::mutate;
+use blocking::Threads;
 use epoll::Epoll;
 use uring::{Refusal, Uring};
 
@@ -63,12 +66,16 @@ impl Drop for UringEngine {
 pub struct Worker {
     engine: Engine,
     executor: Executor,
+    threads: Threads,
 }
 
 thread_local! {
-    /// The engine of the worker that runs on this thread, while it runs.
-    static CURRENT: Cell<*const Engine> = const { Cell::new(std::ptr::null()) };
+    /// The worker that runs on this thread, while it runs.
+    static CURRENT: Cell<*const Worker> = const { Cell::new(std::ptr::null()) };
 }
+
+/// What whoever needs a worker and has none is told.
+const OUTSIDE: &str = "this needs a worker: call it from a coroutine";
 
 impl Worker {
     /// A worker on this thread, and on no other, with the engine that was `selected`. From
@@ -106,7 +113,11 @@ impl Worker {
                 Engine::Epoll(Box::new(epoll.map_err(|error| Refused(refusal(error)))?))
             }
         };
-        Ok(Self { engine, executor })
+        Ok(Self {
+            engine,
+            executor,
+            threads: Threads::new(),
+        })
     }
 
     /// Runs coroutines until `main` is done; then drops those that are left, and returns when the
@@ -157,15 +168,16 @@ struct Running<T> {
 impl<T> Running<T> {
     /// Makes this worker the thread's current one while `body` runs.
     fn scope<R>(&self, body: impl FnOnce() -> R) -> R {
-        let Worker { engine, executor } = &self.worker;
-        let _restore = Restore(CURRENT.replace(engine));
-        executor.enter(body)
+        let _restore = Restore(CURRENT.replace(&self.worker));
+        self.worker.executor.enter(body)
     }
 
     /// One turn of the loop: wake whom time and other threads wake, run what can run, visit the
     /// kernel. What `main` returned, once it has.
     fn turn(&self) -> io::Result<Option<T>> {
-        let Worker { engine, executor } = &self.worker;
+        let Worker {
+            engine, executor, ..
+        } = &self.worker;
         executor.advance(monotonic_ms());
         let turn = executor.turn();
         if let Some(output) = self.output.take() {
@@ -186,8 +198,8 @@ impl<T> Drop for Running<T> {
     }
 }
 
-/// Puts the former current engine back.
-struct Restore(*const Engine);
+/// Puts the former current worker back.
+struct Restore(*const Worker);
 
 impl Drop for Restore {
     fn drop(&mut self) {
@@ -237,16 +249,26 @@ fn close(fd: OwnedFd) {
 
 #[inline]
 fn with_current<R>(body: impl FnOnce(&Engine) -> R) -> R {
-    try_with_current(body).expect("this needs a worker: call it from a coroutine")
+    try_with_current(body).expect(OUTSIDE)
 }
 
 #[inline]
 fn try_with_current<R>(body: impl FnOnce(&Engine) -> R) -> Option<R> {
+    with_worker(|worker| body(&worker.engine))
+}
+
+/// Hands the current worker's threads to `body`.
+fn with_threads<R>(body: impl FnOnce(&Threads) -> R) -> R {
+    with_worker(|worker| body(&worker.threads)).expect(OUTSIDE)
+}
+
+#[inline]
+fn with_worker<R>(body: impl FnOnce(&Worker) -> R) -> Option<R> {
     let current = CURRENT.get();
     if current.is_null() {
         return None;
     }
-    // SAFETY: `Running::scope` sets the pointer to an engine that outlives its call, and puts the
+    // SAFETY: `Running::scope` sets the pointer to a worker that outlives its call, and puts the
     // former value back before it returns.
     Some(body(unsafe { &*current }))
 }

@@ -188,7 +188,7 @@ impl Connection {
             poll_call(&mut call, &mut Context::from_waker(waker))
         });
         let answer = match polled? {
-            Poll::Ready(mut answer) if incoming.is_none() && !answer.has_incoming_body() => {
+            Poll::Ready(mut answer) if incoming.is_none() && !answer.has_flowing_body() => {
                 self.encode_head(&answer);
                 if let Some(part) = answer.body().take_full() {
                     self.encode_part(part)?;

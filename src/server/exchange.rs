@@ -44,6 +44,9 @@ pub(super) async fn run<F: Future<Output = Response>>(
             None => poll_fn(|context| pump.poll_answer(&mut call, context)).await?,
         };
         pump.begin_answer(&answer)?;
+        if !pump.connection.http.body_allowed() {
+            answer.body().forgo();
+        }
         let mut body = Some(std::mem::take(answer.body()));
         poll_fn(|context| pump.poll_body(&mut body, context)).await
     }

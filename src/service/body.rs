@@ -2,13 +2,16 @@
 
 use std::fmt;
 use std::future::poll_fn;
+use std::ops::Range;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
+use super::file_body::FileBody;
 use super::pipe::{BodyPipe, Inlet};
 use crate::buf::Part;
+use crate::fs::File;
 
 /// The content of a message. Reading a request's body pulls it from the client; a response may
 /// have a request's body as its own.
@@ -21,15 +24,18 @@ enum Inner {
     Empty,
     Full(Bytes),
     Incoming(Rc<BodyPipe>),
+    File(Box<FileBody>),
 }
 
-/// Why a request's body cannot be had whole.
+/// Why a body cannot be had whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodyError {
     /// The client broke off, was too slow, or broke the protocol or a limit.
     Incomplete,
     /// It is larger than [`Body::read`] was told to read.
     TooLarge,
+    /// The file that it comes from has become shorter, or cannot be read.
+    Unreadable,
 }
 
 impl fmt::Display for BodyError {
@@ -37,6 +43,7 @@ impl fmt::Display for BodyError {
         match self {
             Self::Incomplete => f.write_str("the request's body did not arrive whole"),
             Self::TooLarge => f.write_str("the request's body is larger than its reader wants"),
+            Self::Unreadable => f.write_str("the body's file ended early or cannot be read"),
         }
     }
 }
@@ -47,6 +54,16 @@ impl Body {
     /// No content.
     pub const fn empty() -> Self {
         Self(Inner::Empty)
+    }
+
+    /// The bytes of `file` in `range`, which are read as they are sent. If the file turns out to be
+    /// shorter, the connection ends there: the client has been promised the length.
+    pub fn file(file: File, range: Range<u64>) -> Self {
+        Self(if range.is_empty() {
+            Inner::Empty
+        } else {
+            Inner::File(Box::new(FileBody::new(file, range)))
+        })
     }
 
     /// The body that arrives through `pipe`.
@@ -60,6 +77,7 @@ impl Body {
             Inner::Empty => Some(0),
             Inner::Full(bytes) => Some(bytes.len() as u64),
             Inner::Incoming(pipe) => pipe.left(),
+            Inner::File(file) => Some(file.left()),
         }
     }
 
@@ -90,28 +108,39 @@ impl Body {
     ///
     /// # Errors
     /// As there.
-    pub fn poll_part(&mut self, context: &Context<'_>) -> Poll<Result<Option<Part>, BodyError>> {
+    pub fn poll_part(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Option<Part>, BodyError>> {
         match &mut self.0 {
             Inner::Incoming(pipe) => pipe.poll_part(context),
+            Inner::File(file) => file.poll_part(context),
             _ => Poll::Ready(Ok(self.take_full())),
         }
     }
 
-    /// All of a body that is in memory already; none of one that is empty or has to come first.
+    /// All of a body that is in memory already; none of one that is empty or comes part by part.
     pub(crate) fn take_full(&mut self) -> Option<Part> {
         match std::mem::take(&mut self.0) {
             Inner::Full(bytes) => Some(Part::Bytes(bytes)),
             Inner::Empty => None,
-            incoming @ Inner::Incoming(_) => {
-                self.0 = incoming;
+            parts @ (Inner::Incoming(_) | Inner::File(_)) => {
+                self.0 = parts;
                 None
             }
         }
     }
 
-    /// Whether it has to come from a client first.
-    pub(crate) fn is_incoming(&self) -> bool {
-        matches!(self.0, Inner::Incoming(_))
+    /// Whether it comes part by part: from a client, or from a file.
+    pub(crate) fn flows(&self) -> bool {
+        matches!(self.0, Inner::Incoming(_) | Inner::File(_))
+    }
+
+    /// Lets go of what nobody will be sent, unless a client waits for it to be read.
+    pub(crate) fn forgo(&mut self) {
+        if matches!(self.0, Inner::File(_)) {
+            self.0 = Inner::Empty;
+        }
     }
 
     /// Whether it comes by `inlet`.

@@ -4,6 +4,7 @@
 //! Bodies flow through a handle, in both directions at once if the service wants it.
 
 mod body;
+mod file_body;
 mod pipe;
 mod request;
 mod response;

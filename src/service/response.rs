@@ -91,9 +91,9 @@ impl Response {
         self.body.length()
     }
 
-    /// Whether the body is a request's.
-    pub(crate) fn has_incoming_body(&self) -> bool {
-        self.body.is_incoming()
+    /// Whether the body comes part by part.
+    pub(crate) fn has_flowing_body(&self) -> bool {
+        self.body.flows()
     }
 
     /// Whether the body is the one that arrives by `incoming`.

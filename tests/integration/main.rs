@@ -8,6 +8,7 @@ mod bodies;
 mod clients;
 mod embedding;
 mod faults;
+mod files;
 mod lifecycle;
 mod limits;
 mod panics;

@@ -12,9 +12,10 @@ pub(crate) const TABLE: &[(&str, &[&str])] = &[
     ("rt", &["sys", "metrics"]),
     ("engine", &["sys", "buf", "rt", "metrics"]),
     ("net", &["engine", "buf", "sys"]),
+    ("fs", &["engine", "buf", "sys"]),
     ("task", &["engine", "rt", "metrics"]),
     ("http", &[]),
-    ("service", &["http", "net", "buf", "metrics"]),
+    ("service", &["http", "net", "fs", "buf", "metrics"]),
     (
         "server",
         &[

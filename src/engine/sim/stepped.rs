@@ -129,7 +129,9 @@ impl Stepped {
 
 /// The rest of the visit in which the worker fell asleep.
 fn wake_up(running: &Running<()>) -> io::Result<()> {
-    let Worker { engine, executor } = &running.worker;
+    let Worker {
+        engine, executor, ..
+    } = &running.worker;
     if let Engine::Uring(uring) = engine {
         uring.0.visit(None)?;
     }

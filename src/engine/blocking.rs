@@ -1,0 +1,347 @@
+//! The one pool of threads for what the kernel offers only as a call that may block: opening a
+//! file, reading what is not in memory. It knows no files; it runs what it is given.
+//!
+//! Each worker has its own few threads, started when they are first needed. What waits for one of
+//! them is woken through the worker's inbox. In a simulation there are none: the job runs at once.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+/// Threads of one worker, at most: so many disk accesses can be awaited at a time, and as many
+/// that never end (a file server that is gone) leave the worker without.
+const THREADS_MAX: usize = 4;
+
+/// Runs `job` on one of the current worker's threads; the future gives what it returned. A panic
+/// in it is an error.
+///
+/// A job that has begun goes on to its end if the future is dropped, and what it returns is dropped
+/// on its thread. One that has not begun by then never does.
+///
+/// # Panics
+/// Outside a worker.
+pub fn blocking<T: Send + 'static>(
+    job: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Blocking<T> {
+    let slot = Arc::new(Mutex::new(Slot {
+        result: None,
+        waiter: None,
+    }));
+    let place = slot.clone();
+    let run = move || {
+        if Arc::strong_count(&place) > 1 {
+            finish(&place, run_caught(job));
+        }
+    };
+    if is_simulated() {
+        run();
+    } else if let Err(error) = super::with_threads(|threads| threads.start(Box::new(run))) {
+        finish(&slot, Err(error));
+    }
+    Blocking(slot)
+}
+
+/// A job on a thread of its own; see [`blocking`].
+#[derive(Debug)]
+pub struct Blocking<T>(Arc<Mutex<Slot<T>>>);
+
+/// Where a job's result is put for whoever waits.
+#[derive(Debug)]
+struct Slot<T> {
+    result: Option<io::Result<T>>,
+    waiter: Option<Waker>,
+}
+
+impl<T> Future for Blocking<T> {
+    type Output = io::Result<T>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
+        let mut slot = lock(&self.0);
+        match slot.result.take() {
+            Some(result) => Poll::Ready(result),
+            None => {
+                slot.waiter = Some(context.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+fn run_caught<T>(job: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    // The panic hook has reported it.
+    catch_unwind(AssertUnwindSafe(job)).unwrap_or_else(|_| Err(io::Error::other("a job panicked")))
+}
+
+fn finish<T>(place: &Mutex<Slot<T>>, result: io::Result<T>) {
+    let mut slot = lock(place);
+    slot.result = Some(result);
+    let waiter = slot.waiter.take();
+    drop(slot);
+    waiter.into_iter().for_each(Waker::wake);
+}
+
+fn is_simulated() -> bool {
+    #[cfg(feature = "sim")]
+    return super::sim::now_ms().is_some();
+    #[cfg(not(feature = "sim"))]
+    false
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// One worker's threads. They end with it: what has not begun is dropped, what runs is not waited
+/// for, since a disk that does not answer must not keep the program from ending.
+pub(super) struct Threads(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    /// There is a job, or there will be no more.
+    news: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    threads: usize,
+    /// Threads that wait for a job.
+    idle: usize,
+    closed: bool,
+}
+
+impl Threads {
+    /// No threads as yet.
+    pub(super) fn new() -> Self {
+        Self(Arc::default())
+    }
+
+    /// Queues a job.
+    ///
+    /// # Errors
+    /// When there is no thread for it, and none can be had.
+    fn start(&self, job: Job) -> io::Result<()> {
+        let mut queue = lock(&self.0.queue);
+        queue.jobs.push_back(job);
+        if queue.idle < queue.jobs.len() && queue.threads < THREADS_MAX {
+            let shared = self.0.clone();
+            let thread = std::thread::Builder::new().name("coring-blocking".to_owned());
+            match thread.spawn(move || shared.work()) {
+                Ok(_) => queue.threads += 1,
+                Err(error) if queue.threads == 0 => {
+                    queue.jobs.clear();
+                    return Err(error);
+                }
+                Err(_) => {}
+            }
+        }
+        drop(queue);
+        self.0.news.notify_one();
+        Ok(())
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        let mut queue = lock(&self.0.queue);
+        queue.closed = true;
+        let unbegun = std::mem::take(&mut queue.jobs);
+        drop(queue);
+        self.0.news.notify_all();
+        // Dropped last: what a job owns may do anything when it is dropped.
+        drop(unbegun);
+    }
+}
+
+impl Shared {
+    /// A thread's life.
+    fn work(&self) {
+        while let Some(job) = self.next_job() {
+            // A job catches its own panics; this one is of what is dropped with it.
+            let _ = catch_unwind(AssertUnwindSafe(job));
+        }
+    }
+
+    /// Waits for a job; none when there will be no more.
+    fn next_job(&self) -> Option<Job> {
+        let mut queue = lock(&self.queue);
+        loop {
+            if let Some(job) = queue.jobs.pop_front() {
+                return Some(job);
+            }
+            if queue.closed {
+                return None;
+            }
+            queue.idle += 1;
+            queue = self
+                .news
+                .wait(queue)
+                .unwrap_or_else(PoisonError::into_inner);
+            queue.idle -= 1;
+        }
+    }
+}
+
+impl fmt::Debug for Threads {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Threads").finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::sync::mpsc;
+    use std::thread::ThreadId;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::engine::{EngineChoice, Worker, select};
+    use crate::rt::{sleep, spawn};
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// Runs `main` on a worker of its own, on each engine that there is.
+    fn on_each_engine<F: Future<Output = ()> + 'static>(main: impl Fn() -> F) {
+        for choice in [EngineChoice::Auto, EngineChoice::Epoll] {
+            let selected = select(choice).unwrap();
+            let worker = Worker::new(&selected, usize::MAX, &Arc::default()).unwrap();
+            worker.run(main()).unwrap();
+        }
+    }
+
+    fn here() -> io::Result<ThreadId> {
+        Ok(std::thread::current().id())
+    }
+
+    #[test]
+    fn a_job_runs_elsewhere_and_its_result_comes_here() {
+        on_each_engine(|| async {
+            let elsewhere = blocking(here).await.unwrap();
+            assert_ne!(elsewhere, here().unwrap());
+            let refused = blocking(|| Err::<(), _>(io::ErrorKind::NotFound.into())).await;
+            assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::NotFound);
+        });
+    }
+
+    #[test]
+    fn a_panic_in_a_job_is_an_error_and_costs_no_thread() {
+        on_each_engine(|| async {
+            for _ in 0..2 * THREADS_MAX {
+                let result = blocking(|| -> io::Result<()> { panic!("as planned") }).await;
+                assert_eq!(result.unwrap_err().to_string(), "a job panicked");
+            }
+            assert!(blocking(here).await.is_ok());
+        });
+    }
+
+    #[test]
+    fn jobs_beyond_the_threads_wait_their_turn_and_the_worker_does_not() {
+        on_each_engine(|| async {
+            let (done, all_done) = mpsc::channel();
+            let (open, gate) = mpsc::channel::<()>();
+            let gate = Arc::new(Mutex::new(gate));
+            for _ in 0..5 * THREADS_MAX {
+                let (done, gate) = (done.clone(), gate.clone());
+                spawn(async move {
+                    let pass = move || {
+                        let _ = lock(&gate).recv();
+                        here()
+                    };
+                    done.send(blocking(pass).await.unwrap()).unwrap();
+                });
+            }
+            sleep(10).await;
+            assert!(all_done.try_recv().is_err(), "the gate is shut");
+            drop(open);
+            let mut threads = Vec::new();
+            while threads.len() < 5 * THREADS_MAX {
+                threads.extend(all_done.try_iter());
+                sleep(1).await;
+            }
+            threads.sort_by_key(|id| format!("{id:?}"));
+            threads.dedup();
+            assert!(threads.len() <= THREADS_MAX, "{threads:?}");
+        });
+    }
+
+    /// Tells where it is dropped.
+    struct Witness(mpsc::Sender<ThreadId>);
+
+    impl Drop for Witness {
+        fn drop(&mut self) {
+            let _ = self.0.send(std::thread::current().id());
+        }
+    }
+
+    #[test]
+    fn a_job_that_has_begun_ends_without_its_future() {
+        on_each_engine(|| async {
+            let (begun, has_begun) = mpsc::channel();
+            let (open, gate) = mpsc::channel::<()>();
+            let (tell, dropped) = mpsc::channel();
+            let job = blocking(move || {
+                begun.send(()).unwrap();
+                let _ = gate.recv();
+                Ok(Witness(tell))
+            });
+            has_begun.recv_timeout(PATIENCE).unwrap();
+            drop(job);
+            drop(open);
+            let thread = dropped.recv_timeout(PATIENCE).unwrap();
+            assert_ne!(thread, here().unwrap());
+        });
+    }
+
+    #[test]
+    fn a_job_that_has_not_begun_never_does_without_its_future() {
+        on_each_engine(|| async {
+            let (open, gate) = mpsc::channel::<()>();
+            let gate = Arc::new(Mutex::new(gate));
+            let hold = |gate: Arc<Mutex<mpsc::Receiver<()>>>| {
+                blocking(move || Ok(lock(&gate).recv().is_ok()))
+            };
+            let held: Vec<_> = (0..THREADS_MAX).map(|_| hold(gate.clone())).collect();
+            let (tell, begun) = mpsc::channel();
+            drop(blocking(move || Ok(tell.send(()))));
+            drop(open);
+            for job in held {
+                assert!(!job.await.unwrap());
+            }
+            // The sender goes with the job.
+            assert!(begun.recv_timeout(PATIENCE).is_err());
+        });
+    }
+
+    #[test]
+    fn a_worker_ends_without_waiting_for_a_job() {
+        for choice in [EngineChoice::Auto, EngineChoice::Epoll] {
+            let selected = select(choice).unwrap();
+            let worker = Worker::new(&selected, usize::MAX, &Arc::default()).unwrap();
+            let (open, gate) = mpsc::channel::<()>();
+            let (tell, ended) = mpsc::channel();
+            let (begun, has_begun) = mpsc::channel();
+            let main = async move {
+                let mut job = blocking(move || {
+                    let _witness = Witness(tell);
+                    begun.send(()).unwrap();
+                    gate.recv().map_err(io::Error::other)
+                });
+                let polled = poll_fn(|context| Poll::Ready(Pin::new(&mut job).poll(context)));
+                assert!(polled.await.is_pending());
+                has_begun.recv_timeout(PATIENCE).unwrap();
+            };
+            worker.run(main).unwrap();
+            assert!(ended.try_recv().is_err(), "the job still runs");
+            drop(open);
+            ended.recv_timeout(PATIENCE).unwrap();
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! An open regular file: what is known of it, and reading from it.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use rustix::buffer::spare_capacity;
+use rustix::fs::{FileType, Stat};
+use rustix::io::Errno;
+
+use crate::engine::{Blocking, blocking};
+use crate::sys::file::read_cached;
+
+/// What is known of a file or folder, at the moment it was looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Metadata {
+    kind: FileType,
+    len: u64,
+    modified: (i64, u32),
+    device: u64,
+    inode: u64,
+}
+
+impl Metadata {
+    pub(super) fn new(stat: &Stat) -> Self {
+        Self {
+            kind: FileType::from_raw_mode(stat.st_mode),
+            len: u64::try_from(stat.st_size).unwrap_or(0),
+            modified: (
+                stat.st_mtime,
+                u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
+            ),
+            device: stat.st_dev,
+            inode: stat.st_ino,
+        }
+    }
+
+    /// Its size in bytes.
+    #[expect(clippy::len_without_is_empty, reason = "a measure, not a container")]
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// When its content was last changed.
+    pub fn modified(&self) -> SystemTime {
+        let (seconds, nanoseconds) = self.modified;
+        let whole = Duration::from_secs(seconds.unsigned_abs());
+        let time = if seconds < 0 {
+            SystemTime::UNIX_EPOCH.checked_sub(whole)
+        } else {
+            SystemTime::UNIX_EPOCH.checked_add(whole)
+        };
+        let time = time.and_then(|time| time.checked_add(Duration::from_nanos(nanoseconds.into())));
+        time.unwrap_or(SystemTime::UNIX_EPOCH)
+    }
+
+    /// The same as seconds since 1970 and nanoseconds of the second.
+    pub fn modified_unix(&self) -> (i64, u32) {
+        self.modified
+    }
+
+    /// The file system that holds it.
+    pub fn device(&self) -> u64 {
+        self.device
+    }
+
+    /// Its number on that file system.
+    pub fn inode(&self) -> u64 {
+        self.inode
+    }
+
+    /// Whether it is a regular file.
+    pub fn is_file(&self) -> bool {
+        self.kind == FileType::RegularFile
+    }
+
+    /// Whether it is a folder.
+    pub fn is_directory(&self) -> bool {
+        self.kind == FileType::Directory
+    }
+}
+
+/// An open regular file, to be read. Cloning makes another handle to it; it is closed with the
+/// last one.
+#[derive(Clone)]
+pub struct File {
+    fd: Arc<OwnedFd>,
+    metadata: Metadata,
+}
+
+/// A read on another thread: what was there, with what was read behind it.
+pub(crate) type Reading = Blocking<Vec<u8>>;
+
+impl File {
+    pub(super) fn new(fd: OwnedFd, metadata: Metadata) -> Self {
+        Self {
+            fd: Arc::new(fd),
+            metadata,
+        }
+    }
+
+    /// What was known of it when it was opened.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// Reads `len` bytes from `offset` on; fewer only where the file ends. What is in memory is
+    /// had at once, the rest is read on another thread.
+    ///
+    /// # Errors
+    /// Those of pread(2).
+    ///
+    /// # Panics
+    /// Outside a worker, if something has to be read from the disk.
+    pub async fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes> {
+        let mut bytes = Vec::with_capacity(len);
+        let bytes = if self.read_cached(&mut bytes, offset)? {
+            bytes
+        } else {
+            self.read_rest(bytes, offset).await?
+        };
+        let mut bytes = Bytes::from(bytes);
+        bytes.truncate(len);
+        Ok(bytes)
+    }
+
+    /// Fills `bytes` with what is in memory of the content from `offset` on. True: that is all
+    /// there is room for, or the rest of the file. False: the next byte has to be read from the
+    /// disk, or may have to.
+    ///
+    /// # Errors
+    /// Those of preadv2(2).
+    pub(crate) fn read_cached(&self, bytes: &mut Vec<u8>, offset: u64) -> io::Result<bool> {
+        while bytes.len() < bytes.capacity() {
+            match read_cached(&self.fd, bytes, offset + bytes.len() as u64) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EAGAIN | libc::EOPNOTSUPP) => return Ok(false),
+                    Some(libc::EINTR) => {}
+                    _ => return Err(error),
+                },
+            }
+        }
+        Ok(true)
+    }
+
+    /// Fills what is left of `bytes`, whose first byte is the file's at `offset`, on another
+    /// thread; or as far as the file goes.
+    pub(crate) fn read_rest(&self, mut bytes: Vec<u8>, offset: u64) -> Reading {
+        let fd = self.fd.clone();
+        blocking(move || {
+            while bytes.len() < bytes.capacity() {
+                let at = offset + bytes.len() as u64;
+                match rustix::io::pread(&fd, spare_capacity(&mut bytes), at) {
+                    Ok(0) => break,
+                    Ok(_) | Err(Errno::INTR) => {}
+                    Err(errno) => return Err(errno.into()),
+                }
+            }
+            Ok(bytes)
+        })
+    }
+}
+
+impl AsFd for File {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl fmt::Debug for File {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("File")
+            .field("metadata", &self.metadata)
+            .finish_non_exhaustive()
+    }
+}

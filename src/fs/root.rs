@@ -1,0 +1,145 @@
+//! A folder that nothing leads out of: whatever a name says, what is opened lies beneath it.
+
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat, openat2, stat};
+use rustix::io::Errno;
+
+use super::file::{File, Metadata};
+use crate::engine::blocking;
+
+/// How often a name is looked up again while others rename what it leads through, which the kernel
+/// cannot tell from a way out (openat2(2) on `EAGAIN`).
+const TRIES_MAX: u32 = 64;
+
+/// A folder opened once. What is opened through it lies beneath it, however the name is written
+/// and wherever links lead. Cloning makes another handle to it, for another worker say.
+#[derive(Clone)]
+pub struct Root(Arc<Inner>);
+
+struct Inner {
+    fd: OwnedFd,
+    path: PathBuf,
+    metadata: Metadata,
+}
+
+/// What a name leads to.
+#[derive(Debug)]
+pub enum Entry {
+    /// A regular file, open.
+    File(File),
+    /// A folder.
+    Directory,
+    /// A device, a pipe or a socket, of which nothing is read.
+    Other,
+}
+
+impl Root {
+    /// Opens the folder at `path`. This may block: it is for a program's start.
+    ///
+    /// # Errors
+    /// Those of open(2), `ENOTDIR` among them; `ENOSYS` where the kernel or a filter on system
+    /// calls has no openat2(2).
+    pub fn open(path: impl Into<PathBuf>) -> io::Result<Self> {
+        let path = path.into();
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = openat(CWD, &path, flags, Mode::empty())?;
+        openat2(&fd, ".", flags, Mode::empty(), BENEATH)?;
+        let metadata = Metadata::new(&fstat(&fd)?);
+        Ok(Self(Arc::new(Inner { fd, path, metadata })))
+    }
+
+    /// The path it was opened by.
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    /// Opens what `relative` names, to be read; an empty name is the root's own. Links are
+    /// followed as long as they stay beneath the root: relative ones, that is. What the kernel
+    /// remembers is found at once, the rest is looked up on another thread.
+    ///
+    /// # Errors
+    /// `EXDEV` for a way out of the root, and those of openat2(2): `ENOENT`, `ENOTDIR`, `ELOOP` and
+    /// `ENAMETOOLONG` where nothing is found, `EACCES` where it may not be read, `EMFILE` and
+    /// `ENFILE` where descriptors are exhausted. `EINVAL` for a name with a zero byte.
+    ///
+    /// # Panics
+    /// Outside a worker, if something has to be looked up on the disk.
+    pub async fn open_file(&self, relative: impl AsRef<Path>) -> io::Result<Entry> {
+        let mut relative = relative.as_ref();
+        if relative.as_os_str().is_empty() {
+            relative = Path::new(".");
+        }
+        match self.0.open_beneath(relative, ResolveFlags::CACHED) {
+            // Not in memory, or the kernel cannot say (before Linux 5.12).
+            Err(Errno::AGAIN | Errno::INVAL | Errno::OPNOTSUPP) => {}
+            found => return Ok(found?),
+        }
+        let (root, relative) = (self.clone(), relative.to_owned());
+        blocking(move || {
+            let mut tries = 1;
+            loop {
+                match root.0.open_beneath(&relative, ResolveFlags::empty()) {
+                    Err(Errno::AGAIN | Errno::INTR) if tries < TRIES_MAX => tries += 1,
+                    found => return Ok(found?),
+                }
+            }
+        })
+        .await
+    }
+
+    /// Whether its path still leads to this very folder. Not so when it was replaced, moved or
+    /// unmounted: what is served then is no longer what an operator sees.
+    ///
+    /// # Errors
+    /// Those of stat(2), but for `ENOENT`.
+    ///
+    /// # Panics
+    /// Outside a worker.
+    pub async fn is_current(&self) -> io::Result<bool> {
+        let root = self.clone();
+        blocking(move || {
+            let now = match stat(&root.0.path) {
+                Err(Errno::NOENT) => return Ok(false),
+                found => Metadata::new(&found?),
+            };
+            let then = &root.0.metadata;
+            Ok((now.device(), now.inode()) == (then.device(), then.inode()))
+        })
+        .await
+    }
+}
+
+const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS);
+
+impl Inner {
+    /// Opens what `relative` names and looks at what that is. A pipe or a device that is not ready
+    /// does not block this (`O_NONBLOCK`), nor become our terminal (`O_NOCTTY`).
+    fn open_beneath(&self, relative: &Path, resolve: ResolveFlags) -> Result<Entry, Errno> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let opened = openat2(&self.fd, relative, flags, Mode::empty(), BENEATH | resolve);
+        let fd = match opened {
+            // A socket, or a device without a driver.
+            Err(Errno::NXIO | Errno::NODEV) => return Ok(Entry::Other),
+            opened => opened?,
+        };
+        let metadata = Metadata::new(&fstat(&fd)?);
+        Ok(if metadata.is_file() {
+            Entry::File(File::new(fd, metadata))
+        } else if metadata.is_directory() {
+            Entry::Directory
+        } else {
+            Entry::Other
+        })
+    }
+}
+
+impl fmt::Debug for Root {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Root").field(&self.0.path).finish()
+    }
+}

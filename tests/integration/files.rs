@@ -1,0 +1,219 @@
+//! Bodies from files: every byte of the range that was asked for, in order, to quick and slow
+//! clients; and an end, not a filling, when the file does not have what was promised.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+
+use coring::fs::{Entry, Root};
+use coring::{Body, Request, Response};
+
+use crate::support::{Client, Folder, GET, HELLO, Local, eventually, noise};
+
+/// A server of the folder's files: `/name?from-to` is the part of one, `/` a greeting.
+fn serve(folder: &Folder) -> Local {
+    let root = Root::open(folder.path()).expect("a folder");
+    Local::start(move || {
+        let root = root.clone();
+        async move |request: Request| {
+            if request.path() == "/" {
+                return Response::html(HELLO);
+            }
+            let Ok(Entry::File(file)) = root.open_file(&request.path()[1..]).await else {
+                return Response::not_found("no such file");
+            };
+            let bound = |text: &str| text.parse().expect("a number");
+            let range = request.query().and_then(|range| range.split_once('-'));
+            let range = range.map_or(0..file.metadata().len(), |(from, to)| {
+                bound(from)..bound(to)
+            });
+            Response::text(Body::file(file, range))
+        }
+    })
+}
+
+fn get(target: &str) -> String {
+    format!("GET /{target} HTTP/1.1\r\nHost: a\r\n\r\n")
+}
+
+/// Both sides of every bound there is: a copied part, a part, what is owed at most, a send.
+const SIZES: &[usize] = &[
+    0, 1, 2048, 2049, 65_535, 65_536, 65_537, 131_073, 262_145, 3_000_001,
+];
+
+#[test]
+fn every_size_comes_whole_one_after_the_other() {
+    let folder = Folder::new();
+    let content = noise(3_000_001);
+    for len in SIZES {
+        folder.write(&len.to_string(), &content[..*len]);
+    }
+    let server = serve(&folder);
+    let mut client = server.connect();
+    for len in SIZES {
+        client.send(get(&len.to_string()));
+        assert!(client.answer().body == content[..*len], "{len} bytes");
+    }
+    let all: String = SIZES.iter().map(|len| get(&len.to_string())).collect();
+    client.send(all);
+    for len in SIZES {
+        assert!(client.answer().body == content[..*len], "{len} pipelined");
+    }
+    server.stop();
+}
+
+#[test]
+fn ranges_come_as_asked_for() {
+    let folder = Folder::new();
+    let content = noise(1_000_000);
+    folder.write("a", &content);
+    let server = serve(&folder);
+    let mut client = server.connect();
+    for (from, to) in [
+        (0, 1),
+        (999_999, 1_000_000),
+        (4095, 4097),
+        (65_000, 700_001),
+        (5, 5),
+    ] {
+        client.send(get(&format!("a?{from}-{to}")));
+        assert!(client.answer().body == content[from..to], "{from}-{to}");
+    }
+    server.stop();
+}
+
+#[test]
+fn a_slow_reader_gets_it_whole_and_keeps_nobody_waiting() {
+    let folder = Folder::new();
+    let content = noise(8_000_000);
+    folder.write("a", &content);
+    let server = serve(&folder);
+    let mut slow = server.connect();
+    slow.receive_at_most(64 << 10);
+    slow.send(get("a"));
+    assert_eq!(slow.head().field("content-length"), Some("8000000"));
+    let mut other = server.connect();
+    let mut received = Vec::new();
+    while received.len() < content.len() {
+        let len = (content.len() - received.len()).min(400_000);
+        received.extend(slow.take(len).expect("more of it"));
+        other.send(GET);
+        assert_eq!(other.answer().text(), HELLO);
+    }
+    assert!(received == content);
+    server.stop();
+}
+
+#[test]
+fn a_file_that_is_not_in_memory_comes_whole() {
+    let folder = Folder::new();
+    let content = noise(5_000_000);
+    let path = folder.write("a", &content);
+    let file = File::open(path).expect("the file");
+    file.sync_all().expect("a disk that takes it");
+    let server = serve(&folder);
+    let mut clients: Vec<Client> = (0..6).map(|_| server.connect()).collect();
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).expect("advice");
+    for client in &mut clients {
+        client.send(get("a"));
+    }
+    for client in &mut clients {
+        assert!(client.answer().body == content);
+    }
+    server.stop();
+}
+
+#[test]
+fn nothing_is_read_for_who_asks_for_the_head_only() {
+    let folder = Folder::new();
+    let sparse = File::create(folder.file("sparse")).expect("a new file");
+    sparse.set_len(1 << 40).expect("a sparse file");
+    let server = serve(&folder);
+    let mut client = server.connect();
+    client.send("HEAD /sparse HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(client.head().field("content-length"), Some("1099511627776"));
+    client.send(GET);
+    assert_eq!(client.answer().text(), HELLO);
+    server.stop();
+}
+
+#[test]
+fn offsets_go_beyond_four_gib() {
+    let folder = Folder::new();
+    let len = 5 << 30;
+    let sparse = File::create(folder.file("sparse")).expect("a new file");
+    sparse.set_len(len).expect("a sparse file");
+    let content = noise(100_000);
+    sparse
+        .write_all_at(&content, len - 100_000)
+        .expect("its end");
+    let server = serve(&folder);
+    let mut client = server.connect();
+    client.send(get(&format!("sparse?{}-{len}", len - 200_000)));
+    let body = client.answer().body;
+    assert!(body[..100_000] == [0; 100_000] && body[100_000..] == content);
+    server.stop();
+}
+
+/// The promised length is not made up with anything, and nobody waits for it.
+#[test]
+fn a_file_that_shrinks_ends_its_connection() {
+    let folder = Folder::new();
+    let content = noise(20_000_000);
+    let path = folder.write("a", &content);
+    let server = serve(&folder);
+    let mut client = server.connect();
+    client.receive_at_most(64 << 10);
+    client.send(get("a"));
+    assert_eq!(client.head().field("content-length"), Some("20000000"));
+    let file = File::options().write(true).open(path).expect("the file");
+    file.set_len(15_000_001).expect("a shorter file");
+    let body = client.broken();
+    assert!(body.len() <= 15_000_001, "{}", body.len());
+    assert!(body == content[..body.len()]);
+    eventually("the end of the connection", || {
+        (server.count("connections_open") == 0).then_some(())
+    });
+    assert_eq!(server.stop_and_count("closed_by_service"), 1);
+}
+
+#[test]
+fn a_file_that_is_empty_by_now_is_no_answer() {
+    let folder = Folder::new();
+    folder.write("a", b"short");
+    let server = serve(&folder);
+    let mut client = server.connect();
+    client.send(get("a?0-100000"));
+    assert_eq!(client.head().field("content-length"), Some("100000"));
+    assert_eq!(client.broken(), b"short");
+    assert_eq!(server.stop_and_count("closed_by_service"), 1);
+}
+
+#[test]
+fn who_breaks_off_leaves_nothing_behind() {
+    let folder = Folder::new();
+    let path = folder.write("a", noise(20_000_000));
+    let file = File::open(path).expect("the file");
+    file.sync_all().expect("a disk that takes it");
+    let server = serve(&folder);
+    for _ in 0..20 {
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).expect("advice");
+        let mut client = server.connect();
+        client.send(get("a"));
+        client.head();
+        client.reset();
+    }
+    eventually("no connection", || {
+        (server.count("connections_open") == 0).then_some(())
+    });
+    let open = || {
+        let all = fs::read_dir("/proc/self/fd").expect("our descriptors");
+        let links = all.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+        links
+            .filter(|link| link.starts_with(folder.path()) && link.ends_with("a"))
+            .count()
+    };
+    eventually("the file closed but for our own", || {
+        (open() == 1).then_some(())
+    });
+    assert_eq!(server.stop_and_count("blocks_in_use"), 0);
+}
