@@ -24,7 +24,7 @@ use std::time::Duration;
 
 pub use blocking::{Blocking, blocking};
 pub use descriptor::Descriptor;
-pub use handle::{Accepting, Receiving, Sending};
+pub use handle::{Accepting, Connecting, Receiving, Sending};
 pub use op::{Interest, Sent, accept};
 use rustix::event::EventfdFlags;
 use rustix::time::{ClockId, clock_gettime};

@@ -97,7 +97,7 @@ impl<F> Timeout<F> {
     ///
     /// # Panics
     /// Outside a worker.
-    pub fn new(deadline_ms: u64, future: F) -> Self {
+    pub(crate) fn new(deadline_ms: u64, future: F) -> Self {
         let timer = Timer::new();
         timer.set(deadline_ms);
         Self { future, timer }

@@ -10,6 +10,7 @@ use std::time::Duration;
 pub use channel::{Closed, Receiver, Sender, channel};
 pub use run::{run, run_with};
 
+pub use crate::engine::{Blocking, blocking};
 pub use crate::rt::{Elapsed, JoinError, JoinHandle, Timeout, yield_now};
 
 use crate::engine::monotonic_ms;

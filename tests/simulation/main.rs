@@ -15,6 +15,7 @@ mod client;
 mod life;
 mod mutants;
 mod pitfalls;
+mod reach;
 mod service;
 
 use std::time::Instant;

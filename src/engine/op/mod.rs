@@ -17,6 +17,7 @@
 
 mod accept;
 mod close;
+mod connect;
 mod read;
 mod recv;
 mod send;
@@ -26,6 +27,7 @@ use std::task::Waker;
 pub(super) use accept::Accept;
 pub use accept::accept;
 pub(super) use close::close;
+pub(super) use connect::{Connect, connect};
 pub(super) use read::Read;
 pub(super) use recv::{End, Recv, recv};
 pub use send::{Interest, Sent};
@@ -57,6 +59,7 @@ pub(super) enum Op {
     Recv(Recv),
     Send(Send),
     Read(Read),
+    Connect(Connect),
 }
 
 /// An operation's name: slot and generation, 56 bits together.

@@ -31,7 +31,7 @@ const SILENT_STEPS_MAX: u32 = 50;
 pub(in crate::engine) struct Uring {
     ring: RefCell<Ring>,
     buffers: RefCell<BufRing>,
-    table: RefCell<Table>,
+    pub(super) table: RefCell<Table>,
     /// Receives that found no buffer, in the order in which they get one.
     parked: RefCell<Vec<OpId>>,
     /// Submissions whose final completion is still to come.
@@ -340,7 +340,7 @@ impl Uring {
     }
 
     /// Lets the kernel have an operation.
-    fn submit(&self, id: OpId) {
+    pub(super) fn submit(&self, id: OpId) {
         let sqe = {
             let mut table = self.table.borrow_mut();
             let entry = table
@@ -354,6 +354,7 @@ impl Uring {
                 Op::Recv(recv) => recv.sqe(),
                 Op::Send(send) => send.sqe(),
                 Op::Read(read) => read.sqe(),
+                Op::Connect(connect) => connect.sqe(),
             }
         };
         self.push(sqe, id.user_data(Tag::Op));
@@ -449,6 +450,7 @@ impl Uring {
         let after = match &mut entry.op {
             Op::Recv(recv) => recv.complete(cqe, chunk, self.is_memory_scarce()),
             Op::Accept(accept) => accept.complete(cqe),
+            Op::Connect(connect) => connect.complete(cqe),
             Op::Read(_) => After::Resubmit,
             Op::Send(send) => {
                 self.metrics

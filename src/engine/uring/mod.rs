@@ -1,6 +1,7 @@
 //! The completion engine: io_uring, one ring per worker.
 
 mod buf_ring;
+mod connect;
 mod driver;
 mod ring;
 mod setup;
@@ -41,6 +42,11 @@ pub(super) enum Sqe {
         fd: RawFd,
         to: *mut u8,
         len: u32,
+    },
+    Connect {
+        fd: RawFd,
+        address: *const libc::sockaddr,
+        len: libc::socklen_t,
     },
     Close {
         fd: RawFd,
