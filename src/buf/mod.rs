@@ -7,12 +7,14 @@
 
 mod boxed;
 mod chunk;
+mod file_span;
 mod pool;
 mod recv_buf;
 mod send_queue;
 
 pub use boxed::PoolBox;
 pub use chunk::{Block, Chunk};
+pub use file_span::FileSpan;
 pub use pool::{BLOCK_BYTES, Pool};
 pub use recv_buf::RecvBuf;
 pub use send_queue::{Outgoing, Part, SendQueue};

@@ -6,6 +6,7 @@ use std::ops::Deref;
 use bytes::Bytes;
 
 use super::chunk::{Block, Chunk};
+use super::file_span::FileSpan;
 use super::pool::{BLOCK_BYTES, Pool};
 use crate::sys::mutants::mutate;
 
@@ -111,6 +112,8 @@ pub enum Outgoing {
     One(Chunk),
     /// Several parts, for one gathering send.
     Many(Vec<Part>),
+    /// A span of a file, with what comes before it.
+    File(Box<HeadAndSpan>),
 }
 
 impl Outgoing {
@@ -119,7 +122,24 @@ impl Outgoing {
         match self {
             Self::One(chunk) => chunk.len(),
             Self::Many(parts) => parts.iter().map(|part| part.len()).sum(),
+            Self::File(file) => file.head_len() + file.span.len(),
         }
+    }
+}
+
+/// A span of a file and what comes before it, the end of an answer's head mostly.
+#[derive(Debug)]
+pub struct HeadAndSpan {
+    /// What stands in memory, if anything does.
+    pub head: Option<Chunk>,
+    /// The span behind it.
+    pub span: FileSpan,
+}
+
+impl HeadAndSpan {
+    /// Bytes before the span.
+    pub fn head_len(&self) -> usize {
+        self.head.as_ref().map_or(0, |head| head.len())
     }
 }
 
@@ -134,8 +154,14 @@ pub struct SendQueue {
     )]
     parts: Option<Box<VecDeque<Part>>>,
     tail: Option<Tail>,
+    /// A span of a file, behind everything else.
+    file: Option<Box<HeadAndSpan>>,
+    /// Bytes of all that is in memory.
     len: usize,
 }
+
+/// What whoever would queue something behind a span of a file is told.
+const LAST: &str = "a span of a file is the last part";
 
 /// The block being written.
 #[derive(Debug)]
@@ -153,6 +179,7 @@ impl SendQueue {
         Self {
             parts: None,
             tail: None,
+            file: None,
             len: 0,
         }
     }
@@ -160,12 +187,17 @@ impl SendQueue {
     /// Bytes owed.
     #[inline]
     pub fn len(&self) -> usize {
-        self.len
+        self.len + self.file.as_ref().map_or(0, |file| file.span.len())
     }
 
     /// Whether nothing is owed.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len == 0 && self.file.is_none()
+    }
+
+    /// Whether a span of a file is owed, which nothing can follow.
+    pub fn ends_in_file(&self) -> bool {
+        self.file.is_some()
     }
 
     /// Lets `write` fill up to `len_max` contiguous bytes at the end of the queue; it returns how
@@ -177,6 +209,7 @@ impl SendQueue {
         len_max: usize,
         write: impl FnOnce(&mut [u8]) -> usize,
     ) {
+        debug_assert!(self.file.is_none(), "{LAST}");
         if len_max > BLOCK_BYTES {
             let mut bytes = vec![0; len_max];
             let n = write(&mut bytes);
@@ -215,15 +248,29 @@ impl SendQueue {
         if part.is_empty() {
             return;
         }
+        debug_assert!(self.file.is_none(), "{LAST}");
         self.seal();
         self.len += part.len();
         self.parts.get_or_insert_default().push_back(part);
     }
 
-    /// Takes what goes out next: at most `len_max` bytes.
+    /// Appends a span of a file. Until it is out, nothing may follow it.
+    ///
+    /// # Panics
+    /// When there is one already.
+    pub fn push_file(&mut self, span: FileSpan) {
+        assert!(self.file.is_none(), "{LAST}");
+        self.file = Some(Box::new(HeadAndSpan { head: None, span }));
+    }
+
+    /// Takes what goes out next: at most `len_max` bytes of memory, and a span of a file if that
+    /// is all before it.
     #[inline]
     pub fn take(&mut self, len_max: usize) -> Option<Outgoing> {
         if self.parts.is_none() && self.len <= len_max {
+            if self.file.is_some() {
+                return self.take_file();
+            }
             let Tail { block, len } = self.tail.take()?;
             self.len = 0;
             return Some(Outgoing::One(block.into_chunk(0..len)));
@@ -246,6 +293,16 @@ impl SendQueue {
             let part = Part::Chunk(block.into_chunk(0..len));
             self.parts.get_or_insert_default().push_back(part);
         }
+    }
+
+    /// Takes the span, behind what fits into one block.
+    #[cold]
+    fn take_file(&mut self) -> Option<Outgoing> {
+        let mut file = self.file.take()?;
+        let head = self.tail.take();
+        file.head = head.map(|Tail { block, len }| block.into_chunk(0..len));
+        self.len = 0;
+        Some(Outgoing::File(file))
     }
 
     fn take_parts(&mut self, len_max: usize) -> Option<Outgoing> {
@@ -277,10 +334,15 @@ impl SendQueue {
 
     #[cold]
     fn put_back_rest(&mut self, outgoing: Outgoing, mut sent: usize) {
-        self.len += outgoing.len() - sent;
         let parts = match outgoing {
             Outgoing::One(chunk) => vec![Part::Chunk(chunk)],
             Outgoing::Many(parts) => parts,
+            Outgoing::File(mut file) => {
+                file.span.advance(sent.saturating_sub(file.head_len()));
+                let head = file.head.take();
+                self.file = Some(file);
+                head.map(Part::Chunk).into_iter().collect()
+            }
         };
         let mut rest = Vec::with_capacity(parts.len());
         for mut part in parts {
@@ -288,8 +350,12 @@ impl SendQueue {
             sent -= gone;
             part.advance(gone);
             if !part.is_empty() {
+                self.len += part.len();
                 rest.push(part);
             }
+        }
+        if rest.is_empty() {
+            return;
         }
         let queue = self.parts.get_or_insert_default();
         for part in rest.into_iter().rev() {
@@ -300,12 +366,22 @@ impl SendQueue {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::OwnedFd;
+    use std::sync::Arc;
+
     use super::*;
 
     fn bytes_of(outgoing: &Outgoing) -> Vec<u8> {
         match outgoing {
             Outgoing::One(chunk) => chunk.to_vec(),
             Outgoing::Many(parts) => parts.iter().flat_map(|part| part.to_vec()).collect(),
+            Outgoing::File(file) => {
+                let head = file.head.iter().flat_map(|head| head.to_vec());
+                let (from, len) = (file.span.offset(), file.span.len());
+                // The file's bytes are their places in it.
+                head.chain((from..).take(len).map(|at| at.to_le_bytes()[0]))
+                    .collect()
+            }
         }
     }
 
@@ -351,6 +427,31 @@ mod tests {
         assert!(queue.is_empty());
         drop(outgoing);
         assert_eq!(pool.in_use(), 0);
+    }
+
+    #[test]
+    fn a_span_of_a_file_goes_out_last_with_what_comes_before_it() {
+        let pool = Pool::new();
+        let file = Arc::new(OwnedFd::from(std::fs::File::open("/dev/null").unwrap()));
+        for body_before in [false, true] {
+            for step in [1, 3, 100, 9000] {
+                let mut queue = SendQueue::new();
+                queue.write(&pool, b"head|");
+                let mut expected = b"head|".to_vec();
+                if body_before {
+                    queue.push(Part::Bytes(Bytes::from(vec![b'x'; 5000])));
+                    expected.extend([b'x'; 5000]);
+                }
+                queue.push_file(FileSpan::new(file.clone(), 7, 200));
+                expected.extend(7..207_u8);
+                assert!(queue.ends_in_file());
+                assert_eq!(queue.len(), expected.len());
+                assert_eq!(drain(&mut queue, 1 << 18, step), expected, "{step}");
+                assert!(!queue.ends_in_file());
+                assert_eq!(pool.in_use(), 0);
+            }
+        }
+        assert_eq!(Arc::strong_count(&file), 1);
     }
 
     #[test]

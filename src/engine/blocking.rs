@@ -84,7 +84,8 @@ fn finish<T>(place: &Mutex<Slot<T>>, result: io::Result<T>) {
     waiter.into_iter().for_each(Waker::wake);
 }
 
-fn is_simulated() -> bool {
+/// Whether this thread is in a simulated machine.
+pub fn is_simulated() -> bool {
     #[cfg(feature = "sim")]
     return super::sim::now_ms().is_some();
     #[cfg(not(feature = "sim"))]

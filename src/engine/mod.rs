@@ -22,7 +22,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use blocking::{Blocking, blocking};
+pub use blocking::{Blocking, blocking, is_simulated};
 pub use descriptor::Descriptor;
 pub use handle::{Accepting, Connecting, Receiving, Sending};
 pub use op::{Interest, Sent, accept};

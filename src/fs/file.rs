@@ -11,8 +11,9 @@ use rustix::buffer::spare_capacity;
 use rustix::fs::{FileType, Stat};
 use rustix::io::Errno;
 
-use crate::engine::{Blocking, blocking};
-use crate::sys::file::read_cached;
+use crate::buf::FileSpan;
+use crate::engine::{Blocking, blocking, is_simulated};
+use crate::sys::file::{is_cached, read_cached};
 
 /// What is known of a file or folder, at the moment it was looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,6 +147,16 @@ impl File {
             }
         }
         Ok(true)
+    }
+
+    /// The `len` bytes from `offset` on, to be sent without reading them: if they are in memory, as
+    /// far as a look at both ends can tell. They may still leave it before they are sent, which
+    /// then waits for the disk; but what is read and used together mostly leaves together.
+    pub(crate) fn span(&self, offset: u64, len: usize) -> Option<FileSpan> {
+        let last = offset + (len as u64).checked_sub(1)?;
+        // What is sent in a simulation goes through its kernel, hence through memory.
+        let can_send = !is_simulated() && is_cached(&self.fd, offset) && is_cached(&self.fd, last);
+        can_send.then(|| FileSpan::new(self.fd.clone(), offset, len))
     }
 
     /// Fills what is left of `bytes`, whose first byte is the file's at `offset`, on another

@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use super::close_reason::CloseReason;
 use super::connection::{Connection, Pending, poll_call};
 use super::limits::Pace;
-use crate::buf::PoolBox;
+use crate::buf::{FileSpan, PoolBox};
 use crate::http::Fault;
 use crate::http::h1::Event;
 use crate::rt::now_ms;
@@ -20,6 +20,9 @@ use crate::service::{Body, Inlet, Response};
 
 /// An answer's body is pulled while fewer bytes than this are owed.
 const OWED_BYTES_MAX: usize = 128 << 10;
+/// So often in a row an answer's body may go on, a part or a send at a time, while its client takes
+/// whatever comes; then others have their turn.
+const ROUNDS_MAX: u32 = 4;
 /// Of a request's body that nobody read, so much is received to keep the connection.
 const DISCARD_BYTES_MAX: u64 = 64 << 10;
 
@@ -115,12 +118,17 @@ impl Pump<'_> {
         body: &mut Option<Body>,
         context: &mut Context<'_>,
     ) -> Poll<Result<(), CloseReason>> {
-        loop {
+        for _ in 0..ROUNDS_MAX {
             self.forget_own_reader(context);
             let mut progress = false;
-            while self.connection.link.outbox.len() < OWED_BYTES_MAX
+            while self.has_room()
                 && let Some(source) = body
             {
+                if let Some(span) = source.take_span() {
+                    self.encode_span(span)?;
+                    progress = true;
+                    break;
+                }
                 match source.poll_part(context) {
                     Poll::Pending => break,
                     Poll::Ready(Ok(Some(part))) => self.connection.encode_part(part)?,
@@ -134,17 +142,40 @@ impl Pump<'_> {
                 progress = true;
             }
             progress |= body.is_some() && self.receive(context)?;
-            let was_full = self.connection.link.outbox.len() >= OWED_BYTES_MAX;
+            let was_full = !self.has_room();
             let flushed = self.connection.poll_flush(context)?;
             if body.is_none() && flushed.is_ready() {
                 return Poll::Ready(Ok(()));
             }
-            progress |= was_full && self.connection.link.outbox.len() < OWED_BYTES_MAX;
+            progress |= was_full && self.has_room();
             if !progress {
                 self.connection.link.wait(context);
                 return Poll::Pending;
             }
         }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Encodes a part of the answer's body that is a span of a file. Such a body's length is known:
+    /// nothing frames its parts.
+    fn encode_span(&mut self, span: FileSpan) -> Result<(), CloseReason> {
+        let Connection {
+            http, link, line, ..
+        } = &mut *self.connection;
+        http.send_data(span.len())
+            .map_err(|_| CloseReason::ServiceFailed)?;
+        if let Some(line) = line {
+            line.body_bytes += span.len() as u64;
+        }
+        link.outbox.push_file(span);
+        Ok(())
+    }
+
+    /// Whether more of the answer's body can be queued.
+    fn has_room(&self) -> bool {
+        let outbox = &self.connection.link.outbox;
+        outbox.len() < OWED_BYTES_MAX && !outbox.ends_in_file()
     }
 
     /// Only what the body's reader asks for in this very poll counts, if it runs in this task.

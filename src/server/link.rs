@@ -272,6 +272,9 @@ impl Link {
 fn sent(result: io::Result<u32>) -> Result<u32, CloseReason> {
     result.or_else(|error| match error.raw_os_error() {
         Some(libc::ECANCELED | libc::EINTR | libc::EAGAIN) => Ok(0),
+        // What was to be sent of a file cannot be had.
+        Some(libc::EIO) => Err(CloseReason::ServiceFailed),
+        None => Err(CloseReason::ServiceFailed),
         _ => Err(CloseReason::Reset),
     })
 }

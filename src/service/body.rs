@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::file_body::FileBody;
 use super::pipe::{BodyPipe, Inlet};
-use crate::buf::Part;
+use crate::buf::{FileSpan, Part};
 use crate::fs::File;
 
 /// The content of a message. Reading a request's body pulls it from the client; a response may
@@ -116,6 +116,15 @@ impl Body {
             Inner::Incoming(pipe) => pipe.poll_part(context),
             Inner::File(file) => file.poll_part(context),
             _ => Poll::Ready(Ok(self.take_full())),
+        }
+    }
+
+    /// The next bytes as a span of a file, if that is where they come from and how they are best
+    /// sent; else they are to be had as a part.
+    pub(crate) fn take_span(&mut self) -> Option<FileSpan> {
+        match &mut self.0 {
+            Inner::File(file) => file.take_span(),
+            _ => None,
         }
     }
 

@@ -6,12 +6,17 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use super::body::BodyError;
-use crate::buf::Part;
+use crate::buf::{FileSpan, Part};
 use crate::fs::{File, Reading};
 
 /// Bytes in one part: enough for a system call to be cheap, and few enough for what is read to be
 /// still in the processor's cache when it is sent.
 const PART_BYTES: u64 = 64 << 10;
+
+/// The most bytes in one span.
+const SPAN_BYTES_MAX: u64 = 256 << 10;
+/// Fewer bytes than this are read and copied for less than it costs to send them from the file.
+const SPAN_BYTES_MIN: u64 = 32 << 10;
 
 /// What is left to be read, and the part that is being read on another thread.
 #[derive(Debug)]
@@ -33,6 +38,19 @@ impl FileBody {
     /// How many bytes are not yet read.
     pub(super) fn left(&self) -> u64 {
         self.left.end.saturating_sub(self.left.start)
+    }
+
+    /// The next bytes as a span of the file, if there are enough of them for that to pay and they
+    /// are in memory.
+    pub(super) fn take_span(&mut self) -> Option<FileSpan> {
+        let len = self.left().min(SPAN_BYTES_MAX);
+        if len < SPAN_BYTES_MIN || self.reading.is_some() {
+            return None;
+        }
+        let len = usize::try_from(len).expect("a span is small");
+        let span = self.file.span(self.left.start, len)?;
+        self.left.start += len as u64;
+        Some(span)
     }
 
     /// The next part; none at the end.

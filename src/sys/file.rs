@@ -1,8 +1,18 @@
 //! Reading a file without waiting for its disk.
 
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd};
+
+use rustix::io::{ReadWriteFlags, preadv2};
+
+/// Whether the byte at `offset` is in memory, as far as the file system can tell. If it is not, the
+/// kernel begins to read it (preadv2(2), `RWF_NOWAIT`).
+pub fn is_cached(file: impl AsFd, offset: u64) -> bool {
+    let mut byte = [0];
+    let mut vector = [IoSliceMut::new(&mut byte)];
+    preadv2(file, &mut vector, offset, ReadWriteFlags::NOWAIT) == Ok(1)
+}
 
 /// Appends to `bytes` what is in memory of the file's content from `offset` on, as far as there is
 /// room: how many bytes that was; 0 at the end of the file (preadv2(2), `RWF_NOWAIT`).

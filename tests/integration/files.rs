@@ -23,9 +23,10 @@ fn serve(folder: &Folder) -> Local {
             };
             let bound = |text: &str| text.parse().expect("a number");
             let range = request.query().and_then(|range| range.split_once('-'));
-            let range = range.map_or(0..file.metadata().len(), |(from, to)| {
-                bound(from)..bound(to)
-            });
+            let range = range.map_or_else(
+                || 0..file.metadata().len(),
+                |(from, to)| bound(from)..bound(to),
+            );
             Response::text(Body::file(file, range))
         }
     })

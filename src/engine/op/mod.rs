@@ -21,6 +21,7 @@ mod connect;
 mod read;
 mod recv;
 mod send;
+mod send_file;
 
 use std::task::Waker;
 
@@ -32,6 +33,7 @@ pub(super) use read::Read;
 pub(super) use recv::{End, Recv, recv};
 pub use send::{Interest, Sent};
 pub(super) use send::{PartSent, Send};
+pub(super) use send_file::SendFile;
 
 use crate::sys::mutants::mutate;
 
@@ -58,6 +60,7 @@ pub(super) enum Op {
     Accept(Accept),
     Recv(Recv),
     Send(Send),
+    SendFile(SendFile),
     Read(Read),
     Connect(Connect),
 }

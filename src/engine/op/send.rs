@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags};
 
 use super::After;
+use super::send_file::send_file;
 use crate::buf::{Outgoing, Part};
 use crate::engine::descriptor::Descriptor;
 use crate::engine::uring::{Cqe, Sqe};
@@ -87,6 +88,7 @@ impl Send {
                     len,
                 }
             }
+            Outgoing::File(..) => unreachable!("a file goes out by another operation"),
             Outgoing::Many(parts) => {
                 let gather = self.gather.insert(Gather::new(parts));
                 Sqe::SendMsg {
@@ -171,9 +173,13 @@ impl PartSent {
     }
 
     /// Sends as much as the socket takes. Ready when everything is sent.
+    ///
+    /// # Errors
+    /// Those of send(2) and sendfile(2); `UnexpectedEof` where a file has become shorter.
     pub(in crate::engine) fn go_on(&mut self, metrics: &WorkerMetrics) -> Poll<io::Result<()>> {
         while self.sent < self.outgoing.len() {
             match self.try_once() {
+                Ok(0) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
                 Ok(sent) => {
                     self.sent += sent;
                     metrics.bytes_sent.add(sent as u64);
@@ -204,6 +210,13 @@ impl PartSent {
                 let mut control = SendAncillaryBuffer::default();
                 rustix::net::sendmsg(&self.socket, rest, &mut control, flags)
             }
+            Outgoing::File(file) => match &file.head {
+                // The span follows in the same segment.
+                Some(head) if self.sent < head.len() => {
+                    rustix::net::send(&self.socket, &head[self.sent..], flags | SendFlags::MORE)
+                }
+                _ => send_file(&self.socket, &file.span, self.sent - file.head_len()),
+            },
         }
     }
 }

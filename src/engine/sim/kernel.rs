@@ -219,6 +219,7 @@ impl Kernel {
             },
             Sqe::Send { fd, from, len } => self.start_send(ring, fd, vec![(from, len as usize)]),
             Sqe::SendMsg { fd, header } => self.start_send(ring, fd, parts(header)),
+            Sqe::PollOut { .. } => unreachable!("files are read here, not sent"),
             Sqe::Read { fd, to, .. } => Action::Read { fd, to },
             Sqe::Connect { address, len, .. } => Action::Connect {
                 errno: self.random.pick(faults::CONNECT),

@@ -15,7 +15,8 @@ use super::{Cqe, Ring, Sqe};
 use crate::buf::{Chunk, Outgoing, Pool};
 use crate::engine::descriptor::Descriptor;
 use crate::engine::op::{
-    self, Accept, After, End, Interest, Op, OpId, Read, Recv, Send, Sent, State, Table, Tag,
+    self, Accept, After, End, Interest, Op, OpId, Read, Recv, Send, SendFile, Sent, State, Table,
+    Tag,
 };
 use crate::metrics::WorkerMetrics;
 use crate::sys::mutants::mutate;
@@ -75,10 +76,8 @@ impl Uring {
             rung: made.rung,
             metrics,
         };
-        let wake = engine
-            .table
-            .borrow_mut()
-            .insert(Op::Read(Read::new(wake_fd)));
+        let read = Op::Read(Read::new(wake_fd));
+        let wake = engine.table.borrow_mut().insert(read);
         engine.submit(wake);
         Ok(engine)
     }
@@ -263,10 +262,11 @@ impl Uring {
     }
 
     pub(in crate::engine) fn start_send(&self, socket: Descriptor, outgoing: Outgoing) -> OpId {
-        let id = self
-            .table
-            .borrow_mut()
-            .insert(Op::Send(Send::new(socket, outgoing)));
+        let op = match outgoing {
+            Outgoing::File(..) => Op::SendFile(SendFile::new(socket, outgoing)),
+            _ => Op::Send(Send::new(socket, outgoing)),
+        };
+        let id = self.table.borrow_mut().insert(op);
         self.submit(id);
         id
     }
@@ -286,7 +286,9 @@ impl Uring {
         };
         if entry.state == State::InKernel {
             entry.wait(context.waker());
-            if let Op::Send(send) = &mut entry.op
+            if let Op::SendFile(send) = &mut entry.op {
+                send.set_interest(interest);
+            } else if let Op::Send(send) = &mut entry.op
                 && std::mem::replace(&mut send.interest, interest) != interest
                 && interest == Interest::Trouble
                 && send.is_small()
@@ -299,6 +301,7 @@ impl Uring {
         drop(table);
         match removed.map(|entry| entry.op) {
             Some(Op::Send(send)) => Poll::Ready(send.into_sent()),
+            Some(Op::SendFile(send)) => Poll::Ready(send.into_sent()),
             _ => unreachable!("a send's name"),
         }
     }
@@ -353,6 +356,7 @@ impl Uring {
                 Op::Accept(accept) => accept.sqe(),
                 Op::Recv(recv) => recv.sqe(),
                 Op::Send(send) => send.sqe(),
+                Op::SendFile(send) => send.sqe(),
                 Op::Read(read) => read.sqe(),
                 Op::Connect(connect) => connect.sqe(),
             }
@@ -452,6 +456,8 @@ impl Uring {
             Op::Accept(accept) => accept.complete(cqe),
             Op::Connect(connect) => connect.complete(cqe),
             Op::Read(_) => After::Resubmit,
+            Op::SendFile(_) if orphaned => After::Forget,
+            Op::SendFile(send) => send.complete(cqe, entry.cancelled, &self.metrics),
             Op::Send(send) => {
                 self.metrics
                     .bytes_sent

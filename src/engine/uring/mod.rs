@@ -38,6 +38,9 @@ pub(super) enum Sqe {
         fd: RawFd,
         header: *const libc::msghdr,
     },
+    PollOut {
+        fd: RawFd,
+    },
     Read {
         fd: RawFd,
         to: *mut u8,

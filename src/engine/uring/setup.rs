@@ -222,6 +222,7 @@ fn restrict(submitter: &Submitter<'_>) -> io::Result<()> {
         opcode::RecvMulti::CODE,
         opcode::Send::CODE,
         opcode::SendMsg::CODE,
+        opcode::PollAdd::CODE,
         opcode::Read::CODE,
         opcode::Connect::CODE,
         opcode::Close::CODE,

@@ -1,0 +1,89 @@
+//! Sending a span of a file without reading it (sendfile(2)).
+//!
+//! io_uring has no such operation, and its splice always goes to a thread of the kernel's. So the
+//! ring only says when the socket takes something (poll(2) by `IORING_OP_POLL_ADD`), and the call
+//! is made here, with the same form on either engine. What has to come from the disk would block
+//! it: whoever queues a span has made sure that it is in memory.
+
+use std::io;
+use std::task::Poll;
+
+use rustix::fs::{OFlags, fcntl_setfl, sendfile};
+use rustix::io::Errno;
+
+use super::After;
+use super::send::{Interest, PartSent, Sent};
+use crate::buf::{FileSpan, Outgoing};
+use crate::engine::descriptor::Descriptor;
+use crate::engine::uring::{Cqe, Sqe};
+use crate::metrics::WorkerMetrics;
+
+/// One send of a span and what comes before it, on a ring.
+#[derive(Debug)]
+pub(in crate::engine) struct SendFile {
+    socket: Descriptor,
+    part: PartSent,
+    trouble: Option<io::Error>,
+}
+
+impl SendFile {
+    pub(in crate::engine) fn new(socket: Descriptor, outgoing: Outgoing) -> Self {
+        Self {
+            part: PartSent::new(socket.clone(), outgoing),
+            socket,
+            trouble: None,
+        }
+    }
+
+    pub(in crate::engine) fn set_interest(&mut self, interest: Interest) {
+        self.part.interest = interest;
+    }
+
+    pub(in crate::engine) fn sqe(&self) -> Sqe {
+        Sqe::PollOut {
+            fd: self.socket.raw(),
+        }
+    }
+
+    /// The socket takes something, or it was asked in vain. One that is `cancelled` goes no
+    /// further.
+    pub(in crate::engine) fn complete(
+        &mut self,
+        cqe: &Cqe,
+        cancelled: bool,
+        metrics: &WorkerMetrics,
+    ) -> After {
+        let gone_on = match cqe.result() {
+            Err(error) => Poll::Ready(Err(error)),
+            Ok(_) if cancelled => Poll::Ready(Err(io::Error::from_raw_os_error(libc::ECANCELED))),
+            Ok(_) => self.part.go_on(metrics),
+        };
+        match gone_on {
+            Poll::Pending => After::Resubmit,
+            Poll::Ready(Ok(())) if self.part.interest == Interest::Trouble => After::Forget,
+            Poll::Ready(Ok(())) => After::WakeAndForget,
+            Poll::Ready(Err(error)) => {
+                self.trouble = Some(error);
+                After::Wake
+            }
+        }
+    }
+
+    /// How it ended. To be called after the last completion.
+    pub(in crate::engine) fn into_sent(self) -> Sent {
+        let trouble = self.trouble.expect("a send that went well is forgotten");
+        self.part.into_sent(trouble)
+    }
+}
+
+/// Sends what the socket takes of `span` but its first `sent` bytes; 0 at the end of the file.
+///
+/// Only `O_NONBLOCK` keeps sendfile(2) from waiting for room. It is set for this call alone: a
+/// request to the ring takes it as it is when it is submitted, which happens on this very thread.
+pub(super) fn send_file(socket: &Descriptor, span: &FileSpan, sent: usize) -> Result<usize, Errno> {
+    let mut offset = span.offset() + sent as u64;
+    fcntl_setfl(socket, OFlags::NONBLOCK)?;
+    let result = sendfile(socket, span, Some(&mut offset), span.len() - sent);
+    fcntl_setfl(socket, OFlags::empty())?;
+    result
+}
