@@ -15,8 +15,7 @@ use super::{Cqe, Ring, Sqe};
 use crate::buf::{Chunk, Outgoing, Pool};
 use crate::engine::descriptor::Descriptor;
 use crate::engine::op::{
-    self, Accept, After, End, Interest, Op, OpId, Read, Recv, Send, SendFile, Sent, State, Table,
-    Tag,
+    self, After, End, Interest, Op, OpId, Read, Recv, Send, SendFile, Sent, State, Table, Tag,
 };
 use crate::metrics::WorkerMetrics;
 use crate::sys::mutants::mutate;
@@ -153,53 +152,6 @@ impl Uring {
 
     pub(in crate::engine) fn pool(&self) -> &Pool {
         &self.pool
-    }
-
-    pub(in crate::engine) fn start_accept(&self, listener: Descriptor) -> OpId {
-        self.table
-            .borrow_mut()
-            .insert(Op::Accept(Accept::new(listener)))
-    }
-
-    /// The next connection; none once the accept was stopped and nothing is left of it.
-    pub(in crate::engine) fn poll_accept(
-        &self,
-        id: OpId,
-        context: &Context<'_>,
-    ) -> Poll<Option<io::Result<OwnedFd>>> {
-        let mut table = self.table.borrow_mut();
-        let entry = table
-            .get(id)
-            .expect("an accept lives as long as its handle");
-        let Op::Accept(accept) = &mut entry.op else {
-            unreachable!("an accept's name")
-        };
-        if let Some(fd) = accept.ready.pop_front() {
-            return Poll::Ready(Some(Ok(fd)));
-        }
-        if let Some(error) = accept.error.take() {
-            return Poll::Ready(Some(Err(error)));
-        }
-        let idle = entry.state == State::Idle;
-        if idle && accept.stopped {
-            return Poll::Ready(None);
-        }
-        entry.wait(context.waker());
-        drop(table);
-        if idle {
-            self.submit(id);
-        }
-        Poll::Pending
-    }
-
-    /// Ends an accept; what was accepted before can still be asked for.
-    pub(in crate::engine) fn stop_accept(&self, id: OpId) {
-        if let Some(entry) = self.table.borrow_mut().get(id)
-            && let Op::Accept(accept) = &mut entry.op
-        {
-            accept.stopped = true;
-        }
-        self.cancel(id);
     }
 
     pub(in crate::engine) fn start_recv(&self, socket: Descriptor) -> OpId {

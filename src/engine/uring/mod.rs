@@ -1,7 +1,7 @@
 //! The completion engine: io_uring, one ring per worker.
 
 mod buf_ring;
-mod connect;
+mod connections;
 mod driver;
 mod ring;
 mod setup;
