@@ -12,6 +12,25 @@
 //! }
 //! ```
 //!
+//! Coroutines need no server: [`run`] runs one, with what it [`spawn`]s, on this thread.
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! coring::run(async {
+//!     let handles = [3, 1, 2].map(|n| {
+//!         coring::spawn(async move {
+//!             coring::sleep(Duration::from_millis(n)).await;
+//!             n
+//!         })
+//!     });
+//!     assert_eq!(coring::join_all(handles).await, [Ok(3), Ok(1), Ok(2)]);
+//! });
+//! ```
+//!
+//! The [`guide`] says how that works, and what it is called elsewhere; `examples/` has whole
+//! programs.
+//!
 //! The factory given to `serve` runs once on each worker, so a service is never shared between
 //! threads: it need not be `Send`, and it may keep state without locks. The library touches no
 //! signals; [`Builder::start`] returns a [`Handle`] that drains or stops the server.
@@ -26,17 +45,21 @@ mod buf;
 #[allow(unsafe_code, reason = "the kernel is given descriptors and memory")]
 mod engine;
 pub mod fs;
+#[doc = include_str!("guide.md")]
+pub mod guide {}
 mod http;
 pub mod metrics;
-mod net;
+pub mod net;
 #[allow(unsafe_code, reason = "a waker is a number in a pointer")]
 mod rt;
 mod server;
 mod service;
 #[allow(unsafe_code, reason = "some of Linux has no safe function as yet")]
 mod sys;
+mod task;
 
 pub use crate::http::field::Fields;
+pub use ::http::{HeaderName, HeaderValue, Method, StatusCode};
 pub use buf::{Chunk, Part};
 pub use engine::{EngineChoice, Refused, Selected, select};
 pub use net::Address;
@@ -45,6 +68,10 @@ pub use server::{
 };
 pub use service::{Body, BodyError, Files, Request, Response, Service};
 pub use sys::kernel::release as kernel_release;
+pub use task::{
+    Blocking, Closed, Elapsed, JoinError, JoinHandle, Receiver, Sender, Timeout, blocking, channel,
+    join_all, run, run_with, sleep, spawn, timeout, yield_now,
+};
 
 /// A machine in plain structs, with the real server on it: for tests, and a feature.
 #[cfg(feature = "sim")]

@@ -17,7 +17,7 @@ use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
-use rustix::net::sockopt;
+use rustix::net::{SocketAddrAny, sockopt};
 
 use crate::buf::{Chunk, Outgoing, Pool};
 use crate::engine::descriptor::Descriptor;
@@ -53,6 +53,8 @@ struct Watch {
     /// Why that did not go on.
     trouble: Option<io::Error>,
     writer: Option<Waker>,
+    /// The kernel has said that it takes bytes: a connect is done.
+    writable: bool,
 }
 
 /// One worker's epoll instance and what it watches.
@@ -165,6 +167,35 @@ impl Epoll {
         });
         drop(watches);
         waker.into_iter().for_each(Waker::wake);
+    }
+
+    pub(super) fn start_connect(&self, socket: Descriptor, address: &SocketAddrAny) -> OpId {
+        // Before it is watched: a socket without a peer is reported as hung up.
+        let connected = op::connect(&socket, address);
+        self.metrics.submissions.add(1);
+        let id = self.watch(socket, EventFlags::OUT);
+        if let Some(watch) = find(&mut self.watches.borrow_mut(), id) {
+            match connected {
+                Poll::Pending => {}
+                Poll::Ready(Ok(())) => watch.writable = true,
+                Poll::Ready(Err(error)) => watch.end = Some(End::Error(error)),
+            }
+        }
+        id
+    }
+
+    /// How a connect ended.
+    pub(super) fn poll_connect(&self, id: OpId, context: &Context<'_>) -> Poll<io::Result<()>> {
+        let mut watches = self.watches.borrow_mut();
+        let watch = find(&mut watches, id).expect("a connect lives as long as its handle");
+        if let Some(End::Error(error)) = watch.end.take() {
+            return Poll::Ready(Err(error));
+        }
+        if watch.writable {
+            return Poll::Ready(Ok(()));
+        }
+        set(&mut watch.writer, context);
+        Poll::Pending
     }
 
     pub(super) fn start_recv(&self, socket: Descriptor) -> OpId {
@@ -348,7 +379,11 @@ impl Epoll {
         }
         let mut writer = None;
         let mut sent = None;
-        if let Some(sending) = &mut watch.sending
+        watch.writable |= flags.contains(EventFlags::OUT);
+        if watch.sending.is_none() && flags.intersects(EventFlags::OUT | ended) {
+            // Whoever waits to write and sends nothing waits for a connect.
+            writer = watch.writer.take();
+        } else if let Some(sending) = &mut watch.sending
             && watch.trouble.is_none()
             && let Poll::Ready(outcome) = sending.go_on(&self.metrics)
         {

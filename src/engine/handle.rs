@@ -7,6 +7,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::task::{Context, Poll};
 
+use rustix::net::SocketAddrAny;
+
 use super::descriptor::Descriptor;
 use super::op::{Interest, OpId, Sent};
 use super::{Engine, try_with_current, with_current};
@@ -43,6 +45,37 @@ impl Accepting {
 }
 
 impl Drop for Accepting {
+    fn drop(&mut self) {
+        try_with_current(|engine| match engine {
+            Engine::Uring(uring) => uring.0.orphan(self.0),
+            Engine::Epoll(epoll) => epoll.unwatch(self.0),
+        });
+    }
+}
+
+/// One connect; dropping it ends it.
+#[derive(Debug)]
+pub struct Connecting(OpId);
+
+impl Connecting {
+    /// Starts to connect a socket that nobody else uses as yet.
+    pub fn new(socket: Descriptor, address: SocketAddrAny) -> Self {
+        Self(with_current(|engine| match engine {
+            Engine::Uring(uring) => uring.0.start_connect(socket, address),
+            Engine::Epoll(epoll) => epoll.start_connect(socket, &address),
+        }))
+    }
+
+    /// How it ended. To be polled until ready, and not after.
+    pub fn poll_end(&self, context: &Context<'_>) -> Poll<io::Result<()>> {
+        with_current(|engine| match engine {
+            Engine::Uring(uring) => uring.0.poll_connect(self.0, context),
+            Engine::Epoll(epoll) => epoll.poll_connect(self.0, context),
+        })
+    }
+}
+
+impl Drop for Connecting {
     fn drop(&mut self) {
         try_with_current(|engine| match engine {
             Engine::Uring(uring) => uring.0.orphan(self.0),

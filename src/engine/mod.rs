@@ -24,7 +24,7 @@ use std::time::Duration;
 
 pub use blocking::{Blocking, blocking, is_simulated};
 pub use descriptor::Descriptor;
-pub use handle::{Accepting, Receiving, Sending};
+pub use handle::{Accepting, Connecting, Receiving, Sending};
 pub use op::{Interest, Sent, accept};
 use rustix::event::EventfdFlags;
 use rustix::time::{ClockId, clock_gettime};
@@ -273,8 +273,8 @@ fn with_worker<R>(body: impl FnOnce(&Worker) -> R) -> Option<R> {
     Some(body(unsafe { &*current }))
 }
 
-/// The monotonic clock, in ms.
-fn monotonic_ms() -> u64 {
+/// The monotonic clock itself, in ms; [`crate::rt::now_ms`] is what it said when the turn began.
+pub fn monotonic_ms() -> u64 {
     #[cfg(feature = "sim")]
     if let Some(now_ms) = sim::now_ms() {
         return now_ms;

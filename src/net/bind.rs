@@ -44,6 +44,7 @@ pub struct Bound {
 pub struct BindError {
     address: String,
     cause: String,
+    kind: io::ErrorKind,
 }
 
 impl BindError {
@@ -51,7 +52,14 @@ impl BindError {
         Self {
             address: address.to_string(),
             cause: cause.to_string(),
+            kind: io::ErrorKind::Other,
         }
+    }
+}
+
+impl From<BindError> for io::Error {
+    fn from(error: BindError) -> Self {
+        Self::new(error.kind, error.to_string())
     }
 }
 
@@ -68,7 +76,10 @@ impl fmt::Display for BindError {
 pub fn bind(address: &Address, workers: usize) -> Result<Bound, BindError> {
     match address {
         Address::Tcp(tcp) => {
-            let explain = |errno| BindError::new(address, explain_tcp(errno, tcp.port()));
+            let explain = |errno| BindError {
+                kind: io::Error::from(errno).kind(),
+                ..BindError::new(address, explain_tcp(errno, tcp.port()))
+            };
             let has_ghost = |errno: &Errno| {
                 *errno == Errno::ADDRINUSE && port::listener_of(tcp.port()).is_none()
             };

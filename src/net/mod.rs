@@ -1,13 +1,25 @@
 //! Listeners and streams as coroutines see them. Nobody above knows which engine runs.
+//!
+//! All of this needs a worker: call it from a service, or from a coroutine of
+//! [`run`](crate::run).
 
 mod address;
 mod bind;
+mod duplex;
 mod listener;
 mod stream;
+mod tcp;
+mod unix;
 
 pub use address::Address;
-pub use bind::{Bound, SocketFile, bind};
-pub use listener::Listener;
-pub use stream::Stream;
+pub(crate) use bind::{Bound, SocketFile, bind};
+pub use duplex::{ReadHalf, WriteHalf};
+pub(crate) use listener::Listener;
+pub(crate) use stream::Stream;
+pub use tcp::{TcpListener, TcpStream};
+pub use unix::{UnixListener, UnixStream};
 
-pub use crate::engine::{Interest, Sent};
+pub(crate) use crate::engine::{Interest, Sent};
+
+#[cfg(test)]
+mod tests;

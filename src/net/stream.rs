@@ -1,15 +1,16 @@
 //! A connection's socket.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rustix::net::Shutdown;
+use rustix::net::{Shutdown, SocketAddrAny, SocketFlags, SocketType, sockopt};
 
 use crate::buf::{Chunk, Outgoing};
-use crate::engine::{Descriptor, Interest, Receiving, Sending, Sent};
+use crate::engine::{Connecting, Descriptor, Interest, Receiving, Sending, Sent};
 use crate::sys::mutants::mutate;
 use crate::sys::socket;
 
@@ -28,12 +29,33 @@ impl Stream {
     /// # Panics
     /// Outside a worker.
     pub fn new(socket: OwnedFd) -> Self {
-        let socket = Descriptor::new(socket);
+        Self::of(Descriptor::new(socket))
+    }
+
+    fn of(socket: Descriptor) -> Self {
         Self {
             sending: None,
             receiving: Receiving::new(socket.clone()),
             socket,
         }
+    }
+
+    /// Connects a new socket. If the future is dropped before it is ready, the kernel is told to
+    /// give up, and the socket is closed when it has.
+    ///
+    /// # Errors
+    /// Those of socket(2) and connect(2).
+    ///
+    /// # Panics
+    /// Outside a worker.
+    pub async fn connect(address: SocketAddrAny) -> io::Result<Self> {
+        let (family, flags) = (address.address_family(), SocketFlags::CLOEXEC);
+        let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+        let socket = Descriptor::new(socket);
+        let connecting = Connecting::new(socket.clone(), address);
+        poll_fn(|context| connecting.poll_end(context)).await?;
+        drop(connecting);
+        Ok(Self::of(socket))
     }
 
     /// The next piece that arrives; none when the peer will send no more.
@@ -99,12 +121,29 @@ impl Stream {
     /// received is lost. A Unix socket knows no such end.
     pub fn reset_on_close(&self) {
         // It can only fail when the peer is gone already.
-        let _ = rustix::net::sockopt::set_socket_linger(&self.socket, Some(Duration::ZERO));
+        let _ = sockopt::set_socket_linger(&self.socket, Some(Duration::ZERO));
     }
 
     /// How many bytes of what was sent have not reached the peer; none when that cannot be known.
     pub fn unacknowledged(&self) -> Option<u32> {
         socket::unacknowledged(&self.socket).ok()
+    }
+
+    /// Sends what is written at once, and finds out by itself when a peer is gone.
+    ///
+    /// # Errors
+    /// Those of setsockopt(2).
+    pub fn set_tcp_options(&self) -> io::Result<()> {
+        sockopt::set_tcp_nodelay(&self.socket, true)?;
+        Ok(sockopt::set_socket_keepalive(&self.socket, true)?)
+    }
+
+    /// Our own address.
+    ///
+    /// # Errors
+    /// Those of getsockname(2).
+    pub fn local(&self) -> io::Result<SocketAddrAny> {
+        Ok(rustix::net::getsockname(&self.socket)?)
     }
 
     /// The peer's address; none for a Unix socket, or when the peer is gone already.

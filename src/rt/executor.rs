@@ -112,7 +112,7 @@ impl Executor {
     }
 
     /// Adds a task; it runs in the next turn.
-    pub fn spawn(&self, future: impl std::future::Future<Output = ()> + 'static) {
+    pub fn spawn(&self, future: impl std::future::Future<Output = ()> + 'static) -> TaskId {
         let mut tasks = self.tasks.borrow_mut();
         let slot = tasks.vacant.pop().unwrap_or_else(|| {
             tasks.slots.push(Slot {
@@ -126,8 +126,18 @@ impl Executor {
         debug_assert_eq!(task.state, State::Vacant);
         task.future = Some(Box::pin(future));
         task.state = State::Queued;
+        let generation = task.generation;
         self.run_queue.borrow_mut().push_back(slot);
         self.metrics.tasks_live.add(1);
+        self.id(slot, generation)
+    }
+
+    fn id(&self, slot: u32, generation: u32) -> TaskId {
+        TaskId {
+            worker: self.worker,
+            generation,
+            slot,
+        }
     }
 
     /// Moves time forward and wakes whoever waited for it. Called by the engine, before a turn.
@@ -232,12 +242,7 @@ impl Executor {
             (future, task.generation)
         };
         self.metrics.task_polls.add(1);
-        let waker = TaskId {
-            worker: self.worker,
-            generation,
-            slot,
-        }
-        .waker();
+        let waker = self.id(slot, generation).waker();
         let mut context = Context::from_waker(&waker);
         // A panic costs its own task; the panic hook has reported it.
         let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut context)));

@@ -6,11 +6,13 @@
 
 mod executor;
 mod inbox;
+mod join;
 mod task;
 mod timer;
 mod waker;
 mod wheel;
 
 pub use executor::{Executor, Turn};
-pub use task::{after_ms, now_ms, spawn, wake_all};
-pub use timer::{Timer, sleep};
+pub use join::{JoinError, JoinHandle, spawn_joined};
+pub use task::{after_ms, is_within_worker, now_ms, spawn, wake_all, yield_now};
+pub use timer::{Elapsed, Timeout, Timer, sleep, sleep_until};

@@ -1,5 +1,8 @@
 //! What a coroutine may ask of the executor it runs on.
 
+use std::future::poll_fn;
+use std::task::Poll;
+
 use super::executor::{Executor, with_current};
 
 /// Starts a coroutine on the current worker; it runs beside its caller and is not waited for.
@@ -8,6 +11,24 @@ use super::executor::{Executor, with_current};
 /// Outside a worker.
 pub fn spawn(future: impl Future<Output = ()> + 'static) {
     current(|executor| executor.spawn(future));
+}
+
+/// Whether a worker runs on this thread.
+pub fn is_within_worker() -> bool {
+    with_current(|_| ()).is_some()
+}
+
+/// Lets every other coroutine that is ready have its turn first.
+pub async fn yield_now() {
+    let mut yielded = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// The worker's time, in ms since a fixed moment; read from the clock once per loop turn.

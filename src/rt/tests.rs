@@ -9,20 +9,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::*;
-use crate::rt::{sleep, spawn};
-
-/// Lets every other ready task have its turn first.
-async fn yield_now() {
-    let mut yielded = false;
-    poll_fn(|context| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
-}
+use crate::rt::{Elapsed, JoinError, Timeout, sleep, spawn, spawn_joined, yield_now};
 
 fn executor() -> Executor {
     Executor::new(Arc::default(), 0, Box::new(|| ()))
@@ -150,6 +137,121 @@ fn pitfall_20_who_falls_asleep_looks_once_more() {
     waker.wake_by_ref();
     waker.wake_by_ref();
     assert_eq!(unparked.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn a_handle_tells_how_its_task_ended() {
+    let executor = executor();
+    let outcomes = Rc::new(RefCell::new(Vec::new()));
+    let late = executor.enter(|| {
+        let quick = spawn_joined(async { 1 });
+        let slow = spawn_joined(async {
+            sleep(10).await;
+            2
+        });
+        let panics = spawn_joined(async { std::panic::resume_unwind(Box::new("on purpose")) });
+        let log = outcomes.clone();
+        spawn(async move {
+            for handle in [slow, quick, panics] {
+                let outcome = handle.await;
+                log.borrow_mut().push(outcome);
+            }
+        });
+        let late = spawn_joined(std::future::pending::<()>());
+        executor.turn();
+        executor.advance(10);
+        executor.turn();
+        executor.turn();
+        executor.clear();
+        late
+    });
+    let panicked = JoinError::Panicked("on purpose".into());
+    assert_eq!(*outcomes.borrow(), [Ok(2), Ok(1), Err(panicked)]);
+    assert_eq!(executor.metrics.task_panics.get(), 1);
+    let context = &mut Context::from_waker(Waker::noop());
+    assert_eq!(
+        Box::pin(late).as_mut().poll(context),
+        Poll::Ready(Err(JoinError::Cancelled)),
+        "its worker is gone"
+    );
+}
+
+#[test]
+fn an_aborted_task_is_dropped_and_a_finished_one_keeps_its_outcome() {
+    let executor = executor();
+    let held = Rc::new(());
+    let dropped = Rc::downgrade(&held);
+    executor.enter(|| {
+        let waits = spawn_joined(async move {
+            let _held = held;
+            std::future::pending::<()>().await;
+        });
+        let done = spawn_joined(async {});
+        executor.turn();
+        waits.abort();
+        done.abort();
+        assert_eq!(dropped.strong_count(), 1, "only a turn ends it");
+        executor.turn();
+        assert_eq!(dropped.strong_count(), 0);
+        let joined = spawn_joined(async move { (waits.await, done.await) });
+        executor.turn();
+        let context = &mut Context::from_waker(Waker::noop());
+        assert_eq!(
+            Box::pin(joined).as_mut().poll(context),
+            Poll::Ready(Ok((Err(JoinError::Cancelled), Ok(()))))
+        );
+    });
+    assert_eq!(executor.metrics.tasks_live.get(), 0);
+}
+
+#[test]
+fn a_dropped_handle_lets_its_task_run_on() {
+    let executor = executor();
+    let done = Rc::new(Cell::new(false));
+    let set = done.clone();
+    executor.enter(|| {
+        drop(spawn_joined(async move {
+            yield_now().await;
+            set.set(true);
+        }));
+        executor.turn();
+        executor.turn();
+    });
+    assert!(done.get());
+}
+
+#[test]
+fn a_future_has_until_its_deadline() {
+    let executor = executor();
+    let outcomes = Rc::new(RefCell::new(Vec::new()));
+    executor.enter(|| {
+        for deadline_ms in [10, 30] {
+            let outcomes = outcomes.clone();
+            spawn(async move {
+                let outcome = Timeout::new(deadline_ms, sleep(20)).await;
+                outcomes.borrow_mut().push(outcome);
+            });
+        }
+        executor.turn();
+        for now_ms in [10, 20] {
+            executor.advance(now_ms);
+            executor.turn();
+        }
+    });
+    assert_eq!(*outcomes.borrow(), [Err(Elapsed), Ok(())]);
+    assert_eq!(executor.wheel.borrow().live(), 0);
+}
+
+/// What a task costs besides its future: its slot, a reference to its outcome, and the timer and
+/// the outcome of one that sleeps and is waited for.
+#[test]
+fn a_task_is_small() {
+    assert_eq!(size_of::<Slot>(), 24);
+    assert_eq!(size_of::<crate::rt::Timer>(), 4);
+    executor().enter(|| {
+        assert_eq!(size_of_val(&crate::rt::sleep_until(1)), 4);
+        assert_eq!(size_of_val(&spawn_joined(async {})), 24);
+    });
 }
 
 /// A pair of threads pass the turn to and fro; a single lost wake-up would stop them.

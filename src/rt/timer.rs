@@ -1,6 +1,8 @@
 //! Timers as coroutines see them.
 
+use std::fmt;
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use super::executor::with_current;
@@ -59,7 +61,68 @@ impl Drop for Timer {
 
 /// Waits for `duration_ms`.
 pub async fn sleep(duration_ms: u64) {
+    sleep_until(after_ms(duration_ms)).await;
+}
+
+/// Waits until `deadline_ms` on the clock of [`now_ms`](super::now_ms).
+///
+/// # Panics
+/// Outside a worker.
+pub fn sleep_until(deadline_ms: u64) -> impl Future<Output = ()> + Unpin {
     let timer = Timer::new();
-    timer.set(after_ms(duration_ms));
-    poll_fn(|context| timer.poll_expired(context)).await;
+    timer.set(deadline_ms);
+    poll_fn(move |context| timer.poll_expired(context))
+}
+
+/// A future that has until a deadline: [`Elapsed`] if it is not ready by then.
+pub struct Timeout<F> {
+    future: F,
+    timer: Timer,
+}
+
+/// The time was over before the future was ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Elapsed;
+
+impl fmt::Display for Elapsed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the time was over")
+    }
+}
+
+impl std::error::Error for Elapsed {}
+
+impl<F> Timeout<F> {
+    /// Gives `future` until `deadline_ms` on the clock of [`now_ms`](super::now_ms).
+    ///
+    /// # Panics
+    /// Outside a worker.
+    pub(crate) fn new(deadline_ms: u64, future: F) -> Self {
+        let timer = Timer::new();
+        timer.set(deadline_ms);
+        Self { future, timer }
+    }
+}
+
+impl<F: Future> Future for Timeout<F> {
+    type Output = Result<F::Output, Elapsed>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        // SAFETY: `future` is not moved out of its place below, and `timer` is not pinned.
+        let this = unsafe { self.get_unchecked_mut() };
+        // SAFETY: it is a part of what is pinned, and stays there until it is dropped.
+        let future = unsafe { Pin::new_unchecked(&mut this.future) };
+        if let Poll::Ready(output) = future.poll(context) {
+            return Poll::Ready(Ok(output));
+        }
+        this.timer.poll_expired(context).map(|()| Err(Elapsed))
+    }
+}
+
+impl<F> fmt::Debug for Timeout<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Timeout")
+            .field("timer", &self.timer)
+            .finish_non_exhaustive()
+    }
 }

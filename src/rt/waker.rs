@@ -18,7 +18,7 @@ pub(super) const GENERATION_BITS: u32 = 20;
 /// A task's name, unique among the tasks of all workers alive (until a generation wraps around,
 /// when a stale waker may cause a spurious wake-up, which every future must bear anyway).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct TaskId {
+pub struct TaskId {
     pub(super) worker: u16,
     pub(super) generation: u32,
     pub(super) slot: u32,
@@ -53,7 +53,7 @@ impl TaskId {
     }
 
     /// Makes the task run again: directly on its own thread, else through its worker's inbox.
-    fn wake(self) {
+    pub(super) fn wake(self) {
         if !executor::wake_local(self) {
             inbox::wake_remote(self);
         }

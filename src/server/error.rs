@@ -15,8 +15,8 @@ pub enum ErrorKind {
     Runtime,
 }
 
-/// A failure of the server itself, never of a peer.
-#[derive(Debug, Clone)]
+/// A failure of the server itself, never of a peer. A `main` that returns it prints one line.
+#[derive(Clone)]
 pub struct Error {
     kind: ErrorKind,
     message: String,
@@ -37,6 +37,13 @@ impl Error {
 }
 
 impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+/// As [`Display`](fmt::Display) has it: this is what is printed when `main` returns it.
+impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
     }

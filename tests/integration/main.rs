@@ -7,6 +7,7 @@ mod basics;
 mod bodies;
 mod clients;
 mod embedding;
+mod examples;
 mod faults;
 mod files;
 mod lifecycle;

@@ -16,6 +16,7 @@ mod client;
 mod life;
 mod mutants;
 mod pitfalls;
+mod reach;
 mod service;
 mod turns;
 

@@ -13,6 +13,7 @@ pub(crate) const TABLE: &[(&str, &[&str])] = &[
     ("engine", &["sys", "buf", "rt", "metrics"]),
     ("net", &["engine", "buf", "sys"]),
     ("fs", &["engine", "buf", "sys"]),
+    ("task", &["engine", "rt", "metrics"]),
     ("http", &[]),
     ("service", &["http", "net", "fs", "rt", "buf", "metrics"]),
     (

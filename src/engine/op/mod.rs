@@ -17,6 +17,7 @@
 
 mod accept;
 mod close;
+mod connect;
 mod read;
 mod recv;
 mod send;
@@ -27,6 +28,7 @@ use std::task::Waker;
 pub(super) use accept::Accept;
 pub use accept::accept;
 pub(super) use close::close;
+pub(super) use connect::{Connect, connect};
 pub(super) use read::Read;
 pub(super) use recv::{End, Recv, recv};
 pub use send::{Interest, Sent};
@@ -60,6 +62,7 @@ pub(super) enum Op {
     Send(Send),
     SendFile(SendFile),
     Read(Read),
+    Connect(Connect),
 }
 
 /// An operation's name: slot and generation, 56 bits together.

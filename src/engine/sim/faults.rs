@@ -120,6 +120,14 @@ pub(super) const SEND_FATAL: &[i32] = &[
     libc::ENOBUFS,
     libc::ENOMEM,
 ];
+/// What connect(2) answers when the peer is not to be had.
+pub(super) const CONNECT: &[i32] = &[
+    libc::ECONNREFUSED,
+    libc::ETIMEDOUT,
+    libc::ENETUNREACH,
+    libc::EHOSTUNREACH,
+    libc::EADDRNOTAVAIL,
+];
 /// What close(2) may answer; the descriptor is gone all the same.
 pub(super) const CLOSE: &[i32] = &[libc::EINTR, libc::EIO, libc::ENOSPC, libc::EDQUOT];
 /// What io_uring_enter(2) may answer without having waited.

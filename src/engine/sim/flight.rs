@@ -31,6 +31,11 @@ pub(super) enum Action {
         fd: RawFd,
         to: *mut u8,
     },
+    /// To a peer that is not of this machine, and not to be had.
+    Connect {
+        errno: i32,
+        address: Outgoing,
+    },
     /// What is decided already and was not yet told.
     Answer(i32),
 }
@@ -70,7 +75,7 @@ impl Outgoing {
     }
 
     /// Whether the bytes are what they were.
-    pub(super) fn is_intact(&self) -> bool {
+    fn is_intact(&self) -> bool {
         self.bytes(0, usize::MAX) == self.copy
     }
 }
@@ -78,6 +83,15 @@ impl Outgoing {
 impl Flight {
     pub(super) fn is_decided(&self) -> bool {
         matches!(self.action, Action::Answer(_))
+    }
+
+    /// Whether the memory it was given is what it was.
+    pub(super) fn is_intact(&self) -> bool {
+        match &self.action {
+            Action::Send { outgoing, .. } => outgoing.is_intact(),
+            Action::Connect { address, .. } => address.is_intact(),
+            _ => true,
+        }
     }
 
     /// The connection whose descriptor it uses.
@@ -97,7 +111,7 @@ impl Flight {
         match self.action {
             Action::Accept { listener, .. } => listener,
             Action::Recv { socket } | Action::Send { socket, .. } => socket,
-            Action::Read { .. } | Action::Answer(_) => usize::MAX,
+            Action::Read { .. } | Action::Connect { .. } | Action::Answer(_) => usize::MAX,
         }
     }
 }

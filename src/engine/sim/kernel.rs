@@ -203,7 +203,7 @@ impl Kernel {
                 let none = rustix::time::Timespec::default();
                 rustix::event::poll(&mut fds, Some(&none)) == Ok(1)
             }
-            Action::Answer(_) => true,
+            Action::Connect { .. } | Action::Answer(_) => true,
         }
     }
 
@@ -221,6 +221,10 @@ impl Kernel {
             Sqe::SendMsg { fd, header } => self.start_send(ring, fd, parts(header)),
             Sqe::PollOut { .. } => unreachable!("files are read here, not sent"),
             Sqe::Read { fd, to, .. } => Action::Read { fd, to },
+            Sqe::Connect { address, len, .. } => Action::Connect {
+                errno: self.random.pick(faults::CONNECT),
+                address: Outgoing::new(vec![(address.cast(), len as usize)]),
+            },
             Sqe::Close { fd } => Action::Answer(self.close(fd)),
             Sqe::Cancel { target } => Action::Answer(self.cancel(ring, target)),
         };
@@ -316,6 +320,9 @@ impl Kernel {
     /// Lets an operation that is ready go on.
     fn shoot(&mut self, ring: usize, flight: usize) {
         let mut flight = self.rings[ring].flights.swap_remove(flight);
+        if !flight.is_intact() {
+            self.fail(&"the memory of an operation has changed");
+        }
         let cancelled = flight.cancel_ms.is_some_and(|at_ms| at_ms <= self.now_ms);
         // Between the wish and the end there may be more of a multishot.
         let ends = cancelled && (!self.can_go_on(ring, &flight) || self.random.chance(500));
@@ -327,20 +334,15 @@ impl Kernel {
             Action::Accept { fd, listener } => self.accept(*fd, *listener),
             Action::Recv { socket } => self.recv(ring, *socket),
             Action::Send { socket, outgoing } => match self.send(*socket, outgoing, cancelled) {
-                Some(result) => {
-                    if !outgoing.is_intact() {
-                        self.fail(&format!(
-                            "the memory of a send on connection {socket} has changed"
-                        ));
-                    }
-                    (result, 0)
-                }
+                Some(result) => (result, 0),
                 None => {
                     flight.after_ms = self.delayed_ms();
                     return self.rings[ring].flights.push(flight);
                 }
             },
             Action::Read { fd, to } => (read_counter(*fd, *to), 0),
+            Action::Connect { .. } if ends => (-libc::ECANCELED, 0),
+            Action::Connect { errno, .. } => (-*errno, 0),
         };
         let state = &self.rings[ring];
         let has_room = state.completions.len() < self.faults.completions;

@@ -15,8 +15,7 @@ use super::{Cqe, Ring, Sqe};
 use crate::buf::{Chunk, Outgoing, Pool};
 use crate::engine::descriptor::Descriptor;
 use crate::engine::op::{
-    self, Accept, After, End, Interest, Op, OpId, Read, Recv, Send, SendFile, Sent, State, Table,
-    Tag,
+    self, After, End, Interest, Op, OpId, Read, Recv, Send, SendFile, Sent, State, Table, Tag,
 };
 use crate::metrics::WorkerMetrics;
 use crate::sys::mutants::mutate;
@@ -32,7 +31,7 @@ const SILENT_STEPS_MAX: u32 = 50;
 pub(in crate::engine) struct Uring {
     ring: RefCell<Ring>,
     buffers: RefCell<BufRing>,
-    table: RefCell<Table>,
+    pub(super) table: RefCell<Table>,
     /// Receives that found no buffer, in the order in which they get one.
     parked: RefCell<Vec<OpId>>,
     /// Submissions whose final completion is still to come.
@@ -153,53 +152,6 @@ impl Uring {
 
     pub(in crate::engine) fn pool(&self) -> &Pool {
         &self.pool
-    }
-
-    pub(in crate::engine) fn start_accept(&self, listener: Descriptor) -> OpId {
-        self.table
-            .borrow_mut()
-            .insert(Op::Accept(Accept::new(listener)))
-    }
-
-    /// The next connection; none once the accept was stopped and nothing is left of it.
-    pub(in crate::engine) fn poll_accept(
-        &self,
-        id: OpId,
-        context: &Context<'_>,
-    ) -> Poll<Option<io::Result<OwnedFd>>> {
-        let mut table = self.table.borrow_mut();
-        let entry = table
-            .get(id)
-            .expect("an accept lives as long as its handle");
-        let Op::Accept(accept) = &mut entry.op else {
-            unreachable!("an accept's name")
-        };
-        if let Some(fd) = accept.ready.pop_front() {
-            return Poll::Ready(Some(Ok(fd)));
-        }
-        if let Some(error) = accept.error.take() {
-            return Poll::Ready(Some(Err(error)));
-        }
-        let idle = entry.state == State::Idle;
-        if idle && accept.stopped {
-            return Poll::Ready(None);
-        }
-        entry.wait(context.waker());
-        drop(table);
-        if idle {
-            self.submit(id);
-        }
-        Poll::Pending
-    }
-
-    /// Ends an accept; what was accepted before can still be asked for.
-    pub(in crate::engine) fn stop_accept(&self, id: OpId) {
-        if let Some(entry) = self.table.borrow_mut().get(id)
-            && let Op::Accept(accept) = &mut entry.op
-        {
-            accept.stopped = true;
-        }
-        self.cancel(id);
     }
 
     pub(in crate::engine) fn start_recv(&self, socket: Descriptor) -> OpId {
@@ -343,7 +295,7 @@ impl Uring {
     }
 
     /// Lets the kernel have an operation.
-    fn submit(&self, id: OpId) {
+    pub(super) fn submit(&self, id: OpId) {
         let sqe = {
             let mut table = self.table.borrow_mut();
             let entry = table
@@ -358,6 +310,7 @@ impl Uring {
                 Op::Send(send) => send.sqe(),
                 Op::SendFile(send) => send.sqe(),
                 Op::Read(read) => read.sqe(),
+                Op::Connect(connect) => connect.sqe(),
             }
         };
         self.push(sqe, id.user_data(Tag::Op));
@@ -453,6 +406,7 @@ impl Uring {
         let after = match &mut entry.op {
             Op::Recv(recv) => recv.complete(cqe, chunk, self.is_memory_scarce()),
             Op::Accept(accept) => accept.complete(cqe),
+            Op::Connect(connect) => connect.complete(cqe),
             Op::Read(_) => After::Resubmit,
             Op::SendFile(_) if orphaned => After::Forget,
             Op::SendFile(send) => send.complete(cqe, entry.cancelled, &self.metrics),

@@ -1,6 +1,7 @@
 //! The completion engine: io_uring, one ring per worker.
 
 mod buf_ring;
+mod connections;
 mod driver;
 mod ring;
 mod setup;
@@ -44,6 +45,11 @@ pub(super) enum Sqe {
         fd: RawFd,
         to: *mut u8,
         len: u32,
+    },
+    Connect {
+        fd: RawFd,
+        address: *const libc::sockaddr,
+        len: libc::socklen_t,
     },
     Close {
         fd: RawFd,

@@ -167,6 +167,7 @@ fn prepare(sqe: Sqe) -> Entry {
             opcode::PollAdd::new(Fd(fd), libc::POLLOUT.unsigned_abs().into()).build()
         }
         Sqe::Read { fd, to, len } => opcode::Read::new(Fd(fd), to, len).build(),
+        Sqe::Connect { fd, address, len } => opcode::Connect::new(Fd(fd), address, len).build(),
         Sqe::Close { fd } => opcode::Close::new(Fd(fd)).build(),
         Sqe::Cancel { target } => {
             opcode::AsyncCancel2::new(CancelBuilder::user_data(target)).build()

@@ -215,7 +215,7 @@ fn build(submissions: u32, completions: u32) -> io::Result<(IoUring, &'static st
 }
 
 /// Locks the ring to the operations that coring uses (`IORING_REGISTER_RESTRICTIONS`): whatever
-/// went wrong in this process, the ring opens no file and connects nowhere.
+/// went wrong in this process, the ring opens no file.
 fn restrict(submitter: &Submitter<'_>) -> io::Result<()> {
     let operations = [
         opcode::AcceptMulti::CODE,
@@ -224,6 +224,7 @@ fn restrict(submitter: &Submitter<'_>) -> io::Result<()> {
         opcode::SendMsg::CODE,
         opcode::PollAdd::CODE,
         opcode::Read::CODE,
+        opcode::Connect::CODE,
         opcode::Close::CODE,
         opcode::AsyncCancel2::CODE,
     ];

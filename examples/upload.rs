@@ -1,0 +1,98 @@
+//! Streams the body of a PUT to disk and answers with its SHA-256: `cargo run --release --example
+//! upload -- 127.0.0.1:8000 /tmp/uploads`, then `curl -T FILE http://127.0.0.1:8000/`.
+//!
+//! What may wait for the disk, and the work of the digest, go to the worker's few threads; the next
+//! part is asked of the client only when this one is written, so a slow disk slows the client down
+//! and memory stays bounded.
+
+#![allow(clippy::print_stdout, reason = "it says where it listens")]
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use coring::{Body, Limits, Method, Request, Response, Server, StatusCode, blocking};
+use sha2::{Digest, Sha256};
+
+/// Bytes that are written at a time.
+const BATCH_BYTES: usize = 256 << 10;
+
+/// A file that grows, and the digest of what is in it.
+struct Upload {
+    file: File,
+    digest: Sha256,
+}
+
+impl Upload {
+    /// Appends a batch, on another thread.
+    async fn append(mut self, batch: Vec<u8>) -> io::Result<Self> {
+        blocking(move || {
+            self.file.write_all(&batch)?;
+            self.digest.update(&batch);
+            Ok(self)
+        })
+        .await
+    }
+}
+
+/// Saves a body under the name of its digest, which it returns. What does not come whole keeps the
+/// name it has meanwhile, `part`.
+async fn save(body: &mut Body, folder: PathBuf, part: PathBuf) -> io::Result<String> {
+    let place = part.clone();
+    let file = blocking(move || File::create(place)).await?;
+    let digest = Sha256::new();
+    let mut upload = Upload { file, digest };
+    let mut batch = Vec::with_capacity(BATCH_BYTES);
+    while let Some(part) = body.part().await.map_err(io::Error::other)? {
+        batch.extend_from_slice(&part);
+        if batch.len() >= BATCH_BYTES {
+            let full = std::mem::replace(&mut batch, Vec::with_capacity(BATCH_BYTES));
+            upload = upload.append(full).await?;
+        }
+    }
+    upload = upload.append(batch).await?;
+    let digest = upload.digest.finalize();
+    let name: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let whole = folder.join(&name);
+    blocking(move || std::fs::rename(part, whole)).await?;
+    Ok(name)
+}
+
+async fn answer(mut request: Request, folder: PathBuf, number: u64) -> Response {
+    if request.method() != Method::PUT {
+        return Response::text("send it with PUT\n").with_status(StatusCode::METHOD_NOT_ALLOWED);
+    }
+    let part = format!(".{}-{number}.part", std::process::id());
+    let part = folder.join(part);
+    match save(request.body(), folder, part).await {
+        Ok(digest) => Response::text(format!("{digest}\n")).with_status(StatusCode::CREATED),
+        Err(error) => {
+            Response::text(format!("{error}\n")).with_status(StatusCode::INTERNAL_SERVER_ERROR)
+        }
+    }
+}
+
+fn main() -> coring::Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let address = arguments.next();
+    let folder = PathBuf::from(arguments.next().unwrap_or_else(|| ".".to_owned()));
+    // The workers count together, so that no two uploads have the same name meanwhile.
+    let count = Arc::new(AtomicU64::new(1));
+    let server = Server::builder()
+        .bind(address.unwrap_or_else(|| "127.0.0.1:8000".to_owned()))
+        .limits(Limits {
+            body_bytes_max: 0,
+            ..Limits::default()
+        })
+        .start(move || {
+            let (folder, count) = (folder.clone(), count.clone());
+            move |request: Request| {
+                let number = count.fetch_add(1, Ordering::Relaxed);
+                answer(request, folder.clone(), number)
+            }
+        })?;
+    println!("http://{}/", server.addresses()[0]);
+    server.wait()
+}

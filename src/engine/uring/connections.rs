@@ -1,0 +1,91 @@
+//! How connections come about on the ring: accepted, or made.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::task::{Context, Poll};
+
+use rustix::net::SocketAddrAny;
+
+use super::Uring;
+use crate::engine::descriptor::Descriptor;
+use crate::engine::op::{Accept, Connect, Op, OpId, State};
+
+impl Uring {
+    pub(in crate::engine) fn start_accept(&self, listener: Descriptor) -> OpId {
+        self.table
+            .borrow_mut()
+            .insert(Op::Accept(Accept::new(listener)))
+    }
+
+    /// The next connection; none once the accept was stopped and nothing is left of it.
+    pub(in crate::engine) fn poll_accept(
+        &self,
+        id: OpId,
+        context: &Context<'_>,
+    ) -> Poll<Option<io::Result<OwnedFd>>> {
+        let mut table = self.table.borrow_mut();
+        let entry = table
+            .get(id)
+            .expect("an accept lives as long as its handle");
+        let Op::Accept(accept) = &mut entry.op else {
+            unreachable!("an accept's name")
+        };
+        if let Some(fd) = accept.ready.pop_front() {
+            return Poll::Ready(Some(Ok(fd)));
+        }
+        if let Some(error) = accept.error.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        let idle = entry.state == State::Idle;
+        if idle && accept.stopped {
+            return Poll::Ready(None);
+        }
+        entry.wait(context.waker());
+        drop(table);
+        if idle {
+            self.submit(id);
+        }
+        Poll::Pending
+    }
+
+    /// Ends an accept; what was accepted before can still be asked for.
+    pub(in crate::engine) fn stop_accept(&self, id: OpId) {
+        if let Some(entry) = self.table.borrow_mut().get(id)
+            && let Op::Accept(accept) = &mut entry.op
+        {
+            accept.stopped = true;
+        }
+        self.cancel(id);
+    }
+
+    pub(in crate::engine) fn start_connect(
+        &self,
+        socket: Descriptor,
+        address: SocketAddrAny,
+    ) -> OpId {
+        let connect = Op::Connect(Connect::new(socket, address));
+        let id = self.table.borrow_mut().insert(connect);
+        self.submit(id);
+        id
+    }
+
+    /// How a connect ended. To be polled until ready, and not after.
+    pub(in crate::engine) fn poll_connect(
+        &self,
+        id: OpId,
+        context: &Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut table = self.table.borrow_mut();
+        let entry = table
+            .get(id)
+            .expect("a connect lives as long as its handle");
+        let Op::Connect(connect) = &mut entry.op else {
+            unreachable!("a connect's name")
+        };
+        if let Some(result) = connect.result.take() {
+            return Poll::Ready(result);
+        }
+        entry.wait(context.waker());
+        Poll::Pending
+    }
+}

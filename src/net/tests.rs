@@ -1,0 +1,260 @@
+//! Streams and listeners on both engines, with each other and with the standard library's, which
+//! knows nothing of ours.
+
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::engine::EngineChoice;
+use crate::{Elapsed, JoinError, channel, join_all, run_with, sleep, spawn, timeout};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const BLINK: Duration = Duration::from_millis(50);
+
+/// Runs what `coroutine` makes on each engine.
+fn on_each(coroutine: impl AsyncFn() -> io::Result<()> + Copy + 'static) {
+    for engine in [EngineChoice::Auto, EngineChoice::Epoll] {
+        let outcome = run_with(engine, async move { coroutine().await });
+        outcome.expect("an engine").expect("no error");
+    }
+}
+
+fn listen() -> io::Result<TcpListener> {
+    TcpListener::bind(([127, 0, 0, 1], 0))
+}
+
+/// Bytes without a short period.
+fn pattern(len: usize) -> Vec<u8> {
+    let bytes = (0..len).map(|n| (n * 31 + n / 256 * 7) % 251);
+    bytes.map(|byte| u8::try_from(byte).unwrap()).collect()
+}
+
+/// A client of the standard library's, on a thread of its own.
+fn std_client<T: Send + 'static>(
+    address: SocketAddr,
+    client: impl FnOnce(std::net::TcpStream) -> T + Send + 'static,
+) -> thread::JoinHandle<T> {
+    thread::spawn(move || {
+        let stream = std::net::TcpStream::connect(address).expect("a listener");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        client(stream)
+    })
+}
+
+#[test]
+fn what_is_written_is_read_at_the_other_end() {
+    on_each(async || {
+        let mut listener = listen()?;
+        let address = listener.local_addr();
+        let server = spawn(async move {
+            let mut stream = listener.accept().await?;
+            let mut received = Vec::new();
+            while let Some(chunk) = stream.read().await? {
+                received.extend_from_slice(&chunk);
+            }
+            stream.write_all(received).await
+        });
+        let mut stream = TcpStream::connect(address).await?;
+        assert_eq!(stream.peer_addr()?, address);
+        let sent = pattern(3_000_000);
+        stream.write_all(sent.clone()).await?;
+        stream.shutdown_write();
+        let mut received = Vec::new();
+        while let Some(chunk) = stream.read().await? {
+            received.extend_from_slice(&chunk);
+        }
+        assert!(received == sent, "{} bytes came back", received.len());
+        server.await.expect("no panic")
+    });
+}
+
+#[test]
+fn both_directions_flow_at_once() {
+    on_each(async || {
+        let mut listener = listen()?;
+        let address = listener.local_addr();
+        let echo = spawn(async move {
+            let (mut reader, mut writer) = listener.accept().await?.split();
+            let (sender, mut receiver) = channel(4);
+            let writing = spawn(async move {
+                while let Some(chunk) = receiver.recv().await {
+                    writer.write_all(chunk).await?;
+                }
+                io::Result::Ok(())
+            });
+            while let Some(chunk) = reader.read().await? {
+                sender.send(chunk).await.expect("a writer");
+            }
+            drop(sender);
+            writing.await.expect("no panic")
+        });
+        let (mut reader, mut writer) = TcpStream::connect(address).await?.split();
+        let sent = pattern(3_000_000);
+        let copy = sent.clone();
+        let writing = spawn(async move { writer.write_all(copy).await });
+        let mut received = Vec::new();
+        while let Some(chunk) = reader.read().await? {
+            received.extend_from_slice(&chunk);
+        }
+        assert!(received == sent, "{} bytes came back", received.len());
+        let outcomes = join_all([writing, echo]).await;
+        assert!(matches!(outcomes[..], [Ok(Ok(())), Ok(Ok(()))]));
+        Ok(())
+    });
+}
+
+#[test]
+fn unix_sockets_are_the_same_by_a_path() {
+    on_each(async || {
+        let name = format!("coring-net-{}.sock", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let mut listener = UnixListener::bind(&path)?;
+        assert_eq!(listener.path(), path);
+        let server = spawn(async move {
+            let mut stream = listener.accept().await?;
+            let chunk = stream.read().await?.expect("a greeting");
+            stream.write_all(chunk).await
+        });
+        let mut stream = UnixStream::connect(&path).await?;
+        stream.write_all("hello").await?;
+        assert_eq!(stream.read().await?.as_deref(), Some(&b"hello"[..]));
+        server.await.expect("no panic")?;
+        assert!(!path.exists(), "the file goes with its listener");
+        let refused = UnixStream::connect(&path).await.expect_err("nobody there");
+        assert_eq!(refused.kind(), io::ErrorKind::NotFound);
+        Ok(())
+    });
+}
+
+#[test]
+fn nobody_there_is_an_error() {
+    on_each(async || {
+        let address = listen()?.local_addr();
+        // The listener is closed with the worker's next batch.
+        sleep(BLINK).await;
+        let refused = TcpStream::connect(address).await.expect_err("nobody there");
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_taken_port_is_an_error_of_one_line() {
+    on_each(async || {
+        let listener = listen()?;
+        let error = TcpListener::bind(listener.local_addr()).expect_err("it is taken");
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        let line = error.to_string();
+        let (address, pid) = (listener.local_addr(), std::process::id());
+        assert!(line.starts_with(&format!("cannot listen on {address}: ")));
+        assert!(
+            line.contains(&format!("(pid {pid}) has the port")),
+            "{line}"
+        );
+        assert!(!line.contains('\n'));
+        Ok(())
+    });
+}
+
+/// A listener whose backlog is full answers nobody: what connects waits, until its time is over.
+#[test]
+fn a_connect_can_be_given_up() {
+    let deaf = rustix::net::socket_with(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::STREAM,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    );
+    let deaf = deaf.expect("a socket");
+    let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
+    rustix::net::bind(&deaf, &any).expect("a port");
+    rustix::net::listen(&deaf, 0).expect("a listener");
+    let address = rustix::net::getsockname(&deaf).expect("a name");
+    let address = SocketAddr::try_from(address).expect("an IP address");
+    let started = Instant::now();
+    on_each(async move || {
+        let mut connected = Vec::new();
+        let given_up = loop {
+            match timeout(BLINK * 4, TcpStream::connect(address)).await {
+                Ok(stream) => connected.push(stream?),
+                Err(Elapsed) => break connected.len(),
+            }
+        };
+        assert!(given_up < 10, "a backlog of none holds few");
+        let aborted = spawn(TcpStream::connect(address));
+        sleep(BLINK).await;
+        aborted.abort();
+        let outcome = aborted.await.map(drop);
+        assert_eq!(outcome, Err(JoinError::Cancelled));
+        Ok(())
+    });
+    assert!(started.elapsed() < PATIENCE, "the kernel was told");
+}
+
+#[test]
+fn a_read_that_is_given_up_loses_nothing() {
+    on_each(async || {
+        let mut listener = listen()?;
+        let (go, gate) = std::sync::mpsc::channel::<()>();
+        let client = std_client(listener.local_addr(), move |mut stream| {
+            gate.recv().expect("a word");
+            stream.write_all(b"late").expect("a peer");
+        });
+        let mut stream = listener.accept().await?;
+        for _ in 0..3 {
+            let given_up = timeout(BLINK, stream.read()).await;
+            assert!(given_up.is_err(), "nothing was sent: {given_up:?}");
+        }
+        go.send(()).expect("a client");
+        assert_eq!(stream.read().await?.as_deref(), Some(&b"late"[..]));
+        assert!(stream.read().await?.is_none());
+        client.join().expect("no panic");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_write_that_is_given_up_keeps_its_place() {
+    on_each(async || {
+        let mut listener = listen()?;
+        let (go, gate) = std::sync::mpsc::channel::<()>();
+        let client = std_client(listener.local_addr(), move |mut stream| {
+            gate.recv().expect("a word");
+            let mut received = Vec::new();
+            stream.read_to_end(&mut received).expect("an end in order");
+            received
+        });
+        let mut stream = listener.accept().await?;
+        let large = pattern(20_000_000);
+        let given_up = timeout(BLINK, stream.write_all(large.clone())).await;
+        assert!(given_up.is_err(), "nobody reads: {given_up:?}");
+        go.send(()).expect("a client");
+        stream.write_all("and the end").await?;
+        drop(stream);
+        // Its last bytes are sent while the worker lives.
+        while !client.is_finished() {
+            sleep(BLINK).await;
+        }
+        let received = client.join().expect("no panic");
+        assert!(received == [&large[..], b"and the end"].concat());
+        Ok(())
+    });
+}
+
+#[test]
+fn a_broken_connection_is_an_error() {
+    on_each(async || {
+        let mut listener = listen()?;
+        let client = std_client(listener.local_addr(), |stream| {
+            rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO))
+        });
+        let mut stream = listener.accept().await?;
+        let error = stream.read().await.expect_err("a reset");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        assert!(stream.write_all("nobody").await.is_err());
+        client.join().expect("no panic")?;
+        Ok(())
+    });
+}

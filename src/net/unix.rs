@@ -1,0 +1,117 @@
+//! Unix sockets as programs see them: the same streams, by a path.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::net::SocketAddrUnix;
+
+use super::address::Address;
+use super::bind::{Bound, SocketFile, bind};
+use super::duplex::{Duplex, ReadHalf, WriteHalf};
+use super::listener::Listener;
+use super::stream::Stream;
+use crate::buf::{Chunk, Part};
+
+/// A connection by a Unix socket; in all else a [`TcpStream`](super::TcpStream).
+pub struct UnixStream(Duplex);
+
+impl UnixStream {
+    /// Connects to the socket at `path`.
+    ///
+    /// # Errors
+    /// Those of connect(2); on epoll also `WouldBlock`, when the listener's backlog is full.
+    ///
+    /// # Panics
+    /// Outside a worker.
+    pub async fn connect(path: impl AsRef<Path>) -> io::Result<Self> {
+        let address = SocketAddrUnix::new(path.as_ref())?;
+        let stream = Stream::connect(address.into()).await?;
+        Ok(Self(Duplex::new(stream)))
+    }
+
+    /// As [`TcpStream::read`](super::TcpStream::read).
+    ///
+    /// # Errors
+    /// When the connection broke.
+    pub async fn read(&mut self) -> io::Result<Option<Chunk>> {
+        self.0.read().await
+    }
+
+    /// As [`TcpStream::write_all`](super::TcpStream::write_all).
+    ///
+    /// # Errors
+    /// When the connection broke.
+    pub async fn write_all(&mut self, bytes: impl Into<Part>) -> io::Result<()> {
+        self.0.write_all(bytes.into()).await
+    }
+
+    /// Tells the peer that no more will come; what it sends can still be read.
+    pub fn shutdown_write(&mut self) {
+        self.0.stream.shutdown_write();
+    }
+
+    /// Both directions apart, for two coroutines.
+    pub fn split(self) -> (ReadHalf, WriteHalf) {
+        self.0.split()
+    }
+}
+
+impl fmt::Debug for UnixStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UnixStream").finish_non_exhaustive()
+    }
+}
+
+/// A Unix socket that is ours, and the connections that come to it. Its file goes with it.
+pub struct UnixListener {
+    listener: Listener,
+    path: PathBuf,
+    _file: Option<SocketFile>,
+}
+
+impl UnixListener {
+    /// Listens at `path`; the socket that a dead process has left there is replaced.
+    ///
+    /// # Errors
+    /// When the path cannot be had, in one line.
+    ///
+    /// # Panics
+    /// Outside a worker.
+    pub fn bind(path: impl Into<PathBuf>) -> io::Result<Self> {
+        let path = path.into();
+        let Bound { sockets, file, .. } = bind(&Address::Unix(path.clone()), 1)?;
+        let Some(socket) = sockets.into_iter().next() else {
+            unreachable!("one socket was asked for")
+        };
+        Ok(Self {
+            listener: Listener::new(socket),
+            path,
+            _file: file,
+        })
+    }
+
+    /// The next connection.
+    ///
+    /// # Errors
+    /// As of [`TcpListener::accept`](super::TcpListener::accept).
+    pub async fn accept(&mut self) -> io::Result<UnixStream> {
+        let accepted = poll_fn(|context| self.listener.poll_accept(context)).await;
+        let stream = accepted.expect("it is never stopped")?;
+        Ok(UnixStream(Duplex::new(stream)))
+    }
+
+    /// Where it listens.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl fmt::Debug for UnixListener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UnixListener")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,232 @@
+//! A bounded queue between coroutines of one worker. It knows no thread: no lock, no atomic.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+/// A channel for up to `capacity` values that wait to be received. Its ends stay on their worker.
+///
+/// ```
+/// coring::run(async {
+///     let (sender, mut receiver) = coring::channel(1);
+///     coring::spawn(async move {
+///         for n in 0..3 {
+///             sender.send(n).await.expect("a receiver");
+///         }
+///     });
+///     let mut received = Vec::new();
+///     while let Some(n) = receiver.recv().await {
+///         received.push(n);
+///     }
+///     assert_eq!(received, [0, 1, 2]);
+/// });
+/// ```
+///
+/// # Panics
+/// When `capacity` is 0.
+pub fn channel<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
+    assert!(capacity > 0, "a channel has room for a value at least");
+    let shared = Rc::new(RefCell::new(Shared {
+        values: VecDeque::new(),
+        capacity,
+        senders: 1,
+        is_closed: false,
+        receiver: None,
+        waiting: VecDeque::new(),
+        next_number: 0,
+    }));
+    (Sender(shared.clone()), Receiver(shared))
+}
+
+/// The end that values are put into; a clone is another one. When the last is dropped, the
+/// receiver gets what is left and then learns that nothing more will come.
+pub struct Sender<T>(Rc<RefCell<Shared<T>>>);
+
+/// The end that values are taken from. When it is dropped, what waits is dropped with it, and
+/// senders get their values back.
+pub struct Receiver<T>(Rc<RefCell<Shared<T>>>);
+
+/// Nobody receives any more: the value comes back.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Closed<T>(pub T);
+
+struct Shared<T> {
+    values: VecDeque<T>,
+    capacity: usize,
+    senders: usize,
+    /// The receiver is gone.
+    is_closed: bool,
+    receiver: Option<Waker>,
+    /// Senders that wait for room, in the order of their numbers. The first stays until it has
+    /// sent or is dropped, so a wake-up is never lost with it.
+    waiting: VecDeque<Waiting>,
+    next_number: u64,
+}
+
+struct Waiting {
+    number: u64,
+    waker: Waker,
+}
+
+impl<T> Sender<T> {
+    /// Puts `value` in; waits while there is no room, first come, first served. If the future is
+    /// dropped before it is ready, the value was not sent.
+    ///
+    /// # Errors
+    /// When the receiver is gone.
+    pub async fn send(&self, value: T) -> Result<(), Closed<T>> {
+        let mut turn = Turn {
+            shared: &self.0,
+            number: None,
+        };
+        poll_fn(|context| turn.poll(context)).await;
+        let mut shared = self.0.borrow_mut();
+        if shared.is_closed {
+            return Err(Closed(value));
+        }
+        shared.values.push_back(value);
+        let receiver = shared.receiver.take();
+        drop(shared);
+        receiver.into_iter().for_each(Waker::wake);
+        Ok(())
+    }
+}
+
+impl<T> Receiver<T> {
+    /// The next value, in the order they were sent; none when all senders are gone. If the future
+    /// is dropped, no value is lost.
+    pub async fn recv(&mut self) -> Option<T> {
+        poll_fn(|context| {
+            let mut shared = self.0.borrow_mut();
+            let value = shared.values.pop_front();
+            if value.is_none() && shared.senders > 0 {
+                shared.receiver = Some(context.waker().clone());
+                return Poll::Pending;
+            }
+            let next = shared.next_sender();
+            drop(shared);
+            next.into_iter().for_each(Waker::wake);
+            Poll::Ready(value)
+        })
+        .await
+    }
+}
+
+impl<T> Shared<T> {
+    fn has_room(&self) -> bool {
+        self.is_closed || self.values.len() < self.capacity
+    }
+
+    /// Who can send next, if anybody can and waits for it.
+    fn next_sender(&self) -> Option<Waker> {
+        let first = self.waiting.front().filter(|_| self.has_room());
+        first.map(|waiting| waiting.waker.clone())
+    }
+}
+
+/// A sender's place among those that wait; it is given up on drop.
+struct Turn<'a, T> {
+    shared: &'a RefCell<Shared<T>>,
+    number: Option<u64>,
+}
+
+impl<T> Turn<'_, T> {
+    /// Ready when there is room and nobody was here before.
+    fn poll(&mut self, context: &Context<'_>) -> Poll<()> {
+        let mut shared = self.shared.borrow_mut();
+        let first = shared.waiting.front().map(|waiting| waiting.number);
+        if shared.is_closed || shared.has_room() && (first.is_none() || first == self.number) {
+            return Poll::Ready(());
+        }
+        let waker = context.waker().clone();
+        if let Some(number) = self.number {
+            let mut waiting = shared.waiting.iter_mut();
+            if let Some(mine) = waiting.find(|waiting| waiting.number == number) {
+                mine.waker = waker;
+            }
+        } else {
+            let number = shared.next_number;
+            shared.next_number += 1;
+            shared.waiting.push_back(Waiting { number, waker });
+            self.number = Some(number);
+        }
+        Poll::Pending
+    }
+}
+
+impl<T> Drop for Turn<'_, T> {
+    fn drop(&mut self) {
+        if let Some(number) = self.number {
+            let mut shared = self.shared.borrow_mut();
+            let mut waiting = shared.waiting.iter();
+            if let Some(place) = waiting.position(|waiting| waiting.number == number) {
+                shared.waiting.remove(place);
+            }
+            let next = shared.next_sender();
+            drop(shared);
+            next.into_iter().for_each(Waker::wake);
+        }
+    }
+}
+
+impl<T> Clone for Sender<T> {
+    fn clone(&self) -> Self {
+        self.0.borrow_mut().senders += 1;
+        Self(self.0.clone())
+    }
+}
+
+impl<T> Drop for Sender<T> {
+    fn drop(&mut self) {
+        let mut shared = self.0.borrow_mut();
+        shared.senders -= 1;
+        let receiver = match shared.senders {
+            0 => shared.receiver.take(),
+            _ => None,
+        };
+        drop(shared);
+        receiver.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl<T> Drop for Receiver<T> {
+    fn drop(&mut self) {
+        let mut shared = self.0.borrow_mut();
+        shared.is_closed = true;
+        let values = std::mem::take(&mut shared.values);
+        let waiting = std::mem::take(&mut shared.waiting);
+        drop(shared);
+        waiting.into_iter().for_each(|sender| sender.waker.wake());
+        // Dropped last: their destructors may use this channel.
+        drop(values);
+    }
+}
+
+impl<T> fmt::Debug for Sender<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sender").finish_non_exhaustive()
+    }
+}
+
+impl<T> fmt::Debug for Receiver<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Receiver").finish_non_exhaustive()
+    }
+}
+
+impl<T> fmt::Debug for Closed<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Closed(..)")
+    }
+}
+
+impl<T> fmt::Display for Closed<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the channel has no receiver any more")
+    }
+}
+
+impl<T> std::error::Error for Closed<T> {}

@@ -1,0 +1,199 @@
+//! Coroutines on both engines: what each of them promises, and what a channel does when its ends
+//! come and go.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::engine::EngineChoice;
+
+const ENGINES: [EngineChoice; 2] = [EngineChoice::Auto, EngineChoice::Epoll];
+
+/// Runs what `coroutine` makes on each engine.
+fn on_each<T: 'static>(coroutine: impl AsyncFn() -> T + Copy + 'static) -> [T; 2] {
+    ENGINES.map(|engine| run_with(engine, async move { coroutine().await }).expect("an engine"))
+}
+
+fn ms(duration_ms: u64) -> Duration {
+    Duration::from_millis(duration_ms)
+}
+
+#[test]
+fn joined_coroutines_take_as_long_as_the_longest() {
+    let started = Instant::now();
+    on_each(async || {
+        let handles = [900, 500, 700].map(|duration_ms| {
+            spawn(async move {
+                sleep(ms(duration_ms)).await;
+                duration_ms
+            })
+        });
+        assert_eq!(join_all(handles).await, [Ok(900), Ok(500), Ok(700)]);
+    });
+    let took = started.elapsed();
+    assert!(took >= ms(2 * 900), "{took:?}");
+    assert!(took < ms(2 * (900 + 500)), "one after the other: {took:?}");
+}
+
+/// A turn that has taken long already does not shorten the sleep that begins at its end.
+#[test]
+fn a_sleep_is_never_shorter_than_asked_for() {
+    on_each(async || {
+        for n in 0..20 {
+            std::thread::sleep(ms(n));
+            let started = Instant::now();
+            sleep(ms(10)).await;
+            assert!(started.elapsed() >= ms(10), "{:?}", started.elapsed());
+        }
+    });
+}
+
+#[test]
+fn a_timeout_ends_what_takes_longer() {
+    on_each(async || {
+        assert_eq!(timeout(ms(10), sleep(ms(60_000))).await, Err(Elapsed));
+        assert_eq!(timeout(ms(60_000), sleep(ms(10))).await, Ok(()));
+        assert_eq!(timeout(ms(0), async { 7 }).await, Ok(7));
+    });
+}
+
+#[test]
+fn a_panic_reaches_the_handle_and_nobody_else() {
+    on_each(async || {
+        let fails = spawn(async { std::panic::resume_unwind(Box::new("on purpose")) });
+        let goes_on = spawn(async {
+            sleep(ms(20)).await;
+            1
+        });
+        let failed: Result<(), JoinError> = fails.await;
+        assert_eq!(failed, Err(JoinError::Panicked("on purpose".into())));
+        assert_eq!(goes_on.await, Ok(1));
+    });
+}
+
+#[test]
+fn an_aborted_coroutine_is_cancelled() {
+    on_each(async || {
+        let sleeper = spawn(sleep(ms(60_000)));
+        sleeper.abort();
+        assert_eq!(sleeper.await, Err(JoinError::Cancelled));
+    });
+}
+
+/// What is left when the first coroutine returns is dropped, and not waited for.
+#[test]
+fn a_worker_ends_with_its_first_coroutine() {
+    let handles = on_each(async || spawn(sleep(ms(60_000))));
+    for handle in handles {
+        let outcome = run(handle);
+        assert_eq!(outcome, Err(JoinError::Cancelled));
+    }
+}
+
+#[test]
+#[should_panic(expected = "spawn the coroutine there")]
+fn a_worker_within_a_worker_is_refused() {
+    let inner = Rc::new(Cell::new(None));
+    let message = inner.clone();
+    run(async move {
+        let tried = spawn(async { run(async {}) }).await;
+        message.set(Some(tried.expect_err("no worker").to_string()));
+    });
+    panic!("{}", inner.take().expect("a message"));
+}
+
+#[test]
+fn coroutines_take_turns() {
+    on_each(async || {
+        let log = Rc::new(RefCell::new(String::new()));
+        let handles = ["a", "b"].map(|name| {
+            let log = log.clone();
+            spawn(async move {
+                for _ in 0..3 {
+                    log.borrow_mut().push_str(name);
+                    yield_now().await;
+                }
+            })
+        });
+        join_all(handles).await;
+        assert_eq!(*log.borrow(), "ababab");
+    });
+}
+
+#[test]
+fn a_full_channel_slows_its_senders_down_in_their_order() {
+    run(async {
+        let (sender, mut receiver) = channel(2);
+        let sent = Rc::new(Cell::new(0));
+        for n in 0..6 {
+            let (sender, sent) = (sender.clone(), sent.clone());
+            spawn(async move {
+                sender.send(n).await.expect("a receiver");
+                sent.set(sent.get() + 1);
+            });
+        }
+        drop(sender);
+        yield_now().await;
+        yield_now().await;
+        assert_eq!(sent.get(), 2, "there is room for two");
+        let mut received = Vec::new();
+        while let Some(n) = receiver.recv().await {
+            received.push(n);
+            yield_now().await;
+            assert!(sent.get() <= received.len() + 2);
+        }
+        assert_eq!(received, [0, 1, 2, 3, 4, 5]);
+    });
+}
+
+#[test]
+fn a_sender_that_gives_up_passes_its_turn_on() {
+    run(async {
+        let (sender, mut receiver) = channel(1);
+        sender.send(0).await.expect("room");
+        let spawn_sender = |n| {
+            let sender = sender.clone();
+            spawn(async move { sender.send(n).await })
+        };
+        let (first, second) = (spawn_sender(1), spawn_sender(2));
+        yield_now().await;
+        // The first is woken by this, and dropped before it runs.
+        assert_eq!(receiver.recv().await, Some(0));
+        first.abort();
+        assert_eq!(first.await, Err(JoinError::Cancelled));
+        let next = timeout(ms(60_000), receiver.recv()).await;
+        assert_eq!(next, Ok(Some(2)));
+        assert_eq!(second.await, Ok(Ok(())));
+    });
+}
+
+#[test]
+fn values_come_back_when_nobody_receives_any_more() {
+    run(async {
+        let (sender, receiver) = channel(1);
+        sender.send("taken").await.expect("room");
+        let waiting = {
+            let sender = sender.clone();
+            spawn(async move { sender.send("waits").await })
+        };
+        yield_now().await;
+        drop(receiver);
+        assert_eq!(waiting.await, Ok(Err(Closed("waits"))));
+        assert_eq!(sender.send("late").await, Err(Closed("late")));
+    });
+}
+
+#[test]
+fn a_receiver_learns_that_the_last_sender_is_gone() {
+    run(async {
+        let (sender, mut receiver) = channel::<()>(1);
+        let other = sender.clone();
+        let received = spawn(async move { receiver.recv().await });
+        yield_now().await;
+        drop(sender);
+        yield_now().await;
+        drop(other);
+        assert_eq!(received.await, Ok(None));
+    });
+}

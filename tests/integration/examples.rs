@@ -1,0 +1,202 @@
+//! The examples as their readers meet them: built by cargo, started, spoken to.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+
+use crate::support::{Address, Client, Folder, GET, HELLO, PATIENCE, eventually, noise, run};
+
+/// The example's program. They are built as the tests were, so that nothing is built twice.
+fn example(name: &str) -> Command {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    let folder = FOLDER.get_or_init(|| {
+        let profile = if cfg!(debug_assertions) {
+            "test"
+        } else {
+            "release"
+        };
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--quiet", "--examples", "--profile", profile]);
+        if cfg!(feature = "sim") {
+            build.args(["--features", "sim"]);
+        }
+        let built = build.current_dir(env!("CARGO_MANIFEST_DIR")).status();
+        assert!(built.expect("cargo").success(), "the examples are built");
+        let program = Path::new(env!("CARGO_BIN_EXE_coring"));
+        program.with_file_name("examples")
+    });
+    Command::new(folder.join(name))
+}
+
+/// A running example; killed when dropped.
+struct Running {
+    child: Child,
+    stdout: BufReader<Box<dyn Read>>,
+}
+
+impl Running {
+    fn start(name: &str, arguments: &[&str]) -> Self {
+        let mut command = example(name);
+        command.args(arguments).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("an example that is built");
+        let stdout: Box<dyn Read> = Box::new(child.stdout.take().expect("a pipe"));
+        Self {
+            child,
+            stdout: BufReader::new(stdout),
+        }
+    }
+
+    /// The next line that it prints.
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).expect("a line");
+        line.trim_end().to_owned()
+    }
+
+    /// The address that it says it listens on.
+    fn address(&mut self) -> SocketAddr {
+        let line = self.line();
+        let address = line.trim_start_matches("http://").trim_end_matches('/');
+        address.parse().unwrap_or_else(|_| panic!("{line:?}"))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A port that nobody had a moment ago.
+fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("its address")
+}
+
+#[test]
+fn hello_answers() {
+    let address = free_address();
+    let _server = Running::start("hello", &[&address.to_string()]);
+    let mut client = eventually("a listener", || {
+        Client::connect(&Address::Tcp(address)).ok()
+    });
+    client.send(GET);
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.text()), (200, HELLO));
+    client.send(GET.replace("/ ", "/nothing "));
+    assert_eq!(client.answer().status, 404);
+}
+
+#[test]
+fn a_taken_port_is_told_in_one_line() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("its address").to_string();
+    for name in ["hello", "upload", "chat_lines"] {
+        let ended = example(name).arg(&address).output().expect("an end");
+        assert!(!ended.status.success());
+        let stderr = String::from_utf8_lossy(&ended.stderr);
+        let told = format!("cannot listen on {address}: ");
+        assert!(stderr.contains(&told), "{name}: {stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{name}: {stderr}");
+    }
+}
+
+#[test]
+fn tasks_take_as_long_as_the_longest() {
+    let ended = example("tasks").output().expect("an end");
+    let stdout = String::from_utf8_lossy(&ended.stdout);
+    let lines: Vec<&str> = stdout.lines().collect();
+    assert_eq!(
+        lines[..3],
+        ["one: 1 of 3", "two: 1 of 3", "three: 1 of 3"],
+        "{stdout}"
+    );
+    assert_eq!(lines.len(), 3 * 3 + 1, "{stdout}");
+    let total = lines.last().expect("a line");
+    let together = total.strip_prefix("together ").expect("a total");
+    let (together, rest) = together.split_once(" s, ").expect("a total");
+    assert_eq!(rest, "one after the other 2.7 s");
+    let together: f64 = together.parse().expect("a number");
+    assert!((1.2..2.7).contains(&together), "{total}");
+}
+
+#[test]
+fn upload_saves_what_it_tells_the_digest_of() {
+    let folder = Folder::new();
+    let uploads = folder.path().to_str().expect("a path in UTF-8");
+    let mut server = Running::start("upload", &["127.0.0.1:0", uploads]);
+    let address = server.address();
+    for len in [0, 1, 5_000_000] {
+        let sent = noise(len);
+        let file = folder.write("sent", &sent);
+        let sum = run("sha256sum", &[&file]);
+        let digest = sum.split(' ').next().expect("a digest");
+        let mut client = Client::connect(&Address::Tcp(address)).expect("a listener");
+        client.send(format!(
+            "PUT /any HTTP/1.1\r\nHost: a\r\nContent-Length: {len}\r\n\r\n"
+        ));
+        client.send(&sent);
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.text().trim_end()), (201, digest));
+        let saved = fs::read(folder.file(digest)).expect("a file of that name");
+        assert!(saved == sent, "{len}: {} bytes were saved", saved.len());
+    }
+    let mut client = Client::connect(&Address::Tcp(address)).expect("a listener");
+    client.send(GET);
+    assert_eq!(client.answer().status, 405);
+}
+
+/// One who takes part in a chat.
+struct Person {
+    reader: BufReader<TcpStream>,
+}
+
+impl Person {
+    fn join(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).expect("a listener");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        let mut person = Self {
+            reader: BufReader::new(stream),
+        };
+        assert!(person.hears().starts_with("you are "));
+        person
+    }
+
+    fn says(&mut self, words: &str) {
+        let stream = self.reader.get_mut();
+        stream.write_all(words.as_bytes()).expect("a listener");
+    }
+
+    fn hears(&mut self) -> String {
+        let mut line = String::new();
+        self.reader.read_line(&mut line).expect("a line in time");
+        line
+    }
+}
+
+#[test]
+fn chat_lines_reach_everybody_else() {
+    let mut server = Running::start("chat_lines", &["127.0.0.1:0"]);
+    let address = server.address();
+    let [mut one, mut two, mut three] = [(); 3].map(|()| Person::join(address));
+    one.says("hel");
+    one.says("lo\nhow are you?\n");
+    for other in [&mut two, &mut three] {
+        assert_eq!(other.hears(), "1: hello\n");
+        assert_eq!(other.hears(), "1: how are you?\n");
+    }
+    drop(two);
+    three.says("fine\n");
+    assert_eq!(one.hears(), "3: fine\n");
+    let stream = three.reader.get_mut();
+    stream.shutdown(Shutdown::Write).expect("a connection");
+    one.says("still there?\n");
+    let mut four = Person::join(address);
+    one.says("welcome\n");
+    assert_eq!(four.hears(), "1: welcome\n");
+}
