@@ -81,6 +81,8 @@ pub(crate) struct Client {
     connection: Option<Connection>,
     asked: Vec<Asked>,
     outgoing: Vec<u8>,
+    /// Where the request ends that says that it is the last one.
+    last_end: usize,
     sent: usize,
     /// It sends no more beyond this.
     stops_at: usize,
@@ -111,6 +113,7 @@ impl Client {
             connection: None,
             asked: Vec::new(),
             outgoing: Vec::new(),
+            last_end: usize::MAX,
             sent: 0,
             stops_at: usize::MAX,
             piece_max: random.pick(&[8, 64, 512, 4096, 1 << 20]),
@@ -151,6 +154,9 @@ impl Client {
             };
             let body = content(self.number, number, len);
             self.write_request(kind, number, &body, last == Some(number));
+            if last == Some(number) {
+                self.last_end = self.outgoing.len();
+            }
             self.asked.push(Asked {
                 kind,
                 body,
@@ -437,8 +443,12 @@ impl Client {
 
     /// The connection is over: what was asked must have been answered, or there is a reason.
     fn check_end(&self, now_ms: u64, drain_ms: Option<u64>) -> Result<(), String> {
+        // Who says that it sends no more is not waited for, so what it sends then may reset the
+        // connection before the answer is read (RFC 9112 §9.6).
+        let has_broken_its_word = self.sent > self.last_end;
         let excused = self.connection.as_ref().is_none_or(Connection::is_excused)
             || self.told_to_close
+            || has_broken_its_word
             || matches!(
                 self.manner,
                 Manner::Resetting | Manner::Stalling | Manner::Slowloris
