@@ -175,6 +175,9 @@ fn deadline_ms(kernel: &Kernel, timeout: Option<Duration>) -> Option<u64> {
 fn sleep(kernel: &mut Kernel, ring: usize, timeout: Option<Duration>) -> io::Result<()> {
     let until_ms = deadline_ms(kernel, timeout);
     while kernel.rings[ring].completions.is_empty() {
+        if kernel.violation.is_some() {
+            return Err(io::Error::other("the simulation is over"));
+        }
         match (kernel.next_ms(ring), until_ms) {
             (Some(next_ms), until_ms) if until_ms.is_none_or(|until_ms| next_ms <= until_ms) => {
                 kernel.now_ms = kernel.now_ms.max(next_ms);
