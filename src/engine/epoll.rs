@@ -402,6 +402,13 @@ impl Epoll {
     }
 }
 
+impl Drop for Epoll {
+    fn drop(&mut self) {
+        // The gauge tells what is left: the coroutines have dropped what they held.
+        self.metrics.blocks_in_use.set(self.pool.in_use() as u64);
+    }
+}
+
 impl fmt::Debug for Epoll {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Epoll").finish_non_exhaustive()

@@ -56,18 +56,27 @@ fn a_stop_leaves_nothing_behind() {
         client.send(GET);
         assert_eq!(client.answer().text(), HELLO);
     }
+    let metrics = &server.metrics()[0];
+    // Half a head is memory that is held.
+    for client in &mut clients {
+        client.send("GET / HTTP/1.1\r\nHo");
+    }
+    let received = (clients.len() * (GET.len() + 18)) as u64;
+    eventually("the halves", || {
+        (metrics.bytes_received.get() == received).then_some(())
+    });
     server.stop();
     server.wait().expect("an end in order");
     for mut client in clients {
         client.ends();
     }
-    let metrics = &server.metrics()[0];
     let left = [
+        &metrics.blocks_in_use,
         &metrics.ops_in_flight,
         &metrics.tasks_live,
         &metrics.timers_live,
     ];
-    assert_eq!(left.map(|gauge| gauge.get()), [0, 0, 0]);
+    assert_eq!(left.map(|gauge| gauge.get()), [0; 4]);
 }
 
 #[test]

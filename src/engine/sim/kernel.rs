@@ -24,8 +24,9 @@ const CQE_BUFFER_SHIFT: u32 = 16;
 const TASK_WORK_MAX: usize = 20;
 /// Accepts on one listener at one instant without a connection: more are a spin.
 const ACCEPTS_AT_ONCE_MAX: u32 = 20;
-/// Submissions on one connection without anything having moved: more are a spin.
-const IDLE_SUBMISSIONS_MAX: u32 = 200;
+/// Submissions on one connection without anything having moved there: more are a spin. Neighbours
+/// that flood the server take the buffers away from one that waits some hundred times.
+const IDLE_SUBMISSIONS_MAX: u32 = 2000;
 
 /// One ring.
 #[derive(Debug, Default)]

@@ -110,6 +110,7 @@ impl Stepped {
         let metrics = &self.metrics;
         let left = [
             ("blocks", self.pool.in_use() as u64),
+            ("blocks on its counter", metrics.blocks_in_use.get()),
             ("operations", metrics.ops_in_flight.get()),
             ("tasks", metrics.tasks_live.get()),
             ("timers", metrics.timers_live.get()),

@@ -140,6 +140,8 @@ impl Uring {
         while silent_steps < SILENT_STEPS_MAX {
             let in_flight = self.in_flight.get();
             if in_flight == 0 && self.ring.borrow().unsubmitted() == 0 {
+                // The gauges tell what is left, which is nothing.
+                self.top_up();
                 return true;
             }
             if self.visit(Some(Some(Duration::from_millis(100)))).is_err() {
