@@ -18,7 +18,7 @@ use std::path::Path;
 type Rule = fn(path: &str, text: &str) -> Vec<String>;
 
 /// Where our sources are, and what counts as one.
-const FOLDERS: &[&str] = &["src", "tests", "bench", "examples"];
+const FOLDERS: &[&str] = &["src", "tests", "bench", "examples", "deploy"];
 const EXTENSIONS: &[&str] = &["rs", "py"];
 
 /// One violation as a line to print: where, which rule, what is wrong and how to cure it.

@@ -36,17 +36,23 @@ impl FromStr for Address {
         if let Ok(address) = text.parse() {
             return Ok(Self::Tcp(address));
         }
-        let named = text.rsplit_once(':').is_some_and(|(host, port)| {
+        let named = text.rsplit_once(':').filter(|(host, port)| {
             !host.is_empty() && !host.contains([':', '/']) && port.parse::<u16>().is_ok()
         });
-        if !named {
+        let Some((host, port)) = named else {
             return Err(format!(
                 "{text:?} is no address: write HOST:PORT, [IPV6]:PORT, :PORT or unix:PATH"
             ));
-        }
-        let found = text
+        };
+        // RFC 6761 §6.3: known without asking, also where there is no /etc/hosts and no resolver.
+        let host = if host.eq_ignore_ascii_case("localhost") {
+            "127.0.0.1"
+        } else {
+            host
+        };
+        let found = format!("{host}:{port}")
             .to_socket_addrs()
-            .map_err(|error| format!("cannot resolve: {error}"))?;
+            .map_err(|error| format!("cannot resolve {host}: {error}"))?;
         let found: Vec<SocketAddr> = found.collect();
         let first = found
             .iter()
@@ -86,6 +92,7 @@ mod tests {
     fn addresses_as_operators_write_them() {
         check("127.0.0.1:8000", Ok("127.0.0.1:8000"));
         check("localhost:80", Ok("127.0.0.1:80"));
+        check("LocalHost:80", Ok("127.0.0.1:80"));
         check("[::1]:0", Ok("[::1]:0"));
         check(":8000", Ok("0.0.0.0:8000"));
         check("8000", Ok("0.0.0.0:8000"));

@@ -1,0 +1,23 @@
+//! What is in `deploy/`, held against the program by `deploy/tests/check.py`. How coring fares
+//! under what they ask of the kernel is in `sandbox`.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::run_with;
+
+#[test]
+fn the_manifests_the_image_and_the_unit_fit_the_program() {
+    let python = Path::new(env!("CARGO_TARGET_TMPDIR")).join("deploy/bin/python");
+    assert!(
+        python.exists(),
+        "no {}: tests/run installs what reads the manifests",
+        python.display()
+    );
+    let mut check = Command::new(python);
+    check.current_dir(env!("CARGO_MANIFEST_DIR"));
+    check.args(["deploy/tests/check.py", env!("CARGO_BIN_EXE_coring")]);
+    let finished = run_with(&mut check, b"");
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    assert!(finished.stderr.contains("Ran "), "{}", finished.stderr);
+}
