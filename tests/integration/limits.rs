@@ -221,7 +221,7 @@ fn write_timeout() {
 #[test]
 fn write_timeout_for_a_slow_reader() {
     let limits = Limits {
-        write_timeout_ms: 1000,
+        write_timeout_ms: 2000,
         ..Limits::default()
     };
     let server = Local::start_within(limits, || {
