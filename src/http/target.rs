@@ -125,10 +125,15 @@ fn is_port_suffix(suffix: &[u8]) -> bool {
     match suffix {
         [] => true,
         [b':', digits @ ..] => {
-            let add = |port: u32, digit: &u8| port * 10 + u32::from(digit - b'0');
+            let add = |port: u32, byte: &u8| {
+                let digit = byte.wrapping_sub(b'0');
+                (digit <= 9).then(|| port * 10 + u32::from(digit))
+            };
             digits.len() <= 5
-                && digits.iter().all(u8::is_ascii_digit)
-                && digits.iter().fold(0, add) <= u32::from(u16::MAX)
+                && digits
+                    .iter()
+                    .try_fold(0, add)
+                    .is_some_and(|port| port <= u32::from(u16::MAX))
         }
         _ => false,
     }

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use ::http::{Method, StatusCode};
+use ::http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use super::body::{Decoder, Piece};
 use super::encode::{
@@ -189,22 +189,19 @@ impl Connection {
     ///
     /// Date and Server are added unless the answer has its own. Framing and persistence are decided
     /// here: the answer's own Content-Length, Transfer-Encoding and connection fields are left
-    /// out, though `Connection: close` among them is heeded. Fields that are not valid are left out
-    /// too. A status of 1xx is an interim answer, which another must follow; HTTP/1.0 has none, and
-    /// nothing is written (RFC 9110 §15.2).
+    /// out, though `Connection: close` among them is heeded. A status of 1xx is an interim answer,
+    /// which another must follow; HTTP/1.0 has none, and nothing is written (RFC 9110 §15.2).
     ///
     /// # Panics
     /// If `out` is shorter than the head; [`Answer::head_bytes_max`] bytes are always enough.
-    pub fn send_head<F, N, V>(
+    pub fn send_head<'f, F>(
         &mut self,
         answer: &Answer<F>,
         date: &[u8; DATE_LEN],
         out: &mut [u8],
     ) -> usize
     where
-        F: Clone + IntoIterator<Item = (N, V)>,
-        N: AsRef<[u8]>,
-        V: AsRef<[u8]>,
+        F: Clone + IntoIterator<Item = (&'f HeaderName, &'f HeaderValue)>,
     {
         let is_interim = answer.status.is_informational();
         if is_interim && self.version == Version::Http10 {

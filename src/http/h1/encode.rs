@@ -1,14 +1,14 @@
 //! From an answer to the bytes of its head (RFC 9112 §4 to §7). It refuses to know the exchange:
 //! framing and persistence are decided in `connection.rs` and only written here.
 
-use ::http::StatusCode;
+use ::http::{HeaderName, HeaderValue, StatusCode};
 
 use crate::http::date::DATE_LEN;
-use crate::http::field::{has_token, is_token, is_value};
+use crate::http::field::has_token;
 
 /// What a service answers, as far as the head is concerned.
 ///
-/// `fields` yields pairs of name and value; Content-Length, Transfer-Encoding and what belongs to
+/// `fields` yields names and values; Content-Length, Transfer-Encoding and what belongs to
 /// the connection are not among them, for they are ours (see [`Connection::send_head`]).
 ///
 /// [`Connection::send_head`]: super::Connection::send_head
@@ -22,16 +22,15 @@ pub struct Answer<F> {
     pub length: BodyLength,
 }
 
-impl<F, N, V> Answer<F>
+impl<'a, F> Answer<F>
 where
-    F: Clone + IntoIterator<Item = (N, V)>,
-    N: AsRef<[u8]>,
-    V: AsRef<[u8]>,
+    F: Clone + IntoIterator<Item = (&'a HeaderName, &'a HeaderValue)>,
 {
     /// A length in bytes that the head of this answer does not exceed.
     #[must_use]
     pub fn head_bytes_max(&self) -> usize {
-        let field_len = |(name, value): (N, V)| name.as_ref().len() + value.as_ref().len() + 4;
+        let field_len =
+            |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
         OWN_BYTES_MAX
             + self
                 .fields
@@ -123,16 +122,15 @@ impl<'a> HeadWriter<'a> {
         }
     }
 
-    /// The answer's own fields. Left out are those that frame the message or concern only the
-    /// connection, and any that would break out of its line (response splitting).
-    pub(super) fn fields<N, V>(&mut self, fields: impl IntoIterator<Item = (N, V)>)
-    where
-        N: AsRef<[u8]>,
-        V: AsRef<[u8]>,
-    {
+    /// The answer's own fields, but for those that frame the message or concern only the
+    /// connection. None can break out of its line (response splitting): their types hold that.
+    pub(super) fn fields<'f>(
+        &mut self,
+        fields: impl IntoIterator<Item = (&'f HeaderName, &'f HeaderValue)>,
+    ) {
         for (name, value) in fields {
-            let (name, value) = (name.as_ref(), value.as_ref());
-            if self.admits(name, value) && is_token(name) && is_value(value) {
+            let (name, value) = (name.as_str().as_bytes(), value.as_bytes());
+            if self.admits(name, value) {
                 self.put(name);
                 self.put(b": ");
                 self.put(value);
@@ -179,21 +177,18 @@ impl<'a> HeadWriter<'a> {
         self.len
     }
 
-    /// Whether a field is the answer's to send. The length of a name leaves few to compare with.
+    /// Whether a field, whose name is in small letters, is the answer's to send.
+    #[inline]
     fn admits(&mut self, name: &[u8], value: &[u8]) -> bool {
-        let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
-        match name.len() {
-            4 if is("date") => self.has_date = true,
-            6 if is("server") => self.has_server = true,
-            7 => return !is("upgrade"),
-            10 if is("connection") => {
+        match name {
+            b"date" => self.has_date = true,
+            b"server" => self.has_server = true,
+            b"connection" => {
                 self.wants_close |= has_token(value, "close");
                 return false;
             }
-            10 => return !is("keep-alive"),
-            14 => return !is("content-length"),
-            16 => return !is("proxy-connection"),
-            17 => return !is("transfer-encoding"),
+            b"upgrade" | b"keep-alive" | b"content-length" | b"proxy-connection"
+            | b"transfer-encoding" => return false,
             _ => {}
         }
         true

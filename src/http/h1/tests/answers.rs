@@ -1,6 +1,6 @@
 //! Answers: their heads, their bodies' framing, and what becomes of the connection.
 
-use ::http::StatusCode;
+use ::http::{HeaderName, HeaderValue, StatusCode};
 
 use super::{DATE, NO_FIELDS, next};
 use crate::http::Fault;
@@ -24,6 +24,15 @@ fn after(request: &str) -> Connection {
     connection
 }
 
+/// Fields as a service has them.
+fn typed(fields: &[(&str, &str)]) -> Vec<(HeaderName, HeaderValue)> {
+    let typed = |&(name, value): &(&str, &str)| {
+        let name = HeaderName::from_bytes(name.as_bytes()).expect("a name");
+        (name, HeaderValue::from_str(value).expect("a value"))
+    };
+    fields.iter().map(typed).collect()
+}
+
 /// Sends a head; the fields that every head has must be there and are left out of the result.
 fn send(
     connection: &mut Connection,
@@ -31,7 +40,8 @@ fn send(
     fields: &[(&str, &str)],
     length: BodyLength,
 ) -> String {
-    let fields = fields.iter().copied();
+    let fields = typed(fields);
+    let fields = fields.iter().map(|(name, value)| (name, value));
     let status = StatusCode::from_u16(status).expect("a status");
     let answer = Answer {
         status,
@@ -136,7 +146,7 @@ fn every_head_fits_its_bound() {
 }
 
 #[test]
-fn sends_fields_but_not_framing_nor_broken_ones() {
+fn sends_fields_but_not_framing() {
     let fields = [
         ("Content-Type", "text/html"),
         ("Content-Length", "7"),
@@ -145,16 +155,11 @@ fn sends_fields_but_not_framing_nor_broken_ones() {
         ("Keep-Alive", "timeout=5"),
         ("Proxy-Connection", "x"),
         ("Upgrade", "h2c"),
-        ("X-Split", "a\r\nSet-Cookie: b"),
-        ("X-Nul", "a\0"),
-        ("X Bad", "a"),
-        ("", "a"),
-        ("X\r\nY", "a"),
         ("X-Empty", ""),
     ];
     let mut connection = after(GET);
     let head = send(&mut connection, 200, &fields, BodyLength::Known(3));
-    let expected = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nX-Empty: \r\n\
+    let expected = "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\nx-empty: \r\n\
         Content-Length: 3\r\n\r\n";
     assert_eq!(head, expected);
 }
@@ -175,15 +180,15 @@ fn heeds_the_answers_own_close_date_and_server() {
     connection.send_end().expect("an end");
     assert!(connection.must_close());
 
-    let fields = [("date", "never"), ("SERVER", "x")];
+    let fields = typed(&[("date", "never"), ("Server", "x")]);
     let answer = Answer {
         status: StatusCode::OK,
-        fields,
+        fields: fields.iter().map(|(name, value)| (name, value)),
         length: BodyLength::Known(0),
     };
     let mut out = [0; 300];
     let len = after(GET).send_head(&answer, &DATE, &mut out);
-    let expected = "HTTP/1.1 200 OK\r\ndate: never\r\nSERVER: x\r\nContent-Length: 0\r\n\r\n";
+    let expected = "HTTP/1.1 200 OK\r\ndate: never\r\nserver: x\r\nContent-Length: 0\r\n\r\n";
     assert_eq!(str::from_utf8(&out[..len]), Ok(expected));
 }
 
@@ -304,7 +309,7 @@ fn interim_answers_come_before_the_final_one() {
     let head = send(&mut connection, 103, &link, BodyLength::Known(0));
     assert_eq!(
         head,
-        "HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n"
+        "HTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\n\r\n"
     );
     assert!(connection.can_answer());
     send(&mut connection, 200, &[], BodyLength::Known(0));

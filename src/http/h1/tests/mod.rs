@@ -8,12 +8,12 @@ mod requests;
 
 use super::{Answer, BodyLength, Connection, Event, Framing, Head, Limits};
 use crate::http::Fault;
-use ::http::StatusCode;
+use ::http::{HeaderName, HeaderValue, StatusCode};
 
 const DATE: [u8; 29] = *b"Sun, 06 Nov 1994 08:49:37 GMT";
 
 /// No fields of the answer's own.
-const NO_FIELDS: [(&str, &str); 0] = [];
+const NO_FIELDS: [(&HeaderName, &HeaderValue); 0] = [];
 
 /// A peer that sends pieces, and a server that answers each request with an empty 200.
 struct Script<'a> {
