@@ -7,6 +7,7 @@
 
 mod boxed;
 mod chunk;
+mod poison;
 mod pool;
 mod recv_buf;
 mod send_queue;

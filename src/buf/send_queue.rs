@@ -320,8 +320,10 @@ mod tests {
     #[test]
     fn every_short_send_goes_on_where_it_stopped() {
         let pool = Pool::new();
-        for len_max in [1, 7, 100, 4096, 1 << 18] {
-            for step in [1, 5, 1000, 1 << 18] {
+        // Byte by byte takes Miri minutes.
+        let smallest = if cfg!(miri) { 2 } else { 0 };
+        for &len_max in &[1, 7, 100, 4096, 1 << 18][smallest..] {
+            for &step in &[1, 5, 1000, 1 << 18][smallest..] {
                 let mut queue = SendQueue::new();
                 let expected = fill(&pool, &mut queue);
                 assert_eq!(queue.len(), expected.len());

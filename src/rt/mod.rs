@@ -6,6 +6,9 @@
 
 mod executor;
 mod inbox;
+#[cfg(all(test, loom))]
+mod model;
+mod sync;
 mod task;
 mod timer;
 mod waker;

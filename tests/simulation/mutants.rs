@@ -7,6 +7,9 @@ use crate::life;
 /// Lives in which each fault must be noticed.
 const SEEDS_MAX: u64 = 1000;
 
+/// Noticed by `src/rt/model.rs`, for it takes two threads to meet.
+const NOTICED_ELSEWHERE: &[Mutant] = &[Mutant::SleepUnchecked];
+
 /// The first seed that notices the fault, and what it says.
 fn noticed(mutant: Mutant) -> Option<(u64, String)> {
     with_mutant(mutant, || {
@@ -18,7 +21,8 @@ fn noticed(mutant: Mutant) -> Option<(u64, String)> {
 fn every_mutant_is_noticed() {
     let mut missed = Vec::new();
     println!("| mutant | seeds needed | noticed by |\n|---|---|---|");
-    for &mutant in Mutant::ALL {
+    let ours = |mutant: &&Mutant| !NOTICED_ELSEWHERE.contains(mutant);
+    for &mutant in Mutant::ALL.iter().filter(ours) {
         match noticed(mutant) {
             Some((seed, what)) => println!("| {mutant:?} | {} | {what} |", seed + 1),
             None => missed.push(mutant),
