@@ -32,7 +32,9 @@ pub(super) fn unpoison(start: NonNull<u8>, len: usize) {
 /// What the sanitizer's runtime offers (sanitizer/asan_interface.h).
 #[cfg(asan)]
 pub(super) mod runtime {
-    use std::ffi::{c_int, c_void};
+    #[cfg(test)]
+    use std::ffi::c_int;
+    use std::ffi::c_void;
 
     // SAFETY: declared as in that header; every build with `--cfg asan` links the runtime.
     unsafe extern "C" {

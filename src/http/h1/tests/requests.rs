@@ -174,7 +174,7 @@ fn refuses_bad_fields() {
         .chain([0x7f])
         .filter(|byte| !matches!(byte, b'\t' | b'\r' | b'\n'))
     {
-        for at in 0..40 {
+        for at in (0..40).step_by(if cfg!(miri) { 13 } else { 1 }) {
             let mut value = [b'v'; 40];
             value[at] = control;
             let head = [b"GET / HTTP/1.0\r\nX: ", value.as_slice(), b"\r\n\r\n"].concat();
@@ -345,11 +345,12 @@ fn holds_its_limits() {
 
 #[test]
 fn a_head_in_many_pieces_is_searched_once() {
+    const HEAD_BYTES: usize = if cfg!(miri) { 500 } else { 16_000 };
     let limits = Limits::default();
     let mut bytes = b"GET / HTTP/1.1\r\nHost: a\r\nX: ".to_vec();
     let mut connection = Connection::server();
     // Quadratic work would be a hundred million steps here, and seconds in a debug build.
-    while bytes.len() < 16_000 {
+    while bytes.len() < HEAD_BYTES {
         assert_eq!(
             connection.next_event(&bytes, &limits),
             Ok((0, Event::NeedData))
@@ -359,6 +360,6 @@ fn a_head_in_many_pieces_is_searched_once() {
     bytes.extend_from_slice(b"\r\n\r\n");
     assert!(matches!(
         connection.next_event(&bytes, &limits),
-        Ok((16_004, Event::Request(_)))
+        Ok((used, Event::Request(_))) if used == HEAD_BYTES + 4
     ));
 }
