@@ -150,9 +150,9 @@ fn check_with(limits: &Limits, input: impl AsRef<[u8]>, expected: &[&str]) {
     let input = input.as_ref();
     let text = String::from_utf8_lossy(&input[..input.len().min(400)]);
     assert_eq!(replay([input], limits), expected, "in one piece: {text:?}");
-    // Miri has little time: long inputs in 40 pieces, and few cuts.
+    // Miri has little time: long inputs in 20 pieces, and few cuts.
     let (pieces_max, cuts_max) = if cfg!(miri) {
-        (40, 5)
+        (20, 3)
     } else {
         (usize::MAX, 500)
     };
