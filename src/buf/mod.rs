@@ -8,6 +8,7 @@
 mod boxed;
 mod chunk;
 mod file_span;
+mod poison;
 mod pool;
 mod recv_buf;
 mod send_queue;

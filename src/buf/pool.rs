@@ -11,6 +11,7 @@ use std::ptr::NonNull;
 use std::rc::Rc;
 
 use super::chunk::Block;
+use super::poison::{poison, unpoison};
 
 /// Size and alignment of every block, in bytes.
 pub const BLOCK_BYTES: usize = 4096;
@@ -67,6 +68,7 @@ impl Pool {
         let start = popped.unwrap_or_else(|| self.grow());
         shared.in_use.set(shared.in_use.get() + 1);
         count_of(start).set(1);
+        unpoison(start, BLOCK_BYTES);
         Block::from_raw(start)
     }
 
@@ -107,7 +109,9 @@ impl Pool {
             free.push(unsafe { slab.add(index * BLOCK_BYTES) });
         }
         // SAFETY: the second block's place is inside the slab.
-        unsafe { slab.add(BLOCK_BYTES) }
+        let first = unsafe { slab.add(BLOCK_BYTES) };
+        poison(first, BLOCKS_PER_SLAB * BLOCK_BYTES);
+        first
     }
 }
 
@@ -166,6 +170,7 @@ pub(super) fn give_back(start: NonNull<u8>) {
     unsafe {
         start.write_bytes(0xdd, BLOCK_BYTES);
     }
+    poison(start, BLOCK_BYTES);
     let pool = header_of(start).pool;
     // SAFETY: the pool's state lives while blocks are out, and this one was out until now.
     let shared = unsafe { &*pool };
@@ -234,6 +239,19 @@ mod tests {
         assert!(starts.iter().all(|start| start.is_multiple_of(BLOCK_BYTES)));
         drop(blocks);
         assert_eq!(pool.in_use(), 0);
+    }
+
+    #[cfg(asan)]
+    #[test]
+    fn a_block_in_the_pool_is_poisoned() {
+        let is_poisoned =
+            |at: *mut u8| crate::buf::poison::runtime::__asan_address_is_poisoned(at.cast()) != 0;
+        let pool = Pool::new();
+        let block = pool.take();
+        let (first, next) = (block.as_ptr(), block.as_ptr().wrapping_add(BLOCK_BYTES));
+        assert!(!is_poisoned(first) && is_poisoned(next));
+        drop(block);
+        assert!(is_poisoned(first));
     }
 
     #[test]

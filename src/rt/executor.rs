@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 
 use super::inbox::{self, Inbox};
+use super::sync::per_thread;
 use super::waker::{GENERATION_BITS, TaskId};
 use super::wheel::Wheel;
 use crate::metrics::WorkerMetrics;
@@ -67,7 +68,7 @@ pub struct Executor {
     metrics: Arc<WorkerMetrics>,
 }
 
-thread_local! {
+per_thread! {
     /// The executor whose tasks are running on this thread, while [`Executor::enter`] lasts.
     static CURRENT: Cell<*const Executor> = const { Cell::new(std::ptr::null()) };
 }
@@ -104,10 +105,10 @@ impl Executor {
         struct Restore(*const Executor);
         impl Drop for Restore {
             fn drop(&mut self) {
-                CURRENT.set(self.0);
+                CURRENT.with(|current| current.set(self.0));
             }
         }
-        let _restore = Restore(CURRENT.replace(self));
+        let _restore = Restore(CURRENT.with(|current| current.replace(self)));
         body()
     }
 
@@ -294,7 +295,7 @@ impl fmt::Debug for Executor {
 /// Hands the thread's current executor to `body`; none when no executor runs here.
 #[inline]
 pub(super) fn with_current<R>(body: impl FnOnce(&Executor) -> R) -> Option<R> {
-    let current = CURRENT.get();
+    let current = CURRENT.with(Cell::get);
     if current.is_null() {
         return None;
     }

@@ -1,13 +1,15 @@
 //! The one door by which other threads reach a worker: wake-ups, and the end of its sleep.
 //!
 //! The worker says that it will sleep, *then* looks once more whether something came; a sender
-//! puts its wake-up in, *then* looks whether the worker sleeps. Both steps are sequentially
-//! consistent, so at least one of the two sees the other: no wake-up is lost.
+//! puts its wake-up in, *then* looks whether the worker sleeps. Both touch the flag by a swap, and
+//! the later of two swaps sees the earlier with all that came before it: either the sender sees
+//! that the worker sleeps, or the worker sees what was put in. No wake-up is lost.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError, RwLock, Weak};
 
+use super::sync::{AtomicBool, Mutex};
 use super::waker::{TaskId, WORKER_BITS};
 use crate::sys::mutants::mutate;
 
@@ -34,17 +36,17 @@ impl Inbox {
     /// Announces that the worker is about to sleep. False when something has come meanwhile:
     /// then it must not.
     pub fn prepare_sleep(&self) -> bool {
-        self.sleeping.store(true, Ordering::SeqCst);
-        if self.pending.load(Ordering::SeqCst) {
-            self.sleeping.store(false, Ordering::SeqCst);
-            return false;
+        self.sleeping.swap(true, Ordering::AcqRel);
+        let came = mutate!(SleepUnchecked, false, self.pending.load(Ordering::Acquire));
+        if came {
+            self.awake();
         }
-        true
+        !came
     }
 
     /// Announces that the worker is awake again.
     pub fn awake(&self) {
-        self.sleeping.store(false, Ordering::SeqCst);
+        self.sleeping.swap(false, Ordering::AcqRel);
     }
 
     /// Hands every task woken from outside to `wake`.
@@ -53,7 +55,7 @@ impl Inbox {
             return;
         }
         // Cleared before the list is taken: what is put in after that sets it again.
-        self.pending.store(false, Ordering::SeqCst);
+        self.pending.store(false, Ordering::Relaxed);
         let woken = std::mem::take(&mut *self.woken.lock().unwrap_or_else(PoisonError::into_inner));
         woken.into_iter().for_each(&mut wake);
     }
@@ -63,11 +65,11 @@ impl Inbox {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(id);
-        self.pending.store(true, Ordering::SeqCst);
+        self.pending.store(true, Ordering::Release);
         if mutate!(
             LoseRemoteWake,
             false,
-            self.sleeping.swap(false, Ordering::SeqCst)
+            self.sleeping.swap(false, Ordering::AcqRel)
         ) {
             (self.unpark)();
         }
@@ -83,14 +85,14 @@ impl fmt::Debug for Inbox {
 }
 
 /// The workers alive in this process, by number.
-static WORKERS: Mutex<Vec<Weak<Inbox>>> = Mutex::new(Vec::new());
+static WORKERS: RwLock<Vec<Weak<Inbox>>> = RwLock::new(Vec::new());
 
 /// Gives the worker behind `inbox` a number of its own for as long as the inbox lives.
 ///
 /// # Panics
 /// When 4,096 workers are alive.
 pub(super) fn register(inbox: &Arc<Inbox>) -> u16 {
-    let mut workers = WORKERS.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut workers = WORKERS.write().unwrap_or_else(PoisonError::into_inner);
     let free = workers.iter().position(|worker| worker.strong_count() == 0);
     let number = free.unwrap_or(workers.len());
     assert!(number < 1 << WORKER_BITS, "too many workers in one process");
@@ -104,7 +106,7 @@ pub(super) fn register(inbox: &Arc<Inbox>) -> u16 {
 /// Wakes a task of another thread's worker; does nothing when that worker is gone.
 pub(super) fn wake_remote(id: TaskId) {
     let inbox = {
-        let workers = WORKERS.lock().unwrap_or_else(PoisonError::into_inner);
+        let workers = WORKERS.read().unwrap_or_else(PoisonError::into_inner);
         workers.get(usize::from(id.worker)).and_then(Weak::upgrade)
     };
     if let Some(inbox) = inbox {

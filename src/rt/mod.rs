@@ -7,6 +7,9 @@
 mod executor;
 mod inbox;
 mod join;
+#[cfg(all(test, loom))]
+mod model;
+mod sync;
 mod task;
 mod timer;
 mod waker;

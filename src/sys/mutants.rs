@@ -70,6 +70,8 @@ mod planted {
         ForgetPark,
         /// A wake-up from outside does not end the worker's sleep.
         LoseRemoteWake,
+        /// A worker goes to sleep without looking once more whether something came.
+        SleepUnchecked,
         /// A task that wakes itself while it runs is not run again.
         LoseSelfWake,
         /// A buffer's number is returned twice.

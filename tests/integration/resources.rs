@@ -118,7 +118,11 @@ fn an_idle_connection_costs_little_and_leaves_nothing() {
     eventually("the descriptors' end", || {
         (descriptors(pid) == fresh_descriptors).then_some(())
     });
-    assert!(each < 2048, "{each} bytes for each idle connection");
+    if cfg!(asan) {
+        report("idle: not judged, for AddressSanitizer pads every allocation");
+    } else {
+        assert!(each < 2048, "{each} bytes for each idle connection");
+    }
     let ended = server.stop();
     let stats = ended.stats();
     assert_eq!(stats["connections_accepted"], count as u64 + 1);

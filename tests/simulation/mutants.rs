@@ -7,6 +7,9 @@ use crate::{life, turns};
 /// Lives in which each fault must be noticed.
 const SEEDS_MAX: u64 = 1000;
 
+/// Noticed by `src/rt/model.rs`, for it takes two threads to meet.
+const NOTICED_ELSEWHERE: &[Mutant] = &[Mutant::SleepUnchecked];
+
 /// The first seed that notices the fault, and what it says. Lives do not measure who waits how
 /// long: that is what the turns are for.
 fn noticed(mutant: Mutant) -> Option<(u64, String)> {
@@ -23,7 +26,8 @@ fn noticed(mutant: Mutant) -> Option<(u64, String)> {
 fn every_mutant_is_noticed() {
     let mut missed = Vec::new();
     println!("| mutant | seeds needed | noticed by |\n|---|---|---|");
-    for &mutant in Mutant::ALL {
+    let ours = |mutant: &&Mutant| !NOTICED_ELSEWHERE.contains(mutant);
+    for &mutant in Mutant::ALL.iter().filter(ours) {
         match noticed(mutant) {
             Some((seed, what)) => println!("| {mutant:?} | {} | {what} |", seed + 1),
             None => missed.push(mutant),

@@ -57,9 +57,13 @@ pub(crate) fn import_rows(architecture: &str, files: &BTreeMap<String, String>) 
     faults
 }
 
-/// The dependency table of `architecture` and the `[dependencies]` of `manifest` are one list.
+/// The dependency table of `architecture` and the dependencies of `manifest`, whatever they are
+/// for, are one list.
 pub(crate) fn dependencies(manifest: &str, architecture: &str) -> Vec<String> {
-    let needed: BTreeSet<_> = section(manifest, "[dependencies]", '[')
+    let headings = manifest.lines().map(str::trim_end);
+    let needed: BTreeSet<_> = headings
+        .filter(|line| line.starts_with('[') && line.ends_with("dependencies]"))
+        .flat_map(|heading| section(manifest, heading, '['))
         .filter_map(|(_, line)| line.split(['=', '.', ' ']).next())
         .filter(|name| !name.is_empty() && !name.starts_with('#'))
         .collect();

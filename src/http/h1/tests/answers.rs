@@ -134,7 +134,7 @@ fn frames_by_status() {
 
 #[test]
 fn every_head_fits_its_bound() {
-    for status in 200..=599 {
+    for status in (200..=599).step_by(if cfg!(miri) { 57 } else { 1 }) {
         let mut connection = after(OLD_KEEP_ALIVE);
         send(
             &mut connection,

@@ -1,0 +1,216 @@
+//! The sleep of a worker in every way in which other threads can meet it, as loom explores them:
+//! real executors, inboxes and wakers. Of the kernel there is the eventfd that ends a sleep, and
+//! it refuses to let a worker sleep on when nobody is left to wake it: that wake-up was lost.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::{Poll, Waker};
+
+use loom::model::Builder;
+use loom::sync::atomic::AtomicUsize;
+use loom::sync::{Condvar, Mutex};
+use loom::thread::{self, JoinHandle};
+
+use super::{Executor, spawn};
+use crate::metrics::WorkerMetrics;
+
+/// What ends a worker's sleep. A write that nobody waits for ends the next one at once.
+#[derive(Default)]
+struct Eventfd {
+    state: Mutex<State>,
+    changed: Condvar,
+    /// How often it was written; not part of the model.
+    writes: AtomicU64,
+}
+
+#[derive(Default)]
+struct State {
+    written: bool,
+    /// Threads that may still write.
+    senders: usize,
+}
+
+impl Eventfd {
+    fn write(&self) {
+        self.writes.fetch_add(1, Relaxed);
+        self.state.lock().unwrap().written = true;
+        self.changed.notify_one();
+    }
+
+    fn sleep(&self) {
+        let mut state = self.state.lock().unwrap();
+        while !state.written {
+            assert!(state.senders > 0, "a wake-up was lost");
+            state = self.changed.wait(state).unwrap();
+        }
+        state.written = false;
+    }
+
+    fn join(&self) {
+        self.state.lock().unwrap().senders += 1;
+    }
+
+    fn leave(&self) {
+        self.state.lock().unwrap().senders -= 1;
+        self.changed.notify_one();
+    }
+}
+
+/// A worker with tasks that wait for other threads.
+struct Worker {
+    executor: Executor,
+    eventfd: Arc<Eventfd>,
+    metrics: Arc<WorkerMetrics>,
+    wakers: Arc<std::sync::Mutex<Vec<Waker>>>,
+}
+
+impl Worker {
+    fn new() -> Self {
+        let (eventfd, metrics) = (Arc::<Eventfd>::default(), Arc::<WorkerMetrics>::default());
+        let unpark = eventfd.clone();
+        Self {
+            executor: Executor::new(metrics.clone(), 0, Box::new(move || unpark.write())),
+            eventfd,
+            metrics,
+            wakers: Arc::default(),
+        }
+    }
+
+    /// Starts a task that ends when `count` has come to `last`, and returns its waker.
+    fn wait_for(&self, count: &Arc<AtomicUsize>, last: usize) -> Waker {
+        let (count, wakers) = (count.clone(), self.wakers.clone());
+        self.executor.enter(|| {
+            spawn(poll_fn(move |context| {
+                wakers.lock().unwrap().push(context.waker().clone());
+                // What was written before a wake-up is seen after it, without an order of its own.
+                match count.load(Relaxed) == last {
+                    true => Poll::Ready(()),
+                    false => Poll::Pending,
+                }
+            }));
+            self.executor.turn();
+        });
+        self.wakers.lock().unwrap().pop().expect("polled once")
+    }
+
+    /// A thread that counts up and wakes, `times` times.
+    fn sender(&self, count: &Arc<AtomicUsize>, waker: Waker, times: usize) -> JoinHandle<()> {
+        let (count, eventfd) = (count.clone(), self.eventfd.clone());
+        eventfd.join();
+        thread::spawn(move || {
+            for _ in 0..times {
+                count.fetch_add(1, Relaxed);
+                waker.wake_by_ref();
+            }
+            eventfd.leave();
+        })
+    }
+
+    /// Turns the loop until every task has ended, as `engine` does.
+    fn run(&self) {
+        let mut sleeps_announced = 0;
+        self.executor.enter(|| {
+            loop {
+                self.executor.advance(0);
+                let turn = self.executor.turn();
+                if self.metrics.tasks_live.get() == 0 {
+                    break;
+                }
+                sleeps_announced += u64::from(!turn.runnable);
+                let inbox = self.executor.inbox();
+                if !turn.runnable && inbox.prepare_sleep() {
+                    self.eventfd.sleep();
+                    inbox.awake();
+                }
+            }
+        });
+        let writes = self.eventfd.writes.load(Relaxed);
+        assert!(
+            writes <= sleeps_announced,
+            "a sleep is ended more than once"
+        );
+    }
+}
+
+/// Explores `scene` in every interleaving with at most so many preemptions, or in all there are.
+/// Three threads have so many that only a few preemptions can be had: those find the usual bugs.
+fn explore(preemptions_max: impl Into<Option<usize>>, scene: impl Fn() + Sync + Send + 'static) {
+    let mut builder = Builder::new();
+    builder.preemption_bound = preemptions_max.into();
+    builder.check(scene);
+}
+
+/// One thread wakes one task: before its worker sleeps, while, and after.
+fn wake_one(times: usize) {
+    let worker = Worker::new();
+    let count = Arc::new(AtomicUsize::new(0));
+    let waker = worker.wait_for(&count, times);
+    let sender = worker.sender(&count, waker, times);
+    worker.run();
+    sender.join().unwrap();
+}
+
+#[test]
+fn no_wake_up_is_lost() {
+    explore(None, || wake_one(1));
+}
+
+#[test]
+fn no_wake_up_is_lost_to_the_one_before() {
+    explore(3, || wake_one(3));
+}
+
+#[test]
+fn each_of_two_tasks_is_woken_once() {
+    explore(3, || {
+        let worker = Worker::new();
+        let senders = [(); 2].map(|()| {
+            let count = Arc::new(AtomicUsize::new(0));
+            let waker = worker.wait_for(&count, 1);
+            worker.sender(&count, waker, 1)
+        });
+        worker.run();
+        for sender in senders {
+            sender.join().unwrap();
+        }
+        assert_eq!(worker.metrics.remote_wakes.get(), 2);
+        assert_eq!(worker.metrics.task_polls.get(), 4);
+    });
+}
+
+#[test]
+fn wake_ups_of_one_task_by_two_threads_may_become_one() {
+    explore(3, || {
+        let worker = Worker::new();
+        let count = Arc::new(AtomicUsize::new(0));
+        let waker = worker.wait_for(&count, 2);
+        let senders = [(); 2].map(|()| worker.sender(&count, waker.clone(), 1));
+        worker.run();
+        assert!((2..=3).contains(&worker.metrics.task_polls.get()));
+        for sender in senders {
+            sender.join().unwrap();
+        }
+        worker.executor.advance(0);
+        assert_eq!(worker.metrics.remote_wakes.get(), 2);
+    });
+}
+
+/// The model notices faults, or it proves nothing.
+#[cfg(feature = "sim")]
+mod planted {
+    use super::{explore, wake_one};
+    use crate::sys::mutants::{Mutant, with_mutant};
+
+    #[test]
+    #[should_panic(expected = "a wake-up was lost")]
+    fn a_worker_that_does_not_look_again_sleeps_for_ever() {
+        with_mutant(Mutant::SleepUnchecked, || explore(None, || wake_one(1)));
+    }
+
+    #[test]
+    #[should_panic(expected = "a wake-up was lost")]
+    fn a_worker_that_is_not_unparked_sleeps_for_ever() {
+        with_mutant(Mutant::LoseRemoteWake, || explore(None, || wake_one(1)));
+    }
+}
