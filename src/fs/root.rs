@@ -12,10 +12,15 @@ use rustix::io::Errno;
 
 use super::file::{File, Metadata};
 use crate::engine::blocking;
+use crate::sys::limits::is_short_of_descriptors;
 
 /// How often a name is looked up again while others rename what it leads through, which the kernel
 /// cannot tell from a way out (openat2(2) on `EAGAIN`).
 const TRIES_MAX: u32 = 64;
+
+/// Descriptors that files leave to others: whoever comes while files have taken all they may must
+/// still be accepted, to be told so.
+const SPARE_DESCRIPTORS: u64 = 8;
 
 /// A folder opened once. What is opened through it lies beneath it, however the name is written
 /// and wherever links lead. Cloning makes another handle to it, for another worker say.
@@ -132,7 +137,8 @@ impl Root {
 const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS);
 
 impl Inner {
-    /// Opens what `relative` names and looks at what that is. A pipe or a device that is not ready
+    /// Opens what `relative` names and looks at what that is. `EMFILE` before the last descriptors
+    /// are taken. A pipe or a device that is not ready
     /// does not block this (`O_NONBLOCK`), nor become our terminal (`O_NOCTTY`).
     fn open_beneath(&self, relative: &Path, resolve: ResolveFlags) -> Result<Entry, Errno> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
@@ -142,6 +148,9 @@ impl Inner {
             Err(Errno::NXIO | Errno::NODEV) => return Ok(Entry::Other),
             opened => opened?,
         };
+        if is_short_of_descriptors(&fd, SPARE_DESCRIPTORS) {
+            return Err(Errno::MFILE);
+        }
         let metadata = Metadata::new(&fstat(&fd)?);
         Ok(if metadata.is_file() {
             Entry::File(File::new(fd, metadata))

@@ -1,5 +1,7 @@
 //! Limits of this process that the operator set, and that the program may stretch.
 
+use std::os::fd::{AsFd, AsRawFd};
+
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Raises the soft limit of open files to the hard one, and returns what then holds.
@@ -15,4 +17,12 @@ pub fn raise_open_files() -> u64 {
         limit
     };
     holds.current.unwrap_or(u64::MAX)
+}
+
+/// Whether fewer than `spare` descriptors are free, of which `newest` is the one opened last: the
+/// kernel gives out the lowest number that is free (open(2)).
+pub fn is_short_of_descriptors(newest: impl AsFd, spare: u64) -> bool {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let newest = u64::from(newest.as_fd().as_raw_fd().unsigned_abs());
+    newest.saturating_add(spare) >= limit
 }

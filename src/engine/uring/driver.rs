@@ -116,7 +116,7 @@ impl Uring {
 
     /// How many completions to wait for, and how long. The sends that nobody wants to hear of are
     /// mostly done when the wait begins and are no reason to end it; and where many requests come,
-    /// more of them come soon: so a batch answers three requests for four of the batch before it, or
+    /// more of them come soon: so a batch answers three requests for four of the batch before, or
     /// those that came in a blink. Fewer would make a system call for every three or four, and each
     /// wait sets a timer, which costs more than a request where the kernel is a guest. Sends of
     /// many answers are worth their call without that, and the wait would only cost them.
