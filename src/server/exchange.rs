@@ -21,7 +21,7 @@ use crate::service::{Body, Inlet, Response};
 /// An answer's body is pulled while fewer bytes than this are owed.
 const OWED_BYTES_MAX: usize = 128 << 10;
 /// So often in a row an answer's body may go on, a part or a send at a time, while its client takes
-/// whatever comes; then others have their turn.
+/// whatever comes; then others have their turn. A span of a file takes as long as all of these.
 const ROUNDS_MAX: u32 = 4;
 /// Of a request's body that nobody read, so much is received to keep the connection.
 const DISCARD_BYTES_MAX: u64 = 64 << 10;
@@ -122,13 +122,13 @@ impl Pump<'_> {
     ) -> Poll<Result<(), CloseReason>> {
         for _ in 0..ROUNDS_MAX {
             self.forget_own_reader(context);
-            let mut progress = false;
+            let (mut progress, mut is_span) = (false, false);
             while self.has_room()
                 && let Some(source) = body
             {
                 if let Some(span) = source.take_span() {
                     self.encode_span(span)?;
-                    progress = true;
+                    (progress, is_span) = (true, true);
                     break;
                 }
                 match source.poll_part(context) {
@@ -148,6 +148,9 @@ impl Pump<'_> {
             let flushed = self.connection.poll_flush(context)?;
             if body.is_none() && flushed.is_ready() {
                 return Poll::Ready(Ok(()));
+            }
+            if is_span && flushed.is_ready() {
+                break;
             }
             progress |= was_full && self.has_room();
             if !progress {

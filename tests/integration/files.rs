@@ -155,6 +155,26 @@ fn offsets_go_beyond_four_gib() {
     server.stop();
 }
 
+/// However quickly a client takes what comes: others have their turn after each 256 KiB.
+#[test]
+fn a_quick_reader_leaves_others_their_turn() {
+    const LEN: u64 = 64 << 20;
+    let folder = Folder::new();
+    let sparse = File::create(folder.file("sparse")).expect("a new file");
+    sparse.set_len(LEN).expect("a sparse file");
+    let server = serve(&folder);
+    let mut client = server.connect();
+    for _ in 0..3 {
+        let before = server.count("task_polls");
+        client.send(get("sparse"));
+        assert_eq!(client.answer().body.len() as u64, LEN);
+        let polls = server.count("task_polls") - before;
+        // Now and then a turn takes the rest of a span and the next one.
+        assert!(polls >= LEN / (384 << 10), "{polls} turns");
+    }
+    server.stop();
+}
+
 /// The promised length is not made up with anything, and nobody waits for it.
 #[test]
 fn a_file_that_shrinks_ends_its_connection() {
