@@ -1,6 +1,7 @@
 //! `coring serve` while its folder changes: what is new is seen soon, what is served is of one
 //! piece, and what has gone is said to be.
 
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::process::Command;
@@ -113,23 +114,37 @@ fn a_tree_that_is_swapped_is_served_without_a_gap() {
         let server = serve(&folder, flags);
         let first: u64 = get(&server, "/").text().parse().expect("a version");
         let current = AtomicU64::new(first);
+        // The version that had been in its place for so long that nothing older may be served.
+        let oldest = AtomicU64::new(first);
         let done = AtomicBool::new(false);
         let ask = || {
             let mut client = server.connect();
             while !done.load(Ordering::Relaxed) {
+                let oldest = oldest.load(Ordering::Relaxed);
                 client.send(request("GET", "/", &[]));
                 let answer = client.answer();
                 let now = current.load(Ordering::Relaxed);
                 assert_eq!(answer.status, 200, "at version {now}");
                 let version: u64 = answer.text().parse().expect("a version");
                 assert!(version <= now + 1, "{version} at version {now}");
+                assert!(version >= oldest, "{version} is stale: {oldest} is old");
             }
         };
         thread::scope(|scope| {
             let clients = [scope.spawn(ask), scope.spawn(ask)];
+            let mut swapped = VecDeque::new();
             for version in first + 1..=first + 1000 {
                 current.store(version, Ordering::Relaxed);
                 swap(&folder, version);
+                swapped.push_back((version, Instant::now()));
+                while let Some((old, at)) = swapped.front()
+                    && at.elapsed() > SOON
+                {
+                    oldest.store(*old, Ordering::Relaxed);
+                    swapped.pop_front();
+                }
+                // Long enough for what was served first to become stale.
+                thread::sleep(Duration::from_millis(3));
             }
             thread::sleep(SOON);
             let last = get(&server, "/");
