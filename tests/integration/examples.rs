@@ -39,9 +39,14 @@ struct Running {
 
 impl Running {
     fn start(name: &str, arguments: &[&str]) -> Self {
-        let mut command = example(name);
-        command.args(arguments).stdout(Stdio::piped());
-        let mut child = command.spawn().expect("an example that is built");
+        Self::of(example(name).args(arguments))
+    }
+
+    fn of(command: &mut Command) -> Self {
+        let mut child = command
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("a program that is built");
         let stdout: Box<dyn Read> = Box::new(child.stdout.take().expect("a pipe"));
         Self {
             child,
@@ -90,6 +95,44 @@ fn hello_answers() {
     assert_eq!((answer.status, answer.text()), (200, HELLO));
     client.send(GET.replace("/ ", "/nothing "));
     assert_eq!(client.answer().status, 404);
+}
+
+/// A package of somebody else's, with the code that README.md shows and coring by its path. Only
+/// the address is another one: the one shown may be taken here.
+#[test]
+fn the_readme_compiles_in_a_package_of_its_own() {
+    let coring = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = fs::read_to_string(coring.join("README.md")).expect("our README.md");
+    let code = readme.split("```rust\n").nth(1).expect("a block of Rust");
+    let (code, _) = code.split_once("```").expect("its end");
+    let shown = "127.0.0.1:8000";
+    assert!(code.contains(shown), "{code}");
+    let address = free_address();
+    let folder = Folder::new();
+    fs::create_dir(folder.file("src")).expect("a new folder");
+    folder.write("src/main.rs", code.replace(shown, &address.to_string()));
+    let manifest = format!(
+        "[package]\nname = \"of-somebody-else\"\nedition = \"2024\"\n\n\
+         [dependencies]\ncoring = {{ path = {coring:?} }}\n"
+    );
+    folder.write("Cargo.toml", manifest);
+    // The same versions as ours, which are here.
+    fs::copy(coring.join("Cargo.lock"), folder.file("Cargo.lock")).expect("a copy");
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("readme");
+    let mut build = Command::new(env!("CARGO"));
+    build.args(["build", "--quiet", "--offline", "--target-dir"]);
+    let built = build.arg(&target).current_dir(folder.path()).output();
+    let built = built.expect("cargo runs");
+    let stderr = String::from_utf8_lossy(&built.stderr);
+    assert!(built.status.success() && stderr.is_empty(), "{stderr}");
+    let mut program = Command::new(target.join("debug/of-somebody-else"));
+    let _server = Running::of(&mut program);
+    let mut client = eventually("a listener", || {
+        Client::connect(&Address::Tcp(address)).ok()
+    });
+    client.send(GET);
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.text()), (200, HELLO));
 }
 
 #[test]
