@@ -165,7 +165,7 @@ pub(super) fn give_back(start: NonNull<u8>) {
         "a block goes back only when nobody holds it"
     );
     // Whoever still reads or has written there shall be noticed.
-    #[cfg(feature = "sim")]
+    #[cfg(feature = "mutants")]
     // SAFETY: nobody holds a part of the block, which is BLOCK_BYTES long.
     unsafe {
         start.write_bytes(0xdd, BLOCK_BYTES);

@@ -7,11 +7,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat, openat2, stat};
+#[cfg(not(feature = "sim"))]
+use rustix::fs::openat2;
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat, stat};
 use rustix::io::Errno;
 
 use super::file::{File, Metadata};
 use crate::engine::blocking;
+#[cfg(feature = "sim")]
+use crate::engine::sim::openat2;
 use crate::sys::limits::is_short_of_descriptors;
 
 /// How often a name is looked up again while others rename what it leads through, which the kernel

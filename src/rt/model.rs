@@ -197,7 +197,7 @@ fn wake_ups_of_one_task_by_two_threads_may_become_one() {
 }
 
 /// The model notices faults, or it proves nothing.
-#[cfg(feature = "sim")]
+#[cfg(feature = "mutants")]
 mod planted {
     use super::{explore, wake_one};
     use crate::sys::mutants::{Mutant, with_mutant};

@@ -4,21 +4,20 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::connection::Connection;
 use super::control::{Control, Phase};
 use super::cores::{Cores, Pin};
 use super::limits::Limits;
 use super::worker::{Plan, live};
 use crate::engine::sim::{Step, Stepped, World};
-use crate::http::h1;
 use crate::metrics::WorkerMetrics;
 use crate::service::Service;
 
-impl Connection {
+#[cfg(feature = "mutants")]
+impl super::connection::Connection {
     /// What must not happen after the last request of a connection, whatever was sent behind it.
     pub(super) fn forget_the_end(&mut self) {
         if self.http.must_close() && !self.link.inbox.is_empty() {
-            self.http = h1::Connection::server();
+            self.http = crate::http::h1::Connection::server();
         }
     }
 }

@@ -1,10 +1,10 @@
 //! Faults that can be planted in the core, one at a time: a test suite that does not notice one
-//! of them is not worth its time. Without the feature `sim` there is nothing here but the macro,
-//! which leaves the original as it stands.
+//! of them is not worth its time. Without the feature `mutants` there is nothing here but the
+//! macro, which leaves the original as it stands.
 
 /// `mutate!(Name, mutated, original)`: the mutated expression where that fault is planted, else
 /// the original. `mutate!(Name, mutated)` is one where there is nothing otherwise.
-#[cfg(feature = "sim")]
+#[cfg(feature = "mutants")]
 macro_rules! mutate {
     ($name:ident, $mutated:expr, $original:expr) => {
         if $crate::sys::mutants::is_planted($crate::sys::mutants::Mutant::$name) {
@@ -19,7 +19,7 @@ macro_rules! mutate {
 }
 
 /// The original, or nothing.
-#[cfg(not(feature = "sim"))]
+#[cfg(not(feature = "mutants"))]
 macro_rules! mutate {
     ($name:ident, $mutated:expr, $original:expr) => {
         $original
@@ -28,10 +28,10 @@ macro_rules! mutate {
 }
 pub(crate) use mutate;
 
-#[cfg(feature = "sim")]
+#[cfg(feature = "mutants")]
 pub use planted::{Mutant, is_planted, with_mutant};
 
-#[cfg(feature = "sim")]
+#[cfg(feature = "mutants")]
 mod planted {
     use std::cell::Cell;
 

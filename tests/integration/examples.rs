@@ -20,8 +20,8 @@ fn example(name: &str) -> Command {
         };
         let mut build = Command::new(env!("CARGO"));
         build.args(["build", "--quiet", "--examples", "--profile", profile]);
-        if cfg!(feature = "sim") {
-            build.args(["--features", "sim"]);
+        if cfg!(feature = "mutants") {
+            build.args(["--features", "mutants"]);
         }
         let built = build.current_dir(env!("CARGO_MANIFEST_DIR")).status();
         assert!(built.expect("cargo").success(), "the examples are built");

@@ -1,7 +1,7 @@
 //! The real workers and connections on a simulated kernel, a whole server life per seed.
 //!
 //! ```text
-//! cargo test --features sim --test simulation                    1,000 seeds
+//! cargo test --features mutants --test simulation                    1,000 seeds
 //! CORING_SEEDS=100000 cargo test …                               more of them
 //! CORING_SEED=77 cargo test … seeds -- --nocapture               one, with all that happens in it
 //! ```
@@ -44,7 +44,7 @@ fn seeds() {
                 requests += lived.requests;
             }
             Err(what) => panic!(
-                "seed {seed}: {what}\n    CORING_SEED={seed} cargo test --features sim \
+                "seed {seed}: {what}\n    CORING_SEED={seed} cargo test --features mutants \
                  --test simulation seeds -- --nocapture"
             ),
         }

@@ -56,7 +56,7 @@ impl Accept {
     }
 }
 
-#[cfg(feature = "sim")]
+#[cfg(feature = "mutants")]
 impl Accept {
     /// What must not happen to a connection that came late.
     fn forget_if_stopped(&mut self) {

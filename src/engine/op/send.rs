@@ -128,7 +128,7 @@ impl Send {
     }
 }
 
-#[cfg(feature = "sim")]
+#[cfg(feature = "mutants")]
 impl super::Op {
     /// What must not happen while the kernel has the operation.
     pub(in crate::engine) fn free_bytes(&mut self) {

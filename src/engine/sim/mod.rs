@@ -24,9 +24,14 @@ mod stepped;
 use std::cell::RefCell;
 use std::fmt;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use rustix::path::Arg;
+
+#[cfg(feature = "mutants")]
 pub use crate::sys::mutants::{Mutant, with_mutant};
 pub use faults::Faults;
 use kernel::Kernel;
@@ -159,6 +164,22 @@ pub(super) fn accept_error() -> Option<i32> {
         let fails = kernel.random.chance(kernel.faults.aborted);
         fails.then(|| kernel.random.pick(faults::ACCEPT_GONE))
     })
+}
+
+/// openat2(2), or in a simulation without it openat(2): below valgrind there is none, and what is
+/// opened there is a test's own.
+pub fn openat2(
+    folder: impl AsFd,
+    path: impl Arg,
+    flags: OFlags,
+    mode: Mode,
+    resolve: ResolveFlags,
+) -> rustix::io::Result<OwnedFd> {
+    let (folder, path) = (folder.as_fd(), path.as_cow_c_str()?);
+    match rustix::fs::openat2(folder, &*path, flags, mode, resolve) {
+        Err(Errno::NOSYS) if now_ms().is_some() => rustix::fs::openat(folder, &*path, flags, mode),
+        opened => opened,
+    }
 }
 
 /// The simulated time in ms, if this thread is in a simulation.
