@@ -263,17 +263,25 @@ impl SendQueue {
         self.file = Some(Box::new(HeadAndSpan { head: None, span }));
     }
 
+    /// Takes all that is owed if it is in one block of at most `len_max` bytes.
+    #[inline(always)]
+    pub fn take_one(&mut self, len_max: usize) -> Option<Chunk> {
+        if self.parts.is_some() || self.file.is_some() || self.len > len_max {
+            return None;
+        }
+        let Tail { block, len } = self.tail.take()?;
+        self.len = 0;
+        Some(block.into_chunk(0..len))
+    }
+
     /// Takes what goes out next: at most `len_max` bytes of memory, and a span of a file if that
     /// is all before it.
-    #[inline]
     pub fn take(&mut self, len_max: usize) -> Option<Outgoing> {
-        if self.parts.is_none() && self.len <= len_max {
-            if self.file.is_some() {
-                return self.take_file();
-            }
-            let Tail { block, len } = self.tail.take()?;
-            self.len = 0;
-            return Some(Outgoing::One(block.into_chunk(0..len)));
+        if let Some(chunk) = self.take_one(len_max) {
+            return Some(Outgoing::One(chunk));
+        }
+        if self.parts.is_none() && self.file.is_some() && self.len <= len_max {
+            return self.take_file();
         }
         self.seal();
         self.take_parts(len_max)

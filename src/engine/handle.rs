@@ -130,7 +130,7 @@ pub struct Sending(OpId);
 
 impl Sending {
     /// Gives `outgoing` to the kernel.
-    #[inline]
+    #[inline(always)]
     pub fn new(socket: Descriptor, outgoing: Outgoing) -> Self {
         Self(with_current(|engine| match engine {
             Engine::Uring(uring) => uring.0.start_send(socket, outgoing),

@@ -76,7 +76,7 @@ impl Stream {
     ///
     /// # Panics
     /// While another send is in flight.
-    #[inline]
+    #[inline(always)]
     pub fn start_send(&mut self, outgoing: Outgoing) {
         assert!(
             mutate!(SecondSend, true, self.sending.is_none()),

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use super::close_reason::CloseReason;
 use super::limits::{Limits, Pace};
-use crate::buf::{RecvBuf, SendQueue};
+use crate::buf::{Outgoing, RecvBuf, SendQueue};
 use crate::net::{Interest, Sent, Stream};
 use crate::rt::{Timer, after_ms, now_ms};
 use crate::sys::mutants::mutate;
@@ -217,11 +217,25 @@ impl Link {
     }
 
     /// Hands over what is owed. False: nothing is.
+    #[inline]
     fn start_send(&mut self, limits: &Limits) -> bool {
-        let Some(outgoing) = self.outbox.take(SEND_BYTES_MAX) else {
-            self.send_deadline_ms = NEVER_MS;
-            return false;
-        };
+        // The common case apart: what is known to be one block is moved in pieces that fit.
+        if let Some(chunk) = self.outbox.take_one(SEND_BYTES_MAX) {
+            self.start_send_of(Outgoing::One(chunk), limits);
+            return true;
+        }
+        match self.outbox.take(SEND_BYTES_MAX) {
+            Some(outgoing) => self.start_send_of(outgoing, limits),
+            None => {
+                self.send_deadline_ms = NEVER_MS;
+                return false;
+            }
+        }
+        true
+    }
+
+    #[inline(always)]
+    fn start_send_of(&mut self, outgoing: Outgoing, limits: &Limits) {
         if self.send_deadline_ms == NEVER_MS {
             self.send_pace = Pace::start(now_ms());
             self.unacknowledged = 0;
@@ -229,7 +243,6 @@ impl Link {
         self.move_send_deadline(limits);
         self.send_bytes = u32::try_from(outgoing.len()).expect("a send has its bound");
         self.stream.start_send(outgoing);
-        true
     }
 
     /// A send has ended: on with the rest, unless it came too slowly.

@@ -65,6 +65,14 @@ pub(super) enum Op {
     Connect(Connect),
 }
 
+impl Op {
+    /// Whether dropping it runs no code but ours, and needs the table for nothing.
+    #[inline]
+    pub(super) fn is_plain(&self) -> bool {
+        matches!(self, Self::Send(send) if send.is_plain())
+    }
+}
+
 /// An operation's name: slot and generation, 56 bits together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct OpId {
@@ -160,7 +168,9 @@ pub(super) struct Table {
 }
 
 impl Table {
-    pub(super) fn insert(&mut self, op: Op) -> OpId {
+    /// Takes an operation in. It is made in its place: moving it there costs more than its making.
+    #[inline(always)]
+    pub(super) fn insert(&mut self, op: impl FnOnce() -> Op) -> (OpId, &mut Entry) {
         let slot = self.vacant.pop().unwrap_or_else(|| {
             self.slots.push(Slot {
                 generation: 0,
@@ -169,17 +179,14 @@ impl Table {
             u32::try_from(self.slots.len() - 1).expect("fewer than 2^32 operations")
         });
         let place = &mut self.slots[slot as usize];
-        debug_assert!(place.entry.is_none());
-        place.entry = Some(Entry {
-            op,
+        assert!(place.entry.is_none(), "a vacant slot is empty");
+        let entry = place.entry.get_or_insert_with(|| Entry {
+            op: op(),
             state: State::Idle,
             cancelled: false,
             waker: None,
         });
-        OpId {
-            slot,
-            generation: place.generation,
-        }
+        (OpId::new(slot, place.generation), entry)
     }
 
     /// The operation that a completion is of; none when it is not one of the table's, or gone.
@@ -219,6 +226,16 @@ impl Table {
         Some(entry)
     }
 
+    /// Drops the operation where it is, which must run no code of others; its name is void from
+    /// now on.
+    #[inline(always)]
+    pub(super) fn drop_in_place(&mut self, id: OpId) {
+        let slot = &mut self.slots[id.slot as usize];
+        slot.entry = None;
+        slot.generation = slot.generation.wrapping_add(1);
+        self.vacant.push(id.slot);
+    }
+
     /// Names of all operations there are.
     pub(super) fn ids(&self) -> Vec<OpId> {
         let slots = (0..)
@@ -240,9 +257,9 @@ mod tests {
     #[test]
     fn a_name_is_void_once_its_slot_is_used_again() {
         let mut table = Table::default();
-        let first = table.insert(Op::Read(Read::new(-1)));
+        let first = table.insert(|| Op::Read(Read::new(-1))).0;
         assert!(table.remove(first).is_some());
-        let second = table.insert(Op::Read(Read::new(-1)));
+        let second = table.insert(|| Op::Read(Read::new(-1))).0;
         assert_eq!(first.slot, second.slot);
         assert!(table.get(first).is_none());
         assert!(table.remove(first).is_none());
@@ -252,12 +269,12 @@ mod tests {
     #[test]
     fn a_completion_finds_its_operation_and_no_later_one() {
         let mut table = Table::default();
-        let first = table.insert(Op::Read(Read::new(-1)));
+        let first = table.insert(|| Op::Read(Read::new(-1))).0;
         let user_data = first.user_data(Tag::Op);
         assert_eq!(table.completed(user_data), Some(first));
         table.remove(first);
         assert_eq!(table.completed(user_data), None);
-        let second = table.insert(Op::Read(Read::new(-1)));
+        let second = table.insert(|| Op::Read(Read::new(-1))).0;
         assert_eq!(table.completed(user_data), None);
         assert_eq!(table.completed(second.user_data(Tag::Op)), Some(second));
     }

@@ -99,6 +99,12 @@ impl Send {
         }
     }
 
+    /// Whether it carries nothing but a block of ours.
+    #[inline]
+    pub(in crate::engine) fn is_plain(&self) -> bool {
+        matches!(self.outgoing, Outgoing::One(_))
+    }
+
     /// Whether it carries a short answer or two, not a batch of them or a body.
     pub(in crate::engine) fn is_small(&self) -> bool {
         matches!(&self.outgoing, Outgoing::One(chunk) if chunk.len() <= SMALL_BYTES)

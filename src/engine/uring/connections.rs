@@ -12,9 +12,8 @@ use crate::engine::op::{Accept, Connect, Op, OpId, State};
 
 impl Uring {
     pub(in crate::engine) fn start_accept(&self, listener: Descriptor) -> OpId {
-        self.table
-            .borrow_mut()
-            .insert(Op::Accept(Accept::new(listener)))
+        let accept = || Op::Accept(Accept::new(listener));
+        self.table.borrow_mut().insert(accept).0
     }
 
     /// The next connection; none once the accept was stopped and nothing is left of it.
@@ -63,8 +62,8 @@ impl Uring {
         socket: Descriptor,
         address: SocketAddrAny,
     ) -> OpId {
-        let connect = Op::Connect(Connect::new(socket, address));
-        let id = self.table.borrow_mut().insert(connect);
+        let connect = || Op::Connect(Connect::new(socket, address));
+        let (id, _) = self.table.borrow_mut().insert(connect);
         self.submit(id);
         id
     }

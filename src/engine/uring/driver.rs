@@ -75,8 +75,8 @@ impl Uring {
             rung: made.rung,
             metrics,
         };
-        let read = Op::Read(Read::new(wake_fd));
-        let wake = engine.table.borrow_mut().insert(read);
+        let read = || Op::Read(Read::new(wake_fd));
+        let (wake, _) = engine.table.borrow_mut().insert(read);
         engine.submit(wake);
         Ok(engine)
     }
@@ -158,7 +158,8 @@ impl Uring {
     }
 
     pub(in crate::engine) fn start_recv(&self, socket: Descriptor) -> OpId {
-        self.table.borrow_mut().insert(Op::Recv(Recv::new(socket)))
+        let recv = || Op::Recv(Recv::new(socket));
+        self.table.borrow_mut().insert(recv).0
     }
 
     /// The next piece; none at the end.
@@ -216,12 +217,26 @@ impl Uring {
         Poll::Pending
     }
 
+    #[inline(always)]
     pub(in crate::engine) fn start_send(&self, socket: Descriptor, outgoing: Outgoing) -> OpId {
-        let op = match outgoing {
-            Outgoing::File(..) => Op::SendFile(SendFile::new(socket, outgoing)),
-            _ => Op::Send(Send::new(socket, outgoing)),
+        if let Outgoing::File(..) = outgoing {
+            return self.start_send_file(socket, outgoing);
+        }
+        let mut table = self.table.borrow_mut();
+        let (id, entry) = table.insert(|| Op::Send(Send::new(socket, outgoing)));
+        entry.state = State::InKernel;
+        let Op::Send(send) = &mut entry.op else {
+            unreachable!("a send was inserted")
         };
-        let id = self.table.borrow_mut().insert(op);
+        let sqe = send.sqe();
+        drop(table);
+        self.push(sqe, id.user_data(Tag::Op));
+        id
+    }
+
+    fn start_send_file(&self, socket: Descriptor, outgoing: Outgoing) -> OpId {
+        let send = || Op::SendFile(SendFile::new(socket, outgoing));
+        let (id, _) = self.table.borrow_mut().insert(send);
         self.submit(id);
         id
     }
@@ -319,6 +334,7 @@ impl Uring {
         self.push(sqe, id.user_data(Tag::Op));
     }
 
+    #[inline(always)]
     fn push(&self, sqe: Sqe, user_data: u64) {
         let mut ring = self.ring.borrow_mut();
         while !ring.push(sqe, user_data) {
@@ -421,6 +437,8 @@ impl Uring {
             }
         };
         let waker = match after {
+            // The common end of a request: what was sent is a block of ours.
+            After::Forget if !orphaned && entry.op.is_plain() => return table.drop_in_place(id),
             After::Forget => None,
             _ => entry.waker.take(),
         };

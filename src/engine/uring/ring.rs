@@ -54,7 +54,7 @@ impl Ring {
     }
 
     /// Queues a submission. False: the queue is full, and the kernel must be entered first.
-    #[inline]
+    #[inline(always)]
     pub(in crate::engine) fn push(&mut self, sqe: Sqe, user_data: u64) -> bool {
         let entry = prepare(sqe).user_data(user_data);
         // SAFETY: the operation behind `user_data` owns what the entry refers to, and keeps it
