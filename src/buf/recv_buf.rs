@@ -1,6 +1,6 @@
 //! What has arrived and is not yet understood; knows no protocol.
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 
 use super::chunk::Chunk;
 use super::send_queue::Part;
@@ -71,37 +71,37 @@ impl RecvBuf {
         }
     }
 
-    /// Consumes `n` bytes at the front and returns them, without copying: they stay valid and in
-    /// place whatever the buffer does.
+    /// Consumes `n` bytes at the front and puts them into `place`, without copying: they stay valid
+    /// and where they are whatever the buffer does.
     ///
     /// # Panics
     /// When fewer are unread.
-    #[inline]
-    pub fn take(&mut self, n: usize) -> Part {
-        match &mut self.inner {
-            Inner::Chunk(chunk) if chunk.len() == n => {
-                let Inner::Chunk(whole) = std::mem::take(&mut self.inner) else {
-                    unreachable!()
-                };
-                Part::Chunk(whole)
+    #[inline(always)]
+    pub fn take(&mut self, n: usize, place: &mut Part) {
+        if let Inner::Chunk(chunk) = &mut self.inner {
+            let mut taken = chunk.clone();
+            taken.truncate(n);
+            chunk.advance(n);
+            if chunk.is_empty() {
+                self.inner = Inner::Empty;
             }
-            Inner::Chunk(chunk) => {
-                let taken = chunk.slice(0..n);
-                chunk.advance(n);
-                Part::Chunk(taken)
-            }
-            Inner::Heap(bytes) => {
-                let taken = bytes.split_to(n).freeze();
-                if bytes.is_empty() {
-                    self.inner = Inner::Empty;
-                }
-                Part::Bytes(taken)
-            }
-            Inner::Empty => {
-                assert!(n == 0, "cannot take from an empty buffer");
-                Part::Static(b"")
-            }
+            *place = Part::Chunk(taken);
+        } else {
+            *place = Part::Bytes(self.take_from_heap(n));
         }
+    }
+
+    #[cold]
+    fn take_from_heap(&mut self, n: usize) -> Bytes {
+        let Inner::Heap(bytes) = &mut self.inner else {
+            assert!(n == 0, "cannot take from an empty buffer");
+            return Bytes::new();
+        };
+        let taken = bytes.split_to(n).freeze();
+        if bytes.is_empty() {
+            self.inner = Inner::Empty;
+        }
+        taken
     }
 
     #[cold]
@@ -133,6 +133,12 @@ mod tests {
         block.into_chunk(0..bytes.len())
     }
 
+    fn taken(buf: &mut RecvBuf, n: usize) -> Part {
+        let mut part = Part::Static(b"");
+        buf.take(n, &mut part);
+        part
+    }
+
     #[test]
     fn pieces_are_joined_in_the_first_block() {
         let pool = Pool::new();
@@ -142,7 +148,7 @@ mod tests {
         assert_eq!(buf.unread(), b"GET / HTTP");
         assert_eq!(pool.in_use(), 1);
         buf.consume(4);
-        assert_eq!(&*buf.take(1), b"/");
+        assert_eq!(&*taken(&mut buf, 1), b"/");
         buf.consume(5);
         assert!(buf.is_empty());
         assert_eq!(pool.in_use(), 0);
@@ -153,7 +159,7 @@ mod tests {
         let pool = Pool::new();
         let mut buf = RecvBuf::new();
         buf.push(chunk(&pool, b"onetwo"));
-        let one = buf.take(3);
+        let one = taken(&mut buf, 3);
         buf.push(chunk(&pool, b"three"));
         assert_eq!((&*one, buf.unread()), (&b"one"[..], &b"twothree"[..]));
     }
@@ -166,17 +172,17 @@ mod tests {
             buf.push(chunk(&pool, &[byte; 3000]));
         }
         assert_eq!(buf.unread().len(), 9000);
-        let taken = buf.take(3001);
-        assert_eq!(&taken[2999..], &[0, 1]);
+        let piece = taken(&mut buf, 3001);
+        assert_eq!(&piece[2999..], &[0, 1]);
         assert_eq!(buf.unread()[2999 + BLOCK_BYTES - 3001 + 1000], 2);
         buf.push(chunk(&pool, b"more"));
         buf.consume(5999);
-        assert_eq!(&*buf.take(4), b"more");
+        assert_eq!(&*taken(&mut buf, 4), b"more");
         assert!(
             matches!(buf.inner, Inner::Empty),
             "an empty buffer holds no memory"
         );
-        assert_eq!(&taken[2999..], &[0, 1]);
+        assert_eq!(&piece[2999..], &[0, 1]);
         assert_eq!(pool.in_use(), 0);
     }
 }

@@ -32,58 +32,60 @@ impl Target {
     };
 
     /// Reads the target that lies at `span` of `bytes`: origin-form, absolute-form with `http` or
-    /// `https`, or `*` for OPTIONS.
+    /// `https`, or `*` for OPTIONS. On success it becomes what was read.
     ///
     /// # Errors
     /// [`Fault::BadTarget`] for any other form, a forbidden byte, user information or an invalid
     /// authority.
-    pub(super) fn parse(bytes: &[u8], span: Span, method: &Method) -> Result<Self, Fault> {
+    #[inline(always)]
+    pub(super) fn read(&mut self, bytes: &[u8], span: Span, method: &Method) -> Result<(), Fault> {
         let target = span.of(bytes);
-        let start = span.start();
         match target {
-            [b'/', ..] => Self::split(target, start, None),
-            b"*" if *method == Method::OPTIONS => Ok(Self {
-                path: span,
-                ..Self::EMPTY
-            }),
-            _ => {
-                let scheme_len = scheme_len(target).ok_or(Fault::BadTarget)?;
-                let rest = &target[scheme_len..];
-                let is_end = |&byte: &u8| matches!(byte, b'/' | b'?');
-                let len = rest.iter().position(is_end).unwrap_or(rest.len());
-                if !is_host(&rest[..len]) {
-                    return Err(Fault::BadTarget);
-                }
-                let path = start + scheme_len + len;
-                Self::split(
-                    &rest[len..],
-                    path,
-                    Some(Span::new(start + scheme_len, path)),
-                )
-            }
+            [b'/', ..] => self.split(target, span.start(), None),
+            _ => self.read_rare(target, span, method),
         }
     }
 
+    /// The forms that hardly anybody sends to a server that is no proxy.
+    #[cold]
+    fn read_rare(&mut self, target: &[u8], span: Span, method: &Method) -> Result<(), Fault> {
+        if target == b"*" && *method == Method::OPTIONS {
+            *self = Self {
+                path: span,
+                ..Self::EMPTY
+            };
+            return Ok(());
+        }
+        let scheme_len = scheme_len(target).ok_or(Fault::BadTarget)?;
+        let rest = &target[scheme_len..];
+        let is_end = |&byte: &u8| matches!(byte, b'/' | b'?');
+        let len = rest.iter().position(is_end).unwrap_or(rest.len());
+        if !is_host(&rest[..len]) {
+            return Err(Fault::BadTarget);
+        }
+        let authority = span.start() + scheme_len;
+        let path = authority + len;
+        self.split(&rest[len..], path, Some(Span::new(authority, path)))
+    }
+
     /// Splits `path ["?" query]`, which begins at offset `start`.
-    fn split(text: &[u8], start: usize, authority: Option<Span>) -> Result<Self, Fault> {
+    #[inline(always)]
+    fn split(&mut self, text: &[u8], start: usize, authority: Option<Span>) -> Result<(), Fault> {
         let is = |class: u8| move |&byte: &u8| CLASS[usize::from(byte)] & class != 0;
         let path_len = text
             .iter()
             .position(|byte| !is(PATH)(byte))
             .unwrap_or(text.len());
-        let path = Span::new(start, start + path_len);
-        let query = match &text[path_len..] {
+        self.path = Span::new(start, start + path_len);
+        self.authority = authority;
+        self.query = match &text[path_len..] {
             [] => None,
             [b'?', query @ ..] if query.iter().all(is(QUERY)) => {
                 Some(Span::new(start + path_len + 1, start + text.len()))
             }
             _ => return Err(Fault::BadTarget),
         };
-        Ok(Self {
-            path,
-            query,
-            authority,
-        })
+        Ok(())
     }
 }
 
@@ -92,50 +94,45 @@ impl Target {
 /// refused, though RFC 3986 allows it: it is how two Host lines look when they are joined.
 #[must_use]
 pub fn is_host(authority: &[u8]) -> bool {
-    if let [b'[', rest @ ..] = authority {
-        let Some(end) = rest.iter().position(|&byte| byte == b']') else {
-            return false;
-        };
-        let address = str::from_utf8(&rest[..end]).unwrap_or_default();
-        return address.parse::<Ipv6Addr>().is_ok() && is_port_suffix(&rest[end + 1..]);
-    }
-    let is_plain = |byte: &u8| CLASS[usize::from(*byte)] & HOST != 0;
-    let len = authority.iter().take_while(|&byte| is_plain(byte)).count();
-    match &authority[len..] {
-        [b'%', ..] => is_escaped_host(authority),
-        port => len > 0 && is_port_suffix(port),
-    }
+    let last = authority.iter().rev().take(PORT_DIGITS_MAX + 1);
+    let digits = last.take_while(|byte| byte.is_ascii_digit()).count();
+    let (host, port) = match authority.split_at(authority.len() - digits) {
+        ([host @ .., b':'], port) => (host, port),
+        _ => (authority, &b""[..]),
+    };
+    let is_port =
+        port.len() < PORT_DIGITS_MAX || port.len() == PORT_DIGITS_MAX && port <= &b"65535"[..];
+    // No early exit: hosts are short, and a loop that ends anywhere is mispredicted.
+    let class = |&byte: &u8| CLASS[usize::from(byte)];
+    let (fours, rest) = host.as_chunks::<4>();
+    let fours = fours
+        .iter()
+        .map(|four| four.iter().fold(HOST, |all, byte| all & class(byte)));
+    let classes = rest
+        .iter()
+        .map(class)
+        .chain(fours)
+        .fold(HOST, |all, one| all & one);
+    is_port && !host.is_empty() && (classes == HOST || is_rare_host(host))
 }
 
-/// [`is_host`] for a registered name with escapes, which hardly anybody sends.
+/// Digits of the greatest port.
+const PORT_DIGITS_MAX: usize = 5;
+
+/// An address in brackets, or a registered name with escapes, which hardly anybody sends.
 #[cold]
-fn is_escaped_host(authority: &[u8]) -> bool {
-    let mut rest = authority;
+fn is_rare_host(host: &[u8]) -> bool {
+    if let [b'[', address @ .., b']'] = host {
+        let address = str::from_utf8(address).unwrap_or_default();
+        return address.parse::<Ipv6Addr>().is_ok();
+    }
+    let mut rest = host;
     loop {
         rest = match rest {
             [b'%', a, b, rest @ ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit() => rest,
             [byte, rest @ ..] if CLASS[usize::from(*byte)] & HOST != 0 => rest,
-            port => return is_port_suffix(port),
+            rest => return rest.is_empty(),
         }
-    }
-}
-
-/// `[":" *DIGIT]`, of a number that a port can be.
-fn is_port_suffix(suffix: &[u8]) -> bool {
-    match suffix {
-        [] => true,
-        [b':', digits @ ..] => {
-            let add = |port: u32, byte: &u8| {
-                let digit = byte.wrapping_sub(b'0');
-                (digit <= 9).then(|| port * 10 + u32::from(digit))
-            };
-            digits.len() <= 5
-                && digits
-                    .iter()
-                    .try_fold(0, add)
-                    .is_some_and(|port| port <= u32::from(u16::MAX))
-        }
-        _ => false,
     }
 }
 
@@ -185,7 +182,8 @@ mod tests {
     type Parts<'a> = (&'a str, Option<&'a str>, Option<&'a str>);
 
     fn parse<'a>(target: &'a [u8], method: &Method) -> Result<Parts<'a>, Fault> {
-        let parts = Target::parse(target, Span::new(0, target.len()), method)?;
+        let mut parts = Target::EMPTY;
+        parts.read(target, Span::new(0, target.len()), method)?;
         let text = |span: Span| span.text(target);
         Ok((
             text(parts.path),

@@ -5,7 +5,7 @@
 //! a block of its own; how an answer is encoded stands in `encode.rs`.
 
 use std::future::poll_fn;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -58,6 +58,27 @@ pub(super) struct Pending<F> {
     pub(super) answer: Option<Box<Response>>,
     /// The way of the request's body to its reader.
     pub(super) incoming: Option<Inlet>,
+}
+
+impl<F> Pending<F> {
+    fn called(call: Pin<PoolBox<F>>, incoming: Option<Inlet>) -> Self {
+        Self {
+            call: Some(call),
+            answer: None,
+            incoming,
+        }
+    }
+
+    fn answered(answer: Poll<Response>, incoming: Option<Inlet>) -> Self {
+        Self {
+            call: None,
+            answer: match answer {
+                Poll::Ready(answer) => Some(Box::new(answer)),
+                Poll::Pending => None,
+            },
+            incoming,
+        }
+    }
 }
 
 /// Serves a connection until its end.
@@ -116,102 +137,108 @@ impl Connection {
         }
     }
 
-    /// The hot path: decodes what is there, calls the service, encodes its answers.
+    /// The hot path: decodes what is there, calls the service, encodes its answers. A panic of the
+    /// service's ends this connection and nothing else.
     fn advance<'a, S: Service>(
         &mut self,
         service: &'a S,
         waker: &Waker,
     ) -> Result<Next<impl Future<Output = Response> + use<'a, S>>, CloseReason> {
+        let mut in_service = false;
+        // Around all requests that are there: around each call, what it answers would be moved.
+        catch_unwind(AssertUnwindSafe(|| {
+            self.advance_unguarded(service, waker, &mut in_service)
+        }))
+        .unwrap_or_else(|panic| match in_service {
+            true => Err(self.service_panicked()),
+            false => resume_unwind(panic),
+        })
+    }
+
+    /// As [`Connection::advance`]; while the service's own code runs, it says so.
+    #[inline(always)]
+    fn advance_unguarded<'a, S: Service>(
+        &mut self,
+        service: &'a S,
+        waker: &Waker,
+        in_service: &mut bool,
+    ) -> Result<Next<impl Future<Output = Response> + use<'a, S>>, CloseReason> {
         loop {
             mutate!(AnswerAfterClose, self.forget_the_end());
-            let mut request = Request::unread();
+            if self.link.inbox.is_empty() && self.http.request_complete() {
+                return Ok(Next::Receive);
+            }
+            let mut request = Request::unread(&self.shared.pool);
             let unread = self.link.inbox.unread();
             let limits = &self.shared.h1_limits;
-            match self.http.next_event(unread, limits, request.head_mut()) {
+            let framing = match self.http.next_event(unread, limits, request.head_mut()) {
+                Ok((used, Event::Request(framing))) => {
+                    self.take_request(used, &mut request);
+                    framing
+                }
                 Ok((used, Event::NeedData | Event::Paused)) => {
                     self.link.inbox.consume(used);
                     return Ok(Next::Receive);
                 }
-                Ok((used, Event::Request(framing))) => {
-                    let incoming = self.take_request(used, framing, &mut request);
-                    if let Some(pending) = self.call(|| service.call(request), incoming, waker)? {
-                        return Ok(Next::Exchange(pending));
-                    }
-                    if self.link.outbox.len() >= GATHER_BYTES_MAX {
-                        return Ok(Next::Send);
-                    }
-                }
                 // What is left of a body that nobody read.
-                Ok((used, Event::Data(_))) => self.link.inbox.consume(used),
+                Ok((used, Event::Data(_))) => {
+                    self.link.inbox.consume(used);
+                    continue;
+                }
                 Ok((used, Event::End)) => {
                     self.link.inbox.consume(used);
                     self.arrival_deadline_ms = 0;
+                    continue;
                 }
                 Err(fault) => return Err(CloseReason::Fault(fault)),
+            };
+            let incoming = match framing {
+                Framing::None => None,
+                Framing::Length(length) => Some(Inlet::new(Some(length))),
+                Framing::Chunked => Some(Inlet::new(None)),
+            };
+            let incoming = incoming.map(|(inlet, body)| {
+                *request.body() = body;
+                inlet
+            });
+            *in_service = true;
+            let mut call = PoolBox::pin(&self.shared.pool, || service.call(request));
+            let mut polled = call.as_mut().poll(&mut Context::from_waker(waker));
+            // Looked at where it lies: moving it costs as much as encoding it.
+            let Poll::Ready(answer) = &mut polled else {
+                *in_service = false;
+                return Ok(Next::Exchange(Pending::called(call, incoming)));
+            };
+            drop(call);
+            *in_service = false;
+            refuse_interim(answer)?;
+            if incoming.is_some() || answer.has_flowing_body() {
+                return Ok(Next::Exchange(Pending::answered(polled, incoming)));
+            }
+            self.encode_full(answer)?;
+            if self.link.outbox.len() >= GATHER_BYTES_MAX {
+                return Ok(Next::Send);
             }
         }
     }
 
-    /// Takes a request, whose head was read, out of the inbox: the way of its body, if it has one.
-    #[inline]
-    fn take_request(
-        &mut self,
-        used: usize,
-        framing: Framing,
-        request: &mut Request,
-    ) -> Option<Inlet> {
+    /// Takes a request, whose head was read, out of the inbox.
+    #[inline(always)]
+    fn take_request(&mut self, used: usize, request: &mut Request) {
         self.shared.metrics.requests.add(1);
         self.link.clear_recv_deadline();
         self.arrival_deadline_ms = 0;
-        let bytes = self.link.inbox.take(used);
+        self.link.inbox.take(used, request.bytes_mut());
         if let Some((line, mut date)) = self.next_line() {
-            line.begin(date.now(), request.head_mut(), &bytes);
+            let (head, bytes) = request.head();
+            line.begin(date.now(), head, bytes);
         }
-        let (incoming, body) = match framing {
-            Framing::None => None,
-            Framing::Length(length) => Some(Inlet::new(Some(length))),
-            Framing::Chunked => Some(Inlet::new(None)),
-        }
-        .unzip();
-        request.fill(bytes, body.unwrap_or_default());
-        incoming
     }
 
-    /// Calls the service. Mostly it answers at once from memory: then the answer is encoded and
-    /// nothing is left. Otherwise what is left goes on as an exchange.
-    #[inline(always)]
-    fn call<F: Future<Output = Response>>(
-        &mut self,
-        start: impl FnOnce() -> F,
-        incoming: Option<Inlet>,
-        waker: &Waker,
-    ) -> Result<Option<Pending<F>>, CloseReason> {
-        let mut call = None;
-        let mut answer = Poll::Pending;
-        self.run_service(&mut answer, |answer| {
-            call = Some(PoolBox::pin(&self.shared.pool, start()));
-            poll_call(&mut call, answer, &mut Context::from_waker(waker));
-        })?;
-        if incoming.is_none()
-            && let Poll::Ready(answer) = &mut answer
-            && !answer.has_flowing_body()
-        {
-            self.encode_head(answer);
-            if let Some(part) = answer.body().take_full() {
-                self.encode_part(part)?;
-            }
-            self.encode_end()?;
-            return Ok(None);
-        }
-        let answer = match answer {
-            Poll::Ready(answer) => Some(Box::new(answer)),
-            Poll::Pending => None,
-        };
-        Ok(Some(Pending {
-            call,
-            answer,
-            incoming,
-        }))
+    /// Counts a panic of the service's.
+    pub(super) fn service_panicked(&self) -> CloseReason {
+        self.shared.metrics.service_panics.add(1);
+        CloseReason::ServiceFailed
     }
 
     /// What is left of an exchange, in a block of its own for as long as it lasts.
@@ -220,30 +247,7 @@ impl Connection {
         pending: Pending<F>,
     ) -> Pin<PoolBox<impl Future<Output = Result<(), CloseReason>> + 'a>> {
         let pool = self.shared.pool.clone();
-        PoolBox::pin(&pool, exchange::run(self, pending))
-    }
-
-    /// Runs what is the service's own; a panic in it ends this connection and nothing else. So
-    /// does a status of 1xx: an interim answer is none (RFC 9110 §15.2).
-    ///
-    /// What it answers is written to `answer`: moving it from one result into the next would cost
-    /// more than encoding it.
-    #[inline(always)]
-    pub(super) fn run_service(
-        &self,
-        answer: &mut Poll<Response>,
-        service: impl FnOnce(&mut Poll<Response>),
-    ) -> Result<(), CloseReason> {
-        catch_unwind(AssertUnwindSafe(|| service(answer))).map_err(|_| {
-            self.shared.metrics.service_panics.add(1);
-            CloseReason::ServiceFailed
-        })?;
-        match answer {
-            Poll::Ready(answer) if answer.status().is_informational() => {
-                Err(CloseReason::ServiceFailed)
-            }
-            _ => Ok(()),
-        }
+        PoolBox::pin(&pool, || exchange::run(self, pending))
     }
 
     /// Sends everything that is owed.
@@ -319,7 +323,7 @@ impl Connection {
     /// would be in every idle connection.
     fn close(&mut self, reason: CloseReason) -> Pin<PoolBox<impl Future<Output = ()>>> {
         let pool = self.shared.pool.clone();
-        PoolBox::pin(&pool, self.end(reason))
+        PoolBox::pin(&pool, || self.end(reason))
     }
 
     async fn end(&mut self, reason: CloseReason) {
@@ -339,12 +343,8 @@ impl Connection {
             {
                 line.begin_without_request(date.now());
             }
-            self.encode_head(&refusal);
-            if let Some(part) = refusal.body().take_full() {
-                // The head has just announced this very body.
-                let _ = self.encode_part(part);
-            }
-            let _ = self.encode_end();
+            // The head announces this very body.
+            let _ = self.encode_full(&mut refusal);
         }
         self.link.clear_recv_deadline();
         let hears = !matches!(reason, CloseReason::Reset | CloseReason::WriteTimeout);
@@ -367,18 +367,12 @@ impl Drop for Connection {
     }
 }
 
-/// Polls a call of the service, which is dropped once it has answered.
-#[inline(always)]
-pub(super) fn poll_call<F: Future<Output = Response>>(
-    call: &mut Option<Pin<PoolBox<F>>>,
-    answer: &mut Poll<Response>,
-    context: &mut Context<'_>,
-) {
-    let running = call.as_mut().expect("a call is polled until it answers");
-    *answer = running.as_mut().poll(context);
-    if answer.is_ready() {
-        *call = None;
+/// An interim answer is none, whatever the service thinks (RFC 9110 §15.2).
+pub(super) fn refuse_interim(answer: &Response) -> Result<(), CloseReason> {
+    if answer.status().is_informational() {
+        return Err(CloseReason::ServiceFailed);
     }
+    Ok(())
 }
 
 #[cfg(test)]

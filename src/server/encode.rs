@@ -9,7 +9,7 @@ use super::connection::Connection;
 use super::date::Date;
 use super::shared::Manner;
 use crate::buf::Part;
-use crate::http::h1::{Answer, BodyLength};
+use crate::http::h1::{self, Answer, BodyLength};
 use crate::service::Response;
 use crate::sys::mutants::mutate;
 
@@ -26,31 +26,55 @@ impl Connection {
         }
     }
 
-    /// Encodes the head of an answer. During a drain it is the last one of its connection, whenever
-    /// its request came.
+    /// Encodes an answer whose body is in memory: a small one together with its head.
+    #[inline]
+    pub(super) fn encode_full(&mut self, response: &mut Response) -> Result<(), CloseReason> {
+        if response.full_body().len() <= COPY_BYTES_MAX {
+            self.encode_head_and(response, response.full_body());
+        } else {
+            self.encode_head(response);
+            if let Some(part) = response.body().take_full() {
+                self.encode_part(part)?;
+            }
+        }
+        self.encode_end()
+    }
+
+    /// Encodes the head of an answer.
     #[inline]
     pub(super) fn encode_head(&mut self, response: &Response) {
+        self.encode_head_and(response, b"");
+    }
+
+    /// Encodes the head of an answer, and behind it the whole `body` that the head announces, if
+    /// there can be one. During a drain it is the last answer of its connection, whenever its
+    /// request came.
+    #[inline(always)]
+    fn encode_head_and(&mut self, response: &Response, body: &[u8]) {
         if self.shared.manner.get() != Manner::Serving && self.link.inbox.is_empty() {
             // Whatever else has arrived is answered, too: the last answer is the one that says so.
             mutate!(SilentDrain, (), self.http.close_after());
         }
-        let length = response
-            .body_length()
-            .map_or(BodyLength::Unknown, BodyLength::Known);
-        let answer = Answer {
-            status: response.status(),
-            fields: response.headers(),
-            length,
-        };
-        let shared = &self.shared;
-        let mut date = shared.date.borrow_mut();
-        let http = &mut self.http;
-        self.link
-            .outbox
-            .write_with(&shared.pool, answer.head_bytes_max(), |out| {
-                http.send_head(&answer, date.now(), out)
-            });
         let status = response.status();
+        let answer = Answer {
+            status,
+            fields: response.headers(),
+            length: response
+                .body_length()
+                .map_or(BodyLength::Unknown, BodyLength::Known),
+        };
+        let (shared, http) = (&self.shared, &mut self.http);
+        let mut date = shared.date.borrow_mut();
+        let len_max = answer.head_bytes_max() + body.len();
+        let mut sent = 0;
+        self.link.outbox.write_with(&shared.pool, len_max, |out| {
+            let head = http.send_head(&answer, date.now(), out);
+            if http.body_allowed() && matches!(http.send_data(body.len()), Ok(None)) {
+                sent = body.len();
+                out[head..head + sent].copy_from_slice(body);
+            }
+            head + sent
+        });
         let class = match status.as_u16() / 100 {
             1 => &shared.metrics.responses_1xx,
             2 => &shared.metrics.responses_2xx,
@@ -61,6 +85,7 @@ impl Connection {
         class.add(1);
         if let Some(line) = &mut self.line {
             line.status = status.as_u16();
+            line.body_bytes += sent as u64;
         }
     }
 
@@ -78,13 +103,17 @@ impl Connection {
             line.body_bytes += part.len() as u64;
         }
         let (outbox, pool) = (&mut self.link.outbox, &self.shared.pool);
-        outbox.write(pool, prefix.as_bytes());
+        if let Some(prefix) = &prefix {
+            outbox.write(pool, prefix.as_bytes());
+        }
         if part.len() <= COPY_BYTES_MAX {
             outbox.write(pool, &part);
         } else {
             outbox.push(part);
         }
-        outbox.write(pool, self.http.data_suffix());
+        if prefix.is_some() {
+            outbox.write(pool, h1::DATA_SUFFIX);
+        }
         Ok(())
     }
 

@@ -6,13 +6,14 @@
 //! the peer has no more to send (a half-close) changes nothing.
 
 use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use super::close_reason::CloseReason;
-use super::connection::{Connection, Pending, poll_call};
+use super::connection::{Connection, Pending, refuse_interim};
 use super::limits::Pace;
-use crate::buf::{FileSpan, PoolBox};
+use crate::buf::{FileSpan, Part, PoolBox};
 use crate::http::Fault;
 use crate::http::h1::{self, Event, Head};
 use crate::rt::now_ms;
@@ -76,11 +77,10 @@ impl Pump<'_> {
     ) -> Poll<Result<Response, CloseReason>> {
         loop {
             self.forget_own_reader(context);
-            let mut answer = Poll::Pending;
-            let service = |answer: &mut _| poll_call(call, answer, context);
-            self.connection.run_service(&mut answer, service)?;
-            if answer.is_ready() {
-                return answer.map(Ok);
+            let polled = catch_unwind(AssertUnwindSafe(|| poll_call(call, context)));
+            let polled = polled.map_err(|_| self.connection.service_panicked())?;
+            if let Poll::Ready(answer) = polled {
+                return Poll::Ready(refuse_interim(&answer).map(|()| answer));
             }
             let received = self.receive(context)?;
             // Answers to earlier requests do not wait for this one.
@@ -245,7 +245,8 @@ impl Pump<'_> {
             let step = next_piece(http, link.inbox.unread(), &shared.h1_limits);
             match step? {
                 (used, Event::Data(range)) => {
-                    let mut part = link.inbox.take(used);
+                    let mut part = Part::Static(b"");
+                    link.inbox.take(used, &mut part);
                     part.truncate(range.end);
                     part.advance(range.start);
                     incoming.push(part, context);
@@ -277,6 +278,19 @@ impl Pump<'_> {
         }
         Ok(())
     }
+}
+
+/// Polls a call of the service, which is dropped once it has answered.
+fn poll_call<F: Future<Output = Response>>(
+    call: &mut Option<Pin<PoolBox<F>>>,
+    context: &mut Context<'_>,
+) -> Poll<Response> {
+    let running = call.as_mut().expect("a call is polled until it answers");
+    let answer = running.as_mut().poll(context);
+    if answer.is_ready() {
+        *call = None;
+    }
+    answer
 }
 
 /// What follows in the request's body: no head before the answer is out.

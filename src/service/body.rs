@@ -140,6 +140,14 @@ impl Body {
         }
     }
 
+    /// What is in memory of it: all, or nothing.
+    pub(crate) fn full(&self) -> &[u8] {
+        match &self.0 {
+            Inner::Full(bytes) => bytes,
+            _ => b"",
+        }
+    }
+
     /// Whether it comes part by part: from a client, or from a file.
     pub(crate) fn flows(&self) -> bool {
         matches!(self.0, Inner::Incoming(_) | Inner::File(_))

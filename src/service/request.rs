@@ -3,13 +3,18 @@
 use ::http::Method;
 
 use super::body::Body;
-use crate::buf::Part;
+use crate::buf::{Part, Pool, PoolBox};
 use crate::http::field::Fields;
 use crate::http::h1::Head;
 
 /// A request: its head as received, and a handle to its body.
 #[derive(Debug)]
-pub struct Request {
+pub struct Request(PoolBox<Parts>);
+
+/// What a request consists of, in one place from the first byte that is read: whoever hands a
+/// request on moves a pointer.
+#[derive(Debug)]
+struct Parts {
     head: Head,
     /// The received bytes that `head` speaks of.
     bytes: Part,
@@ -17,48 +22,52 @@ pub struct Request {
 }
 
 impl Request {
-    /// A request before it was read: its parts are filled in, for moving them costs more.
+    /// A request before it was read.
     #[inline]
-    pub(crate) const fn unread() -> Self {
-        Self {
+    pub(crate) fn unread(pool: &Pool) -> Self {
+        Self(PoolBox::new(pool, || Parts {
             head: Head::new(),
             bytes: Part::Static(b""),
             body: Body::empty(),
-        }
+        }))
     }
 
     /// The place for the head.
     #[inline]
     pub(crate) fn head_mut(&mut self) -> &mut Head {
-        &mut self.head
+        &mut self.0.head
     }
 
-    /// Fills in the bytes that the head was read from, and the body.
+    /// The place for the bytes that the head was read from.
     #[inline]
-    pub(crate) fn fill(&mut self, bytes: Part, body: Body) {
-        self.bytes = bytes;
-        self.body = body;
+    pub(crate) fn bytes_mut(&mut self) -> &mut Part {
+        &mut self.0.bytes
+    }
+
+    /// The head, and the bytes that it was read from.
+    pub(crate) fn head(&self) -> (&Head, &[u8]) {
+        (&self.0.head, &self.0.bytes)
     }
 
     /// The method.
     pub fn method(&self) -> &Method {
-        &self.head.method
+        &self.0.head.method
     }
 
     /// The path as received, not decoded.
     #[inline]
     pub fn path(&self) -> &str {
-        self.head.path(&self.bytes)
+        self.0.head.path(&self.0.bytes)
     }
 
     /// What follows the first `?` of the target, as received.
     pub fn query(&self) -> Option<&str> {
-        self.head.query(&self.bytes)
+        self.0.head.query(&self.0.bytes)
     }
 
     /// The host that the client wants, with its port if it named one.
     pub fn host(&self) -> Option<&str> {
-        self.head.host(&self.bytes)
+        self.0.head.host(&self.0.bytes)
     }
 
     /// The value of the first field called `name`, in any case of letters.
@@ -68,16 +77,16 @@ impl Request {
 
     /// All fields in the order they came: names and values.
     pub fn headers(&self) -> Fields<'_> {
-        self.head.fields(&self.bytes)
+        self.0.head.fields(&self.0.bytes)
     }
 
     /// The body, to read from.
     pub fn body(&mut self) -> &mut Body {
-        &mut self.body
+        &mut self.0.body
     }
 
     /// The body alone.
-    pub fn into_body(self) -> Body {
-        self.body
+    pub fn into_body(mut self) -> Body {
+        std::mem::take(self.body())
     }
 }

@@ -30,17 +30,17 @@ impl Response {
 
     /// 200 with HTML.
     pub fn html(content: impl Into<Body>) -> Self {
-        Self::with_content(StatusCode::OK, &HTML, content)
+        Self::with_content(StatusCode::OK, const { html() }, content)
     }
 
     /// 200 with plain text in UTF-8.
     pub fn text(content: impl Into<Body>) -> Self {
-        Self::with_content(StatusCode::OK, &TEXT, content)
+        Self::with_content(StatusCode::OK, const { text() }, content)
     }
 
     /// 404 with HTML.
     pub fn not_found(content: impl Into<Body>) -> Self {
-        Self::with_content(StatusCode::NOT_FOUND, &HTML, content)
+        Self::with_content(StatusCode::NOT_FOUND, const { html() }, content)
     }
 
     /// The same response with one more field.
@@ -91,6 +91,11 @@ impl Response {
         self.body.length()
     }
 
+    /// The body, where it is in memory; else nothing.
+    pub(crate) fn full_body(&self) -> &[u8] {
+        self.body.full()
+    }
+
     /// Whether the body comes part by part.
     pub(crate) fn has_flowing_body(&self) -> bool {
         self.body.flows()
@@ -101,18 +106,20 @@ impl Response {
         self.body.comes_by(incoming)
     }
 
-    fn with_content(
-        status: StatusCode,
-        kind: &'static HeaderValue,
-        content: impl Into<Body>,
-    ) -> Self {
+    fn with_content(status: StatusCode, kind: HeaderValue, content: impl Into<Body>) -> Self {
         Self {
-            first: Some((CONTENT_TYPE, kind.clone())),
+            first: Some((CONTENT_TYPE, kind)),
             body: content.into(),
             ..Self::new(status)
         }
     }
 }
 
-static HTML: HeaderValue = HeaderValue::from_static("text/html");
-static TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+// Made at compile time wherever it is used: a clone would be a call.
+const fn html() -> HeaderValue {
+    HeaderValue::from_static("text/html")
+}
+
+const fn text() -> HeaderValue {
+    HeaderValue::from_static("text/plain; charset=utf-8")
+}

@@ -57,6 +57,9 @@ pub struct Connection {
 
 const _: () = assert!(size_of::<Connection>() <= 48);
 
+/// What ends a chunk.
+pub const DATA_SUFFIX: &[u8] = b"\r\n";
+
 /// How far the answer's body is, and how its end will be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum AnswerBody {
@@ -232,24 +235,25 @@ impl Connection {
         self.answer != AnswerBody::None
     }
 
-    /// The bytes to send before the next `len` bytes of the answer's body.
+    /// The bytes to send before the next `len` bytes of the answer's body, where it is chunked;
+    /// then [`DATA_SUFFIX`] follows them.
     ///
     /// # Errors
     /// [`WrongLength::Excess`] if the body would grow beyond its Content-Length, or there is none;
     /// the bytes must not be sent.
-    pub fn send_data(&mut self, len: usize) -> Result<DataPrefix, WrongLength> {
+    pub fn send_data(&mut self, len: usize) -> Result<Option<DataPrefix>, WrongLength> {
         // A chunk of no bytes would end the body.
         if len == 0 {
-            return Ok(DataPrefix::empty());
+            return Ok(None);
         }
         let prefix = match self.answer {
             AnswerBody::None => Err(WrongLength::Excess),
-            AnswerBody::UntilClose => Ok(DataPrefix::empty()),
-            AnswerBody::Chunked => Ok(DataPrefix::chunk(len)),
+            AnswerBody::UntilClose => Ok(None),
+            AnswerBody::Chunked => Ok(Some(DataPrefix::chunk(len))),
             AnswerBody::Counted => match self.answer_left.checked_sub(len as u64) {
                 Some(left) => {
                     self.answer_left = left;
-                    Ok(DataPrefix::empty())
+                    Ok(None)
                 }
                 None => Err(WrongLength::Excess),
             },
@@ -261,16 +265,6 @@ impl Connection {
         };
         self.exchange.step(Party::Responder, step);
         prefix
-    }
-
-    /// The bytes to send after those of a [`Connection::send_data`] that was not empty.
-    #[must_use]
-    pub fn data_suffix(&self) -> &'static [u8] {
-        if self.answer == AnswerBody::Chunked {
-            b"\r\n"
-        } else {
-            b""
-        }
     }
 
     /// The answer is complete, with or without a body: the bytes that end it. The connection is

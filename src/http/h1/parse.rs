@@ -257,29 +257,30 @@ fn parse_request(
     let section = Span::new(line_end + 2, len - 2);
     require_crlf(window, line_end, len, request.headers)?;
 
-    let method = read_method(method)?;
+    if method == "GET" {
+        head.method = Method::GET;
+    } else {
+        head.method = read_method(method)?;
+    }
     let version = if minor == 0 {
         Version::Http10
     } else {
         Version::Http11
     };
-    let parts = Target::parse(window, target, &method)?;
+    head.parts.read(window, target, &head.method)?;
     let mut notes = Notes::default();
     for field in request.headers.iter() {
         notes.take(window, field, version)?;
     }
-    notes.check_host(window, version, &parts)?;
+    notes.check_host(window, version, &head.parts)?;
     let framing = notes.framing(version, limits)?;
-    *head = Head {
-        method,
-        version,
-        keep_alive: notes.persists(version),
-        expects_continue: notes.expects_continue,
-        target,
-        parts,
-        fields: section,
-        host: notes.host,
-    };
+    // One by one, for they are in their place already: a whole head would be moved there.
+    head.version = version;
+    head.keep_alive = notes.persists(version);
+    head.expects_continue = notes.expects_continue;
+    head.target = target;
+    head.fields = section;
+    head.host = notes.host;
     Ok(Some((len, framing)))
 }
 
@@ -400,10 +401,10 @@ impl Notes {
         field: &httparse::Header<'_>,
         version: Version,
     ) -> Result<(), Fault> {
-        let is = |name: &str| field.name.eq_ignore_ascii_case(name);
-        let value = field.value;
-        match field.name.len() {
-            4 if is("host") => {
+        let (name, value) = (field.name.as_bytes(), field.value);
+        let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
+        match name.len() {
+            4 if matches!(name, [b'H' | b'h', b'o' | b'O', b's' | b'S', b't' | b'T']) => {
                 let start = offset(window, value);
                 let first = self.host.replace(Span::new(start, start + value.len()));
                 if first.is_some() {
