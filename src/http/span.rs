@@ -21,8 +21,8 @@ impl Span {
     /// From `start` up to, not including, `end`; offsets past 64 KiB are cut there.
     #[inline]
     pub(super) fn new(start: usize, end: usize) -> Self {
-        let cut =
-            |offset| u32::from(u16::try_from(offset).map_or(OFFSET_MAX, |o| o.min(OFFSET_MAX)));
+        #[expect(clippy::cast_possible_truncation, reason = "it is cut")]
+        let cut = |offset: usize| offset.min(OFFSET_MAX.into()) as u32;
         // Inverted, for nothing at all is a span, but zero is none.
         Self(NonZeroU32::new(!(cut(end) << 16 | cut(start))).unwrap_or(NonZeroU32::MAX))
     }
