@@ -21,7 +21,7 @@ use rustix::net::{SocketAddrAny, sockopt};
 
 use crate::buf::{Chunk, Outgoing, Pool};
 use crate::engine::descriptor::Descriptor;
-use crate::engine::op::{self, End, Interest, OpId, PartSent, Sent};
+use crate::engine::op::{self, End, Interest, OpId, PartSent, Sent, Then};
 use crate::metrics::WorkerMetrics;
 
 /// Events taken in one visit.
@@ -239,6 +239,11 @@ impl Epoll {
         }
     }
 
+    /// Whether something may be there to be received.
+    pub(super) fn has_received(&self, id: OpId) -> bool {
+        find(&mut self.watches.borrow_mut(), id).is_some_and(|watch| watch.readable)
+    }
+
     /// Ready when the connection broke, whatever waits to be received.
     pub(super) fn poll_broken(&self, id: OpId, context: &Context<'_>) -> Poll<io::Error> {
         let mut watches = self.watches.borrow_mut();
@@ -251,12 +256,12 @@ impl Epoll {
     }
 
     /// Sends at once what the socket takes; the rest follows when it takes more.
-    pub(super) fn start_send(&self, socket: Descriptor, outgoing: Outgoing) -> OpId {
+    pub(super) fn start_send(&self, socket: Descriptor, outgoing: Outgoing, then: Then) -> OpId {
         let mut watches = self.watches.borrow_mut();
         let slot = number(&socket);
         let watch = &mut watches[slot as usize];
         let id = OpId::new(slot, watch.generation);
-        let mut sending = PartSent::new(socket, outgoing);
+        let mut sending = PartSent::new(socket, outgoing, then);
         self.metrics.submissions.add(1);
         match sending.go_on(&self.metrics) {
             Poll::Ready(Ok(())) => {}

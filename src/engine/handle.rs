@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use rustix::net::SocketAddrAny;
 
 use super::descriptor::Descriptor;
-use super::op::{Interest, OpId, Sent};
+use super::op::{Interest, OpId, Sent, Then};
 use super::{Engine, try_with_current, with_current};
 use crate::buf::{Chunk, Outgoing};
 
@@ -106,6 +106,14 @@ impl Receiving {
         })
     }
 
+    /// Whether more is known to have come. Nobody is woken for it.
+    pub fn has_more(&self) -> bool {
+        with_current(|engine| match engine {
+            Engine::Uring(uring) => uring.0.has_received(self.0),
+            Engine::Epoll(epoll) => epoll.has_received(self.0),
+        })
+    }
+
     /// Ready when the connection broke, without taking anything of what was received.
     pub fn poll_broken(&self, context: &Context<'_>) -> Poll<io::Error> {
         with_current(|engine| match engine {
@@ -131,10 +139,10 @@ pub struct Sending(OpId);
 impl Sending {
     /// Gives `outgoing` to the kernel.
     #[inline(always)]
-    pub fn new(socket: Descriptor, outgoing: Outgoing) -> Self {
+    pub fn new(socket: Descriptor, outgoing: Outgoing, then: Then) -> Self {
         Self(with_current(|engine| match engine {
-            Engine::Uring(uring) => uring.0.start_send(socket, outgoing),
-            Engine::Epoll(epoll) => epoll.start_send(socket, outgoing),
+            Engine::Uring(uring) => uring.0.start_send(socket, outgoing, then),
+            Engine::Epoll(epoll) => epoll.start_send(socket, outgoing, then),
         }))
     }
 

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use super::stream::Stream;
 use crate::buf::{Chunk, Part, SendQueue};
-use crate::engine::{Interest, Sent};
+use crate::engine::{Interest, Sent, Then};
 
 /// Bytes in one send, at most: a slow peer's progress is to be seen.
 const SEND_BYTES_MAX: usize = 256 << 10;
@@ -44,7 +44,7 @@ impl Duplex {
                 let Some(outgoing) = self.outbox.take(SEND_BYTES_MAX) else {
                     return Poll::Ready(Ok(()));
                 };
-                self.stream.start_send(outgoing);
+                self.stream.start_send(outgoing, Then::GoOn);
             }
             let Sent::Part(outgoing, result) =
                 ready!(self.stream.poll_sent(context, Interest::End))

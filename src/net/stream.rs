@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::net::{Shutdown, SocketAddrAny, SocketFlags, SocketType, sockopt};
 
 use crate::buf::{Chunk, Outgoing};
-use crate::engine::{Connecting, Descriptor, Interest, Receiving, Sending, Sent};
+use crate::engine::{Connecting, Descriptor, Interest, Receiving, Sending, Sent, Then};
 use crate::sys::mutants::mutate;
 use crate::sys::socket;
 
@@ -67,22 +67,27 @@ impl Stream {
         self.receiving.poll_next(context)
     }
 
+    /// Whether more is known to have arrived.
+    pub fn has_more(&self) -> bool {
+        self.receiving.has_more()
+    }
+
     /// Ready when the connection broke; takes nothing of what has arrived.
     pub fn poll_broken(&self, context: &Context<'_>) -> Poll<io::Error> {
         self.receiving.poll_broken(context)
     }
 
-    /// Gives `outgoing` to the kernel. There is one send at a time.
+    /// Gives `outgoing` to the kernel, and says what comes after it. There is one send at a time.
     ///
     /// # Panics
     /// While another send is in flight.
     #[inline(always)]
-    pub fn start_send(&mut self, outgoing: Outgoing) {
+    pub fn start_send(&mut self, outgoing: Outgoing, then: Then) {
         assert!(
             mutate!(SecondSend, true, self.sending.is_none()),
             "one send at a time keeps the bytes in order"
         );
-        self.sending = Some(Sending::new(self.socket.clone(), outgoing));
+        self.sending = Some(Sending::new(self.socket.clone(), outgoing, then));
     }
 
     /// Whether a send is in flight.

@@ -329,7 +329,7 @@ impl Connection {
     async fn end(&mut self, reason: CloseReason) {
         // Bytes that reach a closed socket reset the connection, and what we have said last may
         // be lost with that: who may still send is waited for (RFC 9112 §9.6).
-        let may_send = !self.link.eof && (self.http.peer_may_send() || !self.link.inbox.is_empty());
+        let may_send = !self.link.eof && self.http.peer_may_send();
         let refusal = reason.refusal();
         let says_last =
             refusal.is_some() || matches!(reason, CloseReason::Answered | CloseReason::Drained);
@@ -348,8 +348,10 @@ impl Connection {
         }
         self.link.clear_recv_deadline();
         let hears = !matches!(reason, CloseReason::Reset | CloseReason::WriteTimeout);
+        self.link.ends_then = true;
         let told = hears && self.flush().await.is_ok();
-        let may_send = may_send || says_last && told && self.link.more_has_come().await;
+        // Who sends more after the last is asked for nothing again, only looked at.
+        let may_send = may_send || !self.link.eof && self.link.more_has_come();
         if told && says_last && !self.http.must_reset(true) && mutate!(NoLinger, false, may_send) {
             self.link.linger().await;
         }

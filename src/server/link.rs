@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use super::close_reason::CloseReason;
 use super::limits::{Limits, Pace};
 use crate::buf::{Outgoing, RecvBuf, SendQueue};
-use crate::net::{Interest, Sent, Stream};
+use crate::net::{Interest, Sent, Stream, Then};
 use crate::rt::{Timer, after_ms, now_ms};
 use crate::sys::mutants::mutate;
 
@@ -41,6 +41,8 @@ pub(super) struct Link {
     unacknowledged: u32,
     /// The peer will send no more.
     pub(super) eof: bool,
+    /// When nothing is owed any more, our side of the connection ends at once.
+    pub(super) ends_then: bool,
 }
 
 impl Link {
@@ -56,6 +58,7 @@ impl Link {
             send_bytes: 0,
             unacknowledged: 0,
             eof: false,
+            ends_then: false,
         }
     }
 
@@ -122,12 +125,9 @@ impl Link {
         }
     }
 
-    /// Whether the peer has sent something that was not looked at.
-    pub(super) fn more_has_come(&mut self) -> impl Future<Output = bool> {
-        poll_fn(|context| {
-            let filled = self.poll_fill(context);
-            Poll::Ready(matches!(filled, Poll::Ready(Ok(1..))))
-        })
+    /// Whether the peer is known to have sent something that was not looked at.
+    pub(super) fn more_has_come(&self) -> bool {
+        !self.inbox.is_empty() || self.stream.has_more()
     }
 
     /// Says that no more will come, and receives until the peer has said the same.
@@ -242,7 +242,10 @@ impl Link {
         }
         self.move_send_deadline(limits);
         self.send_bytes = u32::try_from(outgoing.len()).expect("a send has its bound");
-        self.stream.start_send(outgoing);
+        // Only what is the last of all is followed by the close.
+        let is_last = self.ends_then && self.outbox.is_empty();
+        let then = if is_last { Then::Close } else { Then::GoOn };
+        self.stream.start_send(outgoing, then);
     }
 
     /// A send has ended: on with the rest, unless it came too slowly.

@@ -31,7 +31,7 @@ pub(super) use close::close;
 pub(super) use connect::{Connect, connect};
 pub(super) use read::Read;
 pub(super) use recv::{End, Recv, recv};
-pub use send::{Interest, Sent};
+pub use send::{Interest, Sent, Then};
 pub(super) use send::{PartSent, Send};
 pub(super) use send_file::SendFile;
 

@@ -1,5 +1,6 @@
 //! Receiving: one submission, a completion with a provided buffer for each piece that arrives
-//! (recv(2), `IORING_RECV_MULTISHOT`, Linux 6.0).
+//! (recv(2), `IORING_RECV_MULTISHOT`, Linux 6.0). Only the first piece has a submission of its own:
+//! a connection that is over after one request has then nothing to be cancelled.
 
 use std::collections::VecDeque;
 use std::io;
@@ -34,10 +35,12 @@ impl End {
     }
 }
 
-/// A multishot receive on one socket; it lives as long as the socket's owner.
+/// The receives on one socket; it lives as long as the socket's owner.
 #[derive(Debug)]
 pub(in crate::engine) struct Recv {
     socket: Descriptor,
+    /// Something was asked for already.
+    has_begun: bool,
     /// What has arrived and was not yet asked for. Mostly there is at most one piece, so the
     /// queue for more is made when it is needed.
     first: Option<Chunk>,
@@ -60,6 +63,7 @@ impl Recv {
     pub(in crate::engine) fn new(socket: Descriptor) -> Self {
         Self {
             socket,
+            has_begun: false,
             first: None,
             more: None,
             end: None,
@@ -67,9 +71,12 @@ impl Recv {
         }
     }
 
-    pub(in crate::engine) fn sqe(&self) -> Sqe {
-        Sqe::RecvMulti {
-            fd: self.socket.raw(),
+    pub(in crate::engine) fn sqe(&mut self) -> Sqe {
+        let fd = self.socket.raw();
+        if std::mem::replace(&mut self.has_begun, true) {
+            Sqe::RecvMulti { fd }
+        } else {
+            Sqe::Recv { fd }
         }
     }
 

@@ -12,7 +12,7 @@ use rustix::fs::{OFlags, fcntl_setfl, sendfile};
 use rustix::io::Errno;
 
 use super::After;
-use super::send::{Interest, PartSent, Sent};
+use super::send::{Interest, PartSent, Sent, Then};
 use crate::buf::{FileSpan, Outgoing};
 use crate::engine::descriptor::Descriptor;
 use crate::engine::uring::{Cqe, Sqe};
@@ -29,7 +29,7 @@ pub(in crate::engine) struct SendFile {
 impl SendFile {
     pub(in crate::engine) fn new(socket: Descriptor, outgoing: Outgoing) -> Self {
         Self {
-            part: PartSent::new(socket.clone(), outgoing),
+            part: PartSent::new(socket.clone(), outgoing, Then::GoOn),
             socket,
             trouble: None,
         }

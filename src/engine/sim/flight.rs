@@ -21,6 +21,8 @@ pub(super) enum Action {
     },
     Recv {
         socket: usize,
+        /// It is a multishot.
+        goes_on: bool,
     },
     Send {
         socket: usize,
@@ -97,7 +99,7 @@ impl Flight {
     /// The connection whose descriptor it uses.
     pub(super) fn socket(&self) -> Option<usize> {
         match self.action {
-            Action::Recv { socket } | Action::Send { socket, .. } => Some(socket),
+            Action::Recv { socket, .. } | Action::Send { socket, .. } => Some(socket),
             _ => None,
         }
     }
@@ -110,7 +112,7 @@ impl Flight {
     pub(super) fn which(&self) -> usize {
         match self.action {
             Action::Accept { listener, .. } => listener,
-            Action::Recv { socket } | Action::Send { socket, .. } => socket,
+            Action::Recv { socket, .. } | Action::Send { socket, .. } => socket,
             Action::Read { .. } | Action::Connect { .. } | Action::Answer(_) => usize::MAX,
         }
     }

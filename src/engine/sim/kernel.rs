@@ -189,7 +189,7 @@ impl Kernel {
     fn can_go_on(&self, ring: usize, flight: &Flight) -> bool {
         match &flight.action {
             Action::Accept { listener, .. } => self.network.backlog(*listener) > 0,
-            Action::Recv { socket } => {
+            Action::Recv { socket, .. } => {
                 let socket = &self.network.sockets[*socket];
                 let buffers = self.rings[ring].buffers.as_ref();
                 let no_buffer = buffers.is_none_or(|buffers| buffers.len() == 0);
@@ -214,12 +214,12 @@ impl Kernel {
                 Some(Identity::Listener(listener)) => self.start_accept(fd, listener),
                 _ => self.misuse("accept", fd),
             },
-            Sqe::RecvMulti { fd } => match self.submitted_on(fd) {
-                Some(socket) => Action::Recv { socket },
-                None => self.misuse("recv", fd),
-            },
-            Sqe::Send { fd, from, len } => self.start_send(ring, fd, vec![(from, len as usize)]),
-            Sqe::SendMsg { fd, header } => self.start_send(ring, fd, parts(header)),
+            Sqe::Recv { fd } => self.start_recv(fd, false),
+            Sqe::RecvMulti { fd } => self.start_recv(fd, true),
+            Sqe::Send { fd, from, len, .. } => {
+                self.start_send(ring, fd, vec![(from, len as usize)])
+            }
+            Sqe::SendMsg { fd, header, .. } => self.start_send(ring, fd, parts(header)),
             Sqe::PollOut { .. } => unreachable!("files are read here, not sent"),
             Sqe::Read { fd, to, .. } => Action::Read { fd, to },
             Sqe::Connect { address, len, .. } => Action::Connect {
@@ -236,6 +236,13 @@ impl Kernel {
             after_ms,
             cancel_ms: None,
         });
+    }
+
+    fn start_recv(&mut self, fd: RawFd, goes_on: bool) -> Action {
+        match self.submitted_on(fd) {
+            Some(socket) => Action::Recv { socket, goes_on },
+            None => self.misuse("recv", fd),
+        }
     }
 
     fn start_accept(&mut self, fd: RawFd, listener: usize) -> Action {
@@ -333,7 +340,7 @@ impl Kernel {
                 (-libc::ECANCELED, 0)
             }
             Action::Accept { fd, listener } => self.accept(*fd, *listener),
-            Action::Recv { socket } => self.recv(ring, *socket),
+            Action::Recv { socket, goes_on } => self.recv(ring, *socket, *goes_on),
             Action::Send { socket, outgoing } => match self.send(*socket, outgoing, cancelled) {
                 Some(result) => (result, 0),
                 None => {
@@ -383,7 +390,7 @@ impl Kernel {
         }
     }
 
-    fn recv(&mut self, ring: usize, number: usize) -> (i32, u32) {
+    fn recv(&mut self, ring: usize, number: usize, goes_on: bool) -> (i32, u32) {
         if self.random.chance(self.faults.passing) {
             return (-self.random.pick(faults::STREAM_PASSING), 0);
         }
@@ -391,7 +398,7 @@ impl Kernel {
             self.network.sockets[number].excused = true;
             return (-self.random.pick(faults::RECV_FATAL), 0);
         }
-        let more = self.more();
+        let more = if goes_on { self.more() } else { 0 };
         let is_short = self.random.chance(self.faults.short);
         let socket = &mut self.network.sockets[number];
         if socket.reset {

@@ -15,7 +15,7 @@ use super::{Cqe, Ring, Sqe};
 use crate::buf::{Chunk, Outgoing, Pool};
 use crate::engine::descriptor::Descriptor;
 use crate::engine::op::{
-    self, After, End, Interest, Op, OpId, Read, Recv, Send, SendFile, Sent, State, Table, Tag,
+    self, After, End, Interest, Op, OpId, Read, Recv, Send, SendFile, Sent, State, Table, Tag, Then,
 };
 use crate::metrics::WorkerMetrics;
 use crate::sys::mutants::mutate;
@@ -191,6 +191,13 @@ impl Uring {
         Poll::Pending
     }
 
+    /// Whether something waits to be asked for. Nothing is asked of the kernel.
+    pub(in crate::engine) fn has_received(&self, id: OpId) -> bool {
+        let mut table = self.table.borrow_mut();
+        let entry = table.get(id).map(|entry| &entry.op);
+        matches!(entry, Some(Op::Recv(recv)) if !recv.is_empty())
+    }
+
     /// Ready when the connection broke, whatever waits to be received.
     pub(in crate::engine) fn poll_broken(
         &self,
@@ -218,12 +225,17 @@ impl Uring {
     }
 
     #[inline(always)]
-    pub(in crate::engine) fn start_send(&self, socket: Descriptor, outgoing: Outgoing) -> OpId {
+    pub(in crate::engine) fn start_send(
+        &self,
+        socket: Descriptor,
+        outgoing: Outgoing,
+        then: Then,
+    ) -> OpId {
         if let Outgoing::File(..) = outgoing {
             return self.start_send_file(socket, outgoing);
         }
         let mut table = self.table.borrow_mut();
-        let (id, entry) = table.insert(|| Op::Send(Send::new(socket, outgoing)));
+        let (id, entry) = table.insert(|| Op::Send(Send::new(socket, outgoing, then)));
         entry.state = State::InKernel;
         let Op::Send(send) = &mut entry.op else {
             unreachable!("a send was inserted")

@@ -19,11 +19,16 @@ use ring::Ring;
 use std::io;
 use std::os::fd::RawFd;
 
+use super::op::Then;
+
 /// What the kernel is asked to do, in plain values. Pointers stay valid and memory unmoved until
 /// the final completion: the operation that made the request owns them.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Sqe {
     AcceptMulti {
+        fd: RawFd,
+    },
+    Recv {
         fd: RawFd,
     },
     RecvMulti {
@@ -33,10 +38,12 @@ pub(super) enum Sqe {
         fd: RawFd,
         from: *const u8,
         len: u32,
+        then: Then,
     },
     SendMsg {
         fd: RawFd,
         header: *const libc::msghdr,
+        then: Then,
     },
     PollOut {
         fd: RawFd,

@@ -6,7 +6,7 @@ use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 use std::time::Duration;
 
-use io_uring::squeue::Entry;
+use io_uring::squeue::{Entry, Flags};
 use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
 use io_uring::{CompletionQueue, IoUring, SubmissionQueue, Submitter, opcode};
 
@@ -155,12 +155,22 @@ fn prepare(sqe: Sqe) -> Entry {
         Sqe::AcceptMulti { fd } => opcode::AcceptMulti::new(Fd(fd))
             .flags(libc::SOCK_CLOEXEC)
             .build(),
+        // No more than a buffer holds: a length of 0 is that of the buffer.
+        Sqe::Recv { fd } => opcode::Recv::new(Fd(fd), std::ptr::null_mut(), 0)
+            .buf_group(BUFFER_GROUP)
+            .build()
+            .flags(Flags::BUFFER_SELECT),
         Sqe::RecvMulti { fd } => opcode::RecvMulti::new(Fd(fd), BUFFER_GROUP).build(),
-        Sqe::Send { fd, from, len } => opcode::Send::new(Fd(fd), from, len)
-            .flags(libc::MSG_WAITALL)
+        Sqe::Send {
+            fd,
+            from,
+            len,
+            then,
+        } => opcode::Send::new(Fd(fd), from, len)
+            .flags(libc::MSG_WAITALL | then.flag())
             .build(),
-        Sqe::SendMsg { fd, header } => {
-            let flags = libc::MSG_WAITALL.unsigned_abs();
+        Sqe::SendMsg { fd, header, then } => {
+            let flags = (libc::MSG_WAITALL | then.flag()).unsigned_abs();
             opcode::SendMsg::new(Fd(fd), header).flags(flags).build()
         }
         Sqe::PollOut { fd } => {
