@@ -82,3 +82,11 @@ pub mod sim {
     pub use crate::rt::sleep;
     pub use crate::server::Simulated;
 }
+
+/// Parts of the core, to be measured by themselves: for `bench/`, and a feature.
+#[cfg(feature = "sim")]
+pub mod parts {
+    pub use crate::buf::Pool;
+    pub use crate::http::h1;
+    pub use crate::rt::{Executor, Timer};
+}

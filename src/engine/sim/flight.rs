@@ -2,6 +2,9 @@
 
 use std::os::fd::RawFd;
 
+use super::kernel::count;
+use super::network::borrow;
+
 /// What is under way on one ring.
 #[derive(Debug)]
 pub(super) struct Flight {
@@ -115,6 +118,19 @@ impl Flight {
             Action::Recv { socket, .. } | Action::Send { socket, .. } => socket,
             Action::Read { .. } | Action::Connect { .. } | Action::Answer(_) => usize::MAX,
         }
+    }
+}
+
+/// Reads a real eventfd, which is readable, to where the operation wants it.
+pub(super) fn read_counter(fd: RawFd, to: *mut u8) -> i32 {
+    let mut counter = [0; 8];
+    match rustix::io::read(borrow(fd), &mut counter) {
+        Ok(len) => {
+            // SAFETY: the operation keeps eight bytes until its final completion.
+            unsafe { to.copy_from_nonoverlapping(counter.as_ptr(), len) };
+            count(len)
+        }
+        Err(errno) => -errno.raw_os_error(),
     }
 }
 

@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags};
 
 use super::buffers::Provided;
 use super::faults::{self, Faults};
-use super::flight::{Action, Flight, Outgoing, parts};
+use super::flight::{Action, Flight, Outgoing, parts, read_counter};
 use super::network::{Identity, Network, Socket, borrow};
 use super::random::Random;
 use crate::engine::uring::{Cqe, Sqe};
@@ -480,20 +480,8 @@ impl Kernel {
     }
 }
 
-/// Reads a real eventfd, which is readable, to where the operation wants it.
-fn read_counter(fd: RawFd, to: *mut u8) -> i32 {
-    let mut counter = [0; 8];
-    match rustix::io::read(borrow(fd), &mut counter) {
-        Ok(len) => {
-            // SAFETY: the operation keeps eight bytes until its final completion.
-            unsafe { to.copy_from_nonoverlapping(counter.as_ptr(), len) };
-            count(len)
-        }
-        Err(errno) => -errno.raw_os_error(),
-    }
-}
-
-fn count(bytes: usize) -> i32 {
+/// Bytes as a result.
+pub(super) fn count(bytes: usize) -> i32 {
     i32::try_from(bytes).expect("an operation moves less than 2 GiB")
 }
 

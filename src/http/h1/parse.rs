@@ -84,6 +84,12 @@ pub struct Head {
     host: Option<Span>,
 }
 
+impl Default for Head {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Head {
     /// What a head is before one was read.
     #[inline]

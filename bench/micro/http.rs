@@ -1,0 +1,71 @@
+//! HTTP/1.1 without a socket: a head is parsed, an answer's head is written.
+
+use std::hint::black_box;
+
+use coring::parts::h1::{Answer, BodyLength, Connection, Event, Framing, Head, Limits};
+use coring::{HeaderName, HeaderValue, StatusCode};
+
+use crate::measure::time;
+
+const DATE: [u8; 29] = *b"Sun, 06 Nov 1994 08:49:37 GMT";
+const BODY_BYTES: usize = 18;
+
+/// What a load generator sends.
+const SHORT: &[u8] = b"GET / HTTP/1.1\r\nHost: 127.0.0.1:8000\r\n\r\n";
+
+/// What a browser sends.
+const LONG: &[u8] = b"GET /articles/2026/an-article-with-a-name?page=2&order=newest HTTP/1.1\r\n\
+Host: www.example.org\r\n\
+User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0\r\n\
+Accept: text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8\r\n\
+Accept-Language: en-GB,en;q=0.7,de;q=0.3\r\n\
+Accept-Encoding: gzip, deflate, br, zstd\r\n\
+Referer: https://www.example.org/articles/2026/\r\n\
+Cookie: id=4f1f8a1b2c3d4e5f60718293a4b5c6d7; theme=dark; consent=necessary\r\n\
+Connection: keep-alive\r\n\
+Upgrade-Insecure-Requests: 1\r\n\
+If-None-Match: \"5e-62a1b2c3d4e5f\"\r\n\
+Priority: u=0, i\r\n\r\n";
+
+pub(crate) fn measure() {
+    let limits = Limits::default();
+    let name = HeaderName::from_static("content-type");
+    let value = HeaderValue::from_static("text/html; charset=utf-8");
+    let answer = Answer {
+        status: StatusCode::OK,
+        fields: [(&name, &value)],
+        length: BodyLength::Known(BODY_BYTES as u64),
+    };
+    for (what, bytes) in [("short", SHORT), ("long", LONG)] {
+        time(&format!("http: parse a {what} head"), || {
+            read(&mut Connection::server(), bytes, &limits);
+        });
+        // One connection for all of them, as with keep-alive.
+        let mut connection = Connection::server();
+        let mut out = [0; 512];
+        time(
+            &format!("http: parse a {what} head, write an answer's"),
+            || {
+                read(&mut connection, bytes, &limits);
+                let len = connection.send_head(black_box(&answer), &DATE, &mut out);
+                black_box(&out[..len]);
+                send_body(&mut connection);
+            },
+        );
+    }
+}
+
+fn read(connection: &mut Connection, bytes: &[u8], limits: &Limits) {
+    let mut head = Head::new();
+    let step = connection.next_event(black_box(bytes), limits, &mut head);
+    assert_eq!(step, Ok((bytes.len(), Event::Request(Framing::None))));
+    black_box(&head);
+}
+
+fn send_body(connection: &mut Connection) {
+    let prefix = connection
+        .send_data(BODY_BYTES)
+        .expect("the length that was told");
+    assert!(prefix.as_bytes().is_empty(), "the length was told");
+    connection.send_end().expect("all that was told was sent");
+}
