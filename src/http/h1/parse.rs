@@ -255,12 +255,9 @@ fn parse_request(
     };
 
     // httparse has seen `method SP target SP HTTP/1.x`, so the line's end is known by arithmetic.
-    let target = {
-        let start = blank + method.len() + 1;
-        Span::new(start, start + target.len())
-    };
+    let start = blank + method.len() + 1;
+    let target = Span::new(start, start + target.len());
     let line_end = target.start() + target.len() + " HTTP/1.x".len();
-    let section = Span::new(line_end + 2, len - 2);
     require_crlf(window, line_end, len, request.headers)?;
 
     if method == "GET" {
@@ -285,7 +282,7 @@ fn parse_request(
     head.keep_alive = notes.persists(version);
     head.expects_continue = notes.expects_continue;
     head.target = target;
-    head.fields = section;
+    head.fields = Span::new(line_end + 2, len - 2);
     head.host = notes.host;
     Ok(Some((len, framing)))
 }
