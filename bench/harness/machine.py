@@ -1,0 +1,129 @@
+"""What the figures were taken on: processor, cores, kernel, commit, versions.
+
+It refuses to know the figures.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import resource
+import subprocess
+from pathlib import Path
+from typing import Mapping
+
+from . import REPOSITORY, Missing
+from .contenders import Contender
+from .install import PEERS
+
+OPEN_FILES = 65536
+
+
+def pick_cores() -> tuple[int, int]:
+    """One core for the servers and one for the generator: no two threads of one, if it can be."""
+    allowed = sorted(os.sched_getaffinity(0))
+    if len(allowed) < 2:
+        raise Missing("a second core: one is for the servers, one for the generator.")
+    others = [core for core in allowed[1:] if core not in siblings(allowed[0])]
+    return allowed[0], (others or allowed[1:])[0]
+
+
+def siblings(core: int) -> set[int]:
+    """The threads that share a core with this one."""
+    file = Path(f"/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list")
+    text = file.read_text().strip() if file.exists() else str(core)
+    found: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        found |= set(range(int(first), int(last or first) + 1))
+    return found
+
+
+def prepare() -> None:
+    """Checks the kernel's help, and takes the open files that load needs."""
+    if not Path(f"/proc/self/task/{os.getpid()}/children").exists():
+        raise Missing("/proc/PID/task/TID/children: a kernel with CONFIG_PROC_CHILDREN.")
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < OPEN_FILES // 4:
+        raise Missing(f"open files: {OPEN_FILES // 4} are needed, {hard} allowed (ulimit -Hn).")
+    soft = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def describe(cores: tuple[int, int]) -> dict[str, str]:
+    """The machine in words."""
+    shared = "threads of one core" if cores[1] in siblings(cores[0]) else "not siblings"
+    return {
+        "processor": processor(),
+        "cores": f"{os.cpu_count()}; servers on {cores[0]}, generator on {cores[1]} ({shared})",
+        "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
+        "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "system": system(),
+        "python": platform.python_version(),
+        "coring": commit(),
+    }
+
+
+def processor() -> str:
+    """Its model, and whether it is a virtual one."""
+    text = Path("/proc/cpuinfo").read_text()
+    model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    virtual = ", virtual" if re.search(r"^flags\s*:.*\bhypervisor\b", text, re.MULTILINE) else ""
+    return (model.group(1) if model else platform.machine()) + virtual
+
+
+def system() -> str:
+    """The distribution's name."""
+    file = Path("/etc/os-release")
+    text = file.read_text() if file.exists() else ""
+    name = re.search(r'^PRETTY_NAME="?([^"\n]+)', text, re.MULTILINE)
+    return name.group(1) if name else "unknown"
+
+
+def commit() -> str:
+    """The commit that was built, and whether it was changed."""
+    command = ["git", "describe", "--always", "--dirty=, with changes", "--exclude=*"]
+    return printed(command, cwd=REPOSITORY).strip() or "unknown"
+
+
+def printed(command: list[str], cwd: Path | None = None) -> str:
+    """All that a command prints."""
+    try:
+        done = subprocess.run(
+            command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            check=False,
+        )
+    except OSError:
+        return ""
+    return done.stdout
+
+
+def versions(contenders: Mapping[str, Contender], python: Path) -> dict[str, str]:
+    """Of the generators and of each contender, as it says itself or as it is locked."""
+    found = {"wrk": first_version(printed(["wrk", "-v"]))}
+    found["ab"] = first_version(printed(["ab", "-V"]))
+    found |= {name: version(one, python) for name, one in contenders.items()}
+    return {name: text for name, text in found.items() if text}
+
+
+def version(contender: Contender, python: Path) -> str:
+    """The version of one; of Python servers those of all that they are made of."""
+    if contender.program:
+        flag = "--version" if contender.program == "h2o" else "-v"
+        return first_version(printed([contender.program, flag]))
+    lock = PEERS / "Cargo.lock"
+    if contender.crate and lock.exists():
+        pattern = rf'name = "{contender.crate}"\nversion = "(.+)"\nsource'
+        return ", ".join(re.findall(pattern, lock.read_text()))
+    if contender.wheels:
+        code = "import sys; from importlib.metadata import version\n"
+        code += "print(', '.join(f'{name} {version(name)}' for name in sys.argv[1:]))"
+        return printed([str(python), "-c", code, *contender.wheels]).strip()
+    return ""
+
+
+def first_version(text: str) -> str:
+    """The first number with a dot in it."""
+    found = re.search(r"\d+\.\d+(\.\d+)*", text)
+    return found.group(0) if found else ""
