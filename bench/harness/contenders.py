@@ -76,7 +76,7 @@ def python(command: str, *wheels: str, echo: bool = False) -> Contender:
 GEVENT = "{python} {apps}/serve_gevent.py %s {port}"
 GUNICORN = (
     "{python} -m gunicorn -k gevent -w {workers} -b 127.0.0.1:{port} --chdir {apps} --backlog 4096"
-    " --worker-connections 20000 --keep-alive 3600 --log-level warning %s:app"
+    " --worker-connections 12000 --keep-alive 3600 --log-level warning %s:app"
 )
 UVICORN = (
     "{python} -m uvicorn --app-dir {apps} --host 127.0.0.1 --port {port} --workers {workers}"
@@ -103,7 +103,7 @@ CONTENDERS = {
     },
     "nginx": server("nginx", "nginx -e stderr -c {config}"),
     "h2o": server("h2o", "h2o -c {config}"),
-    "haproxy": server("haproxy", "haproxy -db -q -f {config}"),
+    "haproxy": server("haproxy", "haproxy -db -f {config}"),
     "lighttpd": server("lighttpd", "lighttpd -D -f {config}"),
     "hyper": rust("hyper"),
     "axum": rust("axum"),

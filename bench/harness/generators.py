@@ -33,9 +33,10 @@ done = function(summary, latency)
     local e = summary.errors
     io.write(string.format("RESULT %d %d %d %d\\n", summary.requests, summary.bytes,
         summary.duration, e.connect + e.read + e.write + e.status + e.timeout))
-    for _, p in ipairs({{50, 75, 90, 99, 99.9, 100}}) do
+    for _, p in ipairs({{50, 75, 90, 99, 99.9}}) do
         io.write(string.format("LATENCY %g %d\\n", p, latency:percentile(p)))
     end
+    io.write(string.format("LATENCY 100 %d\\n", latency.max))
 end
 """
 

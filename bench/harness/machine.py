@@ -17,7 +17,7 @@ from . import REPOSITORY, Missing
 from .contenders import Contender
 from .install import PEERS
 
-OPEN_FILES = 65536
+OPEN_FILES_MIN, OPEN_FILES_MAX = 12_500, 65536
 
 
 def pick_cores() -> tuple[int, int]:
@@ -45,9 +45,10 @@ def prepare() -> None:
     if not Path(f"/proc/self/task/{os.getpid()}/children").exists():
         raise Missing("/proc/PID/task/TID/children: a kernel with CONFIG_PROC_CHILDREN.")
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < OPEN_FILES // 4:
-        raise Missing(f"open files: {OPEN_FILES // 4} are needed, {hard} allowed (ulimit -Hn).")
-    soft = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    allowed = OPEN_FILES_MAX if hard == resource.RLIM_INFINITY else hard
+    if allowed < OPEN_FILES_MIN:
+        raise Missing(f"open files: {OPEN_FILES_MIN} are needed, {hard} allowed (ulimit -Hn).")
+    soft = min(allowed, OPEN_FILES_MAX)
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 

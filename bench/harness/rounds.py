@@ -70,7 +70,7 @@ def make_site(site: Path) -> None:
     site.mkdir()
     (site / "index.html").write_bytes(BODY)
     for name, size in FILES.items():
-        (site / name).write_bytes(random.Random(size).randbytes(min(size, 1 << 20)) * max(1, size >> 20))
+        (site / name).write_bytes(random.Random(size).randbytes(size))
 
 
 class Round:
@@ -99,6 +99,7 @@ class Round:
             for index in range(warm_up + rounds):
                 order = list(self._servers)
                 random.shuffle(order)
+                progress.step("", len(contenders) - len(order))  # those that were left out
                 for server in order:
                     progress.step(server.name)
                     self._measure(server, samples, keep=index >= warm_up)

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import shlex
 import signal
 import socket
 import subprocess
 import time
 from pathlib import Path
+from string import Template
 from subprocess import DEVNULL, STDOUT
 from typing import Iterator, NamedTuple
 
@@ -22,6 +24,7 @@ from .scenarios import Scenario
 
 START_SECONDS = 15
 STOP_SECONDS = 5
+CONNECTIONS_MAX = 12_000  # the most that a server is asked to hold
 
 
 class Places(NamedTuple):
@@ -77,12 +80,14 @@ class Server:
         directory = self._places.scratch / self.name
         directory.mkdir(exist_ok=True)
         workers = self._scenario.workers
-        text = (BENCH / "configs" / self.contender.config).read_text()
-        text = text.format(
+        template = Template((BENCH / "configs" / self.contender.config).read_text())
+        text = template.substitute(
             directory=directory,
             port=self.port,
             site=self._places.site,
             workers=workers,
+            connections=CONNECTIONS_MAX,
+            open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
             # With none lighttpd serves by itself; with one it only adds a process that watches.
             lighttpd_workers=workers if workers > 1 else 0,
             # Without it they would give up root, and with it the right to read the site.
