@@ -99,10 +99,8 @@ def read_answer(connection: socket.socket) -> bytes:
     head = b""
     while not head.endswith(b"\r\n\r\n"):
         head += must(connection.recv(1), head)
-    fields = dict(
-        (name.strip().lower(), value.strip())
-        for name, _, value in (line.partition(b":") for line in head.split(b"\r\n")[1:])
-    )
+    lines = (line.partition(b":") for line in head.split(b"\r\n")[1:])
+    fields = {name.strip().lower(): value.strip() for name, _, value in lines}
     if b"content-length" not in fields:
         raise Failed(f"its answer has no length: {head!r}")
     body = bytearray()

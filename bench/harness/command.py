@@ -185,7 +185,7 @@ class Run:
             status = status or found["status"]
         if options.json:
             everything = {"figures": figures, "samples": samples}
-            options.json.write_text(json.dumps(everything, indent=1, ensure_ascii=False) + "\n")
+            options.json.write_text(json.dumps(everything, indent=1) + "\n")
         self._write_page(figures)
         return status
 
@@ -227,9 +227,14 @@ def write_page(directory: Path, environment: install.Environment) -> None:
     print(f"\nthe page: {(directory / page.PAGE).relative_to(BENCH.parent)}")
 
 
-def end(*_: object) -> None:
-    """A signal: servers are ended on the way out."""
-    sys.exit(EXIT_FAILED)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def end(number: int, _frame: object) -> None:
+    """A signal: servers are ended on the way out, which a second one does not disturb."""
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+    raise KeyboardInterrupt(number)
 
 
 def main(words: Sequence[str]) -> int:
@@ -238,8 +243,8 @@ def main(words: Sequence[str]) -> int:
     if options.list:
         show_list(options.contenders)
         return 0
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGHUP, end)
+    for each in SIGNALS:
+        signal.signal(each, end)
     try:
         if options.render:
             environment = install.Environment(install.target_directory() / "bench-venv")
@@ -251,7 +256,7 @@ def main(words: Sequence[str]) -> int:
     except Missing as missing:
         print(f"MISSING: {missing}", file=sys.stderr)
         return EXIT_MISSING
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         Progress.clear()
         print("interrupted; all servers are ended", file=sys.stderr)
-        return 128 + signal.SIGINT
+        return 128 + int(interrupt.args[0])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Mapping, NamedTuple
 
-from .scenarios import CLOSING_FLOORS, SCENARIOS
+from .scenarios import CLOSING_FLOORS, RUST_PEERS, SCENARIOS
 
 NATIVE = frozenset(SCENARIOS) - {"upload"}
 FLOOR = frozenset({"keepalive1", "keepalive", "keepalive512", "pipelined", "ab-keepalive"})
@@ -105,13 +105,7 @@ CONTENDERS = {
     "h2o": server("h2o", "h2o -c {config}"),
     "haproxy": server("haproxy", "haproxy -db -f {config}"),
     "lighttpd": server("lighttpd", "lighttpd -D -f {config}"),
-    "hyper": rust("hyper"),
-    "axum": rust("axum"),
-    "actix-web": rust("actix-web"),
-    "may_minihttp": rust("may_minihttp"),
-    "ntex": rust("ntex"),
-    "monoio": rust("monoio"),
-    "glommio": rust("glommio"),
+    **{name: rust(name) for name in RUST_PEERS},
     "fastpysgi-wsgi": python(FASTPYSGI % "wsgi", "fastpysgi", echo=True),
     "fastpysgi-asgi": python(FASTPYSGI % "asgi", "fastpysgi", echo=True),
     "granian-wsgi": python(GRANIAN % ("wsgi", "wsgi"), *GRANIAN_WHEELS, echo=True),

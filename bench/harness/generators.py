@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
-from typing import NamedTuple
+from subprocess import PIPE, STDOUT
+from typing import Callable, NamedTuple
 
-from . import BENCH, Failed
+from . import Failed
 from .check import upload
+from .programs import run
 from .scenarios import KIB, Scenario
 from .server import Places, Server
 
@@ -68,7 +69,11 @@ class Generator:
 
     def run(self, server: Server, answer_bytes: int) -> Load:
         """Loads the server once, as the scenario says."""
-        kinds = {"wrk": self.wrk, "ab": self._ab, "load": self._open_loop}
+        kinds: dict[str, Callable[[Server, int], Load]] = {
+            "wrk": self.wrk,
+            "ab": self._ab,
+            "load": self._open_loop,
+        }
         load = kinds[self._scenario.generator](server, answer_bytes)
         if not server.runs():
             raise Failed(f"ended under load; it says: {server.last_words()}")
@@ -81,22 +86,24 @@ class Generator:
         scenario = self._scenario
         threads = scenario.workers
         command = ["wrk", f"-t{threads}", f"-c{scenario.connections}", f"-d{self.seconds}s"]
-        command += ["--timeout", "30s", "-s", str(self._script), self._url(server)]
+        command += ["--timeout", "30s", "-s", str(self._script), url(server, scenario)]
         output = self._output(command)
         figures = [line.split()[1:] for line in output.splitlines() if line.startswith("RESULT ")]
         if len(figures) != 1:
             raise Failed(f"wrk failed: {output}")
         count, received, duration_us, errors = (int(figure) for figure in figures[0])
         requests = received / answer_bytes if answer_bytes >= COUNT_BYTES_FROM else float(count)
-        latency = {} if scenario.pipelined > 1 else {
-            # wrk times a batch, then corrects it as if it were one request: no figure is better.
-            percentile: float(us) for percentile, us in re.findall(r"LATENCY (\S+) (\d+)", output)
-        }
+        latency: dict[str, float] = {}
+        # wrk times a batch, then corrects it as if it were one request: no figure is better.
+        if scenario.pipelined == 1 and count > 0:
+            found = re.findall(r"LATENCY (\S+) (\d+)", output)
+            latency = {percentile: float(us) for percentile, us in found}
         return Load(requests, errors, requests * 1e6 / duration_us, latency)
 
     def _ab(self, server: Server, _answer_bytes: int) -> Load:
-        words = self._scenario.ab.format(seconds=self.seconds).split()
-        output = self._output(["ab", "-q", *words, self._url(server)])
+        scenario = self._scenario
+        words = scenario.ab.format(seconds=self.seconds).split()
+        output = self._output(["ab", "-q", *words, url(server, scenario)])
 
         def figure(pattern: str) -> float:
             found = re.search(pattern, output, re.MULTILINE)
@@ -112,59 +119,66 @@ class Generator:
         return Load(requests, int(errors), requests / seconds, latency)
 
     def _open_loop(self, server: Server, _answer_bytes: int) -> Load:
-        command = [str(self._places.binaries / "load"), "--target", self._url(server)]
-        command += ["--connections", str(self._scenario.connections)]
+        scenario = self._scenario
+        command = [str(self._places.binaries / "load"), "--target", url(server, scenario)]
+        command += ["--connections", str(scenario.connections)]
         command += ["--rate", str(int(self.rate)), "--seconds", str(self.seconds)]
         output = self._output(command)
         try:
             figures = json.loads(output)
-            answered = figures["sent"] - figures["errors"]
-            keys = {"50": "p50_us", "99": "p99_us", "99.9": "p999_us", "100": "max_us"}
+            keys = {"50": "p50_us", "90": "p90_us", "99": "p99_us", "99.9": "p999_us"}
+            keys["100"] = "max_us"
             latency = {percentile: float(figures[key]) for percentile, key in keys.items()}
-            return Load(answered, figures["errors"], answered / self.seconds, latency)
+            rate = figures["answered"] / self.seconds
+            return Load(figures["answered"], figures["errors"], rate, latency)
         except (ValueError, KeyError) as error:
             raise Failed(f"load failed: {output.strip()}") from error
-
-    def _url(self, server: Server) -> str:
-        return f"http://127.0.0.1:{server.port}{self._scenario.path}"
 
     def _output(self, command: list[str]) -> str:
         """What a generator prints; it runs on its core, beside a server of two on both."""
         cores = self._places.cores[1:] if self._scenario.workers == 1 else self._places.cores
         pinned = ["taskset", "-c", ",".join(map(str, cores)), *command]
-        limit = self.seconds + 60
-        try:
-            done = subprocess.run(
-                pinned, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-                timeout=limit,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise Failed(f"{command[0]} did not end within {limit} s") from error
-        return done.stdout
+        _, output = run(pinned, seconds=self.seconds + 60)
+        return output
 
 
 class IdleConnections:
     """Connections that say nothing after a request each, held by a process of their own."""
 
-    def __init__(self, server: Server, scenario: Scenario) -> None:
-        words = [sys.executable, "-m", "harness.idle", str(server.port), str(scenario.idle)]
-        self._process = subprocess.Popen(
-            words, cwd=BENCH, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            start_new_session=True,
-        )
+    def __init__(self, server: Server, scenario: Scenario, places: Places) -> None:
+        words = [str(places.binaries / "load"), "--target", url(server, scenario)]
+        words += ["--idle", str(scenario.idle)]
         self._wanted = scenario.idle
-        said = self._process.stdout.readline().split()
-        if said != ["held", str(scenario.idle)]:
+        try:
+            self._process = subprocess.Popen(
+                words, stdin=PIPE, stdout=PIPE, stderr=STDOUT, text=True, start_new_session=True
+            )
+        except OSError as error:
+            raise Failed(f"cannot be given idle connections: load: {error.strerror}") from error
+        said = self._process.stdout.readline().strip() if self._process.stdout else ""
+        if said != f"ready {scenario.idle}":
             self.stop()
-            raise Failed(f"does not hold {scenario.idle} connections: {' '.join(said) or 'none'}")
+            raise Failed(f"does not hold {scenario.idle} connections: {said}")
+
+    def check(self) -> None:
+        """Fails unless they are still held by us."""
+        if self._process.poll() is not None:
+            raise Failed("lost its idle connections: load ended before it should")
 
     def lost(self) -> int:
         """How many the server has closed; ends them all."""
-        left, _ = self._process.communicate("end\n", timeout=60)
-        return self._wanted - int(left)
+        said, _ = self._process.communicate(timeout=60)
+        found = re.search(r"^held (\d+)$", said, re.MULTILINE)
+        if not found:
+            raise Failed(f"lost its idle connections: load: {said.strip()}")
+        return self._wanted - int(found.group(1))
 
     def stop(self) -> None:
         """Ends it whatever it does."""
         self._process.kill()
         self._process.wait()
 
+
+def url(server: Server, scenario: Scenario) -> str:
+    """What is asked for."""
+    return f"http://127.0.0.1:{server.port}{scenario.path}"

@@ -14,10 +14,11 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator, Mapping
+from typing import Any, Iterator, Mapping
 
 from . import BENCH, REPOSITORY, Missing
 from .contenders import Contender
+from .programs import run
 
 # What a run needs besides its contenders, and the Debian packages that bring it.
 TOOLS = {"taskset": "util-linux", "wrk": "wrk", "ab": "apache2-utils"}
@@ -34,16 +35,10 @@ def say(text: str) -> None:
     print(f"bench/run: {text}", file=sys.stderr, flush=True)
 
 
-def run(command: list[str], **others: object) -> tuple[bool, str]:
-    """Whether it went well, and the last line that says why not."""
-    try:
-        done = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-            stdin=subprocess.DEVNULL, **others,
-        )
-    except OSError as error:
-        return False, f"{command[0]}: {error.strerror}"
-    return done.returncode == 0, reason(done.stdout)
+def fault(command: list[str], **others: Any) -> str:
+    """Runs it; nothing if it went well, else why it did not."""
+    went_well, output = run(command, **others)
+    return "" if went_well else reason(output)
 
 
 def reason(output: str) -> str:
@@ -52,7 +47,7 @@ def reason(output: str) -> str:
         return f"needs a newer Python than {'.'.join(map(str, sys.version_info[:2]))}"
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"(E:|ERROR|error)", line)]
-    return (errors or lines or ["no reason given"])[-1 if not errors else 0]
+    return errors[0] if errors else (lines or ["no reason given"])[-1]
 
 
 def install_programs(programs: Mapping[str, str]) -> dict[str, str]:
@@ -75,7 +70,7 @@ def install_packages(packages: list[str]) -> dict[str, str]:
     by_hand = f"install it: apt-get install {' '.join(packages)}"
     if not shutil.which("apt-get"):
         return dict.fromkeys(packages, f"there is no apt-get here; {by_hand}")
-    if root and not run([*root, "true"])[0]:
+    if root and fault([*root, "true"]):
         return dict.fromkeys(packages, f"only root may install; {by_hand}")
     say(f"installing {' '.join(packages)}")
     failed = {}
@@ -83,8 +78,8 @@ def install_packages(packages: list[str]) -> dict[str, str]:
         run([*root, "apt-get", "-q", "update"])
         for package in packages:
             apt = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", "-y", "install"]
-            went_well, why = run([*root, *apt, "--no-install-recommends", package])
-            if not went_well:
+            why = fault([*root, *apt, "--no-install-recommends", package])
+            if why:
                 failed[package] = why
     return failed
 
@@ -95,14 +90,12 @@ def no_services(root: list[str]) -> Iterator[None]:
     if SERVICE_POLICY.exists():
         yield
         return
-    text = "#!/bin/sh\nexit 101\n"
-    subprocess.run([*root, "tee", str(SERVICE_POLICY)], input=text, text=True, check=False,
-                   stdout=subprocess.DEVNULL)
-    subprocess.run([*root, "chmod", "755", str(SERVICE_POLICY)], check=False)
+    run([*root, "tee", str(SERVICE_POLICY)], says="#!/bin/sh\nexit 101\n")
+    run([*root, "chmod", "755", str(SERVICE_POLICY)])
     try:
         yield
     finally:
-        subprocess.run([*root, "rm", "-f", str(SERVICE_POLICY)], check=False)
+        run([*root, "rm", "-f", str(SERVICE_POLICY)])
 
 
 def target_directory() -> Path:
@@ -135,10 +128,9 @@ def build_peers(crates: list[str], directory: Path) -> dict[str, str]:
             continue
         say(f"building {crate}")
         command = ["cargo", "build", "--release", "--locked", "--bin", crate]
-        went_well, why = run(
-            command, cwd=PEERS, env={**os.environ, "CARGO_TARGET_DIR": str(directory)}
-        )
-        if not went_well:
+        env = {**os.environ, "CARGO_TARGET_DIR": str(directory)}
+        why = fault(command, cwd=PEERS, env=env)
+        if why:
             failed[crate] = f"not built: {why}"
     return failed
 
@@ -148,29 +140,27 @@ class Environment:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._fault: str | None = None  # not known before it is asked for
         self.python = directory / "bin" / "python"
-        self._fault = ""
 
     def install(self, wheels: tuple[str, ...]) -> str:
         """Why they cannot be had, at the versions that are pinned; nothing if they are there."""
+        if self._fault is None:
+            self._fault = self._create()
         if self._fault:
-            return self._fault
-        if not self.python.exists() or not run([str(self.python), "-m", "pip", "--version"])[0]:
-            went_well, why = self._create()
-            if not went_well:
-                self._fault = f"no virtual environment: {why}"
-                return self._fault
+            return f"no virtual environment: {self._fault}"
         pip = [str(self.python), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-        went_well, why = run([*pip, "--constraint", str(PINS), *wheels])
-        return "" if went_well else why
+        return fault([*pip, "--constraint", str(PINS), *wheels])
 
-    def _create(self) -> tuple[bool, str]:
+    def _create(self) -> str:
+        if not fault([str(self.python), "-m", "pip", "--version"]):
+            return ""
         say(f"creating {self._directory}")
         command = [sys.executable, "-m", "venv", "--clear", str(self._directory)]
-        went_well, why = run(command)
-        if went_well or install_packages(["python3-venv"]):
-            return went_well, why
-        return run(command)
+        why = fault(command)
+        if why and not install_packages(["python3-venv"]):
+            why = fault(command)
+        return why
 
 
 def get_contenders(
@@ -191,4 +181,3 @@ def get_contenders(
         if why:
             missing[name] = why
     return missing
-

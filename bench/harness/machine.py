@@ -9,13 +9,13 @@ import os
 import platform
 import re
 import resource
-import subprocess
 from pathlib import Path
 from typing import Mapping
 
 from . import REPOSITORY, Missing
 from .contenders import Contender
 from .install import PEERS
+from .programs import run
 
 OPEN_FILES_MIN, OPEN_FILES_MAX = 12_500, 65536
 
@@ -32,7 +32,7 @@ def pick_cores() -> tuple[int, int]:
 def siblings(core: int) -> set[int]:
     """The threads that share a core with this one."""
     file = Path(f"/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list")
-    text = file.read_text().strip() if file.exists() else str(core)
+    text = file.read_text("utf-8").strip() if file.exists() else str(core)
     found: set[int] = set()
     for part in text.split(","):
         first, _, last = part.partition("-")
@@ -68,7 +68,7 @@ def describe(cores: tuple[int, int]) -> dict[str, str]:
 
 def processor() -> str:
     """Its model, and whether it is a virtual one."""
-    text = Path("/proc/cpuinfo").read_text()
+    text = Path("/proc/cpuinfo").read_text("utf-8")
     model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     virtual = ", virtual" if re.search(r"^flags\s*:.*\bhypervisor\b", text, re.MULTILINE) else ""
     return (model.group(1) if model else platform.machine()) + virtual
@@ -77,7 +77,7 @@ def processor() -> str:
 def system() -> str:
     """The distribution's name."""
     file = Path("/etc/os-release")
-    text = file.read_text() if file.exists() else ""
+    text = file.read_text("utf-8") if file.exists() else ""
     name = re.search(r'^PRETTY_NAME="?([^"\n]+)', text, re.MULTILINE)
     return name.group(1) if name else "unknown"
 
@@ -85,25 +85,14 @@ def system() -> str:
 def commit() -> str:
     """The commit that was built, and whether it was changed."""
     command = ["git", "describe", "--always", "--dirty=, with changes", "--exclude=*"]
-    return printed(command, cwd=REPOSITORY).strip() or "unknown"
-
-
-def printed(command: list[str], cwd: Path | None = None) -> str:
-    """All that a command prints."""
-    try:
-        done = subprocess.run(
-            command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            check=False,
-        )
-    except OSError:
-        return ""
-    return done.stdout
+    went_well, text = run(command, cwd=REPOSITORY)
+    return text.strip() if went_well else "unknown"
 
 
 def versions(contenders: Mapping[str, Contender], python: Path) -> dict[str, str]:
     """Of the generators and of each contender, as it says itself or as it is locked."""
-    found = {"wrk": first_version(printed(["wrk", "-v"]))}
-    found["ab"] = first_version(printed(["ab", "-V"]))
+    found = {"wrk": first_version(run(["wrk", "-v"])[1])}
+    found["ab"] = first_version(run(["ab", "-V"])[1])
     found |= {name: version(one, python) for name, one in contenders.items()}
     return {name: text for name, text in found.items() if text}
 
@@ -112,15 +101,15 @@ def version(contender: Contender, python: Path) -> str:
     """The version of one; of Python servers those of all that they are made of."""
     if contender.program:
         flag = "--version" if contender.program == "h2o" else "-v"
-        return first_version(printed([contender.program, flag]))
+        return first_version(run([contender.program, flag])[1])
     lock = PEERS / "Cargo.lock"
     if contender.crate and lock.exists():
         pattern = rf'name = "{contender.crate}"\nversion = "(.+)"\nsource'
-        return ", ".join(re.findall(pattern, lock.read_text()))
+        return ", ".join(re.findall(pattern, lock.read_text("utf-8")))
     if contender.wheels:
         code = "import sys; from importlib.metadata import version\n"
         code += "print(', '.join(f'{name} {version(name)}' for name in sys.argv[1:]))"
-        return printed([str(python), "-c", code, *contender.wheels]).strip()
+        return run([str(python), "-c", code, *contender.wheels])[1].strip()
     return ""
 
 

@@ -6,11 +6,11 @@ It refuses to know how figures are taken, and how plots are drawn.
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any, Iterable, Mapping, Sequence
 
 from . import BENCH
+from .install import fault
 from .report import HEADS, Figures, interval, row
 from .scenarios import SCENARIOS
 
@@ -42,7 +42,7 @@ def store(directory: Path, figures: Sequence[Figures]) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     found = stored(directory) | {one["scenario"]: one for one in figures}
     ordered = {name: found[name] for name in SCENARIOS if name in found}
-    (directory / STORED).write_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n")
+    (directory / STORED).write_text(json.dumps(ordered, indent=1) + "\n")
 
 
 def stored(directory: Path) -> dict[str, Figures]:
@@ -56,11 +56,8 @@ def write(directory: Path, python: Path, no_plots: str) -> None:
     found = stored(directory)
     if not no_plots:
         script = BENCH / "harness" / "plots.py"
-        done = subprocess.run(
-            [str(python), str(script), str(directory / STORED), str(directory)],
-            capture_output=True, text=True, check=False,
-        )
-        no_plots = (done.stderr.splitlines() or ["no reason given"])[-1] if done.returncode else ""
+        command = [str(python), str(script), str(directory / STORED), str(directory)]
+        no_plots = fault(command)
     parts = [HEAD]
     if no_plots:
         parts.append(f"There are no plots: {no_plots}.\n")
@@ -68,7 +65,7 @@ def write(directory: Path, python: Path, no_plots: str) -> None:
     parts.append(contents(found))
     parts += [section(one, plots=not no_plots) for one in found.values()]
     parts.append(engines(found))
-    (directory / PAGE).write_text("\n".join(filter(None, parts)))
+    (directory / PAGE).write_text("\n".join(filter(None, parts)), encoding="utf-8")
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
@@ -178,8 +175,7 @@ def engines(found: Mapping[str, Figures]) -> str:
             rows.append([name, who, cpu, *(f"{value:.3f}" for value in counted.values())])
     if not rows:
         return ""
-    heads = ("", "", "CPU µs/request", "enters/request", "submissions/request")
-    heads += ("completions/enter",)
+    counted = ("enters/request", "submissions/request", "completions/enter")
     text = """## Engines side by side
 
 The same server on either engine, by its own counters (`--stats`). An enter is a call of
@@ -188,4 +184,4 @@ and receiving are asked for once per connection on io_uring, so that a submissio
 what a connection's beginning and end take.
 
 """
-    return text + table(heads, rows, left=2)
+    return text + table(("", "", "CPU µs/request", *counted), rows, left=2)

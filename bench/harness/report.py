@@ -16,8 +16,8 @@ from .scenarios import Scenario
 Figures = dict[str, Any]  # as JSON has them; `summary` makes them
 
 PERCENTILES = ("50", "99", "99.9", "100")
-HEADS = ("CPU µs/request", "requests/s", "p50 µs", "p99 µs", "p99.9 µs", "longest µs")
-HEADS += ("PSS MiB", "errors")
+TIMES = ("p50 µs", "p99 µs", "p99.9 µs", "longest µs")
+HEADS = ("CPU µs/request", "requests/s", *TIMES, "PSS MiB", "errors")
 
 
 def summary(name: str, scenario: Scenario, outcome: Outcome, rounds: int) -> Figures:
@@ -54,11 +54,12 @@ def summary(name: str, scenario: Scenario, outcome: Outcome, rounds: int) -> Fig
 
 def medians(samples: Sequence[Sample]) -> Figures:
     """Of each figure of a contender."""
-    percentiles = samples[0].latency_us
+    timed = [s.latency_us for s in samples if s.latency_us]
+    percentiles = timed[0] if timed else {}
     return {
         "cpu_us": statistics.median(s.cpu_us for s in samples),
         "rate": statistics.median(s.rate for s in samples),
-        "latency_us": {p: statistics.median(s.latency_us[p] for s in samples) for p in percentiles},
+        "latency_us": {p: statistics.median(t[p] for t in timed) for p in percentiles},
         "pss_kib": statistics.median(s.pss_kib for s in samples),
     }
 

@@ -52,8 +52,8 @@ class Progress:
         left = int(passed / max(self._done, 1) * (self._total - self._done))
         text = f"{left // 60} min {left % 60:02} s left"
         if sys.stderr.isatty():
-            bar = ("#" * (30 * self._done // self._total)).ljust(30, ".")
-            print(f"\r[{bar}] {text}  {label}\x1b[K", end="", file=sys.stderr, flush=True)
+            hashes = ("#" * (30 * self._done // self._total)).ljust(30, ".")
+            print(f"\r[{hashes}] {text}  {label}\x1b[K", end="", file=sys.stderr, flush=True)
         elif 20 * self._done // self._total > self._said:
             self._said = 20 * self._done // self._total
             print(f"{5 * self._said} %, {text}, {label}", file=sys.stderr, flush=True)
@@ -116,9 +116,7 @@ class Round:
             self._generator.rate,
         )
 
-    def _start_all(
-        self, contenders: Mapping[str, Contender], stack: contextlib.ExitStack
-    ) -> None:
+    def _start_all(self, contenders: Mapping[str, Contender], stack: contextlib.ExitStack) -> None:
         answer = ""
         for name, contender in contenders.items():
             server = Server(name, contender, self._scenario, self._places)
@@ -147,7 +145,7 @@ class Round:
 
     def _hold_idle(self, server: Server, stack: contextlib.ExitStack) -> None:
         before = server.pss_kib()
-        held = IdleConnections(server, self._scenario)
+        held = IdleConnections(server, self._scenario, self._places)
         stack.callback(held.stop)
         self._idle[server.name] = held
         grown = (server.pss_kib() - before) * 1024
@@ -169,13 +167,15 @@ class Round:
     def _measure(self, server: Server, samples: Samples, *, keep: bool) -> None:
         before = server.cpu_ns()
         try:
+            if server.name in self._idle:
+                self._idle[server.name].check()
             load = self._generator.run(server, self._answer_bytes[server.name])
+            cpu_ns = server.cpu_ns_since(before)
         except Failed as failure:
             self._servers.remove(server)
             samples.pop(server.name)
             self._leave_out(server, failure)
             return
-        cpu_ns = server.cpu_ns() - before
         if keep:
             samples[server.name].append(sample(load, cpu_ns, server.pss_kib()))
 

@@ -12,8 +12,8 @@ MIB = 1024 * KIB
 BODY = b"<b>hello world</b>"
 
 # Who has to be beaten where a target says "every peer".
-PEERS = ("nginx", "h2o", "haproxy", "lighttpd")
-PEERS += ("hyper", "axum", "actix-web", "may_minihttp", "ntex", "monoio", "glommio")
+RUST_PEERS = ("hyper", "axum", "actix-web", "may_minihttp", "ntex", "monoio", "glommio")
+PEERS = ("nginx", "h2o", "haproxy", "lighttpd", *RUST_PEERS)
 CLOSING_FLOORS = ("floor-close-multishot", "floor-close-oneshot")
 
 

@@ -130,23 +130,32 @@ class Server:
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, number)
+            os.killpg(self._pid(), number)
 
-    def cpu_ns(self) -> int:
-        """User and system time of the process tree, threads that have ended included."""
-        total = 0
-        for pid in self._tree():
+    def cpu_ns(self) -> dict[int, int]:
+        """User and system time of each process, threads that have ended included."""
+        found = {}
+        for pid in tree(self._pid()):
             with contextlib.suppress(OSError):  # it has ended
-                total += time.clock_gettime_ns(cpu_clock(pid))
-        return total
+                found[pid] = time.clock_gettime_ns(cpu_clock(pid))
+        return found
+
+    def cpu_ns_since(self, before: dict[int, int]) -> int:
+        """User and system time of the process tree since then."""
+        now = self.cpu_ns()
+        if before.keys() - now.keys():
+            raise Failed(f"lost a process under load; it says: {self.last_words()}")
+        return sum(ns - before.get(pid, 0) for pid, ns in now.items())
 
     def pss_kib(self) -> int:
         """Memory of the process tree, a shared page divided among those who share it."""
-        rollups = proc(self._tree(), "smaps_rollup")
+        rollups = proc(tree(self._pid()), "smaps_rollup")
         return sum(int(words[words.index("Pss:") + 1]) for words in rollups if "Pss:" in words)
 
-    def _tree(self) -> list[int]:
-        return tree(self._process.pid)
+    def _pid(self) -> int:
+        if self._process is None:
+            raise Failed("was not started")
+        return self._process.pid
 
     def counters(self) -> dict[str, int]:
         """What coring's `--stats` has printed at its end: a name and the sum of all workers."""
@@ -162,7 +171,8 @@ def free_port() -> int:
     """A port that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def cpu_clock(pid: int) -> int:
