@@ -28,12 +28,14 @@ struct Floor {
     epoll: i32,
     listener: i32,
     answers: Answers,
+    /// One answer on each connection, then the end.
+    closing: bool,
     connections: Vec<Connection>,
 }
 
 fn main() -> io::Result<()> {
-    let arguments = Arguments::from_env()?;
-    let answers = arguments.answers();
+    let arguments = Arguments::from_env(&[])?;
+    let answers = arguments.answers()?;
     // SAFETY: no memory is passed.
     let epoll = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
     let listener = arguments.listen()?;
@@ -43,9 +45,10 @@ fn main() -> io::Result<()> {
         epoll,
         listener,
         answers,
+        closing: arguments.close.is_some(),
         connections: Vec::new(),
     };
-    floor.watch(listener)?;
+    floor.watch(libc::EPOLL_CTL_ADD, listener, libc::EPOLLIN)?;
     floor.run()
 }
 
@@ -64,24 +67,38 @@ impl Floor {
                 let fd = i32::try_from(event.u64).map_err(io::Error::other)?;
                 if fd == self.listener {
                     self.accept()?;
-                } else if self.serve(fd, event.events & PEER_DONE != 0).is_err() {
-                    self.connections[fd as usize] = Connection::default();
-                    // SAFETY: the connection is ours, and forgotten with this call.
-                    check(unsafe { libc::close(fd) })?;
+                } else {
+                    self.turn(fd, event.events & PEER_DONE != 0)?;
                 }
             }
         }
     }
 
-    fn watch(&self, fd: i32) -> io::Result<()> {
-        let interests = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
+    fn turn(&mut self, fd: i32, peer_done: bool) -> io::Result<()> {
+        if self.serve(fd, peer_done).is_err() {
+            return self.close(fd);
+        }
+        if self.closing && !self.connections[fd as usize].unsent.is_empty() {
+            return self.watch(libc::EPOLL_CTL_MOD, fd, libc::EPOLLOUT);
+        }
+        Ok(())
+    }
+
+    fn close(&mut self, fd: i32) -> io::Result<()> {
+        self.connections[fd as usize] = Connection::default();
+        // SAFETY: the connection is ours, and forgotten with this call.
+        check(unsafe { libc::close(fd) })?;
+        Ok(())
+    }
+
+    fn watch(&self, how: i32, fd: i32, interests: i32) -> io::Result<()> {
         let token = u64::try_from(fd).map_err(io::Error::other)?;
         let mut event = libc::epoll_event {
-            events: interests.cast_unsigned(),
+            events: (interests | libc::EPOLLET).cast_unsigned(),
             u64: token,
         };
         // SAFETY: `event` outlives the call.
-        check(unsafe { libc::epoll_ctl(self.epoll, libc::EPOLL_CTL_ADD, fd, &raw mut event) })?;
+        check(unsafe { libc::epoll_ctl(self.epoll, how, fd, &raw mut event) })?;
         Ok(())
     }
 
@@ -99,19 +116,44 @@ impl Floor {
             if self.connections.len() <= index {
                 self.connections.resize_with(index + 1, Connection::default);
             }
-            self.watch(fd)?;
+            self.begin(fd)?;
         }
     }
 
+    /// Watches a new connection. One that is to be closed after its answer is served first: often
+    /// the request is there already, and then there is nothing to watch.
+    fn begin(&mut self, fd: i32) -> io::Result<()> {
+        if !self.closing {
+            let interests = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP;
+            return self.watch(libc::EPOLL_CTL_ADD, fd, interests);
+        }
+        if self.serve(fd, false).is_err() {
+            return self.close(fd);
+        }
+        let all_sent = self.connections[fd as usize].unsent.is_empty();
+        let interests = if all_sent {
+            libc::EPOLLIN
+        } else {
+            libc::EPOLLOUT
+        };
+        self.watch(libc::EPOLL_CTL_ADD, fd, interests)
+    }
+
     /// Receives and answers until the socket is drained or full. A short receive counts as
-    /// drained unless the peer is done. An error ends the connection, as the end of input does.
+    /// drained unless the peer is done. An error ends the connection, as the end of input does
+    /// and an answer that was to be the last.
     fn serve(&mut self, fd: i32, peer_done: bool) -> io::Result<()> {
         let mut buffer = [0; RECV_BUFFER_BYTES];
         let connection = &mut self.connections[fd as usize];
+        // The close follows at once: answer and FIN leave in one packet.
+        let flags = if self.closing { libc::MSG_MORE } else { 0 };
         let mut drained = false;
         loop {
             if !connection.unsent.is_empty() {
-                connection.unsent = send(fd, connection.unsent)?;
+                connection.unsent = send(fd, connection.unsent, flags)?;
+                if self.closing && connection.unsent.is_empty() {
+                    return Err(io::ErrorKind::ConnectionAborted.into());
+                }
             }
             if drained || !connection.unsent.is_empty() {
                 return Ok(());
@@ -122,7 +164,11 @@ impl Floor {
             };
             drained = received.len() < RECV_BUFFER_BYTES && !peer_done;
             let requests = count_requests(&mut connection.tail, received)?;
-            connection.unsent = self.answers.to(requests);
+            connection.unsent = self.answers.to(if self.closing {
+                requests.min(1)
+            } else {
+                requests
+            });
         }
     }
 }
@@ -139,9 +185,10 @@ fn recv(fd: i32, buffer: &mut [u8]) -> io::Result<&[u8]> {
 }
 
 /// Sends what the socket buffer has room for and returns the rest.
-fn send(fd: i32, bytes: &[u8]) -> io::Result<&[u8]> {
+fn send(fd: i32, bytes: &[u8], flags: i32) -> io::Result<&[u8]> {
+    let flags = flags | libc::MSG_NOSIGNAL;
     // SAFETY: `bytes` is readable for its length and outlives the call.
-    let sent = unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL) };
+    let sent = unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), flags) };
     match usize::try_from(sent) {
         Ok(len) => Ok(&bytes[len..]),
         Err(_) => match io::Error::last_os_error() {

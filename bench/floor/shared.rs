@@ -20,60 +20,80 @@ pub(crate) const REQUESTS_PER_RECV_MAX: usize = RECV_BUFFER_BYTES / REQUEST_BYTE
 const BACKLOG: i32 = 4096;
 const FIELDS_MAX: usize = 100;
 
-const DEFAULT_ANSWER: &[u8] =
-    b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 18\r\n\r\n<b>hello world</b>";
+/// How long the kernel keeps a connection from us whose request has not come.
+const DEFER_ACCEPT_SECONDS: libc::c_int = 5;
+
+const CONNECTION_CLOSE: &str = "\r\nconnection: close\r\n";
+
+const DEFAULT_ANSWER: &str =
+    "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 18\r\n\r\n<b>hello world</b>";
 
 /// What the command line asks for.
 pub(crate) struct Arguments {
     bind: String,
-    answer: Vec<u8>,
+    answer: Option<Vec<u8>>,
+    defer_accept: bool,
+    /// In which of its ways a floor closes the connection after one answer, if it is to.
+    pub(crate) close: Option<String>,
 }
 
 impl Arguments {
-    /// Reads `--bind HOST:PORT` and `--answer-file PATH` (the exact bytes to answer with).
-    pub(crate) fn from_env() -> io::Result<Self> {
+    /// Reads `--bind HOST:PORT`, `--answer-file PATH` (the exact bytes to answer with),
+    /// `--defer-accept` and `--close`, which names one of `ways` if there are any.
+    pub(crate) fn from_env(ways: &[&str]) -> io::Result<Self> {
         let mut arguments = Self {
             bind: String::from("127.0.0.1:8000"),
-            answer: DEFAULT_ANSWER.to_vec(),
+            answer: None,
+            defer_accept: false,
+            close: None,
         };
         let mut words = std::env::args().skip(1);
         while let Some(flag) = words.next() {
-            let value = words.next().ok_or_else(|| usage(&flag))?;
+            let mut value = || words.next().ok_or_else(|| usage(&flag, ways));
             match flag.as_str() {
-                "--bind" => arguments.bind = value,
-                "--answer-file" => arguments.answer = std::fs::read(value)?,
-                _ => return Err(usage(&flag)),
+                "--bind" => arguments.bind = value()?,
+                "--answer-file" => arguments.answer = Some(std::fs::read(value()?)?),
+                "--defer-accept" => arguments.defer_accept = true,
+                "--close" if ways.is_empty() => arguments.close = Some(String::new()),
+                "--close" => arguments.close = Some(value()?),
+                _ => return Err(usage(&flag, ways)),
             }
         }
-        Ok(arguments)
+        match &arguments.close {
+            Some(way) if !way.is_empty() && !ways.contains(&way.as_str()) => Err(usage(way, ways)),
+            _ => Ok(arguments),
+        }
     }
 
     /// The answer repeated [`REQUESTS_PER_RECV_MAX`] times; it lives as long as the process, so
     /// that a send of any number of answers copies nothing.
-    pub(crate) fn answers(&self) -> Answers {
-        let repeated = self.answer.repeat(REQUESTS_PER_RECV_MAX);
-        Answers {
-            bytes: repeated.leak(),
-            one: self.answer.len(),
+    pub(crate) fn answers(&self) -> io::Result<Answers> {
+        let default = match self.close {
+            Some(_) => DEFAULT_ANSWER.replacen("\r\n", "\r\nConnection: close\r\n", 1),
+            None => DEFAULT_ANSWER.to_owned(),
+        };
+        let answer = self.answer.as_deref().unwrap_or(default.as_bytes());
+        let says_close = String::from_utf8_lossy(answer)
+            .to_lowercase()
+            .contains(CONNECTION_CLOSE);
+        if says_close != self.close.is_some() {
+            let cure = "answer `Connection: close` with --close, and only then";
+            return Err(io::Error::other(cure));
         }
+        Ok(Answers {
+            bytes: answer.repeat(REQUESTS_PER_RECV_MAX).leak(),
+            one: answer.len(),
+        })
     }
 
     /// A listener whose connections inherit `TCP_NODELAY`; says where it listens on stdout.
     pub(crate) fn listen(&self) -> io::Result<TcpListener> {
         let listener = TcpListener::bind(&self.bind)?;
         let fd = listener.as_raw_fd();
-        let on: libc::c_int = 1;
-        let len = libc::socklen_t::try_from(size_of_val(&on)).map_err(io::Error::other)?;
-        // SAFETY: `on` outlives the call and `len` is its size.
-        check(unsafe {
-            libc::setsockopt(
-                fd,
-                libc::IPPROTO_TCP,
-                libc::TCP_NODELAY,
-                (&raw const on).cast(),
-                len,
-            )
-        })?;
+        set_tcp_option(fd, libc::TCP_NODELAY, 1)?;
+        if self.defer_accept {
+            set_tcp_option(fd, libc::TCP_DEFER_ACCEPT, DEFER_ACCEPT_SECONDS)?;
+        }
         // SAFETY: no memory is passed. Listening again only replaces std's short backlog.
         check(unsafe { libc::listen(fd, BACKLOG) })?;
         println!("listening on {}", listener.local_addr()?);
@@ -82,9 +102,19 @@ impl Arguments {
     }
 }
 
-fn usage(flag: &str) -> io::Error {
+fn set_tcp_option(fd: i32, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    let len = libc::socklen_t::try_from(size_of_val(&value)).map_err(io::Error::other)?;
+    let value = (&raw const value).cast();
+    // SAFETY: `value` outlives the call and `len` is its size.
+    check(unsafe { libc::setsockopt(fd, libc::IPPROTO_TCP, option, value, len) })?;
+    Ok(())
+}
+
+fn usage(word: &str, ways: &[&str]) -> io::Error {
+    let close = format!("--close {}", ways.join("|"));
+    let close = close.trim_end();
     io::Error::other(format!(
-        "{flag}: usage: [--bind HOST:PORT] [--answer-file PATH]"
+        "{word}: usage: [--bind HOST:PORT] [--answer-file PATH] [--defer-accept] [{close}]"
     ))
 }
 
