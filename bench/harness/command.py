@@ -19,7 +19,7 @@ from typing import Mapping, Sequence
 
 from . import BENCH, EXIT_FAILED, EXIT_MISSING, Failed, Missing, install, machine, page, report
 from .contenders import CONTENDERS, QUICK, Contender, added
-from .ratios import CLAIM_ROUNDS
+from .ratios import CLAIM_ROUNDS, TWIN
 from .rounds import Progress, Round, make_site, with_twin
 from .scenarios import SCENARIOS, Scenario
 from .server import Places
@@ -28,8 +28,8 @@ PUBLISHED = BENCH / "results"
 TRIED = PUBLISHED / "tmp"
 
 EPILOG = """
-exit status: 0 all went well; 1 coring or a floor failed, or errors were seen; 2 something is
-missing; 3 a run of 40 rounds or more is refused, because it is too noisy or the floor too slow
+exit status: 0 all went well; 1 a contender failed, or coring or a floor with errors; 2 something
+is missing; 3 a run of 40 rounds or more is refused: it is too noisy, or the floor too slow
 """
 
 
@@ -67,6 +67,8 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
     options = found.parse_args(words)
     if any("=" not in word for word in options.contender):
         found.error("--contender takes NAME=COMMAND")
+    if any(word.partition("=")[0].endswith(TWIN) for word in options.contender):
+        found.error(f"--contender: names that end with {TWIN} are those of twins")
     extra = {name: added(text) for name, _, text in (w.partition("=") for w in options.contender)}
     options.contenders = {**CONTENDERS, **extra}
     for flag, chosen, known in (
@@ -149,7 +151,7 @@ class Run:
 
     def _scenarios(self) -> dict[str, Scenario]:
         chosen = self._options.scenario or list(SCENARIOS)
-        return {name: SCENARIOS[name] for name in SCENARIOS if name in chosen}
+        return {name: one for name, one in SCENARIOS.items() if name in chosen}
 
     def _players(self, name: str) -> dict[str, Contender]:
         found = {

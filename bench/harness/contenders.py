@@ -62,8 +62,9 @@ def server(program: str, command: str, scenarios: frozenset[str] = NATIVE) -> Co
 
 def rust(name: str) -> Contender:
     """A peer of bench/peers; echoes too."""
-    command = f"{{peers}}/{name} --bind 127.0.0.1:{{port}} --workers {{workers}}"
-    return Contender("rust", {"hello": command, "echo": command}, crate=name)
+    crate = f"peer-{name.replace('_', '-')}"
+    command = f"{{peers}}/{crate} --bind 127.0.0.1:{{port}} --workers {{workers}}"
+    return Contender("rust", {"hello": command, "echo": command}, crate=crate)
 
 
 def python(command: str, *wheels: str, echo: bool = False) -> Contender:
@@ -101,6 +102,7 @@ CONTENDERS = {
         name: floor(f"floor-ring --close {name.rpartition('-')[2]}", CLOSE)
         for name in CLOSING_FLOORS
     },
+    "floor-close-epoll": floor("floor-epoll --close", CLOSE),
     "nginx": server("nginx", "nginx -e stderr -c {config}"),
     "h2o": server("h2o", "h2o -c {config}"),
     "haproxy": server("haproxy", "haproxy -db -f {config}"),

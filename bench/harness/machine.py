@@ -17,7 +17,7 @@ from .contenders import Contender
 from .install import PEERS
 from .programs import run
 
-OPEN_FILES_MIN, OPEN_FILES_MAX = 12_500, 65536
+OPEN_FILES_MIN, OPEN_FILES_MAX = 2_048, 65_536
 
 
 def pick_cores() -> tuple[int, int]:
@@ -50,6 +50,11 @@ def prepare() -> None:
         raise Missing(f"open files: {OPEN_FILES_MIN} are needed, {hard} allowed (ulimit -Hn).")
     soft = min(allowed, OPEN_FILES_MAX)
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def open_files() -> int:
+    """How many a process may have."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def describe(cores: tuple[int, int]) -> dict[str, str]:
@@ -93,18 +98,18 @@ def versions(contenders: Mapping[str, Contender], python: Path) -> dict[str, str
     """Of the generators and of each contender, as it says itself or as it is locked."""
     found = {"wrk": first_version(run(["wrk", "-v"])[1])}
     found["ab"] = first_version(run(["ab", "-V"])[1])
-    found |= {name: version(one, python) for name, one in contenders.items()}
+    found |= {name: version(name, one, python) for name, one in contenders.items()}
     return {name: text for name, text in found.items() if text}
 
 
-def version(contender: Contender, python: Path) -> str:
-    """The version of one; of Python servers those of all that they are made of."""
+def version(name: str, contender: Contender, python: Path) -> str:
+    """The version of one; a crate's as it is locked, of Python servers all they are made of."""
     if contender.program:
         flag = "--version" if contender.program == "h2o" else "-v"
         return first_version(run([contender.program, flag])[1])
     lock = PEERS / "Cargo.lock"
     if contender.crate and lock.exists():
-        pattern = rf'name = "{contender.crate}"\nversion = "(.+)"\nsource'
+        pattern = rf'name = "{name}"\nversion = "(.+)"\nsource'
         return ", ".join(re.findall(pattern, lock.read_text("utf-8")))
     if contender.wheels:
         code = "import sys; from importlib.metadata import version\n"

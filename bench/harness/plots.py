@@ -17,7 +17,7 @@ from matplotlib import pyplot  # noqa: E402  # pylint: disable=wrong-import-posi
 
 COLOURS = (("coring", "#d1495b"), ("floor-", "#8d99ae"))
 OTHER = "#2e6f95"
-SLOWEST_SHOWN = 20  # times the cheapest; beyond it a bar only hides the others
+COST_SHOWN = 20  # times the cheapest; a longer bar only hides the others
 
 
 def colour(name):
@@ -25,16 +25,14 @@ def colour(name):
     return next((shade for start, shade in COLOURS if name.startswith(start)), OTHER)
 
 
-def bars(axes, names, values, title):
-    """A bar for each contender; those far beyond the others are cut, and their figure says it."""
-    limit = min(values) * SLOWEST_SHOWN
-    longest = min(max(values), limit)
+def bars(axes, names, values, title, limit):
+    """A bar for each contender; one beyond the limit is cut, and its figure says so."""
     axes.barh(names, [min(value, limit) for value in values], color=[colour(n) for n in names])
     for index, value in enumerate(values):
         text = f" {value:,.2f}" if value < 100 else f" {value:,.0f}"
         cut = " (cut)" if value > limit else ""
         axes.text(min(value, limit), index, text + cut, va="center", fontsize=7)
-    axes.set_xlim(0, longest * 1.25)
+    axes.set_xlim(0, min(max(values), limit) * 1.25)
     axes.invert_yaxis()
     axes.set_title(title)
     axes.spines[["top", "right"]].set_visible(False)
@@ -42,23 +40,47 @@ def bars(axes, names, values, title):
 
 def latencies(axes, found):
     """The percentiles, so that each nine has the same room."""
+    ends = []
     for name, one in found.items():
         points = [
             (100 - min(float(percentile), 99.99), us / 1000)
             for percentile, us in one["latency_us"].items()
             if us > 0
         ]
-        width = 2 if colour(name) != OTHER else 0.8
-        axes.plot(*zip(*points), color=colour(name), linewidth=width, marker=".", markersize=3)
-        axes.annotate(name, points[-1], fontsize=6, xytext=(3, 0), textcoords="offset points")
+        if points:
+            width = 2 if colour(name) != OTHER else 0.8
+            axes.plot(*zip(*points), color=colour(name), linewidth=width, marker=".", markersize=3)
+            ends.append((points[-1], name))
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.invert_xaxis()
     axes.set_xticks([50, 10, 1, 0.1, 0.01], ["p50", "p90", "p99", "p99.9", "longest"])
     axes.minorticks_off()
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_title("latency, ms")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.margins(x=0.15)
+    label(axes, sorted(ends, key=lambda end: end[0][1]))
+
+
+def label(axes, ends):
+    """Names the lines at their ends, from below; a label makes room for the one before."""
+    room = 1 / max(len(ends), 20)
+    to_axes = axes.transData + axes.transAxes.inverted()
+    lowest = 0.0
+    for index, (point, name) in enumerate(ends):
+        highest = 1 - room * (len(ends) - 1 - index)
+        y = min(max(to_axes.transform(point)[1], lowest), highest)
+        lowest = y + room
+        axes.annotate(
+            name,
+            point,
+            xytext=(1.04, y),
+            textcoords="axes fraction",
+            fontsize=7,
+            color=colour(name),
+            va="center",
+            arrowprops={"arrowstyle": "-", "linewidth": 0.3, "color": colour(name)},
+        )
 
 
 def draw(scenario, one, directory):
@@ -69,8 +91,10 @@ def draw(scenario, one, directory):
     panels = 3 if timed else 2
     height = max(3.0, 0.24 * len(ordered) + 1)
     figure, axes = pyplot.subplots(1, panels, figsize=(5 * panels, height))
-    bars(axes[0], ordered, [found[n]["cpu_us"] for n in ordered], "CPU µs per request")
-    bars(axes[1], ordered, [found[n]["rate"] for n in ordered], "requests per second")
+    costs = [found[name]["cpu_us"] for name in ordered]
+    rates = [found[name]["rate"] for name in ordered]
+    bars(axes[0], ordered, costs, "CPU µs per request", min(costs) * COST_SHOWN)
+    bars(axes[1], ordered, rates, "requests per second", max(rates))
     if timed:
         latencies(axes[2], timed)
     figure.suptitle(one["about"])

@@ -10,7 +10,7 @@ import statistics
 from typing import NamedTuple, Sequence
 
 from .contenders import CONTENDERS
-from .scenarios import CLOSING_FLOORS, PEERS, Scenario, Target
+from .scenarios import CLOSING_FLOORS, Scenario, Target
 
 CLAIM_ROUNDS = 40
 AA_RANGE = (0.98, 1.02)
@@ -77,18 +77,13 @@ def pairs_of(names: Sequence[str], twin: str) -> list[tuple[str, str]]:
         CLOSING_FLOORS,
         *((floor, peer) for floor in CLOSING_FLOORS for peer in ("nginx", "h2o")),
         ("coring-epoll", "floor-epoll"),
+        ("coring-epoll", "floor-close-epoll"),
         ("coring-epoll", "coring"),
     ]
-    pairs += [(name, "floor-ring") for name in names if name not in CONTENDERS]
-    pairs += [("coring", name) for name in names if name not in ("coring", "coring-epoll")]
-    fit = [pair for pair in pairs if set(pair) <= set(names) and not is_twin(pair[1])]
-    own = [(twin, twin + TWIN)] if twin + TWIN in names else []
-    return own + list(dict.fromkeys(pair for pair in fit if not is_twin(pair[0])))
-
-
-def is_twin(name: str) -> bool:
-    """Whether it is the second of two that are the same."""
-    return name.endswith(TWIN)
+    others = [name for name in names if name not in ("coring", "coring-epoll", twin + TWIN)]
+    pairs += [(name, "floor-ring") for name in others if name not in CONTENDERS]
+    pairs += [("coring", name) for name in others]
+    return list(dict.fromkeys(pair for pair in pairs if set(pair) <= set(names)))
 
 
 def targets_of(scenario: Scenario, ratios: Sequence[Ratio]) -> list[Target]:
@@ -116,7 +111,9 @@ def refusal(scenario: Scenario, ratios: Sequence[Ratio]) -> str:
     by_pair = {(ratio.above, ratio.below): ratio for ratio in ratios}
     noise = by_pair.get((scenario.twin, scenario.twin + TWIN))
     fair = by_pair.get(("floor-ring", "nginx"))
-    if noise and not AA_RANGE[0] <= noise.median <= AA_RANGE[1]:
+    if noise and scenario.figure != "cpu" and noise.separable:
+        return f"A/A is {noise.median:.3f} [{noise.low:.3f}, {noise.high:.3f}], which excludes 1"
+    if noise and scenario.figure == "cpu" and not AA_RANGE[0] <= noise.median <= AA_RANGE[1]:
         return f"A/A is {noise.median:.3f}, outside {AA_RANGE[0]} to {AA_RANGE[1]}"
     if scenario.fair_floor and fair and fair.median > FLOOR_TO_NGINX_MAX:
         return f"floor ÷ nginx is {fair.median:.3f}, above {FLOOR_TO_NGINX_MAX}: it proves nothing"
@@ -133,8 +130,3 @@ def lacks(scenario: Scenario, names: Sequence[str], rounds: int) -> str:
     if rounds < CLAIM_ROUNDS:
         return f"a claim needs {CLAIM_ROUNDS} rounds, this is {rounds}"
     return ""
-
-
-def known_peers(names: Sequence[str]) -> list[str]:
-    """Those of the peers who took part."""
-    return [peer for peer in PEERS if peer in names]

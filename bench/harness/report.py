@@ -30,6 +30,8 @@ def summary(name: str, scenario: Scenario, outcome: Outcome, rounds: int) -> Fig
     targets = targets_of(scenario, ratios)
     errors = {n: sum(s.errors for s in found) for n, found in outcome.samples.items()}
     text, status = verdict(scenario, ratios, errors, rounds)
+    if outcome.failed:
+        text, status = f"{text}; left out: {', '.join(outcome.failed)}", status or EXIT_FAILED
     return {
         "scenario": name,
         "about": scenario.about,

@@ -17,9 +17,12 @@ from . import Failed
 from .check import check
 from .contenders import Contender
 from .generators import Generator, IdleConnections, Load
+from .machine import open_files
 from .ratios import TWIN, Sample, Samples
 from .scenarios import BODY, FILES, Scenario
 from .server import Places, Server
+
+BESIDE = 1000  # descriptors that a server needs besides its idle connections
 
 # Without these a scenario proves nothing, so that their failure ends it.
 VITAL = ("coring", "floor")
@@ -91,6 +94,9 @@ class Round:
         self, contenders: Mapping[str, Contender], rounds: int, warm_up: int, progress: Progress
     ) -> Outcome:
         """Starts and checks all, measures them in turn, ends all."""
+        needed, allowed = self._scenario.idle + BESIDE, open_files()
+        if needed > allowed:
+            raise Failed(f"needs {needed} open files, {allowed} are allowed (ulimit -Hn)")
         with contextlib.ExitStack() as stack:
             self._start_all(contenders, stack)
             if self._scenario.load:
@@ -152,7 +158,7 @@ class Round:
         self._idle_bytes[server.name] = grown / self._scenario.idle
 
     def _leave_out(self, server: Server, failure: Failed) -> None:
-        if server.contender.kind in VITAL and not server.name.startswith("floor-close"):
+        if server.contender.kind in VITAL:
             raise Failed(f"{server.name} {failure}") from failure
         server.stop()
         self._failed[server.name] = str(failure)

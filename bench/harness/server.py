@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import shlex
 import signal
 import socket
@@ -20,6 +19,7 @@ from typing import Iterator, NamedTuple
 
 from . import BENCH, Failed
 from .contenders import Contender
+from .machine import open_files
 from .scenarios import Scenario
 
 START_SECONDS = 15
@@ -87,7 +87,7 @@ class Server:
             site=self._places.site,
             workers=workers,
             connections=CONNECTIONS_MAX,
-            open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+            open_files=open_files(),
             # With none lighttpd serves by itself; with one it only adds a process that watches.
             lighttpd_workers=workers if workers > 1 else 0,
             # Without it they would give up root, and with it the right to read the site.
