@@ -199,6 +199,7 @@ class Run:
         outcome = taken.run(players, options.rounds, warm_up, progress)
         figures = report.summary(name, scenario, outcome, options.rounds)
         left_out = {n: w for n, w in self._missing.items() if self._contenders[n].plays(name)}
+        left_out |= {n: c.cannot[name] for n, c in self._contenders.items() if name in c.cannot}
         figures["left_out"] = {**left_out, **figures["left_out"]}
         figures |= {
             "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),

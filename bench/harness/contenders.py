@@ -29,10 +29,23 @@ class Contender(NamedTuple):
     config: str = ""  # a file of bench/configs
     crate: str = ""  # of bench/peers
     wheels: tuple[str, ...] = ()
+    cannot: Mapping[str, str] = {}  # scenarios that are beyond it, each with the reason
 
     def plays(self, scenario: str) -> bool:
-        """Whether it can take part."""
-        return scenario in self.scenarios and SCENARIOS[scenario].task in self.commands
+        """Whether it takes part."""
+        wanted = scenario in self.scenarios and scenario not in self.cannot
+        return wanted and SCENARIOS[scenario].task in self.commands
+
+
+NEVER_CLOSES = "it closes no connection, and does not tell HTTP/1.0 that it keeps it"
+CANNOT: dict[str, dict[str, str]] = {
+    "may_minihttp": {
+        "articles": NEVER_CLOSES,
+        "ab-keepalive": NEVER_CLOSES,
+        "close": NEVER_CLOSES,
+        "upload": "it does not stream a request's body",
+    },
+}
 
 
 def coring(engine: str) -> Contender:
@@ -64,7 +77,8 @@ def rust(name: str) -> Contender:
     """A peer of bench/peers; echoes too."""
     crate = f"peer-{name.replace('_', '-')}"
     command = f"{{peers}}/{crate} --bind 127.0.0.1:{{port}} --workers {{workers}}"
-    return Contender("rust", {"hello": command, "echo": command}, crate=crate)
+    cannot = CANNOT.get(name, {})
+    return Contender("rust", {"hello": command, "echo": command}, crate=crate, cannot=cannot)
 
 
 def python(command: str, *wheels: str, echo: bool = False) -> Contender:

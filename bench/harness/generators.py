@@ -13,7 +13,7 @@ from typing import Callable, NamedTuple
 
 from . import Failed
 from .check import upload
-from .programs import run
+from .programs import last_line, run
 from .scenarios import KIB, Scenario
 from .server import Places, Server
 
@@ -76,7 +76,7 @@ class Generator:
         }
         load = kinds[self._scenario.generator](server, answer_bytes)
         if not server.runs():
-            raise Failed(f"ended under load; it says: {server.last_words()}")
+            raise Failed(f"ended under load {server.end()}; it says: {server.last_words()}")
         if load.requests <= 0:
             raise Failed("answered nothing")
         return load
@@ -90,7 +90,7 @@ class Generator:
         output = self._output(command)
         figures = [line.split()[1:] for line in output.splitlines() if line.startswith("RESULT ")]
         if len(figures) != 1:
-            raise Failed(f"wrk failed: {output}")
+            raise Failed(f"wrk failed: {last_line(output)}")
         count, received, duration_us, errors = (int(figure) for figure in figures[0])
         requests = received / answer_bytes if answer_bytes >= COUNT_BYTES_FROM else float(count)
         latency: dict[str, float] = {}
@@ -112,7 +112,7 @@ class Generator:
         requests = figure(r"^Complete requests:\s+(\d+)")
         seconds = figure(r"^Time taken for tests:\s+([\d.]+)")
         if not requests or not seconds:
-            raise Failed(f"ab failed: {output.strip()}")
+            raise Failed(f"ab failed: {last_line(output)}")
         errors = figure(r"^Failed requests:\s+(\d+)") + figure(r"^Non-2xx responses:\s+(\d+)")
         table = re.findall(r"^\s+(\d+)%\s+(\d+)", output, re.MULTILINE)
         latency = {percentile: float(ms) * 1000 for percentile, ms in table}
@@ -132,7 +132,7 @@ class Generator:
             rate = figures["answered"] / self.seconds
             return Load(figures["answered"], figures["errors"], rate, latency)
         except (ValueError, KeyError) as error:
-            raise Failed(f"load failed: {output.strip()}") from error
+            raise Failed(f"load failed: {last_line(output)}") from error
 
     def _output(self, command: list[str]) -> str:
         """What a generator prints; it runs on its core, beside a server of two on both."""

@@ -18,7 +18,7 @@ from typing import Any, Iterator, Mapping
 
 from . import BENCH, REPOSITORY, Missing
 from .contenders import Contender
-from .programs import run
+from .programs import last_line, run
 
 # What a run needs besides its contenders, and the Debian packages that bring it.
 TOOLS = {"taskset": "util-linux", "wrk": "wrk", "ab": "apache2-utils"}
@@ -47,7 +47,7 @@ def reason(output: str) -> str:
         return f"needs a newer Python than {'.'.join(map(str, sys.version_info[:2]))}"
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"(E:|ERROR|error)", line)]
-    return errors[0] if errors else (lines or ["no reason given"])[-1]
+    return errors[0] if errors else last_line(output)
 
 
 def install_programs(programs: Mapping[str, str]) -> dict[str, str]:

@@ -111,7 +111,7 @@ def section(one: Figures, *, plots: bool) -> str:
     if one["asked_per_second"]:
         lines.append(f"{one['asked_per_second']:,.0f} requests/s were asked for.\n")
     lines.append(
-        f"{one['date']}, {one['rounds']} rounds of {one['seconds']} s: `{one['command']}`."
+        f"{one['date']}, {one['rounds']} × {one['seconds']} s: `{one['command']}`."
         f" Verdict: **{one['verdict']}**.\n"
     )
     if name == "articles":

@@ -36,3 +36,9 @@ def run(
     except subprocess.TimeoutExpired:
         return False, f"{command[0]} did not end within {seconds:.0f} s"
     return done.returncode == 0, done.stdout
+
+
+def last_line(output: str) -> str:
+    """What a failed program said at last."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    return lines[-1] if lines else "no reason given"

@@ -113,6 +113,11 @@ class Server:
         """Whether it has not ended by itself."""
         return self._process is not None and self._process.poll() is None
 
+    def end(self) -> str:
+        """How it ended."""
+        status = self._process.poll() if self._process else None
+        return f"by signal {-status}" if status and status < 0 else f"with status {status}"
+
     def last_words(self) -> str:
         """The end of what it has printed, on one line."""
         lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
