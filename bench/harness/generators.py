@@ -146,15 +146,10 @@ class IdleConnections:
     """Connections that say nothing after a request each, held by a process of their own."""
 
     def __init__(self, server: Server, scenario: Scenario, places: Places) -> None:
-        words = [str(places.binaries / "load"), "--target", url(server, scenario)]
+        words = ["setsid", str(places.binaries / "load"), "--target", url(server, scenario)]
         words += ["--idle", str(scenario.idle)]
         self._wanted = scenario.idle
-        try:
-            self._process = subprocess.Popen(
-                words, stdin=PIPE, stdout=PIPE, stderr=STDOUT, text=True, start_new_session=True
-            )
-        except OSError as error:
-            raise Failed(f"cannot be given idle connections: load: {error.strerror}") from error
+        self._process = subprocess.Popen(words, stdin=PIPE, stdout=PIPE, stderr=STDOUT, text=True)
         said = self._process.stdout.readline().strip() if self._process.stdout else ""
         if said != f"ready {scenario.idle}":
             self.stop()

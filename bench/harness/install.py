@@ -21,7 +21,7 @@ from .contenders import Contender
 from .programs import last_line, run
 
 # What a run needs besides its contenders, and the Debian packages that bring it.
-TOOLS = {"taskset": "util-linux", "wrk": "wrk", "ab": "apache2-utils"}
+TOOLS = {"taskset": "util-linux", "setsid": "util-linux", "wrk": "wrk", "ab": "apache2-utils"}
 PEERS = BENCH / "peers"
 PINS = BENCH / "requirements.txt"
 PLOTS = ("matplotlib",)

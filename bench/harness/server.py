@@ -65,12 +65,10 @@ class Server:
             workers=workers,
             answer=answer,
         )
-        words = ["taskset", "-c", cores, *shlex.split(command)]
+        # A group of its own: it is ended with all its children, and not by a terminal.
+        words = ["setsid", "taskset", "-c", cores, *shlex.split(command)]
         with open(self.log, "wb") as out:
-            # A group of its own: it is ended with all its children, and not by a terminal.
-            self._process = subprocess.Popen(
-                words, stdin=DEVNULL, stdout=out, stderr=STDOUT, start_new_session=True
-            )
+            self._process = subprocess.Popen(words, stdin=DEVNULL, stdout=out, stderr=STDOUT)
         self._wait_until_listening()
 
     def _configure(self) -> Path:
