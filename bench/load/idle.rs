@@ -14,7 +14,7 @@ use crate::target::Target;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// However long standard input stays open.
 const HOLD: Timespec = Timespec {
-    tv_sec: 600,
+    tv_sec: 3600,
     tv_nsec: 0,
 };
 

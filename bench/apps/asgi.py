@@ -1,0 +1,30 @@
+"""An ASGI application without a framework: a page at `/`, an echo at `/echo`, else 404."""
+
+
+async def answer(send, status, body):
+    fields = [(b"content-type", b"text/html"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": fields})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def read(receive):
+    pieces = []
+    more = True
+    while more:
+        message = await receive()
+        pieces.append(message.get("body", b""))
+        more = message.get("more_body", False)
+    return b"".join(pieces)
+
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        while (await receive())["type"] != "lifespan.shutdown":
+            await send({"type": "lifespan.startup.complete"})
+        await send({"type": "lifespan.shutdown.complete"})
+    elif scope["path"] == "/":
+        await answer(send, 200, b"<b>hello world</b>")
+    elif scope["path"] == "/echo":
+        await answer(send, 200, await read(receive))
+    else:
+        await answer(send, 404, b"<h1>Not Found</h1>")

@@ -1,0 +1,11 @@
+"""The page as a FastAPI application, as the articles had it."""
+
+from fastapi import FastAPI
+from fastapi.responses import HTMLResponse
+
+app = FastAPI()
+
+
+@app.get("/", response_class=HTMLResponse)
+async def hello():
+    return "<b>hello world</b>"

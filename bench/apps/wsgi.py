@@ -1,0 +1,19 @@
+"""A WSGI application without a framework: a page at `/`, an echo at `/echo`, else 404."""
+
+HTML = [("Content-Type", "text/html")]
+
+
+def app(environ, start_response):
+    path = environ["PATH_INFO"]
+    if path == "/":
+        body = b"<b>hello world</b>"
+        start_response("200 OK", [*HTML, ("Content-Length", str(len(body)))])
+        return [body]
+    if path == "/echo":
+        length = int(environ.get("CONTENT_LENGTH") or 0)
+        body = environ["wsgi.input"].read(length)
+        start_response("200 OK", [*HTML, ("Content-Length", str(len(body)))])
+        return [body]
+    body = b"<h1>Not Found</h1>"
+    start_response("404 Not Found", [*HTML, ("Content-Length", str(len(body)))])
+    return [body]

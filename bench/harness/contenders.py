@@ -1,0 +1,147 @@
+"""The contenders: the commands that start them, what they can play, and what they need.
+
+It refuses to know whether they are installed, and how they fare. In a command these {fields} are
+filled in: bin and peers (where cargo put the binaries), python (that of the virtual environment),
+apps, site, config (the filled-in file of bench/configs), port, workers, and answer (the arguments
+that make a floor answer with coring's bytes).
+"""
+
+from __future__ import annotations
+
+from typing import Mapping, NamedTuple
+
+from .scenarios import CLOSING_FLOORS, RUST_PEERS, SCENARIOS
+
+NATIVE = frozenset(SCENARIOS) - {"upload"}
+FLOOR = frozenset({"keepalive1", "keepalive", "keepalive512", "pipelined", "ab-keepalive"})
+LATENCY = frozenset({"latency-30", "latency-70"})
+CLOSE = frozenset({"close", "articles"})
+PYTHON = frozenset({"articles", "ab-keepalive", "keepalive"})
+
+
+class Contender(NamedTuple):
+    """A server, and all that is needed to have it."""
+
+    kind: str  # coring, floor, server, rust or python
+    commands: Mapping[str, str]  # by task
+    scenarios: frozenset[str] = frozenset(SCENARIOS)
+    program: str = ""  # of Debian's package of the same name
+    config: str = ""  # a file of bench/configs
+    crate: str = ""  # of bench/peers
+    wheels: tuple[str, ...] = ()
+    cannot: Mapping[str, str] = {}  # scenarios that are beyond it, each with the reason
+
+    def plays(self, scenario: str) -> bool:
+        """Whether it takes part."""
+        wanted = scenario in self.scenarios and scenario not in self.cannot
+        return wanted and SCENARIOS[scenario].task in self.commands
+
+
+NEVER_CLOSES = "it closes no connection, and does not tell HTTP/1.0 that it keeps it"
+CANNOT: dict[str, dict[str, str]] = {
+    "may_minihttp": {
+        "articles": NEVER_CLOSES,
+        "ab-keepalive": NEVER_CLOSES,
+        "close": NEVER_CLOSES,
+        "upload": "it does not stream a request's body",
+    },
+}
+
+
+def coring(engine: str) -> Contender:
+    """coring, with all its limits; `--stats` prints its counters at the end."""
+    shared = f"--bind 127.0.0.1:{{port}} --cores {{workers}} --idle-timeout 1h --stats{engine}"
+    commands = {
+        "hello": f"{{bin}}/coring {shared}",
+        "static": f"{{bin}}/coring serve {{site}} {shared}",
+        "echo": f"{{bin}}/coring echo {shared}",
+    }
+    return Contender("coring", commands)
+
+
+def floor(command: str, scenarios: frozenset[str], *, static: bool = False) -> Contender:
+    """A yardstick of bench/floor."""
+    command = f"{{bin}}/{command} --bind 127.0.0.1:{{port}} {{answer}}"
+    commands = {"hello": command, "static": command} if static else {"hello": command}
+    return Contender("floor", commands, scenarios)
+
+
+def server(program: str, command: str, scenarios: frozenset[str] = NATIVE) -> Contender:
+    """A server in C of Debian's."""
+    tasks = ("hello",) if program == "haproxy" else ("hello", "static")
+    commands = dict.fromkeys(tasks, command)
+    return Contender("server", commands, scenarios, program=program, config=f"{program}.conf")
+
+
+def rust(name: str) -> Contender:
+    """A peer of bench/peers; echoes too."""
+    crate = f"peer-{name.replace('_', '-')}"
+    command = f"{{peers}}/{crate} --bind 127.0.0.1:{{port}} --workers {{workers}}"
+    cannot = CANNOT.get(name, {})
+    return Contender("rust", {"hello": command, "echo": command}, crate=crate, cannot=cannot)
+
+
+def python(command: str, *wheels: str, echo: bool = False) -> Contender:
+    """A Python server with an application of bench/apps."""
+    tasks = ("hello", "echo") if echo else ("hello",)
+    scenarios = PYTHON | {"upload"} if echo else PYTHON
+    return Contender("python", dict.fromkeys(tasks, command), scenarios, wheels=wheels)
+
+
+GEVENT = "{python} {apps}/serve_gevent.py %s {port}"
+GUNICORN = (
+    "{python} -m gunicorn -k gevent -w {workers} -b 127.0.0.1:{port} --chdir {apps} --backlog 4096"
+    " --worker-connections 12000 --keep-alive 3600 --log-level warning %s:app"
+)
+UVICORN = (
+    "{python} -m uvicorn --app-dir {apps} --host 127.0.0.1 --port {port} --workers {workers}"
+    " --loop uvloop --http httptools --backlog 4096 --timeout-keep-alive 3600"
+    " --no-access-log --log-level warning %s:app"
+)
+GRANIAN = (
+    "{python} -m granian --interface %s --working-dir {apps} --host 127.0.0.1 --port {port}"
+    " --workers {workers} --backlog 4096 --loop uvloop --http 1 --no-ws --log-level warning %s:app"
+)
+FASTPYSGI = "{python} {apps}/serve_fastpysgi.py %s {port} {workers}"
+UVICORN_WHEELS = ("uvicorn", "uvloop", "httptools")
+GRANIAN_WHEELS = ("granian", "uvloop")
+
+# The order is that of starting: the floors answer with coring's bytes.
+CONTENDERS = {
+    "coring": coring(""),
+    "coring-epoll": coring(" --engine epoll"),
+    "floor-ring": floor("floor-ring", FLOOR | LATENCY | {"static-1k"}, static=True),
+    "floor-epoll": floor("floor-epoll", FLOOR | LATENCY),
+    **{
+        name: floor(f"floor-ring --close {name.rpartition('-')[2]}", CLOSE)
+        for name in CLOSING_FLOORS
+    },
+    "floor-close-epoll": floor("floor-epoll --close", CLOSE),
+    "nginx": server("nginx", "nginx -e stderr -c {config}"),
+    "h2o": server("h2o", "h2o -c {config}"),
+    "haproxy": server("haproxy", "haproxy -db -f {config}"),
+    "lighttpd": server("lighttpd", "lighttpd -D -f {config}"),
+    **{name: rust(name) for name in RUST_PEERS},
+    "fastpysgi-wsgi": python(FASTPYSGI % "wsgi", "fastpysgi", echo=True),
+    "fastpysgi-asgi": python(FASTPYSGI % "asgi", "fastpysgi", echo=True),
+    "granian-wsgi": python(GRANIAN % ("wsgi", "wsgi"), *GRANIAN_WHEELS, echo=True),
+    "granian-asgi": python(GRANIAN % ("asgi", "asgi"), *GRANIAN_WHEELS, echo=True),
+    "uvicorn": python(UVICORN % "asgi", *UVICORN_WHEELS, echo=True),
+    "gevent": python(GEVENT % "wsgi", "gevent", echo=True),
+    "gunicorn-gevent": python(GUNICORN % "wsgi", "gunicorn", "gevent", echo=True),
+    "fastpysgi-flask": python(FASTPYSGI % "flask_app", "fastpysgi", "flask"),
+    "granian-flask": python(GRANIAN % ("wsgi", "flask_app"), *GRANIAN_WHEELS, "flask"),
+    "gevent-flask": python(GEVENT % "flask_app", "gevent", "flask"),
+    "gunicorn-flask": python(GUNICORN % "flask_app", "gunicorn", "gevent", "flask"),
+    "granian-fastapi": python(GRANIAN % ("asgi", "fastapi_app"), *GRANIAN_WHEELS, "fastapi"),
+    "uvicorn-fastapi": python(UVICORN % "fastapi_app", *UVICORN_WHEELS, "fastapi"),
+}
+
+# What a smoke test takes: the floors, and one of each kind.
+QUICK = tuple(name for name, one in CONTENDERS.items() if one.kind in ("coring", "floor"))
+QUICK += ("nginx", "hyper", "uvicorn-fastapi")
+
+
+def added(command: str) -> Contender:
+    """A server from the command line: it plays what asks for the page."""
+    return Contender("added", {"hello": command})

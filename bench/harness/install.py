@@ -1,0 +1,183 @@
+"""Gets what a run needs: programs from Debian, wheels from PyPI, builds by cargo.
+
+Nothing comes from anywhere else. What cannot be had is named with the reason. It refuses to know
+what is measured.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Iterator, Mapping
+
+from . import BENCH, REPOSITORY, Missing
+from .contenders import Contender
+from .programs import last_line, run
+
+# What a run needs besides its contenders, and the Debian packages that bring it.
+TOOLS = {"taskset": "util-linux", "setsid": "util-linux", "wrk": "wrk", "ab": "apache2-utils"}
+PEERS = BENCH / "peers"
+PINS = BENCH / "requirements.txt"
+PLOTS = ("matplotlib",)
+
+# Asked before a service is started after an install; 101 says no.
+SERVICE_POLICY = Path("/usr/sbin/policy-rc.d")
+
+
+def say(text: str) -> None:
+    """Tells what takes long."""
+    print(f"bench/run: {text}", file=sys.stderr, flush=True)
+
+
+def fault(command: list[str], **others: Any) -> str:
+    """Runs it; nothing if it went well, else why it did not."""
+    went_well, output = run(command, **others)
+    return "" if went_well else reason(output)
+
+
+def reason(output: str) -> str:
+    """The line of a failed command's output that says most."""
+    if "require a different python version" in output or "Requires-Python" in output:
+        return f"needs a newer Python than {'.'.join(map(str, sys.version_info[:2]))}"
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r"(E:|ERROR|error)", line)]
+    return errors[0] if errors else last_line(output)
+
+
+def install_programs(programs: Mapping[str, str]) -> dict[str, str]:
+    """Installs what is not there; gives the programs that cannot be had, each with the reason."""
+    os.environ["PATH"] += os.pathsep + "/usr/sbin:/sbin"  # where servers are, for all users
+    wanted = {name: package for name, package in programs.items() if not shutil.which(name)}
+    failed = install_packages(list(wanted.values()))
+    return {
+        name: failed.get(package, f"Debian's {package} brings no such program")
+        for name, package in wanted.items()
+        if not shutil.which(name)
+    }
+
+
+def install_packages(packages: list[str]) -> dict[str, str]:
+    """Installs packages of Debian's; gives those that cannot be had, each with the reason."""
+    if not packages:
+        return {}
+    root = [] if os.geteuid() == 0 else ["sudo", "-n"]
+    by_hand = f"install it: apt-get install {' '.join(packages)}"
+    if not shutil.which("apt-get"):
+        return dict.fromkeys(packages, f"there is no apt-get here; {by_hand}")
+    if root and fault([*root, "true"]):
+        return dict.fromkeys(packages, f"only root may install; {by_hand}")
+    say(f"installing {' '.join(packages)}")
+    failed = {}
+    with no_services(root):
+        run([*root, "apt-get", "-q", "update"])
+        for package in packages:
+            apt = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", "-y", "install"]
+            why = fault([*root, *apt, "--no-install-recommends", package])
+            if why:
+                failed[package] = why
+    return failed
+
+
+@contextmanager
+def no_services(root: list[str]) -> Iterator[None]:
+    """Keeps a package from starting its service: nobody asked for nginx on port 80."""
+    if SERVICE_POLICY.exists():
+        yield
+        return
+    run([*root, "tee", str(SERVICE_POLICY)], says="#!/bin/sh\nexit 101\n")
+    run([*root, "chmod", "755", str(SERVICE_POLICY)])
+    try:
+        yield
+    finally:
+        run([*root, "rm", "-f", str(SERVICE_POLICY)])
+
+
+def target_directory() -> Path:
+    """Where cargo builds."""
+    if not shutil.which("cargo"):
+        raise Missing("cargo. Install Rust with rustup.")
+    command = ["cargo", "metadata", "--format-version=1", "--no-deps"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise Missing(f"cargo metadata: {reason(done.stderr)}")
+    return Path(json.loads(done.stdout)["target_directory"])
+
+
+def build_coring() -> Path:
+    """Builds coring, the floors and our generator; the directory they are in."""
+    directory = target_directory()
+    say("building coring and the floors")
+    command = ["cargo", "build", "--release", "--workspace", "--locked"]
+    if subprocess.run(command, cwd=REPOSITORY, check=False).returncode != 0:
+        raise Missing(f"a build of coring: {' '.join(command)} failed.")
+    return directory / "release"
+
+
+def build_peers(crates: list[str], directory: Path) -> dict[str, str]:
+    """Builds each by itself, so that one that cannot be built stops no other."""
+    failed = {}
+    for crate in crates:
+        if not (PEERS / "Cargo.lock").exists():
+            failed[crate] = "bench/peers is not there"
+            continue
+        say(f"building {crate}")
+        command = ["cargo", "build", "--release", "--locked", "--bin", crate]
+        env = {**os.environ, "CARGO_TARGET_DIR": str(directory)}
+        why = fault(command, cwd=PEERS, env=env)
+        if why:
+            failed[crate] = f"not built: {why}"
+    return failed
+
+
+class Environment:
+    """The virtual environment that the Python peers and the plots live in."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._fault: str | None = None  # not known before it is asked for
+        self.python = directory / "bin" / "python"
+
+    def install(self, wheels: tuple[str, ...]) -> str:
+        """Why they cannot be had, at the versions that are pinned; nothing if they are there."""
+        if self._fault is None:
+            self._fault = self._create()
+        if self._fault:
+            return f"no virtual environment: {self._fault}"
+        pip = [str(self.python), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+        return fault([*pip, "--constraint", str(PINS), *wheels])
+
+    def _create(self) -> str:
+        if not fault([str(self.python), "-m", "pip", "--version"]):
+            return ""
+        say(f"creating {self._directory}")
+        command = [sys.executable, "-m", "venv", "--clear", str(self._directory)]
+        why = fault(command)
+        if why and not install_packages(["python3-venv"]):
+            why = fault(command)
+        return why
+
+
+def get_contenders(
+    contenders: Mapping[str, Contender], target: Path, environment: Environment
+) -> dict[str, str]:
+    """Gets what they need; gives those that cannot be had, each with the reason."""
+    programs = {one.program: one.program for one in contenders.values() if one.program}
+    no_program = install_programs(programs)
+    crates = [one.crate for one in contenders.values() if one.crate]
+    no_build = build_peers(crates, target)
+    no_wheels: dict[tuple[str, ...], str] = {}
+    missing = {}
+    for name, one in contenders.items():
+        if one.wheels and one.wheels not in no_wheels:
+            say(f"{name}: {' '.join(one.wheels)} from PyPI")
+            no_wheels[one.wheels] = environment.install(one.wheels)
+        why = no_program.get(one.program) or no_build.get(one.crate) or no_wheels.get(one.wheels)
+        if why:
+            missing[name] = why
+    return missing

@@ -1,0 +1,132 @@
+"""Medians, paired ratios with their intervals, and what they prove.
+
+Pure functions: they refuse to know where the figures come from.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+from typing import NamedTuple, Sequence
+
+from .contenders import CONTENDERS
+from .scenarios import CLOSING_FLOORS, Scenario, Target
+
+CLAIM_ROUNDS = 40
+AA_RANGE = (0.98, 1.02)
+FLOOR_TO_NGINX_MAX = 0.9
+BOOTSTRAP_SAMPLES = 2000
+TWIN = "-2"  # what the name of a twin ends with
+
+
+class Sample(NamedTuple):
+    """One contender's share of one round."""
+
+    requests: float
+    errors: int
+    cpu_us: float  # per request, of the whole process tree
+    rate: float  # requests per second
+    latency_us: dict[str, float]  # by percentile; empty where the generator's figure is wrong
+    pss_kib: int
+
+    def figure(self, name: str) -> float:
+        """The figure that a scenario compares."""
+        return self.cpu_us if name == "cpu" else self.latency_us[name.lstrip("p")]
+
+
+class Ratio(NamedTuple):
+    """One contender's figure divided by another's."""
+
+    above: str
+    below: str
+    median: float
+    low: float
+    high: float
+
+    @property
+    def separable(self) -> bool:
+        """Whether the interval leaves 1 out."""
+        return not self.low <= 1.0 <= self.high
+
+    def meets(self, limit: float) -> bool:
+        """Whether a target holds."""
+        return self.median <= limit and self.low < limit
+
+
+Samples = dict[str, list[Sample]]
+
+
+def paired(samples: Samples, above: str, below: str, figure: str) -> Ratio:
+    """The median of the ratios within the rounds and its 95 % interval by bootstrap."""
+    pairs = zip(samples[above], samples[below])
+    ratios = [a.figure(figure) / max(b.figure(figure), 1e-9) for a, b in pairs]
+    draw = random.Random(1)
+    medians = sorted(
+        statistics.median(draw.choices(ratios, k=len(ratios))) for _ in range(BOOTSTRAP_SAMPLES)
+    )
+    low, high = (medians[int(BOOTSTRAP_SAMPLES * share)] for share in (0.025, 0.975))
+    return Ratio(above, below, statistics.median(ratios), low, high)
+
+
+def pairs_of(names: Sequence[str], twin: str) -> list[tuple[str, str]]:
+    """Whom to compare: the floors with each other, the engines, coring with everyone."""
+    pairs = [
+        (twin, twin + TWIN),
+        ("floor-ring", "nginx"),
+        ("floor-epoll", "floor-ring"),
+        CLOSING_FLOORS,
+        *((floor, peer) for floor in CLOSING_FLOORS for peer in ("nginx", "h2o")),
+        ("coring-epoll", "floor-epoll"),
+        ("coring-epoll", "floor-close-epoll"),
+        ("coring-epoll", "coring"),
+    ]
+    others = [name for name in names if name not in ("coring", "coring-epoll", twin + TWIN)]
+    pairs += [(name, "floor-ring") for name in others if name not in CONTENDERS]
+    pairs += [("coring", name) for name in others]
+    return list(dict.fromkeys(pair for pair in pairs if set(pair) <= set(names)))
+
+
+def targets_of(scenario: Scenario, ratios: Sequence[Ratio]) -> list[Target]:
+    """The scenario's targets; to be below h2o is asked where a closing floor is."""
+    below_h2o = [r for r in ratios if r.above in CLOSING_FLOORS and r.below == "h2o"]
+    if any(ratio.median < 1.0 for ratio in below_h2o):
+        return [*scenario.targets, Target("coring", "h2o", 1.0)]
+    return list(scenario.targets)
+
+
+def judge(ratio: Ratio, targets: Sequence[Target], twin: str) -> str:
+    """What a ratio means, in words."""
+    if (ratio.above, ratio.below) == (twin, twin + TWIN):
+        return "A/A: the noise"
+    notes = [] if ratio.separable else ["not separable"]
+    for target in targets:
+        if (target.above, target.below) == (ratio.above, ratio.below):
+            met = "met" if ratio.meets(target.limit) else "MISSED"
+            notes.append(f"target ≤ {target.limit:.2f}: {met}")
+    return ", ".join(notes)
+
+
+def refusal(scenario: Scenario, ratios: Sequence[Ratio]) -> str:
+    """Why the run does not count, if it does not."""
+    by_pair = {(ratio.above, ratio.below): ratio for ratio in ratios}
+    noise = by_pair.get((scenario.twin, scenario.twin + TWIN))
+    fair = by_pair.get(("floor-ring", "nginx"))
+    if noise and scenario.figure != "cpu" and noise.separable:
+        return f"A/A is {noise.median:.3f} [{noise.low:.3f}, {noise.high:.3f}], which excludes 1"
+    if noise and scenario.figure == "cpu" and not AA_RANGE[0] <= noise.median <= AA_RANGE[1]:
+        return f"A/A is {noise.median:.3f}, outside {AA_RANGE[0]} to {AA_RANGE[1]}"
+    if scenario.fair_floor and fair and fair.median > FLOOR_TO_NGINX_MAX:
+        return f"floor ÷ nginx is {fair.median:.3f}, above {FLOOR_TO_NGINX_MAX}: it proves nothing"
+    return ""
+
+
+def lacks(scenario: Scenario, names: Sequence[str], rounds: int) -> str:
+    """What a run needs besides to support a claim, if anything."""
+    wanted = [scenario.twin, scenario.twin + TWIN]
+    wanted += ["floor-ring", "nginx"] if scenario.fair_floor else []
+    missing = [name for name in dict.fromkeys(wanted) if name not in names]
+    if missing:
+        return f"it lacks {', '.join(missing)}"
+    if rounds < CLAIM_ROUNDS:
+        return f"a claim needs {CLAIM_ROUNDS} rounds, this is {rounds}"
+    return ""

@@ -1,0 +1,206 @@
+"""A scenario from its first server's start to its last one's end: the contenders in turn.
+
+It refuses to know what the figures mean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Mapping, NamedTuple
+
+from . import Failed
+from .check import check
+from .contenders import Contender
+from .generators import Generator, IdleConnections, Load
+from .machine import open_files
+from .ratios import TWIN, Sample, Samples
+from .scenarios import BODY, FILES, Scenario
+from .server import Places, Server
+
+BESIDE = 1000  # descriptors that a server needs besides its idle connections
+
+# Without these a scenario proves nothing, so that their failure ends it.
+VITAL = ("coring", "floor")
+
+
+class Outcome(NamedTuple):
+    """What a scenario has brought."""
+
+    samples: Samples
+    answer_bytes: dict[str, int]
+    failed: dict[str, str]  # contenders that were left out on the way, and why
+    counters: dict[str, dict[str, int]]  # of coring's engines
+    idle_bytes: dict[str, float]  # memory for each idle connection
+    rate: float  # open loop: what was asked for, per second
+
+
+class Progress:
+    """How far a run is: a bar on a terminal, else a line now and then."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._done = 0
+        self._said = 0
+        self._started = time.monotonic()
+
+    def step(self, label: str, count: int = 1) -> None:
+        """One measurement more is done, or will not be made."""
+        self._done = min(self._done + count, self._total)
+        passed = time.monotonic() - self._started
+        left = int(passed / max(self._done, 1) * (self._total - self._done))
+        text = f"{left // 60} min {left % 60:02} s left"
+        if sys.stderr.isatty():
+            hashes = ("#" * (30 * self._done // self._total)).ljust(30, ".")
+            print(f"\r[{hashes}] {text}  {label}\x1b[K", end="", file=sys.stderr, flush=True)
+        elif 20 * self._done // self._total > self._said:
+            self._said = 20 * self._done // self._total
+            print(f"{5 * self._said} %, {text}, {label}", file=sys.stderr, flush=True)
+
+    @staticmethod
+    def clear() -> None:
+        """Makes room for a line."""
+        if sys.stderr.isatty():
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def make_site(site: Path) -> None:
+    """The folder that the static scenarios serve; its page is the others'."""
+    site.mkdir()
+    (site / "index.html").write_bytes(BODY)
+    for name, size in FILES.items():
+        (site / name).write_bytes(random.Random(size).randbytes(size))
+
+
+class Round:
+    """The servers of one scenario, all up for its whole length."""
+
+    def __init__(self, scenario: Scenario, places: Places, seconds: int) -> None:
+        self._scenario = scenario
+        self._places = places
+        self._generator = Generator(scenario, places, seconds)
+        self._servers: list[Server] = []
+        self._idle: dict[str, IdleConnections] = {}
+        self._answer_bytes: dict[str, int] = {}
+        self._failed: dict[str, str] = {}
+        self._idle_bytes: dict[str, float] = {}
+        self._counters: dict[str, dict[str, int]] = {}
+
+    def run(
+        self, contenders: Mapping[str, Contender], rounds: int, warm_up: int, progress: Progress
+    ) -> Outcome:
+        """Starts and checks all, measures them in turn, ends all."""
+        needed, allowed = self._scenario.idle + BESIDE, open_files()
+        if needed > allowed:
+            raise Failed(f"needs {needed} open files, {allowed} are allowed (ulimit -Hn)")
+        with contextlib.ExitStack() as stack:
+            self._start_all(contenders, stack)
+            if self._scenario.load:
+                self._saturate()
+            samples: Samples = {server.name: [] for server in self._servers}
+            for index in range(warm_up + rounds):
+                order = list(self._servers)
+                random.shuffle(order)
+                progress.step("", len(contenders) - len(order))  # those that were left out
+                for server in order:
+                    progress.step(server.name)
+                    self._measure(server, samples, keep=index >= warm_up)
+            self._count_lost(samples)
+        for server in self._servers:
+            if server.contender.kind == "coring":
+                self._counters[server.name] = server.counters()
+        return Outcome(
+            {name: found for name, found in samples.items() if found},
+            self._answer_bytes,
+            self._failed,
+            self._counters,
+            self._idle_bytes,
+            self._generator.rate,
+        )
+
+    def _start_all(self, contenders: Mapping[str, Contender], stack: contextlib.ExitStack) -> None:
+        answer = ""
+        for name, contender in contenders.items():
+            server = Server(name, contender, self._scenario, self._places)
+            stack.callback(server.stop)
+            try:
+                server.start(answer if contender.kind == "floor" else "")
+                exact = check(server, self._scenario, self._places.site)
+                if self._scenario.idle:
+                    self._hold_idle(server, stack)
+            except Failed as failure:
+                self._leave_out(server, failure)
+                continue
+            self._servers.append(server)
+            self._answer_bytes[name] = len(exact)
+            if name == "coring":
+                file = self._places.scratch / "answer"
+                file.write_bytes(exact)
+                answer = f"--answer-file {shlex.quote(str(file))}"
+            if contender.kind == "floor" and answer:
+                self._same_length(name)
+
+    def _same_length(self, name: str) -> None:
+        ours, theirs = self._answer_bytes["coring"], self._answer_bytes[name]
+        if ours != theirs:
+            raise Failed(f"{name} answers {theirs} bytes, coring {ours}")
+
+    def _hold_idle(self, server: Server, stack: contextlib.ExitStack) -> None:
+        before = server.pss_kib()
+        held = IdleConnections(server, self._scenario, self._places)
+        stack.callback(held.stop)
+        self._idle[server.name] = held
+        grown = (server.pss_kib() - before) * 1024
+        self._idle_bytes[server.name] = grown / self._scenario.idle
+
+    def _leave_out(self, server: Server, failure: Failed) -> None:
+        if server.contender.kind in VITAL:
+            raise Failed(f"{server.name} {failure}") from failure
+        server.stop()
+        self._failed[server.name] = str(failure)
+        Progress.clear()
+        print(f"LEFT OUT: {server.name} {failure}", file=sys.stderr)
+
+    def _saturate(self) -> None:
+        """Finds the rate that the open loop asks for."""
+        rates = [self._generator.wrk(server).rate for server in self._servers]
+        self._generator.rate = min(rates) * self._scenario.load
+
+    def _measure(self, server: Server, samples: Samples, *, keep: bool) -> None:
+        before = server.cpu_ns()
+        try:
+            if server.name in self._idle:
+                self._idle[server.name].check()
+            load = self._generator.run(server, self._answer_bytes[server.name])
+            cpu_ns = server.cpu_ns_since(before)
+        except Failed as failure:
+            self._servers.remove(server)
+            samples.pop(server.name)
+            self._leave_out(server, failure)
+            return
+        if keep:
+            samples[server.name].append(sample(load, cpu_ns, server.pss_kib()))
+
+    def _count_lost(self, samples: Samples) -> None:
+        """Idle connections that a server has closed are errors of its last round."""
+        for name in set(self._idle) & set(samples):
+            lost = self._idle[name].lost()
+            last = samples[name][-1]
+            samples[name][-1] = last._replace(errors=last.errors + lost)
+
+
+def sample(load: Load, cpu_ns: int, pss_kib: int) -> Sample:
+    """What a generator saw and what it cost."""
+    cpu_us = cpu_ns / 1e3 / load.requests
+    return Sample(load.requests, load.errors, cpu_us, load.rate, load.latency_us, pss_kib)
+
+
+def with_twin(contenders: Mapping[str, Contender], twin: str) -> dict[str, Contender]:
+    """The contenders, and the one that shows the noise a second time."""
+    if twin not in contenders:
+        return dict(contenders)
+    return {**contenders, twin + TWIN: contenders[twin]}

@@ -1,0 +1,156 @@
+"""The scenarios: what is asked of the servers, and which ratios have to hold.
+
+It refuses to know how load is made and who the servers are beyond their names.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+KIB = 1024
+MIB = 1024 * KIB
+BODY = b"<b>hello world</b>"
+
+# Who has to be beaten where a target says "every peer".
+RUST_PEERS = ("hyper", "axum", "actix-web", "may_minihttp", "ntex", "monoio", "glommio")
+PEERS = ("nginx", "h2o", "haproxy", "lighttpd", *RUST_PEERS)
+CLOSING_FLOORS = ("floor-close-multishot", "floor-close-oneshot")
+
+
+class Target(NamedTuple):
+    """`above` ÷ `below` in the scenario's figure is at most `limit`."""
+
+    above: str
+    below: str
+    limit: float
+
+
+def beats(peers: tuple[str, ...], limit: float = 1.0) -> tuple[Target, ...]:
+    """coring is at most `limit` times each of them, and so of the best."""
+    return tuple(Target("coring", peer, limit) for peer in peers)
+
+
+ON_EPOLL = (Target("coring-epoll", "floor-epoll", 1.05),)
+
+
+class Scenario(NamedTuple):
+    """One kind of load on one kind of server."""
+
+    about: str
+    task: str = "hello"  # what a server is started as: hello, static or echo
+    generator: str = "wrk"  # wrk, ab or load
+    connections: int = 64
+    pipelined: int = 1
+    closing: bool = False  # a connection for each request
+    ab: str = ""  # the arguments of ab; {seconds} is filled in
+    file: str = "index.html"  # static: the file asked for, below the site
+    upload: int = 0  # bytes of a request's body
+    idle: int = 0  # connections that say nothing meanwhile
+    load: float = 0.0  # open loop: share of the rate that saturates the slowest contender
+    workers: int = 1  # and as many cores
+    figure: str = "cpu"  # what is compared: cpu or p99.9
+    twin: str = "floor-ring"  # who runs twice, to show the noise
+    fair_floor: bool = False  # the floor has to be well below nginx, else it proves nothing
+    targets: tuple[Target, ...] = ()
+
+    @property
+    def path(self) -> str:
+        """The path asked for."""
+        return {"hello": "/", "static": f"/{self.file}", "echo": "/echo"}[self.task]
+
+
+KEEPALIVE = beats(("floor-ring",), 1.05) + beats(PEERS) + ON_EPOLL
+
+SCENARIOS = {
+    "articles": Scenario(
+        "ab -c 100 -n 1000, as the articles ran it",
+        generator="ab",
+        connections=100,
+        closing=True,
+        ab="-r -c 100 -n 1000",
+        twin="coring",
+    ),
+    "ab-keepalive": Scenario(
+        "ab -k -c 100, at most 100,000 requests a round",
+        generator="ab",
+        connections=100,
+        ab="-r -k -c 100 -t {seconds} -n 100000",
+    ),
+    "keepalive1": Scenario("wrk, 1 connection", connections=1),
+    "keepalive": Scenario("wrk, 64 connections", fair_floor=True, targets=KEEPALIVE),
+    "keepalive512": Scenario(
+        "wrk, 512 connections", connections=512, fair_floor=True, targets=KEEPALIVE
+    ),
+    "pipelined": Scenario(
+        "wrk, 64 connections, 16 requests at a time",
+        pipelined=16,
+        fair_floor=True,
+        targets=beats(("floor-ring",), 1.25) + beats(PEERS),
+    ),
+    "close": Scenario(
+        "wrk, 64 at a time, a connection for each request",
+        closing=True,
+        twin="floor-close-oneshot",
+        targets=beats(CLOSING_FLOORS, 1.05) + beats(("nginx", "haproxy", "hyper")),
+    ),
+    "static-1k": Scenario(
+        "wrk, 64 connections, a file of 1 KiB",
+        task="static",
+        file="1k.bin",
+        fair_floor=True,
+        targets=beats(("floor-ring",), 1.10),
+    ),
+    "static-64k": Scenario(
+        "wrk, 64 connections, a file of 64 KiB",
+        task="static",
+        file="64k.bin",
+        twin="coring",
+        targets=beats(("nginx", "lighttpd"), 0.95),
+    ),
+    "static-1m": Scenario(
+        "wrk, 64 connections, a file of 1 MiB",
+        task="static",
+        file="1m.bin",
+        twin="coring",
+        targets=beats(("nginx", "lighttpd")),
+    ),
+    "static-64m": Scenario(
+        "wrk, 64 connections, a file of 64 MiB",
+        task="static",
+        file="64m.bin",
+        twin="coring",
+        targets=beats(("nginx", "lighttpd")),
+    ),
+    "upload": Scenario(
+        "wrk, 16 connections, 1 MiB sent and sent back",
+        task="echo",
+        connections=16,
+        upload=MIB,
+        twin="coring",
+    ),
+    "idle": Scenario(
+        "wrk, 64 connections, beside 10,000 that idle after a request each",
+        idle=10_000,
+        twin="coring",
+    ),
+    "latency-30": Scenario(
+        "open loop, 64 connections, 30 % of what saturates the slowest",
+        generator="load",
+        load=0.3,
+        figure="p99.9",
+    ),
+    "latency-70": Scenario(
+        "open loop, 64 connections, 70 % of what saturates the slowest",
+        generator="load",
+        load=0.7,
+        figure="p99.9",
+        targets=beats(PEERS),
+    ),
+    "two-workers": Scenario(
+        "wrk, 64 connections, two workers on two cores with the generator beside them",
+        workers=2,
+        twin="coring",
+    ),
+}
+
+FILES = {"1k.bin": KIB, "64k.bin": 64 * KIB, "1m.bin": MIB, "64m.bin": 64 * MIB}

@@ -1,0 +1,197 @@
+"""A server that runs from its start to the end of a scenario, and what it costs meanwhile.
+
+It refuses to know what is asked of it: `check` and `generators` do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from string import Template
+from subprocess import DEVNULL, STDOUT
+from typing import Iterator, NamedTuple
+
+from . import BENCH, Failed
+from .contenders import Contender
+from .machine import open_files
+from .scenarios import Scenario
+
+START_SECONDS = 15
+STOP_SECONDS = 5
+CONNECTIONS_MAX = 12_000  # the most that a server is asked to hold
+
+
+class Places(NamedTuple):
+    """Where things are, and who runs on which core."""
+
+    binaries: Path
+    peers: Path
+    python: Path
+    site: Path
+    scratch: Path
+    cores: tuple[int, int]  # the server's and the generator's
+
+
+class Server:
+    """One contender, or the twin of one, on a port of its own."""
+
+    def __init__(self, name: str, contender: Contender, scenario: Scenario, places: Places) -> None:
+        self.name = name
+        self.contender = contender
+        self.port = free_port()
+        self.log = places.scratch / f"{name}.log"
+        self._scenario = scenario
+        self._places = places
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, answer: str) -> None:
+        """Starts it on its core and waits until it listens; `answer` is for a floor."""
+        workers = self._scenario.workers
+        cores = ",".join(str(core) for core in self._places.cores[:workers])
+        command = self.contender.commands[self._scenario.task].format(
+            bin=shlex.quote(str(self._places.binaries)),
+            peers=shlex.quote(str(self._places.peers)),
+            python=shlex.quote(str(self._places.python)),
+            apps=shlex.quote(str(BENCH / "apps")),
+            site=shlex.quote(str(self._places.site)),
+            config=shlex.quote(str(self._configure())),
+            port=self.port,
+            workers=workers,
+            answer=answer,
+        )
+        # A group of its own: it is ended with all its children, and not by a terminal.
+        words = ["setsid", "taskset", "-c", cores, *shlex.split(command)]
+        with open(self.log, "wb") as out:
+            self._process = subprocess.Popen(words, stdin=DEVNULL, stdout=out, stderr=STDOUT)
+        self._wait_until_listening()
+
+    def _configure(self) -> Path:
+        """Its configuration, with the fields filled in; its own folder for what it writes."""
+        if not self.contender.config:
+            return Path("/dev/null")
+        directory = self._places.scratch / self.name
+        directory.mkdir(exist_ok=True)
+        workers = self._scenario.workers
+        template = Template((BENCH / "configs" / self.contender.config).read_text())
+        text = template.substitute(
+            directory=directory,
+            port=self.port,
+            site=self._places.site,
+            workers=workers,
+            connections=CONNECTIONS_MAX,
+            open_files=open_files(),
+            # With none lighttpd serves by itself; with one it only adds a process that watches.
+            lighttpd_workers=workers if workers > 1 else 0,
+            # Without it they would give up root, and with it the right to read the site.
+            user_line=self._user_line() if os.geteuid() == 0 else "",
+        )
+        file = self._places.scratch / f"{self.name}.conf"
+        file.write_text(text)
+        return file
+
+    def _user_line(self) -> str:
+        return {"nginx": "user root;", "h2o": "user: root"}.get(self.contender.program, "")
+
+    def _wait_until_listening(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline and self.runs():
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                return
+            time.sleep(0.02)
+        raise Failed(f"does not listen; it says: {self.last_words()}")
+
+    def runs(self) -> bool:
+        """Whether it has not ended by itself."""
+        return self._process is not None and self._process.poll() is None
+
+    def end(self) -> str:
+        """How it ended."""
+        status = self._process.poll() if self._process else None
+        return f"by signal {-status}" if status and status < 0 else f"with status {status}"
+
+    def last_words(self) -> str:
+        """The end of what it has printed, on one line."""
+        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
+        return " / ".join(line.strip() for line in lines[-3:] if line.strip()) or "nothing"
+
+    def stop(self) -> None:
+        """Asks it to end, then makes it."""
+        if self._process is None:
+            return
+        self._signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(STOP_SECONDS)
+        self._signal(signal.SIGKILL)  # whoever of the group is left
+        self._process.wait()
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._pid(), number)
+
+    def cpu_ns(self) -> dict[int, int]:
+        """User and system time of each process, threads that have ended included."""
+        found = {}
+        for pid in tree(self._pid()):
+            with contextlib.suppress(OSError):  # it has ended
+                found[pid] = time.clock_gettime_ns(cpu_clock(pid))
+        return found
+
+    def cpu_ns_since(self, before: dict[int, int]) -> int:
+        """User and system time of the process tree since then."""
+        now = self.cpu_ns()
+        if before.keys() - now.keys():
+            raise Failed(f"lost a process under load; it says: {self.last_words()}")
+        return sum(ns - before.get(pid, 0) for pid, ns in now.items())
+
+    def pss_kib(self) -> int:
+        """Memory of the process tree, a shared page divided among those who share it."""
+        rollups = proc(tree(self._pid()), "smaps_rollup")
+        return sum(int(words[words.index("Pss:") + 1]) for words in rollups if "Pss:" in words)
+
+    def _pid(self) -> int:
+        if self._process is None:
+            raise Failed("was not started")
+        return self._process.pid
+
+    def counters(self) -> dict[str, int]:
+        """What coring's `--stats` has printed at its end: a name and the sum of all workers."""
+        lines = (line.split() for line in self.log.read_text(errors="replace").splitlines())
+        return {
+            words[0]: int(words[1])
+            for words in lines
+            if len(words) > 2 and words[1].isdigit() and words[2].startswith("[")
+        }
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def cpu_clock(pid: int) -> int:
+    """The kernel's clock of a whole process, clock_getcpuclockid(3): in ns, not in ticks."""
+    scheduler = 2
+    return (~pid << 3) | scheduler
+
+
+def tree(pid: int) -> list[int]:
+    """A process and all that descend from it."""
+    children = (int(child) for words in proc([pid], "task/*/children") for child in words)
+    return [pid, *(found for child in children for found in tree(child))]
+
+
+def proc(pids: list[int], pattern: str) -> Iterator[list[str]]:
+    """The words of each file below /proc/PID that matches and has not gone meanwhile."""
+    for file in (file for pid in pids for file in Path(f"/proc/{pid}").glob(pattern)):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            yield file.read_text().split()
