@@ -37,14 +37,12 @@ class Contender(NamedTuple):
         return wanted and SCENARIOS[scenario].task in self.commands
 
 
-NEVER_CLOSES = "it closes no connection, and does not tell HTTP/1.0 that it keeps it"
-CANNOT: dict[str, dict[str, str]] = {
-    "may_minihttp": {
-        "articles": NEVER_CLOSES,
-        "ab-keepalive": NEVER_CLOSES,
-        "close": NEVER_CLOSES,
-        "upload": "it does not stream a request's body",
-    },
+NO_ECHO = {"upload": "bench/peers gives it no echo"}
+HTTP_1_1_ONLY = dict.fromkeys(("articles", "ab-keepalive"), "it speaks HTTP/1.1 only")
+CANNOT = {
+    "may_minihttp": {**NO_ECHO, **HTTP_1_1_ONLY, "close": "it closes no connection"},
+    "monoio": {**NO_ECHO, **HTTP_1_1_ONLY},
+    "glommio": {**NO_ECHO, **HTTP_1_1_ONLY},
 }
 
 
