@@ -16,9 +16,6 @@ use crate::engine::uring::{Cqe, Sqe};
 use crate::metrics::WorkerMetrics;
 use crate::sys::mutants::mutate;
 
-/// Up to this size a send is small, in bytes.
-const SMALL_BYTES: usize = 1024;
-
 /// One send; it owns what is sent until the kernel is done.
 #[derive(Debug)]
 pub(in crate::engine) struct Send {
@@ -130,11 +127,6 @@ impl Send {
     #[inline]
     pub(in crate::engine) fn is_plain(&self) -> bool {
         matches!(self.outgoing, Outgoing::One(_))
-    }
-
-    /// Whether it carries a short answer or two, not a batch of them or a body.
-    pub(in crate::engine) fn is_small(&self) -> bool {
-        matches!(&self.outgoing, Outgoing::One(chunk) if chunk.len() <= SMALL_BYTES)
     }
 
     pub(in crate::engine) fn complete(&mut self, cqe: &Cqe) -> After {

@@ -20,8 +20,6 @@ use crate::engine::op::{
 use crate::metrics::WorkerMetrics;
 use crate::sys::mutants::mutate;
 
-/// How long a batch may wait to become larger.
-const BLINK: Duration = Duration::from_micros(50);
 /// The longest wait for the kernel's last words at the end: so many steps of a tenth of a second in
 /// which it says nothing.
 const SILENT_STEPS_MAX: u32 = 50;
@@ -37,8 +35,6 @@ pub(in crate::engine) struct Uring {
     /// Submissions whose final completion is still to come.
     in_flight: Cell<u64>,
     reaped: RefCell<Vec<Cqe>>,
-    /// Small sends that will be submitted next and whose success nobody wants to hear of.
-    unheard: Cell<u32>,
     /// Why the kernel could not be entered between two visits.
     failure: RefCell<Option<io::Error>>,
     /// Written by other threads to end the worker's sleep.
@@ -67,7 +63,6 @@ impl Uring {
             parked: RefCell::default(),
             in_flight: Cell::new(0),
             reaped: RefCell::default(),
-            unheard: Cell::new(0),
             failure: RefCell::default(),
             _wake: wake,
             pool,
@@ -96,7 +91,7 @@ impl Uring {
         let ready = ring.has_completions();
         if must_enter || !ready && sleep.is_some() {
             let (want, timeout) = match sleep {
-                Some(timeout) if !ready => self.patience(timeout),
+                Some(timeout) if !ready => (1, timeout),
                 _ => (0, None),
             };
             self.enter(&mut ring, want, timeout)?;
@@ -112,22 +107,6 @@ impl Uring {
         self.reaped.replace(reaped);
         self.metrics.ops_in_flight.set(self.in_flight.get());
         Ok(())
-    }
-
-    /// How many completions to wait for, and how long. The sends that nobody wants to hear of are
-    /// mostly done when the wait begins and are no reason to end it; and where many requests come,
-    /// more of them come soon: so a batch answers three requests for four of the batch before, or
-    /// those that came in a blink. Fewer would make a system call for every three or four, and each
-    /// wait sets a timer, which costs more than a request where the kernel is a guest. Sends of
-    /// many answers are worth their call without that, and the wait would only cost them.
-    fn patience(&self, timeout: Option<Duration>) -> (u32, Option<Duration>) {
-        match self.unheard.get() {
-            0 => (1, timeout),
-            unheard => {
-                let blink = timeout.map_or(BLINK, |timeout| timeout.min(BLINK));
-                (1 + unheard + unheard * 3 / 4, Some(blink))
-            }
-        }
     }
 
     /// Cancels everything and waits for the kernel's last words. False: some did not come in
@@ -268,14 +247,10 @@ impl Uring {
         };
         if entry.state == State::InKernel {
             entry.wait(context.waker());
-            if let Op::SendFile(send) = &mut entry.op {
-                send.set_interest(interest);
-            } else if let Op::Send(send) = &mut entry.op
-                && std::mem::replace(&mut send.interest, interest) != interest
-                && interest == Interest::Trouble
-                && send.is_small()
-            {
-                self.unheard.set(self.unheard.get() + 1);
+            match &mut entry.op {
+                Op::Send(send) => send.interest = interest,
+                Op::SendFile(send) => send.set_interest(interest),
+                _ => unreachable!("a send's name"),
             }
             return Poll::Pending;
         }
@@ -363,7 +338,6 @@ impl Uring {
     }
 
     fn enter(&self, ring: &mut Ring, want: u32, timeout: Option<Duration>) -> io::Result<()> {
-        self.unheard.set(0);
         self.metrics.enters.add(1);
         self.metrics.cq_overflows.add(u64::from(ring.overflowed()));
         ring.enter(want, timeout)
