@@ -217,12 +217,28 @@ impl Uring {
     }
 
     pub(in crate::engine) fn start_send(&self, socket: Descriptor, outgoing: Outgoing) -> OpId {
-        let op = match outgoing {
-            Outgoing::File(..) => Op::SendFile(SendFile::new(socket, outgoing)),
-            _ => Op::Send(Send::new(socket, outgoing)),
-        };
+        if matches!(outgoing, Outgoing::File(..)) {
+            return self.start_send_file(SendFile::new(socket, outgoing));
+        }
+        let op = Op::Send(Send::new(socket, outgoing));
         let id = self.table.borrow_mut().insert(op);
         self.submit(id);
+        id
+    }
+
+    /// The kernel hears of it only if the socket does not take all of it at once.
+    fn start_send_file(&self, mut send: SendFile) -> OpId {
+        let after = send.go_on(&self.metrics);
+        let mut table = self.table.borrow_mut();
+        let id = table.insert(Op::SendFile(send));
+        let is_over = matches!(after, After::Forget | After::WakeAndForget);
+        let gone = is_over.then(|| table.remove(id));
+        drop(table);
+        // Dropped last: it may hold the last use of its descriptor.
+        drop(gone);
+        if after == After::Resubmit {
+            self.submit(id);
+        }
         id
     }
 
