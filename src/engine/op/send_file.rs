@@ -1,9 +1,11 @@
 //! Sending a span of a file without reading it (sendfile(2)).
 //!
 //! io_uring has no such operation, and its splice always goes to a thread of the kernel's. So the
-//! ring only says when the socket takes something (poll(2) by `IORING_OP_POLL_ADD`), and the call
-//! is made here, with the same form on either engine. What has to come from the disk would block
-//! it: whoever queues a span has made sure that it is in memory.
+//! call is made here, at once and with the same form on either engine, until the socket takes no
+//! more; the ring only says when it takes something again (poll(2) by `IORING_OP_POLL_ADD`). Asking
+//! before would wait for a third of the socket's buffer to be free where a span has room already.
+//! What has to come from the disk would block the call: whoever queues a span has made sure that it
+//! is in memory.
 
 use std::io;
 use std::task::Poll;
@@ -45,6 +47,16 @@ impl SendFile {
         }
     }
 
+    /// Sends what the socket takes. `Resubmit`: it is to be asked when it takes more.
+    pub(in crate::engine) fn go_on(&mut self, metrics: &WorkerMetrics) -> After {
+        match self.part.go_on(metrics) {
+            Poll::Pending => After::Resubmit,
+            Poll::Ready(Ok(())) if self.part.interest == Interest::Trouble => After::Forget,
+            Poll::Ready(Ok(())) => After::WakeAndForget,
+            Poll::Ready(Err(error)) => self.fail(error),
+        }
+    }
+
     /// The socket takes something, or it was asked in vain. One that is `cancelled` goes no
     /// further.
     pub(in crate::engine) fn complete(
@@ -53,20 +65,16 @@ impl SendFile {
         cancelled: bool,
         metrics: &WorkerMetrics,
     ) -> After {
-        let gone_on = match cqe.result() {
-            Err(error) => Poll::Ready(Err(error)),
-            Ok(_) if cancelled => Poll::Ready(Err(io::Error::from_raw_os_error(libc::ECANCELED))),
-            Ok(_) => self.part.go_on(metrics),
-        };
-        match gone_on {
-            Poll::Pending => After::Resubmit,
-            Poll::Ready(Ok(())) if self.part.interest == Interest::Trouble => After::Forget,
-            Poll::Ready(Ok(())) => After::WakeAndForget,
-            Poll::Ready(Err(error)) => {
-                self.trouble = Some(error);
-                After::Wake
-            }
+        match cqe.result() {
+            Err(error) => self.fail(error),
+            Ok(_) if cancelled => self.fail(io::Error::from_raw_os_error(libc::ECANCELED)),
+            Ok(_) => self.go_on(metrics),
         }
+    }
+
+    fn fail(&mut self, error: io::Error) -> After {
+        self.trouble = Some(error);
+        After::Wake
     }
 
     /// How it ended. To be called after the last completion.

@@ -211,7 +211,7 @@ impl Uring {
         then: Then,
     ) -> OpId {
         if let Outgoing::File(..) = outgoing {
-            return self.start_send_file(socket, outgoing);
+            return self.start_send_file(SendFile::new(socket, outgoing));
         }
         let mut table = self.table.borrow_mut();
         let (id, entry) = table.insert(|| Op::Send(Send::new(socket, outgoing, then)));
@@ -225,10 +225,19 @@ impl Uring {
         id
     }
 
-    fn start_send_file(&self, socket: Descriptor, outgoing: Outgoing) -> OpId {
-        let send = || Op::SendFile(SendFile::new(socket, outgoing));
-        let (id, _) = self.table.borrow_mut().insert(send);
-        self.submit(id);
+    /// The kernel hears of it only if the socket does not take all of it at once.
+    fn start_send_file(&self, mut send: SendFile) -> OpId {
+        let after = send.go_on(&self.metrics);
+        let mut table = self.table.borrow_mut();
+        let (id, _) = table.insert(|| Op::SendFile(send));
+        let is_over = matches!(after, After::Forget | After::WakeAndForget);
+        let gone = is_over.then(|| table.remove(id));
+        drop(table);
+        // Dropped last: it may hold the last use of its descriptor.
+        drop(gone);
+        if after == After::Resubmit {
+            self.submit(id);
+        }
         id
     }
 
