@@ -442,7 +442,9 @@ mod tests {
         let pool = Pool::new();
         let file = Arc::new(OwnedFd::from(std::fs::File::open("/dev/null").unwrap()));
         for body_before in [false, true] {
-            for step in [1, 3, 100, 9000] {
+            // Byte by byte through a body takes Miri minutes.
+            let smallest = if cfg!(miri) && body_before { 2 } else { 0 };
+            for &step in &[1, 3, 100, 9000][smallest..] {
                 let mut queue = SendQueue::new();
                 queue.write(&pool, b"head|");
                 let mut expected = b"head|".to_vec();

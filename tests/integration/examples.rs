@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
-use crate::support::{Address, Client, Folder, GET, HELLO, PATIENCE, eventually, noise, run};
+use crate::serve::request;
+use crate::support::{
+    Address, Client, Folder, GET, HELLO, PATIENCE, eventually, noise, run, run_with,
+};
 
 /// The example's program. They are built as the tests were, so that nothing is built twice.
 fn example(name: &str) -> Command {
@@ -139,7 +142,7 @@ fn the_readme_compiles_in_a_package_of_its_own() {
 fn a_taken_port_is_told_in_one_line() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("its address").to_string();
-    for name in ["hello", "upload", "chat_lines"] {
+    for name in ["hello", "files", "upload", "chat_lines"] {
         let ended = example(name).arg(&address).output().expect("an end");
         assert!(!ended.status.success());
         let stderr = String::from_utf8_lossy(&ended.stderr);
@@ -192,6 +195,33 @@ fn upload_saves_what_it_tells_the_digest_of() {
     let mut client = Client::connect(&Address::Tcp(address)).expect("a listener");
     client.send(GET);
     assert_eq!(client.answer().status, 405);
+}
+
+#[test]
+fn files_serves_a_folder() {
+    let folder = Folder::new();
+    folder.write("index.html", "<b>files</b>");
+    let content = noise(1_000_000);
+    folder.write("large", &content);
+    let path = folder.path().to_str().expect("a path in UTF-8");
+    let mut server = Running::start("files", &["127.0.0.1:0", path]);
+    let mut client = Client::connect(&Address::Tcp(server.address())).expect("a listener");
+    client.send(GET);
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.text()), (200, "<b>files</b>"));
+    assert_eq!(
+        answer.field("content-type"),
+        Some("text/html; charset=utf-8")
+    );
+    client.send(request("GET", "/large", &["Range: bytes=500000-"]));
+    let answer = client.answer();
+    assert!(answer.status == 206 && answer.body == content[500_000..]);
+    client.send(request("GET", "/none", &[]));
+    assert_eq!(client.answer().status, 404);
+    let none = folder.file("none");
+    let finished = run_with(example("files").args(["127.0.0.1:0", &none]), b"");
+    assert_eq!(finished.code, Some(1));
+    assert!(finished.error_line().contains(&none), "{finished:?}");
 }
 
 /// One who takes part in a chat.

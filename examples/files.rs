@@ -1,0 +1,20 @@
+//! Serves a folder: `cargo run --release --example files -- 127.0.0.1:8000 site`, then look at
+//! <http://127.0.0.1:8000/>. Without a folder it is the one that it is started in.
+
+#![allow(clippy::print_stdout, reason = "it says where it listens")]
+
+use std::error::Error;
+
+use coring::{Files, Server, fs::Root};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let address = arguments.next();
+    let folder = arguments.next().unwrap_or_else(|| ".".to_owned());
+    let root = Root::open(&folder).map_err(|error| format!("cannot serve {folder}: {error}"))?;
+    let server = Server::builder()
+        .bind(address.unwrap_or_else(|| "127.0.0.1:8000".to_owned()))
+        .start(move || Files::new(root.clone()))?;
+    println!("http://{}/", server.addresses()[0]);
+    Ok(server.wait()?)
+}
