@@ -9,7 +9,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -19,13 +19,23 @@ use sha2::{Digest, Sha256};
 /// Bytes that are written at a time.
 const BATCH_BYTES: usize = 256 << 10;
 
-/// A file that grows, and the digest of what is in it.
+/// A file that grows, and the digest of what is in it. Until it is whole it has a name of its own,
+/// `part`, and is gone with this.
 struct Upload {
+    part: PathBuf,
     file: File,
     digest: Sha256,
 }
 
 impl Upload {
+    fn create(part: PathBuf) -> io::Result<Self> {
+        Ok(Self {
+            file: File::create(&part)?,
+            digest: Sha256::new(),
+            part,
+        })
+    }
+
     /// Appends a batch, on another thread.
     async fn append(mut self, batch: Vec<u8>) -> io::Result<Self> {
         blocking(move || {
@@ -35,15 +45,26 @@ impl Upload {
         })
         .await
     }
+
+    /// Gives the file the name of its digest.
+    fn finish(mut self, folder: &Path) -> io::Result<String> {
+        let digest = std::mem::take(&mut self.digest).finalize();
+        let name: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        std::fs::rename(&self.part, folder.join(&name))?;
+        Ok(name)
+    }
 }
 
-/// Saves a body under the name of its digest, which it returns. What does not come whole keeps the
-/// name it has meanwhile, `part`.
+impl Drop for Upload {
+    fn drop(&mut self) {
+        // What came whole has another name by now.
+        let _ = std::fs::remove_file(&self.part);
+    }
+}
+
+/// Saves a body under the name of its digest, which it returns.
 async fn save(body: &mut Body, folder: PathBuf, part: PathBuf) -> io::Result<String> {
-    let place = part.clone();
-    let file = blocking(move || File::create(place)).await?;
-    let digest = Sha256::new();
-    let mut upload = Upload { file, digest };
+    let mut upload = blocking(move || Upload::create(part)).await?;
     let mut batch = Vec::with_capacity(BATCH_BYTES);
     while let Some(part) = body.part().await.map_err(io::Error::other)? {
         batch.extend_from_slice(&part);
@@ -52,12 +73,8 @@ async fn save(body: &mut Body, folder: PathBuf, part: PathBuf) -> io::Result<Str
             upload = upload.append(full).await?;
         }
     }
-    upload = upload.append(batch).await?;
-    let digest = upload.digest.finalize();
-    let name: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    let whole = folder.join(&name);
-    blocking(move || std::fs::rename(part, whole)).await?;
-    Ok(name)
+    let upload = upload.append(batch).await?;
+    blocking(move || upload.finish(&folder)).await
 }
 
 async fn answer(mut request: Request, folder: PathBuf, number: u64) -> Response {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::thread::available_parallelism;
 
 use core_affinity::CoreId;
+use rustix::thread::{sched_getaffinity, sched_setaffinity};
 
 /// Whether each worker is tied to a core of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -27,13 +28,21 @@ pub struct Cores {
     pub why: String,
     /// Whether each worker is tied to a core.
     pub pinned: bool,
+    /// Whether it should be, but may not.
+    forbidden: bool,
     /// The cores of the affinity mask.
     mask: Vec<CoreId>,
 }
 
 impl fmt::Display for Cores {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let pinned = if self.pinned { "pinned" } else { "not pinned" };
+        let pinned = match (self.pinned, self.forbidden) {
+            (true, _) => "pinned",
+            (_, false) => "not pinned",
+            (_, true) => {
+                "not pinned (sched_setaffinity is refused: allow it in the seccomp profile)"
+            }
+        };
         write!(f, "{} ({}), {pinned}", self.count, self.why)
     }
 }
@@ -56,21 +65,22 @@ impl Cores {
         } else {
             (allowed, "all of the affinity mask".to_owned())
         };
-        let pinned = match pin {
+        let should_pin = match pin {
             Pin::Always => !mask.is_empty(),
             Pin::Never => false,
             Pin::Auto => count == mask.len(),
         };
+        let pinned = should_pin && may_pin();
         Self {
             count,
             why,
             pinned,
+            forbidden: should_pin && !pinned,
             mask,
         }
     }
 
-    /// Ties the calling thread, worker number `worker`, to its core. Where the kernel does not
-    /// let it, it runs anywhere.
+    /// Ties the calling thread, worker number `worker`, to its core.
     pub(super) fn pin(&self, worker: usize) {
         if self.pinned
             && let Some(core) = self.mask.get(worker % self.mask.len())
@@ -78,6 +88,13 @@ impl Cores {
             core_affinity::set_for_current(*core);
         }
     }
+}
+
+/// Whether a thread may be tied to cores: found by tying this one to those that it has.
+fn may_pin() -> bool {
+    sched_getaffinity(None)
+        .and_then(|mask| sched_setaffinity(None, &mask))
+        .is_ok()
 }
 
 #[cfg(test)]

@@ -197,6 +197,29 @@ fn upload_saves_what_it_tells_the_digest_of() {
     assert_eq!(client.answer().status, 405);
 }
 
+/// Whether its peer breaks off or says that no more will come: of half a body nothing stays.
+#[test]
+fn upload_keeps_nothing_of_what_does_not_come_whole() {
+    let folder = Folder::new();
+    let uploads = folder.path().to_str().expect("a path in UTF-8");
+    let mut server = Running::start("upload", &["127.0.0.1:0", uploads]);
+    let address = server.address();
+    let files = || fs::read_dir(uploads).expect("our folder").count();
+    for breaks_off in [true, false] {
+        let mut client = Client::connect(&Address::Tcp(address)).expect("a listener");
+        client.send("PUT /any HTTP/1.1\r\nHost: a\r\nContent-Length: 2000000\r\n\r\n");
+        client.send(noise(1_000_000));
+        eventually("a file that grows", || (files() == 1).then_some(()));
+        if breaks_off {
+            client.reset();
+        } else {
+            client.half_close();
+            client.broken();
+        }
+        eventually("an empty folder", || (files() == 0).then_some(()));
+    }
+}
+
 #[test]
 fn files_serves_a_folder() {
     let folder = Folder::new();

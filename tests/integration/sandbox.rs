@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use coring::EngineChoice;
+use rustix::io::Errno;
 
 use crate::serve::{get, request};
 use crate::support::{Coring, Folder, engine, noise, python, run_with};
@@ -105,6 +106,29 @@ fn without_its_three_calls_epoll_serves_and_the_banner_says_why() {
         let mut wanted = coring_under(profile, without, &["--engine=uring"]);
         assert_eq!(run_with(&mut wanted, b"").code, Some(77), "{profile}");
     }
+}
+
+/// Runs coring where `call` fails with `errno`, and all else is allowed.
+fn coring_without(call: &str, errno: Errno, arguments: &[&str]) -> (Folder, Command) {
+    let folder = Folder::new();
+    let profile = format!(
+        r#"{{"defaultAction": "SCMP_ACT_ALLOW", "syscalls":
+            [{{"names": ["{call}"], "action": "SCMP_ACT_ERRNO", "errnoRet": {}}}]}}"#,
+        errno.raw_os_error()
+    );
+    let profile = folder.write("profile.json", profile);
+    let program = [env!("CARGO_BIN_EXE_coring"), "--bind=127.0.0.1:0"];
+    let command = under(&profile, &[], &[&program, arguments].concat());
+    (folder, command)
+}
+
+#[test]
+fn who_may_not_be_pinned_is_said_not_to_be() {
+    let arguments = ["--pin=always", engine_flag()];
+    let (_folder, command) = coring_without("sched_setaffinity", Errno::PERM, &arguments);
+    let banner = Coring::start_as(command).stop().stderr;
+    let told = ", not pinned (sched_setaffinity is refused: allow it in the seccomp profile)";
+    assert!(banner.contains(told), "{banner}");
 }
 
 /// What a server has no use for, and who broke into one has.
