@@ -49,7 +49,7 @@ impl Connection {
     /// Encodes the head of an answer, and behind it the whole `body` that the head announces, if
     /// there can be one. During a drain it is the last answer of its connection, whenever its
     /// request came.
-    #[inline(always)]
+    #[inline]
     fn encode_head_and(&mut self, response: &Response, body: &[u8]) {
         if self.shared.manner.get() != Manner::Serving && self.link.inbox.is_empty() {
             // Whatever else has arrived is answered, too: the last answer is the one that says so.
@@ -75,11 +75,11 @@ impl Connection {
             }
             head + sent
         });
-        let class = match status.as_u16() / 100 {
-            1 => &shared.metrics.responses_1xx,
-            2 => &shared.metrics.responses_2xx,
-            3 => &shared.metrics.responses_3xx,
-            4 => &shared.metrics.responses_4xx,
+        let class = match status.as_u16() {
+            200..300 => &shared.metrics.responses_2xx,
+            ..200 => &shared.metrics.responses_1xx,
+            300..400 => &shared.metrics.responses_3xx,
+            400..500 => &shared.metrics.responses_4xx,
             _ => &shared.metrics.responses_5xx,
         };
         class.add(1);
@@ -130,6 +130,7 @@ impl Connection {
     }
 
     /// The access log's line to be begun, and the time of its beginning; none if there is no log.
+    #[inline]
     pub(super) fn next_line(&mut self) -> Option<(&mut Line, RefMut<'_, Date>)> {
         self.shared.log.as_ref()?;
         let stream = self.link.stream();
@@ -138,6 +139,7 @@ impl Connection {
     }
 
     /// Hands the line that was begun to the access log.
+    #[inline]
     pub(super) fn write_line(&mut self) {
         if let Some(line) = &mut self.line
             && line.is_begun()

@@ -151,18 +151,20 @@ impl<'a> HeadWriter<'a> {
 
     /// Date and Server where the answer has none, framing, persistence and the empty line.
     /// Returns the length of the whole head.
-    #[inline]
+    #[inline(always)]
     pub(super) fn finish(
         mut self,
         date: &[u8; DATE_LEN],
         framing: AnswerFraming,
         persistence: Persistence,
     ) -> usize {
-        if !self.has_server {
-            self.put(b"\r\nServer: coring");
+        match (self.has_server, self.has_date) {
+            (false, false) => self.put(b"\r\nServer: coring\r\nDate: "),
+            (false, true) => self.put(b"\r\nServer: coring"),
+            (true, false) => self.put(b"\r\nDate: "),
+            (true, true) => {}
         }
         if !self.has_date {
-            self.put(b"\r\nDate: ");
             self.put(date);
         }
         match framing {
