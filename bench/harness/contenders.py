@@ -13,7 +13,8 @@ from typing import Mapping, NamedTuple
 from .scenarios import CLOSING_FLOORS, RUST_PEERS, SCENARIOS
 
 NATIVE = frozenset(SCENARIOS) - {"upload"}
-FLOOR = frozenset({"keepalive1", "keepalive", "keepalive512", "pipelined", "ab-keepalive"})
+KEPT = frozenset({"keepalive1", "keepalive", "keepalive512", "saturated", "pipelined"})
+FLOOR = KEPT | {"ab-keepalive"}
 LATENCY = frozenset({"latency-30", "latency-70"})
 CLOSE = frozenset({"close", "articles"})
 PYTHON = frozenset({"articles", "ab-keepalive", "keepalive"})

@@ -84,8 +84,7 @@ class Generator:
     def wrk(self, server: Server, answer_bytes: int = 0) -> Load:
         """A closed loop: as many requests as connections are under way."""
         scenario = self._scenario
-        threads = scenario.workers
-        command = ["wrk", f"-t{threads}", f"-c{scenario.connections}", f"-d{self.seconds}s"]
+        command = ["wrk", f"-t{scenario.threads}", f"-c{scenario.connections}", f"-d{self.seconds}s"]
         command += ["--timeout", "30s", "-s", str(self._script), url(server, scenario)]
         output = self._output(command)
         figures = [line.split()[1:] for line in output.splitlines() if line.startswith("RESULT ")]
@@ -135,8 +134,8 @@ class Generator:
             raise Failed(f"load failed: {last_line(output)}") from error
 
     def _output(self, command: list[str]) -> str:
-        """What a generator prints; it runs on its core, beside a server of two on both."""
-        cores = self._places.cores[1:] if self._scenario.workers == 1 else self._places.cores
+        """What a generator prints; it runs on its core, or with several threads on both."""
+        cores = self._places.cores[1:] if self._scenario.threads == 1 else self._places.cores
         pinned = ["taskset", "-c", ",".join(map(str, cores)), *command]
         _, output = run(pinned, seconds=self.seconds + 60)
         return output

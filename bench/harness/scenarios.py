@@ -48,6 +48,7 @@ class Scenario(NamedTuple):
     idle: int = 0  # connections that say nothing meanwhile
     load: float = 0.0  # open loop: share of the rate that saturates the slowest contender
     workers: int = 1  # and as many cores
+    threads: int = 1  # of wrk; more than one run on the server's core, too
     figure: str = "cpu"  # what is compared: cpu or p99.9
     twin: str = "floor-ring"  # who runs twice, to show the noise
     fair_floor: bool = False  # the floor has to be well below nginx, else it proves nothing
@@ -80,6 +81,12 @@ SCENARIOS = {
     "keepalive": Scenario("wrk, 64 connections", fair_floor=True, targets=KEEPALIVE),
     "keepalive512": Scenario(
         "wrk, 512 connections", connections=512, fair_floor=True, targets=KEEPALIVE
+    ),
+    "saturated": Scenario(
+        "wrk, 64 connections, two threads on both cores: more than one worker can answer",
+        threads=2,
+        fair_floor=True,
+        targets=beats(PEERS),
     ),
     "pipelined": Scenario(
         "wrk, 64 connections, 16 requests at a time",
@@ -149,6 +156,7 @@ SCENARIOS = {
     "two-workers": Scenario(
         "wrk, 64 connections, two workers on two cores with the generator beside them",
         workers=2,
+        threads=2,
         twin="coring",
     ),
 }
