@@ -12,7 +12,8 @@ from typing import Mapping, NamedTuple
 
 from .scenarios import CLOSING_FLOORS, RUST_PEERS, SCENARIOS
 
-NATIVE = frozenset(SCENARIOS) - {"upload"}
+LOGGED = frozenset({"logged"})
+NATIVE = frozenset(SCENARIOS) - {"upload"} - LOGGED
 KEPT = frozenset({"keepalive1", "keepalive", "keepalive512", "saturated", "pipelined"})
 FLOOR = KEPT | {"ab-keepalive"}
 LATENCY = frozenset({"latency-30", "latency-70"})
@@ -50,6 +51,7 @@ CANNOT = {
 def coring(engine: str) -> Contender:
     """coring, with all its limits; `--stats` prints its counters at the end."""
     shared = f"--bind 127.0.0.1:{{port}} --cores {{workers}} --idle-timeout 1h --stats{engine}"
+    shared += " {log}"
     commands = {
         "hello": f"{{bin}}/coring {shared}",
         "static": f"{{bin}}/coring serve {{site}} {shared}",
@@ -77,7 +79,8 @@ def rust(name: str) -> Contender:
     crate = f"peer-{name.replace('_', '-')}"
     command = f"{{peers}}/{crate} --bind 127.0.0.1:{{port}} --workers {{workers}}"
     cannot = CANNOT.get(name, {})
-    return Contender("rust", {"hello": command, "echo": command}, crate=crate, cannot=cannot)
+    commands = {"hello": command, "echo": command}
+    return Contender("rust", commands, NATIVE | {"upload"}, crate=crate, cannot=cannot)
 
 
 def python(command: str, *wheels: str, echo: bool = False) -> Contender:
@@ -116,7 +119,7 @@ CONTENDERS = {
         for name in CLOSING_FLOORS
     },
     "floor-close-epoll": floor("floor-epoll --close", CLOSE),
-    "nginx": server("nginx", "nginx -e stderr -c {config}"),
+    "nginx": server("nginx", "nginx -e stderr -c {config}", NATIVE | LOGGED),
     "h2o": server("h2o", "h2o -c {config}"),
     "haproxy": server("haproxy", "haproxy -db -f {config}"),
     "lighttpd": server("lighttpd", "lighttpd -D -f {config}"),

@@ -171,11 +171,13 @@ class Round:
         self._generator.rate = min(rates) * self._scenario.load
 
     def _measure(self, server: Server, samples: Samples, *, keep: bool) -> None:
-        before = server.cpu_ns()
         try:
+            server.empty_access_log()
+            before = server.cpu_ns()
             if server.name in self._idle:
                 self._idle[server.name].check()
             load = self._generator.run(server, self._answer_bytes[server.name])
+            server.check_access_log(load.requests)
             cpu_ns = server.cpu_ns_since(before)
         except Failed as failure:
             self._servers.remove(server)

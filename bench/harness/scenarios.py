@@ -45,6 +45,7 @@ class Scenario(NamedTuple):
     ab: str = ""  # the arguments of ab; {seconds} is filled in
     file: str = "index.html"  # static: the file asked for, below the site
     upload: int = 0  # bytes of a request's body
+    logs: bool = False  # each answer has a line in an access log, a file in the combined format
     idle: int = 0  # connections that say nothing meanwhile
     load: float = 0.0  # open loop: share of the rate that saturates the slowest contender
     workers: int = 1  # and as many cores
@@ -87,6 +88,12 @@ SCENARIOS = {
         threads=2,
         fair_floor=True,
         targets=beats(PEERS),
+    ),
+    "logged": Scenario(
+        "wrk, 64 connections, each answer with a line in an access log",
+        logs=True,
+        twin="coring",
+        targets=beats(("nginx",)),
     ),
     "pipelined": Scenario(
         "wrk, 64 connections, 16 requests at a time",

@@ -24,6 +24,8 @@ from .scenarios import Scenario
 
 START_SECONDS = 15
 STOP_SECONDS = 5
+LINE_BYTES_MIN = 60  # of an access log
+MEMORY = Path("/dev/shm")
 CONNECTIONS_MAX = 12_000  # the most that a server is asked to hold
 
 
@@ -46,6 +48,9 @@ class Server:
         self.contender = contender
         self.port = free_port()
         self.log = places.scratch / f"{name}.log"
+        # In memory if that can be: the server is measured, not the disk.
+        folder = MEMORY if MEMORY.is_dir() else places.scratch
+        self._access_log = folder / f"coring-bench-{os.getpid()}-{name}.access.log"
         self._scenario = scenario
         self._places = places
         self._process: subprocess.Popen[bytes] | None = None
@@ -64,6 +69,7 @@ class Server:
             port=self.port,
             workers=workers,
             answer=answer,
+            log=f"--access-log {shlex.quote(str(self._access_log))}" if self._scenario.logs else "",
         )
         # A group of its own: it is ended with all its children, and not by a terminal.
         words = ["setsid", "taskset", "-c", cores, *shlex.split(command)]
@@ -77,7 +83,7 @@ class Server:
             return Path("/dev/null")
         directory = self._places.scratch / self.name
         directory.mkdir(exist_ok=True)
-        workers = self._scenario.workers
+        workers, logs = self._scenario.workers, self._scenario.logs
         template = Template((BENCH / "configs" / self.contender.config).read_text())
         text = template.substitute(
             directory=directory,
@@ -86,6 +92,8 @@ class Server:
             workers=workers,
             connections=CONNECTIONS_MAX,
             open_files=open_files(),
+            # Gathered as the others gather: a write for each line would be another comparison.
+            access_log=f"{self._access_log} combined buffer=64k flush=1s" if logs else "off",
             # With none lighttpd serves by itself; with one it only adds a process that watches.
             lighttpd_workers=workers if workers > 1 else 0,
             # Without it they would give up root, and with it the right to read the site.
@@ -111,6 +119,21 @@ class Server:
         """Whether it has not ended by itself."""
         return self._process is not None and self._process.poll() is None
 
+    def empty_access_log(self) -> None:
+        """Makes it short again, where one is kept; both kinds of server only append to it."""
+        if self._scenario.logs:
+            if not self._access_log.exists():
+                raise Failed("writes no access log")
+            os.truncate(self._access_log, 0)
+
+    def check_access_log(self, requests: float) -> None:
+        """A second is enough for what is gathered to be written; a line has a hundred bytes."""
+        if self._scenario.logs:
+            time.sleep(1.2)
+            written = self._access_log.stat().st_size
+            if written < requests * LINE_BYTES_MIN:
+                raise Failed(f"has logged {written} bytes for {requests:.0f} requests")
+
     def end(self) -> str:
         """How it ended."""
         status = self._process.poll() if self._process else None
@@ -123,6 +146,7 @@ class Server:
 
     def stop(self) -> None:
         """Asks it to end, then makes it."""
+        self._access_log.unlink(missing_ok=True)
         if self._process is None:
             return
         self._signal(signal.SIGTERM)
