@@ -4,6 +4,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use coring::EngineChoice;
 use rustix::io::Errno;
@@ -151,6 +153,31 @@ fn a_call_that_no_engine_can_do_without_is_named_where_it_is_refused() {
             assert!(line.contains(&words), "{engine}: no `{words}` in: {line}");
         }
         assert!(!line.contains("io_uring"), "{engine}: {line}");
+    }
+}
+
+/// As sendfile(2) advises: what cannot be sent from the file is read.
+#[test]
+fn where_sendfile_is_refused_files_are_served_all_the_same() {
+    for errno in [Errno::INVAL, Errno::NOSYS, Errno::PERM] {
+        let folder = Folder::new();
+        let large = site(&folder);
+        let arguments = ["serve", &folder.file("srv"), engine_flag()];
+        let (_profile, command) = coring_without("sendfile", errno, &arguments);
+        let server = Coring::start_as(command);
+        let mut slow = server.connect();
+        slow.receive_at_most(64 << 10);
+        slow.send(request("GET", "/large", &[]));
+        slow.head();
+        let mut received = Vec::new();
+        while received.len() < large.len() {
+            let next = (large.len() - received.len()).min(100_000);
+            received.extend(slow.take(next).expect("more of it"));
+            thread::sleep(Duration::from_millis(1));
+        }
+        assert!(received == large, "{errno}");
+        drop(slow);
+        serves(server, &large);
     }
 }
 

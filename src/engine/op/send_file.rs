@@ -10,8 +10,10 @@
 use std::io;
 use std::task::Poll;
 
+use rustix::buffer::spare_capacity;
 use rustix::fs::{OFlags, fcntl_setfl, sendfile};
-use rustix::io::Errno;
+use rustix::io::{Errno, pread};
+use rustix::net::{SendFlags, send};
 
 use super::After;
 use super::send::{Interest, PartSent, Sent, Then};
@@ -19,6 +21,9 @@ use crate::buf::{FileSpan, Outgoing};
 use crate::engine::descriptor::Descriptor;
 use crate::engine::uring::{Cqe, Sqe};
 use crate::metrics::WorkerMetrics;
+
+/// Bytes that are read at a time where the file itself cannot be sent.
+const READ_BYTES_MAX: usize = 64 << 10;
 
 /// One send of a span and what comes before it, on a ring.
 #[derive(Debug)]
@@ -93,5 +98,20 @@ pub(super) fn send_file(socket: &Descriptor, span: &FileSpan, sent: usize) -> Re
     fcntl_setfl(socket, OFlags::NONBLOCK)?;
     let result = sendfile(socket, span, Some(&mut offset), span.len() - sent);
     fcntl_setfl(socket, OFlags::empty())?;
-    result
+    match result {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::PERM) => read_and_send(socket, span, sent),
+        result => result,
+    }
+}
+
+/// The same where sendfile(2) is not to be had: some file systems do without it, some filters
+/// forbid it. What the socket does not take is read again.
+#[cold]
+fn read_and_send(socket: &Descriptor, span: &FileSpan, sent: usize) -> Result<usize, Errno> {
+    let mut bytes = Vec::with_capacity((span.len() - sent).min(READ_BYTES_MAX));
+    let offset = span.offset() + sent as u64;
+    match pread(span, spare_capacity(&mut bytes), offset)? {
+        0 => Ok(0),
+        _ => send(socket, &bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL),
+    }
 }
