@@ -31,7 +31,13 @@ pub(in crate::engine) struct SendFile {
     socket: Descriptor,
     part: PartSent,
     trouble: Option<io::Error>,
+    /// The peer sends no more, which the ring's poll tells at once whenever it is asked: so it is
+    /// asked once, for changes, until all is sent.
+    by_edge: bool,
 }
+
+/// What concerns a sender, of what a poll tells (poll(2)).
+const NEWS: u32 = (libc::POLLOUT | libc::POLLERR | libc::POLLHUP).unsigned_abs() as u32;
 
 impl SendFile {
     pub(in crate::engine) fn new(socket: Descriptor, outgoing: Outgoing) -> Self {
@@ -39,6 +45,7 @@ impl SendFile {
             part: PartSent::new(socket.clone(), outgoing, Then::GoOn),
             socket,
             trouble: None,
+            by_edge: false,
         }
     }
 
@@ -49,17 +56,14 @@ impl SendFile {
     pub(in crate::engine) fn sqe(&self) -> Sqe {
         Sqe::PollOut {
             fd: self.socket.raw(),
+            edges: self.by_edge,
         }
     }
 
-    /// Sends what the socket takes. `Resubmit`: it is to be asked when it takes more.
-    pub(in crate::engine) fn go_on(&mut self, metrics: &WorkerMetrics) -> After {
-        match self.part.go_on(metrics) {
-            Poll::Pending => After::Resubmit,
-            Poll::Ready(Ok(())) if self.part.interest == Interest::Trouble => After::Forget,
-            Poll::Ready(Ok(())) => After::WakeAndForget,
-            Poll::Ready(Err(error)) => self.fail(error),
-        }
+    /// Sends what the socket takes at first. `Resubmit`: it is to be asked when it takes more.
+    pub(in crate::engine) fn start(&mut self, metrics: &WorkerMetrics) -> After {
+        self.go_on(metrics);
+        self.after(false)
     }
 
     /// The socket takes something, or it was asked in vain. One that is `cancelled` goes no
@@ -71,15 +75,37 @@ impl SendFile {
         metrics: &WorkerMetrics,
     ) -> After {
         match cqe.result() {
-            Err(error) => self.fail(error),
-            Ok(_) if cancelled => self.fail(io::Error::from_raw_os_error(libc::ECANCELED)),
+            _ if self.is_over() => {}
+            Err(error) => self.trouble = Some(error),
+            Ok(_) if cancelled => {
+                self.trouble = Some(io::Error::from_raw_os_error(libc::ECANCELED));
+            }
+            Ok(events) if events & NEWS == 0 => self.by_edge = true,
             Ok(_) => self.go_on(metrics),
+        }
+        self.after(cqe.more())
+    }
+
+    fn go_on(&mut self, metrics: &WorkerMetrics) {
+        if let Poll::Ready(Err(error)) = self.part.go_on(metrics) {
+            self.trouble = Some(error);
         }
     }
 
-    fn fail(&mut self, error: io::Error) -> After {
-        self.trouble = Some(error);
-        After::Wake
+    fn is_over(&self) -> bool {
+        self.trouble.is_some() || self.part.is_all()
+    }
+
+    /// What is to be done when the socket goes on telling, or does not.
+    fn after(&self, goes_on: bool) -> After {
+        match (self.is_over(), goes_on) {
+            (false, false) => After::Resubmit,
+            (false, true) => After::Wake,
+            (true, true) => After::WakeAndCancel,
+            (true, false) if self.trouble.is_some() => After::Wake,
+            (true, false) if self.part.interest == Interest::Trouble => After::Forget,
+            (true, false) => After::WakeAndForget,
+        }
     }
 
     /// How it ended. To be called after the last completion.
