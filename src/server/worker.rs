@@ -112,18 +112,27 @@ async fn accept<S: Service + 'static>(listener: Rc<Listener>, service: Rc<S>, sh
                 admit(stream, &service, &shared);
                 pauses = 0;
             }
-            Ok(None) => break,
-            Err(_) => {
+            Err(error) if is_exhausted(&error) => {
                 shared.metrics.accept_errors.add(1);
                 pauses += 1;
                 sleep(ACCEPT_PAUSE_MS).await;
             }
+            Ok(None) | Err(_) => break,
         }
     }
     if let Some(listener) = Rc::into_inner(listener) {
         listener.close();
     }
     shared.listener_closed();
+}
+
+/// Whether descriptors or memory have run out, which may pass.
+fn is_exhausted(error: &io::Error) -> bool {
+    let errno = error.raw_os_error();
+    matches!(
+        errno,
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+    )
 }
 
 /// Starts a connection's coroutine, unless there are too many.
