@@ -18,6 +18,7 @@ KEPT = frozenset({"keepalive1", "keepalive", "keepalive512", "saturated", "pipel
 FLOOR = KEPT | {"ab-keepalive"}
 LATENCY = frozenset({"latency-30", "latency-70"})
 CLOSE = frozenset({"close", "articles"})
+COLD = frozenset({"cold"})
 PYTHON = frozenset({"articles", "ab-keepalive", "keepalive"})
 
 
@@ -29,6 +30,7 @@ class Contender(NamedTuple):
     scenarios: frozenset[str] = frozenset(SCENARIOS)
     program: str = ""  # of Debian's package of the same name
     config: str = ""  # a file of bench/configs
+    line: str = ""  # one more line of it
     crate: str = ""  # of bench/peers
     wheels: tuple[str, ...] = ()
     cannot: Mapping[str, str] = {}  # scenarios that are beyond it, each with the reason
@@ -104,6 +106,7 @@ GRANIAN = (
     "{python} -m granian --interface %s --working-dir {apps} --host 127.0.0.1 --port {port}"
     " --workers {workers} --backlog 4096 --loop uvloop --http 1 --no-ws --log-level warning %s:app"
 )
+NGINX = "nginx -e stderr -c {config}"
 FASTPYSGI = "{python} {apps}/serve_fastpysgi.py %s {port} {workers}"
 UVICORN_WHEELS = ("uvicorn", "uvloop", "httptools")
 GRANIAN_WHEELS = ("granian", "uvloop")
@@ -119,7 +122,8 @@ CONTENDERS = {
         for name in CLOSING_FLOORS
     },
     "floor-close-epoll": floor("floor-epoll --close", CLOSE),
-    "nginx": server("nginx", "nginx -e stderr -c {config}", NATIVE | LOGGED),
+    "nginx": server("nginx", NGINX, NATIVE | LOGGED),
+    "nginx-aio": server("nginx", NGINX, COLD)._replace(line="aio threads;"),
     "h2o": server("h2o", "h2o -c {config}"),
     "haproxy": server("haproxy", "haproxy -db -f {config}"),
     "lighttpd": server("lighttpd", "lighttpd -D -f {config}"),

@@ -6,15 +6,17 @@ It refuses to know what a server costs and how rounds are made.
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
+from pathlib import Path
 from subprocess import PIPE, STDOUT
 from typing import Callable, NamedTuple
 
 from . import Failed
 from .check import upload
 from .programs import last_line, run
-from .scenarios import KIB, Scenario
+from .scenarios import KIB, MIB, Scenario
 from .server import Places, Server
 
 # From this size on wrk's count of requests is too coarse: those under way at its end count for
@@ -49,6 +51,7 @@ class Load(NamedTuple):
     errors: int
     rate: float  # requests per second
     latency_us: dict[str, float]  # by percentile; 100 is the longest
+    beside_mib: float = 0.0  # of a download meanwhile
 
 
 class Generator:
@@ -57,6 +60,7 @@ class Generator:
     def __init__(self, scenario: Scenario, places: Places, seconds: int) -> None:
         self.seconds = seconds
         self.rate = 0.0  # open loop: requests per second
+        self._beside = False
         self._scenario = scenario
         self._places = places
         self._script = places.scratch / "wrk.lua"
@@ -67,13 +71,14 @@ class Generator:
         )
         self._script.write_text(text)
 
-    def run(self, server: Server, answer_bytes: int) -> Load:
-        """Loads the server once, as the scenario says."""
+    def run(self, server: Server, answer_bytes: int, *, beside: bool = False) -> Load:
+        """Loads the server once, as the scenario says, beside a download if it is told to."""
         kinds: dict[str, Callable[[Server, int], Load]] = {
             "wrk": self.wrk,
             "ab": self._ab,
             "load": self._open_loop,
         }
+        self._beside = beside
         load = kinds[self._scenario.generator](server, answer_bytes)
         if not server.runs():
             raise Failed(f"ended under load {server.end()}; it says: {server.last_words()}")
@@ -122,6 +127,9 @@ class Generator:
         command = [str(self._places.binaries / "load"), "--target", url(server, scenario)]
         command += ["--connections", str(scenario.connections)]
         command += ["--rate", str(int(self.rate)), "--seconds", str(self.seconds)]
+        if self._beside:
+            drop_from_memory(self._places.site / scenario.cold)
+            command += ["--beside", f"http://127.0.0.1:{server.port}/{scenario.cold}"]
         output = self._output(command)
         try:
             figures = json.loads(output)
@@ -129,7 +137,8 @@ class Generator:
             keys["100"] = "max_us"
             latency = {percentile: float(figures[key]) for percentile, key in keys.items()}
             rate = figures["answered"] / self.seconds
-            return Load(figures["answered"], figures["errors"], rate, latency)
+            mib = figures["beside_bytes"] / MIB
+            return Load(figures["answered"], figures["errors"], rate, latency, mib)
         except (ValueError, KeyError) as error:
             raise Failed(f"load failed: {last_line(output)}") from error
 
@@ -171,6 +180,15 @@ class IdleConnections:
         """Ends it whatever it does."""
         self._process.kill()
         self._process.wait()
+
+
+def drop_from_memory(file: Path) -> None:
+    """The next who reads it waits for the disk."""
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
 
 
 def url(server: Server, scenario: Scenario) -> str:

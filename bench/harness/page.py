@@ -11,7 +11,7 @@ from typing import Any, Iterable, Mapping, Sequence
 
 from . import BENCH
 from .install import fault
-from .report import HEADS, Figures, interval, row
+from .report import HEADS, Figures, beside_mib, interval, row
 from .scenarios import SCENARIOS
 
 STORED = "figures.json"
@@ -143,6 +143,9 @@ def contenders(found: Mapping[str, Mapping[str, Any]]) -> str:
     if any("idle_bytes" in one for one in found.values()):
         heads.append("B/idle connection")
         rows = [[*r, f"{one['idle_bytes']:,.0f}"] for r, (_, one) in zip(rows, ordered)]
+    if any("beside_mib" in one for one in found.values()):
+        heads.append("MiB beside")
+        rows = [[*r, beside_mib(one)] for r, (_, one) in zip(rows, ordered)]
     return table(heads, rows)
 
 

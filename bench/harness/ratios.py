@@ -10,7 +10,7 @@ import statistics
 from typing import NamedTuple, Sequence
 
 from .contenders import CONTENDERS
-from .scenarios import CLOSING_FLOORS, Scenario, Target
+from .scenarios import ALONE, CLOSING_FLOORS, Scenario, Target
 
 CLAIM_ROUNDS = 40
 AA_RANGE = (0.98, 1.02)
@@ -81,6 +81,8 @@ def pairs_of(names: Sequence[str], twin: str) -> list[tuple[str, str]]:
         ("coring-epoll", "coring"),
     ]
     others = [name for name in names if name not in ("coring", "coring-epoll", twin + TWIN)]
+    others = [name for name in others if not name.endswith(ALONE)]
+    pairs += [(name, name + ALONE) for name in names]
     pairs += [(name, "floor-ring") for name in others if name not in CONTENDERS]
     pairs += [("coring", name) for name in others]
     return list(dict.fromkeys(pair for pair in pairs if set(pair) <= set(names)))

@@ -43,6 +43,11 @@ def summary(name: str, scenario: Scenario, outcome: Outcome, rounds: int) -> Fig
                 "errors": errors[n],
                 "answer_bytes": outcome.answer_bytes[n],
                 **({"idle_bytes": outcome.idle_bytes[n]} if n in outcome.idle_bytes else {}),
+                **(
+                    {"beside_mib": statistics.median(outcome.beside_mib[n])}
+                    if n in outcome.beside_mib
+                    else {}
+                ),
             }
             for n, found in outcome.samples.items()
         },
@@ -105,6 +110,11 @@ def row(contender: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def beside_mib(contender: Mapping[str, Any]) -> str:
+    """How far the download came that disturbed it, if one did."""
+    return f"{contender['beside_mib']:,.0f}" if "beside_mib" in contender else "–"
+
+
 def number(value: float) -> str:
     """Four digits or so."""
     return f"{value:.3f}" if value < 10 else f"{value:.2f}" if value < 100 else f"{value:,.1f}"
@@ -126,6 +136,9 @@ def show(figures: Figures) -> None:
     if any("idle_bytes" in one for one in found.values()):
         heads.append("B/idle")
         rows = [[*r, f"{one['idle_bytes']:,.0f}"] for r, one in zip(rows, found.values())]
+    if any("beside_mib" in one for one in found.values()):
+        heads.append("MiB beside")
+        rows = [[*r, beside_mib(one)] for r, one in zip(rows, found.values())]
     print_table(["", *heads], [[name, *cells] for name, cells in zip(found, rows)])
     if figures["ratios"]:
         what = "CPU per request" if figures["figure"] == "cpu" else figures["figure"]

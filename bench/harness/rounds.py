@@ -6,6 +6,7 @@ It refuses to know what the figures mean.
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import shlex
 import sys
@@ -16,10 +17,10 @@ from typing import Mapping, NamedTuple
 from . import Failed
 from .check import check
 from .contenders import Contender
-from .generators import Generator, IdleConnections, Load
+from .generators import Generator, IdleConnections, drop_from_memory
 from .machine import open_files
 from .ratios import TWIN, Sample, Samples
-from .scenarios import BODY, FILES, Scenario
+from .scenarios import ALONE, BODY, COLD_BYTES, FILES, MIB, Scenario
 from .server import Places, Server
 
 BESIDE = 1000  # descriptors that a server needs besides its idle connections
@@ -36,6 +37,7 @@ class Outcome(NamedTuple):
     failed: dict[str, str]  # contenders that were left out on the way, and why
     counters: dict[str, dict[str, int]]  # of coring's engines
     idle_bytes: dict[str, float]  # memory for each idle connection
+    beside_mib: dict[str, list[float]]  # of the download that disturbs
     rate: float  # open loop: what was asked for, per second
 
 
@@ -76,6 +78,27 @@ def make_site(site: Path) -> None:
         (site / name).write_bytes(random.Random(size).randbytes(size))
 
 
+def make_cold(file: Path) -> None:
+    """The file that is to be out of memory: on a disk, then, and written to it."""
+    with open(file, "xb") as out:
+        block = random.Random(COLD_BYTES).randbytes(MIB)
+        for _ in range(COLD_BYTES // MIB):
+            out.write(block)
+        out.flush()
+        os.fsync(out.fileno())
+    drop_from_memory(file)
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.preadv(descriptor, [bytearray(1)], COLD_BYTES // 2, os.RWF_NOWAIT)
+    except BlockingIOError:
+        return
+    except OSError as error:
+        raise Failed(f"cannot tell whether {file} is in memory: {error}") from error
+    finally:
+        os.close(descriptor)
+    raise Failed(f"{file} does not leave memory: set TMPDIR to a folder on a disk")
+
+
 class Round:
     """The servers of one scenario, all up for its whole length."""
 
@@ -88,6 +111,7 @@ class Round:
         self._answer_bytes: dict[str, int] = {}
         self._failed: dict[str, str] = {}
         self._idle_bytes: dict[str, float] = {}
+        self._beside_mib: dict[str, list[float]] = {}
         self._counters: dict[str, dict[str, int]] = {}
 
     def run(
@@ -98,6 +122,10 @@ class Round:
         if needed > allowed:
             raise Failed(f"needs {needed} open files, {allowed} are allowed (ulimit -Hn)")
         with contextlib.ExitStack() as stack:
+            if self._scenario.cold:
+                file = self._places.site / self._scenario.cold
+                stack.callback(file.unlink, missing_ok=True)
+                make_cold(file)
             self._start_all(contenders, stack)
             if self._scenario.load:
                 self._saturate()
@@ -119,6 +147,7 @@ class Round:
             self._failed,
             self._counters,
             self._idle_bytes,
+            self._beside_mib,
             self._generator.rate,
         )
 
@@ -137,6 +166,8 @@ class Round:
                 continue
             self._servers.append(server)
             self._answer_bytes[name] = len(exact)
+            if self._scenario.cold:
+                self._answer_bytes[name + ALONE] = len(exact)
             if name == "coring":
                 file = self._places.scratch / "answer"
                 file.write_bytes(exact)
@@ -173,19 +204,35 @@ class Round:
     def _measure(self, server: Server, samples: Samples, *, keep: bool) -> None:
         try:
             server.empty_access_log()
-            before = server.cpu_ns()
             if server.name in self._idle:
                 self._idle[server.name].check()
-            load = self._generator.run(server, self._answer_bytes[server.name])
-            server.check_access_log(load.requests)
-            cpu_ns = server.cpu_ns_since(before)
+            taken = self._samples(server)
         except Failed as failure:
             self._servers.remove(server)
-            samples.pop(server.name)
+            for name in (server.name, server.name + ALONE):
+                samples.pop(name, None)
             self._leave_out(server, failure)
             return
-        if keep:
-            samples[server.name].append(sample(load, cpu_ns, server.pss_kib()))
+        for name, one in taken.items() if keep else ():
+            samples.setdefault(name, []).append(one)
+
+    def _samples(self, server: Server) -> dict[str, Sample]:
+        """One; where a download disturbs, one beside it and one alone."""
+        if not self._scenario.cold:
+            return {server.name: self._sample(server)}
+        names = random.sample((server.name, server.name + ALONE), 2)
+        return {name: self._sample(server, beside=name == server.name) for name in names}
+
+    def _sample(self, server: Server, *, beside: bool = False) -> Sample:
+        """What a generator sees and what it costs."""
+        before = server.cpu_ns()
+        load = self._generator.run(server, self._answer_bytes[server.name], beside=beside)
+        server.check_access_log(load.requests)
+        cpu_us = server.cpu_ns_since(before) / 1e3 / load.requests
+        pss_kib = server.pss_kib()
+        if beside:
+            self._beside_mib.setdefault(server.name, []).append(load.beside_mib)
+        return Sample(load.requests, load.errors, cpu_us, load.rate, load.latency_us, pss_kib)
 
     def _count_lost(self, samples: Samples) -> None:
         """Idle connections that a server has closed are errors of its last round."""
@@ -193,12 +240,6 @@ class Round:
             lost = self._idle[name].lost()
             last = samples[name][-1]
             samples[name][-1] = last._replace(errors=last.errors + lost)
-
-
-def sample(load: Load, cpu_ns: int, pss_kib: int) -> Sample:
-    """What a generator saw and what it cost."""
-    cpu_us = cpu_ns / 1e3 / load.requests
-    return Sample(load.requests, load.errors, cpu_us, load.rate, load.latency_us, pss_kib)
 
 
 def with_twin(contenders: Mapping[str, Contender], twin: str) -> dict[str, Contender]:

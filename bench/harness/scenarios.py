@@ -17,12 +17,21 @@ PEERS = ("nginx", "h2o", "haproxy", "lighttpd", *RUST_PEERS)
 CLOSING_FLOORS = ("floor-close-multishot", "floor-close-oneshot")
 
 
+# Who is measured without what disturbs the others: the end of its name.
+ALONE = "-alone"
+
+
 class Target(NamedTuple):
     """`above` ÷ `below` in the scenario's figure is at most `limit`."""
 
     above: str
     below: str
     limit: float
+
+
+def undisturbed(names: tuple[str, ...], limit: float) -> tuple[Target, ...]:
+    """Each is at most `limit` times itself without what disturbs it."""
+    return tuple(Target(name, name + ALONE, limit) for name in names)
 
 
 def beats(peers: tuple[str, ...], limit: float = 1.0) -> tuple[Target, ...]:
@@ -47,10 +56,11 @@ class Scenario(NamedTuple):
     upload: int = 0  # bytes of a request's body
     logs: bool = False  # each answer has a line in an access log, a file in the combined format
     idle: int = 0  # connections that say nothing meanwhile
+    cold: str = ""  # a file that is not in memory, which one client downloads meanwhile
     load: float = 0.0  # open loop: share of the rate that saturates the slowest contender
     workers: int = 1  # and as many cores
     threads: int = 1  # of wrk; more than one run on the server's core, too
-    figure: str = "cpu"  # what is compared: cpu or p99.9
+    figure: str = "cpu"  # what is compared: cpu, p99 or p99.9
     twin: str = "floor-ring"  # who runs twice, to show the noise
     fair_floor: bool = False  # the floor has to be well below nginx, else it proves nothing
     targets: tuple[Target, ...] = ()
@@ -160,6 +170,18 @@ SCENARIOS = {
         figure="p99.9",
         targets=beats(PEERS),
     ),
+    "cold": Scenario(
+        "open loop, 64 connections, a file of 1 KiB, 10 % of what saturates the slowest; alone,"
+        " and beside one client that downloads 1 GiB which is not in memory",
+        task="static",
+        generator="load",
+        file="1k.bin",
+        load=0.1,
+        cold="1g.cold",
+        figure="p99",
+        twin="coring",
+        targets=undisturbed(("coring", "coring-epoll"), 2.0),
+    ),
     "two-workers": Scenario(
         "wrk, 64 connections, two workers on two cores with the generator beside them",
         workers=2,
@@ -169,3 +191,4 @@ SCENARIOS = {
 }
 
 FILES = {"1k.bin": KIB, "64k.bin": 64 * KIB, "1m.bin": MIB, "64m.bin": 64 * MIB}
+COLD_BYTES = 1024 * MIB

@@ -89,6 +89,7 @@ class Server:
             directory=directory,
             port=self.port,
             site=self._places.site,
+            line=self.contender.line,
             workers=workers,
             connections=CONNECTIONS_MAX,
             open_files=open_files(),

@@ -7,6 +7,7 @@
 //! answers without a `Content-Length`: those are errors. It ends by itself.
 
 mod answer;
+mod download;
 mod idle;
 mod open_loop;
 mod target;
@@ -21,7 +22,7 @@ use open_loop::{Plan, Tally};
 use target::Target;
 
 const USAGE: &str = "usage: load --target http://HOST:PORT/PATH \
-                     (--connections C --rate R --seconds S [--warmup S] | --idle N)";
+                     (--connections C --rate R --seconds S [--warmup S] [--beside URL] | --idle N)";
 
 const CONNECTIONS_MAX: u64 = 1_000_000;
 const RATE_MAX: u64 = 10_000_000;
@@ -45,6 +46,7 @@ struct Arguments {
     rate: Option<u64>,
     seconds: Option<u64>,
     warmup: u64,
+    beside: Option<Target>,
     idle: Option<usize>,
 }
 
@@ -57,6 +59,7 @@ impl Arguments {
             let number = |max| number(&flag, &value, max);
             match flag.as_str() {
                 "--target" => arguments.target = Some(Target::from_str(&value)?),
+                "--beside" => arguments.beside = Some(Target::from_str(&value)?),
                 "--connections" => arguments.connections = Some(count(number(CONNECTIONS_MAX)?)),
                 "--idle" => arguments.idle = Some(count(number(CONNECTIONS_MAX)?)),
                 "--rate" => arguments.rate = Some(number(RATE_MAX)?),
@@ -82,10 +85,13 @@ impl Arguments {
                     rate: NonZeroU64::new(rate).ok_or_else(|| usage("--rate 0"))?,
                     warmup: Duration::from_secs(self.warmup),
                     measured: Duration::from_secs(seconds),
+                    beside: self.beside,
                 })?;
                 writeln!(io::stdout(), "{}", json(&tally))
             }
-            _ => Err(usage("give --idle, or all of the others but --warmup")),
+            _ => Err(usage(
+                "give --idle, or all of the others but --warmup and --beside",
+            )),
         }
     }
 }
@@ -112,7 +118,8 @@ fn json(tally: &Tally) -> String {
     let percentile = |share| micros(tally.latency_ns.value_at_quantile(share));
     format!(
         "{{\"sent\": {}, \"answered\": {}, \"errors\": {}, \"late\": {}, \"p50_us\": {:.1}, \
-         \"p90_us\": {:.1}, \"p99_us\": {:.1}, \"p999_us\": {:.1}, \"max_us\": {:.1}}}",
+         \"p90_us\": {:.1}, \"p99_us\": {:.1}, \"p999_us\": {:.1}, \"max_us\": {:.1}, \
+         \"beside_bytes\": {}}}",
         tally.sent,
         tally.answered,
         tally.errors,
@@ -122,5 +129,6 @@ fn json(tally: &Tally) -> String {
         percentile(0.99),
         percentile(0.999),
         micros(tally.latency_ns.max()),
+        tally.beside_bytes,
     )
 }

@@ -17,6 +17,7 @@ use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 
 use crate::answer::{Answer, OK};
+use crate::download::Download;
 use crate::target::Target;
 
 /// How long answers are waited for when the last request has been due.
@@ -38,6 +39,8 @@ pub(crate) struct Plan {
     /// At the full rate, but not counted.
     pub(crate) warmup: Duration,
     pub(crate) measured: Duration,
+    /// What is downloaded once, evenly over the whole time.
+    pub(crate) beside: Option<Target>,
 }
 
 /// What came of it, the warm-up left out.
@@ -49,6 +52,8 @@ pub(crate) struct Tally {
     /// Not sent when due, because every connection was busy.
     pub(crate) late: u64,
     pub(crate) latency_ns: Histogram<u64>,
+    /// What came of the download.
+    pub(crate) beside_bytes: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -94,13 +99,19 @@ fn histogram() -> io::Result<Histogram<u64>> {
 pub(crate) fn run(plan: &Plan) -> io::Result<Tally> {
     let mut open_loop = OpenLoop::new(plan)?;
     open_loop.open()?;
+    let mut beside = plan.beside.as_ref().map(Download::start).transpose()?;
     open_loop.start = Instant::now();
     let end = open_loop.start + plan.warmup + plan.measured + PATIENCE;
     while Instant::now() < end && !open_loop.is_done() {
         open_loop.send_due()?;
         open_loop.serve_ready(Timespec::default())?;
+        if let Some(download) = &mut beside {
+            let passed = open_loop.start.elapsed().as_secs_f64();
+            download.take(passed / (plan.warmup + plan.measured).as_secs_f64())?;
+        }
     }
     open_loop.give_up();
+    open_loop.tally.beside_bytes = beside.map_or(0, |download| download.received);
     Ok(open_loop.tally)
 }
 
@@ -127,6 +138,7 @@ impl<'a> OpenLoop<'a> {
                 errors: 0,
                 late: 0,
                 latency_ns: histogram()?,
+                beside_bytes: 0,
             },
             complained: false,
         })

@@ -20,6 +20,7 @@ use rustix::io::Errno;
 use rustix::net::{SocketAddrAny, sockopt};
 
 use crate::buf::{Chunk, Outgoing, Pool};
+use crate::engine::Refused;
 use crate::engine::descriptor::Descriptor;
 use crate::engine::op::{self, End, Interest, OpId, PartSent, Sent, Then};
 use crate::metrics::WorkerMetrics;
@@ -71,15 +72,16 @@ pub(in crate::engine) struct Epoll {
 
 impl Epoll {
     /// # Errors
-    /// Those of epoll_create1(2) and epoll_ctl(2).
+    /// When the kernel refuses epoll_create1(2) or epoll_ctl(2).
     pub(super) fn new(
         pool: Pool,
         wake: Arc<OwnedFd>,
         metrics: Arc<WorkerMetrics>,
-    ) -> io::Result<Self> {
-        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+    ) -> Result<Self, Refused> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(Refused::call("epoll_create1"))?;
         let edge = EventFlags::IN | EventFlags::ET;
-        epoll::add(&epoll, &wake, EventData::new_u64(WAKE), edge)?;
+        epoll::add(&epoll, &wake, EventData::new_u64(WAKE), edge)
+            .map_err(Refused::call("epoll_ctl"))?;
         Ok(Self {
             epoll,
             watches: RefCell::default(),

@@ -36,7 +36,7 @@ use crate::rt::{Executor, Turn};
 use crate::sys::mutants::mutate;
 use blocking::Threads;
 use epoll::Epoll;
-use uring::{Refusal, Uring};
+use uring::Uring;
 
 /// One worker's way to the kernel.
 #[derive(Debug)]
@@ -88,8 +88,8 @@ impl Worker {
         blocks_max: usize,
         metrics: &Arc<WorkerMetrics>,
     ) -> Result<Self, Refused> {
-        let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC)
-            .map_err(|errno| Refused(Refusal::new("eventfd")(errno.into())))?;
+        let wake =
+            rustix::event::eventfd(0, EventfdFlags::CLOEXEC).map_err(Refused::call("eventfd2"))?;
         let wake = Arc::new(wake);
         let unpark = wake.clone();
         let executor = Executor::new(
@@ -104,14 +104,10 @@ impl Worker {
         let metrics = metrics.clone();
         let engine = match selected {
             Selected::Uring { .. } => {
-                let uring = Uring::new(pool, blocks_max, wake, metrics).map_err(Refused)?;
+                let uring = Uring::new(pool, blocks_max, wake, metrics).map_err(Refused::ring)?;
                 Engine::Uring(Box::new(UringEngine(std::mem::ManuallyDrop::new(uring))))
             }
-            Selected::Epoll { .. } => {
-                let refusal = Refusal::new("epoll_create");
-                let epoll = Epoll::new(pool, wake, metrics);
-                Engine::Epoll(Box::new(epoll.map_err(|error| Refused(refusal(error)))?))
-            }
+            Selected::Epoll { .. } => Engine::Epoll(Box::new(Epoll::new(pool, wake, metrics)?)),
         };
         Ok(Self {
             engine,

@@ -2,7 +2,10 @@
 
 use std::fmt;
 
+use rustix::io::Errno;
+
 use super::uring::{self, Refusal};
+use crate::sys::kernel;
 
 /// Which engine is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -52,11 +55,48 @@ impl fmt::Display for Selected {
 
 /// Why an engine does not work here: one line with the cause and the cure.
 #[derive(Debug)]
-pub struct Refused(pub(super) Refusal);
+pub struct Refused(Cause);
+
+#[derive(Debug)]
+enum Cause {
+    Ring(Refusal),
+    Call(&'static str, Errno),
+}
+
+impl Refused {
+    pub(super) fn ring(refusal: Refusal) -> Self {
+        Self(Cause::Ring(refusal))
+    }
+
+    /// A system call that has no substitute.
+    pub(super) fn call(name: &'static str) -> impl FnOnce(Errno) -> Self {
+        move |errno| Self(Cause::Call(name, errno))
+    }
+
+    /// Whether it is io_uring that is refused: epoll may still work.
+    pub(crate) fn is_of_ring(&self) -> bool {
+        matches!(self.0, Cause::Ring(_))
+    }
+}
 
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "io_uring is refused: {}", self.0)
+        match &self.0 {
+            Cause::Ring(refusal) => write!(f, "io_uring is refused: {refusal}"),
+            Cause::Call(name, errno) => write!(f, "{name} failed: {errno}; {}", cure(*errno)),
+        }
+    }
+}
+
+/// What would help where a system call that has no substitute failed.
+fn cure(errno: Errno) -> String {
+    match errno {
+        Errno::PERM | Errno::ACCESS | Errno::NOSYS if kernel::seccomp_filtered() => {
+            "a seccomp filter forbids it: allow it in the profile".to_owned()
+        }
+        Errno::PERM | Errno::ACCESS => "a security policy forbids it: allow it there".to_owned(),
+        Errno::MFILE | Errno::NFILE => "allow more open files, or run fewer cores".to_owned(),
+        _ => format!("this kernel is {}", kernel::release()),
     }
 }
 
@@ -76,7 +116,9 @@ pub fn select(choice: EngineChoice) -> Result<Selected, Refused> {
     let tried = std::thread::scope(|scope| scope.spawn(uring::preflight).join());
     match tried.expect("a trial does not panic") {
         Ok(rung) => Ok(Selected::Uring { rung }),
-        Err(refusal) if choice == EngineChoice::Auto => Ok(Selected::instead(&Refused(refusal))),
-        Err(refusal) => Err(Refused(refusal)),
+        Err(refusal) => match Refused::ring(refusal) {
+            refused if choice == EngineChoice::Auto => Ok(Selected::instead(&refused)),
+            refused => Err(refused),
+        },
     }
 }

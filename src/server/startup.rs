@@ -153,12 +153,14 @@ fn settle(
                 }
             }
         }
-        let is_ring = matches!(selected, Selected::Uring { .. });
         let Some(why) = refused else {
             verdicts.iter().for_each(|seat| tell(seat, Verdict::Serve));
             return Ok(selected);
         };
-        if !is_ring || choice != EngineChoice::Auto {
+        if !why.is_of_ring() {
+            return Err(Error::new(ErrorKind::Runtime, why));
+        }
+        if choice != EngineChoice::Auto {
             return Err(Error::new(ErrorKind::Engine, why));
         }
         selected = Selected::instead(&why);

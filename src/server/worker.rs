@@ -26,6 +26,9 @@ use crate::sys::mutants::mutate;
 const SHED_MAX: u64 = 32;
 /// How long to wait when no connection can be accepted, for want of descriptors say, in ms.
 const ACCEPT_PAUSE_MS: u64 = 100;
+/// How many such pauses in a row the last look into a backlog may take: who is answered meanwhile
+/// gives a descriptor back.
+const BACKLOG_PAUSES_MAX: u32 = 10;
 
 /// What a worker's thread is given.
 #[derive(Debug)]
@@ -102,13 +105,34 @@ async fn accept<S: Service + 'static>(listener: Rc<Listener>, service: Rc<S>, sh
             None => break,
         }
     }
-    while let Ok(Some(stream)) = mutate!(ForgetBacklog, Ok(None), listener.take_from_backlog()) {
-        admit(stream, &service, &shared);
+    let mut pauses = 0;
+    while pauses < BACKLOG_PAUSES_MAX {
+        match mutate!(ForgetBacklog, Ok(None), listener.take_from_backlog()) {
+            Ok(Some(stream)) => {
+                admit(stream, &service, &shared);
+                pauses = 0;
+            }
+            Err(error) if is_exhausted(&error) => {
+                shared.metrics.accept_errors.add(1);
+                pauses += 1;
+                sleep(ACCEPT_PAUSE_MS).await;
+            }
+            Ok(None) | Err(_) => break,
+        }
     }
     if let Some(listener) = Rc::into_inner(listener) {
         listener.close();
     }
     shared.listener_closed();
+}
+
+/// Whether descriptors or memory have run out, which may pass.
+fn is_exhausted(error: &io::Error) -> bool {
+    let errno = error.raw_os_error();
+    matches!(
+        errno,
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+    )
 }
 
 /// Starts a connection's coroutine, unless there are too many.

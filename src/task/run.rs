@@ -61,7 +61,9 @@ fn worker(selected: &Selected, choice: EngineChoice) -> Result<Worker, Refused> 
     // How much is received is the program's own affair.
     let make = |selected: &Selected| Worker::new(selected, usize::MAX, &metrics);
     match make(selected) {
-        Err(refused) if choice == EngineChoice::Auto => make(&Selected::instead(&refused)),
+        Err(refused) if choice == EngineChoice::Auto && refused.is_of_ring() => {
+            make(&Selected::instead(&refused))
+        }
         made => made,
     }
 }

@@ -3,6 +3,8 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
+use std::thread;
+use std::time::Duration;
 
 use coring::fs::{Entry, Root};
 use coring::{Body, Request, Response};
@@ -172,6 +174,32 @@ fn a_quick_reader_leaves_others_their_turn() {
         // Now and then a turn takes the rest of a span and the next one.
         assert!(polls >= LEN / (384 << 10), "{polls} turns");
     }
+    server.stop();
+}
+
+/// Its end is known at once and again and again, its room is what is waited for.
+#[test]
+fn who_sends_no_more_and_does_not_read_keeps_nobody_busy() {
+    let folder = Folder::new();
+    let content = noise(20_000_000);
+    folder.write("a", &content);
+    let server = serve(&folder);
+    let mut client = server.connect();
+    client.receive_at_most(64 << 10);
+    client.send(get("a"));
+    client.half_close();
+    assert_eq!(client.head().field("content-length"), Some("20000000"));
+    let mut received = Vec::new();
+    while received.len() < content.len() {
+        thread::sleep(Duration::from_millis(100));
+        let before = server.count("enters");
+        thread::sleep(Duration::from_millis(100));
+        let enters = server.count("enters") - before;
+        assert!(enters < 20, "{enters} in a tenth of a second");
+        let len = (content.len() - received.len()).min(4_000_000);
+        received.extend(client.take(len).expect("more of it"));
+    }
+    assert!(received == content);
     server.stop();
 }
 

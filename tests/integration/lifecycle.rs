@@ -1,12 +1,13 @@
 //! How coring ends: it drains, and keeps its word to everyone whose connection it had accepted.
 
+use std::fs;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use coring::{Request, Response};
-use rustix::process::Signal;
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 
 use crate::support::{Address, Answer, Client, Coring, Family, GET, HELLO, Local, eventually};
 
@@ -276,4 +277,28 @@ fn pitfall_15_a_backlog_is_answered() {
             assert_eq!(server.wait().code, Some(0));
         }
     }
+}
+
+/// Who is answered gives a descriptor back.
+#[test]
+fn a_backlog_is_answered_though_descriptors_run_out() {
+    let server = Coring::start(&["--cores", "1"]);
+    server.signal(Signal::STOP);
+    let mut clients: Vec<Client> = (0..100).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.send(GET);
+    }
+    let open = fs::read_dir(format!("/proc/{}/fd", server.pid())).expect("our own child");
+    let few = Rlimit {
+        current: Some(open.count() as u64 + 10),
+        maximum: getrlimit(Resource::Nofile).maximum,
+    };
+    let pid = Pid::from_raw(i32::try_from(server.pid()).expect("a pid"));
+    prlimit(pid, Resource::Nofile, few).expect("our own child");
+    server.signal(Signal::TERM);
+    server.signal(Signal::CONT);
+    for mut client in clients {
+        assert_eq!(client.answer().text(), HELLO);
+    }
+    assert_eq!(server.wait().code, Some(0));
 }

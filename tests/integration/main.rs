@@ -17,6 +17,7 @@ mod panics;
 mod resources;
 mod sandbox;
 mod serve;
+mod serve_bodies;
 mod serve_changes;
 mod startup;
 mod support;

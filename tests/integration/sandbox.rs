@@ -4,12 +4,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use coring::EngineChoice;
 use rustix::io::Errno;
 
 use crate::serve::{get, request};
-use crate::support::{Coring, Folder, engine, noise, python, run_with};
+use crate::support::{Coring, Folder, engine, has_io_uring, noise, python, run_with};
 
 const UNIT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/systemd/coring.service");
 const PROFILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/seccomp/coring.json");
@@ -129,6 +131,54 @@ fn who_may_not_be_pinned_is_said_not_to_be() {
     let banner = Coring::start_as(command).stop().stderr;
     let told = ", not pinned (sched_setaffinity is refused: allow it in the seccomp profile)";
     assert!(banner.contains(told), "{banner}");
+}
+
+/// No other engine is tried for it, and io_uring is not blamed.
+#[test]
+fn a_call_that_no_engine_can_do_without_is_named_where_it_is_refused() {
+    let mut refused = vec![("eventfd2", "auto"), ("eventfd2", "epoll")];
+    refused.push(("epoll_create1", "epoll"));
+    if has_io_uring("that a ring without eventfd2 names it") {
+        refused.push(("eventfd2", "uring"));
+    }
+    for (call, engine) in refused {
+        let (_folder, mut command) = coring_without(call, Errno::PERM, &["--engine", engine]);
+        let finished = run_with(&mut command, b"");
+        assert_eq!(finished.code, Some(1), "{engine}: {}", finished.stderr);
+        let line = finished.error_line();
+        for words in [
+            format!("{call} failed: "),
+            "allow it in the profile".to_owned(),
+        ] {
+            assert!(line.contains(&words), "{engine}: no `{words}` in: {line}");
+        }
+        assert!(!line.contains("io_uring"), "{engine}: {line}");
+    }
+}
+
+/// As sendfile(2) advises: what cannot be sent from the file is read.
+#[test]
+fn where_sendfile_is_refused_files_are_served_all_the_same() {
+    for errno in [Errno::INVAL, Errno::NOSYS, Errno::PERM] {
+        let folder = Folder::new();
+        let large = site(&folder);
+        let arguments = ["serve", &folder.file("srv"), engine_flag()];
+        let (_profile, command) = coring_without("sendfile", errno, &arguments);
+        let server = Coring::start_as(command);
+        let mut slow = server.connect();
+        slow.receive_at_most(64 << 10);
+        slow.send(request("GET", "/large", &[]));
+        slow.head();
+        let mut received = Vec::new();
+        while received.len() < large.len() {
+            let next = (large.len() - received.len()).min(100_000);
+            received.extend(slow.take(next).expect("more of it"));
+            thread::sleep(Duration::from_millis(1));
+        }
+        assert!(received == large, "{errno}");
+        drop(slow);
+        serves(server, &large);
+    }
 }
 
 /// What a server has no use for, and who broke into one has.

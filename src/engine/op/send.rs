@@ -219,6 +219,10 @@ impl PartSent {
         Poll::Ready(Ok(()))
     }
 
+    pub(in crate::engine) fn is_all(&self) -> bool {
+        self.sent == self.outgoing.len()
+    }
+
     /// How it ended, when it was not with everything sent: with `error`, or cancelled.
     pub(in crate::engine) fn into_sent(self, error: io::Error) -> Sent {
         let sent = u32::try_from(self.sent).expect("a send has its bound");

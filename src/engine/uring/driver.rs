@@ -227,7 +227,7 @@ impl Uring {
 
     /// The kernel hears of it only if the socket does not take all of it at once.
     fn start_send_file(&self, mut send: SendFile) -> OpId {
-        let after = send.go_on(&self.metrics);
+        let after = send.start(&self.metrics);
         let mut table = self.table.borrow_mut();
         let (id, _) = table.insert(|| Op::SendFile(send));
         let is_over = matches!(after, After::Forget | After::WakeAndForget);
@@ -422,7 +422,7 @@ impl Uring {
             Op::Accept(accept) => accept.complete(cqe),
             Op::Connect(connect) => connect.complete(cqe),
             Op::Read(_) => After::Resubmit,
-            Op::SendFile(_) if orphaned => After::Forget,
+            Op::SendFile(_) if orphaned => After::Wake,
             Op::SendFile(send) => send.complete(cqe, entry.cancelled, &self.metrics),
             Op::Send(send) => {
                 self.metrics

@@ -47,6 +47,8 @@ pub(super) enum Sqe {
     },
     PollOut {
         fd: RawFd,
+        /// Once for each change, instead of once.
+        edges: bool,
     },
     Read {
         fd: RawFd,

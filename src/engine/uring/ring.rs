@@ -173,8 +173,10 @@ fn prepare(sqe: Sqe) -> Entry {
             let flags = (libc::MSG_WAITALL | then.flag()).unsigned_abs();
             opcode::SendMsg::new(Fd(fd), header).flags(flags).build()
         }
-        Sqe::PollOut { fd } => {
-            opcode::PollAdd::new(Fd(fd), libc::POLLOUT.unsigned_abs().into()).build()
+        Sqe::PollOut { fd, edges } => {
+            opcode::PollAdd::new(Fd(fd), libc::POLLOUT.unsigned_abs().into())
+                .multi(edges)
+                .build()
         }
         Sqe::Read { fd, to, len } => opcode::Read::new(Fd(fd), to, len).build(),
         Sqe::Connect { fd, address, len } => opcode::Connect::new(Fd(fd), address, len).build(),
