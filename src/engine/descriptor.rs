@@ -1,7 +1,11 @@
 //! A file descriptor that stays open while somebody uses it: its owner, or the kernel.
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
+
+use rustix::fs::{OFlags, fcntl_setfl};
+use rustix::io::Errno;
 
 /// A counted descriptor. Every operation on it holds one, so it is closed after the final
 /// completion of the last operation, never under the kernel's feet (a socket closed with a
@@ -10,12 +14,19 @@ use std::rc::Rc;
 pub struct Descriptor(Rc<Inner>);
 
 #[derive(Debug)]
-struct Inner(Option<OwnedFd>);
+struct Inner {
+    fd: Option<OwnedFd>,
+    /// As we have set it last; how it came does not matter until then.
+    nonblocking: Cell<bool>,
+}
 
 impl Descriptor {
     /// Takes over an open descriptor.
     pub fn new(fd: OwnedFd) -> Self {
-        Self(Rc::new(Inner(Some(fd))))
+        Self(Rc::new(Inner {
+            fd: Some(fd),
+            nonblocking: Cell::new(false),
+        }))
     }
 
     /// Its number, for the kernel.
@@ -23,18 +34,43 @@ impl Descriptor {
         self.as_fd().as_raw_fd()
     }
 
+    /// The same, for a request to the ring that is to wait: with `O_NONBLOCK` set when it is
+    /// submitted it would fail instead.
+    pub(super) fn raw_waiting(&self) -> RawFd {
+        // It can only fail for a descriptor that is not open.
+        let _ = self.set_nonblocking(false);
+        self.raw()
+    }
+
     /// Closes it at once if nobody else uses it, rather than with the next batch.
     pub fn close_now(self) {
         if let Some(mut inner) = Rc::into_inner(self.0) {
-            drop(inner.0.take());
+            drop(inner.fd.take());
         }
+    }
+
+    /// Sets `O_NONBLOCK`, unless it was set to that before.
+    ///
+    /// # Errors
+    /// Those of fcntl(2).
+    pub(super) fn set_nonblocking(&self, nonblocking: bool) -> Result<(), Errno> {
+        if self.0.nonblocking.get() != nonblocking {
+            let flag = if nonblocking {
+                OFlags::NONBLOCK
+            } else {
+                OFlags::empty()
+            };
+            fcntl_setfl(self, flag)?;
+            self.0.nonblocking.set(nonblocking);
+        }
+        Ok(())
     }
 }
 
 impl AsFd for Descriptor {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0
-            .0
+            .fd
             .as_ref()
             .expect("a descriptor is open until it is dropped")
             .as_fd()
@@ -43,7 +79,7 @@ impl AsFd for Descriptor {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if let Some(fd) = self.0.take() {
+        if let Some(fd) = self.fd.take() {
             super::close(fd);
         }
     }

@@ -91,8 +91,8 @@ impl Response {
         self.body.length()
     }
 
-    /// The body, where it is in memory; else nothing.
-    pub(crate) fn full_body(&self) -> &[u8] {
+    /// The whole body, if that is in our memory.
+    pub(crate) fn full_body(&self) -> Option<&[u8]> {
         self.body.full()
     }
 

@@ -10,7 +10,7 @@
 use std::io;
 use std::task::Poll;
 
-use rustix::fs::{OFlags, fcntl_setfl, sendfile};
+use rustix::fs::sendfile;
 use rustix::io::Errno;
 
 use super::After;
@@ -86,12 +86,11 @@ impl SendFile {
 
 /// Sends what the socket takes of `span` but its first `sent` bytes; 0 at the end of the file.
 ///
-/// Only `O_NONBLOCK` keeps sendfile(2) from waiting for room. It is set for this call alone: a
-/// request to the ring takes it as it is when it is submitted, which happens on this very thread.
+/// Only `O_NONBLOCK` keeps sendfile(2) from waiting for room. It stays set until the ring is asked
+/// to send or to receive, which would then not wait either; what it has already been asked for does
+/// not look again.
 pub(super) fn send_file(socket: &Descriptor, span: &FileSpan, sent: usize) -> Result<usize, Errno> {
     let mut offset = span.offset() + sent as u64;
-    fcntl_setfl(socket, OFlags::NONBLOCK)?;
-    let result = sendfile(socket, span, Some(&mut offset), span.len() - sent);
-    fcntl_setfl(socket, OFlags::empty())?;
-    result
+    socket.set_nonblocking(true)?;
+    sendfile(socket, span, Some(&mut offset), span.len() - sent)
 }

@@ -28,7 +28,7 @@ use ::http::{HeaderName, HeaderValue, Method, StatusCode};
 use bytes::Bytes;
 
 use super::{Body, Request, Response, Service};
-use crate::fs::{Entry, File, Metadata, Obstacle, Root};
+use crate::fs::{Entry, File, Kept, Metadata, Obstacle, Root, Shelf};
 use crate::http::conditional::Outcome;
 use crate::http::field::Fields;
 use crate::http::range::{ContentRange, Requested};
@@ -39,6 +39,11 @@ use path::{Relative, with_slash};
 
 /// A larger file is read as it is sent, and not kept, in bytes: what goes out in one send.
 const SMALL_BYTES_MAX: u64 = 256 << 10;
+
+/// Content of so many bytes is put on the shelf, for it costs less to let the kernel send what it
+/// has. Less is copied into each send, and so is more: where TCP paces, 256 KiB from the shelf cost
+/// twice as much (bench/results/trials.md).
+const KEPT_BYTES: Range<usize> = (16 << 10) + 1..(96 << 10) + 1;
 
 /// How long a small file must not have changed to be taken as it is, in ms: the time of a change is
 /// noted as it begins, and by older kernels in ticks of up to 10 ms, in which two look like one.
@@ -73,6 +78,8 @@ const ROOT_LOOK_MS: u64 = 2000;
 pub struct Files {
     root: Root,
     cache: RefCell<Cache<Small>>,
+    /// Where some of these have their content, as long as there is room.
+    shelf: Shelf,
     /// When to look at the root next, in ms.
     root_due_ms: Cell<u64>,
     /// Whether the root was still in its place when it was last looked at.
@@ -82,12 +89,14 @@ pub struct Files {
 /// A small file as it was at one moment.
 struct Small {
     facts: Facts,
-    content: Bytes,
+    content: Content,
 }
 
 /// What there is to be sent of a file.
+#[derive(Clone)]
 enum Content {
     Memory(Bytes),
+    Kept(Kept),
     File(File),
 }
 
@@ -100,6 +109,7 @@ impl Files {
         Self {
             root,
             cache: RefCell::new(Cache::new(Self::CACHE_BYTES_MAX)),
+            shelf: Shelf::default(),
             root_due_ms: Cell::new(0),
             root_is_current: Cell::new(true),
         }
@@ -141,9 +151,7 @@ impl Files {
         };
         let read = Small::read(&name, &file).await;
         if let Ok(Some(small)) = read {
-            let small = Rc::new(small);
-            self.keep(path, &small, looked_ms);
-            return small.answer(request);
+            return self.keep(path, small, looked_ms).answer(request);
         }
         self.cache.borrow_mut().remove(path.as_bytes());
         match read {
@@ -156,13 +164,21 @@ impl Files {
     }
 
     /// Keeps a small file, if it is quiet.
-    fn keep(&self, path: &Relative<'_>, small: &Rc<Small>, looked_ms: u64) {
+    fn keep(&self, path: &Relative<'_>, mut small: Small, looked_ms: u64) -> Rc<Small> {
         let (mut cache, len) = (self.cache.borrow_mut(), small.content.len());
-        if cache.takes(len as u64) && is_quiet(&small.facts.metadata) {
-            cache.insert(path.as_bytes(), small.clone(), len, looked_ms);
-        } else {
+        if !cache.takes(len) || !is_quiet(&small.facts.metadata) {
             cache.remove(path.as_bytes());
+            return Rc::new(small);
         }
+        if let Content::Memory(bytes) = &small.content
+            && KEPT_BYTES.contains(&bytes.len())
+            && let Ok(kept) = self.shelf.keep(bytes)
+        {
+            small.content = Content::Kept(kept);
+        }
+        let (small, len) = (Rc::new(small), usize::try_from(len).expect("a small file"));
+        cache.insert(path.as_bytes(), small.clone(), len, looked_ms);
+        small
     }
 
     /// Looks now and then whether the root is still where it was, and says once if not.
@@ -242,6 +258,7 @@ impl Small {
             let before = std::mem::replace(&mut metadata, file.metadata_now()?);
             if before == metadata && (is_quiet(&metadata) || reads_left == 0) {
                 let facts = Facts::new(name, metadata, now_seconds());
+                let content = Content::Memory(content);
                 return Ok(Some(Self { facts, content }));
             }
             sleep(QUIET_MS).await;
@@ -262,7 +279,7 @@ impl Small {
 
     #[inline]
     fn answer(&self, request: &Request) -> Response {
-        answer(request, &self.facts, Content::Memory(self.content.clone()))
+        answer(request, &self.facts, self.content.clone())
     }
 }
 
@@ -271,6 +288,7 @@ impl Content {
     fn len(&self) -> u64 {
         match self {
             Self::Memory(bytes) => bytes.len() as u64,
+            Self::Kept(kept) => kept.len(),
             Self::File(file) => file.metadata().len(),
         }
     }
@@ -282,6 +300,7 @@ impl Content {
                 let at = |offset| usize::try_from(offset).expect("an offset in memory");
                 bytes.slice(at(part.start)..at(part.end)).into()
             }
+            Self::Kept(kept) => Body::kept(kept.part(part)),
             Self::File(file) => Body::file(file, part),
         }
     }
