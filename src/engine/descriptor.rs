@@ -16,7 +16,7 @@ pub struct Descriptor(Rc<Inner>);
 #[derive(Debug)]
 struct Inner {
     fd: Option<OwnedFd>,
-    /// As we have set it last; how it came does not matter until then.
+    /// We have set `O_NONBLOCK`; how it came does not matter.
     nonblocking: Cell<bool>,
 }
 
@@ -34,14 +34,6 @@ impl Descriptor {
         self.as_fd().as_raw_fd()
     }
 
-    /// The same, for a request to the ring that is to wait: with `O_NONBLOCK` set when it is
-    /// submitted it would fail instead.
-    pub(super) fn raw_waiting(&self) -> RawFd {
-        // It can only fail for a descriptor that is not open.
-        let _ = self.set_nonblocking(false);
-        self.raw()
-    }
-
     /// Closes it at once if nobody else uses it, rather than with the next batch.
     pub fn close_now(self) {
         if let Some(mut inner) = Rc::into_inner(self.0) {
@@ -49,19 +41,14 @@ impl Descriptor {
         }
     }
 
-    /// Sets `O_NONBLOCK`, unless it was set to that before.
+    /// Sets `O_NONBLOCK`, for good.
     ///
     /// # Errors
     /// Those of fcntl(2).
-    pub(super) fn set_nonblocking(&self, nonblocking: bool) -> Result<(), Errno> {
-        if self.0.nonblocking.get() != nonblocking {
-            let flag = if nonblocking {
-                OFlags::NONBLOCK
-            } else {
-                OFlags::empty()
-            };
-            fcntl_setfl(self, flag)?;
-            self.0.nonblocking.set(nonblocking);
+    pub(super) fn set_nonblocking(&self) -> Result<(), Errno> {
+        if !self.0.nonblocking.get() {
+            fcntl_setfl(self, OFlags::NONBLOCK)?;
+            self.0.nonblocking.set(true);
         }
         Ok(())
     }

@@ -193,8 +193,9 @@ fn contents_arrive_whole_and_in_ranges() {
 #[test]
 fn kept_content_goes_out_in_order_and_as_it_was() {
     let folder = Folder::new();
-    let (large, small) = (noise(90_000), noise(3000));
+    let (large, copied, small) = (noise(90_000), noise(200_000), noise(3000));
     folder.write("large", &large);
+    folder.write("copied", &copied);
     folder.write("small", &small);
     // A file that has just been written is not kept.
     thread::sleep(Duration::from_millis(50));
@@ -204,6 +205,7 @@ fn kept_content_goes_out_in_order_and_as_it_was() {
         request("GET", "/large", &[]),
         request("HEAD", "/large", &[]),
         request("GET", "/small", &[]),
+        request("GET", "/copied", &[]),
         request("GET", "/large", &["Range: bytes=7-80000"]),
     ];
     let mut client = server.connect();
@@ -212,6 +214,7 @@ fn kept_content_goes_out_in_order_and_as_it_was() {
         assert!(client.answer().body == large);
         assert_eq!(field(&client.head(), "content-length"), "90000");
         assert!(client.answer().body == small);
+        assert!(client.answer().body == copied);
         assert!(client.answer().body == large[7..=80_000]);
     }
     let mut slow = server.connect();

@@ -72,7 +72,7 @@ impl Recv {
     }
 
     pub(in crate::engine) fn sqe(&mut self) -> Sqe {
-        let fd = self.socket.raw_waiting();
+        let fd = self.socket.raw();
         if std::mem::replace(&mut self.has_begun, true) {
             Sqe::RecvMulti { fd }
         } else {

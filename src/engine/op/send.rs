@@ -100,7 +100,7 @@ impl Send {
     /// cancellation.
     #[inline]
     pub(in crate::engine) fn sqe(&mut self) -> Sqe {
-        let (fd, then) = (self.socket.raw_waiting(), self.then);
+        let (fd, then) = (self.socket.raw(), self.then);
         match &self.outgoing {
             Outgoing::One(chunk) => {
                 let len = u32::try_from(chunk.len()).expect("a chunk is smaller than a block");

@@ -86,11 +86,10 @@ impl SendFile {
 
 /// Sends what the socket takes of `span` but its first `sent` bytes; 0 at the end of the file.
 ///
-/// Only `O_NONBLOCK` keeps sendfile(2) from waiting for room. It stays set until the ring is asked
-/// to send or to receive, which would then not wait either; what it has already been asked for does
-/// not look again.
+/// Only `O_NONBLOCK` keeps sendfile(2) from waiting for room. It stays set: the ring's sends and
+/// receives wait by poll(2) all the same, for they ask the socket, not the file.
 pub(super) fn send_file(socket: &Descriptor, span: &FileSpan, sent: usize) -> Result<usize, Errno> {
     let mut offset = span.offset() + sent as u64;
-    socket.set_nonblocking(true)?;
+    socket.set_nonblocking()?;
     sendfile(socket, span, Some(&mut offset), span.len() - sent)
 }
