@@ -1,9 +1,10 @@
 //! Content that is kept in memory to be sent often, in a form that the kernel sends without copying
-//! it: anonymous files (memfd_create(2)). It refuses to know what the content is of.
+//! it: anonymous files of one large page each, if the kernel has such. It refuses to know what the
+//! content is of.
 //!
-//! Each content has a file of its own. Places in a common one would cost no descriptors; but what
-//! is let go of would be given back as a hole, which the kernel may fill with zeros while a socket
-//! still has the page.
+//! A file is filled once, content behind content, and goes when nothing of it is used any more. Its
+//! places are not used again: a socket may still have the page long after its send has ended. For
+//! the same reason nothing is given back earlier, as a hole, which the kernel may fill with zeros.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -12,22 +13,26 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};
 
-use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::{Errno, pread, pwrite};
 
 use crate::buf::FileSpan;
-use crate::engine::is_simulated;
-use crate::sys::limits::is_short_of_descriptors;
+use crate::engine::{blocking, is_simulated};
+use crate::sys::file::{LARGE_PAGE_BYTES, anonymous_file};
+use crate::sys::limits::{KEPT_FILES_MAX, SPARE_DESCRIPTORS, is_short_of_descriptors};
 
-/// So many contents are on a shelf at most: each takes a descriptor.
-const KEPT_MAX: usize = 64;
-/// Where so few descriptors are left, connections need them.
-const SPARE_DESCRIPTORS: u64 = 1024;
+/// Where content begins, for a pipe has its pages: those of one more would not go out with it.
+const ALIGNMENT: usize = 4096;
 
-/// Makes anonymous files, and not too many.
-#[derive(Default)]
+/// Anonymous files, and not too many.
 pub(crate) struct Shelf {
-    files: RefCell<Vec<Weak<OwnedFd>>>,
+    files: RefCell<Vec<Filling>>,
+    files_max: usize,
+}
+
+/// A file, as long as somebody uses it, and how much of it has been.
+struct Filling {
+    file: Weak<OwnedFd>,
+    used: usize,
 }
 
 /// Some of the bytes that a shelf keeps. They stay as they are until the last handle to the content
@@ -39,37 +44,80 @@ pub(crate) struct Kept {
 }
 
 impl Shelf {
+    /// A shelf whose files have up to `bytes_max` bytes.
+    pub(crate) fn new(bytes_max: usize) -> Self {
+        Self {
+            files: RefCell::default(),
+            files_max: KEPT_FILES_MAX.min(bytes_max / LARGE_PAGE_BYTES),
+        }
+    }
+
     /// Keeps a copy of `bytes`.
     ///
     /// # Errors
     /// `EMFILE` when the shelf is full or descriptors are scarce; those of memfd_create(2) and
     /// pwrite(2). In a simulation, whose kernel sends memory only, nothing can be kept.
-    pub(crate) fn keep(&self, bytes: &[u8]) -> io::Result<Kept> {
+    ///
+    /// # Panics
+    /// When these are more than a file has room for.
+    pub(crate) async fn keep(&self, bytes: &[u8]) -> io::Result<Kept> {
+        assert!(bytes.len() <= LARGE_PAGE_BYTES, "content is small");
         if is_simulated() {
             return Err(io::ErrorKind::Unsupported.into());
         }
-        let mut files = self.files.borrow_mut();
-        files.retain(|file| file.strong_count() > 0);
-        if files.len() == KEPT_MAX {
-            return Err(Errno::MFILE.into());
-        }
-        let file = memfd_create("coring-kept", MemfdFlags::CLOEXEC)?;
-        if is_short_of_descriptors(&file, SPARE_DESCRIPTORS) {
-            return Err(Errno::MFILE.into());
-        }
+        let (file, offset) = match self.place(bytes.len()) {
+            Some(place) => place,
+            None => (self.add_file(bytes.len()).await?, 0),
+        };
         let mut written = 0;
         while written < bytes.len() {
-            match pwrite(&file, &bytes[written..], written as u64)? {
+            match pwrite(&file, &bytes[written..], (offset + written) as u64)? {
                 0 => return Err(io::ErrorKind::WriteZero.into()),
                 n => written += n,
             }
         }
-        let file = Arc::new(file);
-        files.push(Arc::downgrade(&file));
-        Ok(Kept {
-            file,
-            range: 0..bytes.len() as u64,
-        })
+        let range = offset as u64..(offset + bytes.len()) as u64;
+        Ok(Kept { file, range })
+    }
+
+    /// Takes a place of `len` bytes in a file that has one.
+    fn place(&self, len: usize) -> Option<(Arc<OwnedFd>, usize)> {
+        let mut files = self.files.borrow_mut();
+        files.retain(|filling| filling.file.strong_count() > 0);
+        let filling = files
+            .iter_mut()
+            .find(|filling| len <= LARGE_PAGE_BYTES - filling.used)?;
+        let offset = filling.used;
+        filling.used = (offset + len).next_multiple_of(ALIGNMENT);
+        Some((filling.file.upgrade()?, offset))
+    }
+
+    /// Adds a file, and takes the place of its first `len` bytes. It is made on a thread: that the
+    /// kernel finds a large page may take a while.
+    async fn add_file(&self, len: usize) -> io::Result<Arc<OwnedFd>> {
+        self.check_room()?;
+        let file = blocking(|| {
+            let file = anonymous_file("coring-kept")?;
+            match is_short_of_descriptors(&file, SPARE_DESCRIPTORS) {
+                true => Err(Errno::MFILE.into()),
+                false => Ok(Arc::new(file)),
+            }
+        });
+        let file = file.await?;
+        // Others may have added theirs meanwhile.
+        self.check_room()?;
+        self.files.borrow_mut().push(Filling {
+            file: Arc::downgrade(&file),
+            used: len.next_multiple_of(ALIGNMENT),
+        });
+        Ok(file)
+    }
+
+    fn check_room(&self) -> io::Result<()> {
+        match self.files.borrow().len() < self.files_max {
+            true => Ok(()),
+            false => Err(Errno::MFILE.into()),
+        }
     }
 }
 
@@ -121,33 +169,54 @@ impl fmt::Debug for Kept {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::run;
+
+    const LARGE: usize = 1 << 20;
 
     #[test]
     fn what_is_kept_is_what_was_given_and_parts_of_it() {
-        let shelf = Shelf::default();
-        let bytes: Vec<u8> = (0..=250).cycle().take(70_001).collect();
-        let kept = shelf.keep(&bytes).expect("an anonymous file");
-        assert_eq!(kept.read().expect("bytes"), bytes);
-        let part = kept.part(5..60_000).part(10..20);
-        drop(kept);
-        assert_eq!(part.read().expect("bytes"), bytes[15..25]);
-        let span = part.span();
-        drop(part);
-        let mut sent = [0; 10];
-        assert_eq!(pread(&span, &mut sent, span.offset()), Ok(10));
-        assert_eq!(sent, bytes[15..25]);
+        run(async {
+            let shelf = Shelf::new(LARGE_PAGE_BYTES);
+            let bytes: Vec<u8> = (0..=250).cycle().take(70_001).collect();
+            let kept = shelf.keep(&bytes).await.expect("a place");
+            let more = shelf.keep(&bytes[9..]).await.expect("a place behind it");
+            assert_eq!(kept.read().expect("bytes"), bytes);
+            assert_eq!(more.read().expect("bytes"), bytes[9..]);
+            let part = more.part(5..60_000).part(10..20);
+            drop((kept, more));
+            assert_eq!(part.read().expect("bytes"), bytes[24..34]);
+            let span = part.span();
+            drop(part);
+            let mut sent = [0; 10];
+            assert_eq!(pread(&span, &mut sent, span.offset()), Ok(10));
+            assert_eq!(sent, bytes[24..34]);
+        });
     }
 
     #[test]
-    fn a_shelf_is_full_until_something_is_let_go_of() {
-        let shelf = Shelf::default();
-        let mut all: Vec<Kept> = (0..KEPT_MAX)
-            .map(|_| shelf.keep(b"a").expect("room"))
-            .collect();
-        // Whatever is on its way to a client still takes its place.
-        let span = all.pop().map(|kept| kept.span());
-        assert!(shelf.keep(b"b").is_err());
-        drop(span);
-        assert!(shelf.keep(b"b").is_ok());
+    fn a_place_is_not_used_again_before_its_file_is_gone() {
+        run(async {
+            let shelf = Shelf::new(2 * LARGE_PAGE_BYTES + 1);
+            let mut all = Vec::new();
+            for _ in 0..4 {
+                all.push(shelf.keep(&[1; LARGE]).await.expect("room"));
+            }
+            assert!(shelf.keep(b"b").await.is_err());
+            drop(all.pop());
+            assert!(shelf.keep(b"b").await.is_err());
+            // Whatever is on its way to a client still takes its place.
+            let span = all.pop().map(|kept| kept.span());
+            assert!(shelf.keep(b"b").await.is_err());
+            drop(span);
+            assert!(shelf.keep(b"b").await.is_ok());
+        });
+    }
+
+    #[test]
+    fn a_shelf_without_room_keeps_nothing() {
+        run(async {
+            let shelf = Shelf::new(LARGE_PAGE_BYTES - 1);
+            assert!(shelf.keep(b"a").await.is_err());
+        });
     }
 }

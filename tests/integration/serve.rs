@@ -188,6 +188,14 @@ fn contents_arrive_whole_and_in_ranges() {
     }
 }
 
+/// Whether the process has an anonymous file.
+fn has_kept_something(pid: u32) -> bool {
+    let names = fs::read_dir(format!("/proc/{pid}/fd")).expect("a process of ours");
+    names
+        .filter_map(|name| fs::read_link(name.ok()?.path()).ok())
+        .any(|path| path.starts_with("/memfd:coring-kept (deleted)"))
+}
+
 /// What is kept to be sent without copying it goes out between other answers, and to a slow client
 /// as it was, even when the file has been replaced meanwhile.
 #[test]
@@ -200,7 +208,10 @@ fn kept_content_goes_out_in_order_and_as_it_was() {
     // A file that has just been written is not kept.
     thread::sleep(Duration::from_millis(50));
     let server = serve(&folder, &["--cores", "1"]);
-    assert!(get(&server, "/large").body == large);
+    eventually("a file of the server's own", || {
+        assert!(get(&server, "/large").body == large);
+        has_kept_something(server.pid()).then_some(())
+    });
     let round = [
         request("GET", "/large", &[]),
         request("HEAD", "/large", &[]),

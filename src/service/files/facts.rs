@@ -11,7 +11,7 @@ use crate::http::conditional::Validators;
 use crate::http::date::DateCache;
 
 /// A file's header values, made once.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Facts {
     /// What the file was like when it was opened.
     pub(super) metadata: Metadata,

@@ -43,7 +43,7 @@ const SMALL_BYTES_MAX: u64 = 256 << 10;
 /// Content of so many bytes is put on the shelf, for it costs less to let the kernel send what it
 /// has. Less is copied into each send, and so is more: where TCP paces, 256 KiB from the shelf cost
 /// twice as much (bench/results/trials.md).
-const KEPT_BYTES: Range<usize> = (16 << 10) + 1..(96 << 10) + 1;
+const SHELF_BYTES: Range<usize> = (16 << 10) + 1..(96 << 10) + 1;
 
 /// How long a small file must not have changed to be taken as it is, in ms: the time of a change is
 /// noted as it begins, and by older kernels in ticks of up to 10 ms, in which two look like one.
@@ -109,7 +109,7 @@ impl Files {
         Self {
             root,
             cache: RefCell::new(Cache::new(Self::CACHE_BYTES_MAX)),
-            shelf: Shelf::default(),
+            shelf: Shelf::new(Self::CACHE_BYTES_MAX),
             root_due_ms: Cell::new(0),
             root_is_current: Cell::new(true),
         }
@@ -119,6 +119,7 @@ impl Files {
     #[must_use]
     pub fn with_cache(mut self, bytes_max: usize) -> Self {
         self.cache = RefCell::new(Cache::new(bytes_max));
+        self.shelf = Shelf::new(bytes_max);
         self
     }
 
@@ -136,7 +137,7 @@ impl Files {
         if let Some(known) = known
             && known.holds(&opened)
         {
-            return known.answer(request);
+            return self.shelve(path, known, looked_ms).await.answer(request);
         }
         let file = match opened {
             Ok(Entry::File(file)) => file,
@@ -151,7 +152,9 @@ impl Files {
         };
         let read = Small::read(&name, &file).await;
         if let Ok(Some(small)) = read {
-            return self.keep(path, small, looked_ms).answer(request);
+            let small = Rc::new(small);
+            self.keep(path, &small, looked_ms);
+            return small.answer(request);
         }
         self.cache.borrow_mut().remove(path.as_bytes());
         match read {
@@ -164,20 +167,31 @@ impl Files {
     }
 
     /// Keeps a small file, if it is quiet.
-    fn keep(&self, path: &Relative<'_>, mut small: Small, looked_ms: u64) -> Rc<Small> {
+    fn keep(&self, path: &Relative<'_>, small: &Rc<Small>, looked_ms: u64) {
         let (mut cache, len) = (self.cache.borrow_mut(), small.content.len());
-        if !cache.takes(len) || !is_quiet(&small.facts.metadata) {
+        if cache.takes(len) && is_quiet(&small.facts.metadata) {
+            let len = usize::try_from(len).expect("a small file");
+            cache.insert(path.as_bytes(), small.clone(), len, looked_ms);
+        } else {
             cache.remove(path.as_bytes());
-            return Rc::new(small);
         }
-        if let Content::Memory(bytes) = &small.content
-            && KEPT_BYTES.contains(&bytes.len())
-            && let Ok(kept) = self.shelf.keep(bytes)
-        {
-            small.content = Content::Kept(kept);
+    }
+
+    /// Puts content of a kept file on the shelf, if that makes it cheaper to send and there is
+    /// room. Not before it is looked at again: by then it was asked for twice, and did not change.
+    async fn shelve(&self, path: &Relative<'_>, small: Rc<Small>, looked_ms: u64) -> Rc<Small> {
+        let Content::Memory(bytes) = &small.content else {
+            return small;
+        };
+        if !SHELF_BYTES.contains(&bytes.len()) {
+            return small;
         }
-        let (small, len) = (Rc::new(small), usize::try_from(len).expect("a small file"));
-        cache.insert(path.as_bytes(), small.clone(), len, looked_ms);
+        let Ok(kept) = self.shelf.keep(bytes).await else {
+            return small;
+        };
+        let (facts, content) = (small.facts.clone(), Content::Kept(kept));
+        let small = Rc::new(Small { facts, content });
+        self.keep(path, &small, looked_ms);
         small
     }
 
