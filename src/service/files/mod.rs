@@ -43,7 +43,7 @@ const SMALL_BYTES_MAX: u64 = 256 << 10;
 /// Content of so many bytes is put on the shelf, for it costs less to let the kernel send what it
 /// has. Less is copied into each send, and so is more: where TCP paces, 256 KiB from the shelf cost
 /// twice as much (bench/results/trials.md).
-const SHELF_BYTES: Range<usize> = (16 << 10) + 1..(96 << 10) + 1;
+const SHELF_BYTES: Range<usize> = (8 << 10) + 1..(96 << 10) + 1;
 
 /// How long a small file must not have changed to be taken as it is, in ms: the time of a change is
 /// noted as it begins, and by older kernels in ticks of up to 10 ms, in which two look like one.
