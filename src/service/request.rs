@@ -60,6 +60,12 @@ impl Request {
         self.0.head.path(&self.0.bytes)
     }
 
+    /// The same as bytes, which costs less.
+    #[inline]
+    pub(crate) fn path_bytes(&self) -> &[u8] {
+        self.0.head.path_bytes(&self.0.bytes)
+    }
+
     /// What follows the first `?` of the target, as received.
     pub fn query(&self) -> Option<&str> {
         self.0.head.query(&self.0.bytes)

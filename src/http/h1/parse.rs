@@ -124,6 +124,17 @@ impl Head {
         }
     }
 
+    /// The same as bytes, which nobody has to look through.
+    #[inline]
+    #[must_use]
+    pub fn path_bytes<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        if self.parts.path.is_empty() {
+            b"/"
+        } else {
+            self.parts.path.of(bytes)
+        }
+    }
+
     /// What follows the target's first `?`.
     #[must_use]
     pub fn query<'a>(&self, bytes: &'a [u8]) -> Option<&'a str> {

@@ -21,9 +21,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use ::http::header::{
-    ACCEPT_RANGES, ALLOW, CONTENT_RANGE, CONTENT_TYPE, ETAG, LAST_MODIFIED, LOCATION, RETRY_AFTER,
-};
+use ::http::header::{ALLOW, CONTENT_RANGE, ETAG, LAST_MODIFIED, LOCATION, RETRY_AFTER};
 use ::http::{HeaderName, HeaderValue, Method, StatusCode};
 use bytes::Bytes;
 
@@ -237,7 +235,7 @@ impl Service for Files {
             return refusal(StatusCode::METHOD_NOT_ALLOWED)
                 .with_header(ALLOW, HeaderValue::from_static("GET, HEAD"));
         }
-        let Some(path) = Relative::read(request.path()) else {
+        let Some(path) = Relative::read(request.path_bytes()) else {
             return refusal(StatusCode::NOT_FOUND);
         };
         let found = self.cache.borrow_mut().find(path.as_bytes(), now_ms());
@@ -329,17 +327,13 @@ fn answer(request: &Request, facts: &Facts, content: Content) -> Response {
             .judge(request.method(), request.headers())
         {
             Outcome::Proceed => requested(request, facts, length),
-            Outcome::NotModified => return described(StatusCode::NOT_MODIFIED, facts),
+            Outcome::NotModified => return not_modified(facts),
             Outcome::Failed => return refusal(StatusCode::PRECONDITION_FAILED),
         }
     } else {
         Requested::Whole
     };
-    let response = |status| {
-        described(status, facts)
-            .with_header(CONTENT_TYPE, facts.content_type.clone())
-            .with_header(ACCEPT_RANGES, HeaderValue::from_static("bytes"))
-    };
+    let response = |status| Response::with_shared(status, facts.fields.clone());
     match requested {
         Requested::Whole => response(StatusCode::OK).with_body(content.part(0..length)),
         Requested::Part(part) => {
@@ -381,9 +375,9 @@ fn requested(request: &Request, facts: &Facts, length: u64) -> Requested {
     }
 }
 
-/// A response with the validators of what it is about.
-fn described(status: StatusCode, facts: &Facts) -> Response {
-    Response::new(status)
+/// A response with nothing but the validators of what it is about.
+fn not_modified(facts: &Facts) -> Response {
+    Response::new(StatusCode::NOT_MODIFIED)
         .with_header(ETAG, facts.etag.clone())
         .with_header(LAST_MODIFIED, facts.last_modified.clone())
 }
