@@ -17,7 +17,7 @@ use rustix::io::{Errno, pread, pwrite};
 
 use crate::buf::FileSpan;
 use crate::engine::{blocking, is_simulated};
-use crate::sys::file::{LARGE_PAGE_BYTES, anonymous_file};
+use crate::sys::file::{LARGE_PAGE_BYTES, anonymous_file, fill_with_large_page};
 use crate::sys::limits::{KEPT_FILES_MAX, SPARE_DESCRIPTORS, is_short_of_descriptors};
 
 /// Where content begins, for a pipe has its pages: those of one more would not go out with it.
@@ -55,8 +55,9 @@ impl Shelf {
     /// Keeps a copy of `bytes`.
     ///
     /// # Errors
-    /// `EMFILE` when the shelf is full or descriptors are scarce; those of memfd_create(2) and
-    /// pwrite(2). In a simulation, whose kernel sends memory only, nothing can be kept.
+    /// `EMFILE` when the shelf is full or descriptors are scarce; those of memfd_create(2),
+    /// ftruncate(2) and pwrite(2). In a simulation, whose kernel sends memory only, nothing can be
+    /// kept.
     ///
     /// # Panics
     /// When these are more than a file has room for.
@@ -98,10 +99,11 @@ impl Shelf {
         self.check_room()?;
         let file = blocking(|| {
             let file = anonymous_file("coring-kept")?;
-            match is_short_of_descriptors(&file, SPARE_DESCRIPTORS) {
-                true => Err(Errno::MFILE.into()),
-                false => Ok(Arc::new(file)),
+            if is_short_of_descriptors(&file, SPARE_DESCRIPTORS) {
+                return Err(Errno::MFILE.into());
             }
+            fill_with_large_page(&file)?;
+            Ok(Arc::new(file))
         });
         let file = file.await?;
         // Others may have added theirs meanwhile.

@@ -335,7 +335,8 @@ fn per_worker(
 /// descriptors are kept back: for the engines, to tell those that are too many, and for what the
 /// workers keep to be sent.
 fn connections_max(files: u64, wanted: usize, workers: usize) -> usize {
-    let kept = (files.saturating_sub(SPARE_DESCRIPTORS)).min((KEPT_FILES_MAX * workers) as u64);
+    let kept_max = (KEPT_FILES_MAX * workers) as u64;
+    let kept = kept_max.min(files.saturating_sub(SPARE_DESCRIPTORS));
     let files = usize::try_from(files - kept).unwrap_or(usize::MAX);
     let reserve = (files / 4).min(64) + 8 + 4 * workers;
     let room = files.saturating_sub(reserve).max(1);

@@ -41,22 +41,29 @@ pub fn read_cached(file: impl AsFd, bytes: &mut Vec<u8>, offset: u64) -> io::Res
     Ok(read)
 }
 
-/// An anonymous file of [`LARGE_PAGE_BYTES`] zeros (memfd_create(2)), in one large page if the
-/// kernel can make it one (madvise(2), `MADV_COLLAPSE`, Linux 6.1), else in many.
+/// An empty file in memory that nobody else can open (memfd_create(2)).
 ///
 /// # Errors
-/// Those of memfd_create(2), ftruncate(2) and pwrite(2).
+/// Those of memfd_create(2).
 pub fn anonymous_file(name: &str) -> io::Result<OwnedFd> {
-    let file = memfd_create(name, MemfdFlags::CLOEXEC)?;
-    ftruncate(&file, LARGE_PAGE_BYTES as u64)?;
-    // Of nothing the kernel makes no page.
-    pwrite(&file, &[0], 0)?;
-    make_large_page(&file);
-    Ok(file)
+    Ok(memfd_create(name, MemfdFlags::CLOEXEC)?)
 }
 
-/// Asks for it through a mapping, which must lie as the page would.
-fn make_large_page(file: &OwnedFd) {
+/// Makes an empty anonymous file one of [`LARGE_PAGE_BYTES`] zeros, in one large page if the kernel
+/// can (madvise(2), `MADV_COLLAPSE`, Linux 6.1), else in small ones.
+///
+/// # Errors
+/// Those of ftruncate(2) and pwrite(2).
+pub fn fill_with_large_page(file: &OwnedFd) -> io::Result<()> {
+    ftruncate(file, LARGE_PAGE_BYTES as u64)?;
+    // Of nothing the kernel makes no page.
+    pwrite(file, &[0], 0)?;
+    collapse(file);
+    Ok(())
+}
+
+/// Asks for the page through a mapping, which must lie as the page would.
+fn collapse(file: &OwnedFd) {
     let len = LARGE_PAGE_BYTES;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     // SAFETY: addresses without memory, wherever they are free.
@@ -89,6 +96,7 @@ mod tests {
     #[test]
     fn an_anonymous_file_has_its_zeros_and_takes_what_is_written() {
         let file = anonymous_file("test").expect("an anonymous file");
+        fill_with_large_page(&file).expect("memory");
         assert_eq!(fstat(&file).expect("a file").st_size, 2 << 20);
         let mut bytes = [1; 2];
         assert_eq!(pwrite(&file, b"a", LARGE_PAGE_BYTES as u64 - 1), Ok(1));
