@@ -57,13 +57,13 @@ impl Request {
     /// The path as received, not decoded.
     #[inline]
     pub fn path(&self) -> &str {
-        self.0.head.path(&self.0.bytes)
+        str::from_utf8(self.path_bytes()).unwrap_or_default()
     }
 
     /// The same as bytes, which costs less.
     #[inline]
     pub(crate) fn path_bytes(&self) -> &[u8] {
-        self.0.head.path_bytes(&self.0.bytes)
+        self.0.head.path(&self.0.bytes)
     }
 
     /// What follows the first `?` of the target, as received.

@@ -76,14 +76,14 @@ fn collapse(file: &OwnedFd) {
         libc::PROT_READ | libc::PROT_WRITE,
         libc::MAP_SHARED | libc::MAP_FIXED,
     );
-    // SAFETY: the place is in `room`, which is nobody else's, and ends within it; nothing refers to
-    // it, or will. That the advice fails does no harm.
-    unsafe {
-        if libc::mmap(place, len, access, flags, file.as_raw_fd(), 0) == place {
-            libc::madvise(place, len, libc::MADV_COLLAPSE);
-        }
-        libc::munmap(room, 2 * len);
+    // SAFETY: the place is in `room`, which is nobody else's, and ends within it.
+    let mapped = unsafe { libc::mmap(place, len, access, flags, file.as_raw_fd(), 0) };
+    if mapped == place {
+        // SAFETY: it is mapped, and the advice changes nothing in it. It may fail.
+        unsafe { libc::madvise(place, len, libc::MADV_COLLAPSE) };
     }
+    // SAFETY: nothing refers to what is mapped there.
+    unsafe { libc::munmap(room, 2 * len) };
 }
 
 #[cfg(test)]

@@ -116,18 +116,7 @@ impl Head {
     /// The path as received, not decoded: `*` for `OPTIONS *`, else beginning with `/`.
     #[inline]
     #[must_use]
-    pub fn path<'a>(&self, bytes: &'a [u8]) -> &'a str {
-        if self.parts.path.is_empty() {
-            "/"
-        } else {
-            self.parts.path.text(bytes)
-        }
-    }
-
-    /// The same as bytes, which nobody has to look through.
-    #[inline]
-    #[must_use]
-    pub fn path_bytes<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+    pub fn path<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
         if self.parts.path.is_empty() {
             b"/"
         } else {
