@@ -89,8 +89,9 @@ class Generator:
     def wrk(self, server: Server, answer_bytes: int = 0) -> Load:
         """A closed loop: as many requests as connections are under way."""
         scenario = self._scenario
-        command = ["wrk", f"-t{scenario.threads}", f"-c{scenario.connections}", f"-d{self.seconds}s"]
-        command += ["--timeout", "30s", "-s", str(self._script), url(server, scenario)]
+        command = ["wrk", f"-t{scenario.threads}", f"-c{scenario.connections}"]
+        command += [f"-d{self.seconds}s", "--timeout", "30s", "-s", str(self._script)]
+        command.append(url(server, scenario))
         output = self._output(command)
         figures = [line.split()[1:] for line in output.splitlines() if line.startswith("RESULT ")]
         if len(figures) != 1:

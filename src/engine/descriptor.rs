@@ -1,7 +1,11 @@
 //! A file descriptor that stays open while somebody uses it: its owner, or the kernel.
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
+
+use rustix::fs::{OFlags, fcntl_setfl};
+use rustix::io::Errno;
 
 /// A counted descriptor. Every operation on it holds one, so it is closed after the final
 /// completion of the last operation, never under the kernel's feet (a socket closed with a
@@ -10,12 +14,19 @@ use std::rc::Rc;
 pub struct Descriptor(Rc<Inner>);
 
 #[derive(Debug)]
-struct Inner(Option<OwnedFd>);
+struct Inner {
+    fd: Option<OwnedFd>,
+    /// We have set `O_NONBLOCK`; how it came does not matter.
+    nonblocking: Cell<bool>,
+}
 
 impl Descriptor {
     /// Takes over an open descriptor.
     pub fn new(fd: OwnedFd) -> Self {
-        Self(Rc::new(Inner(Some(fd))))
+        Self(Rc::new(Inner {
+            fd: Some(fd),
+            nonblocking: Cell::new(false),
+        }))
     }
 
     /// Its number, for the kernel.
@@ -26,15 +37,27 @@ impl Descriptor {
     /// Closes it at once if nobody else uses it, rather than with the next batch.
     pub fn close_now(self) {
         if let Some(mut inner) = Rc::into_inner(self.0) {
-            drop(inner.0.take());
+            drop(inner.fd.take());
         }
+    }
+
+    /// Sets `O_NONBLOCK`, for good.
+    ///
+    /// # Errors
+    /// Those of fcntl(2).
+    pub(super) fn set_nonblocking(&self) -> Result<(), Errno> {
+        if !self.0.nonblocking.get() {
+            fcntl_setfl(self, OFlags::NONBLOCK)?;
+            self.0.nonblocking.set(true);
+        }
+        Ok(())
     }
 }
 
 impl AsFd for Descriptor {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0
-            .0
+            .fd
             .as_ref()
             .expect("a descriptor is open until it is dropped")
             .as_fd()
@@ -43,7 +66,7 @@ impl AsFd for Descriptor {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if let Some(fd) = self.0.take() {
+        if let Some(fd) = self.fd.take() {
             super::close(fd);
         }
     }

@@ -18,6 +18,7 @@
 mod file;
 mod obstacle;
 mod root;
+mod shelf;
 
 use std::io;
 use std::path::PathBuf;
@@ -27,6 +28,7 @@ pub(crate) use file::Reading;
 pub use file::{File, Metadata};
 pub(crate) use obstacle::Obstacle;
 pub use root::{Entry, Root};
+pub(crate) use shelf::{Kept, Shelf};
 
 /// Reads a whole file.
 ///

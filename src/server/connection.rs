@@ -19,7 +19,7 @@ use crate::buf::PoolBox;
 use crate::http::Fault;
 use crate::http::h1::{self, Event, Framing};
 use crate::net::Stream;
-use crate::rt::after_ms;
+use crate::rt::{after_ms, yield_now};
 use crate::service::{Inlet, Request, Response, Service};
 use crate::sys::mutants::mutate;
 
@@ -125,7 +125,13 @@ impl Connection {
             let next = self.advance(service, &waker)?;
             match next {
                 Next::Exchange(pending) => self.exchange(pending).await?,
-                Next::Send => self.flush().await?,
+                Next::Send => {
+                    self.flush().await?;
+                    // What the socket takes at once would keep others waiting.
+                    if !self.link.inbox.is_empty() {
+                        yield_now().await;
+                    }
+                }
                 Next::Receive if self.http.must_close() => return Ok(CloseReason::Answered),
                 Next::Receive if self.link.eof => {
                     let unread = self.link.inbox.unread();
@@ -216,7 +222,8 @@ impl Connection {
                 return Ok(Next::Exchange(Pending::answered(polled, incoming)));
             }
             self.encode_full(answer)?;
-            if self.link.outbox.len() >= GATHER_BYTES_MAX {
+            let outbox = &self.link.outbox;
+            if outbox.len() >= GATHER_BYTES_MAX || outbox.ends_in_file() {
                 return Ok(Next::Send);
             }
         }

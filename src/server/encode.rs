@@ -8,7 +8,7 @@ use super::close_reason::CloseReason;
 use super::connection::Connection;
 use super::date::Date;
 use super::shared::Manner;
-use crate::buf::Part;
+use crate::buf::{FileSpan, Part};
 use crate::http::h1::{self, Answer, BodyLength};
 use crate::service::Response;
 use crate::sys::mutants::mutate;
@@ -26,15 +26,18 @@ impl Connection {
         }
     }
 
-    /// Encodes an answer whose body is in memory: a small one together with its head.
+    /// Encodes an answer that is there as a whole: a small body together with its head.
     #[inline]
     pub(super) fn encode_full(&mut self, response: &mut Response) -> Result<(), CloseReason> {
-        if response.full_body().len() <= COPY_BYTES_MAX {
-            self.encode_head_and(response, response.full_body());
-        } else {
-            self.encode_head(response);
-            if let Some(part) = response.body().take_full() {
-                self.encode_part(part)?;
+        match response.full_body() {
+            Some(body) if body.len() <= COPY_BYTES_MAX => self.encode_head_and(response, body),
+            _ => {
+                self.encode_head(response);
+                if let Some(part) = response.body().take_full() {
+                    self.encode_part(part)?;
+                } else if let Some(span) = response.body().take_span() {
+                    self.encode_span(span)?;
+                }
             }
         }
         self.encode_end()
@@ -114,6 +117,22 @@ impl Connection {
         if prefix.is_some() {
             outbox.write(pool, h1::DATA_SUFFIX);
         }
+        Ok(())
+    }
+
+    /// Encodes a part of an answer's body that is a span of a file. Such a body's length is known:
+    /// nothing frames its parts.
+    pub(super) fn encode_span(&mut self, span: FileSpan) -> Result<(), CloseReason> {
+        if !self.http.body_allowed() {
+            return Ok(());
+        }
+        self.http
+            .send_data(span.len())
+            .map_err(|_| CloseReason::ServiceFailed)?;
+        if let Some(line) = &mut self.line {
+            line.body_bytes += span.len() as u64;
+        }
+        self.link.outbox.push_file(span);
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 use super::close_reason::CloseReason;
 use super::connection::{Connection, Pending, refuse_interim};
 use super::limits::Pace;
-use crate::buf::{FileSpan, Part, PoolBox};
+use crate::buf::{Part, PoolBox};
 use crate::http::Fault;
 use crate::http::h1::{self, Event, Head};
 use crate::rt::now_ms;
@@ -127,7 +127,7 @@ impl Pump<'_> {
                 && let Some(source) = body
             {
                 if let Some(span) = source.take_span() {
-                    self.encode_span(span)?;
+                    self.connection.encode_span(span)?;
                     (progress, is_span) = (true, true);
                     break;
                 }
@@ -160,21 +160,6 @@ impl Pump<'_> {
         }
         context.waker().wake_by_ref();
         Poll::Pending
-    }
-
-    /// Encodes a part of the answer's body that is a span of a file. Such a body's length is known:
-    /// nothing frames its parts.
-    fn encode_span(&mut self, span: FileSpan) -> Result<(), CloseReason> {
-        let Connection {
-            http, link, line, ..
-        } = &mut *self.connection;
-        http.send_data(span.len())
-            .map_err(|_| CloseReason::ServiceFailed)?;
-        if let Some(line) = line {
-            line.body_bytes += span.len() as u64;
-        }
-        link.outbox.push_file(span);
-        Ok(())
     }
 
     /// Whether more of the answer's body can be queued.

@@ -266,7 +266,8 @@ impl Link {
     /// The send in flight has not ended for half a timeout or more. The kernel takes more only when
     /// a third of the socket's buffer is free, so a slow peer's progress is seen in what it
     /// acknowledges. Without any since we last looked, the send is cancelled at the deadline: how
-    /// far it came, and so whether it was fast enough, is what its last completion tells.
+    /// far it came, and so whether it was fast enough, is what its last completion tells. (So it is
+    /// seen even if the socket is as full again as it was: then some of this very send is in it.)
     fn look_at_send(&mut self, limits: &Limits) {
         let unacknowledged = self.stream.unacknowledged().unwrap_or(u32::MAX);
         if unacknowledged < self.unacknowledged {

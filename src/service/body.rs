@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::file_body::FileBody;
 use super::pipe::{BodyPipe, Inlet};
 use crate::buf::{FileSpan, Part};
-use crate::fs::File;
+use crate::fs::{File, Kept};
 
 /// The content of a message. Reading a request's body pulls it from the client; a response may
 /// have a request's body as its own.
@@ -23,6 +23,7 @@ enum Inner {
     #[default]
     Empty,
     Full(Bytes),
+    Kept(Kept),
     Incoming(Rc<BodyPipe>),
     File(Box<FileBody>),
 }
@@ -66,6 +67,14 @@ impl Body {
         })
     }
 
+    /// Bytes that a shelf keeps.
+    pub(super) fn kept(kept: Kept) -> Self {
+        Self(match kept.len() {
+            0 => Inner::Empty,
+            _ => Inner::Kept(kept),
+        })
+    }
+
     /// The body that arrives through `pipe`.
     pub(super) fn incoming(pipe: Rc<BodyPipe>) -> Self {
         Self(Inner::Incoming(pipe))
@@ -76,6 +85,7 @@ impl Body {
         match &self.0 {
             Inner::Empty => Some(0),
             Inner::Full(bytes) => Some(bytes.len() as u64),
+            Inner::Kept(kept) => Some(kept.len()),
             Inner::Incoming(pipe) => pipe.left(),
             Inner::File(file) => Some(file.left()),
         }
@@ -115,6 +125,11 @@ impl Body {
         match &mut self.0 {
             Inner::Incoming(pipe) => pipe.poll_part(context),
             Inner::File(file) => file.poll_part(context),
+            Inner::Kept(kept) => {
+                let bytes = kept.read().map_err(|_| BodyError::Unreadable);
+                self.0 = Inner::Empty;
+                Poll::Ready(bytes.map(|bytes| Some(bytes.into())))
+            }
             _ => Poll::Ready(Ok(self.take_full())),
         }
     }
@@ -124,27 +139,34 @@ impl Body {
     pub(crate) fn take_span(&mut self) -> Option<FileSpan> {
         match &mut self.0 {
             Inner::File(file) => file.take_span(),
+            Inner::Kept(kept) => {
+                let span = kept.span();
+                self.0 = Inner::Empty;
+                Some(span)
+            }
             _ => None,
         }
     }
 
-    /// All of a body that is in memory already; none of one that is empty or comes part by part.
+    /// All of a body that is in our memory; none of one that is empty or comes part by part.
     pub(crate) fn take_full(&mut self) -> Option<Part> {
         match std::mem::take(&mut self.0) {
             Inner::Full(bytes) => Some(Part::Bytes(bytes)),
             Inner::Empty => None,
-            parts @ (Inner::Incoming(_) | Inner::File(_)) => {
+            parts @ (Inner::Incoming(_) | Inner::File(_) | Inner::Kept(_)) => {
                 self.0 = parts;
                 None
             }
         }
     }
 
-    /// What is in memory of it: all, or nothing.
-    pub(crate) fn full(&self) -> &[u8] {
+    /// All of it, if that is in our memory.
+    #[inline]
+    pub(crate) fn full(&self) -> Option<&[u8]> {
         match &self.0 {
-            Inner::Full(bytes) => bytes,
-            _ => b"",
+            Inner::Full(bytes) => Some(bytes),
+            Inner::Empty => Some(b""),
+            _ => None,
         }
     }
 

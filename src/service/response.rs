@@ -1,5 +1,7 @@
 //! A response as a service makes it.
 
+use std::rc::Rc;
+
 use ::http::StatusCode;
 use ::http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 
@@ -13,8 +15,15 @@ pub struct Response {
     status: StatusCode,
     /// Most responses have one field of their own, which then needs no list.
     first: Option<(HeaderName, HeaderValue)>,
-    more: Vec<(HeaderName, HeaderValue)>,
+    more: More,
     body: Body,
+}
+
+/// The fields but the first.
+#[derive(Debug)]
+enum More {
+    Own(Vec<(HeaderName, HeaderValue)>),
+    Shared(Rc<[(HeaderName, HeaderValue)]>),
 }
 
 impl Response {
@@ -23,8 +32,16 @@ impl Response {
         Self {
             status,
             first: None,
-            more: Vec::new(),
+            more: More::Own(Vec::new()),
             body: Body::empty(),
+        }
+    }
+
+    /// A response with fields that others have, too.
+    pub(crate) fn with_shared(status: StatusCode, fields: Rc<[(HeaderName, HeaderValue)]>) -> Self {
+        Self {
+            more: More::Shared(fields),
+            ..Self::new(status)
         }
     }
 
@@ -77,7 +94,7 @@ impl Response {
     pub fn headers(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> + Clone {
         self.first
             .iter()
-            .chain(&self.more)
+            .chain(self.more.as_slice())
             .map(|(name, value)| (name, value))
     }
 
@@ -91,8 +108,8 @@ impl Response {
         self.body.length()
     }
 
-    /// The body, where it is in memory; else nothing.
-    pub(crate) fn full_body(&self) -> &[u8] {
+    /// The whole body, if that is in our memory.
+    pub(crate) fn full_body(&self) -> Option<&[u8]> {
         self.body.full()
     }
 
@@ -112,6 +129,25 @@ impl Response {
             body: content.into(),
             ..Self::new(status)
         }
+    }
+}
+
+impl More {
+    #[inline]
+    fn as_slice(&self) -> &[(HeaderName, HeaderValue)] {
+        match self {
+            Self::Own(fields) => fields,
+            Self::Shared(fields) => fields,
+        }
+    }
+
+    fn push(&mut self, field: (HeaderName, HeaderValue)) {
+        let mut fields = match std::mem::replace(self, Self::Own(Vec::new())) {
+            Self::Own(fields) => fields,
+            Self::Shared(fields) => fields.to_vec(),
+        };
+        fields.push(field);
+        *self = Self::Own(fields);
     }
 }
 

@@ -1,10 +1,15 @@
-//! Reading a file without waiting for its disk.
+//! Files in memory: reading one without waiting for its disk, and one that has none.
 
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::ptr;
 
-use rustix::io::{ReadWriteFlags, preadv2};
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::io::{ReadWriteFlags, preadv2, pwrite};
+
+/// The size of a large page where one of the common size has 4 KiB.
+pub const LARGE_PAGE_BYTES: usize = 2 << 20;
 
 /// Whether the byte at `offset` is in memory, as far as the file system can tell. If it is not, the
 /// kernel begins to read it (preadv2(2), `RWF_NOWAIT`).
@@ -34,4 +39,68 @@ pub fn read_cached(file: impl AsFd, bytes: &mut Vec<u8>, offset: u64) -> io::Res
     // SAFETY: the kernel has written so many bytes behind the ones that were there.
     unsafe { bytes.set_len(bytes.len() + read) };
     Ok(read)
+}
+
+/// An empty file in memory that nobody else can open (memfd_create(2)).
+///
+/// # Errors
+/// Those of memfd_create(2).
+pub fn anonymous_file(name: &str) -> io::Result<OwnedFd> {
+    Ok(memfd_create(name, MemfdFlags::CLOEXEC)?)
+}
+
+/// Makes an empty anonymous file one of [`LARGE_PAGE_BYTES`] zeros, in one large page if the kernel
+/// can (madvise(2), `MADV_COLLAPSE`, Linux 6.1), else in small ones.
+///
+/// # Errors
+/// Those of ftruncate(2) and pwrite(2).
+pub fn fill_with_large_page(file: &OwnedFd) -> io::Result<()> {
+    ftruncate(file, LARGE_PAGE_BYTES as u64)?;
+    // Of nothing the kernel makes no page.
+    pwrite(file, &[0], 0)?;
+    collapse(file);
+    Ok(())
+}
+
+/// Asks for the page through a mapping, which must lie as the page would.
+fn collapse(file: &OwnedFd) {
+    let len = LARGE_PAGE_BYTES;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: addresses without memory, wherever they are free.
+    let room = unsafe { libc::mmap(ptr::null_mut(), 2 * len, libc::PROT_NONE, flags, -1, 0) };
+    if room == libc::MAP_FAILED {
+        return;
+    }
+    let place = room.map_addr(|address| address.next_multiple_of(len));
+    let (access, flags) = (
+        libc::PROT_READ | libc::PROT_WRITE,
+        libc::MAP_SHARED | libc::MAP_FIXED,
+    );
+    // SAFETY: the place is in `room`, which is nobody else's, and ends within it.
+    let mapped = unsafe { libc::mmap(place, len, access, flags, file.as_raw_fd(), 0) };
+    if mapped == place {
+        // SAFETY: it is mapped, and the advice changes nothing in it. It may fail.
+        unsafe { libc::madvise(place, len, libc::MADV_COLLAPSE) };
+    }
+    // SAFETY: nothing refers to what is mapped there.
+    unsafe { libc::munmap(room, 2 * len) };
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::fstat;
+    use rustix::io::pread;
+
+    use super::*;
+
+    #[test]
+    fn an_anonymous_file_has_its_zeros_and_takes_what_is_written() {
+        let file = anonymous_file("test").expect("an anonymous file");
+        fill_with_large_page(&file).expect("memory");
+        assert_eq!(fstat(&file).expect("a file").st_size, 2 << 20);
+        let mut bytes = [1; 2];
+        assert_eq!(pwrite(&file, b"a", LARGE_PAGE_BYTES as u64 - 1), Ok(1));
+        assert_eq!(pread(&file, &mut bytes, LARGE_PAGE_BYTES as u64 - 2), Ok(2));
+        assert_eq!(bytes, *b"\0a");
+    }
 }

@@ -4,6 +4,12 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+/// A worker keeps so many files open at most to send of them again and again.
+pub const KEPT_FILES_MAX: usize = 64;
+
+/// Where so few descriptors are left it keeps none: connections need them.
+pub const SPARE_DESCRIPTORS: u64 = 1024;
+
 /// Raises the soft limit of open files to the hard one, and returns what then holds.
 pub fn raise_open_files() -> u64 {
     let limit = getrlimit(Resource::Nofile);

@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{Address, Answer, Coring, Folder, PATIENCE, coring, noise, run_with};
+use crate::support::{
+    Address, Answer, Coring, Folder, PATIENCE, coring, eventually, noise, run_with,
+};
 
 /// What lies outside the folder that is served.
 const SECRET: &str = "nobody may read this";
@@ -183,6 +185,63 @@ fn contents_arrive_whole_and_in_ranges() {
                 assert!(answer.body == content[part], "{range} of {len}");
             }
         }
+    }
+}
+
+/// Whether the process has an anonymous file.
+fn has_kept_something(pid: u32) -> bool {
+    let names = fs::read_dir(format!("/proc/{pid}/fd")).expect("a process of ours");
+    names
+        .filter_map(|name| fs::read_link(name.ok()?.path()).ok())
+        .any(|path| path.starts_with("/memfd:coring-kept (deleted)"))
+}
+
+/// What is kept to be sent without copying it goes out between other answers, and to a slow client
+/// as it was, even when the file has been replaced meanwhile.
+#[test]
+fn kept_content_goes_out_in_order_and_as_it_was() {
+    let folder = Folder::new();
+    let (large, copied, small) = (noise(90_000), noise(200_000), noise(3000));
+    folder.write("large", &large);
+    folder.write("copied", &copied);
+    folder.write("small", &small);
+    // A file that has just been written is not kept.
+    thread::sleep(Duration::from_millis(50));
+    let server = serve(&folder, &["--cores", "1"]);
+    eventually("a file of the server's own", || {
+        assert!(get(&server, "/large").body == large);
+        has_kept_something(server.pid()).then_some(())
+    });
+    let round = [
+        request("GET", "/large", &[]),
+        request("HEAD", "/large", &[]),
+        request("GET", "/small", &[]),
+        request("GET", "/copied", &[]),
+        request("GET", "/large", &["Range: bytes=7-80000"]),
+    ];
+    let mut client = server.connect();
+    client.send(round.concat().repeat(20));
+    for _ in 0..20 {
+        assert!(client.answer().body == large);
+        assert_eq!(field(&client.head(), "content-length"), "90000");
+        assert!(client.answer().body == small);
+        assert!(client.answer().body == copied);
+        assert!(client.answer().body == large[7..=80_000]);
+    }
+    let mut slow = server.connect();
+    slow.receive_at_most(64 << 10);
+    slow.send(request("GET", "/large", &[]).repeat(60));
+    assert_eq!(slow.head().status, 200);
+    let next: Vec<u8> = large.iter().rev().copied().collect();
+    folder.write("next", &next);
+    fs::rename(folder.file("next"), folder.file("large")).expect("a replaced file");
+    eventually("the new content", || {
+        (get(&server, "/large").body == next).then_some(())
+    });
+    assert!(slow.take(large.len()).expect("the body") == large);
+    for _ in 1..60 {
+        let body = slow.answer().body;
+        assert!(body == large || body == next);
     }
 }
 

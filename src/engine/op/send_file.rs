@@ -11,7 +11,7 @@ use std::io;
 use std::task::Poll;
 
 use rustix::buffer::spare_capacity;
-use rustix::fs::{OFlags, fcntl_setfl, sendfile};
+use rustix::fs::sendfile;
 use rustix::io::{Errno, pread};
 use rustix::net::{SendFlags, send};
 
@@ -117,14 +117,12 @@ impl SendFile {
 
 /// Sends what the socket takes of `span` but its first `sent` bytes; 0 at the end of the file.
 ///
-/// Only `O_NONBLOCK` keeps sendfile(2) from waiting for room. It is set for this call alone: a
-/// request to the ring takes it as it is when it is submitted, which happens on this very thread.
+/// Only `O_NONBLOCK` keeps sendfile(2) from waiting for room. It stays set: the ring's sends and
+/// receives wait by poll(2) all the same, for they ask the socket, not the file.
 pub(super) fn send_file(socket: &Descriptor, span: &FileSpan, sent: usize) -> Result<usize, Errno> {
     let mut offset = span.offset() + sent as u64;
-    fcntl_setfl(socket, OFlags::NONBLOCK)?;
-    let result = sendfile(socket, span, Some(&mut offset), span.len() - sent);
-    fcntl_setfl(socket, OFlags::empty())?;
-    match result {
+    socket.set_nonblocking()?;
+    match sendfile(socket, span, Some(&mut offset), span.len() - sent) {
         Err(Errno::INVAL | Errno::NOSYS | Errno::PERM) => read_and_send(socket, span, sent),
         result => result,
     }

@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 
 use ::http::Method;
 
-use crate::http::field::{Fields, find, tokens};
+use crate::http::field::{Fields, find, is_host, tokens};
 use crate::http::target::{self, Target};
 use crate::http::{Fault, Span};
 
@@ -116,11 +116,11 @@ impl Head {
     /// The path as received, not decoded: `*` for `OPTIONS *`, else beginning with `/`.
     #[inline]
     #[must_use]
-    pub fn path<'a>(&self, bytes: &'a [u8]) -> &'a str {
+    pub fn path<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
         if self.parts.path.is_empty() {
-            "/"
+            b"/"
         } else {
-            self.parts.path.text(bytes)
+            self.parts.path.of(bytes)
         }
     }
 
@@ -407,7 +407,7 @@ impl Notes {
         let (name, value) = (field.name.as_bytes(), field.value);
         let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
         match name.len() {
-            4 if is_host_name(name) => {
+            4 if is_host(name) => {
                 let start = offset(window, value);
                 let first = self.host.replace(Span::new(start, start + value.len()));
                 if first.is_some() {
@@ -485,16 +485,6 @@ impl Notes {
             Version::Http11 => !self.wants_close,
         }
     }
-}
-
-/// Whether these four bytes of a name are `host`: every request has one, so it is read at once.
-/// The bit that tells small letters tells no other two bytes of a token apart from a letter.
-#[inline]
-fn is_host_name(name: &[u8]) -> bool {
-    let Ok(name) = <[u8; 4]>::try_from(name) else {
-        return false;
-    };
-    u32::from_ne_bytes(name) | 0x2020_2020 == u32::from_ne_bytes(*b"host")
 }
 
 /// `1*DIGIT` that fits; no sign, no list, not even of equal numbers.

@@ -3,21 +3,24 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::rc::Rc;
 
-use ::http::HeaderValue;
+use ::http::header::{ACCEPT_RANGES, CONTENT_TYPE, ETAG, LAST_MODIFIED};
+use ::http::{HeaderName, HeaderValue};
 
 use crate::fs::Metadata;
 use crate::http::conditional::Validators;
 use crate::http::date::DateCache;
 
 /// A file's header values, made once.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Facts {
     /// What the file was like when it was opened.
     pub(super) metadata: Metadata,
-    pub(super) content_type: HeaderValue,
     pub(super) etag: HeaderValue,
     pub(super) last_modified: HeaderValue,
+    /// All that an answer with content says of it.
+    pub(super) fields: Rc<[(HeaderName, HeaderValue)]>,
     modified_seconds: u64,
 }
 
@@ -27,10 +30,17 @@ impl Facts {
     pub(super) fn new(path: &[u8], metadata: Metadata, now_seconds: u64) -> Self {
         let (seconds, _) = metadata.modified_unix();
         let modified_seconds = u64::try_from(seconds).unwrap_or(0).min(now_seconds);
+        let etag = text(etag(metadata.modified_unix(), metadata.len()));
+        let last_modified = text(DateCache::new().at(modified_seconds));
         Self {
-            content_type: content_type(path),
-            etag: text(etag(metadata.modified_unix(), metadata.len())),
-            last_modified: text(DateCache::new().at(modified_seconds)),
+            fields: Rc::new([
+                (ETAG, etag.clone()),
+                (LAST_MODIFIED, last_modified.clone()),
+                (CONTENT_TYPE, content_type(path)),
+                (ACCEPT_RANGES, HeaderValue::from_static("bytes")),
+            ]),
+            etag,
+            last_modified,
             modified_seconds,
             metadata,
         }

@@ -21,14 +21,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use ::http::header::{
-    ACCEPT_RANGES, ALLOW, CONTENT_RANGE, CONTENT_TYPE, ETAG, LAST_MODIFIED, LOCATION, RETRY_AFTER,
-};
+use ::http::header::{ALLOW, CONTENT_RANGE, ETAG, LAST_MODIFIED, LOCATION, RETRY_AFTER};
 use ::http::{HeaderName, HeaderValue, Method, StatusCode};
 use bytes::Bytes;
 
 use super::{Body, Request, Response, Service};
-use crate::fs::{Entry, File, Metadata, Obstacle, Root};
+use crate::fs::{Entry, File, Kept, Metadata, Obstacle, Root, Shelf};
 use crate::http::conditional::Outcome;
 use crate::http::field::Fields;
 use crate::http::range::{ContentRange, Requested};
@@ -39,6 +37,11 @@ use path::{Relative, with_slash};
 
 /// A larger file is read as it is sent, and not kept, in bytes: what goes out in one send.
 const SMALL_BYTES_MAX: u64 = 256 << 10;
+
+/// Content of so many bytes is put on the shelf, for it costs less to let the kernel send what it
+/// has. Less is copied into each send, and so is more: where TCP paces, 256 KiB from the shelf cost
+/// twice as much (bench/results/trials.md).
+const SHELF_BYTES: Range<usize> = (8 << 10) + 1..(96 << 10) + 1;
 
 /// How long a small file must not have changed to be taken as it is, in ms: the time of a change is
 /// noted as it begins, and by older kernels in ticks of up to 10 ms, in which two look like one.
@@ -73,6 +76,8 @@ const ROOT_LOOK_MS: u64 = 2000;
 pub struct Files {
     root: Root,
     cache: RefCell<Cache<Small>>,
+    /// Where some of these have their content, as long as there is room.
+    shelf: Shelf,
     /// When to look at the root next, in ms.
     root_due_ms: Cell<u64>,
     /// Whether the root was still in its place when it was last looked at.
@@ -82,12 +87,14 @@ pub struct Files {
 /// A small file as it was at one moment.
 struct Small {
     facts: Facts,
-    content: Bytes,
+    content: Content,
 }
 
 /// What there is to be sent of a file.
+#[derive(Clone)]
 enum Content {
     Memory(Bytes),
+    Kept(Kept),
     File(File),
 }
 
@@ -100,6 +107,7 @@ impl Files {
         Self {
             root,
             cache: RefCell::new(Cache::new(Self::CACHE_BYTES_MAX)),
+            shelf: Shelf::new(Self::CACHE_BYTES_MAX),
             root_due_ms: Cell::new(0),
             root_is_current: Cell::new(true),
         }
@@ -109,6 +117,7 @@ impl Files {
     #[must_use]
     pub fn with_cache(mut self, bytes_max: usize) -> Self {
         self.cache = RefCell::new(Cache::new(bytes_max));
+        self.shelf = Shelf::new(bytes_max);
         self
     }
 
@@ -126,7 +135,7 @@ impl Files {
         if let Some(known) = known
             && known.holds(&opened)
         {
-            return known.answer(request);
+            return self.shelve(path, known, looked_ms).await.answer(request);
         }
         let file = match opened {
             Ok(Entry::File(file)) => file,
@@ -158,11 +167,30 @@ impl Files {
     /// Keeps a small file, if it is quiet.
     fn keep(&self, path: &Relative<'_>, small: &Rc<Small>, looked_ms: u64) {
         let (mut cache, len) = (self.cache.borrow_mut(), small.content.len());
-        if cache.takes(len as u64) && is_quiet(&small.facts.metadata) {
+        if cache.takes(len) && is_quiet(&small.facts.metadata) {
+            let len = usize::try_from(len).expect("a small file");
             cache.insert(path.as_bytes(), small.clone(), len, looked_ms);
         } else {
             cache.remove(path.as_bytes());
         }
+    }
+
+    /// Puts content of a kept file on the shelf, if that makes it cheaper to send and there is
+    /// room. Not before it is looked at again: by then it was asked for twice, and did not change.
+    async fn shelve(&self, path: &Relative<'_>, small: Rc<Small>, looked_ms: u64) -> Rc<Small> {
+        let Content::Memory(bytes) = &small.content else {
+            return small;
+        };
+        if !SHELF_BYTES.contains(&bytes.len()) {
+            return small;
+        }
+        let Ok(kept) = self.shelf.keep(bytes).await else {
+            return small;
+        };
+        let (facts, content) = (small.facts.clone(), Content::Kept(kept));
+        let small = Rc::new(Small { facts, content });
+        self.keep(path, &small, looked_ms);
+        small
     }
 
     /// Looks now and then whether the root is still where it was, and says once if not.
@@ -207,7 +235,7 @@ impl Service for Files {
             return refusal(StatusCode::METHOD_NOT_ALLOWED)
                 .with_header(ALLOW, HeaderValue::from_static("GET, HEAD"));
         }
-        let Some(path) = Relative::read(request.path()) else {
+        let Some(path) = Relative::read(request.path_bytes()) else {
             return refusal(StatusCode::NOT_FOUND);
         };
         let found = self.cache.borrow_mut().find(path.as_bytes(), now_ms());
@@ -242,6 +270,7 @@ impl Small {
             let before = std::mem::replace(&mut metadata, file.metadata_now()?);
             if before == metadata && (is_quiet(&metadata) || reads_left == 0) {
                 let facts = Facts::new(name, metadata, now_seconds());
+                let content = Content::Memory(content);
                 return Ok(Some(Self { facts, content }));
             }
             sleep(QUIET_MS).await;
@@ -262,7 +291,7 @@ impl Small {
 
     #[inline]
     fn answer(&self, request: &Request) -> Response {
-        answer(request, &self.facts, Content::Memory(self.content.clone()))
+        answer(request, &self.facts, self.content.clone())
     }
 }
 
@@ -271,6 +300,7 @@ impl Content {
     fn len(&self) -> u64 {
         match self {
             Self::Memory(bytes) => bytes.len() as u64,
+            Self::Kept(kept) => kept.len(),
             Self::File(file) => file.metadata().len(),
         }
     }
@@ -282,6 +312,7 @@ impl Content {
                 let at = |offset| usize::try_from(offset).expect("an offset in memory");
                 bytes.slice(at(part.start)..at(part.end)).into()
             }
+            Self::Kept(kept) => Body::kept(kept.part(part)),
             Self::File(file) => Body::file(file, part),
         }
     }
@@ -296,17 +327,13 @@ fn answer(request: &Request, facts: &Facts, content: Content) -> Response {
             .judge(request.method(), request.headers())
         {
             Outcome::Proceed => requested(request, facts, length),
-            Outcome::NotModified => return described(StatusCode::NOT_MODIFIED, facts),
+            Outcome::NotModified => return not_modified(facts),
             Outcome::Failed => return refusal(StatusCode::PRECONDITION_FAILED),
         }
     } else {
         Requested::Whole
     };
-    let response = |status| {
-        described(status, facts)
-            .with_header(CONTENT_TYPE, facts.content_type.clone())
-            .with_header(ACCEPT_RANGES, HeaderValue::from_static("bytes"))
-    };
+    let response = |status| Response::with_shared(status, facts.fields.clone());
     match requested {
         Requested::Whole => response(StatusCode::OK).with_body(content.part(0..length)),
         Requested::Part(part) => {
@@ -348,9 +375,9 @@ fn requested(request: &Request, facts: &Facts, length: u64) -> Requested {
     }
 }
 
-/// A response with the validators of what it is about.
-fn described(status: StatusCode, facts: &Facts) -> Response {
-    Response::new(status)
+/// A response with nothing but the validators of what it is about.
+fn not_modified(facts: &Facts) -> Response {
+    Response::new(StatusCode::NOT_MODIFIED)
         .with_header(ETAG, facts.etag.clone())
         .with_header(LAST_MODIFIED, facts.last_modified.clone())
 }

@@ -12,7 +12,7 @@
 
 use std::borrow::Cow;
 
-use percent_encoding::percent_decode_str;
+use percent_encoding::percent_decode;
 
 /// The one name with a dot that is not hidden, at the top.
 const WELL_KNOWN: &[u8] = b".well-known";
@@ -24,16 +24,11 @@ pub(super) struct Relative<'a>(Cow<'a, [u8]>);
 
 impl<'a> Relative<'a> {
     /// Reads the path of a request, as received; none if it leads nowhere.
-    pub(super) fn read(path: &'a str) -> Option<Self> {
-        let path = match path {
-            // `http://host` means its top (RFC 9112 §3.2.1).
-            "" => "/",
-            path => path,
-        };
-        if !path.starts_with('/') || !has_good_escapes(path.as_bytes()) {
+    pub(super) fn read(path: &'a [u8]) -> Option<Self> {
+        if !path.starts_with(b"/") || !has_good_escapes(path) {
             return None;
         }
-        let mut decoded: Cow<'a, [u8]> = percent_decode_str(path).into();
+        let mut decoded: Cow<'a, [u8]> = percent_decode(path).into();
         if decoded.windows(2).any(|pair| pair == b"//") {
             let mut merged = decoded.into_owned();
             merged.dedup_by(|a, b| (*a, *b) == (b'/', b'/'));
@@ -102,17 +97,16 @@ mod tests {
     use super::*;
 
     fn read(path: &str) -> Option<Vec<u8>> {
-        Relative::read(path).map(|relative| relative.as_bytes().to_vec())
+        Relative::read(path.as_bytes()).map(|relative| relative.as_bytes().to_vec())
     }
 
     #[test]
     fn paths_lead_beneath_the_root() {
-        let check = |path, expected: &[u8], file: &[u8]| {
-            let relative = Relative::read(path).expect(path);
+        let check = |path: &str, expected: &[u8], file: &[u8]| {
+            let relative = Relative::read(path.as_bytes()).expect(path);
             assert_eq!(relative.as_bytes(), expected, "{path}");
             assert_eq!(&*relative.file(), file, "{path}");
         };
-        check("", b"", b"index.html");
         check("/", b"", b"index.html");
         check("/a", b"a", b"a");
         check("/a/", b"a/", b"a/index.html");
@@ -126,6 +120,7 @@ mod tests {
     #[test]
     fn nothing_but_a_normal_path_leads_anywhere() {
         for path in [
+            "",
             "*",
             "a",
             "../a",
@@ -197,8 +192,8 @@ mod tests {
 
     #[test]
     fn a_plain_path_is_borrowed() {
-        let is_borrowed = |path| {
-            let relative = Relative::read(path).expect(path);
+        let is_borrowed = |path: &str| {
+            let relative = Relative::read(path.as_bytes()).expect(path);
             matches!(relative.0, Cow::Borrowed(_))
         };
         assert!(is_borrowed("/a/b.html"));
