@@ -41,14 +41,20 @@ impl Descriptor {
         }
     }
 
-    /// Sets `O_NONBLOCK`, for good.
+    /// Sets `O_NONBLOCK` or takes it away; for most calls it is as it should be.
     ///
     /// # Errors
     /// Those of fcntl(2).
-    pub(super) fn set_nonblocking(&self) -> Result<(), Errno> {
-        if !self.0.nonblocking.get() {
-            fcntl_setfl(self, OFlags::NONBLOCK)?;
-            self.0.nonblocking.set(true);
+    #[inline]
+    pub(super) fn set_nonblocking(&self, nonblocking: bool) -> Result<(), Errno> {
+        if self.0.nonblocking.get() != nonblocking {
+            let flag = if nonblocking {
+                OFlags::NONBLOCK
+            } else {
+                OFlags::empty()
+            };
+            fcntl_setfl(self, flag)?;
+            self.0.nonblocking.set(nonblocking);
         }
         Ok(())
     }

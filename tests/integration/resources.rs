@@ -11,7 +11,7 @@ use coring::{Handle, Limits, Request, Response, Server};
 use rustix::process::{Resource, getrlimit};
 
 use crate::support::{
-    Address, Answer, Client, Coring, GET, HELLO, Program, eventually, python, report,
+    Address, Answer, Client, Coring, Folder, GET, HELLO, Program, eventually, noise, python, report,
 };
 
 /// `wanted` connections, or as many as the limit of open files allows on either side.
@@ -135,6 +135,64 @@ fn an_idle_connection_costs_little_and_leaves_nothing() {
     ] {
         assert_eq!(stats[gauge], 0, "{gauge}: {}", ended.stderr);
     }
+}
+
+/// A client that has asked for the small file more often than there is room for, sends no more and
+/// does not read: what it is owed can't be waited for by poll(2), which tells its end at once.
+fn leave_unread(mut client: Client) -> Client {
+    client.receive_at_most(4096);
+    client.send("GET /small HTTP/1.1\r\nHost: a\r\n\r\n".repeat(3000));
+    client.half_close();
+    client
+}
+
+/// A server of a small file, which is sent from memory, and a large one, which is not.
+fn small_and_large() -> (Folder, Coring) {
+    let folder = Folder::new();
+    folder.write("small", noise(4000));
+    folder.write("large", noise(1_000_000));
+    let server = Coring::start(&["serve", "--cores", "1", &folder.path().to_string_lossy()]);
+    (folder, server)
+}
+
+#[test]
+fn pitfall_23_threads_of_the_kernel_without_a_bound() {
+    let (_folder, server) = small_and_large();
+    let threads = || {
+        let tasks = fs::read_dir(format!("/proc/{}/task", server.pid())).expect("our own child");
+        tasks.count()
+    };
+    let before = threads();
+    let clients: Vec<Client> = (0..60).map(|_| leave_unread(server.connect())).collect();
+    for _ in 0..10 {
+        thread::sleep(Duration::from_millis(100));
+        let more = threads() - before;
+        assert!(more <= 20, "{more} threads for {} clients", clients.len());
+    }
+    assert_eq!(
+        server
+            .ask("GET /small HTTP/1.1\r\nHost: a\r\n\r\n")
+            .body
+            .len(),
+        4000
+    );
+    drop(clients);
+    server.stop();
+}
+
+#[test]
+fn pitfall_24_a_socket_that_does_not_wait_is_asked_again_and_again() {
+    let (_folder, server) = small_and_large();
+    let mut client = server.connect();
+    // Sending a file makes the socket one that does not wait.
+    let large = "GET /large HTTP/1.1\r\nHost: a\r\n\r\n";
+    let answer = client.exchange(large).expect("an answer");
+    assert_eq!(answer.map(|answer| answer.body.len()), Some(1_000_000));
+    let client = leave_unread(client);
+    thread::sleep(Duration::from_millis(500));
+    assert!(cpu_percent(server.pid()) < 20, "it goes round and round");
+    drop(client);
+    server.stop();
 }
 
 #[test]

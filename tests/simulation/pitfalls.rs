@@ -29,8 +29,8 @@
 //! | 20 | lost wake-ups | here, and among real threads in `rt` |
 //! | 21 | a slow service stores what a client sends | here, `integration/embedding` |
 //! | 22 | a refusal lost by a reset | here, `integration/faults` |
-//! | 23 | threads of the kernel's pool | cannot: no operation used here goes to it |
-//! | 24 | `O_NONBLOCK` and the kernel's pool | cannot: as 23 |
+//! | 23 | threads of the kernel's pool | `integration/resources` |
+//! | 24 | `O_NONBLOCK` and the kernel's pool | `integration/resources` |
 //! | 25 | a ring made on another thread | `integration/embedding` |
 //! | 26 | the registered descriptor forgotten | `integration/startup` |
 //! | 27 | `io_uring` forbidden | `integration/startup` |

@@ -117,11 +117,11 @@ impl SendFile {
 
 /// Sends what the socket takes of `span` but its first `sent` bytes; 0 at the end of the file.
 ///
-/// Only `O_NONBLOCK` keeps sendfile(2) from waiting for room. It stays set: the ring's sends and
-/// receives wait by poll(2) all the same, for they ask the socket, not the file.
+/// Only `O_NONBLOCK` keeps sendfile(2) from waiting for room. It stays set until something else is
+/// sent: mostly the next answer is a file, too.
 pub(super) fn send_file(socket: &Descriptor, span: &FileSpan, sent: usize) -> Result<usize, Errno> {
     let mut offset = span.offset() + sent as u64;
-    socket.set_nonblocking()?;
+    socket.set_nonblocking(true)?;
     match sendfile(socket, span, Some(&mut offset), span.len() - sent) {
         Err(Errno::INVAL | Errno::NOSYS | Errno::PERM) => read_and_send(socket, span, sent),
         result => result,

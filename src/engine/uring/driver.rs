@@ -213,6 +213,9 @@ impl Uring {
         if let Outgoing::File(..) = outgoing {
             return self.start_send_file(SendFile::new(socket, outgoing));
         }
+        // A thread of the kernel's would be told to come again, not wait. To take the flag away
+        // from an open descriptor does not fail.
+        let _ = socket.set_nonblocking(false);
         let mut table = self.table.borrow_mut();
         let (id, entry) = table.insert(|| Op::Send(Send::new(socket, outgoing, then)));
         entry.state = State::InKernel;

@@ -17,6 +17,9 @@ const COMPLETIONS: u32 = 8192;
 /// Provided buffers, of one block each. All that arrives in one turn must fit; the kernel cycles
 /// through them, so each one more is 4 KiB that stay in memory and go through the caches.
 const BUFFERS: u16 = 256;
+/// Threads of the kernel's for one ring: for files, and for all else
+/// (`IORING_REGISTER_IOWQ_MAX_WORKERS`, Linux 5.15).
+const KERNEL_THREADS_MAX: [u32; 2] = [4, 16];
 /// The kernel gives a closed ring's locked memory back some 30 ms late, so a restart within the
 /// same limit finds it exhausted for a moment.
 const MEMORY_RETRIES: u32 = 30;
@@ -176,6 +179,13 @@ fn make(pool: &Pool, submissions: u32, completions: u32, buffers: u16) -> Result
     buf_ring
         .register(&submitter)
         .map_err(Refusal::new("registering provided buffers"))?;
+    // What poll(2) cannot wait for is waited for by threads of the kernel's, one each and without a
+    // bound: a client that has ended its side and does not read is such a case, and many would be
+    // many threads. Those beyond the bound wait for one of them.
+    let mut threads_max = KERNEL_THREADS_MAX;
+    submitter
+        .register_iowq_max_workers(&mut threads_max)
+        .map_err(Refusal::new("bounding the kernel's threads"))?;
     // Hardening only: where the kernel cannot, the ring works all the same.
     let _ = restrict(&submitter);
     submitter
