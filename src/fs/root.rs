@@ -92,7 +92,7 @@ impl Root {
         if relative.as_os_str().is_empty() {
             relative = Path::new(".");
         }
-        match self.0.open_beneath(relative, ResolveFlags::CACHED) {
+        match self.0.open_again(relative, ResolveFlags::CACHED) {
             // Not in memory, or the kernel cannot say (before Linux 5.12).
             Err(Errno::AGAIN | Errno::INVAL | Errno::OPNOTSUPP) => {}
             found => return Ok(found?),
@@ -101,7 +101,7 @@ impl Root {
         blocking(move || {
             let mut tries = 1;
             loop {
-                match root.0.open_beneath(&relative, ResolveFlags::empty()) {
+                match root.0.open_again(&relative, ResolveFlags::empty()) {
                     Err(Errno::AGAIN | Errno::INTR) if tries < TRIES_MAX => tries += 1,
                     found => return Ok(found?),
                 }
@@ -141,9 +141,19 @@ impl Root {
 const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS);
 
 impl Inner {
+    /// As [`Inner::open_beneath`], twice where nothing is found: what a link led to may have been
+    /// removed while it was followed, and the link lead elsewhere by now. So is a tree replaced
+    /// whole, and nobody shall see a gap.
+    fn open_again(&self, relative: &Path, resolve: ResolveFlags) -> Result<Entry, Errno> {
+        match self.open_beneath(relative, resolve) {
+            Err(Errno::NOENT) => self.open_beneath(relative, resolve),
+            found => found,
+        }
+    }
+
     /// Opens what `relative` names and looks at what that is. `EMFILE` before the last descriptors
-    /// are taken. A pipe or a device that is not ready
-    /// does not block this (`O_NONBLOCK`), nor become our terminal (`O_NOCTTY`).
+    /// are taken. A pipe or a device that is not ready does not block this (`O_NONBLOCK`), nor
+    /// become our terminal (`O_NOCTTY`).
     fn open_beneath(&self, relative: &Path, resolve: ResolveFlags) -> Result<Entry, Errno> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let opened = openat2(&self.fd, relative, flags, Mode::empty(), BENEATH | resolve);

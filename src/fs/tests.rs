@@ -225,6 +225,44 @@ fn a_link_swapped_all_the_time_leads_in_or_nowhere() {
     swapper.join().unwrap();
 }
 
+/// A tree is replaced whole by a link that is renamed, as Kubernetes does it: who follows the old
+/// link finds nothing where it led.
+#[test]
+fn a_tree_that_is_replaced_has_no_gap() {
+    let ground = Ground::new();
+    let swap = |site: &Path, version: u32| {
+        let folder = format!("v{version}");
+        fs::create_dir(site.join(&folder)).unwrap();
+        fs::write(site.join(&folder).join("file"), "there").unwrap();
+        symlink(&folder, site.join("new")).unwrap();
+        fs::rename(site.join("new"), site.join("current")).unwrap();
+    };
+    let site = ground.site("");
+    swap(&site, 0);
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = stop.clone();
+    let swapper = std::thread::spawn(move || {
+        for version in 1.. {
+            if stopped.load(Ordering::Relaxed) {
+                break;
+            }
+            swap(&site, version);
+            fs::remove_dir_all(site.join(format!("v{}", version - 1))).unwrap();
+        }
+    });
+    let root = ground.root();
+    on_each_engine(|| {
+        let root = root.clone();
+        async move {
+            for _ in 0..100_000 {
+                assert_eq!(look(&root, "current/file").await, found("there"));
+            }
+        }
+    });
+    stop.store(true, Ordering::Relaxed);
+    swapper.join().unwrap();
+}
+
 #[test]
 fn pipes_and_sockets_block_nobody_and_are_not_read() {
     let ground = Ground::new();
