@@ -50,7 +50,8 @@ pub(crate) struct Serve {
     #[arg(value_name = "DIR", default_value = ".")]
     pub(crate) folder: PathBuf,
 
-    /// Most memory of each worker for small files that are asked for often; 0 = none
+    /// Most memory of each worker for small files that are asked for often; 0 = none, twice as
+    /// much may be needed while they change
     #[arg(long, env = "CORING_FILE_CACHE", value_name = "BYTES")]
     #[arg(default_value_t = Size(u64::try_from(Files::CACHE_BYTES_MAX).unwrap_or(u64::MAX)))]
     pub(crate) file_cache: Size,
