@@ -84,22 +84,38 @@ impl fmt::Debug for Inbox {
     }
 }
 
-/// The workers alive in this process, by number.
-static WORKERS: RwLock<Vec<Weak<Inbox>>> = RwLock::new(Vec::new());
+/// The workers alive in this process.
+static WORKERS: RwLock<Workers> = RwLock::new(Workers {
+    inboxes: Vec::new(),
+    next: 0,
+});
+
+/// Workers by number. Numbers go round: whoever still wakes a task of a worker that is gone shall
+/// not reach the one that was made next.
+struct Workers {
+    inboxes: Vec<Weak<Inbox>>,
+    next: usize,
+}
 
 /// Gives the worker behind `inbox` a number of its own for as long as the inbox lives.
 ///
 /// # Panics
 /// When 4,096 workers are alive.
 pub(super) fn register(inbox: &Arc<Inbox>) -> u16 {
+    const COUNT: usize = 1 << WORKER_BITS;
     let mut workers = WORKERS.write().unwrap_or_else(PoisonError::into_inner);
-    let free = workers.iter().position(|worker| worker.strong_count() == 0);
-    let number = free.unwrap_or(workers.len());
-    assert!(number < 1 << WORKER_BITS, "too many workers in one process");
-    if number == workers.len() {
-        workers.push(Weak::new());
+    let number = (workers.next..workers.next + COUNT)
+        .map(|number| number % COUNT)
+        .find(|&number| {
+            let inbox = workers.inboxes.get(number);
+            inbox.is_none_or(|inbox| inbox.strong_count() == 0)
+        })
+        .expect("fewer than 4,096 workers in one process");
+    if number >= workers.inboxes.len() {
+        workers.inboxes.resize_with(number + 1, Weak::new);
     }
-    workers[number] = Arc::downgrade(inbox);
+    workers.inboxes[number] = Arc::downgrade(inbox);
+    workers.next = number + 1;
     u16::try_from(number).expect("a worker's number has 12 bits")
 }
 
@@ -107,9 +123,22 @@ pub(super) fn register(inbox: &Arc<Inbox>) -> u16 {
 pub(super) fn wake_remote(id: TaskId) {
     let inbox = {
         let workers = WORKERS.read().unwrap_or_else(PoisonError::into_inner);
-        workers.get(usize::from(id.worker)).and_then(Weak::upgrade)
+        let inbox = workers.inboxes.get(usize::from(id.worker));
+        inbox.and_then(Weak::upgrade)
     };
     if let Some(inbox) = inbox {
         inbox.push(id);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_not_used_again_at_once() {
+        let number = || register(&Arc::new(Inbox::new(Box::new(|| {}))));
+        let first = number();
+        assert!((0..1000).all(|_| number() != first));
     }
 }

@@ -15,8 +15,9 @@ pub(super) const WORKER_BITS: u32 = 12;
 /// Bits of the generation of a task slot.
 pub(super) const GENERATION_BITS: u32 = 20;
 
-/// A task's name, unique among the tasks of all workers alive (until a generation wraps around,
-/// when a stale waker may cause a spurious wake-up, which every future must bear anyway).
+/// A task's name, unique among the tasks of all workers alive (until a generation or the workers'
+/// numbers wrap around, when a stale waker may cause a spurious wake-up, which every future must
+/// bear anyway).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TaskId {
     pub(super) worker: u16,
