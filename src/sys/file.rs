@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::ptr;
 
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::io::{ReadWriteFlags, preadv2, pwrite};
 
 /// The size of a large page where one of the common size has 4 KiB.
@@ -46,7 +46,17 @@ pub fn read_cached(file: impl AsFd, bytes: &mut Vec<u8>, offset: u64) -> io::Res
 /// # Errors
 /// Those of memfd_create(2).
 pub fn anonymous_file(name: &str) -> io::Result<OwnedFd> {
-    Ok(memfd_create(name, MemfdFlags::CLOEXEC)?)
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    Ok(memfd_create(name, flags)?)
+}
+
+/// Writes to an anonymous file no more: so the kernel tells whether its pages are still elsewhere,
+/// in a socket say (fcntl(2), `F_SEAL_WRITE`). It may wait for them for a sixth of a second.
+///
+/// # Errors
+/// `EBUSY` when they are.
+pub fn give_up_writing(file: &OwnedFd) -> io::Result<()> {
+    Ok(fcntl_add_seals(file, SealFlags::WRITE)?)
 }
 
 /// Makes an empty anonymous file one of [`LARGE_PAGE_BYTES`] zeros, in one large page if the kernel

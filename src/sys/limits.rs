@@ -25,6 +25,14 @@ pub fn raise_open_files() -> u64 {
     holds.current.unwrap_or(u64::MAX)
 }
 
+/// Whether a file may have so many bytes. Whoever writes beyond that is ended by a signal, also
+/// where the file is in memory only (getrlimit(2), `RLIMIT_FSIZE`).
+pub fn may_write(bytes: u64) -> bool {
+    getrlimit(Resource::Fsize)
+        .current
+        .is_none_or(|max| bytes <= max)
+}
+
 /// Whether fewer than `spare` descriptors are free, of which `newest` is the one opened last: the
 /// kernel gives out the lowest number that is free (open(2)).
 pub fn is_short_of_descriptors(newest: impl AsFd, spare: u64) -> bool {

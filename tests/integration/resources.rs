@@ -195,6 +195,25 @@ fn pitfall_24_a_socket_that_does_not_wait_is_asked_again_and_again() {
     server.stop();
 }
 
+/// The kernel ends whoever writes more to a file than it may, also to one in memory only.
+#[test]
+fn a_limit_of_the_size_of_files_ends_nobody() {
+    let folder = Folder::new();
+    folder.write("file", noise(20_000));
+    let mut command = Command::new("sh");
+    let script = "ulimit -f 1 && exec \"$0\" serve \"$1\" --bind 127.0.0.1:0";
+    command
+        .args(["-c", script, env!("CARGO_BIN_EXE_coring")])
+        .arg(folder.path());
+    let server = Coring::start_as(command);
+    for _ in 0..5 {
+        let answer = server.ask("GET /file HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(answer.body.len(), 20_000);
+        thread::sleep(Duration::from_millis(600));
+    }
+    server.stop();
+}
+
 #[test]
 fn an_idle_server_sleeps() {
     let server = Coring::start(&[]);

@@ -136,6 +136,10 @@ fn read_and_send(socket: &Descriptor, span: &FileSpan, sent: usize) -> Result<us
     let offset = span.offset() + sent as u64;
     match pread(span, spare_capacity(&mut bytes), offset)? {
         0 => Ok(0),
-        _ => send(socket, &bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL),
+        _ => {
+            // There may have been more room than was asked for.
+            bytes.truncate(span.len() - sent);
+            send(socket, &bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
+        }
     }
 }

@@ -30,7 +30,7 @@ use crate::fs::{Entry, File, Kept, Metadata, Obstacle, Root, Shelf};
 use crate::http::conditional::Outcome;
 use crate::http::field::Fields;
 use crate::http::range::{ContentRange, Requested};
-use crate::rt::{now_ms, sleep};
+use crate::rt::{now_ms, sleep, spawn};
 use cache::{Cache, Found};
 use facts::Facts;
 use path::{Relative, with_slash};
@@ -135,7 +135,7 @@ impl Files {
         if let Some(known) = known
             && known.holds(&opened)
         {
-            return self.shelve(path, known, looked_ms).await.answer(request);
+            return self.shelve(path, known, looked_ms).answer(request);
         }
         let file = match opened {
             Ok(Entry::File(file)) => file,
@@ -177,14 +177,17 @@ impl Files {
 
     /// Puts content of a kept file on the shelf, if that makes it cheaper to send and there is
     /// room. Not before it is looked at again: by then it was asked for twice, and did not change.
-    async fn shelve(&self, path: &Relative<'_>, small: Rc<Small>, looked_ms: u64) -> Rc<Small> {
+    fn shelve(&self, path: &Relative<'_>, small: Rc<Small>, looked_ms: u64) -> Rc<Small> {
         let Content::Memory(bytes) = &small.content else {
             return small;
         };
         if !SHELF_BYTES.contains(&bytes.len()) {
             return small;
         }
-        let Ok(kept) = self.shelf.keep(bytes).await else {
+        let Ok(kept) = self.shelf.keep(bytes) else {
+            if let Some(growth) = self.shelf.grow() {
+                spawn(growth);
+            }
             return small;
         };
         let (facts, content) = (small.facts.clone(), Content::Kept(kept));
