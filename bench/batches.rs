@@ -24,8 +24,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let hello = b"<b>hello world</b>";
     let site = || {
-        async |request: Request| match request.path() {
-            "/" => Response::html("<b>hello world</b>"),
+        async |request: Request| match request.path_bytes() {
+            b"/" => Response::html("<b>hello world</b>"),
             _ => Response::not_found("<h1>Not Found</h1>"),
         }
     };

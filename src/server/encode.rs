@@ -61,7 +61,8 @@ impl Connection {
         let status = response.status();
         let answer = Answer {
             status,
-            fields: response.headers(),
+            shared: response.shared(),
+            fields: response.own_headers(),
             length: response
                 .body_length()
                 .map_or(BodyLength::Unknown, BodyLength::Known),

@@ -62,7 +62,7 @@ impl Request {
 
     /// The same as bytes, which costs less.
     #[inline]
-    pub(crate) fn path_bytes(&self) -> &[u8] {
+    pub fn path_bytes(&self) -> &[u8] {
         self.0.head.path(&self.0.bytes)
     }
 

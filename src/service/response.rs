@@ -7,6 +7,7 @@ use ::http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 
 use super::body::Body;
 use super::pipe::Inlet;
+use crate::http::h1::FieldLines;
 
 /// A response: status, fields and body. Framing, Date, Server and what concerns the connection are
 /// added by the server.
@@ -15,15 +16,10 @@ pub struct Response {
     status: StatusCode,
     /// Most responses have one field of their own, which then needs no list.
     first: Option<(HeaderName, HeaderValue)>,
-    more: More,
+    more: Vec<(HeaderName, HeaderValue)>,
+    /// Fields that others have, too.
+    shared: Option<Rc<FieldLines>>,
     body: Body,
-}
-
-/// The fields but the first.
-#[derive(Debug)]
-enum More {
-    Own(Vec<(HeaderName, HeaderValue)>),
-    Shared(Rc<[(HeaderName, HeaderValue)]>),
 }
 
 impl Response {
@@ -32,15 +28,16 @@ impl Response {
         Self {
             status,
             first: None,
-            more: More::Own(Vec::new()),
+            more: Vec::new(),
+            shared: None,
             body: Body::empty(),
         }
     }
 
     /// A response with fields that others have, too.
-    pub(crate) fn with_shared(status: StatusCode, fields: Rc<[(HeaderName, HeaderValue)]>) -> Self {
+    pub(crate) fn with_shared(status: StatusCode, fields: Rc<FieldLines>) -> Self {
         Self {
-            more: More::Shared(fields),
+            shared: Some(fields),
             ..Self::new(status)
         }
     }
@@ -92,10 +89,24 @@ impl Response {
 
     /// The fields that the service has set.
     pub fn headers(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> + Clone {
+        let shared = self.shared().map_or(&[][..], FieldLines::fields);
+        self.own_headers()
+            .chain(shared.iter().map(|(name, value)| (name, value)))
+    }
+
+    /// Those of its own.
+    #[inline]
+    pub(crate) fn own_headers(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> + Clone {
         self.first
             .iter()
-            .chain(self.more.as_slice())
+            .chain(&self.more)
             .map(|(name, value)| (name, value))
+    }
+
+    /// Those that others have, too.
+    #[inline]
+    pub(crate) fn shared(&self) -> Option<&FieldLines> {
+        self.shared.as_deref()
     }
 
     /// The body, to read from.
@@ -129,25 +140,6 @@ impl Response {
             body: content.into(),
             ..Self::new(status)
         }
-    }
-}
-
-impl More {
-    #[inline]
-    fn as_slice(&self) -> &[(HeaderName, HeaderValue)] {
-        match self {
-            Self::Own(fields) => fields,
-            Self::Shared(fields) => fields,
-        }
-    }
-
-    fn push(&mut self, field: (HeaderName, HeaderValue)) {
-        let mut fields = match std::mem::replace(self, Self::Own(Vec::new())) {
-            Self::Own(fields) => fields,
-            Self::Shared(fields) => fields.to_vec(),
-        };
-        fields.push(field);
-        *self = Self::Own(fields);
     }
 }
 

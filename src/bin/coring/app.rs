@@ -152,7 +152,7 @@ impl Service for App<Files> {
 /// One page. As with a folder of files: what is not there is 404 by any method, and what is there
 /// can only be read.
 fn site(request: &Request) -> Response {
-    if request.path() != "/" {
+    if request.path_bytes() != b"/" {
         return Response::not_found("<h1>Not Found</h1>");
     }
     match *request.method() {

@@ -199,7 +199,7 @@ impl Connection {
     /// If `out` is shorter than the head; [`Answer::head_bytes_max`] bytes are always enough.
     pub fn send_head<'f, F>(
         &mut self,
-        answer: &Answer<F>,
+        answer: &Answer<'f, F>,
         date: &[u8; DATE_LEN],
         out: &mut [u8],
     ) -> usize
@@ -213,6 +213,9 @@ impl Connection {
         let mut head = HeadWriter::new(out);
         head.status_line(answer.status);
         head.fields(answer.fields.clone());
+        if let Some(shared) = answer.shared {
+            head.shared(shared);
+        }
         if is_interim {
             self.awaits_continue &= answer.status != StatusCode::CONTINUE;
             self.exchange.step(Party::Responder, Step::Interim);
@@ -360,7 +363,7 @@ impl Connection {
     }
 
     /// How the end of the answer's body is told (RFC 9112 §6.3), and what the head says of it.
-    fn frame<F>(&mut self, answer: &Answer<F>) -> AnswerFraming {
+    fn frame<F>(&mut self, answer: &Answer<'_, F>) -> AnswerFraming {
         let framing = match (answer.status, answer.length) {
             // RFC 9110 §8.6: no length with 204; with 304 it would be that of the 200.
             (StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED, _) => AnswerFraming::None,

@@ -13,32 +13,69 @@ use crate::http::field::has_token;
 ///
 /// [`Connection::send_head`]: super::Connection::send_head
 #[derive(Clone, Copy, Debug)]
-pub struct Answer<F> {
+pub struct Answer<'a, F> {
     /// The status.
     pub status: StatusCode,
+    /// Fields that other answers have, too.
+    pub shared: Option<&'a FieldLines>,
     /// The fields, as something that can be walked more than once.
     pub fields: F,
     /// How long the body is. For an answer to HEAD: how long GET's would be.
     pub length: BodyLength,
 }
 
-impl<'a, F> Answer<F>
+impl<'a, F> Answer<'a, F>
 where
     F: Clone + IntoIterator<Item = (&'a HeaderName, &'a HeaderValue)>,
 {
     /// A length in bytes that the head of this answer does not exceed.
     #[must_use]
     pub fn head_bytes_max(&self) -> usize {
-        let field_len =
-            |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
-        OWN_BYTES_MAX
-            + self
-                .fields
-                .clone()
-                .into_iter()
-                .map(field_len)
-                .sum::<usize>()
+        let shared = self.shared.map_or(0, |shared| shared.bytes.len());
+        OWN_BYTES_MAX + shared + lines_len(self.fields.clone())
     }
+}
+
+/// Fields that many answers have alike, their lines written once.
+#[derive(Debug)]
+pub struct FieldLines {
+    fields: Box<[(HeaderName, HeaderValue)]>,
+    bytes: Box<[u8]>,
+}
+
+impl FieldLines {
+    /// The lines of `fields`.
+    ///
+    /// # Panics
+    /// If one of them is for the connection to say: Date, Server, framing, persistence.
+    #[must_use]
+    pub fn new(fields: impl Into<Box<[(HeaderName, HeaderValue)]>>) -> Self {
+        let fields = fields.into();
+        let all = || fields.iter().map(|(name, value)| (name, value));
+        let mut bytes = vec![0; lines_len(all())];
+        let mut writer = HeadWriter::new(&mut bytes);
+        writer.fields(all());
+        let is_plain = !(writer.has_date || writer.has_server || writer.wants_close);
+        assert!(is_plain && writer.len == bytes.len(), "{fields:?}");
+        Self {
+            bytes: bytes.into(),
+            fields,
+        }
+    }
+
+    /// The fields.
+    #[must_use]
+    pub fn fields(&self) -> &[(HeaderName, HeaderValue)] {
+        &self.fields
+    }
+}
+
+/// How many bytes the lines of `fields` have.
+fn lines_len<'a>(fields: impl IntoIterator<Item = (&'a HeaderName, &'a HeaderValue)>) -> usize {
+    let line_len = |(name, value): (&HeaderName, &HeaderValue)| {
+        "\r\n".len() + name.as_str().len() + ": ".len() + value.len()
+    };
+    fields.into_iter().map(line_len).sum()
 }
 
 /// The length of an answer's body.
@@ -142,6 +179,12 @@ impl<'a> HeadWriter<'a> {
                 self.put(value);
             }
         }
+    }
+
+    /// Fields whose lines are there already.
+    #[inline]
+    pub(super) fn shared(&mut self, lines: &FieldLines) {
+        self.put(&lines.bytes);
     }
 
     /// Whether the answer's `connection` field asked to close.

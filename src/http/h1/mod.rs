@@ -8,7 +8,7 @@ pub mod parse;
 pub mod state;
 
 pub use connection::{Connection, DATA_SUFFIX, Event};
-pub use encode::{Answer, BodyLength};
+pub use encode::{Answer, BodyLength, FieldLines};
 pub use parse::{FIELDS_MAX, Framing, Head, Limits, Version};
 
 #[cfg(test)]

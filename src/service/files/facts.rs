@@ -5,12 +5,13 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::rc::Rc;
 
+use ::http::HeaderValue;
 use ::http::header::{ACCEPT_RANGES, CONTENT_TYPE, ETAG, LAST_MODIFIED};
-use ::http::{HeaderName, HeaderValue};
 
 use crate::fs::Metadata;
 use crate::http::conditional::Validators;
 use crate::http::date::DateCache;
+use crate::http::h1::FieldLines;
 
 /// A file's header values, made once.
 #[derive(Debug, Clone)]
@@ -20,7 +21,7 @@ pub(super) struct Facts {
     pub(super) etag: HeaderValue,
     pub(super) last_modified: HeaderValue,
     /// All that an answer with content says of it.
-    pub(super) fields: Rc<[(HeaderName, HeaderValue)]>,
+    pub(super) fields: Rc<FieldLines>,
     modified_seconds: u64,
 }
 
@@ -33,12 +34,12 @@ impl Facts {
         let etag = text(etag(metadata.modified_unix(), metadata.len()));
         let last_modified = text(DateCache::new().at(modified_seconds));
         Self {
-            fields: Rc::new([
+            fields: Rc::new(FieldLines::new([
                 (ETAG, etag.clone()),
                 (LAST_MODIFIED, last_modified.clone()),
                 (CONTENT_TYPE, content_type(path)),
                 (ACCEPT_RANGES, HeaderValue::from_static("bytes")),
-            ]),
+            ])),
             etag,
             last_modified,
             modified_seconds,

@@ -25,6 +25,9 @@ pub(super) struct Relative<'a>(Cow<'a, [u8]>);
 impl<'a> Relative<'a> {
     /// Reads the path of a request, as received; none if it leads nowhere.
     pub(super) fn read(path: &'a [u8]) -> Option<Self> {
+        if is_plain(path) {
+            return Some(Self(Cow::Borrowed(&path[1..])));
+        }
         if !path.starts_with(b"/") || !has_good_escapes(path) {
             return None;
         }
@@ -79,6 +82,15 @@ pub(super) fn with_slash(path: &str, query: Option<&str>) -> String {
         Some(query) => format!("./{name}/?{query}"),
         None => format!("./{name}/"),
     }
+}
+
+/// Whether there is nothing in it to be decoded, merged or hidden, as in most.
+fn is_plain(path: &[u8]) -> bool {
+    let (is_plain, _) = path.iter().fold((true, b' '), |(is_plain, before), &byte| {
+        let is_odd = byte == b'%' || (before == b'/' && matches!(byte, b'/' | b'.'));
+        (is_plain & !is_odd, byte)
+    });
+    path.starts_with(b"/") && is_plain
 }
 
 /// Whether every `%` begins an escape, and none is of a byte that no name has.

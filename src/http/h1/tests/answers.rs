@@ -6,7 +6,7 @@ use super::{DATE, NO_FIELDS, next};
 use crate::http::Fault;
 use crate::http::h1::DATA_SUFFIX;
 use crate::http::h1::encode::{DataPrefix, WrongLength};
-use crate::http::h1::{Answer, BodyLength, Connection, Event, Limits};
+use crate::http::h1::{Answer, BodyLength, Connection, Event, FieldLines, Limits};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const HEAD: &str = "HEAD / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -46,6 +46,7 @@ fn send(
     let status = StatusCode::from_u16(status).expect("a status");
     let answer = Answer {
         status,
+        shared: None,
         fields,
         length,
     };
@@ -184,6 +185,7 @@ fn heeds_the_answers_own_close_date_and_server() {
     let fields = typed(&[("date", "never"), ("Server", "x")]);
     let answer = Answer {
         status: StatusCode::OK,
+        shared: None,
         fields: fields.iter().map(|(name, value)| (name, value)),
         length: BodyLength::Known(0),
     };
@@ -191,6 +193,38 @@ fn heeds_the_answers_own_close_date_and_server() {
     let len = after(GET).send_head(&answer, &DATE, &mut out);
     let expected = "HTTP/1.1 200 OK\r\ndate: never\r\nserver: x\r\nContent-Length: 0\r\n\r\n";
     assert_eq!(str::from_utf8(&out[..len]), Ok(expected));
+}
+
+#[test]
+fn shared_fields_look_like_others() {
+    let head = |shared, own| {
+        let own = typed(own);
+        let shared = FieldLines::new(typed(shared));
+        let answer = Answer {
+            status: StatusCode::OK,
+            shared: Some(&shared),
+            fields: own.iter().map(|(name, value)| (name, value)),
+            length: BodyLength::Known(0),
+        };
+        let mut out = vec![0; answer.head_bytes_max()];
+        let len = after(GET).send_head(&answer, &DATE, &mut out);
+        out.truncate(len);
+        String::from_utf8(out).expect("text")
+    };
+    let all = [("a", "1"), ("b", ""), ("c-d", "x y")];
+    let expected = head(&[], &all);
+    assert!(expected.contains("\r\na: 1\r\nb: \r\nc-d: x y\r\nServer: "));
+    for own in 0..=all.len() {
+        assert_eq!(head(&all[own..], &all[..own]), expected);
+    }
+}
+
+#[test]
+fn what_the_connection_says_is_never_shared() {
+    for name in ["date", "server", "connection", "content-length", "upgrade"] {
+        let made = std::panic::catch_unwind(|| FieldLines::new(typed(&[(name, "close")])));
+        assert!(made.is_err(), "{name}");
+    }
 }
 
 #[test]
@@ -311,6 +345,7 @@ fn interim_answers_come_before_the_final_one() {
     let status = StatusCode::EARLY_HINTS;
     let answer = Answer {
         status,
+        shared: None,
         fields: NO_FIELDS,
         length: BodyLength::Known(0),
     };

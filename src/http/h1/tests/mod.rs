@@ -93,6 +93,7 @@ impl<'a> Script<'a> {
         let status = StatusCode::OK;
         let answer = Answer {
             status,
+            shared: None,
             fields: NO_FIELDS,
             length: BodyLength::Known(0),
         };
