@@ -201,17 +201,27 @@ fn a_limit_of_the_size_of_files_ends_nobody() {
     let folder = Folder::new();
     folder.write("file", noise(20_000));
     let mut command = Command::new("sh");
-    let script = "ulimit -f 1 && exec \"$0\" serve \"$1\" --bind 127.0.0.1:0";
+    let script = "ulimit -f 1 && exec \"$0\" serve \"$1\" --bind 127.0.0.1:0 --access-log \"$2\"";
     command
         .args(["-c", script, env!("CARGO_BIN_EXE_coring")])
-        .arg(folder.path());
+        .args([folder.path(), &folder.path().join("log")]);
     let server = Coring::start_as(command);
     for _ in 0..5 {
         let answer = server.ask("GET /file HTTP/1.1\r\nHost: a\r\n\r\n");
         assert_eq!(answer.body.len(), 20_000);
         thread::sleep(Duration::from_millis(600));
     }
-    server.stop();
+    // Some ten lines are as much as its log may take.
+    for _ in 0..30 {
+        server.ask(format!(
+            "GET /{} HTTP/1.1\r\nHost: a\r\n\r\n",
+            "x".repeat(100)
+        ));
+    }
+    thread::sleep(Duration::from_millis(600));
+    server.ask("GET /file HTTP/1.1\r\nHost: a\r\n\r\n");
+    let ended = server.stop();
+    assert!(ended.stderr.contains("File too large"), "{}", ended.stderr);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::io;
 use std::thread;
 
 use coring::Handle;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use crate::console::say;
@@ -16,7 +16,7 @@ use crate::units::Duration;
 /// # Errors
 /// When the kernel refuses.
 pub(crate) fn install() -> io::Result<Signals> {
-    Signals::new([SIGTERM, SIGINT, SIGQUIT, SIGHUP])
+    Signals::new([SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGXFSZ])
 }
 
 /// Obeys the signals that came and will come, on a thread of its own that ends with the process.
@@ -27,19 +27,23 @@ pub(crate) fn obey(mut signals: Signals, server: Handle, drain_ms: u64) -> io::R
     let obey = move || {
         let mut draining = false;
         for signal in signals.forever() {
-            if signal == SIGHUP {
-                say("SIGHUP: there is no configuration to reload; it goes on as it is");
-            } else if draining {
-                server.stop();
-                say("stopping now");
-            } else {
-                // First the deed: whoever reads what is said may be slow.
-                server.drain();
-                draining = true;
-                let limit = Duration(drain_ms);
-                say(format_args!(
-                    "draining: up to {limit}; a second signal ends it now"
-                ));
+            match signal {
+                // An access log that may not grow: whoever writes it learns so from write(2).
+                SIGXFSZ => {}
+                SIGHUP => say("SIGHUP: there is no configuration to reload; it goes on as it is"),
+                _ if draining => {
+                    server.stop();
+                    say("stopping now");
+                }
+                _ => {
+                    // First the deed: whoever reads what is said may be slow.
+                    server.drain();
+                    draining = true;
+                    let limit = Duration(drain_ms);
+                    say(format_args!(
+                        "draining: up to {limit}; a second signal ends it now"
+                    ));
+                }
             }
         }
     };
