@@ -17,7 +17,8 @@ use std::task::{Context, Poll, Waker};
 const THREADS_MAX: usize = 4;
 
 /// Runs `job` on one of the current worker's threads; the future gives what it returned. A panic
-/// in it is an error.
+/// in it is an error. They are four at most, and files are read by them, too: jobs beyond that wait
+/// for their turn.
 ///
 /// A job that has begun goes on to its end if the future is dropped, and what it returns is dropped
 /// on its thread. One that has not begun by then never does.
@@ -45,7 +46,7 @@ pub fn blocking<T: Send + 'static>(
     Blocking(slot)
 }
 
-/// A job on a thread of its own; see [`blocking`].
+/// A job on one of the worker's threads; see [`blocking`].
 #[derive(Debug)]
 pub struct Blocking<T>(Arc<Mutex<Slot<T>>>);
 
@@ -133,7 +134,10 @@ impl Threads {
             match thread.spawn(move || shared.work()) {
                 Ok(_) => queue.threads += 1,
                 Err(error) if queue.threads == 0 => {
-                    queue.jobs.clear();
+                    let unbegun = std::mem::take(&mut queue.jobs);
+                    drop(queue);
+                    // Dropped last: what a job owns may do anything when it is dropped.
+                    drop(unbegun);
                     return Err(error);
                 }
                 Err(_) => {}

@@ -31,6 +31,9 @@ const EVENTS_MAX: usize = 512;
 const BURST_MAX: u8 = 16;
 /// The event data of the worker's eventfd, which no socket has.
 const WAKE: u64 = u64::MAX;
+/// The longest wait: beyond 24 days epoll_wait(2) cannot tell, and a call would be needed that old
+/// kernels and some filters do not have. To wake up for nothing then is no harm.
+const WAIT_MAX: Duration = Duration::from_secs(3600);
 
 /// What is known of one descriptor.
 #[derive(Debug, Default)]
@@ -108,6 +111,7 @@ impl Epoll {
         };
         let timeout = timeout.map(|timeout| {
             timeout
+                .min(WAIT_MAX)
                 .try_into()
                 .expect("a timer's range is smaller than the clock's")
         });
@@ -259,13 +263,16 @@ impl Epoll {
 
     /// Sends at once what the socket takes; the rest follows when it takes more.
     pub(super) fn start_send(&self, socket: Descriptor, outgoing: Outgoing, then: Then) -> OpId {
-        let mut watches = self.watches.borrow_mut();
         let slot = number(&socket);
-        let watch = &mut watches[slot as usize];
-        let id = OpId::new(slot, watch.generation);
         let mut sending = PartSent::new(socket, outgoing, then);
         self.metrics.submissions.add(1);
-        match sending.go_on(&self.metrics) {
+        let went = sending.go_on(&self.metrics);
+        // Borrowed after `sending` is made, so given back before that is dropped: what was sent may
+        // run code of the service's then, which may come back here.
+        let mut watches = self.watches.borrow_mut();
+        let watch = &mut watches[slot as usize];
+        let id = OpId::new(slot, watch.generation);
+        match went {
             Poll::Ready(Ok(())) => {}
             Poll::Ready(Err(error)) => {
                 watch.sending = Some(sending);

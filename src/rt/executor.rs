@@ -95,6 +95,12 @@ impl Executor {
         }
     }
 
+    /// Its number; the workers that live at one time have different ones.
+    #[inline]
+    pub(super) fn worker(&self) -> u16 {
+        self.worker
+    }
+
     /// The door for other threads.
     pub fn inbox(&self) -> &Inbox {
         &self.inbox

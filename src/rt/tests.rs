@@ -247,9 +247,9 @@ fn a_future_has_until_its_deadline() {
 #[test]
 fn a_task_is_small() {
     assert_eq!(size_of::<Slot>(), 24);
-    assert_eq!(size_of::<crate::rt::Timer>(), 4);
+    assert_eq!(size_of::<crate::rt::Timer>(), 8);
     executor().enter(|| {
-        assert_eq!(size_of_val(&crate::rt::sleep_until(1)), 4);
+        assert_eq!(size_of_val(&crate::rt::sleep_until(1)), 8);
         assert_eq!(size_of_val(&spawn_joined(async {})), 24);
     });
 }

@@ -2,16 +2,22 @@
 
 use std::fmt;
 use std::future::poll_fn;
+use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use super::executor::with_current;
+use super::executor::{Executor, with_current};
 use super::task::{after_ms, current};
 
 /// A deadline that can be moved as often as one likes: moving it later is one store.
+///
+/// It stays with the worker that made it: elsewhere its slot is somebody else's.
 #[derive(Debug)]
 pub struct Timer {
     slot: u32,
+    worker: u16,
+    /// It stays on its thread, too.
+    _thread: PhantomData<*const ()>,
 }
 
 impl Timer {
@@ -20,22 +26,28 @@ impl Timer {
     /// # Panics
     /// Outside a worker.
     pub fn new() -> Self {
-        Self {
-            slot: current(|executor| executor.wheel.borrow_mut().insert()),
-        }
+        current(|executor| Self {
+            slot: executor.wheel.borrow_mut().insert(),
+            worker: executor.worker(),
+            _thread: PhantomData,
+        })
     }
 
     /// Arms the timer, or moves it, to `deadline_ms` on the clock of [`now_ms`](super::now_ms);
     /// `u64::MAX` disarms it.
     #[inline]
     pub fn set(&self, deadline_ms: u64) {
-        current(|executor| executor.wheel.borrow_mut().set(self.slot, deadline_ms));
+        current(|executor| {
+            debug_assert_eq!(self.worker, executor.worker());
+            executor.wheel.borrow_mut().set(self.slot, deadline_ms);
+        });
     }
 
     /// Ready once the deadline has come; until then the caller is woken when it comes.
     #[inline]
     pub fn poll_expired(&self, context: &mut Context<'_>) -> Poll<()> {
         current(|executor| {
+            debug_assert_eq!(self.worker, executor.worker());
             let mut wheel = executor.wheel.borrow_mut();
             if wheel.deadline_ms(self.slot) <= executor.now_ms.get() {
                 return Poll::Ready(());
@@ -43,6 +55,16 @@ impl Timer {
             wheel.set_waker(self.slot, context.waker());
             Poll::Pending
         })
+    }
+
+    /// The same as [`Timer::poll_expired`], wherever it may have been carried.
+    ///
+    /// # Panics
+    /// Outside the worker that made it.
+    fn poll_expired_here(&self, context: &mut Context<'_>) -> Poll<()> {
+        let worker = current(Executor::worker);
+        assert_eq!(worker, self.worker, "a timer stays with its worker");
+        self.poll_expired(context)
     }
 }
 
@@ -55,7 +77,11 @@ impl Default for Timer {
 impl Drop for Timer {
     fn drop(&mut self) {
         // Outside its worker there is no wheel left to forget the timer.
-        with_current(|executor| executor.wheel.borrow_mut().remove(self.slot));
+        with_current(|executor| {
+            if executor.worker() == self.worker {
+                executor.wheel.borrow_mut().remove(self.slot);
+            }
+        });
     }
 }
 
@@ -71,7 +97,7 @@ pub async fn sleep(duration_ms: u64) {
 pub fn sleep_until(deadline_ms: u64) -> impl Future<Output = ()> + Unpin {
     let timer = Timer::new();
     timer.set(deadline_ms);
-    poll_fn(move |context| timer.poll_expired(context))
+    poll_fn(move |context| timer.poll_expired_here(context))
 }
 
 /// A future that has until a deadline: [`Elapsed`] if it is not ready by then.
@@ -115,7 +141,7 @@ impl<F: Future> Future for Timeout<F> {
         if let Poll::Ready(output) = future.poll(context) {
             return Poll::Ready(Ok(output));
         }
-        this.timer.poll_expired(context).map(|()| Err(Elapsed))
+        this.timer.poll_expired_here(context).map(|()| Err(Elapsed))
     }
 }
 

@@ -10,8 +10,10 @@ use std::task::Waker;
 const LEVELS: usize = 6;
 const SLOT_BITS: usize = 6;
 const SLOTS: usize = 1 << SLOT_BITS;
-/// The furthest a timer is placed ahead, in ms (two years); a later one is placed again then.
-const RANGE_MS: u64 = (1 << (LEVELS * SLOT_BITS)) - 1;
+/// The furthest a timer is placed ahead, in ms (two years); a later one is placed again then. It is
+/// a slot less than the wheel's whole round: who is placed in the slot that time is in would hide
+/// all others of its level.
+const RANGE_MS: u64 = (SLOTS as u64 - 1) << ((LEVELS - 1) * SLOT_BITS);
 const NIL: u32 = u32::MAX;
 /// The deadline of a timer that is not armed.
 pub(super) const NEVER: u64 = u64::MAX;
@@ -259,11 +261,13 @@ mod tests {
             let mut wheel = Wheel::new();
             let mut now_ms = random(&seed) % (1 << 40);
             wheel.advance(now_ms, |_| ());
+            // Every other life is one of years.
+            let (span_bits, pause_bits) = if start % 2 == 0 { (39, 38) } else { (24, 20) };
             let timers: Vec<u32> = (0..20).map(|_| wheel.insert()).collect();
             let mut expected = [NEVER; 20];
             for _ in 0..steps {
                 let n = (random(&seed) % 20) as usize;
-                let span = 1 << (random(&seed) % 24);
+                let span = 1 << (random(&seed) % span_bits);
                 match random(&seed) % 4 {
                     0 => expected[n] = NEVER,
                     _ => expected[n] = now_ms + 1 + random(&seed) % span,
@@ -271,7 +275,7 @@ mod tests {
                 wheel.set(timers[n], expected[n]);
                 let note = Note(fired.clone(), u32::try_from(n).unwrap());
                 wheel.set_waker(timers[n], &Waker::from(Arc::new(note)));
-                now_ms += random(&seed) % (1 << (random(&seed) % 20));
+                now_ms += random(&seed) % (1 << (random(&seed) % pause_bits));
                 if let Some(next_ms) = wheel.next_ms() {
                     let earliest = expected.iter().min().unwrap();
                     assert!(next_ms <= (*earliest).max(wheel.now_ms), "seed {start}");
@@ -304,6 +308,20 @@ mod tests {
         wheel.advance(4999, |_| fired += 1);
         assert_eq!(fired, 0);
         wheel.advance(5000, |_| fired += 1);
+        assert_eq!(fired, 1);
+    }
+
+    #[test]
+    fn a_timer_of_years_hides_no_other() {
+        let mut wheel = Wheel::new();
+        let boundary_ms = 5 << 30;
+        wheel.advance(boundary_ms - 10, |_| ());
+        let (far, near) = (wheel.insert(), wheel.insert());
+        wheel.set(far, u64::MAX / 2);
+        wheel.set(near, boundary_ms + 10);
+        wheel.set_waker(near, Waker::noop());
+        let mut fired = 0;
+        wheel.advance(boundary_ms + 10, |_| fired += 1);
         assert_eq!(fired, 1);
     }
 

@@ -18,12 +18,14 @@ use crate::buf::BLOCK_BYTES;
 use crate::engine::{self, Selected};
 use crate::metrics::WorkerMetrics;
 use crate::net::{Listener, Stream};
-use crate::rt::{sleep, spawn};
+use crate::rt::{sleep, spawn, yield_now};
 use crate::service::Service;
 use crate::sys::mutants::mutate;
 
 /// Connections beyond the limit that are answered 503 at a time; more are closed unanswered.
 const SHED_MAX: u64 = 32;
+/// Connections that are taken in a row.
+const BURST_MAX: u32 = 64;
 /// How long to wait when no connection can be accepted, for want of descriptors say, in ms.
 const ACCEPT_PAUSE_MS: u64 = 100;
 /// How many such pauses in a row the last look into a backlog may take: who is answered meanwhile
@@ -94,9 +96,13 @@ pub(super) async fn live<S: Service + 'static>(plan: Plan, service: Rc<S>) {
 /// Accepts connections until the listener is stopped; then takes those that the kernel had
 /// already accepted, and closes it.
 async fn accept<S: Service + 'static>(listener: Rc<Listener>, service: Rc<S>, shared: Rc<Shared>) {
+    let mut burst = 0;
     loop {
         match std::future::poll_fn(|context| listener.poll_accept(context)).await {
-            Some(Ok(stream)) => admit(stream, &service, &shared),
+            Some(Ok(stream)) => {
+                admit(stream, &service, &shared);
+                let_others(&mut burst).await;
+            }
             Some(Err(_)) => {
                 // Descriptors or memory are exhausted: the backlog keeps who comes meanwhile.
                 shared.metrics.accept_errors.add(1);
@@ -111,6 +117,7 @@ async fn accept<S: Service + 'static>(listener: Rc<Listener>, service: Rc<S>, sh
             Ok(Some(stream)) => {
                 admit(stream, &service, &shared);
                 pauses = 0;
+                let_others(&mut burst).await;
             }
             Err(error) if is_exhausted(&error) => {
                 shared.metrics.accept_errors.add(1);
@@ -124,6 +131,16 @@ async fn accept<S: Service + 'static>(listener: Rc<Listener>, service: Rc<S>, sh
         listener.close();
     }
     shared.listener_closed();
+}
+
+/// After so many connections in a row others have their turn: whoever connects all the time must
+/// not have the worker for himself.
+async fn let_others(burst: &mut u32) {
+    *burst += 1;
+    if *burst >= BURST_MAX {
+        *burst = 0;
+        yield_now().await;
+    }
 }
 
 /// Whether descriptors or memory have run out, which may pass.

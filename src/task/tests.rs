@@ -49,6 +49,20 @@ fn a_sleep_is_never_shorter_than_asked_for() {
     });
 }
 
+/// What another worker made is no timer here: it is refused, and its end frees nobody else's.
+#[test]
+fn a_sleep_does_not_outlive_its_worker() {
+    let [left, polled] = run(async { [0; 2].map(|_| sleep(ms(600_000))) });
+    let woken = run(async {
+        let mine = spawn(sleep(ms(10)));
+        drop(left);
+        let (first, second) = (spawn(sleep(ms(20))), spawn(sleep(ms(30))));
+        let refused = spawn(polled).await;
+        (mine.await, first.await, second.await, refused.is_err())
+    });
+    assert_eq!(woken, (Ok(()), Ok(()), Ok(()), true));
+}
+
 #[test]
 fn a_timeout_ends_what_takes_longer() {
     on_each(async || {

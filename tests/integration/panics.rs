@@ -3,7 +3,9 @@
 
 use std::future::{Ready, pending, ready};
 
-use coring::{Request, Response, Service};
+use bytes::Bytes;
+use coring::net::TcpListener;
+use coring::{Request, Response, Service, StatusCode};
 
 use crate::support::{GET, HELLO, Local, eventually};
 
@@ -46,6 +48,36 @@ impl Service for PanicInCall {
         assert_ne!(request.path(), "/panic", "as it was asked to");
         ready(Response::html(HELLO))
     }
+}
+
+/// Content that takes an address when it is dropped, and so comes back to the engine.
+struct Busy(Vec<u8>);
+
+impl AsRef<[u8]> for Busy {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        TcpListener::bind(([127, 0, 0, 1], 0)).expect("an address");
+    }
+}
+
+#[test]
+fn content_may_use_the_engine_when_it_is_dropped() {
+    let server = Local::start(|| {
+        async |_: Request| {
+            Response::new(StatusCode::OK).with_body(Bytes::from_owner(Busy(vec![b'x'; 10_000])))
+        }
+    });
+    let mut client = server.connect();
+    for _ in 0..3 {
+        client.send(GET);
+        assert_eq!(client.answer().body.len(), 10_000);
+    }
+    server.stop();
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -308,7 +308,10 @@ impl Uring {
 
     /// Closes a descriptor with the next batch.
     pub(in crate::engine) fn close(&self, fd: OwnedFd) {
-        self.push(op::close(fd), (Tag::Close as u64) << 56);
+        if self.push(op::close(&fd), (Tag::Close as u64) << 56) {
+            // The kernel's now. A ring that has failed leaves it to be dropped here.
+            let _ = fd.into_raw_fd();
+        }
     }
 
     /// Lets the kernel have an operation.
@@ -333,8 +336,9 @@ impl Uring {
         self.push(sqe, id.user_data(Tag::Op));
     }
 
+    /// Queues a submission. False: the ring has failed.
     #[inline(always)]
-    fn push(&self, sqe: Sqe, user_data: u64) {
+    fn push(&self, sqe: Sqe, user_data: u64) -> bool {
         let mut ring = self.ring.borrow_mut();
         while !ring.push(sqe, user_data) {
             // The queue is a batch buffer: full means that it is time to hand it over. If that
@@ -342,11 +346,12 @@ impl Uring {
             // then as if the kernel never answered it.
             if let Err(error) = self.enter(&mut ring, 0, None) {
                 self.failure.replace(Some(error));
-                return;
+                return false;
             }
         }
         self.in_flight.set(self.in_flight.get() + 1);
         self.metrics.submissions.add(1);
+        true
     }
 
     fn enter(&self, ring: &mut Ring, want: u32, timeout: Option<Duration>) -> io::Result<()> {

@@ -166,6 +166,8 @@ fn simulated(pool: &Pool) -> Option<Made> {
 }
 
 fn make(pool: &Pool, submissions: u32, completions: u32, buffers: u16) -> Result<Made, Refusal> {
+    // Made before the ring, so dropped after it.
+    let mut buffers = BufRing::new(buffers, 0);
     let (ring, rung) = build(submissions, completions).map_err(Refusal::new("io_uring_setup"))?;
     if !ring.params().is_feature_ext_arg() {
         let error = io::Error::from_raw_os_error(libc::EINVAL);
@@ -174,9 +176,8 @@ fn make(pool: &Pool, submissions: u32, completions: u32, buffers: u16) -> Result
             error,
         });
     }
-    let buf_ring = BufRing::new(buffers, 0);
     let submitter = ring.submitter();
-    buf_ring
+    buffers
         .register(&submitter)
         .map_err(Refusal::new("registering provided buffers"))?;
     // What poll(2) cannot wait for is waited for by threads of the kernel's, one each and without a
@@ -191,7 +192,6 @@ fn make(pool: &Pool, submissions: u32, completions: u32, buffers: u16) -> Result
     submitter
         .register_enable_rings()
         .map_err(Refusal::new("enabling the ring"))?;
-    let mut buffers = buf_ring;
     buffers.top_up(pool, false);
     Ok(Made {
         ring: Ring::new(ring),
