@@ -22,7 +22,7 @@ pub enum EngineChoice {
 /// An engine that works on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Selected {
-    /// io_uring, by the ladder's `rung`.
+    /// io_uring, with a ring of the kind that `rung` names.
     Uring {
         /// The kernel that first had a ring of this kind.
         rung: &'static str,

@@ -57,9 +57,9 @@ macro_rules! counters {
 
 counters! {
     /// What one worker counts. Names that end in `_open`, `_live`, `_in_flight`, `_in_ring`,
-    /// `_in_use` are gauges; all others only grow.
+    /// `_in_use` are gauges; all others only grow. Both engines count under the ring's names.
     WorkerMetrics {
-        /// Calls of `io_uring_enter`.
+        /// Visits to the kernel: calls of `io_uring_enter`, or of `epoll_wait`.
         enters,
         /// Operations handed to the kernel.
         submissions,

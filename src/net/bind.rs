@@ -1,4 +1,4 @@
-//! Taking an address: for all workers at once, and for nobody else.
+//! Taking an address: for all workers at once, and for nobody who does not ask to share it.
 //!
 //! The first TCP socket is bound and listens *without* `SO_REUSEPORT`, so a port that anybody has
 //! is refused. Then the option is switched on, and the other workers' sockets, which have it from

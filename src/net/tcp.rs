@@ -85,8 +85,9 @@ impl fmt::Debug for TcpStream {
     }
 }
 
-/// A TCP address that is ours, and the connections that come to it. While it lives, no other
-/// process can have the address.
+/// A TCP address that is ours, and the connections that come to it. While it lives, no other user's
+/// process can have the address, and none of this user's that does not ask to share it
+/// (`SO_REUSEPORT`, socket(7)).
 ///
 /// ```
 /// use coring::net::{TcpListener, TcpStream};

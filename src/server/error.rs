@@ -11,7 +11,7 @@ pub enum ErrorKind {
     Engine,
     /// Something that was configured makes no sense or does not exist.
     Configuration,
-    /// It failed while it ran.
+    /// What it needs of this machine cannot be had, or it failed while it ran.
     Runtime,
 }
 

@@ -33,8 +33,8 @@ pub struct Limits {
     pub fields_max: u16,
     /// A request's body, in bytes; 0: no limit.
     pub body_bytes_max: u64,
-    /// Connections of the whole process; 0: as many as the limit of open files allows. Those
-    /// beyond it are answered 503.
+    /// Connections of the whole process; 0: as many as the limit of open files allows, which bounds
+    /// any other number, too. Of those beyond it 32 at a time are answered 503; the rest is closed.
     pub connections_max: usize,
     /// Memory of one worker for what was received and not yet consumed, and for requests that wait,
     /// in bytes. From there on nothing is received before a service asks for it: TCP slows the

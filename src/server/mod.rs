@@ -111,8 +111,8 @@ impl Builder {
     /// server lives as long as one of its handles.
     ///
     /// # Errors
-    /// When a limit makes no sense, an address cannot be had, no engine works, or the log cannot
-    /// be opened.
+    /// When a limit makes no sense, an address cannot be had, no engine works, the log cannot be
+    /// opened, no thread can be had, or the factory panics.
     pub fn start<F, S>(self, factory: F) -> Result<Handle>
     where
         F: Fn() -> S + Send + Sync + 'static,
@@ -247,7 +247,9 @@ impl Handle {
         &self.0.all_metrics
     }
 
-    /// Accepts no more connections, answers what has been accepted, and ends.
+    /// Accepts no more connections, answers what has been accepted, and ends: a second and
+    /// [`Limits::drain_timeout_ms`] later at the latest. Keep a handle and [`Handle::wait`]: the
+    /// last one to go stops the server.
     pub fn drain(&self) {
         self.0.control.enter(Phase::Draining);
     }

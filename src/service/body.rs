@@ -94,7 +94,9 @@ impl Body {
     /// The next part, as it came; none at the end.
     ///
     /// # Errors
-    /// When the client does not send the rest.
+    /// When the client does not send the rest, which a reader in another coroutine is told: a
+    /// service's own future is dropped instead. When the file it comes from cannot be read as far
+    /// as was promised.
     pub async fn part(&mut self) -> Result<Option<Part>, BodyError> {
         poll_fn(|context| self.poll_part(context)).await
     }
@@ -102,7 +104,7 @@ impl Body {
     /// Reads all of it, up to `bytes_max`.
     ///
     /// # Errors
-    /// When the client does not send the rest; when it is more than `bytes_max`.
+    /// Those of [`Body::part`]; when it is more than `bytes_max`.
     pub async fn read(&mut self, bytes_max: usize) -> Result<Vec<u8>, BodyError> {
         let mut whole = Vec::new();
         while let Some(part) = self.part().await? {

@@ -21,7 +21,9 @@ pub use response::Response;
 ///
 /// Every async closure or function from [`Request`] to [`Response`] is a service.
 pub trait Service {
-    /// Answers one request. If the client resets the connection, the future is dropped.
+    /// Answers one request. The future is dropped before it is ready when the connection cannot go
+    /// on: the client has reset it or broken off, was too slow, broke the protocol or a limit, or
+    /// the server ends. What has to be undone then belongs in a destructor.
     fn call(&self, request: Request) -> impl Future<Output = Response>;
 }
 

@@ -9,8 +9,9 @@ use super::body::Body;
 use super::pipe::Inlet;
 use crate::http::h1::FieldLines;
 
-/// A response: status, fields and body. Framing, Date, Server and what concerns the connection are
-/// added by the server.
+/// A response: status, fields and body. Framing and what concerns the connection are added by the
+/// server, and left out of the response's own fields, though `Connection: close` is heeded; Date and
+/// Server are added where it has none.
 #[derive(Debug)]
 pub struct Response {
     status: StatusCode,

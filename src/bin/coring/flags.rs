@@ -184,7 +184,7 @@ pub(crate) struct Sizes {
     #[arg(default_value_t = limits().connections_max)]
     pub(crate) max_connections: usize,
 
-    /// Most memory of each worker for what it receives
+    /// Most memory of each worker for what it receives, at least 2m
     #[arg(
         long,
         global = true,

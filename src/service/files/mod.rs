@@ -70,7 +70,8 @@ const ROOT_LOOK_MS: u64 = 2000;
 ///
 /// Names that begin with a dot are hidden, but for `/.well-known/`. Links are followed as long as
 /// they stay in the folder. What cannot be found, or is no regular file, is 404; what may not be
-/// read 403; when descriptors run out the answer is 503.
+/// read 403; when descriptors, memory or threads run out, or the folder is no longer in its place,
+/// the answer is 503.
 ///
 /// Small files that are asked for often are kept in memory. A change is noticed within a second.
 pub struct Files {
