@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rustix::net::{Shutdown, SocketAddrAny, SocketFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, Shutdown, SocketAddrAny, SocketFlags, SocketType, sockopt};
 
 use crate::buf::{Chunk, Outgoing};
 use crate::engine::{Connecting, Descriptor, Interest, Receiving, Sending, Sent, Then};
@@ -149,6 +149,12 @@ impl Stream {
     /// Those of getsockname(2).
     pub fn local(&self) -> io::Result<SocketAddrAny> {
         Ok(rustix::net::getsockname(&self.socket)?)
+    }
+
+    /// Whether it is a Unix socket.
+    pub fn is_unix(&self) -> bool {
+        self.local()
+            .is_ok_and(|local| local.address_family() == AddressFamily::UNIX)
     }
 
     /// The peer's address; none for a Unix socket, or when the peer is gone already.

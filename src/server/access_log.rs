@@ -101,7 +101,11 @@ impl Writer {
 /// A disk that is full must not stop the server: the failure is reported once, until it is over.
 fn write_batches(receiver: &Receiver<Vec<u8>>, mut output: Box<dyn Write + Send>) {
     let mut failing = false;
-    for batch in receiver {
+    for mut batch in receiver {
+        if failing {
+            // What was written last may have ended in the middle of a line.
+            batch.insert(0, b'\n');
+        }
         let written = output.write_all(&batch).and_then(|()| output.flush());
         if let Err(error) = &written
             && !failing
@@ -210,7 +214,9 @@ impl Line {
         let mut text = Vec::with_capacity(256);
         match stream.peer() {
             Some(peer) => append(&mut text, format_args!("{}", peer.ip().to_canonical())),
-            None => text.extend(b"unix:"),
+            None if stream.is_unix() => text.extend(b"unix:"),
+            // A peer that is gone already has no address any more.
+            None => text.push(b'-'),
         }
         text.extend(b" - - [");
         Box::new(Self {
@@ -303,6 +309,8 @@ fn escape(text: &[u8], out: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
 
     #[test]
@@ -310,6 +318,39 @@ mod tests {
         let mut out = Vec::new();
         escape(b"a\"b\\c\nd\xff", &mut out);
         assert_eq!(out, br#"a\"b\\c\x0Ad\xFF"#);
+    }
+
+    /// Takes half of the first batch, and nothing of the second.
+    struct Full(usize, Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 += 1;
+            let taken = match self.0 {
+                1 => bytes.len() / 2,
+                2 | 3 => return Err(io::ErrorKind::StorageFull.into()),
+                _ => bytes.len(),
+            };
+            self.1.lock().expect("a lock").extend(&bytes[..taken]);
+            Ok(taken)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn no_line_goes_on_where_another_was_cut_off() {
+        let (batches, receiver) = sync_channel(4);
+        for batch in ["abcd\n", "lost\n", "whole\n", "more\n"] {
+            batches.send(batch.as_bytes().to_vec()).expect("room");
+        }
+        drop(batches);
+        let written = Arc::new(Mutex::new(Vec::new()));
+        write_batches(&receiver, Box::new(Full(0, written.clone())));
+        let written = written.lock().expect("a lock");
+        assert_eq!(written.escape_ascii().to_string(), r"ab\nwhole\nmore\n");
     }
 
     #[test]

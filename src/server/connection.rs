@@ -279,25 +279,27 @@ impl Connection {
 
     /// Receives a piece of the next request, or of a body that nobody read.
     fn receive(&mut self) -> impl Future<Output = Result<(), CloseReason>> {
-        let limits = &self.shared.limits;
         let has_begun = !self.link.inbox.is_empty() || !self.http.request_complete();
         let known_ms = mutate!(SlowlorisDeadline, 0, self.arrival_deadline_ms);
         let deadline_ms = match known_ms {
-            0 if !has_begun => after_ms(limits.idle_timeout_ms),
-            0 => {
-                let is_head = self.http.request_complete();
-                let timeout_ms = if is_head {
-                    limits.head_timeout_ms
-                } else {
-                    limits.body_timeout_ms
-                };
-                self.arrival_deadline_ms = after_ms(timeout_ms);
-                self.arrival_deadline_ms
-            }
+            0 => after_ms(self.arrival_timeout_ms()),
             known_ms => known_ms,
         };
+        if has_begun {
+            self.arrival_deadline_ms = deadline_ms;
+        }
         self.link.set_recv_deadline(deadline_ms);
         poll_fn(|context| self.poll_receive(context))
+    }
+
+    /// How long what comes next may take: a body, the rest of a head, or another request.
+    fn arrival_timeout_ms(&self) -> u64 {
+        let limits = &self.shared.limits;
+        match (self.http.request_complete(), self.link.inbox.is_empty()) {
+            (false, _) => limits.body_timeout_ms,
+            (true, false) => limits.head_timeout_ms,
+            (true, true) => limits.idle_timeout_ms,
+        }
     }
 
     fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
@@ -311,7 +313,7 @@ impl Connection {
         }
         if self.link.is_overdue() && self.link.owes() {
             // Who still takes an answer is not idle; its own deadline is the answer's.
-            let later_ms = after_ms(self.shared.limits.idle_timeout_ms);
+            let later_ms = after_ms(self.arrival_timeout_ms());
             self.link.set_recv_deadline(later_ms);
         }
         if !self.link.is_overdue() {

@@ -41,6 +41,7 @@ pub(super) async fn run<F: Future<Output = Response>>(
         connection,
         incoming,
         pace: None,
+        paused_ms: None,
     };
     let outcome = async {
         let mut answer = match answer {
@@ -64,8 +65,10 @@ struct Pump<'a> {
     connection: &'a mut Connection,
     /// The way of the request's body to its reader, until nobody reads it or the answer is out.
     incoming: Option<Inlet>,
-    /// The progress of the request's body, while it is awaited.
+    /// The progress of the request's body, once it was asked for.
     pace: Option<Pace>,
+    /// Since when nobody asks for more of it.
+    paused_ms: Option<u64>,
 }
 
 impl Pump<'_> {
@@ -182,7 +185,9 @@ impl Pump<'_> {
         if !incoming
             .is_some_and(|incoming| !incoming.is_finished() && incoming.poll_wanted(context))
         {
-            self.pace = None;
+            if self.pace.is_some() {
+                self.paused_ms.get_or_insert_with(now_ms);
+            }
             self.connection.link.clear_recv_deadline();
             self.connection.link.check_alive(context)?;
             return Ok(false);
@@ -195,6 +200,9 @@ impl Pump<'_> {
             connection.encode_continue();
             let now_ms = now_ms();
             let pace = self.pace.get_or_insert_with(|| Pace::start(now_ms));
+            if let Some(since_ms) = self.paused_ms.take() {
+                pace.paused(now_ms - since_ms);
+            }
             let link = &mut connection.link;
             if let Poll::Ready(received) = link.poll_fill(context) {
                 let received = received?;

@@ -126,6 +126,12 @@ impl Pace {
         self.moved_ms = now_ms;
     }
 
+    /// For `pause_ms` nothing was asked for: that time does not count.
+    pub(super) fn paused(&mut self, pause_ms: u64) {
+        self.started_ms = self.started_ms.saturating_add(pause_ms);
+        self.moved_ms = self.moved_ms.saturating_add(pause_ms);
+    }
+
     /// When the transfer fails if nothing moves until then, in ms.
     #[inline]
     pub(super) fn deadline_ms(&self, timeout_ms: u64, bytes_per_second_min: u64) -> u64 {
@@ -166,6 +172,16 @@ mod tests {
         }
         assert!(now_ms < 60_000, "ten bytes a second are too few");
         assert_eq!(trickle.deadline_ms(30_000, 0), now_ms + 30_000);
+    }
+
+    #[test]
+    fn a_pause_is_not_held_against_a_transfer() {
+        let mut pace = Pace::start(1000);
+        pace.moved(2400, 2000);
+        pace.paused(50_000);
+        assert_eq!(pace.deadline_ms(30_000, 240), 82_000);
+        pace.moved(0, 80_000);
+        assert_eq!(pace.deadline_ms(30_000, 240), 91_000, "earned: ten seconds");
     }
 
     #[test]

@@ -28,8 +28,8 @@ const SHED_MAX: u64 = 32;
 const BURST_MAX: u32 = 64;
 /// How long to wait when no connection can be accepted, for want of descriptors say, in ms.
 const ACCEPT_PAUSE_MS: u64 = 100;
-/// How many such pauses in a row the last look into a backlog may take: who is answered meanwhile
-/// gives a descriptor back.
+/// How many such pauses the last look into a backlog may take: who is answered meanwhile gives a
+/// descriptor back.
 const BACKLOG_PAUSES_MAX: u32 = 10;
 
 /// What a worker's thread is given.
@@ -116,7 +116,6 @@ async fn accept<S: Service + 'static>(listener: Rc<Listener>, service: Rc<S>, sh
         match mutate!(ForgetBacklog, Ok(None), listener.take_from_backlog()) {
             Ok(Some(stream)) => {
                 admit(stream, &service, &shared);
-                pauses = 0;
                 let_others(&mut burst).await;
             }
             Err(error) if is_exhausted(&error) => {

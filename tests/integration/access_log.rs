@@ -53,6 +53,24 @@ fn after(family: Family, arguments: &[&str], requests: &[&str]) -> Ended {
     server.stop()
 }
 
+/// A client that resets the connection behind its request has no address any more when its line is
+/// begun.
+#[test]
+fn who_is_gone_is_no_unix_socket() {
+    let folder = Folder::new();
+    let file = folder.file("access.log");
+    let server = Coring::start_on(Family::V4, &["--access-log", &file]);
+    for _ in 0..200 {
+        let mut client = server.connect();
+        client.send(GET);
+        client.reset();
+    }
+    server.stop();
+    let log = fs::read_to_string(&file).expect("a log");
+    assert!(log.contains("GET / HTTP/1.1"), "{log}");
+    assert!(!log.contains("unix:"), "{log}");
+}
+
 #[test]
 fn each_request_has_its_line_in_the_combined_format() {
     let folder = Folder::new();

@@ -1,6 +1,7 @@
 //! Every limit on the command line has its effect: what stays below it passes, what goes beyond it
 //! is answered or cut.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -261,6 +262,74 @@ fn min_rate() {
         client.broken();
     });
     counts_timeouts(server, 1);
+}
+
+/// The same where a coroutine of its own reads the body.
+#[test]
+fn min_rate_whoever_reads() {
+    let limits = Limits {
+        body_timeout_ms: 2000,
+        bytes_per_second_min: 1_000_000,
+        ..Limits::default()
+    };
+    let server = Local::start_within(limits, || {
+        async |request: Request| {
+            let mut body = request.into_body();
+            let reader = coring::spawn(async move { body.read(1_000_000).await.is_ok() });
+            Response::text(format!("{:?}", reader.await))
+        }
+    });
+    let mut client = server.connect();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n");
+    let mut sender = client.twin();
+    let is_over = AtomicBool::new(false);
+    let sent = thread::scope(|scope| {
+        let sending = scope.spawn(|| {
+            let goes_on = |_: &usize| {
+                thread::sleep(WHILE);
+                sender.try_send("ten bytes.").is_ok() && !is_over.load(Ordering::Relaxed)
+            };
+            (0..100).take_while(goes_on).count()
+        });
+        assert_eq!(client.answer().status, 408);
+        is_over.store(true, Ordering::Relaxed);
+        sending.join().expect("a sender")
+    });
+    assert!(sent < 50, "it may trickle for ever");
+    server.stop();
+}
+
+/// A head that was begun is not idle while an earlier answer is owed, nor after it.
+#[test]
+fn head_timeout_behind_an_answer() {
+    let limits = Limits {
+        head_timeout_ms: 1000,
+        idle_timeout_ms: 600_000,
+        ..Limits::default()
+    };
+    let folder = Folder::new();
+    // As below, the first answer fills a Unix socket's buffer.
+    let builder = Server::builder()
+        .bind(format!("unix:{}", folder.file("socket")))
+        .limits(limits);
+    let server = Local::start_with(builder, || {
+        async |request: Request| {
+            let len = request.path().len();
+            Response::text("x".repeat(if len > 1 { 212_000 } else { 60_000 }))
+        }
+    });
+    let mut client = server.connect();
+    client.send(format!(
+        "GET /long HTTP/1.1\r\nHost: a\r\n\r\n{GET}GET / HT"
+    ));
+    thread::sleep(7 * WHILE);
+    client.send("T");
+    thread::sleep(7 * WHILE);
+    assert_eq!(client.answer().body.len(), 212_000);
+    assert_eq!(client.answer().body.len(), 60_000);
+    assert_eq!(client.answer().status, 408);
+    client.ends();
+    server.stop();
 }
 
 /// Echoes a body that the service has read whole.

@@ -326,7 +326,12 @@ impl Connection {
         limits: &Limits,
         head: &mut Head,
     ) -> Result<(usize, Event), Fault> {
-        let Some((len, framing)) = parse::parse(bytes, &mut self.scanned, limits, head)? else {
+        let parsed = parse::parse(bytes, &mut self.scanned, limits, head);
+        if parsed.is_err() {
+            // Whatever is wrong with it, an answer to HEAD has no content (RFC 9110 §9.3.2).
+            self.is_head = bytes.trim_ascii_start().starts_with(b"HEAD ");
+        }
+        let Some((len, framing)) = parsed? else {
             return Ok((0, Event::NeedData));
         };
         self.exchange.step(Party::Requester, Step::Request);

@@ -219,7 +219,7 @@ const METHOD_BYTES_MAX: usize = 32;
 /// looked at by an earlier call.
 fn refuse_long_target(head: &[u8], before: usize, limits: &Limits) -> Result<(), Fault> {
     let max = usize::from(limits.target_bytes_max);
-    if head.len() <= max || before > max + METHOD_BYTES_MAX + LEADING_BLANK_MAX {
+    if head.len() <= max || before > max + METHOD_BYTES_MAX + 1 + LEADING_BLANK_MAX {
         return Ok(());
     }
     let method = &head[..head.len().min(METHOD_BYTES_MAX + 1)];

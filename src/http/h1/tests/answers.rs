@@ -228,6 +228,21 @@ fn what_the_connection_says_is_never_shared() {
 }
 
 #[test]
+fn a_fault_of_a_head_request_is_answered_without_content() {
+    for (request, has_content) in [
+        ("HEAD / HTTP/1.1\r\n\r\n", false),
+        ("GET / HTTP/1.1\r\n\r\n", true),
+    ] {
+        let mut connection = Connection::server();
+        let step = next(&mut connection, request.as_bytes(), &Limits::default());
+        assert_eq!(step, Err(Fault::MissingHost));
+        let head = send(&mut connection, 400, &[], BodyLength::Known(5));
+        assert!(head.contains("Content-Length: 5\r\n"), "{head}");
+        assert_eq!(connection.body_allowed(), has_content);
+    }
+}
+
+#[test]
 fn chunks_a_body_of_unknown_length() {
     let mut connection = after(GET);
     send(&mut connection, 200, &[], BodyLength::Unknown);

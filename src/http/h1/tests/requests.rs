@@ -319,6 +319,14 @@ fn holds_its_limits() {
         ["\r\n", &get(21, host)].concat(),
         &["TargetTooLong"],
     );
+    // As much before it as may be.
+    let wide = Limits {
+        head_bytes_max: 200,
+        ..limits
+    };
+    let method = "M".repeat(32);
+    let late = ["\r\n\r\n\r\n\r\n", &method, &get(21, host)[3..]].concat();
+    check_with(&wide, late, &["TargetTooLong"]);
 
     // `GET / HTTP/1.1`, Host, `X: `, its line end and the empty line take 32 bytes.
     let long = |len: usize| get(1, &format!("{host}X: {}\r\n", "x".repeat(len)));
