@@ -169,7 +169,7 @@ impl Clone for Chunk {
     #[inline]
     fn clone(&self) -> Self {
         let count = count_of(self.base);
-        // Who forgets four thousand million clones shall not have the block given back under others.
+        // Whoever forgets 2^32 clones shall not have the block given back under others.
         count.set(count.get().checked_add(1).expect("fewer than 2^32 holders"));
         Self {
             base: self.base,

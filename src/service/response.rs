@@ -10,8 +10,8 @@ use super::pipe::Inlet;
 use crate::http::h1::FieldLines;
 
 /// A response: status, fields and body. Framing and what concerns the connection are added by the
-/// server, and left out of the response's own fields, though `Connection: close` is heeded; Date and
-/// Server are added where it has none.
+/// server, and left out of the response's own fields, though `Connection: close` is heeded; Date
+/// and Server are added where it has none.
 #[derive(Debug)]
 pub struct Response {
     status: StatusCode,
