@@ -17,8 +17,8 @@ use std::task::{Context, Poll, Waker};
 const THREADS_MAX: usize = 4;
 
 /// Runs `job` on one of the current worker's threads; the future gives what it returned. A panic
-/// in it is an error. They are four at most, and files are read by them, too: jobs beyond that wait
-/// for their turn.
+/// in it is an error. These threads are four at most, and files are read by them, too: jobs beyond
+/// that wait for their turn.
 ///
 /// A job that has begun goes on to its end if the future is dropped, and what it returns is dropped
 /// on its thread. One that has not begun by then never does.

@@ -299,6 +299,19 @@ fn min_rate_whoever_reads() {
     server.stop();
 }
 
+/// A server whose answer to `/long` just fills a Unix socket's buffer: the next has to wait.
+fn filling_server(folder: &Folder, limits: Limits) -> Local {
+    let builder = Server::builder()
+        .bind(format!("unix:{}", folder.file("socket")))
+        .limits(limits);
+    Local::start_with(builder, || {
+        async |request: Request| {
+            let len = request.path().len();
+            Response::text("x".repeat(if len > 1 { 212_000 } else { 60_000 }))
+        }
+    })
+}
+
 /// A head that was begun is not idle while an earlier answer is owed, nor after it.
 #[test]
 fn head_timeout_behind_an_answer() {
@@ -308,16 +321,7 @@ fn head_timeout_behind_an_answer() {
         ..Limits::default()
     };
     let folder = Folder::new();
-    // As below, the first answer fills a Unix socket's buffer.
-    let builder = Server::builder()
-        .bind(format!("unix:{}", folder.file("socket")))
-        .limits(limits);
-    let server = Local::start_with(builder, || {
-        async |request: Request| {
-            let len = request.path().len();
-            Response::text("x".repeat(if len > 1 { 212_000 } else { 60_000 }))
-        }
-    });
+    let server = filling_server(&folder, limits);
     let mut client = server.connect();
     client.send(format!(
         "GET /long HTTP/1.1\r\nHost: a\r\n\r\n{GET}GET / HT"
@@ -374,16 +378,7 @@ fn a_time_may_be_next_to_nothing() {
         ..Limits::default()
     };
     let folder = Folder::new();
-    // The first answer just fills a Unix socket's buffer, so that the second has to wait.
-    let builder = Server::builder()
-        .bind(format!("unix:{}", folder.file("socket")))
-        .limits(limits);
-    let server = Local::start_with(builder, || {
-        async |request: Request| {
-            let len = request.path().len();
-            Response::text("x".repeat(if len > 1 { 212_000 } else { 60_000 }))
-        }
-    });
+    let server = filling_server(&folder, limits);
     for _ in 0..2 {
         let mut client = server.connect();
         client.send(format!("GET /long HTTP/1.1\r\nHost: a\r\n\r\n{GET}"));
