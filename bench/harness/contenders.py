@@ -149,5 +149,5 @@ QUICK += ("nginx", "hyper", "uvicorn-fastapi")
 
 
 def added(command: str) -> Contender:
-    """A server from the command line: it plays what asks for the page."""
-    return Contender("added", {"hello": command})
+    """A server from the command line: of files if it is told where they are, else of the page."""
+    return Contender("added", {"static" if "{site}" in command else "hello": command})

@@ -12,6 +12,8 @@ use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use crate::rt::note_waker;
+
 /// Threads of one worker, at most: so many disk accesses can be awaited at a time, and as many
 /// that never end (a file server that is gone) leave the worker without.
 const THREADS_MAX: usize = 4;
@@ -65,7 +67,9 @@ impl<T> Future for Blocking<T> {
         match slot.result.take() {
             Some(result) => Poll::Ready(result),
             None => {
-                slot.waiter = Some(context.waker().clone());
+                let replaced = note_waker(&mut slot.waiter, context.waker());
+                drop(slot);
+                drop(replaced);
                 Poll::Pending
             }
         }

@@ -22,8 +22,9 @@ use rustix::net::{SocketAddrAny, sockopt};
 use crate::buf::{Chunk, Outgoing, Pool};
 use crate::engine::Refused;
 use crate::engine::descriptor::Descriptor;
-use crate::engine::op::{self, End, Interest, OpId, PartSent, Sent, Then};
+use crate::engine::op::{self, End, Interest, OpId, PartSent, STRANGER, Sent, Then};
 use crate::metrics::WorkerMetrics;
+use crate::rt::note_waker;
 
 /// Events taken in one visit.
 const EVENTS_MAX: usize = 512;
@@ -145,12 +146,16 @@ impl Epoll {
         context: &Context<'_>,
     ) -> Poll<Option<io::Result<OwnedFd>>> {
         let mut watches = self.watches.borrow_mut();
-        let watch = find(&mut watches, id).expect("an accept lives as long as its handle");
+        let watch = find(&mut watches, id).expect(STRANGER);
         if watch.stopped {
             return Poll::Ready(None);
         }
-        if let Some(End::Error(error)) = watch.end.take() {
-            return Poll::Ready(Some(Err(error)));
+        if watch.end.is_some()
+            && let Some(listener) = &watch.owner
+        {
+            // It could not be watched, but perhaps it can by now.
+            self.add(listener, id, EventFlags::IN)?;
+            watch.end = None;
         }
         let listener = watch.owner.as_ref().filter(|_| watch.readable);
         match listener.map(op::accept) {
@@ -158,7 +163,9 @@ impl Epoll {
             Some(Err(error)) => Poll::Ready(Some(Err(error))),
             Some(Ok(None)) | None => {
                 watch.readable = false;
-                set(&mut watch.reader, context);
+                let replaced = note_waker(&mut watch.reader, context.waker());
+                drop(watches);
+                drop(replaced);
                 Poll::Pending
             }
         }
@@ -193,14 +200,16 @@ impl Epoll {
     /// How a connect ended.
     pub(super) fn poll_connect(&self, id: OpId, context: &Context<'_>) -> Poll<io::Result<()>> {
         let mut watches = self.watches.borrow_mut();
-        let watch = find(&mut watches, id).expect("a connect lives as long as its handle");
+        let watch = find(&mut watches, id).expect(STRANGER);
         if let Some(End::Error(error)) = watch.end.take() {
             return Poll::Ready(Err(error));
         }
         if watch.writable {
             return Poll::Ready(Ok(()));
         }
-        set(&mut watch.writer, context);
+        let replaced = note_waker(&mut watch.writer, context.waker());
+        drop(watches);
+        drop(replaced);
         Poll::Pending
     }
 
@@ -216,12 +225,13 @@ impl Epoll {
         context: &Context<'_>,
     ) -> Poll<io::Result<Option<Chunk>>> {
         let mut watches = self.watches.borrow_mut();
-        let watch = find(&mut watches, id).expect("a receive lives as long as its handle");
+        let watch = find(&mut watches, id).expect(STRANGER);
         if let Some(end) = &watch.end {
             return Poll::Ready(end.again());
         }
         if watch.burst == BURST_MAX {
             watch.burst = 0;
+            drop(watches);
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -239,7 +249,9 @@ impl Epoll {
             Some(Ok(None)) | None => {
                 watch.readable = false;
                 watch.burst = 0;
-                set(&mut watch.reader, context);
+                let replaced = note_waker(&mut watch.reader, context.waker());
+                drop(watches);
+                drop(replaced);
                 Poll::Pending
             }
         }
@@ -253,11 +265,13 @@ impl Epoll {
     /// Ready when the connection broke, whatever waits to be received.
     pub(super) fn poll_broken(&self, id: OpId, context: &Context<'_>) -> Poll<io::Error> {
         let mut watches = self.watches.borrow_mut();
-        let watch = find(&mut watches, id).expect("a receive lives as long as its handle");
+        let watch = find(&mut watches, id).expect(STRANGER);
         if let Some(Err(error)) = watch.end.as_ref().map(End::again) {
             return Poll::Ready(error);
         }
-        set(&mut watch.reader, context);
+        let replaced = note_waker(&mut watch.reader, context.waker());
+        drop(watches);
+        drop(replaced);
         Poll::Pending
     }
 
@@ -270,7 +284,10 @@ impl Epoll {
         // Borrowed after `sending` is made, so given back before that is dropped: what was sent may
         // run code of the service's then, which may come back here.
         let mut watches = self.watches.borrow_mut();
-        let watch = &mut watches[slot as usize];
+        let watch = watches
+            .get_mut(slot as usize)
+            .filter(|watch| watch.owner.is_some());
+        let watch = watch.expect(STRANGER);
         let id = OpId::new(slot, watch.generation);
         match went {
             Poll::Ready(Ok(())) => {}
@@ -303,7 +320,9 @@ impl Epoll {
         }
         sending.interest = interest;
         watch.sending = Some(sending);
-        set(&mut watch.writer, context);
+        let replaced = note_waker(&mut watch.writer, context.waker());
+        drop(watches);
+        drop(replaced);
         Poll::Pending
     }
 
@@ -355,12 +374,20 @@ impl Epoll {
         }
         let watch = &mut watches[slot as usize];
         let id = OpId::new(slot, watch.generation);
-        let data = EventData::new_u64(u64::from(id.generation()) << 32 | u64::from(slot));
-        if let Err(errno) = epoll::add(&self.epoll, &owner, data, flags | EventFlags::ET) {
-            watch.end = Some(End::Error(errno.into()));
-        }
+        watch.end = self.add(&owner, id, flags).err().map(End::Error);
         watch.owner = Some(owner);
         id
+    }
+
+    /// Asks the kernel to tell of it (epoll_ctl(2)).
+    fn add(&self, owner: &Descriptor, id: OpId, flags: EventFlags) -> io::Result<()> {
+        let data = EventData::new_u64(u64::from(id.generation()) << 32 | u64::from(id.slot()));
+        Ok(epoll::add(
+            &self.epoll,
+            owner,
+            data,
+            flags | EventFlags::ET,
+        )?)
     }
 
     /// Lets an event have its effect. One for a descriptor that is somebody else's by now is
@@ -434,15 +461,6 @@ fn find(watches: &mut [Watch], id: OpId) -> Option<&mut Watch> {
     let watch = watches.get_mut(id.slot() as usize)?;
     let current = OpId::new(id.slot(), watch.generation);
     (current == id && watch.owner.is_some()).then_some(watch)
-}
-
-fn set(place: &mut Option<Waker>, context: &Context<'_>) {
-    if !place
-        .as_ref()
-        .is_some_and(|known| known.will_wake(context.waker()))
-    {
-        *place = Some(context.waker().clone());
-    }
 }
 
 /// A descriptor's place in the array.

@@ -1,8 +1,13 @@
 //! Streams and listeners on both engines, with each other and with the standard library's, which
 //! knows nothing of ours.
 
+use std::future::poll_fn;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::task::{Context, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -255,6 +260,87 @@ fn a_broken_connection_is_an_error() {
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
         assert!(stream.write_all("nobody").await.is_err());
         client.join().expect("no panic")?;
+        Ok(())
+    });
+}
+
+/// Somebody else's waker, which comes back to the engine when it is woken and when it is dropped.
+struct Meddler;
+
+impl Wake for Meddler {
+    fn wake(self: Arc<Self>) {}
+}
+
+impl Drop for Meddler {
+    fn drop(&mut self) {
+        drop(listen());
+    }
+}
+
+#[test]
+fn a_waker_of_others_may_use_sockets() {
+    on_each(async || {
+        let mut listener = listen()?;
+        let mut client = std::net::TcpStream::connect(listener.local_addr())?;
+        let mut stream = listener.accept().await?;
+        let mut reading = Box::pin(stream.read());
+        // The second takes the place of the first, and is woken.
+        for _ in 0..2 {
+            let waker = Waker::from(Arc::new(Meddler));
+            let read = reading.as_mut().poll(&mut Context::from_waker(&waker));
+            assert!(read.is_pending());
+        }
+        client.write_all(b"a byte")?;
+        sleep(BLINK).await;
+        assert_eq!(reading.await?.as_deref(), Some(&b"a byte"[..]));
+        // Given up while it is woken for, twice.
+        let mut writing = Box::pin(stream.write_all(pattern(20_000_000)));
+        for _ in 0..2 {
+            let waker = Waker::from(Arc::new(Meddler));
+            let written = writing.as_mut().poll(&mut Context::from_waker(&waker));
+            assert!(written.is_pending());
+        }
+        drop(writing);
+        drop(stream);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_socket_stays_with_the_run_that_made_it() {
+    async fn pair() -> io::Result<(TcpStream, TcpStream)> {
+        let mut listener = listen()?;
+        let client = TcpStream::connect(listener.local_addr()).await?;
+        Ok((client, listener.accept().await?))
+    }
+    for engine in [EngineChoice::Auto, EngineChoice::Epoll] {
+        let carried = run_with(engine, pair())
+            .expect("an engine")
+            .expect("a pair");
+        let elsewhere = async move {
+            // Others, which may have the numbers that those had.
+            let (mut client, mut server) = pair().await?;
+            client.write_all("not yours").await?;
+            server.write_all("nor yours").await?;
+            let (mut stream, _other_end) = carried;
+            timeout(PATIENCE, stream.read()).await.expect("an answer")
+        };
+        let read = catch_unwind(AssertUnwindSafe(|| run_with(engine, elsewhere)));
+        let outcome = read.map(|outcome| outcome.expect("an engine").map(|chunk| chunk.is_some()));
+        assert!(outcome.is_err(), "it got {outcome:?}");
+    }
+}
+
+#[test]
+fn a_listener_that_cannot_be_watched_says_so_each_time() {
+    on_each(async || {
+        let file = std::fs::File::open("/proc/self/exe")?;
+        let listener = Listener::new(OwnedFd::from(file));
+        for _ in 0..3 {
+            let accepted = poll_fn(|context| listener.poll_accept(context));
+            let accepted = timeout(PATIENCE, accepted).await.expect("an answer");
+            assert!(matches!(accepted, Some(Err(_))), "{accepted:?}");
+        }
         Ok(())
     });
 }

@@ -64,6 +64,8 @@ pub struct Executor {
     run_queue: RefCell<VecDeque<u32>>,
     pub(super) wheel: RefCell<Wheel>,
     pub(super) now_ms: Cell<u64>,
+    /// Room for those whose time has come.
+    due: RefCell<Vec<Waker>>,
     inbox: Arc<Inbox>,
     metrics: Arc<WorkerMetrics>,
 }
@@ -90,6 +92,7 @@ impl Executor {
             run_queue: RefCell::default(),
             wheel: RefCell::new(wheel),
             now_ms: Cell::new(now_ms),
+            due: RefCell::default(),
             inbox,
             metrics,
         }
@@ -154,7 +157,13 @@ impl Executor {
             self.metrics.remote_wakes.add(1);
             self.schedule(id);
         });
-        self.wheel.borrow_mut().advance(now_ms, Waker::wake);
+        let mut due = self.due.take();
+        self.wheel
+            .borrow_mut()
+            .advance(now_ms, |waker| due.push(waker));
+        // Only now: a waker may be others' code, and set a timer.
+        due.drain(..).for_each(Waker::wake);
+        self.due.replace(due);
         self.count_timers();
     }
 

@@ -19,3 +19,4 @@ pub use executor::{Executor, Turn};
 pub use join::{JoinError, JoinHandle, spawn_joined};
 pub use task::{after_ms, is_within_worker, now_ms, spawn, wake_all, yield_now};
 pub use timer::{Elapsed, Timeout, Timer, sleep, sleep_until};
+pub use waker::note_waker;

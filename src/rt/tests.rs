@@ -9,7 +9,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::*;
-use crate::rt::{Elapsed, JoinError, Timeout, sleep, spawn, spawn_joined, yield_now};
+use crate::rt::{Elapsed, JoinError, Timeout, Timer, sleep, spawn, spawn_joined, yield_now};
 
 fn executor() -> Executor {
     Executor::new(Arc::default(), 0, Box::new(|| ()))
@@ -242,12 +242,49 @@ fn a_future_has_until_its_deadline() {
     assert_eq!(executor.wheel.borrow().live(), 0);
 }
 
+/// Somebody else's waker, which comes back to the executor when it is woken and when it is dropped.
+struct Meddler;
+
+impl std::task::Wake for Meddler {
+    fn wake(self: Arc<Self>) {
+        drop(Timer::new());
+    }
+}
+
+impl Drop for Meddler {
+    fn drop(&mut self) {
+        drop(Timer::new());
+    }
+}
+
+#[test]
+fn a_waker_of_others_may_use_the_wheel() {
+    let executor = executor();
+    executor.enter(|| {
+        let timer = Timer::new();
+        let wait = || {
+            let waker = Waker::from(Arc::new(Meddler));
+            timer.poll_expired(&mut Context::from_waker(&waker))
+        };
+        timer.set(10);
+        assert!(wait().is_pending());
+        // The second takes the place of the first, and is woken.
+        assert!(wait().is_pending());
+        executor.advance(10);
+        assert!(wait().is_ready());
+        timer.set(20);
+        assert!(wait().is_pending());
+        drop(timer);
+    });
+    assert_eq!(executor.wheel.borrow().live(), 0);
+}
+
 /// What a task costs besides its future: its slot, a reference to its outcome, and the timer and
 /// the outcome of one that sleeps and is waited for.
 #[test]
 fn a_task_is_small() {
     assert_eq!(size_of::<Slot>(), 24);
-    assert_eq!(size_of::<crate::rt::Timer>(), 8);
+    assert_eq!(size_of::<Timer>(), 8);
     executor().enter(|| {
         assert_eq!(size_of_val(&crate::rt::sleep_until(1)), 8);
         assert_eq!(size_of_val(&spawn_joined(async {})), 24);

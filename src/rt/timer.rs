@@ -52,7 +52,9 @@ impl Timer {
             if wheel.deadline_ms(self.slot) <= executor.now_ms.get() {
                 return Poll::Ready(());
             }
-            wheel.set_waker(self.slot, context.waker());
+            let replaced = wheel.set_waker(self.slot, context.waker());
+            drop(wheel);
+            drop(replaced);
             Poll::Pending
         })
     }
@@ -79,7 +81,8 @@ impl Drop for Timer {
         // Outside its worker there is no wheel left to forget the timer.
         with_current(|executor| {
             if executor.worker() == self.worker {
-                executor.wheel.borrow_mut().remove(self.slot);
+                let waker = executor.wheel.borrow_mut().remove(self.slot);
+                drop(waker);
             }
         });
     }

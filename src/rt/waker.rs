@@ -61,6 +61,17 @@ impl TaskId {
     }
 }
 
+/// Notes in `place` whom to wake. Whom that replaces is handed back, to be dropped when nothing is
+/// borrowed: a waker may be others' code, which comes back here.
+#[inline]
+#[must_use = "to be dropped when nothing is borrowed"]
+pub fn note_waker(place: &mut Option<Waker>, waker: &Waker) -> Option<Waker> {
+    if place.as_ref().is_some_and(|known| known.will_wake(waker)) {
+        return None;
+    }
+    place.replace(waker.clone())
+}
+
 fn raw(id: TaskId) -> RawWaker {
     #[expect(
         clippy::cast_possible_truncation,

@@ -7,6 +7,8 @@
 
 use std::task::Waker;
 
+use super::waker::note_waker;
+
 const LEVELS: usize = 6;
 const SLOT_BITS: usize = 6;
 const SLOTS: usize = 1 << SLOT_BITS;
@@ -81,15 +83,15 @@ impl Wheel {
         slot
     }
 
-    /// Forgets a timer.
-    pub(super) fn remove(&mut self, timer: u32) {
+    /// Forgets a timer. Its waker is to be dropped when the wheel is free again.
+    pub(super) fn remove(&mut self, timer: u32) -> Option<Waker> {
         self.unlink(timer);
         let entry = &mut self.entries[timer as usize];
-        entry.waker = None;
         entry.deadline_ms = NEVER;
         entry.next = self.free;
         self.free = timer;
         self.live -= 1;
+        entry.waker.take()
     }
 
     /// Arms or moves a timer; `NEVER` disarms it.
@@ -107,17 +109,10 @@ impl Wheel {
         self.entries[timer as usize].deadline_ms
     }
 
-    /// Names who is to be woken when the timer's deadline has come.
+    /// Names who is to be woken when the timer's deadline has come, in place of whom it returns.
     #[inline]
-    pub(super) fn set_waker(&mut self, timer: u32, waker: &Waker) {
-        let entry = &mut self.entries[timer as usize];
-        if !entry
-            .waker
-            .as_ref()
-            .is_some_and(|known| known.will_wake(waker))
-        {
-            entry.waker = Some(waker.clone());
-        }
+    pub(super) fn set_waker(&mut self, timer: u32, waker: &Waker) -> Option<Waker> {
+        note_waker(&mut self.entries[timer as usize].waker, waker)
     }
 
     /// When the wheel must be advanced next, in ms; none when no timer is armed. It may be
@@ -274,7 +269,7 @@ mod tests {
                 }
                 wheel.set(timers[n], expected[n]);
                 let note = Note(fired.clone(), u32::try_from(n).unwrap());
-                wheel.set_waker(timers[n], &Waker::from(Arc::new(note)));
+                let _ = wheel.set_waker(timers[n], &Waker::from(Arc::new(note)));
                 now_ms += random(&seed) % (1 << (random(&seed) % pause_bits));
                 if let Some(next_ms) = wheel.next_ms() {
                     let earliest = expected.iter().min().unwrap();
@@ -304,7 +299,7 @@ mod tests {
         wheel.set(timer, 5000);
         assert_eq!(wheel.entries[timer as usize].placed_ms, placed);
         let mut fired = 0;
-        wheel.set_waker(timer, Waker::noop());
+        let _ = wheel.set_waker(timer, Waker::noop());
         wheel.advance(4999, |_| fired += 1);
         assert_eq!(fired, 0);
         wheel.advance(5000, |_| fired += 1);
@@ -319,7 +314,7 @@ mod tests {
         let (far, near) = (wheel.insert(), wheel.insert());
         wheel.set(far, u64::MAX / 2);
         wheel.set(near, boundary_ms + 10);
-        wheel.set_waker(near, Waker::noop());
+        let _ = wheel.set_waker(near, Waker::noop());
         let mut fired = 0;
         wheel.advance(boundary_ms + 10, |_| fired += 1);
         assert_eq!(fired, 1);

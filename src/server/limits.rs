@@ -2,9 +2,6 @@
 
 use crate::http::h1;
 
-/// The least memory to receive into, in bytes: a full ring of provided buffers, and as much again.
-const RECEIVE_MEMORY_MIN: usize = 2 << 20;
-
 /// What a server lets its clients do. All limits are on by default; a time of `u64::MAX` is none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
@@ -38,7 +35,7 @@ pub struct Limits {
     pub connections_max: usize,
     /// Memory of one worker for what was received and not yet consumed, and for requests that wait,
     /// in bytes. From there on nothing is received before a service asks for it: TCP slows the
-    /// clients down. At least 2 MiB.
+    /// clients down. At least [`Limits::RECEIVE_MEMORY_MIN`].
     pub receive_memory_max: usize,
     /// What runs when a drain begins may go on for this long, in ms.
     pub drain_timeout_ms: u64,
@@ -65,6 +62,10 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// The least [`Limits::receive_memory_max`], in bytes: a full ring of provided buffers, and as
+    /// much again.
+    pub const RECEIVE_MEMORY_MIN: usize = 2 << 20;
+
     /// Whether they make sense; if not, which one does not, and the cure.
     pub(super) fn check(&self) -> Result<(), String> {
         let times = [
@@ -84,9 +85,10 @@ impl Limits {
                 h1::FIELDS_MAX
             ));
         }
-        if self.receive_memory_max < RECEIVE_MEMORY_MIN {
+        if self.receive_memory_max < Self::RECEIVE_MEMORY_MIN {
             return Err(format!(
-                "receive_memory_max is less than {RECEIVE_MEMORY_MIN} bytes; raise it"
+                "receive_memory_max is less than {} bytes; raise it",
+                Self::RECEIVE_MEMORY_MIN
             ));
         }
         Ok(())

@@ -14,7 +14,7 @@ use super::limits::Limits;
 use crate::buf::Pool;
 use crate::http::h1;
 use crate::metrics::WorkerMetrics;
-use crate::rt::{sleep, spawn};
+use crate::rt::{note_waker, sleep, spawn};
 
 /// How a worker treats its connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,7 +105,8 @@ impl Shared {
             if done() {
                 return Poll::Ready(());
             }
-            *self.drained.borrow_mut() = Some(context.waker().clone());
+            let replaced = note_waker(&mut self.drained.borrow_mut(), context.waker());
+            drop(replaced);
             Poll::Pending
         })
         .await;

@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::body::{Body, BodyError};
 use crate::buf::Part;
+use crate::rt::note_waker;
 
 /// What the two ends of a body share. This end is the reader's.
 #[derive(Debug)]
@@ -91,7 +92,8 @@ impl Inlet {
     /// and asks again unless it has given up.
     pub fn forget_own_reader(&self, context: &Context<'_>) {
         let is_own = |reader: &mut Waker| reader.will_wake(context.waker());
-        if self.0.reader.borrow_mut().take_if(is_own).is_some() {
+        let own = self.0.reader.borrow_mut().take_if(is_own);
+        if own.is_some() {
             self.0.wanted.set(false);
         }
     }
@@ -144,8 +146,6 @@ impl Drop for Inlet {
 }
 
 fn set(place: &RefCell<Option<Waker>>, waker: &Waker) {
-    let mut place = place.borrow_mut();
-    if !place.as_ref().is_some_and(|known| known.will_wake(waker)) {
-        *place = Some(waker.clone());
-    }
+    let replaced = note_waker(&mut place.borrow_mut(), waker);
+    drop(replaced);
 }

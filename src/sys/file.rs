@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::ptr;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
-use rustix::io::{ReadWriteFlags, preadv2, pwrite};
+use rustix::io::{Errno, ReadWriteFlags, preadv2, pwrite};
 
 /// The size of a large page where one of the common size has 4 KiB.
 pub const LARGE_PAGE_BYTES: usize = 2 << 20;
@@ -41,13 +41,18 @@ pub fn read_cached(file: impl AsFd, bytes: &mut Vec<u8>, offset: u64) -> io::Res
     Ok(read)
 }
 
-/// An empty file in memory that nobody else can open (memfd_create(2)).
+/// An empty file in memory that nobody else can open, nor execute where the kernel can see to that
+/// (memfd_create(2), `MFD_NOEXEC_SEAL`, Linux 6.3; `vm.memfd_noexec` may demand it).
 ///
 /// # Errors
 /// Those of memfd_create(2).
 pub fn anonymous_file(name: &str) -> io::Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    Ok(memfd_create(name, flags)?)
+    match memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
+        // An older kernel does not know it.
+        Err(Errno::INVAL) => Ok(memfd_create(name, flags)?),
+        made => Ok(made?),
+    }
 }
 
 /// Writes to an anonymous file no more: so the kernel tells whether its pages are still elsewhere,
@@ -107,7 +112,18 @@ mod tests {
     fn an_anonymous_file_has_its_zeros_and_takes_what_is_written() {
         let file = anonymous_file("test").expect("an anonymous file");
         fill_with_large_page(&file).expect("memory");
-        assert_eq!(fstat(&file).expect("a file").st_size, 2 << 20);
+        let stat = fstat(&file).expect("a file");
+        assert_eq!(stat.st_size, 2 << 20);
+        let knows_noexec = rustix::system::uname()
+            .release()
+            .to_str()
+            .is_ok_and(|release| {
+                let mut numbers = release
+                    .split(['.', '-'])
+                    .map_while(|part| part.parse().ok());
+                (numbers.next(), numbers.next()) >= (Some(6_u32), Some(3))
+            });
+        assert_eq!(stat.st_mode & 0o111 == 0, knows_noexec);
         let mut bytes = [1; 2];
         assert_eq!(pwrite(&file, b"a", LARGE_PAGE_BYTES as u64 - 1), Ok(1));
         assert_eq!(pread(&file, &mut bytes, LARGE_PAGE_BYTES as u64 - 2), Ok(2));

@@ -7,6 +7,8 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+use crate::rt::note_waker;
+
 /// A channel for up to `capacity` values that wait to be received. Its ends stay on their worker.
 ///
 /// ```
@@ -103,7 +105,9 @@ impl<T> Receiver<T> {
             let mut shared = self.0.borrow_mut();
             let value = shared.values.pop_front();
             if value.is_none() && shared.senders > 0 {
-                shared.receiver = Some(context.waker().clone());
+                let replaced = note_waker(&mut shared.receiver, context.waker());
+                drop(shared);
+                drop(replaced);
                 return Poll::Pending;
             }
             let next = shared.next_sender();
@@ -141,12 +145,15 @@ impl<T> Turn<'_, T> {
         if shared.is_closed || shared.has_room() && (first.is_none() || first == self.number) {
             return Poll::Ready(());
         }
-        let waker = context.waker().clone();
+        let mut waker = context.waker().clone();
         if let Some(number) = self.number {
             let mut waiting = shared.waiting.iter_mut();
             if let Some(mine) = waiting.find(|waiting| waiting.number == number) {
-                mine.waker = waker;
+                std::mem::swap(&mut mine.waker, &mut waker);
             }
+            drop(shared);
+            // Last: it may be others' code that is replaced.
+            drop(waker);
         } else {
             let number = shared.next_number;
             shared.next_number += 1;
@@ -162,11 +169,11 @@ impl<T> Drop for Turn<'_, T> {
         if let Some(number) = self.number {
             let mut shared = self.shared.borrow_mut();
             let mut waiting = shared.waiting.iter();
-            if let Some(place) = waiting.position(|waiting| waiting.number == number) {
-                shared.waiting.remove(place);
-            }
+            let place = waiting.position(|waiting| waiting.number == number);
+            let mine = place.and_then(|place| shared.waiting.remove(place));
             let next = shared.next_sender();
             drop(shared);
+            drop(mine);
             next.into_iter().for_each(Waker::wake);
         }
     }
@@ -198,7 +205,9 @@ impl<T> Drop for Receiver<T> {
         shared.is_closed = true;
         let values = std::mem::take(&mut shared.values);
         let waiting = std::mem::take(&mut shared.waiting);
+        let receiver = shared.receiver.take();
         drop(shared);
+        drop(receiver);
         waiting.into_iter().for_each(|sender| sender.waker.wake());
         // Dropped last: their destructors may use this channel.
         drop(values);

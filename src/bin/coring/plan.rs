@@ -89,6 +89,13 @@ fn addresses(bind: Vec<String>, port: Option<&str>) -> Result<Vec<String>, Strin
 
 fn limits(flags: &Flags) -> Result<Limits, String> {
     let (times, sizes) = (&flags.times, &flags.sizes);
+    let receive_memory_max = bounded("--max-receive-memory", sizes.max_receive_memory)?;
+    if receive_memory_max < Limits::RECEIVE_MEMORY_MIN {
+        return Err(format!(
+            "--max-receive-memory {} is too little; give it 2m at least",
+            sizes.max_receive_memory
+        ));
+    }
     Ok(Limits {
         head_timeout_ms: times.head_timeout.0,
         body_timeout_ms: times.body_timeout.0,
@@ -100,7 +107,7 @@ fn limits(flags: &Flags) -> Result<Limits, String> {
         fields_max: sizes.max_fields,
         body_bytes_max: sizes.max_body.0,
         connections_max: sizes.max_connections,
-        receive_memory_max: bounded("--max-receive-memory", sizes.max_receive_memory)?,
+        receive_memory_max,
         drain_timeout_ms: times.drain_timeout.0,
     })
 }
@@ -257,6 +264,10 @@ mod tests {
             (
                 "--max-receive-memory 0",
                 "--max-receive-memory 0 would refuse",
+            ),
+            (
+                "--max-receive-memory 2047k",
+                "--max-receive-memory 2047k is too little",
             ),
         ] {
             let error = plan_of(line, None).expect_err(line);

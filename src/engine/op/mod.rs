@@ -23,6 +23,7 @@ mod recv;
 mod send;
 mod send_file;
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::Waker;
 
 pub(super) use accept::Accept;
@@ -35,7 +36,12 @@ pub use send::{Interest, Sent, Then};
 pub(super) use send::{PartSent, Send};
 pub(super) use send_file::SendFile;
 
+use crate::rt::note_waker;
 use crate::sys::mutants::mutate;
+
+/// Why an operation cannot be found: it lives as long as its handle, in the run that made both.
+pub(super) const STRANGER: &str =
+    "a socket stays with the run that made it (coring::run, Server::serve)";
 
 /// What is to be done after a completion, if somebody still owns the operation.
 #[derive(Debug, PartialEq, Eq)]
@@ -141,16 +147,10 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// Remembers who is to be woken by the next completion.
+    /// Remembers who is to be woken by the next completion, in place of whom it returns.
     #[inline]
-    pub(super) fn wait(&mut self, waker: &Waker) {
-        if !self
-            .waker
-            .as_ref()
-            .is_some_and(|known| known.will_wake(waker))
-        {
-            self.waker = Some(waker.clone());
-        }
+    pub(super) fn wait(&mut self, waker: &Waker) -> Option<Waker> {
+        note_waker(&mut self.waker, waker)
     }
 }
 
@@ -161,19 +161,33 @@ struct Slot {
 }
 
 /// The operations of one engine.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Table {
     slots: Vec<Slot>,
     vacant: Vec<u32>,
+    /// Of a slot that is used for the first time.
+    first_generation: u32,
 }
 
 impl Table {
+    /// A table whose names are no other's of the last 64: what was carried from one run into
+    /// another on the same thread finds nothing there, instead of a stranger's operation.
+    pub(super) fn new() -> Self {
+        static TABLES: AtomicU32 = AtomicU32::new(0);
+        let number = TABLES.fetch_add(1, Ordering::Relaxed);
+        Self {
+            slots: Vec::new(),
+            vacant: Vec::new(),
+            first_generation: number << (GENERATION_BITS - 6),
+        }
+    }
+
     /// Takes an operation in. It is made in its place: moving it there costs more than its making.
     #[inline(always)]
     pub(super) fn insert(&mut self, op: impl FnOnce() -> Op) -> (OpId, &mut Entry) {
         let slot = self.vacant.pop().unwrap_or_else(|| {
             self.slots.push(Slot {
-                generation: 0,
+                generation: self.first_generation,
                 entry: None,
             });
             u32::try_from(self.slots.len() - 1).expect("fewer than 2^32 operations")
@@ -256,7 +270,7 @@ mod tests {
 
     #[test]
     fn a_name_is_void_once_its_slot_is_used_again() {
-        let mut table = Table::default();
+        let mut table = Table::new();
         let first = table.insert(|| Op::Read(Read::new(-1))).0;
         assert!(table.remove(first).is_some());
         let second = table.insert(|| Op::Read(Read::new(-1))).0;
@@ -268,7 +282,7 @@ mod tests {
 
     #[test]
     fn a_completion_finds_its_operation_and_no_later_one() {
-        let mut table = Table::default();
+        let mut table = Table::new();
         let first = table.insert(|| Op::Read(Read::new(-1))).0;
         let user_data = first.user_data(Tag::Op);
         assert_eq!(table.completed(user_data), Some(first));

@@ -8,7 +8,7 @@ use rustix::net::SocketAddrAny;
 
 use super::Uring;
 use crate::engine::descriptor::Descriptor;
-use crate::engine::op::{Accept, Connect, Op, OpId, State};
+use crate::engine::op::{Accept, Connect, Op, OpId, STRANGER, State};
 
 impl Uring {
     pub(in crate::engine) fn start_accept(&self, listener: Descriptor) -> OpId {
@@ -23,9 +23,7 @@ impl Uring {
         context: &Context<'_>,
     ) -> Poll<Option<io::Result<OwnedFd>>> {
         let mut table = self.table.borrow_mut();
-        let entry = table
-            .get(id)
-            .expect("an accept lives as long as its handle");
+        let entry = table.get(id).expect(STRANGER);
         let Op::Accept(accept) = &mut entry.op else {
             unreachable!("an accept's name")
         };
@@ -39,8 +37,9 @@ impl Uring {
         if idle && accept.stopped {
             return Poll::Ready(None);
         }
-        entry.wait(context.waker());
+        let replaced = entry.wait(context.waker());
         drop(table);
+        drop(replaced);
         if idle {
             self.submit(id);
         }
@@ -75,16 +74,16 @@ impl Uring {
         context: &Context<'_>,
     ) -> Poll<io::Result<()>> {
         let mut table = self.table.borrow_mut();
-        let entry = table
-            .get(id)
-            .expect("a connect lives as long as its handle");
+        let entry = table.get(id).expect(STRANGER);
         let Op::Connect(connect) = &mut entry.op else {
             unreachable!("a connect's name")
         };
         if let Some(result) = connect.result.take() {
             return Poll::Ready(result);
         }
-        entry.wait(context.waker());
+        let replaced = entry.wait(context.waker());
+        drop(table);
+        drop(replaced);
         Poll::Pending
     }
 }

@@ -15,7 +15,8 @@ use super::{Cqe, Ring, Sqe};
 use crate::buf::{Chunk, Outgoing, Pool};
 use crate::engine::descriptor::Descriptor;
 use crate::engine::op::{
-    self, After, End, Interest, Op, OpId, Read, Recv, Send, SendFile, Sent, State, Table, Tag, Then,
+    self, After, End, Interest, Op, OpId, Read, Recv, STRANGER, Send, SendFile, Sent, State, Table,
+    Tag, Then,
 };
 use crate::metrics::WorkerMetrics;
 use crate::sys::mutants::mutate;
@@ -59,7 +60,7 @@ impl Uring {
         let engine = Self {
             ring: RefCell::new(made.ring),
             buffers: RefCell::new(made.buffers),
-            table: RefCell::default(),
+            table: RefCell::new(Table::new()),
             parked: RefCell::default(),
             in_flight: Cell::new(0),
             reaped: RefCell::default(),
@@ -149,9 +150,7 @@ impl Uring {
         context: &Context<'_>,
     ) -> Poll<io::Result<Option<Chunk>>> {
         let mut table = self.table.borrow_mut();
-        let entry = table
-            .get(id)
-            .expect("a receive lives as long as its handle");
+        let entry = table.get(id).expect(STRANGER);
         let Op::Recv(recv) = &mut entry.op else {
             unreachable!("a receive's name")
         };
@@ -162,8 +161,9 @@ impl Uring {
             return Poll::Ready(end.again());
         }
         let submit = entry.state == State::Idle && !recv.parked;
-        entry.wait(context.waker());
+        let replaced = entry.wait(context.waker());
         drop(table);
+        drop(replaced);
         if submit {
             self.submit(id);
         }
@@ -184,9 +184,7 @@ impl Uring {
         context: &Context<'_>,
     ) -> Poll<io::Error> {
         let mut table = self.table.borrow_mut();
-        let entry = table
-            .get(id)
-            .expect("a receive lives as long as its handle");
+        let entry = table.get(id).expect(STRANGER);
         let Op::Recv(recv) = &mut entry.op else {
             unreachable!("a receive's name")
         };
@@ -195,8 +193,9 @@ impl Uring {
         }
         let ended = recv.end.is_some();
         let submit = entry.state == State::Idle && !recv.parked && !ended && recv.is_empty();
-        entry.wait(context.waker());
+        let replaced = entry.wait(context.waker());
         drop(table);
+        drop(replaced);
         if submit {
             self.submit(id);
         }
@@ -258,12 +257,14 @@ impl Uring {
             return Poll::Ready(Sent::All);
         };
         if entry.state == State::InKernel {
-            entry.wait(context.waker());
             match &mut entry.op {
                 Op::Send(send) => send.interest = interest,
                 Op::SendFile(send) => send.set_interest(interest),
                 _ => unreachable!("a send's name"),
             }
+            let replaced = entry.wait(context.waker());
+            drop(table);
+            drop(replaced);
             return Poll::Pending;
         }
         let removed = table.remove(id);
@@ -291,7 +292,6 @@ impl Uring {
     pub(in crate::engine) fn orphan(&self, id: OpId) {
         let mut table = self.table.borrow_mut();
         let Some(entry) = table.get(id) else { return };
-        entry.waker = None;
         if entry.state == State::Idle {
             let removed = table.remove(id);
             drop(table);
@@ -300,8 +300,10 @@ impl Uring {
             return;
         }
         entry.state = State::Orphaned;
+        let waker = entry.waker.take();
         mutate!(FreeOrphan, entry.op.free_bytes());
         drop(table);
+        drop(waker);
         mutate!(ForgetCancel, (), self.cancel(id));
         mutate!(CloseBeforeFinal, drop(self.table.borrow_mut().remove(id)));
     }
@@ -441,7 +443,12 @@ impl Uring {
         };
         let waker = match after {
             // The common end of a request: what was sent is a block of ours.
-            After::Forget if !orphaned && entry.op.is_plain() => return table.drop_in_place(id),
+            After::Forget if !orphaned && entry.op.is_plain() => {
+                let waker = entry.waker.take();
+                table.drop_in_place(id);
+                drop(table);
+                return drop(waker);
+            }
             After::Forget => None,
             _ => entry.waker.take(),
         };

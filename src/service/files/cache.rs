@@ -17,7 +17,7 @@ use std::rc::Rc;
 const TRUST_MS: u64 = 500;
 
 /// What an entry costs besides its content and twice its name, in bytes; an estimate.
-const ENTRY_BYTES: usize = 512;
+const ENTRY_BYTES: usize = 1024;
 
 /// Values by their path, up to a bound in bytes.
 #[derive(Debug)]
