@@ -9,7 +9,7 @@ use coring::fs::Root;
 use coring::sim::{Connection, Faults, Received, Simulated, Step, World};
 use coring::{Files, Limits, Request, Response, Service};
 
-const USAGE: &str = "usage: batches keepalive|pipelined | batches static FOLDER NAME";
+const USAGE: &str = "usage: batches keepalive|pipelined|close | batches static FOLDER NAME";
 const CONNECTIONS: usize = 32;
 const PIPELINED: usize = 16;
 /// Rounds until nothing is new any more: memory, caches, the predictions of the server.
@@ -30,20 +30,30 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     };
     match words[..] {
-        ["keepalive"] => run(site, "/", 1, hello),
-        ["pipelined"] => run(site, "/", PIPELINED, hello),
+        ["keepalive"] => run(site, "/", Asks::AtOnce(1), hello),
+        ["pipelined"] => run(site, "/", Asks::AtOnce(PIPELINED), hello),
+        ["close"] => run(site, "/", Asks::ToClose, hello),
         ["static", folder, name] => {
             let content = std::fs::read(format!("{folder}/{name}"))?;
             let files = || Files::new(Root::open(folder).expect("a folder"));
-            run(files, &format!("/{name}"), 1, &content);
+            run(files, &format!("/{name}"), Asks::AtOnce(1), &content);
         }
         _ => return Err(USAGE.into()),
     }
     Ok(())
 }
 
-/// Asks for `path` on every connection, `batch` times at once, again and again.
-fn run<S: Service + 'static>(factory: impl Fn() -> S, path: &str, batch: usize, body: &[u8]) {
+/// How each connection asks in a round.
+#[derive(Clone, Copy)]
+enum Asks {
+    /// So many times at once, in round after round.
+    AtOnce(usize),
+    /// Once, as a new connection that is closed with the answer.
+    ToClose,
+}
+
+/// Asks for `path` on every connection, again and again.
+fn run<S: Service + 'static>(factory: impl Fn() -> S, path: &str, asks: Asks, body: &[u8]) {
     let world = World::new(1, Faults::none(), false);
     world.enter(|| {
         let limits = Limits {
@@ -51,16 +61,21 @@ fn run<S: Service + 'static>(factory: impl Fn() -> S, path: &str, batch: usize, 
             ..Limits::default()
         };
         let server = Simulated::new(&world, 1, &limits, factory);
-        let connect = |_| world.connect(0).expect("the server listens");
-        let request = format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1:8000\r\n\r\n");
+        let (batch, line) = match asks {
+            Asks::AtOnce(batch) => (batch, ""),
+            Asks::ToClose => (1, "Connection: close\r\n"),
+        };
+        let request = format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1:8000\r\n{line}\r\n");
         let mut bench = Bench {
-            connections: (0..CONNECTIONS).map(connect).collect(),
+            connections: Vec::new(),
             world: world.clone(),
             server,
             asked: request.repeat(batch).into_bytes(),
+            asks,
             batch,
             body: body.to_vec(),
         };
+        bench.connect();
         bench.rounds(ROUNDS_BEFORE);
         // The server asks the wall clock once a second. Now it does so as a second begins, so the
         // next time comes after all that is counted.
@@ -91,6 +106,7 @@ struct Bench {
     connections: Vec<Connection>,
     /// What each connection sends at once.
     asked: Vec<u8>,
+    asks: Asks,
     /// Requests in it.
     batch: usize,
     /// What each answer ends with.
@@ -98,6 +114,11 @@ struct Bench {
 }
 
 impl Bench {
+    fn connect(&mut self) {
+        let connect = |_| self.world.connect(0).expect("the server listens");
+        self.connections = (0..CONNECTIONS).map(connect).collect();
+    }
+
     fn rounds(&mut self, count: u64) {
         for _ in 0..count {
             for connection in &self.connections {
@@ -109,6 +130,14 @@ impl Bench {
             }
             for connection in &self.connections {
                 self.check(connection.read(usize::MAX));
+            }
+            if matches!(self.asks, Asks::ToClose) {
+                let closed = |connection: &Connection| connection.read(1) == Received::End;
+                assert!(
+                    self.connections.iter().all(closed),
+                    "closed with the answer"
+                );
+                self.connect();
             }
             self.world.advance(now_ms + ROUND_MS);
         }
