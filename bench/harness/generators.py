@@ -133,7 +133,8 @@ class Generator:
             command += ["--beside", f"http://127.0.0.1:{server.port}/{scenario.cold}"]
         output = self._output(command)
         try:
-            figures = json.loads(output)
+            # Before that it may have said what the first error was.
+            figures = json.loads(last_line(output))
             keys = {"50": "p50_us", "90": "p90_us", "99": "p99_us", "99.9": "p999_us"}
             keys["100"] = "max_us"
             latency = {percentile: float(figures[key]) for percentile, key in keys.items()}

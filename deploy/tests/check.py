@@ -31,11 +31,14 @@ PLACES = ["base", "overlays/io_uring"]
 # The sleep action of preStop came with 1.30.
 KUBERNETES_VERSIONS = ["1.30", "1.34", "1.37"]
 
-# src/server/drain.rs: for how long requests may still arrive, before --drain-timeout begins.
-GRACE_S = 1
+# src/server/drain.rs: how long the backlog is looked into, and requests may still arrive, before
+# --drain-timeout begins.
+GRACE_S = 2
 SPARE_S = 5
-# Beyond what is received and what is cached: code, stacks, rings, connections, answers.
-REST_BYTES = 64 << 20
+# An idle connection, with what the kernel needs for it.
+CONNECTION_BYTES = 6 << 10
+# Beyond what is received, what is cached and what is connected: code, stacks, rings, answers.
+REST_BYTES = 16 << 20
 EXPOSURE_MAX = 1.3  # of systemd-analyze security; 0 is best, 10 worst
 
 CORING = ""
@@ -215,7 +218,8 @@ class Manifests(unittest.TestCase):
             received = bytes_of(flags_of(box["args"])["--max-receive-memory"])
             # What is sent without a copy may take twice its bound.
             cached = 2 * bytes_of(default_of("--file-cache"))
-            needed = workers * (received + cached) + REST_BYTES
+            connected = int(flags_of(box["args"])["--max-connections"]) * CONNECTION_BYTES
+            needed = workers * (received + cached) + connected + REST_BYTES
             limit = bytes_of(limits["memory"].replace("i", "").lower())
             self.assertGreaterEqual(limit, needed)
             self.assertEqual(limits["memory"], requests["memory"])
@@ -315,10 +319,10 @@ class Image(unittest.TestCase):
         self.assertEqual(user, f"{context['runAsUser']}:{context['runAsGroup']}")
         (exposed,), (environment,) = image["EXPOSE"], image["ENV"]
         bind = flags_of(box["args"])["--bind"]
-        self.assertEqual(environment, f"CORING_BIND={bind}")
+        self.assertEqual(environment, "PORT=" + exposed.removesuffix("/tcp"))
         ports = [f"{port['containerPort']}/tcp" for port in box["ports"]]
         self.assertEqual([exposed], ports)
-        self.assertTrue(bind.endswith(":" + exposed.removesuffix("/tcp")))
+        self.assertEqual(bind, "0.0.0.0:" + exposed.removesuffix("/tcp"))
         command = json.loads(image["CMD"][0])
         self.assertEqual(command, box["args"][: len(command)])
         self.assertEqual(command[1], box["volumeMounts"][0]["mountPath"])

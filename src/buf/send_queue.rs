@@ -195,7 +195,8 @@ impl SendQueue {
         self.len == 0 && self.file.is_none()
     }
 
-    /// Whether a span of a file is owed, which nothing can follow.
+    /// Whether a span of a file is owed, which nothing can follow; nor while it is taken and may
+    /// be put back.
     pub fn ends_in_file(&self) -> bool {
         self.file.is_some()
     }
@@ -346,6 +347,7 @@ impl SendQueue {
             Outgoing::One(chunk) => vec![Part::Chunk(chunk)],
             Outgoing::Many(parts) => parts,
             Outgoing::File(mut file) => {
+                assert!(self.is_empty(), "{LAST}");
                 file.span.advance(sent.saturating_sub(file.head_len()));
                 let head = file.head.take();
                 self.file = Some(file);

@@ -1,6 +1,7 @@
 //! Which engine to use: found by trying, not by the kernel's version.
 
 use std::fmt;
+use std::io;
 
 use rustix::io::Errno;
 
@@ -61,6 +62,7 @@ pub struct Refused(Cause);
 enum Cause {
     Ring(Refusal),
     Call(&'static str, Errno),
+    Thread(io::Error),
 }
 
 impl Refused {
@@ -84,6 +86,7 @@ impl fmt::Display for Refused {
         match &self.0 {
             Cause::Ring(refusal) => write!(f, "io_uring is refused: {refusal}"),
             Cause::Call(name, errno) => write!(f, "{name} failed: {errno}; {}", cure(*errno)),
+            Cause::Thread(error) => write!(f, "cannot start a thread: {error}; allow more"),
         }
     }
 }
@@ -113,8 +116,11 @@ pub fn select(choice: EngineChoice) -> Result<Selected, Refused> {
     }
     // A ring takes its leave of the thread that made it with a signal, some time after it was
     // closed; the caller's next system call would fail with EINTR. So the trial has its own.
-    let tried = std::thread::scope(|scope| scope.spawn(uring::preflight).join());
-    match tried.expect("a trial does not panic") {
+    let tried = std::thread::scope(|scope| {
+        let trial = std::thread::Builder::new().spawn_scoped(scope, uring::preflight);
+        trial.map(|trial| trial.join().expect("a trial does not panic"))
+    });
+    match tried.map_err(|error| Refused(Cause::Thread(error)))? {
         Ok(rung) => Ok(Selected::Uring { rung }),
         Err(refusal) => match Refused::ring(refusal) {
             refused if choice == EngineChoice::Auto => Ok(Selected::instead(&refused)),

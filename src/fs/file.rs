@@ -117,15 +117,17 @@ impl File {
         Ok(Metadata::new(&fstat(&self.fd)?))
     }
 
-    /// Reads `len` bytes from `offset` on; fewer only where the file ends. What is in memory is
-    /// had at once, the rest is read on another thread.
+    /// Reads `len` bytes from `offset` on; fewer only where the file ends, as it is when this is
+    /// called. What is in memory is had at once, the rest is read on another thread.
     ///
     /// # Errors
-    /// Those of pread(2).
+    /// Those of fstat(2) and pread(2).
     ///
     /// # Panics
     /// Outside a worker, if something has to be read from the disk.
     pub async fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes> {
+        let left = self.metadata_now()?.len().saturating_sub(offset);
+        let len = usize::try_from(left).map_or(len, |left| len.min(left));
         let mut bytes = Vec::with_capacity(len);
         let bytes = if self.read_cached(&mut bytes, offset)? {
             bytes
@@ -145,8 +147,10 @@ impl File {
     /// Those of preadv2(2).
     pub(crate) fn read_cached(&self, bytes: &mut Vec<u8>, offset: u64) -> io::Result<bool> {
         while bytes.len() < bytes.capacity() {
-            match read_cached(&self.fd, bytes, offset + bytes.len() as u64) {
-                Ok(0) => break,
+            let at = offset + bytes.len() as u64;
+            match read_cached(&self.fd, bytes, at) {
+                // Linux 5.9 and 5.10 say so, too, where the file goes on (preadv2(2), BUGS).
+                Ok(0) => return Ok(at >= self.metadata.len()),
                 Ok(_) => {}
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EAGAIN | libc::EOPNOTSUPP) => return Ok(false),

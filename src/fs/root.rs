@@ -141,14 +141,18 @@ impl Root {
 const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS);
 
 impl Inner {
-    /// As [`Inner::open_beneath`], twice where nothing is found: what a link led to may have been
-    /// removed while it was followed, and the link lead elsewhere by now. So is a tree replaced
+    /// As [`Inner::open_beneath`], three times where nothing is found: what a link led to may have
+    /// been removed while it was followed, and the link lead elsewhere by now. So is a tree replaced
     /// whole, and nobody shall see a gap.
     fn open_again(&self, relative: &Path, resolve: ResolveFlags) -> Result<Entry, Errno> {
-        match self.open_beneath(relative, resolve) {
-            Err(Errno::NOENT) => self.open_beneath(relative, resolve),
-            found => found,
+        let mut found = Err(Errno::NOENT);
+        for _ in 0..3 {
+            found = self.open_beneath(relative, resolve);
+            if !matches!(found, Err(Errno::NOENT)) {
+                break;
+            }
         }
+        found
     }
 
     /// Opens what `relative` names and looks at what that is. `EMFILE` before the last descriptors

@@ -12,7 +12,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{OFlags, fcntl_setfl};
+use rustix::fs::{FlockOperation, Mode, OFlags, fcntl_setfl, flock, open};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use rustix::process::{Pid, test_kill_process};
@@ -156,6 +156,12 @@ fn explain_tcp(errno: Errno, port: u16) -> String {
     let error = io::Error::from(errno);
     match errno {
         Errno::ADDRINUSE => match port::listener_of(port) {
+            Some(process) if process.pid == std::process::id() => {
+                format!(
+                    "this very {process} has the port: another of its addresses takes this one \
+                     in (`[::]` is for IPv4, too); leave one of them out"
+                )
+            }
             Some(process) => format!("{process} has the port; stop it or choose another port"),
             None => "the port is taken by a process of another user; choose another port".into(),
         },
@@ -173,6 +179,7 @@ fn bind_unix(path: &Path, workers: usize) -> Result<(Vec<OwnedFd>, SocketFile), 
     let address = SocketAddrUnix::new(path).map_err(|_| {
         "the path is too long for a Unix socket (107 bytes); choose a shorter one".to_owned()
     })?;
+    let _alone = lock_folder_of(path);
     clear_stale(path, &address)?;
     let socket = unix_socket().map_err(text)?;
     rustix::net::bind(&socket, &address).map_err(|errno| match errno {
@@ -192,6 +199,22 @@ fn bind_unix(path: &Path, workers: usize) -> Result<(Vec<OwnedFd>, SocketFile), 
 fn unix_socket() -> Result<OwnedFd, Errno> {
     let flags = SocketFlags::CLOEXEC;
     rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+}
+
+/// Keeps other servers of ours from the folder while a socket is made there (flock(2)): one that is
+/// bound and does not listen yet looks like a dead one's. Who cannot have the lock goes on without.
+fn lock_folder_of(path: &Path) -> Option<OwnedFd> {
+    let folder = path.parent().filter(|folder| *folder != Path::new(""));
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = open(
+        folder.unwrap_or_else(|| Path::new(".")),
+        flags,
+        Mode::empty(),
+    )
+    .ok()?;
+    let lock = || flock(&folder, FlockOperation::NonBlockingLockExclusive);
+    patiently(lock, |errno| *errno == Errno::WOULDBLOCK).ok()?;
+    Some(folder)
 }
 
 /// Removes the socket that a dead process left at `path`. Whatever else is there stays.

@@ -5,10 +5,13 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
+
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 use super::error::{Error, ErrorKind};
 use crate::http::date::DATE_LEN;
@@ -52,17 +55,15 @@ impl Writer {
         let output: Box<dyn Write + Send> = match log {
             AccessLog::Off => return Ok(None),
             AccessLog::Stdout => Box::new(io::stdout()),
-            AccessLog::File(path) => {
-                let file: io::Result<File> =
-                    OpenOptions::new().create(true).append(true).open(path);
-                Box::new(file.map_err(|error| {
-                    let path = path.display();
-                    let message = format!(
-                        "cannot open the access log {path}: {error}; check the path and its rights"
-                    );
-                    Error::new(ErrorKind::Configuration, message)
-                })?)
-            }
+            AccessLog::File(path) => Box::new(open_file(path).map_err(|error| {
+                let cure = match error.raw_os_error() {
+                    Some(libc::ENXIO) => "nobody reads that pipe; start its reader first",
+                    _ => "check the path and its rights",
+                };
+                let path = path.display();
+                let message = format!("cannot open the access log {path}: {error}; {cure}");
+                Error::new(ErrorKind::Configuration, message)
+            })?),
         };
         let (batches, receiver) = sync_channel(BATCHES_MAX);
         let (hang_up, ended) = sync_channel(0);
@@ -96,6 +97,15 @@ impl Writer {
             report("nobody takes the access log: its last lines are lost");
         }
     }
+}
+
+/// Does not wait for somebody to read a pipe (open(2), `O_NONBLOCK`): no signal would be heard.
+fn open_file(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.create(true).append(true);
+    let file = options.custom_flags(libc::O_NONBLOCK).open(path)?;
+    fcntl_setfl(&file, fcntl_getfl(&file)? - OFlags::NONBLOCK)?;
+    Ok(file)
 }
 
 /// A disk that is full must not stop the server: the failure is reported once, until it is over.

@@ -222,8 +222,7 @@ impl Connection {
                 return Ok(Next::Exchange(Pending::answered(polled, incoming)));
             }
             self.encode_full(answer)?;
-            let outbox = &self.link.outbox;
-            if outbox.len() >= GATHER_BYTES_MAX || outbox.ends_in_file() {
+            if self.link.outbox.len() >= GATHER_BYTES_MAX || self.link.ends_in_file() {
                 return Ok(Next::Send);
             }
         }
@@ -344,6 +343,7 @@ impl Connection {
             refusal.is_some() || matches!(reason, CloseReason::Answered | CloseReason::Drained);
         if let Some(mut refusal) = refusal
             && self.http.can_answer()
+            && !self.link.is_cut
         {
             self.http.refuse();
             self.http.close_after();
@@ -356,7 +356,8 @@ impl Connection {
             let _ = self.encode_full(&mut refusal);
         }
         self.link.clear_recv_deadline();
-        let hears = !matches!(reason, CloseReason::Reset | CloseReason::WriteTimeout);
+        let hears =
+            !self.link.is_cut && !matches!(reason, CloseReason::Reset | CloseReason::WriteTimeout);
         self.link.ends_then = true;
         let told = hears && self.flush().await.is_ok();
         // Who sends more after the last is asked for nothing again, only looked at.

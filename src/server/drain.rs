@@ -1,11 +1,11 @@
 //! The end of a server that loses no request.
 //!
 //! What the kernel has accepted when the drain begins is served: the listeners' last completions,
-//! and what waits in their backlogs. For a second every request that arrives is answered, with
-//! `Connection: close`, and idle connections stay; then these are closed, and what runs may go on
-//! up to the limit. A connection whose handshake ends in the instant between the last look into
-//! the backlog and the close of the listener is refused by the kernel: without handing the
-//! listener to a successor that cannot be helped.
+//! and what waits in their backlogs, as far as that takes no more than a second. Then for a second
+//! every request that arrives is answered, with `Connection: close`, and idle connections stay;
+//! then these are closed, and what runs may go on up to the limit. A connection whose handshake
+//! ends in the instant between the last look into the backlog and the close of the listener is
+//! refused by the kernel: without handing the listener to a successor that cannot be helped.
 
 use std::future::poll_fn;
 use std::pin::pin;

@@ -167,8 +167,8 @@ impl Pump<'_> {
 
     /// Whether more of the answer's body can be queued.
     fn has_room(&self) -> bool {
-        let outbox = &self.connection.link.outbox;
-        outbox.len() < OWED_BYTES_MAX && !outbox.ends_in_file()
+        let link = &self.connection.link;
+        link.outbox.len() < OWED_BYTES_MAX && !link.ends_in_file()
     }
 
     /// Only what the body's reader asks for in this very poll counts, if it runs in this task.

@@ -37,6 +37,10 @@ pub(super) struct Link {
     send_pace: Pace,
     /// The size of the send in flight.
     send_bytes: u32,
+    /// What is in flight ends in a span of a file.
+    sends_file: bool,
+    /// A send has failed: the peer misses what was owed then, and nothing can follow.
+    pub(super) is_cut: bool,
     /// What the peer had not acknowledged when we last looked, in bytes.
     unacknowledged: u32,
     /// The peer will send no more.
@@ -56,6 +60,8 @@ impl Link {
             send_deadline_ms: NEVER_MS,
             send_pace: Pace::start(0),
             send_bytes: 0,
+            sends_file: false,
+            is_cut: false,
             unacknowledged: 0,
             eof: false,
             ends_then: false,
@@ -175,9 +181,15 @@ impl Link {
         }
     }
 
-    /// Whether something is owed or on its way.
+    /// Whether something is owed, or on its way, or lost.
     pub(super) fn owes(&self) -> bool {
-        self.stream.is_sending() || !self.outbox.is_empty()
+        self.is_cut || self.stream.is_sending() || !self.outbox.is_empty()
+    }
+
+    /// Whether a span of a file is owed or on its way. Nothing can be queued behind it: what is not
+    /// sent of it comes back.
+    pub(super) fn ends_in_file(&self) -> bool {
+        self.outbox.ends_in_file() || self.sends_file && self.stream.is_sending()
     }
 
     fn poll_send(
@@ -208,7 +220,7 @@ impl Link {
                 }
                 Poll::Ready(Sent::All) => self.note_sent(self.send_bytes, limits)?,
                 Poll::Ready(Sent::Part(outgoing, result)) => {
-                    let sent = sent(result)?;
+                    let sent = sent(result).inspect_err(|_| self.is_cut = true)?;
                     self.outbox.put_back(outgoing, sent as usize);
                     self.note_sent(sent, limits)?;
                 }
@@ -242,6 +254,7 @@ impl Link {
         }
         self.move_send_deadline(limits);
         self.send_bytes = u32::try_from(outgoing.len()).expect("a send has its bound");
+        self.sends_file = matches!(outgoing, Outgoing::File(_));
         // Only what is the last of all is followed by the close.
         let is_last = self.ends_then && self.outbox.is_empty();
         let then = if is_last { Then::Close } else { Then::GoOn };

@@ -247,7 +247,7 @@ impl Handle {
         &self.0.all_metrics
     }
 
-    /// Accepts no more connections, answers what has been accepted, and ends: a second and
+    /// Accepts no more connections, answers what has been accepted, and ends: two seconds and
     /// [`Limits::drain_timeout_ms`] later at the latest. Keep a handle and [`Handle::wait`]: the
     /// last one to go stops the server.
     pub fn drain(&self) {

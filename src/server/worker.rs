@@ -18,7 +18,7 @@ use crate::buf::BLOCK_BYTES;
 use crate::engine::{self, Selected};
 use crate::metrics::WorkerMetrics;
 use crate::net::{Listener, Stream};
-use crate::rt::{sleep, spawn, yield_now};
+use crate::rt::{after_ms, now_ms, sleep, spawn, yield_now};
 use crate::service::Service;
 use crate::sys::mutants::mutate;
 
@@ -28,9 +28,9 @@ const SHED_MAX: u64 = 32;
 const BURST_MAX: u32 = 64;
 /// How long to wait when no connection can be accepted, for want of descriptors say, in ms.
 const ACCEPT_PAUSE_MS: u64 = 100;
-/// How many such pauses the last look into a backlog may take: who is answered meanwhile gives a
-/// descriptor back.
-const BACKLOG_PAUSES_MAX: u32 = 10;
+/// How long the last look into a backlog may take, in ms: long enough for who is answered meanwhile
+/// to give a descriptor back, and not for ever where there are always more.
+const BACKLOG_MS: u64 = 1000;
 
 /// What a worker's thread is given.
 #[derive(Debug)]
@@ -111,8 +111,8 @@ async fn accept<S: Service + 'static>(listener: Rc<Listener>, service: Rc<S>, sh
             None => break,
         }
     }
-    let mut pauses = 0;
-    while pauses < BACKLOG_PAUSES_MAX {
+    let end_ms = after_ms(BACKLOG_MS);
+    while now_ms() < end_ms {
         match mutate!(ForgetBacklog, Ok(None), listener.take_from_backlog()) {
             Ok(Some(stream)) => {
                 admit(stream, &service, &shared);
@@ -120,7 +120,6 @@ async fn accept<S: Service + 'static>(listener: Rc<Listener>, service: Rc<S>, sh
             }
             Err(error) if is_exhausted(&error) => {
                 shared.metrics.accept_errors.add(1);
-                pauses += 1;
                 sleep(ACCEPT_PAUSE_MS).await;
             }
             Ok(None) | Err(_) => break,

@@ -1,11 +1,24 @@
 //! Who listens on a TCP port: for the message to an operator whose port is taken.
 
+use std::fmt;
 use std::fs;
 use std::path::Path;
 
-/// The process that listens on `port`, as "name (pid N)"; none when it cannot be seen, as with
-/// another user's process.
-pub fn listener_of(port: u16) -> Option<String> {
+/// A process, as "name (pid N)".
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    pub pid: u32,
+}
+
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (pid {})", self.name, self.pid)
+    }
+}
+
+/// The process that listens on `port`; none when it cannot be seen, as with another user's.
+pub fn listener_of(port: u16) -> Option<Process> {
     let inodes: Vec<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
         .iter()
         .filter_map(|path| fs::read_to_string(path).ok())
@@ -18,10 +31,13 @@ pub fn listener_of(port: u16) -> Option<String> {
     let processes = fs::read_dir("/proc").ok()?;
     for process in processes.flatten() {
         let path = process.path();
-        let pid = process.file_name().to_string_lossy().into_owned();
-        if pid.bytes().all(|byte| byte.is_ascii_digit()) && holds_one_of(&path, &sockets) {
+        let pid = process.file_name().to_string_lossy().parse();
+        if let Ok(pid) = pid
+            && holds_one_of(&path, &sockets)
+        {
             let name = fs::read_to_string(path.join("comm")).unwrap_or_default();
-            return Some(format!("{} (pid {pid})", name.trim()));
+            let name = name.trim().to_owned();
+            return Some(Process { name, pid });
         }
     }
     None
@@ -62,8 +78,8 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let pid = format!("(pid {})", std::process::id());
-        assert!(listener_of(port).is_some_and(|name| name.ends_with(&pid)));
+        assert!(listener_of(port).is_some_and(|process| process.to_string().ends_with(&pid)));
         drop(listener);
-        assert_eq!(listener_of(port), None);
+        assert!(listener_of(port).is_none());
     }
 }

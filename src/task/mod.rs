@@ -60,9 +60,10 @@ where
 pub async fn join_all<T>(
     handles: impl IntoIterator<Item = JoinHandle<T>>,
 ) -> Vec<Result<T, JoinError>> {
-    // The coroutines run by themselves: whichever is waited for first, the others go on.
-    let handles = handles.into_iter();
-    let mut outcomes = Vec::with_capacity(handles.size_hint().0);
+    // They may be spawned by this very iterator. From then on they run by themselves: whichever is
+    // waited for first, the others go on.
+    let handles: Vec<_> = handles.into_iter().collect();
+    let mut outcomes = Vec::with_capacity(handles.len());
     for handle in handles {
         outcomes.push(handle.await);
     }

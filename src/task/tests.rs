@@ -20,6 +20,22 @@ fn ms(duration_ms: u64) -> Duration {
 }
 
 #[test]
+fn coroutines_that_are_spawned_while_they_are_joined_run_side_by_side() {
+    run(async {
+        let running = Rc::new(Cell::new(0));
+        let spawned = (0..3).map(|_| {
+            let running = running.clone();
+            spawn(async move {
+                running.set(running.get() + 1);
+                sleep(Duration::from_millis(50)).await;
+                running.get()
+            })
+        });
+        assert_eq!(join_all(spawned).await, [Ok(3), Ok(3), Ok(3)]);
+    });
+}
+
+#[test]
 fn joined_coroutines_take_as_long_as_the_longest() {
     let started = Instant::now();
     on_each(async || {

@@ -7,14 +7,18 @@ use std::thread;
 use std::time::Duration;
 
 use coring::fs::{Entry, Root};
-use coring::{Body, Request, Response};
+use coring::{Body, Limits, Request, Response};
 
 use crate::support::{Client, Folder, GET, HELLO, Local, eventually, noise};
 
 /// A server of the folder's files: `/name?from-to` is the part of one, `/` a greeting.
 fn serve(folder: &Folder) -> Local {
+    serve_within(Limits::default(), folder)
+}
+
+fn serve_within(limits: Limits, folder: &Folder) -> Local {
     let root = Root::open(folder.path()).expect("a folder");
-    Local::start(move || {
+    Local::start_within(limits, move || {
         let root = root.clone();
         async move |request: Request| {
             if request.path() == "/" {
@@ -201,6 +205,83 @@ fn who_sends_no_more_and_does_not_read_keeps_nobody_busy() {
     }
     assert!(received == content);
     server.stop();
+}
+
+/// The most of a file in one send, in bytes.
+const SPAN: usize = 256 << 10;
+
+/// A client that asks for the first `len` bytes of the file `a` and takes nothing.
+fn stuck(server: &Local, len: usize) -> Client {
+    let mut client = server.connect();
+    client.receive_at_most(64 << 10);
+    client.send(get(&format!("a?0-{len}")));
+    client
+}
+
+/// How many bytes have been sent when no more are.
+fn sent(server: &Local) -> u64 {
+    let mut before = 0;
+    eventually("a pause", || {
+        thread::sleep(Duration::from_millis(100));
+        let sent = server.count("bytes_sent");
+        (std::mem::replace(&mut before, sent) == sent && sent > 0).then_some(sent)
+    })
+}
+
+/// The end of the send that is on its way to a client which takes nothing of a file of `len` bytes.
+fn end_of_stuck_send(server: &Local, len: usize) -> usize {
+    let _client = stuck(server, len);
+    let sent = usize::try_from(sent(server)).expect("what is in memory");
+    let end = sent.next_multiple_of(SPAN);
+    assert!(end + SPAN < len, "the sockets take {sent} bytes");
+    end
+}
+
+/// Who takes nothing for so long that the send is cancelled, and goes on before it is cut, misses
+/// nothing of what was on its way, nor of what was to follow: a part, a span, or many.
+#[test]
+fn who_stops_and_goes_on_misses_nothing() {
+    let limits = Limits {
+        write_timeout_ms: 4000,
+        ..Limits::default()
+    };
+    let folder = Folder::new();
+    let content = noise(20_000_000);
+    folder.write("a", &content);
+    let server = serve_within(limits, &folder);
+    let end = end_of_stuck_send(&server, content.len());
+    let lens = [end + 10_000, end + SPAN, content.len()];
+    let clients = lens.map(|len| stuck(&server, len));
+    thread::sleep(Duration::from_secs(6));
+    for (mut client, len) in clients.into_iter().zip(lens) {
+        let body = client.answer().body;
+        assert!(body == content[..len], "{} of {len} bytes", body.len());
+        client.send(get("a?0-1"));
+        assert_eq!(client.answer().body, content[..1]);
+    }
+    assert_eq!(server.stop_and_count("closed_by_timeout"), 0);
+}
+
+/// All of the answer is on its way already: what cannot be sent of it is not made up for.
+#[test]
+fn a_file_that_shrinks_by_its_last_bytes_is_followed_by_nothing() {
+    let folder = Folder::new();
+    let content = noise(20_000_000);
+    let path = folder.write("a", &content);
+    let server = serve(&folder);
+    let len = end_of_stuck_send(&server, content.len());
+    let mut client = stuck(&server, len);
+    sent(&server);
+    let file = File::options().write(true).open(path).expect("the file");
+    file.set_len(len as u64 - 50).expect("a shorter file");
+    assert_eq!(
+        client.head().field("content-length"),
+        Some(&*len.to_string())
+    );
+    let body = client.broken();
+    assert!(body.len() < len, "{} of {len} bytes", body.len());
+    assert!(body == content[..body.len()], "something else came");
+    assert_eq!(server.stop_and_count("closed_by_service"), 1);
 }
 
 /// The promised length is not made up with anything, and nobody waits for it.

@@ -157,6 +157,27 @@ fn a_tree_that_is_swapped_is_served_without_a_gap() {
     }
 }
 
+/// What nobody has asked for since is as old for the second who asks as for the first.
+#[test]
+fn what_changed_long_ago_is_served_to_nobody() {
+    let folder = Folder::new();
+    replace(&folder, "a", "old");
+    let server = serve(&folder, &[]);
+    let mut clients: Vec<Client> = (0..8).map(|_| server.connect()).collect();
+    let mut ask = |expected: &str| {
+        thread::sleep(SOON);
+        for client in &mut clients {
+            client.send(request("GET", "/a", &[]));
+        }
+        for client in &mut clients {
+            assert_eq!(client.answer().text(), expected);
+        }
+    };
+    ask("old");
+    replace(&folder, "a", "new");
+    ask("new");
+}
+
 #[test]
 fn a_file_that_shrinks_while_it_is_sent_ends_its_connection() {
     const LEN: u64 = 256 << 20;

@@ -4,13 +4,13 @@
 use std::env;
 use std::fs;
 use std::net::TcpListener;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use coring::EngineChoice;
 
 use crate::support::{
-    Address, Client, Coring, Finished, Folder, GET, HELLO, coring, engine, has_io_uring, python,
-    report, run_with,
+    Address, Client, Coring, Finished, Folder, GET, HELLO, coring, engine, eventually,
+    has_io_uring, python, report, run_with,
 };
 
 /// Runs coring to an end that is meant to come at once.
@@ -121,6 +121,60 @@ fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
     assert_eq!(first.ask(GET).text(), HELLO);
     first.stop();
     start().stop();
+}
+
+/// A killed server's socket is there; those who find it refuse no connection to one another.
+#[test]
+fn of_those_who_start_at_once_one_has_the_socket() {
+    let folder = Folder::new();
+    let path = folder.file("socket");
+    let bind = format!("unix:{path}");
+    for _ in 0..5 {
+        drop(Coring::start_as(coring(&["-b", &bind])));
+        let start = || {
+            let mut command = coring(&["-b", &bind, "--cores", "1"]);
+            command.stdout(Stdio::null()).stderr(Stdio::null());
+            command.spawn().expect("coring")
+        };
+        let mut all: Vec<Child> = (0..6).map(|_| start()).collect();
+        let is_over = |one: &mut Child| one.try_wait().expect("our own child").is_some();
+        eventually("five that give up", || {
+            (all.iter_mut()
+                .filter_map(|one| is_over(one).then_some(()))
+                .count()
+                == 5)
+                .then_some(())
+        });
+        let mut client = Client::connect(&Address::Unix(path.clone().into())).expect("the sixth");
+        client.send(GET);
+        assert_eq!(client.answer().text(), HELLO);
+        for one in &mut all {
+            // Fails where it has ended.
+            let _ = one.kill();
+            one.wait().expect("our own child");
+        }
+    }
+}
+
+#[test]
+fn addresses_that_overlap_are_said_so() {
+    let port = free_port();
+    let both = [format!("0.0.0.0:{port}"), format!("[::]:{port}")];
+    says(
+        &fails(&["-b", &both[0], "-b", &both[1]], 1),
+        &[&both[1], "leave one of them out"],
+    );
+}
+
+/// No signal would be heard meanwhile.
+#[test]
+fn a_log_that_nobody_reads_is_not_waited_for() {
+    let folder = Folder::new();
+    let pipe = folder.file("pipe");
+    let made = Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.expect("mkfifo").success());
+    let log = ["-b", "127.0.0.1:0", "--access-log", &pipe];
+    says(&fails(&log, 78), &[&pipe, "nobody reads that pipe"]);
 }
 
 /// A port that nobody has, at least not a moment ago.

@@ -6,7 +6,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
 
-use coring::sim::{Connection, Faults, Mutant, Received, Simulated, World};
+use coring::sim::{Connection, Faults, Mutant, Received, Simulated, Step, World};
 use coring::{Limits, Request, Response, Service};
 
 use crate::answer::Answer;
@@ -221,4 +221,33 @@ fn pitfall_18_a_busy_ring_is_not_advanced() {
 #[test]
 fn pitfall_19_starved_connections() {
     pitfall(everybody_gets_a_share, &[Mutant::NewestFirst]);
+}
+
+/// Those who connect all the time, more at each turn than a worker takes in one, keep no drain from
+/// its end.
+#[test]
+fn a_drain_ends_whoever_connects() {
+    const DRAIN_MS: u64 = 1000;
+    let world = World::new(1, Faults::none(), false);
+    world.enter(|| {
+        let limits = Limits {
+            connections_max: 1000,
+            drain_timeout_ms: DRAIN_MS,
+            ..Limits::default()
+        };
+        let mut server = Simulated::new(&world, 1, &limits, || Site(Rc::default()));
+        server.step(0);
+        server.drain();
+        // The last look into the backlog, and requests that still arrive, have a second each; the
+        // steps are wide.
+        let end_ms = world.now_ms() + 2000 + DRAIN_MS + 2000;
+        while server.step(0) != Step::Ended {
+            assert!(world.now_ms() < end_ms, "the drain goes on");
+            for connection in (0..100).map_while(|_| world.connect(0)) {
+                connection.finish();
+            }
+            let next_ms = server.next_ms(0).unwrap_or(end_ms);
+            world.advance(next_ms.max(world.now_ms() + 200));
+        }
+    });
 }

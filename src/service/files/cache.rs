@@ -2,8 +2,8 @@
 //! files and clocks: what it holds has a cost, and the time is given.
 //!
 //! An entry is trusted for [`TRUST_MS`]. Whoever asks for it after that is told that it is due, and
-//! looks at the file; all others go on being served meanwhile. So nothing is stale for longer than
-//! a second, and looking costs the hot path nothing.
+//! looks at the file; all others go on being served meanwhile, for as long again. So nothing is
+//! stale for longer than a second, and looking costs the hot path nothing.
 //!
 //! When there is no room, those go that have not been asked for since the cache last looked for
 //! room: a clock, which comes close to the least recently used. What is read once and never again
@@ -37,7 +37,10 @@ struct Slot<V> {
     bytes: usize,
     /// Asked for since the hand was here.
     used: bool,
-    trusted_until_ms: u64,
+    /// When its file was looked at.
+    looked_ms: u64,
+    /// When somebody is to look again.
+    due_ms: u64,
 }
 
 /// What the cache has for a path.
@@ -45,7 +48,7 @@ struct Slot<V> {
 pub(super) enum Found<V> {
     /// This, to be served.
     Fresh(Rc<V>),
-    /// This, to be compared with its file; the next one to ask for it will find it fresh.
+    /// This, to be compared with its file.
     Due(Rc<V>),
     /// Nothing.
     Missing,
@@ -76,17 +79,30 @@ impl<V> Cache<V> {
         };
         let slot = &mut self.slots[at];
         slot.used = true;
-        if now_ms < slot.trusted_until_ms {
+        if now_ms < slot.due_ms {
             Found::Fresh(slot.value.clone())
         } else {
-            slot.trusted_until_ms = now_ms + TRUST_MS;
+            slot.due_ms = slot.looked_ms + 2 * TRUST_MS;
             Found::Due(slot.value.clone())
         }
     }
 
-    /// Puts a value with `len` bytes of content at `path`, in place of the one that was there.
-    /// `looked_ms` is when its file was opened.
+    /// Trusts `value` at `path` anew: when its file was looked at, `looked_ms`, it was as before.
+    pub(super) fn confirm(&mut self, path: &[u8], value: &Rc<V>, looked_ms: u64) {
+        let slot = self.index.get(path).map(|&at| &mut self.slots[at]);
+        if let Some(slot) = slot.filter(|slot| Rc::ptr_eq(&slot.value, value)) {
+            slot.looked_ms = slot.looked_ms.max(looked_ms);
+            slot.due_ms = slot.looked_ms + TRUST_MS;
+        }
+    }
+
+    /// Puts a value with `len` bytes of content at `path`, in place of the one that was there
+    /// unless that is the newer. `looked_ms` is when its file was opened.
     pub(super) fn insert(&mut self, path: &[u8], value: Rc<V>, len: usize, looked_ms: u64) {
+        let known = self.index.get(path).map(|&at| &self.slots[at]);
+        if known.is_some_and(|known| known.looked_ms > looked_ms) {
+            return;
+        }
         self.remove(path);
         let bytes = len + 2 * path.len() + ENTRY_BYTES;
         if bytes > self.bytes_max {
@@ -103,7 +119,8 @@ impl<V> Cache<V> {
             value,
             bytes,
             used: false,
-            trusted_until_ms: looked_ms + TRUST_MS,
+            looked_ms,
+            due_ms: looked_ms + TRUST_MS,
         });
     }
 
@@ -169,14 +186,27 @@ mod tests {
             cache.find(b"a", 1000 + TRUST_MS - 1),
             Found::Fresh(Rc::new(1))
         );
-        // One is told to look; the others are served meanwhile.
-        assert_eq!(cache.find(b"a", 1000 + TRUST_MS), Found::Due(Rc::new(1)));
-        assert_eq!(cache.find(b"a", 1000 + TRUST_MS), Found::Fresh(Rc::new(1)));
-        assert_eq!(
-            cache.find(b"a", 1000 + 2 * TRUST_MS),
-            Found::Due(Rc::new(1))
-        );
+        // One is told to look; the others are served meanwhile, but not for long.
+        let later_ms = 1000 + TRUST_MS;
+        assert_eq!(cache.find(b"a", later_ms), Found::Due(Rc::new(1)));
+        assert_eq!(cache.find(b"a", later_ms), Found::Fresh(Rc::new(1)));
+        let later_ms = later_ms + TRUST_MS;
+        assert_eq!(cache.find(b"a", later_ms), Found::Due(Rc::new(1)));
+        assert_eq!(cache.find(b"a", later_ms), Found::Due(Rc::new(1)));
+        let Found::Due(known) = cache.find(b"a", later_ms) else {
+            panic!("it is due");
+        };
+        cache.confirm(b"a", &Rc::new(1), later_ms);
+        assert_eq!(cache.find(b"a", later_ms), Found::Due(Rc::new(1)));
+        cache.confirm(b"a", &known, later_ms);
+        assert_eq!(cache.find(b"a", later_ms), Found::Fresh(Rc::new(1)));
+        // Nobody asks for long: then nobody is served what may be as old.
+        assert_eq!(cache.find(b"a", 8000), Found::Due(Rc::new(1)));
+        assert_eq!(cache.find(b"a", 8000), Found::Due(Rc::new(1)));
         cache.insert(b"a", Rc::new(2), 100, 9000);
+        assert_eq!(cache.find(b"a", 9001), Found::Fresh(Rc::new(2)));
+        // A look that took longer knows less.
+        cache.insert(b"a", Rc::new(1), 100, 8999);
         assert_eq!(cache.find(b"a", 9001), Found::Fresh(Rc::new(2)));
         cache.remove(b"a");
         assert_eq!(cache.find(b"a", 9001), Found::Missing);

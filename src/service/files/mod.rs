@@ -136,6 +136,10 @@ impl Files {
         if let Some(known) = known
             && known.holds(&opened)
         {
+            if opened.is_ok() {
+                let mut cache = self.cache.borrow_mut();
+                cache.confirm(path.as_bytes(), &known, looked_ms);
+            }
             return self.shelve(path, known, looked_ms).answer(request);
         }
         let file = match opened {
