@@ -141,9 +141,9 @@ impl Root {
 const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS);
 
 impl Inner {
-    /// As [`Inner::open_beneath`], three times where nothing is found: what a link led to may have
-    /// been removed while it was followed, and the link lead elsewhere by now. So is a tree replaced
-    /// whole, and nobody shall see a gap.
+    /// As [`Inner::open_beneath`], up to three times where nothing is found: what a link led to may
+    /// have been removed while it was followed, and the link lead elsewhere by now. So is a tree
+    /// replaced whole, and nobody shall see a gap.
     fn open_again(&self, relative: &Path, resolve: ResolveFlags) -> Result<Entry, Errno> {
         let mut found = Err(Errno::NOENT);
         for _ in 0..3 {
