@@ -218,7 +218,9 @@ class Manifests(unittest.TestCase):
             received = bytes_of(flags_of(box["args"])["--max-receive-memory"])
             # What is sent without a copy may take twice its bound.
             cached = 2 * bytes_of(default_of("--file-cache"))
-            connected = int(flags_of(box["args"])["--max-connections"]) * CONNECTION_BYTES
+            # A head that does not fit into a block is kept beside what is bounded.
+            connection = CONNECTION_BYTES + bytes_of(default_of("--max-head"))
+            connected = int(flags_of(box["args"])["--max-connections"]) * connection
             needed = workers * (received + cached) + connected + REST_BYTES
             limit = bytes_of(limits["memory"].replace("i", "").lower())
             self.assertGreaterEqual(limit, needed)

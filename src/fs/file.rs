@@ -92,6 +92,9 @@ pub struct File {
     metadata: Metadata,
 }
 
+/// The most bytes that are read at once of a file which says that it has none.
+const UNSIZED_BYTES_MAX: usize = 64 << 10;
+
 /// A read on another thread: what was there, with what was read behind it.
 pub(crate) type Reading = Blocking<Vec<u8>>;
 
@@ -126,8 +129,11 @@ impl File {
     /// # Panics
     /// Outside a worker, if something has to be read from the disk.
     pub async fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes> {
-        let left = self.metadata_now()?.len().saturating_sub(offset);
-        let len = usize::try_from(left).map_or(len, |left| len.min(left));
+        let len = match self.metadata_now()?.len() {
+            // Files of the kernel's own, which are made as they are read, say so.
+            0 => len.min(UNSIZED_BYTES_MAX),
+            all => usize::try_from(all.saturating_sub(offset)).map_or(len, |left| len.min(left)),
+        };
         let mut bytes = Vec::with_capacity(len);
         let bytes = if self.read_cached(&mut bytes, offset)? {
             bytes

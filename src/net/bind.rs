@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{FlockOperation, Mode, OFlags, fcntl_setfl, flock, open};
 use rustix::io::Errno;
@@ -158,8 +158,8 @@ fn explain_tcp(errno: Errno, port: u16) -> String {
         Errno::ADDRINUSE => match port::listener_of(port) {
             Some(process) if process.pid == std::process::id() => {
                 format!(
-                    "this very {process} has the port: another of its addresses takes this one \
-                     in (`[::]` is for IPv4, too); leave one of them out"
+                    "this very {process} has the port; if another of its addresses takes this \
+                     one in (`[::]` is for IPv4, too), leave one of them out"
                 )
             }
             Some(process) => format!("{process} has the port; stop it or choose another port"),
@@ -250,8 +250,11 @@ fn ask_owner(address: &SocketAddrUnix) -> Result<Pid, Errno> {
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
-    identity: (u64, u64),
+    identity: Identity,
 }
+
+/// Device and number, which another file may have later, and the time of birth, if it is known.
+type Identity = (u64, u64, Option<SystemTime>);
 
 impl SocketFile {
     fn new(path: &Path) -> io::Result<Self> {
@@ -261,9 +264,9 @@ impl SocketFile {
         })
     }
 
-    fn identity(path: &Path) -> io::Result<(u64, u64)> {
-        path.symlink_metadata()
-            .map(|metadata| (metadata.dev(), metadata.ino()))
+    fn identity(path: &Path) -> io::Result<Identity> {
+        let found = path.symlink_metadata()?;
+        Ok((found.dev(), found.ino(), found.created().ok()))
     }
 }
 
@@ -279,6 +282,22 @@ impl Drop for SocketFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Who ends late leaves the socket of who came after it, though a file system may give its file
+    /// the same number at once.
+    #[test]
+    fn a_successors_socket_is_not_removed() {
+        let name = format!("coring-test-{}-successor", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let bound = || bind(&Address::Unix(path.clone()), 1).unwrap();
+        let mut first = bound();
+        first.sockets.clear();
+        let second = bound();
+        drop(first);
+        assert!(path.exists());
+        drop(second);
+        assert!(!path.exists());
+    }
 
     /// Connections reach every socket of the address, though the first joined the others late.
     #[test]

@@ -57,7 +57,9 @@ impl Writer {
             AccessLog::Stdout => Box::new(io::stdout()),
             AccessLog::File(path) => Box::new(open_file(path).map_err(|error| {
                 let cure = match error.raw_os_error() {
-                    Some(libc::ENXIO) => "nobody reads that pipe; start its reader first",
+                    Some(libc::ENXIO) => {
+                        "nobody reads that pipe, or it is a socket; start its reader first"
+                    }
                     _ => "check the path and its rights",
                 };
                 let path = path.display();

@@ -21,6 +21,9 @@ use crate::service::{Body, Inlet, Response};
 
 /// An answer's body is pulled while fewer bytes than this are owed.
 const OWED_BYTES_MAX: usize = 128 << 10;
+/// What arrives for an answer's body is gathered to so many bytes for one send. With more, few
+/// connections would hold all blocks that there are to receive into.
+const RELAYED_BYTES_MAX: usize = 32 << 10;
 /// So often in a row an answer's body may go on, a part or a send at a time, while its client takes
 /// whatever comes; then others have their turn. A span of a file takes as long as all of these.
 const ROUNDS_MAX: u32 = 4;
@@ -124,30 +127,16 @@ impl Pump<'_> {
         context: &mut Context<'_>,
     ) -> Poll<Result<(), CloseReason>> {
         for _ in 0..ROUNDS_MAX {
-            self.forget_own_reader(context);
-            let (mut progress, mut is_span) = (false, false);
-            while self.has_room()
-                && let Some(source) = body
-            {
-                if let Some(span) = source.take_span() {
-                    self.connection.encode_span(span)?;
-                    (progress, is_span) = (true, true);
+            let mut progress = self.pull(body, context)?;
+            while body.is_some() && self.receive(context)? {
+                progress = true;
+                let gathered = self.connection.link.outbox.len();
+                if gathered >= RELAYED_BYTES_MAX || !self.pull(body, context)? {
                     break;
                 }
-                match source.poll_part(context) {
-                    Poll::Pending => break,
-                    Poll::Ready(Ok(Some(part))) => self.connection.encode_part(part)?,
-                    Poll::Ready(Ok(None)) => {
-                        *body = None;
-                        self.connection.link.clear_recv_deadline();
-                        self.connection.encode_end()?;
-                    }
-                    Poll::Ready(Err(_)) => return Poll::Ready(Err(CloseReason::ServiceFailed)),
-                }
-                progress = true;
             }
-            progress |= body.is_some() && self.receive(context)?;
-            let was_full = !self.has_room();
+            let (was_full, is_span) =
+                (!self.has_room(), self.connection.link.outbox.ends_in_file());
             let flushed = self.connection.poll_flush(context)?;
             if body.is_none() && flushed.is_ready() {
                 return Poll::Ready(Ok(()));
@@ -163,6 +152,36 @@ impl Pump<'_> {
         }
         context.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Queues what the answer's body has, while there is room. False: nothing.
+    fn pull(
+        &mut self,
+        body: &mut Option<Body>,
+        context: &mut Context<'_>,
+    ) -> Result<bool, CloseReason> {
+        self.forget_own_reader(context);
+        let mut progress = false;
+        while self.has_room()
+            && let Some(source) = body
+        {
+            if let Some(span) = source.take_span() {
+                self.connection.encode_span(span)?;
+                return Ok(true);
+            }
+            match source.poll_part(context) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(Some(part))) => self.connection.encode_part(part)?,
+                Poll::Ready(Ok(None)) => {
+                    *body = None;
+                    self.connection.link.clear_recv_deadline();
+                    self.connection.encode_end()?;
+                }
+                Poll::Ready(Err(_)) => return Err(CloseReason::ServiceFailed),
+            }
+            progress = true;
+        }
+        Ok(progress)
     }
 
     /// Whether more of the answer's body can be queued.

@@ -35,7 +35,8 @@ pub struct Limits {
     pub connections_max: usize,
     /// Memory of one worker for what was received and not yet consumed, and for requests that wait,
     /// in bytes. From there on nothing is received before a service asks for it: TCP slows the
-    /// clients down. At least [`Limits::RECEIVE_MEMORY_MIN`].
+    /// clients down. Heads longer than a block of 4 KiB come in addition. At least
+    /// [`Limits::RECEIVE_MEMORY_MIN`].
     pub receive_memory_max: usize,
     /// What runs when a drain begins may go on for this long, in ms.
     pub drain_timeout_ms: u64,

@@ -41,6 +41,8 @@ pub(super) struct Link {
     sends_file: bool,
     /// A send has failed: the peer misses what was owed then, and nothing can follow.
     pub(super) is_cut: bool,
+    /// When a span of a file was out and nothing more was owed as yet, in ms.
+    span_ended_ms: u64,
     /// What the peer had not acknowledged when we last looked, in bytes.
     unacknowledged: u32,
     /// The peer will send no more.
@@ -62,6 +64,7 @@ impl Link {
             send_bytes: 0,
             sends_file: false,
             is_cut: false,
+            span_ended_ms: 0,
             unacknowledged: 0,
             eof: false,
             ends_then: false,
@@ -240,6 +243,9 @@ impl Link {
             Some(outgoing) => self.start_send_of(outgoing, limits),
             None => {
                 self.send_deadline_ms = NEVER_MS;
+                if self.sends_file {
+                    self.span_ended_ms = now_ms();
+                }
                 return false;
             }
         }
@@ -248,8 +254,14 @@ impl Link {
 
     #[inline(always)]
     fn start_send_of(&mut self, outgoing: Outgoing, limits: &Limits) {
+        let goes_on = matches!(&outgoing, Outgoing::File(file) if file.head.is_none());
         if self.send_deadline_ms == NEVER_MS {
-            self.send_pace = Pace::start(now_ms());
+            if goes_on && self.sends_file {
+                // One span after the other: the rate is that of all of them.
+                self.send_pace.paused(now_ms() - self.span_ended_ms);
+            } else {
+                self.send_pace = Pace::start(now_ms());
+            }
             self.unacknowledged = 0;
         }
         self.move_send_deadline(limits);

@@ -155,6 +155,7 @@ fn admit<S: Service + 'static>(stream: Stream, service: &Rc<S>, shared: &Rc<Shar
     let open = shared.connections_open();
     let limit = shared.connections_max as u64;
     if open >= limit + SHED_MAX {
+        shared.metrics.connections_accepted.add(1);
         CloseReason::Shed.counter(&shared.metrics).add(1);
         return;
     }

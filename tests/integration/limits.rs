@@ -245,6 +245,26 @@ fn write_timeout_for_a_slow_reader() {
     server.stop();
 }
 
+/// An answer that is a large file is held to the rate as a whole, not send by send.
+#[test]
+fn min_rate_of_a_file() {
+    let folder = Folder::new();
+    folder.write("large", noise(40 << 20));
+    let folder = folder.path().to_str().expect("a path in UTF-8");
+    let limits = ["--min-rate", "8m", "--write-timeout", "2s"];
+    let server = Coring::start(&[&["serve", folder][..], &limits].concat());
+    let mut client = server.connect();
+    client.receive_at_most(64 << 10);
+    client.send("GET /large HTTP/1.1\r\nHost: a\r\n\r\n");
+    let taken = (0..400).find_map(|_| {
+        thread::sleep(WHILE / 2);
+        client.take(100 << 10).err()
+    });
+    let error = taken.expect("an end before the file's");
+    assert!(!is_timeout(&error), "the server holds on: {error}");
+    counts_timeouts(server, 1);
+}
+
 /// There is progress all the time, but too little.
 #[test]
 fn min_rate() {

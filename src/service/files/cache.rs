@@ -88,12 +88,15 @@ impl<V> Cache<V> {
     }
 
     /// Trusts `value` at `path` anew: when its file was looked at, `looked_ms`, it was as before.
-    pub(super) fn confirm(&mut self, path: &[u8], value: &Rc<V>, looked_ms: u64) {
+    /// False: there is another by now, or none.
+    pub(super) fn confirm(&mut self, path: &[u8], value: &Rc<V>, looked_ms: u64) -> bool {
         let slot = self.index.get(path).map(|&at| &mut self.slots[at]);
-        if let Some(slot) = slot.filter(|slot| Rc::ptr_eq(&slot.value, value)) {
-            slot.looked_ms = slot.looked_ms.max(looked_ms);
-            slot.due_ms = slot.looked_ms + TRUST_MS;
-        }
+        let Some(slot) = slot.filter(|slot| Rc::ptr_eq(&slot.value, value)) else {
+            return false;
+        };
+        slot.looked_ms = slot.looked_ms.max(looked_ms);
+        slot.due_ms = slot.looked_ms + TRUST_MS;
+        true
     }
 
     /// Puts a value with `len` bytes of content at `path`, in place of the one that was there
@@ -196,9 +199,9 @@ mod tests {
         let Found::Due(known) = cache.find(b"a", later_ms) else {
             panic!("it is due");
         };
-        cache.confirm(b"a", &Rc::new(1), later_ms);
+        assert!(!cache.confirm(b"a", &Rc::new(1), later_ms));
         assert_eq!(cache.find(b"a", later_ms), Found::Due(Rc::new(1)));
-        cache.confirm(b"a", &known, later_ms);
+        assert!(cache.confirm(b"a", &known, later_ms));
         assert_eq!(cache.find(b"a", later_ms), Found::Fresh(Rc::new(1)));
         // Nobody asks for long: then nobody is served what may be as old.
         assert_eq!(cache.find(b"a", 8000), Found::Due(Rc::new(1)));

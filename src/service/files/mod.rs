@@ -136,11 +136,13 @@ impl Files {
         if let Some(known) = known
             && known.holds(&opened)
         {
-            if opened.is_ok() {
-                let mut cache = self.cache.borrow_mut();
-                cache.confirm(path.as_bytes(), &known, looked_ms);
-            }
-            return self.shelve(path, known, looked_ms).answer(request);
+            let mut cache = self.cache.borrow_mut();
+            let is_kept = opened.is_ok() && cache.confirm(path.as_bytes(), &known, looked_ms);
+            drop(cache);
+            return match is_kept {
+                true => self.shelve(path, known, looked_ms).answer(request),
+                false => known.answer(request),
+            };
         }
         let file = match opened {
             Ok(Entry::File(file)) => file,
