@@ -195,8 +195,8 @@ impl SendQueue {
         self.len == 0 && self.file.is_none()
     }
 
-    /// Whether a span of a file is owed, which nothing can follow; nor while it is taken and may
-    /// be put back.
+    /// Whether a span of a file is owed. Nothing may follow it, also while it is taken: it may be
+    /// put back.
     pub fn ends_in_file(&self) -> bool {
         self.file.is_some()
     }

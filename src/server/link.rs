@@ -242,10 +242,10 @@ impl Link {
         match self.outbox.take(SEND_BYTES_MAX) {
             Some(outgoing) => self.start_send_of(outgoing, limits),
             None => {
-                self.send_deadline_ms = NEVER_MS;
-                if self.sends_file {
+                if self.sends_file && self.send_deadline_ms != NEVER_MS {
                     self.span_ended_ms = now_ms();
                 }
+                self.send_deadline_ms = NEVER_MS;
                 return false;
             }
         }

@@ -139,11 +139,8 @@ fn of_those_who_start_at_once_one_has_the_socket() {
         let mut all: Vec<Child> = (0..6).map(|_| start()).collect();
         let is_over = |one: &mut Child| one.try_wait().expect("our own child").is_some();
         eventually("five that give up", || {
-            (all.iter_mut()
-                .filter_map(|one| is_over(one).then_some(()))
-                .count()
-                == 5)
-                .then_some(())
+            let over = all.iter_mut().map(is_over).filter(|&is_over| is_over);
+            (over.count() == 5).then_some(())
         });
         let mut client = Client::connect(&Address::Unix(path.clone().into())).expect("the sixth");
         client.send(GET);

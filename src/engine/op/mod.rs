@@ -170,7 +170,7 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// A table whose names are no other's of the last 64: what was carried from one run into
+    /// A table whose names begin far from those of the last 64: what was carried from one run into
     /// another on the same thread finds nothing there, instead of a stranger's operation.
     pub(super) fn new() -> Self {
         static TABLES: AtomicU32 = AtomicU32::new(0);
