@@ -20,7 +20,7 @@ from typing import Mapping, Sequence
 from . import BENCH, EXIT_FAILED, EXIT_MISSING, Failed, Missing, install, machine, page, report
 from .contenders import CONTENDERS, QUICK, Contender, added
 from .ratios import CLAIM_ROUNDS, TWIN
-from .rounds import Progress, Round, make_site, with_twin
+from .rounds import Progress, Round, make_site, with_alone, with_twin
 from .scenarios import SCENARIOS, Scenario
 from .server import Places
 
@@ -142,6 +142,8 @@ class Run:
             if any(one.plays(scenario) for scenario in self._scenarios())
         }
         missing = install.get_contenders(plays, target / "peers", self._environment)
+        if "coring-pgo" in plays and not self._options.bin_dir:
+            missing |= install.build_by_profile("coring-pgo")
         for name, why in missing.items():
             print(f"LEFT OUT: {name}: {why}", file=sys.stderr)
         asked = [name for name in missing if name in (self._options.only or [])]
@@ -159,7 +161,8 @@ class Run:
             for who, one in self._contenders.items()
             if one.plays(name) and who not in self._missing
         }
-        return with_twin(found, SCENARIOS[name].twin)
+        found = with_twin(found, SCENARIOS[name].twin)
+        return with_alone(found) if SCENARIOS[name].idles_beside else found
 
     def measure(self) -> int:
         """All scenarios; the status of the worst."""

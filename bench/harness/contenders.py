@@ -19,6 +19,7 @@ FLOOR = KEPT | {"ab-keepalive"}
 LATENCY = frozenset({"latency-30", "latency-70"})
 CLOSE = frozenset({"close", "articles"})
 COLD = frozenset({"cold"})
+PGO = frozenset({"keepalive", "keepalive512", "pipelined", "close", "static-1k"})
 PYTHON = frozenset({"articles", "ab-keepalive", "keepalive"})
 
 
@@ -50,14 +51,14 @@ CANNOT = {
 }
 
 
-def coring(engine: str) -> Contender:
+def coring(program: str = "coring", engine: str = "auto") -> Contender:
     """coring, with all its limits; `--stats` prints its counters at the end."""
-    shared = f"--bind 127.0.0.1:{{port}} --cores {{workers}} --idle-timeout 1h --stats{engine}"
-    shared += " {log}"
+    shared = "--bind 127.0.0.1:{port} --cores {workers} --idle-timeout 1h --stats {log}"
+    shared += f" --engine {engine}"
     commands = {
-        "hello": f"{{bin}}/coring {shared}",
-        "static": f"{{bin}}/coring serve {{site}} {shared}",
-        "echo": f"{{bin}}/coring echo {shared}",
+        "hello": f"{{bin}}/{program} {shared}",
+        "static": f"{{bin}}/{program} serve {{site}} {shared}",
+        "echo": f"{{bin}}/{program} echo {shared}",
     }
     return Contender("coring", commands)
 
@@ -113,8 +114,9 @@ GRANIAN_WHEELS = ("granian", "uvloop")
 
 # The order is that of starting: the floors answer with coring's bytes.
 CONTENDERS = {
-    "coring": coring(""),
-    "coring-epoll": coring(" --engine epoll"),
+    "coring": coring(),
+    "coring-pgo": coring("coring-pgo")._replace(scenarios=PGO),
+    "coring-epoll": coring(engine="epoll"),
     "floor-ring": floor("floor-ring", FLOOR | LATENCY | {"static-1k"}, static=True),
     "floor-epoll": floor("floor-epoll", FLOOR | LATENCY),
     **{

@@ -11,7 +11,7 @@ from typing import Any, Iterable, Mapping, Sequence
 
 from . import BENCH
 from .install import fault
-from .report import HEADS, Figures, beside_mib, interval, row
+from .report import HEADS, Figures, interval, optional, row
 from .scenarios import SCENARIOS
 
 STORED = "figures.json"
@@ -142,10 +142,10 @@ def contenders(found: Mapping[str, Mapping[str, Any]]) -> str:
     rows = [[name, *row(one)] for name, one in ordered]
     if any("idle_bytes" in one for one in found.values()):
         heads.append("B/idle connection")
-        rows = [[*r, f"{one['idle_bytes']:,.0f}"] for r, (_, one) in zip(rows, ordered)]
+        rows = [[*r, optional(one, "idle_bytes")] for r, (_, one) in zip(rows, ordered)]
     if any("beside_mib" in one for one in found.values()):
         heads.append("MiB beside")
-        rows = [[*r, beside_mib(one)] for r, (_, one) in zip(rows, ordered)]
+        rows = [[*r, optional(one, "beside_mib")] for r, (_, one) in zip(rows, ordered)]
     return table(heads, rows)
 
 
@@ -172,7 +172,7 @@ def engines(found: Mapping[str, Figures]) -> str:
     rows = []
     for name, one in found.items():
         for who, counted in one["engines"].items():
-            if who not in one["contenders"] or who.endswith("-2"):
+            if who not in one["contenders"] or who.endswith(("-2", "-2-alone")):
                 continue
             cpu = f"{one['contenders'][who]['cpu_us']:.2f}"
             rows.append([name, who, cpu, *(f"{value:.3f}" for value in counted.values())])

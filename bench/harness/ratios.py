@@ -10,7 +10,7 @@ import statistics
 from typing import NamedTuple, Sequence
 
 from .contenders import CONTENDERS
-from .scenarios import ALONE, CLOSING_FLOORS, Scenario, Target
+from .scenarios import ALONE, CLOSING_FLOORS, OURS, Scenario, Target
 
 CLAIM_ROUNDS = 40
 AA_RANGE = (0.98, 1.02)
@@ -79,12 +79,13 @@ def pairs_of(names: Sequence[str], twin: str) -> list[tuple[str, str]]:
         ("coring-epoll", "floor-epoll"),
         ("coring-epoll", "floor-close-epoll"),
         ("coring-epoll", "coring"),
+        ("coring-pgo", "coring"),
     ]
-    others = [name for name in names if name not in ("coring", "coring-epoll", twin + TWIN)]
+    others = [name for name in names if name not in (*OURS, "coring-epoll", twin + TWIN)]
     others = [name for name in others if not name.endswith(ALONE)]
     pairs += [(name, name + ALONE) for name in names]
     pairs += [(name, "floor-ring") for name in others if name not in CONTENDERS]
-    pairs += [("coring", name) for name in others]
+    pairs += [(ours, name) for ours in OURS for name in others]
     return list(dict.fromkeys(pair for pair in pairs if set(pair) <= set(names)))
 
 
@@ -92,7 +93,7 @@ def targets_of(scenario: Scenario, ratios: Sequence[Ratio]) -> list[Target]:
     """The scenario's targets; to be below h2o is asked where a closing floor is."""
     below_h2o = [r for r in ratios if r.above in CLOSING_FLOORS and r.below == "h2o"]
     if any(ratio.median < 1.0 for ratio in below_h2o):
-        return [*scenario.targets, Target("coring", "h2o", 1.0)]
+        return [*scenario.targets, *(Target(ours, "h2o", 1.0) for ours in OURS)]
     return list(scenario.targets)
 
 

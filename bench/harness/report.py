@@ -110,9 +110,9 @@ def row(contender: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def beside_mib(contender: Mapping[str, Any]) -> str:
-    """How far the download came that disturbed it, if one did."""
-    return f"{contender['beside_mib']:,.0f}" if "beside_mib" in contender else "–"
+def optional(contender: Mapping[str, Any], figure: str) -> str:
+    """What only those have that something disturbs."""
+    return f"{contender[figure]:,.0f}" if figure in contender else "–"
 
 
 def number(value: float) -> str:
@@ -135,10 +135,10 @@ def show(figures: Figures) -> None:
     rows = [[*row(one), f"{one['answer_bytes']:,}"] for one in found.values()]
     if any("idle_bytes" in one for one in found.values()):
         heads.append("B/idle")
-        rows = [[*r, f"{one['idle_bytes']:,.0f}"] for r, one in zip(rows, found.values())]
+        rows = [[*r, optional(one, "idle_bytes")] for r, one in zip(rows, found.values())]
     if any("beside_mib" in one for one in found.values()):
         heads.append("MiB beside")
-        rows = [[*r, beside_mib(one)] for r, one in zip(rows, found.values())]
+        rows = [[*r, optional(one, "beside_mib")] for r, one in zip(rows, found.values())]
     print_table(["", *heads], [[name, *cells] for name, cells in zip(found, rows)])
     if figures["ratios"]:
         what = "CPU per request" if figures["figure"] == "cpu" else figures["figure"]

@@ -159,7 +159,7 @@ class Round:
             try:
                 server.start(answer if contender.kind == "floor" else "")
                 exact = check(server, self._scenario, self._places.site)
-                if self._scenario.idle:
+                if self._scenario.idle and not name.endswith(ALONE):
                     self._hold_idle(server, stack)
             except Failed as failure:
                 self._leave_out(server, failure)
@@ -247,3 +247,8 @@ def with_twin(contenders: Mapping[str, Contender], twin: str) -> dict[str, Conte
     if twin not in contenders:
         return dict(contenders)
     return {**contenders, twin + TWIN: contenders[twin]}
+
+
+def with_alone(contenders: Mapping[str, Contender]) -> dict[str, Contender]:
+    """The contenders, each followed by one of its kind that nothing disturbs."""
+    return {each: one for name, one in contenders.items() for each in (name, name + ALONE)}

@@ -15,7 +15,8 @@ BODY = b"<b>hello world</b>"
 RUST_PEERS = ("hyper", "axum", "actix-web", "may_minihttp", "ntex", "monoio", "glommio")
 PEERS = ("nginx", "h2o", "haproxy", "lighttpd", *RUST_PEERS)
 CLOSING_FLOORS = ("floor-close-multishot", "floor-close-oneshot")
-
+# coring as cargo builds it, and as deploy/build does: by a profile.
+OURS = ("coring", "coring-pgo")
 
 # Who is measured without what disturbs the others: the end of its name.
 ALONE = "-alone"
@@ -36,7 +37,7 @@ def undisturbed(names: tuple[str, ...], limit: float) -> tuple[Target, ...]:
 
 def beats(peers: tuple[str, ...], limit: float = 1.0) -> tuple[Target, ...]:
     """coring is at most `limit` times each of them, and so of the best."""
-    return tuple(Target("coring", peer, limit) for peer in peers)
+    return tuple(Target(ours, peer, limit) for ours in OURS for peer in peers)
 
 
 ON_EPOLL = (Target("coring-epoll", "floor-epoll", 1.05),)
@@ -55,7 +56,7 @@ class Scenario(NamedTuple):
     file: str = "index.html"  # static: the file asked for, below the site
     upload: int = 0  # bytes of a request's body
     logs: bool = False  # each answer has a line in an access log, a file in the combined format
-    idle: int = 0  # connections that say nothing meanwhile
+    idle: int = 0  # connections that say nothing meanwhile; in an open loop also without them
     cold: str = ""  # a file that is not in memory, which one client downloads meanwhile
     load: float = 0.0  # open loop: share of the rate that saturates the slowest contender
     workers: int = 1  # and as many cores
@@ -69,6 +70,11 @@ class Scenario(NamedTuple):
     def path(self) -> str:
         """The path asked for."""
         return {"hello": "/", "static": f"/{self.file}", "echo": "/echo"}[self.task]
+
+    @property
+    def idles_beside(self) -> bool:
+        """Whether each contender is measured beside one of its kind that holds no idle ones."""
+        return self.idle > 0 and self.load > 0
 
 
 KEEPALIVE = beats(("floor-ring",), 1.05) + beats(PEERS) + ON_EPOLL
@@ -156,6 +162,16 @@ SCENARIOS = {
         "wrk, 64 connections, beside 10,000 that idle after a request each",
         idle=10_000,
         twin="coring",
+    ),
+    "latency-idle": Scenario(
+        "open loop, 64 connections, 30 % of what saturates the slowest; alone, and beside 10,000"
+        " that idle after a request each",
+        generator="load",
+        load=0.3,
+        idle=10_000,
+        figure="p99",
+        twin="coring",
+        targets=undisturbed(("coring", "coring-epoll"), 1.1),
     ),
     "latency-30": Scenario(
         "open loop, 64 connections, 30 % of what saturates the slowest",
