@@ -164,6 +164,10 @@ impl Inner {
         let fd = match opened {
             // A socket, or a device without a driver.
             Err(Errno::NXIO | Errno::NODEV) => return Ok(Entry::Other),
+            // What cannot be listed can be entered all the same.
+            Err(Errno::ACCESS) if self.is_directory(relative, resolve) => {
+                return Ok(Entry::Directory);
+            }
             opened => opened?,
         };
         if is_short_of_descriptors(&fd, SPARE_DESCRIPTORS) {
@@ -177,6 +181,12 @@ impl Inner {
         } else {
             Entry::Other
         })
+    }
+
+    /// Whether `relative` names a folder, whatever may be done with it.
+    fn is_directory(&self, relative: &Path, resolve: ResolveFlags) -> bool {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        openat2(&self.fd, relative, flags, Mode::empty(), BENEATH | resolve).is_ok()
     }
 }
 

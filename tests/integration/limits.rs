@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use coring::{Limits, Request, Response, Server};
 
@@ -187,6 +187,31 @@ fn idle_timeout() {
     }
     client.ends();
     assert_eq!(server.stop().stats()["closed_by_fault"], 0);
+}
+
+/// RFC 9112 §2.2: some clients send an empty line after a body. It begins no request.
+#[test]
+fn no_head_timeout_behind_an_empty_line() {
+    const POST: &str = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc\r\n";
+    let asks = |client: &mut Client| {
+        client.send(POST);
+        assert_eq!(client.answer().text(), "abc");
+    };
+    let server = Coring::start(&["echo", "--head-timeout", "1s"]);
+    let mut client = server.connect();
+    asks(&mut client);
+    thread::sleep(Duration::from_secs(2));
+    asks(&mut client);
+    counts_timeouts(server, 0);
+
+    let server = Coring::start(&["echo", "--head-timeout", "1m"]);
+    let mut client = server.connect();
+    asks(&mut client);
+    let asked = Instant::now();
+    counts_timeouts(server, 0);
+    client.ends();
+    let waited = asked.elapsed();
+    assert!(waited < Duration::from_secs(20), "drained for {waited:?}");
 }
 
 #[test]

@@ -560,6 +560,8 @@ fn what_may_not_be_read_is_forbidden() {
     let folder = Folder::new();
     folder.write("open", "open");
     make(&folder, "locked");
+    make(&folder, "unlisted");
+    folder.write("unlisted/index.html", "open");
     for name in ["private", "locked/file"] {
         folder.write(name, SECRET);
     }
@@ -568,6 +570,7 @@ fn what_may_not_be_read_is_forbidden() {
     };
     lock("private", 0);
     lock("locked", 0);
+    lock("unlisted", 0o711);
     let mut command = coring(&["serve", &folder.file(""), "--bind", "127.0.0.1:0"]);
     if rustix::process::geteuid().is_root() {
         // Nobody forbids root to read: nobody, then.
@@ -575,9 +578,12 @@ fn what_may_not_be_read_is_forbidden() {
     }
     let server = Coring::start_as(command);
     assert_eq!(get(&server, "/open").text(), "open");
-    for path in ["/private", "/locked/file", "/locked"] {
+    for path in ["/private", "/locked/file", "/locked/"] {
         assert_eq!(get(&server, path).status, 403, "{path}");
     }
+    // To enter a folder is another right than to list it.
+    assert_eq!(get(&server, "/unlisted").status, 301);
+    assert_eq!(get(&server, "/unlisted/").text(), "open");
     drop(server);
     lock("locked", 0o755);
 }

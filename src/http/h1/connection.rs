@@ -232,7 +232,7 @@ impl Connection {
         head.finish(date, framing, persistence)
     }
 
-    /// Whether the answer whose head was sent has a body: not to HEAD, nor with 204 or 304.
+    /// Whether the answer whose head was sent has a body: not to HEAD, nor with 204, 205 or 304.
     #[must_use]
     pub fn body_allowed(&self) -> bool {
         self.answer != AnswerBody::None
@@ -372,6 +372,10 @@ impl Connection {
         let framing = match (answer.status, answer.length) {
             // RFC 9110 §8.6: no length with 204; with 304 it would be that of the 200.
             (StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED, _) => AnswerFraming::None,
+            // RFC 9110 §15.3.6: it has no content, and says so.
+            (StatusCode::RESET_CONTENT, _) => AnswerFraming::Length(0),
+            // RFC 9110 §9.3.2: whoever leaves out the content may not know its length.
+            (_, BodyLength::Known(0)) if self.is_head => AnswerFraming::None,
             (_, BodyLength::Known(length)) => AnswerFraming::Length(length),
             (_, BodyLength::Unknown) if self.version == Version::Http10 => {
                 AnswerFraming::UntilClose
@@ -379,7 +383,7 @@ impl Connection {
             (_, BodyLength::Unknown) => AnswerFraming::Chunked,
         };
         self.answer = match framing {
-            _ if self.is_head => AnswerBody::None,
+            _ if self.is_head || answer.status == StatusCode::RESET_CONTENT => AnswerBody::None,
             AnswerFraming::None => AnswerBody::None,
             AnswerFraming::Length(length) => {
                 self.answer_left = length;

@@ -20,7 +20,8 @@ pub struct Answer<'a, F> {
     pub shared: Option<&'a FieldLines>,
     /// The fields, as something that can be walked more than once.
     pub fields: F,
-    /// How long the body is. For an answer to HEAD: how long GET's would be.
+    /// How long the body is. For an answer to HEAD: how long GET's would be, or zero if that is
+    /// not known.
     pub length: BodyLength,
 }
 

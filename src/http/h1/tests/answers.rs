@@ -95,6 +95,8 @@ fn frames_by_version_and_method() {
     check_ok(HEAD, Known(10), &[counted], true);
     check_ok(HEAD, Unknown, &[chunked], true);
     check_ok(GET, Known(0), &["Content-Length: 0\r\n"], true);
+    // What GET would answer is not known.
+    check_ok(HEAD, Known(0), &[], true);
     check_ok(
         GET,
         Known(u64::MAX),
@@ -124,13 +126,13 @@ fn frames_by_status() {
             );
         }
     }
-    for (status, line) in [
-        (205, "205 Reset Content"),
-        (404, "404 Not Found"),
-        (599, "599 "),
-    ] {
+    for (status, line) in [(404, "404 Not Found"), (599, "599 ")] {
         let expected = format!("HTTP/1.1 {line}\r\nContent-Length: 0\r\n\r\n");
         check(GET, status, Known(0), &expected, true);
+    }
+    let expected = "HTTP/1.1 205 Reset Content\r\nContent-Length: 0\r\n\r\n";
+    for length in [Known(0), Known(5), Unknown] {
+        check(GET, 205, length, expected, true);
     }
 }
 
