@@ -98,7 +98,8 @@ impl Body {
     /// service's own future is dropped instead. When the file it comes from cannot be read as far
     /// as was promised.
     pub async fn part(&mut self) -> Result<Option<Part>, BodyError> {
-        poll_fn(|context| self.poll_part(context)).await
+        let asking = Asking(self);
+        poll_fn(|context| asking.0.poll_part(context)).await
     }
 
     /// Reads all of it, up to `bytes_max`.
@@ -187,6 +188,17 @@ impl Body {
     /// Whether it comes by `inlet`.
     pub(super) fn comes_by(&self, inlet: &Inlet) -> bool {
         matches!(&self.0, Inner::Incoming(pipe) if inlet.leads_to(pipe))
+    }
+}
+
+/// Who asks for a part. When it is dropped, whether it has the part or has given up, nobody waits.
+struct Asking<'a>(&'a mut Body);
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        if let Inner::Incoming(pipe) = &self.0.0 {
+            pipe.give_up();
+        }
     }
 }
 

@@ -23,7 +23,7 @@ pub(super) struct BodyPipe {
     /// The reader has asked for more than there is, and still waits as far as we know.
     wanted: Cell<bool>,
     reader: RefCell<Option<Waker>>,
-    /// The connection, while it waits to be asked.
+    /// The connection, while it waits to be asked, or for what was asked for.
     connection: RefCell<Option<Waker>>,
 }
 
@@ -51,6 +51,16 @@ impl BodyPipe {
             connection.wake();
         }
         Poll::Pending
+    }
+
+    /// The reader waits no more. The connection is told: the time until it is asked again does not
+    /// count.
+    pub(super) fn give_up(&self) {
+        if self.wanted.take()
+            && let Some(connection) = self.connection.take()
+        {
+            connection.wake();
+        }
     }
 }
 
@@ -98,12 +108,11 @@ impl Inlet {
         }
     }
 
-    /// Whether more is asked for. If not, the caller is woken when it is.
+    /// Whether somebody waits for more. The caller is woken when more is asked for, and when a read
+    /// is given up.
     pub fn poll_wanted(&self, context: &Context<'_>) -> bool {
-        if !self.0.wanted.get() {
-            set(&self.0.connection, context.waker());
-        }
-        self.0.wanted.get()
+        set(&self.0.connection, context.waker());
+        self.0.wanted.get() && self.has_reader()
     }
 
     /// A part has arrived. A reader in the caller's own task is not woken: it is to be polled next.

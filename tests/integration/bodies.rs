@@ -7,6 +7,7 @@ use std::io::ErrorKind;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use coring::{Body, BodyError, EngineChoice, Limits, Request, Response, Server};
@@ -200,6 +201,44 @@ fn a_reader_may_give_up() {
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n");
     assert_eq!(client.answer().text(), "without the body");
     assert!(started.elapsed() >= Duration::from_millis(1100));
+    server.stop();
+}
+
+/// The same where a coroutine of its own reads, and keeps the body or lets go of it.
+#[test]
+fn a_reader_elsewhere_may_give_up() {
+    let limits = Limits {
+        body_timeout_ms: 1000,
+        ..Limits::default()
+    };
+    let server = Local::start_within(limits, || {
+        async |request: Request| {
+            let comes_back = request.path() == "/comes/back";
+            let mut body = request.into_body();
+            let reader = coring::spawn(async move {
+                let patience = Duration::from_millis(200);
+                if comes_back {
+                    let part = coring::timeout(patience, body.part()).await;
+                    assert!(part.is_err(), "nothing was sent");
+                } else {
+                    // By hand, so that nothing but the body itself is dropped.
+                    let part = poll_fn(|context| Poll::Ready(body.poll_part(context)));
+                    assert!(part.await.is_pending(), "nothing was sent");
+                    body = Body::empty();
+                }
+                coring::sleep(Duration::from_millis(2000)).await;
+                body.read(1000).await
+            });
+            Response::text(format!("{:?}", reader.await.expect("a reader")))
+        }
+    });
+    let mut client = server.connect();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n");
+    assert_eq!(client.answer().text(), "Ok([])");
+    client.send("xPOST /comes/back HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n");
+    thread::sleep(Duration::from_millis(2500));
+    client.send("a");
+    assert_eq!(client.answer().text(), "Ok([97])");
     server.stop();
 }
 
