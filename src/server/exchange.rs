@@ -51,7 +51,7 @@ pub(super) async fn run<F: Future<Output = Response>>(
             Some(answer) => *answer,
             None => poll_fn(|context| pump.poll_answer(&mut call, context)).await?,
         };
-        pump.begin_answer(&answer)?;
+        poll_fn(|context| Poll::Ready(pump.begin_answer(&answer, context))).await?;
         if !pump.connection.http.body_allowed() {
             answer.body().forgo();
         }
@@ -99,14 +99,21 @@ impl Pump<'_> {
     }
 
     /// Encodes the answer's head. A request's body that is not passed on decides on persistence.
-    fn begin_answer(&mut self, answer: &Response) -> Result<(), CloseReason> {
+    fn begin_answer(
+        &mut self,
+        answer: &Response,
+        context: &Context<'_>,
+    ) -> Result<(), CloseReason> {
         if let Some(incoming) = &self.incoming {
             if answer.passes_on(incoming) {
                 // Nobody has read of it yet, but somebody will.
                 self.connection.encode_continue();
             } else {
                 let can_discard = can_discard(incoming);
-                if !incoming.has_reader() {
+                if incoming.has_reader() {
+                    // Nothing is received for it once the answer is out, be it before its turn.
+                    self.hand_over(context)?;
+                } else {
                     self.incoming = None;
                     self.skip_received()?;
                 }

@@ -10,7 +10,7 @@ use std::task::Poll;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use coring::{Body, BodyError, EngineChoice, Limits, Request, Response, Server};
+use coring::{Body, BodyError, EngineChoice, JoinHandle, Limits, Request, Response, Server};
 
 use crate::support::{GET, Local, eventually, nap};
 
@@ -239,6 +239,36 @@ fn a_reader_elsewhere_may_give_up() {
     thread::sleep(Duration::from_millis(2500));
     client.send("a");
     assert_eq!(client.answer().text(), "Ok([97])");
+    server.stop();
+}
+
+/// The answer is out before its reader's first turn, and ends what is received.
+#[test]
+fn a_reader_elsewhere_gets_what_came_before_the_answer() {
+    let server = Local::start(|| {
+        let reader = Rc::new(RefCell::new(None));
+        async move |request: Request| {
+            if request.method() == "GET" {
+                let reader: JoinHandle<_> = reader.take().expect("a body was sent");
+                return Response::text(format!("{:?}", reader.await.expect("a reader")));
+            }
+            let mut body = request.into_body();
+            *reader.borrow_mut() = Some(coring::spawn(async move { body.read(1000).await }));
+            Response::text("at once")
+        }
+    });
+    let mut client = server.connect();
+    for (framing, body) in [
+        ("Content-Length: 2", "ab"),
+        ("Transfer-Encoding: chunked", "2\r\nab\r\n0\r\n\r\n"),
+    ] {
+        client.send(format!(
+            "PUT / HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n{body}"
+        ));
+        assert_eq!(client.answer().text(), "at once");
+        client.send(GET);
+        assert_eq!(client.answer().text(), "Ok([97, 98])", "{framing}");
+    }
     server.stop();
 }
 
