@@ -118,6 +118,10 @@ impl Pump<'_> {
                     self.skip_received()?;
                 }
                 let http = &mut self.connection.http;
+                if http.wants_continue() {
+                    // Who was not told to go on need not send it, so nobody is to wait for it.
+                    self.incoming = None;
+                }
                 if !http.request_complete() && !can_discard {
                     http.close_after();
                 }

@@ -272,6 +272,48 @@ fn a_reader_elsewhere_gets_what_came_before_the_answer() {
     server.stop();
 }
 
+/// Who waits to be told to go on and is given the answer instead need not send the body: whoever
+/// reads it elsewhere does not hold the client to a deadline.
+#[test]
+fn an_answer_in_place_of_a_continue_ends_the_body() {
+    let limits = Limits {
+        body_timeout_ms: 1000,
+        bytes_per_second_min: 0,
+        ..Limits::default()
+    };
+    let server = Local::start_within(limits, || {
+        let left: Rc<RefCell<Option<Body>>> = Rc::default();
+        async move |request: Request| {
+            let is_left = request.method() == "PUT";
+            let mut body = request.into_body();
+            if is_left {
+                *left.borrow_mut() = Some(body);
+                return pending().await;
+            }
+            coring::spawn(async move { body.read(1000).await });
+            Response::text(left.take().expect("a body was left"))
+        }
+    });
+    let mut from = server.connect();
+    from.send("PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
+    eventually("the call", || (server.count("requests") == 1).then_some(()));
+    let mut to = server.connect();
+    let expects = "Expect: 100-continue\r\nContent-Length: 1";
+    to.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{expects}\r\n\r\n"));
+    let head = to.head();
+    assert_eq!(head.status, 200);
+    assert!(head.closes(), "{}", head.head);
+    for _ in 0..20 {
+        thread::sleep(Duration::from_millis(100));
+        from.send("1\r\na\r\n");
+        assert_eq!(to.chunk().expect("what was sent"), b"a");
+    }
+    from.send("0\r\n\r\n");
+    assert_eq!(to.chunk().expect("the last chunk"), b"");
+    to.ends();
+    server.stop();
+}
+
 /// A part that arrives is one turn of its connection, not two. Seen with epoll, which does not wait
 /// for the end of a send.
 #[test]
