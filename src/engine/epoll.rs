@@ -16,7 +16,7 @@ use std::time::Duration;
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use rustix::io::Errno;
+use rustix::io::{Errno, ioctl_fionread};
 use rustix::net::{SocketAddrAny, sockopt};
 
 use crate::buf::{Chunk, Outgoing, Pool};
@@ -257,9 +257,14 @@ impl Epoll {
         }
     }
 
-    /// Whether something may be there to be received.
+    /// Whether something is there to be received.
     pub(super) fn has_received(&self, id: OpId) -> bool {
-        find(&mut self.watches.borrow_mut(), id).is_some_and(|watch| watch.readable)
+        let mut watches = self.watches.borrow_mut();
+        let watch = find(&mut watches, id).filter(|watch| watch.readable);
+        // What the kernel told of may have been taken since, or be the end.
+        watch
+            .and_then(|watch| watch.owner.as_ref())
+            .is_some_and(|socket| ioctl_fionread(socket).is_ok_and(|bytes| bytes > 0))
     }
 
     /// Ready when the connection broke, whatever waits to be received.

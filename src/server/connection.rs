@@ -278,7 +278,7 @@ impl Connection {
 
     /// Receives a piece of the next request, or of a body that nobody read.
     fn receive(&mut self) -> impl Future<Output = Result<(), CloseReason>> {
-        let has_begun = !self.nothing_came() || !self.http.request_complete();
+        let has_begun = self.link.has_unread() || !self.http.request_complete();
         let known_ms = mutate!(SlowlorisDeadline, 0, self.arrival_deadline_ms);
         let deadline_ms = match known_ms {
             0 => after_ms(self.arrival_timeout_ms()),
@@ -294,18 +294,11 @@ impl Connection {
     /// How long what comes next may take: a body, the rest of a head, or another request.
     fn arrival_timeout_ms(&self) -> u64 {
         let limits = &self.shared.limits;
-        match (self.http.request_complete(), self.nothing_came()) {
+        match (self.http.request_complete(), self.link.has_unread()) {
             (false, _) => limits.body_timeout_ms,
-            (true, false) => limits.head_timeout_ms,
-            (true, true) => limits.idle_timeout_ms,
+            (true, true) => limits.head_timeout_ms,
+            (true, false) => limits.idle_timeout_ms,
         }
-    }
-
-    /// Whether nothing is unread but empty lines, which belong to no request (RFC 9112 §2.2): some
-    /// clients send one after a body.
-    fn nothing_came(&self) -> bool {
-        let unread = self.link.inbox.unread();
-        unread.iter().all(|byte| matches!(byte, b'\r' | b'\n'))
     }
 
     fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
@@ -313,8 +306,12 @@ impl Connection {
         if let Poll::Ready(filled) = self.link.poll_fill(context) {
             return Poll::Ready(filled.map(|_| ()));
         }
-        let between_requests = self.http.is_idle() && self.nothing_came();
-        if between_requests && self.shared.manner.get() == Manner::CloseIdle {
+        let between_requests = self.http.is_idle() && !self.link.has_unread();
+        // Who only gives way to others has more to ask.
+        if between_requests
+            && self.shared.manner.get() == Manner::CloseIdle
+            && !self.link.more_has_come()
+        {
             return Poll::Ready(Err(CloseReason::Drained));
         }
         if self.link.is_overdue() && self.link.owes() {

@@ -54,7 +54,7 @@ impl Connection {
     /// request came.
     #[inline]
     fn encode_head_and(&mut self, response: &Response, body: &[u8]) {
-        if self.shared.manner.get() != Manner::Serving && self.link.inbox.is_empty() {
+        if self.shared.manner.get() != Manner::Serving && !self.another_has_come() {
             // Whatever else has arrived is answered, too: the last answer is the one that says so.
             mutate!(SilentDrain, (), self.http.close_after());
         }
@@ -90,6 +90,15 @@ impl Connection {
         if let Some(line) = &mut self.line {
             line.status = status.as_u16();
             line.body_bytes += sent as u64;
+        }
+    }
+
+    /// Whether something has come behind the request at hand. While that is not whole, what waits
+    /// to be received is taken for the rest of it.
+    fn another_has_come(&self) -> bool {
+        match self.http.request_complete() {
+            true => self.link.more_has_come(),
+            false => !self.link.inbox.is_empty(),
         }
     }
 

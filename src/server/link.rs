@@ -134,9 +134,16 @@ impl Link {
         }
     }
 
+    /// Whether anything is unread but empty lines, which belong to no request (RFC 9112 §2.2): some
+    /// clients send one after a body.
+    pub(super) fn has_unread(&self) -> bool {
+        let mut unread = self.inbox.unread().iter();
+        unread.any(|byte| !matches!(byte, b'\r' | b'\n'))
+    }
+
     /// Whether the peer is known to have sent something that was not looked at.
     pub(super) fn more_has_come(&self) -> bool {
-        !self.inbox.is_empty() || self.stream.has_more()
+        self.has_unread() || self.stream.has_more()
     }
 
     /// Says that no more will come, and receives until the peer has said the same.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use coring::{Request, Response};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 
-use crate::support::{Address, Answer, Client, Coring, Family, GET, HELLO, Local, eventually};
+use crate::support::{Address, Answer, Client, Coring, Family, GET, HELLO, Local, eventually, nap};
 
 /// Requests that arrive this long after TERM are within the second of grace, with room to spare.
 const WITHIN_GRACE: Duration = Duration::from_millis(500);
@@ -124,6 +124,40 @@ fn what_runs_is_told_to_leave() {
     assert_eq!(answer.text(), "body");
     assert!(answer.closes(), "{}", answer.head);
     client.ends();
+    server.stop();
+}
+
+/// What has come while the service was at work is answered, too; only the last answer says so. A
+/// request that fills a block of memory is followed by nothing all the same.
+#[test]
+fn what_waits_is_answered_before_it_is_told_to_leave() {
+    let server = Local::start(|| {
+        async |request: Request| {
+            nap(WITHIN_GRACE).await;
+            Response::text(request.path().to_owned())
+        }
+    });
+    let request = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+    let (mut two, mut alone) = (server.connect(), server.connect());
+    two.send(request("/first"));
+    let path_len = 4096 - request("").len();
+    alone.send(request(&format!("/{}", "x".repeat(path_len - 1))));
+    eventually("both calls", || {
+        (server.count("requests") == 2).then_some(())
+    });
+    two.send(request("/second"));
+    server.drain();
+    let answer = two.answer();
+    assert_eq!(answer.text(), "/first");
+    assert!(!answer.closes(), "{}", answer.head);
+    let answer = two.answer();
+    assert_eq!(answer.text(), "/second");
+    assert!(answer.closes(), "{}", answer.head);
+    two.ends();
+    let answer = alone.answer();
+    assert_eq!(answer.body.len(), path_len);
+    assert!(answer.closes(), "{}", answer.head);
+    alone.ends();
     server.stop();
 }
 
