@@ -91,7 +91,8 @@ impl Body {
         }
     }
 
-    /// The next part, as it came; none at the end.
+    /// The next part, as it came; none at the end. Who drops the future has given up, and nothing
+    /// more is received until somebody asks again: keep it from one poll to the next.
     ///
     /// # Errors
     /// When the client does not send the rest, which a reader in another coroutine is told: a

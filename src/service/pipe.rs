@@ -43,9 +43,10 @@ impl BodyPipe {
         if let Some(end) = self.end.get() {
             return Poll::Ready(end.map(|()| None));
         }
-        self.wanted.set(true);
         set(&self.reader, context.waker());
-        if let Some(connection) = self.connection.take()
+        // Told once: two connections that wait for each other's bodies would wake each other on.
+        if !self.wanted.replace(true)
+            && let Some(connection) = self.connection.take()
             && !connection.will_wake(context.waker())
         {
             connection.wake();

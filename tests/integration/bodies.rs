@@ -314,6 +314,44 @@ fn an_answer_in_place_of_a_continue_ends_the_body() {
     server.stop();
 }
 
+/// Two connections whose answers are each other's bodies wait, and do nothing else.
+#[test]
+fn bodies_may_be_passed_on_crosswise() {
+    let server = Local::start(|| {
+        let left: Rc<RefCell<[Option<Body>; 2]>> = Rc::default();
+        async move |request: Request| {
+            let mine = usize::from(request.path() == "/b");
+            left.borrow_mut()[mine] = Some(request.into_body());
+            loop {
+                let theirs = left.borrow_mut()[1 - mine].take();
+                match theirs {
+                    Some(body) => return Response::text(body),
+                    None => coring::sleep(Duration::from_millis(10)).await,
+                }
+            }
+        }
+    });
+    let ask = |path| {
+        let mut client = server.connect();
+        client.send(format!(
+            "POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n"
+        ));
+        client
+    };
+    let (mut a, mut b) = (ask("/a"), ask("/b"));
+    assert_eq!((a.head().status, b.head().status), (200, 200));
+    let before = server.count("task_polls");
+    thread::sleep(Duration::from_millis(500));
+    let turns = server.count("task_polls") - before;
+    assert!(turns < 50, "{turns} turns for nothing");
+    a.send("aa");
+    b.send("bb");
+    assert_eq!(a.take(2).expect("half of b's"), b"bb");
+    assert_eq!(b.take(2).expect("half of a's"), b"aa");
+    drop((a, b));
+    server.stop();
+}
+
 /// A part that arrives is one turn of its connection, not two. Seen with epoll, which does not wait
 /// for the end of a send.
 #[test]
