@@ -47,7 +47,10 @@ class Server:
 
     def __exit__(self, *_: object) -> None:
         self._process.send_signal(signal.SIGTERM)
-        self._process.communicate(timeout=STOP_SECONDS)
+        try:
+            self._process.communicate(timeout=STOP_SECONDS)
+        finally:
+            self._process.kill()
         if self._process.returncode != 0:
             sys.exit(f"coring ended with status {self._process.returncode}")
 

@@ -118,9 +118,10 @@ class Run:
         self._contenders = choose(options)
         target = install.target_directory()
         self._environment = install.Environment(target / "bench-venv")
-        self._missing = self._install(target)
+        binaries = options.bin_dir.resolve() if options.bin_dir else target / "release"
+        self._missing = self._install(target, binaries)
         self._places = Places(
-            binaries=options.bin_dir.resolve() if options.bin_dir else target / "release",
+            binaries=binaries,
             peers=target / "peers" / "release",
             python=self._environment.python,
             site=scratch / "site",
@@ -129,7 +130,7 @@ class Run:
         )
         make_site(self._places.site)
 
-    def _install(self, target: Path) -> dict[str, str]:
+    def _install(self, target: Path, binaries: Path) -> dict[str, str]:
         """Gets all that is needed; the contenders that cannot be had, each with the reason."""
         tools = install.install_programs(install.TOOLS)
         if tools:
@@ -142,8 +143,9 @@ class Run:
             if any(one.plays(scenario) for scenario in self._scenarios())
         }
         missing = install.get_contenders(plays, target / "peers", self._environment)
-        if "coring-pgo" in plays and not self._options.bin_dir:
-            missing |= install.build_by_profile("coring-pgo")
+        if "coring-pgo" in plays:
+            program = binaries / "coring-pgo"
+            missing |= install.get_by_profile(program, build=not self._options.bin_dir)
         for name, why in missing.items():
             print(f"LEFT OUT: {name}: {why}", file=sys.stderr)
         asked = [name for name in missing if name in (self._options.only or [])]

@@ -119,11 +119,15 @@ def build_coring() -> Path:
     return directory / "release"
 
 
-def build_by_profile(contender: str) -> dict[str, str]:
-    """Builds coring as it is released; why that cannot be, by the contender's name."""
-    say("building coring by a profile")
-    why = fault([str(REPOSITORY / "deploy" / "build")])
-    return {contender: why} if why else {}
+def get_by_profile(program: Path, *, build: bool) -> dict[str, str]:
+    """Builds coring as it is released; why it cannot be had, by the contender's name."""
+    why = ""
+    if build:
+        say(f"building {program.name}")
+        why = fault([str(REPOSITORY / "deploy" / "build"), str(program)])
+    elif not program.exists():
+        why = f"there is no {program}"
+    return {program.name: why} if why else {}
 
 
 def build_peers(crates: list[str], directory: Path) -> dict[str, str]:

@@ -85,7 +85,7 @@ def label(axes, ends):
 
 def draw(scenario, one, directory):
     """One file for one scenario."""
-    found = {n: c for n, c in one["contenders"].items() if not n.endswith("-2")}
+    found = {n: c for n, c in one["contenders"].items() if not n.endswith(("-2", "-2-alone"))}
     ordered = sorted(found, key=lambda name: found[name]["cpu_us"])
     timed = {n: c for n, c in found.items() if c["latency_us"]}
     panels = 3 if timed else 2
