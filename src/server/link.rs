@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use super::close_reason::CloseReason;
 use super::limits::{Limits, Pace};
 use crate::buf::{Outgoing, RecvBuf, SendQueue};
+use crate::http::h1;
 use crate::net::{Interest, Sent, Stream, Then};
 use crate::rt::{Timer, after_ms, now_ms};
 use crate::sys::mutants::mutate;
@@ -134,11 +135,9 @@ impl Link {
         }
     }
 
-    /// Whether anything is unread but empty lines, which belong to no request (RFC 9112 §2.2): some
-    /// clients send one after a body.
+    /// Whether anything is unread but empty lines.
     pub(super) fn has_unread(&self) -> bool {
-        let mut unread = self.inbox.unread().iter();
-        unread.any(|byte| !matches!(byte, b'\r' | b'\n'))
+        !h1::is_blank(self.inbox.unread())
     }
 
     /// Whether the peer is known to have sent something that was not looked at.

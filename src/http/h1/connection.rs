@@ -123,7 +123,7 @@ impl Connection {
     /// [`Fault::Truncated`] if it ended inside a head or a body.
     pub fn receive_eof(&mut self, unread: &[u8]) -> Result<(), Fault> {
         match self.exchange.requester() {
-            State::Idle if unread.iter().all(|byte| matches!(byte, b'\r' | b'\n')) => {
+            State::Idle if is_blank(unread) => {
                 self.exchange.step(Party::Requester, Step::Close);
                 self.exchange.settle(false);
                 Ok(())
@@ -416,4 +416,11 @@ impl Connection {
             self.version = Version::Http11;
         }
     }
+}
+
+/// Whether these bytes are no more than empty lines, which belong to no request (RFC 9112 §2.2):
+/// some clients send one after a body.
+#[must_use]
+pub fn is_blank(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n'))
 }

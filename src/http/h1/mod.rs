@@ -7,7 +7,7 @@ pub mod encode;
 pub mod parse;
 pub mod state;
 
-pub use connection::{Connection, DATA_SUFFIX, Event};
+pub use connection::{Connection, DATA_SUFFIX, Event, is_blank};
 pub use encode::{Answer, BodyLength, FieldLines};
 pub use parse::{FIELDS_MAX, Framing, Head, Limits, Version};
 
