@@ -11,8 +11,9 @@ from typing import Any, Iterable, Mapping, Sequence
 
 from . import BENCH
 from .install import fault
+from .ratios import TWIN
 from .report import HEADS, Figures, interval, optional, row
-from .scenarios import SCENARIOS
+from .scenarios import ALONE, SCENARIOS
 
 STORED = "figures.json"
 PAGE = "README.md"
@@ -173,7 +174,7 @@ def engines(found: Mapping[str, Figures]) -> str:
     rows = []
     for name, one in found.items():
         for who, counted in one["engines"].items():
-            if who not in one["contenders"] or who.endswith(("-2", "-2-alone")):
+            if who not in one["contenders"] or who.removesuffix(ALONE).endswith(TWIN):
                 continue
             cpu = f"{one['contenders'][who]['cpu_us']:.2f}"
             rows.append([name, who, cpu, *(f"{value:.3f}" for value in counted.values())])
