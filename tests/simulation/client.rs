@@ -55,6 +55,9 @@ const SLOWLORIS_MS_MAX: u64 = 10_000 + 15_000;
 const NOTICE_MS_MAX: u64 = 2_000;
 /// What runs when a drain begins is cut off after so long, in ms.
 const DRAIN_MS_MAX: u64 = 30_000;
+/// A connection on which the server has neither received nor sent for longer is stuck, in ms: the
+/// slowest service answers in less.
+const STUCK_MS: u64 = 8_000;
 /// How often a slow client sends a byte, in ms.
 const SLOWLORIS_PAUSE_MS: u64 = 3_000;
 
@@ -456,8 +459,10 @@ impl Client {
         // After the start of a drain only what had begun before is sure to be answered.
         let begun_ms = self.asked.get(self.answered).map(|asked| asked.begun_ms);
         let begun_ms = begun_ms.unwrap_or_else(|| self.finished.then_some(0));
-        // What flows may be cut off at the end of a drain; what stands still is stuck.
-        let flows = !self.received.is_empty() || self.sent < self.asked_end();
+        // The end of a drain may cut off a transfer that makes progress. One that does not is
+        // stuck, whether its bytes wait at the client or in the server's socket.
+        let moved_ms = self.connection.as_ref().map_or(0, Connection::moved_ms);
+        let flows = now_ms <= moved_ms + STUCK_MS;
         let too_late = drain_ms.is_some_and(|drain_ms| {
             let is_cut = flows && now_ms > drain_ms + DRAIN_MS_MAX;
             is_cut || begun_ms.is_none_or(|begun_ms| begun_ms >= drain_ms)

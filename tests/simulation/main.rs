@@ -17,6 +17,7 @@ mod life;
 mod mutants;
 mod pitfalls;
 mod reach;
+mod regressions;
 mod service;
 mod turns;
 

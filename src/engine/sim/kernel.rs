@@ -415,7 +415,7 @@ impl Kernel {
             len = 1 + self.random.below(len);
         }
         let bytes: Vec<u8> = socket.inbound.drain(..len).collect();
-        socket.idle_submissions = 0;
+        socket.moved(self.now_ms);
         let buffer = buffers.take(&bytes);
         let flags = more | CQE_BUFFER | u32::from(buffer) << CQE_BUFFER_SHIFT;
         (count(len), flags)
@@ -445,7 +445,7 @@ impl Kernel {
             len = 1 + self.random.below(len);
         }
         socket.outbound.extend(outgoing.bytes(outgoing.sent, len));
-        socket.idle_submissions = 0;
+        socket.moved(self.now_ms);
         outgoing.sent += len;
         // It waits for room until everything is sent (MSG_WAITALL), unless it is disturbed.
         let is_disturbed = is_short && self.random.chance(300);

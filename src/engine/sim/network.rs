@@ -50,6 +50,8 @@ pub(super) struct Socket {
     pub(super) excused: bool,
     /// Submissions since something last moved: many of them are a spin.
     pub(super) idle_submissions: u32,
+    /// When the server last received or sent bytes, in ms.
+    pub(super) moved_ms: u64,
 }
 
 #[derive(Debug)]
@@ -117,6 +119,7 @@ impl Network {
             closed: false,
             excused: false,
             idle_submissions: 0,
+            moved_ms: 0,
         });
         Some(number)
     }
@@ -225,6 +228,14 @@ pub enum Received {
     Reset,
 }
 
+impl Socket {
+    /// The server has received or sent bytes.
+    pub(super) fn moved(&mut self, now_ms: u64) {
+        self.idle_submissions = 0;
+        self.moved_ms = now_ms;
+    }
+}
+
 /// A client's end of a connection.
 pub struct Connection {
     world: World,
@@ -295,6 +306,11 @@ impl Connection {
     /// Whether the kernel has made up an error for it.
     pub fn is_excused(&self) -> bool {
         self.world.0.borrow().network.sockets[self.number].excused
+    }
+
+    /// When the server last received or sent bytes on it, in ms; 0 if it never did.
+    pub fn moved_ms(&self) -> u64 {
+        self.world.0.borrow().network.sockets[self.number].moved_ms
     }
 
     fn with<R>(&self, what: &'static str, value: usize, body: impl FnOnce(&mut Socket) -> R) -> R {
