@@ -1,5 +1,6 @@
 //! Operations in the kernel's hands, with what they may still read and write.
 
+use std::ops::Range;
 use std::os::fd::RawFd;
 
 use super::kernel::count;
@@ -56,33 +57,40 @@ pub(super) struct Outgoing {
 
 impl Outgoing {
     pub(super) fn new(parts: Vec<(*const u8, usize)>) -> Self {
-        let mut outgoing = Self {
-            parts,
-            copy: Vec::new(),
-            sent: 0,
-        };
-        outgoing.copy = outgoing.bytes(0, usize::MAX);
-        outgoing
-    }
-
-    /// Up to `len_max` bytes `from` there on, as they are now.
-    pub(super) fn bytes(&self, mut from: usize, len_max: usize) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        for &(start, len) in &self.parts {
-            let skipped = from.min(len);
-            from -= skipped;
-            // SAFETY: the operation keeps its memory until its final completion.
-            let part = unsafe { std::slice::from_raw_parts(start, len) };
-            let room = len_max - bytes.len();
-            bytes.extend(part[skipped..].iter().take(room));
+        let mut copy = Vec::new();
+        for &part in &parts {
+            copy.extend_from_slice(memory(&part));
         }
-        bytes
+        Self {
+            parts,
+            copy,
+            sent: 0,
+        }
     }
 
-    /// Whether the bytes are what they were.
-    fn is_intact(&self) -> bool {
-        self.bytes(0, usize::MAX) == self.copy
+    /// Sends the next `len` bytes; none if their memory has changed.
+    pub(super) fn send(&mut self, len: usize) -> Option<&[u8]> {
+        let range = self.sent..self.sent + len;
+        self.sent = range.end;
+        self.is_intact(&range).then_some(&self.copy[range])
     }
+
+    /// Whether the bytes of a range are what they were.
+    fn is_intact(&self, range: &Range<usize>) -> bool {
+        let mut end = 0;
+        self.parts.iter().all(|part| {
+            let begin = end;
+            end += part.1;
+            let (from, until) = (range.start.max(begin), range.end.min(end));
+            from >= until || memory(part)[from - begin..until - begin] == self.copy[from..until]
+        })
+    }
+}
+
+/// The memory of a part of a send.
+fn memory(&(start, len): &(*const u8, usize)) -> &[u8] {
+    // SAFETY: the operation keeps its memory until its final completion.
+    unsafe { std::slice::from_raw_parts(start, len) }
 }
 
 impl Flight {
@@ -93,8 +101,9 @@ impl Flight {
     /// Whether the memory it was given is what it was.
     pub(super) fn is_intact(&self) -> bool {
         match &self.action {
-            Action::Send { outgoing, .. } => outgoing.is_intact(),
-            Action::Connect { address, .. } => address.is_intact(),
+            Action::Send { outgoing: all, .. } | Action::Connect { address: all, .. } => {
+                all.is_intact(&(0..all.copy.len()))
+            }
             _ => true,
         }
     }

@@ -28,6 +28,9 @@ const ACCEPTS_AT_ONCE_MAX: u32 = 20;
 /// that flood the server take the buffers away from one that waits some hundred times.
 const IDLE_SUBMISSIONS_MAX: u32 = 2000;
 
+/// What is said when an operation's memory was freed or written to before its final completion.
+const MEMORY_CHANGED: &str = "the memory of an operation has changed";
+
 /// One ring.
 #[derive(Debug, Default)]
 pub(super) struct Rings {
@@ -328,9 +331,6 @@ impl Kernel {
     /// Lets an operation that is ready go on.
     fn shoot(&mut self, ring: usize, flight: usize) {
         let mut flight = self.rings[ring].flights.swap_remove(flight);
-        if !flight.is_intact() {
-            self.fail(&"the memory of an operation has changed");
-        }
         let cancelled = flight.cancel_ms.is_some_and(|at_ms| at_ms <= self.now_ms);
         // Between the wish and the end there may be more of a multishot.
         let ends = cancelled && (!self.can_go_on(ring, &flight) || self.random.chance(500));
@@ -352,6 +352,9 @@ impl Kernel {
             Action::Connect { .. } if ends => (-libc::ECANCELED, 0),
             Action::Connect { errno, .. } => (-*errno, 0),
         };
+        if !flight.is_intact() {
+            self.fail(&MEMORY_CHANGED);
+        }
         let state = &self.rings[ring];
         let has_room = state.completions.len() < self.faults.completions;
         // A multishot whose completion does not fit ends with it.
@@ -444,9 +447,11 @@ impl Kernel {
         if is_short && len > 0 {
             len = 1 + self.random.below(len);
         }
-        socket.outbound.extend(outgoing.bytes(outgoing.sent, len));
         socket.moved(self.now_ms);
-        outgoing.sent += len;
+        match outgoing.send(len) {
+            Some(bytes) => socket.outbound.extend(bytes),
+            None => self.fail(&MEMORY_CHANGED),
+        }
         // It waits for room until everything is sent (MSG_WAITALL), unless it is disturbed.
         let is_disturbed = is_short && self.random.chance(300);
         (outgoing.sent == outgoing.copy.len() || is_disturbed).then(|| count(outgoing.sent))
