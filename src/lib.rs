@@ -32,8 +32,10 @@
 //! programs.
 //!
 //! The factory given to `serve` runs once on each worker, so a service is never shared between
-//! threads: it need not be `Send`, and it may keep state without locks. The library touches no
-//! signals; [`Builder::start`] returns a [`Handle`] that drains or stops the server.
+//! threads: it need not be `Send`, and it may keep state without locks. The library installs
+//! no signal handler; [`Builder::start`] returns a [`Handle`] that drains or stops the server. A
+//! server's threads block `SIGPIPE` and `SIGXFSZ`, so a failed write is an error whatever the
+//! program does about these signals; threads that a service starts inherit that.
 
 #![deny(unsafe_code)]
 

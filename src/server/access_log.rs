@@ -18,6 +18,7 @@ use crate::http::date::DATE_LEN;
 use crate::http::h1::{Head, Version};
 use crate::metrics::WorkerMetrics;
 use crate::net::Stream;
+use crate::sys::signals::block_write_signals;
 
 /// Where requests are logged.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -71,6 +72,7 @@ impl Writer {
         let (hang_up, ended) = sync_channel(0);
         let write = move || {
             let _hang_up = hang_up;
+            block_write_signals();
             write_batches(&receiver, output);
         };
         std::thread::Builder::new()

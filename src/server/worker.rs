@@ -21,6 +21,7 @@ use crate::net::{Listener, Stream};
 use crate::rt::{after_ms, now_ms, sleep, spawn, yield_now};
 use crate::service::Service;
 use crate::sys::mutants::mutate;
+use crate::sys::signals::block_write_signals;
 
 /// Connections beyond the limit that are answered 503 at a time; more are closed unanswered.
 const SHED_MAX: u64 = 32;
@@ -55,6 +56,8 @@ pub(super) fn run<S: Service + 'static>(
     seat: Seat,
     selected: Selected,
 ) -> io::Result<()> {
+    // Sending a file cannot be told to raise none.
+    block_write_signals();
     plan.cores.pin(plan.number);
     let service = Rc::new(factory());
     let metrics = &plan.all_metrics[plan.number];

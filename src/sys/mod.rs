@@ -5,4 +5,5 @@ pub mod kernel;
 pub mod limits;
 pub mod mutants;
 pub mod port;
+pub mod signals;
 pub mod socket;

@@ -19,5 +19,6 @@ mod sandbox;
 mod serve;
 mod serve_bodies;
 mod serve_changes;
+mod signals;
 mod startup;
 mod support;
