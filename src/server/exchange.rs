@@ -106,7 +106,9 @@ impl Pump<'_> {
     ) -> Result<(), CloseReason> {
         if let Some(incoming) = &self.incoming {
             if answer.passes_on(incoming) {
-                // Nobody has read of it yet, but somebody will.
+                // An error in these bytes is still answered with its status.
+                self.hand_over_arrived(context)?;
+                // The client sends the rest only when it is asked to.
                 self.connection.encode_continue();
             } else {
                 let can_discard = can_discard(incoming);
@@ -253,6 +255,21 @@ impl Pump<'_> {
             }
             return Ok(false);
         }
+    }
+
+    /// Hands the reader what is known to have arrived of the body, up to a limit.
+    fn hand_over_arrived(&mut self, context: &Context<'_>) -> Result<(), CloseReason> {
+        let mut received = 0;
+        self.hand_over(context)?;
+        while received < RELAYED_BYTES_MAX
+            && !self.connection.http.request_complete()
+            && self.connection.link.stream().has_more()
+            && let Poll::Ready(filled) = self.connection.link.poll_fill(context)
+        {
+            received += filled?;
+            self.hand_over(context)?;
+        }
+        Ok(())
     }
 
     /// Hands the reader what the inbox has of the body. False: nothing.

@@ -372,3 +372,36 @@ fn a_part_costs_one_turn() {
     assert!(turns <= 110, "{turns} turns for 100 parts");
     server.stop();
 }
+
+/// The bytes of the body that have arrived are decoded before the answer begins, so that an error
+/// in them is answered with its status, and not with a 200 that is cut.
+#[test]
+fn an_error_in_what_has_arrived_of_a_body_is_the_answer() {
+    let server = Local::start(|| {
+        async |request: Request| {
+            if request.path() == "/later" {
+                nap(Duration::from_millis(500)).await;
+            }
+            Response::text(request.into_body())
+        }
+    });
+    let head =
+        |path| format!("POST {path} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
+    for body in ["0x5\r\nhello", "5\r\nhello, ", "0\r\nno trailer\r\n"] {
+        let mut together = server.connect();
+        together.send(format!("{}{body}", head("/")));
+        let mut apart = server.connect();
+        let calls = server.count("requests");
+        apart.send(head("/later"));
+        eventually("the call", || {
+            (server.count("requests") > calls).then_some(())
+        });
+        apart.send(body);
+        for client in [&mut together, &mut apart] {
+            let answer = client.answer();
+            assert_eq!((answer.status, answer.closes()), (400, true), "{body:?}");
+            client.ends();
+        }
+    }
+    server.stop();
+}
