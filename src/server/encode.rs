@@ -93,13 +93,10 @@ impl Connection {
         }
     }
 
-    /// Whether something has come behind the request at hand. While that is not whole, what waits
-    /// to be received is taken for the rest of it.
+    /// Whether another request has arrived, or a part of one. Until the request at hand is
+    /// complete, all bytes belong to it.
     fn another_has_come(&self) -> bool {
-        match self.http.request_complete() {
-            true => self.link.more_has_come(),
-            false => !self.link.inbox.is_empty(),
-        }
+        self.http.request_complete() && self.link.more_has_come()
     }
 
     /// Encodes a part of an answer's body. A body longer than announced is the service's fault.

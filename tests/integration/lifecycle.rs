@@ -127,6 +127,46 @@ fn what_runs_is_told_to_leave() {
     server.stop();
 }
 
+/// Bytes of a request's own body are not another request: the answer to an upload that is not yet
+/// complete says that it is the last one.
+#[test]
+fn an_upload_in_a_drain_is_told_to_leave() {
+    let chunked = "Transfer-Encoding: chunked";
+    let uploads = [
+        ("Content-Length: 5", "hello", ""),
+        ("Content-Length: 5", "he", "llo"),
+        ("Content-Length: 5", "", "hello"),
+        (chunked, "", "5\r\nhello\r\n0\r\n\r\n"),
+        (chunked, "5", "\r\nhello\r\n0\r\n\r\n"),
+        (chunked, "5\r\nhe", "llo\r\n0\r\n\r\n"),
+        (chunked, "5\r\nhello\r\n", "0\r\n\r\n"),
+        (chunked, "2\r\nhe\r\n3\r\nllo\r\n", "0\r\n\r\n"),
+        (chunked, "5\r\nhello\r\n0\r\nA: b", "\r\n\r\n"),
+    ];
+    let server = Coring::start(&["echo"]);
+    let mut clients: Vec<Client> = uploads.iter().map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.send(GET);
+        assert!(!client.answer().closes());
+    }
+    server.signal(Signal::TERM);
+    thread::sleep(WITHIN_GRACE);
+    for (client, (framing, first, _)) in clients.iter_mut().zip(uploads) {
+        client.send(format!(
+            "POST / HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n{first}"
+        ));
+    }
+    thread::sleep(WITHIN_GRACE);
+    for (client, (framing, first, rest)) in clients.iter_mut().zip(uploads) {
+        client.send(rest);
+        let answer = client.answer();
+        assert_eq!(answer.text(), "hello");
+        assert!(answer.closes(), "{framing}, {first:?}: {}", answer.head);
+        client.ends();
+    }
+    assert_eq!(server.wait().code, Some(0));
+}
+
 /// What has come while the service was at work is answered, too; only the last answer says so. A
 /// request that fills a block of memory is followed by nothing all the same.
 #[test]

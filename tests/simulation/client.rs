@@ -53,6 +53,8 @@ const STALLED_MS_MAX: u64 = 75_000 + 12_000 + 5_000;
 const SLOWLORIS_MS_MAX: u64 = 10_000 + 15_000;
 /// An answer that comes so long after the start of a drain was made after it, in ms.
 const NOTICE_MS_MAX: u64 = 2_000;
+/// So was the answer to a request that was begun so long after the start of a drain, in ms.
+const REACTION_MS_MAX: u64 = 700;
 /// What runs when a drain begins is cut off after so long, in ms.
 const DRAIN_MS_MAX: u64 = 30_000;
 /// A connection on which the server has neither received nor sent for longer is stuck, in ms: the
@@ -401,8 +403,13 @@ impl Client {
                 return Err(self.fault("got an answer after the last one"));
             }
             self.told_to_close = answer.closes;
-            let is_late = drain_ms.is_some_and(|ms| self.received_ms > ms + NOTICE_MS_MAX);
-            if is_late && self.manner == Manner::Patient && !answer.closes {
+            let asked = self.asked.get(self.answered);
+            let begun_ms = asked.and_then(|asked| asked.begun_ms).unwrap_or(0);
+            let is_late = drain_ms.is_some_and(|drain_ms| {
+                self.received_ms > drain_ms + NOTICE_MS_MAX || begun_ms > drain_ms + REACTION_MS_MAX
+            });
+            let asked_for_more = asked.is_some_and(|asked| self.sent > asked.end);
+            if is_late && !asked_for_more && !answer.closes {
                 return Err(self.fault("was not told in a drain that its answer is the last"));
             }
             if answer.status != 200 {
