@@ -141,7 +141,7 @@ impl Pump<'_> {
     ) -> Poll<Result<(), CloseReason>> {
         for _ in 0..ROUNDS_MAX {
             let mut progress = self.pull(body, context)?;
-            while body.is_some() && self.receive(context)? {
+            while body.is_some() && self.receive_beside(body.as_ref(), context)? {
                 progress = true;
                 let gathered = self.connection.link.outbox.len();
                 if gathered >= RELAYED_BYTES_MAX || !self.pull(body, context)? {
@@ -254,6 +254,27 @@ impl Pump<'_> {
                 return Err(CloseReason::Fault(Fault::BodyTimeout));
             }
             return Ok(false);
+        }
+    }
+
+    /// Receives the request's body while the answer flows. An error in it concerns only the body's
+    /// reader, unless the answer is this very body: the answer goes on, and the connection closes
+    /// after it.
+    fn receive_beside(
+        &mut self,
+        body: Option<&Body>,
+        context: &mut Context<'_>,
+    ) -> Result<bool, CloseReason> {
+        match (self.receive(context), &self.incoming) {
+            (Err(CloseReason::Fault(_)), Some(incoming))
+                if !body.is_some_and(|body| body.comes_by(incoming)) =>
+            {
+                self.connection.http.refuse();
+                // Its reader is told that the body is incomplete.
+                self.incoming = None;
+                Ok(true)
+            }
+            (received, _) => received,
         }
     }
 

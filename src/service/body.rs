@@ -187,7 +187,7 @@ impl Body {
     }
 
     /// Whether it comes by `inlet`.
-    pub(super) fn comes_by(&self, inlet: &Inlet) -> bool {
+    pub(crate) fn comes_by(&self, inlet: &Inlet) -> bool {
         matches!(&self.0, Inner::Incoming(pipe) if inlet.leads_to(pipe))
     }
 }

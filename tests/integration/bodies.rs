@@ -10,9 +10,10 @@ use std::task::Poll;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use coring::fs::{Entry, Root};
 use coring::{Body, BodyError, EngineChoice, JoinHandle, Limits, Request, Response, Server};
 
-use crate::support::{GET, Local, eventually, nap};
+use crate::support::{Folder, GET, Local, eventually, nap, noise};
 
 /// A service of two requests: `PUT` leaves its body there, and `GET` answers with it.
 fn relay() -> Local {
@@ -400,6 +401,58 @@ fn an_error_in_what_has_arrived_of_a_body_is_the_answer() {
         for client in [&mut together, &mut apart] {
             let answer = client.answer();
             assert_eq!((answer.status, answer.closes()), (400, true), "{body:?}");
+            client.ends();
+        }
+    }
+    server.stop();
+}
+
+/// A task reads the request's body while a file is sent as the answer. Whatever happens to the
+/// body concerns its reader: the download goes on to its end.
+#[test]
+fn an_answer_outlives_the_body_that_another_task_reads() {
+    let folder = Folder::new();
+    let content = noise(16 << 20);
+    folder.write("large", &content);
+    let root = Root::open(folder.path()).expect("a folder");
+    let limits = Limits {
+        body_timeout_ms: 1000,
+        ..Limits::default()
+    };
+    let server = Local::start_within(limits, move || {
+        let root = root.clone();
+        let reader = Rc::new(RefCell::new(None));
+        async move |request: Request| {
+            if request.method() == "GET" {
+                let reader: JoinHandle<_> = reader.take().expect("a body was sent");
+                return Response::text(format!("{:?}", reader.await.expect("a reader")));
+            }
+            let Ok(Entry::File(file)) = root.open_file("large").await else {
+                panic!("the file is gone");
+            };
+            let len = file.metadata().len();
+            let mut body = request.into_body();
+            *reader.borrow_mut() = Some(coring::spawn(async move { body.read(1000).await }));
+            Response::text(Body::file(file, 0..len))
+        }
+    });
+    let post = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n";
+    for (rest, outcome) in [
+        ("", "Err(Incomplete)"),
+        ("no chunk\r\n", "Err(Incomplete)"),
+        ("0\r\n\r\n", "Ok([97, 98, 99])"),
+    ] {
+        let mut client = server.connect();
+        client.receive_at_most(64 << 10);
+        client.send(post);
+        assert_eq!(client.head().status, 200);
+        client.send(rest);
+        thread::sleep(Duration::from_millis(2500));
+        assert!(client.take(content.len()).expect("the whole file") == content);
+        let mut other = server.connect();
+        other.send(GET);
+        assert_eq!(other.answer().text(), outcome, "{rest:?}");
+        if outcome.starts_with("Err") {
             client.ends();
         }
     }
