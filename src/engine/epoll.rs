@@ -22,7 +22,7 @@ use rustix::net::{SocketAddrAny, sockopt};
 use crate::buf::{Chunk, Outgoing, Pool};
 use crate::engine::Refused;
 use crate::engine::descriptor::Descriptor;
-use crate::engine::op::{self, End, Interest, OpId, PartSent, STRANGER, Sent, Then};
+use crate::engine::op::{self, End, GONE, Interest, OpId, PartSent, Sent, Then};
 use crate::metrics::WorkerMetrics;
 use crate::rt::note_waker;
 
@@ -146,7 +146,7 @@ impl Epoll {
         context: &Context<'_>,
     ) -> Poll<Option<io::Result<OwnedFd>>> {
         let mut watches = self.watches.borrow_mut();
-        let watch = find(&mut watches, id).expect(STRANGER);
+        let watch = find(&mut watches, id).expect(GONE);
         if watch.stopped {
             return Poll::Ready(None);
         }
@@ -200,7 +200,7 @@ impl Epoll {
     /// How a connect ended.
     pub(super) fn poll_connect(&self, id: OpId, context: &Context<'_>) -> Poll<io::Result<()>> {
         let mut watches = self.watches.borrow_mut();
-        let watch = find(&mut watches, id).expect(STRANGER);
+        let watch = find(&mut watches, id).expect(GONE);
         if let Some(End::Error(error)) = watch.end.take() {
             return Poll::Ready(Err(error));
         }
@@ -225,7 +225,7 @@ impl Epoll {
         context: &Context<'_>,
     ) -> Poll<io::Result<Option<Chunk>>> {
         let mut watches = self.watches.borrow_mut();
-        let watch = find(&mut watches, id).expect(STRANGER);
+        let watch = find(&mut watches, id).expect(GONE);
         if let Some(end) = &watch.end {
             return Poll::Ready(end.again());
         }
@@ -270,7 +270,7 @@ impl Epoll {
     /// Ready when the connection broke, whatever waits to be received.
     pub(super) fn poll_broken(&self, id: OpId, context: &Context<'_>) -> Poll<io::Error> {
         let mut watches = self.watches.borrow_mut();
-        let watch = find(&mut watches, id).expect(STRANGER);
+        let watch = find(&mut watches, id).expect(GONE);
         if let Some(Err(error)) = watch.end.as_ref().map(End::again) {
             return Poll::Ready(error);
         }
@@ -292,7 +292,7 @@ impl Epoll {
         let watch = watches
             .get_mut(slot as usize)
             .filter(|watch| watch.owner.is_some());
-        let watch = watch.expect(STRANGER);
+        let watch = watch.expect(GONE);
         let id = OpId::new(slot, watch.generation);
         match went {
             Poll::Ready(Ok(())) => {}

@@ -1,7 +1,8 @@
 //! What a coroutine waits for in the kernel: one handle per operation, whatever the engine.
 //!
 //! A handle holds the name of an operation. Dropping it leaves the operation to the engine, with
-//! everything that the kernel may still use.
+//! everything that the kernel may still use. Used in another run than the one that made it, it
+//! panics.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -11,17 +12,48 @@ use rustix::net::SocketAddrAny;
 
 use super::descriptor::Descriptor;
 use super::op::{Interest, OpId, Sent, Then};
-use super::{Engine, try_with_current, with_current};
+use super::run::Run;
+use super::{Engine, OUTSIDE, try_with_run, with_run, with_worker};
 use crate::buf::{Chunk, Outgoing};
+
+/// An operation's name, and the run in which it is valid.
+#[derive(Debug, Clone, Copy)]
+struct Name {
+    id: OpId,
+    run: Run,
+}
+
+impl Name {
+    /// Of what `start` has begun in the current run.
+    fn of(start: impl FnOnce(&Engine) -> OpId) -> Self {
+        let name = with_worker(|worker| Self {
+            id: start(&worker.engine),
+            run: worker.run,
+        });
+        name.expect(OUTSIDE)
+    }
+
+    /// Hands `body` the engine that knows the name.
+    #[inline(always)]
+    fn with<R>(self, body: impl FnOnce(&Engine, OpId) -> R) -> R {
+        with_run(self.run, |engine| body(engine, self.id))
+    }
+
+    /// The same, for the drop of a handle: outside its run there is nothing left to end.
+    #[inline(always)]
+    fn end(self, body: impl FnOnce(&Engine, OpId)) {
+        try_with_run(self.run, |engine| body(engine, self.id));
+    }
+}
 
 /// An accept that goes on; dropping it ends it.
 #[derive(Debug)]
-pub struct Accepting(OpId);
+pub struct Accepting(Name);
 
 impl Accepting {
     /// Starts to accept when first polled.
     pub fn new(listener: Descriptor) -> Self {
-        Self(with_current(|engine| match engine {
+        Self(Name::of(|engine| match engine {
             Engine::Uring(uring) => uring.0.start_accept(listener),
             Engine::Epoll(epoll) => epoll.start_accept(listener),
         }))
@@ -29,38 +61,38 @@ impl Accepting {
 
     /// The next connection; none once it was stopped and everything accepted is handed out.
     pub fn poll_next(&self, context: &Context<'_>) -> Poll<Option<io::Result<OwnedFd>>> {
-        with_current(|engine| match engine {
-            Engine::Uring(uring) => uring.0.poll_accept(self.0, context),
-            Engine::Epoll(epoll) => epoll.poll_accept(self.0, context),
+        self.0.with(|engine, id| match engine {
+            Engine::Uring(uring) => uring.0.poll_accept(id, context),
+            Engine::Epoll(epoll) => epoll.poll_accept(id, context),
         })
     }
 
     /// Accepts no more.
     pub fn stop(&self) {
-        with_current(|engine| match engine {
-            Engine::Uring(uring) => uring.0.stop_accept(self.0),
-            Engine::Epoll(epoll) => epoll.stop_accept(self.0),
+        self.0.with(|engine, id| match engine {
+            Engine::Uring(uring) => uring.0.stop_accept(id),
+            Engine::Epoll(epoll) => epoll.stop_accept(id),
         });
     }
 }
 
 impl Drop for Accepting {
     fn drop(&mut self) {
-        try_with_current(|engine| match engine {
-            Engine::Uring(uring) => uring.0.orphan(self.0),
-            Engine::Epoll(epoll) => epoll.unwatch(self.0),
+        self.0.end(|engine, id| match engine {
+            Engine::Uring(uring) => uring.0.orphan(id),
+            Engine::Epoll(epoll) => epoll.unwatch(id),
         });
     }
 }
 
 /// One connect; dropping it ends it.
 #[derive(Debug)]
-pub struct Connecting(OpId);
+pub struct Connecting(Name);
 
 impl Connecting {
     /// Starts to connect a socket that nobody else uses as yet.
     pub fn new(socket: Descriptor, address: SocketAddrAny) -> Self {
-        Self(with_current(|engine| match engine {
+        Self(Name::of(|engine| match engine {
             Engine::Uring(uring) => uring.0.start_connect(socket, address),
             Engine::Epoll(epoll) => epoll.start_connect(socket, &address),
         }))
@@ -68,30 +100,30 @@ impl Connecting {
 
     /// How it ended. To be polled until ready, and not after.
     pub fn poll_end(&self, context: &Context<'_>) -> Poll<io::Result<()>> {
-        with_current(|engine| match engine {
-            Engine::Uring(uring) => uring.0.poll_connect(self.0, context),
-            Engine::Epoll(epoll) => epoll.poll_connect(self.0, context),
+        self.0.with(|engine, id| match engine {
+            Engine::Uring(uring) => uring.0.poll_connect(id, context),
+            Engine::Epoll(epoll) => epoll.poll_connect(id, context),
         })
     }
 }
 
 impl Drop for Connecting {
     fn drop(&mut self) {
-        try_with_current(|engine| match engine {
-            Engine::Uring(uring) => uring.0.orphan(self.0),
-            Engine::Epoll(epoll) => epoll.unwatch(self.0),
+        self.0.end(|engine, id| match engine {
+            Engine::Uring(uring) => uring.0.orphan(id),
+            Engine::Epoll(epoll) => epoll.unwatch(id),
         });
     }
 }
 
 /// A receive that goes on; dropping it ends it.
 #[derive(Debug)]
-pub struct Receiving(OpId);
+pub struct Receiving(Name);
 
 impl Receiving {
     /// Starts to receive when first polled.
     pub fn new(socket: Descriptor) -> Self {
-        Self(with_current(|engine| match engine {
+        Self(Name::of(|engine| match engine {
             Engine::Uring(uring) => uring.0.start_recv(socket),
             Engine::Epoll(epoll) => epoll.start_recv(socket),
         }))
@@ -100,67 +132,75 @@ impl Receiving {
     /// The next piece; none when the peer will send no more.
     #[inline]
     pub fn poll_next(&self, context: &Context<'_>) -> Poll<io::Result<Option<Chunk>>> {
-        with_current(|engine| match engine {
-            Engine::Uring(uring) => uring.0.poll_recv(self.0, context),
-            Engine::Epoll(epoll) => epoll.poll_recv(self.0, context),
+        self.0.with(|engine, id| match engine {
+            Engine::Uring(uring) => uring.0.poll_recv(id, context),
+            Engine::Epoll(epoll) => epoll.poll_recv(id, context),
         })
     }
 
     /// Whether more is known to have come. Nobody is woken for it.
     pub fn has_more(&self) -> bool {
-        with_current(|engine| match engine {
-            Engine::Uring(uring) => uring.0.has_received(self.0),
-            Engine::Epoll(epoll) => epoll.has_received(self.0),
+        self.0.with(|engine, id| match engine {
+            Engine::Uring(uring) => uring.0.has_received(id),
+            Engine::Epoll(epoll) => epoll.has_received(id),
         })
     }
 
     /// Ready when the connection broke, without taking anything of what was received.
     pub fn poll_broken(&self, context: &Context<'_>) -> Poll<io::Error> {
-        with_current(|engine| match engine {
-            Engine::Uring(uring) => uring.0.poll_broken(self.0, context),
-            Engine::Epoll(epoll) => epoll.poll_broken(self.0, context),
+        self.0.with(|engine, id| match engine {
+            Engine::Uring(uring) => uring.0.poll_broken(id, context),
+            Engine::Epoll(epoll) => epoll.poll_broken(id, context),
         })
     }
 }
 
 impl Drop for Receiving {
     fn drop(&mut self) {
-        try_with_current(|engine| match engine {
-            Engine::Uring(uring) => uring.0.orphan(self.0),
-            Engine::Epoll(epoll) => epoll.unwatch(self.0),
+        self.0.end(|engine, id| match engine {
+            Engine::Uring(uring) => uring.0.orphan(id),
+            Engine::Epoll(epoll) => epoll.unwatch(id),
         });
     }
 }
 
 /// One send; dropping it cancels it, and what was given away stays the engine's until then.
 #[derive(Debug)]
-pub struct Sending(OpId);
+pub struct Sending(Name);
 
 impl Sending {
-    /// Gives `outgoing` to the kernel.
+    /// Gives `outgoing` to the kernel, to be sent on the `socket` that `stream` receives from.
     #[inline(always)]
-    pub fn new(socket: Descriptor, outgoing: Outgoing, then: Then) -> Self {
-        Self(with_current(|engine| match engine {
+    pub fn new(stream: &Receiving, socket: Descriptor, outgoing: Outgoing, then: Then) -> Self {
+        let run = stream.0.run;
+        let id = with_run(run, |engine| match engine {
             Engine::Uring(uring) => uring.0.start_send(socket, outgoing, then),
             Engine::Epoll(epoll) => epoll.start_send(socket, outgoing, then),
-        }))
+        });
+        Self(Name { id, run })
     }
 
     /// How it ended. To be polled until ready, and not after; what the caller wants to be woken
     /// for is its `interest`.
     #[inline]
     pub fn poll_end(&self, context: &Context<'_>, interest: Interest) -> Poll<Sent> {
-        with_current(|engine| match engine {
-            Engine::Uring(uring) => uring.0.poll_send(self.0, context, interest),
-            Engine::Epoll(epoll) => epoll.poll_send(self.0, context, interest),
+        self.0.with(|engine, id| match engine {
+            Engine::Uring(uring) => uring.0.poll_send(id, context, interest),
+            Engine::Epoll(epoll) => epoll.poll_send(id, context, interest),
         })
+    }
+
+    /// Ends a handle whose `poll_end` was ready: no operation is left to be dropped.
+    #[inline(always)]
+    pub fn ended(self) {
+        std::mem::forget(self);
     }
 
     /// Asks the kernel to stop; `poll_end` then tells how far it came.
     pub fn cancel(&self) {
-        with_current(|engine| match engine {
-            Engine::Uring(uring) => uring.0.cancel(self.0),
-            Engine::Epoll(epoll) => epoll.cancel_send(self.0),
+        self.0.with(|engine, id| match engine {
+            Engine::Uring(uring) => uring.0.cancel(id),
+            Engine::Epoll(epoll) => epoll.cancel_send(id),
         });
     }
 }
@@ -168,9 +208,9 @@ impl Sending {
 impl Drop for Sending {
     #[inline]
     fn drop(&mut self) {
-        try_with_current(|engine| match engine {
-            Engine::Uring(uring) => uring.0.orphan(self.0),
-            Engine::Epoll(epoll) => epoll.drop_send(self.0),
+        self.0.end(|engine, id| match engine {
+            Engine::Uring(uring) => uring.0.orphan(id),
+            Engine::Epoll(epoll) => epoll.drop_send(id),
         });
     }
 }

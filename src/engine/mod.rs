@@ -10,6 +10,7 @@ mod descriptor;
 mod epoll;
 mod handle;
 mod op;
+mod run;
 mod select;
 #[cfg(feature = "sim")]
 pub mod sim;
@@ -36,6 +37,7 @@ use crate::rt::{Executor, Turn};
 use crate::sys::mutants::mutate;
 use blocking::Threads;
 use epoll::Epoll;
+use run::Run;
 use uring::Uring;
 
 /// One worker's way to the kernel.
@@ -64,18 +66,33 @@ impl Drop for UringEngine {
 /// A worker: what its thread needs to run coroutines.
 #[derive(Debug)]
 pub struct Worker {
+    run: Run,
     engine: Engine,
     executor: Executor,
     threads: Threads,
 }
 
-thread_local! {
-    /// The worker that runs on this thread, while it runs.
-    static CURRENT: Cell<*const Worker> = const { Cell::new(std::ptr::null()) };
+/// The worker that runs on a thread, and its run.
+#[derive(Debug, Clone, Copy)]
+struct Current {
+    worker: *const Worker,
+    /// None: no worker runs.
+    run: Option<Run>,
 }
 
-/// What whoever needs a worker and has none is told.
+thread_local! {
+    static CURRENT: Cell<Current> = const {
+        Cell::new(Current {
+            worker: std::ptr::null(),
+            run: None,
+        })
+    };
+}
+
+/// The panic of a call that needs a worker, where there is none.
 const OUTSIDE: &str = "this needs a worker: call it from a coroutine";
+/// The panic of a handle that was carried from one run into another.
+const STRANGER: &str = "a socket was used outside the coring::run or the server that created it";
 
 impl Worker {
     /// A worker on this thread, and on no other, with the engine that was `selected`. From
@@ -110,6 +127,7 @@ impl Worker {
             Selected::Epoll { .. } => Engine::Epoll(Box::new(Epoll::new(pool, wake, metrics)?)),
         };
         Ok(Self {
+            run: Run::new(),
             engine,
             executor,
             threads: Threads::new(),
@@ -164,7 +182,10 @@ struct Running<T> {
 impl<T> Running<T> {
     /// Makes this worker the thread's current one while `body` runs.
     fn scope<R>(&self, body: impl FnOnce() -> R) -> R {
-        let _restore = Restore(CURRENT.replace(&self.worker));
+        let _restore = Restore(CURRENT.replace(Current {
+            worker: &self.worker,
+            run: Some(self.worker.run),
+        }));
         self.worker.executor.enter(body)
     }
 
@@ -195,7 +216,7 @@ impl<T> Drop for Running<T> {
 }
 
 /// Puts the former current worker back.
-struct Restore(*const Worker);
+struct Restore(Current);
 
 impl Drop for Restore {
     fn drop(&mut self) {
@@ -261,12 +282,33 @@ fn with_threads<R>(body: impl FnOnce(&Threads) -> R) -> R {
 #[inline]
 fn with_worker<R>(body: impl FnOnce(&Worker) -> R) -> Option<R> {
     let current = CURRENT.get();
-    if current.is_null() {
+    current.run?;
+    // SAFETY: where there is a run, `Running::scope` has set the pointer to a worker that outlives
+    // its call; it puts the former value back before it returns.
+    Some(body(unsafe { &*current.worker }))
+}
+
+/// Hands `body` the engine of the current worker, if that worker is in this `run`.
+#[inline]
+fn try_with_run<R>(run: Run, body: impl FnOnce(&Engine) -> R) -> Option<R> {
+    let current = CURRENT.get();
+    if current.run != Some(run) {
         return None;
     }
-    // SAFETY: `Running::scope` sets the pointer to a worker that outlives its call, and puts the
-    // former value back before it returns.
-    Some(body(unsafe { &*current }))
+    // SAFETY: as in `with_worker`.
+    Some(body(unsafe { &(*current.worker).engine }))
+}
+
+/// As [`try_with_run`].
+///
+/// # Panics
+/// Outside that run.
+#[inline]
+fn with_run<R>(run: Run, body: impl FnOnce(&Engine) -> R) -> R {
+    try_with_run(run, body).unwrap_or_else(|| match CURRENT.get().run {
+        Some(_) => panic!("{STRANGER}"),
+        None => panic!("{OUTSIDE}"),
+    })
 }
 
 /// The monotonic clock itself, in ms; [`crate::rt::now_ms`] is what it said when the turn began.

@@ -80,14 +80,15 @@ impl Stream {
     /// Gives `outgoing` to the kernel, and says what comes after it. There is one send at a time.
     ///
     /// # Panics
-    /// While another send is in flight.
+    /// While another send is in flight, and in another run than the stream's own.
     #[inline(always)]
     pub fn start_send(&mut self, outgoing: Outgoing, then: Then) {
         assert!(
             mutate!(SecondSend, true, self.sending.is_none()),
             "one send at a time keeps the bytes in order"
         );
-        self.sending = Some(Sending::new(self.socket.clone(), outgoing, then));
+        let socket = self.socket.clone();
+        self.sending = Some(Sending::new(&self.receiving, socket, outgoing, then));
     }
 
     /// Whether a send is in flight.
@@ -104,7 +105,7 @@ impl Stream {
         let sending = self.sending.as_ref().expect("a send is in flight");
         let end = sending.poll_end(context, interest);
         if end.is_ready() {
-            self.sending = None;
+            self.sending.take().into_iter().for_each(Sending::ended);
         }
         end
     }

@@ -17,6 +17,9 @@ use crate::buf::{Chunk, Part};
 /// Bytes are given away in both directions: the kernel chooses where it puts what it receives, and
 /// owns what it sends until it has sent it. So no buffer is lent for as long as somebody waits, and
 /// a future may be dropped at any time.
+///
+/// A stream belongs to the [`run`](crate::run) or server in which it was made. Reading or writing
+/// it in another one panics.
 pub struct TcpStream(Duplex);
 
 impl TcpStream {

@@ -306,30 +306,72 @@ fn a_waker_of_others_may_use_sockets() {
     });
 }
 
-#[test]
-fn a_socket_stays_with_the_run_that_made_it() {
-    async fn pair() -> io::Result<(TcpStream, TcpStream)> {
-        let mut listener = listen()?;
-        let client = TcpStream::connect(listener.local_addr()).await?;
-        Ok((client, listener.accept().await?))
-    }
+async fn pair() -> io::Result<(TcpStream, TcpStream)> {
+    let mut listener = listen()?;
+    let client = TcpStream::connect(listener.local_addr()).await?;
+    Ok((client, listener.accept().await?))
+}
+
+/// Carries what `made` makes into another run, where `used` uses it beside sockets that may have
+/// the numbers of those that were carried: on each engine that must panic.
+#[track_caller]
+fn is_a_stranger<T: 'static>(
+    made: impl AsyncFn() -> io::Result<T> + Clone + 'static,
+    used: impl AsyncFn(T) -> io::Result<()> + Clone + 'static,
+) {
     for engine in [EngineChoice::Auto, EngineChoice::Epoll] {
-        let carried = run_with(engine, pair())
-            .expect("an engine")
-            .expect("a pair");
+        let (made, used) = (made.clone(), used.clone());
+        let carried = run_with(engine, async move { made().await });
+        let carried = carried.expect("an engine").expect("sockets");
         let elsewhere = async move {
-            // Others, which may have the numbers that those had.
             let (mut client, mut server) = pair().await?;
             client.write_all("not yours").await?;
             server.write_all("nor yours").await?;
-            let (mut stream, _other_end) = carried;
             // Nor is it to wait for ever.
-            timeout(PATIENCE, stream.read()).await.unwrap_or(Ok(None))
+            timeout(PATIENCE, used(carried)).await.unwrap_or(Ok(()))
         };
-        let read = catch_unwind(AssertUnwindSafe(|| run_with(engine, elsewhere)));
-        let outcome = read.map(|outcome| outcome.expect("an engine").map(|chunk| chunk.is_some()));
-        assert!(outcome.is_err(), "it got {outcome:?}");
+        let outcome = catch_unwind(AssertUnwindSafe(|| run_with(engine, elsewhere)));
+        let outcome = outcome.map(|outcome| outcome.expect("an engine"));
+        assert!(outcome.is_err(), "{engine:?}: it was told {outcome:?}");
     }
+}
+
+#[test]
+fn a_stream_is_read_in_the_run_that_made_it_only() {
+    is_a_stranger(pair, async |(mut client, _server)| {
+        client.read().await.map(drop)
+    });
+}
+
+#[test]
+fn a_stream_is_written_in_the_run_that_made_it_only() {
+    is_a_stranger(pair, async |(mut client, _server)| {
+        client.write_all("a word").await
+    });
+}
+
+/// Bytes that were under way when a run ended have not all gone out, so a later write that went
+/// well would leave a hole.
+#[test]
+fn a_write_that_the_end_of_its_run_cut_off_is_not_continued() {
+    let interrupted = async || {
+        let (mut client, server) = pair().await?;
+        let given_up = timeout(BLINK, client.write_all(pattern(20_000_000))).await;
+        assert!(given_up.is_err(), "nobody reads: {given_up:?}");
+        Ok((client, server))
+    };
+    is_a_stranger(interrupted, async |(mut client, _server)| {
+        client.write_all("").await
+    });
+}
+
+#[test]
+fn a_listener_accepts_in_the_run_that_made_it_only() {
+    let listening = async || listen();
+    is_a_stranger(listening, async |mut listener| {
+        let _client = std::net::TcpStream::connect(listener.local_addr())?;
+        listener.accept().await.map(drop)
+    });
 }
 
 #[test]

@@ -23,7 +23,6 @@ mod recv;
 mod send;
 mod send_file;
 
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::Waker;
 
 pub(super) use accept::Accept;
@@ -39,9 +38,8 @@ pub(super) use send_file::SendFile;
 use crate::rt::note_waker;
 use crate::sys::mutants::mutate;
 
-/// Why an operation cannot be found: it lives as long as its handle, in the run that made both.
-pub(super) const STRANGER: &str =
-    "a socket stays with the run that made it (coring::run, Server::serve)";
+/// Why an operation must be there: its handle has seen to it that this is the run of both.
+pub(super) const GONE: &str = "an operation lives as long as its handle";
 
 /// What is to be done after a completion, if somebody still owns the operation.
 #[derive(Debug, PartialEq, Eq)]
@@ -165,20 +163,13 @@ struct Slot {
 pub(super) struct Table {
     slots: Vec<Slot>,
     vacant: Vec<u32>,
-    /// Of a slot that is used for the first time.
-    first_generation: u32,
 }
 
 impl Table {
-    /// A table whose names begin far from those of the last 64: what was carried from one run into
-    /// another on the same thread finds nothing there, instead of a stranger's operation.
     pub(super) fn new() -> Self {
-        static TABLES: AtomicU32 = AtomicU32::new(0);
-        let number = TABLES.fetch_add(1, Ordering::Relaxed);
         Self {
             slots: Vec::new(),
             vacant: Vec::new(),
-            first_generation: number << (GENERATION_BITS - 6),
         }
     }
 
@@ -187,7 +178,7 @@ impl Table {
     pub(super) fn insert(&mut self, op: impl FnOnce() -> Op) -> (OpId, &mut Entry) {
         let slot = self.vacant.pop().unwrap_or_else(|| {
             self.slots.push(Slot {
-                generation: self.first_generation,
+                generation: 0,
                 entry: None,
             });
             u32::try_from(self.slots.len() - 1).expect("fewer than 2^32 operations")
@@ -235,8 +226,7 @@ impl Table {
             return None;
         }
         let entry = slot.entry.take()?;
-        slot.generation = slot.generation.wrapping_add(1);
-        self.vacant.push(id.slot);
+        self.vacate(id.slot);
         Some(entry)
     }
 
@@ -244,10 +234,19 @@ impl Table {
     /// now on.
     #[inline(always)]
     pub(super) fn drop_in_place(&mut self, id: OpId) {
-        let slot = &mut self.slots[id.slot as usize];
-        slot.entry = None;
-        slot.generation = slot.generation.wrapping_add(1);
-        self.vacant.push(id.slot);
+        self.slots[id.slot as usize].entry = None;
+        self.vacate(id.slot);
+    }
+
+    /// Lets a slot be used again, under another name. A slot that has used up its names is given
+    /// up: a handle may keep the name of a finished send for hours.
+    #[inline(always)]
+    fn vacate(&mut self, slot: u32) {
+        let generation = &mut self.slots[slot as usize].generation;
+        if let Some(next) = generation.checked_add(1) {
+            *generation = next;
+            self.vacant.push(slot);
+        }
     }
 
     /// Names of all operations there are.
@@ -291,5 +290,19 @@ mod tests {
         let second = table.insert(|| Op::Read(Read::new(-1))).0;
         assert_eq!(table.completed(user_data), None);
         assert_eq!(table.completed(second.user_data(Tag::Op)), Some(second));
+    }
+
+    #[test]
+    fn a_slot_without_further_names_is_given_up() {
+        let mut table = Table::new();
+        let first = table.insert(|| Op::Read(Read::new(-1))).0;
+        table.remove(first);
+        table.slots[0].generation = u32::MAX;
+        let last = table.insert(|| Op::Read(Read::new(-1))).0;
+        assert_eq!((last.slot, last.generation), (0, u32::MAX));
+        table.remove(last);
+        let next = table.insert(|| Op::Read(Read::new(-1))).0;
+        assert_eq!(next.slot, 1);
+        assert!(table.get(last).is_none(), "its slot is empty");
     }
 }

@@ -8,7 +8,7 @@ use rustix::net::SocketAddrAny;
 
 use super::Uring;
 use crate::engine::descriptor::Descriptor;
-use crate::engine::op::{Accept, Connect, Op, OpId, STRANGER, State};
+use crate::engine::op::{Accept, Connect, GONE, Op, OpId, State};
 
 impl Uring {
     pub(in crate::engine) fn start_accept(&self, listener: Descriptor) -> OpId {
@@ -23,7 +23,7 @@ impl Uring {
         context: &Context<'_>,
     ) -> Poll<Option<io::Result<OwnedFd>>> {
         let mut table = self.table.borrow_mut();
-        let entry = table.get(id).expect(STRANGER);
+        let entry = table.get(id).expect(GONE);
         let Op::Accept(accept) = &mut entry.op else {
             unreachable!("an accept's name")
         };
@@ -74,7 +74,7 @@ impl Uring {
         context: &Context<'_>,
     ) -> Poll<io::Result<()>> {
         let mut table = self.table.borrow_mut();
-        let entry = table.get(id).expect(STRANGER);
+        let entry = table.get(id).expect(GONE);
         let Op::Connect(connect) = &mut entry.op else {
             unreachable!("a connect's name")
         };

@@ -15,7 +15,7 @@ use super::{Cqe, Ring, Sqe};
 use crate::buf::{Chunk, Outgoing, Pool};
 use crate::engine::descriptor::Descriptor;
 use crate::engine::op::{
-    self, After, End, Interest, Op, OpId, Read, Recv, STRANGER, Send, SendFile, Sent, State, Table,
+    self, After, End, GONE, Interest, Op, OpId, Read, Recv, Send, SendFile, Sent, State, Table,
     Tag, Then,
 };
 use crate::metrics::WorkerMetrics;
@@ -150,7 +150,7 @@ impl Uring {
         context: &Context<'_>,
     ) -> Poll<io::Result<Option<Chunk>>> {
         let mut table = self.table.borrow_mut();
-        let entry = table.get(id).expect(STRANGER);
+        let entry = table.get(id).expect(GONE);
         let Op::Recv(recv) = &mut entry.op else {
             unreachable!("a receive's name")
         };
@@ -184,7 +184,7 @@ impl Uring {
         context: &Context<'_>,
     ) -> Poll<io::Error> {
         let mut table = self.table.borrow_mut();
-        let entry = table.get(id).expect(STRANGER);
+        let entry = table.get(id).expect(GONE);
         let Op::Recv(recv) = &mut entry.op else {
             unreachable!("a receive's name")
         };
