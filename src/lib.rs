@@ -36,6 +36,10 @@
 //! no signal handler; [`Builder::start`] returns a [`Handle`] that drains or stops the server. A
 //! server's threads block `SIGPIPE` and `SIGXFSZ`, so a failed write is an error whatever the
 //! program does about these signals; threads that a service starts inherit that.
+//!
+//! Nor does the library replace the panic hook. Rust's own one writes to standard error on the
+//! thread that panics: a program whose service may panic calls [`messages::report_panics`], so that
+//! a log collector that hangs does not hold up a worker.
 
 #![deny(unsafe_code)]
 
@@ -50,6 +54,7 @@ pub mod fs;
 #[doc = include_str!("guide.md")]
 pub mod guide {}
 mod http;
+pub mod messages;
 pub mod metrics;
 pub mod net;
 #[allow(unsafe_code, reason = "a waker is a number in a pointer")]

@@ -109,6 +109,12 @@ fn rooms_do_not_know_what_they_refuse_to_know() {
         2,
     );
     shows("src/rt/a.rs", "struct A(OwnedFd);", imports::absences, 1);
+    shows(
+        "src/server/a.rs",
+        "fn f() {\n    eprintln!();\n}",
+        imports::absences,
+        2,
+    );
     passes(
         "src/engine/a.rs",
         "use std::os::fd::OwnedFd;",

@@ -16,6 +16,7 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use super::error::{Error, ErrorKind};
 use crate::http::date::DATE_LEN;
 use crate::http::h1::{Head, Version};
+use crate::messages::report;
 use crate::metrics::WorkerMetrics;
 use crate::net::Stream;
 use crate::sys::signals::block_write_signals;
@@ -124,17 +125,12 @@ fn write_batches(receiver: &Receiver<Vec<u8>>, mut output: Box<dyn Write + Send>
         if let Err(error) = &written
             && !failing
         {
-            report(&format!(
+            report(format_args!(
                 "cannot write the access log: {error}; lines are lost until it is over"
             ));
         }
         failing = written.is_err();
     }
-}
-
-fn report(message: &str) {
-    // When nobody reads standard error either, there is nobody left to tell.
-    let _ = writeln!(io::stderr(), "coring: {message}");
 }
 
 /// One worker's gathered lines.

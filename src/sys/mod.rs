@@ -4,6 +4,7 @@ pub mod file;
 pub mod kernel;
 pub mod limits;
 pub mod mutants;
+pub mod output;
 pub mod port;
 pub mod signals;
 pub mod socket;

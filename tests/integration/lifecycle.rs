@@ -9,23 +9,12 @@ use std::time::{Duration, Instant};
 use coring::{Request, Response};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 
-use crate::support::{Address, Answer, Client, Coring, Family, GET, HELLO, Local, eventually, nap};
+use crate::support::{
+    Address, Answer, Client, Coring, Family, GET, HELLO, Local, eventually, is_told_to_leave, nap,
+};
 
 /// Requests that arrive this long after TERM are within the second of grace, with room to spare.
 const WITHIN_GRACE: Duration = Duration::from_millis(500);
-
-/// Asks until the answer says that the connection ends, which it must before it does.
-#[track_caller]
-fn is_told_to_leave(client: &mut Client) {
-    loop {
-        client.send(GET);
-        let answer = client.answer();
-        assert_eq!(answer.text(), HELLO);
-        if answer.closes() {
-            return client.ends();
-        }
-    }
-}
 
 #[test]
 fn idle_connections_are_answered_once_more() {

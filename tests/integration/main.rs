@@ -13,6 +13,7 @@ mod faults;
 mod files;
 mod lifecycle;
 mod limits;
+mod messages;
 mod panics;
 mod resources;
 mod sandbox;

@@ -340,10 +340,16 @@ fn public_program(folder: &Folder) -> String {
 
 /// Runs `program` as a plain user who may lock so many KiB of memory, with the shell's `arguments`.
 fn with_locked_memory(program: &str, kib: u32, arguments: &str) -> Command {
-    let script = format!("ulimit -l {kib} && exec {program} -b 127.0.0.1:0 {arguments}");
+    as_plain_user(&format!(
+        "ulimit -l {kib} && exec {program} -b 127.0.0.1:0 {arguments}"
+    ))
+}
+
+/// Runs a shell's `script` as a plain user, who has no other process if we may choose the user.
+fn as_plain_user(script: &str) -> Command {
     if !rustix::process::geteuid().is_root() {
         let mut command = Command::new("sh");
-        command.args(["-c", &script]);
+        command.args(["-c", script]);
         return command;
     }
     // What a user has locked is counted over all that runs as this user: so it is one of our own.
@@ -354,8 +360,19 @@ fn with_locked_memory(program: &str, kib: u32, arguments: &str) -> Command {
         &format!("--regid={user}"),
         "--clear-groups",
     ]);
-    command.args(["sh", "-c", &script]);
+    command.args(["sh", "-c", script]);
     command
+}
+
+/// Messages are written by a thread of their own, which cannot be had here.
+#[test]
+fn a_lack_of_threads_is_reported() {
+    let folder = Folder::new();
+    let program = public_program(&folder);
+    let script = format!("exec prlimit --nproc=1 {program} --engine epoll -b 127.0.0.1:0");
+    let finished = run_with(&mut as_plain_user(&script), b"");
+    assert_eq!(finished.code, Some(1), "{finished:?}");
+    says(&finished, &["error: cannot start a thread"]);
 }
 
 /// The kernel gives back what a ring has locked some time after the ring's end. Whoever starts

@@ -8,6 +8,7 @@ use crate::violation;
 pub(crate) const TABLE: &[(&str, &[&str])] = &[
     ("metrics", &[]),
     ("sys", &[]),
+    ("messages", &["sys"]),
     ("buf", &["sys"]),
     ("rt", &["sys", "metrics"]),
     ("engine", &["sys", "buf", "rt", "metrics"]),
@@ -15,11 +16,14 @@ pub(crate) const TABLE: &[(&str, &[&str])] = &[
     ("fs", &["engine", "buf", "sys"]),
     ("task", &["engine", "rt", "metrics"]),
     ("http", &[]),
-    ("service", &["http", "net", "fs", "rt", "buf", "metrics"]),
+    (
+        "service",
+        &["http", "net", "fs", "rt", "buf", "messages", "metrics"],
+    ),
     (
         "server",
         &[
-            "service", "http", "net", "engine", "rt", "buf", "sys", "metrics",
+            "service", "http", "net", "engine", "rt", "buf", "sys", "messages", "metrics",
         ],
     ),
 ];
@@ -50,7 +54,17 @@ const ABSENT: &[(&str, &[&str], &str)] = &[
         &["io_uring", "libc", "rustix"],
         "no kernel: engine and sys speak to it",
     ),
+    (
+        "service",
+        &["stderr", "eprintln"],
+        "a write to standard error may block: messages::report",
+    ),
     ("server", &["io_uring"], "no ring: only engine speaks to it"),
+    (
+        "server",
+        &["stderr", "eprintln"],
+        "a write to standard error may block: messages::report",
+    ),
 ];
 
 /// The row of `room` as ARCHITECTURE.md has it.

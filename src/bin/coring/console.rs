@@ -1,23 +1,14 @@
-//! What the program says to whoever runs it: the banner, notes, errors, panics, counters, versions.
-//! It refuses to know when it is said and what follows from it.
+//! What the program reports to its operator: the banner, wrong usage, counters, versions. It
+//! refuses to know when that is reported and what follows from it.
 
-use std::backtrace::{Backtrace, BacktraceStatus};
 use std::env;
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
-use std::panic::PanicHookInfo;
 use std::process;
-use std::thread;
 
-use coring::{Address, EngineChoice, Handle};
+use coring::{Address, EngineChoice, Handle, messages};
 
 use crate::plan::Serving;
-
-/// One line to standard error. A terminal that went away must not end a server, so a failed write
-/// is no error.
-pub(crate) fn say(line: impl Display) {
-    let _ = writeln!(io::stderr(), "coring: {line}");
-}
 
 /// What has started. To standard error: standard output is the access log's.
 pub(crate) fn banner(serving: &Serving, handle: &Handle) {
@@ -38,7 +29,7 @@ pub(crate) fn banner(serving: &Serving, handle: &Handle) {
     for note in &serving.notes {
         row("note", note);
     }
-    let _ = io::stderr().write_all(text.as_bytes());
+    messages::write(text);
 }
 
 /// Every counter on a line of its own: `name sum [worker 0, worker 1, …]`, without the commas.
@@ -55,7 +46,16 @@ pub(crate) fn stats(handle: &Handle) {
         let sum: u64 = shares.iter().sum();
         text.push_str(&format!("{name} {sum} [{}]\n", list.join(" ")));
     }
-    let _ = io::stderr().write_all(text.as_bytes());
+    messages::write(text);
+}
+
+/// A command line that cannot be understood, with the usage.
+pub(crate) fn usage(error: &clap::Error) {
+    let text = error.render();
+    messages::write(match stderr_takes_colours() {
+        true => text.ansi().to_string(),
+        false => text.to_string(),
+    });
 }
 
 /// What this program is, and what it would run on here; to standard output.
@@ -82,27 +82,6 @@ pub(crate) fn version(choice: EngineChoice) {
         env::consts::OS,
     );
     let _ = io::stdout().write_all(text.as_bytes());
-}
-
-/// A panic as one line, with a backtrace where RUST_BACKTRACE asks for it.
-pub(crate) fn panicked(panic: &PanicHookInfo<'_>) {
-    let payload = panic.payload();
-    let message = payload.downcast_ref::<&str>().copied();
-    let message = message.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-    let message = message.unwrap_or("no message").replace('\n', " ");
-    let current = thread::current();
-    let name = current.name().unwrap_or("a thread without a name");
-    match panic.location() {
-        Some(place) => {
-            let (file, line) = (place.file(), place.line());
-            say(format_args!("panic in {name}: {message}, at {file}:{line}"));
-        }
-        None => say(format_args!("panic in {name}: {message}")),
-    }
-    let backtrace = Backtrace::capture();
-    if backtrace.status() == BacktraceStatus::Captured {
-        say(backtrace);
-    }
 }
 
 /// What a browser or curl takes; a Unix socket has no such form.

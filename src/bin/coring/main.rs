@@ -11,33 +11,55 @@ mod units;
 use std::env;
 use std::fmt;
 use std::io;
-use std::panic;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
-use coring::{ErrorKind, Server};
+use coring::{ErrorKind, Server, messages};
 
 use app::NoFolder;
 use flags::Flags;
 use plan::{Plan, Serving};
 
+/// How long the last messages may take to be written before the process ends.
+const LAST_MESSAGES: Duration = Duration::from_secs(1);
+
+/// Gives the last messages their time when it is dropped, which a panic does, too.
+struct Farewell;
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        messages::flush(LAST_MESSAGES);
+    }
+}
+
 fn main() -> ExitCode {
-    panic::set_hook(Box::new(console::panicked));
-    let flags = Flags::parse();
-    let port = env::var_os("PORT").map(|port| port.to_string_lossy().into_owned());
-    let done = match plan::plan(flags, port.as_deref()) {
-        Ok(Plan::Serve(serving)) => serve(&serving),
-        Ok(Plan::Version(engine)) => {
-            console::version(engine);
-            Ok(())
-        }
-        Err(usage) => Err(Failure::Usage(usage)),
-    };
-    match done {
+    messages::report_panics();
+    let _farewell = Farewell;
+    match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            console::say(format_args!("error: {failure}"));
+            match &failure {
+                Failure::Flags(error) => console::usage(error),
+                _ => messages::report(format_args!("error: {failure}")),
+            }
             failure.exit_code()
+        }
+    }
+}
+
+fn run() -> Result<(), Failure> {
+    let flags = Flags::try_parse().map_err(|error| match error.use_stderr() {
+        true => Failure::Flags(error),
+        // The help or the version was asked for: it is printed to standard output.
+        false => error.exit(),
+    })?;
+    let port = env::var_os("PORT").map(|port| port.to_string_lossy().into_owned());
+    match plan::plan(flags, port.as_deref()).map_err(Failure::Usage)? {
+        Plan::Serve(serving) => serve(&serving),
+        Plan::Version(engine) => {
+            console::version(engine);
+            Ok(())
         }
     }
 }
@@ -76,6 +98,8 @@ const EX_CONFIG: u8 = 78;
 /// Why the program ends otherwise than as asked.
 #[derive(Debug)]
 enum Failure {
+    /// The command line cannot be understood.
+    Flags(clap::Error),
     /// The flags make no sense.
     Usage(String),
     /// What is to be served is not there.
@@ -89,7 +113,7 @@ enum Failure {
 impl Failure {
     fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
-            Self::Usage(_) => 2,
+            Self::Flags(_) | Self::Usage(_) => 2,
             Self::Folder(_) => EX_CONFIG,
             Self::Server(error) => match error.kind() {
                 ErrorKind::Engine => 77,
@@ -104,6 +128,7 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Flags(error) => error.fmt(f),
             Self::Usage(line) => f.write_str(line),
             Self::Folder(folder) => folder.fmt(f),
             Self::Server(error) => error.fmt(f),

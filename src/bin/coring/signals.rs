@@ -5,10 +5,10 @@ use std::io;
 use std::thread;
 
 use coring::Handle;
+use coring::messages::report;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
-use crate::console::say;
 use crate::units::Duration;
 
 /// Takes the signals over. Before the server starts, so that none that comes early is lost.
@@ -30,17 +30,18 @@ pub(crate) fn obey(mut signals: Signals, server: Handle, drain_ms: u64) -> io::R
             match signal {
                 // An access log that may not grow: whoever writes it learns so from write(2).
                 SIGXFSZ => {}
-                SIGHUP => say("SIGHUP: there is no configuration to reload; it goes on as it is"),
+                SIGHUP => {
+                    report("SIGHUP: there is no configuration to reload; it goes on as it is")
+                }
                 _ if draining => {
                     server.stop();
-                    say("stopping now");
+                    report("stopping now");
                 }
                 _ => {
-                    // First the deed: whoever reads what is said may be slow.
                     server.drain();
                     draining = true;
                     let limit = Duration(drain_ms);
-                    say(format_args!(
+                    report(format_args!(
                         "draining: up to {limit}; a second signal ends it now"
                     ));
                 }

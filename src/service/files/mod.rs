@@ -15,7 +15,7 @@ mod path;
 use std::cell::{Cell, RefCell};
 use std::ffi::OsStr;
 use std::fmt;
-use std::io::{self, Write};
+use std::io;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::rc::Rc;
@@ -30,6 +30,7 @@ use crate::fs::{Entry, File, Kept, Metadata, Obstacle, Root, Shelf};
 use crate::http::conditional::Outcome;
 use crate::http::field::Fields;
 use crate::http::range::{ContentRange, Requested};
+use crate::messages::report;
 use crate::rt::{now_ms, sleep, spawn};
 use cache::{Cache, Found};
 use facts::Facts;
@@ -221,8 +222,7 @@ impl Files {
                 "was moved, replaced or unmounted; what is still reachable of the former folder \
                  is served until a restart"
             };
-            // When nobody reads standard error there is nobody to tell.
-            let _ = writeln!(io::stderr(), "coring: {path} {news}");
+            report(format_args!("{path} {news}"));
         }
     }
 

@@ -6,12 +6,12 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::mem;
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::{set_socket_linger, set_socket_recv_buffer_size};
 use rustix::net::{Shutdown, shutdown};
 
-use super::{Address, PATIENCE};
+use super::{Address, GET, HELLO, PATIENCE};
 
 /// One connection.
 pub(crate) struct Client {
@@ -268,6 +268,21 @@ impl Answer {
         self.field("connection")
             .is_some_and(|value| value.eq_ignore_ascii_case("close"))
     }
+}
+
+/// Asks until the answer says that the connection ends, which it must before it does.
+#[track_caller]
+pub(crate) fn is_told_to_leave(client: &mut Client) {
+    let started = Instant::now();
+    while started.elapsed() < PATIENCE {
+        client.send(GET);
+        let answer = client.answer();
+        assert_eq!(answer.text(), HELLO);
+        if answer.closes() {
+            return client.ends();
+        }
+    }
+    panic!("not told to leave within {PATIENCE:?}");
 }
 
 /// Whether a read or write ended because its time was over.

@@ -3,6 +3,7 @@
 
 mod client;
 mod local;
+mod pipe;
 mod process;
 mod program;
 
@@ -15,8 +16,9 @@ use std::{env, fs, process as std_process};
 
 use coring::{Builder, EngineChoice, Server};
 
-pub(crate) use client::{Answer, Client, is_timeout};
+pub(crate) use client::{Answer, Client, is_timeout, is_told_to_leave};
 pub(crate) use local::{Local, nap};
+pub(crate) use pipe::StalledPipe;
 pub(crate) use process::{Address, Coring, Ended, Family, coring};
 pub(crate) use program::{Finished, Program, python, run, run_with};
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::env;
 use std::ffi::OsString;
 use std::fmt;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -122,32 +122,55 @@ impl Coring {
         Self::spawn(command, Folder::new())
     }
 
+    /// Starts `command` with `stderr` as its standard error, which is then not read here, and waits
+    /// until it listens on the Unix socket that the variable `CORING_BIND` names.
     #[track_caller]
-    fn spawn(mut command: Command, folder: Folder) -> Self {
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = command
-            .spawn()
-            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        let stderr = Lines::follow(child.stderr.take().expect("a pipe"));
-        let stdout = Lines::follow(child.stdout.take().expect("a pipe"));
-        let unknown = Address::Unix(PathBuf::new());
-        let mut this = Self {
-            child,
-            address: unknown,
-            stderr,
-            stdout,
-            _folder: folder,
-        };
+    pub(crate) fn start_unread(mut command: Command, stderr: impl Into<Stdio>) -> Self {
+        let folder = Folder::new();
+        let path = folder.file("socket");
+        command.env("CORING_BIND", format!("unix:{path}"));
+        let stdio = [Stdio::null(), Stdio::piped(), stderr.into()];
+        let this = Self::run(command, stdio, Address::Unix(path.into()), folder);
+        eventually("a server that listens", || {
+            Client::connect(&this.address).ok()
+        });
+        this
+    }
+
+    #[track_caller]
+    fn spawn(command: Command, folder: Folder) -> Self {
+        let described = format!("{command:?}");
+        let stdio = [Stdio::null(), Stdio::piped(), Stdio::piped()];
+        let mut this = Self::run(command, stdio, Address::Unix(PathBuf::new()), folder);
         this.address = eventually("the banner's address", || {
             let status = this.child.try_wait().expect("our own child");
             let text = this.stderr.text();
-            assert!(status.is_none(), "{command:?} ended ({status:?}): {text}");
+            assert!(status.is_none(), "{described} ended ({status:?}): {text}");
             text.lines().find_map(Address::find)
         });
         this
+    }
+
+    #[track_caller]
+    fn run(
+        mut command: Command,
+        [stdin, stdout, stderr]: [Stdio; 3],
+        address: Address,
+        folder: Folder,
+    ) -> Self {
+        let mut child = command
+            .stdin(stdin)
+            .stdout(stdout)
+            .stderr(stderr)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        Self {
+            stderr: Lines::follow(child.stderr.take()),
+            stdout: Lines::follow(child.stdout.take()),
+            child,
+            address,
+            _folder: folder,
+        }
     }
 
     pub(crate) fn address(&self) -> &Address {
@@ -170,7 +193,11 @@ impl Coring {
 
     #[track_caller]
     pub(crate) fn connect(&self) -> Client {
-        Client::connect(&self.address).expect("a connection")
+        self.try_connect().expect("a connection")
+    }
+
+    pub(crate) fn try_connect(&self) -> io::Result<Client> {
+        Client::connect(&self.address)
     }
 
     /// Sends one request on a new connection and returns all that comes back.
@@ -257,31 +284,30 @@ fn counter(line: &str) -> Option<(&str, u64)> {
         .then_some((name, total))
 }
 
-/// What a child writes, read by a thread so that it never waits for us.
+/// What a child writes, read by a thread so that it never waits for us; nothing without a pipe.
 struct Lines {
     text: Arc<Mutex<String>>,
     reader: Option<JoinHandle<()>>,
 }
 
 impl Lines {
-    fn follow(pipe: impl Read + Send + 'static) -> Self {
+    fn follow(pipe: Option<impl Read + Send + 'static>) -> Self {
         let text = Arc::new(Mutex::new(String::new()));
         let written = text.clone();
-        let reader = thread::spawn(move || {
-            let mut pipe = BufReader::new(pipe);
-            let mut line = Vec::new();
-            while pipe.read_until(b'\n', &mut line).is_ok_and(|len| len > 0) {
-                written
-                    .lock()
-                    .expect("a lock")
-                    .push_str(&String::from_utf8_lossy(&line));
-                line.clear();
-            }
+        let reader = pipe.map(|pipe| {
+            thread::spawn(move || {
+                let mut pipe = BufReader::new(pipe);
+                let mut line = Vec::new();
+                while pipe.read_until(b'\n', &mut line).is_ok_and(|len| len > 0) {
+                    written
+                        .lock()
+                        .expect("a lock")
+                        .push_str(&String::from_utf8_lossy(&line));
+                    line.clear();
+                }
+            })
         });
-        Self {
-            text,
-            reader: Some(reader),
-        }
+        Self { text, reader }
     }
 
     fn text(&self) -> String {

@@ -1,0 +1,76 @@
+//! Writing to a descriptor whose open file description other processes share, and so its flags.
+
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, write};
+
+/// A descriptor that is written to as if it were blocking. `O_NONBLOCK` belongs to the open file
+/// description: any process that inherited the same pipe may set it, and clearing it would be felt
+/// there. So a write that would block is repeated once there is room.
+#[derive(Debug)]
+pub struct Blocking<F>(pub F);
+
+impl<F: AsFd> Write for Blocking<F> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match write(&self.0, bytes) {
+                Err(Errno::AGAIN) => wait_for_room(&self.0, None)?,
+                written => return Ok(written?),
+            };
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Waits until a write to `file` would not block, or would fail: false if that takes longer than
+/// `timeout`.
+///
+/// # Errors
+/// Those of poll(2).
+pub fn wait_for_room(file: impl AsFd, timeout: Option<&Timespec>) -> io::Result<bool> {
+    let mut descriptors = [PollFd::new(&file, PollFlags::OUT)];
+    Ok(poll(&mut descriptors, timeout)? > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::thread;
+
+    use rustix::fs::{OFlags, fcntl_setfl};
+
+    use super::*;
+
+    #[test]
+    fn a_nonblocking_pipe_takes_all_that_is_written() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        fcntl_setfl(&writer, OFlags::NONBLOCK).unwrap();
+        let content: Vec<u8> = (0..=255).cycle().take(1 << 20).collect();
+        let sent = content.clone();
+        let writing = thread::spawn(move || Blocking(writer).write_all(&sent));
+        let mut received = Vec::new();
+        reader.read_to_end(&mut received).unwrap();
+        writing.join().unwrap().unwrap();
+        assert!(received == content);
+    }
+
+    #[test]
+    fn a_full_pipe_has_no_room_until_it_is_read() {
+        let at_once = Timespec::default();
+        let (mut reader, mut writer) = io::pipe().unwrap();
+        fcntl_setfl(&writer, OFlags::NONBLOCK).unwrap();
+        while writer.write(&[0; 4096]).is_ok() {}
+        assert!(!wait_for_room(&writer, Some(&at_once)).unwrap());
+        reader.read_exact(&mut [0; 4096]).unwrap();
+        assert!(wait_for_room(&writer, Some(&at_once)).unwrap());
+        drop(reader);
+        assert!(wait_for_room(&writer, Some(&at_once)).unwrap());
+        let error = Blocking(writer).write(b"a").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+    }
+}
