@@ -6,26 +6,39 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A number with one writing thread and any number of readers.
+/// A number with one writing thread and any number of readers. Outside this crate it can only be
+/// read:
+///
+/// ```compile_fail
+/// fn overwrite(server: &coring::Handle) {
+///     server.metrics()[0].connections_open.set(0);
+/// }
+/// ```
+///
+/// ```
+/// fn read(server: &coring::Handle) -> u64 {
+///     server.metrics()[0].connections_open.get()
+/// }
+/// ```
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
     /// Adds `n`. Only the owning worker may call this: two writers would lose counts.
     #[inline]
-    pub fn add(&self, n: u64) {
+    pub(crate) fn add(&self, n: u64) {
         self.0.store(self.get().wrapping_add(n), Ordering::Relaxed);
     }
 
     /// Takes `n` away, for gauges. Only the owning worker may call this.
     #[inline]
-    pub fn sub(&self, n: u64) {
+    pub(crate) fn sub(&self, n: u64) {
         self.0.store(self.get().wrapping_sub(n), Ordering::Relaxed);
     }
 
     /// Replaces the value, for gauges. Only the owning worker may call this.
     #[inline]
-    pub fn set(&self, n: u64) {
+    pub(crate) fn set(&self, n: u64) {
         self.0.store(n, Ordering::Relaxed);
     }
 
