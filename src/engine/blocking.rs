@@ -7,12 +7,11 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use crate::rt::note_waker;
+use crate::rt::{contain, note_waker, wake};
 
 /// Threads of one worker, at most: so many disk accesses can be awaited at a time, and as many
 /// that never end (a file server that is gone) leave the worker without.
@@ -78,7 +77,7 @@ impl<T> Future for Blocking<T> {
 
 fn run_caught<T>(job: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     // The panic hook has reported it.
-    catch_unwind(AssertUnwindSafe(job)).unwrap_or_else(|_| Err(io::Error::other("a job panicked")))
+    contain(job).unwrap_or_else(|| Err(io::Error::other("a job panicked")))
 }
 
 fn finish<T>(place: &Mutex<Slot<T>>, result: io::Result<T>) {
@@ -86,7 +85,7 @@ fn finish<T>(place: &Mutex<Slot<T>>, result: io::Result<T>) {
     slot.result = Some(result);
     let waiter = slot.waiter.take();
     drop(slot);
-    waiter.into_iter().for_each(Waker::wake);
+    waiter.into_iter().for_each(wake);
 }
 
 /// Whether this thread is in a simulated machine.
@@ -140,8 +139,7 @@ impl Threads {
                 Err(error) if queue.threads == 0 => {
                     let unbegun = std::mem::take(&mut queue.jobs);
                     drop(queue);
-                    // Dropped last: what a job owns may do anything when it is dropped.
-                    drop(unbegun);
+                    drop_jobs(unbegun);
                     return Err(error);
                 }
                 Err(_) => {}
@@ -160,8 +158,14 @@ impl Drop for Threads {
         let unbegun = std::mem::take(&mut queue.jobs);
         drop(queue);
         self.0.news.notify_all();
-        // Dropped last: what a job owns may do anything when it is dropped.
-        drop(unbegun);
+        drop_jobs(unbegun);
+    }
+}
+
+/// Drops jobs that have not begun, with the queue unlocked: what a job owns may do anything then.
+fn drop_jobs(jobs: VecDeque<Job>) {
+    for job in jobs {
+        contain(|| drop(job));
     }
 }
 
@@ -170,7 +174,7 @@ impl Shared {
     fn work(&self) {
         while let Some(job) = self.next_job() {
             // A job catches its own panics; this one is of what is dropped with it.
-            let _ = catch_unwind(AssertUnwindSafe(job));
+            contain(job);
         }
     }
 
@@ -207,13 +211,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
+    use std::panic::resume_unwind;
     use std::sync::mpsc;
     use std::thread::ThreadId;
     use std::time::Duration;
 
     use super::*;
     use crate::engine::{EngineChoice, Worker, select};
-    use crate::rt::{sleep, spawn};
+    use crate::rt::{Timeout, after_ms, sleep, spawn};
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -248,6 +253,70 @@ mod tests {
                 assert_eq!(result.unwrap_err().to_string(), "a job panicked");
             }
             assert!(blocking(here).await.is_ok());
+        });
+    }
+
+    /// The payload of a panic whose destructor panics, with another of its kind.
+    struct Bomb;
+
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            resume_unwind(Box::new(Self));
+        }
+    }
+
+    #[test]
+    fn a_payload_whose_destructor_panics_is_an_error_and_costs_no_thread() {
+        on_each_engine(|| async {
+            for _ in 0..2 * THREADS_MAX {
+                let job = blocking(|| -> io::Result<()> { resume_unwind(Box::new(Bomb)) });
+                let result = Timeout::new(after_ms(30_000), job).await;
+                let error = result.expect("an outcome").unwrap_err();
+                assert_eq!(error.to_string(), "a job panicked");
+            }
+        });
+    }
+
+    #[test]
+    fn a_result_whose_destructor_panics_costs_no_thread() {
+        on_each_engine(|| async {
+            let (open, gate) = mpsc::channel::<()>();
+            let gate = Arc::new(Mutex::new(gate));
+            for _ in 0..2 * THREADS_MAX {
+                let (begun, has_begun) = mpsc::channel();
+                let gate = gate.clone();
+                let job = blocking(move || {
+                    begun.send(()).unwrap();
+                    let _ = lock(&gate).recv();
+                    Ok(Bomb)
+                });
+                // Those beyond the threads are dropped before they begin.
+                let _ = has_begun.recv_timeout(Duration::from_millis(100));
+                drop(job);
+            }
+            drop(open);
+            let job = Timeout::new(after_ms(30_000), blocking(here));
+            assert!(job.await.expect("a thread").is_ok());
+        });
+    }
+
+    #[test]
+    fn jobs_whose_destructors_panic_do_not_keep_a_worker_from_its_end() {
+        let (_open, gate) = mpsc::channel::<()>();
+        let gate = Arc::new(Mutex::new(gate));
+        on_each_engine(|| {
+            let gate = gate.clone();
+            async move {
+                for _ in 0..3 * THREADS_MAX {
+                    let (gate, bomb) = (gate.clone(), Bomb);
+                    let job = blocking(move || {
+                        let _ = lock(&gate).recv();
+                        std::mem::forget(bomb);
+                        Ok(())
+                    });
+                    std::mem::forget(job);
+                }
+            }
         });
     }
 

@@ -8,7 +8,6 @@ use std::cell::RefCell;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -24,7 +23,7 @@ use crate::engine::Refused;
 use crate::engine::descriptor::Descriptor;
 use crate::engine::op::{self, End, GONE, Interest, OpId, PartSent, Sent, Then};
 use crate::metrics::WorkerMetrics;
-use crate::rt::note_waker;
+use crate::rt::{contain, drop_waker, note_waker, wake};
 
 /// Events taken in one visit.
 const EVENTS_MAX: usize = 512;
@@ -179,7 +178,7 @@ impl Epoll {
             watch.reader.take()
         });
         drop(watches);
-        waker.into_iter().for_each(Waker::wake);
+        waker.into_iter().for_each(wake);
     }
 
     pub(super) fn start_connect(&self, socket: Descriptor, address: &SocketAddrAny) -> OpId {
@@ -340,7 +339,7 @@ impl Epoll {
             watch.writer.take()
         });
         drop(watches);
-        waker.into_iter().for_each(Waker::wake);
+        waker.into_iter().for_each(wake);
     }
 
     /// The sender is gone, and what was not sent with it.
@@ -351,8 +350,8 @@ impl Epoll {
             watch.sending.take()
         });
         drop(watches);
-        // Dropped last: it may hold the last use of its descriptor.
-        drop(unsent);
+        // Dropped last: it may hold the last use of its descriptor, and code of the service's.
+        contain(|| drop(unsent));
     }
 
     /// Nobody watches the descriptor any more. The kernel forgets it when it is closed.
@@ -367,8 +366,8 @@ impl Epoll {
             }
         }
         drop(watches);
-        // Dropped last: it may hold the last use of its descriptor.
-        drop(gone);
+        // Dropped last: it may hold the last use of its descriptor, and code of the service's.
+        contain(|| drop(gone));
     }
 
     fn watch(&self, owner: Descriptor, flags: EventFlags) -> OpId {
@@ -423,7 +422,7 @@ impl Epoll {
         {
             watch.end = pending_error(socket.as_fd()).map(End::Error);
         }
-        let mut writer = None;
+        let (mut writer, mut unwoken) = (None, None);
         let mut sent = None;
         watch.writable |= flags.contains(EventFlags::OUT);
         if watch.sending.is_none() && flags.intersects(EventFlags::OUT | ended) {
@@ -438,18 +437,22 @@ impl Epoll {
                 Ok(()) => sent = watch.sending.take(),
                 Err(error) => watch.trouble = Some(error),
             }
-            writer = watch.writer.take().filter(|_| waits);
+            *(if waits { &mut writer } else { &mut unwoken }) = watch.writer.take();
         }
         drop(watches);
-        // What was sent may run code of the service's when it is dropped; a panic there is
-        // reported by the hook and must not take the worker with it.
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(sent)));
-        reader.into_iter().chain(writer).for_each(Waker::wake);
+        // What was sent may run code of the service's when it is dropped.
+        contain(|| drop(sent));
+        unwoken.into_iter().for_each(drop_waker);
+        reader.into_iter().chain(writer).for_each(wake);
     }
 }
 
 impl Drop for Epoll {
     fn drop(&mut self) {
+        for watch in self.watches.take() {
+            // Of a socket that was leaked. What it was to send may run code of the service's.
+            contain(|| drop(watch));
+        }
         // The gauge tells what is left: the coroutines have dropped what they held.
         self.metrics.blocks_in_use.set(self.pool.in_use() as u64);
     }

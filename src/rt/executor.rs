@@ -7,11 +7,11 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 
+use super::foreign::{contain, drop_waker, wake};
 use super::inbox::{self, Inbox};
 use super::sync::per_thread;
 use super::waker::{GENERATION_BITS, TaskId};
@@ -162,7 +162,7 @@ impl Executor {
             .borrow_mut()
             .advance(now_ms, |waker| due.push(waker));
         // Only now: a waker may be others' code, and set a timer.
-        due.drain(..).for_each(Waker::wake);
+        due.drain(..).for_each(wake);
         self.due.replace(due);
         self.count_timers();
     }
@@ -203,8 +203,8 @@ impl Executor {
                 break;
             }
             for future in futures {
-                let dropped = catch_unwind(AssertUnwindSafe(|| drop(future)));
-                self.metrics.task_panics.add(u64::from(dropped.is_err()));
+                let dropped = contain(|| drop(future));
+                self.metrics.task_panics.add(u64::from(dropped.is_none()));
             }
         }
         self.run_queue.borrow_mut().clear();
@@ -261,9 +261,8 @@ impl Executor {
         let waker = self.id(slot, generation).waker();
         let mut context = Context::from_waker(&waker);
         // A panic costs its own task; the panic hook has reported it.
-        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut context)));
-        let panicked = polled.is_err();
-        if let Ok(std::task::Poll::Pending) = polled {
+        let polled = contain(|| future.as_mut().poll(&mut context));
+        if let Some(Poll::Pending) = polled {
             let mut tasks = self.tasks.borrow_mut();
             let task = &mut tasks.slots[slot as usize];
             task.future = Some(future);
@@ -275,11 +274,11 @@ impl Executor {
             }
             return;
         }
-        self.metrics.task_panics.add(u64::from(panicked));
+        self.metrics.task_panics.add(u64::from(polled.is_none()));
         self.vacate(&mut self.tasks.borrow_mut(), slot as usize);
         // Dropped last: destructors may wake and spawn tasks, and panic.
-        let dropped = catch_unwind(AssertUnwindSafe(|| drop(future)));
-        self.metrics.task_panics.add(u64::from(dropped.is_err()));
+        let dropped = contain(|| drop(future));
+        self.metrics.task_panics.add(u64::from(dropped.is_none()));
     }
 
     fn vacate(&self, tasks: &mut Tasks, slot: usize) {
@@ -296,6 +295,8 @@ impl Executor {
 impl Drop for Executor {
     fn drop(&mut self) {
         self.enter(|| self.clear());
+        // Timers that were carried elsewhere, or leaked.
+        self.wheel.get_mut().take_wakers().for_each(drop_waker);
     }
 }
 

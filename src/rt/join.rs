@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+use super::foreign::wake;
 use super::task::current;
 use super::waker::TaskId;
 
@@ -110,7 +111,7 @@ impl<F: Future> Joined<F> {
     fn end(join: &mut Option<Rc<Join<F::Output>>>, outcome: Result<F::Output, JoinError>) {
         if let Some(join) = join.take() {
             join.outcome.set(Some(outcome));
-            join.waiter.take().into_iter().for_each(Waker::wake);
+            join.waiter.take().into_iter().for_each(wake);
         }
     }
 }

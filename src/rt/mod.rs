@@ -5,6 +5,7 @@
 //! thread's sleep and the way to end it belong to the engine.
 
 mod executor;
+mod foreign;
 mod inbox;
 mod join;
 #[cfg(all(test, loom))]
@@ -16,6 +17,7 @@ mod waker;
 mod wheel;
 
 pub use executor::{Executor, Turn};
+pub use foreign::{contain, discard, drop_waker, wake};
 pub use join::{JoinError, JoinHandle, spawn_joined};
 pub use task::{after_ms, is_within_worker, now_ms, spawn, wake_all, yield_now};
 pub use timer::{Elapsed, Timeout, Timer, sleep, sleep_until};

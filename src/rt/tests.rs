@@ -279,6 +279,129 @@ fn a_waker_of_others_may_use_the_wheel() {
     assert_eq!(executor.wheel.borrow().live(), 0);
 }
 
+/// The payload of a panic whose destructor panics, with another of its kind.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        std::panic::resume_unwind(Box::new(Self));
+    }
+}
+
+/// A program's waker that panics when it is woken, and one that panics when it is dropped.
+struct Saboteur {
+    woken: bool,
+}
+
+impl std::task::Wake for Saboteur {
+    fn wake(self: Arc<Self>) {
+        if self.woken {
+            std::panic::resume_unwind(Box::new(Bomb));
+        }
+    }
+}
+
+impl Drop for Saboteur {
+    fn drop(&mut self) {
+        if !self.woken {
+            std::panic::resume_unwind(Box::new(Bomb));
+        }
+    }
+}
+
+fn saboteur(woken: bool) -> Waker {
+    Waker::from(Arc::new(Saboteur { woken }))
+}
+
+/// Notes that it was woken.
+#[derive(Default)]
+struct Bell(AtomicBool);
+
+impl std::task::Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_waker_that_panics_takes_no_wake_up_from_others() {
+    for woken in [false, true] {
+        let (executor, bell) = (executor(), Arc::new(Bell::default()));
+        executor.enter(|| {
+            let timers = [(); 3].map(|()| Timer::new());
+            let wakers = [saboteur(woken), Waker::from(bell.clone()), saboteur(woken)];
+            for (timer, waker) in timers.iter().zip(wakers) {
+                timer.set(10);
+                let mut context = Context::from_waker(&waker);
+                assert!(timer.poll_expired(&mut context).is_pending());
+            }
+            executor.advance(10);
+        });
+        assert!(bell.0.load(Ordering::Relaxed));
+    }
+}
+
+#[test]
+fn a_worker_ends_in_order_with_wakers_that_panic() {
+    let executor = executor();
+    executor.enter(|| {
+        for _ in 0..2 {
+            let timer = Timer::new();
+            timer.set(10);
+            let waker = saboteur(false);
+            let mut context = Context::from_waker(&waker);
+            assert!(timer.poll_expired(&mut context).is_pending());
+            std::mem::forget(timer);
+        }
+    });
+    drop(executor);
+}
+
+#[test]
+fn a_payload_whose_destructor_panics_costs_its_own_task() {
+    let executor = executor();
+    let done = Rc::new(Cell::new(false));
+    executor.enter(|| {
+        spawn(async { std::panic::resume_unwind(Box::new(Bomb)) });
+        // Its future panics when it is dropped.
+        spawn(async {
+            let _bomb = Bomb;
+        });
+        for _ in 0..2 {
+            spawn(async {
+                let _bomb = Bomb;
+                std::future::pending().await
+            });
+        }
+        let set = done.clone();
+        spawn(async move { set.set(true) });
+        executor.turn();
+        assert!(done.get());
+        executor.clear();
+    });
+    assert_eq!(executor.metrics.task_panics.get(), 4);
+    assert_eq!(executor.metrics.tasks_live.get(), 0);
+}
+
+/// The waker of whoever joins may panic while the panic of the joined task is under way.
+#[test]
+fn a_joined_task_panics_once_whatever_its_waiter_does() {
+    let executor = executor();
+    executor.enter(|| {
+        let mut handle = Box::pin(spawn_joined(async {
+            std::panic::resume_unwind(Box::new(Bomb));
+        }));
+        let waker = saboteur(true);
+        let mut context = Context::from_waker(&waker);
+        assert!(handle.as_mut().poll(&mut context).is_pending());
+        executor.turn();
+        let outcome = handle.as_mut().poll(&mut context);
+        let panicked = JoinError::Panicked("no message".into());
+        assert_eq!(outcome, Poll::Ready(Err(panicked)));
+    });
+    assert_eq!(executor.metrics.task_panics.get(), 1);
+}
+
 /// What a task costs besides its future: its slot, a reference to its outcome, and the timer and
 /// the outcome of one that sleeps and is waited for.
 #[test]

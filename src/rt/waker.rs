@@ -72,6 +72,18 @@ pub fn note_waker(place: &mut Option<Waker>, waker: &Waker) -> Option<Waker> {
     place.replace(waker.clone())
 }
 
+/// Whether it is the waker of a task of ours. Such a waker owns nothing, and does not panic.
+#[inline]
+pub(super) fn is_ours(waker: &Waker) -> bool {
+    std::ptr::eq(waker.vtable(), &VTABLE)
+}
+
+/// Wakes a task of ours; the waker must be [`is_ours`].
+#[inline]
+pub(super) fn wake_ours(waker: &Waker) {
+    id(waker.data()).wake();
+}
+
 fn raw(id: TaskId) -> RawWaker {
     #[expect(
         clippy::cast_possible_truncation,

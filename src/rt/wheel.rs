@@ -115,6 +115,13 @@ impl Wheel {
         note_waker(&mut self.entries[timer as usize].waker, waker)
     }
 
+    /// Takes all wakers out, when no timer will fire any more.
+    pub(super) fn take_wakers(&mut self) -> impl Iterator<Item = Waker> {
+        self.entries
+            .iter_mut()
+            .filter_map(|entry| entry.waker.take())
+    }
+
     /// When the wheel must be advanced next, in ms; none when no timer is armed. It may be
     /// earlier than the earliest deadline, never later.
     pub(super) fn next_ms(&self) -> Option<u64> {

@@ -19,7 +19,7 @@ use crate::buf::PoolBox;
 use crate::http::Fault;
 use crate::http::h1::{self, Event, Framing};
 use crate::net::Stream;
-use crate::rt::{after_ms, yield_now};
+use crate::rt::{after_ms, discard, yield_now};
 use crate::service::{Inlet, Request, Response, Service};
 use crate::sys::mutants::mutate;
 
@@ -156,7 +156,10 @@ impl Connection {
             self.advance_unguarded(service, waker, &mut in_service)
         }))
         .unwrap_or_else(|panic| match in_service {
-            true => Err(self.service_panicked()),
+            true => {
+                discard(panic);
+                Err(self.service_panicked())
+            }
             false => resume_unwind(panic),
         })
     }

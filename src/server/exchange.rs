@@ -6,7 +6,6 @@
 //! the peer has no more to send (a half-close) changes nothing.
 
 use std::future::poll_fn;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -16,7 +15,7 @@ use super::limits::Pace;
 use crate::buf::{Part, PoolBox};
 use crate::http::Fault;
 use crate::http::h1::{self, Event, Head};
-use crate::rt::now_ms;
+use crate::rt::{contain, now_ms};
 use crate::service::{Body, Inlet, Response};
 
 /// An answer's body is pulled while fewer bytes than this are owed.
@@ -83,8 +82,8 @@ impl Pump<'_> {
     ) -> Poll<Result<Response, CloseReason>> {
         loop {
             self.forget_own_reader(context);
-            let polled = catch_unwind(AssertUnwindSafe(|| poll_call(call, context)));
-            let polled = polled.map_err(|_| self.connection.service_panicked())?;
+            let polled = contain(|| poll_call(call, context));
+            let polled = polled.ok_or_else(|| self.connection.service_panicked())?;
             if let Poll::Ready(answer) = polled {
                 return Poll::Ready(refuse_interim(&answer).map(|()| answer));
             }

@@ -31,6 +31,7 @@ pub use simulated::Simulated;
 use crate::engine::{self, EngineChoice, Refused, Selected};
 use crate::metrics::WorkerMetrics;
 use crate::net::{self, Address, SocketFile};
+use crate::rt::discard;
 use crate::service::Service;
 use crate::sys::limits::{KEPT_FILES_MAX, SPARE_DESCRIPTORS, raise_open_files};
 use access_log::Writer;
@@ -298,7 +299,10 @@ impl Running {
             let failure = match thread.join() {
                 Ok(Ok(())) => continue,
                 Ok(Err(error)) => format!("a worker's engine failed: {error}"),
-                Err(_) => "a worker panicked".to_owned(),
+                Err(panic) => {
+                    discard(panic);
+                    "a worker panicked".to_owned()
+                }
             };
             outcome = Err(Error::new(ErrorKind::Runtime, failure));
         }

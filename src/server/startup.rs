@@ -14,6 +14,7 @@ use super::control::{Control, Phase};
 use super::error::{Error, ErrorKind};
 use super::worker::{self, Plan};
 use crate::engine::{EngineChoice, Refused, Selected, Worker};
+use crate::rt::discard;
 use crate::service::Service;
 
 /// A worker's thread.
@@ -127,7 +128,7 @@ where
         Err(error) => {
             for thread in threads {
                 // What it may say is less than what we know already.
-                let _ = thread.join();
+                let _ = thread.join().map_err(discard);
             }
             Err(error)
         }

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::body::{Body, BodyError};
 use crate::buf::Part;
-use crate::rt::note_waker;
+use crate::rt::{note_waker, wake};
 
 /// What the two ends of a body share. This end is the reader's.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ impl BodyPipe {
             && let Some(connection) = self.connection.take()
             && !connection.will_wake(context.waker())
         {
-            connection.wake();
+            wake(connection);
         }
         Poll::Pending
     }
@@ -60,7 +60,7 @@ impl BodyPipe {
         if self.wanted.take()
             && let Some(connection) = self.connection.take()
         {
-            connection.wake();
+            wake(connection);
         }
     }
 }
@@ -144,7 +144,7 @@ impl Inlet {
     fn wake_reader(&self) {
         self.0.wanted.set(false);
         if let Some(reader) = self.0.reader.take() {
-            reader.wake();
+            wake(reader);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use crate::rt::note_waker;
+use crate::rt::{note_waker, wake};
 
 /// A channel for up to `capacity` values that wait to be received. Its ends stay on their worker.
 ///
@@ -92,7 +92,7 @@ impl<T> Sender<T> {
         shared.values.push_back(value);
         let receiver = shared.receiver.take();
         drop(shared);
-        receiver.into_iter().for_each(Waker::wake);
+        receiver.into_iter().for_each(wake);
         Ok(())
     }
 }
@@ -112,7 +112,7 @@ impl<T> Receiver<T> {
             }
             let next = shared.next_sender();
             drop(shared);
-            next.into_iter().for_each(Waker::wake);
+            next.into_iter().for_each(wake);
             Poll::Ready(value)
         })
         .await
@@ -174,7 +174,7 @@ impl<T> Drop for Turn<'_, T> {
             let next = shared.next_sender();
             drop(shared);
             drop(mine);
-            next.into_iter().for_each(Waker::wake);
+            next.into_iter().for_each(wake);
         }
     }
 }
@@ -195,7 +195,7 @@ impl<T> Drop for Sender<T> {
             _ => None,
         };
         drop(shared);
-        receiver.into_iter().for_each(Waker::wake);
+        receiver.into_iter().for_each(wake);
     }
 }
 
@@ -208,7 +208,7 @@ impl<T> Drop for Receiver<T> {
         let receiver = shared.receiver.take();
         drop(shared);
         drop(receiver);
-        waiting.into_iter().for_each(|sender| sender.waker.wake());
+        waiting.into_iter().for_each(|sender| wake(sender.waker));
         // Dropped last: their destructors may use this channel.
         drop(values);
     }

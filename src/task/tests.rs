@@ -214,6 +214,33 @@ fn values_come_back_when_nobody_receives_any_more() {
     });
 }
 
+/// A waker of the program's that panics when it is woken.
+struct Saboteur;
+
+impl std::task::Wake for Saboteur {
+    fn wake(self: std::sync::Arc<Self>) {
+        std::panic::resume_unwind(Box::new("on purpose"));
+    }
+}
+
+#[test]
+fn a_sender_whose_waker_panics_takes_no_wake_up_from_the_next() {
+    run(async {
+        let (sender, receiver) = channel(1);
+        sender.send(0).await.expect("room");
+        let mut first = Box::pin(sender.send(1));
+        let waker = std::task::Waker::from(std::sync::Arc::new(Saboteur));
+        let mut context = std::task::Context::from_waker(&waker);
+        assert!(first.as_mut().poll(&mut context).is_pending());
+        let second = sender.clone();
+        let second = spawn(async move { second.send(2).await });
+        yield_now().await;
+        drop(receiver);
+        let told = timeout(ms(30_000), second).await;
+        assert_eq!(told, Ok(Ok(Err(Closed(2)))));
+    });
+}
+
 #[test]
 fn a_receiver_learns_that_the_last_sender_is_gone() {
     run(async {

@@ -147,6 +147,26 @@ fn limits_that_make_no_sense_are_refused() {
     }
 }
 
+/// The payload of a panic whose destructor panics, too.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        std::panic::resume_unwind(Box::new("as it was asked to"));
+    }
+}
+
+#[test]
+fn the_payload_of_a_factory_that_panics_may_panic_too() {
+    let factory = || -> fn() { std::panic::resume_unwind(Box::new(Bomb)) };
+    let started = builder().bind("127.0.0.1:0").start(move || {
+        factory();
+        async |_: Request| Response::html(HELLO)
+    });
+    let error = started.map(drop).expect_err("no server");
+    assert_eq!(error.kind(), ErrorKind::Runtime);
+}
+
 /// A factory that panics is an error of the start, not a start that never returns.
 #[test]
 fn a_factory_that_panics_is_reported() {

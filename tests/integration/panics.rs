@@ -2,9 +2,14 @@
 //! worker lives.
 
 use std::future::{Ready, pending, ready};
+use std::panic::resume_unwind;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Wake, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
-use coring::net::TcpListener;
+use coring::net::{TcpListener, TcpStream};
 use coring::{Request, Response, Service, StatusCode};
 
 use crate::support::{GET, HELLO, Local, eventually};
@@ -144,6 +149,121 @@ fn a_panic_of_a_dropped_call_is_the_services() {
     eventually("the connection's end", counted);
     assert_eq!(server.count("closed_by_drain"), 0);
     assert_eq!(server.count("connections_open"), 0);
+    server.stop();
+}
+
+/// The payload of a panic whose destructor panics, too; and content that does.
+struct Bomb;
+
+impl AsRef<[u8]> for Bomb {
+    fn as_ref(&self) -> &[u8] {
+        &[b'x'; 10_000]
+    }
+}
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        resume_unwind(Box::new(PanicAtTheEnd));
+    }
+}
+
+/// A waker of the service's that panics.
+struct PanicAtWake;
+
+impl Wake for PanicAtWake {
+    fn wake(self: Arc<Self>) {
+        resume_unwind(Box::new(Bomb));
+    }
+}
+
+/// Polls `future` once, to be woken by a waker that panics.
+async fn poll_with_panicking_waker(future: impl Future) {
+    let mut future = pin!(future);
+    let waker = Waker::from(Arc::new(PanicAtWake));
+    assert!(
+        future
+            .as_mut()
+            .poll(&mut Context::from_waker(&waker))
+            .is_pending()
+    );
+    coring::sleep(Duration::from_millis(300)).await;
+}
+
+/// An accept and a receive, each of which wakes a waker that panics.
+async fn wait_for_sockets_with_panicking_waker() {
+    let mut listener = TcpListener::bind(([127, 0, 0, 1], 0)).expect("an address");
+    let client = coring::spawn(TcpStream::connect(listener.local_addr()));
+    poll_with_panicking_waker(listener.accept()).await;
+    let mut client = client.await.expect("no panic").expect("a connection");
+    let mut peer = listener.accept().await.expect("a connection");
+    let late = coring::spawn(async move {
+        coring::sleep(Duration::from_millis(20)).await;
+        peer.write_all("late").await
+    });
+    poll_with_panicking_waker(client.read()).await;
+    late.await.expect("no panic").expect("a connection");
+}
+
+/// Code of the service's runs wherever the worker wakes or drops what the service has left there.
+#[test]
+fn no_waker_payload_or_content_of_the_services_ends_a_worker() {
+    let server = Local::start(|| {
+        async |mut request: Request| {
+            match request.path() {
+                "/payload" => resume_unwind(Box::new(Bomb)),
+                "/payload-later" => {
+                    coring::sleep(Duration::from_millis(1)).await;
+                    resume_unwind(Box::new(Bomb))
+                }
+                "/spawned-payload" => {
+                    let spawned = coring::spawn(async { resume_unwind(Box::new(Bomb)) });
+                    let _: Result<(), _> = spawned.await;
+                }
+                "/content" => {
+                    let content = Bytes::from_owner(Bomb);
+                    return Response::new(StatusCode::OK).with_body(content);
+                }
+                "/timer" => {
+                    poll_with_panicking_waker(coring::sleep(Duration::from_millis(20))).await
+                }
+                "/job" => {
+                    let job = || {
+                        std::thread::sleep(Duration::from_millis(20));
+                        Ok(())
+                    };
+                    poll_with_panicking_waker(coring::blocking(job)).await;
+                }
+                "/sockets" => wait_for_sockets_with_panicking_waker().await,
+                "/body" => poll_with_panicking_waker(request.body().read(10)).await,
+                _ => {}
+            }
+            Response::html(HELLO)
+        }
+    });
+    let mut bystander = server.connect();
+    for (path, status) in [
+        ("/payload", 500),
+        ("/payload-later", 500),
+        ("/spawned-payload", 200),
+        ("/content", 200),
+        ("/timer", 200),
+        ("/job", 200),
+        ("/sockets", 200),
+        ("/body", 200),
+    ] {
+        let mut client = server.connect();
+        client.send(format!(
+            "POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n"
+        ));
+        if path == "/body" {
+            // The body's reader waits by then.
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        client.send("body");
+        assert_eq!(client.answer().status, status, "{path}");
+        bystander.send(GET);
+        assert_eq!(bystander.answer().text(), HELLO, "{path}: others go on");
+    }
     server.stop();
 }
 

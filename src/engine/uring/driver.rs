@@ -4,7 +4,6 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -19,6 +18,7 @@ use crate::engine::op::{
     Tag, Then,
 };
 use crate::metrics::WorkerMetrics;
+use crate::rt::{contain, drop_waker, wake};
 use crate::sys::mutants::mutate;
 
 /// The longest wait for the kernel's last words at the end: so many steps of a tenth of a second in
@@ -295,15 +295,16 @@ impl Uring {
         if entry.state == State::Idle {
             let removed = table.remove(id);
             drop(table);
-            // Dropped last: its descriptor may now be closed, through this engine.
-            drop(removed);
+            // Dropped last: its descriptor may now be closed, through this engine. What it was to
+            // send may run code of the service's.
+            contain(|| drop(removed));
             return;
         }
         entry.state = State::Orphaned;
         let waker = entry.waker.take();
         mutate!(FreeOrphan, entry.op.free_bytes());
         drop(table);
-        drop(waker);
+        waker.into_iter().for_each(drop_waker);
         mutate!(ForgetCancel, (), self.cancel(id));
         mutate!(CloseBeforeFinal, drop(self.table.borrow_mut().remove(id)));
     }
@@ -447,7 +448,7 @@ impl Uring {
                 let waker = entry.waker.take();
                 table.drop_in_place(id);
                 drop(table);
-                return drop(waker);
+                return waker.into_iter().for_each(drop_waker);
             }
             After::Forget => None,
             _ => entry.waker.take(),
@@ -456,12 +457,9 @@ impl Uring {
         let gone = (forget || orphaned && !cqe.more()).then(|| table.remove(id));
         drop(table);
         // Dropped outside the table: its descriptor may now be closed, through this engine. What
-        // was sent may run code of the service's when it is dropped; a panic there is reported
-        // by the hook and must not take the worker with it.
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(gone)));
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        // was sent may run code of the service's when it is dropped.
+        contain(|| drop(gone));
+        waker.into_iter().for_each(wake);
         match after {
             _ if orphaned => {}
             After::Resubmit => self.submit(id),
