@@ -12,17 +12,19 @@ use crate::support::{
     Address, Client, Folder, GET, HELLO, PATIENCE, eventually, noise, run, run_with,
 };
 
-/// The example's program. They are built as the tests were, so that nothing is built twice.
+/// The profile that the tests were built by, so that nothing is built twice.
+const PROFILE: &str = if cfg!(debug_assertions) {
+    "test"
+} else {
+    "release"
+};
+
+/// The example's program.
 fn example(name: &str) -> Command {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| {
-        let profile = if cfg!(debug_assertions) {
-            "test"
-        } else {
-            "release"
-        };
         let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--examples", "--profile", profile]);
+        build.args(["build", "--quiet", "--examples", "--profile", PROFILE]);
         if cfg!(feature = "mutants") {
             build.args(["--features", "mutants"]);
         }
@@ -116,19 +118,24 @@ fn the_readme_compiles_in_a_package_of_its_own() {
     folder.write("src/main.rs", code.replace(shown, &address.to_string()));
     let manifest = format!(
         "[package]\nname = \"of-somebody-else\"\nedition = \"2024\"\n\n\
-         [dependencies]\ncoring = {{ path = {coring:?} }}\n"
+         [dependencies]\ncoring = {{ path = {coring:?} }}\n\n\
+         [profile.test]\nopt-level = 1\n"
     );
     folder.write("Cargo.toml", manifest);
     // The same versions as ours, which are here.
     fs::copy(coring.join("Cargo.lock"), folder.file("Cargo.lock")).expect("a copy");
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("readme");
+    // Into the folder of the tests: what coring depends on is built there.
+    let programs = Path::new(env!("CARGO_BIN_EXE_coring")).parent();
+    let programs = programs.expect("a folder of programs");
+    let target = programs.parent().expect("a folder for all profiles");
     let mut build = Command::new(env!("CARGO"));
-    build.args(["build", "--quiet", "--offline", "--target-dir"]);
-    let built = build.arg(&target).current_dir(folder.path()).output();
+    build.args(["build", "--quiet", "--offline", "--profile", PROFILE]);
+    build.arg("--target-dir").arg(target);
+    let built = build.current_dir(folder.path()).output();
     let built = built.expect("cargo runs");
     let stderr = String::from_utf8_lossy(&built.stderr);
     assert!(built.status.success() && stderr.is_empty(), "{stderr}");
-    let mut program = Command::new(target.join("debug/of-somebody-else"));
+    let mut program = Command::new(programs.join("of-somebody-else"));
     let _server = Running::of(&mut program);
     let mut client = eventually("a listener", || {
         Client::connect(&Address::Tcp(address)).ok()

@@ -285,7 +285,7 @@ fn a_sparse_file_of_5_gib_is_served() {
     stream
         .write_all(whole.as_bytes())
         .expect("a peer that reads");
-    let mut reader = BufReader::new(stream);
+    let mut reader = BufReader::with_capacity(1 << 20, stream);
     let mut line = String::new();
     while line != "\r\n" {
         line.clear();

@@ -21,6 +21,7 @@ mod regressions;
 mod service;
 mod turns;
 
+use std::thread;
 use std::time::Instant;
 
 fn variable(name: &str) -> Option<u64> {
@@ -36,15 +37,18 @@ fn seeds() {
         return;
     }
     let seeds = variable("CORING_SEEDS").unwrap_or(1000);
+    let threads = thread::available_parallelism().map_or(1, usize::from);
     let begin = Instant::now();
+    let outcomes: Vec<_> = thread::scope(|scope| {
+        let live = |first: usize| move || live_each(first as u64, seeds, threads);
+        let lives: Vec<_> = (0..threads).map(|first| scope.spawn(live(first))).collect();
+        lives.into_iter().map(|life| life.join()).collect()
+    });
     let (mut steps, mut requests) = (0, 0);
-    for seed in 0..seeds {
-        match life::live(seed, false) {
-            Ok(lived) => {
-                steps += lived.steps;
-                requests += lived.requests;
-            }
-            Err(what) => panic!(
+    for outcome in outcomes {
+        match outcome.expect("a life's panic is its outcome") {
+            Ok(lived) => (steps, requests) = (steps + lived.0, requests + lived.1),
+            Err((seed, what)) => panic!(
                 "seed {seed}: {what}\n    CORING_SEED={seed} cargo test --features mutants \
                  --test simulation seeds -- --nocapture"
             ),
@@ -52,6 +56,18 @@ fn seeds() {
     }
     let seconds = begin.elapsed().as_secs_f64();
     println!("{seeds} seeds, {steps} steps, {requests} requests in {seconds:.1} s");
+}
+
+/// Lives each `stride`-th seed from `first` on: the steps and requests of all, or the seed of the
+/// life that failed and the reason.
+fn live_each(first: u64, seeds: u64, stride: usize) -> Result<(u64, u64), (u64, String)> {
+    let (mut steps, mut requests) = (0, 0);
+    for seed in (first..seeds).step_by(stride) {
+        let lived = life::live(seed, false).map_err(|what| (seed, what))?;
+        steps += lived.steps;
+        requests += lived.requests;
+    }
+    Ok((steps, requests))
 }
 
 #[test]
