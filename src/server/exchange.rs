@@ -26,6 +26,9 @@ const RELAYED_BYTES_MAX: usize = 32 << 10;
 /// So often in a row an answer's body may go on, a part or a send at a time, while its client takes
 /// whatever comes; then others have their turn. A span of a file takes as long as all of these.
 const ROUNDS_MAX: u32 = 4;
+/// Pieces of a request's body that are handed over in a row: tiny chunks cost much more than their
+/// bytes tell. Then the task yields.
+const PIECES_MAX: u32 = 1024;
 /// Of a request's body that nobody read, so much is received to keep the connection.
 const DISCARD_BYTES_MAX: u64 = 64 << 10;
 
@@ -44,6 +47,7 @@ pub(super) async fn run<F: Future<Output = Response>>(
         incoming,
         pace: None,
         paused_ms: None,
+        pieces_left: 0,
     };
     let outcome = async {
         let mut answer = match answer {
@@ -71,6 +75,8 @@ struct Pump<'a> {
     pace: Option<Pace>,
     /// Since when nobody asks for more of it.
     paused_ms: Option<u64>,
+    /// Pieces that may still be handed over before the task yields.
+    pieces_left: u32,
 }
 
 impl Pump<'_> {
@@ -80,6 +86,7 @@ impl Pump<'_> {
         call: &mut Option<Pin<PoolBox<F>>>,
         context: &mut Context<'_>,
     ) -> Poll<Result<Response, CloseReason>> {
+        self.pieces_left = PIECES_MAX;
         loop {
             self.forget_own_reader(context);
             let polled = contain(|| poll_call(call, context));
@@ -90,6 +97,10 @@ impl Pump<'_> {
             let received = self.receive(context)?;
             // Answers to earlier requests do not wait for this one.
             let _ = self.connection.poll_flush(context)?;
+            if self.pieces_left == 0 {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             if !received {
                 self.connection.link.wait(context);
                 return Poll::Pending;
@@ -103,6 +114,8 @@ impl Pump<'_> {
         answer: &Response,
         context: &Context<'_>,
     ) -> Result<(), CloseReason> {
+        // All that has arrived, for the head cannot wait for another turn.
+        self.pieces_left = u32::MAX;
         if let Some(incoming) = &self.incoming {
             if answer.passes_on(incoming) {
                 // An error in these bytes is still answered with its status.
@@ -138,9 +151,13 @@ impl Pump<'_> {
         body: &mut Option<Body>,
         context: &mut Context<'_>,
     ) -> Poll<Result<(), CloseReason>> {
+        self.pieces_left = PIECES_MAX;
         for _ in 0..ROUNDS_MAX {
             let mut progress = self.pull(body, context)?;
-            while body.is_some() && self.receive_beside(body.as_ref(), context)? {
+            while body.is_some()
+                && self.pieces_left > 0
+                && self.receive_beside(body.as_ref(), context)?
+            {
                 progress = true;
                 let gathered = self.connection.link.outbox.len();
                 if gathered >= RELAYED_BYTES_MAX || !self.pull(body, context)? {
@@ -153,7 +170,7 @@ impl Pump<'_> {
             if body.is_none() && flushed.is_ready() {
                 return Poll::Ready(Ok(()));
             }
-            if is_span && flushed.is_ready() {
+            if is_span && flushed.is_ready() || self.pieces_left == 0 {
                 break;
             }
             progress |= was_full && self.has_room();
@@ -311,6 +328,10 @@ impl Pump<'_> {
                     part.advance(range.start);
                     incoming.push(part, context);
                     handed = true;
+                    self.pieces_left -= 1;
+                    if self.pieces_left == 0 {
+                        return Ok(true);
+                    }
                 }
                 (used, Event::End) => {
                     link.inbox.consume(used);
