@@ -67,7 +67,11 @@ mod planted {
         /// A multishot that ended with data is thought to go on.
         MissLostMore,
         /// A receive that found no buffer does not wait for one.
-        ForgetPark,
+        ForgetQueued,
+        /// A receive that asks for a buffer does not wait behind those that asked before.
+        Overtake,
+        /// A worker sleeps while receives wait for their turn to get a buffer.
+        SleepInQueue,
         /// A wake-up from outside does not end the worker's sleep.
         LoseRemoteWake,
         /// A worker goes to sleep without looking once more whether something came.
@@ -94,14 +98,10 @@ mod planted {
         ForgetBacklog,
         /// A failed accept is tried again at once.
         SpinOnExhausted,
-        /// A receive that found no buffer is submitted again at once.
-        SpinOnNoBuffer,
         /// A connection that was accepted after the accept was stopped is forgotten.
         LoseLateAccept,
         /// A receive goes on however much waits to be asked for.
         NeverFull,
-        /// A receive that found no buffer waits for one however much waits to be asked for.
-        ParkFull,
         /// A worker's memory goes before the kernel has given it back.
         SkipFinish,
         /// Buffers are returned only once none is left.

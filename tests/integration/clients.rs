@@ -3,7 +3,11 @@
 use std::fs;
 use std::process::Command;
 
-use crate::support::{Address, Coring, Family, Folder, HELLO, noise, python, run, run_with};
+use coring::EngineChoice;
+
+use crate::support::{
+    Address, Coring, Family, Folder, HELLO, engine, has_io_uring, noise, python, run, run_with,
+};
 
 /// Whether `line` is in `report`, whatever the number of spaces.
 #[track_caller]
@@ -28,6 +32,34 @@ fn ab(family: Family, arguments: &[&str], requests: u32) -> String {
     assert!(!report.contains("Non-2xx"), "{report}");
     server.stop();
     report
+}
+
+/// Connections that keep their sockets full and read all answers: each gets its share, and so does
+/// a client beside them that asks for little.
+#[test]
+fn greedy_clients_leave_others_their_share() {
+    let server = match engine() {
+        EngineChoice::Epoll => "epoll",
+        _ if has_io_uring("greedy clients on io_uring") => "uring",
+        _ => "epoll",
+    };
+    let attack = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/attack");
+    let program = env!("CARGO_BIN_EXE_coring");
+    let arguments = [
+        attack,
+        "--program",
+        program,
+        "--server",
+        server,
+        "--clients",
+        "300",
+        "--seconds",
+        "5",
+        "--attack",
+        "heads",
+        "uploads",
+    ];
+    run("python3", &arguments);
 }
 
 #[test]

@@ -13,6 +13,7 @@
 
 mod answer;
 mod client;
+mod crowd;
 mod life;
 mod mutants;
 mod pitfalls;

@@ -2,7 +2,7 @@
 
 use coring::sim::{Mutant, with_mutant};
 
-use crate::{life, turns};
+use crate::{crowd, life, turns};
 
 /// Lives in which each fault must be noticed.
 const SEEDS_MAX: u64 = 1000;
@@ -13,9 +13,10 @@ const NOTICED_ELSEWHERE: &[Mutant] = &[Mutant::SleepUnchecked];
 /// The first seed that notices the fault, and what it says. Lives do not measure who waits how
 /// long: that is what the turns are for.
 fn noticed(mutant: Mutant) -> Option<(u64, String)> {
-    let look = |seed| match turns::CURES.contains(&mutant) {
-        true => turns::look(seed),
-        false => life::live(seed, false).map(drop),
+    let look = |seed| match mutant {
+        _ if turns::CURES.contains(&mutant) => turns::look(seed),
+        _ if crowd::CURES.contains(&mutant) => crowd::look(seed),
+        _ => life::live(seed, false).map(drop),
     };
     with_mutant(mutant, || {
         (0..SEEDS_MAX).find_map(|seed| Some((seed, look(seed).err()?)))

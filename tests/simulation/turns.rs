@@ -19,16 +19,17 @@ const TURNS_MAX: u32 = 200;
 /// So often a busy call gives way in vain.
 const YIELDS_MAX: u32 = 10_000;
 /// Clients that ask again and again.
-const CLIENTS: usize = 64;
+pub(crate) const CLIENTS: usize = 64;
 /// Answers for each of them, on average.
 const ROUNDS: usize = 50;
 
 /// Calls of one worker that wait for one another: `/busy` gives way until somebody asks for
-/// `/free`; all else is answered after having given way a few times.
+/// `/free`; `/count` is answered with the length of the request's body; all else is answered after
+/// having given way a few times.
 struct Site(Rc<Cell<bool>>);
 
 impl Service for Site {
-    async fn call(&self, request: Request) -> Response {
+    async fn call(&self, mut request: Request) -> Response {
         let Self(freed) = self;
         match request.path() {
             "/free" => freed.set(true),
@@ -39,6 +40,10 @@ impl Service for Site {
                     yields += 1;
                 }
                 return Response::text(if freed.get() { "freed" } else { "in vain" });
+            }
+            "/count" => {
+                let body = request.body().read(1 << 20).await;
+                return Response::text(body.map_or(0, |body| body.len()).to_string());
             }
             _ => {
                 for _ in 0..3 {
@@ -65,23 +70,23 @@ async fn give_way() {
 }
 
 /// A worker and its clients.
-struct Bench {
-    world: World,
+pub(crate) struct Bench {
+    pub(crate) world: World,
     server: Simulated,
 }
 
 impl Bench {
-    fn new(seed: u64, faults: Faults) -> Self {
+    pub(crate) fn new(seed: u64, faults: Faults) -> Self {
         let world = World::new(seed, faults, false);
         let limits = Limits {
-            connections_max: CLIENTS,
+            connections_max: 2 * CLIENTS,
             ..Limits::default()
         };
         let server = world.enter(|| Simulated::new(&world, 1, &limits, || Site(Rc::default())));
         Self { world, server }
     }
 
-    fn connect(&self) -> Caller {
+    pub(crate) fn connect(&self) -> Caller {
         let connection = self.world.connect(0).expect("a listener");
         Caller {
             connection,
@@ -90,7 +95,7 @@ impl Bench {
     }
 
     /// Turns the worker's loop once, when it has something to do.
-    fn turn(&mut self) -> Result<(), String> {
+    pub(crate) fn turn(&mut self) -> Result<(), String> {
         let next_ms = self.server.next_ms(0).ok_or("the worker sleeps for ever")?;
         self.world.advance(next_ms);
         self.server.step(0);
@@ -98,7 +103,7 @@ impl Bench {
     }
 
     /// Turns until `caller` has its answer.
-    fn answer(&mut self, caller: &mut Caller) -> Result<String, String> {
+    pub(crate) fn answer(&mut self, caller: &mut Caller) -> Result<String, String> {
         for _ in 0..TURNS_MAX {
             if let Some(text) = caller.answer() {
                 return Ok(text);
@@ -109,7 +114,7 @@ impl Bench {
     }
 
     /// Drains the worker, so that nothing is left of it.
-    fn end(mut self) -> Result<(), String> {
+    pub(crate) fn end(mut self) -> Result<(), String> {
         self.server.drain();
         while self.server.next_ms(0).is_some() {
             self.turn()?;
@@ -120,19 +125,19 @@ impl Bench {
 }
 
 /// A client.
-struct Caller {
-    connection: Connection,
+pub(crate) struct Caller {
+    pub(crate) connection: Connection,
     received: Vec<u8>,
 }
 
 impl Caller {
-    fn ask(&self, path: &str) {
+    pub(crate) fn ask(&self, path: &str) {
         let request = format!("GET {path} HTTP/1.1\r\nHost: simulated\r\n\r\n");
         self.connection.send(request.as_bytes());
     }
 
     /// The next answer, once it is whole.
-    fn answer(&mut self) -> Option<String> {
+    pub(crate) fn answer(&mut self) -> Option<String> {
         if let Received::Bytes(bytes) = self.connection.read(usize::MAX) {
             self.received.extend(bytes);
         }
@@ -202,7 +207,7 @@ pub(crate) fn look(seed: u64) -> Result<(), String> {
 
 /// Each of a few seeds holds; with one of the cures taken out none does.
 #[track_caller]
-fn pitfall(holds: fn(u64) -> Result<(), String>, cures: &[Mutant]) {
+pub(crate) fn pitfall(holds: fn(u64) -> Result<(), String>, cures: &[Mutant]) {
     for seed in 0..10 {
         holds(seed).unwrap_or_else(|what| panic!("seed {seed}: {what}"));
         for &cure in cures {

@@ -48,8 +48,8 @@ pub(super) enum After {
     Wake,
     /// The same, and let the operation end: too much waits to be asked for.
     WakeAndCancel,
-    /// Submit it again when there is a buffer for it.
-    Park,
+    /// It found no provided buffer: submit it again when it is its turn to get one.
+    AwaitBuffer,
     /// Submit it again.
     Resubmit,
     /// Wake whoever waits, and forget the operation: there is nothing more to know.

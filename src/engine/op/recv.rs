@@ -51,14 +51,19 @@ pub(in crate::engine) struct Recv {
     more: Option<Box<VecDeque<Chunk>>>,
     /// Nothing more will come after what is queued.
     pub(in crate::engine) end: Option<End>,
-    /// It ended because no provided buffer was left, and waits for one.
-    pub(in crate::engine) parked: bool,
+    /// Pieces that it may still receive in its turn.
+    turn_left: u8,
+    /// It waits for its turn to get a provided buffer, and is submitted then.
+    pub(in crate::engine) is_queued: bool,
 }
 
 impl Recv {
     /// Pieces that may wait to be asked for before the submission is cancelled, so that the
     /// socket's own buffer fills and TCP slows the peer down.
     const QUEUE_MAX: usize = 8;
+    /// Pieces that follow the first of a turn where pieces are had one by one: enough that a turn
+    /// costs little beside them, and few enough that others wait no longer than on epoll.
+    const TURN_MAX: u8 = 7;
 
     pub(in crate::engine) fn new(socket: Descriptor) -> Self {
         Self {
@@ -67,13 +72,16 @@ impl Recv {
             first: None,
             more: None,
             end: None,
-            parked: false,
+            turn_left: 0,
+            is_queued: false,
         }
     }
 
-    pub(in crate::engine) fn sqe(&mut self) -> Sqe {
+    /// A multishot, unless it shall take but one buffer: the first piece, or where buffers are
+    /// contended for.
+    pub(in crate::engine) fn sqe(&mut self, is_crowded: bool) -> Sqe {
         let fd = self.socket.raw();
-        if std::mem::replace(&mut self.has_begun, true) {
+        if std::mem::replace(&mut self.has_begun, true) && !is_crowded {
             Sqe::RecvMulti { fd }
         } else {
             Sqe::Recv { fd }
@@ -83,17 +91,21 @@ impl Recv {
     /// A piece, the end, or the end of this submission only: a multishot may stop at any time,
     /// with or without data (no buffers left, completion queue full, cancelled).
     ///
-    /// While memory is `scarce`, nothing may wait.
+    /// If pieces are to be had `one_by_one`, because memory is scarce or others wait for buffers,
+    /// none is received ahead of the caller's asking.
     #[inline]
     pub(in crate::engine) fn complete(
         &mut self,
         cqe: &Cqe,
         chunk: Option<Chunk>,
-        scarce: bool,
+        one_by_one: bool,
     ) -> After {
         match (cqe.result(), chunk) {
             (Ok(0), _) => self.end = mutate!(RearmOnEof, None, Some(End::Eof)),
             (Ok(_), Some(chunk)) => {
+                if one_by_one && chunk.is_whole_block() {
+                    self.turn_left = Self::TURN_MAX;
+                }
                 mutate!(
                     DropLastData,
                     if cqe.more() {
@@ -104,21 +116,32 @@ impl Recv {
             }
             (Ok(_), None) => debug_assert!(false, "a receive selects its buffer"),
             (Err(error), _) => match error.raw_os_error() {
-                // Who has not asked for what waits does not wait for more.
-                Some(libc::ENOBUFS) if mutate!(ParkFull, true, !self.is_full()) => {
-                    self.parked = true;
-                    return After::Park;
-                }
+                // A reader that has something to take asks again when it has taken it.
+                Some(libc::ENOBUFS) if self.is_empty() => return After::AwaitBuffer,
                 Some(libc::ENOBUFS | libc::ECANCELED | libc::EINTR | libc::EAGAIN) => {}
                 _ => self.end = Some(End::Error(error)),
             },
         }
-        let is_full = self.is_full() || scarce && !self.is_empty();
+        let is_full = self.is_full() || one_by_one && !self.is_empty();
         if mutate!(NeverFull, false, is_full) {
             After::WakeAndCancel
         } else {
             After::Wake
         }
+    }
+
+    /// The next piece of the turn that it has: received by a plain call, into a block that others
+    /// do not wait for. None: the turn is over, and the caller asks for the next.
+    pub(in crate::engine) fn receive_in_turn(&mut self, pool: &Pool) -> Option<Chunk> {
+        self.turn_left = self.turn_left.checked_sub(1)?;
+        let received = recv(&self.socket, pool);
+        if !matches!(&received, Ok(Some(chunk)) if chunk.is_whole_block()) {
+            self.turn_left = 0;
+        }
+        received.unwrap_or_else(|end| {
+            self.end = Some(end);
+            None
+        })
     }
 
     /// Whether so much waits that the peer must be slowed down.
@@ -167,12 +190,20 @@ impl Recv {
 pub(in crate::engine) fn recv(socket: impl AsFd, pool: &Pool) -> Result<Option<Chunk>, End> {
     let mut block = pool.take();
     loop {
-        match rustix::net::recv(&socket, block.as_mut_slice(), RecvFlags::DONTWAIT) {
-            Ok((0, _)) => return Err(End::Eof),
-            Ok((len, _)) => return Ok(Some(block.into_chunk(0..len))),
+        match recv_once(&socket, block.as_mut_slice()) {
+            Ok(0) => return Err(End::Eof),
+            Ok(len) => return Ok(Some(block.into_chunk(0..len))),
             Err(Errno::AGAIN) => return Ok(None),
             Err(Errno::INTR) => {}
             Err(errno) => return Err(End::Error(errno.into())),
         }
     }
+}
+
+fn recv_once(socket: impl AsFd, to: &mut [u8]) -> Result<usize, Errno> {
+    #[cfg(feature = "sim")]
+    if let Some(received) = crate::engine::sim::recv(socket.as_fd(), to) {
+        return received;
+    }
+    rustix::net::recv(socket, to, RecvFlags::DONTWAIT).map(|(len, _)| len)
 }

@@ -17,9 +17,9 @@ use crate::engine::uring::{Cqe, Sqe};
 
 /// `IORING_CQE_F_BUFFER`, `IORING_CQE_F_MORE` and where the buffer's number stands
 /// (io_uring(7)).
-const CQE_BUFFER: u32 = 1 << 0;
+pub(super) const CQE_BUFFER: u32 = 1 << 0;
 const CQE_MORE: u32 = 1 << 1;
-const CQE_BUFFER_SHIFT: u32 = 16;
+pub(super) const CQE_BUFFER_SHIFT: u32 = 16;
 /// Completions that one call runs the task work for (`IO_LOCAL_TW_DEFAULT_MAX`, Linux 6.13).
 const TASK_WORK_MAX: usize = 20;
 /// Accepts on one listener at one instant without a connection: more are a spin.
@@ -29,7 +29,7 @@ const ACCEPTS_AT_ONCE_MAX: u32 = 20;
 const IDLE_SUBMISSIONS_MAX: u32 = 2000;
 
 /// What is said when an operation's memory was freed or written to before its final completion.
-const MEMORY_CHANGED: &str = "the memory of an operation has changed";
+pub(super) const MEMORY_CHANGED: &str = "the memory of an operation has changed";
 
 /// One ring.
 #[derive(Debug, Default)]
@@ -256,7 +256,7 @@ impl Kernel {
     }
 
     /// The connection that an operation is submitted on.
-    fn submitted_on(&mut self, fd: RawFd) -> Option<usize> {
+    pub(super) fn submitted_on(&mut self, fd: RawFd) -> Option<usize> {
         let Some(Identity::Socket(number)) = self.network.identity(fd) else {
             return None;
         };
@@ -393,71 +393,7 @@ impl Kernel {
         }
     }
 
-    fn recv(&mut self, ring: usize, number: usize, goes_on: bool) -> (i32, u32) {
-        if self.random.chance(self.faults.passing) {
-            return (-self.random.pick(faults::STREAM_PASSING), 0);
-        }
-        if self.random.chance(self.faults.fatal) {
-            self.network.sockets[number].excused = true;
-            return (-self.random.pick(faults::RECV_FATAL), 0);
-        }
-        let more = if goes_on { self.more() } else { 0 };
-        let is_short = self.random.chance(self.faults.short);
-        let socket = &mut self.network.sockets[number];
-        if socket.reset {
-            return (-libc::ECONNRESET, 0);
-        }
-        let Some(buffers) = self.rings[ring].buffers.as_mut().filter(|b| b.len() > 0) else {
-            return (-libc::ENOBUFS, 0);
-        };
-        let mut len = socket.inbound.len().min(buffers.next_len());
-        if len == 0 {
-            return (0, 0);
-        }
-        if is_short {
-            len = 1 + self.random.below(len);
-        }
-        let bytes: Vec<u8> = socket.inbound.drain(..len).collect();
-        socket.moved(self.now_ms);
-        let buffer = buffers.take(&bytes);
-        let flags = more | CQE_BUFFER | u32::from(buffer) << CQE_BUFFER_SHIFT;
-        (count(len), flags)
-    }
-
-    /// How a send ended; none if it has not.
-    fn send(&mut self, number: usize, outgoing: &mut Outgoing, cancelled: bool) -> Option<i32> {
-        let sent_or = |errno: i32, sent: usize| Some(if sent > 0 { count(sent) } else { -errno });
-        if cancelled {
-            return sent_or(libc::ECANCELED, outgoing.sent);
-        }
-        if self.random.chance(self.faults.passing) {
-            return sent_or(self.random.pick(faults::STREAM_PASSING), outgoing.sent);
-        }
-        if self.random.chance(self.faults.fatal) {
-            self.network.sockets[number].excused = true;
-            return sent_or(self.random.pick(faults::SEND_FATAL), outgoing.sent);
-        }
-        let is_short = self.random.chance(self.faults.short);
-        let socket = &mut self.network.sockets[number];
-        if socket.reset {
-            return sent_or(libc::ECONNRESET, outgoing.sent);
-        }
-        let room = socket.window.saturating_sub(socket.outbound.len());
-        let mut len = room.min(outgoing.copy.len() - outgoing.sent);
-        if is_short && len > 0 {
-            len = 1 + self.random.below(len);
-        }
-        socket.moved(self.now_ms);
-        match outgoing.send(len) {
-            Some(bytes) => socket.outbound.extend(bytes),
-            None => self.fail(&MEMORY_CHANGED),
-        }
-        // It waits for room until everything is sent (MSG_WAITALL), unless it is disturbed.
-        let is_disturbed = is_short && self.random.chance(300);
-        (outgoing.sent == outgoing.copy.len() || is_disturbed).then(|| count(outgoing.sent))
-    }
-
-    fn more(&mut self) -> u32 {
+    pub(super) fn more(&mut self) -> u32 {
         if self.random.chance(self.faults.lose_more) {
             0
         } else {

@@ -20,11 +20,12 @@ mod network;
 mod random;
 mod ring;
 mod stepped;
+mod streams;
 
 use std::cell::RefCell;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
@@ -164,6 +165,12 @@ pub(super) fn accept_error() -> Option<i32> {
         let fails = kernel.random.chance(kernel.faults.aborted);
         fails.then(|| kernel.random.pick(faults::ACCEPT_GONE))
     })
+}
+
+/// recv(2) as a plain system call that does not wait, if this thread is in a simulation.
+pub(super) fn recv(socket: BorrowedFd<'_>, to: &mut [u8]) -> Option<rustix::io::Result<usize>> {
+    let world = World::current()?;
+    Some(world.with(|kernel| kernel.recv_at_once(socket.as_raw_fd(), to)))
 }
 
 /// openat2(2), or in a simulation without it openat(2): below valgrind there is none, and what is

@@ -289,6 +289,13 @@ impl Connection {
         socket.reset || socket.ended || !socket.outbound.is_empty()
     }
 
+    /// Bytes that were sent and that the server has not yet received.
+    pub fn in_flight(&self) -> usize {
+        self.world.0.borrow().network.sockets[self.number]
+            .inbound
+            .len()
+    }
+
     /// Says that nothing more will come (FIN).
     pub fn finish(&self) {
         self.with("client finishes", 0, |socket| socket.finished = true);

@@ -72,6 +72,11 @@ impl BufRing {
         self.entries
     }
 
+    /// Buffers that the ring has room for.
+    pub(super) fn capacity(&self) -> usize {
+        usize::from(self.capacity)
+    }
+
     /// Buffers that the kernel may take.
     pub(super) fn len(&self) -> usize {
         usize::from(self.capacity) - self.absent.len()

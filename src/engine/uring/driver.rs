@@ -9,13 +9,13 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::buf_ring::BufRing;
+use super::buffer_queue::BufferQueue;
 use super::setup::{Refusal, worker_ring};
 use super::{Cqe, Ring, Sqe};
 use crate::buf::{Chunk, Outgoing, Pool};
 use crate::engine::descriptor::Descriptor;
 use crate::engine::op::{
-    self, After, End, GONE, Interest, Op, OpId, Read, Recv, Send, SendFile, Sent, State, Table,
-    Tag, Then,
+    self, After, Interest, Op, OpId, Read, Send, SendFile, Sent, State, Table, Tag, Then,
 };
 use crate::metrics::WorkerMetrics;
 use crate::rt::{contain, drop_waker, wake};
@@ -29,10 +29,10 @@ const SILENT_STEPS_MAX: u32 = 50;
 /// be done with the ring before the buffers and the operations' memory go.
 pub(in crate::engine) struct Uring {
     ring: RefCell<Ring>,
-    buffers: RefCell<BufRing>,
+    pub(super) buffers: RefCell<BufRing>,
     pub(super) table: RefCell<Table>,
-    /// Receives that found no buffer, in the order in which they get one.
-    parked: RefCell<Vec<OpId>>,
+    /// Receives that wait for a buffer.
+    pub(super) buffer_queue: BufferQueue,
     /// Submissions whose final completion is still to come.
     in_flight: Cell<u64>,
     reaped: RefCell<Vec<Cqe>>,
@@ -40,10 +40,10 @@ pub(in crate::engine) struct Uring {
     failure: RefCell<Option<io::Error>>,
     /// Written by other threads to end the worker's sleep.
     _wake: Arc<OwnedFd>,
-    pool: Pool,
+    pub(super) pool: Pool,
     blocks_max: usize,
     pub(in crate::engine) rung: &'static str,
-    metrics: Arc<WorkerMetrics>,
+    pub(super) metrics: Arc<WorkerMetrics>,
 }
 
 impl Uring {
@@ -61,7 +61,7 @@ impl Uring {
             ring: RefCell::new(made.ring),
             buffers: RefCell::new(made.buffers),
             table: RefCell::new(Table::new()),
-            parked: RefCell::default(),
+            buffer_queue: BufferQueue::default(),
             in_flight: Cell::new(0),
             reaped: RefCell::default(),
             failure: RefCell::default(),
@@ -84,9 +84,13 @@ impl Uring {
     /// When the ring can no longer be used.
     pub(in crate::engine) fn visit(&self, sleep: Option<Option<Duration>>) -> io::Result<()> {
         self.top_up();
+        self.admit_receives();
         if let Some(error) = self.failure.take() {
             return Err(error);
         }
+        // The receives whose turn it was may have nothing to receive: it is the next ones' turn.
+        let may_sleep = mutate!(SleepInQueue, true, self.buffer_queue.is_empty());
+        let sleep = sleep.filter(|_| may_sleep);
         let mut ring = self.ring.borrow_mut();
         let must_enter = ring.unsubmitted() > 0 || mutate!(NeverFetch, false, ring.needs_enter());
         let ready = ring.has_completions();
@@ -117,6 +121,7 @@ impl Uring {
         for id in ids {
             self.orphan(id);
         }
+        while self.buffer_queue.pop().is_some() {}
         let mut silent_steps = 0;
         while silent_steps < SILENT_STEPS_MAX {
             let in_flight = self.in_flight.get();
@@ -135,71 +140,6 @@ impl Uring {
 
     pub(in crate::engine) fn pool(&self) -> &Pool {
         &self.pool
-    }
-
-    pub(in crate::engine) fn start_recv(&self, socket: Descriptor) -> OpId {
-        let recv = || Op::Recv(Recv::new(socket));
-        self.table.borrow_mut().insert(recv).0
-    }
-
-    /// The next piece; none at the end.
-    #[inline]
-    pub(in crate::engine) fn poll_recv(
-        &self,
-        id: OpId,
-        context: &Context<'_>,
-    ) -> Poll<io::Result<Option<Chunk>>> {
-        let mut table = self.table.borrow_mut();
-        let entry = table.get(id).expect(GONE);
-        let Op::Recv(recv) = &mut entry.op else {
-            unreachable!("a receive's name")
-        };
-        if let Some(chunk) = recv.pop() {
-            return Poll::Ready(Ok(Some(chunk)));
-        }
-        if let Some(end) = &recv.end {
-            return Poll::Ready(end.again());
-        }
-        let submit = entry.state == State::Idle && !recv.parked;
-        let replaced = entry.wait(context.waker());
-        drop(table);
-        drop(replaced);
-        if submit {
-            self.submit(id);
-        }
-        Poll::Pending
-    }
-
-    /// Whether something waits to be asked for. Nothing is asked of the kernel.
-    pub(in crate::engine) fn has_received(&self, id: OpId) -> bool {
-        let mut table = self.table.borrow_mut();
-        let entry = table.get(id).map(|entry| &entry.op);
-        matches!(entry, Some(Op::Recv(recv)) if !recv.is_empty())
-    }
-
-    /// Ready when the connection broke, whatever waits to be received.
-    pub(in crate::engine) fn poll_broken(
-        &self,
-        id: OpId,
-        context: &Context<'_>,
-    ) -> Poll<io::Error> {
-        let mut table = self.table.borrow_mut();
-        let entry = table.get(id).expect(GONE);
-        let Op::Recv(recv) = &mut entry.op else {
-            unreachable!("a receive's name")
-        };
-        if let Some(Err(error)) = recv.end.as_ref().map(End::again) {
-            return Poll::Ready(error);
-        }
-        let ended = recv.end.is_some();
-        let submit = entry.state == State::Idle && !recv.parked && !ended && recv.is_empty();
-        let replaced = entry.wait(context.waker());
-        drop(table);
-        drop(replaced);
-        if submit {
-            self.submit(id);
-        }
-        Poll::Pending
     }
 
     #[inline(always)]
@@ -329,7 +269,7 @@ impl Uring {
             entry.cancelled = false;
             match &mut entry.op {
                 Op::Accept(accept) => accept.sqe(),
-                Op::Recv(recv) => recv.sqe(),
+                Op::Recv(recv) => recv.sqe(self.buffer_queue.is_crowded()),
                 Op::Send(send) => send.sqe(),
                 Op::SendFile(send) => send.sqe(),
                 Op::Read(read) => read.sqe(),
@@ -363,8 +303,7 @@ impl Uring {
         ring.enter(want, timeout)
     }
 
-    /// Gives the kernel buffers for those it has used, and the receives that wait for one their
-    /// turn.
+    /// Gives the kernel buffers for those it has used.
     fn top_up(&self) {
         let mut buffers = self.buffers.borrow_mut();
         buffers.top_up(&self.pool, self.is_memory_scarce());
@@ -374,21 +313,6 @@ impl Uring {
         self.metrics
             .blocks_in_use
             .set((self.pool.in_use() - in_ring) as u64);
-        if self.parked.borrow().is_empty() {
-            return;
-        }
-        let ready = self.parked.borrow().len().min(in_ring);
-        let unparked: Vec<OpId> = self.parked.borrow_mut().drain(..ready).collect();
-        for id in unparked {
-            let mut table = self.table.borrow_mut();
-            let Some(entry) = table.get(id) else { continue };
-            let Op::Recv(recv) = &mut entry.op else {
-                unreachable!("only receives are parked")
-            };
-            recv.parked = false;
-            drop(table);
-            self.submit(id);
-        }
     }
 
     fn is_memory_scarce(&self) -> bool {
@@ -400,6 +324,7 @@ impl Uring {
         let chunk = cqe.buffer().map(|number| {
             let len = usize::try_from(cqe.result).unwrap_or(0);
             self.metrics.bytes_received.add(len as u64);
+            self.buffer_queue.note_used();
             self.buffers.borrow_mut().take(number, len)
         });
         if !cqe.more() {
@@ -429,7 +354,10 @@ impl Uring {
             entry.state = State::Idle;
         }
         let after = match &mut entry.op {
-            Op::Recv(recv) => recv.complete(cqe, chunk, self.is_memory_scarce()),
+            Op::Recv(recv) => {
+                let one_by_one = self.is_memory_scarce() || self.buffer_queue.is_crowded();
+                recv.complete(cqe, chunk, one_by_one)
+            }
             Op::Accept(accept) => accept.complete(cqe),
             Op::Connect(connect) => connect.complete(cqe),
             Op::Read(_) => After::Resubmit,
@@ -450,7 +378,7 @@ impl Uring {
                 drop(table);
                 return waker.into_iter().for_each(drop_waker);
             }
-            After::Forget => None,
+            After::Forget | After::AwaitBuffer => None,
             _ => entry.waker.take(),
         };
         let forget = matches!(after, After::Forget | After::WakeAndForget);
@@ -464,10 +392,10 @@ impl Uring {
             _ if orphaned => {}
             After::Resubmit => self.submit(id),
             After::WakeAndCancel => self.cancel(id),
-            After::Park if mutate!(SpinOnNoBuffer, true, false) => self.submit(id),
-            After::Park => {
+            After::AwaitBuffer => {
                 self.metrics.buffers_exhausted.add(1);
-                mutate!(ForgetPark, (), self.parked.borrow_mut().push(id));
+                self.buffer_queue.ran_dry(self.buffers.borrow().capacity());
+                self.enqueue_receive(id);
             }
             After::Wake | After::WakeAndForget | After::Forget => {}
         }

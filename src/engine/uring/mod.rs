@@ -1,8 +1,10 @@
 //! The completion engine: io_uring, one ring per worker.
 
 mod buf_ring;
+mod buffer_queue;
 mod connections;
 mod driver;
+mod receives;
 mod ring;
 mod setup;
 

@@ -1,0 +1,123 @@
+//! Receiving on the ring: what a connection asks for, and whose turn it is to get a buffer.
+
+use std::io;
+use std::task::{Context, Poll};
+
+use super::Uring;
+use crate::buf::Chunk;
+use crate::engine::descriptor::Descriptor;
+use crate::engine::op::{End, Entry, GONE, Op, OpId, Recv, State};
+use crate::sys::mutants::mutate;
+
+impl Uring {
+    pub(in crate::engine) fn start_recv(&self, socket: Descriptor) -> OpId {
+        let recv = || Op::Recv(Recv::new(socket));
+        self.table.borrow_mut().insert(recv).0
+    }
+
+    /// The next piece; none at the end.
+    #[inline]
+    pub(in crate::engine) fn poll_recv(
+        &self,
+        id: OpId,
+        context: &Context<'_>,
+    ) -> Poll<io::Result<Option<Chunk>>> {
+        let mut table = self.table.borrow_mut();
+        let entry = table.get(id).expect(GONE);
+        let Op::Recv(recv) = &mut entry.op else {
+            unreachable!("a receive's name")
+        };
+        if let Some(chunk) = recv.pop() {
+            return Poll::Ready(Ok(Some(chunk)));
+        }
+        let ask = entry.state == State::Idle && !recv.is_queued;
+        if ask && let Some(chunk) = recv.receive_in_turn(&self.pool) {
+            self.metrics.bytes_received.add(chunk.len() as u64);
+            return Poll::Ready(Ok(Some(chunk)));
+        }
+        if let Some(end) = &recv.end {
+            return Poll::Ready(end.again());
+        }
+        let replaced = entry.wait(context.waker());
+        drop(table);
+        drop(replaced);
+        if ask {
+            self.ask_to_receive(id);
+        }
+        Poll::Pending
+    }
+
+    /// Whether something waits to be asked for. Nothing is asked of the kernel.
+    pub(in crate::engine) fn has_received(&self, id: OpId) -> bool {
+        let mut table = self.table.borrow_mut();
+        let entry = table.get(id).map(|entry| &entry.op);
+        matches!(entry, Some(Op::Recv(recv)) if !recv.is_empty())
+    }
+
+    /// Ready when the connection broke, whatever waits to be received.
+    pub(in crate::engine) fn poll_broken(
+        &self,
+        id: OpId,
+        context: &Context<'_>,
+    ) -> Poll<io::Error> {
+        let mut table = self.table.borrow_mut();
+        let entry = table.get(id).expect(GONE);
+        let Op::Recv(recv) = &mut entry.op else {
+            unreachable!("a receive's name")
+        };
+        if let Some(Err(error)) = recv.end.as_ref().map(End::again) {
+            return Poll::Ready(error);
+        }
+        let ended = recv.end.is_some();
+        let ask = entry.state == State::Idle && !recv.is_queued && !ended && recv.is_empty();
+        let replaced = entry.wait(context.waker());
+        drop(table);
+        drop(replaced);
+        if ask {
+            self.ask_to_receive(id);
+        }
+        Poll::Pending
+    }
+
+    /// Submits a receive, or lets it wait for its turn while buffers are contended for.
+    fn ask_to_receive(&self, id: OpId) {
+        if mutate!(Overtake, false, self.buffer_queue.is_crowded()) {
+            self.enqueue_receive(id);
+        } else {
+            self.submit(id);
+        }
+    }
+
+    pub(super) fn enqueue_receive(&self, id: OpId) {
+        let mut table = self.table.borrow_mut();
+        if let Some(Entry {
+            op: Op::Recv(recv), ..
+        }) = table.get(id)
+        {
+            recv.is_queued = true;
+            mutate!(ForgetQueued, (), self.buffer_queue.push(id));
+        }
+    }
+
+    /// Submits the receives whose turn it is. They may take half of the buffers: the other half is
+    /// for receives that the kernel already has, whose peers send only now.
+    pub(super) fn admit_receives(&self) {
+        if self.buffer_queue.is_empty() {
+            return;
+        }
+        let mut left = (self.buffers.borrow().len() / 2).max(1);
+        while left > 0
+            && let Some(id) = self.buffer_queue.pop()
+        {
+            let mut table = self.table.borrow_mut();
+            let Some(entry) = table.get(id) else { continue };
+            let Op::Recv(recv) = &mut entry.op else {
+                unreachable!("only receives wait for buffers")
+            };
+            recv.is_queued = false;
+            drop(table);
+            self.submit(id);
+            left -= 1;
+        }
+    }
+}
