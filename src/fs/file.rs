@@ -73,6 +73,11 @@ impl Metadata {
         self.inode
     }
 
+    /// What no other file or folder has, as long as this one is open.
+    pub(super) fn identity(&self) -> (u64, u64) {
+        (self.device, self.inode)
+    }
+
     /// Whether it is a regular file.
     pub fn is_file(&self) -> bool {
         self.kind == FileType::RegularFile

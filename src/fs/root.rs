@@ -3,9 +3,8 @@
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::{self, Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 #[cfg(not(feature = "sim"))]
 use rustix::fs::openat2;
@@ -26,18 +25,25 @@ const TRIES_MAX: u32 = 64;
 /// still be accepted, to be told so.
 const SPARE_DESCRIPTORS: u64 = 8;
 
-/// A folder opened once. What is opened through it lies beneath it, however the name is written
-/// and wherever links lead. Cloning makes another handle to it, for another worker say.
+/// An open folder. Every file that is opened through it lies beneath it, however the name is
+/// written and wherever links lead. It stays the same folder when its path leads to another one;
+/// [`Root::replacement`] finds that other one. Cloning makes another handle to it, for another
+/// worker say.
 #[derive(Clone)]
 pub struct Root(Arc<Inner>);
 
 struct Inner {
     fd: OwnedFd,
     path: PathBuf,
+    /// The folder's identity: no other folder has it as long as this one is open.
     metadata: Metadata,
-    /// Whether it was still in its place when somebody last looked.
-    current: AtomicBool,
+    /// What the path was last found to lead to. It is shared with the folders that it led to
+    /// before.
+    found: Arc<Mutex<Found>>,
 }
+
+/// A folder's identity, or the error of open(2).
+type Found = Result<(u64, u64), i32>;
 
 /// What a name leads to.
 #[derive(Debug)]
@@ -53,25 +59,35 @@ pub enum Entry {
 impl Root {
     /// Opens the folder at `path`. This may block: it is for a program's start.
     ///
+    /// A relative `path` is made absolute, so that the folder can be found again if the working
+    /// directory is replaced. Where the absolute path does not lead to the folder (a parent of the
+    /// working directory may forbid it), `path` stays relative.
+    ///
     /// # Errors
     /// Those of open(2), `ENOTDIR` among them; `ENOSYS` where the kernel or a filter on system
     /// calls has no openat2(2).
     pub fn open(path: impl Into<PathBuf>) -> io::Result<Self> {
-        let path = path.into();
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd = openat(CWD, &path, flags, Mode::empty())?;
-        openat2(&fd, ".", flags, Mode::empty(), BENEATH)?;
+        let mut path = path.into();
+        let fd = openat(CWD, &path, FOLDER, Mode::empty())?;
+        openat2(&fd, ".", FOLDER, Mode::empty(), BENEATH)?;
         let metadata = Metadata::new(&fstat(&fd)?);
-        let current = AtomicBool::new(true);
+        if let Ok(absolute) = path::absolute(&path)
+            && stat(&absolute)
+                .is_ok_and(|found| Metadata::new(&found).identity() == metadata.identity())
+        {
+            path = absolute;
+        }
+        let found = Arc::new(Mutex::new(Ok(metadata.identity())));
         Ok(Self(Arc::new(Inner {
             fd,
             path,
             metadata,
-            current,
+            found,
         })))
     }
 
-    /// The path it was opened by.
+    /// The path by which it was opened, in its absolute form, and by which
+    /// [`Root::replacement`] looks for it.
     pub fn path(&self) -> &Path {
         &self.0.path
     }
@@ -110,37 +126,66 @@ impl Root {
         .await
     }
 
-    /// Whether its path still leads to this very folder. Not so when it was replaced, moved or
-    /// unmounted: what is served then is no longer what an operator sees.
+    /// Follows the path again: the folder that it leads to now, open, if that is another one.
+    /// This is so when the folder was removed and made again, moved, mounted over or unmounted, or
+    /// when the path leads through a link that was switched. A path that the kernel remembers is
+    /// followed at once; otherwise it is looked up on another thread.
     ///
     /// # Errors
-    /// Those of stat(2), but for `ENOENT`.
+    /// Those of open(2): `ENOENT` or `ENOTDIR` where no folder is at the path any more, `EACCES`
+    /// where it may not be followed.
     ///
     /// # Panics
-    /// Outside a worker.
-    pub async fn is_current(&self) -> io::Result<bool> {
+    /// Outside a worker, if the path has to be looked up on the disk.
+    pub async fn replacement(&self) -> io::Result<Option<Self>> {
+        match self.0.follow_path(ResolveFlags::CACHED) {
+            // Not in memory, or the kernel cannot say (before Linux 5.12).
+            Err(Errno::AGAIN | Errno::INVAL | Errno::OPNOTSUPP) => {}
+            found => return Ok(found?),
+        }
         let root = self.clone();
-        blocking(move || {
-            let now = match stat(&root.0.path) {
-                Err(Errno::NOENT) => return Ok(false),
-                found => Metadata::new(&found?),
-            };
-            let then = &root.0.metadata;
-            Ok((now.device(), now.inode()) == (then.device(), then.inode()))
-        })
-        .await
+        blocking(move || Ok(root.0.follow_path(ResolveFlags::empty())?)).await
     }
 
-    /// Notes what [`Root::is_current`] has found. True to one of those who share the root: the one
-    /// who finds that it has changed.
-    pub(crate) fn is_news(&self, is_current: bool) -> bool {
-        self.0.current.swap(is_current, Ordering::Relaxed) != is_current
+    /// Whether both are the same folder.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.0.metadata.identity() == other.0.metadata.identity()
+    }
+
+    /// Notes that the path was found to lead to this folder, or to the error `obstacle`. True to
+    /// the first of those who share the root that finds this.
+    pub(crate) fn is_news(&self, obstacle: Option<i32>) -> bool {
+        let now = match obstacle {
+            Some(errno) => Err(errno),
+            None => Ok(self.0.metadata.identity()),
+        };
+        let mut found = self.0.found.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *found, now) != now
     }
 }
+
+/// How a folder is opened that is only to be known, and to be the start of other paths.
+const FOLDER: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS);
 
 impl Inner {
+    /// The folder at the path, if that is another one. The path is the operator's own: it may lead
+    /// anywhere.
+    fn follow_path(&self, resolve: ResolveFlags) -> Result<Option<Root>, Errno> {
+        let fd = openat2(CWD, &self.path, FOLDER, Mode::empty(), resolve)?;
+        let metadata = Metadata::new(&fstat(&fd)?);
+        if metadata.identity() == self.metadata.identity() {
+            return Ok(None);
+        }
+        Ok(Some(Root(Arc::new(Self {
+            fd,
+            path: self.path.clone(),
+            metadata,
+            found: self.found.clone(),
+        }))))
+    }
+
     /// As [`Inner::open_beneath`], up to three times where nothing is found: what a link led to may
     /// have been removed while it was followed, and the link lead elsewhere by now. So is a tree
     /// replaced whole, and nobody shall see a gap.
@@ -185,8 +230,7 @@ impl Inner {
 
     /// Whether `relative` names a folder, whatever may be done with it.
     fn is_directory(&self, relative: &Path, resolve: ResolveFlags) -> bool {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        openat2(&self.fd, relative, flags, Mode::empty(), BENEATH | resolve).is_ok()
+        openat2(&self.fd, relative, FOLDER, Mode::empty(), BENEATH | resolve).is_ok()
     }
 }
 

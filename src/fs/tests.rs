@@ -284,7 +284,7 @@ fn pipes_and_sockets_block_nobody_and_are_not_read() {
 }
 
 #[test]
-fn a_root_is_a_folder_and_notices_when_it_is_replaced() {
+fn a_root_is_a_folder_and_finds_the_one_in_its_place() {
     let ground = Ground::new();
     let path = ground.file("a.txt", b"a");
     let error = Root::open(path).unwrap_err();
@@ -296,17 +296,55 @@ fn a_root_is_a_folder_and_notices_when_it_is_replaced() {
     on_each_engine(|| {
         let (ground, root) = (ground.clone(), root.clone());
         async move {
-            assert!(root.is_current().await.unwrap());
-            let (site, aside) = (ground.site(""), ground.0.join("aside"));
+            assert!(root.replacement().await.unwrap().is_none());
+            let (site, aside) = (ground.0.join("site"), ground.0.join("aside"));
             fs::rename(&site, &aside).unwrap();
-            assert!(!root.is_current().await.unwrap());
+            let error = root.replacement().await.unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
             fs::create_dir(&site).unwrap();
-            assert!(!root.is_current().await.unwrap());
+            ground.file("b.txt", b"b");
+            let other = root.replacement().await.unwrap().unwrap();
             assert_eq!(look(&root, "a.txt").await, found("a"));
-            fs::remove_dir(&site).unwrap();
+            assert_eq!(look(&other, "b.txt").await, found("b"));
+            assert_eq!(look(&other, "../aside/a.txt").await, Err(libc::EXDEV));
+            assert!(other.replacement().await.unwrap().is_none());
+            fs::remove_dir_all(&site).unwrap();
             fs::rename(&aside, &site).unwrap();
+            assert!(root.replacement().await.unwrap().is_none());
+            assert!(other.replacement().await.unwrap().unwrap().is_same(&root));
         }
     });
+}
+
+#[test]
+fn what_a_path_leads_to_is_news_once() {
+    let ground = Ground::new();
+    let (root, site) = (ground.root(), ground.0.join("site"));
+    let shared = root.clone();
+    assert!(!root.is_news(None));
+    assert!(root.is_news(Some(libc::ENOENT)) && !shared.is_news(Some(libc::ENOENT)));
+    assert!(shared.is_news(None) && !root.is_news(None));
+    fs::rename(&site, ground.0.join("aside")).unwrap();
+    fs::create_dir(&site).unwrap();
+    on_each_engine(|| {
+        let (root, shared) = (root.clone(), shared.clone());
+        async move {
+            let others = [root.replacement().await, shared.replacement().await];
+            let [first, second] = others.map(|other| other.unwrap().unwrap());
+            assert!(first.is_news(None) && !second.is_news(None));
+            assert!(root.is_news(None));
+        }
+    });
+}
+
+/// A relative path is followed from where it led at first, whatever becomes of the name of the
+/// working directory; this one, which is the process's own, stays.
+#[test]
+fn a_relative_path_becomes_absolute() {
+    let root = Root::open("src").unwrap();
+    assert_eq!(root.path(), std::env::current_dir().unwrap().join("src"));
+    let root = Root::open("src/../src").unwrap();
+    assert!(root.path().ends_with("src/../src") && root.path().is_absolute());
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod sandbox;
 mod serve;
 mod serve_bodies;
 mod serve_changes;
+mod serve_replaced;
 mod signals;
 mod startup;
 mod support;

@@ -1,5 +1,5 @@
-//! `coring serve` while its folder changes: what is new is seen soon, what is served is of one
-//! piece, and what has gone is said to be.
+//! `coring serve` while the files in its folder change: what is new is seen soon, and what is
+//! served is of one piece. What happens to the folder itself is in `serve_replaced`.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::serve::{field, get, request, serve};
-use crate::support::{Client, Coring, Folder, PATIENCE, coring, eventually};
+use crate::support::{Client, Coring, Folder, coring, eventually};
 
 /// A change is noticed within a second; the rest is for a slow machine.
 const SOON: Duration = Duration::from_secs(2);
@@ -256,48 +256,4 @@ fn exhausted_descriptors_are_503_and_pass() {
         (get(&server, "/small").status == 200).then_some(())
     });
     server.stop();
-}
-
-#[test]
-fn a_root_that_is_gone_is_said_once() {
-    let parent = Folder::new();
-    let (path, moved) = (parent.file("site"), parent.file("moved"));
-    fs::create_dir(&path).expect("a new folder");
-    parent.write("site/a", "of the former");
-    let server = Coring::start(&["serve", &path, "--file-cache", "0"]);
-    assert_eq!(get(&server, "/a").text(), "of the former");
-    fs::rename(&path, &moved).expect("a renamed folder");
-    fs::create_dir(&path).expect("a new folder");
-    let says = |word: &str| {
-        server
-            .stderr()
-            .lines()
-            .filter(|line| line.contains(word))
-            .count()
-    };
-    let ask = |client: &mut Client| {
-        client.send(request("GET", "/a", &[]));
-        client.answer()
-    };
-    let mut client = server.connect();
-    eventually("a word about it", || {
-        assert_eq!(ask(&mut client).text(), "of the former");
-        (says("was moved, replaced or unmounted") > 0).then_some(())
-    });
-    fs::remove_dir_all(&moved).expect("a folder of ours");
-    // Nothing is found where there is nothing any more.
-    let gone = ask(&mut client);
-    assert_eq!((gone.status, field(&gone, "retry-after")), (503, "1"));
-    let started = Instant::now();
-    while started.elapsed() < SOON + SOON {
-        assert_eq!(ask(&mut client).status, 503);
-        thread::sleep(Duration::from_millis(100));
-    }
-    assert_eq!(
-        says(&path),
-        2,
-        "the banner and one line: {}",
-        server.stderr()
-    );
-    assert!(started.elapsed() < PATIENCE);
 }

@@ -14,7 +14,7 @@ use std::rc::Rc;
 
 /// How long an entry is served without a look at its file, in ms: half of what is promised, for a
 /// look may be lost with its client.
-const TRUST_MS: u64 = 500;
+pub(super) const TRUST_MS: u64 = 500;
 
 /// What an entry costs besides its content and twice its name, in bytes; an estimate.
 const ENTRY_BYTES: usize = 1024;
@@ -125,6 +125,11 @@ impl<V> Cache<V> {
             looked_ms,
             due_ms: looked_ms + TRUST_MS,
         });
+    }
+
+    /// Forgets everything.
+    pub(super) fn clear(&mut self) {
+        *self = Self::new(self.bytes_max);
     }
 
     /// Forgets `path`.
@@ -246,6 +251,10 @@ mod tests {
         assert_eq!((cache.find(b"a", 0), cache.bytes), (Found::Missing, 0));
         assert!(cache.takes(100) && !cache.takes(1000));
         assert!(!Cache::<()>::new(0).takes(0));
+        cache.insert(b"a", Rc::new(4), 1000, 0);
+        cache.clear();
+        assert_eq!((cache.find(b"a", 0), cache.bytes), (Found::Missing, 0));
+        assert!(cache.takes(100));
     }
 
     #[test]

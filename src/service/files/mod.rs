@@ -10,14 +10,13 @@
 
 mod cache;
 mod facts;
+mod folder;
 mod path;
 
-use std::cell::{Cell, RefCell};
-use std::ffi::OsStr;
+use std::cell::RefCell;
 use std::fmt;
 use std::io;
 use std::ops::Range;
-use std::os::unix::ffi::OsStrExt;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -30,10 +29,10 @@ use crate::fs::{Entry, File, Kept, Metadata, Obstacle, Root, Shelf};
 use crate::http::conditional::Outcome;
 use crate::http::field::Fields;
 use crate::http::range::{ContentRange, Requested};
-use crate::messages::report;
 use crate::rt::{now_ms, sleep, spawn};
 use cache::{Cache, Found};
 use facts::Facts;
+use folder::Folder;
 use path::{Relative, with_slash};
 
 /// A larger file is read as it is sent, and not kept, in bytes: what goes out in one send.
@@ -50,9 +49,6 @@ const QUIET_MS: u64 = 20;
 
 /// How often a small file is read, to find it quiet.
 const READS_MAX: u32 = 4;
-
-/// How often the root is looked at, in ms.
-const ROOT_LOOK_MS: u64 = 2000;
 
 /// Serves the files of a folder: GET and HEAD, `index.html` for a folder, conditional requests,
 /// one byte range at a time.
@@ -71,19 +67,17 @@ const ROOT_LOOK_MS: u64 = 2000;
 ///
 /// Names that begin with a dot are hidden, but for `/.well-known/`. Links are followed as long as
 /// they stay in the folder. What cannot be found, or is no regular file, is 404; what may not be
-/// read 403; when descriptors, memory or threads run out, or the folder is no longer in its place,
-/// the answer is 503.
+/// read 403; when descriptors, memory or threads run out, the answer is 503.
 ///
-/// Small files that are asked for often are kept in memory. A change is noticed within a second.
+/// Small files that are asked for often are kept in memory. A change is noticed within a second,
+/// also one of the folder itself: [`Root::path`] is followed again, so it must stay one that the
+/// process may follow. As long as it leads to no folder, every file is 404; where it may not be
+/// followed, 403.
 pub struct Files {
-    root: Root,
+    folder: Folder,
     cache: RefCell<Cache<Small>>,
     /// Where some of these have their content, as long as there is room.
     shelf: Shelf,
-    /// When to look at the root next, in ms.
-    root_due_ms: Cell<u64>,
-    /// Whether the root was still in its place when it was last looked at.
-    root_is_current: Cell<bool>,
 }
 
 /// A small file as it was at one moment.
@@ -107,11 +101,9 @@ impl Files {
     /// Serves what lies beneath `root`.
     pub fn new(root: Root) -> Self {
         Self {
-            root,
+            folder: Folder::new(root),
             cache: RefCell::new(Cache::new(Self::CACHE_BYTES_MAX)),
             shelf: Shelf::new(Self::CACHE_BYTES_MAX),
-            root_due_ms: Cell::new(0),
-            root_is_current: Cell::new(true),
         }
     }
 
@@ -130,10 +122,13 @@ impl Files {
         path: &Relative<'_>,
         known: Option<Rc<Small>>,
     ) -> Response {
-        let looked_ms = now_ms();
-        self.look_at_root(looked_ms).await;
+        if self.folder.look().await {
+            self.cache.borrow_mut().clear();
+        }
+        // What is known of a file is as old as what is known of the folder.
+        let looked_ms = self.folder.looked_ms();
         let name = path.file();
-        let opened = self.root.open_file(OsStr::from_bytes(&name)).await;
+        let opened = self.folder.open_file(&name).await;
         if let Some(known) = known
             && known.holds(&opened)
         {
@@ -152,7 +147,7 @@ impl Files {
                 return match other {
                     Ok(Entry::Directory) if !path.is_directory() => redirect(request),
                     Ok(_) => refusal(StatusCode::NOT_FOUND),
-                    Err(error) => self.refusal(&error),
+                    Err(error) => refusal_of(&error),
                 };
             }
         };
@@ -164,7 +159,7 @@ impl Files {
         }
         self.cache.borrow_mut().remove(path.as_bytes());
         match read {
-            Err(error) => self.refusal(&error),
+            Err(error) => refusal_of(&error),
             Ok(_) => {
                 let facts = Facts::new(&name, *file.metadata(), now_seconds());
                 answer(request, &facts, Content::File(file))
@@ -203,40 +198,6 @@ impl Files {
         self.keep(path, &small, looked_ms);
         small
     }
-
-    /// Looks now and then whether the root is still where it was, and says once if not.
-    async fn look_at_root(&self, now_ms: u64) {
-        if now_ms < self.root_due_ms.get() {
-            return;
-        }
-        self.root_due_ms.set(now_ms + ROOT_LOOK_MS);
-        let Ok(is_current) = self.root.is_current().await else {
-            return;
-        };
-        self.root_is_current.set(is_current);
-        if self.root.is_news(is_current) {
-            let path = self.root.path().display();
-            let news = if is_current {
-                "is back in its place"
-            } else {
-                "was moved, replaced or unmounted; what is still reachable of the former folder \
-                 is served until a restart"
-            };
-            report(format_args!("{path} {news}"));
-        }
-    }
-
-    /// The answer where something cannot be had. In a folder that is gone nothing is found, and
-    /// that is no statement about any file.
-    fn refusal(&self, error: &io::Error) -> Response {
-        match Obstacle::of(error) {
-            Obstacle::NotFound if self.root_is_current.get() => refusal(StatusCode::NOT_FOUND),
-            Obstacle::NotFound | Obstacle::Exhausted => refusal(StatusCode::SERVICE_UNAVAILABLE)
-                .with_header(RETRY_AFTER, HeaderValue::from_static("1")),
-            Obstacle::Forbidden => refusal(StatusCode::FORBIDDEN),
-            Obstacle::Broken => refusal(StatusCode::INTERNAL_SERVER_ERROR),
-        }
-    }
 }
 
 impl Service for Files {
@@ -262,7 +223,7 @@ impl Service for Files {
 impl fmt::Debug for Files {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Files")
-            .field("root", &self.root)
+            .field("folder", &self.folder)
             .finish_non_exhaustive()
     }
 }
@@ -402,6 +363,17 @@ fn redirect(request: &Request) -> Response {
     match HeaderValue::try_from(with_slash(request.path(), request.query())) {
         Ok(location) => refusal(StatusCode::MOVED_PERMANENTLY).with_header(LOCATION, location),
         Err(_) => refusal(StatusCode::NOT_FOUND),
+    }
+}
+
+/// The answer where a file cannot be had.
+fn refusal_of(error: &io::Error) -> Response {
+    match Obstacle::of(error) {
+        Obstacle::NotFound => refusal(StatusCode::NOT_FOUND),
+        Obstacle::Exhausted => refusal(StatusCode::SERVICE_UNAVAILABLE)
+            .with_header(RETRY_AFTER, HeaderValue::from_static("1")),
+        Obstacle::Forbidden => refusal(StatusCode::FORBIDDEN),
+        Obstacle::Broken => refusal(StatusCode::INTERNAL_SERVER_ERROR),
     }
 }
 
