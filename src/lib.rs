@@ -75,6 +75,7 @@ pub use server::{
 };
 pub use service::{Body, BodyError, Files, Request, Response, Service};
 pub use sys::kernel::release as kernel_release;
+pub use sys::signals::unblock_signals;
 pub use task::{
     Blocking, Closed, Elapsed, JoinError, JoinHandle, Receiver, Sender, Timeout, blocking, channel,
     join_all, run, run_with, sleep, spawn, timeout, yield_now,

@@ -1,4 +1,4 @@
-//! Signals that a thread of ours must not receive.
+//! The signals that reach a thread.
 
 use std::mem::MaybeUninit;
 
@@ -12,18 +12,30 @@ use std::mem::MaybeUninit;
 /// gone with it, so the thread must be ours and keep them blocked until it ends. Threads that it
 /// starts inherit the mask, and so do processes, unless `std::process::Command` starts them.
 pub fn block_write_signals() {
-    let mut signals = MaybeUninit::<libc::sigset_t>::uninit();
+    change_mask(libc::SIG_BLOCK, &[libc::SIGPIPE, libc::SIGXFSZ]);
+}
+
+/// Lets `signals` reach this thread and those that it starts afterwards. A signal that a process
+/// blocks stays blocked in the program that it executes (execve(2)), and one that arrived meanwhile
+/// is pending there.
+pub fn unblock_signals(signals: &[i32]) {
+    change_mask(libc::SIG_UNBLOCK, signals);
+}
+
+/// Changes the mask of this thread; numbers that are no signals are left out.
+fn change_mask(how: libc::c_int, signals: &[i32]) {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: the call makes an empty set of what it points to.
-    unsafe { libc::sigemptyset(signals.as_mut_ptr()) };
+    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
     // SAFETY: `sigemptyset` cannot fail, so the set is initialised.
-    let mut signals = unsafe { signals.assume_init() };
-    for signal in [libc::SIGPIPE, libc::SIGXFSZ] {
-        // SAFETY: a set that is initialised, and the number of a signal.
-        unsafe { libc::sigaddset(&mut signals, signal) };
+    let mut set = unsafe { set.assume_init() };
+    for &signal in signals {
+        // SAFETY: a set that is initialised; the call refuses what is not the number of a signal.
+        unsafe { libc::sigaddset(&mut set, signal) };
     }
     // SAFETY: a set that is initialised; the former mask is not asked for. With these arguments the
     // call cannot fail.
-    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &signals, std::ptr::null_mut()) };
+    unsafe { libc::pthread_sigmask(how, &set, std::ptr::null_mut()) };
 }
 
 #[cfg(test)]
@@ -50,5 +62,17 @@ mod tests {
         });
         assert_eq!(within.join().unwrap(), before | both);
         assert_eq!(blocked(), before);
+    }
+
+    #[test]
+    fn signals_that_were_blocked_can_be_let_through() {
+        let within = std::thread::spawn(|| {
+            let before = blocked();
+            change_mask(libc::SIG_BLOCK, &[libc::SIGUSR1, libc::SIGUSR2]);
+            unblock_signals(&[libc::SIGUSR1, 0, -1, 1000]);
+            (before, blocked())
+        });
+        let (before, after) = within.join().unwrap();
+        assert_eq!(after, before | 1 << (libc::SIGUSR2 - 1));
     }
 }

@@ -11,6 +11,7 @@ mod embedding;
 mod examples;
 mod faults;
 mod files;
+mod inherited;
 mod lifecycle;
 mod limits;
 mod messages;

@@ -4,19 +4,25 @@
 use std::io;
 use std::thread;
 
-use coring::Handle;
 use coring::messages::report;
+use coring::{Handle, unblock_signals};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use crate::units::Duration;
 
-/// Takes the signals over. Before the server starts, so that none that comes early is lost.
+/// The signals that the program obeys.
+const SIGNALS: [i32; 5] = [SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGXFSZ];
+
+/// Takes the signals over, also where the parent process ignored or blocked them. Before the server
+/// starts, so that none that comes early is lost and every thread lets them through.
 ///
 /// # Errors
 /// When the kernel refuses.
 pub(crate) fn install() -> io::Result<Signals> {
-    Signals::new([SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGXFSZ])
+    let signals = Signals::new(SIGNALS)?;
+    unblock_signals(&SIGNALS);
+    Ok(signals)
 }
 
 /// Obeys the signals that came and will come, on a thread of its own that ends with the process.

@@ -122,18 +122,26 @@ impl Coring {
         Self::spawn(command, Folder::new())
     }
 
-    /// Starts `command` with `stderr` as its standard error, which is then not read here, and waits
-    /// until it listens on the Unix socket that the variable `CORING_BIND` names.
+    /// Starts `command` with `stderr` as its standard error, which is then not read here.
     #[track_caller]
-    pub(crate) fn start_unread(mut command: Command, stderr: impl Into<Stdio>) -> Self {
+    pub(crate) fn start_unread(command: Command, stderr: impl Into<Stdio>) -> Self {
+        Self::start_on_socket(command, Stdio::piped(), stderr)
+    }
+
+    /// Starts `command` with these standard descriptors and waits until it listens on the Unix
+    /// socket that the variable `CORING_BIND` names. Pipes are followed, others are not read here.
+    #[track_caller]
+    pub(crate) fn start_on_socket(
+        mut command: Command,
+        stdout: impl Into<Stdio>,
+        stderr: impl Into<Stdio>,
+    ) -> Self {
         let folder = Folder::new();
         let path = folder.file("socket");
         command.env("CORING_BIND", format!("unix:{path}"));
-        let stdio = [Stdio::null(), Stdio::piped(), stderr.into()];
+        let stdio = [Stdio::null(), stdout.into(), stderr.into()];
         let this = Self::run(command, stdio, Address::Unix(path.into()), folder);
-        eventually("a server that listens", || {
-            Client::connect(&this.address).ok()
-        });
+        eventually("a server that listens", || this.try_connect().ok());
         this
     }
 
