@@ -1,8 +1,9 @@
 //! Counters: each worker writes its own, anyone reads them.
 //!
-//! A counter has one writer (the worker it belongs to), so adding is a load and a store, never an
-//! atomic read-modify-write. Readers on other threads see every counter a little late and may
-//! see two of them from different moments. This room knows nobody: it imports nothing.
+//! A counter has one writer (the worker it belongs to), so adding is a load and a store, not an
+//! atomic read-modify-write. `log_lines_dropped` is the exception: it hardly ever changes, and the
+//! access log's thread writes it too. Readers on other threads see every counter a little late and
+//! may see two of them from different moments. This room knows nobody: it imports nothing.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -34,6 +35,12 @@ impl Counter {
     #[inline]
     pub(crate) fn sub(&self, n: u64) {
         self.0.store(self.get().wrapping_sub(n), Ordering::Relaxed);
+    }
+
+    /// Adds `n` to one of the few counters that more than one thread writes.
+    #[inline]
+    pub fn add_shared(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
     }
 
     /// Replaces the value, for gauges. Only the owning worker may call this.
@@ -139,7 +146,8 @@ counters! {
         responses_5xx,
         /// Calls of the service that panicked.
         service_panics,
-        /// Access log lines that were dropped because the log could not keep up.
+        /// Access log lines that were lost, because the log could not keep up or could not be
+        /// written. Written by the log's thread too.
         log_lines_dropped,
     }
 }

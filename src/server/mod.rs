@@ -133,7 +133,7 @@ impl Builder {
                 .map_err(|error| Error::new(ErrorKind::Address, error))?;
             bound.push(taken);
         }
-        let writer = Writer::open(&self.access_log)?;
+        let mut writer = Writer::open(&self.access_log)?;
         let all_metrics: Arc<[Arc<WorkerMetrics>]> =
             (0..cores.count).map(|_| Arc::default()).collect();
         let control = Arc::new(Control::new());
@@ -150,7 +150,7 @@ impl Builder {
                 control: control.clone(),
                 all_metrics: all_metrics.clone(),
                 log: writer
-                    .as_ref()
+                    .as_mut()
                     .map(|writer| writer.worker(all_metrics[number].clone())),
             });
         let (engine, threads) =

@@ -1,13 +1,16 @@
 //! The access log: one line for each request, in the combined format, complete at the end.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::process::Stdio;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use coring::{AccessLog, Request, Response, Server};
-use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, fcntl_setfl, mknodat};
 
-use crate::support::{Coring, Ended, Family, Folder, GET, Local, PATIENCE, eventually};
+use crate::support::{Coring, Ended, Family, Folder, GET, Local, StalledPipe, coring, eventually};
 
 /// Splits a line into its parts: a bracketed or quoted one is one part, without its marks.
 fn parts(line: &str) -> Vec<String> {
@@ -234,26 +237,109 @@ fn a_log_does_not_tick() {
     server.stop();
 }
 
-/// Who does not read the log loses lines, and does not hold up the end of the server.
+/// A pipe without a reader must not hold up the end of the server. Every line is then either in the
+/// pipe or counted as lost.
 #[test]
 fn a_log_that_nobody_reads_does_not_hold_up_the_end() {
+    const REQUESTS: usize = 1400;
     let folder = Folder::new();
     let pipe = folder.file("pipe");
     mknodat(CWD, &pipe, FileType::Fifo, Mode::RWXU, 0).expect("a pipe");
     // Held open, so that the server can open its end, and not read.
-    let both_ends = OpenOptions::new().read(true).write(true).open(&pipe);
-    let builder = Server::builder().access_log(AccessLog::File(pipe.into()));
-    let server = Local::start_with(builder, || async |_: Request| Response::html("hello"));
+    let reader = OpenOptions::new().read(true).write(true).open(&pipe);
+    let server = Coring::start(&["--access-log", &pipe, "--cores", "1"]);
     let mut client = server.connect();
     // Each line as long as it may be: more than may wait for the writer.
     let request = GET.replacen("/", &format!("/{}", "x".repeat(8000)), 1);
-    for _ in 0..1400 {
+    for _ in 0..REQUESTS {
         client.send(&request);
-        assert_eq!(client.answer().status, 200);
+        assert_eq!(client.answer().status, 404);
     }
-    let started = Instant::now();
-    let dropped = server.stop_and_count("log_lines_dropped");
-    assert!(started.elapsed() < PATIENCE, "{:?}", started.elapsed());
+    drop(client);
+    let ended = server.stop();
+    let dropped = ended.stats()["log_lines_dropped"];
     assert!(dropped > 0);
-    drop(both_ends);
+    assert!(ended.stderr.contains("it has lost"), "{}", ended.stderr);
+    let mut reader = reader.expect("a pipe");
+    fcntl_setfl(&reader, OFlags::NONBLOCK).expect("a pipe that takes flags");
+    let mut log = Vec::new();
+    // It ends with an error once the pipe is empty, for nobody has closed it.
+    reader.read_to_end(&mut log).expect_err("an empty pipe");
+    let whole = log.iter().filter(|&&byte| byte == b'\n').count();
+    assert_eq!(whole as u64 + dropped, REQUESTS as u64);
+}
+
+/// Another process that has the same pipe may make it non-blocking; its reader is slow.
+#[test]
+fn no_line_is_lost_on_a_pipe_that_another_process_made_nonblocking() {
+    const REQUESTS: usize = 400;
+    let pipe = StalledPipe::new();
+    pipe.set_nonblocking(true);
+    let command = coring(&["--access-log", "-", "--stats"]);
+    let server = Coring::start_on_socket(command, pipe.writer(), Stdio::piped());
+    let mut client = server.connect();
+    let request = GET.replacen("/", &format!("/{}", "x".repeat(1000)), 1);
+    for _ in 0..REQUESTS {
+        client.send(&request);
+        client.answer();
+    }
+    drop(client);
+    // Long enough for more than the pipe holds to be written.
+    thread::sleep(Duration::from_secs(2));
+    let reading = thread::spawn(move || pipe.read_to_end());
+    let ended = server.stop();
+    assert_eq!(ended.stats()["log_lines_dropped"], 0);
+    let log = String::from_utf8(reading.join().expect("a reader")).expect("text");
+    assert_eq!(log.lines().count(), REQUESTS);
+    assert!(log.lines().all(|line| parts(line).len() == 9));
+}
+
+/// The reader of a pipe is restarted: what it misses is counted, and reported when it is back.
+#[test]
+fn lines_that_are_lost_by_an_error_are_counted_and_reported() {
+    let folder = Folder::new();
+    let pipe = folder.file("pipe");
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::RWXU, 0).expect("a pipe");
+    const NONBLOCK: i32 = OFlags::NONBLOCK.bits().cast_signed();
+    let open = || {
+        let mut options = OpenOptions::new();
+        options.read(true).custom_flags(NONBLOCK);
+        BufReader::new(options.open(&pipe).expect("a pipe"))
+    };
+    let mut reader = open();
+    let server = Coring::start(&["--access-log", &pipe, "--cores", "1"]);
+    let ask = |path: &str| {
+        let request = GET.replacen("/", path, 1);
+        assert_eq!(server.ask(request).status, 404);
+    };
+    let next_line = |reader: &mut BufReader<File>| {
+        eventually("a line", || {
+            let mut line = String::new();
+            reader
+                .read_line(&mut line)
+                .is_ok_and(|len| len > 0)
+                .then_some(line)
+        })
+    };
+    ask("/first");
+    assert!(next_line(&mut reader).contains("/first"));
+    drop(reader);
+    for path in ["/lost-1", "/lost-2", "/lost-3"] {
+        ask(path);
+    }
+    eventually("a word about the failure", || {
+        server
+            .stderr()
+            .contains("cannot write the access log")
+            .then_some(())
+    });
+    let mut reader = open();
+    ask("/back");
+    assert!(next_line(&mut reader).contains("/back"));
+    let told = "coring: the access log is written again; it has lost 3 lines\n";
+    eventually("a word about the lines", || {
+        server.stderr().contains(told).then_some(())
+    });
+    let ended = server.stop();
+    assert_eq!(ended.stats()["log_lines_dropped"], 3);
 }
