@@ -37,6 +37,8 @@ GRACE_S = 2
 SPARE_S = 5
 # An idle connection, with what the kernel needs for it.
 CONNECTION_BYTES = 6 << 10
+# The blocks of a running exchange, which it may have also at the bound of --max-receive-memory.
+EXCHANGE_BYTES = 20 << 10
 # Beyond what is received, what is cached and what is connected: code, stacks, rings, answers.
 REST_BYTES = 16 << 20
 EXPOSURE_MAX = 1.3  # of systemd-analyze security; 0 is best, 10 worst
@@ -219,7 +221,7 @@ class Manifests(unittest.TestCase):
             # What is sent without a copy may take twice its bound.
             cached = 2 * bytes_of(default_of("--file-cache"))
             # A head that does not fit into a block is kept beside what is bounded.
-            connection = CONNECTION_BYTES + bytes_of(default_of("--max-head"))
+            connection = CONNECTION_BYTES + EXCHANGE_BYTES + bytes_of(default_of("--max-head"))
             connected = int(flags_of(box["args"])["--max-connections"]) * connection
             needed = workers * (received + cached) + connected + REST_BYTES
             limit = bytes_of(limits["memory"].replace("i", "").lower())

@@ -213,10 +213,16 @@ impl Pump<'_> {
         Ok(progress)
     }
 
-    /// Whether more of the answer's body can be queued.
+    /// Whether more of the answer's body can be queued. At the bound of the worker's memory only
+    /// if nothing is owed: a client that does not read gets no more memory, and every client that
+    /// reads makes progress.
     fn has_room(&self) -> bool {
-        let link = &self.connection.link;
-        link.outbox.len() < OWED_BYTES_MAX && !link.ends_in_file()
+        let Connection { link, shared, .. } = &*self.connection;
+        let has_room = match shared.is_memory_scarce() {
+            true => !link.owes(),
+            false => link.outbox.len() < OWED_BYTES_MAX,
+        };
+        has_room && !link.ends_in_file()
     }
 
     /// Only what the body's reader asks for in this very poll counts, if it runs in this task.

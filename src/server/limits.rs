@@ -33,10 +33,17 @@ pub struct Limits {
     /// Connections of the whole process; 0: as many as the limit of open files allows, which bounds
     /// any other number, too. Of those beyond it 32 at a time are answered 503; the rest is closed.
     pub connections_max: usize,
-    /// Memory of one worker for what was received and not yet consumed, and for requests that wait,
-    /// in bytes. From there on nothing is received before a service asks for it: TCP slows the
-    /// clients down. Heads longer than a block of 4 KiB come in addition. At least
-    /// [`Limits::RECEIVE_MEMORY_MIN`].
+    /// Memory of one worker for received bytes, wherever they are by then (in the connection, in
+    /// the service, on their way back), for heads of answers and for the state of running
+    /// exchanges, in bytes. At least [`Limits::RECEIVE_MEMORY_MIN`].
+    ///
+    /// At the bound nothing is received ahead of its reader, and an answer that sends a body on
+    /// receives its next 4 KiB only when its client has taken everything before them. So TCP slows
+    /// down the clients that do not read, and the others make progress. Beyond the bound, each
+    /// connection may need up to 20 KiB for its running exchange. Not counted: a head longer than
+    /// 4 KiB, which is kept in one piece, up to [`Limits::head_bytes_max`] for each connection (if
+    /// unfinished heads waited for memory, they could wait for one another); and the bytes that a
+    /// service copies.
     pub receive_memory_max: usize,
     /// What runs when a drain begins may go on for this long, in ms.
     pub drain_timeout_ms: u64,

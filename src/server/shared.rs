@@ -11,7 +11,7 @@ use super::access_log::{Line, WorkerLog};
 use super::close_reason::CloseReason;
 use super::date::Date;
 use super::limits::Limits;
-use crate::buf::Pool;
+use crate::buf::{BLOCK_BYTES, Pool};
 use crate::http::h1;
 use crate::metrics::WorkerMetrics;
 use crate::rt::{note_waker, sleep, spawn};
@@ -79,6 +79,12 @@ impl Shared {
             .iter()
             .map(|metrics| metrics.connections_open.get())
             .sum()
+    }
+
+    /// Whether the worker's blocks that are in use, whatever holds them, have reached the bound of
+    /// [`Limits::receive_memory_max`].
+    pub(super) fn is_memory_scarce(&self) -> bool {
+        self.pool.in_use() >= self.limits.receive_memory_max / BLOCK_BYTES
     }
 
     pub(super) fn listener_opened(&self) {

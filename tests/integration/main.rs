@@ -16,6 +16,7 @@ mod lifecycle;
 mod limits;
 mod messages;
 mod panics;
+mod receive_memory;
 mod resources;
 mod sandbox;
 mod serve;

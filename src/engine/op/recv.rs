@@ -77,11 +77,11 @@ impl Recv {
         }
     }
 
-    /// A multishot, unless it shall take but one buffer: the first piece, or where buffers are
-    /// contended for.
-    pub(in crate::engine) fn sqe(&mut self, is_crowded: bool) -> Sqe {
+    /// A multishot, unless pieces are to be had `one_by_one`: a multishot that is armed takes all
+    /// that the socket has before its cancellation reaches it.
+    pub(in crate::engine) fn sqe(&mut self, one_by_one: bool) -> Sqe {
         let fd = self.socket.raw();
-        if std::mem::replace(&mut self.has_begun, true) && !is_crowded {
+        if std::mem::replace(&mut self.has_begun, true) && !one_by_one {
             Sqe::RecvMulti { fd }
         } else {
             Sqe::Recv { fd }

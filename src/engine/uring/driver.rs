@@ -269,7 +269,7 @@ impl Uring {
             entry.cancelled = false;
             match &mut entry.op {
                 Op::Accept(accept) => accept.sqe(),
-                Op::Recv(recv) => recv.sqe(self.buffer_queue.is_crowded()),
+                Op::Recv(recv) => recv.sqe(self.receives_one_by_one()),
                 Op::Send(send) => send.sqe(),
                 Op::SendFile(send) => send.sqe(),
                 Op::Read(read) => read.sqe(),
@@ -319,6 +319,11 @@ impl Uring {
         self.pool.in_use() >= self.blocks_max
     }
 
+    /// Whether no receive may take more than one buffer at a time.
+    fn receives_one_by_one(&self) -> bool {
+        self.is_memory_scarce() || self.buffer_queue.is_crowded()
+    }
+
     #[inline]
     fn complete(&self, cqe: &Cqe) {
         let chunk = cqe.buffer().map(|number| {
@@ -354,10 +359,7 @@ impl Uring {
             entry.state = State::Idle;
         }
         let after = match &mut entry.op {
-            Op::Recv(recv) => {
-                let one_by_one = self.is_memory_scarce() || self.buffer_queue.is_crowded();
-                recv.complete(cqe, chunk, one_by_one)
-            }
+            Op::Recv(recv) => recv.complete(cqe, chunk, self.receives_one_by_one()),
             Op::Accept(accept) => accept.complete(cqe),
             Op::Connect(connect) => connect.complete(cqe),
             Op::Read(_) => After::Resubmit,
