@@ -22,11 +22,11 @@ pub struct Limits {
     /// grace of one timeout; 0: no such limit. Of an answer, what the socket's buffer has taken
     /// counts, which may be some megabytes more than the peer has seen.
     pub bytes_per_second_min: u64,
-    /// A request's head, in bytes.
+    /// A request's head, in bytes. At least [`Limits::HEAD_BYTES_MIN`].
     pub head_bytes_max: u16,
-    /// A request's target, in bytes.
+    /// A request's target, in bytes; at least 1.
     pub target_bytes_max: u16,
-    /// Field lines of a head, at most 256.
+    /// Field lines of a head, 1 to 256.
     pub fields_max: u16,
     /// A request's body, in bytes; 0: no limit.
     pub body_bytes_max: u64,
@@ -74,7 +74,11 @@ impl Limits {
     /// much again.
     pub const RECEIVE_MEMORY_MIN: usize = 2 << 20;
 
-    /// Whether they make sense; if not, which one does not, and the cure.
+    /// The least [`Limits::head_bytes_max`], in bytes: the shortest head there is, that of
+    /// `GET / HTTP/1.0` without fields.
+    pub const HEAD_BYTES_MIN: u16 = 18;
+
+    /// Checks each limit that has invalid values. The error names the field and the cure.
     pub(super) fn check(&self) -> Result<(), String> {
         let times = [
             ("head_timeout_ms", self.head_timeout_ms),
@@ -87,16 +91,30 @@ impl Limits {
                 "{name} is 0, which would close every connection; raise it"
             ));
         }
-        if !(1..=h1::FIELDS_MAX).contains(&usize::from(self.fields_max)) {
+        let sizes = [
+            (
+                "head_bytes_max",
+                usize::from(self.head_bytes_max),
+                usize::from(Self::HEAD_BYTES_MIN),
+            ),
+            ("target_bytes_max", usize::from(self.target_bytes_max), 1),
+            ("fields_max", usize::from(self.fields_max), 1),
+            (
+                "receive_memory_max",
+                self.receive_memory_max,
+                Self::RECEIVE_MEMORY_MIN,
+            ),
+        ];
+        if let Some((name, value, least)) = sizes.iter().find(|(_, value, least)| value < least) {
             return Err(format!(
-                "fields_max is not between 1 and {}",
-                h1::FIELDS_MAX
+                "{name} is {value}, which is too little; raise it to {least} at least"
             ));
         }
-        if self.receive_memory_max < Self::RECEIVE_MEMORY_MIN {
+        if usize::from(self.fields_max) > h1::FIELDS_MAX {
             return Err(format!(
-                "receive_memory_max is less than {} bytes; raise it",
-                Self::RECEIVE_MEMORY_MIN
+                "fields_max is {}, which is too much; lower it to {} at most",
+                self.fields_max,
+                h1::FIELDS_MAX
             ));
         }
         Ok(())

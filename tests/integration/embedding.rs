@@ -129,24 +129,6 @@ fn everybody_may_wait_for_the_end() {
     server.wait().expect("it is over, again and again");
 }
 
-#[test]
-fn limits_that_make_no_sense_are_refused() {
-    type Change = fn(&mut Limits);
-    let wrong: [(&str, Change); 4] = [
-        ("idle_timeout_ms", |limits| limits.idle_timeout_ms = 0),
-        ("head_timeout_ms", |limits| limits.head_timeout_ms = 0),
-        ("fields_max", |limits| limits.fields_max = 257),
-        ("receive_memory_max", |limits| limits.receive_memory_max = 0),
-    ];
-    for (name, set) in wrong {
-        let mut limits = Limits::default();
-        set(&mut limits);
-        let error = builder().limits(limits).start(hello).expect_err(name);
-        assert_eq!(error.kind(), ErrorKind::Configuration);
-        assert!(error.to_string().contains(name), "{error}");
-    }
-}
-
 /// The payload of a panic whose destructor panics, too.
 struct Bomb;
 

@@ -66,22 +66,26 @@ fn limits(flag: &str, limit: usize, request: RequestOf, status: u16) {
 fn max_head() {
     limits("--max-head", 1000, head_of, 431);
     limits("--max-head", 16384, head_of, 431);
+    limits("--max-head", 65535, head_of, 431);
 }
 
 #[test]
 fn max_target() {
+    limits("--max-target", 1, target_of, 414);
     limits("--max-target", 100, target_of, 414);
     limits("--max-target", 8192, target_of, 414);
 }
 
 #[test]
 fn max_fields() {
-    limits("--max-fields", 10, fields_of, 431);
-    limits("--max-fields", 100, fields_of, 431);
+    for limit in [1, 10, 100, 256] {
+        limits("--max-fields", limit, fields_of, 431);
+    }
 }
 
 #[test]
 fn max_body() {
+    limits("--max-body", 1, body_of, 413);
     limits("--max-body", 1000, body_of, 413);
 }
 

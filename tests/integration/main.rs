@@ -9,6 +9,7 @@ mod clients;
 mod deploy;
 mod embedding;
 mod examples;
+mod extremes;
 mod faults;
 mod files;
 mod inherited;

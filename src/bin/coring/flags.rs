@@ -159,12 +159,12 @@ pub(crate) struct Times {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Size limits (bytes; 16k, 16m, 1g are binary units)")]
 pub(crate) struct Sizes {
-    /// Most bytes of a request head, less than 64k; above it 431
+    /// Most bytes of a request head, 18 to 65535; above it 431
     #[arg(long, global = true, env = "CORING_MAX_HEAD", value_name = "BYTES")]
     #[arg(default_value_t = Size(limits().head_bytes_max.into()))]
     pub(crate) max_head: Size,
 
-    /// Most bytes of a request target (path and query), less than 64k; above it 414
+    /// Most bytes of a request target (path and query), 1 to 65535; above it 414
     #[arg(long, global = true, env = "CORING_MAX_TARGET", value_name = "BYTES")]
     #[arg(default_value_t = Size(limits().target_bytes_max.into()))]
     pub(crate) max_target: Size,
@@ -184,7 +184,7 @@ pub(crate) struct Sizes {
     #[arg(default_value_t = limits().connections_max)]
     pub(crate) max_connections: usize,
 
-    /// Most memory of each worker for what it receives, at least 2m
+    /// Most memory of each worker for received bytes until they are consumed or sent, at least 2m
     #[arg(
         long,
         global = true,

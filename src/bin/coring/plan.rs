@@ -89,36 +89,37 @@ fn addresses(bind: Vec<String>, port: Option<&str>) -> Result<Vec<String>, Strin
 
 fn limits(flags: &Flags) -> Result<Limits, String> {
     let (times, sizes) = (&flags.times, &flags.sizes);
-    let receive_memory_max = bounded("--max-receive-memory", sizes.max_receive_memory)?;
-    if receive_memory_max < Limits::RECEIVE_MEMORY_MIN {
-        return Err(format!(
-            "--max-receive-memory {} is too little; give it 2m at least",
-            sizes.max_receive_memory
-        ));
-    }
     Ok(Limits {
         head_timeout_ms: times.head_timeout.0,
         body_timeout_ms: times.body_timeout.0,
         write_timeout_ms: times.write_timeout.0,
         idle_timeout_ms: times.idle_timeout.0,
         bytes_per_second_min: times.min_rate.0,
-        head_bytes_max: bounded("--max-head", sizes.max_head)?,
-        target_bytes_max: bounded("--max-target", sizes.max_target)?,
+        head_bytes_max: bounded("--max-head", sizes.max_head, Limits::HEAD_BYTES_MIN)?,
+        target_bytes_max: bounded("--max-target", sizes.max_target, 1)?,
         fields_max: sizes.max_fields,
         body_bytes_max: sizes.max_body.0,
         connections_max: sizes.max_connections,
-        receive_memory_max,
+        receive_memory_max: bounded(
+            "--max-receive-memory",
+            sizes.max_receive_memory,
+            Limits::RECEIVE_MEMORY_MIN,
+        )?,
         drain_timeout_ms: times.drain_timeout.0,
     })
 }
 
-/// A size that is never zero and fits what holds it.
-fn bounded<T: TryFrom<u64>>(flag: &str, size: Size) -> Result<T, String> {
+/// A size of `least` bytes or more that fits the type that holds it.
+fn bounded<T>(flag: &str, size: Size, least: T) -> Result<T, String>
+where
+    T: TryFrom<u64> + TryInto<u64> + PartialOrd,
+{
     match T::try_from(size.0) {
-        _ if size.0 == 0 => Err(format!(
-            "{flag} 0 would refuse every request; give it bytes"
+        Ok(bytes) if bytes >= least => Ok(bytes),
+        Ok(_) => Err(format!(
+            "{flag} {size} is too little; give it {} at least",
+            Size(least.try_into().unwrap_or(u64::MAX))
         )),
-        Ok(bytes) => Ok(bytes),
         Err(_) => Err(format!("{flag} {size} is too much; give it less than 64k")),
     }
 }
@@ -259,15 +260,18 @@ mod tests {
     #[test]
     fn sizes_out_of_bounds_are_wrong_usage() {
         for (line, why) in [
-            ("--max-head 4g", "--max-head 4g is too much"),
-            ("--max-target 0", "--max-target 0 would refuse"),
+            ("--max-head 0", "--max-head 0 is too little; give it 18"),
+            ("--max-head 17", "--max-head 17 is too little; give it 18"),
+            ("--max-head 64k", "--max-head 64k is too much; give it less"),
+            ("--max-target 0", "--max-target 0 is too little; give it 1"),
+            ("--max-target 64k", "--max-target 64k is too much"),
             (
                 "--max-receive-memory 0",
-                "--max-receive-memory 0 would refuse",
+                "--max-receive-memory 0 is too little; give it 2m",
             ),
             (
                 "--max-receive-memory 2047k",
-                "--max-receive-memory 2047k is too little",
+                "--max-receive-memory 2047k is too little; give it 2m",
             ),
         ] {
             let error = plan_of(line, None).expect_err(line);

@@ -167,14 +167,13 @@ pub(super) fn parse(
     let max = usize::from(limits.head_bytes_max);
     let window = &bytes[..bytes.len().min(max)];
     let before = (*scanned as usize).min(window.len());
-    let Some(blank) = leading_blank(window)? else {
-        return Ok(None);
-    };
-    refuse_long_target(&window[blank..], before, limits)?;
-    let may_be_whole = before == 0 || ends_after(window, before.saturating_sub(3).max(blank));
-    if may_be_whole && let Some(parsed) = parse_request(window, blank, limits, head)? {
-        *scanned = 0;
-        return Ok(Some(parsed));
+    if let Some(blank) = leading_blank(window)? {
+        refuse_long_target(&window[blank..], before, limits)?;
+        let may_be_whole = before == 0 || ends_after(window, before.saturating_sub(3).max(blank));
+        if may_be_whole && let Some(parsed) = parse_request(window, blank, limits, head)? {
+            *scanned = 0;
+            return Ok(Some(parsed));
+        }
     }
     if window.len() == max {
         return Err(Fault::HeadTooLarge);

@@ -345,6 +345,32 @@ fn holds_its_limits() {
     );
 }
 
+/// A client that sends nothing but empty lines is refused too, whatever the limit.
+#[test]
+fn holds_the_smallest_limits_of_a_head() {
+    let empty_lines = "\r\n".repeat(100);
+    for head_bytes_max in 0..=20 {
+        let limits = Limits {
+            head_bytes_max,
+            ..Limits::default()
+        };
+        let fault = match head_bytes_max {
+            0..=9 => "HeadTooLarge",
+            _ => "BadRequestLine",
+        };
+        check_with(&limits, &empty_lines, &[fault]);
+    }
+    let limits = Limits {
+        head_bytes_max: 18,
+        target_bytes_max: 1,
+        fields_max: 1,
+        body_bytes_max: 1,
+    };
+    check_with(&limits, "GET / HTTP/1.0\r\n\r\n", &["GET / close"]);
+    check_with(&limits, "GET / HTTP/1.0\r\nA:\r\n\r\n", &["HeadTooLarge"]);
+    check_with(&limits, "GET /a HTTP/1.0\r\n\r\n", &["TargetTooLong"]);
+}
+
 #[test]
 #[cfg_attr(miri, ignore = "heads of 16 KiB in many pieces take Miri minutes")]
 fn holds_its_limits_by_default() {
