@@ -21,6 +21,10 @@ const SEND_BYTES_MAX: usize = 256 << 10;
 const LINGER_PAUSE_MS: u64 = 2_000;
 const LINGER_MS: u64 = 10_000;
 
+/// As long as it goes on, so many bytes are received for the sake of the last answer: a client that
+/// reads only once it has sent everything may have a whole body of the default limit left to send.
+const LINGER_BYTES_MAX: usize = 16 << 20;
+
 /// A deadline that does not come.
 const NEVER_MS: u64 = u64::MAX;
 
@@ -149,7 +153,8 @@ impl Link {
     pub(super) async fn linger(&mut self) {
         self.stream.shutdown_write();
         let end_ms = after_ms(LINGER_MS);
-        loop {
+        let mut left = LINGER_BYTES_MAX;
+        while left > 0 {
             self.set_recv_deadline(end_ms.min(after_ms(LINGER_PAUSE_MS)));
             let unread = self.inbox.unread().len();
             self.inbox.consume(unread);
@@ -161,8 +166,9 @@ impl Link {
                 }
                 filled => filled,
             });
-            if matches!(received.await, Ok(0) | Err(_)) {
-                break;
+            match received.await {
+                Ok(0) | Err(_) => break,
+                Ok(received) => left = left.saturating_sub(received),
             }
         }
     }

@@ -460,6 +460,32 @@ fn max_connections() {
     assert!(server.stop().stats()["connections_shed"] >= 1);
 }
 
+/// After a refusal the server goes on receiving, so that a client which reads only when it has sent
+/// everything gets the answer. It does not go on for ever.
+#[test]
+fn what_is_received_after_a_refusal_is_bounded() {
+    let server = Coring::start(&["echo", "--max-body", "1000"]);
+    let head = |len: u64| format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {len}\r\n\r\n");
+    let part = noise(1 << 20);
+    let mut patient = server.connect();
+    patient.send(head(12 << 20));
+    for _ in 0..12 {
+        patient.send(&part);
+    }
+    assert_eq!(patient.answer().status, 413);
+    let mut endless = server.connect();
+    endless.send(head(1 << 40));
+    let sent = (0..256).find(|_| endless.try_send(&part).is_err());
+    let sent = sent.expect("an end of the connection");
+    assert!(sent < 64, "{sent} MiB were sent after the refusal");
+    let ended = server.stop();
+    assert!(
+        ended.stats()["bytes_received"] < 40 << 20,
+        "{}",
+        ended.stderr
+    );
+}
+
 /// At the bound of the memory for receiving clients wait, and nobody is lost.
 #[test]
 fn max_receive_memory() {
