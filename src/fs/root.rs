@@ -15,15 +15,11 @@ use super::file::{File, Metadata};
 use crate::engine::blocking;
 #[cfg(feature = "sim")]
 use crate::engine::sim::openat2;
-use crate::sys::limits::is_short_of_descriptors;
+use crate::sys::limits::is_spare_descriptor;
 
 /// How often a name is looked up again while others rename what it leads through, which the kernel
 /// cannot tell from a way out (openat2(2) on `EAGAIN`).
 const TRIES_MAX: u32 = 64;
-
-/// Descriptors that files leave to others: whoever comes while files have taken all they may must
-/// still be accepted, to be told so.
-const SPARE_DESCRIPTORS: u64 = 8;
 
 /// An open folder. Every file that is opened through it lies beneath it, however the name is
 /// written and wherever links lead. It stays the same folder when its path leads to another one;
@@ -215,7 +211,8 @@ impl Inner {
             }
             opened => opened?,
         };
-        if is_short_of_descriptors(&fd, SPARE_DESCRIPTORS) {
+        // A client that comes while files have all other descriptors must still be told so.
+        if is_spare_descriptor(&fd) {
             return Err(Errno::MFILE);
         }
         let metadata = Metadata::new(&fstat(&fd)?);

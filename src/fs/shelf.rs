@@ -22,13 +22,19 @@ use rustix::io::{Errno, pread, pwrite};
 use crate::buf::FileSpan;
 use crate::engine::{blocking, is_simulated, monotonic_ms};
 use crate::sys::file::{LARGE_PAGE_BYTES, anonymous_file, fill_with_large_page, give_up_writing};
-use crate::sys::limits::{KEPT_FILES_MAX, SPARE_DESCRIPTORS, is_short_of_descriptors, may_write};
+use crate::sys::limits::{is_short_of_descriptors, may_write};
 
 /// Where content begins, for a pipe has its pages: those of one more would not go out with it.
 const ALIGNMENT: usize = 4096;
 
 /// How long to wait when the kernel does not give a page up, in ms.
 const PAUSE_MS: u64 = 1000;
+
+/// A worker keeps so many files open at most.
+const KEPT_FILES_MAX: usize = 64;
+
+/// Where so few descriptors are left it keeps none: connections need them.
+const SPARE_DESCRIPTORS: u64 = 1024;
 
 /// Anonymous files, and not too many.
 pub(crate) struct Shelf(Rc<Files>);

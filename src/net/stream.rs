@@ -12,7 +12,7 @@ use rustix::net::{AddressFamily, Shutdown, SocketAddrAny, SocketFlags, SocketTyp
 use crate::buf::{Chunk, Outgoing};
 use crate::engine::{Connecting, Descriptor, Interest, Receiving, Sending, Sent, Then};
 use crate::sys::mutants::mutate;
-use crate::sys::socket;
+use crate::sys::{limits, socket};
 
 /// A connected byte stream, TCP or Unix, on the current worker. Dropping it cancels what is in
 /// flight and closes the socket when the kernel is done.
@@ -142,6 +142,11 @@ impl Stream {
     pub fn set_tcp_options(&self) -> io::Result<()> {
         sockopt::set_tcp_nodelay(&self.socket, true)?;
         Ok(sockopt::set_socket_keepalive(&self.socket, true)?)
+    }
+
+    /// The number of its descriptor.
+    pub fn number(&self) -> u64 {
+        limits::number(&self.socket)
     }
 
     /// Our own address.

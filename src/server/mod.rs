@@ -33,7 +33,7 @@ use crate::metrics::WorkerMetrics;
 use crate::net::{self, Address, SocketFile};
 use crate::rt::discard;
 use crate::service::Service;
-use crate::sys::limits::{KEPT_FILES_MAX, SPARE_DESCRIPTORS, raise_open_files};
+use crate::sys::limits::raise_open_files;
 use access_log::Writer;
 use control::{Control, Phase};
 use startup::Thread;
@@ -125,8 +125,7 @@ impl Builder {
         let refused = |refused: Refused| Error::new(ErrorKind::Engine, refused);
         let selected = engine::select(self.engine).map_err(refused)?;
         let cores = Arc::new(Cores::choose(self.cores, self.pin));
-        let connections_max =
-            connections_max(raise_open_files(), self.limits.connections_max, cores.count);
+        let files_max = raise_open_files();
         let mut bound = Vec::new();
         for address in &addresses {
             let taken = net::bind(address, cores.count)
@@ -146,7 +145,7 @@ impl Builder {
                 cores: cores.clone(),
                 sockets,
                 limits: self.limits.clone(),
-                connections_max,
+                files_max,
                 control: control.clone(),
                 all_metrics: all_metrics.clone(),
                 log: writer
@@ -335,39 +334,4 @@ fn per_worker(
         }
     }
     (addresses, files, sockets)
-}
-
-/// How many connections a limit of open `files` leaves room for, or fewer if so `wanted`. Some
-/// descriptors are kept back: for the engines, to tell those that are too many, and for what the
-/// workers keep to be sent.
-fn connections_max(files: u64, wanted: usize, workers: usize) -> usize {
-    let kept_max = (KEPT_FILES_MAX * workers) as u64;
-    let kept = kept_max.min(files.saturating_sub(SPARE_DESCRIPTORS));
-    let files = usize::try_from(files - kept).unwrap_or(usize::MAX);
-    let reserve = (files / 4).min(64) + 8 + 4 * workers;
-    let room = files.saturating_sub(reserve).max(1);
-    if wanted == 0 { room } else { room.min(wanted) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_else_takes_descriptors_leaves_fewer_connections() {
-        let check = |files, workers, room| {
-            assert_eq!(
-                connections_max(files, 0, workers),
-                room,
-                "{files} for {workers}"
-            );
-        };
-        check(1024, 1, 948);
-        // Nothing is kept where 1024 are free at most, and then one by one.
-        check(1025, 4, 936);
-        check(100_000, 2, 100_000 - 2 * 64 - 64 - 16);
-        check(u64::MAX, 1, usize::MAX - 64 - 64 - 12);
-        check(0, 1, 1);
-        assert_eq!(connections_max(1024, 5, 1), 5);
-    }
 }

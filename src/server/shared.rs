@@ -15,6 +15,20 @@ use crate::buf::{BLOCK_BYTES, Pool};
 use crate::http::h1;
 use crate::metrics::WorkerMetrics;
 use crate::rt::{note_waker, sleep, spawn};
+use crate::sys::limits::spare_descriptors;
+
+/// Connections beyond the limit that are answered 503 at a time; more are closed unanswered.
+const REFUSED_MAX: u64 = 32;
+
+/// What becomes of a new connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Admission {
+    Serve,
+    /// Answer 503, and close it.
+    Refuse,
+    /// Close it unanswered: too many are being answered 503 already.
+    Drop,
+}
 
 /// How a worker treats its connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +47,9 @@ pub(super) struct Shared {
     pub(super) limits: Limits,
     pub(super) h1_limits: h1::Limits,
     /// Connections that the whole process may have.
-    pub(super) connections_max: usize,
+    connections_max: u64,
+    /// Descriptors that the whole process may have.
+    files_max: u64,
     pub(super) pool: Pool,
     pub(super) date: RefCell<Date>,
     pub(super) manner: Cell<Manner>,
@@ -51,7 +67,7 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn new(
         limits: Limits,
-        connections_max: usize,
+        files_max: u64,
         pool: Pool,
         worker: usize,
         all_metrics: Arc<[Arc<WorkerMetrics>]>,
@@ -59,8 +75,12 @@ impl Shared {
     ) -> Self {
         Self {
             h1_limits: limits.h1(),
+            connections_max: match limits.connections_max {
+                0 => u64::MAX,
+                connections_max => connections_max as u64,
+            },
             limits,
-            connections_max,
+            files_max,
             pool,
             date: RefCell::new(Date::new()),
             manner: Cell::new(Manner::Serving),
@@ -73,12 +93,23 @@ impl Shared {
         }
     }
 
-    /// Connections of the whole process.
-    pub(super) fn connections_open(&self) -> u64 {
-        self.all_metrics
-            .iter()
-            .map(|metrics| metrics.connections_open.get())
-            .sum()
+    /// What becomes of a new connection, whose descriptor has this `number`. The kernel gives out
+    /// the lowest number that is free, so a high one says how many are in use. Of the descriptors
+    /// that are kept back from files, half are for connections that are refused; half as many more
+    /// are kept back from connections that are served, for their files.
+    pub(super) fn admission(&self, number: u64) -> Admission {
+        let metrics = self.all_metrics.iter();
+        let open: u64 = metrics.map(|metrics| metrics.connections_open.get()).sum();
+        let spare = spare_descriptors(self.files_max);
+        if open < self.connections_max && number < self.files_max - spare - spare / 2 {
+            Admission::Serve
+        } else if open < self.connections_max.saturating_add(REFUSED_MAX)
+            && number < self.files_max - spare / 2
+        {
+            Admission::Refuse
+        } else {
+            Admission::Drop
+        }
     }
 
     /// Whether the worker's blocks that are in use, whatever holds them, have reached the bound of
@@ -188,5 +219,65 @@ impl Drop for Place {
         shared.metrics.connections_open.sub(1);
         shared.open.set(shared.open.get() - 1);
         shared.wake_drained();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What becomes of a connection with the descriptor `number`, where `open` others are open.
+    fn admission(limit: usize, files_max: u64, open: u64, number: u64) -> Admission {
+        let limits = Limits {
+            connections_max: limit,
+            ..Limits::default()
+        };
+        let all_metrics: Arc<[Arc<WorkerMetrics>]> = [(); 2].map(|()| Arc::default()).into();
+        all_metrics[1].connections_open.add(open);
+        let shared = Shared::new(limits, files_max, Pool::new(), 0, all_metrics, None);
+        shared.admission(number)
+    }
+
+    #[test]
+    fn a_limit_of_connections_is_the_whole_process_s() {
+        for (open, expected) in [
+            (0, Admission::Serve),
+            (4, Admission::Serve),
+            (5, Admission::Refuse),
+            (36, Admission::Refuse),
+            (37, Admission::Drop),
+        ] {
+            assert_eq!(admission(5, 1 << 20, open, 9), expected, "{open}");
+        }
+        assert_eq!(admission(0, 1 << 20, 100_000, 9), Admission::Serve);
+        assert_eq!(admission(usize::MAX, 1 << 20, 100_000, 9), Admission::Serve);
+    }
+
+    #[test]
+    fn the_highest_descriptors_are_kept_back() {
+        for (files_max, first_refused, first_dropped) in [
+            (0, 0, 0),
+            (1, 1, 1),
+            (64, 40, 56),
+            (256, 160, 224),
+            (1 << 20, (1 << 20) - 96, (1 << 20) - 32),
+            (u64::MAX, u64::MAX - 96, u64::MAX - 32),
+        ] {
+            let check = |number: u64, expected| {
+                assert_eq!(
+                    admission(0, files_max, 9, number),
+                    expected,
+                    "{number} of {files_max}"
+                );
+            };
+            if first_refused > 0 {
+                check(first_refused - 1, Admission::Serve);
+            }
+            if first_dropped > first_refused {
+                check(first_refused, Admission::Refuse);
+                check(first_dropped - 1, Admission::Refuse);
+            }
+            check(first_dropped, Admission::Drop);
+        }
     }
 }

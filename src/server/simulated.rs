@@ -51,7 +51,7 @@ impl Simulated {
                 cores: cores.clone(),
                 sockets: vec![world.listen().expect("a descriptor for the simulation")],
                 limits: limits.clone(),
-                connections_max: limits.connections_max,
+                files_max: u64::MAX,
                 control: control.clone(),
                 all_metrics: all_metrics.clone(),
                 log: None,

@@ -12,7 +12,7 @@ use super::control::{Control, Phase};
 use super::cores::Cores;
 use super::drain;
 use super::limits::Limits;
-use super::shared::{Place, Shared};
+use super::shared::{Admission, Place, Shared};
 use super::startup::Seat;
 use crate::buf::BLOCK_BYTES;
 use crate::engine::{self, Selected};
@@ -23,8 +23,6 @@ use crate::service::Service;
 use crate::sys::mutants::mutate;
 use crate::sys::signals::block_write_signals;
 
-/// Connections beyond the limit that are answered 503 at a time; more are closed unanswered.
-const SHED_MAX: u64 = 32;
 /// Connections that are taken in a row.
 const BURST_MAX: u32 = 64;
 /// How long to wait when no connection can be accepted, for want of descriptors say, in ms.
@@ -40,7 +38,8 @@ pub(super) struct Plan {
     pub(super) cores: Arc<Cores>,
     pub(super) sockets: Vec<OwnedFd>,
     pub(super) limits: Limits,
-    pub(super) connections_max: usize,
+    /// The limit of open files.
+    pub(super) files_max: u64,
     pub(super) control: Arc<Control>,
     pub(super) all_metrics: Arc<[Arc<WorkerMetrics>]>,
     pub(super) log: Option<WorkerLog>,
@@ -75,14 +74,14 @@ pub(super) async fn live<S: Service + 'static>(plan: Plan, service: Rc<S>) {
         number,
         sockets,
         limits,
-        connections_max,
+        files_max,
         control,
         all_metrics,
         log,
         ..
     } = plan;
     let pool = engine::pool();
-    let shared = Shared::new(limits, connections_max, pool, number, all_metrics, log);
+    let shared = Shared::new(limits, files_max, pool, number, all_metrics, log);
     let shared = Rc::new(shared);
     let listeners: Vec<Rc<Listener>> = sockets
         .into_iter()
@@ -153,17 +152,16 @@ fn is_exhausted(error: &io::Error) -> bool {
     )
 }
 
-/// Starts a connection's coroutine, unless there are too many.
+/// Starts a connection's coroutine, unless there are too many connections, or descriptors in use.
 fn admit<S: Service + 'static>(stream: Stream, service: &Rc<S>, shared: &Rc<Shared>) {
-    let open = shared.connections_open();
-    let limit = shared.connections_max as u64;
-    if open >= limit + SHED_MAX {
+    let admission = shared.admission(stream.number());
+    if admission == Admission::Drop {
         shared.metrics.connections_accepted.add(1);
         CloseReason::Shed.counter(&shared.metrics).add(1);
         return;
     }
     let place = Place::take(shared.clone());
-    if open >= limit {
+    if admission == Admission::Refuse {
         spawn(connection::shed(stream, place));
     } else {
         spawn(connection::serve(stream, service.clone(), place));

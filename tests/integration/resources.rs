@@ -355,6 +355,51 @@ fn pitfall_06_too_few_descriptors_are_no_disaster() {
     assert_eq!(stats["connections_open"], 0);
 }
 
+/// A download holds two descriptors, the connection's and the file's. When downloads have all that
+/// there are, a new client is told so.
+#[test]
+fn clients_are_answered_while_downloads_hold_all_descriptors() {
+    let folder = Folder::new();
+    folder.write("large", noise(16 << 20));
+    folder.write("small", "small");
+    let mut command = Command::new("sh");
+    let script = "ulimit -n 256 && exec \"$0\" serve \"$1\" --bind 127.0.0.1:0 --stats";
+    command
+        .args(["-c", script, env!("CARGO_BIN_EXE_coring")])
+        .arg(folder.path());
+    let server = Coring::start_as(command);
+    let readers: Vec<Client> = (0..500)
+        .map(|_| {
+            let mut reader = server.connect();
+            reader.receive_at_most(4096);
+            // The server may have refused it already.
+            let _ = reader.try_send("GET /large HTTP/1.1\r\nHost: a\r\n\r\n");
+            reader
+        })
+        .collect();
+    // The readers that were refused do not take their answer, and are let go after two seconds.
+    thread::sleep(Duration::from_secs(4));
+    let get = "GET /small HTTP/1.1\r\nHost: a\r\n\r\n";
+    for number in 0..40 {
+        let answer = server.connect().exchange(get);
+        let answer = answer.unwrap_or_else(|error| panic!("client {number}: {error}"));
+        let status = answer.map(|answer| answer.status);
+        assert!(
+            matches!(status, Some(200 | 503)),
+            "client {number}: {status:?}"
+        );
+    }
+    drop(readers);
+    eventually("room after the downloads", || {
+        let answer = server.connect().exchange(get).ok().flatten();
+        answer.filter(|answer| answer.status == 200)
+    });
+    let ended = server.stop();
+    let stats = ended.stats();
+    assert!(stats["connections_shed"] > 0, "{}", ended.stderr);
+    assert_eq!(stats["connections_open"], 0);
+}
+
 fn is_hello(answer: &io::Result<Option<Answer>>) -> bool {
     matches!(answer, Ok(Some(answer)) if answer.status == 200 && answer.text() == HELLO)
 }
