@@ -50,10 +50,13 @@ impl Ring {
         })
     }
 
+    /// # Safety
+    /// As for the kernel's ring, whose place this takes: a simulated kernel follows the pointers.
     #[inline]
-    pub(in crate::engine) fn push(&mut self, sqe: Sqe, user_data: u64) -> bool {
+    pub(in crate::engine) unsafe fn push(&mut self, sqe: Sqe, user_data: u64) -> bool {
         match self {
-            Self::Kernel(ring) => ring.push(sqe, user_data),
+            // SAFETY: the caller answers for what `sqe` refers to.
+            Self::Kernel(ring) => unsafe { ring.push(sqe, user_data) },
             Self::Simulated(ring) => ring.with(|kernel, ring| {
                 let submissions = &mut kernel.rings[ring].submissions;
                 let has_room =

@@ -163,7 +163,9 @@ impl Uring {
         };
         let sqe = send.sqe();
         drop(table);
-        self.push(sqe, id.user_data(Tag::Op));
+        // SAFETY: the operation owns what its submission refers to, and stays in the table until
+        // its final completion.
+        unsafe { self.push(sqe, id.user_data(Tag::Op)) };
         id
     }
 
@@ -224,7 +226,8 @@ impl Uring {
             entry.cancelled = true;
             drop(table);
             let target = id.user_data(Tag::Op);
-            self.push(Sqe::Cancel { target }, id.user_data(Tag::Cancel));
+            // SAFETY: a cancellation refers to nothing.
+            unsafe { self.push(Sqe::Cancel { target }, id.user_data(Tag::Cancel)) };
         }
     }
 
@@ -251,7 +254,8 @@ impl Uring {
 
     /// Closes a descriptor with the next batch.
     pub(in crate::engine) fn close(&self, fd: OwnedFd) {
-        if self.push(op::close(&fd), (Tag::Close as u64) << 56) {
+        // SAFETY: a close refers to no memory, and the descriptor is ours to close.
+        if unsafe { self.push(op::close(&fd), (Tag::Close as u64) << 56) } {
             // The kernel's now. A ring that has failed leaves it to be dropped here.
             let _ = fd.into_raw_fd();
         }
@@ -276,14 +280,19 @@ impl Uring {
                 Op::Connect(connect) => connect.sqe(),
             }
         };
-        self.push(sqe, id.user_data(Tag::Op));
+        // SAFETY: as for a send.
+        unsafe { self.push(sqe, id.user_data(Tag::Op)) };
     }
 
     /// Queues a submission. False: the ring has failed.
+    ///
+    /// # Safety
+    /// As for [`Ring::push`].
     #[inline(always)]
-    fn push(&self, sqe: Sqe, user_data: u64) -> bool {
+    unsafe fn push(&self, sqe: Sqe, user_data: u64) -> bool {
         let mut ring = self.ring.borrow_mut();
-        while !ring.push(sqe, user_data) {
+        // SAFETY: the caller answers for what `sqe` refers to.
+        while !unsafe { ring.push(sqe, user_data) } {
             // The queue is a batch buffer: full means that it is time to hand it over. If that
             // fails the ring is of no more use, as the next visit reports; this submission is
             // then as if the kernel never answered it.

@@ -54,11 +54,15 @@ impl Ring {
     }
 
     /// Queues a submission. False: the queue is full, and the kernel must be entered first.
+    ///
+    /// # Safety
+    /// What `sqe` points to stays valid and unmoved until the final completion of `user_data`, and
+    /// nothing else writes to what the kernel reads, or touches what it writes. A descriptor that
+    /// it names is open until then, or the caller's to close.
     #[inline(always)]
-    pub(in crate::engine) fn push(&mut self, sqe: Sqe, user_data: u64) -> bool {
+    pub(in crate::engine) unsafe fn push(&mut self, sqe: Sqe, user_data: u64) -> bool {
         let entry = prepare(sqe).user_data(user_data);
-        // SAFETY: the operation behind `user_data` owns what the entry refers to, and keeps it
-        // until its final completion. A cancellation and a close refer to no memory.
+        // SAFETY: the caller answers for what the entry refers to.
         unsafe { self.submissions.push(&entry) }.is_ok()
     }
 
@@ -193,5 +197,34 @@ pub(in crate::engine) fn forgive(error: io::Error) -> io::Result<()> {
         Some(libc::EINTR) => mutate!(FatalSignal, Err(error), Ok(())),
         Some(libc::ETIME | libc::EAGAIN | libc::EBUSY | libc::ENOMEM) => Ok(()),
         _ => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Function<F>(F);
+
+    impl<F: Fn(&mut Ring, Sqe, u64) -> bool> Function<F> {
+        fn is_safe(&self) -> bool {
+            true
+        }
+    }
+
+    trait Otherwise {
+        fn is_safe(&self) -> bool {
+            false
+        }
+    }
+
+    impl<F> Otherwise for &Function<F> {}
+
+    /// What it is given has pointers that the kernel will follow.
+    #[test]
+    fn safe_code_cannot_push() {
+        let (safe, push) = (&Function(|_: &mut Ring, _, _| true), &Function(Ring::push));
+        assert!(safe.is_safe());
+        assert!(!push.is_safe());
     }
 }
