@@ -105,7 +105,7 @@ counters! {
         task_panics,
         /// Timers that exist.
         timers_live,
-        /// Wake-ups that came from other threads.
+        /// Wake-ups that came from other threads; those of one task between two turns count once.
         remote_wakes,
         /// Connections accepted.
         connections_accepted,

@@ -5,6 +5,7 @@
 //! the later of two swaps sees the earlier with all that came before it: either the sender sees
 //! that the worker sleeps, or the worker sees what was put in. No wake-up is lost.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock, Weak};
@@ -15,7 +16,9 @@ use crate::sys::mutants::mutate;
 
 /// What other threads know of a worker.
 pub struct Inbox {
-    woken: Mutex<Vec<TaskId>>,
+    /// Each task once, however often it was woken: a task that is woken all the time, while its
+    /// worker is busy, must not take memory each time.
+    woken: Mutex<BTreeSet<TaskId>>,
     /// Whether `woken` holds anything: spares the worker the lock.
     pending: AtomicBool,
     sleeping: AtomicBool,
@@ -64,7 +67,7 @@ impl Inbox {
         self.woken
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .push(id);
+            .insert(id);
         self.pending.store(true, Ordering::Release);
         if mutate!(
             LoseRemoteWake,
@@ -134,6 +137,30 @@ pub(super) fn wake_remote(id: TaskId) {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn wake_ups_of_one_task_are_kept_once() {
+        let inbox = Inbox::new(Box::new(|| {}));
+        let id = |slot, generation| TaskId {
+            worker: 0,
+            generation,
+            slot,
+        };
+        for _ in 0..1000 {
+            (0..3).for_each(|slot| inbox.push(id(slot, 7)));
+        }
+        // Another task, which has the slot of one that has ended.
+        inbox.push(id(0, 8));
+        let mut woken = Vec::new();
+        inbox.drain(|id| woken.push((id.slot, id.generation)));
+        woken.sort_unstable();
+        assert_eq!(woken, [(0, 7), (0, 8), (1, 7), (2, 7)]);
+        inbox.drain(|id| panic!("{id:?} was woken again"));
+        inbox.push(id(1, 7));
+        let mut again = 0;
+        inbox.drain(|_| again += 1);
+        assert_eq!(again, 1);
+    }
 
     #[test]
     fn a_number_is_not_used_again_at_once() {

@@ -192,7 +192,7 @@ fn wake_ups_of_one_task_by_two_threads_may_become_one() {
             sender.join().unwrap();
         }
         worker.executor.advance(0);
-        assert_eq!(worker.metrics.remote_wakes.get(), 2);
+        assert!((1..=2).contains(&worker.metrics.remote_wakes.get()));
     });
 }
 

@@ -18,7 +18,7 @@ pub(super) const GENERATION_BITS: u32 = 20;
 /// A task's name, unique among the tasks of all workers alive (until a generation or the workers'
 /// numbers wrap around, when a stale waker may cause a spurious wake-up, which every future must
 /// bear anyway).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TaskId {
     pub(super) worker: u16,
     pub(super) generation: u32,
