@@ -20,6 +20,7 @@ mod worker;
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, ThreadId};
 
 pub use access_log::AccessLog;
 pub use cores::{Cores, Pin};
@@ -154,6 +155,7 @@ impl Builder {
             });
         let (engine, threads) =
             startup::start(plans.collect(), factory, selected, self.engine, &control)?;
+        let workers = threads.iter().map(|thread| thread.thread().id()).collect();
         let life = Mutex::new(Life::Running(Running {
             threads,
             writer,
@@ -165,6 +167,7 @@ impl Builder {
             cores,
             control,
             all_metrics,
+            workers,
             life,
         };
         Ok(Handle(Arc::new(state)))
@@ -198,7 +201,8 @@ impl Builder {
     }
 }
 
-/// A running server, as other threads see it. When the last handle is dropped, the server stops.
+/// A running server, as other threads see it. When the last handle is dropped, the server stops;
+/// the drop waits for its end, except on one of its own workers.
 #[derive(Debug, Clone)]
 pub struct Handle(Arc<State>);
 
@@ -209,6 +213,8 @@ struct State {
     cores: Arc<Cores>,
     control: Arc<Control>,
     all_metrics: Arc<[Arc<WorkerMetrics>]>,
+    /// The workers' threads, which must not wait for the end of the workers.
+    workers: Vec<ThreadId>,
     /// Locked by whoever waits for the end; others wait behind it.
     life: Mutex<Life>,
 }
@@ -219,7 +225,7 @@ enum Life {
     Ended(Result<()>),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Running {
     threads: Vec<Thread>,
     writer: Option<Writer>,
@@ -262,7 +268,8 @@ impl Handle {
     /// Waits until every worker has ended.
     ///
     /// # Errors
-    /// When a worker failed or panicked; the others have been stopped then.
+    /// When a worker failed or panicked; the others have been stopped then. At once, when it is
+    /// called on one of this server's workers, which would wait for itself.
     pub fn wait(&self) -> Result<()> {
         self.0.wait()
     }
@@ -270,6 +277,11 @@ impl Handle {
 
 impl State {
     fn wait(&self) -> Result<()> {
+        if self.workers.contains(&thread::current().id()) {
+            let message = "a worker cannot wait for the end of its own server: it would wait for \
+                           itself";
+            return Err(Error::new(ErrorKind::Runtime, message));
+        }
         let mut life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
         if let Life::Running(running) = &mut *life {
             let outcome = running.finish();
@@ -285,8 +297,19 @@ impl State {
 impl Drop for State {
     fn drop(&mut self) {
         self.control.enter(Phase::Stopping);
-        // Whoever wanted to hear of a failure has waited.
-        let _ = self.wait();
+        let life = self.life.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let Life::Running(running) = life else { return };
+        // Nobody has waited to hear of a failure.
+        if !self.workers.contains(&thread::current().id()) {
+            let _ = running.finish();
+            return;
+        }
+        let mut running = std::mem::take(running);
+        // Where no thread can be had the workers end all the same, but the log may lose its last
+        // lines.
+        let _ = thread::Builder::new()
+            .name("coring-end".to_owned())
+            .spawn(move || running.finish());
     }
 }
 

@@ -6,7 +6,9 @@ use std::fs;
 use std::future::poll_fn;
 use std::io::Write;
 use std::net::TcpStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::thread;
 use std::time::Duration;
@@ -14,7 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use coring::{ErrorKind, Handle, Limits, Request, Response, Service};
 
-use crate::support::{Address, Client, GET, HELLO, builder, eventually, is_timeout};
+use crate::support::{Address, Client, Folder, GET, HELLO, builder, eventually, is_timeout};
 
 /// A server of one worker on a free port.
 fn start<S: Service + 'static>(factory: impl Fn() -> S + Send + Sync + 'static) -> Handle {
@@ -127,6 +129,71 @@ fn everybody_may_wait_for_the_end() {
         }
     });
     server.wait().expect("it is over, again and again");
+}
+
+/// A handle that a service gives away, or uses itself.
+type Place = Arc<Mutex<Option<Handle>>>;
+
+/// A service may keep the only handle, for a `/stop` of its own.
+#[test]
+fn the_last_handle_may_be_dropped_on_a_worker() {
+    for cores in [1, 2] {
+        let (place, folder) = (Place::default(), Folder::new());
+        let socket = folder.file("last.sock");
+        let outcome = Arc::new(Mutex::new(None));
+        let (taken, told) = (place.clone(), outcome.clone());
+        let server = builder()
+            .bind("127.0.0.1:0")
+            .bind(format!("unix:{socket}"))
+            .cores(cores)
+            .start(move || {
+                let place = taken.clone();
+                let told = told.clone();
+                async move |_: Request| {
+                    let handle = place.lock().expect("no panic").take();
+                    let dropped = catch_unwind(AssertUnwindSafe(|| drop(handle)));
+                    *told.lock().expect("no panic") = Some(dropped.is_ok());
+                    Response::html(HELLO)
+                }
+            });
+        let server = server.expect("a server");
+        let address = address(&server);
+        *place.lock().expect("no panic") = Some(server);
+        let mut client = Client::connect(&address).expect("a connection");
+        client.send(GET);
+        eventually("the server's end", || {
+            let is_refused = Client::connect(&address).is_err();
+            (is_refused && !fs::exists(&socket).expect("a folder")).then_some(())
+        });
+        let outcome = *outcome.lock().expect("no panic");
+        assert_eq!(
+            outcome,
+            Some(true),
+            "{cores}: the drop did not return in order"
+        );
+    }
+}
+
+#[test]
+fn a_worker_that_waits_for_its_own_server_gets_an_error() {
+    let place = Place::default();
+    let own = place.clone();
+    let server = start(move || {
+        let place = own.clone();
+        async move |_: Request| {
+            let server = place.lock().expect("no panic").clone();
+            let waited = server.expect("a handle").wait();
+            Response::text(waited.expect_err("it serves").to_string())
+        }
+    });
+    *place.lock().expect("no panic") = Some(server.clone());
+    let mut client = Client::connect(&address(&server)).expect("a connection");
+    client.send(GET);
+    let answer = client.answer();
+    assert!(answer.text().contains("itself"), "{}", answer.text());
+    drop(place.lock().expect("no panic").take());
+    server.stop();
+    server.wait().expect("an end in order");
 }
 
 /// The payload of a panic whose destructor panics, too.
