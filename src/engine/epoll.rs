@@ -330,6 +330,12 @@ impl Epoll {
         Poll::Pending
     }
 
+    /// Whether a send has sent everything.
+    pub(super) fn has_sent(&self, id: OpId) -> bool {
+        let mut watches = self.watches.borrow_mut();
+        find(&mut watches, id).is_none_or(|watch| watch.sending.is_none())
+    }
+
     /// Ends a send where it stands.
     pub(super) fn cancel_send(&self, id: OpId) {
         let mut watches = self.watches.borrow_mut();

@@ -196,6 +196,15 @@ impl Sending {
         std::mem::forget(self);
     }
 
+    /// Whether everything has gone out. False outside its run, whose end has cut it off.
+    pub fn is_done(&self) -> bool {
+        let is_done = try_with_run(self.0.run, |engine| match engine {
+            Engine::Uring(uring) => uring.0.has_sent(self.0.id),
+            Engine::Epoll(epoll) => epoll.has_sent(self.0.id),
+        });
+        is_done.unwrap_or(false)
+    }
+
     /// Asks the kernel to stop; `poll_end` then tells how far it came.
     pub fn cancel(&self) {
         self.0.with(|engine, id| match engine {

@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::thread;
 
 use super::stream::Stream;
 use crate::buf::{Chunk, Part, SendQueue};
@@ -18,6 +19,10 @@ const SEND_BYTES_MAX: usize = 256 << 10;
 pub(super) struct Duplex {
     pub(super) stream: Stream,
     outbox: SendQueue,
+    /// A send has failed: the peer misses bytes, and none may follow.
+    is_cut: bool,
+    /// The peer was told that no more will come, with everything sent.
+    has_ended: bool,
 }
 
 impl Duplex {
@@ -25,6 +30,8 @@ impl Duplex {
         Self {
             stream,
             outbox: SendQueue::new(),
+            is_cut: false,
+            has_ended: false,
         }
     }
 
@@ -40,6 +47,10 @@ impl Duplex {
     /// Ready when nothing is owed.
     fn poll_written(&mut self, context: &Context<'_>) -> Poll<io::Result<()>> {
         loop {
+            if self.is_cut {
+                self.outbox = SendQueue::new();
+                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            }
             if !self.stream.is_sending() {
                 let Some(outgoing) = self.outbox.take(SEND_BYTES_MAX) else {
                     return Poll::Ready(Ok(()));
@@ -55,17 +66,47 @@ impl Duplex {
                 Ok(sent) => self.outbox.put_back(outgoing, sent as usize),
                 Err(error) if is_passing(&error) => self.outbox.put_back(outgoing, 0),
                 Err(error) => {
-                    // Nothing more will arrive there.
                     self.outbox = SendQueue::new();
+                    self.is_cut = true;
                     return Poll::Ready(Err(error));
                 }
             }
         }
     }
 
+    /// Tells the peer that no more will come (FIN). A peer that does not get everything must not
+    /// take this for the end: if bytes are unsent, the connection is reset.
+    pub(super) fn shutdown_write(&mut self) {
+        if self.has_ended {
+            return;
+        }
+        if self.misses_bytes() {
+            self.is_cut = true;
+            self.stream.reset();
+        } else {
+            self.has_ended = true;
+            self.stream.shutdown_write();
+        }
+    }
+
+    /// Whether the peer does not get all that it was to get, if this stream ends now.
+    fn misses_bytes(&self) -> bool {
+        // Code that panics was mostly about to send more.
+        let is_whole = !self.is_cut && self.outbox.is_empty() && !self.stream.has_unsent();
+        !is_whole || thread::panicking()
+    }
+
     pub(super) fn split(self) -> (ReadHalf, WriteHalf) {
         let duplex = Rc::new(RefCell::new(self));
         (ReadHalf(duplex.clone()), WriteHalf(duplex))
+    }
+}
+
+impl Drop for Duplex {
+    fn drop(&mut self) {
+        if !self.has_ended && self.misses_bytes() {
+            self.stream.reset_on_close();
+        }
     }
 }
 
@@ -83,7 +124,8 @@ impl ReadHalf {
     }
 }
 
-/// The outgoing side of a stream. When it is dropped, the peer is told that no more will come.
+/// The outgoing side of a stream. When it is dropped, the peer is told that no more will come; if
+/// bytes are unsent then, or a panic drops it, the connection is reset instead.
 #[derive(Debug)]
 pub struct WriteHalf(Rc<RefCell<Duplex>>);
 
@@ -100,7 +142,7 @@ impl WriteHalf {
 
 impl Drop for WriteHalf {
     fn drop(&mut self) {
-        self.0.borrow().stream.shutdown_write();
+        self.0.borrow_mut().shutdown_write();
     }
 }
 

@@ -96,6 +96,13 @@ impl Stream {
         self.sending.is_some()
     }
 
+    /// Whether a send has not sent everything, as far as is known by now.
+    pub fn has_unsent(&self) -> bool {
+        self.sending
+            .as_ref()
+            .is_some_and(|sending| !sending.is_done())
+    }
+
     /// How the send in flight ended. The caller is woken for what it has an `interest` in.
     ///
     /// # Panics
@@ -128,6 +135,19 @@ impl Stream {
     pub fn reset_on_close(&self) {
         // It can only fail when the peer is gone already.
         let _ = sockopt::set_socket_linger(&self.socket, Some(Duration::ZERO));
+    }
+
+    /// Breaks the connection off at once (RST); what is in flight ends with an error. On a Unix
+    /// socket, which knows no such end, the peer is told that nothing more will come.
+    pub fn reset(&self) {
+        if self.is_unix() {
+            self.shutdown_write();
+        } else {
+            self.reset_on_close();
+            // Dissolves the association (connect(2)). A kernel that refuses this while one of its
+            // threads waits on the socket does it at the close.
+            let _ = rustix::net::connect_unspec(&self.socket);
+        }
     }
 
     /// How many bytes of what was sent have not reached the peer; none when that cannot be known.

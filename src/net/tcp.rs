@@ -12,7 +12,9 @@ use super::listener::Listener;
 use super::stream::Stream;
 use crate::buf::{Chunk, Part};
 
-/// A TCP connection. Dropping it ends what is under way and closes it.
+/// A TCP connection. Dropping it ends what is under way and closes it. If bytes that were given to
+/// [`TcpStream::write_all`] are unsent then, or a panic drops it, the connection is reset (RST), so
+/// that the peer does not take a part for the whole.
 ///
 /// Bytes are given away in both directions: the kernel chooses where it puts what it receives, and
 /// owns what it sends until it has sent it. So no buffer is lent for as long as somebody waits, and
@@ -54,9 +56,10 @@ impl TcpStream {
         self.0.write_all(bytes.into()).await
     }
 
-    /// Tells the peer that no more will come (FIN); what it sends can still be read.
+    /// Tells the peer that no more will come (FIN); what it sends can still be read. If bytes of a
+    /// write that was given up are unsent, the connection is reset instead.
     pub fn shutdown_write(&mut self) {
-        self.0.stream.shutdown_write();
+        self.0.shutdown_write();
     }
 
     /// Both directions apart, for two coroutines.

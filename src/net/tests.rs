@@ -264,6 +264,119 @@ fn a_broken_connection_is_an_error() {
     });
 }
 
+/// What a peer receives until the end of a stream, and how it ended; it begins when told to.
+fn read_to_end(
+    address: SocketAddr,
+) -> (
+    std::sync::mpsc::Sender<()>,
+    thread::JoinHandle<(usize, io::Result<()>)>,
+) {
+    let (go, gate) = std::sync::mpsc::channel::<()>();
+    let client = std_client(address, move |mut stream| {
+        let _ = gate.recv();
+        let mut received = Vec::new();
+        let end = stream.read_to_end(&mut received);
+        (received.len(), end.map(drop))
+    });
+    (go, client)
+}
+
+/// Waits for a thread, with the worker at work.
+async fn join<T>(thread: thread::JoinHandle<T>) -> T {
+    while !thread.is_finished() {
+        sleep(BLINK).await;
+    }
+    thread.join().expect("no panic")
+}
+
+fn assert_reset((received, end): (usize, io::Result<()>)) {
+    let error = end.expect_err(&format!("a clean end after {received} bytes"));
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn a_stream_that_is_dropped_with_bytes_unsent_is_reset() {
+    on_each(async || {
+        let mut listener = listen()?;
+        let (go, client) = read_to_end(listener.local_addr());
+        let mut stream = listener.accept().await?;
+        let given_up = timeout(BLINK, stream.write_all(pattern(20_000_000))).await;
+        assert!(given_up.is_err(), "nobody reads: {given_up:?}");
+        drop(stream);
+        drop(go);
+        assert_reset(join(client).await);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_stream_that_a_panic_drops_is_reset() {
+    on_each(async || {
+        let mut listener = listen()?;
+        let (go, client) = read_to_end(listener.local_addr());
+        let mut stream = listener.accept().await?;
+        let failed = spawn(async move {
+            stream.write_all("the first half").await.expect("a peer");
+            std::panic::resume_unwind(Box::new("on purpose"));
+        });
+        assert!(failed.await.is_err());
+        drop(go);
+        assert_reset(join(client).await);
+        Ok(())
+    });
+}
+
+/// The other half may live on, waiting for a peer that waits for the rest.
+#[test]
+fn the_writing_half_of_a_stream_that_is_cut_is_reset_at_once() {
+    on_each(async || {
+        let mut listener = listen()?;
+        let (go, client) = read_to_end(listener.local_addr());
+        let (mut reader, mut writer) = listener.accept().await?.split();
+        let given_up = timeout(BLINK, writer.write_all(pattern(20_000_000))).await;
+        assert!(given_up.is_err(), "nobody reads: {given_up:?}");
+        let reading = spawn(async move { reader.read().await.map(drop) });
+        drop(writer);
+        drop(go);
+        assert_reset(join(client).await);
+        timeout(PATIENCE, reading)
+            .await
+            .expect("an end")
+            .expect("no panic")
+            .expect_err("a reset");
+        Ok(())
+    });
+}
+
+/// All was sent and its end as well: whatever happens then cuts nothing.
+#[test]
+fn a_stream_that_has_ended_is_not_reset() {
+    on_each(async || {
+        let mut listener = listen()?;
+        for split in [false, true] {
+            let (go, client) = read_to_end(listener.local_addr());
+            let mut stream = listener.accept().await?;
+            let failed = spawn(async move {
+                if split {
+                    let (_reader, mut writer) = stream.split();
+                    writer.write_all("the whole").await.expect("a peer");
+                    drop(writer);
+                    std::panic::resume_unwind(Box::new("on purpose"));
+                }
+                stream.write_all("the whole").await.expect("a peer");
+                stream.shutdown_write();
+                std::panic::resume_unwind(Box::new("on purpose"));
+            });
+            assert!(failed.await.is_err());
+            drop(go);
+            let (received, end) = join(client).await;
+            end.expect("an end in order");
+            assert_eq!(received, "the whole".len());
+        }
+        Ok(())
+    });
+}
+
 /// Somebody else's waker, which comes back to the engine when it is woken and when it is dropped.
 struct Meddler;
 

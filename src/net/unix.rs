@@ -14,7 +14,8 @@ use super::listener::Listener;
 use super::stream::Stream;
 use crate::buf::{Chunk, Part};
 
-/// A connection by a Unix socket; in all else a [`TcpStream`](super::TcpStream).
+/// A connection by a Unix socket; in all else a [`TcpStream`](super::TcpStream). A Unix socket
+/// cannot be reset: its peer sees an ordinary end, also when bytes were unsent.
 pub struct UnixStream(Duplex);
 
 impl UnixStream {
@@ -49,7 +50,7 @@ impl UnixStream {
 
     /// Tells the peer that no more will come; what it sends can still be read.
     pub fn shutdown_write(&mut self) {
-        self.0.stream.shutdown_write();
+        self.0.shutdown_write();
     }
 
     /// Both directions apart, for two coroutines.

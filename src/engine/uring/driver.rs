@@ -218,6 +218,11 @@ impl Uring {
         }
     }
 
+    /// Whether a send has sent everything.
+    pub(in crate::engine) fn has_sent(&self, id: OpId) -> bool {
+        self.table.borrow_mut().get(id).is_none()
+    }
+
     /// Asks the kernel to end the operation; its final completion says how far it came.
     pub(in crate::engine) fn cancel(&self, id: OpId) {
         let mut table = self.table.borrow_mut();
