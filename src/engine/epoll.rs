@@ -16,7 +16,7 @@ use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::{Errno, ioctl_fionread};
-use rustix::net::{SocketAddrAny, sockopt};
+use rustix::net::{AddressFamily, SocketAddrAny, sockopt};
 
 use crate::buf::{Chunk, Outgoing, Pool};
 use crate::engine::Refused;
@@ -44,8 +44,10 @@ struct Watch {
     owner: Option<Descriptor>,
     /// The kernel has said that something is there, and we have not seen the end of it.
     readable: bool,
-    /// No more will come after what is there: a short read is not the end of it.
-    hung_up: bool,
+    /// A receive that fills less than a block is not the end of what is there. The end of the
+    /// stream may follow; or the receive ended at the mark of an urgent byte, or behind the bytes
+    /// that descriptors came with, as it may on a Unix socket.
+    reads_on: bool,
     /// Accepts no more.
     stopped: bool,
     /// Pieces handed out in a row.
@@ -212,8 +214,13 @@ impl Epoll {
         Poll::Pending
     }
 
-    pub(super) fn start_recv(&self, socket: Descriptor) -> OpId {
-        self.watch(socket, EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP)
+    pub(super) fn start_recv(&self, socket: Descriptor, family: AddressFamily) -> OpId {
+        let flags = EventFlags::IN | EventFlags::PRI | EventFlags::OUT | EventFlags::RDHUP;
+        let id = self.watch(socket, flags);
+        if let Some(watch) = find(&mut self.watches.borrow_mut(), id) {
+            watch.reads_on = family == AddressFamily::UNIX;
+        }
+        id
     }
 
     /// The next piece; none at the end.
@@ -239,8 +246,8 @@ impl Epoll {
             Some(Ok(Some(chunk))) => {
                 self.metrics.bytes_received.add(chunk.len() as u64);
                 // A stream that gave less than there was room for has no more as yet; when it
-                // has, that is another edge. The end of the stream may have come before.
-                watch.readable = watch.hung_up || chunk.is_whole_block();
+                // has, that is another edge.
+                watch.readable = watch.reads_on || chunk.is_whole_block();
                 watch.burst += 1;
                 Poll::Ready(Ok(Some(chunk)))
             }
@@ -416,7 +423,8 @@ impl Epoll {
         };
         let flags = event.flags;
         let ended = EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR;
-        watch.hung_up |= flags.intersects(ended);
+        // An urgent byte that was there when the kernel told of it is told of as well.
+        watch.reads_on |= flags.intersects(ended | EventFlags::PRI);
         let mut reader = None;
         if flags.intersects(EventFlags::IN | ended) {
             watch.readable = true;

@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::task::{Context, Poll};
 
-use rustix::net::SocketAddrAny;
+use rustix::net::{AddressFamily, SocketAddrAny};
 
 use super::descriptor::Descriptor;
 use super::op::{Interest, OpId, Sent, Then};
@@ -121,11 +121,11 @@ impl Drop for Connecting {
 pub struct Receiving(Name);
 
 impl Receiving {
-    /// Starts to receive when first polled.
-    pub fn new(socket: Descriptor) -> Self {
+    /// Starts to receive from a socket of that family when first polled.
+    pub fn new(socket: Descriptor, family: AddressFamily) -> Self {
         Self(Name::of(|engine| match engine {
             Engine::Uring(uring) => uring.0.start_recv(socket),
-            Engine::Epoll(epoll) => epoll.start_recv(socket),
+            Engine::Epoll(epoll) => epoll.start_recv(socket, family),
         }))
     }
 

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::task::{Context, Poll};
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::net::{AddressFamily, getsockname};
 
 use super::stream::Stream;
 use crate::engine::{self, Accepting, Descriptor};
@@ -14,6 +15,8 @@ use crate::engine::{self, Accepting, Descriptor};
 pub struct Listener {
     socket: Descriptor,
     accepting: Accepting,
+    /// Of the connections that come.
+    family: AddressFamily,
 }
 
 impl Listener {
@@ -22,8 +25,11 @@ impl Listener {
     /// # Panics
     /// Outside a worker.
     pub fn new(socket: OwnedFd) -> Self {
+        // What is no socket fails when it is asked for connections.
+        let family = getsockname(&socket).map_or(AddressFamily::UNSPEC, |own| own.address_family());
         let socket = Descriptor::new(socket);
         Self {
+            family,
             accepting: Accepting::new(socket.clone()),
             socket,
         }
@@ -37,7 +43,7 @@ impl Listener {
     /// exhausted, say. Polling again tries again.
     pub fn poll_accept(&self, context: &Context<'_>) -> Poll<Option<io::Result<Stream>>> {
         let accepted = self.accepting.poll_next(context);
-        accepted.map(|next| next.map(|result| result.map(Stream::new)))
+        accepted.map(|next| next.map(|result| result.map(|socket| self.stream(socket))))
     }
 
     /// Accepts no more; connections that come wait in the kernel's backlog.
@@ -51,12 +57,19 @@ impl Listener {
     /// Those of accept(2).
     pub fn take_from_backlog(&self) -> io::Result<Option<Stream>> {
         fcntl_setfl(&self.socket, fcntl_getfl(&self.socket)? | OFlags::NONBLOCK)?;
-        Ok(engine::accept(&self.socket)?.map(Stream::new))
+        Ok(engine::accept(&self.socket)?.map(|socket| self.stream(socket)))
+    }
+
+    #[inline]
+    fn stream(&self, socket: OwnedFd) -> Stream {
+        Stream::new(Descriptor::new(socket), self.family)
     }
 
     /// Closes the socket at once: connections that come are refused from now on.
     pub fn close(self) {
-        let Self { socket, accepting } = self;
+        let Self {
+            socket, accepting, ..
+        } = self;
         drop(accepting);
         socket.close_now();
     }

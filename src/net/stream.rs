@@ -3,7 +3,6 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -24,18 +23,14 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Takes over a connected socket.
+    /// Takes over a connected socket of that family.
     ///
     /// # Panics
     /// Outside a worker.
-    pub fn new(socket: OwnedFd) -> Self {
-        Self::of(Descriptor::new(socket))
-    }
-
-    fn of(socket: Descriptor) -> Self {
+    pub fn new(socket: Descriptor, family: AddressFamily) -> Self {
         Self {
             sending: None,
-            receiving: Receiving::new(socket.clone()),
+            receiving: Receiving::new(socket.clone(), family),
             socket,
         }
     }
@@ -55,7 +50,7 @@ impl Stream {
         let connecting = Connecting::new(socket.clone(), address);
         poll_fn(|context| connecting.poll_end(context)).await?;
         drop(connecting);
-        Ok(Self::of(socket))
+        Ok(Self::new(socket, family))
     }
 
     /// The next piece that arrives; none when the peer will send no more.

@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::Chunk;
 use crate::engine::EngineChoice;
 use crate::{Elapsed, JoinError, channel, join_all, run_with, sleep, spawn, timeout};
 
@@ -372,6 +373,67 @@ fn a_stream_that_has_ended_is_not_reset() {
             let (received, end) = join(client).await;
             end.expect("an end in order");
             assert_eq!(received, "the whole".len());
+        }
+        Ok(())
+    });
+}
+
+/// Reads `len` bytes that are there.
+async fn read_all(mut read: impl AsyncFnMut() -> io::Result<Option<Chunk>>, len: usize) -> Vec<u8> {
+    let mut received = Vec::new();
+    while received.len() < len {
+        let piece = timeout(PATIENCE / 6, read()).await;
+        let piece = piece.unwrap_or_else(|_| panic!("{} of {len} bytes", received.len()));
+        received.extend_from_slice(&piece.expect("no error").expect("more"));
+    }
+    received
+}
+
+/// A receive ends at the mark of an urgent byte, with more behind it.
+#[test]
+fn urgent_data_hides_nothing_behind_it() {
+    on_each(async || {
+        let mut listener = listen()?;
+        let client = std::net::TcpStream::connect(listener.local_addr())?;
+        let mut stream = listener.accept().await?;
+        for _ in 0..3 {
+            // All of it is there before the worker looks.
+            (&client).write_all(b"before")?;
+            rustix::net::send(&client, b"!", rustix::net::SendFlags::OOB)?;
+            (&client).write_all(b"behind")?;
+            let received = read_all(async || stream.read().await, 12).await;
+            assert_eq!(received, b"beforebehind");
+        }
+        Ok(())
+    });
+}
+
+/// A receive ends behind the bytes that a descriptor came with, and at the mark of an urgent byte.
+#[test]
+fn descriptors_that_come_along_hide_nothing_behind_them() {
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, send, sendmsg};
+    on_each(async || {
+        let name = format!("coring-net-rights-{}.sock", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let mut listener = UnixListener::bind(&path)?;
+        let client = std::os::unix::net::UnixStream::connect(&path)?;
+        let mut stream = listener.accept().await?;
+        let descriptors = [std::os::fd::AsFd::as_fd(&client)];
+        for _ in 0..3 {
+            let mut space = [std::mem::MaybeUninit::uninit(); 64];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            assert!(control.push(SendAncillaryMessage::ScmRights(&descriptors)));
+            let first = [io::IoSlice::new(b"before")];
+            sendmsg(&client, &first, &mut control, SendFlags::empty())?;
+            (&client).write_all(b"behind")?;
+            let received = read_all(async || stream.read().await, 12).await;
+            assert_eq!(received, b"beforebehind");
+            (&client).write_all(b"before")?;
+            // Not every kernel has urgent data here.
+            let _ = send(&client, b"!", SendFlags::OOB);
+            (&client).write_all(b"behind")?;
+            let received = read_all(async || stream.read().await, 12).await;
+            assert_eq!(received, b"beforebehind");
         }
         Ok(())
     });
