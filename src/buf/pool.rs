@@ -2,7 +2,8 @@
 //!
 //! Blocks are carved from slabs of 1 MiB, aligned to 1 MiB, so that a block's address alone leads
 //! to its slab's header, which holds the counts of all its blocks and the way to the pool. The
-//! block given back last is taken first: its cache lines are warm.
+//! block given back last is taken first: its cache lines are warm. So the blocks that were free
+//! longest are those that were not needed, and their memory can be given back to the system.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::cell::{Cell, RefCell};
@@ -22,6 +23,13 @@ const SLAB_BYTES: usize = 1 << 20;
 /// Blocks of a slab that can be taken; the first block's place is the header's.
 const BLOCKS_PER_SLAB: usize = SLAB_BYTES / BLOCK_BYTES - 1;
 
+/// Free blocks that keep their memory, however long they are not needed.
+const FREE_KEPT: usize = BLOCKS_PER_SLAB;
+/// How long the others must not have been needed before their memory is given back, in ms.
+const UNNEEDED_MS: u64 = 1000;
+/// Blocks whose memory is given back at a time, which takes a few ms at most.
+const TRIM_MAX: usize = 8192;
+
 /// What stands at the start of each slab.
 struct SlabHeader {
     pool: *const Shared,
@@ -33,6 +41,12 @@ const _: () = assert!(size_of::<SlabHeader>() <= BLOCK_BYTES);
 /// The pool's state; it outlives the last [`Pool`] handle while blocks are out.
 struct Shared {
     free: RefCell<Vec<NonNull<u8>>>,
+    /// Free blocks without memory: the system gives them some when they are written to.
+    bare: RefCell<Vec<NonNull<u8>>>,
+    /// The fewest blocks that were free at a time since what was not needed was looked at.
+    free_min: Cell<usize>,
+    /// When that is looked at next, in ms.
+    trim_ms: Cell<u64>,
     allocations: RefCell<Vec<NonNull<u8>>>,
     in_use: Cell<usize>,
     handles: Cell<usize>,
@@ -50,6 +64,9 @@ impl Pool {
     pub fn new() -> Self {
         let shared = Box::new(Shared {
             free: RefCell::default(),
+            bare: RefCell::default(),
+            free_min: Cell::new(0),
+            trim_ms: Cell::new(0),
             allocations: RefCell::default(),
             in_use: Cell::new(0),
             handles: Cell::new(1),
@@ -65,11 +82,66 @@ impl Pool {
     pub fn take(&self) -> Block {
         let shared = self.shared();
         let popped = shared.free.borrow_mut().pop();
-        let start = popped.unwrap_or_else(|| self.grow());
+        let start = popped.unwrap_or_else(|| self.take_cold());
         shared.in_use.set(shared.in_use.get() + 1);
         count_of(start).set(1);
         unpoison(start, BLOCK_BYTES);
         Block::from_raw(start)
+    }
+
+    /// Gives the memory of blocks back that were not needed for a while, at the time `now_ms`. To
+    /// be called between tasks, as often as one likes; if it returns a time, then as well.
+    #[inline]
+    pub fn trim(&self, now_ms: u64) -> Option<u64> {
+        let free = self.shared().free.borrow().len();
+        if free <= FREE_KEPT {
+            self.shared().free_min.set(0);
+            return None;
+        }
+        self.trim_beyond(free, now_ms)
+    }
+
+    fn trim_beyond(&self, free: usize, now_ms: u64) -> Option<u64> {
+        let shared = self.shared();
+        let free_min = shared.free_min.get().min(free);
+        if now_ms < shared.trim_ms.get() {
+            shared.free_min.set(free_min);
+            return Some(shared.trim_ms.get());
+        }
+        let unneeded = free_min.saturating_sub(FREE_KEPT).min(TRIM_MAX);
+        if unneeded > 0 {
+            self.strip(unneeded);
+        }
+        let left = free - unneeded;
+        shared.free_min.set(left);
+        let next_ms = now_ms + UNNEEDED_MS;
+        shared.trim_ms.set(next_ms);
+        (left > FREE_KEPT).then_some(next_ms)
+    }
+
+    /// Gives the memory of those `count` blocks back that were free longest.
+    fn strip(&self, count: usize) {
+        let shared = self.shared();
+        let mut stripped: Vec<NonNull<u8>> = shared.free.borrow_mut().drain(..count).collect();
+        // One call for those that lie side by side.
+        stripped.sort_unstable();
+        let are_neighbours =
+            |a: &NonNull<u8>, b: &NonNull<u8>| a.addr().get() + BLOCK_BYTES == b.addr().get();
+        for run in stripped.chunk_by(are_neighbours) {
+            if cfg!(not(miri)) {
+                // SAFETY: nobody holds a part of these blocks, which are whole pages of anonymous
+                // memory of ours. They read as zeros from now on. Where the kernel refuses (locked
+                // memory, say) they stay as they are.
+                let _ = unsafe {
+                    libc::madvise(
+                        run[0].as_ptr().cast(),
+                        run.len() * BLOCK_BYTES,
+                        libc::MADV_DONTNEED,
+                    )
+                };
+            }
+        }
+        shared.bare.borrow_mut().extend(stripped);
     }
 
     /// Blocks that are out of the pool now.
@@ -83,8 +155,14 @@ impl Pool {
         unsafe { self.shared.as_ref() }
     }
 
-    /// Adds a slab and returns one block of it; the others go to the free list.
+    /// A block that has no memory yet.
     #[cold]
+    fn take_cold(&self) -> NonNull<u8> {
+        let bare = self.shared().bare.borrow_mut().pop();
+        bare.unwrap_or_else(|| self.grow())
+    }
+
+    /// Adds a slab and returns one block of it; the others go to the free list.
     fn grow(&self) -> NonNull<u8> {
         let layout = allocation_layout();
         // SAFETY: the layout's size is not zero.
@@ -252,6 +330,53 @@ mod tests {
         assert!(!is_poisoned(first) && is_poisoned(next));
         drop(block);
         assert!(is_poisoned(first));
+    }
+
+    #[test]
+    fn blocks_that_were_not_needed_lose_their_memory() {
+        let pool = Pool::new();
+        let take = |count: usize| -> Vec<Block> { (0..count).map(|_| pool.take()).collect() };
+        let mut burst = take(1000);
+        burst
+            .iter_mut()
+            .for_each(|block| block.as_mut_slice()[0] = 7);
+        drop(burst);
+        assert_eq!(pool.trim(5000), Some(6000));
+        // Of what was not needed since, 100 blocks are taken out.
+        let needed = take(FREE_KEPT + 100);
+        assert_eq!(pool.trim(5999), Some(6000));
+        drop(needed);
+        assert_eq!(pool.trim(6000), Some(7000));
+        let with_memory = |pool: &Pool| pool.shared().free.borrow().len();
+        assert_eq!(with_memory(&pool), 2 * FREE_KEPT + 100);
+        assert_eq!(pool.trim(7000), None);
+        assert_eq!(with_memory(&pool), FREE_KEPT);
+        let mut again = take(1000);
+        let used_before = again.iter_mut().filter_map(|block| {
+            let first = block.as_mut_slice()[0];
+            (first != 0).then_some(first)
+        });
+        if cfg!(not(miri)) {
+            assert_eq!(used_before.count(), FREE_KEPT);
+        }
+        assert_eq!(pool.in_use(), 1000);
+        drop(again);
+        assert_eq!(pool.in_use(), 0);
+    }
+
+    #[test]
+    fn a_pool_that_has_given_few_blocks_wants_no_look() {
+        let pool = Pool::new();
+        drop(pool.take());
+        assert_eq!(pool.trim(0), None);
+        let mut times = Vec::new();
+        drop((0..FREE_KEPT + 1).map(|_| pool.take()).collect::<Vec<_>>());
+        let mut next_ms = pool.trim(10);
+        while let Some(now_ms) = next_ms {
+            times.push(now_ms);
+            next_ms = pool.trim(now_ms);
+        }
+        assert_eq!(times, [1010]);
     }
 
     #[test]

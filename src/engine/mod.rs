@@ -49,6 +49,15 @@ pub(in crate::engine) enum Engine {
     Epoll(Box<Epoll>),
 }
 
+impl Engine {
+    fn pool(&self) -> &Pool {
+        match self {
+            Self::Uring(uring) => uring.0.pool(),
+            Self::Epoll(epoll) => epoll.pool(),
+        }
+    }
+}
+
 /// The ring, and what of it must go last.
 #[derive(Debug)]
 pub(in crate::engine) struct UringEngine(std::mem::ManuallyDrop<Uring>);
@@ -226,11 +235,12 @@ impl Drop for Restore {
 
 /// Visits the kernel, and sleeps there if nothing can run before something completes.
 fn visit(engine: &Engine, executor: &Executor, turn: Turn) -> io::Result<()> {
+    let trim_ms = engine.pool().trim(executor.now_ms());
     let inbox = executor.inbox();
     let may_sleep = !turn.runnable && inbox.prepare_sleep();
     let sleep = may_sleep.then(|| {
         let until = |next_ms: u64| Duration::from_millis(next_ms.saturating_sub(monotonic_ms()));
-        turn.next_ms.map(until)
+        turn.next_ms.into_iter().chain(trim_ms).min().map(until)
     });
     match engine {
         Engine::Uring(uring) => uring.0.visit(sleep)?,
@@ -248,10 +258,7 @@ fn visit(engine: &Engine, executor: &Executor, turn: Turn) -> io::Result<()> {
 /// Outside a worker.
 #[inline]
 pub fn pool() -> Pool {
-    with_current(|engine| match engine {
-        Engine::Uring(uring) => uring.0.pool().clone(),
-        Engine::Epoll(epoll) => epoll.pool().clone(),
-    })
+    with_current(|engine| engine.pool().clone())
 }
 
 /// Closes a descriptor: on a ring with the worker's next batch, else at once.

@@ -104,6 +104,11 @@ impl Executor {
         self.worker
     }
 
+    /// The time of this turn.
+    pub fn now_ms(&self) -> u64 {
+        self.now_ms.get()
+    }
+
     /// The door for other threads.
     pub fn inbox(&self) -> &Inbox {
         &self.inbox

@@ -137,6 +137,50 @@ fn an_idle_connection_costs_little_and_leaves_nothing() {
     }
 }
 
+/// Each half of a head holds a block of 4 KiB until its client goes.
+#[test]
+fn the_memory_of_a_burst_is_given_back() {
+    let count = affordable(3000);
+    let server = Coring::start(&["--cores", "1"]);
+    warm_up(&server);
+    let held_bytes = count as u64 * 4096;
+    let fresh_bytes = private_bytes(server.pid());
+    let half = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}", "x".repeat(3000));
+    let clients: Vec<Client> = (0..count)
+        .map(|_| {
+            let mut client = server.connect();
+            client.send(&half);
+            client
+        })
+        .collect();
+    let full_bytes = eventually("the halves", || {
+        let full_bytes = private_bytes(server.pid());
+        (full_bytes >= fresh_bytes + held_bytes).then_some(full_bytes)
+    });
+    drop(clients);
+    let left_bytes = eventually("the memory", || {
+        let left_bytes = private_bytes(server.pid());
+        (left_bytes + held_bytes * 3 / 4 < full_bytes).then_some(left_bytes)
+    });
+    report(&format!(
+        "burst: {fresh_bytes} bytes fresh, {full_bytes} with {count} halves, {left_bytes} after"
+    ));
+    assert!(cpu_percent(server.pid()) < 10, "what is left keeps it busy");
+    // What was given back can be used again.
+    let again: Vec<Client> = (0..count.min(500))
+        .map(|_| {
+            let mut client = server.connect();
+            client.send(&half);
+            client
+        })
+        .collect();
+    for mut client in again {
+        client.send("\r\n\r\n");
+        assert_eq!(client.answer().text(), HELLO);
+    }
+    assert_eq!(server.stop().stats()["blocks_in_use"], 0);
+}
+
 /// A client that has asked for the small file more often than there is room for, sends no more and
 /// does not read: what it is owed can't be waited for by poll(2), which tells its end at once.
 fn leave_unread(mut client: Client) -> Client {
