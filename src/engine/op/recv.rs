@@ -3,14 +3,14 @@
 //! a connection that is over after one request has then nothing to be cancelled.
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::fd::AsFd;
 
 use rustix::io::Errno;
-use rustix::net::RecvFlags;
+use rustix::net::{RecvAncillaryBuffer, RecvFlags, recvmsg};
 
 use super::After;
-use crate::buf::{Chunk, Pool};
+use crate::buf::{BLOCK_BYTES, Block, Chunk, Pool};
 use crate::engine::descriptor::Descriptor;
 use crate::engine::uring::{Cqe, Sqe};
 use crate::sys::mutants::mutate;
@@ -51,8 +51,8 @@ pub(in crate::engine) struct Recv {
     more: Option<Box<VecDeque<Chunk>>>,
     /// Nothing more will come after what is queued.
     pub(in crate::engine) end: Option<End>,
-    /// Pieces that it may still receive in its turn.
-    turn_left: u8,
+    /// It is its turn, and the socket had more than a buffer takes.
+    has_turn: bool,
     /// It waits for its turn to get a provided buffer, and is submitted then.
     pub(in crate::engine) is_queued: bool,
 }
@@ -61,9 +61,9 @@ impl Recv {
     /// Pieces that may wait to be asked for before the submission is cancelled, so that the
     /// socket's own buffer fills and TCP slows the peer down.
     const QUEUE_MAX: usize = 8;
-    /// Pieces that follow the first of a turn where pieces are had one by one: enough that a turn
-    /// costs little beside them, and few enough that others wait no longer than on epoll.
-    const TURN_MAX: u8 = 7;
+    /// Blocks that follow the first piece of a turn: enough that a turn costs little beside what it
+    /// brings, and few enough that others wait no longer than on epoll.
+    const TURN_BLOCKS: usize = 8;
 
     pub(in crate::engine) fn new(socket: Descriptor) -> Self {
         Self {
@@ -72,7 +72,7 @@ impl Recv {
             first: None,
             more: None,
             end: None,
-            turn_left: 0,
+            has_turn: false,
             is_queued: false,
         }
     }
@@ -103,9 +103,7 @@ impl Recv {
         match (cqe.result(), chunk) {
             (Ok(0), _) => self.end = mutate!(RearmOnEof, None, Some(End::Eof)),
             (Ok(_), Some(chunk)) => {
-                if one_by_one && chunk.is_whole_block() {
-                    self.turn_left = Self::TURN_MAX;
-                }
+                self.has_turn = one_by_one && chunk.is_whole_block();
                 mutate!(
                     DropLastData,
                     if cqe.more() {
@@ -130,18 +128,31 @@ impl Recv {
         }
     }
 
-    /// The next piece of the turn that it has: received by a plain call, into a block that others
-    /// do not wait for. None: the turn is over, and the caller asks for the next.
-    pub(in crate::engine) fn receive_in_turn(&mut self, pool: &Pool) -> Option<Chunk> {
-        self.turn_left = self.turn_left.checked_sub(1)?;
-        let received = recv(&self.socket, pool);
-        if !matches!(&received, Ok(Some(chunk)) if chunk.is_whole_block()) {
-            self.turn_left = 0;
+    /// Receives the rest of its turn with a plain call, into blocks that others do not wait for:
+    /// how many bytes. 0: it has no turn, or nothing has come.
+    pub(in crate::engine) fn receive_in_turn(&mut self, pool: &Pool) -> usize {
+        if !std::mem::take(&mut self.has_turn) {
+            return 0;
         }
-        received.unwrap_or_else(|end| {
-            self.end = Some(end);
-            None
-        })
+        let mut blocks: [Block; Self::TURN_BLOCKS] = std::array::from_fn(|_| pool.take());
+        match recv_many(&self.socket, &mut blocks) {
+            Ok(0) => self.end = Some(End::Eof),
+            Ok(received) => {
+                let mut left = received;
+                for block in blocks {
+                    let len = left.min(BLOCK_BYTES);
+                    if len == 0 {
+                        break;
+                    }
+                    self.queue(block.into_chunk(0..len));
+                    left -= len;
+                }
+                return received;
+            }
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(errno) => self.end = Some(End::Error(errno.into())),
+        }
+        0
     }
 
     /// Whether so much waits that the peer must be slowed down.
@@ -190,9 +201,9 @@ impl Recv {
 pub(in crate::engine) fn recv(socket: impl AsFd, pool: &Pool) -> Result<Option<Chunk>, End> {
     let mut block = pool.take();
     loop {
-        match recv_once(&socket, block.as_mut_slice()) {
-            Ok(0) => return Err(End::Eof),
-            Ok(len) => return Ok(Some(block.into_chunk(0..len))),
+        match rustix::net::recv(&socket, block.as_mut_slice(), RecvFlags::DONTWAIT) {
+            Ok((0, _)) => return Err(End::Eof),
+            Ok((len, _)) => return Ok(Some(block.into_chunk(0..len))),
             Err(Errno::AGAIN) => return Ok(None),
             Err(Errno::INTR) => {}
             Err(errno) => return Err(End::Error(errno.into())),
@@ -200,10 +211,15 @@ pub(in crate::engine) fn recv(socket: impl AsFd, pool: &Pool) -> Result<Option<C
     }
 }
 
-fn recv_once(socket: impl AsFd, to: &mut [u8]) -> Result<usize, Errno> {
+/// recvmsg(2) without waiting, into as many `blocks` as it takes: how many bytes.
+fn recv_many(socket: impl AsFd, blocks: &mut [Block]) -> Result<usize, Errno> {
+    let slices = blocks.iter_mut().map(Block::as_mut_slice);
+    let mut slices: Vec<IoSliceMut<'_>> = slices.map(IoSliceMut::new).collect();
     #[cfg(feature = "sim")]
-    if let Some(received) = crate::engine::sim::recv(socket.as_fd(), to) {
+    if let Some(received) = crate::engine::sim::recvmsg(socket.as_fd(), &mut slices) {
         return received;
     }
-    rustix::net::recv(socket, to, RecvFlags::DONTWAIT).map(|(len, _)| len)
+    let mut control = RecvAncillaryBuffer::default();
+    let received = recvmsg(socket, &mut slices, &mut control, RecvFlags::DONTWAIT)?;
+    Ok(received.bytes)
 }

@@ -24,7 +24,7 @@ mod streams;
 
 use std::cell::RefCell;
 use std::fmt;
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
@@ -167,8 +167,11 @@ pub(super) fn accept_error() -> Option<i32> {
     })
 }
 
-/// recv(2) as a plain system call that does not wait, if this thread is in a simulation.
-pub(super) fn recv(socket: BorrowedFd<'_>, to: &mut [u8]) -> Option<rustix::io::Result<usize>> {
+/// recvmsg(2) as a plain system call that does not wait, if this thread is in a simulation.
+pub(super) fn recvmsg(
+    socket: BorrowedFd<'_>,
+    to: &mut [IoSliceMut<'_>],
+) -> Option<rustix::io::Result<usize>> {
     let world = World::current()?;
     Some(world.with(|kernel| kernel.recv_at_once(socket.as_raw_fd(), to)))
 }

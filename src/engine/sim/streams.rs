@@ -1,5 +1,6 @@
 //! What receives and sends move, and how they fail.
 
+use std::io::IoSliceMut;
 use std::os::fd::RawFd;
 
 use rustix::io::Errno;
@@ -41,14 +42,21 @@ impl Kernel {
         (count(len), flags)
     }
 
-    /// recv(2) with `MSG_DONTWAIT`, outside of the ring.
-    pub(super) fn recv_at_once(&mut self, fd: RawFd, to: &mut [u8]) -> Result<usize, Errno> {
+    /// recvmsg(2) with `MSG_DONTWAIT`, outside of the ring.
+    pub(super) fn recv_at_once(
+        &mut self,
+        fd: RawFd,
+        to: &mut [IoSliceMut<'_>],
+    ) -> Result<usize, Errno> {
         let Some(number) = self.submitted_on(fd) else {
             return Err(Errno::BADF);
         };
         let is_short = self.random.chance(self.faults.short);
         let socket = &mut self.network.sockets[number];
-        let mut len = socket.inbound.len().min(to.len());
+        let mut len = socket
+            .inbound
+            .len()
+            .min(to.iter().map(|slice| slice.len()).sum());
         if socket.reset {
             return Err(Errno::CONNRESET);
         }
@@ -58,7 +66,8 @@ impl Kernel {
         if is_short && len > 0 {
             len = 1 + self.random.below(len);
         }
-        for (place, byte) in to.iter_mut().zip(socket.inbound.drain(..len)) {
+        let places = to.iter_mut().flat_map(|slice| slice.iter_mut());
+        for (place, byte) in places.zip(socket.inbound.drain(..len)) {
             *place = byte;
         }
         socket.idle_submissions = 0;

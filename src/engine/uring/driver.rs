@@ -329,7 +329,7 @@ impl Uring {
             .set((self.pool.in_use() - in_ring) as u64);
     }
 
-    fn is_memory_scarce(&self) -> bool {
+    pub(super) fn is_memory_scarce(&self) -> bool {
         self.pool.in_use() >= self.blocks_max
     }
 

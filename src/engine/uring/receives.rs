@@ -27,12 +27,12 @@ impl Uring {
         let Op::Recv(recv) = &mut entry.op else {
             unreachable!("a receive's name")
         };
-        if let Some(chunk) = recv.pop() {
-            return Poll::Ready(Ok(Some(chunk)));
-        }
         let ask = entry.state == State::Idle && !recv.is_queued;
-        if ask && let Some(chunk) = recv.receive_in_turn(&self.pool) {
-            self.metrics.bytes_received.add(chunk.len() as u64);
+        if ask && recv.is_empty() && !self.is_memory_scarce() {
+            let received = recv.receive_in_turn(&self.pool);
+            self.metrics.bytes_received.add(received as u64);
+        }
+        if let Some(chunk) = recv.pop() {
             return Poll::Ready(Ok(Some(chunk)));
         }
         if let Some(end) = &recv.end {
