@@ -91,10 +91,17 @@ pub mod sim {
     pub use crate::server::Simulated;
 }
 
-/// Parts of the core, to be measured by themselves: for `bench/`, and a feature.
+/// Parts of the core, to be measured and tested by themselves: for `bench/` and `tests/fuzz/`, and
+/// a feature.
 #[cfg(feature = "sim")]
 pub mod parts {
-    pub use crate::buf::Pool;
-    pub use crate::http::h1;
-    pub use crate::rt::{Executor, Timer};
+    pub use crate::buf::{
+        BLOCK_BYTES, Chunk, FileSpan, Outgoing, Part, Pool, PoolBox, RecvBuf, SendQueue,
+    };
+    pub use crate::http::{Fault, conditional, date, field, h1, range, target};
+    pub use crate::rt::{
+        Executor, JoinError, JoinHandle, Timer, Wheel, now_ms, sleep, spawn_joined, wake_all,
+        yield_now,
+    };
+    pub use crate::service::{Relative, with_slash};
 }

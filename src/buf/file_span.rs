@@ -12,6 +12,7 @@ pub struct FileSpan {
     len: usize,
 }
 
+#[allow(clippy::len_without_is_empty, reason = "a span has a byte at least")]
 impl FileSpan {
     /// The `len` bytes of `file` from `offset` on.
     pub fn new(file: Arc<OwnedFd>, offset: u64, len: usize) -> Self {

@@ -116,6 +116,10 @@ pub enum Outgoing {
     File(Box<HeadAndSpan>),
 }
 
+#[allow(
+    clippy::len_without_is_empty,
+    reason = "nothing goes out without a byte"
+)]
 impl Outgoing {
     /// Bytes in all parts together.
     pub fn len(&self) -> usize {

@@ -22,3 +22,5 @@ pub use join::{JoinError, JoinHandle, spawn_joined};
 pub use task::{after_ms, is_within_worker, now_ms, spawn, wake_all, yield_now};
 pub use timer::{Elapsed, Timeout, Timer, sleep, sleep_until};
 pub use waker::note_waker;
+#[cfg(feature = "sim")]
+pub use wheel::Wheel;

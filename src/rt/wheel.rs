@@ -35,7 +35,7 @@ struct Entry {
 
 /// All timers of one worker. Time is an argument, in ms since any fixed moment.
 #[derive(Debug)]
-pub(super) struct Wheel {
+pub struct Wheel {
     now_ms: u64,
     entries: Vec<Entry>,
     free: u32,
@@ -45,8 +45,10 @@ pub(super) struct Wheel {
     occupied: [u64; LEVELS],
 }
 
+#[allow(clippy::new_without_default, reason = "a worker makes one, by name")]
 impl Wheel {
-    pub(super) fn new() -> Self {
+    /// A wheel without timers that stands at 0.
+    pub fn new() -> Self {
         Self {
             now_ms: 0,
             entries: Vec::new(),
@@ -58,12 +60,12 @@ impl Wheel {
     }
 
     /// Timers that exist, armed or not.
-    pub(super) fn live(&self) -> usize {
+    pub fn live(&self) -> usize {
         self.live
     }
 
     /// Makes a timer, not armed, and returns its slot.
-    pub(super) fn insert(&mut self) -> u32 {
+    pub fn insert(&mut self) -> u32 {
         self.live += 1;
         let entry = Entry {
             deadline_ms: NEVER,
@@ -84,7 +86,7 @@ impl Wheel {
     }
 
     /// Forgets a timer. Its waker is to be dropped when the wheel is free again.
-    pub(super) fn remove(&mut self, timer: u32) -> Option<Waker> {
+    pub fn remove(&mut self, timer: u32) -> Option<Waker> {
         self.unlink(timer);
         let entry = &mut self.entries[timer as usize];
         entry.deadline_ms = NEVER;
@@ -96,7 +98,7 @@ impl Wheel {
 
     /// Arms or moves a timer; `NEVER` disarms it.
     #[inline]
-    pub(super) fn set(&mut self, timer: u32, deadline_ms: u64) {
+    pub fn set(&mut self, timer: u32, deadline_ms: u64) {
         let entry = &mut self.entries[timer as usize];
         entry.deadline_ms = deadline_ms;
         if entry.placed_ms > deadline_ms {
@@ -105,13 +107,14 @@ impl Wheel {
         }
     }
 
-    pub(super) fn deadline_ms(&self, timer: u32) -> u64 {
+    /// The deadline of a timer, or the largest number if it is not armed.
+    pub fn deadline_ms(&self, timer: u32) -> u64 {
         self.entries[timer as usize].deadline_ms
     }
 
     /// Names who is to be woken when the timer's deadline has come, in place of whom it returns.
     #[inline]
-    pub(super) fn set_waker(&mut self, timer: u32, waker: &Waker) -> Option<Waker> {
+    pub fn set_waker(&mut self, timer: u32, waker: &Waker) -> Option<Waker> {
         note_waker(&mut self.entries[timer as usize].waker, waker)
     }
 
@@ -124,12 +127,12 @@ impl Wheel {
 
     /// When the wheel must be advanced next, in ms; none when no timer is armed. It may be
     /// earlier than the earliest deadline, never later.
-    pub(super) fn next_ms(&self) -> Option<u64> {
+    pub fn next_ms(&self) -> Option<u64> {
         self.next_list().map(|(at_ms, _)| at_ms)
     }
 
     /// Moves time forward and hands the waker of each timer whose deadline has come to `fire`.
-    pub(super) fn advance(&mut self, now_ms: u64, mut fire: impl FnMut(Waker)) {
+    pub fn advance(&mut self, now_ms: u64, mut fire: impl FnMut(Waker)) {
         while let Some((at_ms, list)) = self.next_list() {
             if at_ms > now_ms {
                 break;

@@ -12,6 +12,8 @@ mod response;
 
 pub use body::{Body, BodyError};
 pub use files::Files;
+#[cfg(feature = "sim")]
+pub use files::{Relative, with_slash};
 pub use pipe::Inlet;
 pub use request::Request;
 pub use response::Response;

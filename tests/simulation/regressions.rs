@@ -13,8 +13,12 @@ const SEEDS: &[(u64, &str)] = &[
     (40_051, SLOW_TRANSFER),
     (40_627, SLOW_TRANSFER),
     (83_887, SLOW_TRANSFER),
+    (88_079, UNTOLD),
+    (88_923, UNTOLD),
 ];
 
+const UNTOLD: &str =
+    "a request's own body counted as another request, so no client was told of a drain";
 const SLOW_TRANSFER: &str = "a transfer that the end of a drain cut off was taken for a stuck one";
 
 #[test]

@@ -54,11 +54,12 @@ impl World {
     /// A machine with these faults, whose chances come from `seed`. It prints what happens if it is
     /// to be `traced`.
     pub fn new(seed: u64, faults: Faults, traced: bool) -> Self {
-        Self(Rc::new(RefCell::new(Kernel::new(
-            Random::new(seed),
-            faults,
-            traced,
-        ))))
+        Self::with_random(Random::new(seed), faults, traced)
+    }
+
+    /// As [`World::new`], with the source of its chances.
+    pub fn with_random(random: Random, faults: Faults, traced: bool) -> Self {
+        Self(Rc::new(RefCell::new(Kernel::new(random, faults, traced))))
     }
 
     /// Puts this thread into the machine while `body` runs.

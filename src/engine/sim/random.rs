@@ -1,19 +1,40 @@
 //! A stream of numbers from a seed (SplitMix64): the one source of chance in a simulation.
 
+/// Bytes of a number that is not from the seed.
+const FED_BYTES: usize = 2;
+
 /// A deterministic stream of numbers.
 #[derive(Debug, Clone)]
-pub struct Random(u64);
+pub struct Random {
+    state: u64,
+    /// Numbers that come before those of the seed, the next one last.
+    fed: Vec<u16>,
+}
 
 impl Random {
     /// The stream of `seed`.
     pub fn new(seed: u64) -> Self {
-        Self(seed)
+        let (state, fed) = (seed, Vec::new());
+        Self { state, fed }
+    }
+
+    /// The numbers in `bytes`, small ones, and behind them the stream of seed 0. A fuzzer that
+    /// changes a byte changes one decision.
+    pub fn fed(bytes: &[u8]) -> Self {
+        let numbers = bytes.as_chunks::<FED_BYTES>().0.iter().rev();
+        Self {
+            state: 0,
+            fed: numbers.map(|bytes| u16::from_le_bytes(*bytes)).collect(),
+        }
     }
 
     /// Any number.
     pub fn any(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
+        if let Some(number) = self.fed.pop() {
+            return number.into();
+        }
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.state;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^ (mixed >> 31)
@@ -37,6 +58,10 @@ impl Random {
 
     /// Another stream, which goes its own way.
     pub fn fork(&mut self) -> Self {
-        Self(self.any())
+        let rest = self.fed.len() / 2;
+        Self {
+            state: self.any(),
+            fed: self.fed.drain(..rest).collect(),
+        }
     }
 }

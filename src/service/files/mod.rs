@@ -33,7 +33,10 @@ use crate::rt::{now_ms, sleep, spawn};
 use cache::{Cache, Found};
 use facts::Facts;
 use folder::Folder;
+#[cfg(not(feature = "sim"))]
 use path::{Relative, with_slash};
+#[cfg(feature = "sim")]
+pub use path::{Relative, with_slash};
 
 /// A larger file is read as it is sent, and not kept, in bytes: what goes out in one send.
 const SMALL_BYTES_MAX: u64 = 256 << 10;

@@ -20,11 +20,11 @@ const WELL_KNOWN: &[u8] = b".well-known";
 /// A path beneath the root. It has no `.`, `..`, empty or hidden name and no slash at its start;
 /// it is empty or ends with a slash if it can only name a directory.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Relative<'a>(Cow<'a, [u8]>);
+pub struct Relative<'a>(Cow<'a, [u8]>);
 
 impl<'a> Relative<'a> {
     /// Reads the path of a request, as received; none if it leads nowhere.
-    pub(super) fn read(path: &'a [u8]) -> Option<Self> {
+    pub fn read(path: &'a [u8]) -> Option<Self> {
         if is_plain(path) {
             return Some(Self(Cow::Borrowed(&path[1..])));
         }
@@ -54,17 +54,17 @@ impl<'a> Relative<'a> {
     }
 
     /// The path's bytes.
-    pub(super) fn as_bytes(&self) -> &[u8] {
+    pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
     /// Whether it can only name a directory.
-    pub(super) fn is_directory(&self) -> bool {
+    pub fn is_directory(&self) -> bool {
         matches!(*self.0, [] | [.., b'/'])
     }
 
     /// Where the file is that it stands for.
-    pub(super) fn file(&self) -> Cow<'_, [u8]> {
+    pub fn file(&self) -> Cow<'_, [u8]> {
         if self.is_directory() {
             Cow::Owned([&*self.0, b"index.html"].concat())
         } else {
@@ -76,7 +76,7 @@ impl<'a> Relative<'a> {
 /// Where a directory is, seen from `path`, which names it without a slash at its end. It is a
 /// relative reference that begins with a dot, so that nothing in it can be taken for another host
 /// or another scheme (RFC 3986 §4.2).
-pub(super) fn with_slash(path: &str, query: Option<&str>) -> String {
+pub fn with_slash(path: &str, query: Option<&str>) -> String {
     let name = path.rsplit('/').next().unwrap_or_default();
     match query {
         Some(query) => format!("./{name}/?{query}"),

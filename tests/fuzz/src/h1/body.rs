@@ -1,0 +1,49 @@
+//! A naive reader of chunked bodies, which has the whole body at once.
+
+use coring::parts::h1::Limits;
+
+/// `wire` is a chunked body and nothing else, and `data` is what is in it.
+pub(super) fn check(wire: &[u8], data: &[u8], limits: &Limits) {
+    let mut rest = wire;
+    let mut read: Vec<u8> = Vec::new();
+    loop {
+        let line = next_line(&mut rest);
+        let digits = line.split(|byte| *byte == b';').next().expect("a part");
+        assert!((1..=16).contains(&digits.len()) && digits.iter().all(u8::is_ascii_hexdigit));
+        let is_text = |byte: &u8| *byte == b'\t' || *byte >= 0x20 && *byte != 0x7f;
+        assert!(line.iter().all(is_text), "{}", line.escape_ascii());
+        let digits = str::from_utf8(digits).expect("digits");
+        let len = usize::from_str_radix(digits, 16).expect("a size");
+        if len == 0 {
+            break;
+        }
+        read.extend(&rest[..len]);
+        assert_eq!(&rest[len..len + 2], b"\r\n");
+        rest = &rest[len + 2..];
+    }
+    assert!(limits.body_bytes_max == 0 || read.len() as u64 <= limits.body_bytes_max);
+    assert_eq!(read, data);
+    let mut trailers = 0;
+    loop {
+        let line = next_line(&mut rest);
+        assert!(!line.contains(&b'\n') && !line.contains(&b'\r'));
+        if line.is_empty() {
+            break;
+        }
+        trailers += 1;
+        let name = line.split(|byte| *byte == b':').next().expect("a part");
+        assert!(name.len() < line.len(), "a trailer without a colon");
+        let name = name.to_ascii_lowercase();
+        let framing = [&b"content-length"[..], b"transfer-encoding", b"host"];
+        assert!(!framing.contains(&&name[..]), "a trailer that frames");
+    }
+    assert!(trailers <= limits.fields_max);
+    assert!(rest.is_empty(), "the body has more than its framing");
+}
+
+fn next_line<'a>(rest: &mut &'a [u8]) -> &'a [u8] {
+    let end = rest.windows(2).position(|two| two == b"\r\n");
+    let line = &rest[..end.expect("the end of a line")];
+    *rest = &rest[line.len() + 2..];
+    line
+}

@@ -1,0 +1,158 @@
+//! A head against its bytes: it is exactly the request line and the fields, and what is derived
+//! from them is what a naive reader derives.
+
+use coring::parts::h1::{Framing, Head, Limits, Version};
+
+/// Empty lines before a request, in bytes.
+const BLANK_MAX: usize = 8;
+
+/// The head as a line of a report.
+pub(super) fn line(head: &Head, framing: Framing, bytes: &[u8]) -> String {
+    let fields: Vec<String> = head
+        .fields(bytes)
+        .map(|(name, value)| format!("{}={}", name.escape_ascii(), value.escape_ascii()))
+        .collect();
+    format!(
+        "{} {} {:?} {framing:?} keeps {} expects {} host {:?} path {} query {:?} {fields:?}",
+        head.method,
+        head.target(bytes),
+        head.version,
+        head.keep_alive,
+        head.expects_continue,
+        head.host(bytes),
+        head.path(bytes).escape_ascii(),
+        head.query(bytes),
+    )
+}
+
+/// What the fields say, read naively.
+#[derive(Default)]
+struct Said {
+    fields: usize,
+    hosts: usize,
+    lengths: Vec<Vec<u8>>,
+    encodings: Vec<Vec<u8>>,
+    close: bool,
+    keep_alive: bool,
+}
+
+pub(super) fn check(head: &Head, framing: Framing, bytes: &[u8], limits: &Limits) {
+    assert!(bytes.len() <= usize::from(limits.head_bytes_max));
+    let begin = bytes.chunks(2).take_while(|two| *two == b"\r\n").count() * 2;
+    assert!(begin <= BLANK_MAX);
+    let version = match head.version {
+        Version::Http10 => "1.0",
+        Version::Http11 => "1.1",
+    };
+    let target = head.target(bytes);
+    let line = format!("{} {target} HTTP/{version}\r\n", head.method);
+    let rest = bytes[begin..].strip_prefix(line.as_bytes());
+    let rest = rest.unwrap_or_else(|| panic!("{} is not {line:?}", bytes.escape_ascii()));
+    assert!(target.len() <= usize::from(limits.target_bytes_max));
+    let is_plain = |byte: u8| byte > 0x20 && byte < 0x7f && byte != b'#';
+    assert!(target.bytes().all(is_plain), "{target:?}");
+    let said = read_fields(head, bytes, rest);
+    assert!(said.fields <= usize::from(limits.fields_max));
+    assert!(said.hosts <= 1);
+    assert!(
+        said.hosts == 1 || head.version == Version::Http10,
+        "no host"
+    );
+    assert_eq!(framing, framing_of(&said, head.version));
+    if let Framing::Length(len) = framing {
+        assert!(limits.body_bytes_max == 0 || len <= limits.body_bytes_max);
+    }
+    let persists = said.keep_alive || head.version == Version::Http11;
+    assert_eq!(head.keep_alive, !said.close && persists);
+    check_target(head, bytes);
+}
+
+/// Reads the lines of `rest`, which are exactly the head's fields.
+fn read_fields(head: &Head, bytes: &[u8], mut rest: &[u8]) -> Said {
+    let mut said = Said::default();
+    for (name, value) in head.fields(bytes) {
+        said.fields += 1;
+        let separators = b"()<>@,;:\\\"/[]?={}";
+        let is_token = |byte: &u8| byte.is_ascii_graphic() && !separators.contains(byte);
+        assert!(
+            !name.is_empty() && name.iter().all(is_token),
+            "{}",
+            name.escape_ascii()
+        );
+        let is_text = |byte: &u8| *byte == b'\t' || *byte >= 0x20 && *byte != 0x7f;
+        assert!(value.iter().all(is_text), "{}", value.escape_ascii());
+        assert_eq!(value, trim(value));
+        let end = rest.windows(2).position(|two| two == b"\r\n");
+        let line = &rest[..end.expect("the end of a line")];
+        rest = &rest[line.len() + 2..];
+        let after_name = line
+            .strip_prefix(name)
+            .and_then(|line| line.strip_prefix(b":"));
+        assert_eq!(after_name.map(trim), Some(value), "{}", line.escape_ascii());
+        match name.to_ascii_lowercase().as_slice() {
+            b"host" => said.hosts += 1,
+            b"content-length" => said.lengths.push(value.to_vec()),
+            b"transfer-encoding" => said.encodings.push(value.to_ascii_lowercase()),
+            b"connection" => {
+                for word in value.split(|byte| *byte == b',').map(trim) {
+                    said.close |= word.eq_ignore_ascii_case(b"close");
+                    said.keep_alive |= word.eq_ignore_ascii_case(b"keep-alive");
+                }
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(rest, b"\r\n", "the section has more than its fields");
+    said
+}
+
+fn framing_of(said: &Said, version: Version) -> Framing {
+    assert!(
+        said.lengths.len() + said.encodings.len() <= 1,
+        "two framings"
+    );
+    if let Some(encoding) = said.encodings.first() {
+        assert!(encoding == b"chunked" && version == Version::Http11);
+        return Framing::Chunked;
+    }
+    let Some(length) = said.lengths.first() else {
+        return Framing::None;
+    };
+    assert!(!length.is_empty() && length.iter().all(u8::is_ascii_digit));
+    let length = str::from_utf8(length)
+        .ok()
+        .and_then(|length| length.parse().ok());
+    match length.expect("a length of 64 bits") {
+        0 => Framing::None,
+        length => Framing::Length(length),
+    }
+}
+
+/// The path and the query end the target, and no host has a byte that could be another part of it.
+fn check_target(head: &Head, bytes: &[u8]) {
+    let target = head.target(bytes).as_bytes();
+    let mut end = head.path(bytes).to_vec();
+    if let Some(query) = head.query(bytes) {
+        end.push(b'?');
+        end.extend(query.bytes());
+    }
+    // An absolute target may have no path, which stands for the root.
+    let is_root = head.path(bytes) == b"/";
+    assert!(target.ends_with(&end) || is_root && target.ends_with(&end[1..]));
+    if let Some(host) = head.host(bytes) {
+        assert!(
+            !host.contains(['/', '@', '\\', '?', '#', ',', ' ']),
+            "{host:?}"
+        );
+    }
+}
+
+fn trim(bytes: &[u8]) -> &[u8] {
+    let is_text = |byte: &u8| !matches!(byte, b' ' | b'\t');
+    let begin = bytes.iter().position(is_text).unwrap_or(bytes.len());
+    let end = bytes
+        .iter()
+        .rposition(is_text)
+        .map_or(begin, |last| last + 1);
+    &bytes[begin..end]
+}

@@ -1,0 +1,71 @@
+//! The fuzzer's bytes, one decision at a time.
+
+/// The rest of an input. When it is used up, every number is 0.
+#[derive(Debug)]
+pub(crate) struct Input<'a>(&'a [u8]);
+
+impl<'a> Input<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
+    /// The next byte; none at the end.
+    pub(crate) fn byte(&mut self) -> Option<u8> {
+        let (&byte, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(byte)
+    }
+
+    /// A number below 256.
+    pub(crate) fn number(&mut self) -> u64 {
+        self.byte().unwrap_or(0).into()
+    }
+
+    /// A number below `end`, which is 256 at most.
+    pub(crate) fn below(&mut self, end: usize) -> usize {
+        usize::from(self.byte().unwrap_or(0)) % end
+    }
+
+    /// A number up to `max`: a small one, a large one, or one close to the bound.
+    pub(crate) fn up_to(&mut self, max: usize) -> usize {
+        let first = usize::from(self.byte().unwrap_or(0));
+        let number = match first {
+            0..=127 => first,
+            128..=191 => (first & 63) << 8 | self.below(256),
+            192..=223 => max.saturating_sub(first & 31),
+            _ => (first & 31) << 12 | self.below(256),
+        };
+        number.min(max)
+    }
+
+    /// A number of any size: up to 44 bits.
+    pub(crate) fn span(&mut self) -> u64 {
+        let bits = self.number() % 44;
+        let number = self.number() << 8 | self.number();
+        match bits {
+            0..=15 => number & ((1 << bits) - 1),
+            _ => number << (bits - 16) | 1,
+        }
+    }
+
+    /// Up to `len` bytes.
+    pub(crate) fn take(&mut self, len: usize) -> &'a [u8] {
+        let (taken, rest) = self.0.split_at(len.min(self.0.len()));
+        self.0 = rest;
+        taken
+    }
+
+    pub(crate) fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[self.below(choices.len())]
+    }
+
+    /// All that is left.
+    pub(crate) fn rest(self) -> &'a [u8] {
+        self.0
+    }
+}
+
+/// `bytes` in an allocation of their exact length, so that a sanitizer sees a read beyond them.
+pub(crate) fn exact(bytes: &[u8]) -> Box<[u8]> {
+    bytes.into()
+}

@@ -1,0 +1,51 @@
+//! Replays the corpus. A file in it is an input that found a fault, or reached code that no other
+//! input did.
+
+use std::fs;
+use std::path::Path;
+
+#[expect(
+    clippy::print_stdout,
+    reason = "the last line of a failure names its input"
+)]
+fn replay(name: &str, check: fn(&[u8])) {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus");
+    let mut count = 0;
+    for entry in fs::read_dir(corpus.join(name)).expect("a folder of inputs") {
+        let path = entry.expect("a file").path();
+        println!("{}", path.display());
+        check(&fs::read(path).expect("a file"));
+        count += 1;
+    }
+    assert!(count > 0, "no input for {name}");
+}
+
+#[test]
+fn buffers() {
+    replay("buffers", crate::buffers::check);
+}
+
+#[test]
+fn connections() {
+    replay("connections", crate::connections::check);
+}
+
+#[test]
+fn executor() {
+    replay("executor", crate::executor::check);
+}
+
+#[test]
+fn h1() {
+    replay("h1", crate::h1::check);
+}
+
+#[test]
+fn values() {
+    replay("values", crate::values::check);
+}
+
+#[test]
+fn wheel() {
+    replay("wheel", crate::wheel::check);
+}
