@@ -13,12 +13,20 @@ const SEEDS: &[(u64, &str)] = &[
     (40_051, SLOW_TRANSFER),
     (40_627, SLOW_TRANSFER),
     (83_887, SLOW_TRANSFER),
+    (38_923, ASLEEP),
+    (59_982, ASLEEP),
+    (97_612, ASLEEP),
+    (102_529, ASLEEP),
+    (103_907, ASLEEP),
+    (116_666, ASLEEP),
+    (118_742, ASLEEP),
     (88_079, UNTOLD),
     (88_923, UNTOLD),
 ];
 
 const UNTOLD: &str =
     "a request's own body counted as another request, so no client was told of a drain";
+const ASLEEP: &str = "a worker slept while data waited in a socket and buffers were free";
 const SLOW_TRANSFER: &str = "a transfer that the end of a drain cut off was taken for a stuck one";
 
 #[test]

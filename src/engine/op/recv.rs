@@ -77,6 +77,11 @@ impl Recv {
         }
     }
 
+    #[cfg(feature = "sim")]
+    pub(in crate::engine) fn fd(&self) -> std::os::fd::RawFd {
+        self.socket.raw()
+    }
+
     /// A multishot, unless pieces are to be had `one_by_one`: a multishot that is armed takes all
     /// that the socket has before its cancellation reaches it.
     pub(in crate::engine) fn sqe(&mut self, one_by_one: bool) -> Sqe {

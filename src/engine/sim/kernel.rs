@@ -133,6 +133,22 @@ impl Kernel {
         }
     }
 
+    /// A worker sleeps while receives on the sockets `queued` wait for a buffer: there must be no
+    /// buffer, or nothing to receive.
+    pub(super) fn check_sleep(&mut self, ring: usize, queued: &[RawFd]) {
+        let buffers = self.rings[ring].buffers.as_ref().map_or(0, Provided::len);
+        for &fd in queued {
+            if let Some(Identity::Socket(number)) = self.network.identity(fd)
+                && buffers > 0
+                && !self.network.sockets[number].inbound.is_empty()
+            {
+                self.fail(&format!(
+                    "a worker sleeps while connection {number} has sent and {buffers} buffers wait"
+                ));
+            }
+        }
+    }
+
     /// Takes up to `count` submissions.
     pub(super) fn submit(&mut self, ring: usize, count: usize) {
         for _ in 0..count {

@@ -92,6 +92,10 @@ impl Stepped {
             Ok(None) => Step::Runs,
             Ok(Some(())) => self.end(),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if let Engine::Uring(uring) = &running.worker.engine {
+                    let queued = uring.0.queued_receives();
+                    world.with(|kernel| kernel.check_sleep(self.ring, &queued));
+                }
                 self.sleeps = Some(world.with(|kernel| kernel.rings[self.ring].sleeps_until_ms));
                 Step::Sleeps
             }

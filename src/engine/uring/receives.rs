@@ -1,6 +1,8 @@
 //! Receiving on the ring: what a connection asks for, and whose turn it is to get a buffer.
 
 use std::io;
+#[cfg(feature = "sim")]
+use std::os::fd::RawFd;
 use std::task::{Context, Poll};
 
 use super::Uring;
@@ -97,6 +99,18 @@ impl Uring {
             recv.is_queued = true;
             mutate!(ForgetQueued, (), self.buffer_queue.push(id));
         }
+    }
+
+    /// The sockets whose receives wait for a buffer.
+    #[cfg(feature = "sim")]
+    pub(in crate::engine) fn queued_receives(&self) -> Vec<RawFd> {
+        let mut table = self.table.borrow_mut();
+        let ids = table.ids();
+        let queued = |id| match &table.get(id)?.op {
+            Op::Recv(recv) if recv.is_queued => Some(recv.fd()),
+            _ => None,
+        };
+        ids.into_iter().filter_map(queued).collect()
     }
 
     /// Submits the receives whose turn it is. They may take half of the buffers: the other half is
