@@ -549,6 +549,84 @@ fn a_listener_accepts_in_the_run_that_made_it_only() {
     });
 }
 
+/// Connections that wait in the kernel's backlog of a listener (proc_net_tcp(5)).
+fn backlog(address: SocketAddr) -> usize {
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("a table of sockets");
+    let local = format!(" 0100007F:{:04X} ", address.port());
+    let row = table
+        .lines()
+        .find(|row| row.contains(&local) && row.contains(" 00000000:0000 0A "));
+    let queues = row.and_then(|row| row.split_whitespace().nth(4));
+    let waiting = queues.and_then(|queues| queues.split_once(':'));
+    usize::from_str_radix(waiting.expect("a listener").1, 16).expect("a number")
+}
+
+/// Clients that connect and send their number.
+fn std_clients(address: SocketAddr, numbers: std::ops::Range<u32>) -> Vec<std::net::TcpStream> {
+    let connect = |number: u32| {
+        let mut client = std::net::TcpStream::connect(address).expect("a listener");
+        client.write_all(&number.to_le_bytes()).expect("a peer");
+        client
+    };
+    numbers.map(connect).collect()
+}
+
+/// Accepts `count` connections and returns what their clients sent.
+async fn numbers_of(listener: &mut TcpListener, count: usize) -> io::Result<Vec<u32>> {
+    let mut numbers = Vec::new();
+    for _ in 0..count {
+        let accepted = timeout(PATIENCE, listener.accept()).await;
+        let mut stream = accepted.expect("no connection is lost")?;
+        let chunk = stream.read().await?.expect("a number");
+        numbers.push(u32::from_le_bytes(
+            chunk[..].try_into().expect("four bytes"),
+        ));
+    }
+    Ok(numbers)
+}
+
+#[test]
+fn a_listener_takes_what_is_asked_for_and_leaves_the_rest_in_the_backlog() {
+    on_each(async || {
+        let mut listener = listen()?;
+        let _clients = std_clients(listener.local_addr(), 0..100);
+        let mut numbers = numbers_of(&mut listener, 1).await?;
+        sleep(BLINK).await;
+        assert_eq!(backlog(listener.local_addr()), 99);
+        numbers.extend(numbers_of(&mut listener, 99).await?);
+        numbers.sort_unstable();
+        assert!(numbers.into_iter().eq(0..100));
+        Ok(())
+    });
+}
+
+#[test]
+fn a_program_that_stops_accepting_is_given_a_bounded_number_of_connections() {
+    on_each(async || {
+        let mut listener = listen()?;
+        let address = listener.local_addr();
+        let mut clients = std_clients(address, 0..20);
+        // It keeps up at first.
+        for _ in 0..20 {
+            listener.accept().await?;
+        }
+        let accepting = timeout(BLINK, listener.accept()).await;
+        assert!(accepting.is_err(), "nobody connects: {accepting:?}");
+        let more = thread::spawn(move || std_clients(address, 20..420));
+        while !more.is_finished() {
+            sleep(BLINK).await;
+        }
+        clients.extend(more.join().expect("no panic"));
+        sleep(BLINK).await;
+        let waiting = backlog(address);
+        assert!(waiting >= 200, "{waiting} of 400 are left in the backlog");
+        let mut numbers = numbers_of(&mut listener, 400).await?;
+        numbers.sort_unstable();
+        assert!(numbers.into_iter().eq(20..420));
+        Ok(())
+    });
+}
+
 #[test]
 fn a_listener_that_cannot_be_watched_says_so_each_time() {
     on_each(async || {

@@ -1,4 +1,8 @@
 //! Accepting connections: one submission, a completion per connection (accept(2), Linux 5.19).
+//!
+//! The kernel's multishot takes whatever is in the backlog, whether the program asks for it or not,
+//! so it is for a program that keeps up. A program that takes its time between two connections is
+//! given one for each time it asks; the others stay in the backlog and cost no descriptor.
 
 use std::collections::VecDeque;
 use std::io;
@@ -10,14 +14,17 @@ use rustix::net::SocketFlags;
 use super::After;
 use crate::engine::descriptor::Descriptor;
 use crate::engine::uring::{Cqe, Sqe};
+use crate::rt::now_ms;
 use crate::sys::mutants::mutate;
 
-/// A multishot accept on one listener.
+/// The accepts on one listener.
 #[derive(Debug)]
 pub(in crate::engine) struct Accept {
     listener: Descriptor,
     /// Accepted and not yet asked for; closed with the operation.
-    pub(in crate::engine) ready: VecDeque<OwnedFd>,
+    ready: VecDeque<OwnedFd>,
+    /// When a connection was last handed out, in ms.
+    handed_out_ms: u64,
     /// Why the last shot was the last, until it is asked for.
     pub(in crate::engine) error: Option<io::Error>,
     /// The owner wants no more.
@@ -25,19 +32,36 @@ pub(in crate::engine) struct Accept {
 }
 
 impl Accept {
+    /// Connections that may wait to be asked for before the multishot is cancelled. While the
+    /// cancel is under way the kernel may accept a few more, which are kept.
+    const QUEUE_MAX: usize = 64;
+
     pub(in crate::engine) fn new(listener: Descriptor) -> Self {
         Self {
             listener,
             ready: VecDeque::new(),
+            handed_out_ms: 0,
             error: None,
             stopped: false,
         }
     }
 
+    /// A multishot for a program that asks again in the turn in which it got a connection, else a
+    /// single accept.
     pub(in crate::engine) fn sqe(&self) -> Sqe {
-        Sqe::AcceptMulti {
-            fd: self.listener.raw(),
+        let fd = self.listener.raw();
+        if self.handed_out_ms == now_ms() {
+            Sqe::AcceptMulti { fd }
+        } else {
+            Sqe::Accept { fd }
         }
+    }
+
+    /// The connection that was accepted first.
+    pub(in crate::engine) fn pop(&mut self) -> Option<OwnedFd> {
+        let fd = self.ready.pop_front()?;
+        self.handed_out_ms = now_ms();
+        Some(fd)
     }
 
     /// A connection, or the reason why there will be no more of this submission.
@@ -52,7 +76,11 @@ impl Accept {
         {
             self.error = Some(error);
         }
-        After::Wake
+        if self.ready.len() >= Self::QUEUE_MAX {
+            After::WakeAndCancel
+        } else {
+            After::Wake
+        }
     }
 }
 

@@ -22,6 +22,8 @@ pub(super) enum Action {
     Accept {
         fd: RawFd,
         listener: usize,
+        /// It is a multishot.
+        goes_on: bool,
     },
     Recv {
         socket: usize,

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 use rustix::event::{PollFd, PollFlags};
 
@@ -22,8 +22,6 @@ const CQE_MORE: u32 = 1 << 1;
 pub(super) const CQE_BUFFER_SHIFT: u32 = 16;
 /// Completions that one call runs the task work for (`IO_LOCAL_TW_DEFAULT_MAX`, Linux 6.13).
 const TASK_WORK_MAX: usize = 20;
-/// Accepts on one listener at one instant without a connection: more are a spin.
-const ACCEPTS_AT_ONCE_MAX: u32 = 20;
 /// Submissions on one connection without anything having moved there: more are a spin. Neighbours
 /// that flood the server take the buffers away from one that waits some hundred times.
 const IDLE_SUBMISSIONS_MAX: u32 = 2000;
@@ -229,10 +227,8 @@ impl Kernel {
 
     fn issue(&mut self, ring: usize, sqe: Sqe, user_data: u64) {
         let action = match sqe {
-            Sqe::AcceptMulti { fd } => match self.network.identity(fd) {
-                Some(Identity::Listener(listener)) => self.start_accept(fd, listener),
-                _ => self.misuse("accept", fd),
-            },
+            Sqe::Accept { fd } => self.start_accept(fd, false),
+            Sqe::AcceptMulti { fd } => self.start_accept(fd, true),
             Sqe::Recv { fd } => self.start_recv(fd, false),
             Sqe::RecvMulti { fd } => self.start_recv(fd, true),
             Sqe::Send { fd, from, len, .. } => {
@@ -264,13 +260,6 @@ impl Kernel {
         }
     }
 
-    fn start_accept(&mut self, fd: RawFd, listener: usize) -> Action {
-        if self.network.attempts(listener, self.now_ms) > ACCEPTS_AT_ONCE_MAX {
-            self.fail(&format!("listener {listener} is asked again and again"));
-        }
-        Action::Accept { fd, listener }
-    }
-
     /// The connection that an operation is submitted on.
     pub(super) fn submitted_on(&mut self, fd: RawFd) -> Option<usize> {
         let Some(Identity::Socket(number)) = self.network.identity(fd) else {
@@ -286,7 +275,7 @@ impl Kernel {
         Some(number)
     }
 
-    fn misuse(&mut self, what: &str, fd: RawFd) -> Action {
+    pub(super) fn misuse(&mut self, what: &str, fd: RawFd) -> Action {
         self.fail(&format!(
             "{what} on descriptor {fd}, which is none for that"
         ));
@@ -355,7 +344,11 @@ impl Kernel {
             Action::Accept { .. } | Action::Recv { .. } | Action::Read { .. } if ends => {
                 (-libc::ECANCELED, 0)
             }
-            Action::Accept { fd, listener } => self.accept(*fd, *listener),
+            Action::Accept {
+                fd,
+                listener,
+                goes_on,
+            } => self.accept(*fd, *listener, *goes_on),
             Action::Recv { socket, goes_on } => self.recv(ring, *socket, *goes_on),
             Action::Send { socket, outgoing } => match self.send(*socket, outgoing, cancelled) {
                 Some(result) => (result, 0),
@@ -390,22 +383,6 @@ impl Kernel {
         if more {
             flight.after_ms = self.delayed_ms();
             self.rings[ring].flights.push(flight);
-        }
-    }
-
-    fn accept(&mut self, fd: RawFd, listener: usize) -> (i32, u32) {
-        if self.random.chance(self.faults.exhausted) {
-            return (-self.random.pick(faults::ACCEPT_EXHAUSTED), 0);
-        }
-        if self.random.chance(self.faults.passing) {
-            return (-self.random.pick(faults::ACCEPT_PASSING), 0);
-        }
-        match self.network.accept(listener, fd) {
-            Some((accepted, number)) => {
-                self.note("accept", number, 0);
-                (accepted.into_raw_fd(), self.more())
-            }
-            None => (-libc::EAGAIN, 0),
         }
     }
 

@@ -12,6 +12,7 @@
 //! the real one would sleep. Outside of a step, when an engine is dropped, `enter` moves the clock
 //! itself until something completes.
 
+mod accepting;
 mod buffers;
 mod faults;
 mod flight;

@@ -27,7 +27,7 @@ impl Uring {
         let Op::Accept(accept) = &mut entry.op else {
             unreachable!("an accept's name")
         };
-        if let Some(fd) = accept.ready.pop_front() {
+        if let Some(fd) = accept.pop() {
             return Poll::Ready(Some(Ok(fd)));
         }
         if let Some(error) = accept.error.take() {

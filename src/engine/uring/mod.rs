@@ -27,6 +27,9 @@ use super::op::Then;
 /// the final completion: the operation that made the request owns them.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Sqe {
+    Accept {
+        fd: RawFd,
+    },
     AcceptMulti {
         fd: RawFd,
     },

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::mem::ManuallyDrop;
-use std::ptr::NonNull;
+use std::ptr::{NonNull, null_mut};
 use std::time::Duration;
 
 use io_uring::squeue::{Entry, Flags};
@@ -156,11 +156,14 @@ impl fmt::Debug for Ring {
 #[inline]
 fn prepare(sqe: Sqe) -> Entry {
     match sqe {
+        Sqe::Accept { fd } => opcode::Accept::new(Fd(fd), null_mut(), null_mut())
+            .flags(libc::SOCK_CLOEXEC)
+            .build(),
         Sqe::AcceptMulti { fd } => opcode::AcceptMulti::new(Fd(fd))
             .flags(libc::SOCK_CLOEXEC)
             .build(),
         // No more than a buffer holds: a length of 0 is that of the buffer.
-        Sqe::Recv { fd } => opcode::Recv::new(Fd(fd), std::ptr::null_mut(), 0)
+        Sqe::Recv { fd } => opcode::Recv::new(Fd(fd), null_mut(), 0)
             .buf_group(BUFFER_GROUP)
             .build()
             .flags(Flags::BUFFER_SELECT),
