@@ -71,7 +71,7 @@ pub use buf::{Chunk, Part};
 pub use engine::{EngineChoice, Refused, Selected, select};
 pub use net::Address;
 pub use server::{
-    AccessLog, Builder, Cores, Error, ErrorKind, Handle, Limits, Pin, Result, Server,
+    AccessLog, Builder, Cores, Error, ErrorKind, HalfClose, Handle, Limits, Pin, Result, Server,
 };
 pub use service::{Body, BodyError, Files, Request, Response, Service};
 pub use sys::kernel::release as kernel_release;

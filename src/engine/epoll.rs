@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -16,12 +16,12 @@ use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::{Errno, ioctl_fionread};
-use rustix::net::{AddressFamily, SocketAddrAny, sockopt};
+use rustix::net::{AddressFamily, SocketAddrAny};
 
 use crate::buf::{Chunk, Outgoing, Pool};
 use crate::engine::Refused;
 use crate::engine::descriptor::Descriptor;
-use crate::engine::op::{self, End, GONE, Interest, OpId, PartSent, Sent, Then};
+use crate::engine::op::{self, End, GONE, Interest, OpId, PartSent, Peer, Sent, Then};
 use crate::metrics::WorkerMetrics;
 use crate::rt::{contain, drop_waker, note_waker, wake};
 
@@ -48,6 +48,8 @@ struct Watch {
     /// stream may follow; or the receive ended at the mark of an urgent byte, or behind the bytes
     /// that descriptors came with, as it may on a Unix socket.
     reads_on: bool,
+    /// What the kernel has said of the peer.
+    peer: Peer,
     /// Accepts no more.
     stopped: bool,
     /// Pieces handed out in a row.
@@ -273,17 +275,20 @@ impl Epoll {
             .is_some_and(|socket| ioctl_fionread(socket).is_ok_and(|bytes| bytes > 0))
     }
 
-    /// Ready when the connection broke, whatever waits to be received.
-    pub(super) fn poll_broken(&self, id: OpId, context: &Context<'_>) -> Poll<io::Error> {
+    /// What is known of the peer; the caller is woken when there may be more to know. Nothing of
+    /// what has arrived is taken.
+    pub(super) fn poll_peer(&self, id: OpId, context: &Context<'_>) -> Peer {
         let mut watches = self.watches.borrow_mut();
         let watch = find(&mut watches, id).expect(GONE);
-        if let Some(Err(error)) = watch.end.as_ref().map(End::again) {
-            return Poll::Ready(error);
-        }
+        let peer = match &watch.end {
+            Some(End::Error(_)) => Peer::Gone,
+            Some(End::Eof) => watch.peer.max(Peer::HalfClosed),
+            None => watch.peer,
+        };
         let replaced = note_waker(&mut watch.reader, context.waker());
         drop(watches);
         drop(replaced);
-        Poll::Pending
+        peer
     }
 
     /// Sends at once what the socket takes; the rest follows when it takes more.
@@ -423,6 +428,7 @@ impl Epoll {
         };
         let flags = event.flags;
         let ended = EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR;
+        watch.peer = watch.peer.max(Peer::of_events(flags.bits()));
         // An urgent byte that was there when the kernel told of it is told of as well.
         watch.reads_on |= flags.intersects(ended | EventFlags::PRI);
         let mut reader = None;
@@ -431,10 +437,11 @@ impl Epoll {
             reader = watch.reader.take();
         }
         if flags.contains(EventFlags::ERR)
-            && watch.end.is_none()
+            && !matches!(watch.end, Some(End::Error(_)))
             && let Some(socket) = &watch.owner
+            && let Some(error) = op::pending_error(socket.as_fd())
         {
-            watch.end = pending_error(socket.as_fd()).map(End::Error);
+            watch.end = Some(End::Error(error));
         }
         let (mut writer, mut unwoken) = (None, None);
         let mut sent = None;
@@ -488,12 +495,4 @@ fn find(watches: &mut [Watch], id: OpId) -> Option<&mut Watch> {
 /// A descriptor's place in the array.
 fn number(descriptor: &Descriptor) -> u32 {
     descriptor.raw().unsigned_abs()
-}
-
-/// The error that the kernel keeps for a socket, which asking for takes away.
-fn pending_error(socket: BorrowedFd<'_>) -> Option<io::Error> {
-    match sockopt::socket_error(socket) {
-        Ok(Err(errno)) | Err(errno) => Some(errno.into()),
-        Ok(Ok(())) => None,
-    }
 }

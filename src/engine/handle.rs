@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use rustix::net::{AddressFamily, SocketAddrAny};
 
 use super::descriptor::Descriptor;
-use super::op::{Interest, OpId, Sent, Then};
+use super::op::{Interest, OpId, Peer, Sent, Then};
 use super::run::Run;
 use super::{Engine, OUTSIDE, try_with_run, with_run, with_worker};
 use crate::buf::{Chunk, Outgoing};
@@ -146,11 +146,12 @@ impl Receiving {
         })
     }
 
-    /// Ready when the connection broke, without taking anything of what was received.
-    pub fn poll_broken(&self, context: &Context<'_>) -> Poll<io::Error> {
+    /// What is known of the peer. The caller is woken when there may be more to know; nothing of
+    /// what was received is taken.
+    pub fn poll_peer(&self, context: &Context<'_>) -> Peer {
         self.0.with(|engine, id| match engine {
-            Engine::Uring(uring) => uring.0.poll_broken(id, context),
-            Engine::Epoll(epoll) => epoll.poll_broken(id, context),
+            Engine::Uring(uring) => uring.0.poll_peer(id, context),
+            Engine::Epoll(epoll) => epoll.poll_peer(id, context),
         })
     }
 }

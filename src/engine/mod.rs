@@ -26,7 +26,7 @@ use std::time::Duration;
 pub use blocking::{Blocking, blocking, is_simulated};
 pub use descriptor::Descriptor;
 pub use handle::{Accepting, Connecting, Receiving, Sending};
-pub use op::{Interest, Sent, Then, accept};
+pub use op::{Interest, Peer, Sent, Then, accept};
 use rustix::event::EventfdFlags;
 use rustix::time::{ClockId, clock_gettime};
 pub use select::{EngineChoice, Refused, Selected, select};

@@ -19,7 +19,7 @@ pub(crate) use stream::Stream;
 pub use tcp::{TcpListener, TcpStream};
 pub use unix::{UnixListener, UnixStream};
 
-pub(crate) use crate::engine::{Interest, Sent, Then};
+pub(crate) use crate::engine::{Interest, Peer, Sent, Then};
 
 #[cfg(test)]
 mod tests;

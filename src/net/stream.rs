@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::net::{AddressFamily, Shutdown, SocketAddrAny, SocketFlags, SocketType, sockopt};
 
 use crate::buf::{Chunk, Outgoing};
-use crate::engine::{Connecting, Descriptor, Interest, Receiving, Sending, Sent, Then};
+use crate::engine::{Connecting, Descriptor, Interest, Peer, Receiving, Sending, Sent, Then};
 use crate::sys::mutants::mutate;
 use crate::sys::{limits, socket};
 
@@ -67,9 +67,10 @@ impl Stream {
         self.receiving.has_more()
     }
 
-    /// Ready when the connection broke; takes nothing of what has arrived.
-    pub fn poll_broken(&self, context: &Context<'_>) -> Poll<io::Error> {
-        self.receiving.poll_broken(context)
+    /// What is known of the peer, while nothing is received from it. The caller is woken when there
+    /// may be more to know.
+    pub fn poll_peer(&self, context: &Context<'_>) -> Peer {
+        self.receiving.poll_peer(context)
     }
 
     /// Gives `outgoing` to the kernel, and says what comes after it. There is one send at a time.

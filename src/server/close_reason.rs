@@ -16,7 +16,8 @@ pub(super) enum CloseReason {
     Answered,
     /// No request came in time.
     Idle,
-    /// The peer reset the connection, or was gone when we wrote.
+    /// The peer reset the connection, or was gone when we wrote; or it half-closed the connection
+    /// during a call, and the limits let that end the call.
     Reset,
     /// The peer did not take the answer in time.
     WriteTimeout,

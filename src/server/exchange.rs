@@ -2,8 +2,8 @@
 //!
 //! One coroutine drives the service, receiving and sending together: the request's body is
 //! received while its reader waits for it, the answer's body is pulled while there is room, and
-//! what is owed is sent meanwhile. If the peer resets the connection the call is dropped; that
-//! the peer has no more to send (a half-close) changes nothing.
+//! what is owed is sent meanwhile. If the peer resets the connection the call is dropped; whether a
+//! half-close (FIN) does the same is a limit, [`HalfClose`](super::limits::HalfClose).
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -243,7 +243,8 @@ impl Pump<'_> {
                 self.paused_ms.get_or_insert_with(now_ms);
             }
             self.connection.link.clear_recv_deadline();
-            self.connection.link.check_alive(context)?;
+            let half_close = self.connection.shared.limits.half_close;
+            self.connection.link.check_peer(context, half_close)?;
             return Ok(false);
         }
         loop {

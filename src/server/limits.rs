@@ -49,6 +49,25 @@ pub struct Limits {
     pub receive_memory_max: usize,
     /// What runs when a drain begins may go on for this long, in ms.
     pub drain_timeout_ms: u64,
+    /// What a half-close of the client does to its call.
+    pub half_close: HalfClose,
+}
+
+/// What a client's half-close (FIN) does to a call whose answer is not yet complete. A reset always
+/// ends the call: the service's future, or the body of its answer, is dropped.
+///
+/// A client that closes its socket sends the same FIN as one that only says that it has no further
+/// requests. It answers with a reset when something is sent to it, so a service that waits for long
+/// before its first byte does not learn that its client is gone, unless a half-close tells it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum HalfClose {
+    /// The call goes on, and its answer is sent: some clients end their side as soon as they have
+    /// sent a request (`nc -N`, scripts).
+    #[default]
+    Serve,
+    /// The call ends, and the connection with it: for services that wait for long (long polls,
+    /// event streams), where an absent client is more likely than one that half-closes.
+    End,
 }
 
 impl Default for Limits {
@@ -67,6 +86,7 @@ impl Default for Limits {
             connections_max: 0,
             receive_memory_max: 256 << 20,
             drain_timeout_ms: 30_000,
+            half_close: HalfClose::Serve,
         }
     }
 }

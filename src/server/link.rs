@@ -5,10 +5,10 @@ use std::io;
 use std::task::{Context, Poll};
 
 use super::close_reason::CloseReason;
-use super::limits::{Limits, Pace};
+use super::limits::{HalfClose, Limits, Pace};
 use crate::buf::{Outgoing, RecvBuf, SendQueue};
 use crate::http::h1;
-use crate::net::{Interest, Sent, Stream, Then};
+use crate::net::{Interest, Peer, Sent, Stream, Then};
 use crate::rt::{Timer, after_ms, now_ms};
 use crate::sys::mutants::mutate;
 
@@ -131,11 +131,16 @@ impl Link {
         }
     }
 
-    /// Fails when the peer has reset the connection; takes nothing in.
-    pub(super) fn check_alive(&self, context: &Context<'_>) -> Result<(), CloseReason> {
-        match self.stream.poll_broken(context) {
-            Poll::Ready(_) => Err(CloseReason::Reset),
-            Poll::Pending => Ok(()),
+    /// Fails when the peer is gone, or has half-closed the connection and that ends a call; takes
+    /// nothing in.
+    pub(super) fn check_peer(
+        &self,
+        context: &Context<'_>,
+        half_close: HalfClose,
+    ) -> Result<(), CloseReason> {
+        match (self.stream.poll_peer(context), half_close) {
+            (Peer::Gone, _) | (Peer::HalfClosed, HalfClose::End) => Err(CloseReason::Reset),
+            (Peer::HalfClosed, HalfClose::Serve) | (Peer::Present, _) => Ok(()),
         }
     }
 

@@ -25,7 +25,7 @@ use std::thread::{self, ThreadId};
 pub use access_log::AccessLog;
 pub use cores::{Cores, Pin};
 pub use error::{Error, ErrorKind};
-pub use limits::Limits;
+pub use limits::{HalfClose, Limits};
 #[cfg(feature = "sim")]
 pub use simulated::Simulated;
 

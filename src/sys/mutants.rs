@@ -62,6 +62,8 @@ mod planted {
         ShortSendIsWhole,
         /// The end of a stream is not noted, so the receive is armed again.
         RearmOnEof,
+        /// A reset is not noticed while no receive is armed.
+        DeafAfterEnd,
         /// What comes with the last completion of a multishot is dropped.
         DropLastData,
         /// A multishot that ended with data is thought to go on.

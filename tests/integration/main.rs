@@ -12,6 +12,7 @@ mod examples;
 mod extremes;
 mod faults;
 mod files;
+mod gone;
 mod inherited;
 mod lifecycle;
 mod limits;

@@ -153,6 +153,18 @@ pub(crate) struct Times {
     #[arg(long, global = true, env = "CORING_MIN_RATE", value_name = "BYTES")]
     #[arg(default_value_t = Size(limits().bytes_per_second_min))]
     pub(crate) min_rate: Size,
+
+    /// Whether a request is still answered when its client half-closes the connection (FIN)
+    #[arg(long, global = true, env = "CORING_HALF_CLOSE", value_name = "EFFECT")]
+    #[arg(value_enum, default_value_t = HalfClose::Serve)]
+    pub(crate) half_close: HalfClose,
+}
+
+/// The values of `--half-close`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum HalfClose {
+    Serve,
+    End,
 }
 
 /// What may be how large, and how many there may be.

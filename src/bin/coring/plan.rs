@@ -4,7 +4,7 @@
 use std::num::NonZeroUsize;
 
 use ::http::StatusCode;
-use coring::{AccessLog, EngineChoice, Limits, Pin};
+use coring::{AccessLog, EngineChoice, HalfClose, Limits, Pin};
 
 use crate::app::{Answer, App, Folder};
 use crate::flags::{self, Command, Flags, Respond, Serve};
@@ -106,6 +106,10 @@ fn limits(flags: &Flags) -> Result<Limits, String> {
             Limits::RECEIVE_MEMORY_MIN,
         )?,
         drain_timeout_ms: times.drain_timeout.0,
+        half_close: match times.half_close {
+            flags::HalfClose::Serve => HalfClose::Serve,
+            flags::HalfClose::End => HalfClose::End,
+        },
     })
 }
 
@@ -232,7 +236,7 @@ mod tests {
     fn limits_are_in_the_librarys_units() {
         let line = "--head-timeout 500ms --body-timeout 1m --write-timeout 2 --idle-timeout 3s \
                     --drain-timeout 4s --min-rate 1k --max-head 32k --max-target 1k --max-fields 9 \
-                    --max-body 1g --max-connections 5 --max-receive-memory 8m";
+                    --max-body 1g --max-connections 5 --max-receive-memory 8m --half-close end";
         let limits = serving(line, None).limits;
         assert_eq!(
             (limits.head_timeout_ms, limits.body_timeout_ms),
@@ -251,6 +255,7 @@ mod tests {
             (32 << 10, 1 << 10)
         );
         assert_eq!((limits.fields_max, limits.connections_max), (9, 5));
+        assert_eq!(limits.half_close, HalfClose::End);
         assert_eq!(
             (limits.body_bytes_max, limits.receive_memory_max),
             (1 << 30, 8 << 20)

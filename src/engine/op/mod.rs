@@ -18,6 +18,7 @@
 mod accept;
 mod close;
 mod connect;
+mod hangup;
 mod read;
 mod recv;
 mod send;
@@ -29,6 +30,8 @@ pub(super) use accept::Accept;
 pub use accept::accept;
 pub(super) use close::close;
 pub(super) use connect::{Connect, connect};
+pub use hangup::Peer;
+pub(super) use hangup::{Hangup, pending_error};
 pub(super) use read::Read;
 pub(super) use recv::{End, Recv, recv};
 pub use send::{Interest, Sent, Then};
@@ -67,6 +70,7 @@ pub(super) enum Op {
     SendFile(SendFile),
     Read(Read),
     Connect(Connect),
+    Hangup(Hangup),
 }
 
 impl Op {

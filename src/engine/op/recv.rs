@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, recvmsg};
 
-use super::After;
+use super::{After, OpId};
 use crate::buf::{BLOCK_BYTES, Block, Chunk, Pool};
 use crate::engine::descriptor::Descriptor;
 use crate::engine::uring::{Cqe, Sqe};
@@ -55,6 +55,8 @@ pub(in crate::engine) struct Recv {
     has_turn: bool,
     /// It waits for its turn to get a provided buffer, and is submitted then.
     pub(in crate::engine) is_queued: bool,
+    /// The poll that reports that the peer goes away, once one was needed.
+    pub(in crate::engine) hangup: Option<OpId>,
 }
 
 impl Recv {
@@ -74,12 +76,17 @@ impl Recv {
             end: None,
             has_turn: false,
             is_queued: false,
+            hangup: None,
         }
     }
 
     #[cfg(feature = "sim")]
     pub(in crate::engine) fn fd(&self) -> std::os::fd::RawFd {
         self.socket.raw()
+    }
+
+    pub(in crate::engine) fn socket(&self) -> Descriptor {
+        self.socket.clone()
     }
 
     /// A multishot, unless pieces are to be had `one_by_one`: a multishot that is armed takes all

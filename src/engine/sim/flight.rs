@@ -34,6 +34,12 @@ pub(super) enum Action {
         socket: usize,
         outgoing: Outgoing,
     },
+    /// Of the client's end; reports each change once.
+    Hangup {
+        socket: usize,
+        /// The events that were reported.
+        reported: u32,
+    },
     /// Of an eventfd, which is a real one.
     Read {
         fd: RawFd,
@@ -113,7 +119,9 @@ impl Flight {
     /// The connection whose descriptor it uses.
     pub(super) fn socket(&self) -> Option<usize> {
         match self.action {
-            Action::Recv { socket, .. } | Action::Send { socket, .. } => Some(socket),
+            Action::Recv { socket, .. }
+            | Action::Send { socket, .. }
+            | Action::Hangup { socket, .. } => Some(socket),
             _ => None,
         }
     }
@@ -126,7 +134,9 @@ impl Flight {
     pub(super) fn which(&self) -> usize {
         match self.action {
             Action::Accept { listener, .. } => listener,
-            Action::Recv { socket, .. } | Action::Send { socket, .. } => socket,
+            Action::Recv { socket, .. }
+            | Action::Send { socket, .. }
+            | Action::Hangup { socket, .. } => socket,
             Action::Read { .. } | Action::Connect { .. } | Action::Answer(_) => usize::MAX,
         }
     }

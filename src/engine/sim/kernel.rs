@@ -216,6 +216,9 @@ impl Kernel {
                 let socket = &self.network.sockets[*socket];
                 socket.reset || socket.outbound.len() < socket.window
             }
+            Action::Hangup { socket, reported } => {
+                self.network.sockets[*socket].hangup() & !reported != 0
+            }
             Action::Read { fd, .. } => {
                 let mut fds = [PollFd::from_borrowed_fd(borrow(*fd), PollFlags::IN)];
                 let none = rustix::time::Timespec::default();
@@ -236,6 +239,13 @@ impl Kernel {
             }
             Sqe::SendMsg { fd, header, .. } => self.start_send(ring, fd, parts(header)),
             Sqe::PollOut { .. } => unreachable!("files are read here, not sent"),
+            Sqe::PollHangup { fd } => match self.submitted_on(fd) {
+                Some(socket) => Action::Hangup {
+                    socket,
+                    reported: 0,
+                },
+                None => self.misuse("poll", fd),
+            },
             Sqe::Read { fd, to, .. } => Action::Read { fd, to },
             Sqe::Connect { address, len, .. } => Action::Connect {
                 errno: self.random.pick(faults::CONNECT),
@@ -341,7 +351,12 @@ impl Kernel {
         let ends = cancelled && (!self.can_go_on(ring, &flight) || self.random.chance(500));
         let (result, flags) = match &mut flight.action {
             Action::Answer(result) => (*result, 0),
-            Action::Accept { .. } | Action::Recv { .. } | Action::Read { .. } if ends => {
+            Action::Accept { .. }
+            | Action::Recv { .. }
+            | Action::Hangup { .. }
+            | Action::Read { .. }
+                if ends =>
+            {
                 (-libc::ECANCELED, 0)
             }
             Action::Accept {
@@ -357,6 +372,10 @@ impl Kernel {
                     return self.rings[ring].flights.push(flight);
                 }
             },
+            Action::Hangup { socket, reported } => {
+                *reported = self.network.sockets[*socket].hangup();
+                (reported.cast_signed(), self.more())
+            }
             Action::Read { fd, to } => (read_counter(*fd, *to), 0),
             Action::Connect { .. } if ends => (-libc::ECANCELED, 0),
             Action::Connect { errno, .. } => (-*errno, 0),

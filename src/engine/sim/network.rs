@@ -236,6 +236,18 @@ impl Socket {
     }
 }
 
+impl Socket {
+    /// What poll(2) says of the client's end, whatever it is asked for.
+    pub(super) fn hangup(&self) -> u32 {
+        let events = match (self.reset, self.finished) {
+            (true, _) => libc::POLLERR | libc::POLLHUP | libc::POLLRDHUP,
+            (false, true) => libc::POLLRDHUP,
+            (false, false) => 0,
+        };
+        events.unsigned_abs().into()
+    }
+}
+
 /// A client's end of a connection.
 pub struct Connection {
     world: World,

@@ -240,6 +240,15 @@ impl Uring {
     pub(in crate::engine) fn orphan(&self, id: OpId) {
         let mut table = self.table.borrow_mut();
         let Some(entry) = table.get(id) else { return };
+        let hangup = match &mut entry.op {
+            Op::Recv(recv) => recv.hangup.take(),
+            _ => None,
+        };
+        if let Some(hangup) = hangup {
+            drop(table);
+            self.orphan(hangup);
+            return self.orphan(id);
+        }
         if entry.state == State::Idle {
             let removed = table.remove(id);
             drop(table);
@@ -283,6 +292,7 @@ impl Uring {
                 Op::SendFile(send) => send.sqe(),
                 Op::Read(read) => read.sqe(),
                 Op::Connect(connect) => connect.sqe(),
+                Op::Hangup(hangup) => hangup.sqe(),
             }
         };
         // SAFETY: as for a send.
@@ -376,6 +386,7 @@ impl Uring {
             Op::Recv(recv) => recv.complete(cqe, chunk, self.receives_one_by_one()),
             Op::Accept(accept) => accept.complete(cqe),
             Op::Connect(connect) => connect.complete(cqe),
+            Op::Hangup(hangup) => hangup.complete(cqe),
             Op::Read(_) => After::Resubmit,
             Op::SendFile(_) if orphaned => After::Wake,
             Op::SendFile(send) => send.complete(cqe, entry.cancelled, &self.metrics),

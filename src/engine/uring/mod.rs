@@ -4,6 +4,7 @@ mod buf_ring;
 mod buffer_queue;
 mod connections;
 mod driver;
+mod peer;
 mod receives;
 mod ring;
 mod setup;
@@ -54,6 +55,10 @@ pub(super) enum Sqe {
         fd: RawFd,
         /// Once for each change, instead of once.
         edges: bool,
+    },
+    /// Reports once for each change, until it is cancelled.
+    PollHangup {
+        fd: RawFd,
     },
     Read {
         fd: RawFd,

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use super::Uring;
 use crate::buf::Chunk;
 use crate::engine::descriptor::Descriptor;
-use crate::engine::op::{End, Entry, GONE, Op, OpId, Recv, State};
+use crate::engine::op::{Entry, GONE, Op, OpId, Recv, State};
 use crate::sys::mutants::mutate;
 
 impl Uring {
@@ -56,33 +56,8 @@ impl Uring {
         matches!(entry, Some(Op::Recv(recv)) if !recv.is_empty())
     }
 
-    /// Ready when the connection broke, whatever waits to be received.
-    pub(in crate::engine) fn poll_broken(
-        &self,
-        id: OpId,
-        context: &Context<'_>,
-    ) -> Poll<io::Error> {
-        let mut table = self.table.borrow_mut();
-        let entry = table.get(id).expect(GONE);
-        let Op::Recv(recv) = &mut entry.op else {
-            unreachable!("a receive's name")
-        };
-        if let Some(Err(error)) = recv.end.as_ref().map(End::again) {
-            return Poll::Ready(error);
-        }
-        let ended = recv.end.is_some();
-        let ask = entry.state == State::Idle && !recv.is_queued && !ended && recv.is_empty();
-        let replaced = entry.wait(context.waker());
-        drop(table);
-        drop(replaced);
-        if ask {
-            self.ask_to_receive(id);
-        }
-        Poll::Pending
-    }
-
     /// Submits a receive, or lets it wait for its turn while buffers are contended for.
-    fn ask_to_receive(&self, id: OpId) {
+    pub(super) fn ask_to_receive(&self, id: OpId) {
         if mutate!(Overtake, false, self.buffer_queue.is_crowded()) {
             self.enqueue_receive(id);
         } else {

@@ -1,0 +1,142 @@
+//! Clients that leave while their request is being handled, in every order of events that a seed
+//! makes: the call ends, whatever was received before and however it was received.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use coring::sim::{Faults, Mutant, Random, Simulated, World, sleep, with_mutant};
+use coring::{HalfClose, Limits, Request, Response, Service};
+
+/// The cures that show here and in no life.
+pub(crate) const CURES: &[Mutant] = &[Mutant::DeafAfterEnd];
+
+/// A call takes so long that no other end can be meant, in ms.
+const CALL_MS: u64 = 60_000;
+/// A worker has noticed what a client did by then, in ms: longer than completions are late.
+const NOTICED_MS: u64 = 2_000;
+/// Turns in which it must have noticed.
+const TURNS_MAX: u32 = 5_000;
+
+/// Waits, and counts the calls that wait.
+struct Waiting(Rc<Cell<u32>>);
+
+impl Service for Waiting {
+    async fn call(&self, _: Request) -> Response {
+        struct Call(Rc<Cell<u32>>);
+        impl Drop for Call {
+            fn drop(&mut self) {
+                self.0.set(self.0.get() - 1);
+            }
+        }
+        self.0.set(self.0.get() + 1);
+        let _call = Call(self.0.clone());
+        sleep(CALL_MS).await;
+        Response::text("too late")
+    }
+}
+
+struct Scene {
+    world: World,
+    server: Simulated,
+    calls: Rc<Cell<u32>>,
+}
+
+impl Scene {
+    fn new(seed: u64, faults: Faults, half_close: HalfClose) -> Self {
+        let world = World::new(seed, faults, false);
+        let limits = Limits {
+            connections_max: 10,
+            half_close,
+            ..Limits::default()
+        };
+        let calls: Rc<Cell<u32>> = Rc::default();
+        let service = || Waiting(calls.clone());
+        let server = world.enter(|| Simulated::new(&world, 1, &limits, service));
+        Self {
+            world,
+            server,
+            calls,
+        }
+    }
+
+    /// Turns the worker's loop for as long as it may take to notice something, or until `done`.
+    fn turns_until(&mut self, done: impl Fn(&Self) -> bool) -> Result<bool, String> {
+        let end_ms = self.world.now_ms() + NOTICED_MS;
+        for _ in 0..TURNS_MAX {
+            if done(self) {
+                return Ok(true);
+            }
+            let next_ms = self.server.next_ms(0).ok_or("the worker sleeps for ever")?;
+            if next_ms > end_ms {
+                self.world.advance(end_ms);
+                return Ok(false);
+            }
+            self.world.advance(next_ms);
+            self.server.step(0);
+            self.world.violation().map_or(Ok(()), Err)?;
+        }
+        Err("the worker spins".to_owned())
+    }
+
+    fn end(mut self) -> Result<(), String> {
+        self.server.stop();
+        while self.server.next_ms(0).is_some() {
+            self.server.step(0);
+        }
+        self.world.violation().map_or(Ok(()), Err)
+    }
+}
+
+/// A client asks, sends more or not, half-closes or not, and resets.
+///
+/// # Errors
+/// What did not hold.
+pub(crate) fn look(seed: u64) -> Result<(), String> {
+    let mut random = Random::new(seed);
+    let faults = Faults {
+        completions: random.pick(&[2, 1000]),
+        lose_more: random.pick(&[0, 300]),
+        delay: random.pick(&[0, 300]),
+        delay_ms_max: 40,
+        buffers: random.pick(&[2, 64]),
+        ..Faults::none()
+    };
+    let half_close = random.pick(&[HalfClose::Serve, HalfClose::End]);
+    let mut scene = Scene::new(seed, faults, half_close);
+    let client = scene.world.connect(0).ok_or("no listener")?;
+    let request = b"GET / HTTP/1.1\r\nHost: simulated\r\n\r\n";
+    client.send(request);
+    if !scene.turns_until(|scene| scene.calls.get() == 1)? {
+        return Err("the request is not handled".to_owned());
+    }
+    if random.chance(500) {
+        client.send(&request.repeat(random.pick(&[1, 100, 10_000])));
+        if scene.turns_until(|scene| scene.calls.get() == 0)? {
+            return Err("more requests end the call".to_owned());
+        }
+    }
+    if random.chance(700) {
+        client.finish();
+        let has_ended = scene.turns_until(|scene| scene.calls.get() == 0)?;
+        if has_ended != (half_close == HalfClose::End) {
+            return Err(format!("{half_close:?}: the call has ended: {has_ended}"));
+        }
+    }
+    client.reset();
+    let is_gone = |scene: &Scene| scene.server.metrics()[0].connections_open.get() == 0;
+    if !scene.turns_until(is_gone)? || scene.calls.get() != 0 {
+        return Err("a reset is not noticed".to_owned());
+    }
+    scene.end()
+}
+
+#[test]
+fn a_client_that_leaves_ends_its_call() {
+    for seed in 0..300 {
+        look(seed).unwrap_or_else(|what| panic!("seed {seed}: {what}"));
+    }
+    for &cure in CURES {
+        let missed = with_mutant(cure, || (0..20).any(|seed| look(seed).is_err()));
+        assert!(missed, "{cure:?} is not noticed");
+    }
+}
