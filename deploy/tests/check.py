@@ -220,6 +220,7 @@ class Manifests(unittest.TestCase):
             received = bytes_of(flags_of(box["args"])["--max-receive-memory"])
             # What is sent without a copy may take twice its bound.
             cached = 2 * bytes_of(default_of("--file-cache"))
+            cached += bytes_of(flags_of(box["args"])["--answer-memory"])
             # A head that does not fit into a block is kept beside what is bounded.
             connection = CONNECTION_BYTES + EXCHANGE_BYTES + bytes_of(default_of("--max-head"))
             connected = int(flags_of(box["args"])["--max-connections"]) * connection

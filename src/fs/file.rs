@@ -103,6 +103,12 @@ const UNSIZED_BYTES_MAX: usize = 64 << 10;
 /// A read on another thread: what was there, with what was read behind it.
 pub(crate) type Reading = Blocking<Vec<u8>>;
 
+/// Another thread has the kernel load content.
+pub(crate) type Loading = Blocking<()>;
+
+/// Bytes that are loaded at a time.
+const LOAD_BYTES: usize = 64 << 10;
+
 impl File {
     pub(super) fn new(fd: OwnedFd, metadata: Metadata) -> Self {
         Self {
@@ -134,18 +140,20 @@ impl File {
     /// # Panics
     /// Outside a worker, if something has to be read from the disk.
     pub async fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes> {
+        self.read_vec(offset, len).await.map(Bytes::from)
+    }
+
+    /// As [`File::read_at`].
+    pub(crate) async fn read_vec(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
         let len = match self.metadata_now()?.len() {
             // Files of the kernel's own, which are made as they are read, say so.
             0 => len.min(UNSIZED_BYTES_MAX),
             all => usize::try_from(all.saturating_sub(offset)).map_or(len, |left| len.min(left)),
         };
         let mut bytes = Vec::with_capacity(len);
-        let bytes = if self.read_cached(&mut bytes, offset)? {
-            bytes
-        } else {
-            self.read_rest(bytes, offset).await?
-        };
-        let mut bytes = Bytes::from(bytes);
+        if !self.read_cached(&mut bytes, offset)? {
+            bytes = self.read_rest(bytes, offset).await?;
+        }
         bytes.truncate(len);
         Ok(bytes)
     }
@@ -197,6 +205,28 @@ impl File {
                 }
             }
             Ok(bytes)
+        })
+    }
+}
+
+impl File {
+    /// Has the kernel load the `len` bytes from `offset` on into its memory, on another thread; or
+    /// as far as the file goes.
+    pub(crate) fn load(&self, offset: u64, len: u64) -> Loading {
+        let fd = self.fd.clone();
+        blocking(move || {
+            let mut scratch = Vec::with_capacity(LOAD_BYTES);
+            let (mut at, end) = (offset, offset + len);
+            while at < end {
+                scratch.clear();
+                match rustix::io::pread(&fd, spare_capacity(&mut scratch), at) {
+                    Ok(0) => break,
+                    Ok(read) => at += read as u64,
+                    Err(Errno::INTR) => {}
+                    Err(errno) => return Err(errno.into()),
+                }
+            }
+            Ok(())
         })
     }
 }

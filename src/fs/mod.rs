@@ -24,8 +24,8 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::engine::blocking;
-pub(crate) use file::Reading;
 pub use file::{File, Metadata};
+pub(crate) use file::{Loading, Reading};
 pub(crate) use obstacle::Obstacle;
 pub use root::{Entry, Root};
 pub(crate) use shelf::{Kept, Shelf};

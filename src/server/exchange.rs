@@ -16,7 +16,7 @@ use crate::buf::{Part, PoolBox};
 use crate::http::Fault;
 use crate::http::h1::{self, Event, Head};
 use crate::rt::{contain, now_ms};
-use crate::service::{Body, Inlet, Response};
+use crate::service::{Body, Inlet, Piece, Response};
 
 /// An answer's body is pulled while fewer bytes than this are owed.
 const OWED_BYTES_MAX: usize = 128 << 10;
@@ -164,8 +164,10 @@ impl Pump<'_> {
                     break;
                 }
             }
-            let (was_full, is_span) =
-                (!self.has_room(), self.connection.link.outbox.ends_in_file());
+            let (was_full, is_span) = (
+                !self.has_room(body.as_ref()),
+                self.connection.link.outbox.ends_in_file(),
+            );
             let flushed = self.connection.poll_flush(context)?;
             if body.is_none() && flushed.is_ready() {
                 return Poll::Ready(Ok(()));
@@ -173,7 +175,7 @@ impl Pump<'_> {
             if is_span && flushed.is_ready() || self.pieces_left == 0 {
                 break;
             }
-            progress |= was_full && self.has_room();
+            progress |= was_full && self.has_room(body.as_ref());
             if !progress {
                 self.connection.link.wait(context);
                 return Poll::Pending;
@@ -191,16 +193,16 @@ impl Pump<'_> {
     ) -> Result<bool, CloseReason> {
         self.forget_own_reader(context);
         let mut progress = false;
-        while self.has_room()
+        while self.has_room(body.as_ref())
             && let Some(source) = body
         {
-            if let Some(span) = source.take_span() {
-                self.connection.encode_span(span)?;
-                return Ok(true);
-            }
-            match source.poll_part(context) {
+            match source.poll_piece(context) {
                 Poll::Pending => break,
-                Poll::Ready(Ok(Some(part))) => self.connection.encode_part(part)?,
+                Poll::Ready(Ok(Some(Piece::Part(part)))) => self.connection.encode_part(part)?,
+                Poll::Ready(Ok(Some(Piece::Span(span)))) => {
+                    self.connection.encode_span(span)?;
+                    return Ok(true);
+                }
                 Poll::Ready(Ok(None)) => {
                     *body = None;
                     self.connection.link.clear_recv_deadline();
@@ -213,12 +215,14 @@ impl Pump<'_> {
         Ok(progress)
     }
 
-    /// Whether more of the answer's body can be queued. At the bound of the worker's memory only
-    /// if nothing is owed: a client that does not read gets no more memory, and every client that
+    /// Whether more of the answer's `body` can be queued. At a bound of the worker's memory only if
+    /// nothing is owed: a client that does not read gets no more memory, and every client that
     /// reads makes progress.
-    fn has_room(&self) -> bool {
+    fn has_room(&self, body: Option<&Body>) -> bool {
         let Connection { link, shared, .. } = &*self.connection;
-        let has_room = match shared.is_memory_scarce() {
+        let is_scarce =
+            shared.is_memory_scarce() || body.is_some_and(|body| body.is_short_of_memory());
+        let has_room = match is_scarce {
             true => !link.owes(),
             false => link.outbox.len() < OWED_BYTES_MAX,
         };

@@ -8,7 +8,8 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
-use super::file_body::FileBody;
+use super::answer_memory::AnswerMemory;
+use super::file_body::{FileBody, Piece};
 use super::pipe::{BodyPipe, Inlet};
 use crate::buf::{FileSpan, Part};
 use crate::fs::{File, Kept};
@@ -57,13 +58,19 @@ impl Body {
         Self(Inner::Empty)
     }
 
-    /// The bytes of `file` in `range`, which are read as they are sent. If the file turns out to be
+    /// The bytes of `file` in `range`, which are read as they are sent. All such bodies of a worker
+    /// hold 32 MiB in memory, and beyond that a little for each client. If the file turns out to be
     /// shorter, the connection ends there: the client has been promised the length.
     pub fn file(file: File, range: Range<u64>) -> Self {
+        Self::file_through(AnswerMemory::of_thread(), file, range)
+    }
+
+    /// The same, read into `memory` where it has to be read.
+    pub(super) fn file_through(memory: AnswerMemory, file: File, range: Range<u64>) -> Self {
         Self(if range.is_empty() {
             Inner::Empty
         } else {
-            Inner::File(Box::new(FileBody::new(file, range)))
+            Inner::File(Box::new(FileBody::new(file, range, memory)))
         })
     }
 
@@ -138,18 +145,33 @@ impl Body {
         }
     }
 
-    /// The next bytes as a span of a file, if that is where they come from and how they are best
-    /// sent; else they are to be had as a part.
-    pub(crate) fn take_span(&mut self) -> Option<FileSpan> {
-        match &mut self.0 {
-            Inner::File(file) => file.take_span(),
-            Inner::Kept(kept) => {
-                let span = kept.span();
-                self.0 = Inner::Empty;
-                Some(span)
-            }
-            _ => None,
+    /// As [`Body::poll_part`], but a span of a file where this is better sent than read.
+    pub(crate) fn poll_piece(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Option<Piece>, BodyError>> {
+        if let Inner::File(file) = &mut self.0 {
+            return file.poll_piece(context);
         }
+        match self.take_kept() {
+            Some(span) => Poll::Ready(Ok(Some(Piece::Span(span)))),
+            None => self.poll_part(context).map_ok(|part| part.map(Piece::Part)),
+        }
+    }
+
+    /// All of a body that a shelf keeps, to be sent.
+    pub(crate) fn take_kept(&mut self) -> Option<FileSpan> {
+        let Inner::Kept(kept) = &self.0 else {
+            return None;
+        };
+        let span = kept.span();
+        self.0 = Inner::Empty;
+        Some(span)
+    }
+
+    /// Whether its next part should wait until all before it is sent, for memory is short.
+    pub(crate) fn is_short_of_memory(&self) -> bool {
+        matches!(&self.0, Inner::File(file) if file.is_short_of_memory())
     }
 
     /// All of a body that is in our memory; none of one that is empty or comes part by part.

@@ -3,6 +3,7 @@
 //! A service decides and never writes: it knows neither the connection nor the HTTP version.
 //! Bodies flow through a handle, in both directions at once if the service wants it.
 
+mod answer_memory;
 mod body;
 mod file_body;
 mod files;
@@ -11,6 +12,7 @@ mod request;
 mod response;
 
 pub use body::{Body, BodyError};
+pub(crate) use file_body::Piece;
 pub use files::Files;
 #[cfg(feature = "sim")]
 pub use files::{Relative, with_slash};

@@ -3,6 +3,7 @@
 //! looks inside.
 
 mod access_log;
+mod answer_memory;
 mod basics;
 mod bodies;
 mod clients;

@@ -53,7 +53,7 @@ fn hold(port: u16, count: usize, answer_len: usize, request: &str, end: End) -> 
 }
 
 /// Private memory of a process, in bytes.
-fn private_bytes(pid: u32) -> u64 {
+pub(crate) fn private_bytes(pid: u32) -> u64 {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("our own child");
     let lines = rollup.lines().filter(|line| line.starts_with("Private_"));
     let kib = lines.map(|line| {

@@ -32,6 +32,8 @@ pub(crate) struct Folder {
     pub(crate) path: PathBuf,
     /// How much of it each worker may keep in memory.
     pub(crate) cache_bytes_max: usize,
+    /// How much of it may be in answers beside that.
+    pub(crate) answer_bytes_max: usize,
 }
 
 /// A folder to serve, open.
@@ -39,6 +41,7 @@ pub(crate) struct Folder {
 pub(crate) struct OpenFolder {
     root: Root,
     cache_bytes_max: usize,
+    answer_bytes_max: usize,
 }
 
 /// A folder that cannot be served, and why.
@@ -110,6 +113,7 @@ impl App<Folder> {
             Ok(root) => Ok(OpenFolder {
                 root,
                 cache_bytes_max: folder.cache_bytes_max,
+                answer_bytes_max: folder.answer_bytes_max,
             }),
             Err(error) => Err(NoFolder {
                 path: folder.path.clone(),
@@ -123,7 +127,9 @@ impl App<OpenFolder> {
     /// A worker's own service.
     pub(crate) fn service(&self) -> App<Files> {
         let Ok(service) = self.try_map(|folder| {
-            let files = Files::new(folder.root.clone()).with_cache(folder.cache_bytes_max);
+            let files = Files::new(folder.root.clone())
+                .with_cache(folder.cache_bytes_max)
+                .with_answer_memory(folder.answer_bytes_max);
             Ok::<_, Infallible>(files)
         });
         service

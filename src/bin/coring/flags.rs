@@ -55,6 +55,12 @@ pub(crate) struct Serve {
     #[arg(long, env = "CORING_FILE_CACHE", value_name = "BYTES")]
     #[arg(default_value_t = Size(u64::try_from(Files::CACHE_BYTES_MAX).unwrap_or(u64::MAX)))]
     pub(crate) file_cache: Size,
+
+    /// Most memory of each worker, beside that, for content of files that clients have not taken
+    /// yet; beyond it files are sent without being read into memory
+    #[arg(long, env = "CORING_ANSWER_MEMORY", value_name = "BYTES")]
+    #[arg(default_value_t = Size(u64::try_from(Files::ANSWER_BYTES_MAX).unwrap_or(u64::MAX)))]
+    pub(crate) answer_memory: Size,
 }
 
 /// The one answer of `respond`.
@@ -360,7 +366,9 @@ mod tests {
         let plain = serve("serve");
         assert_eq!(plain.folder, PathBuf::from("."));
         assert_eq!(plain.file_cache, Size(32 << 20));
-        let full = serve("serve site --file-cache 0");
+        assert_eq!(plain.answer_memory, Size(32 << 20));
+        let full = serve("serve site --file-cache 0 --answer-memory 1");
+        assert_eq!(full.answer_memory, Size(1));
         assert_eq!(full.folder, PathBuf::from("site"));
         assert_eq!(full.file_cache, Size(0));
     }

@@ -129,15 +129,14 @@ where
 }
 
 fn folder(serve: Serve) -> Result<Folder, String> {
-    let Size(bytes) = serve.file_cache;
+    let addressable = |flag: &str, size: Size| {
+        usize::try_from(size.0)
+            .map_err(|_| format!("{flag} {size} is more than this machine can address"))
+    };
     Ok(Folder {
         path: serve.folder,
-        cache_bytes_max: usize::try_from(bytes).map_err(|_| {
-            format!(
-                "--file-cache {} is more than this machine can address",
-                serve.file_cache
-            )
-        })?,
+        cache_bytes_max: addressable("--file-cache", serve.file_cache)?,
+        answer_bytes_max: addressable("--answer-memory", serve.answer_memory)?,
     })
 }
 

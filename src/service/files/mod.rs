@@ -24,6 +24,7 @@ use ::http::header::{ALLOW, CONTENT_RANGE, ETAG, LAST_MODIFIED, LOCATION, RETRY_
 use ::http::{HeaderName, HeaderValue, Method, StatusCode};
 use bytes::Bytes;
 
+use super::answer_memory::{self, AnswerMemory};
 use super::{Body, Request, Response, Service};
 use crate::fs::{Entry, File, Kept, Metadata, Obstacle, Root, Shelf};
 use crate::http::conditional::Outcome;
@@ -81,6 +82,11 @@ pub struct Files {
     cache: RefCell<Cache<Small>>,
     /// Where some of these have their content, as long as there is room.
     shelf: Shelf,
+    cache_bytes_max: usize,
+    answer_bytes_max: usize,
+    /// For the content of both the cache and answers: content that has left the cache may be in
+    /// answers still.
+    memory: AnswerMemory,
 }
 
 /// A small file as it was at one moment.
@@ -94,27 +100,53 @@ struct Small {
 enum Content {
     Memory(Bytes),
     Kept(Kept),
-    File(File),
+    /// Not read as yet; where it is to be read, there.
+    File(File, AnswerMemory),
 }
 
 impl Files {
     /// How many bytes each worker keeps of small files, unless told otherwise.
     pub const CACHE_BYTES_MAX: usize = 32 << 20;
 
+    /// How many bytes of files each worker holds for answers that their clients have not taken
+    /// yet, beside the cache and unless told otherwise.
+    pub const ANSWER_BYTES_MAX: usize = answer_memory::ANSWER_BYTES_MAX;
+
     /// Serves what lies beneath `root`.
     pub fn new(root: Root) -> Self {
         Self {
             folder: Folder::new(root),
-            cache: RefCell::new(Cache::new(Self::CACHE_BYTES_MAX)),
-            shelf: Shelf::new(Self::CACHE_BYTES_MAX),
+            cache: RefCell::new(Cache::new(0)),
+            shelf: Shelf::new(0),
+            cache_bytes_max: Self::CACHE_BYTES_MAX,
+            answer_bytes_max: Self::ANSWER_BYTES_MAX,
+            memory: AnswerMemory::new(0),
         }
+        .bounded()
     }
 
     /// The same with up to `bytes_max` bytes of memory for small files; 0: none are kept.
     #[must_use]
     pub fn with_cache(mut self, bytes_max: usize) -> Self {
-        self.cache = RefCell::new(Cache::new(bytes_max));
-        self.shelf = Shelf::new(bytes_max);
+        self.cache_bytes_max = bytes_max;
+        self.bounded()
+    }
+
+    /// The same with up to `bytes_max` bytes of memory for content that is in answers, beside the
+    /// cache. When all of it is in use, small files, too, are sent from the file itself: that costs
+    /// more, and one that is written to meanwhile may be sent half old and half new.
+    #[must_use]
+    pub fn with_answer_memory(mut self, bytes_max: usize) -> Self {
+        self.answer_bytes_max = bytes_max;
+        self.bounded()
+    }
+
+    /// With nothing in memory, and the bounds as they are.
+    fn bounded(mut self) -> Self {
+        let (cache_bytes_max, answer_bytes_max) = (self.cache_bytes_max, self.answer_bytes_max);
+        self.cache = RefCell::new(Cache::new(cache_bytes_max));
+        self.shelf = Shelf::new(cache_bytes_max);
+        self.memory = AnswerMemory::new(cache_bytes_max.saturating_add(answer_bytes_max));
         self
     }
 
@@ -154,7 +186,7 @@ impl Files {
                 };
             }
         };
-        let read = Small::read(&name, &file).await;
+        let read = Small::read(&name, &file, &self.memory).await;
         if let Ok(Some(small)) = read {
             let small = Rc::new(small);
             self.keep(path, &small, looked_ms);
@@ -165,7 +197,7 @@ impl Files {
             Err(error) => refusal_of(&error),
             Ok(_) => {
                 let facts = Facts::new(&name, *file.metadata(), now_seconds());
-                answer(request, &facts, Content::File(file))
+                answer(request, &facts, Content::File(file, self.memory.clone()))
             }
         }
     }
@@ -232,19 +264,21 @@ impl fmt::Debug for Files {
 }
 
 impl Small {
-    /// Reads the file called `name` whole; none if it is large, or changes all the time.
-    async fn read(name: &[u8], file: &File) -> io::Result<Option<Self>> {
+    /// Reads the file called `name` whole; none if it is large, or changes all the time, or all
+    /// memory is in use.
+    async fn read(name: &[u8], file: &File, memory: &AnswerMemory) -> io::Result<Option<Self>> {
         let mut metadata = *file.metadata();
         for reads_left in (0..READS_MAX).rev() {
-            if metadata.len() > SMALL_BYTES_MAX {
+            if metadata.len() > SMALL_BYTES_MAX || memory.is_full() {
                 break;
             }
             let len = usize::try_from(metadata.len()).expect("a small file");
-            let content = file.read_at(0, len).await?;
+            let share = memory.share(len);
+            let content = file.read_vec(0, len).await?;
             let before = std::mem::replace(&mut metadata, file.metadata_now()?);
             if before == metadata && (is_quiet(&metadata) || reads_left == 0) {
                 let facts = Facts::new(name, metadata, now_seconds());
-                let content = Content::Memory(content);
+                let content = Content::Memory(share.hold(content));
                 return Ok(Some(Self { facts, content }));
             }
             sleep(QUIET_MS).await;
@@ -275,7 +309,7 @@ impl Content {
         match self {
             Self::Memory(bytes) => bytes.len() as u64,
             Self::Kept(kept) => kept.len(),
-            Self::File(file) => file.metadata().len(),
+            Self::File(file, _) => file.metadata().len(),
         }
     }
 
@@ -287,7 +321,7 @@ impl Content {
                 bytes.slice(at(part.start)..at(part.end)).into()
             }
             Self::Kept(kept) => Body::kept(kept.part(part)),
-            Self::File(file) => Body::file(file, part),
+            Self::File(file, memory) => Body::file_through(memory, file, part),
         }
     }
 }
