@@ -41,20 +41,15 @@ impl Descriptor {
         }
     }
 
-    /// Sets `O_NONBLOCK` or takes it away; for most calls it is as it should be.
+    /// Sets `O_NONBLOCK`, once.
     ///
     /// # Errors
     /// Those of fcntl(2).
     #[inline]
-    pub(super) fn set_nonblocking(&self, nonblocking: bool) -> Result<(), Errno> {
-        if self.0.nonblocking.get() != nonblocking {
-            let flag = if nonblocking {
-                OFlags::NONBLOCK
-            } else {
-                OFlags::empty()
-            };
-            fcntl_setfl(self, flag)?;
-            self.0.nonblocking.set(nonblocking);
+    pub(super) fn make_nonblocking(&self) -> Result<(), Errno> {
+        if !self.0.nonblocking.get() {
+            fcntl_setfl(self, OFlags::NONBLOCK)?;
+            self.0.nonblocking.set(true);
         }
         Ok(())
     }

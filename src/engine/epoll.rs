@@ -353,7 +353,7 @@ impl Epoll {
         let mut watches = self.watches.borrow_mut();
         let waker = find(&mut watches, id).filter(|watch| watch.sending.is_some());
         let waker = waker.and_then(|watch| {
-            watch.trouble = Some(io::Error::from_raw_os_error(libc::ECANCELED));
+            watch.trouble = Some(op::cancelled());
             watch.writer.take()
         });
         drop(watches);

@@ -57,19 +57,11 @@ impl Duplex {
                 };
                 self.stream.start_send(outgoing, Then::GoOn);
             }
-            let Sent::Part(outgoing, result) =
-                ready!(self.stream.poll_sent(context, Interest::End))
-            else {
-                continue;
-            };
-            match result {
-                Ok(sent) => self.outbox.put_back(outgoing, sent as usize),
-                Err(error) if is_passing(&error) => self.outbox.put_back(outgoing, 0),
-                Err(error) => {
-                    self.outbox = SendQueue::new();
-                    self.is_cut = true;
-                    return Poll::Ready(Err(error));
-                }
+            if let Sent::Part { error, .. } = ready!(self.stream.poll_sent(context, Interest::End))
+            {
+                self.outbox = SendQueue::new();
+                self.is_cut = true;
+                return Poll::Ready(Err(error));
             }
         }
     }
@@ -144,9 +136,4 @@ impl Drop for WriteHalf {
     fn drop(&mut self) {
         self.0.borrow_mut().shutdown_write();
     }
-}
-
-/// Whether an error of send(2) only ends the attempt.
-fn is_passing(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN))
 }

@@ -239,9 +239,17 @@ impl Link {
                     return Poll::Pending;
                 }
                 Poll::Ready(Sent::All) => self.note_sent(self.send_bytes, limits)?,
-                Poll::Ready(Sent::Part(outgoing, result)) => {
-                    let sent = sent(result).inspect_err(|_| self.is_cut = true)?;
-                    self.outbox.put_back(outgoing, sent as usize);
+                Poll::Ready(Sent::Part {
+                    outgoing,
+                    sent,
+                    error,
+                }) => {
+                    if let Some(reason) = fault(&error) {
+                        self.is_cut = true;
+                        return Poll::Ready(Err(reason));
+                    }
+                    self.outbox.put_back(outgoing, sent);
+                    let sent = u32::try_from(sent).expect("a send has its bound");
                     self.note_sent(sent, limits)?;
                 }
             }
@@ -305,8 +313,8 @@ impl Link {
         Ok(())
     }
 
-    /// The send in flight has not ended for half a timeout or more. The kernel takes more only when
-    /// a third of the socket's buffer is free, so a slow peer's progress is seen in what it
+    /// The send in flight has not ended for half a timeout or more. The kernel reports room only
+    /// when a third of the socket's buffer is free, so a slow peer's progress is seen in what it
     /// acknowledges. Without any since we last looked, the send is cancelled at the deadline: how
     /// far it came, and so whether it was fast enough, is what its last completion tells. (So it is
     /// seen even if the socket is as full again as it was: then some of this very send is in it.)
@@ -331,13 +339,12 @@ impl Link {
     }
 }
 
-/// How many bytes went out. A send that was cancelled before the first is no broken connection.
-fn sent(result: io::Result<u32>) -> Result<u32, CloseReason> {
-    result.or_else(|error| match error.raw_os_error() {
-        Some(libc::ECANCELED | libc::EINTR | libc::EAGAIN) => Ok(0),
+/// Why a send failed; none if it was only cancelled.
+fn fault(error: &io::Error) -> Option<CloseReason> {
+    match error.raw_os_error() {
+        Some(libc::ECANCELED) => None,
         // What was to be sent of a file cannot be had.
-        Some(libc::EIO) => Err(CloseReason::ServiceFailed),
-        None => Err(CloseReason::ServiceFailed),
-        _ => Err(CloseReason::Reset),
-    })
+        Some(libc::EIO) | None => Some(CloseReason::ServiceFailed),
+        Some(_) => Some(CloseReason::Reset),
+    }
 }

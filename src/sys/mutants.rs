@@ -60,6 +60,10 @@ mod planted {
         FreeOrphan,
         /// A short send is taken for the whole.
         ShortSendIsWhole,
+        /// A peer that has half-closed is asked about again and again.
+        AskForRoomAgain,
+        /// The error behind a partial send is forgotten, so the socket is sent on again.
+        ForgetSendError,
         /// The end of a stream is not noted, so the receive is armed again.
         RearmOnEof,
         /// A reset is not noticed while no receive is armed.

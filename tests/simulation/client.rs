@@ -14,6 +14,8 @@ pub(crate) enum Manner {
     Pipelining,
     /// The same, and says at once that it has no more to send.
     HalfClosing,
+    /// Sends all requests at once, and pauses once for longer than an answer may stand still.
+    Pausing,
     /// Cuts the connection somewhere in the middle.
     Resetting,
     /// Sends a part and then nothing more.
@@ -36,6 +38,7 @@ impl Manner {
         Self::Pipelining,
         Self::Pipelining,
         Self::HalfClosing,
+        Self::Pausing,
         Self::Resetting,
         Self::Stalling,
         Self::Slowloris,
@@ -62,6 +65,9 @@ const DRAIN_MS_MAX: u64 = 30_000;
 const STUCK_MS: u64 = 8_000;
 /// How often a slow client sends a byte, in ms.
 const SLOWLORIS_PAUSE_MS: u64 = 3_000;
+
+/// How long a client that pauses reads nothing, in ms: less than two timeouts of an answer.
+const READ_PAUSE_MS: u64 = 45_000;
 
 /// The size of each body of a flood, in bytes: together they are more than a connection may hold.
 const FLOOD_BYTES: usize = 100_000;
@@ -96,6 +102,7 @@ pub(crate) struct Client {
     pause_ms_max: usize,
     sends_at_ms: u64,
     reads_at_ms: u64,
+    has_paused: bool,
     /// The connection must be closed until then, in ms.
     closed_until_ms: u64,
     finished: bool,
@@ -126,6 +133,7 @@ impl Client {
             pause_ms_max: random.pick(&[0, 0, 5, 40]),
             sends_at_ms: now_ms + connects_after_ms as u64,
             reads_at_ms: 0,
+            has_paused: false,
             closed_until_ms: u64::MAX,
             finished: false,
             received: Vec::new(),
@@ -289,6 +297,10 @@ impl Client {
         if connection.is_readable() && self.reads_at_ms <= now_ms {
             let received = connection.read(self.read_max);
             self.reads_at_ms = now_ms + self.pause_ms();
+            if self.manner == Manner::Pausing && !self.has_paused {
+                self.has_paused = true;
+                self.reads_at_ms = now_ms + READ_PAUSE_MS;
+            }
             return self.take(received, now_ms, drain_ms);
         }
         if self.wants_to_send() && self.sends_at_ms <= now_ms {
@@ -307,7 +319,7 @@ impl Client {
             _ if self.finished => false,
             Manner::Patient if all_sent => self.answered == self.asked.len(),
             Manner::Patient => waits || self.sent < self.asked_end(),
-            Manner::Pipelining if all_sent => self.answered == self.asked.len(),
+            Manner::Pipelining | Manner::Pausing if all_sent => self.answered == self.asked.len(),
             _ => true,
         }
     }
@@ -405,8 +417,11 @@ impl Client {
             self.told_to_close = answer.closes;
             let asked = self.asked.get(self.answered);
             let begun_ms = asked.and_then(|asked| asked.begun_ms).unwrap_or(0);
+            // What a client that pauses reads may have been sent long before.
+            let reads_at_once = self.manner != Manner::Pausing;
             let is_late = drain_ms.is_some_and(|drain_ms| {
-                self.received_ms > drain_ms + NOTICE_MS_MAX || begun_ms > drain_ms + REACTION_MS_MAX
+                reads_at_once && self.received_ms > drain_ms + NOTICE_MS_MAX
+                    || begun_ms > drain_ms + REACTION_MS_MAX
             });
             let asked_for_more = asked.is_some_and(|asked| self.sent > asked.end);
             if is_late && !asked_for_more && !answer.closes {
@@ -461,7 +476,7 @@ impl Client {
             || has_broken_its_word
             || matches!(
                 self.manner,
-                Manner::Resetting | Manner::Stalling | Manner::Slowloris
+                Manner::Resetting | Manner::Stalling | Manner::Slowloris | Manner::Pausing
             );
         // After the start of a drain only what had begun before is sure to be answered.
         let begun_ms = self.asked.get(self.answered).map(|asked| asked.begun_ms);

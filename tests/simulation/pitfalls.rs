@@ -29,7 +29,7 @@
 //! | 20 | lost wake-ups | here, and among real threads in `rt` |
 //! | 21 | a slow service stores what a client sends | here, `integration/embedding` |
 //! | 22 | a refusal lost by a reset | here, `integration/faults` |
-//! | 23 | threads of the kernel's pool | `integration/resources` |
+//! | 23 | sends that wait in threads of the kernel's pool | `integration/resources` |
 //! | 24 | `O_NONBLOCK` and the kernel's pool | `integration/resources` |
 //! | 25 | a ring made on another thread | `integration/embedding` |
 //! | 26 | the registered descriptor forgotten | `integration/startup` |
@@ -135,11 +135,12 @@ fn pitfall_06_no_descriptors() {
 #[test]
 fn pitfall_08_short_send() {
     let faults = faults!(short: 700, window_max: 2048);
-    pitfall(
-        faults,
-        Manner::ALL,
-        &[Mutant::ShortSendIsWhole, Mutant::PutBackLast],
-    );
+    let cures = [Mutant::ShortSendIsWhole, Mutant::AskForRoomAgain];
+    pitfall(faults, Manner::ALL, &cures);
+    let faults = faults!(window_max: 2048);
+    pitfall(faults, &[Manner::Pausing], &[Mutant::PutBackLast]);
+    let faults = faults!(fatal: 10, window_max: 2048);
+    pitfall(faults, Manner::ALL, &[Mutant::ForgetSendError]);
 }
 
 #[test]

@@ -35,8 +35,7 @@ pub(super) use hangup::{Hangup, pending_error};
 pub(super) use read::Read;
 pub(super) use recv::{End, Recv, recv};
 pub use send::{Interest, Sent, Then};
-pub(super) use send::{PartSent, Send};
-pub(super) use send_file::SendFile;
+pub(super) use send::{PartSent, Send, cancelled};
 
 use crate::rt::note_waker;
 use crate::sys::mutants::mutate;
@@ -53,7 +52,7 @@ pub(super) enum After {
     WakeAndCancel,
     /// It found no provided buffer: submit it again when it is its turn to get one.
     AwaitBuffer,
-    /// Submit it again.
+    /// Submit it again, and wake nobody.
     Resubmit,
     /// Wake whoever waits, and forget the operation: there is nothing more to know.
     WakeAndForget,
@@ -67,7 +66,6 @@ pub(super) enum Op {
     Accept(Accept),
     Recv(Recv),
     Send(Send),
-    SendFile(SendFile),
     Read(Read),
     Connect(Connect),
     Hangup(Hangup),

@@ -1,4 +1,11 @@
-//! Sending: one submission for all that is owed (send(2), sendmsg(2)).
+//! Sending: one submission for all that is owed (send(2), sendmsg(2)), and by readiness what the
+//! socket does not take at once.
+//!
+//! No send waits in the kernel (`MSG_DONTWAIT`). io_uring waits for room by poll(2), which reports
+//! a peer that has half-closed (`POLLRDHUP`) at once and always, even without room. The kernel then
+//! gives the send to one of its own threads, where it blocks until the peer reads. So the ring is
+//! asked to send once, which mostly is enough. The rest is sent by plain system calls whenever a
+//! poll of ours (`IORING_OP_POLL_ADD`) reports room, as a span of a file is from the start.
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -16,18 +23,31 @@ use crate::engine::uring::{Cqe, Sqe};
 use crate::metrics::WorkerMetrics;
 use crate::sys::mutants::mutate;
 
-/// One send; it owns what is sent until the kernel is done.
+/// One send on a ring; it owns what is sent until the kernel is done.
 #[derive(Debug)]
 pub(in crate::engine) struct Send {
-    socket: Descriptor,
-    outgoing: Outgoing,
-    /// The gathering form's description of `outgoing`, while several parts go out at once.
+    part: PartSent,
+    /// The gathering form's description of what is sent, while the kernel has it.
     gather: Option<Rc<Gather>>,
-    /// How it ended, if not with everything sent.
-    trouble: Option<io::Result<u32>>,
-    pub(in crate::engine) interest: Interest,
-    then: Then,
+    /// Why not everything was sent.
+    trouble: Option<io::Error>,
+    asked: Asked,
 }
+
+/// What a send has last asked of the ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// To send everything.
+    Send,
+    /// To report room, once.
+    Room,
+    /// To report each change. A peer that has half-closed is reported at once whenever the ring is
+    /// asked for room, so it is asked only once.
+    Changes,
+}
+
+/// The events of poll(2) that concern a sender.
+const NEWS: u32 = (libc::POLLOUT | libc::POLLERR | libc::POLLHUP).unsigned_abs() as u32;
 
 /// What comes after a send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,8 +85,16 @@ pub enum Interest {
 pub enum Sent {
     /// Everything went out.
     All,
-    /// So many bytes went out, or none and this is why; and here is what was to be sent.
-    Part(Outgoing, io::Result<u32>),
+    /// It failed or was cancelled.
+    Part {
+        /// All that was to be sent.
+        outgoing: Outgoing,
+        /// How many bytes of it went out.
+        sent: usize,
+        /// Why the others did not: ECANCELED if the send was cancelled. After any other error the
+        /// socket must not be sent on again, also where a part went out.
+        error: io::Error,
+    },
 }
 
 /// `struct msghdr` with its vectors, at an address that does not change. Not in a box: moving one
@@ -86,22 +114,22 @@ impl Send {
     #[inline(always)]
     pub(in crate::engine) fn new(socket: Descriptor, outgoing: Outgoing, then: Then) -> Self {
         Self {
-            socket,
-            outgoing,
+            asked: match outgoing {
+                // The ring has no operation for it.
+                Outgoing::File(..) => Asked::Room,
+                _ => Asked::Send,
+            },
+            part: PartSent::new(socket, outgoing, then),
             gather: None,
             trouble: None,
-            interest: Interest::End,
-            then,
         }
     }
 
-    /// The kernel goes on until everything is sent (`MSG_WAITALL`): a slow peer costs one
-    /// completion, not one per window. What it reports may still be less, after a reset or a
-    /// cancellation.
+    /// Asks the ring to send everything. A file is not for the ring to send.
     #[inline]
-    pub(in crate::engine) fn sqe(&mut self) -> Sqe {
-        let (fd, then) = (self.socket.raw(), self.then);
-        match &self.outgoing {
+    pub(in crate::engine) fn first_sqe(&mut self) -> Sqe {
+        let (fd, then) = (self.part.socket.raw(), self.part.then);
+        match &self.part.outgoing {
             Outgoing::One(chunk) => {
                 let len = u32::try_from(chunk.len()).expect("a chunk is smaller than a block");
                 Sqe::Send {
@@ -111,7 +139,6 @@ impl Send {
                     then,
                 }
             }
-            Outgoing::File(..) => unreachable!("a file goes out by another operation"),
             Outgoing::Many(parts) => {
                 let gather = self.gather.insert(Gather::new(parts));
                 Sqe::SendMsg {
@@ -120,37 +147,132 @@ impl Send {
                     then,
                 }
             }
+            Outgoing::File(..) => unreachable!("the ring is not asked to send a file"),
+        }
+    }
+
+    /// Asks the ring to report room.
+    pub(in crate::engine) fn sqe(&self) -> Sqe {
+        Sqe::PollOut {
+            fd: self.part.socket.raw(),
+            edges: self.asked == Asked::Changes,
         }
     }
 
     /// Whether it carries nothing but a block of ours.
     #[inline]
     pub(in crate::engine) fn is_plain(&self) -> bool {
-        matches!(self.outgoing, Outgoing::One(_))
+        matches!(self.part.outgoing, Outgoing::One(_))
     }
 
-    pub(in crate::engine) fn complete(&mut self, cqe: &Cqe) -> After {
-        let result = cqe.result();
-        let is_all = mutate!(
-            ShortSendIsWhole,
-            result.is_ok(),
-            matches!(result, Ok(sent) if sent as usize == self.outgoing.len())
-        );
-        match self.interest {
-            Interest::End if is_all => After::WakeAndForget,
-            Interest::Trouble if is_all => After::Forget,
-            _ => {
-                self.trouble = Some(result);
-                After::Wake
+    pub(in crate::engine) fn set_interest(&mut self, interest: Interest) {
+        self.part.interest = interest;
+    }
+
+    /// Sends what the socket takes at first, where that is not for the ring to do. `Resubmit`: the
+    /// ring is to be asked for room.
+    pub(in crate::engine) fn start(&mut self, metrics: &WorkerMetrics) -> After {
+        self.go_on(metrics);
+        self.after(false)
+    }
+
+    /// What the ring was asked for has happened. No more is sent of one that
+    /// `is_cancelled`.
+    #[inline]
+    pub(in crate::engine) fn complete(
+        &mut self,
+        cqe: &Cqe,
+        is_cancelled: bool,
+        metrics: &WorkerMetrics,
+    ) -> After {
+        let len = self.part.outgoing.len();
+        let is_all = |sent| mutate!(ShortSendIsWhole, true, sent == len);
+        if self.asked == Asked::Send && usize::try_from(cqe.result).is_ok_and(is_all) {
+            metrics.bytes_sent.add(len as u64);
+            return self.part.interest.at_the_end();
+        }
+        self.complete_in_part(cqe, is_cancelled, metrics)
+    }
+
+    /// The ring has sent less than everything, or reports room.
+    #[cold]
+    fn complete_in_part(
+        &mut self,
+        cqe: &Cqe,
+        is_cancelled: bool,
+        metrics: &WorkerMetrics,
+    ) -> After {
+        match (cqe.result(), self.asked) {
+            // Reports of changes go on until they are cancelled.
+            _ if self.is_over() => {}
+            (Ok(sent), Asked::Send) => {
+                self.part.sent = sent as usize;
+                metrics.bytes_sent.add(sent.into());
             }
+            (Err(error), Asked::Send) if is_passing(&error) => {}
+            (Err(error), _) => self.trouble = Some(error),
+            (Ok(_), _) if is_cancelled => {}
+            (Ok(events), _) if events & NEWS == 0 => {
+                mutate!(AskForRoomAgain, (), self.asked = Asked::Changes);
+            }
+            (Ok(_), _) => self.go_on(metrics),
+        }
+        if is_cancelled && !self.is_over() {
+            self.trouble = Some(cancelled());
+        }
+        if self.asked == Asked::Send {
+            self.asked = Asked::Room;
+        }
+        self.after(cqe.more())
+    }
+
+    fn go_on(&mut self, metrics: &WorkerMetrics) {
+        if let Poll::Ready(Err(error)) = self.part.go_on(metrics) {
+            self.trouble = Some(error);
         }
     }
 
-    /// How it ended. To be called after the completion.
+    fn is_over(&self) -> bool {
+        self.trouble.is_some() || self.part.is_all()
+    }
+
+    /// What is to be done now, if the ring goes on reporting or not.
+    fn after(&self, goes_on: bool) -> After {
+        match (self.is_over(), goes_on) {
+            (false, false) => After::Resubmit,
+            (false, true) => After::Wake,
+            (true, true) => After::WakeAndCancel,
+            (true, false) if self.trouble.is_some() => After::Wake,
+            (true, false) => self.part.interest.at_the_end(),
+        }
+    }
+
+    /// How it ended. To be called after the last completion.
     pub(in crate::engine) fn into_sent(self) -> Sent {
         let trouble = self.trouble.expect("a send that went well is forgotten");
-        Sent::Part(self.outgoing, trouble)
+        self.part.into_sent(trouble)
     }
+}
+
+impl Interest {
+    /// What is to be done when everything is sent.
+    #[inline]
+    fn at_the_end(self) -> After {
+        match self {
+            Self::End => After::WakeAndForget,
+            Self::Trouble => After::Forget,
+        }
+    }
+}
+
+/// Whether an error of send(2) only ends the attempt.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR))
+}
+
+/// Why a send goes no further that was cancelled.
+pub(in crate::engine) fn cancelled() -> io::Error {
+    io::Error::from_raw_os_error(libc::ECANCELED)
 }
 
 #[cfg(feature = "mutants")]
@@ -158,7 +280,7 @@ impl super::Op {
     /// What must not happen while the kernel has the operation.
     pub(in crate::engine) fn free_bytes(&mut self) {
         if let Self::Send(send) = self {
-            send.outgoing = Outgoing::Many(Vec::new());
+            send.part.outgoing = Outgoing::Many(Vec::new());
         }
     }
 }
@@ -189,6 +311,7 @@ pub(in crate::engine) struct PartSent {
 }
 
 impl PartSent {
+    #[inline(always)]
     pub(in crate::engine) fn new(socket: Descriptor, outgoing: Outgoing, then: Then) -> Self {
         Self {
             socket,
@@ -223,13 +346,25 @@ impl PartSent {
         self.sent == self.outgoing.len()
     }
 
-    /// How it ended, when it was not with everything sent: with `error`, or cancelled.
+    /// How it ended, with `error` before everything was sent.
     pub(in crate::engine) fn into_sent(self, error: io::Error) -> Sent {
-        let sent = u32::try_from(self.sent).expect("a send has its bound");
-        Sent::Part(self.outgoing, if sent == 0 { Err(error) } else { Ok(sent) })
+        let sent = self.sent;
+        Sent::Part {
+            outgoing: self.outgoing,
+            sent,
+            error: mutate!(
+                ForgetSendError,
+                if sent > 0 { cancelled() } else { error },
+                error
+            ),
+        }
     }
 
     fn try_once(&self) -> Result<usize, Errno> {
+        #[cfg(feature = "sim")]
+        if let Some(result) = crate::engine::sim::send(&self.socket, &self.outgoing, self.sent) {
+            return result;
+        }
         let then = SendFlags::from_bits_retain(self.then.flag().unsigned_abs());
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL | then;
         match &self.outgoing {

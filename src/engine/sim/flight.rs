@@ -1,6 +1,5 @@
 //! Operations in the kernel's hands, with what they may still read and write.
 
-use std::ops::Range;
 use std::os::fd::RawFd;
 
 use super::kernel::count;
@@ -40,6 +39,14 @@ pub(super) enum Action {
         /// The events that were reported.
         reported: u32,
     },
+    /// Of room to send.
+    Room {
+        socket: usize,
+        /// It is a multishot, which reports each change once.
+        edges: bool,
+        /// The number of changes when it last reported.
+        reported: Option<u64>,
+    },
     /// Of an eventfd, which is a real one.
     Read {
         fd: RawFd,
@@ -54,43 +61,30 @@ pub(super) enum Action {
     Answer(i32),
 }
 
-/// What a send was given, and how far it has come.
+/// What a send was given.
 #[derive(Debug)]
 pub(super) struct Outgoing {
-    pub(super) parts: Vec<(*const u8, usize)>,
-    /// The bytes as they were when they were given.
+    parts: Vec<(*const u8, usize)>,
+    /// The bytes as they were then.
     pub(super) copy: Vec<u8>,
-    pub(super) sent: usize,
 }
 
 impl Outgoing {
     pub(super) fn new(parts: Vec<(*const u8, usize)>) -> Self {
         let mut copy = Vec::new();
-        for &part in &parts {
-            copy.extend_from_slice(memory(&part));
+        for part in &parts {
+            copy.extend_from_slice(memory(part));
         }
-        Self {
-            parts,
-            copy,
-            sent: 0,
-        }
+        Self { parts, copy }
     }
 
-    /// Sends the next `len` bytes; none if their memory has changed.
-    pub(super) fn send(&mut self, len: usize) -> Option<&[u8]> {
-        let range = self.sent..self.sent + len;
-        self.sent = range.end;
-        self.is_intact(&range).then_some(&self.copy[range])
-    }
-
-    /// Whether the bytes of a range are what they were.
-    fn is_intact(&self, range: &Range<usize>) -> bool {
-        let mut end = 0;
+    /// Whether the bytes are what they were.
+    fn is_intact(&self) -> bool {
+        let mut rest = &self.copy[..];
         self.parts.iter().all(|part| {
-            let begin = end;
-            end += part.1;
-            let (from, until) = (range.start.max(begin), range.end.min(end));
-            from >= until || memory(part)[from - begin..until - begin] == self.copy[from..until]
+            let (copy, behind) = rest.split_at(part.1);
+            rest = behind;
+            memory(part) == copy
         })
     }
 }
@@ -110,7 +104,7 @@ impl Flight {
     pub(super) fn is_intact(&self) -> bool {
         match &self.action {
             Action::Send { outgoing: all, .. } | Action::Connect { address: all, .. } => {
-                all.is_intact(&(0..all.copy.len()))
+                all.is_intact()
             }
             _ => true,
         }
@@ -121,13 +115,15 @@ impl Flight {
         match self.action {
             Action::Recv { socket, .. }
             | Action::Send { socket, .. }
+            | Action::Room { socket, .. }
             | Action::Hangup { socket, .. } => Some(socket),
             _ => None,
         }
     }
 
     pub(super) fn sends_on(&self, socket: usize) -> bool {
-        matches!(self.action, Action::Send { .. }) && self.socket() == Some(socket)
+        let is_sender = matches!(self.action, Action::Send { .. } | Action::Room { .. });
+        is_sender && self.socket() == Some(socket)
     }
 
     /// What it concerns, for the trace.
@@ -136,6 +132,7 @@ impl Flight {
             Action::Accept { listener, .. } => listener,
             Action::Recv { socket, .. }
             | Action::Send { socket, .. }
+            | Action::Room { socket, .. }
             | Action::Hangup { socket, .. } => socket,
             Action::Read { .. } | Action::Connect { .. } | Action::Answer(_) => usize::MAX,
         }

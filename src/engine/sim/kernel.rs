@@ -26,9 +26,6 @@ const TASK_WORK_MAX: usize = 20;
 /// that flood the server take the buffers away from one that waits some hundred times.
 const IDLE_SUBMISSIONS_MAX: u32 = 2000;
 
-/// What is said when an operation's memory was freed or written to before its final completion.
-pub(super) const MEMORY_CHANGED: &str = "the memory of an operation has changed";
-
 /// One ring.
 #[derive(Debug, Default)]
 pub(super) struct Rings {
@@ -212,9 +209,11 @@ impl Kernel {
                 let no_buffer = buffers.is_none_or(|buffers| buffers.len() == 0);
                 socket.reset || socket.finished || !socket.inbound.is_empty() || no_buffer
             }
-            Action::Send { socket, .. } => {
+            Action::Room {
+                socket, reported, ..
+            } => {
                 let socket = &self.network.sockets[*socket];
-                socket.reset || socket.outbound.len() < socket.window
+                socket.events() != 0 && *reported != Some(socket.changes)
             }
             Action::Hangup { socket, reported } => {
                 self.network.sockets[*socket].hangup() & !reported != 0
@@ -224,7 +223,7 @@ impl Kernel {
                 let none = rustix::time::Timespec::default();
                 rustix::event::poll(&mut fds, Some(&none)) == Ok(1)
             }
-            Action::Connect { .. } | Action::Answer(_) => true,
+            Action::Send { .. } | Action::Connect { .. } | Action::Answer(_) => true,
         }
     }
 
@@ -238,7 +237,7 @@ impl Kernel {
                 self.start_send(ring, fd, vec![(from, len as usize)])
             }
             Sqe::SendMsg { fd, header, .. } => self.start_send(ring, fd, parts(header)),
-            Sqe::PollOut { .. } => unreachable!("files are read here, not sent"),
+            Sqe::PollOut { fd, edges } => self.start_poll(ring, fd, edges),
             Sqe::PollHangup { fd } => match self.submitted_on(fd) {
                 Some(socket) => Action::Hangup {
                     socket,
@@ -292,18 +291,6 @@ impl Kernel {
         Action::Answer(-libc::EBADF)
     }
 
-    fn start_send(&mut self, ring: usize, fd: RawFd, parts: Vec<(*const u8, usize)>) -> Action {
-        let Some(socket) = self.submitted_on(fd) else {
-            return self.misuse("send", fd);
-        };
-        let sends = |flight: &Flight| flight.sends_on(socket);
-        if self.rings[ring].flights.iter().any(sends) {
-            self.fail(&format!("two sends at once on connection {socket}"));
-        }
-        let outgoing = Outgoing::new(parts);
-        Action::Send { socket, outgoing }
-    }
-
     /// Closes a descriptor, now: the number may be another's at once.
     fn close(&mut self, fd: RawFd) -> i32 {
         if let Some(Identity::Socket(socket)) = self.network.identity(fd) {
@@ -351,37 +338,33 @@ impl Kernel {
         let ends = cancelled && (!self.can_go_on(ring, &flight) || self.random.chance(500));
         let (result, flags) = match &mut flight.action {
             Action::Answer(result) => (*result, 0),
-            Action::Accept { .. }
-            | Action::Recv { .. }
-            | Action::Hangup { .. }
-            | Action::Read { .. }
-                if ends =>
-            {
-                (-libc::ECANCELED, 0)
-            }
+            _ if ends => (-libc::ECANCELED, 0),
             Action::Accept {
                 fd,
                 listener,
                 goes_on,
             } => self.accept(*fd, *listener, *goes_on),
             Action::Recv { socket, goes_on } => self.recv(ring, *socket, *goes_on),
-            Action::Send { socket, outgoing } => match self.send(*socket, outgoing, cancelled) {
-                Some(result) => (result, 0),
-                None => {
-                    flight.after_ms = self.delayed_ms();
-                    return self.rings[ring].flights.push(flight);
-                }
-            },
             Action::Hangup { socket, reported } => {
                 *reported = self.network.sockets[*socket].hangup();
                 (reported.cast_signed(), self.more())
             }
+            Action::Send { socket, outgoing } => (self.send(*socket, outgoing), 0),
+            Action::Room {
+                socket,
+                edges,
+                reported,
+            } => {
+                let socket = &self.network.sockets[*socket];
+                let events = socket.events().cast_signed();
+                *reported = edges.then_some(socket.changes);
+                (events, if *edges { self.more() } else { 0 })
+            }
             Action::Read { fd, to } => (read_counter(*fd, *to), 0),
-            Action::Connect { .. } if ends => (-libc::ECANCELED, 0),
             Action::Connect { errno, .. } => (-*errno, 0),
         };
         if !flight.is_intact() {
-            self.fail(&MEMORY_CHANGED);
+            self.fail(&"the memory of an operation has changed");
         }
         let state = &self.rings[ring];
         let has_room = state.completions.len() < self.faults.completions;

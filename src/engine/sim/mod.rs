@@ -5,8 +5,8 @@
 //! **Identities are real, bytes are not.** A simulated socket has a real descriptor: a listener is
 //! a Unix socket in the abstract namespace, and each connection a real one to it. So whatever the
 //! code above does with a plain system call (taking from the backlog, a shutdown, a close) is true,
-//! and is seen at the client's real end. What is received and sent goes through the ring alone,
-//! hence through here.
+//! and is seen at the client's real end. What is received and sent goes through here, by the
+//! ring or by stand-ins for recv(2) and send(2).
 //!
 //! Nothing runs in parallel: a worker is stepped, and its `enter` gives way (`WouldBlock`) where
 //! the real one would sleep. Outside of a step, when an engine is dropped, `enter` moves the clock
@@ -41,6 +41,7 @@ pub use network::{Connection, Received};
 pub use random::Random;
 pub(in crate::engine) use ring::Ring;
 pub use stepped::{Step, Stepped};
+pub(in crate::engine) use streams::send;
 
 /// A simulated machine: kernel, network and clock. Cloning makes another handle to it.
 #[derive(Clone)]

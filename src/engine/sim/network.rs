@@ -48,6 +48,12 @@ pub(super) struct Socket {
     pub(super) closed: bool,
     /// An error was made up for it, so what becomes of it is nobody's fault.
     pub(super) excused: bool,
+    /// The server was told that sending on it has failed.
+    pub(super) broken: bool,
+    /// The server is to be told when there is room to send.
+    wants_room: bool,
+    /// Reports that the server may have had: of room, and of the client's end.
+    pub(super) changes: u64,
     /// Submissions since something last moved: many of them are a spin.
     pub(super) idle_submissions: u32,
     /// When the server last received or sent bytes, in ms.
@@ -118,6 +124,9 @@ impl Network {
             ended: false,
             closed: false,
             excused: false,
+            broken: false,
+            wants_room: false,
+            changes: 0,
             idle_submissions: 0,
             moved_ms: 0,
         });
@@ -234,6 +243,36 @@ impl Socket {
         self.idle_submissions = 0;
         self.moved_ms = now_ms;
     }
+
+    /// There is more to send than there is room, or the server asks for room.
+    pub(super) fn want_room(&mut self) {
+        self.wants_room = true;
+    }
+
+    /// The client has read: the kernel reports room when a third of it is free, and only to who
+    /// found none before.
+    fn report_room(&mut self) {
+        if self.wants_room && self.has_room() {
+            self.wants_room = false;
+            self.changes += 1;
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.window.saturating_sub(self.outbound.len()) * 3 >= self.window
+    }
+
+    /// What poll(2) tells a sender. The client's end is always told.
+    pub(super) fn events(&self) -> u32 {
+        let broken = libc::POLLOUT | libc::POLLERR | libc::POLLHUP | libc::POLLRDHUP;
+        let events = [
+            (self.has_room(), libc::POLLOUT),
+            (self.finished, libc::POLLRDHUP),
+            (self.reset, broken),
+        ];
+        let events = events.iter().filter(|(holds, _)| *holds);
+        events.fold(0, |all, (_, event)| all | u32::from(event.unsigned_abs()))
+    }
 }
 
 impl Socket {
@@ -285,7 +324,9 @@ impl Connection {
                 Received::Reset
             } else if len > 0 {
                 socket.idle_submissions = 0;
-                Received::Bytes(socket.outbound.drain(..len).collect())
+                let bytes = socket.outbound.drain(..len).collect();
+                socket.report_room();
+                Received::Bytes(bytes)
             } else if socket.ended {
                 Received::End
             } else {
@@ -310,13 +351,17 @@ impl Connection {
 
     /// Says that nothing more will come (FIN).
     pub fn finish(&self) {
-        self.with("client finishes", 0, |socket| socket.finished = true);
+        self.with("client finishes", 0, |socket| {
+            socket.finished = true;
+            socket.changes += 1;
+        });
     }
 
     /// Cuts the connection (RST).
     pub fn reset(&self) {
         self.with("client resets", 0, |socket| {
             socket.reset = true;
+            socket.changes += 1;
             socket.inbound.clear();
             socket.outbound.clear();
         });

@@ -1,13 +1,17 @@
-//! What receives and sends move, and how they fail.
+//! What receives and sends move, how they fail, and how a socket reports room. Nothing waits here.
 
 use std::io::IoSliceMut;
 use std::os::fd::RawFd;
 
 use rustix::io::Errno;
 
+use super::World;
 use super::faults;
-use super::flight::Outgoing;
-use super::kernel::{CQE_BUFFER, CQE_BUFFER_SHIFT, Kernel, MEMORY_CHANGED, count};
+use super::flight::{Action, Flight, Outgoing};
+use super::kernel::{CQE_BUFFER, CQE_BUFFER_SHIFT, Kernel, count};
+use super::network::Identity;
+use crate::buf;
+use crate::engine::descriptor::Descriptor;
 
 impl Kernel {
     /// A receive into a provided buffer: result and flags.
@@ -75,41 +79,126 @@ impl Kernel {
         Ok(len)
     }
 
-    /// How a send ended; none if it has not.
-    pub(super) fn send(
+    /// Takes a send of `parts` from the ring.
+    pub(super) fn start_send(
         &mut self,
-        number: usize,
-        outgoing: &mut Outgoing,
-        cancelled: bool,
-    ) -> Option<i32> {
-        let sent_or = |errno: i32, sent: usize| Some(if sent > 0 { count(sent) } else { -errno });
-        if cancelled {
-            return sent_or(libc::ECANCELED, outgoing.sent);
+        ring: usize,
+        fd: RawFd,
+        parts: Vec<(*const u8, usize)>,
+    ) -> Action {
+        match self.start_sender(ring, fd) {
+            Some(socket) => Action::Send {
+                socket,
+                outgoing: Outgoing::new(parts),
+            },
+            None => self.misuse("send", fd),
         }
+    }
+
+    /// Takes a wait for room from the ring.
+    pub(super) fn start_poll(&mut self, ring: usize, fd: RawFd, edges: bool) -> Action {
+        let Some(socket) = self.start_sender(ring, fd) else {
+            return self.misuse("poll", fd);
+        };
+        self.network.sockets[socket].want_room();
+        Action::Room {
+            socket,
+            edges,
+            reported: None,
+        }
+    }
+
+    /// The connection that a sender submits an operation on: it has only one at a time.
+    fn start_sender(&mut self, ring: usize, fd: RawFd) -> Option<usize> {
+        let socket = self.submitted_on(fd)?;
+        let sends = |flight: &Flight| flight.sends_on(socket);
+        if self.rings[ring].flights.iter().any(sends) {
+            self.fail(&format!("two sends at once on connection {socket}"));
+        }
+        Some(socket)
+    }
+
+    /// Executes a send of the ring's.
+    pub(super) fn send(&mut self, socket: usize, outgoing: &Outgoing) -> i32 {
         if self.random.chance(self.faults.passing) {
-            return sent_or(self.random.pick(faults::STREAM_PASSING), outgoing.sent);
+            return -self.random.pick(faults::STREAM_PASSING);
         }
-        if self.random.chance(self.faults.fatal) {
-            self.network.sockets[number].excused = true;
-            return sent_or(self.random.pick(faults::SEND_FATAL), outgoing.sent);
+        match self.take(socket, &[&outgoing.copy]) {
+            Ok(sent) => count(sent),
+            Err(errno) => -errno,
+        }
+    }
+
+    /// Executes send(2) with `MSG_DONTWAIT`.
+    fn send_now(&mut self, fd: RawFd, parts: &[&[u8]]) -> Result<usize, i32> {
+        let Some(Identity::Socket(socket)) = self.network.identity(fd) else {
+            self.misuse("send", fd);
+            return Err(libc::EBADF);
+        };
+        if self.random.chance(self.faults.passing) {
+            return Err(libc::EINTR);
+        }
+        let result = self.take(socket, parts);
+        let told = result.map_or_else(|errno| -errno, count);
+        self.note("sends at once", socket, told.into());
+        result
+    }
+
+    /// Takes as many bytes as there is room for.
+    fn take(&mut self, number: usize, parts: &[&[u8]]) -> Result<usize, i32> {
+        if self.network.sockets[number].broken {
+            self.fail(&format!("connection {number} is sent on after it broke"));
         }
         let is_short = self.random.chance(self.faults.short);
+        let fails = self.random.chance(self.faults.fatal);
         let socket = &mut self.network.sockets[number];
-        if socket.reset {
-            return sent_or(libc::ECONNRESET, outgoing.sent);
+        if fails || socket.reset {
+            (socket.broken, socket.excused) = (true, socket.excused || fails);
+            return Err(match fails {
+                true => self.random.pick(faults::SEND_FATAL),
+                false => libc::ECONNRESET,
+            });
         }
-        let room = socket.window.saturating_sub(socket.outbound.len());
-        let mut len = room.min(outgoing.copy.len() - outgoing.sent);
-        if is_short && len > 0 {
+        let all: usize = parts.iter().map(|part| part.len()).sum();
+        let mut len = all.min(socket.window.saturating_sub(socket.outbound.len()));
+        if len < all {
+            socket.want_room();
+        }
+        if len == 0 {
+            return Err(libc::EAGAIN);
+        }
+        if is_short {
             len = 1 + self.random.below(len);
         }
-        socket.moved(self.now_ms);
-        match outgoing.send(len) {
-            Some(bytes) => socket.outbound.extend(bytes),
-            None => self.fail(&MEMORY_CHANGED),
+        let mut rest = len;
+        for part in parts {
+            let taken = rest.min(part.len());
+            socket.outbound.extend(&part[..taken]);
+            rest -= taken;
         }
-        // It waits for room until everything is sent (MSG_WAITALL), unless it is disturbed.
-        let is_disturbed = is_short && self.random.chance(300);
-        (outgoing.sent == outgoing.copy.len() || is_disturbed).then(|| count(outgoing.sent))
+        socket.moved(self.now_ms);
+        Ok(len)
     }
+}
+
+/// What send(2) with `MSG_DONTWAIT` returns for all of `outgoing` but the first `sent` bytes, if
+/// this thread is in a simulation.
+pub(in crate::engine) fn send(
+    socket: &Descriptor,
+    outgoing: &buf::Outgoing,
+    mut sent: usize,
+) -> Option<Result<usize, Errno>> {
+    let world = World::current()?;
+    let mut parts: Vec<&[u8]> = match outgoing {
+        buf::Outgoing::One(chunk) => vec![chunk],
+        buf::Outgoing::Many(parts) => parts.iter().map(|part| &part[..]).collect(),
+        buf::Outgoing::File(..) => unreachable!("files are read here, not sent"),
+    };
+    for part in &mut parts {
+        let skipped = sent.min(part.len());
+        *part = &part[skipped..];
+        sent -= skipped;
+    }
+    let result = world.with(|kernel| kernel.send_now(socket.raw(), &parts));
+    Some(result.map_err(Errno::from_raw_os_error))
 }

@@ -15,7 +15,7 @@ use super::{Cqe, Ring, Sqe};
 use crate::buf::{Chunk, Outgoing, Pool};
 use crate::engine::descriptor::Descriptor;
 use crate::engine::op::{
-    self, After, Interest, Op, OpId, Read, Send, SendFile, Sent, State, Table, Tag, Then,
+    self, After, Interest, Op, OpId, Read, Send, Sent, State, Table, Tag, Then,
 };
 use crate::metrics::WorkerMetrics;
 use crate::rt::{contain, drop_waker, wake};
@@ -150,18 +150,15 @@ impl Uring {
         then: Then,
     ) -> OpId {
         if let Outgoing::File(..) = outgoing {
-            return self.start_send_file(SendFile::new(socket, outgoing));
+            return self.start_send_file(socket, outgoing, then);
         }
-        // A thread of the kernel's would be told to come again, not wait. To take the flag away
-        // from an open descriptor does not fail.
-        let _ = socket.set_nonblocking(false);
         let mut table = self.table.borrow_mut();
         let (id, entry) = table.insert(|| Op::Send(Send::new(socket, outgoing, then)));
         entry.state = State::InKernel;
         let Op::Send(send) = &mut entry.op else {
             unreachable!("a send was inserted")
         };
-        let sqe = send.sqe();
+        let sqe = send.first_sqe();
         drop(table);
         // SAFETY: the operation owns what its submission refers to, and stays in the table until
         // its final completion.
@@ -170,10 +167,14 @@ impl Uring {
     }
 
     /// The kernel hears of it only if the socket does not take all of it at once.
-    fn start_send_file(&self, mut send: SendFile) -> OpId {
-        let after = send.start(&self.metrics);
+    #[cold]
+    fn start_send_file(&self, socket: Descriptor, outgoing: Outgoing, then: Then) -> OpId {
         let mut table = self.table.borrow_mut();
-        let (id, _) = table.insert(|| Op::SendFile(send));
+        let (id, entry) = table.insert(|| Op::Send(Send::new(socket, outgoing, then)));
+        let Op::Send(send) = &mut entry.op else {
+            unreachable!("a send was inserted")
+        };
+        let after = send.start(&self.metrics);
         let is_over = matches!(after, After::Forget | After::WakeAndForget);
         let gone = is_over.then(|| table.remove(id));
         drop(table);
@@ -199,11 +200,10 @@ impl Uring {
             return Poll::Ready(Sent::All);
         };
         if entry.state == State::InKernel {
-            match &mut entry.op {
-                Op::Send(send) => send.interest = interest,
-                Op::SendFile(send) => send.set_interest(interest),
-                _ => unreachable!("a send's name"),
-            }
+            let Op::Send(send) = &mut entry.op else {
+                unreachable!("a send's name")
+            };
+            send.set_interest(interest);
             let replaced = entry.wait(context.waker());
             drop(table);
             drop(replaced);
@@ -213,7 +213,6 @@ impl Uring {
         drop(table);
         match removed.map(|entry| entry.op) {
             Some(Op::Send(send)) => Poll::Ready(send.into_sent()),
-            Some(Op::SendFile(send)) => Poll::Ready(send.into_sent()),
             _ => unreachable!("a send's name"),
         }
     }
@@ -289,7 +288,6 @@ impl Uring {
                 Op::Accept(accept) => accept.sqe(),
                 Op::Recv(recv) => recv.sqe(self.receives_one_by_one()),
                 Op::Send(send) => send.sqe(),
-                Op::SendFile(send) => send.sqe(),
                 Op::Read(read) => read.sqe(),
                 Op::Connect(connect) => connect.sqe(),
                 Op::Hangup(hangup) => hangup.sqe(),
@@ -388,14 +386,7 @@ impl Uring {
             Op::Connect(connect) => connect.complete(cqe),
             Op::Hangup(hangup) => hangup.complete(cqe),
             Op::Read(_) => After::Resubmit,
-            Op::SendFile(_) if orphaned => After::Wake,
-            Op::SendFile(send) => send.complete(cqe, entry.cancelled, &self.metrics),
-            Op::Send(send) => {
-                self.metrics
-                    .bytes_sent
-                    .add(cqe.result().map_or(0, u64::from));
-                send.complete(cqe)
-            }
+            Op::Send(send) => send.complete(cqe, entry.cancelled, &self.metrics),
         };
         let waker = match after {
             // The common end of a request: what was sent is a block of ours.
@@ -405,7 +396,7 @@ impl Uring {
                 drop(table);
                 return waker.into_iter().for_each(drop_waker);
             }
-            After::Forget | After::AwaitBuffer => None,
+            After::Forget | After::AwaitBuffer | After::Resubmit => None,
             _ => entry.waker.take(),
         };
         let forget = matches!(after, After::Forget | After::WakeAndForget);

@@ -152,7 +152,7 @@ impl fmt::Debug for Ring {
     }
 }
 
-/// The ring form of a request. A send waits for room until everything is sent.
+/// The ring form of a request. A send never waits.
 #[inline]
 fn prepare(sqe: Sqe) -> Entry {
     match sqe {
@@ -174,10 +174,10 @@ fn prepare(sqe: Sqe) -> Entry {
             len,
             then,
         } => opcode::Send::new(Fd(fd), from, len)
-            .flags(libc::MSG_WAITALL | then.flag())
+            .flags(libc::MSG_DONTWAIT | then.flag())
             .build(),
         Sqe::SendMsg { fd, header, then } => {
-            let flags = (libc::MSG_WAITALL | then.flag()).unsigned_abs();
+            let flags = (libc::MSG_DONTWAIT | then.flag()).unsigned_abs();
             opcode::SendMsg::new(Fd(fd), header).flags(flags).build()
         }
         Sqe::PollOut { fd, edges } => {

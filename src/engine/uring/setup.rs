@@ -179,9 +179,8 @@ fn make(pool: &Pool, submissions: u32, completions: u32, buffers: u16) -> Result
     buffers
         .register(&submitter)
         .map_err(Refusal::new("registering provided buffers"))?;
-    // What poll(2) cannot wait for is waited for by threads of the kernel's, one each and without a
-    // bound: a client that has ended its side and does not read is such a case, and many would be
-    // many threads. Those beyond the bound wait for one of them.
+    // Nothing that we submit waits in a thread of the kernel's. If a kernel starts threads all the
+    // same, they shall be few: its own bound is RLIMIT_NPROC.
     let mut threads_max = KERNEL_THREADS_MAX;
     submitter
         .register_iowq_max_workers(&mut threads_max)
