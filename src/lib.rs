@@ -84,7 +84,7 @@ pub use task::{
 /// A machine in plain structs, with the real server on it: for tests, and a feature.
 #[cfg(feature = "sim")]
 pub mod sim {
-    pub use crate::engine::sim::{Connection, Faults, Random, Received, Step, World};
+    pub use crate::engine::sim::{Connection, Faults, Random, Received, Step, World, hold_up};
     #[cfg(feature = "mutants")]
     pub use crate::engine::sim::{Mutant, with_mutant};
     pub use crate::rt::sleep;

@@ -218,7 +218,7 @@ mod tests {
 
     use super::*;
     use crate::engine::{EngineChoice, Worker, select};
-    use crate::rt::{Timeout, after_ms, sleep, spawn};
+    use crate::rt::{Timeout, now_ms, sleep, spawn};
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -270,7 +270,7 @@ mod tests {
         on_each_engine(|| async {
             for _ in 0..2 * THREADS_MAX {
                 let job = blocking(|| -> io::Result<()> { resume_unwind(Box::new(Bomb)) });
-                let result = Timeout::new(after_ms(30_000), job).await;
+                let result = Timeout::new(now_ms() + 30_000, job).await;
                 let error = result.expect("an outcome").unwrap_err();
                 assert_eq!(error.to_string(), "a job panicked");
             }
@@ -295,7 +295,7 @@ mod tests {
                 drop(job);
             }
             drop(open);
-            let job = Timeout::new(after_ms(30_000), blocking(here));
+            let job = Timeout::new(now_ms() + 30_000, blocking(here));
             assert!(job.await.expect("a thread").is_ok());
         });
     }

@@ -104,11 +104,11 @@ impl Epoll {
     }
 
     /// Waits for readiness if `sleep` says how long (`Some`: at most so long; `Some(None)`: for
-    /// ever), and tells whom it concerns.
+    /// ever), and tells whom it concerns. How many events there were.
     ///
     /// # Errors
     /// Those of epoll_wait(2), but for a signal.
-    pub(super) fn visit(&self, sleep: Option<Option<Duration>>) -> io::Result<()> {
+    pub(super) fn visit(&self, sleep: Option<Option<Duration>>) -> io::Result<usize> {
         let timeout = match sleep {
             None => Some(Duration::ZERO),
             Some(timeout) => timeout,
@@ -131,7 +131,7 @@ impl Epoll {
         for event in events.iter().filter(|event| event.data.u64() != WAKE) {
             self.note(event);
         }
-        Ok(())
+        Ok(events.len())
     }
 
     pub(super) fn start_accept(&self, listener: Descriptor) -> OpId {

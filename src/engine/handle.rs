@@ -138,6 +138,20 @@ impl Receiving {
         })
     }
 
+    /// Asks the kernel for all that has come by now, for this receive above all. False: nothing
+    /// has.
+    #[cold]
+    pub fn look(&self) -> bool {
+        self.0.with(|engine, id| {
+            // A ring that fails does so again at the next visit, which reports it.
+            let has_come = engine.look().unwrap_or(false);
+            if let Engine::Uring(uring) = engine {
+                uring.0.receive_queued(id);
+            }
+            has_come
+        })
+    }
+
     /// Whether more is known to have come. Nobody is woken for it.
     pub fn has_more(&self) -> bool {
         self.0.with(|engine, id| match engine {

@@ -49,11 +49,30 @@ pub(in crate::engine) enum Engine {
     Epoll(Box<Epoll>),
 }
 
+/// Calls in a row that look for what has come, while each brings something.
+const LOOKS_MAX: u32 = 1000;
+
 impl Engine {
     fn pool(&self) -> &Pool {
         match self {
             Self::Uring(uring) => uring.0.pool(),
             Self::Epoll(epoll) => epoll.pool(),
+        }
+    }
+
+    /// Takes in everything that has come by now, without waiting, and lets it have its effect.
+    /// False: there was nothing.
+    fn look(&self) -> io::Result<bool> {
+        match self {
+            Self::Uring(uring) => uring.0.look(),
+            Self::Epoll(epoll) => {
+                let mut calls = 0;
+                // One call of epoll_wait(2) tells of a limited number of sockets.
+                while calls < LOOKS_MAX && epoll.visit(None)? > 0 {
+                    calls += 1;
+                }
+                Ok(calls > 0)
+            }
         }
     }
 }
@@ -204,7 +223,12 @@ impl<T> Running<T> {
         let Worker {
             engine, executor, ..
         } = &self.worker;
-        executor.advance(monotonic_ms());
+        let now_ms = monotonic_ms();
+        if executor.is_due(now_ms) {
+            // What has come in time must be known before anybody's time is over.
+            mutate!(JudgeUnheard, false, engine.look()?);
+        }
+        executor.advance(now_ms);
         let turn = executor.turn();
         if let Some(output) = self.output.take() {
             return Ok(Some(output));
@@ -239,12 +263,20 @@ fn visit(engine: &Engine, executor: &Executor, turn: Turn) -> io::Result<()> {
     let inbox = executor.inbox();
     let may_sleep = !turn.runnable && inbox.prepare_sleep();
     let sleep = may_sleep.then(|| {
-        let until = |next_ms: u64| Duration::from_millis(next_ms.saturating_sub(monotonic_ms()));
-        turn.next_ms.into_iter().chain(trim_ms).min().map(until)
+        let next_ms = turn.next_ms.into_iter().chain(trim_ms).min();
+        let Some(next_ms) = next_ms else {
+            executor.sleep(0, u64::MAX);
+            return None;
+        };
+        let now_ms = monotonic_ms();
+        executor.sleep(now_ms, next_ms);
+        Some(Duration::from_millis(next_ms.saturating_sub(now_ms)))
     });
     match engine {
         Engine::Uring(uring) => uring.0.visit(sleep)?,
-        Engine::Epoll(epoll) => epoll.visit(sleep)?,
+        Engine::Epoll(epoll) => {
+            epoll.visit(sleep)?;
+        }
     }
     if may_sleep {
         inbox.awake();

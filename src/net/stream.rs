@@ -62,6 +62,12 @@ impl Stream {
         self.receiving.poll_next(context)
     }
 
+    /// Asks the kernel at once for all that has arrived by now, on this stream or another. False:
+    /// nothing has.
+    pub fn look(&self) -> bool {
+        self.receiving.look()
+    }
+
     /// Whether more is known to have arrived.
     pub fn has_more(&self) -> bool {
         self.receiving.has_more()

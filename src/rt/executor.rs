@@ -48,6 +48,10 @@ struct Tasks {
     vacant: Vec<u32>,
 }
 
+/// A turn of the loop that takes longer, and a sleep that ends later, hold up the worker's peers:
+/// what is beyond this does not count against them, in ms.
+const DELAY_MS_MAX: u64 = 100;
+
 /// What a turn leaves to do.
 #[derive(Debug, Clone, Copy)]
 pub struct Turn {
@@ -64,6 +68,14 @@ pub struct Executor {
     run_queue: RefCell<VecDeque<u32>>,
     pub(super) wheel: RefCell<Wheel>,
     pub(super) now_ms: Cell<u64>,
+    /// `now_ms` without `lost_ms`.
+    pub(super) peer_now_ms: Cell<u64>,
+    /// The time that does not count against peers so far, in ms.
+    pub(super) lost_ms: Cell<u64>,
+    /// When the clock is read next, unless something holds the worker up, in ms.
+    expected_ms: Cell<u64>,
+    /// The first time at which a timer may be due, as of the end of the last turn, in ms.
+    next_ms: Cell<u64>,
     /// Room for those whose time has come.
     due: RefCell<Vec<Waker>>,
     inbox: Arc<Inbox>,
@@ -92,6 +104,10 @@ impl Executor {
             run_queue: RefCell::default(),
             wheel: RefCell::new(wheel),
             now_ms: Cell::new(now_ms),
+            peer_now_ms: Cell::new(now_ms),
+            lost_ms: Cell::new(0),
+            expected_ms: Cell::new(u64::MAX),
+            next_ms: Cell::new(u64::MAX),
             due: RefCell::default(),
             inbox,
             metrics,
@@ -155,9 +171,18 @@ impl Executor {
         }
     }
 
+    /// Whether a timer may be due at `now_ms`. Then the engine is to look what has come until now
+    /// before it calls [`Executor::advance`].
+    pub fn is_due(&self, now_ms: u64) -> bool {
+        self.next_ms.get() <= now_ms
+    }
+
     /// Moves time forward and wakes whoever waited for it. Called by the engine, before a turn.
     pub fn advance(&self, now_ms: u64) {
+        self.note_delay(now_ms);
+        self.expected_ms.set(now_ms + DELAY_MS_MAX);
         self.now_ms.set(now_ms);
+        self.peer_now_ms.set(now_ms - self.lost_ms.get());
         self.inbox.drain(|id| {
             self.metrics.remote_wakes.add(1);
             self.schedule(id);
@@ -172,6 +197,20 @@ impl Executor {
         self.count_timers();
     }
 
+    /// The worker sleeps from `now_ms` on, until `until_ms` at the latest.
+    pub fn sleep(&self, now_ms: u64, until_ms: u64) {
+        self.note_delay(now_ms);
+        let expected_ms = until_ms.max(now_ms).saturating_add(DELAY_MS_MAX);
+        self.expected_ms.set(expected_ms);
+    }
+
+    /// The clock says `now_ms`: what is later than expected is lost for the worker's peers.
+    fn note_delay(&self, now_ms: u64) {
+        let delay_ms = now_ms.saturating_sub(self.expected_ms.get());
+        let lost_ms = self.lost_ms.get() + mutate!(CountDelays, 0, delay_ms);
+        self.lost_ms.set(lost_ms);
+    }
+
     /// Polls every task that is ready now, once.
     pub fn turn(&self) -> Turn {
         let ready = self.run_queue.borrow().len();
@@ -183,10 +222,9 @@ impl Executor {
             self.poll(slot);
         }
         let runnable = !self.run_queue.borrow().is_empty();
-        Turn {
-            runnable,
-            next_ms: self.wheel.borrow().next_ms(),
-        }
+        let next_ms = self.wheel.borrow().next_ms();
+        self.next_ms.set(next_ms.unwrap_or(u64::MAX));
+        Turn { runnable, next_ms }
     }
 
     /// Drops every task. What their destructors spawn is dropped as well; a panic in one costs the

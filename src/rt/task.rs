@@ -40,13 +40,24 @@ pub fn now_ms() -> u64 {
     current(|executor| executor.now_ms.get())
 }
 
-/// The moment `duration_ms` from now; `u64::MAX` is for ever.
+/// The time by which the worker's peers are judged, in ms: as [`now_ms`], without the time in which
+/// something held the worker up (a task that blocks, a stopped process). A peer may have sent
+/// meanwhile, and could not be heard.
 ///
 /// # Panics
 /// Outside a worker.
 #[inline]
-pub fn after_ms(duration_ms: u64) -> u64 {
-    now_ms().saturating_add(duration_ms)
+pub fn peer_now_ms() -> u64 {
+    current(|executor| executor.peer_now_ms.get())
+}
+
+/// The moment `duration_ms` from now on the clock of [`peer_now_ms`]; `u64::MAX` is for ever.
+///
+/// # Panics
+/// Outside a worker.
+#[inline]
+pub fn peer_after_ms(duration_ms: u64) -> u64 {
+    peer_now_ms().saturating_add(duration_ms)
 }
 
 /// Makes every coroutine of the current worker run again.

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use super::executor::{Executor, with_current};
-use super::task::{after_ms, current};
+use super::task::{current, now_ms};
 
 /// A deadline that can be moved as often as one likes: moving it later is one store.
 ///
@@ -39,6 +39,18 @@ impl Timer {
     pub fn set(&self, deadline_ms: u64) {
         current(|executor| {
             debug_assert_eq!(self.worker, executor.worker());
+            executor.wheel.borrow_mut().set(self.slot, deadline_ms);
+        });
+    }
+
+    /// As [`Timer::set`], to a deadline on the clock of [`peer_now_ms`](super::peer_now_ms). If
+    /// that clock stands still later, the timer expires early: the caller looks at the clock, and
+    /// arms it again.
+    #[inline]
+    pub fn set_for_peer(&self, deadline_ms: u64) {
+        current(|executor| {
+            debug_assert_eq!(self.worker, executor.worker());
+            let deadline_ms = deadline_ms.saturating_add(executor.lost_ms.get());
             executor.wheel.borrow_mut().set(self.slot, deadline_ms);
         });
     }
@@ -90,7 +102,7 @@ impl Drop for Timer {
 
 /// Waits for `duration_ms`.
 pub async fn sleep(duration_ms: u64) {
-    sleep_until(after_ms(duration_ms)).await;
+    sleep_until(now_ms().saturating_add(duration_ms)).await;
 }
 
 /// Waits until `deadline_ms` on the clock of [`now_ms`](super::now_ms).

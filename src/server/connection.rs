@@ -19,7 +19,7 @@ use crate::buf::PoolBox;
 use crate::http::Fault;
 use crate::http::h1::{self, Event, Framing};
 use crate::net::Stream;
-use crate::rt::{after_ms, discard, yield_now};
+use crate::rt::{discard, peer_after_ms, yield_now};
 use crate::service::{Inlet, Request, Response, Service};
 use crate::sys::mutants::mutate;
 
@@ -106,7 +106,7 @@ pub(super) async fn shed(stream: Stream, place: Place) {
 
 impl Connection {
     fn new(stream: Stream, shared: Place) -> Self {
-        let arrival_deadline_ms = after_ms(shared.limits.head_timeout_ms);
+        let arrival_deadline_ms = peer_after_ms(shared.limits.head_timeout_ms);
         let mut link = Link::new(stream);
         link.set_recv_deadline(arrival_deadline_ms);
         Self {
@@ -284,7 +284,7 @@ impl Connection {
         let has_begun = self.link.has_unread() || !self.http.request_complete();
         let known_ms = mutate!(SlowlorisDeadline, 0, self.arrival_deadline_ms);
         let deadline_ms = match known_ms {
-            0 => after_ms(self.arrival_timeout_ms()),
+            0 => peer_after_ms(self.arrival_timeout_ms()),
             known_ms => known_ms,
         };
         if has_begun {
@@ -310,27 +310,26 @@ impl Connection {
             return Poll::Ready(filled.map(|_| ()));
         }
         let between_requests = self.http.is_idle() && !self.link.has_unread();
-        // Who only gives way to others has more to ask.
-        if between_requests
-            && self.shared.manner.get() == Manner::CloseIdle
-            && !self.link.more_has_come()
-        {
-            return Poll::Ready(Err(CloseReason::Drained));
+        if between_requests && self.shared.manner.get() == Manner::CloseIdle {
+            let filled = self.link.fill_overdue(context, CloseReason::Drained);
+            return Poll::Ready(filled.map(|_| ()));
         }
         if self.link.is_overdue() && self.link.owes() {
             // Who still takes an answer is not idle; its own deadline is the answer's.
-            let later_ms = after_ms(self.arrival_timeout_ms());
+            let later_ms = peer_after_ms(self.arrival_timeout_ms());
             self.link.set_recv_deadline(later_ms);
         }
         if !self.link.is_overdue() {
             self.link.wait(context);
             return Poll::Pending;
         }
-        Poll::Ready(Err(match self.http.request_complete() {
+        let reason = match self.http.request_complete() {
             true if between_requests => CloseReason::Idle,
             true => CloseReason::Fault(Fault::HeadTimeout),
             false => CloseReason::Fault(Fault::BodyTimeout),
-        }))
+        };
+        let filled = self.link.fill_overdue(context, reason);
+        Poll::Ready(filled.map(|_| ()))
     }
 
     /// The end: tells the peer what it did wrong or what went wrong here, if it can still be

@@ -15,7 +15,7 @@ use super::limits::Pace;
 use crate::buf::{Part, PoolBox};
 use crate::http::Fault;
 use crate::http::h1::{self, Event, Head};
-use crate::rt::{contain, now_ms};
+use crate::rt::{contain, peer_now_ms};
 use crate::service::{Body, Inlet, Piece, Response};
 
 /// An answer's body is pulled while fewer bytes than this are owed.
@@ -244,7 +244,7 @@ impl Pump<'_> {
             .is_some_and(|incoming| !incoming.is_finished() && incoming.poll_wanted(context))
         {
             if self.pace.is_some() {
-                self.paused_ms.get_or_insert_with(now_ms);
+                self.paused_ms.get_or_insert_with(peer_now_ms);
             }
             self.connection.link.clear_recv_deadline();
             let half_close = self.connection.shared.limits.half_close;
@@ -257,13 +257,22 @@ impl Pump<'_> {
             }
             let connection = &mut *self.connection;
             connection.encode_continue();
-            let now_ms = now_ms();
+            let now_ms = peer_now_ms();
             let pace = self.pace.get_or_insert_with(|| Pace::start(now_ms));
             if let Some(since_ms) = self.paused_ms.take() {
                 pace.paused(now_ms - since_ms);
             }
-            let link = &mut connection.link;
-            if let Poll::Ready(received) = link.poll_fill(context) {
+            let (link, limits) = (&mut connection.link, &connection.shared.limits);
+            let mut filled = link.poll_fill(context);
+            if filled.is_pending() {
+                let rate = limits.bytes_per_second_min;
+                link.set_recv_deadline(pace.deadline_ms(limits.body_timeout_ms, rate));
+                if link.is_overdue() {
+                    let reason = CloseReason::Fault(Fault::BodyTimeout);
+                    filled = Poll::Ready(link.fill_overdue(context, reason));
+                }
+            }
+            if let Poll::Ready(received) = filled {
                 let received = received?;
                 if received == 0 {
                     connection
@@ -273,12 +282,6 @@ impl Pump<'_> {
                 }
                 pace.moved(u32::try_from(received).expect("a block is small"), now_ms);
                 continue;
-            }
-            let limits = &connection.shared.limits;
-            let rate = limits.bytes_per_second_min;
-            link.set_recv_deadline(pace.deadline_ms(limits.body_timeout_ms, rate));
-            if link.is_overdue() {
-                return Err(CloseReason::Fault(Fault::BodyTimeout));
             }
             return Ok(false);
         }

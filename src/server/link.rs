@@ -9,7 +9,7 @@ use super::limits::{HalfClose, Limits, Pace};
 use crate::buf::{Outgoing, RecvBuf, SendQueue};
 use crate::http::h1;
 use crate::net::{Interest, Peer, Sent, Stream, Then};
-use crate::rt::{Timer, after_ms, now_ms};
+use crate::rt::{Timer, peer_after_ms, peer_now_ms};
 use crate::sys::mutants::mutate;
 
 /// The most bytes in one send: at its deadline we want to see whether it moved.
@@ -25,10 +25,14 @@ const LINGER_MS: u64 = 10_000;
 /// reads only once it has sent everything may have a whole body of the default limit left to send.
 const LINGER_BYTES_MAX: usize = 16 << 20;
 
+/// Looks for what an overdue peer has sent, while each brings something for somebody.
+const LOOKS_MAX: u32 = 8;
+
 /// A deadline that does not come.
 const NEVER_MS: u64 = u64::MAX;
 
-/// The stream with its two buffers. There is one timer; it stands at the earlier deadline.
+/// The stream with its two buffers. There is one timer; it stands at the earlier deadline. All
+/// times here are on the clock by which peers are judged.
 #[derive(Debug)]
 pub(super) struct Link {
     stream: Stream,
@@ -95,7 +99,7 @@ impl Link {
     /// Whether what is awaited from the peer is overdue.
     #[inline]
     pub(super) fn is_overdue(&self) -> bool {
-        now_ms() >= self.recv_deadline_ms
+        peer_now_ms() >= self.recv_deadline_ms
     }
 
     /// To be called before a poll ends as pending: the caller is woken by the earlier of the two
@@ -103,7 +107,7 @@ impl Link {
     #[inline]
     pub(super) fn wait(&self, context: &mut Context<'_>) {
         self.timer
-            .set(self.recv_deadline_ms.min(self.send_deadline_ms));
+            .set_for_peer(self.recv_deadline_ms.min(self.send_deadline_ms));
         if self.timer.poll_expired(context).is_ready() {
             // It was set to this very moment.
             context.waker().wake_by_ref();
@@ -129,6 +133,27 @@ impl Link {
             }
             Poll::Ready(Err(_)) => Poll::Ready(Err(CloseReason::Reset)),
         }
+    }
+
+    /// What is awaited from the peer is overdue, by what is known here. Its bytes may still wait in
+    /// the kernel: then they are received. Otherwise it fails for `reason`.
+    #[cold]
+    pub(super) fn fill_overdue(
+        &mut self,
+        context: &Context<'_>,
+        reason: CloseReason,
+    ) -> Result<usize, CloseReason> {
+        for _ in 0..mutate!(JudgeUnheard, 0, LOOKS_MAX) {
+            let has_come = self.stream.look();
+            if let Poll::Ready(filled) = self.poll_fill(context) {
+                return filled;
+            }
+            // What came may be of others, and have ended this receive unheard.
+            if !has_come {
+                break;
+            }
+        }
+        Err(reason)
     }
 
     /// Fails when the peer is gone, or has half-closed the connection and that ends a call; takes
@@ -157,10 +182,10 @@ impl Link {
     /// Says that no more will come, and receives until the peer has said the same.
     pub(super) async fn linger(&mut self) {
         self.stream.shutdown_write();
-        let end_ms = after_ms(LINGER_MS);
+        let end_ms = peer_after_ms(LINGER_MS);
         let mut left = LINGER_BYTES_MAX;
         while left > 0 {
-            self.set_recv_deadline(end_ms.min(after_ms(LINGER_PAUSE_MS)));
+            self.set_recv_deadline(end_ms.min(peer_after_ms(LINGER_PAUSE_MS)));
             let unread = self.inbox.unread().len();
             self.inbox.consume(unread);
             let received = poll_fn(|context| match self.poll_fill(context) {
@@ -233,7 +258,7 @@ impl Link {
             };
             match self.stream.poll_sent(context, interest) {
                 Poll::Pending => {
-                    if now_ms() >= self.send_deadline_ms {
+                    if peer_now_ms() >= self.send_deadline_ms {
                         self.look_at_send(limits);
                     }
                     return Poll::Pending;
@@ -268,7 +293,7 @@ impl Link {
             Some(outgoing) => self.start_send_of(outgoing, limits),
             None => {
                 if self.sends_file && self.send_deadline_ms != NEVER_MS {
-                    self.span_ended_ms = now_ms();
+                    self.span_ended_ms = peer_now_ms();
                 }
                 self.send_deadline_ms = NEVER_MS;
                 return false;
@@ -283,9 +308,9 @@ impl Link {
         if self.send_deadline_ms == NEVER_MS {
             if goes_on && self.sends_file {
                 // One span after the other: the rate is that of all of them.
-                self.send_pace.paused(now_ms() - self.span_ended_ms);
+                self.send_pace.paused(peer_now_ms() - self.span_ended_ms);
             } else {
-                self.send_pace = Pace::start(now_ms());
+                self.send_pace = Pace::start(peer_now_ms());
             }
             self.unacknowledged = 0;
         }
@@ -300,7 +325,7 @@ impl Link {
 
     /// A send has ended: on with the rest, unless it came too slowly.
     fn note_sent(&mut self, sent: u32, limits: &Limits) -> Result<(), CloseReason> {
-        let now_ms = now_ms();
+        let now_ms = peer_now_ms();
         if sent > 0 {
             self.send_pace.moved(sent, now_ms);
         }
@@ -321,11 +346,11 @@ impl Link {
     fn look_at_send(&mut self, limits: &Limits) {
         let unacknowledged = self.stream.unacknowledged().unwrap_or(u32::MAX);
         if unacknowledged < self.unacknowledged {
-            self.send_pace.moved(0, now_ms());
+            self.send_pace.moved(0, peer_now_ms());
         }
         self.unacknowledged = unacknowledged;
         self.move_send_deadline(limits);
-        if now_ms() >= self.send_deadline_ms {
+        if peer_now_ms() >= self.send_deadline_ms {
             self.stream.cancel_send();
             self.send_deadline_ms = NEVER_MS;
         }
@@ -335,7 +360,7 @@ impl Link {
     fn move_send_deadline(&mut self, limits: &Limits) {
         let rate = limits.bytes_per_second_min;
         let deadline_ms = self.send_pace.deadline_ms(limits.write_timeout_ms, rate);
-        self.send_deadline_ms = deadline_ms.min(after_ms(limits.write_timeout_ms / 2));
+        self.send_deadline_ms = deadline_ms.min(peer_after_ms(limits.write_timeout_ms / 2));
     }
 }
 

@@ -18,7 +18,7 @@ use crate::buf::BLOCK_BYTES;
 use crate::engine::{self, Selected};
 use crate::metrics::WorkerMetrics;
 use crate::net::{Listener, Stream};
-use crate::rt::{after_ms, now_ms, sleep, spawn, yield_now};
+use crate::rt::{peer_after_ms, peer_now_ms, sleep, spawn, yield_now};
 use crate::service::Service;
 use crate::sys::mutants::mutate;
 use crate::sys::signals::block_write_signals;
@@ -113,8 +113,8 @@ async fn accept<S: Service + 'static>(listener: Rc<Listener>, service: Rc<S>, sh
             None => break,
         }
     }
-    let end_ms = after_ms(BACKLOG_MS);
-    while now_ms() < end_ms {
+    let end_ms = peer_after_ms(BACKLOG_MS);
+    while peer_now_ms() < end_ms {
         match mutate!(ForgetBacklog, Ok(None), listener.take_from_backlog()) {
             Ok(Some(stream)) => {
                 admit(stream, &service, &shared);

@@ -126,6 +126,10 @@ mod planted {
         GreedyTurn,
         /// Of the tasks that are ready, the one that was woken last runs first.
         NewestFirst,
+        /// A deadline is acted on before the kernel was asked what has come.
+        JudgeUnheard,
+        /// The time in which something holds the worker up counts against its peers.
+        CountDelays,
         /// A connection in the backlog that is gone before it is taken hides those behind it.
         AbortedIsLast,
     }

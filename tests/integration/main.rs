@@ -7,6 +7,7 @@ mod answer_memory;
 mod basics;
 mod bodies;
 mod clients;
+mod deadlines;
 mod deploy;
 mod embedding;
 mod examples;

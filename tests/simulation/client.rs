@@ -88,6 +88,7 @@ struct Asked {
 pub(crate) struct Client {
     number: usize,
     pub(crate) manner: Manner,
+    may_hold_up: bool,
     random: Random,
     connection: Option<Connection>,
     asked: Vec<Asked>,
@@ -116,12 +117,20 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) fn new(number: usize, manner: Manner, mut random: Random, now_ms: u64) -> Self {
+    /// A client that connects soon after `now_ms`. Some of its requests may hold up their worker.
+    pub(crate) fn new(
+        number: usize,
+        manner: Manner,
+        may_hold_up: bool,
+        mut random: Random,
+        now_ms: u64,
+    ) -> Self {
         let soon_ms = random.pick(&[100, 3000]);
         let connects_after_ms = random.below(soon_ms);
         let mut client = Self {
             number,
             manner,
+            may_hold_up,
             connection: None,
             asked: Vec::new(),
             outgoing: Vec::new(),
@@ -208,6 +217,7 @@ impl Client {
             Manner::Flooding => return Kind::Read,
             Manner::Wrong | Manner::Overlong => {}
             _ if number + 1 == count && self.random.chance(100) => return Kind::Panic,
+            _ if self.may_hold_up && self.random.chance(100) => return Kind::HoldUp,
             _ => {}
         }
         self.random.pick(&[

@@ -9,13 +9,15 @@ use coring::Limits;
 use coring::sim::{Faults, Random, Simulated, Step, World};
 
 use crate::client::{Client, Manner};
-use crate::service::{PLANNED, Site};
+use crate::service::{PLANNED, Site, hold_up_until};
 
 /// Turns of the loops at one instant: more are a spin.
 const TURNS_AT_ONCE_MAX: u32 = 20_000;
 /// Blocks that a connection may hold: what waits to be asked for, what is received before the
 /// receive is cancelled, and what an echo owes.
 const BLOCKS_MAX: u64 = 16 + 32 + 64;
+/// A worker is stopped within so long, for so long at most, in ms: longer than any deadline.
+const PAUSED_MS_MAX: usize = 100_000;
 /// A life is over by then, in ms: the longest deadlines, one after the other.
 const LIFE_MS_MAX: u64 = 400_000;
 
@@ -34,6 +36,9 @@ pub(crate) struct Setting {
     pub(crate) manners: &'static [Manner],
     /// The second signal comes, too.
     pub(crate) may_stop: bool,
+    /// Before the drain, workers are stopped for some time now and then, and some calls hold up
+    /// their worker.
+    pub(crate) holds_up: bool,
 }
 
 /// Lives the life of `seed`, in which anything may happen.
@@ -46,6 +51,7 @@ pub(crate) fn live(seed: u64, traced: bool) -> Result<Lived, String> {
         faults: Faults::random(&mut random),
         manners: Manner::ALL,
         may_stop: true,
+        holds_up: false,
     };
     live_in(&setting, random, traced)
 }
@@ -84,6 +90,8 @@ struct Life {
     server: Simulated,
     workers: Vec<bool>,
     clients: Vec<Client>,
+    /// When which worker is stopped, and until when, in order.
+    pauses: Vec<(u64, usize, u64)>,
     drains_at_ms: u64,
     drained: bool,
     stops_at_ms: Option<u64>,
@@ -113,15 +121,21 @@ impl Life {
         let clients = 1 + random.below(10);
         let clients = (0..clients).map(|number| {
             let manner = random.pick(setting.manners);
-            Client::new(number, manner, random.fork(), now_ms)
+            Client::new(number, manner, setting.holds_up, random.fork(), now_ms)
         });
         let clients = clients.collect();
         let drains_at_ms = now_ms + random.pick(&[50, 1000, 2000, 60_000]);
+        let (drains_at_ms, pauses) = match setting.holds_up {
+            true => pauses(&mut random, now_ms, workers),
+            false => (drains_at_ms, Vec::new()),
+        };
+        hold_up_until(drains_at_ms);
         let stops = setting.may_stop && random.chance(200);
         Self {
             server,
             workers: vec![true; workers],
             clients,
+            pauses,
             drains_at_ms,
             drained: false,
             stops_at_ms: stops.then(|| drains_at_ms + random.below(5000) as u64),
@@ -182,6 +196,7 @@ impl Life {
         let mut due = Vec::new();
         for worker in 0..self.workers.len() {
             let at_ms = self.server.next_ms(worker).filter(|_| self.workers[worker]);
+            let at_ms = at_ms.map(|at_ms| self.after_pauses(worker, at_ms.max(now_ms)));
             due.extend(at_ms.map(|at_ms| (at_ms, Turn::Worker(worker))));
         }
         for (number, client) in self.clients.iter().enumerate() {
@@ -197,6 +212,15 @@ impl Life {
             due.extend(self.stops_at_ms.map(|at_ms| (at_ms, Turn::Stop)));
         }
         due
+    }
+
+    /// When a worker can do what it would do `at_ms`.
+    fn after_pauses(&self, worker: usize, at_ms: u64) -> u64 {
+        let pauses = self.pauses.iter().filter(|(_, whose, _)| *whose == worker);
+        pauses.fold(at_ms, |at_ms, (from_ms, _, until_ms)| {
+            let is_within = (*from_ms..*until_ms).contains(&at_ms);
+            if is_within { *until_ms } else { at_ms }
+        })
     }
 
     /// Who sends much to a slow service is slowed down, not stored.
@@ -243,6 +267,19 @@ impl Life {
         }
         Ok(())
     }
+}
+
+/// Some pauses of workers, in order, and when the drain begins that follows them.
+fn pauses(random: &mut Random, now_ms: u64, workers: usize) -> (u64, Vec<(u64, usize, u64)>) {
+    let count = random.below(4);
+    let pause = |_| {
+        let from_ms = now_ms + random.below(PAUSED_MS_MAX) as u64;
+        let length_ms = 1 + random.below(PAUSED_MS_MAX) as u64;
+        (from_ms, random.below(workers), from_ms + length_ms)
+    };
+    let mut pauses: Vec<_> = (0..count).map(pause).collect();
+    pauses.sort_unstable();
+    (now_ms + 2 * PAUSED_MS_MAX as u64, pauses)
 }
 
 thread_local! {

@@ -14,6 +14,7 @@
 mod answer;
 mod client;
 mod crowd;
+mod delays;
 mod gone;
 mod life;
 mod mutants;

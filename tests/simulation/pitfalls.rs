@@ -70,6 +70,7 @@ fn pitfall(faults: Faults, manners: &'static [Manner], cures: &[Mutant]) {
         faults,
         manners,
         may_stop: true,
+        holds_up: false,
     };
     let live = |seed| live_in(&setting, Random::new(seed), false).map(|_| ());
     for seed in 0..SEEDS {

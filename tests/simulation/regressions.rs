@@ -52,6 +52,7 @@ fn a_slow_transfer_may_be_cut_off_by_the_end_of_a_drain() {
         },
         manners: &[Manner::Flooding],
         may_stop: false,
+        holds_up: false,
     };
     for seed in 0..10 {
         let lived = live_in(&setting, Random::new(seed), false);

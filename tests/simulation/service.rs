@@ -1,9 +1,10 @@
 //! A service with every kind of exchange, and what it answers to whom. It knows no connection.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::task::Poll;
 
-use coring::sim::sleep;
+use coring::sim::{hold_up, sleep};
 use coring::{Request, Response, Service};
 
 /// The message of a panic that is meant to happen.
@@ -26,10 +27,12 @@ pub(crate) enum Kind {
     Ignore,
     /// A panic.
     Panic,
+    /// An answer from memory, for which the worker is held up.
+    HoldUp,
 }
 
 impl Kind {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Item,
         Self::Slow,
         Self::Busy,
@@ -37,6 +40,7 @@ impl Kind {
         Self::Read,
         Self::Ignore,
         Self::Panic,
+        Self::HoldUp,
     ];
 
     fn named(name: &str) -> Option<Self> {
@@ -52,6 +56,7 @@ impl Kind {
             Self::Read => "read",
             Self::Ignore => "ignore",
             Self::Panic => "panic",
+            Self::HoldUp => "hold-up",
         }
     }
 
@@ -91,10 +96,26 @@ impl Service for Site {
                 }
             }
             Kind::Panic => panic!("{PLANNED}"),
+            Kind::HoldUp => {
+                hold_up(HOLD_UPS_MS[len % HOLD_UPS_MS.len()], HOLD_UPS_END_MS.get());
+            }
             Kind::Item | Kind::Ignore => {}
         }
         Response::text(answer)
     }
+}
+
+/// How long a worker is held up, in ms: longer than one deadline after the other.
+const HOLD_UPS_MS: [u64; 4] = [300, 12_000, 35_000, 80_000];
+
+thread_local! {
+    /// No worker of this thread's machine is held up beyond this, in ms.
+    static HOLD_UPS_END_MS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Lets calls hold up their workers until then, in ms.
+pub(crate) fn hold_up_until(end_ms: u64) {
+    HOLD_UPS_END_MS.set(end_ms);
 }
 
 /// Gives way so many times, without anybody else who would wake it.

@@ -102,6 +102,21 @@ impl Bench {
         self.world.violation().map_or(Ok(()), Err)
     }
 
+    /// Lets time pass in which the worker does nothing.
+    pub(crate) fn hold_up(&self, duration_ms: u64) {
+        self.world.advance(self.world.now_ms() + duration_ms);
+    }
+
+    /// Lets time pass in which the worker does what there is to do.
+    pub(crate) fn pass(&mut self, duration_ms: u64) -> Result<(), String> {
+        let end_ms = self.world.now_ms() + duration_ms;
+        while self.server.next_ms(0).is_some_and(|at_ms| at_ms <= end_ms) {
+            self.turn()?;
+        }
+        self.world.advance(end_ms);
+        Ok(())
+    }
+
     /// Turns until `caller` has its answer.
     pub(crate) fn answer(&mut self, caller: &mut Caller) -> Result<String, String> {
         for _ in 0..TURNS_MAX {

@@ -167,6 +167,12 @@ impl Recv {
         0
     }
 
+    /// Receives with a plain call, while the kernel does not have the receive: how many bytes.
+    pub(in crate::engine) fn receive_at_once(&mut self, pool: &Pool) -> usize {
+        self.has_turn = true;
+        self.receive_in_turn(pool)
+    }
+
     /// Whether so much waits that the peer must be slowed down.
     fn is_full(&self) -> bool {
         self.more
@@ -193,6 +199,7 @@ impl Recv {
     }
 
     /// A small piece joins the one before it, so that a peer cannot hold a block with each byte.
+    #[inline(always)]
     fn queue(&mut self, chunk: Chunk) {
         let last = match &mut self.more {
             Some(more) => more.back_mut(),

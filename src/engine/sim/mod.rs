@@ -179,6 +179,14 @@ pub(super) fn recvmsg(
     Some(world.with(|kernel| kernel.recv_at_once(socket.as_raw_fd(), to)))
 }
 
+/// Lets time pass in the machine that this thread is in, but not beyond `end_ms`: a task that calls
+/// this holds its worker up.
+pub fn hold_up(duration_ms: u64, end_ms: u64) {
+    if let Some(world) = World::current() {
+        world.advance(end_ms.min(world.now_ms() + duration_ms));
+    }
+}
+
 /// openat2(2), or in a simulation without it openat(2): below valgrind there is none, and what is
 /// opened there is a test's own.
 pub fn openat2(

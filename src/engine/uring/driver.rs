@@ -28,13 +28,13 @@ const SILENT_STEPS_MAX: u32 = 50;
 /// One worker's ring and the operations on it. Fields are dropped in this order: the kernel must
 /// be done with the ring before the buffers and the operations' memory go.
 pub(in crate::engine) struct Uring {
-    ring: RefCell<Ring>,
+    pub(super) ring: RefCell<Ring>,
     pub(super) buffers: RefCell<BufRing>,
     pub(super) table: RefCell<Table>,
     /// Receives that wait for a buffer.
     pub(super) buffer_queue: BufferQueue,
     /// Submissions whose final completion is still to come.
-    in_flight: Cell<u64>,
+    pub(super) in_flight: Cell<u64>,
     reaped: RefCell<Vec<Cqe>>,
     /// Why the kernel could not be entered between two visits.
     failure: RefCell<Option<io::Error>>,

@@ -4,6 +4,7 @@ mod buf_ring;
 mod buffer_queue;
 mod connections;
 mod driver;
+mod look;
 mod peer;
 mod receives;
 mod ring;
