@@ -52,7 +52,7 @@ pub(in crate::engine) struct Recv {
     /// Nothing more will come after what is queued.
     pub(in crate::engine) end: Option<End>,
     /// It is its turn, and the socket had more than a buffer takes.
-    has_turn: bool,
+    pub(in crate::engine) has_turn: bool,
     /// It waits for its turn to get a provided buffer, and is submitted then.
     pub(in crate::engine) is_queued: bool,
     /// The poll that reports that the peer goes away, once one was needed.
@@ -80,7 +80,7 @@ impl Recv {
         }
     }
 
-    #[cfg(feature = "sim")]
+    #[cfg(feature = "mutants")]
     pub(in crate::engine) fn fd(&self) -> std::os::fd::RawFd {
         self.socket.raw()
     }
@@ -141,11 +141,10 @@ impl Recv {
     }
 
     /// Receives the rest of its turn with a plain call, into blocks that others do not wait for:
-    /// how many bytes. 0: it has no turn, or nothing has come.
+    /// how many bytes.
+    #[cold]
     pub(in crate::engine) fn receive_in_turn(&mut self, pool: &Pool) -> usize {
-        if !std::mem::take(&mut self.has_turn) {
-            return 0;
-        }
+        self.has_turn = false;
         let mut blocks: [Block; Self::TURN_BLOCKS] = std::array::from_fn(|_| pool.take());
         match recv_many(&self.socket, &mut blocks) {
             Ok(0) => self.end = Some(End::Eof),

@@ -130,6 +130,7 @@ impl Kernel {
 
     /// A worker sleeps while receives on the sockets `queued` wait for a buffer: there must be no
     /// buffer, or nothing to receive.
+    #[cfg(feature = "mutants")]
     pub(super) fn check_sleep(&mut self, ring: usize, queued: &[RawFd]) {
         let buffers = self.rings[ring].buffers.as_ref().map_or(0, Provided::len);
         for &fd in queued {

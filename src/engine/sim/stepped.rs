@@ -92,6 +92,7 @@ impl Stepped {
             Ok(None) => Step::Runs,
             Ok(Some(())) => self.end(),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                #[cfg(feature = "mutants")]
                 if let Engine::Uring(uring) = &running.worker.engine {
                     let queued = uring.0.queued_receives();
                     world.with(|kernel| kernel.check_sleep(self.ring, &queued));

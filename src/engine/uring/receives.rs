@@ -1,7 +1,7 @@
 //! Receiving on the ring: what a connection asks for, and whose turn it is to get a buffer.
 
 use std::io;
-#[cfg(feature = "sim")]
+#[cfg(feature = "mutants")]
 use std::os::fd::RawFd;
 use std::task::{Context, Poll};
 
@@ -29,13 +29,16 @@ impl Uring {
         let Op::Recv(recv) = &mut entry.op else {
             unreachable!("a receive's name")
         };
-        let ask = entry.state == State::Idle && !recv.is_queued;
-        if ask && recv.is_empty() && !self.is_memory_scarce() {
-            let received = recv.receive_in_turn(&self.pool);
-            self.metrics.bytes_received.add(received as u64);
-        }
         if let Some(chunk) = recv.pop() {
             return Poll::Ready(Ok(Some(chunk)));
+        }
+        let ask = entry.state == State::Idle && !recv.is_queued;
+        if ask && recv.has_turn && !self.is_memory_scarce() {
+            let received = recv.receive_in_turn(&self.pool);
+            self.metrics.bytes_received.add(received as u64);
+            if let Some(chunk) = recv.pop() {
+                return Poll::Ready(Ok(Some(chunk)));
+            }
         }
         if let Some(end) = &recv.end {
             return Poll::Ready(end.again());
@@ -77,7 +80,7 @@ impl Uring {
     }
 
     /// The sockets whose receives wait for a buffer.
-    #[cfg(feature = "sim")]
+    #[cfg(feature = "mutants")]
     pub(in crate::engine) fn queued_receives(&self) -> Vec<RawFd> {
         let mut table = self.table.borrow_mut();
         let ids = table.ids();
