@@ -328,7 +328,7 @@ fn with_worker<R>(body: impl FnOnce(&Worker) -> R) -> Option<R> {
 }
 
 /// Hands `body` the engine of the current worker, if that worker is in this `run`.
-#[inline]
+#[inline(always)]
 fn try_with_run<R>(run: Run, body: impl FnOnce(&Engine) -> R) -> Option<R> {
     let current = CURRENT.get();
     if current.run != Some(run) {
@@ -342,7 +342,7 @@ fn try_with_run<R>(run: Run, body: impl FnOnce(&Engine) -> R) -> Option<R> {
 ///
 /// # Panics
 /// Outside that run.
-#[inline]
+#[inline(always)]
 fn with_run<R>(run: Run, body: impl FnOnce(&Engine) -> R) -> R {
     try_with_run(run, body).unwrap_or_else(|| match CURRENT.get().run {
         Some(_) => panic!("{STRANGER}"),

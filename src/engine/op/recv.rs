@@ -105,7 +105,7 @@ impl Recv {
     ///
     /// If pieces are to be had `one_by_one`, because memory is scarce or others wait for buffers,
     /// none is received ahead of the caller's asking.
-    #[inline]
+    #[inline(always)]
     pub(in crate::engine) fn complete(
         &mut self,
         cqe: &Cqe,

@@ -348,15 +348,17 @@ impl PartSent {
 
     /// How it ended, with `error` before everything was sent.
     pub(in crate::engine) fn into_sent(self, error: io::Error) -> Sent {
-        let sent = self.sent;
+        let Self { outgoing, sent, .. } = self;
+        #[cfg(feature = "mutants")]
+        let error = mutate!(
+            ForgetSendError,
+            if sent > 0 { cancelled() } else { error },
+            error
+        );
         Sent::Part {
-            outgoing: self.outgoing,
+            outgoing,
             sent,
-            error: mutate!(
-                ForgetSendError,
-                if sent > 0 { cancelled() } else { error },
-                error
-            ),
+            error,
         }
     }
 
