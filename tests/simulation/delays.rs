@@ -28,6 +28,8 @@ const IN_TIME: &[Manner] = &[
 const WAITING: usize = 60;
 /// Longer than any deadline, in ms.
 const DELAY_MS: u64 = 100_000;
+/// Bytes on their way to a client that a window allows.
+const WINDOW_MIN: usize = 16 << 10;
 /// Nearly as long as a connection may be idle, in ms.
 const IDLE_MS: u64 = 74_000;
 
@@ -49,17 +51,20 @@ fn all_who_wait_are_answered(seed: u64) -> Result<(), String> {
 }
 
 /// Lives the life of `seed`. In this kernel no completion is late: what a client has sent can be
-/// received at once.
+/// received at once. Nor is any window so small that many clients who take turns after a delay,
+/// without time passing, look like a spin.
 ///
 /// # Errors
 /// What did not hold.
 pub(crate) fn look(seed: u64) -> Result<(), String> {
     all_who_wait_are_answered(seed)?;
     let mut random = Random::new(seed);
+    let faults = Faults::random(&mut random);
     let setting = Setting {
         faults: Faults {
             delay: 0,
-            ..Faults::random(&mut random)
+            window_max: faults.window_max.max(WINDOW_MIN),
+            ..faults
         },
         manners: IN_TIME,
         may_stop: true,
