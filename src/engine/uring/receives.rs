@@ -32,7 +32,8 @@ impl Uring {
         if let Some(chunk) = recv.pop() {
             return Poll::Ready(Ok(Some(chunk)));
         }
-        let ask = entry.state == State::Idle && !recv.is_queued;
+        // An error is told once: behind it the kernel reports the end of the stream.
+        let ask = entry.state == State::Idle && !recv.is_queued && recv.end.is_none();
         if ask && recv.has_turn && !self.is_memory_scarce() {
             let received = recv.receive_in_turn(&self.pool);
             self.metrics.bytes_received.add(received as u64);
@@ -111,5 +112,59 @@ impl Uring {
             self.submit(id);
             left -= 1;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::io::{self, Write};
+    use std::net::{Ipv4Addr, TcpListener, TcpStream};
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use rustix::net::{AddressFamily, sockopt};
+
+    use crate::buf::BLOCK_BYTES;
+    use crate::engine::descriptor::Descriptor;
+    use crate::engine::{Engine, EngineChoice, Receiving, Worker, select, with_current};
+    use crate::rt::yield_now;
+
+    /// While receives take turns, a multishot reports a block and the reset behind it at once.
+    #[test]
+    fn a_reset_behind_a_block_is_not_taken_for_the_end() {
+        let Ok(selected) = select(EngineChoice::Uring) else {
+            return;
+        };
+        let worker = Worker::new(&selected, usize::MAX, &Arc::default()).unwrap();
+        let outcome = worker.run(async {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+            let mut client = TcpStream::connect(listener.local_addr()?)?;
+            let socket = Descriptor::new(listener.accept()?.0.into());
+            let receiving = Receiving::new(socket, AddressFamily::INET);
+            let next = || poll_fn(|context| receiving.poll_next(context));
+            client.write_all(b"a")?;
+            assert_eq!(next().await?.unwrap().len(), 1);
+            // From the second piece on it is a multishot.
+            client.write_all(b"b")?;
+            assert_eq!(next().await?.unwrap().len(), 1);
+            with_current(|engine| match engine {
+                Engine::Uring(uring) => uring.0.buffer_queue.ran_dry(1),
+                Engine::Epoll(_) => unreachable!("the ring was selected"),
+            });
+            client.write_all(&[7; BLOCK_BYTES])?;
+            sockopt::set_socket_linger(&client, Some(Duration::ZERO))?;
+            drop(client);
+            while !receiving.has_more() {
+                yield_now().await;
+            }
+            assert_eq!(next().await?.unwrap().len(), BLOCK_BYTES);
+            assert_eq!(
+                next().await.unwrap_err().kind(),
+                io::ErrorKind::ConnectionReset
+            );
+            io::Result::Ok(())
+        });
+        outcome.unwrap().unwrap();
     }
 }
