@@ -8,11 +8,13 @@
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::rc::Rc;
 
 use super::chunk::Block;
 use super::poison::{poison, unpoison};
+use crate::sys::kernel;
 
 /// Size and alignment of every block, in bytes.
 pub const BLOCK_BYTES: usize = 4096;
@@ -123,22 +125,20 @@ impl Pool {
     fn strip(&self, count: usize) {
         let shared = self.shared();
         let mut stripped: Vec<NonNull<u8>> = shared.free.borrow_mut().drain(..count).collect();
+        let page_bytes = kernel::page_bytes();
         // One call for those that lie side by side.
         stripped.sort_unstable();
         let are_neighbours =
             |a: &NonNull<u8>, b: &NonNull<u8>| a.addr().get() + BLOCK_BYTES == b.addr().get();
         for run in stripped.chunk_by(are_neighbours) {
-            if cfg!(not(miri)) {
-                // SAFETY: nobody holds a part of these blocks, which are whole pages of anonymous
-                // memory of ours. They read as zeros from now on. Where the kernel refuses (locked
-                // memory, say) they stay as they are.
-                let _ = unsafe {
-                    libc::madvise(
-                        run[0].as_ptr().cast(),
-                        run.len() * BLOCK_BYTES,
-                        libc::MADV_DONTNEED,
-                    )
-                };
+            let len = run.len() * BLOCK_BYTES;
+            let pages = whole_pages(run[0].addr().get(), len, page_bytes);
+            if cfg!(not(miri)) && !pages.is_empty() {
+                let start = run[0].as_ptr().with_addr(pages.start);
+                // SAFETY: nobody holds a part of these blocks, and no other block has a part of
+                // these pages, which are anonymous memory of ours. They read as zeros from now on.
+                // Where the kernel refuses (locked memory, say) they stay as they are.
+                let _ = unsafe { libc::madvise(start.cast(), pages.len(), libc::MADV_DONTNEED) };
             }
         }
         shared.bare.borrow_mut().extend(stripped);
@@ -282,6 +282,13 @@ fn allocation_layout() -> Layout {
     Layout::from_size_align(2 * SLAB_BYTES, 16).expect("16 is a valid alignment")
 }
 
+/// The addresses of the whole pages among `len` bytes from `start` on. A page may be larger than a
+/// block, and madvise(2) rounds the length up: the rest of the last page may be blocks in use.
+fn whole_pages(start: usize, len: usize, page_bytes: usize) -> Range<usize> {
+    let end = (start + len) / page_bytes * page_bytes;
+    start.next_multiple_of(page_bytes)..end
+}
+
 fn header_of<'a>(start: NonNull<u8>) -> &'a SlabHeader {
     let base = start
         .as_ptr()
@@ -362,6 +369,23 @@ mod tests {
         assert_eq!(pool.in_use(), 1000);
         drop(again);
         assert_eq!(pool.in_use(), 0);
+    }
+
+    #[test]
+    fn only_whole_pages_lose_their_memory() {
+        const KIB: usize = 1 << 10;
+        for (page_bytes, start, len, expected) in [
+            (4 * KIB, 4 * KIB, 4 * KIB, 4 * KIB..8 * KIB),
+            (16 * KIB, 16 * KIB, 16 * KIB, 16 * KIB..32 * KIB),
+            (16 * KIB, 16 * KIB, 20 * KIB, 16 * KIB..32 * KIB),
+            (16 * KIB, 12 * KIB, 36 * KIB, 16 * KIB..48 * KIB),
+        ] {
+            assert_eq!(whole_pages(start, len, page_bytes), expected);
+        }
+        // Blocks that fill no page have none.
+        assert!(whole_pages(16 * KIB, 4 * KIB, 16 * KIB).is_empty());
+        assert!(whole_pages(20 * KIB, 24 * KIB, 16 * KIB).is_empty());
+        assert!(whole_pages(4 * KIB, 60 * KIB, 64 * KIB).is_empty());
     }
 
     #[test]

@@ -30,6 +30,13 @@ pub fn seccomp_filtered() -> bool {
     })
 }
 
+/// The size of a page of memory: 4 KiB mostly, and up to 64 KiB on ARM.
+pub fn page_bytes() -> usize {
+    // SAFETY: the call only returns a number.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(bytes).expect("memory has pages")
+}
+
 /// The limit of locked memory, as `ulimit -l` prints it: in KiB, or "unlimited".
 pub fn memlock_limit() -> String {
     match getrlimit(Resource::Memlock).current {

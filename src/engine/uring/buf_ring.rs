@@ -14,6 +14,7 @@ use io_uring::Submitter;
 use io_uring::types::BufRingEntry;
 
 use crate::buf::{BLOCK_BYTES, Block, Chunk, Pool};
+use crate::sys::kernel;
 use crate::sys::mutants::mutate;
 
 /// The group that receives select from: there is one per ring.
@@ -140,7 +141,7 @@ impl BufRing {
 
     fn layout(capacity: u16) -> Layout {
         let bytes = usize::from(capacity) * size_of::<BufRingEntry>();
-        Layout::from_size_align(bytes, 4096).expect("a page is a valid alignment")
+        Layout::from_size_align(bytes, kernel::page_bytes()).expect("a page is a valid alignment")
     }
 }
 
