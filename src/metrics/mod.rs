@@ -16,6 +16,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// }
 /// ```
 ///
+/// ```compile_fail
+/// fn add(server: &coring::Handle) {
+///     server.metrics()[0].log_lines_dropped.add_shared(1);
+/// }
+/// ```
+///
 /// ```
 /// fn read(server: &coring::Handle) -> u64 {
 ///     server.metrics()[0].connections_open.get()
@@ -39,7 +45,7 @@ impl Counter {
 
     /// Adds `n` to one of the few counters that more than one thread writes.
     #[inline]
-    pub fn add_shared(&self, n: u64) {
+    pub(crate) fn add_shared(&self, n: u64) {
         self.0.fetch_add(n, Ordering::Relaxed);
     }
 
