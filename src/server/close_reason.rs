@@ -16,9 +16,10 @@ pub(super) enum CloseReason {
     Answered,
     /// No request came in time.
     Idle,
-    /// The peer reset the connection, or was gone when we wrote; or it half-closed the connection
-    /// during a call, and the limits let that end the call.
+    /// The peer reset the connection, or was gone when we wrote.
     Reset,
+    /// The peer half-closed the connection during a call, and the limits let that end the call.
+    HalfClosed,
     /// The peer did not take the answer in time.
     WriteTimeout,
     /// The peer broke the protocol or a limit; this includes a head or body that was late.
@@ -37,7 +38,9 @@ impl CloseReason {
     pub(super) fn counter(self, metrics: &WorkerMetrics) -> &Counter {
         match self {
             Self::PeerClosed | Self::Answered => &metrics.closed_in_order,
-            Self::Reset | Self::Fault(Fault::Truncated) => &metrics.closed_by_peer,
+            Self::Reset | Self::HalfClosed | Self::Fault(Fault::Truncated) => {
+                &metrics.closed_by_peer
+            }
             Self::Idle
             | Self::WriteTimeout
             | Self::Fault(Fault::HeadTimeout | Fault::BodyTimeout) => &metrics.closed_by_timeout,

@@ -362,8 +362,13 @@ impl Connection {
             let _ = self.encode_full(&mut refusal);
         }
         self.link.clear_recv_deadline();
-        let hears =
-            !self.link.is_cut && !matches!(reason, CloseReason::Reset | CloseReason::WriteTimeout);
+        let hears = !self.link.is_cut
+            && match reason {
+                CloseReason::Reset | CloseReason::WriteTimeout => false,
+                // Earlier answers are whole and may still be owed; one that was begun is dropped.
+                CloseReason::HalfClosed => self.http.can_answer(),
+                _ => true,
+            };
         self.link.ends_then = true;
         let told = hears && self.flush().await.is_ok();
         // Who sends more after the last is asked for nothing again, only looked at.

@@ -65,8 +65,9 @@ pub enum HalfClose {
     /// sent a request (`nc -N`, scripts).
     #[default]
     Serve,
-    /// The call ends, and the connection with it: for services that wait for long (long polls,
-    /// event streams), where an absent client is more likely than one that half-closes.
+    /// The call ends, and the connection with it once the answers to earlier requests are sent: for
+    /// services that wait for long (long polls, event streams), where an absent client is more
+    /// likely than one that half-closes.
     End,
 }
 

@@ -164,7 +164,8 @@ impl Link {
         half_close: HalfClose,
     ) -> Result<(), CloseReason> {
         match (self.stream.poll_peer(context), half_close) {
-            (Peer::Gone, _) | (Peer::HalfClosed, HalfClose::End) => Err(CloseReason::Reset),
+            (Peer::Gone, _) => Err(CloseReason::Reset),
+            (Peer::HalfClosed, HalfClose::End) => Err(CloseReason::HalfClosed),
             (Peer::HalfClosed, HalfClose::Serve) | (Peer::Present, _) => Ok(()),
         }
     }

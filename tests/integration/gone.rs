@@ -183,6 +183,35 @@ fn a_half_closed_client_is_answered_where_it_shall() {
     }
 }
 
+/// A half-close that ends a call takes no answer to an earlier request with it, also where the
+/// worker learns of both requests and the half-close at once.
+#[test]
+fn a_half_close_that_ends_a_call_leaves_earlier_answers_whole() {
+    let limits = Limits {
+        half_close: HalfClose::End,
+        ..Limits::default()
+    };
+    let server = Local::start_within(limits, || {
+        async |request: Request| {
+            match request.path() {
+                "/blocks" => thread::sleep(WHILE),
+                "/waits" => pending().await,
+                _ => {}
+            }
+            Response::text(HELLO)
+        }
+    });
+    let mut blocking = server.connect();
+    blocking.send("GET /blocks HTTP/1.1\r\nHost: a\r\n\r\n");
+    let mut client = server.connect();
+    client.send(format!("{GET}GET /waits HTTP/1.1\r\nHost: a\r\n\r\n"));
+    client.half_close();
+    assert_eq!(client.answer().text(), HELLO);
+    client.ends();
+    assert_eq!(blocking.answer().text(), HELLO);
+    server.stop();
+}
+
 /// The answer's body waits, half of it sent.
 #[test]
 fn a_reset_is_noticed_while_an_answer_flows() {
