@@ -5,7 +5,9 @@
 //! As with an entry of the cache, what is known is trusted for [`TRUST_MS`]. The first request that
 //! opens a file after that follows the path again, the others go on for as long again with the
 //! folder that is known. So no file is opened in a folder that the path left more than a second
-//! ago, and a request that opens no file looks at no path.
+//! ago, and a request that opens no file looks at no path. That no folder is at the path is not
+//! trusted: every request follows the path then, so a gap between two folders (`ln -sfn` of some
+//! systems removes the link before it makes the new one) is as short for clients as it was on disk.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::OsStr;
@@ -45,11 +47,11 @@ impl Folder {
         self.looked_ms.get()
     }
 
-    /// Follows the path again if that is due. True if it leads elsewhere now: what is known of the
-    /// files in the folder is then known of others.
+    /// Follows the path again if that is due, or if it led to no folder. True if it leads elsewhere
+    /// now: what is known of the files in the folder is then known of others.
     pub(super) async fn look(&self) -> bool {
         let looked_ms = now_ms();
-        if looked_ms < self.due_ms.get() {
+        if looked_ms < self.due_ms.get() && self.obstacle.get().is_none() {
             return false;
         }
         self.due_ms.set(self.looked_ms.get() + 2 * TRUST_MS);
