@@ -31,9 +31,9 @@ pub struct Limits {
     /// A request's body, in bytes; 0: no limit.
     pub body_bytes_max: u64,
     /// Connections of the whole process; 0: as many as the limit of open files allows, which bounds
-    /// any other number, too: all but its last 96 descriptors, of which a file that is being sent
-    /// takes one as well. Of the connections beyond the limit, 32 at a time are answered 503; the
-    /// others are closed.
+    /// any other number, too: all but its last 96 descriptors (three eighths of a limit below 256),
+    /// as it is when the server starts. A file that is being sent takes a descriptor as well. Of
+    /// the connections beyond the limit, 32 at a time are answered 503; the others are closed.
     pub connections_max: usize,
     /// Memory of one worker for received bytes, wherever they are by then (in the connection, in
     /// the service, on their way back), for heads of answers and for the state of running
