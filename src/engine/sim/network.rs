@@ -38,6 +38,8 @@ pub(super) struct Socket {
     pub(super) finished: bool,
     /// The client, or the network, has cut it.
     pub(super) reset: bool,
+    /// The server has been told of that. The kernel does so once.
+    error_told: bool,
     /// Sent by the server and not yet read by the client.
     pub(super) outbound: VecDeque<u8>,
     /// Room for that.
@@ -119,6 +121,7 @@ impl Network {
             inbound: VecDeque::new(),
             finished: false,
             reset: false,
+            error_told: false,
             outbound: VecDeque::new(),
             window: window.max(1),
             ended: false,
@@ -247,6 +250,13 @@ impl Socket {
     /// There is more to send than there is room, or the server asks for room.
     pub(super) fn want_room(&mut self) {
         self.wants_room = true;
+    }
+
+    /// The error of a connection that is reset; none if an earlier call has returned it. A receive
+    /// then finds the end of the stream.
+    pub(super) fn take_error(&mut self) -> Option<i32> {
+        let was_told = std::mem::replace(&mut self.error_told, true);
+        (!was_told).then_some(libc::ECONNRESET)
     }
 
     /// The client has read: the kernel reports room when a third of it is free, and only to who

@@ -27,7 +27,7 @@ impl Kernel {
         let is_short = self.random.chance(self.faults.short);
         let socket = &mut self.network.sockets[number];
         if socket.reset {
-            return (-libc::ECONNRESET, 0);
+            return (socket.take_error().map_or(0, |errno| -errno), 0);
         }
         let Some(buffers) = self.rings[ring].buffers.as_mut().filter(|b| b.len() > 0) else {
             return (-libc::ENOBUFS, 0);
@@ -62,7 +62,8 @@ impl Kernel {
             .len()
             .min(to.iter().map(|slice| slice.len()).sum());
         if socket.reset {
-            return Err(Errno::CONNRESET);
+            let errno = socket.take_error().map(Errno::from_raw_os_error);
+            return errno.map_or(Ok(0), Err);
         }
         if len == 0 && !socket.finished {
             return Err(Errno::AGAIN);
@@ -156,7 +157,7 @@ impl Kernel {
             (socket.broken, socket.excused) = (true, socket.excused || fails);
             return Err(match fails {
                 true => self.random.pick(faults::SEND_FATAL),
-                false => libc::ECONNRESET,
+                false => socket.take_error().unwrap_or(libc::EPIPE),
             });
         }
         let all: usize = parts.iter().map(|part| part.len()).sum();
