@@ -234,9 +234,6 @@ impl Epoll {
     ) -> Poll<io::Result<Option<Chunk>>> {
         let mut watches = self.watches.borrow_mut();
         let watch = find(&mut watches, id).expect(GONE);
-        if let Some(end) = &watch.end {
-            return Poll::Ready(end.again());
-        }
         if watch.burst == BURST_MAX {
             watch.burst = 0;
             drop(watches);
@@ -253,10 +250,14 @@ impl Epoll {
                 watch.burst += 1;
                 Poll::Ready(Ok(Some(chunk)))
             }
-            Some(Err(end)) => Poll::Ready(watch.end.insert(end).again()),
+            Some(Err(end)) => Poll::Ready(watch.end.get_or_insert(end).again()),
             Some(Ok(None)) | None => {
                 watch.readable = false;
                 watch.burst = 0;
+                // Not before: an error may have come behind bytes that were still to be received.
+                if let Some(end) = &watch.end {
+                    return Poll::Ready(end.again());
+                }
                 let replaced = note_waker(&mut watch.reader, context.waker());
                 drop(watches);
                 drop(replaced);

@@ -265,6 +265,34 @@ fn a_broken_connection_is_an_error() {
     });
 }
 
+#[test]
+fn bytes_that_arrived_before_a_reset_are_received() {
+    on_each(async || {
+        let mut listener = listen()?;
+        let client = std_client(listener.local_addr(), |mut stream| {
+            stream.write_all(&pattern(10_000))?;
+            rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
+            io::Result::Ok(())
+        });
+        let mut stream = listener.accept().await?;
+        join(client).await?;
+        // The kernel reports the reset meanwhile.
+        sleep(BLINK).await;
+        let mut received = Vec::new();
+        let error = loop {
+            match stream.read().await {
+                Ok(Some(chunk)) => received.extend_from_slice(&chunk),
+                end => break end.expect_err("a reset"),
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        assert_eq!(received.len(), 10_000);
+        assert!(received == pattern(10_000));
+        assert!(stream.read().await.is_err(), "it stays broken");
+        Ok(())
+    });
+}
+
 /// What a peer receives until the end of a stream, and how it ended; it begins when told to.
 fn read_to_end(
     address: SocketAddr,
