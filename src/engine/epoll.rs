@@ -276,8 +276,8 @@ impl Epoll {
             .is_some_and(|socket| ioctl_fionread(socket).is_ok_and(|bytes| bytes > 0))
     }
 
-    /// What is known of the peer; the caller is woken when there may be more to know. Nothing of
-    /// what has arrived is taken.
+    /// Tells whether the peer is still there; the caller is woken when that may have changed. No
+    /// received byte is taken.
     pub(super) fn poll_peer(&self, id: OpId, context: &Context<'_>) -> Peer {
         let mut watches = self.watches.borrow_mut();
         let watch = find(&mut watches, id).expect(GONE);
@@ -462,7 +462,7 @@ impl Epoll {
             *(if waits { &mut writer } else { &mut unwoken }) = watch.writer.take();
         }
         drop(watches);
-        // What was sent may run code of the service's when it is dropped.
+        // The bytes that were sent may run code of the service's when they are dropped.
         contain(|| drop(sent));
         unwoken.into_iter().for_each(drop_waker);
         reader.into_iter().chain(writer).for_each(wake);

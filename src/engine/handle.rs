@@ -160,8 +160,8 @@ impl Receiving {
         })
     }
 
-    /// What is known of the peer. The caller is woken when there may be more to know; nothing of
-    /// what was received is taken.
+    /// Tells whether the peer is still there. The caller is woken when that may have changed; no
+    /// received byte is taken.
     pub fn poll_peer(&self, context: &Context<'_>) -> Peer {
         self.0.with(|engine, id| match engine {
             Engine::Uring(uring) => uring.0.poll_peer(id, context),

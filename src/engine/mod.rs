@@ -225,7 +225,7 @@ impl<T> Running<T> {
         } = &self.worker;
         let now_ms = monotonic_ms();
         if executor.is_due(now_ms) {
-            // What has come in time must be known before anybody's time is over.
+            // Bytes that arrived in time must be known before a deadline is judged.
             mutate!(JudgeUnheard, false, engine.look()?);
         }
         executor.advance(now_ms);

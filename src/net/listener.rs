@@ -25,7 +25,7 @@ impl Listener {
     /// # Panics
     /// Outside a worker.
     pub fn new(socket: OwnedFd) -> Self {
-        // What is no socket fails when it is asked for connections.
+        // A descriptor that is not a socket fails when it is asked for connections.
         let family = getsockname(&socket).map_or(AddressFamily::UNSPEC, |own| own.address_family());
         let socket = Descriptor::new(socket);
         Self {

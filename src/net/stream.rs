@@ -73,8 +73,8 @@ impl Stream {
         self.receiving.has_more()
     }
 
-    /// What is known of the peer, while nothing is received from it. The caller is woken when there
-    /// may be more to know.
+    /// Tells whether the peer is still there, while nothing is received from it. The caller is
+    /// woken when that may have changed.
     pub fn poll_peer(&self, context: &Context<'_>) -> Peer {
         self.receiving.poll_peer(context)
     }

@@ -25,7 +25,7 @@ const LINGER_MS: u64 = 10_000;
 /// reads only once it has sent everything may have a whole body of the default limit left to send.
 const LINGER_BYTES_MAX: usize = 16 << 20;
 
-/// Looks for what an overdue peer has sent, while each brings something for somebody.
+/// How often the kernel is asked for the bytes of an overdue peer, while each call brings some.
 const LOOKS_MAX: u32 = 8;
 
 /// A deadline that does not come.

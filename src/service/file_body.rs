@@ -44,7 +44,7 @@ pub(super) struct FileBody {
     reading: Option<(Reading, Share)>,
     /// The kernel loads what comes next.
     loading: Option<Loading>,
-    /// What was loaded was not there afterwards.
+    /// The span had left the page cache again after it was loaded.
     is_loaded_in_vain: bool,
 }
 

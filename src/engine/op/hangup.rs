@@ -14,7 +14,7 @@ use super::After;
 use crate::engine::descriptor::Descriptor;
 use crate::engine::uring::{Cqe, Sqe};
 
-/// What is known of the peer of a stream.
+/// The state of a stream's peer, as far as it is known.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Peer {
     /// It may send, and receive.
@@ -62,7 +62,7 @@ impl Hangup {
         }
     }
 
-    /// A change, or the end of the poll, which is then asked for again by whoever still waits.
+    /// A change, or the end of the poll. A task that still waits then asks for it again.
     pub(in crate::engine) fn complete(&mut self, cqe: &Cqe) -> After {
         match cqe.result() {
             Ok(events) => {

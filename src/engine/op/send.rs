@@ -236,7 +236,7 @@ impl Send {
         self.trouble.is_some() || self.part.is_all()
     }
 
-    /// What is to be done now, if the ring goes on reporting or not.
+    /// The next step. `goes_on`: the ring will report again by itself.
     fn after(&self, goes_on: bool) -> After {
         match (self.is_over(), goes_on) {
             (false, false) => After::Resubmit,
@@ -255,7 +255,7 @@ impl Send {
 }
 
 impl Interest {
-    /// What is to be done when everything is sent.
+    /// The next step when everything is sent.
     #[inline]
     fn at_the_end(self) -> After {
         match self {

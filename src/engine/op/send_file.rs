@@ -3,8 +3,8 @@
 //! io_uring has no such operation, and its splice always goes to a thread of the kernel's. So the
 //! call is made here, at once and with the same form on either engine, until the socket takes no
 //! more; then the engine reports when it does. Asking before would wait for a third of the socket's
-//! buffer to be free where a span has room already. What has to come from the disk would block the
-//! call: whoever queues a span has made sure that it is in memory.
+//! buffer to be free where a span has room already. Reading from the disk would block the
+//! call, so a caller queues a span only if it is in memory.
 
 use rustix::buffer::spare_capacity;
 use rustix::fs::sendfile;

@@ -1,4 +1,4 @@
-//! What the kernel has by now, for whoever is about to act on a deadline.
+//! Asking the kernel for all that has arrived by now, before a deadline is acted on.
 
 use std::io;
 

@@ -7,8 +7,8 @@ use crate::engine::op::{End, Entry, GONE, Hangup, Op, OpId, Peer, State};
 use crate::sys::mutants::mutate;
 
 impl Uring {
-    /// What is known of the peer of the stream that `id` receives from; the caller is woken when
-    /// there may be more to know. Nothing of what has arrived is taken.
+    /// Tells whether the peer of the stream that `id` receives from is still there; the caller is
+    /// woken when that may have changed. No received byte is taken.
     pub(in crate::engine) fn poll_peer(&self, id: OpId, context: &Context<'_>) -> Peer {
         let mut table = self.table.borrow_mut();
         let entry = table.get(id).expect(GONE);

@@ -199,7 +199,7 @@ struct Scribe<W> {
     losses: Arc<Losses>,
     /// The last write failed.
     is_failing: bool,
-    /// What was written last ended within a line.
+    /// The last write ended within a line.
     is_torn: bool,
 }
 

@@ -160,7 +160,7 @@ impl Files {
         if self.folder.look().await {
             self.cache.borrow_mut().clear();
         }
-        // What is known of a file is as old as what is known of the folder.
+        // Knowledge of a file is as old as that of the folder.
         let looked_ms = self.folder.looked_ms();
         let name = path.file();
         let opened = self.folder.open_file(&name).await;
