@@ -22,11 +22,14 @@ const SEEDS: &[(u64, &str)] = &[
     (118_742, ASLEEP),
     (88_079, UNTOLD),
     (88_923, UNTOLD),
+    (19_069, OVERFLOWING),
 ];
 
 const UNTOLD: &str =
     "a request's own body counted as another request, so no client was told of a drain";
 const ASLEEP: &str = "a worker slept while data waited in a socket and buffers were free";
+const OVERFLOWING: &str =
+    "polls that were armed again ended one another in a full completion queue for ever";
 const SLOW_TRANSFER: &str = "a transfer that the end of a drain cut off was taken for a stuck one";
 
 #[test]

@@ -25,6 +25,9 @@ use crate::sys::mutants::mutate;
 /// which it says nothing.
 const SILENT_STEPS_MAX: u32 = 50;
 
+/// How often the kernel is entered in one visit for completions that did not fit into their queue.
+const FLUSHES_MAX: u32 = 64;
+
 /// One worker's ring and the operations on it. Fields are dropped in this order: the kernel must
 /// be done with the ring before the buffers and the operations' memory go.
 pub(in crate::engine) struct Uring {
@@ -103,6 +106,19 @@ impl Uring {
         }
         let mut reaped = self.reaped.take();
         ring.reap(&mut reaped);
+        let mut flushes = 0;
+        // Completions that did not fit come before anything is submitted again. A multishot whose
+        // completion does not fit ends, so many that are armed again at once could otherwise fill
+        // the queue in every turn and end one another for ever.
+        while ring.overflowed() && flushes < FLUSHES_MAX {
+            if let Err(error) = self.enter(&mut ring, 0, None) {
+                // Reported by the next visit: the completions that were reaped have their effect.
+                self.failure.replace(Some(error));
+                break;
+            }
+            ring.reap(&mut reaped);
+            flushes += 1;
+        }
         drop(ring);
         self.metrics.completions.add(reaped.len() as u64);
         for cqe in &reaped {
