@@ -304,8 +304,10 @@ mod tests {
     fn jobs_whose_destructors_panic_do_not_keep_a_worker_from_its_end() {
         let (_open, gate) = mpsc::channel::<()>();
         let gate = Arc::new(Mutex::new(gate));
+        // Jobs whose outcome is awaited until after their worker's end.
+        let awaited = Arc::new(Mutex::new(Vec::new()));
         on_each_engine(|| {
-            let gate = gate.clone();
+            let (gate, awaited) = (gate.clone(), awaited.clone());
             async move {
                 for _ in 0..3 * THREADS_MAX {
                     let (gate, bomb) = (gate.clone(), Bomb);
@@ -314,7 +316,7 @@ mod tests {
                         std::mem::forget(bomb);
                         Ok(())
                     });
-                    std::mem::forget(job);
+                    lock(&awaited).push(job);
                 }
             }
         });

@@ -367,6 +367,9 @@ fn as_plain_user(script: &str) -> Command {
 /// Messages are written by a thread of their own, which cannot be had here.
 #[test]
 fn a_lack_of_threads_is_reported() {
+    if cfg!(asan) {
+        return report("not tested: a lack of threads, for AddressSanitizer reports it, too");
+    }
     let folder = Folder::new();
     let program = public_program(&folder);
     let script = format!("exec prlimit --nproc=1 {program} --engine epoll -b 127.0.0.1:0");
