@@ -135,8 +135,8 @@ impl Link {
         }
     }
 
-    /// What is awaited from the peer is overdue, by what is known here. Its bytes may still wait in
-    /// the kernel: then they are received. Otherwise it fails for `reason`.
+    /// The peer seems to be overdue. Its bytes may still wait in the kernel: then they are
+    /// received. Otherwise it fails for `reason`.
     #[cold]
     pub(super) fn fill_overdue(
         &mut self,

@@ -166,7 +166,7 @@ fn the_memory_of_a_burst_is_given_back() {
         "burst: {fresh_bytes} bytes fresh, {full_bytes} with {count} halves, {left_bytes} after"
     ));
     assert!(cpu_percent(server.pid()) < 10, "what is left keeps it busy");
-    // What was given back can be used again.
+    // The memory that was given back can be used again.
     let again: Vec<Client> = (0..count.min(500))
         .map(|_| {
             let mut client = server.connect();

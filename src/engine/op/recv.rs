@@ -166,12 +166,6 @@ impl Recv {
         0
     }
 
-    /// Receives with a plain call, while the kernel does not have the receive: how many bytes.
-    pub(in crate::engine) fn receive_at_once(&mut self, pool: &Pool) -> usize {
-        self.has_turn = true;
-        self.receive_in_turn(pool)
-    }
-
     /// Whether so much waits that the peer must be slowed down.
     fn is_full(&self) -> bool {
         self.more

@@ -32,7 +32,7 @@ impl Uring {
         if let Some(Op::Recv(recv)) = table.get(id).map(|entry| &mut entry.op)
             && recv.is_queued
         {
-            let received = recv.receive_at_once(&self.pool);
+            let received = recv.receive_in_turn(&self.pool);
             self.metrics.bytes_received.add(received as u64);
         }
     }

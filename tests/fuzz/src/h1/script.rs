@@ -46,7 +46,7 @@ pub(super) struct Script<'a> {
     manner: Manner,
     unread: Vec<u8>,
     report: Vec<String>,
-    /// What was answered; it is reported where there was no fault.
+    /// The answers so far, which are reported where there was no fault.
     answers: Vec<String>,
     /// The connection reads no more.
     over: bool,

@@ -13,7 +13,7 @@ pub(super) fn check(mut input: Input<'_>) {
     }
 }
 
-/// What is asked for by name is what a walk over all fields finds.
+/// A look-up by name finds the same fields as a walk over all of them.
 fn check_section(lines: &[u8]) {
     let bytes = [b"GET / HTTP/1.1\r\nHost: a\r\n", lines, b"\r\n\r\n"].concat();
     with_head(&bytes, |head, bytes| {
