@@ -15,13 +15,17 @@ pub fn contain<R>(body: impl FnOnce() -> R) -> Option<R> {
     catch_unwind(AssertUnwindSafe(body)).map_err(discard).ok()
 }
 
-/// Drops the payload of a panic that was caught. Its destructor may panic, too; the payload of that
-/// second panic is leaked, because dropping it could go on like this for ever.
+/// Drops the payload of a panic that was caught. Its destructor may panic with a payload of its own,
+/// which is dropped likewise; the fourth is leaked, because this could go on for ever.
 #[cold]
-pub fn discard(payload: Box<dyn Any + Send>) {
-    if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-        forget(second);
+pub fn discard(mut payload: Box<dyn Any + Send>) {
+    for _ in 0..3 {
+        match catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+            Ok(()) => return,
+            Err(next) => payload = next,
+        }
     }
+    forget(payload);
 }
 
 /// Wakes a task, from wherever a panic must not go further.
