@@ -41,7 +41,8 @@ pub fn blocking<T: Send + 'static>(
     };
     if is_simulated() {
         run();
-    } else if let Err(error) = super::with_threads(|threads| threads.start(Box::new(run))) {
+    } else if let Err(error) = super::current::with_threads(|threads| threads.start(Box::new(run)))
+    {
         finish(&slot, Err(error));
     }
     Blocking(slot)

@@ -68,7 +68,7 @@ impl AsFd for Descriptor {
 impl Drop for Inner {
     fn drop(&mut self) {
         if let Some(fd) = self.fd.take() {
-            super::close(fd);
+            super::current::close(fd);
         }
     }
 }

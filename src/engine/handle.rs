@@ -10,10 +10,11 @@ use std::task::{Context, Poll};
 
 use rustix::net::{AddressFamily, SocketAddrAny};
 
+use super::current::{OUTSIDE, try_with_run, with_run, with_worker};
 use super::descriptor::Descriptor;
 use super::op::{Interest, OpId, Peer, Sent, Then};
 use super::run::Run;
-use super::{Engine, OUTSIDE, try_with_run, with_run, with_worker};
+use super::worker::Engine;
 use crate::buf::{Chunk, Outgoing};
 
 /// An operation's name, and the run in which it is valid.

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use super::World;
 use super::kernel::Kernel;
 use crate::buf::Pool;
-use crate::engine::{Engine, Running, Selected, Worker, pool};
+use crate::engine::worker::{Engine, Running};
+use crate::engine::{Selected, Worker, pool};
 use crate::metrics::WorkerMetrics;
 
 /// What a worker does after a turn of its loop.

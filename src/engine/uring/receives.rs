@@ -126,8 +126,10 @@ mod tests {
     use rustix::net::{AddressFamily, sockopt};
 
     use crate::buf::BLOCK_BYTES;
+    use crate::engine::current::with_current;
     use crate::engine::descriptor::Descriptor;
-    use crate::engine::{Engine, EngineChoice, Receiving, Worker, select, with_current};
+    use crate::engine::worker::Engine;
+    use crate::engine::{EngineChoice, Receiving, Worker, select};
     use crate::rt::yield_now;
 
     /// While receives take turns, a multishot reports a block and the reset behind it at once.

@@ -1,0 +1,112 @@
+//! The worker that runs on this thread: how a coroutine's calls find it.
+
+use std::cell::Cell;
+use std::os::fd::OwnedFd;
+
+use super::blocking::Threads;
+use super::run::Run;
+use super::worker::{Engine, Worker};
+use crate::buf::Pool;
+
+/// The worker that runs on a thread, and its run.
+#[derive(Debug, Clone, Copy)]
+struct Current {
+    worker: *const Worker,
+    /// None: no worker runs.
+    run: Option<Run>,
+}
+
+thread_local! {
+    static CURRENT: Cell<Current> = const {
+        Cell::new(Current {
+            worker: std::ptr::null(),
+            run: None,
+        })
+    };
+}
+
+/// The panic of a call that needs a worker, where there is none.
+pub(super) const OUTSIDE: &str = "this needs a worker: call it from a coroutine";
+/// The panic of a handle that was carried from one run into another.
+const STRANGER: &str = "a socket was used outside the coring::run or the server that created it";
+
+/// Makes `worker` the thread's current one while `body` runs.
+pub(super) fn scope<R>(worker: &Worker, body: impl FnOnce() -> R) -> R {
+    struct Restore(Current);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            CURRENT.set(self.0);
+        }
+    }
+    let _restore = Restore(CURRENT.replace(Current {
+        worker,
+        run: Some(worker.run),
+    }));
+    body()
+}
+
+/// The current worker's memory.
+///
+/// # Panics
+/// Outside a worker.
+#[inline]
+pub fn pool() -> Pool {
+    with_current(|engine| engine.pool().clone())
+}
+
+/// Closes a descriptor: on a ring with the worker's next batch, else at once.
+pub(super) fn close(fd: OwnedFd) {
+    let mut fd = Some(fd);
+    try_with_current(|engine| {
+        if let Engine::Uring(uring) = engine {
+            fd.take().into_iter().for_each(|fd| uring.0.close(fd));
+        }
+    });
+}
+
+#[inline]
+pub(super) fn with_current<R>(body: impl FnOnce(&Engine) -> R) -> R {
+    try_with_current(body).expect(OUTSIDE)
+}
+
+#[inline]
+pub(super) fn try_with_current<R>(body: impl FnOnce(&Engine) -> R) -> Option<R> {
+    with_worker(|worker| body(&worker.engine))
+}
+
+/// Hands the current worker's threads to `body`.
+pub(super) fn with_threads<R>(body: impl FnOnce(&Threads) -> R) -> R {
+    with_worker(|worker| body(&worker.threads)).expect(OUTSIDE)
+}
+
+#[inline]
+pub(super) fn with_worker<R>(body: impl FnOnce(&Worker) -> R) -> Option<R> {
+    let current = CURRENT.get();
+    current.run?;
+    // SAFETY: where there is a run, `scope` has set the pointer to a worker that outlives
+    // its call; it puts the former value back before it returns.
+    Some(body(unsafe { &*current.worker }))
+}
+
+/// Hands `body` the engine of the current worker, if that worker is in this `run`.
+#[inline(always)]
+pub(super) fn try_with_run<R>(run: Run, body: impl FnOnce(&Engine) -> R) -> Option<R> {
+    let current = CURRENT.get();
+    if current.run != Some(run) {
+        return None;
+    }
+    // SAFETY: as in `with_worker`.
+    Some(body(unsafe { &(*current.worker).engine }))
+}
+
+/// As [`try_with_run`].
+///
+/// # Panics
+/// Outside that run.
+#[inline(always)]
+pub(super) fn with_run<R>(run: Run, body: impl FnOnce(&Engine) -> R) -> R {
+    try_with_run(run, body).unwrap_or_else(|| match CURRENT.get().run {
+        Some(_) => panic!("{STRANGER}"),
+        None => panic!("{OUTSIDE}"),
+    })
+}
