@@ -15,8 +15,8 @@ pub fn contain<R>(body: impl FnOnce() -> R) -> Option<R> {
     catch_unwind(AssertUnwindSafe(body)).map_err(discard).ok()
 }
 
-/// Drops the payload of a panic that was caught. Its destructor may panic with a payload of its own,
-/// which is dropped likewise; the fourth is leaked, because this could go on for ever.
+/// Drops the payload of a panic that was caught. Its destructor may panic with a payload of its
+/// own, which is dropped likewise; the fourth is leaked, because this could go on for ever.
 #[cold]
 pub fn discard(mut payload: Box<dyn Any + Send>) {
     for _ in 0..3 {
