@@ -267,14 +267,21 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
+    use rustix::event::{EventfdFlags, eventfd};
+
     use super::*;
+
+    fn any() -> Op {
+        let eventfd = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+        Op::Read(Read::new(eventfd.into()))
+    }
 
     #[test]
     fn a_name_is_void_once_its_slot_is_used_again() {
         let mut table = Table::new();
-        let first = table.insert(|| Op::Read(Read::new(-1))).0;
+        let first = table.insert(any).0;
         assert!(table.remove(first).is_some());
-        let second = table.insert(|| Op::Read(Read::new(-1))).0;
+        let second = table.insert(any).0;
         assert_eq!(first.slot, second.slot);
         assert!(table.get(first).is_none());
         assert!(table.remove(first).is_none());
@@ -284,12 +291,12 @@ mod tests {
     #[test]
     fn a_completion_finds_its_operation_and_no_later_one() {
         let mut table = Table::new();
-        let first = table.insert(|| Op::Read(Read::new(-1))).0;
+        let first = table.insert(any).0;
         let user_data = first.user_data(Tag::Op);
         assert_eq!(table.completed(user_data), Some(first));
         table.remove(first);
         assert_eq!(table.completed(user_data), None);
-        let second = table.insert(|| Op::Read(Read::new(-1))).0;
+        let second = table.insert(any).0;
         assert_eq!(table.completed(user_data), None);
         assert_eq!(table.completed(second.user_data(Tag::Op)), Some(second));
     }
@@ -297,13 +304,13 @@ mod tests {
     #[test]
     fn a_slot_without_further_names_is_given_up() {
         let mut table = Table::new();
-        let first = table.insert(|| Op::Read(Read::new(-1))).0;
+        let first = table.insert(any).0;
         table.remove(first);
         table.slots[0].generation = u32::MAX;
-        let last = table.insert(|| Op::Read(Read::new(-1))).0;
+        let last = table.insert(any).0;
         assert_eq!((last.slot, last.generation), (0, u32::MAX));
         table.remove(last);
-        let next = table.insert(|| Op::Read(Read::new(-1))).0;
+        let next = table.insert(any).0;
         assert_eq!(next.slot, 1);
         assert!(table.get(last).is_none(), "its slot is empty");
     }

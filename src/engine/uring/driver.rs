@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
-use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{IntoRawFd, OwnedFd};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -41,8 +41,6 @@ pub(in crate::engine) struct Uring {
     reaped: RefCell<Vec<Cqe>>,
     /// Why the kernel could not be entered between two visits.
     failure: RefCell<Option<io::Error>>,
-    /// Written by other threads to end the worker's sleep.
-    _wake: Arc<OwnedFd>,
     pub(super) pool: Pool,
     blocks_max: usize,
     pub(in crate::engine) rung: &'static str,
@@ -51,7 +49,7 @@ pub(in crate::engine) struct Uring {
 
 impl Uring {
     /// A ring for this thread, filled from `pool`, which may use `blocks_max` blocks before the
-    /// kernel gets no more to receive into.
+    /// kernel gets no more to receive into. Other threads write to `wake` to end its sleep.
     pub(in crate::engine) fn new(
         pool: Pool,
         blocks_max: usize,
@@ -59,7 +57,6 @@ impl Uring {
         metrics: Arc<WorkerMetrics>,
     ) -> Result<Self, Refusal> {
         let made = worker_ring(&pool)?;
-        let wake_fd = wake.as_raw_fd();
         let engine = Self {
             ring: RefCell::new(made.ring),
             buffers: RefCell::new(made.buffers),
@@ -68,13 +65,12 @@ impl Uring {
             in_flight: Cell::new(0),
             reaped: RefCell::default(),
             failure: RefCell::default(),
-            _wake: wake,
             pool,
             blocks_max,
             rung: made.rung,
             metrics,
         };
-        let read = || Op::Read(Read::new(wake_fd));
+        let read = || Op::Read(Read::new(wake));
         let (wake, _) = engine.table.borrow_mut().insert(read);
         engine.submit(wake);
         Ok(engine)
