@@ -61,6 +61,12 @@ pub mod net;
 mod rt;
 mod server;
 mod service;
+#[cfg(feature = "sim")]
+#[allow(
+    unsafe_code,
+    reason = "a simulated kernel follows the pointers it is given"
+)]
+pub mod sim;
 #[allow(unsafe_code, reason = "some of Linux has no safe function as yet")]
 mod sys;
 mod task;
@@ -80,16 +86,6 @@ pub use task::{
     Blocking, Closed, Elapsed, JoinError, JoinHandle, Receiver, Sender, Timeout, blocking, channel,
     join_all, run, run_with, sleep, spawn, timeout, yield_now,
 };
-
-/// A machine in plain structs, with the real server on it: for tests, and a feature.
-#[cfg(feature = "sim")]
-pub mod sim {
-    pub use crate::engine::sim::{Connection, Faults, Random, Received, Step, World, hold_up};
-    #[cfg(feature = "mutants")]
-    pub use crate::engine::sim::{Mutant, with_mutant};
-    pub use crate::rt::sleep;
-    pub use crate::server::Simulated;
-}
 
 /// Parts of the core, to be measured and tested by themselves: for `bench/` and `tests/fuzz/`, and
 /// a feature.

@@ -92,7 +92,7 @@ fn finish<T>(place: &Mutex<Slot<T>>, result: io::Result<T>) {
 /// Whether this thread is in a simulated machine.
 pub fn is_simulated() -> bool {
     #[cfg(feature = "sim")]
-    return super::sim::now_ms().is_some();
+    return crate::sim::now_ms().is_some();
     #[cfg(not(feature = "sim"))]
     false
 }

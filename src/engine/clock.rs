@@ -5,7 +5,7 @@ use rustix::time::{ClockId, clock_gettime};
 /// The monotonic clock itself, in ms; [`crate::rt::now_ms`] is what it said when the turn began.
 pub fn monotonic_ms() -> u64 {
     #[cfg(feature = "sim")]
-    if let Some(now_ms) = super::sim::now_ms() {
+    if let Some(now_ms) = crate::sim::now_ms() {
         return now_ms;
     }
     let now = clock_gettime(ClockId::Monotonic);

@@ -14,8 +14,6 @@ mod handle;
 mod op;
 mod run;
 mod select;
-#[cfg(feature = "sim")]
-pub mod sim;
 mod uring;
 mod worker;
 
@@ -27,3 +25,10 @@ pub use handle::{Accepting, Connecting, Receiving, Sending};
 pub use op::{Interest, Peer, Sent, Then, accept};
 pub use select::{EngineChoice, Refused, Selected, select};
 pub use worker::Worker;
+
+/// What a simulated kernel takes the place of, and what turns a worker's loop by hand.
+#[cfg(feature = "sim")]
+pub(crate) use {
+    uring::{Cqe, KernelRing, Sqe, forgive},
+    worker::Running,
+};

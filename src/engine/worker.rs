@@ -91,7 +91,7 @@ impl Worker {
     }
 
     /// A worker whose loop is to be turned: it begins with `main`.
-    pub(super) fn start<T: 'static>(self, main: impl Future<Output = T> + 'static) -> Running<T> {
+    pub(crate) fn start<T: 'static>(self, main: impl Future<Output = T> + 'static) -> Running<T> {
         let output = Rc::new(RefCell::new(None));
         let put = output.clone();
         let alive = Rc::new(());
@@ -110,21 +110,21 @@ impl Worker {
 
 /// A worker at work. Dropping it drops its coroutines, and returns when the kernel has nothing of
 /// it any more.
-pub(super) struct Running<T> {
-    pub(super) worker: Worker,
+pub(crate) struct Running<T> {
+    worker: Worker,
     output: Rc<RefCell<Option<T>>>,
     main_alive: Weak<()>,
 }
 
 impl<T> Running<T> {
     /// Makes this worker the thread's current one while `body` runs.
-    pub(super) fn scope<R>(&self, body: impl FnOnce() -> R) -> R {
+    pub(crate) fn scope<R>(&self, body: impl FnOnce() -> R) -> R {
         current::scope(&self.worker, || self.worker.executor.enter(body))
     }
 
     /// One turn of the loop: wake whom time and other threads wake, run what can run, visit the
     /// kernel. What `main` returned, once it has.
-    pub(super) fn turn(&self) -> io::Result<Option<T>> {
+    pub(crate) fn turn(&self) -> io::Result<Option<T>> {
         let Worker {
             engine, executor, ..
         } = &self.worker;
@@ -144,6 +144,30 @@ impl<T> Running<T> {
         );
         visit(engine, executor, turn)?;
         Ok(None)
+    }
+}
+
+#[cfg(feature = "sim")]
+impl<T> Running<T> {
+    /// The rest of the visit in which the worker fell asleep on a simulated kernel.
+    pub(crate) fn wake_up(&self) -> io::Result<()> {
+        let Worker {
+            engine, executor, ..
+        } = &self.worker;
+        if let Engine::Uring(uring) = engine {
+            uring.0.visit(None)?;
+        }
+        executor.inbox().awake();
+        Ok(())
+    }
+
+    /// The sockets whose receives wait for a buffer.
+    #[cfg(feature = "mutants")]
+    pub(crate) fn queued_receives(&self) -> Vec<std::os::fd::RawFd> {
+        match &self.worker.engine {
+            Engine::Uring(uring) => uring.0.queued_receives(),
+            Engine::Epoll(_) => Vec::new(),
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use super::file::{File, Metadata};
 use crate::engine::blocking;
 #[cfg(feature = "sim")]
-use crate::engine::sim::openat2;
+use crate::sim::openat2;
 use crate::sys::limits::is_spare_descriptor;
 
 /// How often a name is looked up again while others rename what it leads through, which the kernel

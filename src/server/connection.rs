@@ -173,7 +173,12 @@ impl Connection {
         in_service: &mut bool,
     ) -> Result<Next<impl Future<Output = Response> + use<'a, S>>, CloseReason> {
         loop {
-            mutate!(AnswerAfterClose, self.forget_the_end());
+            mutate!(
+                AnswerAfterClose,
+                if self.http.must_close() && !self.link.inbox.is_empty() {
+                    self.http = h1::Connection::server();
+                }
+            );
             if self.link.inbox.is_empty() && self.http.request_complete() {
                 return Ok(Next::Receive);
             }

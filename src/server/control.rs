@@ -8,7 +8,7 @@ use std::task::{Poll, Waker};
 /// The phases of a server, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
-pub(super) enum Phase {
+pub(crate) enum Phase {
     /// Connections are accepted.
     Serving,
     /// No more connections; what runs is completed.
@@ -19,13 +19,13 @@ pub(super) enum Phase {
 
 /// The phase, and who waits for it to change.
 #[derive(Debug)]
-pub(super) struct Control {
+pub(crate) struct Control {
     phase: AtomicU8,
     waiting: Mutex<Vec<Waker>>,
 }
 
 impl Control {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             phase: AtomicU8::new(Phase::Serving as u8),
             waiting: Mutex::default(),
@@ -33,19 +33,19 @@ impl Control {
     }
 
     /// Goes on to `phase`, or stays in a later one.
-    pub(super) fn enter(&self, phase: Phase) {
+    pub(crate) fn enter(&self, phase: Phase) {
         self.phase.fetch_max(phase as u8, Ordering::SeqCst);
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.drain(..).for_each(Waker::wake);
     }
 
     /// Whether `phase` has come.
-    pub(super) fn has_reached(&self, phase: Phase) -> bool {
+    pub(crate) fn has_reached(&self, phase: Phase) -> bool {
         self.phase.load(Ordering::SeqCst) >= phase as u8
     }
 
     /// Waits until `phase` has come.
-    pub(super) async fn reached(&self, phase: Phase) {
+    pub(crate) async fn reached(&self, phase: Phase) {
         poll_fn(|context| {
             if self.has_reached(phase) {
                 return Poll::Ready(());

@@ -50,7 +50,7 @@ impl fmt::Display for Cores {
 impl Cores {
     /// The fewest of: cores in the affinity mask, the CPU quota of the control group (rounded
     /// down, at least one), and `wanted` (0: no wish).
-    pub(super) fn choose(wanted: usize, pin: Pin) -> Self {
+    pub(crate) fn choose(wanted: usize, pin: Pin) -> Self {
         let mask = core_affinity::get_core_ids().unwrap_or_default();
         let in_mask = mask.len().max(1);
         // The standard library looks at the mask and at the control groups, both versions.

@@ -13,8 +13,6 @@ mod exchange;
 mod limits;
 mod link;
 mod shared;
-#[cfg(feature = "sim")]
-mod simulated;
 mod startup;
 mod worker;
 
@@ -26,8 +24,6 @@ pub use access_log::AccessLog;
 pub use cores::{Cores, Pin};
 pub use error::{Error, ErrorKind};
 pub use limits::{HalfClose, Limits};
-#[cfg(feature = "sim")]
-pub use simulated::Simulated;
 
 use crate::engine::{self, EngineChoice, Refused, Selected};
 use crate::metrics::WorkerMetrics;
@@ -36,9 +32,11 @@ use crate::rt::discard;
 use crate::service::Service;
 use crate::sys::limits::raise_open_files;
 use access_log::Writer;
-use control::{Control, Phase};
+pub(crate) use control::{Control, Phase};
 use startup::Thread;
-use worker::Plan;
+pub(crate) use worker::Plan;
+#[cfg(feature = "sim")]
+pub(crate) use worker::live;
 
 /// The outcome of starting or running a server.
 pub type Result<T> = std::result::Result<T, Error>;

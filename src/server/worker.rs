@@ -33,16 +33,16 @@ const BACKLOG_MS: u64 = 1000;
 
 /// What a worker's thread is given.
 #[derive(Debug)]
-pub(super) struct Plan {
-    pub(super) number: usize,
-    pub(super) cores: Arc<Cores>,
-    pub(super) sockets: Vec<OwnedFd>,
-    pub(super) limits: Limits,
+pub(crate) struct Plan {
+    pub(crate) number: usize,
+    pub(crate) cores: Arc<Cores>,
+    pub(crate) sockets: Vec<OwnedFd>,
+    pub(crate) limits: Limits,
     /// The limit of open files.
-    pub(super) files_max: u64,
-    pub(super) control: Arc<Control>,
-    pub(super) all_metrics: Arc<[Arc<WorkerMetrics>]>,
-    pub(super) log: Option<WorkerLog>,
+    pub(crate) files_max: u64,
+    pub(crate) control: Arc<Control>,
+    pub(crate) all_metrics: Arc<[Arc<WorkerMetrics>]>,
+    pub(crate) log: Option<WorkerLog>,
 }
 
 /// The body of a worker's thread.
@@ -69,7 +69,7 @@ pub(super) fn run<S: Service + 'static>(
 }
 
 /// A worker's life: accept until the drain begins, then drain, or stop at once.
-pub(super) async fn live<S: Service + 'static>(plan: Plan, service: Rc<S>) {
+pub(crate) async fn live<S: Service + 'static>(plan: Plan, service: Rc<S>) {
     let Plan {
         number,
         sockets,

@@ -7,13 +7,13 @@ use crate::violation;
 /// face (`lib.rs`) may name every room, the program (`bin`) only the face.
 pub(crate) const TABLE: &[(&str, &[&str])] = &[
     ("metrics", &[]),
-    ("sys", &[]),
+    ("sys", &["sim"]),
     ("messages", &["sys"]),
     ("buf", &["sys"]),
     ("rt", &["sys", "metrics"]),
-    ("engine", &["sys", "buf", "rt", "metrics"]),
+    ("engine", &["sys", "buf", "rt", "metrics", "sim"]),
     ("net", &["engine", "buf", "sys"]),
-    ("fs", &["engine", "buf", "sys"]),
+    ("fs", &["engine", "buf", "sys", "sim"]),
     ("task", &["engine", "rt", "metrics"]),
     ("http", &[]),
     (
@@ -25,6 +25,11 @@ pub(crate) const TABLE: &[(&str, &[&str])] = &[
         &[
             "service", "http", "net", "engine", "rt", "buf", "sys", "messages", "metrics",
         ],
+    ),
+    // There with its feature only: those that name it do so in a hook below that feature.
+    (
+        "sim",
+        &["server", "service", "engine", "rt", "buf", "metrics"],
     ),
 ];
 

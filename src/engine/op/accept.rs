@@ -111,7 +111,7 @@ pub fn accept(listener: impl AsFd) -> io::Result<Option<OwnedFd>> {
 
 fn accept_once(listener: impl AsFd) -> Result<OwnedFd, Errno> {
     #[cfg(feature = "sim")]
-    if let Some(errno) = crate::engine::sim::accept_error() {
+    if let Some(errno) = crate::sim::accept_error() {
         return Err(Errno::from_raw_os_error(errno));
     }
     rustix::net::accept_with(listener, SocketFlags::CLOEXEC)

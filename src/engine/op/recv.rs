@@ -228,7 +228,7 @@ fn recv_many(socket: impl AsFd, blocks: &mut [Block]) -> Result<usize, Errno> {
     let slices = blocks.iter_mut().map(Block::as_mut_slice);
     let mut slices: Vec<IoSliceMut<'_>> = slices.map(IoSliceMut::new).collect();
     #[cfg(feature = "sim")]
-    if let Some(received) = crate::engine::sim::recvmsg(socket.as_fd(), &mut slices) {
+    if let Some(received) = crate::sim::recvmsg(socket.as_fd(), &mut slices) {
         return received;
     }
     let mut control = RecvAncillaryBuffer::default();

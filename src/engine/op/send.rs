@@ -364,7 +364,7 @@ impl PartSent {
 
     fn try_once(&self) -> Result<usize, Errno> {
         #[cfg(feature = "sim")]
-        if let Some(result) = crate::engine::sim::send(&self.socket, &self.outgoing, self.sent) {
+        if let Some(result) = crate::sim::send(&self.socket, &self.outgoing, self.sent) {
             return result;
         }
         let then = SendFlags::from_bits_retain(self.then.flag().unsigned_abs());

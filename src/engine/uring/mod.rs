@@ -12,11 +12,11 @@ mod setup;
 
 pub(super) use driver::Uring;
 #[cfg(feature = "sim")]
-pub(super) use ring::{Ring as KernelRing, forgive};
+pub(crate) use ring::{Ring as KernelRing, forgive};
 pub(super) use setup::{Refusal, preflight};
 
 #[cfg(feature = "sim")]
-use super::sim::Ring;
+use crate::sim::Ring;
 #[cfg(not(feature = "sim"))]
 use ring::Ring;
 
@@ -28,7 +28,7 @@ use super::op::Then;
 /// What the kernel is asked to do, in plain values. Pointers stay valid and memory unmoved until
 /// the final completion: the operation that made the request owns them.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Sqe {
+pub enum Sqe {
     Accept {
         fd: RawFd,
     },
@@ -81,28 +81,28 @@ pub(super) enum Sqe {
 
 /// What the kernel answers.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Cqe {
-    pub(super) user_data: u64,
-    pub(super) result: i32,
-    pub(super) flags: u32,
+pub struct Cqe {
+    pub user_data: u64,
+    pub result: i32,
+    pub flags: u32,
 }
 
 impl Cqe {
     /// A count of bytes or a descriptor, or the error the kernel names.
     #[inline]
-    pub(super) fn result(&self) -> io::Result<u32> {
+    pub fn result(&self) -> io::Result<u32> {
         u32::try_from(self.result).map_err(|_| io::Error::from_raw_os_error(-self.result))
     }
 
     /// Whether more completions of the same submission will come (`IORING_CQE_F_MORE`).
     #[inline]
-    pub(super) fn more(&self) -> bool {
+    pub fn more(&self) -> bool {
         io_uring::cqueue::more(self.flags)
     }
 
     /// The provided buffer that the kernel used (`IORING_CQE_F_BUFFER`).
     #[inline]
-    pub(super) fn buffer(&self) -> Option<u16> {
+    pub fn buffer(&self) -> Option<u16> {
         io_uring::cqueue::buffer_select(self.flags)
     }
 }

@@ -25,7 +25,7 @@ const SHORTAGE_PAUSE: Duration = Duration::from_millis(1);
 /// A ring and its two queues. The parts borrow from the ring for as long as this value lives:
 /// the submitter because it alone remembers that the ring is registered, the queues because they
 /// remember their positions.
-pub(in crate::engine) struct Ring {
+pub(crate) struct Ring {
     submitter: ManuallyDrop<Submitter<'static>>,
     submissions: ManuallyDrop<SubmissionQueue<'static>>,
     completions: ManuallyDrop<CompletionQueue<'static>>,
@@ -35,7 +35,7 @@ pub(in crate::engine) struct Ring {
 }
 
 impl Ring {
-    pub(in crate::engine) fn new(ring: IoUring) -> Self {
+    pub(crate) fn new(ring: IoUring) -> Self {
         let no_iowait = ring.params().is_feature_no_iowait();
         let owner = NonNull::from(Box::leak(Box::new(ring)));
         let mut borrowed = owner;
@@ -60,24 +60,24 @@ impl Ring {
     /// nothing else writes to what the kernel reads, or touches what it writes. A descriptor that
     /// it names is open until then, or the caller's to close.
     #[inline(always)]
-    pub(in crate::engine) unsafe fn push(&mut self, sqe: Sqe, user_data: u64) -> bool {
+    pub(crate) unsafe fn push(&mut self, sqe: Sqe, user_data: u64) -> bool {
         let entry = prepare(sqe).user_data(user_data);
         // SAFETY: the caller answers for what the entry refers to.
         unsafe { self.submissions.push(&entry) }.is_ok()
     }
 
     /// Submissions that the kernel has not seen.
-    pub(in crate::engine) fn unsubmitted(&self) -> usize {
+    pub(crate) fn unsubmitted(&self) -> usize {
         self.submissions.len()
     }
 
     /// Whether an `enter` has work to fetch: completions wait to be posted, or did not fit.
-    pub(in crate::engine) fn needs_enter(&self) -> bool {
+    pub(crate) fn needs_enter(&self) -> bool {
         self.submissions.taskrun() || self.submissions.cq_overflow()
     }
 
     /// Whether the completion queue has overflowed and the kernel keeps the rest.
-    pub(in crate::engine) fn overflowed(&self) -> bool {
+    pub(crate) fn overflowed(&self) -> bool {
         self.submissions.cq_overflow()
     }
 
@@ -87,11 +87,7 @@ impl Ring {
     /// # Errors
     /// Those of io_uring_enter(2), but for those that pass: a signal, the time-out, a full
     /// completion queue, which the caller empties next, and a shortage of memory.
-    pub(in crate::engine) fn enter(
-        &mut self,
-        want: u32,
-        timeout: Option<Duration>,
-    ) -> io::Result<()> {
+    pub(crate) fn enter(&mut self, want: u32, timeout: Option<Duration>) -> io::Result<()> {
         self.submissions.sync();
         let timespec = timeout.map(Timespec::from);
         let args = match &timespec {
@@ -113,13 +109,13 @@ impl Ring {
     }
 
     /// Whether completions can be reaped without entering the kernel.
-    pub(in crate::engine) fn has_completions(&mut self) -> bool {
+    pub(crate) fn has_completions(&mut self) -> bool {
         self.completions.sync();
         !self.completions.is_empty()
     }
 
     /// Moves all completions that are there to `out`.
-    pub(in crate::engine) fn reap(&mut self, out: &mut Vec<Cqe>) {
+    pub(crate) fn reap(&mut self, out: &mut Vec<Cqe>) {
         self.completions.sync();
         out.extend(self.completions.by_ref().map(|cqe| Cqe {
             user_data: cqe.user_data(),
@@ -197,7 +193,7 @@ fn prepare(sqe: Sqe) -> Entry {
 }
 
 /// The errors of io_uring_enter(2) that pass: what was not submitted or reaped is next time.
-pub(in crate::engine) fn forgive(error: io::Error) -> io::Result<()> {
+pub(crate) fn forgive(error: io::Error) -> io::Result<()> {
     match error.raw_os_error() {
         Some(libc::EINTR) => mutate!(FatalSignal, Err(error), Ok(())),
         Some(libc::ETIME | libc::EAGAIN | libc::EBUSY | libc::ENOMEM) => Ok(()),

@@ -153,7 +153,7 @@ pub(super) fn worker_ring(pool: &Pool) -> Result<Made, Refusal> {
 /// A ring of the simulated kernel, if this thread is in one.
 #[cfg(feature = "sim")]
 fn simulated(pool: &Pool) -> Option<Made> {
-    let world = crate::engine::sim::World::current()?;
+    let world = crate::sim::World::current()?;
     let (capacity, first) = world.buffers();
     let mut buffers = BufRing::new(capacity, first);
     buffers.top_up(pool, false);

@@ -285,7 +285,7 @@ fn count_lines(bytes: &[u8]) -> u64 {
 
 /// One worker's gathered lines.
 #[derive(Debug)]
-pub(super) struct WorkerLog {
+pub(crate) struct WorkerLog {
     batches: SyncSender<Batch>,
     lines: RefCell<Vec<u8>>,
     /// Lines in `lines`.

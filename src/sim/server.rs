@@ -4,23 +4,11 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::control::{Control, Phase};
-use super::cores::{Cores, Pin};
-use super::limits::Limits;
-use super::worker::{Plan, live};
-use crate::engine::sim::{Step, Stepped, World};
+use super::World;
+use super::stepped::{Step, Stepped};
 use crate::metrics::WorkerMetrics;
+use crate::server::{Control, Cores, Limits, Phase, Pin, Plan, live};
 use crate::service::Service;
-
-#[cfg(feature = "mutants")]
-impl super::connection::Connection {
-    /// What must not happen after the last request of a connection, whatever was sent behind it.
-    pub(super) fn forget_the_end(&mut self) {
-        if self.http.must_close() && !self.link.inbox.is_empty() {
-            self.http = crate::http::h1::Connection::server();
-        }
-    }
-}
 
 /// A server whose workers are stepped.
 #[derive(Debug)]

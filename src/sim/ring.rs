@@ -12,28 +12,28 @@ use super::World;
 use super::buffers::Provided;
 use super::faults;
 use super::kernel::{Kernel, Rings, error};
-use crate::engine::uring::{Cqe, KernelRing, Sqe, forgive};
+use crate::engine::{Cqe, KernelRing, Sqe, forgive};
 
 /// A ring of one kernel or the other.
 #[derive(Debug)]
-pub(in crate::engine) enum Ring {
+pub(crate) enum Ring {
     Kernel(KernelRing),
     Simulated(SimulatedRing),
 }
 
 /// A ring of a simulated machine.
-pub(in crate::engine) struct SimulatedRing {
+pub(crate) struct SimulatedRing {
     world: World,
     number: usize,
 }
 
 impl Ring {
-    pub(in crate::engine) fn new(ring: IoUring) -> Self {
+    pub(crate) fn new(ring: IoUring) -> Self {
         Self::Kernel(KernelRing::new(ring))
     }
 
     /// A ring of `world`. Its `capacity` buffers stand at `entries` and begin with place `first`.
-    pub(in crate::engine) fn simulated(
+    pub(crate) fn simulated(
         world: &World,
         entries: NonNull<BufRingEntry>,
         capacity: u16,
@@ -53,7 +53,7 @@ impl Ring {
     /// # Safety
     /// As for the kernel's ring, whose place this takes: a simulated kernel follows the pointers.
     #[inline]
-    pub(in crate::engine) unsafe fn push(&mut self, sqe: Sqe, user_data: u64) -> bool {
+    pub(crate) unsafe fn push(&mut self, sqe: Sqe, user_data: u64) -> bool {
         match self {
             // SAFETY: the caller answers for what `sqe` refers to.
             Self::Kernel(ring) => unsafe { ring.push(sqe, user_data) },
@@ -69,21 +69,21 @@ impl Ring {
         }
     }
 
-    pub(in crate::engine) fn unsubmitted(&self) -> usize {
+    pub(crate) fn unsubmitted(&self) -> usize {
         match self {
             Self::Kernel(ring) => ring.unsubmitted(),
             Self::Simulated(ring) => ring.with(|kernel, ring| kernel.rings[ring].submissions.len()),
         }
     }
 
-    pub(in crate::engine) fn needs_enter(&self) -> bool {
+    pub(crate) fn needs_enter(&self) -> bool {
         match self {
             Self::Kernel(ring) => ring.needs_enter(),
             Self::Simulated(ring) => ring.with(|kernel, ring| kernel.needs_enter(ring)),
         }
     }
 
-    pub(in crate::engine) fn overflowed(&self) -> bool {
+    pub(crate) fn overflowed(&self) -> bool {
         match self {
             Self::Kernel(ring) => ring.overflowed(),
             Self::Simulated(ring) => {
@@ -92,18 +92,14 @@ impl Ring {
         }
     }
 
-    pub(in crate::engine) fn enter(
-        &mut self,
-        want: u32,
-        timeout: Option<Duration>,
-    ) -> io::Result<()> {
+    pub(crate) fn enter(&mut self, want: u32, timeout: Option<Duration>) -> io::Result<()> {
         match self {
             Self::Kernel(ring) => ring.enter(want, timeout),
             Self::Simulated(ring) => ring.enter(want, timeout).or_else(forgive),
         }
     }
 
-    pub(in crate::engine) fn has_completions(&mut self) -> bool {
+    pub(crate) fn has_completions(&mut self) -> bool {
         match self {
             Self::Kernel(ring) => ring.has_completions(),
             Self::Simulated(ring) => {
@@ -112,7 +108,7 @@ impl Ring {
         }
     }
 
-    pub(in crate::engine) fn reap(&mut self, out: &mut Vec<Cqe>) {
+    pub(crate) fn reap(&mut self, out: &mut Vec<Cqe>) {
         match self {
             Self::Kernel(ring) => ring.reap(out),
             Self::Simulated(ring) => ring.with(|kernel, ring| {

@@ -7,8 +7,7 @@ use std::sync::Arc;
 use super::World;
 use super::kernel::Kernel;
 use crate::buf::Pool;
-use crate::engine::worker::{Engine, Running};
-use crate::engine::{Selected, Worker, pool};
+use crate::engine::{Running, Selected, Worker, pool};
 use crate::metrics::WorkerMetrics;
 
 /// What a worker does after a turn of its loop.
@@ -81,7 +80,7 @@ impl Stepped {
             let was_asleep = self.sleeps.take().is_some();
             let turned = running.scope(|| {
                 if was_asleep {
-                    wake_up(running)?;
+                    running.wake_up()?;
                 }
                 running.turn()
             });
@@ -94,10 +93,9 @@ impl Stepped {
             Ok(Some(())) => self.end(),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 #[cfg(feature = "mutants")]
-                if let Engine::Uring(uring) = &running.worker.engine {
-                    let queued = uring.0.queued_receives();
-                    world.with(|kernel| kernel.check_sleep(self.ring, &queued));
-                }
+                world.with(|kernel| {
+                    kernel.check_sleep(self.ring, &running.queued_receives());
+                });
                 self.sleeps = Some(world.with(|kernel| kernel.rings[self.ring].sleeps_until_ms));
                 Step::Sleeps
             }
@@ -132,18 +130,6 @@ impl Stepped {
         }
         Step::Ended
     }
-}
-
-/// The rest of the visit in which the worker fell asleep.
-fn wake_up(running: &Running<()>) -> io::Result<()> {
-    let Worker {
-        engine, executor, ..
-    } = &running.worker;
-    if let Engine::Uring(uring) = engine {
-        uring.0.visit(None)?;
-    }
-    executor.inbox().awake();
-    Ok(())
 }
 
 impl fmt::Debug for Stepped {

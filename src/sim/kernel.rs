@@ -13,7 +13,7 @@ use super::faults::{self, Faults};
 use super::flight::{Action, Flight, Outgoing, parts, read_counter};
 use super::network::{Identity, Network, Socket, borrow};
 use super::random::Random;
-use crate::engine::uring::{Cqe, Sqe};
+use crate::engine::{Cqe, Sqe};
 
 /// `IORING_CQE_F_BUFFER`, `IORING_CQE_F_MORE` and where the buffer's number stands
 /// (io_uring(7)).

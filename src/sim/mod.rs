@@ -17,9 +17,12 @@ mod buffers;
 mod faults;
 mod flight;
 mod kernel;
+#[cfg(feature = "mutants")]
+pub(crate) mod mutants;
 mod network;
 mod random;
 mod ring;
+mod server;
 mod stepped;
 mod streams;
 
@@ -33,15 +36,17 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::path::Arg;
 
-#[cfg(feature = "mutants")]
-pub use crate::sys::mutants::{Mutant, with_mutant};
+pub use crate::rt::sleep;
 pub use faults::Faults;
 use kernel::Kernel;
+#[cfg(feature = "mutants")]
+pub use mutants::{Mutant, with_mutant};
 pub use network::{Connection, Received};
 pub use random::Random;
-pub(in crate::engine) use ring::Ring;
-pub use stepped::{Step, Stepped};
-pub(in crate::engine) use streams::send;
+pub(crate) use ring::Ring;
+pub use server::Simulated;
+pub use stepped::Step;
+pub(crate) use streams::send;
 
 /// A simulated machine: kernel, network and clock. Cloning makes another handle to it.
 #[derive(Clone)]
@@ -81,12 +86,12 @@ impl World {
     }
 
     /// The machine that this thread is in.
-    pub(in crate::engine) fn current() -> Option<Self> {
+    pub(crate) fn current() -> Option<Self> {
         CURRENT.with_borrow(Clone::clone)
     }
 
     /// Size of a ring's provided buffers, and the first place in it.
-    pub(in crate::engine) fn buffers(&self) -> (u16, u16) {
+    pub(crate) fn buffers(&self) -> (u16, u16) {
         let mut kernel = self.0.borrow_mut();
         // Mostly close to the end of the numbers, so that they wrap around.
         let first = u16::MAX - u16::try_from(kernel.random.below(300)).unwrap_or(0);
@@ -162,7 +167,7 @@ impl fmt::Debug for World {
 }
 
 /// What accept(2) as a plain system call is to fail with, if it is to.
-pub(super) fn accept_error() -> Option<i32> {
+pub(crate) fn accept_error() -> Option<i32> {
     let world = World::current()?;
     world.with(|kernel| {
         let fails = kernel.random.chance(kernel.faults.aborted);
@@ -171,7 +176,7 @@ pub(super) fn accept_error() -> Option<i32> {
 }
 
 /// recvmsg(2) as a plain system call that does not wait, if this thread is in a simulation.
-pub(super) fn recvmsg(
+pub(crate) fn recvmsg(
     socket: BorrowedFd<'_>,
     to: &mut [IoSliceMut<'_>],
 ) -> Option<rustix::io::Result<usize>> {
@@ -189,7 +194,7 @@ pub fn hold_up(duration_ms: u64, end_ms: u64) {
 
 /// openat2(2), or in a simulation without it openat(2): below valgrind there is none, and what is
 /// opened there is a test's own.
-pub fn openat2(
+pub(crate) fn openat2(
     folder: impl AsFd,
     path: impl Arg,
     flags: OFlags,
@@ -204,6 +209,6 @@ pub fn openat2(
 }
 
 /// The simulated time in ms, if this thread is in a simulation.
-pub(super) fn now_ms() -> Option<u64> {
+pub(crate) fn now_ms() -> Option<u64> {
     CURRENT.with_borrow(|world| world.as_ref().map(World::now_ms))
 }

@@ -1,7 +1,7 @@
 //! What receives and sends move, how they fail, and how a socket reports room. Nothing waits here.
 
 use std::io::IoSliceMut;
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use rustix::io::Errno;
 
@@ -11,7 +11,7 @@ use super::flight::{Action, Flight, Outgoing};
 use super::kernel::{CQE_BUFFER, CQE_BUFFER_SHIFT, Kernel, count};
 use super::network::Identity;
 use crate::buf;
-use crate::engine::descriptor::Descriptor;
+use crate::engine::Descriptor;
 
 impl Kernel {
     /// A receive into a provided buffer: result and flags.
@@ -184,7 +184,7 @@ impl Kernel {
 
 /// What send(2) with `MSG_DONTWAIT` returns for all of `outgoing` but the first `sent` bytes, if
 /// this thread is in a simulation.
-pub(in crate::engine) fn send(
+pub(crate) fn send(
     socket: &Descriptor,
     outgoing: &buf::Outgoing,
     mut sent: usize,
@@ -200,6 +200,6 @@ pub(in crate::engine) fn send(
         *part = &part[skipped..];
         sent -= skipped;
     }
-    let result = world.with(|kernel| kernel.send_now(socket.raw(), &parts));
+    let result = world.with(|kernel| kernel.send_now(socket.as_fd().as_raw_fd(), &parts));
     Some(result.map_err(Errno::from_raw_os_error))
 }
