@@ -1,5 +1,6 @@
 //! The house: who runs, who is let in, and one life from accept to close.
 
+mod accept;
 mod access_log;
 mod close_reason;
 mod connection;
