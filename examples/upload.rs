@@ -43,7 +43,7 @@ impl Upload {
             self.digest.update(&batch);
             Ok(self)
         })
-        .await
+        .await?
     }
 
     /// Gives the file the name of its digest.
@@ -64,7 +64,7 @@ impl Drop for Upload {
 
 /// Saves a body under the name of its digest, which it returns.
 async fn save(body: &mut Body, folder: PathBuf, part: PathBuf) -> io::Result<String> {
-    let mut upload = blocking(move || Upload::create(part)).await?;
+    let mut upload = blocking(move || Upload::create(part)).await??;
     let mut batch = Vec::with_capacity(BATCH_BYTES);
     while let Some(part) = body.part().await.map_err(io::Error::other)? {
         batch.extend_from_slice(&part);
@@ -74,7 +74,7 @@ async fn save(body: &mut Body, folder: PathBuf, part: PathBuf) -> io::Result<Str
         }
     }
     let upload = upload.append(batch).await?;
-    blocking(move || upload.finish(&folder)).await
+    blocking(move || upload.finish(&folder)).await?
 }
 
 async fn answer(mut request: Request, folder: PathBuf, number: u64) -> Response {

@@ -11,24 +11,35 @@ use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use crate::rt::{contain, note_waker, wake};
+use crate::rt::{JoinError, contain, note_waker, outcome_of, wake};
 
 /// Threads of one worker, at most: so many disk accesses can be awaited at a time, and as many
 /// that never end (a file server that is gone) leave the worker without.
 const THREADS_MAX: usize = 4;
 
-/// Runs `job` on one of the current worker's threads; the future gives what it returned. A panic
-/// in it is an error. These threads are four at most, and files are read by them, too: jobs beyond
-/// that wait for their turn.
+/// Calls `job` on one of the current worker's threads; the future's output is what `job` returned,
+/// or the reason why it did not return. A worker has at most four such threads, which also read
+/// files for it; further jobs wait for a free one.
 ///
-/// A job that has begun goes on to its end if the future is dropped, and what it returns is dropped
-/// on its thread. One that has not begun by then never does.
+/// A job that has begun runs to its end even if the future is dropped, and its result is then
+/// dropped on its thread. A job that has not begun by then is not started.
+///
+/// ```
+/// # fn main() -> std::io::Result<()> {
+/// coring::run(async {
+///     let sum = coring::blocking(|| (1..=1_000_000_u64).sum::<u64>()).await;
+///     assert_eq!(sum, Ok(500_000_500_000));
+///     // In a function that returns io::Result, `?` takes either error.
+///     let hosts = coring::blocking(|| std::fs::read("/etc/hosts")).await??;
+///     # drop(hosts);
+///     Ok(())
+/// })
+/// # }
+/// ```
 ///
 /// # Panics
 /// Outside a worker.
-pub fn blocking<T: Send + 'static>(
-    job: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> Blocking<T> {
+pub fn blocking<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> Blocking<T> {
     let slot = Arc::new(Mutex::new(Slot {
         result: None,
         waiter: None,
@@ -36,14 +47,15 @@ pub fn blocking<T: Send + 'static>(
     let place = slot.clone();
     let run = move || {
         if Arc::strong_count(&place) > 1 {
-            finish(&place, run_caught(job));
+            finish(&place, outcome_of(job));
         }
     };
     if is_simulated() {
         run();
     } else if let Err(error) = super::current::with_threads(|threads| threads.start(Box::new(run)))
     {
-        finish(&slot, Err(error));
+        let errno = error.raw_os_error().unwrap_or(libc::EAGAIN);
+        finish(&slot, Err(JoinError::NoThread(errno)));
     }
     Blocking(slot)
 }
@@ -55,14 +67,14 @@ pub struct Blocking<T>(Arc<Mutex<Slot<T>>>);
 /// Where a job's result is put for whoever waits.
 #[derive(Debug)]
 struct Slot<T> {
-    result: Option<io::Result<T>>,
+    result: Option<Result<T, JoinError>>,
     waiter: Option<Waker>,
 }
 
 impl<T> Future for Blocking<T> {
-    type Output = io::Result<T>;
+    type Output = Result<T, JoinError>;
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut slot = lock(&self.0);
         match slot.result.take() {
             Some(result) => Poll::Ready(result),
@@ -76,12 +88,7 @@ impl<T> Future for Blocking<T> {
     }
 }
 
-fn run_caught<T>(job: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    // The panic hook has reported it.
-    contain(job).unwrap_or_else(|| Err(io::Error::other("a job panicked")))
-}
-
-fn finish<T>(place: &Mutex<Slot<T>>, result: io::Result<T>) {
+fn finish<T>(place: &Mutex<Slot<T>>, result: Result<T, JoinError>) {
     let mut slot = lock(place);
     slot.result = Some(result);
     let waiter = slot.waiter.take();
@@ -232,26 +239,41 @@ mod tests {
         }
     }
 
-    fn here() -> io::Result<ThreadId> {
-        Ok(std::thread::current().id())
+    fn here() -> ThreadId {
+        std::thread::current().id()
+    }
+
+    fn panicked(message: &str) -> JoinError {
+        JoinError::Panicked(message.into())
     }
 
     #[test]
     fn a_job_runs_elsewhere_and_its_result_comes_here() {
         on_each_engine(|| async {
             let elsewhere = blocking(here).await.unwrap();
-            assert_ne!(elsewhere, here().unwrap());
-            let refused = blocking(|| Err::<(), _>(io::ErrorKind::NotFound.into())).await;
-            assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::NotFound);
+            assert_ne!(elsewhere, here());
+            let refused = blocking(|| io::Result::<()>::Err(io::ErrorKind::NotFound.into())).await;
+            assert_eq!(
+                refused.unwrap().unwrap_err().kind(),
+                io::ErrorKind::NotFound
+            );
         });
+    }
+
+    #[test]
+    fn a_thread_that_cannot_be_started_is_told_by_the_number_of_the_error() {
+        let error = io::Error::from(JoinError::NoThread(libc::EAGAIN));
+        assert_eq!(error.raw_os_error(), Some(libc::EAGAIN));
+        let error = io::Error::from(panicked("as planned"));
+        assert_eq!(error.to_string(), "the task panicked: as planned");
     }
 
     #[test]
     fn a_panic_in_a_job_is_an_error_and_costs_no_thread() {
         on_each_engine(|| async {
             for _ in 0..2 * THREADS_MAX {
-                let result = blocking(|| -> io::Result<()> { panic!("as planned") }).await;
-                assert_eq!(result.unwrap_err().to_string(), "a job panicked");
+                let result = blocking(|| panic!("as planned")).await;
+                assert_eq!(result, Err::<(), _>(panicked("as planned")));
             }
             assert!(blocking(here).await.is_ok());
         });
@@ -270,10 +292,10 @@ mod tests {
     fn a_payload_whose_destructor_panics_is_an_error_and_costs_no_thread() {
         on_each_engine(|| async {
             for _ in 0..2 * THREADS_MAX {
-                let job = blocking(|| -> io::Result<()> { resume_unwind(Box::new(Bomb)) });
+                let job = blocking(|| resume_unwind(Box::new(Bomb)));
                 let result = Timeout::new(now_ms() + 30_000, job).await;
-                let error = result.expect("an outcome").unwrap_err();
-                assert_eq!(error.to_string(), "a job panicked");
+                let result = result.expect("an outcome");
+                assert_eq!(result, Err::<(), _>(panicked("no message")));
             }
         });
     }
@@ -289,7 +311,7 @@ mod tests {
                 let job = blocking(move || {
                     begun.send(()).unwrap();
                     let _ = lock(&gate).recv();
-                    Ok(Bomb)
+                    Bomb
                 });
                 // Those beyond the threads are dropped before they begin.
                 let _ = has_begun.recv_timeout(Duration::from_millis(100));
@@ -315,7 +337,6 @@ mod tests {
                     let job = blocking(move || {
                         let _ = lock(&gate).recv();
                         std::mem::forget(bomb);
-                        Ok(())
                     });
                     lock(&awaited).push(job);
                 }
@@ -371,13 +392,13 @@ mod tests {
             let job = blocking(move || {
                 begun.send(()).unwrap();
                 let _ = gate.recv();
-                Ok(Witness(tell))
+                Witness(tell)
             });
             has_begun.recv_timeout(PATIENCE).unwrap();
             drop(job);
             drop(open);
             let thread = dropped.recv_timeout(PATIENCE).unwrap();
-            assert_ne!(thread, here().unwrap());
+            assert_ne!(thread, here());
         });
     }
 
@@ -386,12 +407,11 @@ mod tests {
         on_each_engine(|| async {
             let (open, gate) = mpsc::channel::<()>();
             let gate = Arc::new(Mutex::new(gate));
-            let hold = |gate: Arc<Mutex<mpsc::Receiver<()>>>| {
-                blocking(move || Ok(lock(&gate).recv().is_ok()))
-            };
+            let hold =
+                |gate: Arc<Mutex<mpsc::Receiver<()>>>| blocking(move || lock(&gate).recv().is_ok());
             let held: Vec<_> = (0..THREADS_MAX).map(|_| hold(gate.clone())).collect();
             let (tell, begun) = mpsc::channel();
-            drop(blocking(move || Ok(tell.send(()))));
+            drop(blocking(move || tell.send(())));
             drop(open);
             for job in held {
                 assert!(!job.await.unwrap());
@@ -413,7 +433,7 @@ mod tests {
                 let mut job = blocking(move || {
                     let _witness = Witness(tell);
                     begun.send(()).unwrap();
-                    gate.recv().map_err(io::Error::other)
+                    gate.recv()
                 });
                 let polled = poll_fn(|context| Poll::Ready(Pin::new(&mut job).poll(context)));
                 assert!(polled.await.is_pending());

@@ -101,10 +101,10 @@ pub struct File {
 const UNSIZED_BYTES_MAX: usize = 64 << 10;
 
 /// A read on another thread: what was there, with what was read behind it.
-pub(crate) type Reading = Blocking<Vec<u8>>;
+pub(crate) type Reading = Blocking<io::Result<Vec<u8>>>;
 
 /// Another thread has the kernel load content.
-pub(crate) type Loading = Blocking<()>;
+pub(crate) type Loading = Blocking<io::Result<()>>;
 
 /// Bytes that are loaded at a time.
 const LOAD_BYTES: usize = 64 << 10;
@@ -152,7 +152,7 @@ impl File {
         };
         let mut bytes = Vec::with_capacity(len);
         if !self.read_cached(&mut bytes, offset)? {
-            bytes = self.read_rest(bytes, offset).await?;
+            bytes = self.read_rest(bytes, offset).await??;
         }
         bytes.truncate(len);
         Ok(bytes)

@@ -39,7 +39,7 @@ pub(crate) use shelf::{Kept, Shelf};
 /// Outside a worker.
 pub async fn read(path: impl Into<PathBuf>) -> io::Result<Vec<u8>> {
     let path = path.into();
-    blocking(move || std::fs::read(path)).await
+    blocking(move || std::fs::read(path)).await?
 }
 
 /// Writes a whole file: makes it if it is not there, and replaces what it held. If the future is
@@ -55,7 +55,7 @@ pub async fn write(
     bytes: impl AsRef<[u8]> + Send + 'static,
 ) -> io::Result<()> {
     let path = path.into();
-    blocking(move || std::fs::write(path, bytes)).await
+    blocking(move || std::fs::write(path, bytes)).await?
 }
 
 /// What is known of the file or folder at `path`; of a link, where it leads to.
@@ -67,7 +67,8 @@ pub async fn write(
 /// Outside a worker.
 pub async fn metadata(path: impl Into<PathBuf>) -> io::Result<Metadata> {
     let path = path.into();
-    blocking(move || Ok(Metadata::new(&rustix::fs::stat(path)?))).await
+    let stat = blocking(move || rustix::fs::stat(path)).await??;
+    Ok(Metadata::new(&stat))
 }
 
 #[cfg(test)]

@@ -115,11 +115,12 @@ impl Root {
             loop {
                 match root.0.open_again(&relative, ResolveFlags::empty()) {
                     Err(Errno::AGAIN | Errno::INTR) if tries < TRIES_MAX => tries += 1,
-                    found => return Ok(found?),
+                    found => return found,
                 }
             }
         })
-        .await
+        .await?
+        .map_err(io::Error::from)
     }
 
     /// Follows the path again: the folder that it leads to now, open, if that is another one.
@@ -140,7 +141,7 @@ impl Root {
             found => return Ok(found?),
         }
         let root = self.clone();
-        blocking(move || Ok(root.0.follow_path(ResolveFlags::empty())?)).await
+        Ok(blocking(move || root.0.follow_path(ResolveFlags::empty())).await??)
     }
 
     /// Whether both are the same folder.

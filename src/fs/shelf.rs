@@ -145,9 +145,9 @@ impl Files {
                 return Err(Errno::MFILE.into());
             }
             fill_with_large_page(&file)?;
-            Ok(Arc::new(file))
+            io::Result::Ok(Arc::new(file))
         });
-        let file = file.await?;
+        let file = file.await??;
         self.filled.borrow_mut().push(Filling { file, used: 0 });
         Ok(())
     }
@@ -158,6 +158,7 @@ impl Files {
         let filling = self.take_unused().ok_or(Errno::MFILE)?;
         let file = filling.file.clone();
         let given_up = blocking(move || give_up_writing(&file)).await;
+        let given_up = given_up.unwrap_or_else(|error| Err(error.into()));
         if given_up.is_err() {
             // It still counts, and another one is tried before it.
             self.filled.borrow_mut().push(filling);

@@ -4,12 +4,13 @@
 use std::any::Any;
 use std::cell::Cell;
 use std::fmt;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use super::foreign::wake;
+use super::foreign::{discard, wake};
 use super::task::current;
 use super::waker::TaskId;
 
@@ -21,25 +22,41 @@ pub struct JoinHandle<T> {
     task: TaskId,
 }
 
-/// Why a spawned coroutine returned nothing.
+/// Why a spawned coroutine, or a call on another thread, returned nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum JoinError {
-    /// It was aborted, or its worker ended before it did.
+    /// The coroutine was aborted, or its worker ended before it did.
     Cancelled,
-    /// It panicked, with this message; the worker and its other coroutines go on.
+    /// It panicked with this message. The worker and its other coroutines continue.
     Panicked(Box<str>),
+    /// The system refused to start a thread for the call, with this error number.
+    NoThread(i32),
 }
 
 impl fmt::Display for JoinError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Cancelled => f.write_str("the coroutine was cancelled"),
-            Self::Panicked(message) => write!(f, "the coroutine panicked: {message}"),
+            Self::Cancelled => f.write_str("the task was cancelled"),
+            Self::Panicked(message) => write!(f, "the task panicked: {message}"),
+            Self::NoThread(errno) => {
+                let error = io::Error::from_raw_os_error(*errno);
+                write!(f, "cannot start a thread: {error}")
+            }
         }
     }
 }
 
 impl std::error::Error for JoinError {}
+
+/// Lets a function that returns [`io::Result`] use `?` on the outcome of a task.
+impl From<JoinError> for io::Error {
+    fn from(error: JoinError) -> Self {
+        match error {
+            JoinError::NoThread(errno) => Self::from_raw_os_error(errno),
+            error => Self::other(error),
+        }
+    }
+}
 
 impl<T> JoinHandle<T> {
     /// Ends the coroutine where it waits: in the next turn of the worker's loop its future is
@@ -145,6 +162,15 @@ impl<F: Future> Drop for Joined<F> {
     fn drop(&mut self) {
         Self::end(&mut self.join, Err(JoinError::Cancelled));
     }
+}
+
+/// Calls `job`. A panic in it, which the panic hook has reported, is an error.
+pub fn outcome_of<T>(job: impl FnOnce() -> T) -> Result<T, JoinError> {
+    catch_unwind(AssertUnwindSafe(job)).map_err(|panic| {
+        let message = message(&*panic).into();
+        discard(panic);
+        JoinError::Panicked(message)
+    })
 }
 
 /// What a panic was called with, if that was text.

@@ -18,7 +18,7 @@ mod wheel;
 
 pub use executor::{Executor, Turn};
 pub use foreign::{contain, discard, drop_waker, wake};
-pub use join::{JoinError, JoinHandle, spawn_joined};
+pub use join::{JoinError, JoinHandle, outcome_of, spawn_joined};
 pub use task::{is_within_worker, now_ms, peer_after_ms, peer_now_ms, spawn, wake_all, yield_now};
 pub use timer::{Elapsed, Timeout, Timer, sleep, sleep_until};
 pub use waker::note_waker;

@@ -102,7 +102,7 @@ impl FileBody {
         if let Some(loading) = &mut self.loading {
             let loaded = ready!(Pin::new(loading).poll(context));
             self.loading = None;
-            if loaded.is_err() {
+            if !matches!(loaded, Ok(Ok(()))) {
                 return Poll::Ready(Err(BodyError::Unreadable));
             }
             match self.take_span(1) {
@@ -143,8 +143,8 @@ impl FileBody {
         let read = ready!(Pin::new(reading).poll(context));
         let (_, share) = self.reading.take().expect("it has ended");
         Poll::Ready(match read {
-            Ok(bytes) => self.read(bytes, share),
-            Err(_) => Err(BodyError::Unreadable),
+            Ok(Ok(bytes)) => self.read(bytes, share),
+            _ => Err(BodyError::Unreadable),
         })
     }
 

@@ -227,10 +227,7 @@ fn no_waker_payload_or_content_of_the_services_ends_a_worker() {
                     poll_with_panicking_waker(coring::sleep(Duration::from_millis(20))).await
                 }
                 "/job" => {
-                    let job = || {
-                        std::thread::sleep(Duration::from_millis(20));
-                        Ok(())
-                    };
+                    let job = || std::thread::sleep(Duration::from_millis(20));
                     poll_with_panicking_waker(coring::blocking(job)).await;
                 }
                 "/sockets" => wait_for_sockets_with_panicking_waker().await,

@@ -93,6 +93,7 @@ impl World {
             Ok(value) => assert!(value == number && task.finished),
             Err(JoinError::Panicked(text)) => assert!(&*text == PLANNED && task.finished),
             Err(JoinError::Cancelled) => assert!(task.aborted, "{number} was never aborted"),
+            Err(error) => unreachable!("{number}: {error}"),
         }
     }
 }
