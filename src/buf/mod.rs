@@ -8,6 +8,7 @@
 mod boxed;
 mod chunk;
 mod file_span;
+mod part;
 mod poison;
 mod pool;
 mod recv_buf;
@@ -16,6 +17,7 @@ mod send_queue;
 pub use boxed::PoolBox;
 pub use chunk::{Block, Chunk};
 pub use file_span::FileSpan;
+pub use part::Part;
 pub use pool::{BLOCK_BYTES, Pool};
 pub use recv_buf::RecvBuf;
-pub use send_queue::{Outgoing, Part, SendQueue};
+pub use send_queue::{Outgoing, SendQueue};

@@ -3,7 +3,7 @@
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::chunk::Chunk;
-use super::send_queue::Part;
+use super::part::Part;
 
 /// Received bytes in order: mostly one chunk as the kernel filled it, read where it lies.
 ///

@@ -1,109 +1,12 @@
 //! What is owed to the peer, in order; knows no protocol and no socket.
 
 use std::collections::VecDeque;
-use std::ops::Deref;
-
-use bytes::Bytes;
 
 use super::chunk::{Block, Chunk};
 use super::file_span::FileSpan;
+use super::part::Part;
 use super::pool::{BLOCK_BYTES, Pool};
 use crate::sys::mutants::mutate;
-
-/// A piece of memory that waits to be sent.
-#[derive(Debug, Clone)]
-pub enum Part {
-    /// A span of a pool block.
-    Chunk(Chunk),
-    /// Bytes that live as long as the program.
-    Static(&'static [u8]),
-    /// Bytes owned by the heap, possibly shared.
-    Bytes(Bytes),
-}
-
-impl Deref for Part {
-    type Target = [u8];
-
-    #[inline]
-    fn deref(&self) -> &[u8] {
-        match self {
-            Self::Chunk(chunk) => chunk,
-            Self::Static(bytes) => bytes,
-            Self::Bytes(bytes) => bytes,
-        }
-    }
-}
-
-impl From<Chunk> for Part {
-    fn from(chunk: Chunk) -> Self {
-        Self::Chunk(chunk)
-    }
-}
-
-impl From<Bytes> for Part {
-    fn from(bytes: Bytes) -> Self {
-        Self::Bytes(bytes)
-    }
-}
-
-impl From<Vec<u8>> for Part {
-    fn from(bytes: Vec<u8>) -> Self {
-        Self::Bytes(bytes.into())
-    }
-}
-
-impl From<String> for Part {
-    fn from(text: String) -> Self {
-        Self::Bytes(text.into())
-    }
-}
-
-impl From<&'static [u8]> for Part {
-    fn from(bytes: &'static [u8]) -> Self {
-        Self::Static(bytes)
-    }
-}
-
-impl From<&'static str> for Part {
-    fn from(text: &'static str) -> Self {
-        Self::Static(text.as_bytes())
-    }
-}
-
-impl Part {
-    /// Keeps the first `len` bytes.
-    ///
-    /// # Panics
-    /// When there are fewer.
-    pub(crate) fn truncate(&mut self, len: usize) {
-        match self {
-            Self::Chunk(chunk) => chunk.truncate(len),
-            Self::Static(bytes) => *bytes = &bytes[..len],
-            Self::Bytes(bytes) => drop(bytes.split_off(len)),
-        }
-    }
-
-    /// Leaves out the first `n` bytes.
-    ///
-    /// # Panics
-    /// When there are fewer.
-    pub(crate) fn advance(&mut self, n: usize) {
-        match self {
-            Self::Chunk(chunk) => chunk.advance(n),
-            Self::Static(bytes) => *bytes = &bytes[n..],
-            Self::Bytes(bytes) => drop(bytes.split_to(n)),
-        }
-    }
-
-    /// The first `n` bytes, sharing the memory.
-    fn first(&self, n: usize) -> Self {
-        match self {
-            Self::Chunk(chunk) => Self::Chunk(chunk.slice(0..n)),
-            Self::Static(bytes) => Self::Static(&bytes[..n]),
-            Self::Bytes(bytes) => Self::Bytes(bytes.slice(0..n)),
-        }
-    }
-}
 
 /// What goes out in one send: it is given away until the kernel is done with it.
 #[derive(Debug)]
@@ -380,6 +283,10 @@ impl SendQueue {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Deref;
+
+    use bytes::Bytes;
+
     use std::os::fd::OwnedFd;
     use std::sync::Arc;
 

@@ -458,3 +458,27 @@ fn an_answer_outlives_the_body_that_another_task_reads() {
     }
     server.stop();
 }
+
+/// What was received lies in memory of the worker; a thread is given it as bytes.
+#[test]
+fn parts_of_a_body_may_be_given_to_a_thread() {
+    let server = Local::start(|| {
+        async |mut request: Request| {
+            let mut sum = 0;
+            while let Some(part) = request.body().part().await.expect("a whole body") {
+                let bytes = part.into_bytes();
+                let added = coring::blocking(move || bytes.iter().map(|&b| u64::from(b)).sum());
+                let added: u64 = added.await.expect("no panic");
+                sum += added;
+            }
+            Response::text(sum.to_string())
+        }
+    });
+    let body = noise(100_000);
+    let sum: u64 = body.iter().map(|&byte| u64::from(byte)).sum();
+    let mut client = server.connect();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n");
+    client.send(&body);
+    assert_eq!(client.answer().text(), sum.to_string());
+    server.stop();
+}
