@@ -1,10 +1,12 @@
 //! Field lines: walking them, finding one, reading lists (RFC 9110 §5, RFC 9112 §5). It refuses to
 //! validate: the parser has done that, and what it has not seen yields nothing rather than harm.
 
+use std::fmt;
+
 /// The field lines of a head, as received; no map is built, a look-up walks the lines.
 ///
 /// The bytes were validated: each line is `name ":" OWS value OWS CRLF` and nothing is folded.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Default)]
 pub struct Fields<'a> {
     rest: &'a [u8],
 }
@@ -53,6 +55,19 @@ impl<'a> Iterator for Fields<'a> {
         let line = self.next_line()?;
         let colon = find(line, b':')?;
         Some((&line[..colon], trim_ows(&line[colon + 1..])))
+    }
+}
+
+/// A map of names to values, as text.
+impl fmt::Debug for Fields<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = |(name, value)| {
+            (
+                String::from_utf8_lossy(name),
+                String::from_utf8_lossy(value),
+            )
+        };
+        f.debug_map().entries(self.map(text)).finish()
     }
 }
 

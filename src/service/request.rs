@@ -1,5 +1,7 @@
 //! A request as a service sees it.
 
+use std::fmt;
+
 use ::http::Method;
 
 use super::body::Body;
@@ -8,12 +10,10 @@ use crate::http::field::Fields;
 use crate::http::h1::Head;
 
 /// A request: its head as received, and a handle to its body.
-#[derive(Debug)]
 pub struct Request(PoolBox<Parts>);
 
 /// What a request consists of, in one place from the first byte that is read: whoever hands a
 /// request on moves a pointer.
-#[derive(Debug)]
 struct Parts {
     head: Head,
     /// The received bytes that `head` speaks of.
@@ -94,5 +94,17 @@ impl Request {
     /// The body alone.
     pub fn into_body(mut self) -> Body {
         std::mem::take(self.body())
+    }
+}
+
+/// Method, target and fields, as text; not the body.
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (head, bytes) = self.head();
+        f.debug_struct("Request")
+            .field("method", self.method())
+            .field("target", &head.target(bytes))
+            .field("fields", &self.headers())
+            .finish_non_exhaustive()
     }
 }

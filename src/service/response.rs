@@ -43,7 +43,7 @@ impl Response {
         }
     }
 
-    /// 200 with HTML.
+    /// 200 with HTML in UTF-8.
     pub fn html(content: impl Into<Body>) -> Self {
         Self::with_content(StatusCode::OK, const { html() }, content)
     }
@@ -53,14 +53,42 @@ impl Response {
         Self::with_content(StatusCode::OK, const { text() }, content)
     }
 
-    /// 404 with HTML.
+    /// 404 with HTML in UTF-8.
     pub fn not_found(content: impl Into<Body>) -> Self {
         Self::with_content(StatusCode::NOT_FOUND, const { html() }, content)
     }
 
-    /// The same response with one more field.
+    /// The same response with this field, in the place of all that have its name (as
+    /// `HeaderMap::insert` does).
+    ///
+    /// ```
+    /// use coring::{HeaderName, HeaderValue, Response};
+    ///
+    /// let content_type = HeaderName::from_static("content-type");
+    /// let json = HeaderValue::from_static("application/json");
+    /// let response = Response::text("{}").with_header(content_type, json);
+    /// assert_eq!(response.headers().count(), 1);
+    /// ```
     #[must_use]
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        if let Some(shared) = &self.shared
+            && shared.fields().iter().any(|(shared, _)| *shared == name)
+        {
+            self.more.extend_from_slice(shared.fields());
+            self.shared = None;
+        }
+        self.more.retain(|(other, _)| *other != name);
+        match &mut self.first {
+            Some((first, old)) if *first == name => *old = value,
+            _ => return self.append_header(name, value),
+        }
+        self
+    }
+
+    /// The same response with one more field, beside those that have its name (as
+    /// `HeaderMap::append` does): for fields that may be repeated, such as `Set-Cookie`.
+    #[must_use]
+    pub fn append_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         if self.first.is_none() {
             self.first = Some((name, value));
         } else {
@@ -146,9 +174,75 @@ impl Response {
 
 // Made at compile time wherever it is used: a clone would be a call.
 const fn html() -> HeaderValue {
-    HeaderValue::from_static("text/html")
+    HeaderValue::from_static("text/html; charset=utf-8")
 }
 
 const fn text() -> HeaderValue {
     HeaderValue::from_static("text/plain; charset=utf-8")
+}
+
+#[cfg(test)]
+mod tests {
+    use ::http::header::{ETAG, SET_COOKIE};
+
+    use super::*;
+
+    fn value(text: &'static str) -> HeaderValue {
+        HeaderValue::from_static(text)
+    }
+
+    fn fields(response: &Response) -> Vec<(&str, &str)> {
+        response
+            .headers()
+            .map(|(name, value)| (name.as_str(), value.to_str().unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn a_field_takes_the_place_of_those_with_its_name() {
+        let json = Response::text("{}").with_header(CONTENT_TYPE, value("application/json"));
+        assert_eq!(fields(&json), [("content-type", "application/json")]);
+        let cookies = json
+            .append_header(SET_COOKIE, value("a=1"))
+            .append_header(SET_COOKIE, value("b=2"));
+        assert_eq!(
+            fields(&cookies)[1..],
+            [("set-cookie", "a=1"), ("set-cookie", "b=2")]
+        );
+        let one = cookies.with_header(SET_COOKIE, value("c=3"));
+        assert_eq!(fields(&one)[1..], [("set-cookie", "c=3")]);
+        let first = Response::new(StatusCode::OK)
+            .append_header(SET_COOKIE, value("a=1"))
+            .append_header(SET_COOKIE, value("b=2"))
+            .with_header(SET_COOKIE, value("c=3"));
+        assert_eq!(fields(&first), [("set-cookie", "c=3")]);
+    }
+
+    #[test]
+    fn a_field_takes_the_place_of_one_that_other_responses_share() {
+        let lines = Rc::new(FieldLines::new([
+            (CONTENT_TYPE, value("text/css")),
+            (ETAG, value("\"1\"")),
+        ]));
+        let shared = || Response::with_shared(StatusCode::OK, lines.clone());
+        let replaced = shared().with_header(CONTENT_TYPE, value("text/plain"));
+        assert_eq!(
+            fields(&replaced),
+            [("content-type", "text/plain"), ("etag", "\"1\"")]
+        );
+        let other = shared().with_header(SET_COOKIE, value("a=1"));
+        assert!(other.shared().is_some());
+        assert_eq!(fields(&other).len(), 3);
+    }
+
+    #[test]
+    fn text_and_html_name_their_charset() {
+        for (response, expected) in [
+            (Response::html(""), "text/html; charset=utf-8"),
+            (Response::not_found(""), "text/html; charset=utf-8"),
+            (Response::text(""), "text/plain; charset=utf-8"),
+        ] {
+            assert_eq!(fields(&response), [("content-type", expected)]);
+        }
+    }
 }

@@ -20,7 +20,11 @@ fn is_html(answer: &Answer, status: &str, len: usize) {
         head.lines().next(),
         Some(format!("HTTP/1.1 {status}").as_str())
     );
-    assert_eq!(answer.field("content-type"), Some("text/html"), "{head}");
+    assert_eq!(
+        answer.field("content-type"),
+        Some("text/html; charset=utf-8"),
+        "{head}"
+    );
     assert_eq!(
         answer.field("content-length"),
         Some(len.to_string().as_str()),

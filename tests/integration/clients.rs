@@ -160,7 +160,7 @@ fn curl_reads_the_site() {
             "curl",
             &with(arguments.clone(), &["-w", "|%{http_code} %{content_type}"]),
         );
-        assert_eq!(said, format!("{HELLO}|200 text/html"));
+        assert_eq!(said, format!("{HELLO}|200 text/html; charset=utf-8"));
         let head = run("curl", &with(arguments, &["--head"]));
         assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
         server.stop();

@@ -262,6 +262,17 @@ fn pitfall_25_a_ring_made_on_another_thread() {
     waited.expect("no panic").expect("an end in order");
 }
 
+/// A service that logs its requests sees what was asked; the body is left to be read.
+#[test]
+fn a_request_can_be_printed() {
+    let server = start(|| async |request: Request| Response::text(format!("{request:?}")));
+    let mut client = Client::connect(&address(&server)).expect("a connection");
+    client.send("POST /a?b=%20 HTTP/1.1\r\nHost: c\r\nX-Y: é\r\nContent-Length: 1\r\n\r\nz");
+    let expected = "Request { method: POST, target: \"/a?b=%20\", fields: {\"Host\": \"c\", \
+                    \"X-Y\": \"é\", \"Content-Length\": \"1\"}, .. }";
+    assert_eq!(client.answer().text(), expected);
+}
+
 /// Gives way once, without anybody else who would wake this task.
 async fn give_way() {
     let mut gave_way = false;

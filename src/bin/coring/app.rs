@@ -163,10 +163,9 @@ fn site(request: &Request) -> Response {
     }
     match *request.method() {
         Method::GET | Method::HEAD => Response::html("<b>hello world</b>"),
-        _ => Response::new(StatusCode::METHOD_NOT_ALLOWED)
-            .with_header(ALLOW, HeaderValue::from_static("GET, HEAD"))
-            .with_header(CONTENT_TYPE, HeaderValue::from_static("text/html"))
-            .with_body(Bytes::from_static(b"<h1>Method Not Allowed</h1>")),
+        _ => Response::html("<h1>Method Not Allowed</h1>")
+            .with_status(StatusCode::METHOD_NOT_ALLOWED)
+            .with_header(ALLOW, HeaderValue::from_static("GET, HEAD")),
     }
 }
 
