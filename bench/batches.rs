@@ -56,10 +56,8 @@ enum Asks {
 fn run<S: Service + 'static>(factory: impl Fn() -> S, path: &str, asks: Asks, body: &[u8]) {
     let world = World::new(1, Faults::none(), false);
     world.enter(|| {
-        let limits = Limits {
-            connections_max: CONNECTIONS,
-            ..Limits::default()
-        };
+        let mut limits = Limits::default();
+        limits.connections_max = Some(CONNECTIONS);
         let server = Simulated::new(&world, 1, &limits, factory);
         let (batch, line) = match asks {
             Asks::AtOnce(batch) => (batch, ""),

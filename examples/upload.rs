@@ -97,12 +97,11 @@ fn main() -> coring::Result<()> {
     let folder = PathBuf::from(arguments.next().unwrap_or_else(|| ".".to_owned()));
     // The workers count together, so that no two uploads have the same name meanwhile.
     let count = Arc::new(AtomicU64::new(1));
+    let mut limits = Limits::default();
+    limits.body_bytes_max = None;
     let server = Server::builder()
         .bind(address.unwrap_or_else(|| "127.0.0.1:8000".to_owned()))
-        .limits(Limits {
-            body_bytes_max: 0,
-            ..Limits::default()
-        })
+        .limits(limits)
         .start(move || {
             let (folder, count) = (folder.clone(), count.clone());
             move |request: Request| {

@@ -10,6 +10,7 @@ use crate::sys::kernel;
 
 /// Which engine is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum EngineChoice {
     /// The best that works here: io_uring, else epoll.
     #[default]
@@ -22,6 +23,7 @@ pub enum EngineChoice {
 
 /// An engine that works on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Selected {
     /// io_uring, with a ring of the kind that `rung` names.
     Uring {

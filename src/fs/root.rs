@@ -43,6 +43,7 @@ type Found = Result<(u64, u64), i32>;
 
 /// What a name leads to.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Entry {
     /// A regular file, open.
     File(File),

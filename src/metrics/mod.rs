@@ -68,6 +68,7 @@ macro_rules! counters {
         $(#[$meta])*
         #[derive(Debug, Default)]
         #[repr(align(128))]
+        #[non_exhaustive]
         pub struct $name {
             $($(#[$doc])* pub $field: Counter,)*
         }

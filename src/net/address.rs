@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 /// A TCP or Unix socket address.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Address {
     /// An IP address and port; port 0 lets the kernel choose.
     Tcp(SocketAddr),

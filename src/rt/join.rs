@@ -24,6 +24,7 @@ pub struct JoinHandle<T> {
 
 /// Why a spawned coroutine, or a call on another thread, returned nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum JoinError {
     /// The coroutine was aborted, or its worker ended before it did.
     Cancelled,

@@ -184,7 +184,7 @@ impl Connection {
             }
             let mut request = Request::unread(&self.shared.pool);
             let unread = self.link.inbox.unread();
-            let limits = &self.shared.h1_limits;
+            let limits = &self.shared.limits.h1;
             let framing = match self.http.next_event(unread, limits, request.head_mut()) {
                 Ok((used, Event::Request(framing))) => {
                     self.take_request(used, &mut request);

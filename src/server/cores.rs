@@ -8,6 +8,7 @@ use rustix::thread::{sched_getaffinity, sched_setaffinity};
 
 /// Whether each worker is tied to a core of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Pin {
     /// When the workers are as many as the cores that this process may use: then nobody else is
     /// expected to share them.
@@ -21,6 +22,7 @@ pub enum Pin {
 
 /// The cores a server runs on, and why these.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Cores {
     /// How many workers there are.
     pub count: usize,

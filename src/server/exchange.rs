@@ -333,7 +333,7 @@ impl Pump<'_> {
             let Connection {
                 http, link, shared, ..
             } = &mut *self.connection;
-            let step = next_piece(http, link.inbox.unread(), &shared.h1_limits);
+            let step = next_piece(http, link.inbox.unread(), &shared.limits.h1);
             match step? {
                 (used, Event::Data(range)) => {
                     let mut part = Part::Static(b"");
@@ -365,7 +365,7 @@ impl Pump<'_> {
             http, link, shared, ..
         } = &mut *self.connection;
         while !http.request_complete() {
-            let step = next_piece(http, link.inbox.unread(), &shared.h1_limits);
+            let step = next_piece(http, link.inbox.unread(), &shared.limits.h1);
             match step? {
                 (0, _) => break,
                 (used, _) => link.inbox.consume(used),

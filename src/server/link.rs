@@ -5,7 +5,7 @@ use std::io;
 use std::task::{Context, Poll};
 
 use super::close_reason::CloseReason;
-use super::limits::{HalfClose, Limits, Pace};
+use super::limits::{Bounds, HalfClose, Pace};
 use crate::buf::{Outgoing, RecvBuf, SendQueue};
 use crate::http::h1;
 use crate::net::{Interest, Peer, Sent, Stream, Then};
@@ -209,7 +209,7 @@ impl Link {
     pub(super) fn poll_flush(
         &mut self,
         context: &mut Context<'_>,
-        limits: &Limits,
+        limits: &Bounds,
     ) -> Poll<Result<(), CloseReason>> {
         self.poll_send(context, limits, Interest::End)
     }
@@ -219,7 +219,7 @@ impl Link {
     pub(super) fn send_on(
         &mut self,
         context: &mut Context<'_>,
-        limits: &Limits,
+        limits: &Bounds,
     ) -> Result<(), CloseReason> {
         match self.poll_send(context, limits, Interest::Trouble) {
             Poll::Ready(sent) => sent,
@@ -241,7 +241,7 @@ impl Link {
     fn poll_send(
         &mut self,
         context: &mut Context<'_>,
-        limits: &Limits,
+        limits: &Bounds,
         interest: Interest,
     ) -> Poll<Result<(), CloseReason>> {
         loop {
@@ -284,7 +284,7 @@ impl Link {
 
     /// Hands over what is owed. False: nothing is.
     #[inline]
-    fn start_send(&mut self, limits: &Limits) -> bool {
+    fn start_send(&mut self, limits: &Bounds) -> bool {
         // The common case apart: what is known to be one block is moved in pieces that fit.
         if let Some(chunk) = self.outbox.take_one(SEND_BYTES_MAX) {
             self.start_send_of(Outgoing::One(chunk), limits);
@@ -304,7 +304,7 @@ impl Link {
     }
 
     #[inline(always)]
-    fn start_send_of(&mut self, outgoing: Outgoing, limits: &Limits) {
+    fn start_send_of(&mut self, outgoing: Outgoing, limits: &Bounds) {
         let goes_on = matches!(&outgoing, Outgoing::File(file) if file.head.is_none());
         if self.send_deadline_ms == NEVER_MS {
             if goes_on && self.sends_file {
@@ -325,7 +325,7 @@ impl Link {
     }
 
     /// A send has ended: on with the rest, unless it came too slowly.
-    fn note_sent(&mut self, sent: u32, limits: &Limits) -> Result<(), CloseReason> {
+    fn note_sent(&mut self, sent: u32, limits: &Bounds) -> Result<(), CloseReason> {
         let now_ms = peer_now_ms();
         if sent > 0 {
             self.send_pace.moved(sent, now_ms);
@@ -344,7 +344,7 @@ impl Link {
     /// acknowledges. Without any since we last looked, the send is cancelled at the deadline: how
     /// far it came, and so whether it was fast enough, is what its last completion tells. (So it is
     /// seen even if the socket is as full again as it was: then some of this very send is in it.)
-    fn look_at_send(&mut self, limits: &Limits) {
+    fn look_at_send(&mut self, limits: &Bounds) {
         let unacknowledged = self.stream.unacknowledged().unwrap_or(u32::MAX);
         if unacknowledged < self.unacknowledged {
             self.send_pace.moved(0, peer_now_ms());
@@ -358,7 +358,7 @@ impl Link {
     }
 
     /// Sets the time to look at the send in flight: half a timeout from now, or the deadline.
-    fn move_send_deadline(&mut self, limits: &Limits) {
+    fn move_send_deadline(&mut self, limits: &Bounds) {
         let rate = limits.bytes_per_second_min;
         let deadline_ms = self.send_pace.deadline_ms(limits.write_timeout_ms, rate);
         self.send_deadline_ms = deadline_ms.min(peer_after_ms(limits.write_timeout_ms / 2));

@@ -120,7 +120,7 @@ impl Builder {
         S: Service + 'static,
     {
         let wrong = |message: String| Error::new(ErrorKind::Configuration, message);
-        self.limits.check().map_err(wrong)?;
+        let limits = self.limits.bounds().map_err(wrong)?;
         let addresses = self.parsed_addresses()?;
         let refused = |refused: Refused| Error::new(ErrorKind::Engine, refused);
         let selected = engine::select(self.engine).map_err(refused)?;
@@ -144,7 +144,7 @@ impl Builder {
                 number,
                 cores: cores.clone(),
                 sockets,
-                limits: self.limits.clone(),
+                limits,
                 files_max,
                 control: control.clone(),
                 all_metrics: all_metrics.clone(),
@@ -253,7 +253,7 @@ impl Handle {
     }
 
     /// Accepts no more connections, answers what has been accepted, and ends: two seconds and
-    /// [`Limits::drain_timeout_ms`] later at the latest. Keep a handle and [`Handle::wait`]: the
+    /// [`Limits::drain_timeout`] later at the latest. Keep a handle and [`Handle::wait`]: the
     /// last one to go stops the server.
     pub fn drain(&self) {
         self.0.control.enter(Phase::Draining);

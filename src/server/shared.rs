@@ -10,9 +10,8 @@ use std::task::{Poll, Waker};
 use super::access_log::{Line, WorkerLog};
 use super::close_reason::CloseReason;
 use super::date::Date;
-use super::limits::Limits;
-use crate::buf::{BLOCK_BYTES, Pool};
-use crate::http::h1;
+use super::limits::Bounds;
+use crate::buf::Pool;
 use crate::metrics::WorkerMetrics;
 use crate::rt::{note_waker, sleep, spawn};
 use crate::sys::limits::spare_descriptors;
@@ -44,10 +43,7 @@ pub(super) enum Manner {
 /// One worker's own: nothing of it is seen by another thread, but for the metrics.
 #[derive(Debug)]
 pub(super) struct Shared {
-    pub(super) limits: Limits,
-    pub(super) h1_limits: h1::Limits,
-    /// Connections that the whole process may have.
-    connections_max: u64,
+    pub(super) limits: Bounds,
     /// Descriptors that the whole process may have.
     files_max: u64,
     pub(super) pool: Pool,
@@ -66,7 +62,7 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new(
-        limits: Limits,
+        limits: Bounds,
         files_max: u64,
         pool: Pool,
         worker: usize,
@@ -74,11 +70,6 @@ impl Shared {
         log: Option<WorkerLog>,
     ) -> Self {
         Self {
-            h1_limits: limits.h1(),
-            connections_max: match limits.connections_max {
-                0 => u64::MAX,
-                connections_max => connections_max as u64,
-            },
             limits,
             files_max,
             pool,
@@ -101,9 +92,9 @@ impl Shared {
         let metrics = self.all_metrics.iter();
         let open: u64 = metrics.map(|metrics| metrics.connections_open.get()).sum();
         let spare = spare_descriptors(self.files_max);
-        if open < self.connections_max && number < self.files_max - spare - spare / 2 {
+        if open < self.limits.connections_max && number < self.files_max - spare - spare / 2 {
             Admission::Serve
-        } else if open < self.connections_max.saturating_add(REFUSED_MAX)
+        } else if open < self.limits.connections_max.saturating_add(REFUSED_MAX)
             && number < self.files_max - spare / 2
         {
             Admission::Refuse
@@ -113,9 +104,9 @@ impl Shared {
     }
 
     /// Whether the worker's blocks that are in use, whatever holds them, have reached the bound of
-    /// [`Limits::receive_memory_max`].
+    /// `receive_memory_max`.
     pub(super) fn is_memory_scarce(&self) -> bool {
-        self.pool.in_use() >= self.limits.receive_memory_max / BLOCK_BYTES
+        self.pool.in_use() >= self.limits.receive_blocks_max
     }
 
     pub(super) fn listener_opened(&self) {
@@ -225,13 +216,15 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::limits::Limits;
 
     /// What becomes of a connection with the descriptor `number`, where `open` others are open.
-    fn admission(limit: usize, files_max: u64, open: u64, number: u64) -> Admission {
+    fn admission(limit: Option<usize>, files_max: u64, open: u64, number: u64) -> Admission {
         let limits = Limits {
             connections_max: limit,
             ..Limits::default()
         };
+        let limits = limits.bounds().expect("valid limits");
         let all_metrics: Arc<[Arc<WorkerMetrics>]> = [(); 2].map(|()| Arc::default()).into();
         all_metrics[1].connections_open.add(open);
         let shared = Shared::new(limits, files_max, Pool::new(), 0, all_metrics, None);
@@ -247,10 +240,13 @@ mod tests {
             (36, Admission::Refuse),
             (37, Admission::Drop),
         ] {
-            assert_eq!(admission(5, 1 << 20, open, 9), expected, "{open}");
+            assert_eq!(admission(Some(5), 1 << 20, open, 9), expected, "{open}");
         }
-        assert_eq!(admission(0, 1 << 20, 100_000, 9), Admission::Serve);
-        assert_eq!(admission(usize::MAX, 1 << 20, 100_000, 9), Admission::Serve);
+        assert_eq!(admission(None, 1 << 20, 100_000, 9), Admission::Serve);
+        assert_eq!(
+            admission(Some(usize::MAX), 1 << 20, 100_000, 9),
+            Admission::Serve
+        );
     }
 
     #[test]
@@ -265,7 +261,7 @@ mod tests {
         ] {
             let check = |number: u64, expected| {
                 assert_eq!(
-                    admission(0, files_max, 9, number),
+                    admission(None, files_max, 9, number),
                     expected,
                     "{number} of {files_max}"
                 );

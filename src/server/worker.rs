@@ -10,10 +10,9 @@ use super::access_log::WorkerLog;
 use super::control::{Control, Phase};
 use super::cores::Cores;
 use super::drain;
-use super::limits::Limits;
+use super::limits::Bounds;
 use super::shared::Shared;
 use super::startup::Seat;
-use crate::buf::BLOCK_BYTES;
 use crate::engine::{self, Selected};
 use crate::metrics::WorkerMetrics;
 use crate::net::Listener;
@@ -27,7 +26,7 @@ pub(crate) struct Plan {
     pub(crate) number: usize,
     pub(crate) cores: Arc<Cores>,
     pub(crate) sockets: Vec<OwnedFd>,
-    pub(crate) limits: Limits,
+    pub(crate) limits: Bounds,
     /// The limit of open files.
     pub(crate) files_max: u64,
     pub(crate) control: Arc<Control>,
@@ -50,7 +49,7 @@ pub(super) fn run<S: Service + 'static>(
     plan.cores.pin(plan.number);
     let service = Rc::new(factory());
     let metrics = &plan.all_metrics[plan.number];
-    let blocks_max = plan.limits.receive_memory_max / BLOCK_BYTES;
+    let blocks_max = plan.limits.receive_blocks_max;
     let make = |selected: &Selected| engine::Worker::new(selected, blocks_max, metrics);
     match seat.agree(selected, make) {
         Some(worker) => worker.run(live(plan, service)),

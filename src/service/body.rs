@@ -31,6 +31,7 @@ enum Inner {
 
 /// Why a body cannot be had whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum BodyError {
     /// The client broke off, was too slow, or broke the protocol or a limit.
     Incomplete,

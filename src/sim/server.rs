@@ -23,13 +23,14 @@ impl Simulated {
     /// A server of so many workers, each with a listener of its own.
     ///
     /// # Panics
-    /// When this machine has no more descriptors.
+    /// When this machine has no more descriptors, or a limit makes no sense.
     pub fn new<S: Service + 'static>(
         world: &World,
         workers: usize,
         limits: &Limits,
         factory: impl Fn() -> S,
     ) -> Self {
+        let limits = limits.bounds().expect("valid limits");
         let control = Arc::new(Control::new());
         let all_metrics: Arc<[Arc<WorkerMetrics>]> = (0..workers).map(|_| Arc::default()).collect();
         let cores = Arc::new(Cores::choose(1, Pin::Never));
@@ -38,7 +39,7 @@ impl Simulated {
                 number,
                 cores: cores.clone(),
                 sockets: vec![world.listen().expect("a descriptor for the simulation")],
-                limits: limits.clone(),
+                limits,
                 files_max: u64::MAX,
                 control: control.clone(),
                 all_metrics: all_metrics.clone(),

@@ -178,10 +178,8 @@ fn a_body_may_be_too_large_for_its_reader() {
 /// Only who waits for a body holds its client to the deadline.
 #[test]
 fn a_reader_may_give_up() {
-    let limits = Limits {
-        body_timeout_ms: 300,
-        ..Limits::default()
-    };
+    let mut limits = Limits::default();
+    limits.body_timeout = Some(Duration::from_millis(300));
     let server = Local::start_within(limits, || {
         async |mut request: Request| {
             {
@@ -208,10 +206,8 @@ fn a_reader_may_give_up() {
 /// The same where a coroutine of its own reads, and keeps the body or lets go of it.
 #[test]
 fn a_reader_elsewhere_may_give_up() {
-    let limits = Limits {
-        body_timeout_ms: 1000,
-        ..Limits::default()
-    };
+    let mut limits = Limits::default();
+    limits.body_timeout = Some(Duration::from_millis(1000));
     let server = Local::start_within(limits, || {
         async |request: Request| {
             let comes_back = request.path() == "/comes/back";
@@ -277,11 +273,9 @@ fn a_reader_elsewhere_gets_what_came_before_the_answer() {
 /// reads it elsewhere does not hold the client to a deadline.
 #[test]
 fn an_answer_in_place_of_a_continue_ends_the_body() {
-    let limits = Limits {
-        body_timeout_ms: 1000,
-        bytes_per_second_min: 0,
-        ..Limits::default()
-    };
+    let mut limits = Limits::default();
+    limits.body_timeout = Some(Duration::from_millis(1000));
+    limits.bytes_per_second_min = None;
     let server = Local::start_within(limits, || {
         let left: Rc<RefCell<Option<Body>>> = Rc::default();
         async move |request: Request| {
@@ -415,10 +409,8 @@ fn an_answer_outlives_the_body_that_another_task_reads() {
     let content = noise(16 << 20);
     folder.write("large", &content);
     let root = Root::open(folder.path()).expect("a folder");
-    let limits = Limits {
-        body_timeout_ms: 1000,
-        ..Limits::default()
-    };
+    let mut limits = Limits::default();
+    limits.body_timeout = Some(Duration::from_millis(1000));
     let server = Local::start_within(limits, move || {
         let root = root.clone();
         let reader = Rc::new(RefCell::new(None));

@@ -19,13 +19,11 @@ const SHORT: Duration = Duration::from_millis(300);
 /// A server whose worker stands still while it answers `/block` (for [`LONG`]) and `/pause` (for
 /// [`SHORT`]), and in each part of a body that is sent to `/parts`.
 fn blocking_server() -> Local {
-    let limits = Limits {
-        head_timeout_ms: LIMIT_MS,
-        body_timeout_ms: LIMIT_MS,
-        idle_timeout_ms: LIMIT_MS,
-        write_timeout_ms: LIMIT_MS,
-        ..Limits::default()
-    };
+    let mut limits = Limits::default();
+    limits.head_timeout = Some(Duration::from_millis(LIMIT_MS));
+    limits.body_timeout = Some(Duration::from_millis(LIMIT_MS));
+    limits.idle_timeout = Some(Duration::from_millis(LIMIT_MS));
+    limits.write_timeout = Some(Duration::from_millis(LIMIT_MS));
     Local::start_within(limits, || {
         async |mut request: Request| {
             match request.path() {

@@ -366,10 +366,8 @@ fn a_destructor_that_panics_costs_no_worker() {
 /// from being served.
 #[test]
 fn a_lack_of_memory_does_not_stop_the_others() {
-    let limits = Limits {
-        receive_memory_max: 2 << 20,
-        ..Limits::default()
-    };
+    let mut limits = Limits::default();
+    limits.receive_memory_max = Some(2 << 20);
     let never = || {
         async |request: Request| match request.path() {
             "/never" => std::future::pending().await,

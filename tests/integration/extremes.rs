@@ -1,6 +1,8 @@
 //! Every limit at 0, at 1, at the least and the largest valid value, and beyond: the server
 //! works within it, or says which limit is wrong and how to mend it.
 
+use std::time::Duration;
+
 use coring::{Error, ErrorKind, Limits, Request, Response};
 
 use crate::support::{Client, Coring, Folder, Local, builder, coring, is_timeout, run_with};
@@ -23,32 +25,37 @@ fn is_served(mut client: Client, is_hasty: bool, what: &str) {
     }
 }
 
-/// A field of the limits: its name, how it is set (as far as the value fits), and its least and
-/// largest valid values.
-type Field = (&'static str, fn(&mut Limits, u64), u64, u64);
+/// A field of the limits: its name, how it is set (as far as the value fits; none: no limit), and
+/// its least and largest valid values.
+type Field = (&'static str, fn(&mut Limits, Option<u64>), u64, u64);
 
-fn small(value: u64) -> u16 {
-    value.try_into().unwrap_or(u16::MAX)
+/// A field that must have a value.
+fn small(value: Option<u64>) -> u16 {
+    value.map_or(u16::MAX, |value| value.try_into().unwrap_or(u16::MAX))
 }
 
-fn size(value: u64) -> usize {
-    value.try_into().unwrap_or(usize::MAX)
+fn size(value: Option<u64>) -> Option<usize> {
+    value.map(|value| value.try_into().unwrap_or(usize::MAX))
+}
+
+fn time(ms: Option<u64>) -> Option<Duration> {
+    ms.map(Duration::from_millis)
 }
 
 const FIELDS: [Field; 12] = [
-    ("head_timeout_ms", |l, v| l.head_timeout_ms = v, 1, u64::MAX),
-    ("body_timeout_ms", |l, v| l.body_timeout_ms = v, 1, u64::MAX),
+    ("head_timeout", |l, v| l.head_timeout = time(v), 1, u64::MAX),
+    ("body_timeout", |l, v| l.body_timeout = time(v), 1, u64::MAX),
     (
-        "write_timeout_ms",
-        |l, v| l.write_timeout_ms = v,
+        "write_timeout",
+        |l, v| l.write_timeout = time(v),
         1,
         u64::MAX,
     ),
-    ("idle_timeout_ms", |l, v| l.idle_timeout_ms = v, 1, u64::MAX),
+    ("idle_timeout", |l, v| l.idle_timeout = time(v), 1, u64::MAX),
     (
         "bytes_per_second_min",
         |l, v| l.bytes_per_second_min = v,
-        0,
+        1,
         u64::MAX,
     ),
     (
@@ -63,12 +70,17 @@ const FIELDS: [Field; 12] = [
         1,
         65_535,
     ),
-    ("fields_max", |l, v| l.fields_max = small(v), 1, 256),
+    (
+        "fields_max",
+        |l, v| l.fields_max = v.map_or(256, |v| small(Some(v))),
+        1,
+        256,
+    ),
     ("body_bytes_max", |l, v| l.body_bytes_max = v, 0, u64::MAX),
     (
         "connections_max",
         |l, v| l.connections_max = size(v),
-        0,
+        1,
         u64::MAX,
     ),
     (
@@ -78,8 +90,8 @@ const FIELDS: [Field; 12] = [
         u64::MAX,
     ),
     (
-        "drain_timeout_ms",
-        |l, v| l.drain_timeout_ms = v,
+        "drain_timeout",
+        |l, v| l.drain_timeout = time(v),
         0,
         u64::MAX,
     ),
@@ -92,23 +104,42 @@ fn every_field_of_the_limits_at_its_extremes() {
         // What the field's type cannot hold cannot be asked for.
         values.extend(most.checked_add(1).filter(|&beyond| beyond < 65_536));
         values.dedup();
-        for value in values {
+        for value in values.into_iter().map(Some).chain([None]) {
             let mut limits = Limits::default();
             set(&mut limits, value);
-            let what = format!("{name}: {value}");
-            if (least..=most).contains(&value) {
+            let what = format!("{name}: {value:?}");
+            if value.is_none_or(|value| (least..=most).contains(&value)) {
                 let server = Local::start_within(limits, || hello);
-                is_served(server.connect(), name.ends_with("_ms") && value == 1, &what);
+                let is_hasty = name.ends_with("_timeout") && value == Some(1);
+                is_served(server.connect(), is_hasty, &what);
                 server.stop();
                 continue;
             }
             let error: Error = builder().limits(limits).start(|| hello).expect_err(&what);
             assert_eq!(error.kind(), ErrorKind::Configuration, "{what}");
             let says = error.to_string();
-            let cure = if value < least { "raise" } else { "lower" };
+            let is_low = value.is_some_and(|value| value < least);
+            let cure = if is_low { "raise" } else { "lower" };
             assert!(says.contains(name) && says.contains(cure), "{what}: {says}");
         }
     }
+}
+
+/// Without request bodies, a request that has none is served, and another is refused.
+#[test]
+fn no_request_bodies() {
+    let mut limits = Limits::default();
+    limits.body_bytes_max = Some(0);
+    let server = Local::start_within(limits, || hello);
+    let ask = |framing: &str| {
+        let mut client = server.connect();
+        client.send(format!("PUT / HTTP/1.1\r\nHost: a\r\n{framing}"));
+        client.answer().status
+    };
+    assert_eq!(ask("\r\n"), 200);
+    assert_eq!(ask("Content-Length: 0\r\n\r\n"), 200);
+    assert_eq!(ask("Content-Length: 1\r\n\r\n"), 413);
+    assert_eq!(ask("Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"), 200);
 }
 
 /// A flag with the values that are refused, and those within which the server works.

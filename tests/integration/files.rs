@@ -241,10 +241,8 @@ fn end_of_stuck_send(server: &Local, len: usize) -> usize {
 /// nothing of what was on its way, nor of what was to follow: a part, a span, or many.
 #[test]
 fn who_stops_and_goes_on_misses_nothing() {
-    let limits = Limits {
-        write_timeout_ms: 4000,
-        ..Limits::default()
-    };
+    let mut limits = Limits::default();
+    limits.write_timeout = Some(Duration::from_millis(4000));
     let folder = Folder::new();
     let content = noise(20_000_000);
     folder.write("a", &content);

@@ -27,10 +27,8 @@ impl Drop for Call {
 /// A server whose calls wait for ever, by a Unix socket if there is a `path`; and how many calls
 /// were dropped.
 fn waiting(half_close: HalfClose, path: Option<&str>) -> (Local, Arc<AtomicUsize>) {
-    let limits = Limits {
-        half_close,
-        ..Limits::default()
-    };
+    let mut limits = Limits::default();
+    limits.half_close = half_close;
     let mut builder = builder().limits(limits);
     if let Some(path) = path {
         builder = builder.bind(path);
@@ -154,9 +152,10 @@ fn a_close_of_a_unix_socket_ends_a_call() {
 
 #[test]
 fn a_half_closed_client_is_answered_where_it_shall() {
-    let limits = |half_close| Limits {
-        half_close,
-        ..Limits::default()
+    let limits = |half_close| {
+        let mut limits = Limits::default();
+        limits.half_close = half_close;
+        limits
     };
     for (half_close, is_answered) in [(HalfClose::Serve, true), (HalfClose::End, false)] {
         let server = Local::start_within(limits(half_close), || {
@@ -187,10 +186,8 @@ fn a_half_closed_client_is_answered_where_it_shall() {
 /// worker learns of both requests and the half-close at once.
 #[test]
 fn a_half_close_that_ends_a_call_leaves_earlier_answers_whole() {
-    let limits = Limits {
-        half_close: HalfClose::End,
-        ..Limits::default()
-    };
+    let mut limits = Limits::default();
+    limits.half_close = HalfClose::End;
     let server = Local::start_within(limits, || {
         async |request: Request| {
             match request.path() {

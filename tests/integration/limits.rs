@@ -250,10 +250,8 @@ fn write_timeout() {
 /// much longer than the limit.
 #[test]
 fn write_timeout_for_a_slow_reader() {
-    let limits = Limits {
-        write_timeout_ms: 2000,
-        ..Limits::default()
-    };
+    let mut limits = Limits::default();
+    limits.write_timeout = Some(Duration::from_millis(2000));
     let server = Local::start_within(limits, || {
         async |_: Request| Response::text(vec![b'x'; 32 << 20])
     });
@@ -316,11 +314,9 @@ fn min_rate() {
 /// The same where a coroutine of its own reads the body.
 #[test]
 fn min_rate_whoever_reads() {
-    let limits = Limits {
-        body_timeout_ms: 2000,
-        bytes_per_second_min: 1_000_000,
-        ..Limits::default()
-    };
+    let mut limits = Limits::default();
+    limits.body_timeout = Some(Duration::from_millis(2000));
+    limits.bytes_per_second_min = Some(1_000_000);
     let server = Local::start_within(limits, || {
         async |request: Request| {
             let mut body = request.into_body();
@@ -364,11 +360,9 @@ fn filling_server(folder: &Folder, limits: Limits) -> Local {
 /// A head that was begun is not idle while an earlier answer is owed, nor after it.
 #[test]
 fn head_timeout_behind_an_answer() {
-    let limits = Limits {
-        head_timeout_ms: 1000,
-        idle_timeout_ms: 600_000,
-        ..Limits::default()
-    };
+    let mut limits = Limits::default();
+    limits.head_timeout = Some(Duration::from_millis(1000));
+    limits.idle_timeout = Some(Duration::from_millis(600_000));
     let folder = Folder::new();
     let server = filling_server(&folder, limits);
     let mut client = server.connect();
@@ -393,15 +387,13 @@ async fn store_and_echo(mut request: Request) -> Response {
 
 #[test]
 fn a_time_may_be_as_large_as_a_number() {
-    let limits = Limits {
-        head_timeout_ms: u64::MAX,
-        body_timeout_ms: u64::MAX,
-        write_timeout_ms: u64::MAX,
-        idle_timeout_ms: u64::MAX,
-        drain_timeout_ms: u64::MAX,
-        bytes_per_second_min: u64::MAX,
-        ..Limits::default()
-    };
+    let mut limits = Limits::default();
+    limits.head_timeout = Some(Duration::MAX);
+    limits.body_timeout = Some(Duration::MAX);
+    limits.write_timeout = Some(Duration::MAX);
+    limits.idle_timeout = Some(Duration::MAX);
+    limits.drain_timeout = Some(Duration::MAX);
+    limits.bytes_per_second_min = Some(u64::MAX);
     let server = Local::start_within(limits, || store_and_echo);
     let mut client = server.connect();
     for _ in 0..2 {
@@ -422,10 +414,8 @@ fn a_time_may_be_as_large_as_a_number() {
 /// With hardly any patience for idle ones, a connection still ends only when its answers are sent.
 #[test]
 fn a_time_may_be_next_to_nothing() {
-    let limits = Limits {
-        idle_timeout_ms: 1,
-        ..Limits::default()
-    };
+    let mut limits = Limits::default();
+    limits.idle_timeout = Some(Duration::from_millis(1));
     let folder = Folder::new();
     let server = filling_server(&folder, limits);
     for _ in 0..2 {

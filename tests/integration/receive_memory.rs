@@ -45,10 +45,8 @@ fn wait_until_receiving_stops(server: &Local) {
 /// their whole echo as soon as they read.
 #[track_caller]
 fn unread_echoes_are_bounded(bound_bytes: usize, request: &[u8]) {
-    let limits = Limits {
-        receive_memory_max: bound_bytes,
-        ..Limits::default()
-    };
+    let mut limits = Limits::default();
+    limits.receive_memory_max = Some(bound_bytes);
     let folder = Folder::new();
     let server = echo_server(&folder, limits);
     let mut clients: Vec<Client> = (0..CLIENTS).map(|_| server.connect()).collect();

@@ -295,10 +295,8 @@ fn gauge(server: &Handle, name: &str) -> u64 {
 /// A server in this process: `/later` waits for ever, all else is answered.
 #[track_caller]
 fn waiting_server() -> (Handle, Address) {
-    let limits = Limits {
-        head_timeout_ms: 600_000,
-        ..Limits::default()
-    };
+    let mut limits = Limits::default();
+    limits.head_timeout = Some(Duration::from_millis(600_000));
     let service = async |request: Request| {
         if request.path() == "/later" {
             std::future::pending::<()>().await;

@@ -27,8 +27,8 @@ const STATIC_BYTES_MAX: u64 = 6 << 20;
 /// The engine that the tests are about, by the name of its flag: no falling back.
 fn engine_flag() -> &'static str {
     match engine() {
-        EngineChoice::Auto | EngineChoice::Uring => "--engine=uring",
         EngineChoice::Epoll => "--engine=epoll",
+        _ => "--engine=uring",
     }
 }
 

@@ -44,11 +44,9 @@ struct Scene {
 impl Scene {
     fn new(seed: u64, faults: Faults, half_close: HalfClose) -> Self {
         let world = World::new(seed, faults, false);
-        let limits = Limits {
-            connections_max: 10,
-            half_close,
-            ..Limits::default()
-        };
+        let mut limits = Limits::default();
+        limits.connections_max = Some(10);
+        limits.half_close = half_close;
         let calls: Rc<Cell<u32>> = Rc::default();
         let service = || Waiting(calls.clone());
         let server = world.enter(|| Simulated::new(&world, 1, &limits, service));

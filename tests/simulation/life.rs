@@ -112,10 +112,8 @@ enum Turn {
 impl Life {
     fn new(setting: &Setting, world: World, mut random: Random) -> Self {
         let workers = 1 + random.below(3);
-        let limits = Limits {
-            connections_max: random.pick(&[1000, 1000, 4]),
-            ..Limits::default()
-        };
+        let mut limits = Limits::default();
+        limits.connections_max = Some(random.pick(&[1000, 1000, 4]));
         let server = Simulated::new(&world, workers, &limits, || Site);
         let now_ms = world.now_ms();
         // A call that takes time stops the clients as well: those of another worker would be late.

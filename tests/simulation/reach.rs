@@ -51,10 +51,8 @@ fn live(seed: u64, count: usize) -> Result<String, String> {
         ..Faults::random(&mut random)
     };
     let world = World::new(seed, faults, false);
-    let limits = Limits {
-        connections_max: 10,
-        ..Limits::default()
-    };
+    let mut limits = Limits::default();
+    limits.connections_max = Some(10);
     let mut server = world.enter(|| Simulated::new(&world, 1, &limits, || reach));
     let client = world.connect(0).expect("a listener");
     for _ in 0..REQUESTS {

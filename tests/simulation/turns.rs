@@ -5,6 +5,7 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
 use coring::sim::{Connection, Faults, Mutant, Received, Simulated, Step, World};
 use coring::{Limits, Request, Response, Service};
@@ -78,10 +79,8 @@ pub(crate) struct Bench {
 impl Bench {
     pub(crate) fn new(seed: u64, faults: Faults) -> Self {
         let world = World::new(seed, faults, false);
-        let limits = Limits {
-            connections_max: 2 * CLIENTS,
-            ..Limits::default()
-        };
+        let mut limits = Limits::default();
+        limits.connections_max = Some(2 * CLIENTS);
         let server = world.enter(|| Simulated::new(&world, 1, &limits, || Site(Rc::default())));
         Self { world, server }
     }
@@ -250,11 +249,9 @@ fn a_drain_ends_whoever_connects() {
     const DRAIN_MS: u64 = 1000;
     let world = World::new(1, Faults::none(), false);
     world.enter(|| {
-        let limits = Limits {
-            connections_max: 1000,
-            drain_timeout_ms: DRAIN_MS,
-            ..Limits::default()
-        };
+        let mut limits = Limits::default();
+        limits.connections_max = Some(1000);
+        limits.drain_timeout = Some(Duration::from_millis(DRAIN_MS));
         let mut server = Simulated::new(&world, 1, &limits, || Site(Rc::default()));
         server.step(0);
         server.drain();

@@ -88,7 +88,7 @@ pub(crate) fn version(choice: EngineChoice) {
 fn url(address: &Address) -> String {
     match address {
         Address::Tcp(address) => format!("http://{address}/"),
-        Address::Unix(_) => address.to_string(),
+        _ => address.to_string(),
     }
 }
 

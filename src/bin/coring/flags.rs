@@ -132,32 +132,32 @@ pub(crate) enum Engine {
 pub(crate) struct Times {
     /// Longest wait for a whole request head
     #[arg(long, global = true, env = "CORING_HEAD_TIMEOUT", value_name = "TIME")]
-    #[arg(default_value_t = Duration(limits().head_timeout_ms))]
+    #[arg(default_value_t = time(limits().head_timeout))]
     pub(crate) head_timeout: Duration,
 
     /// Longest wait for the next part of a request body
     #[arg(long, global = true, env = "CORING_BODY_TIMEOUT", value_name = "TIME")]
-    #[arg(default_value_t = Duration(limits().body_timeout_ms))]
+    #[arg(default_value_t = time(limits().body_timeout))]
     pub(crate) body_timeout: Duration,
 
     /// Longest wait for a client to take the next part of an answer
     #[arg(long, global = true, env = "CORING_WRITE_TIMEOUT", value_name = "TIME")]
-    #[arg(default_value_t = Duration(limits().write_timeout_ms))]
+    #[arg(default_value_t = time(limits().write_timeout))]
     pub(crate) write_timeout: Duration,
 
     /// Longest silence between two requests of a connection
     #[arg(long, global = true, env = "CORING_IDLE_TIMEOUT", value_name = "TIME")]
-    #[arg(default_value_t = Duration(limits().idle_timeout_ms))]
+    #[arg(default_value_t = time(limits().idle_timeout))]
     pub(crate) idle_timeout: Duration,
 
     /// Longest wait for running requests once a signal has asked to end
     #[arg(long, global = true, env = "CORING_DRAIN_TIMEOUT", value_name = "TIME")]
-    #[arg(default_value_t = Duration(limits().drain_timeout_ms))]
+    #[arg(default_value_t = time(limits().drain_timeout))]
     pub(crate) drain_timeout: Duration,
 
     /// Fewest bytes per second that a body may move at, in either direction; 0 = any
     #[arg(long, global = true, env = "CORING_MIN_RATE", value_name = "BYTES")]
-    #[arg(default_value_t = Size(limits().bytes_per_second_min))]
+    #[arg(default_value_t = Size(limits().bytes_per_second_min.unwrap_or(0)))]
     pub(crate) min_rate: Size,
 
     /// Whether a request is still answered when its client half-closes the connection (FIN)
@@ -194,12 +194,12 @@ pub(crate) struct Sizes {
 
     /// Most bytes of a request body; above it 413; 0 = unlimited
     #[arg(long, global = true, env = "CORING_MAX_BODY", value_name = "BYTES")]
-    #[arg(default_value_t = Size(limits().body_bytes_max))]
+    #[arg(default_value_t = Size(limits().body_bytes_max.unwrap_or(0)))]
     pub(crate) max_body: Size,
 
     /// Most connections at a time; above it 503; 0 = as many as the limit of open files allows
     #[arg(long, global = true, env = "CORING_MAX_CONNECTIONS", value_name = "N")]
-    #[arg(default_value_t = limits().connections_max)]
+    #[arg(default_value_t = limits().connections_max.unwrap_or(0))]
     pub(crate) max_connections: usize,
 
     /// Most memory of each worker for received bytes until they are consumed or sent, at least 2m
@@ -209,7 +209,7 @@ pub(crate) struct Sizes {
         env = "CORING_MAX_RECEIVE_MEMORY",
         value_name = "BYTES"
     )]
-    #[arg(default_value_t = Size(u64::try_from(limits().receive_memory_max).unwrap_or(u64::MAX)))]
+    #[arg(default_value_t = memory(limits().receive_memory_max))]
     pub(crate) max_receive_memory: Size,
 }
 
@@ -274,6 +274,16 @@ Exit status:
 
 fn limits() -> coring::Limits {
     coring::Limits::default()
+}
+
+/// The default of a time, which every flag has.
+fn time(limit: Option<std::time::Duration>) -> Duration {
+    limit.unwrap_or(std::time::Duration::MAX).into()
+}
+
+fn memory(limit: Option<usize>) -> Size {
+    let bytes = limit.and_then(|bytes| bytes.try_into().ok());
+    Size(bytes.unwrap_or(u64::MAX))
 }
 
 fn content_type(text: &str) -> Result<HeaderValue, String> {

@@ -83,8 +83,7 @@ fn serve(serving: &Serving) -> Result<(), Failure> {
         .start(move || app.service())
         .map_err(Failure::Server)?;
     console::banner(serving, &server);
-    signals::obey(signals, server.clone(), serving.limits.drain_timeout_ms)
-        .map_err(Failure::Signals)?;
+    signals::obey(signals, server.clone(), serving.drain_timeout).map_err(Failure::Signals)?;
     let ended = server.wait().map_err(Failure::Server);
     if serving.stats {
         console::stats(&server);
@@ -118,7 +117,7 @@ impl Failure {
             Self::Server(error) => match error.kind() {
                 ErrorKind::Engine => 77,
                 ErrorKind::Configuration => EX_CONFIG,
-                ErrorKind::Address | ErrorKind::Runtime => 1,
+                _ => 1,
             },
             Self::Signals(_) => 1,
         })

@@ -8,7 +8,7 @@ use coring::{AccessLog, EngineChoice, HalfClose, Limits, Pin};
 
 use crate::app::{Answer, App, Folder};
 use crate::flags::{self, Command, Flags, Respond, Serve};
-use crate::units::Size;
+use crate::units::{self, Size};
 
 /// What this run of the program is to do.
 #[derive(Debug)]
@@ -29,6 +29,7 @@ pub(crate) struct Serving {
     pub(crate) pin: Pin,
     pub(crate) engine: EngineChoice,
     pub(crate) limits: Limits,
+    pub(crate) drain_timeout: units::Duration,
     pub(crate) access_log: AccessLog,
     /// Whether the counters are printed at the end.
     pub(crate) stats: bool,
@@ -66,6 +67,7 @@ pub(crate) fn plan(flags: Flags, port: Option<&str>) -> Result<Plan, String> {
         engine,
         notes: notes(&limits),
         limits,
+        drain_timeout: flags.times.drain_timeout,
         access_log: match flags.reports.access_log {
             flags::AccessLog::Off => AccessLog::Off,
             flags::AccessLog::Stdout => AccessLog::Stdout,
@@ -89,28 +91,33 @@ fn addresses(bind: Vec<String>, port: Option<&str>) -> Result<Vec<String>, Strin
 
 fn limits(flags: &Flags) -> Result<Limits, String> {
     let (times, sizes) = (&flags.times, &flags.sizes);
-    Ok(Limits {
-        head_timeout_ms: times.head_timeout.0,
-        body_timeout_ms: times.body_timeout.0,
-        write_timeout_ms: times.write_timeout.0,
-        idle_timeout_ms: times.idle_timeout.0,
-        bytes_per_second_min: times.min_rate.0,
-        head_bytes_max: bounded("--max-head", sizes.max_head, Limits::HEAD_BYTES_MIN)?,
-        target_bytes_max: bounded("--max-target", sizes.max_target, 1)?,
-        fields_max: sizes.max_fields,
-        body_bytes_max: sizes.max_body.0,
-        connections_max: sizes.max_connections,
-        receive_memory_max: bounded(
-            "--max-receive-memory",
-            sizes.max_receive_memory,
-            Limits::RECEIVE_MEMORY_MIN,
-        )?,
-        drain_timeout_ms: times.drain_timeout.0,
-        half_close: match times.half_close {
-            flags::HalfClose::Serve => HalfClose::Serve,
-            flags::HalfClose::End => HalfClose::End,
-        },
-    })
+    let mut limits = Limits::default();
+    limits.head_timeout = Some(times.head_timeout.into());
+    limits.body_timeout = Some(times.body_timeout.into());
+    limits.write_timeout = Some(times.write_timeout.into());
+    limits.idle_timeout = Some(times.idle_timeout.into());
+    limits.drain_timeout = Some(times.drain_timeout.into());
+    limits.bytes_per_second_min = unless_zero(times.min_rate.0);
+    limits.head_bytes_max = bounded("--max-head", sizes.max_head, Limits::HEAD_BYTES_MIN)?;
+    limits.target_bytes_max = bounded("--max-target", sizes.max_target, 1)?;
+    limits.fields_max = sizes.max_fields;
+    limits.body_bytes_max = unless_zero(sizes.max_body.0);
+    limits.connections_max = unless_zero(sizes.max_connections);
+    limits.receive_memory_max = Some(bounded(
+        "--max-receive-memory",
+        sizes.max_receive_memory,
+        Limits::RECEIVE_MEMORY_MIN,
+    )?);
+    limits.half_close = match times.half_close {
+        flags::HalfClose::Serve => HalfClose::Serve,
+        flags::HalfClose::End => HalfClose::End,
+    };
+    Ok(limits)
+}
+
+/// On the command line 0 is no limit.
+fn unless_zero<T: Default + PartialEq>(limit: T) -> Option<T> {
+    (limit != T::default()).then_some(limit)
 }
 
 /// A size of `least` bytes or more that fits the type that holds it.
@@ -167,10 +174,10 @@ fn answer(respond: Respond) -> Result<Answer, String> {
 
 fn notes(limits: &Limits) -> Vec<&'static str> {
     let mut notes = Vec::new();
-    if limits.body_bytes_max == 0 {
+    if limits.body_bytes_max.is_none() {
         notes.push("--max-body 0: request bodies are unlimited");
     }
-    if limits.bytes_per_second_min == 0 {
+    if limits.bytes_per_second_min.is_none() {
         notes.push("--min-rate 0: a client may hold a connection at one byte per time limit");
     }
     notes
@@ -178,6 +185,8 @@ fn notes(limits: &Limits) -> Vec<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use clap::Parser;
 
     use super::*;
@@ -237,28 +246,21 @@ mod tests {
                     --drain-timeout 4s --min-rate 1k --max-head 32k --max-target 1k --max-fields 9 \
                     --max-body 1g --max-connections 5 --max-receive-memory 8m --half-close end";
         let limits = serving(line, None).limits;
-        assert_eq!(
-            (limits.head_timeout_ms, limits.body_timeout_ms),
-            (500, 60_000)
-        );
-        assert_eq!(
-            (limits.write_timeout_ms, limits.idle_timeout_ms),
-            (2000, 3000)
-        );
-        assert_eq!(
-            (limits.drain_timeout_ms, limits.bytes_per_second_min),
-            (4000, 1024)
-        );
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        assert_eq!(limits.head_timeout, Some(Duration::from_millis(500)));
+        assert_eq!(limits.body_timeout, seconds(60));
+        assert_eq!(limits.write_timeout, seconds(2));
+        assert_eq!(limits.idle_timeout, seconds(3));
+        assert_eq!(limits.drain_timeout, seconds(4));
+        assert_eq!(limits.bytes_per_second_min, Some(1024));
         assert_eq!(
             (limits.head_bytes_max, limits.target_bytes_max),
             (32 << 10, 1 << 10)
         );
-        assert_eq!((limits.fields_max, limits.connections_max), (9, 5));
+        assert_eq!((limits.fields_max, limits.connections_max), (9, Some(5)));
         assert_eq!(limits.half_close, HalfClose::End);
-        assert_eq!(
-            (limits.body_bytes_max, limits.receive_memory_max),
-            (1 << 30, 8 << 20)
-        );
+        assert_eq!(limits.body_bytes_max, Some(1 << 30));
+        assert_eq!(limits.receive_memory_max, Some(8 << 20));
     }
 
     #[test]
@@ -285,7 +287,12 @@ mod tests {
 
     #[test]
     fn unlimited_is_noted() {
-        assert_eq!(serving("--max-body 0 --min-rate 0", None).notes.len(), 2);
+        let line = "--max-body 0 --min-rate 0 --max-connections 0";
+        let serving = serving(line, None);
+        assert_eq!(serving.notes.len(), 2);
+        assert_eq!(serving.limits.body_bytes_max, None);
+        assert_eq!(serving.limits.bytes_per_second_min, None);
+        assert_eq!(serving.limits.connections_max, None);
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub(crate) fn install() -> io::Result<Signals> {
 ///
 /// # Errors
 /// When no thread can be had.
-pub(crate) fn obey(mut signals: Signals, server: Handle, drain_ms: u64) -> io::Result<()> {
+pub(crate) fn obey(mut signals: Signals, server: Handle, limit: Duration) -> io::Result<()> {
     let obey = move || {
         let mut draining = false;
         for signal in signals.forever() {
@@ -46,7 +46,6 @@ pub(crate) fn obey(mut signals: Signals, server: Handle, drain_ms: u64) -> io::R
                 _ => {
                     server.drain();
                     draining = true;
-                    let limit = Duration(drain_ms);
                     report(format_args!(
                         "draining: up to {limit}; a second signal ends it now"
                     ));

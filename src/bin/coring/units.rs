@@ -12,6 +12,18 @@ pub(crate) struct Duration(pub(crate) u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Size(pub(crate) u64);
 
+impl From<std::time::Duration> for Duration {
+    fn from(time: std::time::Duration) -> Self {
+        Self(time.as_millis().try_into().unwrap_or(u64::MAX))
+    }
+}
+
+impl From<Duration> for std::time::Duration {
+    fn from(time: Duration) -> Self {
+        Self::from_millis(time.0)
+    }
+}
+
 impl FromStr for Duration {
     type Err = String;
 

@@ -20,7 +20,7 @@ pub struct Limits {
     pub target_bytes_max: u16,
     /// Field lines in a head, and in a trailer section; never more than [`FIELDS_MAX`].
     pub fields_max: u16,
-    /// A request body, after its chunks are decoded, in bytes; 0 stands for no limit.
+    /// A request body, after its chunks are decoded, in bytes; `u64::MAX` is no limit.
     pub body_bytes_max: u64,
 }
 
@@ -30,7 +30,7 @@ pub const FIELDS_MAX: usize = 256;
 impl Limits {
     /// Whether a body of `len` bytes is longer than allowed.
     pub(super) const fn forbid_body(&self, len: u64) -> bool {
-        self.body_bytes_max != 0 && len > self.body_bytes_max
+        len > self.body_bytes_max
     }
 }
 

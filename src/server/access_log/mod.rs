@@ -24,6 +24,7 @@ pub(super) use line::Line;
 
 /// Where requests are logged.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum AccessLog {
     /// Nowhere.
     #[default]

@@ -32,7 +32,7 @@ pub(super) fn read(sent: &[u8], limits: &Limits) -> Vec<Asked> {
         head_bytes_max: limits.head_bytes_max,
         target_bytes_max: limits.target_bytes_max,
         fields_max: limits.fields_max,
-        body_bytes_max: limits.body_bytes_max,
+        body_bytes_max: limits.body_bytes_max.unwrap_or(u64::MAX),
     };
     let mut connection = Connection::server();
     let mut asked: Vec<Asked> = Vec::new();

@@ -6,6 +6,8 @@ mod asked;
 mod client;
 mod site;
 
+use std::time::Duration;
+
 use coring::Limits;
 use coring::sim::{Faults, Random, Simulated, Step, World};
 
@@ -100,25 +102,23 @@ pub fn check(data: &[u8]) {
 }
 
 fn limits(flags: usize) -> Limits {
-    let mut limits = Limits {
-        connections_max: if flags & 2 != 0 { 2 } else { 1000 },
-        ..Limits::default()
-    };
+    let mut limits = Limits::default();
+    limits.connections_max = Some(if flags & 2 != 0 { 2 } else { 1000 });
     if flags & 4 != 0 {
         limits.head_bytes_max = 400;
         limits.target_bytes_max = 60;
         limits.fields_max = 6;
-        limits.body_bytes_max = 100;
+        limits.body_bytes_max = Some(100);
     }
     if flags & 8 != 0 {
-        limits.receive_memory_max = Limits::RECEIVE_MEMORY_MIN;
+        limits.receive_memory_max = Some(Limits::RECEIVE_MEMORY_MIN);
     }
     if flags & 16 != 0 {
-        limits.head_timeout_ms = SHORTEST_DEADLINE_MS;
-        limits.body_timeout_ms = 700;
-        limits.write_timeout_ms = 900;
-        limits.idle_timeout_ms = 1100;
-        limits.drain_timeout_ms = 1500;
+        limits.head_timeout = Some(Duration::from_millis(SHORTEST_DEADLINE_MS));
+        limits.body_timeout = Some(Duration::from_millis(700));
+        limits.write_timeout = Some(Duration::from_millis(900));
+        limits.idle_timeout = Some(Duration::from_millis(1100));
+        limits.drain_timeout = Some(Duration::from_millis(1500));
     }
     limits
 }

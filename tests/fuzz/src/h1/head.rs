@@ -60,7 +60,7 @@ pub(super) fn check(head: &Head, framing: Framing, bytes: &[u8], limits: &Limits
     );
     assert_eq!(framing, framing_of(&said, head.version));
     if let Framing::Length(len) = framing {
-        assert!(limits.body_bytes_max == 0 || len <= limits.body_bytes_max);
+        assert!(len <= limits.body_bytes_max);
     }
     let persists = said.keep_alive || head.version == Version::Http11;
     assert_eq!(head.keep_alive, !said.close && persists);

@@ -54,7 +54,7 @@ fn limits(input: &mut Input<'_>) -> Limits {
         2 => Limits {
             head_bytes_max: 2048,
             target_bytes_max: 128,
-            body_bytes_max: 0,
+            body_bytes_max: u64::MAX,
             ..Limits::default()
         },
         _ => Limits {
