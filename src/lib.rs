@@ -79,7 +79,9 @@ pub use net::Address;
 pub use server::{
     AccessLog, Builder, Cores, Error, ErrorKind, HalfClose, Handle, Limits, Pin, Result, Server,
 };
-pub use service::{Body, BodyError, Files, Request, Response, Service};
+pub use service::{
+    Body, BodyError, BodySender, Files, Gone, Request, Response, Service, TryWriteError,
+};
 pub use sys::kernel::release as kernel_release;
 pub use sys::signals::unblock_signals;
 pub use task::{

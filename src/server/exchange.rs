@@ -222,9 +222,10 @@ impl Pump<'_> {
         let Connection { link, shared, .. } = &*self.connection;
         let is_scarce =
             shared.is_memory_scarce() || body.is_some_and(|body| body.is_short_of_memory());
+        let owed_bytes_max = body.map_or(usize::MAX, Body::owed_bytes_max);
         let has_room = match is_scarce {
             true => !link.owes(),
-            false => link.outbox.len() < OWED_BYTES_MAX,
+            false => link.outbox.len() < OWED_BYTES_MAX.min(owed_bytes_max),
         };
         has_room && !link.ends_in_file()
     }

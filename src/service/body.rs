@@ -3,14 +3,14 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::ops::Range;
-use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
 use super::answer_memory::AnswerMemory;
+use super::body_sender::BodySender;
 use super::file_body::{FileBody, Piece};
-use super::pipe::{BodyPipe, Inlet};
+use super::pipe::{BodyReader, Inlet};
 use crate::buf::{FileSpan, Part};
 use crate::fs::{File, Kept};
 
@@ -25,7 +25,8 @@ enum Inner {
     Empty,
     Full(Bytes),
     Kept(Kept),
-    Incoming(Rc<BodyPipe>),
+    Incoming(BodyReader),
+    Channel(BodyReader),
     File(Box<FileBody>),
 }
 
@@ -33,10 +34,13 @@ enum Inner {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BodyError {
-    /// The client broke off, was too slow, or broke the protocol or a limit.
+    /// Its writer broke off. For a request's body: the client did, was too slow, or broke the
+    /// protocol or a limit.
     Incomplete,
     /// It is larger than [`Body::read`] was told to read.
     TooLarge,
+    /// It is not as long as [`Body::with_length`] said.
+    WrongLength,
     /// The file that it comes from has become shorter, or cannot be read.
     Unreadable,
 }
@@ -44,8 +48,9 @@ pub enum BodyError {
 impl fmt::Display for BodyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Incomplete => f.write_str("the request's body did not arrive whole"),
-            Self::TooLarge => f.write_str("the request's body is larger than its reader wants"),
+            Self::Incomplete => f.write_str("the body did not arrive whole"),
+            Self::TooLarge => f.write_str("the body is larger than its reader wants"),
+            Self::WrongLength => f.write_str("the body has not the length that was stated"),
             Self::Unreadable => f.write_str("the body's file ended early or cannot be read"),
         }
     }
@@ -75,6 +80,50 @@ impl Body {
         })
     }
 
+    /// A body that a coroutine of the same worker writes, and its writer's end. `bytes_max` bytes
+    /// may be written and not yet taken by the connection, or one part that is larger; a writer
+    /// waits while there are more. The connection in turn takes up to as many ahead of what it
+    /// sends, so a client that does not read costs three times `bytes_max`, besides the socket's
+    /// own buffer.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use coring::{Body, Request, Response, sleep, spawn};
+    ///
+    /// async fn count(_: Request) -> Response {
+    ///     let (mut sender, body) = Body::channel(16 << 10);
+    ///     spawn(async move {
+    ///         for n in 1..=3 {
+    ///             if sender.write(format!("{n}\n")).await.is_err() {
+    ///                 return; // the client has left
+    ///             }
+    ///             sleep(Duration::from_secs(1)).await;
+    ///         }
+    ///         sender.finish();
+    ///     });
+    ///     Response::text(body)
+    /// }
+    /// ```
+    ///
+    /// The response's head is sent at once, and so is each part, without waiting for the next. A
+    /// writer may pause as long as it likes.
+    pub fn channel(bytes_max: usize) -> (BodySender, Self) {
+        let (sender, reader) = BodySender::new(bytes_max);
+        (sender, Self(Inner::Channel(reader)))
+    }
+
+    /// Says how long a body is that [`Body::channel`] made: the response then has a Content-Length
+    /// instead of chunks. If the body turns out to have another length, the connection ends there.
+    /// The length of any other body is known, or the client's to say: it stays as it is.
+    #[must_use]
+    pub fn with_length(self, length: u64) -> Self {
+        if let Inner::Channel(reader) = &self.0 {
+            reader.set_length(length);
+        }
+        self
+    }
+
     /// Bytes that a shelf keeps.
     pub(super) fn kept(kept: Kept) -> Self {
         Self(match kept.len() {
@@ -83,9 +132,9 @@ impl Body {
         })
     }
 
-    /// The body that arrives through `pipe`.
-    pub(super) fn incoming(pipe: Rc<BodyPipe>) -> Self {
-        Self(Inner::Incoming(pipe))
+    /// The body of a request, which `reader` reads from its connection.
+    pub(super) fn incoming(reader: BodyReader) -> Self {
+        Self(Inner::Incoming(reader))
     }
 
     /// The length in bytes of what is not yet read, where it is known before the end.
@@ -94,7 +143,7 @@ impl Body {
             Inner::Empty => Some(0),
             Inner::Full(bytes) => Some(bytes.len() as u64),
             Inner::Kept(kept) => Some(kept.len()),
-            Inner::Incoming(pipe) => pipe.left(),
+            Inner::Incoming(reader) | Inner::Channel(reader) => reader.left(),
             Inner::File(file) => Some(file.left()),
         }
     }
@@ -135,7 +184,7 @@ impl Body {
         context: &mut Context<'_>,
     ) -> Poll<Result<Option<Part>, BodyError>> {
         match &mut self.0 {
-            Inner::Incoming(pipe) => pipe.poll_part(context),
+            Inner::Incoming(reader) | Inner::Channel(reader) => reader.poll_part(context),
             Inner::File(file) => file.poll_part(context),
             Inner::Kept(kept) => {
                 let bytes = kept.read().map_err(|_| BodyError::Unreadable);
@@ -180,7 +229,7 @@ impl Body {
         match std::mem::take(&mut self.0) {
             Inner::Full(bytes) => Some(Part::Bytes(bytes)),
             Inner::Empty => None,
-            parts @ (Inner::Incoming(_) | Inner::File(_) | Inner::Kept(_)) => {
+            parts => {
                 self.0 = parts;
                 None
             }
@@ -197,21 +246,33 @@ impl Body {
         }
     }
 
-    /// Whether it comes part by part: from a client, or from a file.
+    /// Whether it comes part by part: from a client, a file or a coroutine.
     pub(crate) fn flows(&self) -> bool {
-        matches!(self.0, Inner::Incoming(_) | Inner::File(_))
+        matches!(
+            self.0,
+            Inner::Incoming(_) | Inner::Channel(_) | Inner::File(_)
+        )
     }
 
-    /// Lets go of what nobody will be sent, unless a client waits for it to be read.
+    /// Drops a body that will not be sent (HEAD, 304). Keeps a request's body: its client is still
+    /// waiting for it to be read.
     pub(crate) fn forgo(&mut self) {
-        if matches!(self.0, Inner::File(_)) {
+        if matches!(self.0, Inner::Channel(_) | Inner::File(_)) {
             self.0 = Inner::Empty;
+        }
+    }
+
+    /// While so many bytes are owed to the client, no more of it is queued.
+    pub(crate) fn owed_bytes_max(&self) -> usize {
+        match &self.0 {
+            Inner::Channel(reader) => reader.bytes_max().max(1),
+            _ => usize::MAX,
         }
     }
 
     /// Whether it comes by `inlet`.
     pub(crate) fn comes_by(&self, inlet: &Inlet) -> bool {
-        matches!(&self.0, Inner::Incoming(pipe) if inlet.leads_to(pipe))
+        matches!(&self.0, Inner::Incoming(reader) if inlet.leads_to(reader))
     }
 }
 
@@ -220,8 +281,8 @@ struct Asking<'a>(&'a mut Body);
 
 impl Drop for Asking<'_> {
     fn drop(&mut self) {
-        if let Inner::Incoming(pipe) = &self.0.0 {
-            pipe.give_up();
+        if let Inner::Incoming(reader) = &self.0.0 {
+            reader.give_up();
         }
     }
 }

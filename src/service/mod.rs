@@ -5,6 +5,7 @@
 
 mod answer_memory;
 mod body;
+mod body_sender;
 mod file_body;
 mod files;
 mod pipe;
@@ -12,6 +13,7 @@ mod request;
 mod response;
 
 pub use body::{Body, BodyError};
+pub use body_sender::{BodySender, Gone, TryWriteError};
 pub(crate) use file_body::Piece;
 pub use files::Files;
 #[cfg(feature = "sim")]

@@ -170,7 +170,7 @@ fn a_body_may_be_too_large_for_its_reader() {
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nlarge");
     assert_eq!(
         client.answer().text(),
-        "the request's body is larger than its reader wants"
+        "the body is larger than its reader wants"
     );
     server.stop();
 }

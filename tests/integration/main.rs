@@ -14,6 +14,7 @@ mod examples;
 mod extremes;
 mod faults;
 mod files;
+mod generated;
 mod gone;
 mod inherited;
 mod lifecycle;
