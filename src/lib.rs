@@ -57,6 +57,7 @@ mod http;
 pub mod messages;
 pub mod metrics;
 pub mod net;
+pub mod process;
 #[allow(unsafe_code, reason = "a waker is a number in a pointer")]
 mod rt;
 mod server;

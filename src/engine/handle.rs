@@ -12,7 +12,7 @@ use rustix::net::{AddressFamily, SocketAddrAny};
 
 use super::current::{OUTSIDE, try_with_run, with_run, with_worker};
 use super::descriptor::Descriptor;
-use super::op::{Interest, OpId, Peer, Sent, Then};
+use super::op::{Events, Interest, OpId, Peer, Sent, Then};
 use super::run::Run;
 use super::worker::Engine;
 use crate::buf::{Chunk, Outgoing};
@@ -113,6 +113,38 @@ impl Drop for Connecting {
         self.0.end(|engine, id| match engine {
             Engine::Uring(uring) => uring.0.orphan(id),
             Engine::Epoll(epoll) => epoll.unwatch(id),
+        });
+    }
+}
+
+/// A wait for changes of a descriptor's state; dropping it ends it. Others may use and poll the
+/// descriptor meanwhile.
+#[derive(Debug)]
+pub struct Polling(Name);
+
+impl Polling {
+    /// Starts to watch when first polled.
+    pub fn new(descriptor: Descriptor, interest: Events) -> Self {
+        Self(Name::of(|engine| match engine {
+            Engine::Uring(uring) => uring.0.start_polling(descriptor, interest),
+            Engine::Epoll(epoll) => epoll.start_polling(descriptor, interest),
+        }))
+    }
+
+    /// What has changed since the last call that was ready; at first, what holds.
+    pub fn poll_events(&self, context: &Context<'_>) -> Poll<io::Result<Events>> {
+        self.0.with(|engine, id| match engine {
+            Engine::Uring(uring) => uring.0.poll_events(id, context),
+            Engine::Epoll(epoll) => epoll.poll_events(id, context),
+        })
+    }
+}
+
+impl Drop for Polling {
+    fn drop(&mut self) {
+        self.0.end(|engine, id| match engine {
+            Engine::Uring(uring) => uring.0.orphan(id),
+            Engine::Epoll(epoll) => epoll.end_polling(id),
         });
     }
 }

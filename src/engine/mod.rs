@@ -21,8 +21,8 @@ pub use blocking::{Blocking, blocking, is_simulated};
 pub use clock::monotonic_ms;
 pub use current::pool;
 pub use descriptor::Descriptor;
-pub use handle::{Accepting, Connecting, Receiving, Sending};
-pub use op::{Interest, Peer, Sent, Then, accept};
+pub use handle::{Accepting, Connecting, Polling, Receiving, Sending};
+pub use op::{Events, Interest, Peer, Sent, Then, accept};
 pub use select::{EngineChoice, Refused, Selected, select};
 pub use worker::Worker;
 

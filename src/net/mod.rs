@@ -7,6 +7,7 @@ mod address;
 mod bind;
 mod duplex;
 mod listener;
+mod polling;
 mod stream;
 mod tcp;
 mod unix;
@@ -15,10 +16,12 @@ pub use address::Address;
 pub(crate) use bind::{Bound, SocketFile, bind};
 pub use duplex::{ReadHalf, WriteHalf};
 pub(crate) use listener::Listener;
+pub use polling::Polling;
 pub(crate) use stream::Stream;
 pub use tcp::{TcpListener, TcpStream};
 pub use unix::{UnixListener, UnixStream};
 
+pub use crate::engine::Events;
 pub(crate) use crate::engine::{Interest, Peer, Sent, Then};
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const BLINK: Duration = Duration::from_millis(50);
 
 /// Runs what `coroutine` makes on each engine.
-fn on_each(coroutine: impl AsyncFn() -> io::Result<()> + Copy + 'static) {
+pub(super) fn on_each(coroutine: impl AsyncFn() -> io::Result<()> + Copy + 'static) {
     for engine in [EngineChoice::Auto, EngineChoice::Epoll] {
         let outcome = run_with(engine, async move { coroutine().await });
         outcome.expect("an engine").expect("no error");

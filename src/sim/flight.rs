@@ -1,6 +1,6 @@
 //! Operations in the kernel's hands, with what they may still read and write.
 
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 
 use super::kernel::count;
 use super::network::borrow;
@@ -38,6 +38,10 @@ pub(super) enum Action {
         socket: usize,
         /// The events that were reported.
         reported: u32,
+    },
+    /// Of a real descriptor, such as an eventfd, which alone is in this epoll instance.
+    Watch {
+        epoll: OwnedFd,
     },
     /// Of room to send.
     Room {
@@ -134,7 +138,10 @@ impl Flight {
             | Action::Send { socket, .. }
             | Action::Room { socket, .. }
             | Action::Hangup { socket, .. } => socket,
-            Action::Read { .. } | Action::Connect { .. } | Action::Answer(_) => usize::MAX,
+            Action::Read { .. }
+            | Action::Watch { .. }
+            | Action::Connect { .. }
+            | Action::Answer(_) => usize::MAX,
         }
     }
 }

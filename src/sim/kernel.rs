@@ -4,11 +4,10 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
-
-use rustix::event::{PollFd, PollFlags};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 
 use super::buffers::Provided;
+use super::descriptors::{is_readable, watched};
 use super::faults::{self, Faults};
 use super::flight::{Action, Flight, Outgoing, parts, read_counter};
 use super::network::{Identity, Network, Socket, borrow};
@@ -219,11 +218,8 @@ impl Kernel {
             Action::Hangup { socket, reported } => {
                 self.network.sockets[*socket].hangup() & !reported != 0
             }
-            Action::Read { fd, .. } => {
-                let mut fds = [PollFd::from_borrowed_fd(borrow(*fd), PollFlags::IN)];
-                let none = rustix::time::Timespec::default();
-                rustix::event::poll(&mut fds, Some(&none)) == Ok(1)
-            }
+            Action::Read { fd, .. } => is_readable(borrow(*fd)),
+            Action::Watch { epoll } => is_readable(epoll.as_fd()),
             Action::Send { .. } | Action::Connect { .. } | Action::Answer(_) => true,
         }
     }
@@ -239,13 +235,7 @@ impl Kernel {
             }
             Sqe::SendMsg { fd, header, .. } => self.start_send(ring, fd, parts(header)),
             Sqe::PollOut { fd, edges } => self.start_poll(ring, fd, edges),
-            Sqe::PollHangup { fd } => match self.submitted_on(fd) {
-                Some(socket) => Action::Hangup {
-                    socket,
-                    reported: 0,
-                },
-                None => self.misuse("poll", fd),
-            },
+            Sqe::Poll { fd, events } => self.start_watch(fd, events),
             Sqe::Read { fd, to, .. } => Action::Read { fd, to },
             Sqe::Connect { address, len, .. } => Action::Connect {
                 errno: self.random.pick(faults::CONNECT),
@@ -350,6 +340,7 @@ impl Kernel {
                 *reported = self.network.sockets[*socket].hangup();
                 (reported.cast_signed(), self.more())
             }
+            Action::Watch { epoll } => (watched(epoll), self.more()),
             Action::Send { socket, outgoing } => (self.send(*socket, outgoing), 0),
             Action::Room {
                 socket,

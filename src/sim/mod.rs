@@ -14,6 +14,7 @@
 
 mod accepting;
 mod buffers;
+mod descriptors;
 mod faults;
 mod flight;
 mod kernel;

@@ -15,6 +15,7 @@ pub(crate) const TABLE: &[(&str, &[&str])] = &[
     ("net", &["engine", "buf", "sys"]),
     ("fs", &["engine", "buf", "sys", "sim"]),
     ("task", &["engine", "rt", "metrics"]),
+    ("process", &["net"]),
     ("http", &[]),
     (
         "service",

@@ -10,7 +10,7 @@ use std::os::fd::BorrowedFd;
 
 use rustix::net::sockopt;
 
-use super::After;
+use super::{After, Events};
 use crate::engine::descriptor::Descriptor;
 use crate::engine::uring::{Cqe, Sqe};
 
@@ -57,8 +57,9 @@ impl Hangup {
     }
 
     pub(in crate::engine) fn sqe(&self) -> Sqe {
-        Sqe::PollHangup {
+        Sqe::Poll {
             fd: self.socket.raw(),
+            events: Events::NONE,
         }
     }
 

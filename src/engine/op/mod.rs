@@ -19,6 +19,7 @@ mod accept;
 mod close;
 mod connect;
 mod hangup;
+mod polling;
 mod read;
 mod recv;
 mod send;
@@ -32,6 +33,8 @@ pub(super) use close::close;
 pub(super) use connect::{Connect, connect};
 pub use hangup::Peer;
 pub(super) use hangup::{Hangup, pending_error};
+pub use polling::Events;
+pub(super) use polling::Polling;
 pub(super) use read::Read;
 pub(super) use recv::{End, Recv, recv};
 pub use send::{Interest, Sent, Then};
@@ -69,6 +72,7 @@ pub(super) enum Op {
     Read(Read),
     Connect(Connect),
     Hangup(Hangup),
+    Polling(Polling),
 }
 
 impl Op {

@@ -303,6 +303,7 @@ impl Uring {
                 Op::Read(read) => read.sqe(),
                 Op::Connect(connect) => connect.sqe(),
                 Op::Hangup(hangup) => hangup.sqe(),
+                Op::Polling(polling) => polling.sqe(),
             }
         };
         // SAFETY: as for a send.
@@ -397,6 +398,7 @@ impl Uring {
             Op::Accept(accept) => accept.complete(cqe),
             Op::Connect(connect) => connect.complete(cqe),
             Op::Hangup(hangup) => hangup.complete(cqe),
+            Op::Polling(polling) => polling.complete(cqe),
             Op::Read(_) => After::Resubmit,
             Op::Send(send) => send.complete(cqe, entry.cancelled, &self.metrics),
         };

@@ -6,6 +6,7 @@ mod connections;
 mod driver;
 mod look;
 mod peer;
+mod polls;
 mod receives;
 mod ring;
 mod setup;
@@ -23,7 +24,7 @@ use ring::Ring;
 use std::io;
 use std::os::fd::RawFd;
 
-use super::op::Then;
+use super::op::{Events, Then};
 
 /// What the kernel is asked to do, in plain values. Pointers stay valid and memory unmoved until
 /// the final completion: the operation that made the request owns them.
@@ -58,8 +59,9 @@ pub enum Sqe {
         edges: bool,
     },
     /// Reports once for each change, until it is cancelled.
-    PollHangup {
+    Poll {
         fd: RawFd,
+        events: Events,
     },
     Read {
         fd: RawFd,

@@ -182,7 +182,9 @@ fn prepare(sqe: Sqe) -> Entry {
                 .build()
         }
         // The kernel adds POLLERR, POLLHUP and POLLRDHUP.
-        Sqe::PollHangup { fd } => opcode::PollAdd::new(Fd(fd), 0).multi(true).build(),
+        Sqe::Poll { fd, events } => opcode::PollAdd::new(Fd(fd), events.bits())
+            .multi(true)
+            .build(),
         Sqe::Read { fd, to, len } => opcode::Read::new(Fd(fd), to, len).build(),
         Sqe::Connect { fd, address, len } => opcode::Connect::new(Fd(fd), address, len).build(),
         Sqe::Close { fd } => opcode::Close::new(Fd(fd)).build(),

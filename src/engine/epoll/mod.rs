@@ -4,6 +4,9 @@
 //! kernel has said that it may go, and sending is tried at once. What is known of a socket stands
 //! in an array indexed by its descriptor, as in picoev.
 
+mod connections;
+mod polls;
+
 use std::cell::RefCell;
 use std::fmt;
 use std::io;
@@ -14,9 +17,8 @@ use std::time::Duration;
 
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::{Errno, ioctl_fionread};
-use rustix::net::{AddressFamily, SocketAddrAny};
+use rustix::net::AddressFamily;
 
 use crate::buf::{Chunk, Outgoing, Pool};
 use crate::engine::Refused;
@@ -24,6 +26,7 @@ use crate::engine::descriptor::Descriptor;
 use crate::engine::op::{self, End, GONE, Interest, OpId, PartSent, Peer, Sent, Then};
 use crate::metrics::WorkerMetrics;
 use crate::rt::{contain, drop_waker, note_waker, wake};
+use polls::Polls;
 
 /// Events taken in one visit.
 const EVENTS_MAX: usize = 512;
@@ -31,6 +34,8 @@ const EVENTS_MAX: usize = 512;
 const BURST_MAX: u8 = 16;
 /// The event data of the worker's eventfd, which no socket has.
 const WAKE: u64 = u64::MAX;
+/// The event data of the instance of `polls`.
+const POLLS: u64 = u64::MAX - 1;
 /// The longest wait: beyond 24 days epoll_wait(2) cannot tell, and a call would be needed that old
 /// kernels and some filters do not have. To wake up for nothing then is no harm.
 const WAIT_MAX: Duration = Duration::from_secs(3600);
@@ -70,6 +75,7 @@ pub(in crate::engine) struct Epoll {
     epoll: OwnedFd,
     watches: RefCell<Vec<Watch>>,
     events: RefCell<Vec<Event>>,
+    polls: Polls,
     /// Written by other threads to end the worker's sleep. Each write is an edge, so nobody needs
     /// to read it.
     _wake: Arc<OwnedFd>,
@@ -93,6 +99,7 @@ impl Epoll {
             epoll,
             watches: RefCell::default(),
             events: RefCell::new(Vec::with_capacity(EVENTS_MAX)),
+            polls: Polls::new(),
             _wake: wake,
             pool,
             metrics,
@@ -128,92 +135,14 @@ impl Epoll {
             Err(errno) => return Err(errno.into()),
         }
         self.metrics.completions.add(events.len() as u64);
-        for event in events.iter().filter(|event| event.data.u64() != WAKE) {
-            self.note(event);
+        for event in events.iter() {
+            match event.data.u64() {
+                WAKE => {}
+                POLLS => self.polls.visit()?,
+                _ => self.note(event),
+            }
         }
         Ok(events.len())
-    }
-
-    pub(super) fn start_accept(&self, listener: Descriptor) -> OpId {
-        if let Ok(flags) = fcntl_getfl(&listener) {
-            // A listener that would block the worker is noticed by the accept that then fails.
-            let _ = fcntl_setfl(&listener, flags | OFlags::NONBLOCK);
-        }
-        self.watch(listener, EventFlags::IN)
-    }
-
-    /// The next connection; none once it was stopped.
-    pub(super) fn poll_accept(
-        &self,
-        id: OpId,
-        context: &Context<'_>,
-    ) -> Poll<Option<io::Result<OwnedFd>>> {
-        let mut watches = self.watches.borrow_mut();
-        let watch = find(&mut watches, id).expect(GONE);
-        if watch.stopped {
-            return Poll::Ready(None);
-        }
-        if watch.end.is_some()
-            && let Some(listener) = &watch.owner
-        {
-            // It could not be watched, but perhaps it can by now.
-            self.add(listener, id, EventFlags::IN)?;
-            watch.end = None;
-        }
-        let listener = watch.owner.as_ref().filter(|_| watch.readable);
-        match listener.map(op::accept) {
-            Some(Ok(Some(fd))) => Poll::Ready(Some(Ok(fd))),
-            Some(Err(error)) => Poll::Ready(Some(Err(error))),
-            Some(Ok(None)) | None => {
-                watch.readable = false;
-                let replaced = note_waker(&mut watch.reader, context.waker());
-                drop(watches);
-                drop(replaced);
-                Poll::Pending
-            }
-        }
-    }
-
-    /// Ends an accept.
-    pub(super) fn stop_accept(&self, id: OpId) {
-        let mut watches = self.watches.borrow_mut();
-        let waker = find(&mut watches, id).and_then(|watch| {
-            watch.stopped = true;
-            watch.reader.take()
-        });
-        drop(watches);
-        waker.into_iter().for_each(wake);
-    }
-
-    pub(super) fn start_connect(&self, socket: Descriptor, address: &SocketAddrAny) -> OpId {
-        // Before it is watched: a socket without a peer is reported as hung up.
-        let connected = op::connect(&socket, address);
-        self.metrics.submissions.add(1);
-        let id = self.watch(socket, EventFlags::OUT);
-        if let Some(watch) = find(&mut self.watches.borrow_mut(), id) {
-            match connected {
-                Poll::Pending => {}
-                Poll::Ready(Ok(())) => watch.writable = true,
-                Poll::Ready(Err(error)) => watch.end = Some(End::Error(error)),
-            }
-        }
-        id
-    }
-
-    /// How a connect ended.
-    pub(super) fn poll_connect(&self, id: OpId, context: &Context<'_>) -> Poll<io::Result<()>> {
-        let mut watches = self.watches.borrow_mut();
-        let watch = find(&mut watches, id).expect(GONE);
-        if let Some(End::Error(error)) = watch.end.take() {
-            return Poll::Ready(Err(error));
-        }
-        if watch.writable {
-            return Poll::Ready(Ok(()));
-        }
-        let replaced = note_waker(&mut watch.writer, context.waker());
-        drop(watches);
-        drop(replaced);
-        Poll::Pending
     }
 
     pub(super) fn start_recv(&self, socket: Descriptor, family: AddressFamily) -> OpId {

@@ -1,0 +1,106 @@
+//! How connections come about by readiness: accepted, or made.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::task::{Context, Poll};
+
+use rustix::event::epoll::EventFlags;
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::net::SocketAddrAny;
+
+use super::{Epoll, find};
+use crate::engine::descriptor::Descriptor;
+use crate::engine::op::{self, End, GONE, OpId};
+use crate::rt::{note_waker, wake};
+
+impl Epoll {
+    pub(in crate::engine) fn start_accept(&self, listener: Descriptor) -> OpId {
+        if let Ok(flags) = fcntl_getfl(&listener) {
+            // A listener that would block the worker is noticed by the accept that then fails.
+            let _ = fcntl_setfl(&listener, flags | OFlags::NONBLOCK);
+        }
+        self.watch(listener, EventFlags::IN)
+    }
+
+    /// The next connection; none once it was stopped.
+    pub(in crate::engine) fn poll_accept(
+        &self,
+        id: OpId,
+        context: &Context<'_>,
+    ) -> Poll<Option<io::Result<OwnedFd>>> {
+        let mut watches = self.watches.borrow_mut();
+        let watch = find(&mut watches, id).expect(GONE);
+        if watch.stopped {
+            return Poll::Ready(None);
+        }
+        if watch.end.is_some()
+            && let Some(listener) = &watch.owner
+        {
+            // It could not be watched, but perhaps it can by now.
+            self.add(listener, id, EventFlags::IN)?;
+            watch.end = None;
+        }
+        let listener = watch.owner.as_ref().filter(|_| watch.readable);
+        match listener.map(op::accept) {
+            Some(Ok(Some(fd))) => Poll::Ready(Some(Ok(fd))),
+            Some(Err(error)) => Poll::Ready(Some(Err(error))),
+            Some(Ok(None)) | None => {
+                watch.readable = false;
+                let replaced = note_waker(&mut watch.reader, context.waker());
+                drop(watches);
+                drop(replaced);
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Ends an accept.
+    pub(in crate::engine) fn stop_accept(&self, id: OpId) {
+        let mut watches = self.watches.borrow_mut();
+        let waker = find(&mut watches, id).and_then(|watch| {
+            watch.stopped = true;
+            watch.reader.take()
+        });
+        drop(watches);
+        waker.into_iter().for_each(wake);
+    }
+
+    pub(in crate::engine) fn start_connect(
+        &self,
+        socket: Descriptor,
+        address: &SocketAddrAny,
+    ) -> OpId {
+        // Before it is watched: a socket without a peer is reported as hung up.
+        let connected = op::connect(&socket, address);
+        self.metrics.submissions.add(1);
+        let id = self.watch(socket, EventFlags::OUT);
+        if let Some(watch) = find(&mut self.watches.borrow_mut(), id) {
+            match connected {
+                Poll::Pending => {}
+                Poll::Ready(Ok(())) => watch.writable = true,
+                Poll::Ready(Err(error)) => watch.end = Some(End::Error(error)),
+            }
+        }
+        id
+    }
+
+    /// How a connect ended.
+    pub(in crate::engine) fn poll_connect(
+        &self,
+        id: OpId,
+        context: &Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut watches = self.watches.borrow_mut();
+        let watch = find(&mut watches, id).expect(GONE);
+        if let Some(End::Error(error)) = watch.end.take() {
+            return Poll::Ready(Err(error));
+        }
+        if watch.writable {
+            return Poll::Ready(Ok(()));
+        }
+        let replaced = note_waker(&mut watch.writer, context.waker());
+        drop(watches);
+        drop(replaced);
+        Poll::Pending
+    }
+}

@@ -1,0 +1,177 @@
+//! Waiting until a descriptor is ready, for any number of waiters on one descriptor.
+//!
+//! An epoll instance has one place for a descriptor, which a stream may have taken. So these waits
+//! have an instance of their own within the worker's, made for the first of them, where all waiters
+//! for a descriptor share its place.
+
+use std::cell::{OnceCell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{OwnedFd, RawFd};
+use std::task::{Context, Poll};
+
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::time::Timespec;
+
+use super::{Epoll, POLLS};
+use crate::engine::descriptor::Descriptor;
+use crate::engine::op::{Events, GONE, Op, OpId, Polling, State, Table};
+use crate::rt::{contain, wake};
+
+/// Events taken in one visit; the others are reported at the next one.
+const EVENTS_MAX: usize = 64;
+
+impl Epoll {
+    pub(in crate::engine) fn start_polling(
+        &self,
+        descriptor: Descriptor,
+        interest: Events,
+    ) -> OpId {
+        let polling = || Op::Polling(Polling::new(descriptor, interest));
+        self.polls.table.borrow_mut().insert(polling).0
+    }
+
+    /// What has changed since the last call that was ready.
+    pub(in crate::engine) fn poll_events(
+        &self,
+        id: OpId,
+        context: &Context<'_>,
+    ) -> Poll<io::Result<Events>> {
+        let polls = &self.polls;
+        let mut table = polls.table.borrow_mut();
+        let entry = table.get(id).expect(GONE);
+        if let Some(reported) = polling(&mut entry.op).take() {
+            return Poll::Ready(reported);
+        }
+        let replaced = entry.wait(context.waker());
+        if entry.state == State::Idle {
+            let instance = polls.instance_in(&self.epoll)?;
+            polls.watch(&mut table, id, instance)?;
+        }
+        drop(table);
+        drop(replaced);
+        Poll::Pending
+    }
+
+    pub(in crate::engine) fn end_polling(&self, id: OpId) {
+        self.polls.end(id);
+    }
+}
+
+/// The waits of one worker.
+#[derive(Debug)]
+pub(super) struct Polls {
+    instance: OnceCell<OwnedFd>,
+    table: RefCell<Table>,
+    /// Who waits for each descriptor that is watched.
+    waiters: RefCell<HashMap<RawFd, Vec<OpId>>>,
+}
+
+impl Polls {
+    pub(super) fn new() -> Self {
+        Self {
+            instance: OnceCell::new(),
+            table: RefCell::new(Table::new()),
+            waiters: RefCell::default(),
+        }
+    }
+
+    /// The waiter is gone.
+    fn end(&self, id: OpId) {
+        let Some(mut entry) = self.table.borrow_mut().remove(id) else {
+            return;
+        };
+        if entry.state != State::Idle
+            && let Some(instance) = self.instance.get()
+        {
+            let descriptor = polling(&mut entry.op).descriptor();
+            let mut all_waiters = self.waiters.borrow_mut();
+            let waiters = all_waiters.entry(descriptor.raw()).or_default();
+            waiters.retain(|waiter| *waiter != id);
+            if waiters.is_empty() {
+                all_waiters.remove(&descriptor.raw());
+                // The kernel does not forget it with our descriptor if another process has it, too.
+                let _ = epoll::delete(instance, descriptor);
+            }
+        }
+        // Dropped last: it may hold the last use of its descriptor.
+        contain(|| drop(entry));
+    }
+
+    /// Takes what the kernel reports, and wakes those whom it concerns.
+    ///
+    /// # Errors
+    /// Those of epoll_wait(2).
+    pub(super) fn visit(&self) -> io::Result<()> {
+        let Some(instance) = self.instance.get() else {
+            return Ok(());
+        };
+        let mut events = Vec::with_capacity(EVENTS_MAX);
+        let at_once = Timespec::default();
+        epoll::wait(instance, spare_capacity(&mut events), Some(&at_once))?;
+        for event in events {
+            let number = RawFd::try_from(event.data.u64()).expect("a descriptor's number");
+            let flags = event.flags;
+            let events = Events::from_bits(flags.bits());
+            let mut wakers = Vec::new();
+            let mut table = self.table.borrow_mut();
+            for id in self.waiters.borrow().get(&number).into_iter().flatten() {
+                let entry = table.get(*id).expect(GONE);
+                if polling(&mut entry.op).report(events) {
+                    wakers.extend(entry.waker.take());
+                }
+            }
+            drop(table);
+            wakers.into_iter().for_each(wake);
+        }
+        Ok(())
+    }
+
+    /// The instance, which is watched in `outer`.
+    fn instance_in(&self, outer: &OwnedFd) -> io::Result<&OwnedFd> {
+        if let Some(instance) = self.instance.get() {
+            return Ok(instance);
+        }
+        let instance = epoll::create(CreateFlags::CLOEXEC)?;
+        epoll::add(outer, &instance, EventData::new_u64(POLLS), EventFlags::IN)?;
+        Ok(self.instance.get_or_init(|| instance))
+    }
+
+    /// Asks the kernel for what any waiter for the descriptor is interested in. It then reports the
+    /// state as it is, to those who waited before, too.
+    fn watch(&self, table: &mut Table, id: OpId, instance: &OwnedFd) -> io::Result<()> {
+        let descriptor = polling(&mut table.get(id).expect(GONE).op)
+            .descriptor()
+            .clone();
+        let number = descriptor.raw();
+        let mut all_waiters = self.waiters.borrow_mut();
+        let waiters = all_waiters.entry(number).or_default();
+        let is_first = waiters.is_empty();
+        waiters.push(id);
+        let interests = waiters.iter().map(|id| {
+            let entry = table.get(*id).expect(GONE);
+            polling(&mut entry.op).interest().bits()
+        });
+        let flags = EventFlags::from_bits_retain(interests.fold(0, |all, one| all | one));
+        let data = EventData::new_u64(number.unsigned_abs().into());
+        let change = if is_first { epoll::add } else { epoll::modify };
+        let changed = change(instance, &descriptor, data, flags | EventFlags::ET);
+        if let Err(errno) = changed {
+            waiters.pop();
+            if is_first {
+                all_waiters.remove(&number);
+            }
+            return Err(errno.into());
+        }
+        table.get(id).expect(GONE).state = State::InKernel;
+        Ok(())
+    }
+}
+
+fn polling(op: &mut Op) -> &mut Polling {
+    match op {
+        Op::Polling(polling) => polling,
+        _ => unreachable!("there are only polls here"),
+    }
+}
