@@ -2,7 +2,7 @@
 //! file, reading what is not in memory. It knows no files; it runs what it is given.
 //!
 //! Each worker has its own few threads, started when they are first needed. What waits for one of
-//! them is woken through the worker's inbox. In a simulation there are none: the job runs at once.
+//! them is woken through the worker's inbox. A simulated worker has none: its jobs run at once.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -15,7 +15,7 @@ use crate::rt::{JoinError, contain, note_waker, outcome_of, wake};
 
 /// Threads of one worker, at most: so many disk accesses can be awaited at a time, and as many
 /// that never end (a file server that is gone) leave the worker without.
-const THREADS_MAX: usize = 4;
+pub(super) const THREADS_MAX: usize = 4;
 
 /// Calls `job` on one of the current worker's threads; the future's output is what `job` returned,
 /// or the reason why it did not return. A worker has at most four such threads, which also read
@@ -50,10 +50,7 @@ pub fn blocking<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> 
             finish(&place, outcome_of(job));
         }
     };
-    if is_simulated() {
-        run();
-    } else if let Err(error) = super::current::with_threads(|threads| threads.start(Box::new(run)))
-    {
+    if let Err(error) = super::current::with_threads(|threads| threads.start(Box::new(run))) {
         let errno = error.raw_os_error().unwrap_or(libc::EAGAIN);
         finish(&slot, Err(JoinError::NoThread(errno)));
     }
@@ -96,19 +93,14 @@ fn finish<T>(place: &Mutex<Slot<T>>, result: Result<T, JoinError>) {
     waiter.into_iter().for_each(wake);
 }
 
-/// Whether this thread is in a simulated machine.
-pub fn is_simulated() -> bool {
-    #[cfg(feature = "sim")]
-    return crate::sim::now_ms().is_some();
-    #[cfg(not(feature = "sim"))]
-    false
-}
-
 type Job = Box<dyn FnOnce() + Send>;
 
 /// One worker's threads. They end with it: what has not begun is dropped, what runs is not waited
 /// for, since a disk that does not answer must not keep the program from ending.
-pub(super) struct Threads(Arc<Shared>);
+pub(super) struct Threads {
+    shared: Arc<Shared>,
+    threads_max: usize,
+}
 
 #[derive(Default)]
 struct Shared {
@@ -127,9 +119,13 @@ struct Queue {
 }
 
 impl Threads {
-    /// No threads as yet.
-    pub(super) fn new() -> Self {
-        Self(Arc::default())
+    /// No threads as yet, and never more than `threads_max`. Where that is 0, the worker does its
+    /// jobs itself, at once.
+    pub(super) fn new(threads_max: usize) -> Self {
+        Self {
+            shared: Arc::default(),
+            threads_max,
+        }
     }
 
     /// Queues a job.
@@ -137,10 +133,14 @@ impl Threads {
     /// # Errors
     /// When there is no thread for it, and none can be had.
     fn start(&self, job: Job) -> io::Result<()> {
-        let mut queue = lock(&self.0.queue);
+        if self.threads_max == 0 {
+            contain(job);
+            return Ok(());
+        }
+        let mut queue = lock(&self.shared.queue);
         queue.jobs.push_back(job);
-        if queue.idle < queue.jobs.len() && queue.threads < THREADS_MAX {
-            let shared = self.0.clone();
+        if queue.idle < queue.jobs.len() && queue.threads < self.threads_max {
+            let shared = self.shared.clone();
             let thread = std::thread::Builder::new().name("coring-blocking".to_owned());
             match thread.spawn(move || shared.work()) {
                 Ok(_) => queue.threads += 1,
@@ -154,18 +154,18 @@ impl Threads {
             }
         }
         drop(queue);
-        self.0.news.notify_one();
+        self.shared.news.notify_one();
         Ok(())
     }
 }
 
 impl Drop for Threads {
     fn drop(&mut self) {
-        let mut queue = lock(&self.0.queue);
+        let mut queue = lock(&self.shared.queue);
         queue.closed = true;
         let unbegun = std::mem::take(&mut queue.jobs);
         drop(queue);
-        self.0.news.notify_all();
+        self.shared.news.notify_all();
         drop_jobs(unbegun);
     }
 }

@@ -17,7 +17,7 @@ mod select;
 mod uring;
 mod worker;
 
-pub use blocking::{Blocking, blocking, is_simulated};
+pub use blocking::{Blocking, blocking};
 pub use clock::monotonic_ms;
 pub use current::pool;
 pub use descriptor::Descriptor;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::event::EventfdFlags;
 
-use super::blocking::Threads;
+use super::blocking::{THREADS_MAX, Threads};
 use super::clock::monotonic_ms;
 use super::current;
 use super::epoll::Epoll;
@@ -67,7 +67,21 @@ impl Worker {
             run: Run::new(),
             engine,
             executor,
-            threads: Threads::new(),
+            threads: Threads::new(THREADS_MAX),
+        })
+    }
+
+    /// A worker of the simulated machine that this thread is in.
+    ///
+    /// # Errors
+    /// When this machine has no more descriptors.
+    #[cfg(feature = "sim")]
+    pub(crate) fn simulated(metrics: &Arc<WorkerMetrics>) -> Result<Self, Refused> {
+        let selected = Selected::Uring { rung: "sim" };
+        Ok(Self {
+            // Other threads would bring chance into it.
+            threads: Threads::new(0),
+            ..Self::new(&selected, usize::MAX, metrics)?
         })
     }
 

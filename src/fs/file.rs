@@ -12,8 +12,12 @@ use rustix::fs::{FileType, Stat, fstat};
 use rustix::io::Errno;
 
 use crate::buf::FileSpan;
-use crate::engine::{Blocking, blocking, is_simulated};
-use crate::sys::file::{is_cached, read_cached};
+use crate::engine::{Blocking, blocking};
+#[cfg(feature = "sim")]
+use crate::sim::is_cached;
+#[cfg(not(feature = "sim"))]
+use crate::sys::file::is_cached;
+use crate::sys::file::read_cached;
 
 /// What is known of a file or folder, at the moment it was looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -186,8 +190,7 @@ impl File {
     /// then waits for the disk; but what is read and used together mostly leaves together.
     pub(crate) fn span(&self, offset: u64, len: usize) -> Option<FileSpan> {
         let last = offset + (len as u64).checked_sub(1)?;
-        // What is sent in a simulation goes through its kernel, hence through memory.
-        let can_send = !is_simulated() && is_cached(&self.fd, offset) && is_cached(&self.fd, last);
+        let can_send = is_cached(&self.fd, offset) && is_cached(&self.fd, last);
         can_send.then(|| FileSpan::new(self.fd.clone(), offset, len))
     }
 

@@ -20,8 +20,12 @@ use std::sync::Arc;
 use rustix::io::{Errno, pread, pwrite};
 
 use crate::buf::FileSpan;
-use crate::engine::{blocking, is_simulated, monotonic_ms};
-use crate::sys::file::{LARGE_PAGE_BYTES, anonymous_file, fill_with_large_page, give_up_writing};
+use crate::engine::{blocking, monotonic_ms};
+#[cfg(feature = "sim")]
+use crate::sim::anonymous_file;
+#[cfg(not(feature = "sim"))]
+use crate::sys::file::anonymous_file;
+use crate::sys::file::{LARGE_PAGE_BYTES, fill_with_large_page, give_up_writing};
 use crate::sys::limits::{is_short_of_descriptors, may_write};
 
 /// Where content begins, for a pipe has its pages: those of one more would not go out with it.
@@ -82,15 +86,12 @@ impl Shelf {
     ///
     /// # Errors
     /// `EAGAIN` when there is no place for them: there may be one after [`Shelf::grow`]. Those of
-    /// pwrite(2). In a simulation, whose kernel sends memory only, nothing can be kept.
+    /// pwrite(2).
     ///
     /// # Panics
     /// When these are more than a file has room for.
     pub(crate) fn keep(&self, bytes: &[u8]) -> io::Result<Kept> {
         assert!(bytes.len() <= LARGE_PAGE_BYTES, "content is small");
-        if is_simulated() {
-            return Err(io::ErrorKind::Unsupported.into());
-        }
         let (file, offset) = self.0.place(bytes.len()).ok_or(Errno::AGAIN)?;
         let mut written = 0;
         while written < bytes.len() {
@@ -108,7 +109,7 @@ impl Shelf {
     pub(crate) fn grow(&self) -> Option<impl Future<Output = ()> + 'static> {
         let files = &self.0;
         let may_grow = files.files_max > 0 && monotonic_ms() >= files.rests_until_ms.get();
-        if is_simulated() || !may_grow || files.is_growing.replace(true) {
+        if !may_grow || files.is_growing.replace(true) {
             return None;
         }
         let files = files.clone();

@@ -16,6 +16,7 @@ mod accepting;
 mod buffers;
 mod descriptors;
 mod faults;
+mod files;
 mod flight;
 mod kernel;
 #[cfg(feature = "mutants")]
@@ -30,15 +31,12 @@ mod streams;
 use std::cell::RefCell;
 use std::fmt;
 use std::io::{self, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
-
-use rustix::fs::{Mode, OFlags, ResolveFlags};
-use rustix::io::Errno;
-use rustix::path::Arg;
 
 pub use crate::rt::sleep;
 pub use faults::Faults;
+pub(crate) use files::{anonymous_file, is_cached, openat2};
 use kernel::Kernel;
 #[cfg(feature = "mutants")]
 pub use mutants::{Mutant, with_mutant};
@@ -190,22 +188,6 @@ pub(crate) fn recvmsg(
 pub fn hold_up(duration_ms: u64, end_ms: u64) {
     if let Some(world) = World::current() {
         world.advance(end_ms.min(world.now_ms() + duration_ms));
-    }
-}
-
-/// openat2(2), or in a simulation without it openat(2): below valgrind there is none, and what is
-/// opened there is a test's own.
-pub(crate) fn openat2(
-    folder: impl AsFd,
-    path: impl Arg,
-    flags: OFlags,
-    mode: Mode,
-    resolve: ResolveFlags,
-) -> rustix::io::Result<OwnedFd> {
-    let (folder, path) = (folder.as_fd(), path.as_cow_c_str()?);
-    match rustix::fs::openat2(folder, &*path, flags, mode, resolve) {
-        Err(Errno::NOSYS) if now_ms().is_some() => rustix::fs::openat(folder, &*path, flags, mode),
-        opened => opened,
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::World;
 use super::kernel::Kernel;
 use crate::buf::Pool;
-use crate::engine::{Running, Selected, Worker, pool};
+use crate::engine::{Running, Worker, pool};
 use crate::metrics::WorkerMetrics;
 
 /// What a worker does after a turn of its loop.
@@ -44,8 +44,7 @@ impl Stepped {
         main: impl Future<Output = ()> + 'static,
     ) -> Self {
         let ring = world.0.borrow().rings.len();
-        let selected = Selected::Uring { rung: "sim" };
-        let worker = world.enter(|| Worker::new(&selected, usize::MAX, metrics));
+        let worker = world.enter(|| Worker::simulated(metrics));
         let running = worker
             .expect("a simulated ring is always to be had")
             .start(main);
