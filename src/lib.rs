@@ -97,7 +97,7 @@ pub mod parts {
     pub use crate::buf::{
         BLOCK_BYTES, Chunk, FileSpan, Outgoing, Part, Pool, PoolBox, RecvBuf, SendQueue,
     };
-    pub use crate::http::{Fault, conditional, date, field, h1, range, target};
+    pub use crate::http::{Fault, Head, Version, conditional, date, field, h1, range, target};
     pub use crate::rt::{
         Executor, JoinError, JoinHandle, Timer, Wheel, now_ms, sleep, spawn_joined, wake_all,
         yield_now,

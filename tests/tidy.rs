@@ -115,6 +115,12 @@ fn rooms_do_not_know_what_they_refuse_to_know() {
         imports::absences,
         2,
     );
+    shows(
+        "src/service/request.rs",
+        "use crate::http::h1::Limits;",
+        imports::absences,
+        1,
+    );
     passes(
         "src/engine/a.rs",
         "use std::os::fd::OwnedFd;",

@@ -2,7 +2,8 @@
 
 use std::hint::black_box;
 
-use coring::parts::h1::{Answer, BodyLength, Connection, Event, Framing, Head, Limits};
+use coring::parts::Head;
+use coring::parts::h1::{Answer, BodyLength, Connection, Event, Framing, Limits};
 use coring::{HeaderName, HeaderValue, StatusCode};
 
 use crate::measure::time;

@@ -77,6 +77,34 @@ pub fn has_token(value: &[u8], token: &str) -> bool {
     tokens(value).any(|each| each.eq_ignore_ascii_case(token.as_bytes()))
 }
 
+/// The side that decides on a field of a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// The response.
+    Response,
+    /// The response; without its Date the server adds one.
+    Date,
+    /// The response; without its Server the server adds one.
+    Server,
+    /// The protocol, which heeds `close` in a response's Connection.
+    Connection,
+    /// The protocol alone: framing, and what concerns one connection.
+    Protocol,
+}
+
+/// The side that decides on the response field `name`, which is in lower case.
+#[inline]
+pub(super) fn owner(name: &[u8]) -> Owner {
+    match name {
+        b"date" => Owner::Date,
+        b"server" => Owner::Server,
+        b"connection" => Owner::Connection,
+        b"upgrade" | b"keep-alive" | b"content-length" | b"proxy-connection"
+        | b"transfer-encoding" => Owner::Protocol,
+        _ => Owner::Response,
+    }
+}
+
 /// The elements of a comma-separated list that has no quoted strings, empty ones left out
 /// (RFC 9110 §5.6.1).
 pub fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {

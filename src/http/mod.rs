@@ -10,10 +10,14 @@ pub mod conditional;
 pub mod date;
 pub mod fault;
 pub mod field;
+pub mod field_lines;
 pub mod h1;
+pub mod head;
 pub mod range;
 pub mod span;
 pub mod target;
 
 pub use fault::Fault;
+pub use field_lines::FieldLines;
+pub use head::{Head, Version};
 pub use span::Span;

@@ -13,8 +13,8 @@ use super::close_reason::CloseReason;
 use super::connection::{Connection, Pending, refuse_interim};
 use super::limits::Pace;
 use crate::buf::{Part, PoolBox};
-use crate::http::Fault;
-use crate::http::h1::{self, Event, Head};
+use crate::http::h1::{self, Event};
+use crate::http::{Fault, Head};
 use crate::rt::{contain, peer_now_ms};
 use crate::service::{Body, Inlet, Piece, Response};
 

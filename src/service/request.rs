@@ -6,8 +6,8 @@ use ::http::Method;
 
 use super::body::Body;
 use crate::buf::{Part, Pool, PoolBox};
+use crate::http::Head;
 use crate::http::field::Fields;
-use crate::http::h1::Head;
 
 /// A request: its head as received, and a handle to its body.
 pub struct Request(PoolBox<Parts>);

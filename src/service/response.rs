@@ -7,7 +7,7 @@ use ::http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 
 use super::body::Body;
 use super::pipe::Inlet;
-use crate::http::h1::FieldLines;
+use crate::http::FieldLines;
 
 /// A response: status, fields and body. Framing and what concerns the connection are added by the
 /// server, and left out of the response's own fields, though `Connection: close` is heeded; Date

@@ -62,6 +62,11 @@ const ABSENT: &[(&str, &[&str], &str)] = &[
     ),
     (
         "service",
+        &["h1"],
+        "no version of HTTP: crate::http has what all of them share",
+    ),
+    (
+        "service",
         &["stderr", "eprintln"],
         "a write to standard error may block: messages::report",
     ),

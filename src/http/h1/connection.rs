@@ -9,10 +9,10 @@ use super::body::{Decoder, Piece};
 use super::encode::{
     Answer, AnswerFraming, BodyLength, DataPrefix, HeadWriter, Persistence, WrongLength,
 };
-use super::parse::{self, Framing, Head, Limits, Version};
+use super::parse::{self, Framing, Limits, Wishes};
 use super::state::{Exchange, Party, State, Step};
-use crate::http::Fault;
 use crate::http::date::DATE_LEN;
+use crate::http::{Fault, Head, Version};
 
 /// What the received bytes mean.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -296,10 +296,16 @@ impl Connection {
         self.persists = false;
     }
 
+    /// Whether the client has said that it sends no request after the one at hand.
+    #[must_use]
+    pub fn is_last_request(&self) -> bool {
+        self.is_last
+    }
+
     /// Whether the peer may be sending, for all it has said: the rest of its request, or another.
     #[must_use]
     pub fn peer_may_send(&self) -> bool {
-        !(self.is_last && self.request_complete())
+        !(self.is_last_request() && self.request_complete())
     }
 
     /// Whether nothing more can be sent: the connection is to be closed.
@@ -326,7 +332,8 @@ impl Connection {
         limits: &Limits,
         head: &mut Head,
     ) -> Result<(usize, Event), Fault> {
-        let parsed = parse::parse(bytes, &mut self.scanned, limits, head);
+        let mut wishes = Wishes::default();
+        let parsed = parse::parse(bytes, &mut self.scanned, limits, head, &mut wishes);
         if parsed.is_err() {
             // Whatever is wrong with it, an answer to HEAD has no content (RFC 9110 §9.3.2).
             self.is_head = bytes.trim_ascii_start().starts_with(b"HEAD ");
@@ -338,14 +345,14 @@ impl Connection {
         self.exchange.step(Party::Responder, Step::Request);
         self.version = head.version;
         self.is_head = head.method == Method::HEAD;
-        self.is_last = !head.keep_alive;
-        self.persists = head.keep_alive && !self.closing;
+        self.is_last = !wishes.keeps_alive;
+        self.persists = wishes.keeps_alive && !self.closing;
         match framing {
             Framing::None => self.exchange.step(Party::Requester, Step::End),
             Framing::Length(length) => self.body = Decoder::counted(length),
             Framing::Chunked => self.body = Decoder::chunked(),
         }
-        self.awaits_continue = head.expects_continue && framing != Framing::None;
+        self.awaits_continue = wishes.expects_continue && framing != Framing::None;
         Ok((len, Event::Request(framing)))
     }
 

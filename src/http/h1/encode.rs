@@ -3,8 +3,9 @@
 
 use ::http::{HeaderName, HeaderValue, StatusCode};
 
+use crate::http::FieldLines;
 use crate::http::date::DATE_LEN;
-use crate::http::field::has_token;
+use crate::http::field::{Owner, has_token, owner};
 
 /// What a service answers, as far as the head is concerned.
 ///
@@ -32,42 +33,8 @@ where
     /// A length in bytes that the head of this answer does not exceed.
     #[must_use]
     pub fn head_bytes_max(&self) -> usize {
-        let shared = self.shared.map_or(0, |shared| shared.bytes.len());
+        let shared = self.shared.map_or(0, |shared| shared.lines().len());
         OWN_BYTES_MAX + shared + lines_len(self.fields.clone())
-    }
-}
-
-/// Fields that many answers have alike, their lines written once.
-#[derive(Debug)]
-pub struct FieldLines {
-    fields: Box<[(HeaderName, HeaderValue)]>,
-    bytes: Box<[u8]>,
-}
-
-impl FieldLines {
-    /// The lines of `fields`.
-    ///
-    /// # Panics
-    /// If one of them is for the connection to say: Date, Server, framing, persistence.
-    #[must_use]
-    pub fn new(fields: impl Into<Box<[(HeaderName, HeaderValue)]>>) -> Self {
-        let fields = fields.into();
-        let all = || fields.iter().map(|(name, value)| (name, value));
-        let mut bytes = vec![0; lines_len(all())];
-        let mut writer = HeadWriter::new(&mut bytes);
-        writer.fields(all());
-        let is_plain = !(writer.has_date || writer.has_server || writer.wants_close);
-        assert!(is_plain && writer.len == bytes.len(), "{fields:?}");
-        Self {
-            bytes: bytes.into(),
-            fields,
-        }
-    }
-
-    /// The fields.
-    #[must_use]
-    pub fn fields(&self) -> &[(HeaderName, HeaderValue)] {
-        &self.fields
     }
 }
 
@@ -185,7 +152,7 @@ impl<'a> HeadWriter<'a> {
     /// Fields whose lines are there already.
     #[inline]
     pub(super) fn shared(&mut self, lines: &FieldLines) {
-        self.put(&lines.bytes);
+        self.put(lines.lines());
     }
 
     /// Whether the answer's `connection` field asked to close.
@@ -230,16 +197,15 @@ impl<'a> HeadWriter<'a> {
     /// Whether a field, whose name is in small letters, is the answer's to send.
     #[inline]
     fn admits(&mut self, name: &[u8], value: &[u8]) -> bool {
-        match name {
-            b"date" => self.has_date = true,
-            b"server" => self.has_server = true,
-            b"connection" => {
+        match owner(name) {
+            Owner::Response => {}
+            Owner::Date => self.has_date = true,
+            Owner::Server => self.has_server = true,
+            Owner::Connection => {
                 self.wants_close |= has_token(value, "close");
                 return false;
             }
-            b"upgrade" | b"keep-alive" | b"content-length" | b"proxy-connection"
-            | b"transfer-encoding" => return false,
-            _ => {}
+            Owner::Protocol => return false,
         }
         true
     }

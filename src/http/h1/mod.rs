@@ -8,8 +8,8 @@ pub mod parse;
 pub mod state;
 
 pub use connection::{Connection, DATA_SUFFIX, Event, is_blank};
-pub use encode::{Answer, BodyLength, FieldLines};
-pub use parse::{FIELDS_MAX, Framing, Head, Limits, Version};
+pub use encode::{Answer, BodyLength};
+pub use parse::{FIELDS_MAX, Framing, Limits};
 
 #[cfg(test)]
 mod tests;

@@ -6,9 +6,9 @@ use std::mem::MaybeUninit;
 
 use ::http::Method;
 
-use crate::http::field::{Fields, find, is_host, tokens};
+use crate::http::field::{find, is_host, tokens};
 use crate::http::target::{self, Target};
-use crate::http::{Fault, Span};
+use crate::http::{Fault, Head, Span, Version};
 
 /// How much of a request is read before it is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,15 +45,6 @@ impl Default for Limits {
     }
 }
 
-/// The version of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Version {
-    /// HTTP/1.0
-    Http10,
-    /// HTTP/1.1
-    Http11,
-}
-
 /// How the end of a request's body is found (RFC 9112 §6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
@@ -65,90 +56,16 @@ pub enum Framing {
     Chunked,
 }
 
-/// A request's head: what persistence needs, and where the rest lies.
-///
-/// The accessors take the bytes the head was parsed from, wherever those are by then.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Head {
-    /// The method; one that the standards do not name is an extension method.
-    pub method: Method,
-    /// The version.
-    pub version: Version,
+/// What a head says of the connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Wishes {
     /// Whether the client lets the connection persist (RFC 9112 §9.3).
-    pub keep_alive: bool,
+    pub(super) keeps_alive: bool,
     /// Whether the client waits for `100 Continue` before it sends the body.
-    pub expects_continue: bool,
-    target: Span,
-    parts: Target,
-    fields: Span,
-    host: Option<Span>,
+    pub(super) expects_continue: bool,
 }
 
-impl Default for Head {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Head {
-    /// What a head is before one was read.
-    #[inline]
-    #[must_use]
-    pub const fn new() -> Self {
-        Self {
-            method: Method::GET,
-            version: Version::Http11,
-            keep_alive: false,
-            expects_continue: false,
-            target: Span::EMPTY,
-            parts: Target::EMPTY,
-            fields: Span::EMPTY,
-            host: None,
-        }
-    }
-
-    /// The request target as received.
-    #[must_use]
-    pub fn target<'a>(&self, bytes: &'a [u8]) -> &'a str {
-        self.target.text(bytes)
-    }
-
-    /// The path as received, not decoded: `*` for `OPTIONS *`, else beginning with `/`.
-    #[inline]
-    #[must_use]
-    pub fn path<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
-        if self.parts.path.is_empty() {
-            b"/"
-        } else {
-            self.parts.path.of(bytes)
-        }
-    }
-
-    /// What follows the target's first `?`.
-    #[must_use]
-    pub fn query<'a>(&self, bytes: &'a [u8]) -> Option<&'a str> {
-        self.parts.query.map(|query| query.text(bytes))
-    }
-
-    /// The value of Host, which an absolute-form target repeats; empty where the client says that
-    /// its target has no authority.
-    #[must_use]
-    pub fn host<'a>(&self, bytes: &'a [u8]) -> Option<&'a str> {
-        self.host
-            .or(self.parts.authority)
-            .map(|host| host.text(bytes))
-    }
-
-    /// The field lines.
-    #[inline]
-    #[must_use]
-    pub fn fields<'a>(&self, bytes: &'a [u8]) -> Fields<'a> {
-        Fields::new(self.fields.of(bytes))
-    }
-}
-
-/// Reads a head from the start of `bytes` into `head`: its length and how the body after it ends,
-/// or `None` while it is not complete.
+/// Reads a head from the start of `bytes` into `head`; `None` while it is not complete.
 ///
 /// `scanned` says how many of the bytes an earlier call has already searched for the head's end;
 /// it is 0 for a new head and kept up to date here, so that a head that comes byte by byte costs
@@ -163,6 +80,7 @@ pub(super) fn parse(
     scanned: &mut u32,
     limits: &Limits,
     head: &mut Head,
+    wishes: &mut Wishes,
 ) -> Result<Option<(usize, Framing)>, Fault> {
     let max = usize::from(limits.head_bytes_max);
     let window = &bytes[..bytes.len().min(max)];
@@ -170,7 +88,7 @@ pub(super) fn parse(
     if let Some(blank) = leading_blank(window)? {
         refuse_long_target(&window[blank..], before, limits)?;
         let may_be_whole = before == 0 || ends_after(window, before.saturating_sub(3).max(blank));
-        if may_be_whole && let Some(parsed) = parse_request(window, blank, limits, head)? {
+        if may_be_whole && let Some(parsed) = parse_request(window, blank, limits, head, wishes)? {
             *scanned = 0;
             return Ok(Some(parsed));
         }
@@ -238,6 +156,7 @@ fn parse_request(
     blank: usize,
     limits: &Limits,
     head: &mut Head,
+    wishes: &mut Wishes,
 ) -> Result<Option<(usize, Framing)>, Fault> {
     let mut slots = [const { MaybeUninit::uninit() }; FIELDS_MAX];
     let fields_max = usize::from(limits.fields_max).min(FIELDS_MAX);
@@ -278,11 +197,11 @@ fn parse_request(
     let framing = notes.framing(version, limits)?;
     // One by one, for they are in their place already: a whole head would be moved there.
     head.version = version;
-    head.keep_alive = notes.persists(version);
-    head.expects_continue = notes.expects_continue;
     head.target = target;
     head.fields = Span::new(line_end + 2, len - 2);
     head.host = notes.host;
+    wishes.keeps_alive = notes.keeps_alive(version);
+    wishes.expects_continue = notes.expects_continue;
     Ok(Some((len, framing)))
 }
 
@@ -478,7 +397,7 @@ impl Notes {
     }
 
     /// RFC 9112 §9.3.
-    fn persists(&self, version: Version) -> bool {
+    fn keeps_alive(&self, version: Version) -> bool {
         match version {
             Version::Http10 => self.wants_keep_alive && !self.wants_close,
             Version::Http11 => !self.wants_close,

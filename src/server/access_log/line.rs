@@ -5,7 +5,7 @@ use std::fmt;
 use std::io::Write;
 
 use crate::http::date::DATE_LEN;
-use crate::http::h1::{Head, Version};
+use crate::http::{Head, Version};
 use crate::net::Stream;
 
 /// A connection's line in the making: what is known of a request when its head has come, and its

@@ -9,9 +9,9 @@ use ::http::HeaderValue;
 use ::http::header::{ACCEPT_RANGES, CONTENT_TYPE, ETAG, LAST_MODIFIED};
 
 use crate::fs::Metadata;
+use crate::http::FieldLines;
 use crate::http::conditional::Validators;
 use crate::http::date::DateCache;
-use crate::http::h1::FieldLines;
 
 /// A file's header values, made once.
 #[derive(Debug, Clone)]

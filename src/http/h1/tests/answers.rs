@@ -3,10 +3,10 @@
 use ::http::{HeaderName, HeaderValue, StatusCode};
 
 use super::{DATE, NO_FIELDS, next};
-use crate::http::Fault;
 use crate::http::h1::DATA_SUFFIX;
 use crate::http::h1::encode::{DataPrefix, WrongLength};
-use crate::http::h1::{Answer, BodyLength, Connection, Event, FieldLines, Limits};
+use crate::http::h1::{Answer, BodyLength, Connection, Event, Limits};
+use crate::http::{Fault, FieldLines};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const HEAD: &str = "HEAD / HTTP/1.1\r\nHost: a\r\n\r\n";

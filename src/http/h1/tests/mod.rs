@@ -6,8 +6,8 @@ mod bodies;
 mod hostile;
 mod requests;
 
-use super::{Answer, BodyLength, Connection, Event, Framing, Head, Limits};
-use crate::http::Fault;
+use super::{Answer, BodyLength, Connection, Event, Framing, Limits};
+use crate::http::{Fault, Head};
 use ::http::{HeaderName, HeaderValue, StatusCode};
 
 const DATE: [u8; 29] = *b"Sun, 06 Nov 1994 08:49:37 GMT";
@@ -66,7 +66,8 @@ impl<'a> Script<'a> {
                 self.is_over = true;
             }
             Event::Request(framing) => {
-                self.log.push(describe(head, framing, &bytes));
+                let line = describe(&self.connection, head, framing, &bytes);
+                self.log.push(line);
                 if framing == Framing::None {
                     self.answer();
                 }
@@ -136,17 +137,17 @@ fn next(
 }
 
 /// A head in one line: what it is and whatever is not ordinary about it.
-fn describe(head: &Head, framing: Framing, bytes: &[u8]) -> String {
+fn describe(connection: &Connection, head: &Head, framing: Framing, bytes: &[u8]) -> String {
     let mut line = format!("{} {}", head.method, head.target(bytes));
     match framing {
         Framing::None => {}
         Framing::Length(length) => line += &format!(" length {length}"),
         Framing::Chunked => line += " chunked",
     }
-    if !head.keep_alive {
+    if connection.is_last_request() {
         line += " close";
     }
-    if head.expects_continue {
+    if connection.wants_continue() {
         line += " continue";
     }
     line

@@ -1,8 +1,8 @@
 //! Request heads: what is read from them, and what is refused.
 
 use super::{check, check_with, next};
-use crate::http::Fault;
-use crate::http::h1::{Connection, Event, Framing, Head, Limits, Version};
+use crate::http::h1::{Connection, Event, Framing, Limits};
+use crate::http::{Fault, Head, Version};
 
 /// A request with these field lines after a good Host.
 fn with(fields: &str) -> String {

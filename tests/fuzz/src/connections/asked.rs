@@ -2,7 +2,8 @@
 //! checked by another target.
 
 use coring::Limits;
-use coring::parts::h1::{self, Answer, BodyLength, Connection, Event, Framing, Head, Version};
+use coring::parts::h1::{self, Answer, BodyLength, Connection, Event, Framing};
+use coring::parts::{Head, Version};
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::site;
@@ -48,7 +49,7 @@ pub(super) fn read(sent: &[u8], limits: &Limits) -> Vec<Asked> {
         match event {
             Event::NeedData | Event::Paused => return asked,
             Event::Request(framing) => {
-                asked.push(request(&head, bytes, at));
+                asked.push(request(&connection, &head, bytes, at));
                 if framing == Framing::None {
                     answer(&mut connection);
                     asked.last_mut().expect("a request").complete = true;
@@ -68,13 +69,13 @@ pub(super) fn read(sent: &[u8], limits: &Limits) -> Vec<Asked> {
     }
 }
 
-fn request(head: &Head, bytes: &[u8], end: usize) -> Asked {
+fn request(connection: &Connection, head: &Head, bytes: &[u8], end: usize) -> Asked {
     let (method, path) = (head.method.as_str(), head.path(bytes));
     let (query, host) = (head.query(bytes), head.host(bytes));
     Asked {
         method: method.to_owned(),
         is_http10: head.version == Version::Http10,
-        expects_continue: head.expects_continue,
+        expects_continue: connection.wants_continue(),
         complete: false,
         body: Vec::new(),
         of_head: site::of_head(method, path, query, host, head.fields(bytes)),

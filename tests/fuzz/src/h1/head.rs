@@ -1,24 +1,25 @@
 //! A head against its bytes: it is exactly the request line and the fields, and what is derived
 //! from them is what a naive reader derives.
 
-use coring::parts::h1::{Framing, Head, Limits, Version};
+use coring::parts::h1::{Connection, Framing, Limits};
+use coring::parts::{Head, Version};
 
 /// Empty lines before a request, in bytes.
 const BLANK_MAX: usize = 8;
 
 /// The head as a line of a report.
-pub(super) fn line(head: &Head, framing: Framing, bytes: &[u8]) -> String {
+pub(super) fn line(connection: &Connection, head: &Head, framing: Framing, bytes: &[u8]) -> String {
     let fields: Vec<String> = head
         .fields(bytes)
         .map(|(name, value)| format!("{}={}", name.escape_ascii(), value.escape_ascii()))
         .collect();
     format!(
-        "{} {} {:?} {framing:?} keeps {} expects {} host {:?} path {} query {:?} {fields:?}",
+        "{} {} {:?} {framing:?} last {} waits {} host {:?} path {} query {:?} {fields:?}",
         head.method,
         head.target(bytes),
         head.version,
-        head.keep_alive,
-        head.expects_continue,
+        connection.is_last_request(),
+        connection.wants_continue(),
         head.host(bytes),
         head.path(bytes).escape_ascii(),
         head.query(bytes),
@@ -36,7 +37,13 @@ struct Said {
     keep_alive: bool,
 }
 
-pub(super) fn check(head: &Head, framing: Framing, bytes: &[u8], limits: &Limits) {
+pub(super) fn check(
+    connection: &Connection,
+    head: &Head,
+    framing: Framing,
+    bytes: &[u8],
+    limits: &Limits,
+) {
     assert!(bytes.len() <= usize::from(limits.head_bytes_max));
     let begin = bytes.chunks(2).take_while(|two| *two == b"\r\n").count() * 2;
     assert!(begin <= BLANK_MAX);
@@ -63,7 +70,7 @@ pub(super) fn check(head: &Head, framing: Framing, bytes: &[u8], limits: &Limits
         assert!(len <= limits.body_bytes_max);
     }
     let persists = said.keep_alive || head.version == Version::Http11;
-    assert_eq!(head.keep_alive, !said.close && persists);
+    assert_eq!(connection.is_last_request(), said.close || !persists);
     check_target(head, bytes);
 }
 

@@ -1,8 +1,8 @@
 //! One connection that is given bytes and answers each request in one manner. It reports each
 //! event as a line.
 
-use coring::parts::Fault;
-use coring::parts::h1::{Answer, BodyLength, Connection, Event, Framing, Head, Limits, is_blank};
+use coring::parts::h1::{Answer, BodyLength, Connection, Event, Framing, Limits, is_blank};
+use coring::parts::{Fault, Head};
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::{body, head};
@@ -149,8 +149,9 @@ impl<'a> Script<'a> {
             !bytes.is_empty() && self.body.is_none(),
             "a request within another"
         );
-        head::check(head, framing, bytes, self.limits);
-        self.report.push(head::line(head, framing, bytes));
+        head::check(&self.connection, head, framing, bytes, self.limits);
+        let line = head::line(&self.connection, head, framing, bytes);
+        self.report.push(line);
         self.answered = false;
         self.wire.clear();
         self.data.clear();

@@ -8,7 +8,8 @@ mod paths;
 mod ranges;
 mod targets;
 
-use coring::parts::h1::{Connection, Event, Head, Limits};
+use coring::parts::Head;
+use coring::parts::h1::{Connection, Event, Limits};
 
 use crate::input::{Input, exact};
 
