@@ -24,8 +24,10 @@ pub(super) enum CloseReason {
     WriteTimeout,
     /// The peer broke the protocol or a limit; this includes a head or body that was late.
     Fault(Fault),
-    /// The service panicked, its answer was an interim one (1xx), or its answer's body was not what
-    /// its head had announced.
+    /// The service panicked.
+    ServicePanicked,
+    /// The service's answer was an interim one (1xx), or its answer's body was not what its head
+    /// had announced.
     ServiceFailed,
     /// The server is going away.
     Drained,
@@ -45,7 +47,7 @@ impl CloseReason {
             | Self::WriteTimeout
             | Self::Fault(Fault::HeadTimeout | Fault::BodyTimeout) => &metrics.closed_by_timeout,
             Self::Fault(_) => &metrics.closed_by_fault,
-            Self::ServiceFailed => &metrics.closed_by_service,
+            Self::ServicePanicked | Self::ServiceFailed => &metrics.closed_by_service,
             Self::Drained => &metrics.closed_by_drain,
             Self::Shed => &metrics.connections_shed,
         }
@@ -56,7 +58,7 @@ impl CloseReason {
         match self {
             Self::Fault(Fault::Truncated) => None,
             Self::Fault(fault) => Some(Response::text(fault.reason()).with_status(fault.status())),
-            Self::ServiceFailed => {
+            Self::ServicePanicked | Self::ServiceFailed => {
                 let status = StatusCode::INTERNAL_SERVER_ERROR;
                 Some(Response::text("internal server error\n").with_status(status))
             }

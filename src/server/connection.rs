@@ -11,8 +11,9 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use super::access_log::Line;
+use super::carrier::Carrier;
 use super::close_reason::CloseReason;
-use super::exchange;
+use super::exchange::{Exchange, Pending, refuse_interim};
 use super::link::Link;
 use super::shared::{Manner, Place};
 use crate::buf::PoolBox;
@@ -47,38 +48,7 @@ enum Next<F> {
     /// Send what is owed first: it is much.
     Send,
     /// Bring an exchange to its end.
-    Exchange(Pending<F>),
-}
-
-/// An exchange that did not end at once.
-pub(super) struct Pending<F> {
-    /// The service's call, until it has answered.
-    pub(super) call: Option<Pin<PoolBox<F>>>,
-    /// What it returned, if it has. Boxed, for every idle connection has room for this.
-    pub(super) answer: Option<Box<Response>>,
-    /// The way of the request's body to its reader.
-    pub(super) incoming: Option<Inlet>,
-}
-
-impl<F> Pending<F> {
-    fn called(call: Pin<PoolBox<F>>, incoming: Option<Inlet>) -> Self {
-        Self {
-            call: Some(call),
-            answer: None,
-            incoming,
-        }
-    }
-
-    fn answered(answer: Poll<Response>, incoming: Option<Inlet>) -> Self {
-        Self {
-            call: None,
-            answer: match answer {
-                Poll::Ready(answer) => Some(Box::new(answer)),
-                Poll::Pending => None,
-            },
-            incoming,
-        }
-    }
+    Exchange(Pending<F>, Option<Inlet>),
 }
 
 /// Serves a connection until its end.
@@ -124,7 +94,7 @@ impl Connection {
         loop {
             let next = self.advance(service, &waker)?;
             match next {
-                Next::Exchange(pending) => self.exchange(pending).await?,
+                Next::Exchange(pending, incoming) => self.exchange(pending, incoming).await?,
                 Next::Send => {
                     self.flush().await?;
                     // What the socket takes at once would keep others waiting.
@@ -158,7 +128,7 @@ impl Connection {
         .unwrap_or_else(|panic| match in_service {
             true => {
                 discard(panic);
-                Err(self.service_panicked())
+                Err(CloseReason::ServicePanicked)
             }
             false => resume_unwind(panic),
         })
@@ -206,28 +176,24 @@ impl Connection {
                 }
                 Err(fault) => return Err(CloseReason::Fault(fault)),
             };
-            let incoming = match framing {
-                Framing::None => None,
-                Framing::Length(length) => Some(Inlet::new(Some(length))),
-                Framing::Chunked => Some(Inlet::new(None)),
-            };
-            let incoming = incoming.map(|(inlet, body)| {
-                *request.body() = body;
-                inlet
-            });
+            let incoming = begin_body(framing, &mut request);
             *in_service = true;
             let mut call = PoolBox::pin(&self.shared.pool, || service.call(request));
             let mut polled = call.as_mut().poll(&mut Context::from_waker(waker));
             // Looked at where it lies: moving it costs as much as encoding it.
             let Poll::Ready(answer) = &mut polled else {
                 *in_service = false;
-                return Ok(Next::Exchange(Pending::called(call, incoming)));
+                return Ok(Next::Exchange(Pending::Call(call), incoming));
             };
             drop(call);
             *in_service = false;
             refuse_interim(answer)?;
             if incoming.is_some() || answer.has_flowing_body() {
-                return Ok(Next::Exchange(Pending::answered(polled, incoming)));
+                let Poll::Ready(response) = polled else {
+                    unreachable!("looked at above");
+                };
+                let pending = Pending::Response(Box::new(response));
+                return Ok(Next::Exchange(pending, incoming));
             }
             self.encode_full(answer)?;
             if self.link.outbox.len() >= GATHER_BYTES_MAX || self.link.ends_in_file() {
@@ -249,39 +215,30 @@ impl Connection {
         }
     }
 
-    /// Counts a panic of the service's.
-    pub(super) fn service_panicked(&self) -> CloseReason {
-        self.shared.metrics.service_panics.add(1);
-        CloseReason::ServiceFailed
-    }
-
     /// What is left of an exchange, in a block of its own for as long as it lasts.
     fn exchange<'a, F: Future<Output = Response> + 'a>(
         &'a mut self,
         pending: Pending<F>,
+        incoming: Option<Inlet>,
     ) -> Pin<PoolBox<impl Future<Output = Result<(), CloseReason>> + 'a>> {
         let pool = self.shared.pool.clone();
-        PoolBox::pin(&pool, || exchange::run(self, pending))
+        PoolBox::pin(&pool, || async move {
+            let mut exchange = Exchange::new(pending, incoming);
+            let ended = poll_fn(|context| exchange.poll(self, context)).await;
+            self.link.clear_recv_deadline();
+            ended
+        })
     }
 
     /// Sends everything that is owed.
     fn flush(&mut self) -> impl Future<Output = Result<(), CloseReason>> {
         poll_fn(|context| {
-            let flushed = self.poll_flush(context);
+            let flushed = Carrier::poll_flush(self, context);
             if flushed.is_pending() {
                 self.link.wait(context);
             }
             flushed
         })
-    }
-
-    /// Ready when nothing is owed and nothing is on its way.
-    pub(super) fn poll_flush(
-        &mut self,
-        context: &mut Context<'_>,
-    ) -> Poll<Result<(), CloseReason>> {
-        let Self { link, shared, .. } = self;
-        link.poll_flush(context, &shared.limits)
     }
 
     /// Receives a piece of the next request, or of a body that nobody read.
@@ -395,12 +352,17 @@ impl Drop for Connection {
     }
 }
 
-/// An interim answer is none, whatever the service thinks (RFC 9110 §15.2).
-pub(super) fn refuse_interim(answer: &Response) -> Result<(), CloseReason> {
-    if answer.status().is_informational() {
-        return Err(CloseReason::ServiceFailed);
-    }
-    Ok(())
+/// Gives the request its body, which is to come; none if it has no body.
+#[inline(always)]
+fn begin_body(framing: Framing, request: &mut Request) -> Option<Inlet> {
+    let length = match framing {
+        Framing::None => return None,
+        Framing::Length(length) => Some(length),
+        Framing::Chunked => None,
+    };
+    let (inlet, body) = Inlet::new(length);
+    *request.body() = body;
+    Some(inlet)
 }
 
 #[cfg(test)]

@@ -1,30 +1,28 @@
 //! An exchange that does not end at once: the service waits, or a body flows.
 //!
-//! One coroutine drives the service, receiving and sending together: the request's body is
-//! received while its reader waits for it, the answer's body is pulled while there is room, and
-//! what is owed is sent meanwhile. If the peer resets the connection the call is dropped; whether a
-//! half-close (FIN) does the same is a limit, [`HalfClose`](super::limits::HalfClose).
+//! It drives the service, receiving and sending together: the request's body is received while its
+//! reader waits for it, the response's body is pulled while there is room, and what is queued is
+//! sent meanwhile. It asks its [`Carrier`] for all of that, and does not know the connection. If
+//! the client resets the connection the call is dropped; whether a half-close (FIN) does the same
+//! is a limit, [`HalfClose`](super::limits::HalfClose).
 
-use std::future::poll_fn;
+use std::mem;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
+use super::carrier::{Arrived, Carrier};
 use super::close_reason::CloseReason;
-use super::connection::{Connection, Pending, refuse_interim};
 use super::limits::Pace;
-use crate::buf::{Part, PoolBox};
-use crate::http::h1::{self, Event};
-use crate::http::{Fault, Head};
+use crate::buf::PoolBox;
 use crate::rt::{contain, peer_now_ms};
 use crate::service::{Body, Inlet, Piece, Response};
 
-/// An answer's body is pulled while fewer bytes than this are owed.
-const OWED_BYTES_MAX: usize = 128 << 10;
-/// What arrives for an answer's body is gathered to so many bytes for one send. With more, few
+/// What arrives for a response's body is gathered to so many bytes for one send. With more, few
 /// connections would hold all blocks that there are to receive into.
 const RELAYED_BYTES_MAX: usize = 32 << 10;
-/// So often in a row an answer's body may go on, a part or a send at a time, while its client takes
-/// whatever comes; then others have their turn. A span of a file takes as long as all of these.
+/// So often in a row a response's body may go on, a part or a send at a time, while its client
+/// takes whatever comes; then others have their turn. A span of a file takes as long as all of
+/// these.
 const ROUNDS_MAX: u32 = 4;
 /// Pieces of a request's body that are handed over in a row: tiny chunks cost much more than their
 /// bytes tell. Then the task yields.
@@ -32,44 +30,10 @@ const PIECES_MAX: u32 = 1024;
 /// Of a request's body that nobody read, so much is received to keep the connection.
 const DISCARD_BYTES_MAX: u64 = 64 << 10;
 
-/// Brings an exchange to its end.
-pub(super) async fn run<F: Future<Output = Response>>(
-    connection: &mut Connection,
-    pending: Pending<F>,
-) -> Result<(), CloseReason> {
-    let Pending {
-        mut call,
-        answer,
-        incoming,
-    } = pending;
-    let mut pump = Pump {
-        connection,
-        incoming,
-        pace: None,
-        paused_ms: None,
-        pieces_left: 0,
-    };
-    let outcome = async {
-        let mut answer = match answer {
-            Some(answer) => *answer,
-            None => poll_fn(|context| pump.poll_answer(&mut call, context)).await?,
-        };
-        poll_fn(|context| Poll::Ready(pump.begin_answer(&answer, context))).await?;
-        if !pump.connection.http.body_allowed() {
-            answer.body().forgo();
-        }
-        let mut body = Some(std::mem::take(answer.body()));
-        poll_fn(|context| pump.poll_body(&mut body, context)).await
-    }
-    .await;
-    pump.connection.link.clear_recv_deadline();
-    outcome
-}
-
-/// Moves bytes in both directions while an exchange runs.
-struct Pump<'a> {
-    connection: &'a mut Connection,
-    /// The way of the request's body to its reader, until nobody reads it or the answer is out.
+/// One request and its response, after the service was first polled.
+pub(super) struct Exchange<F> {
+    stage: Stage<F>,
+    /// The way of the request's body to its reader, until nobody reads it or the response is out.
     incoming: Option<Inlet>,
     /// The progress of the request's body, once it was asked for.
     pace: Option<Pace>,
@@ -79,105 +43,158 @@ struct Pump<'a> {
     pieces_left: u32,
 }
 
-impl Pump<'_> {
-    /// Drives the call until it answers.
-    fn poll_answer<F: Future<Output = Response>>(
+/// What keeps an exchange from ending at once. It is small, because every idle connection has room
+/// for it.
+pub(super) enum Pending<F> {
+    /// The service works on its response.
+    Call(Pin<PoolBox<F>>),
+    /// The response is there, and nothing of it is queued.
+    Response(Box<Response>),
+}
+
+/// How far an exchange is.
+enum Stage<F> {
+    /// Nothing of the response is queued.
+    Pending(Pending<F>),
+    /// The head is queued; the body follows, until none is left of it.
+    Body(Option<Body>),
+}
+
+impl<F: Future<Output = Response>> Exchange<F> {
+    /// The exchange of a request whose body comes by `incoming`, if it has one.
+    pub(super) fn new(pending: Pending<F>, incoming: Option<Inlet>) -> Self {
+        Self {
+            stage: Stage::Pending(pending),
+            incoming,
+            pace: None,
+            paused_ms: None,
+            pieces_left: PIECES_MAX,
+        }
+    }
+
+    /// Brings the exchange on; ready when all of the response is sent.
+    pub(super) fn poll(
         &mut self,
-        call: &mut Option<Pin<PoolBox<F>>>,
+        carrier: &mut impl Carrier,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), CloseReason>> {
+        self.pieces_left = PIECES_MAX;
+        if let Stage::Pending(Pending::Call(_)) = &self.stage {
+            let response = ready!(self.poll_call(carrier, context))?;
+            self.stage = Stage::Pending(Pending::Response(Box::new(response)));
+        }
+        match mem::replace(&mut self.stage, Stage::Body(None)) {
+            Stage::Pending(Pending::Response(mut response)) => {
+                let body = self.begin_response(&mut response, carrier, context)?;
+                self.stage = Stage::Body(Some(body));
+            }
+            stage => self.stage = stage,
+        }
+        self.poll_body(carrier, context)
+    }
+
+    /// Drives the call until it has a response.
+    fn poll_call(
+        &mut self,
+        carrier: &mut impl Carrier,
         context: &mut Context<'_>,
     ) -> Poll<Result<Response, CloseReason>> {
-        self.pieces_left = PIECES_MAX;
         loop {
             self.forget_own_reader(context);
-            let polled = contain(|| poll_call(call, context));
-            let polled = polled.ok_or_else(|| self.connection.service_panicked())?;
-            if let Poll::Ready(answer) = polled {
-                return Poll::Ready(refuse_interim(&answer).map(|()| answer));
+            let polled = contain(|| {
+                let Stage::Pending(Pending::Call(call)) = &mut self.stage else {
+                    unreachable!("polled while the service works");
+                };
+                let polled = call.as_mut().poll(context);
+                if polled.is_ready() {
+                    // The call's destructors are the service's code, too.
+                    self.stage = Stage::Body(None);
+                }
+                polled
+            });
+            if let Poll::Ready(response) = polled.ok_or(CloseReason::ServicePanicked)? {
+                return Poll::Ready(refuse_interim(&response).map(|()| response));
             }
-            let received = self.receive(context)?;
-            // Answers to earlier requests do not wait for this one.
-            let _ = self.connection.poll_flush(context)?;
+            let received = self.receive(carrier, context)?;
+            // Responses to earlier requests do not wait for this one.
+            let _ = carrier.poll_flush(context)?;
             if self.pieces_left == 0 {
                 context.waker().wake_by_ref();
                 return Poll::Pending;
             }
             if !received {
-                self.connection.link.wait(context);
+                carrier.wait(context);
                 return Poll::Pending;
             }
         }
     }
 
-    /// Encodes the answer's head. A request's body that is not passed on decides on persistence.
-    fn begin_answer(
+    /// Queues the response's head, and gives back its body. The rest of a request's body that is
+    /// not passed on decides whether the connection can persist.
+    fn begin_response(
         &mut self,
-        answer: &Response,
-        context: &Context<'_>,
-    ) -> Result<(), CloseReason> {
+        response: &mut Response,
+        carrier: &mut impl Carrier,
+        context: &mut Context<'_>,
+    ) -> Result<Body, CloseReason> {
         // All that has arrived, for the head cannot wait for another turn.
         self.pieces_left = u32::MAX;
         if let Some(incoming) = &self.incoming {
-            if answer.passes_on(incoming) {
+            if response.passes_on(incoming) {
                 // An error in these bytes is still answered with its status.
-                self.hand_over_arrived(context)?;
+                self.hand_over_arrived(carrier, context)?;
                 // The client sends the rest only when it is asked to.
-                self.connection.encode_continue();
+                carrier.ask_for_body();
             } else {
-                let can_discard = can_discard(incoming);
-                if incoming.has_reader() {
-                    // Nothing is received for it once the answer is out, be it before its turn.
-                    self.hand_over(context)?;
-                } else {
-                    self.incoming = None;
-                    self.skip_received()?;
+                let (is_read, is_little) = (incoming.has_reader(), is_little(incoming));
+                if is_read {
+                    // Nothing is received for it once the response is out, be it before its turn.
+                    self.hand_over(carrier, context)?;
                 }
-                let http = &mut self.connection.http;
-                if http.wants_continue() {
-                    // Who was not told to go on need not send it, so nobody is to wait for it.
+                if !carrier.leave_body(is_read, is_little)? || !is_read {
                     self.incoming = None;
-                }
-                if !http.request_complete() && !can_discard {
-                    http.close_after();
                 }
             }
         }
-        self.connection.encode_head(answer);
-        Ok(())
+        self.pieces_left = PIECES_MAX;
+        if !carrier.head(response) {
+            response.body().forgo();
+        }
+        Ok(mem::take(response.body()))
     }
 
-    /// Drives the answer's body until all of it is sent.
+    /// Drives the response's body until all of it is sent.
     fn poll_body(
         &mut self,
-        body: &mut Option<Body>,
+        carrier: &mut impl Carrier,
         context: &mut Context<'_>,
     ) -> Poll<Result<(), CloseReason>> {
-        self.pieces_left = PIECES_MAX;
         for _ in 0..ROUNDS_MAX {
-            let mut progress = self.pull(body, context)?;
-            while body.is_some()
+            let mut pulled = self.pull(carrier, context)?;
+            while self.body().is_some()
                 && self.pieces_left > 0
-                && self.receive_beside(body.as_ref(), context)?
+                && self.receive_beside(carrier, context)?
             {
-                progress = true;
-                let gathered = self.connection.link.outbox.len();
-                if gathered >= RELAYED_BYTES_MAX || !self.pull(body, context)? {
+                pulled = pulled.max(Pulled::Parts);
+                if carrier.queued() >= RELAYED_BYTES_MAX {
                     break;
                 }
+                match self.pull(carrier, context)? {
+                    Pulled::Nothing => break,
+                    more => pulled = pulled.max(more),
+                }
             }
-            let (was_full, is_span) = (
-                !self.has_room(body.as_ref()),
-                self.connection.link.outbox.ends_in_file(),
-            );
-            let flushed = self.connection.poll_flush(context)?;
-            if body.is_none() && flushed.is_ready() {
+            let was_full = !self.has_room(carrier);
+            let flushed = carrier.poll_flush(context)?;
+            if self.body().is_none() && flushed.is_ready() {
                 return Poll::Ready(Ok(()));
             }
-            if is_span && flushed.is_ready() || self.pieces_left == 0 {
+            if pulled == Pulled::Span && flushed.is_ready() || self.pieces_left == 0 {
                 break;
             }
-            progress |= was_full && self.has_room(body.as_ref());
+            let progress = pulled > Pulled::Nothing || was_full && self.has_room(carrier);
             if !progress {
-                self.connection.link.wait(context);
+                carrier.wait(context);
                 return Poll::Pending;
             }
         }
@@ -185,49 +202,49 @@ impl Pump<'_> {
         Poll::Pending
     }
 
-    /// Queues what the answer's body has, while there is room. False: nothing.
+    /// The response's body, until all of it is queued.
+    fn body(&mut self) -> &mut Option<Body> {
+        let Stage::Body(body) = &mut self.stage else {
+            unreachable!("the head is queued");
+        };
+        body
+    }
+
+    /// Queues what the response's body has, while there is room.
     fn pull(
         &mut self,
-        body: &mut Option<Body>,
+        carrier: &mut impl Carrier,
         context: &mut Context<'_>,
-    ) -> Result<bool, CloseReason> {
+    ) -> Result<Pulled, CloseReason> {
         self.forget_own_reader(context);
-        let mut progress = false;
-        while self.has_room(body.as_ref())
-            && let Some(source) = body
+        let mut pulled = Pulled::Nothing;
+        while self.has_room(carrier)
+            && let Some(source) = self.body()
         {
-            match source.poll_piece(context) {
+            match contain(|| source.poll_piece(context)).ok_or(CloseReason::ServicePanicked)? {
                 Poll::Pending => break,
-                Poll::Ready(Ok(Some(Piece::Part(part)))) => self.connection.encode_part(part)?,
-                Poll::Ready(Ok(Some(Piece::Span(span)))) => {
-                    self.connection.encode_span(span)?;
-                    return Ok(true);
+                Poll::Ready(Ok(Some(piece))) => {
+                    let is_span = matches!(piece, Piece::Span(_));
+                    carrier.piece(piece)?;
+                    if is_span {
+                        return Ok(Pulled::Span);
+                    }
                 }
                 Poll::Ready(Ok(None)) => {
-                    *body = None;
-                    self.connection.link.clear_recv_deadline();
-                    self.connection.encode_end()?;
+                    *self.body() = None;
+                    carrier.end()?;
                 }
                 Poll::Ready(Err(_)) => return Err(CloseReason::ServiceFailed),
             }
-            progress = true;
+            pulled = Pulled::Parts;
         }
-        Ok(progress)
+        Ok(pulled)
     }
 
-    /// Whether more of the answer's `body` can be queued. At a bound of the worker's memory only if
-    /// nothing is owed: a client that does not read gets no more memory, and every client that
-    /// reads makes progress.
-    fn has_room(&self, body: Option<&Body>) -> bool {
-        let Connection { link, shared, .. } = &*self.connection;
-        let is_scarce =
-            shared.is_memory_scarce() || body.is_some_and(|body| body.is_short_of_memory());
-        let owed_bytes_max = body.map_or(usize::MAX, Body::owed_bytes_max);
-        let has_room = match is_scarce {
-            true => !link.owes(),
-            false => link.outbox.len() < OWED_BYTES_MAX.min(owed_bytes_max),
-        };
-        has_room && !link.ends_in_file()
+    /// Whether more of the response's body can be queued.
+    fn has_room(&mut self, carrier: &impl Carrier) -> bool {
+        let body = self.body().as_ref();
+        carrier.has_room(body.map_or(usize::MAX, Body::owed_bytes_max))
     }
 
     /// Only what the body's reader asks for in this very poll counts, if it runs in this task.
@@ -239,68 +256,51 @@ impl Pump<'_> {
 
     /// Receives the request's body while it is asked for. True: something was handed over, or
     /// nothing will be any more.
-    fn receive(&mut self, context: &mut Context<'_>) -> Result<bool, CloseReason> {
-        let incoming = self.incoming.as_ref();
-        if !incoming
-            .is_some_and(|incoming| !incoming.is_finished() && incoming.poll_wanted(context))
-        {
+    fn receive(
+        &mut self,
+        carrier: &mut impl Carrier,
+        context: &mut Context<'_>,
+    ) -> Result<bool, CloseReason> {
+        let is_wanted = |incoming: &Inlet| !incoming.is_finished() && incoming.poll_wanted(context);
+        if !self.incoming.as_ref().is_some_and(is_wanted) {
             if self.pace.is_some() {
                 self.paused_ms.get_or_insert_with(peer_now_ms);
             }
-            self.connection.link.clear_recv_deadline();
-            let half_close = self.connection.shared.limits.half_close;
-            self.connection.link.check_peer(context, half_close)?;
+            carrier.check_client(context)?;
             return Ok(false);
         }
         loop {
-            if self.hand_over(context)? {
+            if self.hand_over(carrier, context)? {
                 return Ok(true);
             }
-            let connection = &mut *self.connection;
-            connection.encode_continue();
             let now_ms = peer_now_ms();
             let pace = self.pace.get_or_insert_with(|| Pace::start(now_ms));
             if let Some(since_ms) = self.paused_ms.take() {
                 pace.paused(now_ms - since_ms);
             }
-            let (link, limits) = (&mut connection.link, &connection.shared.limits);
-            let mut filled = link.poll_fill(context);
-            if filled.is_pending() {
-                let rate = limits.bytes_per_second_min;
-                link.set_recv_deadline(pace.deadline_ms(limits.body_timeout_ms, rate));
-                if link.is_overdue() {
-                    let reason = CloseReason::Fault(Fault::BodyTimeout);
-                    filled = Poll::Ready(link.fill_overdue(context, reason));
+            let limits = carrier.limits();
+            let deadline_ms = pace.deadline_ms(limits.body_timeout_ms, limits.bytes_per_second_min);
+            match carrier.poll_receive(deadline_ms, context) {
+                Poll::Pending => return Ok(false),
+                Poll::Ready(received) => {
+                    let received = u32::try_from(received?).expect("little comes at a time");
+                    pace.moved(received, now_ms);
                 }
             }
-            if let Poll::Ready(received) = filled {
-                let received = received?;
-                if received == 0 {
-                    connection
-                        .http
-                        .receive_eof(link.inbox.unread())
-                        .map_err(CloseReason::Fault)?;
-                }
-                pace.moved(u32::try_from(received).expect("a block is small"), now_ms);
-                continue;
-            }
-            return Ok(false);
         }
     }
 
-    /// Receives the request's body while the answer flows. An error in it concerns only the body's
-    /// reader, unless the answer is this very body: the answer goes on, and the connection closes
-    /// after it.
+    /// Receives the request's body while the response flows. An error in it concerns only the
+    /// body's reader, unless the response is this very body: the response goes on, and the
+    /// connection closes after it.
     fn receive_beside(
         &mut self,
-        body: Option<&Body>,
+        carrier: &mut impl Carrier,
         context: &mut Context<'_>,
     ) -> Result<bool, CloseReason> {
-        match (self.receive(context), &self.incoming) {
-            (Err(CloseReason::Fault(_)), Some(incoming))
-                if !body.is_some_and(|body| body.comes_by(incoming)) =>
-            {
-                self.connection.http.refuse();
+        match (self.receive(carrier, context), &self.incoming) {
+            (Err(CloseReason::Fault(_)), Some(incoming)) if !self.passes_on(incoming) => {
+                carrier.refuse_body();
                 // Its reader is told that the body is incomplete.
                 self.incoming = None;
                 Ok(true)
@@ -309,38 +309,43 @@ impl Pump<'_> {
         }
     }
 
-    /// Hands the reader what is known to have arrived of the body, up to a limit.
-    fn hand_over_arrived(&mut self, context: &Context<'_>) -> Result<(), CloseReason> {
-        let mut received = 0;
-        self.hand_over(context)?;
-        while received < RELAYED_BYTES_MAX
-            && !self.connection.http.request_complete()
-            && self.connection.link.stream().has_more()
-            && let Poll::Ready(filled) = self.connection.link.poll_fill(context)
-        {
-            received += filled?;
-            self.hand_over(context)?;
-        }
-        Ok(())
+    /// Whether the response's body is the one that comes by `incoming`.
+    fn passes_on(&self, incoming: &Inlet) -> bool {
+        matches!(&self.stage, Stage::Body(Some(body)) if body.comes_by(incoming))
     }
 
-    /// Hands the reader what the inbox has of the body. False: nothing.
-    fn hand_over(&mut self, context: &Context<'_>) -> Result<bool, CloseReason> {
+    /// Hands the reader what is known to have arrived of the body, up to a limit.
+    fn hand_over_arrived(
+        &mut self,
+        carrier: &mut impl Carrier,
+        context: &mut Context<'_>,
+    ) -> Result<(), CloseReason> {
+        let mut received = 0;
+        loop {
+            self.hand_over(carrier, context)?;
+            match carrier.receive_arrived(context)? {
+                0 => return Ok(()),
+                bytes => received += bytes,
+            }
+            if received >= RELAYED_BYTES_MAX {
+                return self.hand_over(carrier, context).map(|_| ());
+            }
+        }
+    }
+
+    /// Hands the reader what has arrived of the body. False: nothing.
+    fn hand_over(
+        &mut self,
+        carrier: &mut impl Carrier,
+        context: &Context<'_>,
+    ) -> Result<bool, CloseReason> {
         let Some(incoming) = &self.incoming else {
             return Ok(false);
         };
         let mut handed = false;
         loop {
-            let Connection {
-                http, link, shared, ..
-            } = &mut *self.connection;
-            let step = next_piece(http, link.inbox.unread(), &shared.limits.h1);
-            match step? {
-                (used, Event::Data(range)) => {
-                    let mut part = Part::Static(b"");
-                    link.inbox.take(used, &mut part);
-                    part.truncate(range.end);
-                    part.advance(range.start);
+            match carrier.take_body()? {
+                Some(Arrived::Part(part)) => {
                     incoming.push(part, context);
                     handed = true;
                     self.pieces_left -= 1;
@@ -348,60 +353,37 @@ impl Pump<'_> {
                         return Ok(true);
                     }
                 }
-                (used, Event::End) => {
-                    link.inbox.consume(used);
+                Some(Arrived::End) => {
                     incoming.finish(context);
                     return Ok(true);
                 }
-                // A chunk's framing, but no content yet.
-                (used, Event::NeedData) if used > 0 => link.inbox.consume(used),
-                _ => return Ok(handed),
+                None => return Ok(handed),
             }
         }
     }
+}
 
-    /// Drops what the inbox has of a body that nobody will read.
-    fn skip_received(&mut self) -> Result<(), CloseReason> {
-        let Connection {
-            http, link, shared, ..
-        } = &mut *self.connection;
-        while !http.request_complete() {
-            let step = next_piece(http, link.inbox.unread(), &shared.limits.h1);
-            match step? {
-                (0, _) => break,
-                (used, _) => link.inbox.consume(used),
-            }
-        }
-        Ok(())
+/// What was queued of a response's body, in the order of its cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Pulled {
+    Nothing,
+    /// Parts in memory, or the end.
+    Parts,
+    /// A span of a file, after which others have their turn.
+    Span,
+}
+
+/// An interim response is none, whatever the service thinks (RFC 9110 §15.2).
+pub(super) fn refuse_interim(response: &Response) -> Result<(), CloseReason> {
+    if response.status().is_informational() {
+        return Err(CloseReason::ServiceFailed);
     }
+    Ok(())
 }
 
-/// Polls a call of the service, which is dropped once it has answered.
-fn poll_call<F: Future<Output = Response>>(
-    call: &mut Option<Pin<PoolBox<F>>>,
-    context: &mut Context<'_>,
-) -> Poll<Response> {
-    let running = call.as_mut().expect("a call is polled until it answers");
-    let answer = running.as_mut().poll(context);
-    if answer.is_ready() {
-        *call = None;
-    }
-    answer
-}
-
-/// What follows in the request's body: no head before the answer is out.
-fn next_piece(
-    http: &mut h1::Connection,
-    unread: &[u8],
-    limits: &h1::Limits,
-) -> Result<(usize, Event), CloseReason> {
-    let step = http.next_event(unread, limits, &mut Head::new());
-    step.map_err(CloseReason::Fault)
-}
-
-/// Whether the answer of a request that was not read to its end may leave the connection open:
-/// the rest must be known to be little.
-fn can_discard(incoming: &Inlet) -> bool {
+/// Whether what is left of a request's body is known to be little enough to be received and
+/// dropped.
+fn is_little(incoming: &Inlet) -> bool {
     incoming
         .left()
         .is_some_and(|left| left <= DISCARD_BYTES_MAX)

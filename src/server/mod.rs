@@ -2,6 +2,7 @@
 
 mod accept;
 mod access_log;
+mod carrier;
 mod close_reason;
 mod connection;
 mod control;

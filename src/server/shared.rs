@@ -169,6 +169,9 @@ impl Place {
     /// Why the connection ends. Without a reason it was cut by the end of the server, or by a panic
     /// in a destructor of the service's.
     pub(super) fn closed(&self, reason: CloseReason) {
+        if reason == CloseReason::ServicePanicked {
+            self.metrics.service_panics.add(1);
+        }
         self.reason.set(Some(reason));
     }
 

@@ -219,11 +219,6 @@ impl Body {
         Some(span)
     }
 
-    /// Whether its next part should wait until all before it is sent, for memory is short.
-    pub(crate) fn is_short_of_memory(&self) -> bool {
-        matches!(&self.0, Inner::File(file) if file.is_short_of_memory())
-    }
-
     /// All of a body that is in our memory; none of one that is empty or comes part by part.
     pub(crate) fn take_full(&mut self) -> Option<Part> {
         match std::mem::take(&mut self.0) {
@@ -262,9 +257,11 @@ impl Body {
         }
     }
 
-    /// While so many bytes are owed to the client, no more of it is queued.
+    /// While so many bytes are owed to the client, no more of it is queued. 0: memory is short, and
+    /// its next part waits until all before it is sent.
     pub(crate) fn owed_bytes_max(&self) -> usize {
         match &self.0 {
+            Inner::File(file) if file.is_short_of_memory() => 0,
             Inner::Channel(reader) => reader.bytes_max().max(1),
             _ => usize::MAX,
         }

@@ -1,0 +1,220 @@
+//! What carries an exchange: the little that an exchange asks of a protocol.
+//!
+//! One exchange has one carrier. Over HTTP/1 that is the whole connection, because exchanges come
+//! one after the other; a protocol that interleaves them has a carrier for each.
+
+use std::task::{Context, Poll};
+
+use super::close_reason::CloseReason;
+use super::connection::Connection;
+use super::limits::Bounds;
+use crate::buf::Part;
+use crate::http::h1::Event;
+use crate::http::{Fault, Head};
+use crate::service::{Piece, Response};
+
+/// A response's body is pulled while fewer bytes than this are owed.
+const OWED_BYTES_MAX: usize = 128 << 10;
+
+/// What has arrived of a request's body.
+#[derive(Debug)]
+pub(super) enum Arrived {
+    /// The next bytes.
+    Part(Part),
+    /// The end: the body is whole.
+    End,
+}
+
+/// The client's side of one exchange. An error ends the exchange.
+pub(super) trait Carrier {
+    /// The limits that the client is held to.
+    fn limits(&self) -> &Bounds;
+
+    /// Takes what has arrived of the request's body; none: more must be received first.
+    fn take_body(&mut self) -> Result<Option<Arrived>, CloseReason>;
+
+    /// Asks the client for more of the request's body, and receives it: how many bytes came. At
+    /// `deadline_ms`, on the peers' clock, the client has failed.
+    fn poll_receive(
+        &mut self,
+        deadline_ms: u64,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<usize, CloseReason>>;
+
+    /// Receives what is known to have arrived of the request's body: how many bytes.
+    fn receive_arrived(&mut self, context: &mut Context<'_>) -> Result<usize, CloseReason>;
+
+    /// Nothing is received at present. Fails when the client is gone; the caller is woken then.
+    fn check_client(&mut self, context: &mut Context<'_>) -> Result<(), CloseReason>;
+
+    /// Asks the client to send the request's body, if it waits to be asked (`100 Continue`).
+    fn ask_for_body(&mut self);
+
+    /// The response comes before the end of the request's body, which `is_read` by somebody or
+    /// not. What is left of it may be received and dropped if it `is_little`. False: the client
+    /// need not send it any more.
+    fn leave_body(&mut self, is_read: bool, is_little: bool) -> Result<bool, CloseReason>;
+
+    /// Receives nothing more of the request's body, in which an error was found. The response goes
+    /// on.
+    fn refuse_body(&mut self);
+
+    /// Queues the response's head. False: no body follows, whatever the response has.
+    fn head(&mut self, response: &Response) -> bool;
+
+    /// Queues a piece of the response's body.
+    fn piece(&mut self, piece: Piece) -> Result<(), CloseReason>;
+
+    /// Queues the end of the response.
+    fn end(&mut self) -> Result<(), CloseReason>;
+
+    /// Bytes that are queued.
+    fn queued(&self) -> usize;
+
+    /// Whether more of the response's body can be queued, of which `owed_bytes_max` may wait to be
+    /// sent. Where that is 0, or memory is short, only if all before it is sent: a client that does
+    /// not read gets no more memory, and every client that reads makes progress.
+    fn has_room(&self, owed_bytes_max: usize) -> bool;
+
+    /// Sends what is queued; ready when nothing is left of it.
+    fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), CloseReason>>;
+
+    /// The caller's poll is about to end as pending: it is woken at the next deadline.
+    fn wait(&mut self, context: &mut Context<'_>);
+}
+
+impl Carrier for Connection {
+    fn limits(&self) -> &Bounds {
+        &self.shared.limits
+    }
+
+    fn take_body(&mut self) -> Result<Option<Arrived>, CloseReason> {
+        loop {
+            let (used, event) = self.next_of_body()?;
+            match event {
+                Event::Data(range) => {
+                    let mut part = Part::Static(b"");
+                    self.link.inbox.take(used, &mut part);
+                    part.truncate(range.end);
+                    part.advance(range.start);
+                    return Ok(Some(Arrived::Part(part)));
+                }
+                Event::End => {
+                    self.link.inbox.consume(used);
+                    return Ok(Some(Arrived::End));
+                }
+                // A chunk's framing, but no content yet.
+                Event::NeedData if used > 0 => self.link.inbox.consume(used),
+                _ => return Ok(None),
+            }
+        }
+    }
+
+    fn poll_receive(
+        &mut self,
+        deadline_ms: u64,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<usize, CloseReason>> {
+        self.encode_continue();
+        let mut filled = self.link.poll_fill(context);
+        if filled.is_pending() {
+            self.link.set_recv_deadline(deadline_ms);
+            if self.link.is_overdue() {
+                let reason = CloseReason::Fault(Fault::BodyTimeout);
+                filled = Poll::Ready(self.link.fill_overdue(context, reason));
+            }
+        }
+        if let Poll::Ready(Ok(0)) = filled {
+            let ended = self.http.receive_eof(self.link.inbox.unread());
+            ended.map_err(CloseReason::Fault)?;
+        }
+        filled
+    }
+
+    fn receive_arrived(&mut self, context: &mut Context<'_>) -> Result<usize, CloseReason> {
+        if self.http.request_complete() || !self.link.stream().has_more() {
+            return Ok(0);
+        }
+        match self.link.poll_fill(context) {
+            Poll::Ready(filled) => filled,
+            Poll::Pending => Ok(0),
+        }
+    }
+
+    fn check_client(&mut self, context: &mut Context<'_>) -> Result<(), CloseReason> {
+        self.link.clear_recv_deadline();
+        self.link.check_peer(context, self.shared.limits.half_close)
+    }
+
+    fn ask_for_body(&mut self) {
+        self.encode_continue();
+    }
+
+    fn leave_body(&mut self, is_read: bool, is_little: bool) -> Result<bool, CloseReason> {
+        while !is_read && !self.http.request_complete() {
+            match self.next_of_body()? {
+                (0, _) => break,
+                (used, _) => self.link.inbox.consume(used),
+            }
+        }
+        if !self.http.request_complete() && !is_little {
+            self.http.close_after();
+        }
+        // A client that was not told to go on need not send the body.
+        Ok(!self.http.wants_continue())
+    }
+
+    fn refuse_body(&mut self) {
+        self.http.refuse();
+    }
+
+    fn head(&mut self, response: &Response) -> bool {
+        self.encode_head(response);
+        self.http.body_allowed()
+    }
+
+    fn piece(&mut self, piece: Piece) -> Result<(), CloseReason> {
+        match piece {
+            Piece::Part(part) => self.encode_part(part),
+            Piece::Span(span) => self.encode_span(span),
+        }
+    }
+
+    fn end(&mut self) -> Result<(), CloseReason> {
+        self.link.clear_recv_deadline();
+        self.encode_end()
+    }
+
+    fn queued(&self) -> usize {
+        self.link.outbox.len()
+    }
+
+    fn has_room(&self, owed_bytes_max: usize) -> bool {
+        let has_room = match owed_bytes_max == 0 || self.shared.is_memory_scarce() {
+            true => !self.link.owes(),
+            false => self.queued() < OWED_BYTES_MAX.min(owed_bytes_max),
+        };
+        has_room && !self.link.ends_in_file()
+    }
+
+    fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
+        let Self { link, shared, .. } = self;
+        link.poll_flush(context, &shared.limits)
+    }
+
+    fn wait(&mut self, context: &mut Context<'_>) {
+        self.link.wait(context);
+    }
+}
+
+impl Connection {
+    /// What the inbox has of the request's body, and how many bytes that are: no head before the
+    /// response is out.
+    fn next_of_body(&mut self) -> Result<(usize, Event), CloseReason> {
+        let unread = self.link.inbox.unread();
+        let step = self
+            .http
+            .next_event(unread, &self.shared.limits.h1, &mut Head::new());
+        step.map_err(CloseReason::Fault)
+    }
+}
