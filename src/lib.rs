@@ -73,7 +73,7 @@ mod sys;
 mod task;
 
 pub use crate::http::field::Fields;
-pub use ::http::{HeaderName, HeaderValue, Method, StatusCode};
+pub use ::http::{Extensions, HeaderName, HeaderValue, Method, StatusCode};
 pub use buf::{Chunk, Part};
 pub use engine::{EngineChoice, Refused, Selected, select};
 pub use net::Address;
@@ -81,7 +81,8 @@ pub use server::{
     AccessLog, Builder, Cores, Error, ErrorKind, HalfClose, Handle, Limits, Pin, Result, Server,
 };
 pub use service::{
-    Body, BodyError, BodySender, Files, Gone, Request, Response, Service, TryWriteError,
+    Body, BodyError, BodySender, Files, Gone, InvalidRequest, Request, RequestBuilder, Response,
+    Service, TryWriteError,
 };
 pub use sys::kernel::release as kernel_release;
 pub use sys::signals::unblock_signals;

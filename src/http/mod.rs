@@ -13,6 +13,7 @@ pub mod field;
 pub mod field_lines;
 pub mod h1;
 pub mod head;
+mod head_writer;
 pub mod range;
 pub mod span;
 pub mod target;

@@ -68,6 +68,16 @@ impl Target {
         self.split(&rest[len..], path, Some(Span::new(authority, path)))
     }
 
+    /// Whether the value `host` of Host goes with this target, which lies in `bytes`: it repeats
+    /// the authority, or else it is valid or empty.
+    #[inline(always)]
+    pub(super) fn allows_host(&self, host: &[u8], bytes: &[u8]) -> bool {
+        match self.authority {
+            Some(authority) => authority.of(bytes).eq_ignore_ascii_case(host),
+            None => host.is_empty() || is_host(host),
+        }
+    }
+
     /// Splits `path ["?" query]`, which begins at offset `start`.
     #[inline(always)]
     fn split(&mut self, text: &[u8], start: usize, authority: Option<Span>) -> Result<(), Fault> {

@@ -10,6 +10,7 @@ mod file_body;
 mod files;
 mod pipe;
 mod request;
+mod request_builder;
 mod response;
 
 pub use body::{Body, BodyError};
@@ -20,6 +21,7 @@ pub use files::Files;
 pub use files::{Relative, with_slash};
 pub use pipe::Inlet;
 pub use request::Request;
+pub use request_builder::{InvalidRequest, RequestBuilder};
 pub use response::Response;
 
 /// Answers requests. Each worker has a service of its own, so a service need not be `Send` and

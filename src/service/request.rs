@@ -1,10 +1,12 @@
 //! A request as a service sees it.
 
 use std::fmt;
+use std::sync::LazyLock;
 
-use ::http::Method;
+use ::http::{Extensions, Method};
 
 use super::body::Body;
+use super::request_builder::RequestBuilder;
 use crate::buf::{Part, Pool, PoolBox};
 use crate::http::Head;
 use crate::http::field::Fields;
@@ -19,9 +21,38 @@ struct Parts {
     /// The received bytes that `head` speaks of.
     bytes: Part,
     body: Body,
+    /// What most requests do not have.
+    extra: Option<Box<Extra>>,
+}
+
+/// What only some programs attach to a request.
+#[derive(Debug, Default)]
+struct Extra {
+    extensions: Extensions,
 }
 
 impl Request {
+    /// Makes a request that no client has sent, for tests and for calls of one service by another.
+    ///
+    /// ```
+    /// use coring::{Request, Response, Service, StatusCode};
+    ///
+    /// async fn hello(request: Request) -> Response {
+    ///     match request.path() {
+    ///         "/" => Response::text("hello"),
+    ///         _ => Response::not_found("nothing here"),
+    ///     }
+    /// }
+    ///
+    /// coring::run(async {
+    ///     let request = Request::builder().uri("/other").body("").unwrap();
+    ///     assert_eq!(hello.call(request).await.status(), StatusCode::NOT_FOUND);
+    /// });
+    /// ```
+    pub fn builder() -> RequestBuilder {
+        RequestBuilder::default()
+    }
+
     /// A request before it was read.
     #[inline]
     pub(crate) fn unread(pool: &Pool) -> Self {
@@ -29,6 +60,24 @@ impl Request {
             head: Head::new(),
             bytes: Part::Static(b""),
             body: Body::empty(),
+            extra: None,
+        }))
+    }
+
+    /// A request with a head that was written for it, and a body that is at hand.
+    pub(super) fn written(head: Head, bytes: Vec<u8>, body: Body) -> Self {
+        thread_local! {
+            /// What is not received needs no worker.
+            static POOL: Pool = Pool::new();
+        }
+        let bytes = Part::from(bytes);
+        Self(POOL.with(|pool| {
+            PoolBox::new(pool, || Parts {
+                head,
+                bytes,
+                body,
+                extra: None,
+            })
         }))
     }
 
@@ -86,6 +135,24 @@ impl Request {
         self.0.head.fields(&self.0.bytes)
     }
 
+    /// Values that other code has attached to the request, one of each type.
+    pub fn extensions(&self) -> &Extensions {
+        static NONE: LazyLock<Extensions> = LazyLock::new(Extensions::new);
+        match &self.0.extra {
+            Some(extra) => &extra.extensions,
+            None => &NONE,
+        }
+    }
+
+    /// The same, to attach values. Memory is taken only by the requests that are asked for this.
+    pub fn extensions_mut(&mut self) -> &mut Extensions {
+        &mut self.extra().extensions
+    }
+
+    fn extra(&mut self) -> &mut Extra {
+        self.0.extra.get_or_insert_default()
+    }
+
     /// The body, to read from.
     pub fn body(&mut self) -> &mut Body {
         &mut self.0.body
@@ -93,6 +160,10 @@ impl Request {
 
     /// The body alone.
     pub fn into_body(mut self) -> Body {
+        self.take_body()
+    }
+
+    pub(super) fn take_body(&mut self) -> Body {
         std::mem::take(self.body())
     }
 }

@@ -2,8 +2,8 @@
 
 use std::rc::Rc;
 
-use ::http::StatusCode;
 use ::http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use ::http::{HeaderMap, StatusCode};
 
 use super::body::Body;
 use super::pipe::Inlet;
@@ -161,6 +161,31 @@ impl Response {
     /// Whether the body is the one that arrives by `incoming`.
     pub(crate) fn passes_on(&self, incoming: &Inlet) -> bool {
         self.body.comes_by(incoming)
+    }
+
+    /// The same response in the types of the `http` crate.
+    pub fn into_http(self) -> ::http::Response<Body> {
+        let mut fields = HeaderMap::new();
+        for (name, value) in self.headers() {
+            fields.append(name, value.clone());
+        }
+        let mut response = ::http::Response::new(self.body);
+        *response.status_mut() = self.status;
+        *response.headers_mut() = fields;
+        response
+    }
+
+    /// A response of the `http` crate. Its version and extensions are left out.
+    pub fn from_http(response: ::http::Response<impl Into<Body>>) -> Self {
+        let (parts, body) = response.into_parts();
+        let fields = parts.headers.iter();
+        Self {
+            more: fields
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect(),
+            body: body.into(),
+            ..Self::new(parts.status)
+        }
     }
 
     fn with_content(status: StatusCode, kind: HeaderValue, content: impl Into<Body>) -> Self {

@@ -7,7 +7,7 @@ use std::mem::MaybeUninit;
 use ::http::Method;
 
 use crate::http::field::{find, is_host, tokens};
-use crate::http::target::{self, Target};
+use crate::http::target::Target;
 use crate::http::{Fault, Head, Span, Version};
 
 /// How much of a request is read before it is refused.
@@ -377,11 +377,10 @@ impl Notes {
                 Version::Http11 => Err(Fault::MissingHost),
             };
         };
-        let is_good = match target.authority {
-            Some(authority) => authority.of(window).eq_ignore_ascii_case(host),
-            None => host.is_empty() || target::is_host(host),
-        };
-        if is_good { Ok(()) } else { Err(Fault::BadHost) }
+        match target.allows_host(host, window) {
+            true => Ok(()),
+            false => Err(Fault::BadHost),
+        }
     }
 
     /// RFC 9112 §6.3, with every doubtful case refused.
