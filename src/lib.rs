@@ -100,7 +100,7 @@ pub mod parts {
     };
     pub use crate::http::{Fault, Head, Version, conditional, date, field, h1, range, target};
     pub use crate::rt::{
-        Executor, JoinError, JoinHandle, Timer, Wheel, now_ms, sleep, spawn_joined, wake_all,
+        Executor, JoinError, JoinHandle, Timer, Wheel, now_ms, sleep_ms, spawn_joined, wake_all,
         yield_now,
     };
     pub use crate::service::{Relative, with_slash};

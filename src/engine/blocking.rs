@@ -226,7 +226,7 @@ mod tests {
 
     use super::*;
     use crate::engine::{EngineChoice, Worker, select};
-    use crate::rt::{Timeout, now_ms, sleep, spawn};
+    use crate::rt::{Timeout, now_ms, sleep_ms, spawn_detached};
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -352,7 +352,7 @@ mod tests {
             let gate = Arc::new(Mutex::new(gate));
             for _ in 0..5 * THREADS_MAX {
                 let (done, gate) = (done.clone(), gate.clone());
-                spawn(async move {
+                spawn_detached(async move {
                     let pass = move || {
                         let _ = lock(&gate).recv();
                         here()
@@ -360,13 +360,13 @@ mod tests {
                     done.send(blocking(pass).await.unwrap()).unwrap();
                 });
             }
-            sleep(10).await;
+            sleep_ms(10).await;
             assert!(all_done.try_recv().is_err(), "the gate is shut");
             drop(open);
             let mut threads = Vec::new();
             while threads.len() < 5 * THREADS_MAX {
                 threads.extend(all_done.try_iter());
-                sleep(1).await;
+                sleep_ms(1).await;
             }
             threads.sort_by_key(|id| format!("{id:?}"));
             threads.dedup();

@@ -199,11 +199,11 @@ fn visit(engine: &Engine, executor: &Executor, turn: Turn) -> io::Result<()> {
     let sleep = may_sleep.then(|| {
         let next_ms = turn.next_ms.into_iter().chain(trim_ms).min();
         let Some(next_ms) = next_ms else {
-            executor.sleep(0, u64::MAX);
+            executor.note_sleep(0, u64::MAX);
             return None;
         };
         let now_ms = monotonic_ms();
-        executor.sleep(now_ms, next_ms);
+        executor.note_sleep(now_ms, next_ms);
         Some(Duration::from_millis(next_ms.saturating_sub(now_ms)))
     });
     match engine {

@@ -198,7 +198,7 @@ impl Executor {
     }
 
     /// The worker sleeps from `now_ms` on, until `until_ms` at the latest.
-    pub fn sleep(&self, now_ms: u64, until_ms: u64) {
+    pub fn note_sleep(&self, now_ms: u64, until_ms: u64) {
         self.note_delay(now_ms);
         let expected_ms = until_ms.max(now_ms).saturating_add(DELAY_MS_MAX);
         self.expected_ms.set(expected_ms);

@@ -19,8 +19,10 @@ mod wheel;
 pub use executor::{Executor, Turn};
 pub use foreign::{contain, discard, drop_waker, wake};
 pub use join::{JoinError, JoinHandle, outcome_of, spawn_joined};
-pub use task::{is_within_worker, now_ms, peer_after_ms, peer_now_ms, spawn, wake_all, yield_now};
-pub use timer::{Elapsed, Timeout, Timer, sleep, sleep_until};
+pub use task::{
+    is_within_worker, now_ms, peer_after_ms, peer_now_ms, spawn_detached, wake_all, yield_now,
+};
+pub use timer::{Elapsed, Timeout, Timer, sleep_ms, sleep_until};
 pub use waker::note_waker;
 #[cfg(feature = "sim")]
 pub use wheel::Wheel;

@@ -12,7 +12,7 @@ use loom::sync::atomic::AtomicUsize;
 use loom::sync::{Condvar, Mutex};
 use loom::thread::{self, JoinHandle};
 
-use super::{Executor, spawn};
+use super::{Executor, spawn_detached};
 use crate::metrics::WorkerMetrics;
 
 /// What ends a worker's sleep. A write that nobody waits for ends the next one at once.
@@ -81,7 +81,7 @@ impl Worker {
     fn wait_for(&self, count: &Arc<AtomicUsize>, last: usize) -> Waker {
         let (count, wakers) = (count.clone(), self.wakers.clone());
         self.executor.enter(|| {
-            spawn(poll_fn(move |context| {
+            spawn_detached(poll_fn(move |context| {
                 wakers.lock().unwrap().push(context.waker().clone());
                 // What was written before a wake-up is seen after it, without an order of its own.
                 match count.load(Relaxed) == last {

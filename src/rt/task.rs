@@ -5,11 +5,12 @@ use std::task::Poll;
 
 use super::executor::{Executor, with_current};
 
-/// Starts a coroutine on the current worker; it runs beside its caller and is not waited for.
+/// Starts a coroutine on the current worker; it runs beside its caller, and nobody can wait for it.
+/// It costs no allocation for an outcome, unlike [`spawn_joined`](super::spawn_joined).
 ///
 /// # Panics
 /// Outside a worker.
-pub fn spawn(future: impl Future<Output = ()> + 'static) {
+pub fn spawn_detached(future: impl Future<Output = ()> + 'static) {
     current(|executor| executor.spawn(future));
 }
 

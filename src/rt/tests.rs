@@ -9,7 +9,9 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::*;
-use crate::rt::{Elapsed, JoinError, Timeout, Timer, sleep, spawn, spawn_joined, yield_now};
+use crate::rt::{
+    Elapsed, JoinError, Timeout, Timer, sleep_ms, spawn_detached, spawn_joined, yield_now,
+};
 
 fn executor() -> Executor {
     Executor::new(Arc::default(), 0, Box::new(|| ()))
@@ -22,7 +24,7 @@ fn a_task_that_wakes_itself_runs_once_per_turn() {
     executor.enter(|| {
         for name in ["a", "b"] {
             let log = log.clone();
-            spawn(async move {
+            spawn_detached(async move {
                 for n in 0..2 {
                     log.borrow_mut().push((name, n));
                     yield_now().await;
@@ -45,8 +47,8 @@ fn sleepers_wake_in_the_order_of_their_deadlines() {
     executor.enter(|| {
         for duration_ms in [300, 5, 70, 5000] {
             let log = log.clone();
-            spawn(async move {
-                sleep(duration_ms).await;
+            spawn_detached(async move {
+                sleep_ms(duration_ms).await;
                 log.borrow_mut().push(duration_ms);
             });
         }
@@ -68,9 +70,9 @@ fn a_panic_costs_its_own_task() {
     let executor = executor();
     let done = Rc::new(Cell::new(false));
     executor.enter(|| {
-        spawn(async { std::panic::resume_unwind(Box::new("on purpose")) });
+        spawn_detached(async { std::panic::resume_unwind(Box::new("on purpose")) });
         let done = done.clone();
-        spawn(async move { done.set(true) });
+        spawn_detached(async move { done.set(true) });
         executor.turn();
     });
     assert!(done.get());
@@ -84,7 +86,7 @@ fn a_waker_that_outlived_its_task_does_nothing() {
     let kept = Rc::new(RefCell::new(None));
     executor.enter(|| {
         let keep = kept.clone();
-        spawn(async move {
+        spawn_detached(async move {
             poll_fn(|context| {
                 *keep.borrow_mut() = Some(context.waker().clone());
                 Poll::Ready(())
@@ -94,7 +96,7 @@ fn a_waker_that_outlived_its_task_does_nothing() {
         executor.turn();
         let polls = Rc::new(Cell::new(0));
         let count = polls.clone();
-        spawn(poll_fn(move |_| {
+        spawn_detached(poll_fn(move |_| {
             count.set(count.get() + 1);
             Poll::Pending
         }));
@@ -146,12 +148,12 @@ fn a_handle_tells_how_its_task_ended() {
     let late = executor.enter(|| {
         let quick = spawn_joined(async { 1 });
         let slow = spawn_joined(async {
-            sleep(10).await;
+            sleep_ms(10).await;
             2
         });
         let panics = spawn_joined(async { std::panic::resume_unwind(Box::new("on purpose")) });
         let log = outcomes.clone();
-        spawn(async move {
+        spawn_detached(async move {
             for handle in [slow, quick, panics] {
                 let outcome = handle.await;
                 log.borrow_mut().push(outcome);
@@ -227,8 +229,8 @@ fn a_future_has_until_its_deadline() {
     executor.enter(|| {
         for deadline_ms in [10, 30] {
             let outcomes = outcomes.clone();
-            spawn(async move {
-                let outcome = Timeout::new(deadline_ms, sleep(20)).await;
+            spawn_detached(async move {
+                let outcome = Timeout::new(deadline_ms, sleep_ms(20)).await;
                 outcomes.borrow_mut().push(outcome);
             });
         }
@@ -362,19 +364,19 @@ fn a_payload_whose_destructor_panics_costs_its_own_task() {
     let executor = executor();
     let done = Rc::new(Cell::new(false));
     executor.enter(|| {
-        spawn(async { std::panic::resume_unwind(Box::new(Bomb)) });
+        spawn_detached(async { std::panic::resume_unwind(Box::new(Bomb)) });
         // Its future panics when it is dropped.
-        spawn(async {
+        spawn_detached(async {
             let _bomb = Bomb;
         });
         for _ in 0..2 {
-            spawn(async {
+            spawn_detached(async {
                 let _bomb = Bomb;
                 std::future::pending().await
             });
         }
         let set = done.clone();
-        spawn(async move { set.set(true) });
+        spawn_detached(async move { set.set(true) });
         executor.turn();
         assert!(done.get());
         executor.clear();
@@ -446,7 +448,7 @@ fn pitfall_20_no_wake_up_from_another_thread_is_lost() {
         }),
     );
     executor.enter(|| {
-        spawn(async move {
+        spawn_detached(async move {
             for round in 1..=ROUNDS {
                 asked.store(round, Ordering::SeqCst);
                 poll_fn(|context| {

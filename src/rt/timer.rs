@@ -100,8 +100,9 @@ impl Drop for Timer {
     }
 }
 
-/// Waits for `duration_ms`.
-pub async fn sleep(duration_ms: u64) {
+/// Waits for `duration_ms`, counted from the beginning of this turn of the worker's loop: so it
+/// need not read the clock.
+pub async fn sleep_ms(duration_ms: u64) {
     sleep_until(now_ms().saturating_add(duration_ms)).await;
 }
 

@@ -7,7 +7,7 @@ use super::close_reason::CloseReason;
 use super::connection;
 use super::shared::{Admission, Place, Shared};
 use crate::net::{Listener, Stream};
-use crate::rt::{peer_after_ms, peer_now_ms, sleep, spawn, yield_now};
+use crate::rt::{peer_after_ms, peer_now_ms, sleep_ms, spawn_detached, yield_now};
 use crate::service::Service;
 use crate::sys::mutants::mutate;
 
@@ -36,7 +36,7 @@ pub(super) async fn accept<S: Service + 'static>(
             Some(Err(_)) => {
                 // Descriptors or memory are exhausted: the backlog keeps who comes meanwhile.
                 shared.metrics.accept_errors.add(1);
-                mutate!(SpinOnExhausted, (), sleep(ACCEPT_PAUSE_MS).await);
+                mutate!(SpinOnExhausted, (), sleep_ms(ACCEPT_PAUSE_MS).await);
             }
             None => break,
         }
@@ -50,7 +50,7 @@ pub(super) async fn accept<S: Service + 'static>(
             }
             Err(error) if is_exhausted(&error) => {
                 shared.metrics.accept_errors.add(1);
-                sleep(ACCEPT_PAUSE_MS).await;
+                sleep_ms(ACCEPT_PAUSE_MS).await;
             }
             Ok(None) | Err(_) => break,
         }
@@ -90,8 +90,8 @@ fn admit<S: Service + 'static>(stream: Stream, service: &Rc<S>, shared: &Rc<Shar
     }
     let place = Place::take(shared.clone());
     if admission == Admission::Refuse {
-        spawn(connection::shed(stream, place));
+        spawn_detached(connection::shed(stream, place));
     } else {
-        spawn(connection::serve(stream, service.clone(), place));
+        spawn_detached(connection::serve(stream, service.clone(), place));
     }
 }

@@ -15,7 +15,7 @@ use std::task::Poll;
 use super::control::{Control, Phase};
 use super::shared::{Manner, Shared};
 use crate::net::Listener;
-use crate::rt::{sleep, wake_all};
+use crate::rt::{sleep_ms, wake_all};
 
 /// For how long after the start of a drain requests may still arrive, in ms.
 const GRACE_MS: u64 = 1000;
@@ -29,12 +29,12 @@ pub(super) async fn drain(listeners: Vec<Rc<Listener>>, control: &Control, share
     drop(listeners);
     let orderly = async {
         shared.listeners_closed().await;
-        until(shared.connections_closed(), sleep(GRACE_MS)).await;
+        until(shared.connections_closed(), sleep_ms(GRACE_MS)).await;
         shared.manner.set(Manner::CloseIdle);
         wake_all();
         until(
             shared.connections_closed(),
-            sleep(shared.limits.drain_timeout_ms),
+            sleep_ms(shared.limits.drain_timeout_ms),
         )
         .await;
     };

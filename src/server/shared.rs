@@ -13,7 +13,7 @@ use super::date::Date;
 use super::limits::Bounds;
 use crate::buf::Pool;
 use crate::metrics::WorkerMetrics;
-use crate::rt::{note_waker, sleep, spawn};
+use crate::rt::{note_waker, sleep_ms, spawn_detached};
 use crate::sys::limits::spare_descriptors;
 
 /// Connections beyond the limit that are answered 503 at a time; more are closed unanswered.
@@ -180,8 +180,8 @@ impl Place {
         let is_first = self.log.as_ref().is_some_and(|log| log.write(line));
         if is_first {
             let shared = self.shared.clone();
-            spawn(async move {
-                sleep(WorkerLog::PAUSE_MS).await;
+            spawn_detached(async move {
+                sleep_ms(WorkerLog::PAUSE_MS).await;
                 if let Some(log) = &shared.log {
                     log.hand_over();
                 }

@@ -16,7 +16,7 @@ use super::startup::Seat;
 use crate::engine::{self, Selected};
 use crate::metrics::WorkerMetrics;
 use crate::net::Listener;
-use crate::rt::spawn;
+use crate::rt::spawn_detached;
 use crate::service::Service;
 use crate::sys::signals::block_write_signals;
 
@@ -78,7 +78,7 @@ pub(crate) async fn live<S: Service + 'static>(plan: Plan, service: Rc<S>) {
         .collect();
     for listener in &listeners {
         shared.listener_opened();
-        spawn(accept(listener.clone(), service.clone(), shared.clone()));
+        spawn_detached(accept(listener.clone(), service.clone(), shared.clone()));
     }
     control.reached(Phase::Draining).await;
     drain::drain(listeners, &control, &shared).await;

@@ -34,7 +34,7 @@ use std::io::{self, IoSliceMut};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
-pub use crate::rt::sleep;
+pub use crate::rt::sleep_ms;
 pub use faults::Faults;
 pub(crate) use files::{anonymous_file, is_cached, openat2};
 use kernel::Kernel;

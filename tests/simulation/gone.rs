@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use coring::sim::{Faults, Mutant, Random, Simulated, World, sleep, with_mutant};
+use coring::sim::{Faults, Mutant, Random, Simulated, World, sleep_ms, with_mutant};
 use coring::{HalfClose, Limits, Request, Response, Service};
 
 /// The cures that show here and in no life.
@@ -30,7 +30,7 @@ impl Service for Waiting {
         }
         self.0.set(self.0.get() + 1);
         let _call = Call(self.0.clone());
-        sleep(CALL_MS).await;
+        sleep_ms(CALL_MS).await;
         Response::text("too late")
     }
 }

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::task::Poll;
 
-use coring::sim::{hold_up, sleep};
+use coring::sim::{hold_up, sleep_ms};
 use coring::{Request, Response, Service};
 
 /// The message of a panic that is meant to happen.
@@ -86,7 +86,7 @@ impl Service for Site {
         };
         let answer = content(client, number, len);
         match kind {
-            Kind::Slow => sleep(len as u64 % 6000).await,
+            Kind::Slow => sleep_ms(len as u64 % 6000).await,
             Kind::Busy => wake_oneself(len % 7).await,
             Kind::Echo => return Response::text("").with_body(request.into_body()),
             Kind::Read => {

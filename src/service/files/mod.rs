@@ -30,7 +30,7 @@ use crate::fs::{Entry, File, Kept, Metadata, Obstacle, Root, Shelf};
 use crate::http::conditional::Outcome;
 use crate::http::field::Fields;
 use crate::http::range::{ContentRange, Requested};
-use crate::rt::{now_ms, sleep, spawn};
+use crate::rt::{now_ms, sleep_ms, spawn_detached};
 use cache::{Cache, Found};
 use facts::Facts;
 use folder::Folder;
@@ -224,7 +224,7 @@ impl Files {
         }
         let Ok(kept) = self.shelf.keep(bytes) else {
             if let Some(growth) = self.shelf.grow() {
-                spawn(growth);
+                spawn_detached(growth);
             }
             return small;
         };
@@ -281,7 +281,7 @@ impl Small {
                 let content = Content::Memory(share.hold(content));
                 return Ok(Some(Self { facts, content }));
             }
-            sleep(QUIET_MS).await;
+            sleep_ms(QUIET_MS).await;
             metadata = file.metadata_now()?;
         }
         Ok(None)

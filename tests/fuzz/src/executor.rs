@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 
 use coring::metrics::WorkerMetrics;
 use coring::parts::{
-    Executor, JoinError, JoinHandle, Timer, now_ms, sleep, spawn_joined, wake_all, yield_now,
+    Executor, JoinError, JoinHandle, Timer, now_ms, sleep_ms, spawn_joined, wake_all, yield_now,
 };
 
 use crate::input::Input;
@@ -155,7 +155,7 @@ async fn take_step(world: &World, number: usize, step: u8, argument: u8) {
         0 => yield_now().await,
         1 | 2 => {
             let until_ms = now_ms() + span_ms;
-            sleep(span_ms).await;
+            sleep_ms(span_ms).await;
             assert!(now_ms() >= until_ms, "woken early");
         }
         3 => {

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use coring::fs::Root;
-use coring::sim::sleep;
+use coring::sim::sleep_ms;
 use coring::{Fields, Files, Request, Response, Service, StatusCode};
 
 use crate::input::Input;
@@ -67,13 +67,13 @@ impl Service for Site {
             "POST" => Response::text("").with_body(request.into_body()),
             "PUT" => read(&mut request).await,
             "PATCH" => {
-                sleep(wait_ms).await;
+                sleep_ms(wait_ms).await;
                 read(&mut request).await
             }
             "DELETE" => Response::text("deleted"),
             "TRACE" => panic_as_planned(),
             "X" => {
-                sleep(wait_ms).await;
+                sleep_ms(wait_ms).await;
                 Response::text(text)
             }
             _ => Response::text(large(request.path_bytes()).unwrap_or(text)),
