@@ -19,7 +19,7 @@ use crate::buf::{Chunk, Outgoing};
 
 /// An operation's name, and the run in which it is valid.
 #[derive(Debug, Clone, Copy)]
-struct Name {
+pub(super) struct Name {
     id: OpId,
     run: Run,
 }
@@ -34,15 +34,20 @@ impl Name {
         name.expect(OUTSIDE)
     }
 
+    /// Another operation's name, in the same run.
+    pub(super) fn beside(self, id: OpId) -> Self {
+        Self { id, ..self }
+    }
+
     /// Hands `body` the engine that knows the name.
     #[inline(always)]
-    fn with<R>(self, body: impl FnOnce(&Engine, OpId) -> R) -> R {
+    pub(super) fn with<R>(self, body: impl FnOnce(&Engine, OpId) -> R) -> R {
         with_run(self.run, |engine| body(engine, self.id))
     }
 
     /// The same, for the drop of a handle: outside its run there is nothing left to end.
     #[inline(always)]
-    fn end(self, body: impl FnOnce(&Engine, OpId)) {
+    pub(super) fn end(self, body: impl FnOnce(&Engine, OpId)) {
         try_with_run(self.run, |engine| body(engine, self.id));
     }
 }
@@ -129,6 +134,10 @@ impl Polling {
             Engine::Uring(uring) => uring.0.start_polling(descriptor, interest),
             Engine::Epoll(epoll) => epoll.start_polling(descriptor, interest),
         }))
+    }
+
+    pub(super) fn name(&self) -> Name {
+        self.0
     }
 
     /// What has changed since the last call that was ready; at first, what holds.

@@ -11,6 +11,7 @@ mod current;
 mod descriptor;
 mod epoll;
 mod handle;
+mod message;
 mod op;
 mod run;
 mod select;
@@ -22,7 +23,8 @@ pub use clock::monotonic_ms;
 pub use current::pool;
 pub use descriptor::Descriptor;
 pub use handle::{Accepting, Connecting, Polling, Receiving, Sending};
-pub use op::{Events, Interest, Peer, Sent, Then, accept};
+pub use message::{MessageReceiver, MessageSender};
+pub use op::{DESCRIPTORS_MAX, Events, Interest, Message, Peer, Sent, Then, accept};
 pub use select::{EngineChoice, Refused, Selected, select};
 pub use worker::Worker;
 

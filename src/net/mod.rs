@@ -8,6 +8,7 @@ mod bind;
 mod duplex;
 mod listener;
 mod polling;
+mod seqpacket;
 mod stream;
 mod tcp;
 mod unix;
@@ -17,11 +18,12 @@ pub(crate) use bind::{Bound, SocketFile, bind};
 pub use duplex::{ReadHalf, WriteHalf};
 pub(crate) use listener::Listener;
 pub use polling::Polling;
+pub use seqpacket::{SeqpacketReceiver, SeqpacketSender, UnixSeqpacket};
 pub(crate) use stream::Stream;
 pub use tcp::{TcpListener, TcpStream};
 pub use unix::{UnixListener, UnixStream};
 
-pub use crate::engine::Events;
+pub use crate::engine::{Events, Message};
 pub(crate) use crate::engine::{Interest, Peer, Sent, Then};
 
 #[cfg(test)]

@@ -1,15 +1,18 @@
 //! Descriptors that are real in all they do, such as an eventfd. What becomes of an operation on
 //! one is the real kernel's to say; when it completes is chance.
 
-use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags};
+use rustix::net::{SocketType, sockopt};
 use rustix::time::Timespec;
 
+use super::faults;
 use super::flight::Action;
-use super::kernel::Kernel;
+use super::kernel::{Kernel, count};
 use super::network::{Identity, borrow};
 use crate::engine::Events;
 
@@ -28,6 +31,76 @@ impl Kernel {
             },
             Some(_) => self.misuse("poll", fd),
         }
+    }
+
+    /// Receives a message to where the operation wants it.
+    pub(super) fn recv_message(&mut self, fd: RawFd, header: *mut libc::msghdr) -> i32 {
+        if let Some(errno) = self.message_errno() {
+            return -errno;
+        }
+        if self.random.chance(self.faults.exhausted) {
+            // The process has no numbers left for more descriptors than these.
+            let room = size_of::<libc::cmsghdr>() + self.random.below(3) * size_of::<RawFd>();
+            // SAFETY: the operation keeps the header until its final completion.
+            let header = unsafe { &mut *header };
+            let all: usize = header.msg_controllen as _;
+            header.msg_controllen = room.min(all) as _;
+        }
+        let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+        // SAFETY: the operation keeps the header, and what it names, until its final completion.
+        result(unsafe { libc::recvmsg(fd, header, flags) })
+    }
+
+    /// Sends a message.
+    pub(super) fn send_message(&mut self, fd: RawFd, header: *const libc::msghdr) -> i32 {
+        if let Some(errno) = self.message_errno() {
+            return -errno;
+        }
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        // SAFETY: the operation keeps the header, and what it names, until its final completion.
+        result(unsafe { libc::sendmsg(fd, header, flags) })
+    }
+
+    fn message_errno(&mut self) -> Option<i32> {
+        if self.random.chance(self.faults.passing) {
+            return Some(self.random.pick(faults::STREAM_PASSING));
+        }
+        let fails = self.random.chance(self.faults.fatal);
+        fails.then(|| self.random.pick(faults::MESSAGE_FATAL))
+    }
+}
+
+/// Whether it is a real socket that keeps the bounds of messages.
+pub(super) fn keeps_bounds(fd: RawFd) -> bool {
+    sockopt::socket_type(borrow(fd)) == Ok(SocketType::SEQPACKET)
+}
+
+/// Bytes, or the error of the call that was made last.
+fn result(len: isize) -> i32 {
+    match usize::try_from(len) {
+        Ok(len) => count(len),
+        Err(_) => -io::Error::last_os_error()
+            .raw_os_error()
+            .unwrap_or(libc::EIO),
+    }
+}
+
+/// Pipes whose writing ends are passed around. The kernel counts these ends: a pipe without any
+/// reports that it has hung up.
+#[derive(Debug, Default)]
+pub(super) struct Counted(Vec<OwnedFd>);
+
+impl Counted {
+    pub(super) fn make(&mut self) -> io::Result<OwnedFd> {
+        let (reader, writer) = io::pipe()?;
+        self.0.push(reader.into());
+        Ok(writer.into())
+    }
+
+    /// How many pipes have a writing end.
+    pub(super) fn open(&self) -> usize {
+        let has_writer = |reader: &&OwnedFd| !is_readable(reader.as_fd());
+        self.0.iter().filter(has_writer).count()
     }
 }
 

@@ -120,6 +120,9 @@ pub(super) const SEND_FATAL: &[i32] = &[
     libc::ENOBUFS,
     libc::ENOMEM,
 ];
+/// What recvmsg(2) and sendmsg(2) on a Unix socket answer when there is no memory. The message
+/// stays where it is.
+pub(super) const MESSAGE_FATAL: &[i32] = &[libc::ENOBUFS, libc::ENOMEM];
 /// What connect(2) answers when the peer is not to be had.
 pub(super) const CONNECT: &[i32] = &[
     libc::ECONNREFUSED,

@@ -43,6 +43,17 @@ pub(super) enum Action {
     Watch {
         epoll: OwnedFd,
     },
+    /// Of a message, from a real socket.
+    RecvMsg {
+        fd: RawFd,
+        header: *mut libc::msghdr,
+    },
+    /// Of a message, on a real socket.
+    SendMsg {
+        fd: RawFd,
+        header: *const libc::msghdr,
+        outgoing: Outgoing,
+    },
     /// Of room to send.
     Room {
         socket: usize,
@@ -107,9 +118,9 @@ impl Flight {
     /// Whether the memory it was given is what it was.
     pub(super) fn is_intact(&self) -> bool {
         match &self.action {
-            Action::Send { outgoing: all, .. } | Action::Connect { address: all, .. } => {
-                all.is_intact()
-            }
+            Action::Send { outgoing: all, .. }
+            | Action::SendMsg { outgoing: all, .. }
+            | Action::Connect { address: all, .. } => all.is_intact(),
             _ => true,
         }
     }
@@ -121,6 +132,14 @@ impl Flight {
             | Action::Send { socket, .. }
             | Action::Room { socket, .. }
             | Action::Hangup { socket, .. } => Some(socket),
+            _ => None,
+        }
+    }
+
+    /// The real descriptor that it uses.
+    pub(super) fn descriptor(&self) -> Option<RawFd> {
+        match self.action {
+            Action::RecvMsg { fd, .. } | Action::SendMsg { fd, .. } => Some(fd),
             _ => None,
         }
     }
@@ -140,6 +159,8 @@ impl Flight {
             | Action::Hangup { socket, .. } => socket,
             Action::Read { .. }
             | Action::Watch { .. }
+            | Action::RecvMsg { .. }
+            | Action::SendMsg { .. }
             | Action::Connect { .. }
             | Action::Answer(_) => usize::MAX,
         }

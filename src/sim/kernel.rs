@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 
 use super::buffers::Provided;
-use super::descriptors::{is_readable, watched};
+use super::descriptors::{Counted, is_readable, keeps_bounds, watched};
 use super::faults::{self, Faults};
 use super::flight::{Action, Flight, Outgoing, parts, read_counter};
 use super::network::{Identity, Network, Socket, borrow};
@@ -49,6 +49,8 @@ pub(super) struct Kernel {
     pub(super) rings: Vec<Rings>,
     /// A worker is being stepped: whoever would sleep gives way.
     pub(super) gives_way: bool,
+    /// Descriptors that were made to be passed around.
+    pub(super) counted: Counted,
     pub(super) violation: Option<String>,
     pub(super) trace: u64,
     traced: bool,
@@ -63,6 +65,7 @@ impl Kernel {
             network: Network::new(),
             rings: Vec::new(),
             gives_way: false,
+            counted: Counted::default(),
             violation: None,
             trace: 0xcbf2_9ce4_8422_2325,
             traced,
@@ -118,6 +121,10 @@ impl Kernel {
         let in_flight: usize = self.rings.iter().map(|ring| ring.flights.len()).sum();
         if in_flight > 0 {
             self.fail(&format!("{in_flight} operations are left in flight"));
+        }
+        let passed = self.counted.open();
+        if passed > 0 {
+            self.fail(&format!("{passed} passed descriptors are left open"));
         }
         let open = |socket: &Socket| socket.accepted && !socket.closed;
         let open = self.network.sockets.iter().filter(|socket| open(socket));
@@ -220,7 +227,11 @@ impl Kernel {
             }
             Action::Read { fd, .. } => is_readable(borrow(*fd)),
             Action::Watch { epoll } => is_readable(epoll.as_fd()),
-            Action::Send { .. } | Action::Connect { .. } | Action::Answer(_) => true,
+            Action::RecvMsg { fd, .. } => is_readable(borrow(*fd)),
+            Action::Send { .. }
+            | Action::SendMsg { .. }
+            | Action::Connect { .. }
+            | Action::Answer(_) => true,
         }
     }
 
@@ -233,7 +244,14 @@ impl Kernel {
             Sqe::Send { fd, from, len, .. } => {
                 self.start_send(ring, fd, vec![(from, len as usize)])
             }
+            Sqe::SendMsg { fd, header, .. } if keeps_bounds(fd) => Action::SendMsg {
+                fd,
+                header,
+                outgoing: Outgoing::new(parts(header)),
+            },
             Sqe::SendMsg { fd, header, .. } => self.start_send(ring, fd, parts(header)),
+            Sqe::RecvMsg { fd, header } if keeps_bounds(fd) => Action::RecvMsg { fd, header },
+            Sqe::RecvMsg { fd, .. } => self.misuse("recvmsg", fd),
             Sqe::PollOut { fd, edges } => self.start_poll(ring, fd, edges),
             Sqe::Poll { fd, events } => self.start_watch(fd, events),
             Sqe::Read { fd, to, .. } => Action::Read { fd, to },
@@ -286,6 +304,10 @@ impl Kernel {
     fn close(&mut self, fd: RawFd) -> i32 {
         if let Some(Identity::Socket(socket)) = self.network.identity(fd) {
             self.note("close", socket, 0);
+        }
+        let in_use = |flight: &Flight| flight.descriptor() == Some(fd);
+        if self.rings.iter().flat_map(|ring| &ring.flights).any(in_use) {
+            self.fail(&format!("descriptor {fd} is closed under an operation"));
         }
         // SAFETY: a submission to close gives its descriptor away.
         drop(unsafe { OwnedFd::from_raw_fd(fd) });
@@ -341,6 +363,8 @@ impl Kernel {
                 (reported.cast_signed(), self.more())
             }
             Action::Watch { epoll } => (watched(epoll), self.more()),
+            Action::RecvMsg { fd, header } => (self.recv_message(*fd, *header), 0),
+            Action::SendMsg { fd, header, .. } => (self.send_message(*fd, *header), 0),
             Action::Send { socket, outgoing } => (self.send(*socket, outgoing), 0),
             Action::Room {
                 socket,

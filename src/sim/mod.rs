@@ -6,7 +6,9 @@
 //! a Unix socket in the abstract namespace, and each connection a real one to it. So whatever the
 //! code above does with a plain system call (taking from the backlog, a shutdown, a close) is true,
 //! and is seen at the client's real end. What is received and sent goes through here, by the
-//! ring or by stand-ins for recv(2) and send(2).
+//! ring or by stand-ins for recv(2) and send(2). Other descriptors (an eventfd, a socket of
+//! messages) are real in all they do: chance decides when their operations complete, and how they
+//! fail.
 //!
 //! Nothing runs in parallel: a worker is stepped, and its `enter` gives way (`WouldBlock`) where
 //! the real one would sleep. Outside of a step, when an engine is dropped, `enter` moves the clock
@@ -113,6 +115,15 @@ impl World {
         let number = kernel.network.connect(listener, window);
         kernel.note("connect", listener, i64::from(number.is_some()));
         number.map(|number| Connection::new(self.clone(), number))
+    }
+
+    /// A descriptor to be passed around: when all workers are gone, it must be closed, and so must
+    /// all that were passed on instead of it.
+    ///
+    /// # Errors
+    /// When this machine has no more descriptors.
+    pub fn descriptor(&self) -> io::Result<OwnedFd> {
+        self.0.borrow_mut().counted.make()
     }
 
     /// Connections that the server has accepted.

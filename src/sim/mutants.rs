@@ -38,6 +38,8 @@ mutants! {
     DeafAfterEnd,
     /// What comes with the last completion of a multishot is dropped.
     DropLastData,
+    /// The descriptors that a message brings which nobody waits for any more are forgotten.
+    LeakDescriptors,
     /// A multishot that ended with data is thought to go on.
     MissLostMore,
     /// A receive that found no buffer does not wait for one.

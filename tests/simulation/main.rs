@@ -17,6 +17,7 @@ mod crowd;
 mod delays;
 mod gone;
 mod life;
+mod messages;
 mod mutants;
 mod pitfalls;
 mod reach;

@@ -22,7 +22,7 @@ async fn reach(request: Request) -> Response {
 }
 
 /// Turns the worker's loop, and lets time pass, until `done` or the worker's end.
-fn turn(
+pub(crate) fn turn(
     world: &World,
     server: &mut Simulated,
     mut done: impl FnMut() -> bool,

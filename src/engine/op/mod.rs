@@ -18,7 +18,9 @@
 mod accept;
 mod close;
 mod connect;
+mod envelope;
 mod hangup;
+mod message;
 mod polling;
 mod read;
 mod recv;
@@ -31,8 +33,11 @@ pub(super) use accept::Accept;
 pub use accept::accept;
 pub(super) use close::close;
 pub(super) use connect::{Connect, connect};
+pub use envelope::DESCRIPTORS_MAX;
 pub use hangup::Peer;
 pub(super) use hangup::{Hangup, pending_error};
+pub use message::Message;
+pub(super) use message::{RecvMessage, SendMessage};
 pub use polling::Events;
 pub(super) use polling::Polling;
 pub(super) use read::Read;
@@ -73,6 +78,8 @@ pub(super) enum Op {
     Connect(Connect),
     Hangup(Hangup),
     Polling(Polling),
+    RecvMessage(Box<RecvMessage>),
+    SendMessage(Box<SendMessage>),
 }
 
 impl Op {
@@ -278,6 +285,13 @@ mod tests {
     fn any() -> Op {
         let eventfd = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
         Op::Read(Read::new(eventfd.into()))
+    }
+
+    /// Every idle connection has one in the table, so larger ones are boxed.
+    #[test]
+    fn the_table_has_room_for_a_send_or_a_receive_and_no_more() {
+        let largest = size_of::<Recv>().max(size_of::<Send>());
+        assert!(size_of::<Op>() <= largest + size_of::<u64>());
     }
 
     #[test]

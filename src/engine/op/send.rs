@@ -279,8 +279,10 @@ pub(in crate::engine) fn cancelled() -> io::Error {
 impl super::Op {
     /// What must not happen while the kernel has the operation.
     pub(in crate::engine) fn free_bytes(&mut self) {
-        if let Self::Send(send) = self {
-            send.part.outgoing = Outgoing::Many(Vec::new());
+        match self {
+            Self::Send(send) => send.part.outgoing = Outgoing::Many(Vec::new()),
+            Self::SendMessage(message) => message.free_bytes(),
+            _ => {}
         }
     }
 }

@@ -304,6 +304,8 @@ impl Uring {
                 Op::Connect(connect) => connect.sqe(),
                 Op::Hangup(hangup) => hangup.sqe(),
                 Op::Polling(polling) => polling.sqe(),
+                Op::RecvMessage(message) => message.sqe(),
+                Op::SendMessage(message) => message.sqe(),
             }
         };
         // SAFETY: as for a send.
@@ -399,6 +401,9 @@ impl Uring {
             Op::Connect(connect) => connect.complete(cqe),
             Op::Hangup(hangup) => hangup.complete(cqe),
             Op::Polling(polling) => polling.complete(cqe),
+            Op::RecvMessage(_) if mutate!(LeakDescriptors, orphaned, false) => After::Wake,
+            Op::RecvMessage(message) => message.complete(cqe),
+            Op::SendMessage(message) => message.complete(cqe),
             Op::Read(_) => After::Resubmit,
             Op::Send(send) => send.complete(cqe, entry.cancelled, &self.metrics),
         };

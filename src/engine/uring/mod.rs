@@ -5,6 +5,7 @@ mod buffer_queue;
 mod connections;
 mod driver;
 mod look;
+mod messages;
 mod peer;
 mod polls;
 mod receives;
@@ -62,6 +63,10 @@ pub enum Sqe {
     Poll {
         fd: RawFd,
         events: Events,
+    },
+    RecvMsg {
+        fd: RawFd,
+        header: *mut libc::msghdr,
     },
     Read {
         fd: RawFd,

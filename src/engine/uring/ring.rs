@@ -176,6 +176,9 @@ fn prepare(sqe: Sqe) -> Entry {
             let flags = (libc::MSG_DONTWAIT | then.flag()).unsigned_abs();
             opcode::SendMsg::new(Fd(fd), header).flags(flags).build()
         }
+        Sqe::RecvMsg { fd, header } => opcode::RecvMsg::new(Fd(fd), header)
+            .flags(libc::MSG_CMSG_CLOEXEC.unsigned_abs())
+            .build(),
         Sqe::PollOut { fd, edges } => {
             opcode::PollAdd::new(Fd(fd), libc::POLLOUT.unsigned_abs().into())
                 .multi(edges)

@@ -229,8 +229,13 @@ fn restrict(submitter: &Submitter<'_>) -> io::Result<()> {
         opcode::AcceptMulti::CODE,
         opcode::RecvMulti::CODE,
         opcode::Send::CODE,
+        // Gathering sends, and messages with descriptors.
         opcode::SendMsg::CODE,
+        // Messages with descriptors.
+        opcode::RecvMsg::CODE,
+        // Room to send, a peer that goes, and whatever else `Polling` waits for.
         opcode::PollAdd::CODE,
+        // The eventfd by which other threads wake the worker.
         opcode::Read::CODE,
         opcode::Connect::CODE,
         opcode::Close::CODE,

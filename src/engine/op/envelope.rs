@@ -1,0 +1,143 @@
+//! `struct msghdr` for one message and the descriptors it carries (sendmsg(2), recvmsg(2),
+//! cmsg(3)).
+
+use std::cell::UnsafeCell;
+use std::fmt;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
+
+/// Descriptors that one message may carry, in either direction.
+pub const DESCRIPTORS_MAX: usize = 16;
+
+/// Bytes of control data for so many descriptors.
+const CONTROL_BYTES: usize = control_bytes(DESCRIPTORS_MAX);
+
+/// A header, its one vector and its control data, at addresses that do not change. Not in a box:
+/// moving one asserts that nobody else has a pointer into it.
+pub(super) struct Envelope(Rc<UnsafeCell<Parts>>);
+
+struct Parts {
+    header: libc::msghdr,
+    vector: libc::iovec,
+    /// Aligned for a `cmsghdr`.
+    control: [u64; CONTROL_BYTES.div_ceil(size_of::<u64>())],
+}
+
+impl Envelope {
+    pub(super) fn new() -> Self {
+        // SAFETY: all fields are integers or pointers, for which zero is valid.
+        Self(Rc::new(unsafe { std::mem::zeroed() }))
+    }
+
+    /// Prepares a receive into the `len` bytes at `to`. To be called while the kernel does not have
+    /// the operation.
+    pub(super) fn receive(&mut self, to: *mut u8, len: usize) -> *mut libc::msghdr {
+        self.address(to, len, CONTROL_BYTES)
+    }
+
+    /// Prepares a send of the `len` bytes at `from`, with at most [`DESCRIPTORS_MAX`] descriptors.
+    /// To be called while the kernel does not have the operation.
+    pub(super) fn send(
+        &mut self,
+        from: *const u8,
+        len: usize,
+        descriptors: &[OwnedFd],
+    ) -> *const libc::msghdr {
+        let count = descriptors.len();
+        assert!(count <= DESCRIPTORS_MAX, "the sender has counted them");
+        if count == 0 {
+            return self.address(from.cast_mut(), len, 0);
+        }
+        let header = self.address(from.cast_mut(), len, control_bytes(count));
+        // SAFETY: as in `new`.
+        let mut first = unsafe { std::mem::zeroed::<libc::cmsghdr>() };
+        // SAFETY: the call computes a length.
+        first.cmsg_len = unsafe { libc::CMSG_LEN(bytes_of(count)) } as _;
+        first.cmsg_level = libc::SOL_SOCKET;
+        first.cmsg_type = libc::SCM_RIGHTS;
+        // SAFETY: `address` has made a header with control data.
+        let control = unsafe { libc::CMSG_FIRSTHDR(header) };
+        // SAFETY: the control data is aligned, and has room for this and `count` descriptors.
+        unsafe { control.write(first) };
+        // SAFETY: as above.
+        let data = unsafe { libc::CMSG_DATA(control) }.cast::<RawFd>();
+        for (n, descriptor) in descriptors.iter().enumerate() {
+            // SAFETY: as above.
+            let place = unsafe { data.add(n) };
+            // SAFETY: as above.
+            unsafe { place.write_unaligned(descriptor.as_raw_fd()) };
+        }
+        header
+    }
+
+    /// The descriptors that a receive has brought, and its flags. To be called after each receive
+    /// that went well, and only then: the descriptors are open, and nobody else's.
+    pub(super) fn open(&mut self) -> (Vec<OwnedFd>, libc::c_int) {
+        // SAFETY: the kernel is done with it, and there is no other reference.
+        let parts = unsafe { &mut *self.0.get() };
+        parts.header.msg_control = parts.control.as_mut_ptr().cast();
+        let header = &raw const parts.header;
+        let mut descriptors = Vec::new();
+        // SAFETY: the kernel has said in the header how much control data it has written.
+        let mut next = unsafe { libc::CMSG_FIRSTHDR(header) };
+        // SAFETY: as above; it is null behind the last one.
+        while let Some(control) = unsafe { next.as_ref() } {
+            if (control.cmsg_level, control.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+                // SAFETY: the call computes a length.
+                let empty = unsafe { libc::CMSG_LEN(0) } as usize;
+                let len: usize = control.cmsg_len as _;
+                let bytes = len.saturating_sub(empty);
+                // SAFETY: data follows its header.
+                let data = unsafe { libc::CMSG_DATA(next) }.cast::<RawFd>();
+                for n in 0..bytes / size_of::<RawFd>() {
+                    // SAFETY: as many descriptors follow as the length says.
+                    let place = unsafe { data.add(n) };
+                    // SAFETY: as above.
+                    let fd = unsafe { place.read_unaligned() };
+                    // SAFETY: the kernel has just installed this descriptor for us alone.
+                    descriptors.push(unsafe { OwnedFd::from_raw_fd(fd) });
+                }
+            }
+            // SAFETY: as for the first one.
+            next = unsafe { libc::CMSG_NXTHDR(header, next) };
+        }
+        let flags = parts.header.msg_flags;
+        // What was taken is not there to be taken again.
+        parts.header.msg_controllen = 0;
+        (descriptors, flags)
+    }
+
+    fn address(&mut self, bytes: *mut u8, len: usize, control_len: usize) -> *mut libc::msghdr {
+        // SAFETY: the kernel does not have it, and there is no other reference.
+        let parts = unsafe { &mut *self.0.get() };
+        parts.vector = libc::iovec {
+            iov_base: bytes.cast(),
+            iov_len: len,
+        };
+        parts.header.msg_iov = &raw mut parts.vector;
+        parts.header.msg_iovlen = 1;
+        parts.header.msg_flags = 0;
+        parts.header.msg_control = parts.control.as_mut_ptr().cast();
+        parts.header.msg_controllen = control_len as _;
+        &raw mut parts.header
+    }
+}
+
+impl fmt::Debug for Envelope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Envelope").finish_non_exhaustive()
+    }
+}
+
+const fn control_bytes(descriptors: usize) -> usize {
+    // SAFETY: the call computes a length.
+    unsafe { libc::CMSG_SPACE(bytes_of(descriptors)) as usize }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "there are DESCRIPTORS_MAX of them at most"
+)]
+const fn bytes_of(descriptors: usize) -> u32 {
+    (descriptors * size_of::<RawFd>()) as u32
+}

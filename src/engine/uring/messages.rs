@@ -1,0 +1,78 @@
+//! Messages on the ring.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::task::{Context, Poll};
+
+use super::Uring;
+use crate::buf::Part;
+use crate::engine::descriptor::Descriptor;
+use crate::engine::op::{Entry, GONE, Message, Op, OpId, RecvMessage, SendMessage, State};
+
+impl Uring {
+    pub(in crate::engine) fn start_recv_message(
+        &self,
+        socket: Descriptor,
+        buffer: Vec<u8>,
+    ) -> OpId {
+        let op = || Op::RecvMessage(Box::new(RecvMessage::new(socket, buffer)));
+        self.table.borrow_mut().insert(op).0
+    }
+
+    /// The message, or none at the end; `WouldBlock` if the socket itself says so. To be polled
+    /// until ready, and after that only if it would block.
+    pub(in crate::engine) fn poll_recv_message(
+        &self,
+        id: OpId,
+        context: &Context<'_>,
+    ) -> Poll<io::Result<Option<Message>>> {
+        self.poll_message(id, context, |entry| match &mut entry.op {
+            Op::RecvMessage(message) => message.result.take(),
+            _ => unreachable!("a receive's name"),
+        })
+    }
+
+    pub(in crate::engine) fn start_send_message(
+        &self,
+        socket: Descriptor,
+        bytes: Part,
+        descriptors: Vec<OwnedFd>,
+    ) -> OpId {
+        let op = || Op::SendMessage(Box::new(SendMessage::new(socket, bytes, descriptors)));
+        self.table.borrow_mut().insert(op).0
+    }
+
+    /// How the send ended; `WouldBlock` if there is no room. To be polled as a receive is.
+    pub(in crate::engine) fn poll_send_message(
+        &self,
+        id: OpId,
+        context: &Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.poll_message(id, context, |entry| match &mut entry.op {
+            Op::SendMessage(message) => message.result.take(),
+            _ => unreachable!("a send's name"),
+        })
+    }
+
+    /// What `take` finds; submits the operation if it finds nothing and the kernel has nothing.
+    fn poll_message<R>(
+        &self,
+        id: OpId,
+        context: &Context<'_>,
+        take: impl FnOnce(&mut Entry) -> Option<R>,
+    ) -> Poll<R> {
+        let mut table = self.table.borrow_mut();
+        let entry = table.get(id).expect(GONE);
+        if let Some(result) = take(entry) {
+            return Poll::Ready(result);
+        }
+        let is_idle = entry.state == State::Idle;
+        let replaced = entry.wait(context.waker());
+        drop(table);
+        drop(replaced);
+        if is_idle {
+            self.submit(id);
+        }
+        Poll::Pending
+    }
+}
