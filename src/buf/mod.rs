@@ -8,6 +8,7 @@
 mod boxed;
 mod chunk;
 mod file_span;
+mod outgoing;
 mod part;
 mod poison;
 mod pool;
@@ -17,7 +18,8 @@ mod send_queue;
 pub use boxed::PoolBox;
 pub use chunk::{Block, Chunk};
 pub use file_span::FileSpan;
+pub use outgoing::Outgoing;
 pub use part::Part;
 pub use pool::{BLOCK_BYTES, Pool};
 pub use recv_buf::RecvBuf;
-pub use send_queue::{Outgoing, SendQueue};
+pub use send_queue::SendQueue;

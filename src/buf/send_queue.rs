@@ -4,71 +4,34 @@ use std::collections::VecDeque;
 
 use super::chunk::{Block, Chunk};
 use super::file_span::FileSpan;
+use super::outgoing::{HeadAndSpan, Outgoing};
 use super::part::Part;
 use super::pool::{BLOCK_BYTES, Pool};
 use crate::sys::mutants::mutate;
 
-/// What goes out in one send: it is given away until the kernel is done with it.
-#[derive(Debug)]
-pub enum Outgoing {
-    /// The common case: one block's span.
-    One(Chunk),
-    /// Several parts, for one gathering send.
-    Many(Vec<Part>),
-    /// A span of a file, with what comes before it.
-    File(Box<HeadAndSpan>),
-}
-
-#[allow(
-    clippy::len_without_is_empty,
-    reason = "nothing goes out without a byte"
-)]
-impl Outgoing {
-    /// Bytes in all parts together.
-    pub fn len(&self) -> usize {
-        match self {
-            Self::One(chunk) => chunk.len(),
-            Self::Many(parts) => parts.iter().map(|part| part.len()).sum(),
-            Self::File(file) => file.head_len() + file.span.len(),
-        }
-    }
-}
-
-/// A span of a file and what comes before it, the end of an answer's head mostly.
-#[derive(Debug)]
-pub struct HeadAndSpan {
-    /// What stands in memory, if anything does.
-    pub head: Option<Chunk>,
-    /// The span behind it.
-    pub span: FileSpan,
-}
-
-impl HeadAndSpan {
-    /// Bytes before the span.
-    pub fn head_len(&self) -> usize {
-        self.head.as_ref().map_or(0, |head| head.len())
-    }
-}
-
-/// The queue of one connection: small pieces are written into a block, large ones ride along as
-/// parts. An empty queue holds no memory.
+/// The queue of one connection: small pieces are written into a block, large ones and spans of
+/// files are queued as they are, in any order. An empty queue holds no memory.
 #[derive(Debug, Default)]
 pub struct SendQueue {
-    /// Complete parts, before what stands in `tail`; none are there mostly.
+    /// Everything before the bytes in `tail`. Mostly there is nothing.
     #[expect(
         clippy::box_collection,
         reason = "every idle connection has room for this"
     )]
-    parts: Option<Box<VecDeque<Part>>>,
+    sealed: Option<Box<VecDeque<Queued>>>,
     tail: Option<Tail>,
-    /// A span of a file, behind everything else.
-    file: Option<Box<HeadAndSpan>>,
-    /// Bytes of all that is in memory.
+    /// Bytes owed.
     len: usize,
 }
 
-/// What whoever would queue something behind a span of a file is told.
-const LAST: &str = "a span of a file is the last part";
+/// An entry of the queue; it is sent before the next one.
+#[derive(Debug)]
+enum Queued {
+    Memory(Part),
+    /// A span of a file with the block that was being written when it was queued. They are sent
+    /// together, so that a head shares its packet with the start of its body.
+    File(Box<HeadAndSpan>),
+}
 
 /// The block being written.
 #[derive(Debug)]
@@ -84,28 +47,22 @@ impl SendQueue {
     /// A queue with nothing in it.
     pub const fn new() -> Self {
         Self {
-            parts: None,
+            sealed: None,
             tail: None,
-            file: None,
             len: 0,
         }
     }
 
-    /// Bytes owed.
+    /// Bytes owed, those of files included.
     #[inline]
     pub fn len(&self) -> usize {
-        self.len + self.file.as_ref().map_or(0, |file| file.span.len())
+        self.len
     }
 
     /// Whether nothing is owed.
+    #[inline]
     pub fn is_empty(&self) -> bool {
-        self.len == 0 && self.file.is_none()
-    }
-
-    /// Whether a span of a file is owed. Nothing may follow it, also while it is taken: it may be
-    /// put back.
-    pub fn ends_in_file(&self) -> bool {
-        self.file.is_some()
+        self.len == 0
     }
 
     /// Lets `write` fill up to `len_max` contiguous bytes at the end of the queue; it returns how
@@ -117,7 +74,6 @@ impl SendQueue {
         len_max: usize,
         write: impl FnOnce(&mut [u8]) -> usize,
     ) {
-        debug_assert!(self.file.is_none(), "{LAST}");
         if len_max > BLOCK_BYTES {
             let mut bytes = vec![0; len_max];
             let n = write(&mut bytes);
@@ -156,25 +112,23 @@ impl SendQueue {
         if part.is_empty() {
             return;
         }
-        debug_assert!(self.file.is_none(), "{LAST}");
         self.seal();
         self.len += part.len();
-        self.parts.get_or_insert_default().push_back(part);
+        self.push_sealed(Queued::Memory(part));
     }
 
-    /// Appends a span of a file. Until it is out, nothing may follow it.
-    ///
-    /// # Panics
-    /// When there is one already.
-    pub fn push_file(&mut self, span: FileSpan) {
-        assert!(self.file.is_none(), "{LAST}");
-        self.file = Some(Box::new(HeadAndSpan { head: None, span }));
+    /// Appends a span of a file. It goes out in one send, so its caller bounds its size.
+    #[cold]
+    pub fn push_span(&mut self, span: FileSpan) {
+        let head = self.take_tail();
+        self.len += span.len();
+        self.push_sealed(Queued::File(Box::new(HeadAndSpan { head, span })));
     }
 
     /// Takes all that is owed if it is in one block of at most `len_max` bytes.
     #[inline(always)]
     pub fn take_one(&mut self, len_max: usize) -> Option<Chunk> {
-        if self.parts.is_some() || self.file.is_some() || self.len > len_max {
+        if self.sealed.is_some() || self.len > len_max {
             return None;
         }
         let Tail { block, len } = self.tail.take()?;
@@ -182,17 +136,31 @@ impl SendQueue {
         Some(block.into_chunk(0..len))
     }
 
-    /// Takes what goes out next: at most `len_max` bytes of memory, and a span of a file if that
-    /// is all before it.
+    /// Takes what goes out next: at most `len_max` bytes of memory, or a span of a file with the
+    /// end of the memory before it, which is in one block.
+    #[inline]
     pub fn take(&mut self, len_max: usize) -> Option<Outgoing> {
         if let Some(chunk) = self.take_one(len_max) {
             return Some(Outgoing::One(chunk));
         }
-        if self.parts.is_none() && self.file.is_some() && self.len <= len_max {
-            return self.take_file();
+        if self.is_empty() {
+            return None;
         }
-        self.seal();
-        self.take_parts(len_max)
+        self.take_queued(len_max)
+    }
+
+    /// Takes what goes out next of more than one block.
+    #[inline(never)]
+    fn take_queued(&mut self, len_max: usize) -> Option<Outgoing> {
+        let outgoing = match self.take_file() {
+            Some(file) => Outgoing::File(file),
+            None => Outgoing::Many(self.take_memory(len_max)?),
+        };
+        if self.sealed.as_ref().is_some_and(|sealed| sealed.is_empty()) {
+            self.sealed = None;
+        }
+        self.len -= outgoing.len();
+        Some(outgoing)
     }
 
     /// Puts what was not sent of `outgoing`, of which `sent` bytes were, back to the front.
@@ -205,60 +173,70 @@ impl SendQueue {
 
     /// Ends the block being written: what follows goes into another one.
     fn seal(&mut self) {
-        if let Some(Tail { block, len }) = self.tail.take() {
-            let part = Part::Chunk(block.into_chunk(0..len));
-            self.parts.get_or_insert_default().push_back(part);
+        if let Some(chunk) = self.take_tail() {
+            self.push_sealed(Queued::Memory(Part::Chunk(chunk)));
         }
     }
 
-    /// Takes the span, behind what fits into one block.
-    #[cold]
-    fn take_file(&mut self) -> Option<Outgoing> {
-        let mut file = self.file.take()?;
-        let head = self.tail.take();
-        file.head = head.map(|Tail { block, len }| block.into_chunk(0..len));
-        self.len = 0;
-        Some(Outgoing::File(file))
+    /// The bytes of the block being written, if it has any.
+    fn take_tail(&mut self) -> Option<Chunk> {
+        let Tail { block, len } = self.tail.take()?;
+        (len > 0).then(|| block.into_chunk(0..len))
     }
 
-    fn take_parts(&mut self, len_max: usize) -> Option<Outgoing> {
-        let parts = self.parts.as_mut()?;
-        let mut taken = Vec::with_capacity(parts.len().min(Self::PARTS_MAX));
-        let mut room = len_max;
-        while room > 0 && taken.len() < Self::PARTS_MAX {
-            let Some(front) = parts.front_mut() else {
-                break;
-            };
-            if front.len() > room {
-                taken.push(front.first(room));
-                front.advance(room);
-                room = 0;
-            } else {
-                room -= front.len();
-                taken.extend(parts.pop_front());
+    fn push_sealed(&mut self, queued: Queued) {
+        self.sealed.get_or_insert_default().push_back(queued);
+    }
+
+    /// Takes the first entry if it is a span.
+    fn take_file(&mut self) -> Option<Box<HeadAndSpan>> {
+        let sealed = self.sealed.as_mut()?;
+        match sealed.pop_front()? {
+            Queued::File(file) => Some(file),
+            memory @ Queued::Memory(_) => {
+                sealed.push_front(memory);
+                None
             }
         }
-        if parts.is_empty() {
-            self.parts = None;
+    }
+
+    /// Takes memory up to the next span.
+    fn take_memory(&mut self, len_max: usize) -> Option<Vec<Part>> {
+        self.seal();
+        let sealed = self.sealed.as_mut()?;
+        let mut taken = Vec::with_capacity(sealed.len().min(Self::PARTS_MAX));
+        let mut room = len_max;
+        while room > 0 && taken.len() < Self::PARTS_MAX {
+            match sealed.pop_front() {
+                Some(Queued::Memory(part)) if part.len() <= room => {
+                    room -= part.len();
+                    taken.push(part);
+                }
+                Some(Queued::Memory(mut part)) => {
+                    taken.push(part.first(room));
+                    part.advance(room);
+                    sealed.push_front(Queued::Memory(part));
+                    break;
+                }
+                Some(file) => {
+                    sealed.push_front(file);
+                    break;
+                }
+                None => break,
+            }
         }
-        self.len -= len_max - room;
-        match taken.len() {
-            0 => None,
-            _ => Some(Outgoing::Many(taken)),
-        }
+        (!taken.is_empty()).then_some(taken)
     }
 
     #[cold]
     fn put_back_rest(&mut self, outgoing: Outgoing, mut sent: usize) {
+        self.len += outgoing.len() - sent;
         let parts = match outgoing {
             Outgoing::One(chunk) => vec![Part::Chunk(chunk)],
             Outgoing::Many(parts) => parts,
             Outgoing::File(mut file) => {
-                assert!(self.is_empty(), "{LAST}");
-                file.span.advance(sent.saturating_sub(file.head_len()));
-                let head = file.head.take();
-                self.file = Some(file);
-                head.map(Part::Chunk).into_iter().collect()
+                file.advance(sent);
+                return self.put_front(Queued::File(file));
             }
         };
         let mut rest = Vec::with_capacity(parts.len());
@@ -267,17 +245,21 @@ impl SendQueue {
             sent -= gone;
             part.advance(gone);
             if !part.is_empty() {
-                self.len += part.len();
                 rest.push(part);
             }
         }
-        if rest.is_empty() {
-            return;
-        }
-        let queue = self.parts.get_or_insert_default();
         for part in rest.into_iter().rev() {
-            mutate!(PutBackLast, queue.push_back(part), queue.push_front(part));
+            self.put_front(Queued::Memory(part));
         }
+    }
+
+    fn put_front(&mut self, queued: Queued) {
+        let sealed = self.sealed.get_or_insert_default();
+        mutate!(
+            PutBackLast,
+            sealed.push_back(queued),
+            sealed.push_front(queued)
+        );
     }
 }
 
@@ -310,7 +292,8 @@ mod tests {
     fn drain(queue: &mut SendQueue, len_max: usize, step: usize) -> Vec<u8> {
         let mut sent = Vec::new();
         while let Some(outgoing) = queue.take(len_max) {
-            assert!(outgoing.len() <= len_max);
+            let is_bounded = !matches!(outgoing, Outgoing::File(_));
+            assert!(!is_bounded || outgoing.len() <= len_max);
             let n = outgoing.len().min(step);
             sent.extend_from_slice(&bytes_of(&outgoing)[..n]);
             queue.put_back(outgoing, n);
@@ -350,31 +333,84 @@ mod tests {
         assert_eq!(pool.in_use(), 0);
     }
 
+    /// A stand-in for a file; its spans are never read here.
+    fn file() -> Arc<OwnedFd> {
+        Arc::new(OwnedFd::from(std::fs::File::open("/dev/null").unwrap()))
+    }
+
     #[test]
-    fn a_span_of_a_file_goes_out_last_with_what_comes_before_it() {
+    fn memory_and_spans_go_out_in_the_order_in_which_they_were_queued() {
         let pool = Pool::new();
-        let file = Arc::new(OwnedFd::from(std::fs::File::open("/dev/null").unwrap()));
-        for body_before in [false, true] {
-            // Byte by byte through a body takes Miri minutes.
-            let smallest = if cfg!(miri) && body_before { 2 } else { 0 };
-            for &step in &[1, 3, 100, 9000][smallest..] {
+        let file = file();
+        // Byte by byte takes Miri minutes.
+        let smallest = if cfg!(miri) { 3 } else { 0 };
+        for &len_max in &[1, 7, 100, 4096, 1 << 18][smallest..] {
+            for &step in &[1, 3, 100, 250, 9000][smallest..] {
                 let mut queue = SendQueue::new();
-                queue.write(&pool, b"head|");
-                let mut expected = b"head|".to_vec();
-                if body_before {
-                    queue.push(Part::Bytes(Bytes::from(vec![b'x'; 5000])));
-                    expected.extend([b'x'; 5000]);
-                }
-                queue.push_file(FileSpan::new(file.clone(), 7, 200));
-                expected.extend(7..207_u8);
-                assert!(queue.ends_in_file());
+                queue.push_span(FileSpan::new(file.clone(), 3, 1));
+                queue.write(&pool, b"head one|");
+                queue.push_span(FileSpan::new(file.clone(), 7, 200));
+                queue.push_span(FileSpan::new(file.clone(), 100, 50));
+                let mut expected = [&[3], &b"head one|"[..]].concat();
+                expected.extend((7..207_u8).chain(100..150));
+                expected.extend(fill(&pool, &mut queue));
+                queue.push_span(FileSpan::new(file.clone(), 20, 4));
+                queue.write(&pool, b"the end");
+                expected.extend([20, 21, 22, 23]);
+                expected.extend(b"the end");
                 assert_eq!(queue.len(), expected.len());
-                assert_eq!(drain(&mut queue, 1 << 18, step), expected, "{step}");
-                assert!(!queue.ends_in_file());
+                let sent = drain(&mut queue, len_max, step);
+                assert!(sent == expected, "{len_max} {step}");
                 assert_eq!(pool.in_use(), 0);
             }
         }
         assert_eq!(Arc::strong_count(&file), 1);
+    }
+
+    #[test]
+    fn a_head_goes_out_with_the_span_behind_it_and_not_with_the_next() {
+        let pool = Pool::new();
+        let mut queue = SendQueue::new();
+        for _ in 0..2 {
+            queue.write(&pool, b"head|");
+            queue.push_span(FileSpan::new(file(), 7, 200));
+        }
+        queue.write(&pool, b"end");
+        for left in [208, 3] {
+            let outgoing = queue.take(1 << 18).unwrap();
+            let Outgoing::File(file) = &outgoing else {
+                panic!("{outgoing:?}");
+            };
+            assert_eq!((file.head_len(), file.span.len()), (5, 200));
+            assert_eq!(queue.len(), left);
+        }
+        let outgoing = queue.take(1 << 18).unwrap();
+        assert!(matches!(&outgoing, Outgoing::One(chunk) if chunk[..] == *b"end"));
+    }
+
+    #[test]
+    fn a_span_that_comes_back_is_continued_before_what_was_queued_behind_it() {
+        let pool = Pool::new();
+        for (sent, head_left, span_left) in [(0, 5, 7..207), (2, 3, 7..207), (5, 0, 7..207)]
+            .into_iter()
+            .chain([(6, 0, 8..207), (204, 0, 206..207)])
+        {
+            let mut queue = SendQueue::new();
+            queue.write(&pool, b"head|");
+            queue.push_span(FileSpan::new(file(), 7, 200));
+            let outgoing = queue.take(1 << 18).unwrap();
+            // Both are queued while the span is being sent.
+            queue.write(&pool, b"next|");
+            queue.push_span(FileSpan::new(file(), 0, 1));
+            queue.put_back(outgoing, sent);
+            assert_eq!(queue.len(), 205 - sent + 6);
+            let Some(Outgoing::File(file)) = queue.take(1 << 18) else {
+                panic!("a span is owed first");
+            };
+            let left = file.span.offset()..file.span.offset() + file.span.len() as u64;
+            assert_eq!((file.head_len(), left), (head_left, span_left));
+            assert_eq!(bytes_of(&queue.take(1 << 18).unwrap()), b"next|\0");
+        }
     }
 
     #[test]

@@ -190,11 +190,10 @@ impl Carrier for Connection {
     }
 
     fn has_room(&self, owed_bytes_max: usize) -> bool {
-        let has_room = match owed_bytes_max == 0 || self.shared.is_memory_scarce() {
+        match owed_bytes_max == 0 || self.shared.is_memory_scarce() {
             true => !self.link.owes(),
-            false => self.queued() < OWED_BYTES_MAX.min(owed_bytes_max),
-        };
-        has_room && !self.link.ends_in_file()
+            false => self.link.owed_bytes() < OWED_BYTES_MAX.min(owed_bytes_max),
+        }
     }
 
     fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {

@@ -24,7 +24,8 @@ use crate::rt::{discard, peer_after_ms, yield_now};
 use crate::service::{Inlet, Request, Response, Service};
 use crate::sys::mutants::mutate;
 
-/// Answers are sent when so many bytes have gathered, even while more requests are there.
+/// Answers are sent when so many bytes have gathered, those of files included, even while more
+/// requests are there.
 const GATHER_BYTES_MAX: usize = 64 << 10;
 
 /// A connection's state between requests.
@@ -196,7 +197,7 @@ impl Connection {
                 return Ok(Next::Exchange(pending, incoming));
             }
             self.encode_full(answer)?;
-            if self.link.outbox.len() >= GATHER_BYTES_MAX || self.link.ends_in_file() {
+            if self.link.outbox.len() >= GATHER_BYTES_MAX {
                 return Ok(Next::Send);
             }
         }

@@ -8,7 +8,7 @@ use super::close_reason::CloseReason;
 use super::connection::Connection;
 use super::date::Date;
 use super::shared::Manner;
-use crate::buf::{FileSpan, Part};
+use crate::buf::{FileSpan, Part, Pool, SendQueue};
 use crate::http::h1::{self, Answer, BodyLength};
 use crate::service::Response;
 use crate::sys::mutants::mutate;
@@ -99,47 +99,49 @@ impl Connection {
         self.http.request_complete() && self.link.more_has_come()
     }
 
-    /// Encodes a part of an answer's body. A body longer than announced is the service's fault.
+    /// Encodes a part of an answer's body.
     #[inline]
     pub(super) fn encode_part(&mut self, part: Part) -> Result<(), CloseReason> {
-        if part.is_empty() || !self.http.body_allowed() {
+        self.encode_data(part.len(), |outbox, pool| {
+            if part.len() <= COPY_BYTES_MAX {
+                outbox.write(pool, &part);
+            } else {
+                outbox.push(part);
+            }
+        })
+    }
+
+    /// Encodes a part of an answer's body that is a span of a file.
+    pub(super) fn encode_span(&mut self, span: FileSpan) -> Result<(), CloseReason> {
+        self.encode_data(span.len(), |outbox, _| outbox.push_span(span))
+    }
+
+    /// Encodes `len` bytes of an answer's body, which `queue` appends to the outbox. A body longer
+    /// than announced is the service's fault.
+    #[inline]
+    fn encode_data(
+        &mut self,
+        len: usize,
+        queue: impl FnOnce(&mut SendQueue, &Pool),
+    ) -> Result<(), CloseReason> {
+        if len == 0 || !self.http.body_allowed() {
             return Ok(());
         }
         let prefix = self
             .http
-            .send_data(part.len())
+            .send_data(len)
             .map_err(|_| CloseReason::ServiceFailed)?;
         if let Some(line) = &mut self.line {
-            line.body_bytes += part.len() as u64;
+            line.body_bytes += len as u64;
         }
         let (outbox, pool) = (&mut self.link.outbox, &self.shared.pool);
         if let Some(prefix) = &prefix {
             outbox.write(pool, prefix.as_bytes());
         }
-        if part.len() <= COPY_BYTES_MAX {
-            outbox.write(pool, &part);
-        } else {
-            outbox.push(part);
-        }
+        queue(outbox, pool);
         if prefix.is_some() {
             outbox.write(pool, h1::DATA_SUFFIX);
         }
-        Ok(())
-    }
-
-    /// Encodes a part of an answer's body that is a span of a file. Such a body's length is known:
-    /// nothing frames its parts.
-    pub(super) fn encode_span(&mut self, span: FileSpan) -> Result<(), CloseReason> {
-        if !self.http.body_allowed() {
-            return Ok(());
-        }
-        self.http
-            .send_data(span.len())
-            .map_err(|_| CloseReason::ServiceFailed)?;
-        if let Some(line) = &mut self.line {
-            line.body_bytes += span.len() as u64;
-        }
-        self.link.outbox.push_file(span);
         Ok(())
     }
 

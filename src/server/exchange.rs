@@ -186,11 +186,11 @@ impl<F: Future<Output = Response>> Exchange<F> {
             }
             let was_full = !self.has_room(carrier);
             let flushed = carrier.poll_flush(context)?;
-            if self.body().is_none() && flushed.is_ready() {
-                return Poll::Ready(Ok(()));
-            }
             if pulled == Pulled::Span && flushed.is_ready() || self.pieces_left == 0 {
                 break;
+            }
+            if self.body().is_none() && flushed.is_ready() {
+                return Poll::Ready(Ok(()));
             }
             let progress = pulled > Pulled::Nothing || was_full && self.has_room(carrier);
             if !progress {
@@ -224,19 +224,19 @@ impl<F: Future<Output = Response>> Exchange<F> {
             match contain(|| source.poll_piece(context)).ok_or(CloseReason::ServicePanicked)? {
                 Poll::Pending => break,
                 Poll::Ready(Ok(Some(piece))) => {
-                    let is_span = matches!(piece, Piece::Span(_));
+                    pulled = pulled.max(match piece {
+                        Piece::Part(_) => Pulled::Parts,
+                        Piece::Span(_) => Pulled::Span,
+                    });
                     carrier.piece(piece)?;
-                    if is_span {
-                        return Ok(Pulled::Span);
-                    }
                 }
                 Poll::Ready(Ok(None)) => {
                     *self.body() = None;
                     carrier.end()?;
+                    pulled = pulled.max(Pulled::Parts);
                 }
                 Poll::Ready(Err(_)) => return Err(CloseReason::ServiceFailed),
             }
-            pulled = Pulled::Parts;
         }
         Ok(pulled)
     }

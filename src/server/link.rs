@@ -232,10 +232,15 @@ impl Link {
         self.is_cut || self.stream.is_sending() || !self.outbox.is_empty()
     }
 
-    /// Whether a span of a file is owed or on its way. Nothing can be queued behind it: what is not
-    /// sent of it comes back.
-    pub(super) fn ends_in_file(&self) -> bool {
-        self.outbox.ends_in_file() || self.sends_file && self.stream.is_sending()
+    /// Bytes owed, and all bytes of a span of a file that is being sent. Before a span is queued,
+    /// its caller checks that its content is in the kernel's memory. Counting the span until it is
+    /// out lets this be checked late for the next one.
+    pub(super) fn owed_bytes(&self) -> usize {
+        let span_bytes = match self.sends_file && self.stream.is_sending() {
+            true => self.send_bytes as usize,
+            false => 0,
+        };
+        self.outbox.len() + span_bytes
     }
 
     fn poll_send(

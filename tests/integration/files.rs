@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use coring::fs::{Entry, Root};
-use coring::{Body, Limits, Request, Response};
+use coring::{Body, Files, Limits, Request, Response};
 
 use crate::support::{Client, Folder, GET, HELLO, Local, eventually, noise};
 
@@ -65,6 +65,37 @@ fn every_size_comes_whole_one_after_the_other() {
     for len in SIZES {
         assert!(client.answer().body == content[..*len], "{len} pipelined");
     }
+    server.stop();
+}
+
+/// Content of 8 to 96 KiB that is asked for often is sent from anonymous files. A batch of such
+/// answers is queued together, so the connection is not polled once for each.
+#[test]
+fn pipelined_answers_from_anonymous_files_share_a_poll() {
+    const LEN: usize = 8 << 10;
+    const BATCH: u64 = 16;
+    let folder = Folder::new();
+    let content = noise(LEN);
+    folder.write("a", &content);
+    // The cache does not trust a file that has just been written.
+    thread::sleep(Duration::from_millis(50));
+    let root = Root::open(folder.path()).expect("a folder");
+    let server = Local::start(move || Files::new(root.clone()));
+    let mut client = server.connect();
+    let mut batch = || {
+        let before = server.count("task_polls");
+        client.send(get("a").repeat(usize::try_from(BATCH).expect("a few")));
+        for _ in 0..BATCH {
+            assert!(client.answer().body == content);
+        }
+        server.count("task_polls") - before
+    };
+    // The content moves to an anonymous file within three looks at the file, half a second apart.
+    for _ in 0..4 {
+        batch();
+        thread::sleep(Duration::from_millis(600));
+    }
+    eventually("few polls", || (batch() <= BATCH / 2).then_some(()));
     server.stop();
 }
 

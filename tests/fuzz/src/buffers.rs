@@ -40,7 +40,7 @@ pub fn check(data: &[u8]) {
             8 | 9 => buffers.slice(&mut input),
             10..=12 => buffers.write(&mut input),
             13 => buffers.push(&mut input),
-            14 => buffers.push_file(&mut input),
+            14 => buffers.push_span(&mut input),
             15 | 16 => buffers.send(&mut input),
             17 => buffers.sent(&mut input),
             18 => buffers.make_box(&mut input),
@@ -75,8 +75,6 @@ struct Buffers {
     queue: SendQueue,
     /// What the queue owes, with what is being sent.
     owed: Vec<u8>,
-    /// How much of that, at its end, is of a file.
-    of_file: usize,
     file: Arc<OwnedFd>,
     sending: Option<(Outgoing, Vec<u8>)>,
     held: Vec<(Part, Vec<u8>)>,
@@ -95,7 +93,6 @@ impl Buffers {
             unread: Vec::new(),
             queue: SendQueue::new(),
             owed: Vec::new(),
-            of_file: 0,
             file: Arc::new(File::open("/dev/null").expect("a device").into()),
             sending: None,
             held: Vec::new(),
@@ -185,9 +182,8 @@ impl Buffers {
         self.hold(slice, bytes);
     }
 
-    /// Nothing may follow a file.
     fn has_room(&self) -> bool {
-        self.of_file == 0 && self.owed.len() <= BYTES_MAX
+        self.owed.len() <= BYTES_MAX
     }
 
     fn write(&mut self, input: &mut Input<'_>) {
@@ -233,14 +229,13 @@ impl Buffers {
         self.owed.extend(bytes);
     }
 
-    fn push_file(&mut self, input: &mut Input<'_>) {
+    fn push_span(&mut self, input: &mut Input<'_>) {
         let len = 1 + input.up_to(5000);
         let offset = input.span();
-        if self.has_room() && self.sending.is_none() {
+        if self.has_room() {
             let span = FileSpan::new(self.file.clone(), offset, len);
             self.owed.extend(bytes_of_span(&span));
-            self.queue.push_file(span);
-            self.of_file = len;
+            self.queue.push_span(span);
         }
     }
 
@@ -257,8 +252,8 @@ impl Buffers {
         assert_eq!(bytes.len(), outgoing.len());
         assert!(self.owed.starts_with(&bytes), "what goes out is not owed");
         match &outgoing {
-            // The engine sends all of a span.
-            Outgoing::File(_) => {}
+            // A span is not split, nor is the block before it.
+            Outgoing::File(file) => assert!(file.head_len() <= BLOCK_BYTES),
             Outgoing::One(_) => assert!(bytes.len() <= len_max),
             Outgoing::Many(parts) => {
                 assert!(bytes.len() <= len_max && parts.len() <= PARTS_MAX);
@@ -274,7 +269,6 @@ impl Buffers {
         let sent = input.up_to(bytes.len());
         self.queue.put_back(outgoing, sent);
         self.owed.drain(..sent);
-        self.of_file = self.of_file.min(self.owed.len());
     }
 
     fn make_box(&mut self, input: &mut Input<'_>) {
