@@ -21,7 +21,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use coring::net::{ReadHalf, TcpListener, TcpStream};
-use coring::{Sender, channel, sleep, spawn, timeout};
+use coring::spawn;
+use coring::sync::{Sender, channel};
+use coring::time::{sleep, timeout};
 
 /// Lines that may wait to be written to one connection.
 const LINES_WAITING_MAX: usize = 16;

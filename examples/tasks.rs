@@ -5,7 +5,9 @@
 
 use std::time::{Duration, Instant};
 
-use coring::{join_all, sleep, spawn};
+use coring::spawn;
+use coring::task::join_all;
+use coring::time::sleep;
 
 /// Says `count` times that it is there.
 async fn count(name: &str, count: u32, pause: Duration) -> Duration {

@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use coring::{Body, Limits, Method, Request, Response, Server, StatusCode, blocking};
+use coring::task::blocking;
+use coring::{Body, Limits, Method, Request, Response, Server, StatusCode};
 use sha2::{Digest, Sha256};
 
 /// Bytes that are written at a time.

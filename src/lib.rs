@@ -20,11 +20,11 @@
 //! coring::run(async {
 //!     let handles = [3, 1, 2].map(|n| {
 //!         coring::spawn(async move {
-//!             coring::sleep(Duration::from_millis(n)).await;
+//!             coring::time::sleep(Duration::from_millis(n)).await;
 //!             n
 //!         })
 //!     });
-//!     assert_eq!(coring::join_all(handles).await, [Ok(3), Ok(1), Ok(2)]);
+//!     assert_eq!(coring::task::join_all(handles).await, [Ok(3), Ok(1), Ok(2)]);
 //! });
 //! ```
 //!
@@ -70,13 +70,12 @@ mod service;
 pub mod sim;
 #[allow(unsafe_code, reason = "some of Linux has no safe function as yet")]
 mod sys;
-mod task;
+pub mod task;
 
 pub use crate::http::field::Fields;
 pub use ::http::{Extensions, HeaderName, HeaderValue, Method, StatusCode};
 pub use buf::{Chunk, Part};
-pub use engine::{EngineChoice, Refused, Selected, select};
-pub use net::Address;
+pub use engine::{EngineChoice, Refused, Selected};
 pub use server::{
     AccessLog, Builder, Cores, Error, ErrorKind, HalfClose, Handle, Limits, Pin, Result, Server,
 };
@@ -86,10 +85,19 @@ pub use service::{
 };
 pub use sys::kernel::release as kernel_release;
 pub use sys::signals::unblock_signals;
-pub use task::{
-    Blocking, Closed, Elapsed, JoinError, JoinHandle, Receiver, Sender, Timeout, blocking, channel,
-    join_all, run, run_with, sleep, spawn, timeout, yield_now,
-};
+pub use task::run::{run, run_with};
+pub use task::spawn;
+
+/// Handing values from one coroutine to another.
+pub mod sync {
+    pub use crate::task::channel::{Closed, Receiver, Sender, channel};
+}
+
+/// Waiting for a time to pass, and no longer than that.
+pub mod time {
+    pub use crate::rt::{Elapsed, Timeout};
+    pub use crate::task::time::{sleep, timeout};
+}
 
 /// Parts of the core, to be measured and tested by themselves: for `bench/` and `tests/fuzz/`, and
 /// a feature.

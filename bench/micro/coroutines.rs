@@ -53,7 +53,7 @@ pub(crate) fn measure_a_million() {
     let own = size_of_val(&doze());
     coring::run(async move {
         // So that the figures are the coroutines' alone.
-        coring::yield_now().await;
+        coring::task::yield_now().await;
         let (held, resident) = (allocator::held(), resident_bytes());
         let begin = Instant::now();
         for _ in 0..MILLION {
@@ -61,7 +61,7 @@ pub(crate) fn measure_a_million() {
         }
         let spawned = begin.elapsed();
         // They run before this one does again.
-        coring::yield_now().await;
+        coring::task::yield_now().await;
         let slept = begin.elapsed();
         let held = (allocator::held() - held) as f64 / f64::from(MILLION);
         let resident = (resident_bytes() - resident) as f64 / f64::from(MILLION);
@@ -78,7 +78,7 @@ pub(crate) fn measure_a_million() {
 }
 
 async fn doze() {
-    coring::sleep(LONG).await;
+    coring::time::sleep(LONG).await;
 }
 
 /// What the kernel says that this process has in memory.

@@ -27,10 +27,10 @@ pub(super) const THREADS_MAX: usize = 4;
 /// ```
 /// # fn main() -> std::io::Result<()> {
 /// coring::run(async {
-///     let sum = coring::blocking(|| (1..=1_000_000_u64).sum::<u64>()).await;
+///     let sum = coring::task::blocking(|| (1..=1_000_000_u64).sum::<u64>()).await;
 ///     assert_eq!(sum, Ok(500_000_500_000));
 ///     // In a function that returns io::Result, `?` takes either error.
-///     let hosts = coring::blocking(|| std::fs::read("/etc/hosts")).await??;
+///     let hosts = coring::task::blocking(|| std::fs::read("/etc/hosts")).await??;
 ///     # drop(hosts);
 ///     Ok(())
 /// })
@@ -225,7 +225,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::engine::{EngineChoice, Worker, select};
+    use crate::engine::{EngineChoice, Worker};
     use crate::rt::{Timeout, now_ms, sleep_ms, spawn_detached};
 
     const PATIENCE: Duration = Duration::from_secs(30);
@@ -233,7 +233,7 @@ mod tests {
     /// Runs `main` on a worker of its own, on each engine that there is.
     fn on_each_engine<F: Future<Output = ()> + 'static>(main: impl Fn() -> F) {
         for choice in [EngineChoice::Auto, EngineChoice::Epoll] {
-            let selected = select(choice).unwrap();
+            let selected = choice.probe().unwrap();
             let worker = Worker::new(&selected, usize::MAX, &Arc::default()).unwrap();
             worker.run(main()).unwrap();
         }
@@ -424,7 +424,7 @@ mod tests {
     #[test]
     fn a_worker_ends_without_waiting_for_a_job() {
         for choice in [EngineChoice::Auto, EngineChoice::Epoll] {
-            let selected = select(choice).unwrap();
+            let selected = choice.probe().unwrap();
             let worker = Worker::new(&selected, usize::MAX, &Arc::default()).unwrap();
             let (open, gate) = mpsc::channel::<()>();
             let (tell, ended) = mpsc::channel();

@@ -25,7 +25,7 @@ pub use descriptor::Descriptor;
 pub use handle::{Accepting, Connecting, Polling, Receiving, Sending};
 pub use message::{MessageReceiver, MessageSender};
 pub use op::{DESCRIPTORS_MAX, Events, Interest, Message, Peer, Sent, Then, accept};
-pub use select::{EngineChoice, Refused, Selected, select};
+pub use select::{EngineChoice, Refused, Selected};
 pub use worker::Worker;
 
 /// What a simulated kernel takes the place of, and what turns a worker's loop by hand.

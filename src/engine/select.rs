@@ -105,28 +105,30 @@ fn cure(errno: Errno) -> String {
     }
 }
 
-/// Finds an engine.
-///
-/// # Errors
-/// When the one that is wanted does not work, with the reason.
-///
-/// # Panics
-/// When the trial does.
-pub fn select(choice: EngineChoice) -> Result<Selected, Refused> {
-    if choice == EngineChoice::Epoll {
-        return Ok(Selected::Epoll { why: None });
-    }
-    // A ring takes its leave of the thread that made it with a signal, some time after it was
-    // closed; the caller's next system call would fail with EINTR. So the trial has its own.
-    let tried = std::thread::scope(|scope| {
-        let trial = std::thread::Builder::new().spawn_scoped(scope, uring::preflight);
-        trial.map(|trial| trial.join().expect("a trial does not panic"))
-    });
-    match tried.map_err(|error| Refused(Cause::Thread(error)))? {
-        Ok(rung) => Ok(Selected::Uring { rung }),
-        Err(refusal) => match Refused::ring(refusal) {
-            refused if choice == EngineChoice::Auto => Ok(Selected::instead(&refused)),
-            refused => Err(refused),
-        },
+impl EngineChoice {
+    /// Tries which engine works here, as a server does when it starts.
+    ///
+    /// # Errors
+    /// When the one that is wanted does not work, with the reason.
+    ///
+    /// # Panics
+    /// When the trial does.
+    pub fn probe(self) -> Result<Selected, Refused> {
+        if self == Self::Epoll {
+            return Ok(Selected::Epoll { why: None });
+        }
+        // A ring takes its leave of the thread that made it with a signal, some time after it was
+        // closed; the caller's next system call would fail with EINTR. So the trial has its own.
+        let tried = std::thread::scope(|scope| {
+            let trial = std::thread::Builder::new().spawn_scoped(scope, uring::preflight);
+            trial.map(|trial| trial.join().expect("a trial does not panic"))
+        });
+        match tried.map_err(|error| Refused(Cause::Thread(error)))? {
+            Ok(rung) => Ok(Selected::Uring { rung }),
+            Err(refusal) => match Refused::ring(refusal) {
+                refused if self == Self::Auto => Ok(Selected::instead(&refused)),
+                refused => Err(refused),
+            },
+        }
     }
 }

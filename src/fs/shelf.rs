@@ -227,7 +227,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::{run, sleep};
+    use crate::run;
+    use crate::time::sleep;
 
     const LARGE: usize = 1 << 20;
 

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::SystemTime;
 
 use super::*;
-use crate::engine::{EngineChoice, Worker, select};
+use crate::engine::{EngineChoice, Worker};
 
 /// A folder of a test's own, gone with it. In it, `outside` holds a secret, and `site` is served.
 struct Ground(PathBuf);
@@ -57,7 +57,7 @@ impl Drop for Ground {
 /// Runs `main` on a worker of its own, on each engine that there is.
 fn on_each_engine<F: Future<Output = ()> + 'static>(main: impl Fn() -> F) {
     for choice in [EngineChoice::Auto, EngineChoice::Epoll] {
-        let selected = select(choice).unwrap();
+        let selected = choice.probe().unwrap();
         let worker = Worker::new(&selected, usize::MAX, &Arc::default()).unwrap();
         worker.run(main()).unwrap();
     }

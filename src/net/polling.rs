@@ -83,7 +83,8 @@ mod tests {
     use super::*;
     use crate::net::Stream;
     use crate::net::tests::on_each;
-    use crate::{EngineChoice, run_with, spawn, timeout};
+    use crate::time::timeout;
+    use crate::{EngineChoice, run_with, spawn};
 
     const BLINK: Duration = Duration::from_millis(30);
 
@@ -221,7 +222,7 @@ mod tests {
         on_each(async || {
             let (watched, client) = Watched::new()?;
             let resetting = spawn(async move {
-                crate::sleep(BLINK).await;
+                crate::time::sleep(BLINK).await;
                 rustix::net::connect_unspec(&client)
             });
             watched.report(Events::HUNG_UP | Events::FAILED).await?;
@@ -241,7 +242,7 @@ mod tests {
                     assert!(timeout(BLINK, polling.ready()).await.is_err());
                 }
                 drop(polling);
-                let end = crate::blocking(move || reader.read(&mut [0]));
+                let end = crate::task::blocking(move || reader.read(&mut [0]));
                 assert_eq!(end.await??, 0);
             }
             Ok(())
@@ -258,7 +259,7 @@ mod tests {
             ring(&bell);
             drop(former);
             // The ring closes with its next batch.
-            crate::sleep(BLINK).await;
+            crate::time::sleep(BLINK).await;
             let other = doorbell()?;
             let mut later = Polling::new(other.try_clone()?, Events::READABLE);
             for _ in 0..16 {

@@ -14,7 +14,10 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::Chunk;
 use crate::engine::EngineChoice;
-use crate::{Elapsed, JoinError, channel, join_all, run_with, sleep, spawn, timeout};
+use crate::sync::channel;
+use crate::task::{JoinError, join_all};
+use crate::time::{Elapsed, sleep, timeout};
+use crate::{run_with, spawn};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const BLINK: Duration = Duration::from_millis(50);

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::wait;
 use crate::EngineChoice;
-use crate::{run_with, sleep, spawn, timeout};
+use crate::time::{sleep, timeout};
+use crate::{run_with, spawn};
 
 /// Runs what `coroutine` makes on each engine.
 fn on_each(coroutine: impl AsyncFn() -> io::Result<()> + Copy + 'static) {

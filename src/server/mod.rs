@@ -27,7 +27,7 @@ pub use cores::{Cores, Pin};
 pub use error::{Error, ErrorKind};
 pub use limits::{HalfClose, Limits};
 
-use crate::engine::{self, EngineChoice, Refused, Selected};
+use crate::engine::{EngineChoice, Refused, Selected};
 use crate::metrics::WorkerMetrics;
 use crate::net::{self, Address, SocketFile};
 use crate::rt::discard;
@@ -124,7 +124,7 @@ impl Builder {
         let limits = self.limits.bounds().map_err(wrong)?;
         let addresses = self.parsed_addresses()?;
         let refused = |refused: Refused| Error::new(ErrorKind::Engine, refused);
-        let selected = engine::select(self.engine).map_err(refused)?;
+        let selected = self.engine.probe().map_err(refused)?;
         let cores = Arc::new(Cores::choose(self.cores, self.pin));
         let files_max = raise_open_files();
         let mut bound = Vec::new();

@@ -89,7 +89,8 @@ impl Body {
     /// ```
     /// use std::time::Duration;
     ///
-    /// use coring::{Body, Request, Response, sleep, spawn};
+    /// use coring::time::sleep;
+    /// use coring::{Body, Request, Response, spawn};
     ///
     /// async fn count(_: Request) -> Response {
     ///     let (mut sender, body) = Body::channel(16 << 10);

@@ -124,7 +124,9 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::{Body, run, sleep, spawn, timeout, yield_now};
+    use crate::task::yield_now;
+    use crate::time::{sleep, timeout};
+    use crate::{Body, run, spawn};
 
     /// How many parts of `len` bytes are written before the writer has to wait.
     fn written_ahead(bytes_max: usize, len: usize) -> usize {

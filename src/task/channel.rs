@@ -13,7 +13,7 @@ use crate::rt::{note_waker, wake};
 ///
 /// ```
 /// coring::run(async {
-///     let (sender, mut receiver) = coring::channel(1);
+///     let (sender, mut receiver) = coring::sync::channel(1);
 ///     coring::spawn(async move {
 ///         for n in 0..3 {
 ///             sender.send(n).await.expect("a receiver");

@@ -1,19 +1,14 @@
-//! Coroutines as programs see them: start them, wait for them, let them wait.
+//! Starting coroutines, and waiting for what they return.
 //!
-//! A coroutine stays on the worker that it was started on. It knows neither the engine nor HTTP.
+//! A coroutine stays on the worker that it was started on: nothing here is `Send`.
 
-mod channel;
-mod run;
-
-use std::time::Duration;
-
-pub use channel::{Closed, Receiver, Sender, channel};
-pub use run::{run, run_with};
+pub(crate) mod channel;
+pub(crate) mod run;
+pub(crate) mod time;
 
 pub use crate::engine::{Blocking, blocking};
-pub use crate::rt::{Elapsed, JoinError, JoinHandle, Timeout, yield_now};
+pub use crate::rt::{JoinError, JoinHandle, yield_now};
 
-use crate::engine::monotonic_ms;
 use crate::rt;
 
 /// Starts a coroutine on this worker. It runs beside its caller, from the worker's next turn on;
@@ -50,11 +45,11 @@ where
 /// coring::run(async {
 ///     let handles = [30, 10, 20].map(|ms| {
 ///         coring::spawn(async move {
-///             coring::sleep(Duration::from_millis(ms)).await;
+///             coring::time::sleep(Duration::from_millis(ms)).await;
 ///             ms
 ///         })
 ///     });
-///     assert_eq!(coring::join_all(handles).await, [Ok(30), Ok(10), Ok(20)]);
+///     assert_eq!(coring::task::join_all(handles).await, [Ok(30), Ok(10), Ok(20)]);
 /// });
 /// ```
 pub async fn join_all<T>(
@@ -68,43 +63,6 @@ pub async fn join_all<T>(
         outcomes.push(handle.await);
     }
     outcomes
-}
-
-/// Waits for at least `duration`, counted from now, to the millisecond; other coroutines run
-/// meanwhile.
-///
-/// # Panics
-/// Outside a worker.
-pub fn sleep(duration: Duration) -> impl Future<Output = ()> + Unpin {
-    rt::sleep_until(deadline_ms(duration))
-}
-
-/// Gives `future` at least `duration`, counted from now, to the millisecond. One that is not ready
-/// by then is dropped with what is returned here: an operation that it had in the kernel is
-/// cancelled.
-///
-/// ```
-/// use std::time::Duration;
-///
-/// coring::run(async {
-///     let forever = std::future::pending::<()>();
-///     let waited = coring::timeout(Duration::from_millis(5), forever).await;
-///     assert_eq!(waited, Err(coring::Elapsed));
-/// });
-/// ```
-///
-/// # Panics
-/// Outside a worker.
-pub fn timeout<F: Future>(duration: Duration, future: F) -> Timeout<F> {
-    Timeout::new(deadline_ms(duration), future)
-}
-
-/// The first moment of the worker's clock at which `duration` has certainly passed. The clock is
-/// asked itself: this turn may have taken long already.
-fn deadline_ms(duration: Duration) -> u64 {
-    let duration_ms = u64::try_from(duration.as_micros().div_ceil(1000)).unwrap_or(u64::MAX);
-    // A part of the present millisecond has passed.
-    (monotonic_ms() + 1).saturating_add(duration_ms)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::engine::{EngineChoice, Refused, Selected, Worker, select};
+use crate::engine::{EngineChoice, Refused, Selected, Worker};
 use crate::metrics::WorkerMetrics;
 use crate::rt::is_within_worker;
 
@@ -15,7 +15,7 @@ use crate::rt::is_within_worker;
 /// use std::time::Duration;
 ///
 /// let answer = coring::run(async {
-///     coring::sleep(Duration::from_millis(1)).await;
+///     coring::time::sleep(Duration::from_millis(1)).await;
 ///     42
 /// });
 /// assert_eq!(answer, 42);
@@ -50,7 +50,7 @@ where
         "a worker runs on this thread already: spawn the coroutine there"
     );
     let refused = |refused: Refused| io::Error::other(refused.to_string());
-    let selected = select(engine).map_err(refused)?;
+    let selected = engine.probe().map_err(refused)?;
     worker(&selected, engine).map_err(refused)?.run(coroutine)
 }
 

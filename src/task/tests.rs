@@ -5,8 +5,12 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use super::channel::{Closed, channel};
+use super::run::{run, run_with};
+use super::time::{sleep, timeout};
 use super::*;
 use crate::engine::EngineChoice;
+use crate::rt::Elapsed;
 
 const ENGINES: [EngineChoice; 2] = [EngineChoice::Auto, EngineChoice::Epoll];
 

@@ -11,7 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use coring::fs::{Entry, Root};
-use coring::{Body, BodyError, EngineChoice, JoinHandle, Limits, Request, Response, Server};
+use coring::task::JoinHandle;
+use coring::{Body, BodyError, EngineChoice, Limits, Request, Response, Server};
 
 use crate::support::{Folder, GET, Local, eventually, nap, noise};
 
@@ -215,7 +216,7 @@ fn a_reader_elsewhere_may_give_up() {
             let reader = coring::spawn(async move {
                 let patience = Duration::from_millis(200);
                 if comes_back {
-                    let part = coring::timeout(patience, body.part()).await;
+                    let part = coring::time::timeout(patience, body.part()).await;
                     assert!(part.is_err(), "nothing was sent");
                 } else {
                     // By hand, so that nothing but the body itself is dropped.
@@ -223,7 +224,7 @@ fn a_reader_elsewhere_may_give_up() {
                     assert!(part.await.is_pending(), "nothing was sent");
                     body = Body::empty();
                 }
-                coring::sleep(Duration::from_millis(2000)).await;
+                coring::time::sleep(Duration::from_millis(2000)).await;
                 body.read(1000).await
             });
             Response::text(format!("{:?}", reader.await.expect("a reader")))
@@ -321,7 +322,7 @@ fn bodies_may_be_passed_on_crosswise() {
                 let theirs = left.borrow_mut()[1 - mine].take();
                 match theirs {
                     Some(body) => return Response::text(body),
-                    None => coring::sleep(Duration::from_millis(10)).await,
+                    None => coring::time::sleep(Duration::from_millis(10)).await,
                 }
             }
         }
@@ -459,7 +460,8 @@ fn parts_of_a_body_may_be_given_to_a_thread() {
             let mut sum = 0;
             while let Some(part) = request.body().part().await.expect("a whole body") {
                 let bytes = part.into_bytes();
-                let added = coring::blocking(move || bytes.iter().map(|&b| u64::from(b)).sum());
+                let added =
+                    coring::task::blocking(move || bytes.iter().map(|&b| u64::from(b)).sum());
                 let added: u64 = added.await.expect("no panic");
                 sum += added;
             }

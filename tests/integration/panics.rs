@@ -186,7 +186,7 @@ async fn poll_with_panicking_waker(future: impl Future) {
             .poll(&mut Context::from_waker(&waker))
             .is_pending()
     );
-    coring::sleep(Duration::from_millis(300)).await;
+    coring::time::sleep(Duration::from_millis(300)).await;
 }
 
 /// An accept and a receive, each of which wakes a waker that panics.
@@ -197,7 +197,7 @@ async fn wait_for_sockets_with_panicking_waker() {
     let mut client = client.await.expect("no panic").expect("a connection");
     let mut peer = listener.accept().await.expect("a connection");
     let late = coring::spawn(async move {
-        coring::sleep(Duration::from_millis(20)).await;
+        coring::time::sleep(Duration::from_millis(20)).await;
         peer.write_all("late").await
     });
     poll_with_panicking_waker(client.read()).await;
@@ -212,7 +212,7 @@ fn no_waker_payload_or_content_of_the_services_ends_a_worker() {
             match request.path() {
                 "/payload" => resume_unwind(Box::new(Bomb)),
                 "/payload-later" => {
-                    coring::sleep(Duration::from_millis(1)).await;
+                    coring::time::sleep(Duration::from_millis(1)).await;
                     resume_unwind(Box::new(Bomb))
                 }
                 "/spawned-payload" => {
@@ -224,11 +224,11 @@ fn no_waker_payload_or_content_of_the_services_ends_a_worker() {
                     return Response::new(StatusCode::OK).with_body(content);
                 }
                 "/timer" => {
-                    poll_with_panicking_waker(coring::sleep(Duration::from_millis(20))).await
+                    poll_with_panicking_waker(coring::time::sleep(Duration::from_millis(20))).await
                 }
                 "/job" => {
                     let job = || std::thread::sleep(Duration::from_millis(20));
-                    poll_with_panicking_waker(coring::blocking(job)).await;
+                    poll_with_panicking_waker(coring::task::blocking(job)).await;
                 }
                 "/sockets" => wait_for_sockets_with_panicking_waker().await,
                 "/body" => poll_with_panicking_waker(request.body().read(10)).await,

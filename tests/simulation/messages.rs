@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use coring::net::{Message, UnixSeqpacket};
 use coring::sim::{Faults, Mutant, Random, Received, Simulated, World};
-use coring::{Limits, Request, Response, Service, spawn, timeout};
+use coring::time::timeout;
+use coring::{Limits, Request, Response, Service, spawn};
 
 use crate::reach::turn;
 

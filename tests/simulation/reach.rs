@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use coring::net::TcpStream;
 use coring::sim::{Faults, Random, Received, Simulated, Step, World};
-use coring::{Limits, Request, Response, timeout};
+use coring::time::timeout;
+use coring::{Limits, Request, Response};
 
 const REQUESTS: usize = 12;
 /// Turns of the loop: more are a spin.

@@ -6,7 +6,8 @@ use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::process;
 
-use coring::{Address, EngineChoice, Handle, messages};
+use coring::net::Address;
+use coring::{EngineChoice, Handle, messages};
 
 use crate::plan::Serving;
 
@@ -60,7 +61,7 @@ pub(crate) fn usage(error: &clap::Error) {
 
 /// What this program is, and what it would run on here; to standard output.
 pub(crate) fn version(choice: EngineChoice) {
-    let engine = match coring::select(choice) {
+    let engine = match choice.probe() {
         Ok(selected) => selected.to_string(),
         Err(refused) => refused.to_string(),
     };

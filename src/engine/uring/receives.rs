@@ -129,13 +129,13 @@ mod tests {
     use crate::engine::current::with_current;
     use crate::engine::descriptor::Descriptor;
     use crate::engine::worker::Engine;
-    use crate::engine::{EngineChoice, Receiving, Worker, select};
+    use crate::engine::{EngineChoice, Receiving, Worker};
     use crate::rt::yield_now;
 
     /// While receives take turns, a multishot reports a block and the reset behind it at once.
     #[test]
     fn a_reset_behind_a_block_is_not_taken_for_the_end() {
-        let Ok(selected) = select(EngineChoice::Uring) else {
+        let Ok(selected) = EngineChoice::Uring.probe() else {
             return;
         };
         let worker = Worker::new(&selected, usize::MAX, &Arc::default()).unwrap();

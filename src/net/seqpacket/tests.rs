@@ -17,7 +17,9 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown
 use super::*;
 use crate::net::tests::on_each;
 use crate::net::{Events, Polling};
-use crate::{sleep, spawn, timeout, yield_now};
+use crate::spawn;
+use crate::task::yield_now;
+use crate::time::{sleep, timeout};
 
 const BLINK: Duration = Duration::from_millis(20);
 /// More than a block, and less than a socket's buffer.

@@ -53,7 +53,7 @@ pub(crate) fn builder() -> Builder {
 /// Whether there is a ring to be had here; says so where there is none, for `what` is then not
 /// tested.
 pub(crate) fn has_io_uring(what: &str) -> bool {
-    let selected = coring::select(EngineChoice::Uring);
+    let selected = EngineChoice::Uring.probe();
     if let Err(refused) = &selected {
         report(&format!("not tested: {what}: {refused}"));
     }

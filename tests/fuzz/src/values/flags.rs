@@ -6,7 +6,7 @@ mod units;
 
 use std::net::SocketAddr;
 
-use coring::Address;
+use coring::net::Address;
 
 const YEAR_MS: u64 = 365 * 24 * 3_600_000;
 
