@@ -1,5 +1,6 @@
 //! Accepting connections, and which of them are let in.
 
+use std::fmt;
 use std::io;
 use std::rc::Rc;
 
@@ -8,7 +9,7 @@ use super::connection;
 use super::shared::{Admission, Place, Shared};
 use crate::net::{Listener, Stream};
 use crate::rt::{peer_after_ms, peer_now_ms, sleep_ms, spawn_detached, yield_now};
-use crate::service::Service;
+use crate::service::{Service, ServiceFactory};
 use crate::sys::mutants::mutate;
 
 /// Connections that are taken in a row.
@@ -19,13 +20,52 @@ const ACCEPT_PAUSE_MS: u64 = 100;
 /// to give a descriptor back, and not for ever where there are always more.
 const BACKLOG_MS: u64 = 1000;
 
+/// A worker's own service, which gets the connections of its listeners. Its type is forgotten here,
+/// once for each listener: no call of a connection is a virtual one.
+pub(crate) struct Acceptor(Box<dyn Fn(Rc<Listener>, Rc<Shared>)>);
+
+impl Acceptor {
+    pub(crate) fn new<S: Service + 'static>(service: S) -> Self {
+        let service = Rc::new(service);
+        Self(Box::new(move |listener, shared| {
+            spawn_detached(accept(listener, service.clone(), shared));
+        }))
+    }
+
+    /// Starts to accept on one more listener.
+    pub(super) fn listen(&self, listener: Rc<Listener>, shared: Rc<Shared>) {
+        shared.listener_opened();
+        (self.0)(listener, shared);
+    }
+}
+
+/// Makes one of the services of each worker.
+pub(super) struct Factory(Box<dyn Fn() -> Acceptor + Send + Sync>);
+
+impl Factory {
+    pub(super) fn new<F, K>(factory: F) -> Self
+    where
+        F: ServiceFactory<K> + Send + Sync + 'static,
+        F::Service: Service + 'static,
+    {
+        Self(Box::new(move || Acceptor::new(factory.make())))
+    }
+
+    /// Makes the service of this thread's worker.
+    pub(super) fn make(&self) -> Acceptor {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Factory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Factory").finish_non_exhaustive()
+    }
+}
+
 /// Accepts connections until the listener is stopped; then takes those that the kernel had
 /// already accepted, and closes it.
-pub(super) async fn accept<S: Service + 'static>(
-    listener: Rc<Listener>,
-    service: Rc<S>,
-    shared: Rc<Shared>,
-) {
+async fn accept<S: Service + 'static>(listener: Rc<Listener>, service: Rc<S>, shared: Rc<Shared>) {
     let mut burst = 0;
     loop {
         match std::future::poll_fn(|context| listener.poll_accept(context)).await {

@@ -10,12 +10,12 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 
 use super::Result;
+use super::accept::Factory;
 use super::control::{Control, Phase};
 use super::error::{Error, ErrorKind};
 use super::worker::{self, Plan};
 use crate::engine::{EngineChoice, Refused, Selected, Worker};
 use crate::rt::discard;
-use crate::service::Service;
 
 /// A worker's thread.
 pub(super) type Thread = JoinHandle<io::Result<()>>;
@@ -79,18 +79,14 @@ impl Drop for Seat {
 }
 
 /// Starts a worker for each plan. Returns the engine that they have agreed on.
-pub(super) fn start<F, S>(
+pub(super) fn start(
     plans: Vec<Plan>,
-    factory: F,
+    factories: Vec<Factory>,
     selected: Selected,
     choice: EngineChoice,
     control: &Arc<Control>,
-) -> Result<(Selected, Vec<Thread>)>
-where
-    F: Fn() -> S + Send + Sync + 'static,
-    S: Service + 'static,
-{
-    let factory = Arc::new(factory);
+) -> Result<(Selected, Vec<Thread>)> {
+    let factories = Arc::new(factories);
     let (reports, inbox) = sync_channel(plans.len());
     let mut verdicts = Vec::new();
     let mut threads = Vec::new();
@@ -102,13 +98,13 @@ where
             verdicts: verdict_of,
             settled: Cell::new(false),
         };
-        let (factory, together) = (factory.clone(), Together(control.clone()));
+        let (factories, together) = (factories.clone(), Together(control.clone()));
         let selected = selected.clone();
         let thread = std::thread::Builder::new()
             .name(format!("coring-{}", plan.number))
             .spawn(move || {
                 let _together = together;
-                worker::run(plan, &*factory, seat, selected)
+                worker::run(plan, &factories, seat, selected)
             });
         match thread {
             Ok(thread) => threads.push(thread),

@@ -6,6 +6,7 @@
 mod answer_memory;
 mod body;
 mod body_sender;
+mod factory;
 mod file_body;
 mod files;
 mod pipe;
@@ -15,6 +16,7 @@ mod response;
 
 pub use body::{Body, BodyError};
 pub use body_sender::{BodySender, Gone, TryWriteError};
+pub use factory::ServiceFactory;
 pub(crate) use file_body::Piece;
 pub use files::Files;
 #[cfg(feature = "sim")]

@@ -1,13 +1,12 @@
 //! A server on a simulated machine: the real workers, listeners and connections, turned by hand.
 //! For tests only.
 
-use std::rc::Rc;
 use std::sync::Arc;
 
 use super::World;
 use super::stepped::{Step, Stepped};
 use crate::metrics::WorkerMetrics;
-use crate::server::{Control, Cores, Limits, Phase, Pin, Plan, live};
+use crate::server::{Acceptor, Control, Cores, Limits, Phase, Pin, Plan, Socket, live};
 use crate::service::Service;
 
 /// A server whose workers are stepped.
@@ -35,17 +34,22 @@ impl Simulated {
         let all_metrics: Arc<[Arc<WorkerMetrics>]> = (0..workers).map(|_| Arc::default()).collect();
         let cores = Arc::new(Cores::choose(1, Pin::Never));
         let worker = |number: usize| {
+            let fd = world.listen().expect("a descriptor for the simulation");
             let plan = Plan {
                 number,
                 cores: cores.clone(),
-                sockets: vec![world.listen().expect("a descriptor for the simulation")],
+                sockets: vec![Socket { fd, service: 0 }],
                 limits,
                 files_max: u64::MAX,
                 control: control.clone(),
                 all_metrics: all_metrics.clone(),
                 log: None,
             };
-            Stepped::new(world, &all_metrics[number], live(plan, Rc::new(factory())))
+            Stepped::new(
+                world,
+                &all_metrics[number],
+                live(plan, vec![Acceptor::new(factory())]),
+            )
         };
         Self {
             world: world.clone(),

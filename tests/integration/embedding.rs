@@ -8,13 +8,15 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::thread;
 use std::time::Duration;
 
+use ::http::header::LOCATION;
 use bytes::Bytes;
-use coring::{ErrorKind, Handle, Limits, Request, Response, Service};
+use coring::{ErrorKind, Handle, HeaderValue, Limits, Request, Response, Service, StatusCode};
 
 use crate::support::{Address, Client, Folder, GET, HELLO, builder, eventually, is_timeout};
 
@@ -260,6 +262,60 @@ fn pitfall_25_a_ring_made_on_another_thread() {
     server.drain();
     let waited = thread::spawn(move || server.wait()).join();
     waited.expect("no panic").expect("an end in order");
+}
+
+/// Each listener's connections get the service that was made for it, on every worker.
+#[test]
+fn a_listener_may_have_a_service_of_its_own() {
+    static MADE: AtomicUsize = AtomicUsize::new(0);
+    let server = builder()
+        .bind_with("127.0.0.1:0", || {
+            MADE.fetch_add(1, Ordering::Relaxed);
+            let calls = Rc::new(Cell::new(0));
+            move |_: Request| {
+                let calls = calls.clone();
+                async move {
+                    calls.set(calls.get() + 1);
+                    Response::text(format!("admin {}", calls.get()))
+                }
+            }
+        })
+        .bind("127.0.0.1:0")
+        .bind_with("127.0.0.1:0", || {
+            async |request: Request| {
+                let location = format!("https://{}/", request.host().unwrap_or_default());
+                Response::new(StatusCode::PERMANENT_REDIRECT)
+                    .with_header(LOCATION, HeaderValue::try_from(location).expect("a host"))
+            }
+        })
+        .bind("127.0.0.1:0")
+        .start(hello)
+        .expect("a server");
+    assert_eq!(MADE.load(Ordering::Relaxed), server.cores().count);
+    let connect = |number: usize| {
+        let address = server.addresses()[number].to_string();
+        let address = address.parse().expect("an IP address");
+        Client::connect(&Address::Tcp(address)).expect("a connection")
+    };
+    let mut admin = connect(0);
+    for call in 1..=3 {
+        admin.send(GET);
+        assert_eq!(admin.answer().text(), format!("admin {call}"));
+    }
+    for main in [connect(1), connect(3)] {
+        let mut main = main;
+        main.send(GET);
+        assert_eq!(main.answer().text(), HELLO);
+    }
+    let mut redirect = connect(2);
+    redirect.send("GET / HTTP/1.1\r\nHost: a.example\r\n\r\n");
+    let answer = redirect.answer();
+    assert_eq!(answer.status, 308);
+    assert_eq!(answer.field("location"), Some("https://a.example/"));
+    admin.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    assert_eq!(admin.answer().text(), "admin 4");
+    server.drain();
+    server.wait().expect("an end in order");
 }
 
 /// A service that logs its requests sees what was asked; the body is left to be read.

@@ -1,0 +1,262 @@
+//! What a server shall be like, and how it starts.
+
+use std::sync::{Arc, Mutex};
+
+use super::accept::Factory;
+use super::access_log::{AccessLog, Writer};
+use super::control::Control;
+use super::cores::{Cores, Pin};
+use super::error::{Error, ErrorKind};
+use super::limits::Limits;
+use super::worker::{Plan, Socket};
+use super::{Handle, Life, Result, Running, State, startup};
+use crate::engine::{EngineChoice, Refused};
+use crate::metrics::WorkerMetrics;
+use crate::net::{self, Address, SocketFile};
+use crate::service::{Service, ServiceFactory};
+use crate::sys::limits::raise_open_files;
+
+/// Where the server listens when no address is named.
+const DEFAULT_ADDRESS: &str = "127.0.0.1:8000";
+
+/// What a server shall be like.
+#[derive(Debug, Default)]
+pub struct Builder {
+    /// Each address, and which of `factories` makes its service; none: the one given at the end.
+    addresses: Vec<(String, Option<usize>)>,
+    factories: Vec<Factory>,
+    cores: usize,
+    pin: Pin,
+    engine: EngineChoice,
+    limits: Limits,
+    access_log: AccessLog,
+}
+
+impl Builder {
+    /// Listens on one more address for the service given to [`Builder::start`] or
+    /// [`Builder::serve`]: `host:port`, `[ipv6]:port`, `:port`, `port` or `unix:PATH`. Without any
+    /// it is 127.0.0.1:8000.
+    #[must_use]
+    pub fn bind(mut self, address: impl Into<String>) -> Self {
+        self.addresses.push((address.into(), None));
+        self
+    }
+
+    /// Listens on one more address for a service of its own: what is for operators only, say, or
+    /// a redirect. The factory runs once on each worker. Limits, counters, the access log and the
+    /// drain are the server's.
+    ///
+    /// ```no_run
+    /// use coring::{Response, Server};
+    ///
+    /// fn main() -> coring::Result<()> {
+    ///     Server::builder()
+    ///         .bind("0.0.0.0:8000")
+    ///         .bind_with("127.0.0.1:9000", || async |_| Response::text("healthy"))
+    ///         .serve(|| async |_| Response::html("<b>hello world</b>"))
+    /// }
+    /// ```
+    #[must_use]
+    pub fn bind_with<F, K>(mut self, address: impl Into<String>, factory: F) -> Self
+    where
+        F: ServiceFactory<K> + Send + Sync + 'static,
+        F::Service: Service + 'static,
+    {
+        self.addresses
+            .push((address.into(), Some(self.factories.len())));
+        self.factories.push(Factory::new(factory));
+        self
+    }
+
+    /// Runs on at most so many cores; 0: as many as this process may use.
+    #[must_use]
+    pub fn cores(mut self, cores: usize) -> Self {
+        self.cores = cores;
+        self
+    }
+
+    /// Whether each worker is tied to a core.
+    #[must_use]
+    pub fn pin(mut self, pin: Pin) -> Self {
+        self.pin = pin;
+        self
+    }
+
+    /// Which engine to use.
+    #[must_use]
+    pub fn engine(mut self, engine: EngineChoice) -> Self {
+        self.engine = engine;
+        self
+    }
+
+    /// What clients may do.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Where requests are logged.
+    #[must_use]
+    pub fn access_log(mut self, access_log: AccessLog) -> Self {
+        self.access_log = access_log;
+        self
+    }
+
+    /// Starts the server and returns when it listens. The factory runs once on each worker. The
+    /// server lives as long as one of its handles.
+    ///
+    /// # Errors
+    /// When a limit makes no sense, an address cannot be had, no engine works, the log cannot be
+    /// opened, no thread can be had, or the factory panics.
+    pub fn start<F, K>(mut self, factory: F) -> Result<Handle>
+    where
+        F: ServiceFactory<K> + Send + Sync + 'static,
+        F::Service: Service + 'static,
+    {
+        let main = self.factories.len();
+        self.factories.push(Factory::new(factory));
+        let wrong = |message: String| Error::new(ErrorKind::Configuration, message);
+        let limits = self.limits.bounds().map_err(wrong)?;
+        let addresses = self.parsed_addresses()?;
+        let refused = |refused: Refused| Error::new(ErrorKind::Engine, refused);
+        let selected = self.engine.probe().map_err(refused)?;
+        let cores = Arc::new(Cores::choose(self.cores, self.pin));
+        let files_max = raise_open_files();
+        let mut bound = Vec::new();
+        for (address, service) in &addresses {
+            let taken = net::bind(address, cores.count)
+                .map_err(|error| Error::new(ErrorKind::Address, error))?;
+            bound.push((taken, service.unwrap_or(main)));
+        }
+        let mut writer = Writer::open(&self.access_log)?;
+        let all_metrics: Arc<[Arc<WorkerMetrics>]> =
+            (0..cores.count).map(|_| Arc::default()).collect();
+        let control = Arc::new(Control::new());
+        let (addresses, files, sockets) = per_worker(bound, cores.count);
+        let plans = sockets
+            .into_iter()
+            .enumerate()
+            .map(|(number, sockets)| Plan {
+                number,
+                cores: cores.clone(),
+                sockets,
+                limits,
+                files_max,
+                control: control.clone(),
+                all_metrics: all_metrics.clone(),
+                log: writer
+                    .as_mut()
+                    .map(|writer| writer.worker(all_metrics[number].clone())),
+            });
+        let (engine, threads) = startup::start(
+            plans.collect(),
+            self.factories,
+            selected,
+            self.engine,
+            &control,
+        )?;
+        let workers = threads.iter().map(|thread| thread.thread().id()).collect();
+        let life = Mutex::new(Life::Running(Running {
+            threads,
+            writer,
+            files,
+        }));
+        let state = State {
+            addresses,
+            engine,
+            cores,
+            control,
+            all_metrics,
+            workers,
+            life,
+        };
+        Ok(Handle(Arc::new(state)))
+    }
+
+    /// Starts the server and runs it until it is drained or stopped, which only a [`Handle`] of
+    /// [`Builder::start`] can ask for.
+    ///
+    /// # Errors
+    /// Those of [`Builder::start`], and when a worker fails.
+    pub fn serve<F, K>(self, factory: F) -> Result<()>
+    where
+        F: ServiceFactory<K> + Send + Sync + 'static,
+        F::Service: Service + 'static,
+    {
+        self.start(factory)?.wait()
+    }
+
+    fn parsed_addresses(&self) -> Result<Vec<(Address, Option<usize>)>> {
+        let default = (DEFAULT_ADDRESS.to_owned(), None);
+        let has_main = self.addresses.iter().any(|(_, service)| service.is_none());
+        let unnamed = (!has_main).then_some(&default);
+        let parse = |(text, service): &(String, Option<usize>)| {
+            let wrong = |error: String| Error::new(ErrorKind::Configuration, error);
+            Ok((text.parse().map_err(wrong)?, *service))
+        };
+        unnamed
+            .into_iter()
+            .chain(&self.addresses)
+            .map(parse)
+            .collect()
+    }
+}
+
+/// The sockets of all addresses, worker by worker, each with the number of its service.
+fn per_worker(
+    bound: Vec<(net::Bound, usize)>,
+    workers: usize,
+) -> (Vec<Address>, Vec<SocketFile>, Vec<Vec<Socket>>) {
+    let mut addresses = Vec::new();
+    let mut files = Vec::new();
+    let mut sockets: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
+    for (bound, service) in bound {
+        addresses.push(bound.address);
+        files.extend(bound.file);
+        for (of_worker, fd) in sockets.iter_mut().zip(bound.sockets) {
+            of_worker.push(Socket { fd, service });
+        }
+    }
+    (addresses, files, sockets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::{Request, Response};
+
+    #[test]
+    fn the_main_service_has_an_address_of_its_own() {
+        let other = || async |_: Request| Response::text("");
+        let check = |builder: Builder, expected: &[(&str, Option<usize>)]| {
+            let parsed = builder.parsed_addresses().unwrap();
+            let parsed: Vec<_> = parsed
+                .iter()
+                .map(|(address, service)| (address.to_string(), *service))
+                .collect();
+            let expected: Vec<_> = expected
+                .iter()
+                .map(|(address, service)| ((*address).to_owned(), *service))
+                .collect();
+            assert_eq!(parsed, expected);
+        };
+        let main = (DEFAULT_ADDRESS, None);
+        check(Builder::default(), &[main]);
+        check(
+            Builder::default().bind_with("127.0.0.1:1", other),
+            &[main, ("127.0.0.1:1", Some(0))],
+        );
+        check(
+            Builder::default()
+                .bind_with("127.0.0.1:1", other)
+                .bind("127.0.0.1:2")
+                .bind_with("127.0.0.1:3", other),
+            &[
+                ("127.0.0.1:1", Some(0)),
+                ("127.0.0.1:2", None),
+                ("127.0.0.1:3", Some(1)),
+            ],
+        );
+    }
+}
