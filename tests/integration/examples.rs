@@ -118,7 +118,7 @@ fn the_readme_compiles_in_a_package_of_its_own() {
     folder.write("src/main.rs", code.replace(shown, &address.to_string()));
     let manifest = format!(
         "[package]\nname = \"of-somebody-else\"\nedition = \"2024\"\n\n\
-         [dependencies]\ncoring = {{ path = {coring:?} }}\n\n\
+         [dependencies]\ncoring = {{ path = {coring:?}, default-features = false }}\n\n\
          [profile.test]\nopt-level = 1\n"
     );
     folder.write("Cargo.toml", manifest);
@@ -135,6 +135,14 @@ fn the_readme_compiles_in_a_package_of_its_own() {
     let built = built.expect("cargo runs");
     let stderr = String::from_utf8_lossy(&built.stderr);
     assert!(built.status.success() && stderr.is_empty(), "{stderr}");
+    let mut tree = Command::new(env!("CARGO"));
+    tree.args(["tree", "--offline", "--edges=normal", "--prefix=none"]);
+    let tree = run_with(tree.current_dir(folder.path()), b"").succeeded();
+    assert!(tree.contains("\nrustix "), "{tree}");
+    assert!(
+        !tree.contains("\nclap"),
+        "only the program has flags: {tree}"
+    );
     let mut program = Command::new(programs.join("of-somebody-else"));
     let _server = Running::of(&mut program);
     let mut client = eventually("a listener", || {
