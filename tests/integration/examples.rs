@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::serve::request;
 use crate::support::{
     Address, Client, Folder, GET, HELLO, PATIENCE, eventually, noise, run, run_with,
@@ -151,6 +153,21 @@ fn the_readme_compiles_in_a_package_of_its_own() {
     client.send(GET);
     let answer = client.answer();
     assert_eq!((answer.status, answer.text()), (200, HELLO));
+}
+
+#[test]
+fn graceful_shutdown_answers_what_was_asked() {
+    let mut server = Running::start("graceful_shutdown", &["127.0.0.1:0"]);
+    let mut client = Client::connect(&Address::Tcp(server.address())).expect("a connection");
+    client.send(GET);
+    assert_eq!(client.answer().text(), "done\n");
+    client.send(GET.replace("/ ", "/slow "));
+    // Whether the call has begun by then or not, it is answered.
+    let process = Pid::from_child(&server.child);
+    kill_process(process, Signal::TERM).expect("a process to be told");
+    assert_eq!(client.answer().text(), "done\n");
+    assert_eq!(server.line(), "every request is answered");
+    assert!(server.child.wait().expect("its end").success());
 }
 
 #[test]
