@@ -42,14 +42,6 @@ pub struct Connection {
     scanned: u32,
     exchange: Exchange,
     answer: AnswerBody,
-    /// Whether another exchange may follow this one.
-    persists: bool,
-    /// Whether the peer has said that it sends nothing after the request at hand.
-    is_last: bool,
-    /// Whether we want no other exchange after the one at hand, or the next one.
-    closing: bool,
-    /// Whether the client waits for `100 Continue`.
-    awaits_continue: bool,
     /// Whether the request was HEAD.
     is_head: bool,
     version: Version,
@@ -79,10 +71,6 @@ impl Connection {
             scanned: 0,
             exchange: Exchange::new(),
             answer: AnswerBody::None,
-            persists: false,
-            is_last: false,
-            closing: false,
-            awaits_continue: false,
             is_head: false,
             version: Version::Http11,
         }
@@ -105,7 +93,7 @@ impl Connection {
     ) -> Result<(usize, Event), Fault> {
         let step = match self.exchange.requester() {
             State::Idle => self.next_head(bytes, limits, head),
-            State::Body => self.next_piece(bytes, limits),
+            State::Body | State::Waiting => self.next_piece(bytes, limits),
             _ if bytes.is_empty() => Ok((0, Event::NeedData)),
             _ => Ok((0, Event::Paused)),
         };
@@ -124,21 +112,22 @@ impl Connection {
     pub fn receive_eof(&mut self, unread: &[u8]) -> Result<(), Fault> {
         match self.exchange.requester() {
             State::Idle if is_blank(unread) => {
-                self.exchange.step(Party::Requester, Step::Close);
-                self.exchange.settle(false);
+                self.exchange.close_requester();
                 Ok(())
             }
-            State::Idle | State::Body => {
+            State::Idle | State::Body | State::Waiting => {
                 self.refuse();
                 Err(Fault::Truncated)
             }
             State::MustClose | State::Closed => {
-                self.exchange.step(Party::Requester, Step::Close);
+                self.exchange.close_requester();
                 Ok(())
             }
             // A half-close: the answer is still wanted, and no request can follow it.
             _ => {
-                self.persists &= !unread.is_empty();
+                if unread.is_empty() {
+                    self.exchange.declare_last(Party::Requester);
+                }
                 Ok(())
             }
         }
@@ -147,24 +136,22 @@ impl Connection {
     /// The request will not be read any further: the caller found a fault of its own, a deadline
     /// for one. The connection closes after the answer.
     pub fn refuse(&mut self) {
-        self.persists = false;
-        self.awaits_continue = false;
-        if self.exchange.requester() != State::Closed {
-            self.exchange.step(Party::Requester, Step::Fault);
-        }
-        self.exchange.settle(false);
+        self.exchange.fail(Party::Requester);
     }
 
     /// Whether the connection is between two exchanges, or before its first.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.exchange == Exchange::new()
+        self.exchange.is_idle()
     }
 
     /// Whether the whole request has been received; also while there is none.
     #[must_use]
     pub fn request_complete(&self) -> bool {
-        !matches!(self.exchange.requester(), State::Body | State::Error)
+        !matches!(
+            self.exchange.requester(),
+            State::Body | State::Waiting | State::Error
+        )
     }
 
     /// Whether an answer's head can still be sent.
@@ -176,14 +163,15 @@ impl Connection {
     /// Whether the client waits for `100 Continue` and has sent nothing of the body.
     #[must_use]
     pub fn wants_continue(&self) -> bool {
-        self.awaits_continue
+        self.exchange.requester() == State::Waiting
     }
 
     /// The bytes of `100 Continue`; none where nobody waits for it.
     pub fn send_continue(&mut self) -> &'static [u8] {
-        if !std::mem::take(&mut self.awaits_continue) {
+        if !self.wants_continue() {
             return b"";
         }
+        self.exchange.proceed();
         self.exchange.step(Party::Responder, Step::Interim);
         b"HTTP/1.1 100 Continue\r\n\r\n"
     }
@@ -217,15 +205,17 @@ impl Connection {
             head.shared(shared);
         }
         if is_interim {
-            self.awaits_continue &= answer.status != StatusCode::CONTINUE;
+            if answer.status == StatusCode::CONTINUE {
+                self.exchange.proceed();
+            }
             self.exchange.step(Party::Responder, Step::Interim);
             return head.finish(date, AnswerFraming::None, Persistence::Implied);
         }
         let framing = self.frame(answer);
-        self.decide_persistence(head.wants_close());
-        self.exchange.step(Party::Responder, Step::Response);
+        let has_end = self.answer != AnswerBody::UntilClose;
+        self.exchange.respond(has_end && !head.wants_close());
         let persistence = match self.version {
-            _ if !self.persists => Persistence::Close,
+            _ if !self.exchange.persists() => Persistence::Close,
             Version::Http10 => Persistence::KeepAlive,
             Version::Http11 => Persistence::Implied,
         };
@@ -261,12 +251,10 @@ impl Connection {
                 None => Err(WrongLength::Excess),
             },
         };
-        let step = if prefix.is_ok() {
-            Step::Data
-        } else {
-            Step::Fault
-        };
-        self.exchange.step(Party::Responder, step);
+        match prefix {
+            Ok(_) => self.exchange.step(Party::Responder, Step::Data),
+            Err(_) => self.exchange.fail(Party::Responder),
+        }
         prefix
     }
 
@@ -277,29 +265,26 @@ impl Connection {
     /// [`WrongLength::Short`] if its Content-Length promised more: only closing tells the client.
     pub fn send_end(&mut self) -> Result<&'static [u8], WrongLength> {
         if self.answer == AnswerBody::Counted && self.answer_left > 0 {
-            self.exchange.step(Party::Responder, Step::Fault);
-            self.exchange.settle(false);
+            self.exchange.fail(Party::Responder);
             return Err(WrongLength::Short);
         }
         let end: &[u8] = match self.answer {
             AnswerBody::Chunked => b"0\r\n\r\n",
             AnswerBody::None | AnswerBody::Counted | AnswerBody::UntilClose => b"",
         };
-        self.exchange.step(Party::Responder, Step::End);
-        self.settle();
+        self.end(Party::Responder);
         Ok(end)
     }
 
     /// No other exchange after this one, or after the next if the connection is idle.
     pub fn close_after(&mut self) {
-        self.closing = true;
-        self.persists = false;
+        self.exchange.declare_last(Party::Responder);
     }
 
     /// Whether the client has said that it sends no request after the one at hand.
     #[must_use]
     pub fn is_last_request(&self) -> bool {
-        self.is_last
+        self.exchange.is_last_request()
     }
 
     /// Whether the peer may be sending, for all it has said: the rest of its request, or another.
@@ -345,19 +330,24 @@ impl Connection {
         self.exchange.step(Party::Responder, Step::Request);
         self.version = head.version;
         self.is_head = head.method == Method::HEAD;
-        self.is_last = !wishes.keeps_alive;
-        self.persists = wishes.keeps_alive && !self.closing;
+        if !wishes.keeps_alive {
+            self.exchange.declare_last(Party::Requester);
+        }
         match framing {
             Framing::None => self.exchange.step(Party::Requester, Step::End),
             Framing::Length(length) => self.body = Decoder::counted(length),
             Framing::Chunked => self.body = Decoder::chunked(),
         }
-        self.awaits_continue = wishes.expects_continue && framing != Framing::None;
+        if wishes.expects_continue && framing != Framing::None {
+            self.exchange.step(Party::Requester, Step::Expect);
+        }
         Ok((len, Event::Request(framing)))
     }
 
     fn next_piece(&mut self, bytes: &[u8], limits: &Limits) -> Result<(usize, Event), Fault> {
-        self.awaits_continue &= bytes.is_empty();
+        if !bytes.is_empty() {
+            self.exchange.proceed();
+        }
         let (used, piece) = self.body.decode(bytes, &mut self.scanned, limits)?;
         let event = match piece {
             Piece::NeedData => Event::NeedData,
@@ -366,8 +356,7 @@ impl Connection {
                 Event::Data(range)
             }
             Piece::End => {
-                self.exchange.step(Party::Requester, Step::End);
-                self.settle();
+                self.end(Party::Requester);
                 Event::End
             }
         };
@@ -402,23 +391,10 @@ impl Connection {
         framing
     }
 
-    /// Whether the connection can outlive the answer at hand.
-    fn decide_persistence(&mut self, answer_wants_close: bool) {
-        // Who was not told to go on may send the body or not: the next bytes would be a guess
-        // (RFC 9110 §10.1.1).
-        let is_body_in_doubt = std::mem::take(&mut self.awaits_continue);
-        let has_request = self.exchange.responder() == State::Head;
-        self.persists &= has_request
-            && !is_body_in_doubt
-            && !answer_wants_close
-            && self.answer != AnswerBody::UntilClose;
-    }
-
-    /// After the end of a request or an answer: on to the next exchange, if there is one.
-    fn settle(&mut self) {
-        if self.exchange.settle(self.persists) {
+    /// `party` has said all of its message: on to the next exchange, if there is one.
+    fn end(&mut self, party: Party) {
+        if self.exchange.end(party) {
             self.answer = AnswerBody::None;
-            self.persists = false;
             self.is_head = false;
             self.version = Version::Http11;
         }

@@ -1,19 +1,24 @@
-//! What may follow what in one exchange: every move between states is made in this file.
+//! The states of an exchange, and whether another exchange follows it: all moves between states
+//! are made in this file.
 //!
-//! An exchange has two parties, a requester and a responder, and each is in one state of its own.
-//! A [`Step`] is something a party did; [`RULES`] lists for each party the steps its state allows
-//! and where they lead. A step that is not listed is an error of whoever took it. The rules do
-//! not say which party we are: this file refuses to know our role, and it sees no bytes.
+//! An exchange has two parties, a requester and a responder, and each party has a state of its own.
+//! A [`Step`] is something that a party did; [`RULES`] lists for each party the steps that its
+//! state allows and where they lead. A step that is not listed is a bug of the caller. The rules do
+//! not say which party we are: this file does not know our role, and it sees no bytes.
 //!
 //! ```text
 //! requester   Idle ─Request─► Body ─End─► Done ─Reuse─► Idle     (a bodiless request ends at once)
+//!                     Expect │ ▲ Proceed
+//!                            ▼ │
+//!                          Waiting                               (for 100 Continue)
 //! responder   Idle ─Request─► Head ─Response─► Body ─End─► Done ─Reuse─► Idle
 //! ```
 //!
-//! Some moves follow from the states alone; [`Exchange::settle`] makes them after every end. When
-//! both parties are `Done` and the connection persists, both go back to `Idle` for the next
-//! request; otherwise who is `Done` retires to `MustClose`. A responder may answer from `Idle`:
-//! a request that never became readable still gets its 4xx.
+//! The connection persists until one of the parties declares its message to be the last one; this
+//! cannot be taken back. Some moves follow from the states and these declarations alone, and are
+//! made after every end: if both parties are `Done` and the connection persists, both return to
+//! `Idle` for the next request; otherwise a party that is `Done` retires to `MustClose`. A
+//! responder may answer from `Idle`: a request that could not be read still gets its 4xx.
 
 /// Who took a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,15 +29,14 @@ pub enum Party {
     Responder,
 }
 
-/// Where one party stands in the exchange.
+/// Where one party stands in the exchange. States that are asked for together are neighbours, so
+/// that one comparison finds them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// Nothing of the exchange has happened yet.
     Idle,
     /// A response is owed; its final head has not been sent.
     Head,
-    /// The head is through, the body is not.
-    Body,
     /// This party has said all it had to say.
     Done,
     /// As `Done`, and no other exchange follows.
@@ -41,6 +45,10 @@ pub enum State {
     Closed,
     /// This party broke the protocol or gave up in the middle; it will say nothing more.
     Error,
+    /// The head is through, the body is not.
+    Body,
+    /// As `Body`, and the requester waits for `100 Continue` before it sends the body.
+    Waiting,
 }
 
 /// What a party can do.
@@ -48,6 +56,11 @@ pub enum State {
 pub enum Step {
     /// A request's head is through; also what makes the responder owe a response.
     Request,
+    /// The request's head asks for `100 Continue`.
+    Expect,
+    /// The requester need not wait any longer: it was told to continue, it sends the body without
+    /// that, or the final response has come instead.
+    Proceed,
     /// An interim (1xx) response is through.
     Interim,
     /// A final response's head is through.
@@ -66,11 +79,16 @@ pub enum Step {
     Fault,
 }
 
-/// The two states of an exchange.
+/// The states of an exchange, and what the parties have declared of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exchange {
     requester: State,
     responder: State,
+    /// The requester sends no request after the one at hand.
+    is_last_request: bool,
+    /// The responder answers no request after the one at hand, or after the next one if there is
+    /// none at hand.
+    is_last_response: bool,
 }
 
 impl Exchange {
@@ -80,6 +98,8 @@ impl Exchange {
         Self {
             requester: State::Idle,
             responder: State::Idle,
+            is_last_request: false,
+            is_last_response: false,
         }
     }
 
@@ -97,6 +117,36 @@ impl Exchange {
         self.responder
     }
 
+    /// Whether nothing of an exchange has happened yet.
+    #[inline]
+    #[must_use]
+    pub fn is_idle(self) -> bool {
+        (self.requester, self.responder) == (State::Idle, State::Idle)
+    }
+
+    /// Whether the requester has declared that it sends no request after the one at hand.
+    #[inline]
+    #[must_use]
+    pub const fn is_last_request(self) -> bool {
+        self.is_last_request
+    }
+
+    /// Whether another exchange may follow this one.
+    #[inline]
+    #[must_use]
+    pub const fn persists(self) -> bool {
+        !(self.is_last_request || self.is_last_response)
+    }
+
+    /// `party` declares that its message at hand is its last one.
+    #[inline]
+    pub fn declare_last(&mut self, party: Party) {
+        match party {
+            Party::Requester => self.is_last_request = true,
+            Party::Responder => self.is_last_response = true,
+        }
+    }
+
     /// `party` took `step`. A step that no rule allows is a bug of the caller: it leads to `Error`.
     #[inline]
     pub fn step(&mut self, party: Party, step: Step) {
@@ -109,9 +159,53 @@ impl Exchange {
         *state = next.unwrap_or(State::Error);
     }
 
-    /// The moves that follow from the states alone. Returns whether the exchange was over and the
-    /// connection is ready for another.
-    pub fn settle(&mut self, persists: bool) -> bool {
+    /// The requester need not wait for `100 Continue` any longer.
+    #[inline]
+    pub fn proceed(&mut self) {
+        if self.requester == State::Waiting {
+            self.step(Party::Requester, Step::Proceed);
+        }
+    }
+
+    /// The head of the final response is through. `may_persist`: the connection can outlive it.
+    #[inline]
+    pub fn respond(&mut self, may_persist: bool) {
+        // A response to no request was made for bytes that could not be read as one. A requester
+        // that was not told to continue may send the body or not, so that the next bytes could be
+        // a body or a request (RFC 9110 §10.1.1).
+        let is_body_in_doubt = self.requester == State::Waiting;
+        if is_body_in_doubt {
+            self.step(Party::Requester, Step::Proceed);
+        }
+        self.is_last_response |= (self.responder != State::Head) | is_body_in_doubt | !may_persist;
+        self.step(Party::Responder, Step::Response);
+    }
+
+    /// The message of `party` is complete. Returns whether this was the end of the exchange, and
+    /// the connection is ready for another.
+    #[inline]
+    pub fn end(&mut self, party: Party) -> bool {
+        self.step(party, Step::End);
+        self.settle()
+    }
+
+    /// `party` broke the protocol or gave up: this exchange is the last one.
+    pub fn fail(&mut self, party: Party) {
+        self.declare_last(Party::Responder);
+        self.step(party, Step::Fault);
+        self.settle();
+    }
+
+    /// The requester ended its side of the connection between two requests, or after the last.
+    pub fn close_requester(&mut self) {
+        self.step(Party::Requester, Step::Close);
+        self.settle();
+    }
+
+    /// The moves that follow from the states and the declarations alone. Returns whether the
+    /// exchange was over and the connection is ready for another.
+    fn settle(&mut self) -> bool {
+        let persists = self.persists();
         let both_done = self.requester == State::Done && self.responder == State::Done;
         if both_done && persists {
             self.step(Party::Requester, Step::Reuse);
@@ -150,24 +244,28 @@ const fn is_last(state: State) -> bool {
 }
 
 const PARTIES: usize = Party::Responder as usize + 1;
-const STATES: usize = State::Error as usize + 1;
+const STATES: usize = State::Waiting as usize + 1;
 const STEPS: usize = Step::Fault as usize + 1;
 
 /// The rules: who, in which state, by which step, comes to which state.
 #[rustfmt::skip]
-pub const RULES: [(Party, State, Step, State); 25] = [
+pub const RULES: [(Party, State, Step, State); 29] = [
     (Party::Requester, State::Idle,      Step::Request,  State::Body),
     (Party::Requester, State::Idle,      Step::Close,    State::Closed),
     (Party::Requester, State::Idle,      Step::Fault,    State::Error),
     (Party::Requester, State::Body,      Step::Data,     State::Body),
     (Party::Requester, State::Body,      Step::End,      State::Done),
     (Party::Requester, State::Body,      Step::Fault,    State::Error),
+    (Party::Requester, State::Body,      Step::Expect,   State::Waiting),
+    (Party::Requester, State::Waiting,   Step::Proceed,  State::Body),
+    (Party::Requester, State::Waiting,   Step::Fault,    State::Error),
     (Party::Requester, State::Done,      Step::Reuse,    State::Idle),
     (Party::Requester, State::Done,      Step::Retire,   State::MustClose),
     (Party::Requester, State::Done,      Step::Fault,    State::Error),
     (Party::Requester, State::MustClose, Step::Close,    State::Closed),
     (Party::Requester, State::MustClose, Step::Fault,    State::Error),
     (Party::Requester, State::Closed,    Step::Close,    State::Closed),
+    (Party::Requester, State::Closed,    Step::Fault,    State::Closed),
     (Party::Requester, State::Error,     Step::Fault,    State::Error),
 
     (Party::Responder, State::Idle,      Step::Request,  State::Head),
@@ -246,12 +344,14 @@ mod tests {
     #[test]
     fn settles_by_both_states() {
         use State::{Body, Closed, Done, Error, Head, Idle, MustClose};
-        let check = |before: (State, State), persists, after: (State, State), reused| {
+        let check = |before: (State, State), persists: bool, after: (State, State), reused| {
             let mut exchange = Exchange {
                 requester: before.0,
                 responder: before.1,
+                is_last_request: false,
+                is_last_response: !persists,
             };
-            assert_eq!(exchange.settle(persists), reused, "{before:?}");
+            assert_eq!(exchange.settle(), reused, "{before:?}");
             assert_eq!(
                 (exchange.requester, exchange.responder),
                 after,

@@ -4,6 +4,7 @@
 mod answers;
 mod bodies;
 mod hostile;
+mod persistence;
 mod requests;
 
 use super::{Answer, BodyLength, Connection, Event, Framing, Limits};
