@@ -81,7 +81,7 @@ pub use server::{
 };
 pub use service::{
     Body, BodyError, BodySender, Files, Gone, InvalidRequest, Request, RequestBuilder, Response,
-    Service, ServiceFactory, TryWriteError,
+    Router, Service, ServiceFactory, TryWriteError,
 };
 pub use sys::kernel::release as kernel_release;
 pub use sys::signals::unblock_signals;

@@ -234,6 +234,19 @@ pub(super) fn count_of<'a>(start: NonNull<u8>) -> &'a Cell<u32> {
     &header_of(start).counts[index]
 }
 
+/// Another handle to the pool of the block that starts at `start`, which is out of the pool.
+pub(super) fn pool_of(start: NonNull<u8>) -> Pool {
+    let shared = header_of(start).pool.cast_mut();
+    // SAFETY: the pool's state lives while blocks are out, and this one is; it is not null.
+    let shared = unsafe { NonNull::new_unchecked(shared) };
+    let pool = std::mem::ManuallyDrop::new(Pool {
+        shared,
+        _local: std::marker::PhantomData,
+    });
+    // The one that is not dropped is not counted.
+    Pool::clone(&pool)
+}
+
 /// Gives back the block that starts at `start`, of which nobody holds a part any more.
 #[inline]
 pub(super) fn give_back(start: NonNull<u8>) {

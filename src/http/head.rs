@@ -72,6 +72,13 @@ impl Head {
         }
     }
 
+    /// Leaves out the first `n` bytes of the path, where a service is asked for the rest of it. The
+    /// target stays as it was received.
+    pub fn strip_path(&mut self, n: usize) {
+        let (start, len) = (self.parts.path.start(), self.parts.path.len());
+        self.parts.path = Span::new(start + n.min(len), start + len);
+    }
+
     /// The part of the target after its first `?`.
     #[must_use]
     pub fn query<'a>(&self, bytes: &'a [u8]) -> Option<&'a str> {

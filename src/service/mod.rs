@@ -13,6 +13,7 @@ mod pipe;
 mod request;
 mod request_builder;
 mod response;
+mod router;
 
 pub use body::{Body, BodyError};
 pub use body_sender::{BodySender, Gone, TryWriteError};
@@ -25,6 +26,7 @@ pub use pipe::Inlet;
 pub use request::Request;
 pub use request_builder::{InvalidRequest, RequestBuilder};
 pub use response::Response;
+pub use router::Router;
 
 /// Answers requests. Each worker has a service of its own, so a service need not be `Send` and
 /// may keep state without locks.

@@ -1,6 +1,7 @@
 //! A request as a service sees it.
 
 use std::fmt;
+use std::rc::Rc;
 use std::sync::LazyLock;
 
 use ::http::{Extensions, Method};
@@ -29,6 +30,8 @@ struct Parts {
 #[derive(Debug, Default)]
 struct Extra {
     extensions: Extensions,
+    /// Names and decoded values.
+    params: Vec<(Rc<str>, Box<str>)>,
 }
 
 impl Request {
@@ -133,6 +136,33 @@ impl Request {
     /// All fields in the order they came: names and values.
     pub fn headers(&self) -> Fields<'_> {
         self.0.head.fields(&self.0.bytes)
+    }
+
+    /// The part of the path that stands for `{name}` in the route by which a [`Router`] has found
+    /// the service, decoded. Of two of the same name, in nested routers, it is the inner one.
+    ///
+    /// [`Router`]: crate::Router
+    pub fn param(&self, name: &str) -> Option<&str> {
+        let mut params = self.0.extra.as_ref()?.params.iter().rev();
+        let (_, value) = params.find(|(other, _)| **other == *name)?;
+        Some(value)
+    }
+
+    /// Adds what [`Request::param`] finds.
+    pub(super) fn add_params(&mut self, params: Vec<(Rc<str>, Box<str>)>) {
+        if !params.is_empty() {
+            self.extra().params.extend(params);
+        }
+    }
+
+    /// Leaves out the first `n` bytes of the path.
+    pub(super) fn strip_path(&mut self, n: usize) {
+        self.0.head.strip_path(n);
+    }
+
+    /// The pool that it is from.
+    pub(super) fn pool(&self) -> Pool {
+        self.0.pool()
     }
 
     /// Values that other code has attached to the request, one of each type.
