@@ -4,6 +4,8 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use crate::sys::mutants::mutate;
+
 /// Bytes of a file, by their place in it. It keeps the file open.
 #[derive(Clone)]
 pub struct FileSpan {
@@ -35,7 +37,7 @@ impl FileSpan {
     /// When there are fewer.
     pub fn advance(&mut self, n: usize) {
         assert!(n <= self.len, "cannot advance past the end of a span");
-        self.offset += n as u64;
+        mutate!(SpanFromStart, (), self.offset += n as u64);
         self.len -= n;
     }
 }

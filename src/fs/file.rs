@@ -13,11 +13,7 @@ use rustix::io::Errno;
 
 use crate::buf::FileSpan;
 use crate::engine::{Blocking, blocking};
-#[cfg(feature = "sim")]
-use crate::sim::is_cached;
-#[cfg(not(feature = "sim"))]
-use crate::sys::file::is_cached;
-use crate::sys::file::read_cached;
+use crate::sys::file::{is_cached, read_cached};
 
 /// What is known of a file or folder, at the moment it was looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -21,11 +21,7 @@ use rustix::io::{Errno, pread, pwrite};
 
 use crate::buf::FileSpan;
 use crate::engine::{blocking, monotonic_ms};
-#[cfg(feature = "sim")]
-use crate::sim::anonymous_file;
-#[cfg(not(feature = "sim"))]
-use crate::sys::file::anonymous_file;
-use crate::sys::file::{LARGE_PAGE_BYTES, fill_with_large_page, give_up_writing};
+use crate::sys::file::{LARGE_PAGE_BYTES, anonymous_file, fill_with_large_page, give_up_writing};
 use crate::sys::limits::{is_short_of_descriptors, may_write};
 
 /// Where content begins, for a pipe has its pages: those of one more would not go out with it.

@@ -38,7 +38,7 @@ use std::rc::Rc;
 
 pub use crate::rt::sleep_ms;
 pub use faults::Faults;
-pub(crate) use files::{anonymous_file, is_cached, openat2};
+pub(crate) use files::openat2;
 use kernel::Kernel;
 #[cfg(feature = "mutants")]
 pub use mutants::{Mutant, with_mutant};

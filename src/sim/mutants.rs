@@ -102,6 +102,8 @@ mutants! {
     CountDelays,
     /// A connection in the backlog that is gone before it is taken hides those behind it.
     AbortedIsLast,
+    /// A span of a file that was sent in part goes on from its start.
+    SpanFromStart,
 }
 
 thread_local! {

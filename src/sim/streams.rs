@@ -3,7 +3,7 @@
 use std::io::IoSliceMut;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
-use rustix::io::Errno;
+use rustix::io::{Errno, pread};
 
 use super::World;
 use super::faults;
@@ -182,6 +182,20 @@ impl Kernel {
     }
 }
 
+/// The content of a span, as far as its file goes.
+fn read(span: &buf::FileSpan) -> Result<Vec<u8>, Errno> {
+    let mut content = vec![0; span.len()];
+    let mut len = 0;
+    while len < content.len() {
+        match pread(span, &mut content[len..], span.offset() + len as u64)? {
+            0 => break,
+            n => len += n,
+        }
+    }
+    content.truncate(len);
+    Ok(content)
+}
+
 /// What send(2) with `MSG_DONTWAIT` returns for all of `outgoing` but the first `sent` bytes, if
 /// this thread is in a simulation.
 pub(crate) fn send(
@@ -190,10 +204,21 @@ pub(crate) fn send(
     mut sent: usize,
 ) -> Option<Result<usize, Errno>> {
     let world = World::current()?;
+    let content;
     let mut parts: Vec<&[u8]> = match outgoing {
         buf::Outgoing::One(chunk) => vec![chunk],
         buf::Outgoing::Many(parts) => parts.iter().map(|part| &part[..]).collect(),
-        buf::Outgoing::File(..) => unreachable!("files are read here, not sent"),
+        buf::Outgoing::File(file) => {
+            content = match read(&file.span) {
+                Ok(content) => content,
+                Err(errno) => return Some(Err(errno)),
+            };
+            file.head
+                .as_deref()
+                .into_iter()
+                .chain([&content[..]])
+                .collect()
+        }
     };
     for part in &mut parts {
         let skipped = sent.min(part.len());

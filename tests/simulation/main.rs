@@ -23,6 +23,7 @@ mod pitfalls;
 mod reach;
 mod regressions;
 mod service;
+mod spans;
 mod turns;
 
 use std::thread;

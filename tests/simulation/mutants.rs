@@ -2,7 +2,7 @@
 
 use coring::sim::{Mutant, with_mutant};
 
-use crate::{crowd, delays, gone, life, messages, turns};
+use crate::{crowd, delays, gone, life, messages, spans, turns};
 
 /// Lives in which each fault must be noticed.
 const SEEDS_MAX: u64 = 1000;
@@ -18,6 +18,7 @@ fn noticed(mutant: Mutant) -> Option<(u64, String)> {
         _ if crowd::CURES.contains(&mutant) => crowd::look(seed),
         _ if delays::CURES.contains(&mutant) => delays::look(seed),
         _ if messages::CURES.contains(&mutant) => messages::look(seed),
+        _ if spans::CURES.contains(&mutant) => spans::look(seed),
         _ if gone::CURES.contains(&mutant) => gone::look(seed),
         _ => life::live(seed, false).map(drop),
     };

@@ -30,7 +30,7 @@ pub(crate) const TABLE: &[(&str, &[&str])] = &[
     // There with its feature only: those that name it do so in a hook below that feature.
     (
         "sim",
-        &["server", "service", "engine", "rt", "buf", "sys", "metrics"],
+        &["server", "service", "engine", "rt", "buf", "metrics"],
     ),
 ];
 
