@@ -150,7 +150,7 @@ fn a_service_may_wait_and_owns_its_state() {
     let count = Rc::new(Cell::new(0));
     let counter = count.clone();
     let router = Router::new().get("/", async move |_: Request| {
-        crate::sleep(std::time::Duration::from_millis(1)).await;
+        crate::time::sleep(std::time::Duration::from_millis(1)).await;
         counter.set(counter.get() + 1);
         Response::text("")
     });
