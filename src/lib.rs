@@ -76,6 +76,7 @@ pub use crate::http::field::Fields;
 pub use ::http::{Extensions, HeaderName, HeaderValue, Method, StatusCode};
 pub use buf::{Chunk, Part};
 pub use engine::{EngineChoice, Refused, Selected};
+pub use rt::{DrainHold, draining, hold_drain};
 pub use server::{
     AccessLog, Builder, Cores, Error, ErrorKind, HalfClose, Handle, Limits, Pin, Result, Server,
 };

@@ -1,11 +1,13 @@
 //! A file descriptor that stays open while somebody uses it: its owner, or the kernel.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::io::Errno;
+
+use crate::rt::{Event, Occurrence};
 
 /// A counted descriptor. Every operation on it holds one, so it is closed after the final
 /// completion of the last operation, never under the kernel's feet (a socket closed with a
@@ -13,11 +15,19 @@ use rustix::io::Errno;
 #[derive(Debug, Clone)]
 pub struct Descriptor(Rc<Inner>);
 
+/// A counted descriptor as those see it that do not keep it open.
+#[derive(Debug, Clone)]
+pub struct WeakDescriptor(Weak<Inner>);
+
 #[derive(Debug)]
 struct Inner {
     fd: Option<OwnedFd>,
     /// We have set `O_NONBLOCK`; how it came does not matter.
     nonblocking: Cell<bool>,
+    /// Nothing more can be done for the other end; it was told by the owner.
+    is_gone: Cell<bool>,
+    /// The same, for those that wait for it; made when it is first waited for.
+    gone: RefCell<Option<Rc<Event>>>,
 }
 
 impl Descriptor {
@@ -26,7 +36,22 @@ impl Descriptor {
         Self(Rc::new(Inner {
             fd: Some(fd),
             nonblocking: Cell::new(false),
+            is_gone: Cell::new(false),
+            gone: RefCell::default(),
         }))
+    }
+
+    /// The same without keeping it open.
+    #[inline]
+    pub fn downgrade(&self) -> WeakDescriptor {
+        WeakDescriptor(Rc::downgrade(&self.0))
+    }
+
+    /// Tells those that wait for it that the other end is gone, or that its owner is done with it.
+    pub fn tell_gone(&self) {
+        self.0.is_gone.set(true);
+        let gone = self.0.gone.take();
+        gone.into_iter().for_each(|gone| gone.happen());
     }
 
     /// Its number, for the kernel.
@@ -52,6 +77,26 @@ impl Descriptor {
             self.0.nonblocking.set(true);
         }
         Ok(())
+    }
+}
+
+impl WeakDescriptor {
+    /// The descriptor, while it is open.
+    pub fn upgrade(&self) -> Option<Descriptor> {
+        self.0.upgrade().map(Descriptor)
+    }
+
+    /// Waits until [`Descriptor::tell_gone`].
+    pub fn gone(&self) -> Occurrence {
+        let inner = self.0.upgrade().filter(|inner| !inner.is_gone.get());
+        let event = match &inner {
+            Some(inner) => inner.gone.borrow_mut().get_or_insert_default().clone(),
+            None => Rc::default(),
+        };
+        if inner.is_none() {
+            event.happen();
+        }
+        event.wait()
     }
 }
 

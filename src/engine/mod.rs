@@ -21,7 +21,7 @@ mod worker;
 pub use blocking::{Blocking, blocking};
 pub use clock::monotonic_ms;
 pub use current::pool;
-pub use descriptor::Descriptor;
+pub use descriptor::{Descriptor, WeakDescriptor};
 pub use handle::{Accepting, Connecting, Polling, Receiving, Sending};
 pub use message::{MessageReceiver, MessageSender};
 pub use op::{DESCRIPTORS_MAX, Events, Interest, Message, Peer, Sent, Then, accept};

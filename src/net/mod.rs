@@ -19,7 +19,7 @@ pub use duplex::{ReadHalf, WriteHalf};
 pub(crate) use listener::Listener;
 pub use polling::Polling;
 pub use seqpacket::{SeqpacketReceiver, SeqpacketSender, UnixSeqpacket};
-pub(crate) use stream::Stream;
+pub(crate) use stream::{Remote, Stream};
 pub use tcp::{TcpListener, TcpStream};
 pub use unix::{UnixListener, UnixStream};
 

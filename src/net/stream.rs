@@ -9,7 +9,10 @@ use std::time::Duration;
 use rustix::net::{AddressFamily, Shutdown, SocketAddrAny, SocketFlags, SocketType, sockopt};
 
 use crate::buf::{Chunk, Outgoing};
-use crate::engine::{Connecting, Descriptor, Interest, Peer, Receiving, Sending, Sent, Then};
+use crate::engine::{
+    Connecting, Descriptor, Interest, Peer, Receiving, Sending, Sent, Then, WeakDescriptor,
+};
+use crate::rt::Occurrence;
 use crate::sys::mutants::mutate;
 use crate::sys::{limits, socket};
 
@@ -76,7 +79,17 @@ impl Stream {
     /// Tells whether the peer is still there, while nothing is received from it. The caller is
     /// woken when that may have changed.
     pub fn poll_peer(&self, context: &Context<'_>) -> Peer {
-        self.receiving.poll_peer(context)
+        let peer = self.receiving.poll_peer(context);
+        if peer != Peer::Present {
+            self.socket.tell_gone();
+        }
+        peer
+    }
+
+    /// The stream as others may know it.
+    #[inline]
+    pub fn remote(&self) -> Remote {
+        Remote(self.socket.downgrade())
     }
 
     /// Gives `outgoing` to the kernel, and says what comes after it. There is one send at a time.
@@ -187,10 +200,40 @@ impl Stream {
 
     /// The peer's address; none for a Unix socket, or when the peer is gone already.
     pub fn peer(&self) -> Option<SocketAddr> {
-        rustix::net::getpeername(&self.socket)
-            .ok()
-            .flatten()?
-            .try_into()
-            .ok()
+        peer_of(&self.socket)
     }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.socket.tell_gone();
+    }
+}
+
+/// A stream's two ends, for those that neither own it nor keep it open.
+#[derive(Debug, Clone)]
+pub struct Remote(WeakDescriptor);
+
+impl Remote {
+    /// As [`Stream::peer`]; none when the stream is closed.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        peer_of(&self.0.upgrade()?)
+    }
+
+    /// Our own address; none for a Unix socket, or when the stream is closed.
+    pub fn local(&self) -> Option<SocketAddr> {
+        let address = rustix::net::getsockname(self.0.upgrade()?).ok()?;
+        address.try_into().ok()
+    }
+
+    /// Waits until the peer has ended its side or reset the stream, or the stream is dropped. The
+    /// first two are noticed while somebody polls the stream.
+    pub fn gone(&self) -> Occurrence {
+        self.0.gone()
+    }
+}
+
+fn peer_of(socket: &Descriptor) -> Option<SocketAddr> {
+    let address = rustix::net::getpeername(socket).ok().flatten()?;
+    address.try_into().ok()
 }

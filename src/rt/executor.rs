@@ -8,9 +8,11 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use super::drain::Drain;
 use super::foreign::{contain, drop_waker, wake};
 use super::inbox::{self, Inbox};
 use super::sync::per_thread;
@@ -79,6 +81,7 @@ pub struct Executor {
     /// Room for those whose time has come.
     due: RefCell<Vec<Waker>>,
     inbox: Arc<Inbox>,
+    pub(super) drain: Rc<Drain>,
     metrics: Arc<WorkerMetrics>,
 }
 
@@ -110,6 +113,7 @@ impl Executor {
             next_ms: Cell::new(u64::MAX),
             due: RefCell::default(),
             inbox,
+            drain: Rc::default(),
             metrics,
         }
     }

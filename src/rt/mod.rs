@@ -4,6 +4,8 @@
 //! (the engine's business), a timer, another task, or another thread through the [`Inbox`]; the
 //! thread's sleep and the way to end it belong to the engine.
 
+mod drain;
+mod event;
 mod executor;
 mod foreign;
 mod inbox;
@@ -16,6 +18,8 @@ mod timer;
 mod waker;
 mod wheel;
 
+pub use drain::{DrainHold, begin_drain, drain_released, draining, hold_drain};
+pub use event::{Event, Occurrence};
 pub use executor::{Executor, Turn};
 pub use foreign::{contain, discard, drop_waker, wake};
 pub use join::{JoinError, JoinHandle, outcome_of, spawn_joined};

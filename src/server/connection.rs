@@ -210,6 +210,7 @@ impl Connection {
         self.link.clear_recv_deadline();
         self.arrival_deadline_ms = 0;
         self.link.inbox.take(used, request.bytes_mut());
+        request.set_remote(self.link.stream().remote());
         if let Some((line, mut date)) = self.next_line() {
             let (head, bytes) = request.head();
             line.begin(date.now(), head, bytes);

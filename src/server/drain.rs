@@ -15,7 +15,7 @@ use std::task::Poll;
 use super::control::{Control, Phase};
 use super::shared::{Manner, Shared};
 use crate::net::Listener;
-use crate::rt::{sleep_ms, wake_all};
+use crate::rt::{begin_drain, drain_released, sleep_ms, wake_all};
 
 /// For how long after the start of a drain requests may still arrive, in ms.
 const GRACE_MS: u64 = 1000;
@@ -23,22 +23,25 @@ const GRACE_MS: u64 = 1000;
 /// Drains the worker; returns when nothing is left, at the limit, or when it is to stop now.
 pub(super) async fn drain(listeners: Vec<Rc<Listener>>, control: &Control, shared: &Rc<Shared>) {
     shared.manner.set(Manner::LastAnswers);
+    begin_drain();
     for listener in &listeners {
         listener.stop();
     }
     drop(listeners);
     let orderly = async {
         shared.listeners_closed().await;
-        until(shared.connections_closed(), sleep_ms(GRACE_MS)).await;
+        until(ended(shared), sleep_ms(GRACE_MS)).await;
         shared.manner.set(Manner::CloseIdle);
         wake_all();
-        until(
-            shared.connections_closed(),
-            sleep_ms(shared.limits.drain_timeout_ms),
-        )
-        .await;
+        until(ended(shared), sleep_ms(shared.limits.drain_timeout_ms)).await;
     };
     until(orderly, control.reached(Phase::Stopping)).await;
+}
+
+/// Waits until no connection is left, and no coroutine that the end has to wait for.
+async fn ended(shared: &Shared) {
+    shared.connections_closed().await;
+    drain_released().await;
 }
 
 /// Waits for the first of two.

@@ -1,6 +1,7 @@
 //! A request as a service sees it.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::LazyLock;
 
@@ -11,6 +12,9 @@ use super::request_builder::RequestBuilder;
 use crate::buf::{Part, Pool, PoolBox};
 use crate::http::Head;
 use crate::http::field::Fields;
+use crate::http::head::Version;
+use crate::net::Remote;
+use crate::rt::Event;
 
 /// A request: its head as received, and a handle to its body.
 pub struct Request(PoolBox<Parts>);
@@ -22,6 +26,7 @@ struct Parts {
     /// The received bytes that `head` speaks of.
     bytes: Part,
     body: Body,
+    origin: Origin,
     /// What most requests do not have.
     extra: Option<Box<Extra>>,
 }
@@ -32,6 +37,15 @@ struct Extra {
     extensions: Extensions,
     /// Names and decoded values.
     params: Vec<(Rc<str>, Box<str>)>,
+}
+
+/// Where a request comes from.
+#[derive(Debug)]
+enum Origin {
+    /// A connection.
+    Connection(Remote),
+    /// A [`RequestBuilder`], which may have named an address of the client.
+    Built(Option<SocketAddr>),
 }
 
 impl Request {
@@ -63,6 +77,7 @@ impl Request {
             head: Head::new(),
             bytes: Part::Static(b""),
             body: Body::empty(),
+            origin: Origin::Built(None),
             extra: None,
         }))
     }
@@ -79,9 +94,21 @@ impl Request {
                 head,
                 bytes,
                 body,
+                origin: Origin::Built(None),
                 extra: None,
             })
         }))
+    }
+
+    /// It comes by this connection.
+    #[inline]
+    pub(crate) fn set_remote(&mut self, remote: Remote) {
+        self.0.origin = Origin::Connection(remote);
+    }
+
+    /// It was built as if it came from this client.
+    pub(super) fn set_peer(&mut self, peer: Option<SocketAddr>) {
+        self.0.origin = Origin::Built(peer);
     }
 
     /// The place for the head.
@@ -104,6 +131,69 @@ impl Request {
     /// The method.
     pub fn method(&self) -> &Method {
         &self.0.head.method
+    }
+
+    /// The version of HTTP that the client speaks.
+    pub fn version(&self) -> ::http::Version {
+        match self.0.head.version {
+            Version::Http10 => ::http::Version::HTTP_10,
+            Version::Http11 => ::http::Version::HTTP_11,
+        }
+    }
+
+    /// The scheme by which the client reached the server: `http`, for nothing here decrypts.
+    pub fn scheme(&self) -> &str {
+        "http"
+    }
+
+    /// The target as the client sent it (RFC 9112 §3.2), in whichever form.
+    pub fn raw_target(&self) -> &str {
+        self.0.head.target(&self.0.bytes)
+    }
+
+    /// The client's address; none if it came by a Unix socket or has gone. A request that was built
+    /// has the one that its builder was given.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        match &self.0.origin {
+            Origin::Connection(remote) => remote.peer(),
+            Origin::Built(peer) => *peer,
+        }
+    }
+
+    /// The address that the client has connected to; none if that is a Unix socket, when the client
+    /// has gone, and for a request that was built.
+    pub fn local(&self) -> Option<SocketAddr> {
+        match &self.0.origin {
+            Origin::Connection(remote) => remote.local(),
+            Origin::Built(_) => None,
+        }
+    }
+
+    /// Waits until the client has gone: it has reset its connection (RST) or ended its side of it
+    /// (FIN), or the connection has ended. The future lives on its own, so another coroutine may
+    /// wait for it. It is never ready for a request that was built.
+    ///
+    /// A client that has ended its side may still wait for the response. Whether its call goes on
+    /// then is a limit, [`HalfClose`](crate::HalfClose); a reset always ends the call. While the
+    /// request's body is being received, a client that ends its side has failed, and its call ends.
+    ///
+    /// ```
+    /// # use coring::{Request, Response};
+    /// # async fn watch() -> String { String::new() }
+    /// async fn long_poll(request: Request) -> Response {
+    ///     let gone = request.gone();
+    ///     coring::spawn(async move {
+    ///         gone.await;
+    ///         // Nobody waits any more: take the client off a list, say.
+    ///     });
+    ///     Response::text(watch().await)
+    /// }
+    /// ```
+    pub fn gone(&self) -> impl Future<Output = ()> + Unpin + 'static {
+        match &self.0.origin {
+            Origin::Connection(remote) => remote.gone(),
+            Origin::Built(_) => Rc::new(Event::default()).wait(),
+        }
     }
 
     /// The path as received, not decoded.

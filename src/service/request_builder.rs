@@ -1,6 +1,7 @@
 //! Requests that no client has sent, and the way to the types of the `http` crate and back.
 
 use std::fmt;
+use std::net::SocketAddr;
 
 use ::http::header::{HOST, HeaderName, HeaderValue};
 use ::http::{Method, Uri};
@@ -12,7 +13,10 @@ use crate::http::{Fault, Head, Version};
 /// Makes a [`Request`]; see [`Request::builder`]. By default the method is GET, the target is `/`,
 /// and there are no fields, not even Host.
 #[derive(Debug, Default)]
-pub struct RequestBuilder(::http::request::Builder);
+pub struct RequestBuilder {
+    request: ::http::request::Builder,
+    peer: Option<SocketAddr>,
+}
 
 /// Why a request cannot be made: a client that sent it would be refused, too.
 #[derive(Debug)]
@@ -31,7 +35,10 @@ impl RequestBuilder {
     where
         T: TryInto<Method, Error: Into<::http::Error>>,
     {
-        Self(self.0.method(method))
+        Self {
+            request: self.request.method(method),
+            ..self
+        }
     }
 
     /// Sets the target: a path with its query, `*`, or a whole URI.
@@ -40,7 +47,10 @@ impl RequestBuilder {
     where
         T: TryInto<Uri, Error: Into<::http::Error>>,
     {
-        Self(self.0.uri(uri))
+        Self {
+            request: self.request.uri(uri),
+            ..self
+        }
     }
 
     /// Adds a field.
@@ -50,13 +60,28 @@ impl RequestBuilder {
         N: TryInto<HeaderName, Error: Into<::http::Error>>,
         V: TryInto<HeaderValue, Error: Into<::http::Error>>,
     {
-        Self(self.0.header(name, value))
+        Self {
+            request: self.request.header(name, value),
+            ..self
+        }
     }
 
     /// Attaches a value, which [`Request::extensions`] has.
     #[must_use]
     pub fn extension(self, value: impl Clone + Send + Sync + 'static) -> Self {
-        Self(self.0.extension(value))
+        Self {
+            request: self.request.extension(value),
+            ..self
+        }
+    }
+
+    /// Sets the client's address.
+    #[must_use]
+    pub fn peer(self, peer: SocketAddr) -> Self {
+        Self {
+            peer: Some(peer),
+            ..self
+        }
     }
 
     /// The request with this body.
@@ -64,8 +89,10 @@ impl RequestBuilder {
     /// # Errors
     /// When something that was set is not allowed in a request, or is more than 64 KiB in all.
     pub fn body(self, body: impl Into<Body>) -> Result<Request, InvalidRequest> {
-        let request = self.0.body(body).map_err(Cause::Type);
-        Request::from_http(request.map_err(InvalidRequest)?)
+        let request = self.request.body(body).map_err(Cause::Type);
+        let mut request = Request::from_http(request.map_err(InvalidRequest)?)?;
+        request.set_peer(self.peer);
+        Ok(request)
     }
 }
 
@@ -99,10 +126,7 @@ impl Request {
         let mut request = ::http::Request::new(self.take_body());
         *request.uri_mut() = self.uri();
         *request.method_mut() = self.method().clone();
-        *request.version_mut() = match self.head().0.version {
-            Version::Http10 => ::http::Version::HTTP_10,
-            Version::Http11 => ::http::Version::HTTP_11,
-        };
+        *request.version_mut() = self.version();
         let fields = request.headers_mut();
         for (name, value) in self.headers() {
             let name = HeaderName::from_bytes(name).expect("a received name is a token");

@@ -83,6 +83,51 @@ fn a_reset_ends_a_call() {
     assert_eq!(server.stop_and_count("closed_by_peer"), 50);
 }
 
+/// A coroutine that a service has spawned learns of it as well, whatever ends the call.
+#[test]
+fn others_are_told_that_a_client_has_gone() {
+    let told: Arc<AtomicUsize> = Arc::default();
+    let count = told.clone();
+    let server = Local::start_with(builder(), move || {
+        let count = count.clone();
+        async move |request: Request| {
+            let (gone, count) = (request.gone(), count.clone());
+            coring::spawn(async move {
+                gone.await;
+                count.fetch_add(1, Ordering::Relaxed);
+            });
+            match request.path() {
+                "/now" => Response::html(HELLO),
+                _ => pending().await,
+            }
+        }
+    });
+    let are_told = |expected: usize| {
+        eventually("all to be told", || {
+            (told.load(Ordering::Relaxed) == expected).then_some(())
+        });
+    };
+    let half_closed = callers(&server, 10, GET);
+    half_closed.iter().for_each(Client::half_close);
+    are_told(10);
+    assert_eq!(
+        server.count("connections_open"),
+        10,
+        "a half-close is no end"
+    );
+    callers(&server, 10, GET)
+        .into_iter()
+        .for_each(Client::reset);
+    are_told(20);
+    let mut clients = callers(&server, 10, &GET.replacen("/", "/now", 1));
+    clients.iter_mut().for_each(|client| drop(client.answer()));
+    assert_eq!(told.load(Ordering::Relaxed), 20, "they are still here");
+    drop(clients);
+    are_told(30);
+    server.stop();
+    assert_eq!(told.load(Ordering::Relaxed), 30);
+}
+
 #[test]
 fn a_reset_after_a_half_close_ends_a_call() {
     let (server, dropped) = waiting(HalfClose::Serve, None);

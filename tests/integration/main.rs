@@ -9,6 +9,7 @@ mod bodies;
 mod clients;
 mod deadlines;
 mod deploy;
+mod draining;
 mod embedding;
 mod examples;
 mod extremes;

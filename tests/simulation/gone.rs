@@ -17,19 +17,28 @@ const NOTICED_MS: u64 = 2_000;
 /// Turns in which it must have noticed.
 const TURNS_MAX: u32 = 5_000;
 
-/// Waits, and counts the calls that wait.
-struct Waiting(Rc<Cell<u32>>);
+/// Waits, and counts the calls that wait, and those whose client another coroutine is told to have
+/// gone.
+struct Waiting {
+    calls: Rc<Cell<u32>>,
+    told: Rc<Cell<u32>>,
+}
 
 impl Service for Waiting {
-    async fn call(&self, _: Request) -> Response {
+    async fn call(&self, request: Request) -> Response {
         struct Call(Rc<Cell<u32>>);
         impl Drop for Call {
             fn drop(&mut self) {
                 self.0.set(self.0.get() - 1);
             }
         }
-        self.0.set(self.0.get() + 1);
-        let _call = Call(self.0.clone());
+        let (gone, told) = (request.gone(), self.told.clone());
+        coring::spawn(async move {
+            gone.await;
+            told.set(told.get() + 1);
+        });
+        self.calls.set(self.calls.get() + 1);
+        let _call = Call(self.calls.clone());
         sleep_ms(CALL_MS).await;
         Response::text("too late")
     }
@@ -39,6 +48,7 @@ struct Scene {
     world: World,
     server: Simulated,
     calls: Rc<Cell<u32>>,
+    told: Rc<Cell<u32>>,
 }
 
 impl Scene {
@@ -47,13 +57,17 @@ impl Scene {
         let mut limits = Limits::default();
         limits.connections_max = Some(10);
         limits.half_close = half_close;
-        let calls: Rc<Cell<u32>> = Rc::default();
-        let service = || Waiting(calls.clone());
+        let (calls, told): (Rc<Cell<u32>>, Rc<Cell<u32>>) = Default::default();
+        let service = || Waiting {
+            calls: calls.clone(),
+            told: told.clone(),
+        };
         let server = world.enter(|| Simulated::new(&world, 1, &limits, service));
         Self {
             world,
             server,
             calls,
+            told,
         }
     }
 
@@ -112,6 +126,9 @@ pub(crate) fn look(seed: u64) -> Result<(), String> {
         if scene.turns_until(|scene| scene.calls.get() == 0)? {
             return Err("more requests end the call".to_owned());
         }
+        if scene.told.get() > 0 {
+            return Err("a client that asks for more has gone".to_owned());
+        }
     }
     if random.chance(700) {
         client.finish();
@@ -119,11 +136,17 @@ pub(crate) fn look(seed: u64) -> Result<(), String> {
         if has_ended != (half_close == HalfClose::End) {
             return Err(format!("{half_close:?}: the call has ended: {has_ended}"));
         }
+        if !scene.turns_until(|scene| scene.told.get() == 1)? {
+            return Err("a half-close is not told".to_owned());
+        }
     }
     client.reset();
     let is_gone = |scene: &Scene| scene.server.metrics()[0].connections_open.get() == 0;
     if !scene.turns_until(is_gone)? || scene.calls.get() != 0 {
         return Err("a reset is not noticed".to_owned());
+    }
+    if !scene.turns_until(|scene| scene.told.get() == 1)? {
+        return Err("a reset is not told".to_owned());
     }
     scene.end()
 }

@@ -12,7 +12,7 @@ pub(crate) const TABLE: &[(&str, &[&str])] = &[
     ("buf", &["sys"]),
     ("rt", &["sys", "metrics"]),
     ("engine", &["sys", "buf", "rt", "metrics", "sim"]),
-    ("net", &["engine", "buf", "sys"]),
+    ("net", &["engine", "rt", "buf", "sys"]),
     ("fs", &["engine", "buf", "sys", "sim"]),
     ("task", &["engine", "rt", "metrics"]),
     ("process", &["net"]),

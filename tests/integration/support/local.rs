@@ -67,6 +67,12 @@ impl Local {
         self.handle.drain();
     }
 
+    /// Waits for an end in order.
+    #[track_caller]
+    pub(crate) fn wait(self) {
+        self.handle.wait().expect("an end in order");
+    }
+
     /// Stops it and insists on an end in order.
     #[track_caller]
     pub(crate) fn stop(self) {
