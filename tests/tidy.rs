@@ -41,7 +41,7 @@ fn imports_follow_the_table() {
         2,
     );
     shows(
-        "src/net/a.rs",
+        "src/fs/a.rs",
         "use crate::{\n    buf::{self, Pool}, rt::sleep,\n};",
         imports::imports,
         1,
