@@ -4,6 +4,7 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use super::chunk::Chunk;
 use super::part::Part;
+use super::pool::{BLOCK_BYTES, Pool};
 
 /// Received bytes in order: mostly one chunk as the kernel filled it, read where it lies.
 ///
@@ -91,6 +92,24 @@ impl RecvBuf {
         }
     }
 
+    /// Takes up to a block of the bytes at the front: the chunk as it was received, or else a copy
+    /// in a block of `pool`. None: nothing is unread.
+    pub fn take_chunk(&mut self, pool: &Pool) -> Option<Chunk> {
+        match std::mem::take(&mut self.inner) {
+            Inner::Empty => None,
+            Inner::Chunk(chunk) => Some(chunk),
+            Inner::Heap(mut bytes) => {
+                let len = bytes.len().min(BLOCK_BYTES);
+                let mut block = pool.take();
+                bytes.copy_to_slice(&mut block.as_mut_slice()[..len]);
+                if !bytes.is_empty() {
+                    self.inner = Inner::Heap(bytes);
+                }
+                Some(block.into_chunk(0..len))
+            }
+        }
+    }
+
     #[cold]
     fn take_from_heap(&mut self, n: usize) -> Bytes {
         let Inner::Heap(bytes) = &mut self.inner else {
@@ -125,7 +144,6 @@ impl RecvBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::buf::{BLOCK_BYTES, Pool};
 
     fn chunk(pool: &Pool, bytes: &[u8]) -> Chunk {
         let mut block = pool.take();
@@ -184,5 +202,23 @@ mod tests {
         );
         assert_eq!(&piece[2999..], &[0, 1]);
         assert_eq!(pool.in_use(), 0);
+    }
+    #[test]
+    fn bytes_are_taken_a_block_at_a_time() {
+        let pool = Pool::new();
+        let mut buf = RecvBuf::new();
+        assert!(buf.take_chunk(&pool).is_none());
+        buf.push(chunk(&pool, b"one"));
+        let one = buf.take_chunk(&pool).expect("a chunk");
+        assert_eq!((&*one, pool.in_use()), (&b"one"[..], 1));
+        for byte in 0..3 {
+            buf.push(chunk(&pool, &[byte; 3000]));
+        }
+        let mut taken = Vec::new();
+        while let Some(chunk) = buf.take_chunk(&pool) {
+            taken.extend_from_slice(&chunk);
+        }
+        assert_eq!(taken, [[0; 3000], [1; 3000], [2; 3000]].concat());
+        assert!(matches!(buf.inner, Inner::Empty));
     }
 }

@@ -5,87 +5,54 @@ use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::thread;
 
 use super::stream::Stream;
-use crate::buf::{Chunk, Part, SendQueue};
-use crate::engine::{Interest, Sent, Then};
+use super::transport::{Filled, Transport};
+use crate::buf::{Chunk, Part};
+use crate::engine;
 
-/// Bytes in one send, at most: a slow peer's progress is to be seen.
-const SEND_BYTES_MAX: usize = 256 << 10;
-
-/// A stream, and what is owed to its peer.
+/// A stream whose reads and writes take as long as they take.
 #[derive(Debug)]
-pub(super) struct Duplex {
-    pub(super) stream: Stream,
-    outbox: SendQueue,
-    /// A send has failed: the peer misses bytes, and none may follow.
-    is_cut: bool,
-    /// The peer was told that no more will come, with everything sent.
-    has_ended: bool,
-}
+pub(super) struct Duplex(Transport);
 
 impl Duplex {
     pub(super) fn new(stream: Stream) -> Self {
-        Self {
-            stream,
-            outbox: SendQueue::new(),
-            is_cut: false,
-            has_ended: false,
-        }
+        Self(Transport::new(stream))
     }
 
-    pub(super) async fn read(&self) -> io::Result<Option<Chunk>> {
-        poll_fn(|context| self.stream.poll_recv(context)).await
+    pub(super) fn stream(&self) -> &Stream {
+        self.0.stream()
+    }
+
+    pub(super) async fn read(&mut self) -> io::Result<Option<Chunk>> {
+        poll_fn(|context| self.poll_read(context)).await
     }
 
     pub(super) async fn write_all(&mut self, bytes: Part) -> io::Result<()> {
-        self.outbox.push(bytes);
-        poll_fn(|context| self.poll_written(context)).await
+        self.0.outbox.push(bytes);
+        poll_fn(|context| self.poll_flush(context)).await
     }
 
-    /// Ready when nothing is owed.
-    fn poll_written(&mut self, context: &Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Option<Chunk>>> {
         loop {
-            if self.is_cut {
-                self.outbox = SendQueue::new();
-                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            if let Some(chunk) = self.0.inbox.take_chunk(&engine::pool()) {
+                return Poll::Ready(Ok(Some(chunk)));
             }
-            if !self.stream.is_sending() {
-                let Some(outgoing) = self.outbox.take(SEND_BYTES_MAX) else {
-                    return Poll::Ready(Ok(()));
-                };
-                self.stream.start_send(outgoing, Then::GoOn);
-            }
-            if let Sent::Part { error, .. } = ready!(self.stream.poll_sent(context, Interest::End))
-            {
-                self.outbox = SendQueue::new();
-                self.is_cut = true;
-                return Poll::Ready(Err(error));
+            match ready!(self.0.poll_fill(context))? {
+                Filled::Bytes(_) => {}
+                Filled::Fin => return Poll::Ready(Ok(None)),
+                Filled::Overdue => unreachable!("it has no deadlines"),
             }
         }
     }
 
-    /// Tells the peer that no more will come (FIN). A peer that does not get everything must not
-    /// take this for the end: if bytes are unsent, the connection is reset.
+    fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.poll_flush(context).map_err(io::Error::from)
+    }
+
+    /// Tells the peer that no more will come (FIN), or resets the connection if bytes are unsent.
     pub(super) fn shutdown_write(&mut self) {
-        if self.has_ended {
-            return;
-        }
-        if self.misses_bytes() {
-            self.is_cut = true;
-            self.stream.reset();
-        } else {
-            self.has_ended = true;
-            self.stream.shutdown_write();
-        }
-    }
-
-    /// Whether the peer does not get all that it was to get, if this stream ends now.
-    fn misses_bytes(&self) -> bool {
-        // Code that panics was mostly about to send more.
-        let is_whole = !self.is_cut && self.outbox.is_empty() && !self.stream.has_unsent();
-        !is_whole || thread::panicking()
+        self.0.shutdown_write();
     }
 
     pub(super) fn split(self) -> (ReadHalf, WriteHalf) {
@@ -96,9 +63,7 @@ impl Duplex {
 
 impl Drop for Duplex {
     fn drop(&mut self) {
-        if !self.has_ended && self.misses_bytes() {
-            self.stream.reset_on_close();
-        }
+        self.0.reset_unless_ended();
     }
 }
 
@@ -112,7 +77,7 @@ impl ReadHalf {
     /// # Errors
     /// When the connection broke.
     pub async fn read(&mut self) -> io::Result<Option<Chunk>> {
-        poll_fn(|context| self.0.borrow().stream.poll_recv(context)).await
+        poll_fn(|context| self.0.borrow_mut().poll_read(context)).await
     }
 }
 
@@ -127,8 +92,8 @@ impl WriteHalf {
     /// # Errors
     /// When the connection broke.
     pub async fn write_all(&mut self, bytes: impl Into<Part>) -> io::Result<()> {
-        self.0.borrow_mut().outbox.push(bytes.into());
-        poll_fn(|context| self.0.borrow_mut().poll_written(context)).await
+        self.0.borrow_mut().0.outbox.push(bytes.into());
+        poll_fn(|context| self.0.borrow_mut().poll_flush(context)).await
     }
 }
 

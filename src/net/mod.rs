@@ -11,6 +11,7 @@ mod polling;
 mod seqpacket;
 mod stream;
 mod tcp;
+mod transport;
 mod unix;
 
 pub use address::Address;
@@ -21,10 +22,11 @@ pub use polling::Polling;
 pub use seqpacket::{SeqpacketReceiver, SeqpacketSender, UnixSeqpacket};
 pub(crate) use stream::{Remote, Stream};
 pub use tcp::{TcpListener, TcpStream};
+pub(crate) use transport::{Filled, Pace, SendLimits, Transport, TransportError};
 pub use unix::{UnixListener, UnixStream};
 
+pub(crate) use crate::engine::Peer;
 pub use crate::engine::{Events, Message};
-pub(crate) use crate::engine::{Interest, Peer, Sent, Then};
 
 #[cfg(test)]
 mod tests;

@@ -72,7 +72,7 @@ impl TcpStream {
     /// # Errors
     /// When the connection broke.
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
-        let peer = self.0.stream.peer();
+        let peer = self.0.stream().peer();
         peer.ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
@@ -81,7 +81,7 @@ impl TcpStream {
     /// # Errors
     /// Those of getsockname(2).
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.0.stream.local()?.try_into()?)
+        Ok(self.0.stream().local()?.try_into()?)
     }
 }
 

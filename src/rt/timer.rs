@@ -43,15 +43,19 @@ impl Timer {
         });
     }
 
-    /// As [`Timer::set`], to a deadline on the clock of [`peer_now_ms`](super::peer_now_ms). If
-    /// that clock stands still later, the timer expires early: the caller looks at the clock, and
-    /// arms it again.
+    /// Has the caller woken at `deadline_ms` on the clock of [`peer_now_ms`](super::peer_now_ms),
+    /// soon if that has come, and never at `u64::MAX`. If the clock stands still later, the caller
+    /// is woken early: it looks at the clock, and calls this again.
     #[inline]
-    pub fn set_for_peer(&self, deadline_ms: u64) {
+    pub fn wake_for_peer(&self, deadline_ms: u64, context: &Context<'_>) {
         current(|executor| {
             debug_assert_eq!(self.worker, executor.worker());
+            let mut wheel = executor.wheel.borrow_mut();
             let deadline_ms = deadline_ms.saturating_add(executor.lost_ms.get());
-            executor.wheel.borrow_mut().set(self.slot, deadline_ms);
+            wheel.set(self.slot, deadline_ms);
+            let replaced = wheel.set_waker(self.slot, context.waker());
+            drop(wheel);
+            drop(replaced);
         });
     }
 

@@ -3,14 +3,15 @@
 //! One exchange has one carrier. Over HTTP/1 that is the whole connection, because exchanges come
 //! one after the other; a protocol that interleaves them has a carrier for each.
 
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use super::close_reason::CloseReason;
 use super::connection::Connection;
-use super::limits::Bounds;
+use super::limits::{Bounds, HalfClose};
 use crate::buf::Part;
 use crate::http::h1::Event;
 use crate::http::{Fault, Head};
+use crate::net::{Filled, Peer};
 use crate::service::{Piece, Response};
 
 /// A response's body is pulled while fewer bytes than this are owed.
@@ -25,7 +26,8 @@ pub(super) enum Arrived {
     End,
 }
 
-/// The client's side of one exchange. An error ends the exchange.
+/// The client's side of one exchange. An error ends the exchange. Each function that leaves the
+/// caller waiting has it woken at the next deadline.
 pub(super) trait Carrier {
     /// The limits that the client is held to.
     fn limits(&self) -> &Bounds;
@@ -78,9 +80,6 @@ pub(super) trait Carrier {
 
     /// Sends what is queued; ready when nothing is left of it.
     fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), CloseReason>>;
-
-    /// The caller's poll is about to end as pending: it is woken at the next deadline.
-    fn wait(&mut self, context: &mut Context<'_>);
 }
 
 impl Carrier for Connection {
@@ -116,34 +115,37 @@ impl Carrier for Connection {
         context: &mut Context<'_>,
     ) -> Poll<Result<usize, CloseReason>> {
         self.encode_continue();
-        let mut filled = self.link.poll_fill(context);
-        if filled.is_pending() {
-            self.link.set_recv_deadline(deadline_ms);
-            if self.link.is_overdue() {
-                let reason = CloseReason::Fault(Fault::BodyTimeout);
-                filled = Poll::Ready(self.link.fill_overdue(context, reason));
+        self.link.set_recv_deadline(deadline_ms);
+        Poll::Ready(match ready!(self.link.poll_fill(context))? {
+            Filled::Bytes(bytes) => Ok(bytes),
+            Filled::Fin => {
+                let ended = self.http.receive_eof(self.link.inbox.unread());
+                ended.map(|()| 0).map_err(CloseReason::Fault)
             }
-        }
-        if let Poll::Ready(Ok(0)) = filled {
-            let ended = self.http.receive_eof(self.link.inbox.unread());
-            ended.map_err(CloseReason::Fault)?;
-        }
-        filled
+            Filled::Overdue => Err(CloseReason::Fault(Fault::BodyTimeout)),
+        })
     }
 
     fn receive_arrived(&mut self, context: &mut Context<'_>) -> Result<usize, CloseReason> {
-        if self.http.request_complete() || !self.link.stream().has_more() {
+        if self.http.request_complete() || !self.link.has_more() {
             return Ok(0);
         }
         match self.link.poll_fill(context) {
-            Poll::Ready(filled) => filled,
+            Poll::Ready(filled) => match filled? {
+                Filled::Bytes(bytes) => Ok(bytes),
+                Filled::Fin | Filled::Overdue => Ok(0),
+            },
             Poll::Pending => Ok(0),
         }
     }
 
     fn check_client(&mut self, context: &mut Context<'_>) -> Result<(), CloseReason> {
         self.link.clear_recv_deadline();
-        self.link.check_peer(context, self.shared.limits.half_close)
+        match (self.link.poll_peer(context), self.shared.limits.half_close) {
+            (Peer::Gone, _) => Err(CloseReason::Reset),
+            (Peer::HalfClosed, HalfClose::End) => Err(CloseReason::HalfClosed),
+            (Peer::HalfClosed, HalfClose::Serve) | (Peer::Present, _) => Ok(()),
+        }
     }
 
     fn ask_for_body(&mut self) {
@@ -191,18 +193,13 @@ impl Carrier for Connection {
 
     fn has_room(&self, owed_bytes_max: usize) -> bool {
         match owed_bytes_max == 0 || self.shared.is_memory_scarce() {
-            true => !self.link.owes(),
-            false => self.link.owed_bytes() < OWED_BYTES_MAX.min(owed_bytes_max),
+            true => !self.link.has_unsent(),
+            false => self.link.unsent_bytes() < OWED_BYTES_MAX.min(owed_bytes_max),
         }
     }
 
     fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
-        let Self { link, shared, .. } = self;
-        link.poll_flush(context, &shared.limits)
-    }
-
-    fn wait(&mut self, context: &mut Context<'_>) {
-        self.link.wait(context);
+        self.link.poll_flush(context).map_err(CloseReason::from)
     }
 }
 

@@ -5,6 +5,7 @@ use ::http::{HeaderValue, StatusCode};
 
 use crate::http::Fault;
 use crate::metrics::{Counter, WorkerMetrics};
+use crate::net::TransportError;
 use crate::service::Response;
 
 /// Why a connection was closed: a good end is one of them.
@@ -26,13 +27,23 @@ pub(super) enum CloseReason {
     Fault(Fault),
     /// The service panicked.
     ServicePanicked,
-    /// The service's answer was an interim one (1xx), or its answer's body was not what its head
-    /// had announced.
+    /// The service's answer was an interim one (1xx), its answer's body was not what its head had
+    /// announced, or a file of the answer could not be read.
     ServiceFailed,
     /// The server is going away.
     Drained,
     /// There were too many connections.
     Shed,
+}
+
+impl From<TransportError> for CloseReason {
+    fn from(error: TransportError) -> Self {
+        match error {
+            TransportError::Broken(_) => Self::Reset,
+            TransportError::SendTimeout => Self::WriteTimeout,
+            TransportError::Unreadable => Self::ServiceFailed,
+        }
+    }
 }
 
 impl CloseReason {

@@ -8,18 +8,18 @@ use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use super::access_log::Line;
 use super::carrier::Carrier;
 use super::close_reason::CloseReason;
 use super::exchange::{Exchange, Pending, refuse_interim};
-use super::link::Link;
+use super::linger::linger;
 use super::shared::{Manner, Place};
 use crate::buf::PoolBox;
 use crate::http::Fault;
 use crate::http::h1::{self, Event, Framing};
-use crate::net::Stream;
+use crate::net::{Filled, Stream, Transport};
 use crate::rt::{discard, peer_after_ms, yield_now};
 use crate::service::{Inlet, Request, Response, Service};
 use crate::sys::mutants::mutate;
@@ -32,7 +32,7 @@ const GATHER_BYTES_MAX: usize = 64 << 10;
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) http: h1::Connection,
-    pub(super) link: Link,
+    pub(super) link: Transport,
     /// What all connections of the worker share, and this one's place among them.
     pub(super) shared: Place,
     /// The access log's line of the request at hand; none if there is no log.
@@ -78,7 +78,7 @@ pub(super) async fn shed(stream: Stream, place: Place) {
 impl Connection {
     fn new(stream: Stream, shared: Place) -> Self {
         let arrival_deadline_ms = peer_after_ms(shared.limits.head_timeout_ms);
-        let mut link = Link::new(stream);
+        let mut link = Transport::with_deadlines(stream, shared.send_limits.clone());
         link.set_recv_deadline(arrival_deadline_ms);
         Self {
             http: h1::Connection::server(),
@@ -104,7 +104,7 @@ impl Connection {
                     }
                 }
                 Next::Receive if self.http.must_close() => return Ok(CloseReason::Answered),
-                Next::Receive if self.link.eof => {
+                Next::Receive if self.link.has_fin() => {
                     let unread = self.link.inbox.unread();
                     self.http.receive_eof(unread).map_err(CloseReason::Fault)?;
                     return Ok(CloseReason::PeerClosed);
@@ -234,18 +234,12 @@ impl Connection {
 
     /// Sends everything that is owed.
     fn flush(&mut self) -> impl Future<Output = Result<(), CloseReason>> {
-        poll_fn(|context| {
-            let flushed = Carrier::poll_flush(self, context);
-            if flushed.is_pending() {
-                self.link.wait(context);
-            }
-            flushed
-        })
+        poll_fn(|context| Carrier::poll_flush(self, context))
     }
 
     /// Receives a piece of the next request, or of a body that nobody read.
     fn receive(&mut self) -> impl Future<Output = Result<(), CloseReason>> {
-        let has_begun = self.link.has_unread() || !self.http.request_complete();
+        let has_begun = self.has_unread() || !self.http.request_complete();
         let known_ms = mutate!(SlowlorisDeadline, 0, self.arrival_deadline_ms);
         let deadline_ms = match known_ms {
             0 => peer_after_ms(self.arrival_timeout_ms()),
@@ -261,7 +255,7 @@ impl Connection {
     /// How long what comes next may take: a body, the rest of a head, or another request.
     fn arrival_timeout_ms(&self) -> u64 {
         let limits = &self.shared.limits;
-        match (self.http.request_complete(), self.link.has_unread()) {
+        match (self.http.request_complete(), self.has_unread()) {
             (false, _) => limits.body_timeout_ms,
             (true, true) => limits.head_timeout_ms,
             (true, false) => limits.idle_timeout_ms,
@@ -269,31 +263,52 @@ impl Connection {
     }
 
     fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
-        self.link.send_on(context, &self.shared.limits)?;
-        if let Poll::Ready(filled) = self.link.poll_fill(context) {
-            return Poll::Ready(filled.map(|_| ()));
+        if self.is_to_close() {
+            self.link.set_recv_deadline(0);
         }
-        let between_requests = self.http.is_idle() && !self.link.has_unread();
-        if between_requests && self.shared.manner.get() == Manner::CloseIdle {
-            let filled = self.link.fill_overdue(context, CloseReason::Drained);
-            return Poll::Ready(filled.map(|_| ()));
+        match ready!(self.link.poll_fill_and_send(context))? {
+            Filled::Bytes(_) | Filled::Fin => Poll::Ready(Ok(())),
+            Filled::Overdue => self.poll_overdue(context),
         }
-        if self.link.is_overdue() && self.link.owes() {
+    }
+
+    /// The peer has not sent in time what was awaited.
+    #[cold]
+    fn poll_overdue(&mut self, context: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
+        if self.is_to_close() {
+            return Poll::Ready(Err(CloseReason::Drained));
+        }
+        if self.link.has_unsent() {
             // Who still takes an answer is not idle; its own deadline is the answer's.
             let later_ms = peer_after_ms(self.arrival_timeout_ms());
             self.link.set_recv_deadline(later_ms);
+            return self.poll_receive(context);
         }
-        if !self.link.is_overdue() {
-            self.link.wait(context);
-            return Poll::Pending;
-        }
-        let reason = match self.http.request_complete() {
-            true if between_requests => CloseReason::Idle,
+        Poll::Ready(Err(match self.http.request_complete() {
+            true if self.is_idle() => CloseReason::Idle,
             true => CloseReason::Fault(Fault::HeadTimeout),
             false => CloseReason::Fault(Fault::BodyTimeout),
-        };
-        let filled = self.link.fill_overdue(context, reason);
-        Poll::Ready(filled.map(|_| ()))
+        }))
+    }
+
+    /// Whether a drain closes this connection, which is idle.
+    fn is_to_close(&self) -> bool {
+        self.shared.manner.get() == Manner::CloseIdle && self.is_idle()
+    }
+
+    /// Whether nothing has come of the next request.
+    fn is_idle(&self) -> bool {
+        self.http.is_idle() && !self.has_unread()
+    }
+
+    /// Whether anything is unread but empty lines.
+    fn has_unread(&self) -> bool {
+        !h1::is_blank(self.link.inbox.unread())
+    }
+
+    /// Whether the peer is known to have sent something that was not looked at.
+    pub(super) fn more_has_come(&self) -> bool {
+        self.has_unread() || self.link.has_more()
     }
 
     /// The end: tells the peer what it did wrong or what went wrong here, if it can still be
@@ -307,13 +322,13 @@ impl Connection {
     async fn end(&mut self, reason: CloseReason) {
         // Bytes that reach a closed socket reset the connection, and what we have said last may
         // be lost with that: who may still send is waited for (RFC 9112 §9.6).
-        let may_send = !self.link.eof && self.http.peer_may_send();
+        let may_send = !self.link.has_fin() && self.http.peer_may_send();
         let refusal = reason.refusal();
         let says_last =
             refusal.is_some() || matches!(reason, CloseReason::Answered | CloseReason::Drained);
         if let Some(mut refusal) = refusal
             && self.http.can_answer()
-            && !self.link.is_cut
+            && !self.link.is_cut()
         {
             self.http.refuse();
             self.http.close_after();
@@ -326,19 +341,21 @@ impl Connection {
             let _ = self.encode_full(&mut refusal);
         }
         self.link.clear_recv_deadline();
-        let hears = !self.link.is_cut
+        let hears = !self.link.is_cut()
             && match reason {
                 CloseReason::Reset | CloseReason::WriteTimeout => false,
                 // Earlier answers are whole and may still be owed; one that was begun is dropped.
                 CloseReason::HalfClosed => self.http.can_answer(),
                 _ => true,
             };
-        self.link.ends_then = true;
-        let told = hears && self.flush().await.is_ok();
+        let told = hears
+            && poll_fn(|context| self.link.poll_finish(context))
+                .await
+                .is_ok();
         // Who sends more after the last is asked for nothing again, only looked at.
-        let may_send = may_send || !self.link.eof && self.link.more_has_come();
+        let may_send = may_send || !self.link.has_fin() && self.more_has_come();
         if told && says_last && !self.http.must_reset(true) && mutate!(NoLinger, false, may_send) {
-            self.link.linger().await;
+            linger(&mut self.link).await;
         }
     }
 }
@@ -348,7 +365,7 @@ impl Drop for Connection {
     /// is cut short must not look whole.
     fn drop(&mut self) {
         self.write_line();
-        if self.http.must_reset(!self.link.owes()) {
+        if self.http.must_reset(!self.link.has_unsent()) {
             self.link.stream().reset_on_close();
         }
     }

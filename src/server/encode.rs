@@ -96,7 +96,7 @@ impl Connection {
     /// Whether another request has arrived, or a part of one. Until the request at hand is
     /// complete, all bytes belong to it.
     fn another_has_come(&self) -> bool {
-        self.http.request_complete() && self.link.more_has_come()
+        self.http.request_complete() && self.more_has_come()
     }
 
     /// Encodes a part of an answer's body.

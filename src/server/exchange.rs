@@ -12,8 +12,8 @@ use std::task::{Context, Poll, ready};
 
 use super::carrier::{Arrived, Carrier};
 use super::close_reason::CloseReason;
-use super::limits::Pace;
 use crate::buf::PoolBox;
+use crate::net::Pace;
 use crate::rt::{contain, peer_now_ms};
 use crate::service::{Body, Inlet, Piece, Response};
 
@@ -123,7 +123,6 @@ impl<F: Future<Output = Response>> Exchange<F> {
                 return Poll::Pending;
             }
             if !received {
-                carrier.wait(context);
                 return Poll::Pending;
             }
         }
@@ -194,7 +193,6 @@ impl<F: Future<Output = Response>> Exchange<F> {
             }
             let progress = pulled > Pulled::Nothing || was_full && self.has_room(carrier);
             if !progress {
-                carrier.wait(context);
                 return Poll::Pending;
             }
         }

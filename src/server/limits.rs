@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::buf::BLOCK_BYTES;
 use crate::http::h1;
+use crate::net::SendLimits;
 
 /// What a server lets its clients do. All limits are on by default.
 ///
@@ -129,13 +130,13 @@ impl Limits {
     pub(crate) fn bounds(&self) -> Result<Bounds, String> {
         self.check_zeros()?;
         self.check_sizes()?;
+        let bytes_per_second_min = self.bytes_per_second_min.unwrap_or(0);
         Ok(Bounds {
             head_timeout_ms: whole_ms(self.head_timeout),
             body_timeout_ms: whole_ms(self.body_timeout),
-            write_timeout_ms: whole_ms(self.write_timeout),
             idle_timeout_ms: whole_ms(self.idle_timeout),
             drain_timeout_ms: whole_ms(self.drain_timeout),
-            bytes_per_second_min: self.bytes_per_second_min.unwrap_or(0),
+            bytes_per_second_min,
             connections_max: self.connections_max.map_or(u64::MAX, |max| max as u64),
             receive_blocks_max: self.receive_memory_max.unwrap_or(usize::MAX) / BLOCK_BYTES,
             h1: h1::Limits {
@@ -144,6 +145,7 @@ impl Limits {
                 fields_max: self.fields_max,
                 body_bytes_max: self.body_bytes_max.unwrap_or(u64::MAX),
             },
+            sends: SendLimits::new(whole_ms(self.write_timeout), bytes_per_second_min),
             half_close: self.half_close,
         })
     }
@@ -218,7 +220,6 @@ fn whole_ms(time: Option<Duration>) -> u64 {
 pub(crate) struct Bounds {
     pub(super) head_timeout_ms: u64,
     pub(super) body_timeout_ms: u64,
-    pub(super) write_timeout_ms: u64,
     pub(super) idle_timeout_ms: u64,
     pub(super) drain_timeout_ms: u64,
     /// 0: any.
@@ -227,98 +228,13 @@ pub(crate) struct Bounds {
     pub(super) receive_blocks_max: usize,
     /// Those that concern the protocol.
     pub(super) h1: h1::Limits,
+    pub(super) sends: SendLimits,
     pub(super) half_close: HalfClose,
-}
-
-/// The progress of one transfer: it must move within each timeout, and not too slowly on average.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Pace {
-    started_ms: u64,
-    moved_ms: u64,
-    bytes: u64,
-}
-
-impl Pace {
-    pub(super) fn start(now_ms: u64) -> Self {
-        Self {
-            started_ms: now_ms,
-            moved_ms: now_ms,
-            bytes: 0,
-        }
-    }
-
-    /// So many bytes have moved.
-    pub(super) fn moved(&mut self, bytes: u32, now_ms: u64) {
-        self.bytes = self.bytes.saturating_add(u64::from(bytes));
-        self.moved_ms = now_ms;
-    }
-
-    /// For `pause_ms` nothing was asked for: that time does not count.
-    pub(super) fn paused(&mut self, pause_ms: u64) {
-        self.started_ms = self.started_ms.saturating_add(pause_ms);
-        self.moved_ms = self.moved_ms.saturating_add(pause_ms);
-    }
-
-    /// When the transfer fails if nothing moves until then, in ms.
-    #[inline]
-    pub(super) fn deadline_ms(&self, timeout_ms: u64, bytes_per_second_min: u64) -> u64 {
-        let stalled_ms = self.moved_ms.saturating_add(timeout_ms);
-        match self
-            .bytes
-            .saturating_mul(1000)
-            .checked_div(bytes_per_second_min)
-        {
-            Some(earned_ms) => {
-                let grace_ms = self.started_ms.saturating_add(timeout_ms);
-                stalled_ms.min(grace_ms.saturating_add(earned_ms))
-            }
-            None => stalled_ms,
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_transfer_must_move_and_not_only_trickle() {
-        let mut pace = Pace::start(1000);
-        assert_eq!(pace.deadline_ms(30_000, 240), 31_000);
-        pace.moved(1_000_000, 2000);
-        assert_eq!(
-            pace.deadline_ms(30_000, 240),
-            32_000,
-            "a fast one may then stall"
-        );
-        let mut trickle = Pace::start(0);
-        let mut now_ms = 0;
-        while trickle.deadline_ms(30_000, 240) > now_ms + 10_000 {
-            now_ms += 10_000;
-            trickle.moved(100, now_ms);
-        }
-        assert!(now_ms < 60_000, "ten bytes a second are too few");
-        assert_eq!(trickle.deadline_ms(30_000, 0), now_ms + 30_000);
-    }
-
-    #[test]
-    fn a_pause_is_not_held_against_a_transfer() {
-        let mut pace = Pace::start(1000);
-        pace.moved(2400, 2000);
-        pace.paused(50_000);
-        assert_eq!(pace.deadline_ms(30_000, 240), 82_000);
-        pace.moved(0, 80_000);
-        assert_eq!(pace.deadline_ms(30_000, 240), 91_000, "earned: ten seconds");
-    }
-
-    #[test]
-    fn a_limit_may_be_as_large_as_a_number() {
-        let mut pace = Pace::start(1000);
-        assert_eq!(pace.deadline_ms(u64::MAX, 240), u64::MAX);
-        pace.bytes = u64::MAX;
-        assert_eq!(pace.deadline_ms(u64::MAX, 1), u64::MAX);
-        assert_eq!(pace.deadline_ms(30_000, u64::MAX), 31_000);
-    }
 
     #[test]
     fn none_is_no_limit() {

@@ -14,7 +14,7 @@ mod encode;
 mod error;
 mod exchange;
 mod limits;
-mod link;
+mod linger;
 mod shared;
 mod startup;
 mod worker;

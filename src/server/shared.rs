@@ -13,6 +13,7 @@ use super::date::Date;
 use super::limits::Bounds;
 use crate::buf::Pool;
 use crate::metrics::WorkerMetrics;
+use crate::net::SendLimits;
 use crate::rt::{note_waker, sleep_ms, spawn_detached};
 use crate::sys::limits::spare_descriptors;
 
@@ -44,6 +45,7 @@ pub(super) enum Manner {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) limits: Bounds,
+    pub(super) send_limits: Rc<SendLimits>,
     /// Descriptors that the whole process may have.
     files_max: u64,
     pub(super) pool: Pool,
@@ -70,6 +72,7 @@ impl Shared {
         log: Option<WorkerLog>,
     ) -> Self {
         Self {
+            send_limits: Rc::new(limits.sends),
             limits,
             files_max,
             pool,

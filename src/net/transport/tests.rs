@@ -1,0 +1,289 @@
+//! A transport on both engines, against sockets of the standard library.
+
+use std::future::poll_fn;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::time::Duration;
+
+use rustix::net::sockopt;
+
+use super::*;
+use crate::buf::Part;
+use crate::engine::{self, EngineChoice};
+use crate::rt::{peer_after_ms, peer_now_ms};
+use crate::time::{sleep, timeout};
+use crate::{run_with, spawn};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+/// What is due is due by then, in ms.
+const LATE_MS: u64 = 10_000;
+/// More than the buffers of two sockets hold.
+const LARGE_BYTES: usize = 20_000_000;
+
+type Pair = (Transport, std::net::TcpStream);
+
+/// Runs what `coroutine` makes on each engine.
+fn on_each(coroutine: impl AsyncFn() + Copy + 'static) {
+    for engine in [EngineChoice::Auto, EngineChoice::Epoll] {
+        let outcome = run_with(engine, async move { timeout(PATIENCE, coroutine()).await });
+        outcome.expect("an engine").expect("an end");
+    }
+}
+
+async fn connect(make: impl FnOnce(Stream) -> Transport) -> Pair {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    // Connections inherit it. With more, the kernel may take all that a test sends at once.
+    sockopt::set_socket_recv_buffer_size(&listener, 64 << 10).expect("a socket");
+    let address = listener.local_addr().expect("an address");
+    let stream = Stream::connect(address.into()).await.expect("a listener");
+    let (peer, _) = listener.accept().expect("a connection");
+    (make(stream), peer)
+}
+
+async fn with_limits(limits: SendLimits) -> Pair {
+    connect(|stream| Transport::with_deadlines(stream, Rc::new(limits))).await
+}
+
+/// A transport whose sends are not limited, beside what the test sets.
+async fn patient() -> Pair {
+    with_limits(SendLimits::new(u64::MAX, 0)).await
+}
+
+async fn fill(transport: &mut Transport) -> Result<Filled, TransportError> {
+    poll_fn(|context| transport.poll_fill(context)).await
+}
+
+/// Receives until something else than bytes comes; how many bytes came.
+async fn fill_all(transport: &mut Transport) -> (usize, Result<Filled, TransportError>) {
+    let mut received = 0;
+    loop {
+        match fill(transport).await {
+            Ok(Filled::Bytes(bytes)) => received += bytes,
+            end => return (received, end),
+        }
+    }
+}
+
+async fn peer_of(transport: &mut Transport) -> Peer {
+    poll_fn(|context| Poll::Ready(transport.poll_peer(context))).await
+}
+
+/// Reads up to the end, and lets the worker work.
+async fn read_to_end(mut peer: std::net::TcpStream) -> Vec<u8> {
+    peer.set_nonblocking(true).expect("a socket");
+    let mut received = Vec::new();
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        match peer.read(&mut buffer) {
+            Ok(0) => return received,
+            Ok(n) => received.extend_from_slice(&buffer[..n]),
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+        }
+        sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Queues ten megabytes in parts of both kinds; returns them.
+fn queue_many(transport: &mut Transport) -> Vec<u8> {
+    let pool = engine::pool();
+    let mut expected = Vec::new();
+    for n in 0..=u8::MAX {
+        let head = [n; 300];
+        let body: Vec<u8> = (0..40_000_u32)
+            .map(|at| at.to_le_bytes()[0] ^ at.to_le_bytes()[1] ^ n)
+            .collect();
+        transport.outbox.write(&pool, &head);
+        expected.extend(head);
+        expected.extend(&body);
+        transport.outbox.push(Part::from(body));
+    }
+    expected
+}
+
+#[test]
+fn what_a_partial_send_left_goes_out_next() {
+    on_each(async || {
+        let (mut transport, peer) = patient().await;
+        let expected = queue_many(&mut transport);
+        let reader = spawn(read_to_end(peer));
+        let mut cancelled = 0;
+        let finished = poll_fn(|context| {
+            let finished = transport.poll_finish(context);
+            if finished.is_pending() && cancelled < 1000 {
+                cancelled += 1;
+                transport.stream.cancel_send();
+            }
+            finished
+        });
+        assert_eq!(finished.await, Ok(()));
+        assert!(cancelled > 0, "all of it went out at once");
+        assert!(!transport.has_unsent());
+        transport.shutdown_write();
+        let received = reader.await.expect("no panic");
+        assert!(received == expected, "{} bytes came", received.len());
+    });
+}
+
+#[test]
+fn a_fin_is_told_from_a_reset() {
+    on_each(async || {
+        let (mut transport, mut peer) = patient().await;
+        assert_eq!(peer_of(&mut transport).await, Peer::Present);
+        peer.write_all(&[1; 10_000]).expect("a peer");
+        peer.shutdown(Shutdown::Write).expect("a socket");
+        assert_eq!(fill_all(&mut transport).await, (10_000, Ok(Filled::Fin)));
+        assert_eq!(transport.inbox.unread().len(), 10_000);
+        assert!(transport.has_fin());
+        assert_eq!(fill(&mut transport).await, Ok(Filled::Fin), "it stays so");
+        assert_eq!(peer_of(&mut transport).await, Peer::HalfClosed);
+        transport.outbox.push(Part::from("it still reads"));
+        let flushed = poll_fn(|context| transport.poll_flush(context)).await;
+        assert_eq!(flushed, Ok(()));
+
+        let (mut transport, mut peer) = patient().await;
+        peer.write_all(&[1; 10_000]).expect("a peer");
+        sockopt::set_socket_linger(&peer, Some(Duration::ZERO)).expect("a socket");
+        drop(peer);
+        let reset = Err(TransportError::Broken(Errno::CONNRESET));
+        assert_eq!(fill_all(&mut transport).await, (10_000, reset));
+        assert!(!transport.has_fin());
+        assert_eq!(peer_of(&mut transport).await, Peer::Gone);
+    });
+}
+
+#[test]
+fn nothing_follows_a_send_that_failed() {
+    on_each(async || {
+        let (mut transport, peer) = patient().await;
+        sockopt::set_socket_linger(&peer, Some(Duration::ZERO)).expect("a socket");
+        drop(peer);
+        transport.outbox.push(Part::from("lost"));
+        let flushed = poll_fn(|context| transport.poll_flush(context)).await;
+        assert!(
+            matches!(flushed, Err(TransportError::Broken(_))),
+            "{flushed:?}"
+        );
+        assert!(transport.is_cut() && transport.has_unsent());
+        for _ in 0..2 {
+            transport.outbox.push(Part::from("too late"));
+            let flushed = poll_fn(|context| transport.poll_flush(context)).await;
+            assert_eq!(flushed, Err(TransportError::Broken(Errno::PIPE)));
+            assert!(transport.outbox.is_empty(), "it keeps no memory");
+        }
+    });
+}
+
+#[test]
+fn a_receive_is_overdue_only_if_nothing_waits_in_the_kernel() {
+    on_each(async || {
+        let (mut transport, mut peer) = patient().await;
+        peer.write_all(b"there").expect("a peer");
+        transport.set_recv_deadline(0);
+        assert_eq!(fill(&mut transport).await, Ok(Filled::Bytes(5)));
+        assert_eq!(fill(&mut transport).await, Ok(Filled::Overdue));
+        transport.clear_recv_deadline();
+        peer.write_all(b"more").expect("a peer");
+        assert_eq!(fill(&mut transport).await, Ok(Filled::Bytes(4)));
+    });
+}
+
+/// A poll of a transport. True: its caller waits.
+type Wait = fn(&mut Transport, &mut Context<'_>) -> bool;
+
+const WAITS: [(&str, Wait); 5] = [
+    ("fill", |transport, context| {
+        transport.poll_fill(context).is_pending()
+    }),
+    ("fill and send", |transport, context| {
+        transport.poll_fill_and_send(context).is_pending()
+    }),
+    ("flush", |transport, context| {
+        transport.poll_flush(context).is_pending()
+    }),
+    ("finish", |transport, context| {
+        transport.poll_finish(context).is_pending()
+    }),
+    ("peer", |transport, context| {
+        transport.poll_peer(context) == Peer::Present
+    }),
+];
+
+/// Waits in one way until `deadline_ms`, which nothing but the transport's timer tells.
+async fn is_woken(name: &str, wait: Wait, transport: &mut Transport, deadline_ms: u64) {
+    let woken_ms = poll_fn(|context| {
+        let waits = wait(transport, context);
+        match peer_now_ms() {
+            now_ms if now_ms >= deadline_ms => Poll::Ready(now_ms),
+            _ => {
+                assert!(waits, "{name}: nothing happens before the deadline");
+                Poll::Pending
+            }
+        }
+    });
+    let late_ms = woken_ms.await - deadline_ms;
+    assert!(late_ms < LATE_MS, "{name}: woken {late_ms} ms late");
+}
+
+/// Queues more than the kernel takes, and starts to send it.
+async fn start_sending(transport: &mut Transport) {
+    transport.outbox.push(Part::from(vec![0; LARGE_BYTES]));
+    poll_fn(|context| Poll::Ready(transport.poll_flush(context).is_pending())).await;
+}
+
+#[test]
+fn every_poll_that_waits_has_armed_the_deadline_of_the_receive() {
+    on_each(async || {
+        for (name, wait) in WAITS {
+            let (mut transport, _peer) = with_limits(SendLimits::new(60_000, 0)).await;
+            start_sending(&mut transport).await;
+            let deadline_ms = peer_after_ms(100);
+            transport.set_recv_deadline(deadline_ms);
+            is_woken(name, wait, &mut transport, deadline_ms).await;
+        }
+    });
+}
+
+#[test]
+fn every_poll_that_waits_has_armed_the_deadline_of_the_send() {
+    on_each(async || {
+        for (name, wait) in WAITS {
+            let (mut transport, _peer) = with_limits(SendLimits::new(200, 0)).await;
+            start_sending(&mut transport).await;
+            transport.set_recv_deadline(peer_after_ms(60_000));
+            // The send is looked at after half its time.
+            is_woken(name, wait, &mut transport, peer_after_ms(90)).await;
+            let flushed = poll_fn(|context| transport.poll_flush(context)).await;
+            assert_eq!(flushed, Err(TransportError::SendTimeout), "{name}");
+        }
+    });
+}
+
+#[test]
+fn a_peer_that_does_not_read_is_given_up_while_more_is_received() {
+    on_each(async || {
+        for timeout_ms in [1, 200] {
+            let (mut transport, _peer) = with_limits(SendLimits::new(timeout_ms, 0)).await;
+            transport.outbox.push(Part::from(vec![0; LARGE_BYTES]));
+            let filled = poll_fn(|context| transport.poll_fill_and_send(context)).await;
+            assert_eq!(filled, Err(TransportError::SendTimeout), "{timeout_ms} ms");
+        }
+    });
+}
+
+#[test]
+fn a_transport_without_deadlines_waits_for_its_peer() {
+    on_each(async || {
+        let (mut transport, peer) = connect(Transport::new).await;
+        let expected = queue_many(&mut transport);
+        let reader = spawn(async move {
+            sleep(Duration::from_millis(300)).await;
+            read_to_end(peer).await
+        });
+        let finished = poll_fn(|context| transport.poll_finish(context)).await;
+        assert_eq!(finished, Ok(()));
+        transport.shutdown_write();
+        let received = reader.await.expect("no panic");
+        assert!(received == expected, "{} bytes came", received.len());
+        assert_eq!(fill(&mut transport).await, Ok(Filled::Fin));
+    });
+}
