@@ -73,7 +73,7 @@ mod sys;
 pub mod task;
 
 pub use crate::http::field::Fields;
-pub use ::http::{Extensions, HeaderName, HeaderValue, Method, StatusCode};
+pub use ::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 pub use buf::{Chunk, Part};
 pub use engine::{EngineChoice, Refused, Selected};
 pub use rt::{DrainHold, draining, hold_drain};

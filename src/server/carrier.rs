@@ -5,6 +5,8 @@
 
 use std::task::{Context, Poll, ready};
 
+use ::http::HeaderMap;
+
 use super::close_reason::CloseReason;
 use super::connection::Connection;
 use super::limits::{Bounds, HalfClose};
@@ -67,8 +69,8 @@ pub(super) trait Carrier {
     /// Queues a piece of the response's body.
     fn piece(&mut self, piece: Piece) -> Result<(), CloseReason>;
 
-    /// Queues the end of the response.
-    fn end(&mut self) -> Result<(), CloseReason>;
+    /// Queues the end of the response, with trailers where the protocol has a place for them.
+    fn end(&mut self, trailers: Option<HeaderMap>) -> Result<(), CloseReason>;
 
     /// Bytes that are queued.
     fn queued(&self) -> usize;
@@ -182,9 +184,12 @@ impl Carrier for Connection {
         }
     }
 
-    fn end(&mut self) -> Result<(), CloseReason> {
+    fn end(&mut self, trailers: Option<HeaderMap>) -> Result<(), CloseReason> {
         self.link.clear_recv_deadline();
-        self.encode_end()
+        match trailers {
+            Some(trailers) => self.encode_end_with(&trailers),
+            None => self.encode_end(),
+        }
     }
 
     fn queued(&self) -> usize {

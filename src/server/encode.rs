@@ -3,6 +3,8 @@
 
 use std::cell::RefMut;
 
+use ::http::HeaderMap;
+
 use super::access_log::Line;
 use super::close_reason::CloseReason;
 use super::connection::Connection;
@@ -153,6 +155,17 @@ impl Connection {
             .send_end()
             .map_err(|_| CloseReason::ServiceFailed)?;
         self.link.outbox.write(&self.shared.pool, end);
+        self.write_line();
+        Ok(())
+    }
+
+    /// Encodes the end of an answer, with trailers if its body is chunked.
+    pub(super) fn encode_end_with(&mut self, trailers: &HeaderMap) -> Result<(), CloseReason> {
+        let end = self
+            .http
+            .send_end_with(trailers)
+            .map_err(|_| CloseReason::ServiceFailed)?;
+        self.link.outbox.write(&self.shared.pool, &end);
         self.write_line();
         Ok(())
     }

@@ -229,8 +229,9 @@ impl<F: Future<Output = Response>> Exchange<F> {
                     carrier.piece(piece)?;
                 }
                 Poll::Ready(Ok(None)) => {
+                    let trailers = source.take_trailers();
                     *self.body() = None;
-                    carrier.end()?;
+                    carrier.end(trailers)?;
                     pulled = pulled.max(Pulled::Parts);
                 }
                 Poll::Ready(Err(_)) => return Err(CloseReason::ServiceFailed),

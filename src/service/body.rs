@@ -5,12 +5,15 @@ use std::future::poll_fn;
 use std::ops::Range;
 use std::task::{Context, Poll};
 
+use ::http::HeaderMap;
 use bytes::Bytes;
+use futures_core::Stream;
 
 use super::answer_memory::AnswerMemory;
 use super::body_sender::BodySender;
 use super::file_body::{FileBody, Piece};
 use super::pipe::{BodyReader, Inlet};
+use super::stream_body::StreamBody;
 use crate::buf::{FileSpan, Part};
 use crate::fs::{File, Kept};
 
@@ -27,6 +30,7 @@ enum Inner {
     Kept(Kept),
     Incoming(BodyReader),
     Channel(BodyReader),
+    Stream(Box<StreamBody>),
     File(Box<FileBody>),
 }
 
@@ -114,15 +118,37 @@ impl Body {
         (sender, Self(Inner::Channel(reader)))
     }
 
-    /// Says how long a body is that [`Body::channel`] made: the response then has a Content-Length
-    /// instead of chunks. If the body turns out to have another length, the connection ends there.
-    /// The length of any other body is known, or the client's to say: it stays as it is.
+    /// A body that consists of the parts that `stream` yields: of a crate of streams, or of a
+    /// library that one is a client of. The connection polls it while there is room for more. After
+    /// an error the connection ends, so that the client can tell that the response is not whole;
+    /// the error itself is dropped, so log it in the stream.
+    pub fn from_stream<P, E>(stream: impl Stream<Item = Result<P, E>> + 'static) -> Self
+    where
+        P: Into<Part>,
+    {
+        Self(Inner::Stream(Box::new(StreamBody::new(stream))))
+    }
+
+    /// Says how long a body is that [`Body::channel`] or [`Body::from_stream`] made: the response
+    /// then has a Content-Length instead of chunks. If the body turns out to have another length,
+    /// the connection ends there. The length of any other body is known, or the client's to say: it
+    /// stays as it is.
     #[must_use]
-    pub fn with_length(self, length: u64) -> Self {
-        if let Inner::Channel(reader) = &self.0 {
-            reader.set_length(length);
+    pub fn with_length(mut self, length: u64) -> Self {
+        match &mut self.0 {
+            Inner::Channel(reader) => reader.set_length(length),
+            Inner::Stream(stream) => stream.set_length(length),
+            _ => {}
         }
         self
+    }
+
+    /// The trailers, once the end of the body was read; none if it has none.
+    pub fn take_trailers(&mut self) -> Option<HeaderMap> {
+        match &self.0 {
+            Inner::Channel(reader) => reader.take_trailers(),
+            _ => None,
+        }
     }
 
     /// Bytes that a shelf keeps.
@@ -145,6 +171,7 @@ impl Body {
             Inner::Full(bytes) => Some(bytes.len() as u64),
             Inner::Kept(kept) => Some(kept.len()),
             Inner::Incoming(reader) | Inner::Channel(reader) => reader.left(),
+            Inner::Stream(stream) => stream.left(),
             Inner::File(file) => Some(file.left()),
         }
     }
@@ -186,6 +213,7 @@ impl Body {
     ) -> Poll<Result<Option<Part>, BodyError>> {
         match &mut self.0 {
             Inner::Incoming(reader) | Inner::Channel(reader) => reader.poll_part(context),
+            Inner::Stream(stream) => stream.poll_part(context),
             Inner::File(file) => file.poll_part(context),
             Inner::Kept(kept) => {
                 let bytes = kept.read().map_err(|_| BodyError::Unreadable);
@@ -242,18 +270,15 @@ impl Body {
         }
     }
 
-    /// Whether it comes part by part: from a client, a file or a coroutine.
+    /// Whether it comes part by part: from a client, a file or the program.
     pub(crate) fn flows(&self) -> bool {
-        matches!(
-            self.0,
-            Inner::Incoming(_) | Inner::Channel(_) | Inner::File(_)
-        )
+        !matches!(self.0, Inner::Empty | Inner::Full(_) | Inner::Kept(_))
     }
 
     /// Drops a body that will not be sent (HEAD, 304). Keeps a request's body: its client is still
     /// waiting for it to be read.
     pub(crate) fn forgo(&mut self) {
-        if matches!(self.0, Inner::Channel(_) | Inner::File(_)) {
+        if !matches!(self.0, Inner::Incoming(_)) {
             self.0 = Inner::Empty;
         }
     }

@@ -4,6 +4,8 @@ use std::fmt;
 use std::future::poll_fn;
 use std::rc::Rc;
 
+use ::http::HeaderMap;
+
 use super::body::BodyError;
 use super::pipe::{BodyPipe, BodyReader};
 use crate::buf::Part;
@@ -77,6 +79,18 @@ impl BodySender {
 
     /// Ends the body, which is whole.
     pub fn finish(self) {
+        self.0.end(Ok(()));
+    }
+
+    /// Ends the body with fields that were not known before: a digest, a status, a measured time.
+    ///
+    /// A client of HTTP/1.1 gets them, unless the body's length was stated
+    /// ([`Body::with_length`](crate::Body::with_length)); with HTTP/1.0 there is no place for them.
+    /// Fields that must come before the content are left out: those about framing, routing,
+    /// caching, authentication and the form of the content (RFC 9110 §6.5.1). A client may ignore
+    /// any trailer; only one whose request has `TE: trailers` promises to look.
+    pub fn finish_with_trailers(self, trailers: HeaderMap) {
+        self.0.set_trailers(trailers);
         self.0.end(Ok(()));
     }
 

@@ -14,6 +14,7 @@ mod request;
 mod request_builder;
 mod response;
 mod router;
+mod stream_body;
 
 pub use body::{Body, BodyError};
 pub use body_sender::{BodySender, Gone, TryWriteError};

@@ -11,6 +11,8 @@ use std::mem;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+use ::http::HeaderMap;
+
 use super::body::{Body, BodyError};
 use super::body_sender::Gone;
 use crate::buf::Part;
@@ -28,6 +30,8 @@ pub(super) struct BodyPipe {
     /// How many bytes a writer that waits for room may have queued.
     bytes_max: usize,
     end: Cell<Option<Result<(), BodyError>>>,
+    /// What follows the last part.
+    trailers: RefCell<Option<HeaderMap>>,
     /// The reader has asked for more than there is, and still waits as far as we know.
     wanted: Cell<bool>,
     reader: RefCell<Option<Waker>>,
@@ -55,6 +59,7 @@ impl BodyPipe {
             queued_bytes: Cell::new(0),
             bytes_max,
             end: Cell::new(None),
+            trailers: RefCell::default(),
             wanted: Cell::new(false),
             reader: RefCell::default(),
             writer: RefCell::default(),
@@ -107,6 +112,11 @@ impl BodyPipe {
         self.wake_reader();
     }
 
+    /// Leaves `trailers` for the reader; the end is to follow.
+    pub(super) fn set_trailers(&self, trailers: HeaderMap) {
+        self.trailers.replace(Some(trailers));
+    }
+
     /// Nothing more will come; the first call counts. The reader is woken.
     pub(super) fn end(&self, end: Result<(), BodyError>) {
         if self.end.get().is_none() {
@@ -147,6 +157,12 @@ impl BodyReader {
     /// Says how long the body will be, before anything is read.
     pub(super) fn set_length(&self, length: u64) {
         self.0.left.set(Some(length));
+    }
+
+    /// What followed the last part.
+    pub(super) fn take_trailers(&self) -> Option<HeaderMap> {
+        self.0.end.get()?.ok()?;
+        self.0.trailers.take()
     }
 
     /// How many bytes may be queued.

@@ -3,15 +3,20 @@
 
 use std::cell::RefCell;
 use std::io::ErrorKind;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::thread;
 use std::time::Duration;
 
-use coring::{Body, BodySender, HalfClose, Limits, Method, Request, Response, spawn};
+use coring::{
+    Body, BodySender, HalfClose, HeaderMap, HeaderValue, Limits, Method, Request, Response, spawn,
+};
+use futures_core::Stream;
 
-use crate::support::{Client, Local, eventually};
+use crate::support::{Client, Local, eventually, noise};
 
 /// The room that bodies have here, in bytes.
 const ROOM: usize = 16 << 10;
@@ -21,8 +26,8 @@ fn get(target: &str) -> String {
 }
 
 /// A service of one generated body at a time. `GET /body` and `GET /body/LENGTH` answer with it;
-/// other requests write it: `/write/TEXT`, `/finish`, `/drop`. They answer `gone` if nobody reads
-/// it any more. `/watch` waits for that, and counts it.
+/// other requests write it: `/write/TEXT`, `/finish`, `/trailers`, `/drop`. They answer `gone` if
+/// nobody reads it any more. `/watch` waits for that, and counts it.
 fn writable(limits: Limits) -> (Local, Arc<AtomicUsize>) {
     let gone: Arc<AtomicUsize> = Arc::default();
     let count = gone.clone();
@@ -57,6 +62,12 @@ fn writable(limits: Limits) -> (Local, Arc<AtomicUsize>) {
                     });
                 }
                 "finish" => sender.finish(),
+                "trailers" => {
+                    let mut trailers = HeaderMap::new();
+                    trailers.insert("x-digest", HeaderValue::from_static("abc"));
+                    trailers.insert("content-length", HeaderValue::from_static("7"));
+                    sender.finish_with_trailers(trailers);
+                }
                 _ => drop(sender),
             }
             Response::text("done")
@@ -101,6 +112,125 @@ fn the_head_and_each_part_are_sent_at_once() {
         assert_eq!(reader.chunk().expect("the end"), b"");
     }
     assert_eq!(server.stop_and_count("closed_by_service"), 0);
+}
+
+#[test]
+fn trailers_are_sent_where_there_is_a_place_for_them() {
+    let (server, _) = writable(Limits::default());
+    let (mut reader, mut writer) = (server.connect(), server.connect());
+    for part in ["", "part"] {
+        reader.send(get("/body"));
+        assert_eq!(reader.head().field("transfer-encoding"), Some("chunked"));
+        tell(&mut writer, &format!("/write/{part}"));
+        if !part.is_empty() {
+            assert_eq!(reader.chunk().expect("a part"), part.as_bytes());
+        }
+        tell(&mut writer, "/trailers");
+        assert_eq!(reader.last_chunk().expect("an end"), ["x-digest: abc"]);
+    }
+    for path in ["/body/4", "/body/0"] {
+        reader.send(get(path));
+        let part = if path == "/body/4" { "part" } else { "" };
+        tell(&mut writer, &format!("/write/{part}"));
+        tell(&mut writer, "/trailers");
+        assert_eq!(reader.answer().text(), part);
+    }
+    reader.send("GET /body HTTP/1.0\r\n\r\n");
+    tell(&mut writer, "/write/part");
+    tell(&mut writer, "/trailers");
+    assert_eq!(reader.answer().text(), "part");
+    server.stop();
+}
+
+/// Yields what it is made of, a part each time; `None` is a part that is not there yet, for a turn.
+struct Parts(std::vec::IntoIter<Option<Result<Vec<u8>, &'static str>>>);
+
+impl Stream for Parts {
+    type Item = Result<Vec<u8>, &'static str>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        match self.0.next() {
+            Some(Some(Ok(part))) if part == b"panic" => panic!("as it was asked to"),
+            Some(Some(part)) => Poll::Ready(Some(part)),
+            Some(None) => {
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+            None => Poll::Ready(None),
+        }
+    }
+}
+
+/// A server whose answer is a stream: each word of the path is a part, `error` an error, `wait` a
+/// turn, and a number at the start the length of all.
+fn streaming() -> Local {
+    Local::start(|| {
+        async |request: Request| {
+            let words = request.path().split('/').skip(1).map(str::to_owned);
+            let words: Vec<String> = words.collect();
+            let length: Option<u64> = words.first().and_then(|word| word.parse().ok());
+            let parts = words.into_iter().skip(length.iter().count());
+            let parts = parts.map(|word| match &word[..] {
+                "error" => Some(Err("as it was asked to")),
+                "wait" => None,
+                "large" => Some(Ok(noise(1_000_000))),
+                _ => Some(Ok(word.into_bytes())),
+            });
+            let body = Body::from_stream(Parts(parts.collect::<Vec<_>>().into_iter()));
+            Response::text(match length {
+                Some(length) => body.with_length(length),
+                None => body,
+            })
+        }
+    })
+}
+
+#[test]
+fn a_stream_is_a_body() {
+    let server = streaming();
+    let mut client = server.connect();
+    for (path, framing, expected) in [
+        ("/one/two", "transfer-encoding", "onetwo"),
+        ("/one//wait/wait/two//", "transfer-encoding", "onetwo"),
+        ("/", "transfer-encoding", ""),
+        ("/6/one/wait/two", "content-length", "onetwo"),
+        ("/0", "content-length", ""),
+    ] {
+        client.send(get(path));
+        let answer = client.answer();
+        assert_eq!(answer.text(), expected, "{path}");
+        assert!(answer.field(framing).is_some(), "{path}");
+    }
+    client.send(get("/large/large"));
+    let (answer, large) = (client.answer(), noise(1_000_000));
+    assert!(answer.body == [&large[..], &large].concat());
+    assert_eq!(server.stop_and_count("closed_by_service"), 0);
+}
+
+#[test]
+fn a_stream_that_fails_cuts_the_connection() {
+    let server = streaming();
+    let failures = [
+        "/one/error",
+        "/error",
+        "/one/panic",
+        "/4/one",
+        "/4/one/two",
+        "/panic",
+    ];
+    for (count, path) in (1..).zip(failures) {
+        let mut client = server.connect();
+        client.send(get(path));
+        assert_eq!(client.head().status, 200);
+        let received = String::from_utf8(client.broken()).expect("text");
+        assert_eq!(received.contains("one"), path.contains("one"), "{received}");
+        assert!(
+            !received.contains("two") && !received.contains("0\r\n"),
+            "{received}"
+        );
+        failed(&server, count);
+    }
+    assert_eq!(server.stop_and_count("service_panics"), 2);
 }
 
 #[test]

@@ -1,13 +1,14 @@
 //! One connection as its server sees it: requests come in, answers go out, one exchange after the
 //! other. It refuses to hold bytes, and it leaves to `state.rs` what may follow what.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
-use ::http::{HeaderName, HeaderValue, Method, StatusCode};
+use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use super::body::{Decoder, Piece};
 use super::encode::{
-    Answer, AnswerFraming, BodyLength, DataPrefix, HeadWriter, Persistence, WrongLength,
+    Answer, AnswerFraming, BodyLength, DataPrefix, HeadWriter, Persistence, WrongLength, last_chunk,
 };
 use super::parse::{self, Framing, Limits, Wishes};
 use super::state::{Exchange, Party, State, Step};
@@ -274,6 +275,23 @@ impl Connection {
         };
         self.end(Party::Responder);
         Ok(end)
+    }
+
+    /// As [`Connection::send_end`], with `trailers` where the body is chunked. Otherwise there is
+    /// no place for them.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn send_end_with(
+        &mut self,
+        trailers: &HeaderMap,
+    ) -> Result<Cow<'static, [u8]>, WrongLength> {
+        let is_chunked = self.answer == AnswerBody::Chunked;
+        let end = self.send_end()?;
+        Ok(match is_chunked {
+            true => Cow::Owned(last_chunk(trailers)),
+            false => Cow::Borrowed(end),
+        })
     }
 
     /// No other exchange after this one, or after the next if the connection is idle.

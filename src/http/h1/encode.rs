@@ -1,7 +1,7 @@
 //! From an answer to the bytes of its head (RFC 9112 §4 to §7). It refuses to know the exchange:
 //! framing and persistence are decided in `connection.rs` and only written here.
 
-use ::http::{HeaderName, HeaderValue, StatusCode};
+use ::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::http::FieldLines;
 use crate::http::date::DATE_LEN;
@@ -279,6 +279,39 @@ impl DataPrefix {
         self.start -= 1;
         self.bytes[usize::from(self.start)] = byte;
     }
+}
+
+/// The last chunk and, behind it, the trailer section (RFC 9112 §7.1.2). Fields that cannot be
+/// trailers are left out.
+pub(super) fn last_chunk(trailers: &HeaderMap) -> Vec<u8> {
+    let mut bytes = b"0\r\n".to_vec();
+    for (name, value) in trailers.iter().filter(|(name, _)| can_trail(name)) {
+        for piece in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+            bytes.extend_from_slice(piece);
+        }
+    }
+    bytes.extend_from_slice(b"\r\n");
+    bytes
+}
+
+/// Whether a field may come after the content. Those that are needed before it may not (RFC 9110
+/// §6.5.1); the list is that of RFC 7230 §4.1.2, with the fields of the connection.
+fn can_trail(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    let is_needed_before = matches!(
+        name,
+        "connection" | "content-length" | "keep-alive" | "proxy-connection" | "te" | "trailer"
+            | "transfer-encoding" | "upgrade"
+            // Routing and what modifies a request.
+            | "expect" | "host" | "max-forwards" | "pragma" | "range"
+            | "authorization" | "cookie" | "proxy-authenticate" | "proxy-authorization"
+            | "set-cookie" | "www-authenticate"
+            // What controls a response.
+            | "age" | "cache-control" | "date" | "expires" | "location" | "retry-after" | "vary"
+            | "warning"
+            | "content-encoding" | "content-range" | "content-type"
+    );
+    !is_needed_before && !name.starts_with("if-")
 }
 
 const DIGITS: &[u8; 16] = b"0123456789abcdef";

@@ -186,12 +186,30 @@ impl Client {
             return Err(ErrorKind::InvalidData.into());
         }
         let len = usize::from_str_radix(&self.line()?, 16).map_err(|_| ErrorKind::InvalidData)?;
-        if len == 0 && !self.line()?.is_empty() {
+        if len == 0 && !self.trailers()?.is_empty() {
             return Err(ErrorKind::InvalidData.into());
         }
         // The line end after the data may come with the next chunk.
         self.within_chunks = len > 0;
         self.take(len)
+    }
+
+    /// The trailer section behind the last chunk, line by line.
+    pub(crate) fn last_chunk(&mut self) -> io::Result<Vec<String>> {
+        if mem::take(&mut self.within_chunks) && !self.line()?.is_empty() || self.line()? != "0" {
+            return Err(ErrorKind::InvalidData.into());
+        }
+        self.trailers()
+    }
+
+    fn trailers(&mut self) -> io::Result<Vec<String>> {
+        let mut lines = Vec::new();
+        loop {
+            match self.line()? {
+                line if line.is_empty() => return Ok(lines),
+                line => lines.push(line),
+            }
+        }
     }
 
     /// The next line, without its end.

@@ -6,6 +6,7 @@ mod bodies;
 mod hostile;
 mod persistence;
 mod requests;
+mod trailers;
 
 use super::{Answer, BodyLength, Connection, Event, Framing, Limits};
 use crate::http::{Fault, Head};

@@ -1,0 +1,104 @@
+//! Trailers of an answer: where they have a place, and which fields they may be.
+
+use super::{Answer, BodyLength, Connection, DATE, Head, Limits, NO_FIELDS};
+use crate::http::h1::encode::WrongLength;
+use ::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+/// The end of an answer of that length to `request`, with those trailers.
+fn end(
+    request: &str,
+    length: BodyLength,
+    trailers: &[(&str, &str)],
+) -> Result<String, WrongLength> {
+    let mut connection = Connection::server();
+    let step = connection.next_event(request.as_bytes(), &Limits::default(), &mut Head::new());
+    step.expect("a request");
+    let answer = Answer {
+        status: StatusCode::OK,
+        shared: None,
+        fields: NO_FIELDS,
+        length,
+    };
+    let mut head = vec![0; answer.head_bytes_max()];
+    connection.send_head(&answer, &DATE, &mut head);
+    let mut map = HeaderMap::new();
+    for (name, value) in trailers {
+        let name: HeaderName = name.parse().expect("a name");
+        map.append(name, HeaderValue::from_str(value).expect("a value"));
+    }
+    let end = connection.send_end_with(&map)?;
+    assert!(connection.is_idle() || connection.must_close());
+    Ok(String::from_utf8(end.into_owned()).expect("text"))
+}
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+#[test]
+fn trailers_follow_the_last_chunk() {
+    for (trailers, expected) in [
+        (&[][..], "0\r\n\r\n"),
+        (&[("Digest", "abc")], "0\r\ndigest: abc\r\n\r\n"),
+        (
+            &[("etag", "\"1\""), ("x-many", "1"), ("x-many", "2")],
+            "0\r\netag: \"1\"\r\nx-many: 1\r\nx-many: 2\r\n\r\n",
+        ),
+    ] {
+        assert_eq!(
+            end(GET, BodyLength::Unknown, trailers).as_deref(),
+            Ok(expected)
+        );
+    }
+}
+
+#[test]
+fn what_is_needed_before_the_content_is_no_trailer() {
+    for name in [
+        "Content-Length",
+        "Transfer-Encoding",
+        "Trailer",
+        "TE",
+        "Connection",
+        "Keep-Alive",
+        "Upgrade",
+        "Host",
+        "If-None-Match",
+        "Range",
+        "Authorization",
+        "Set-Cookie",
+        "WWW-Authenticate",
+        "Cache-Control",
+        "Date",
+        "Location",
+        "Vary",
+        "Content-Type",
+        "Content-Encoding",
+        "Content-Range",
+    ] {
+        let trailers = [(name, "1"), ("x-last", "2")];
+        assert_eq!(
+            end(GET, BodyLength::Unknown, &trailers).as_deref(),
+            Ok("0\r\nx-last: 2\r\n\r\n"),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn without_chunks_there_are_no_trailers() {
+    let trailers = [("digest", "abc")];
+    for (request, length) in [
+        (GET.replace("1.1", "1.0"), BodyLength::Unknown),
+        (GET.replace("GET", "HEAD"), BodyLength::Unknown),
+        (GET.to_owned(), BodyLength::Known(0)),
+    ] {
+        assert_eq!(
+            end(&request, length, &trailers).as_deref(),
+            Ok(""),
+            "{request}"
+        );
+    }
+    assert_eq!(
+        end(GET, BodyLength::Known(1), &trailers),
+        Err(WrongLength::Short)
+    );
+}
