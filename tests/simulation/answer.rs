@@ -5,6 +5,8 @@
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) body: Vec<u8>,
+    /// The lines behind a chunked body.
+    pub(crate) trailers: Vec<String>,
     /// It says that it is the last one.
     pub(crate) closes: bool,
     /// Bytes of it, framing included.
@@ -31,31 +33,35 @@ impl Answer {
                 .find(named)
                 .map(|line| line[name.len()..].trim())
         };
-        let (body, len) = match field("content-length:") {
+        let (body, trailers, len) = match field("content-length:") {
             Some(length) => {
                 let length: usize = length.parse().map_err(|_| "got no length".to_owned())?;
                 let Some(body) = bytes.get(end + 4..end + 4 + length) else {
                     return Ok(None);
                 };
-                (body.to_vec(), end + 4 + length)
+                (body.to_vec(), Vec::new(), end + 4 + length)
             }
             None if field("transfer-encoding:").is_some() => match chunks(bytes, end + 4)? {
                 Some(whole) => whole,
                 None => return Ok(None),
             },
-            None => (Vec::new(), end + 4),
+            None => (Vec::new(), Vec::new(), end + 4),
         };
         Ok(Some(Self {
             status,
             body,
+            trailers,
             closes: field("connection:").is_some_and(|value| value == "close"),
             len,
         }))
     }
 }
 
-/// A chunked body that begins `at`, and where it ends; none while it is not whole.
-fn chunks(bytes: &[u8], mut at: usize) -> Result<Option<(Vec<u8>, usize)>, String> {
+/// The body, its trailers, and where they end.
+type Chunked = (Vec<u8>, Vec<String>, usize);
+
+/// A chunked body that begins `at`, its trailers, and where it ends; none while it is not whole.
+fn chunks(bytes: &[u8], mut at: usize) -> Result<Option<Chunked>, String> {
     let mut body = Vec::new();
     loop {
         let rest = &bytes[at..];
@@ -65,6 +71,10 @@ fn chunks(bytes: &[u8], mut at: usize) -> Result<Option<(Vec<u8>, usize)>, Strin
         let size = std::str::from_utf8(&rest[..line]).ok();
         let size = size.and_then(|size| usize::from_str_radix(size, 16).ok());
         let size = size.ok_or("got a chunk without a size")?;
+        if size == 0 {
+            let trailers = trailers(bytes, at + line + 2);
+            return Ok(trailers.map(|(trailers, end)| (body, trailers, end)));
+        }
         let Some(chunk) = rest.get(line + 2..line + 4 + size) else {
             return Ok(None);
         };
@@ -72,9 +82,20 @@ fn chunks(bytes: &[u8], mut at: usize) -> Result<Option<(Vec<u8>, usize)>, Strin
         if !chunk.ends_with(b"\r\n") {
             return Err("got a chunk that does not end".to_owned());
         }
-        if size == 0 {
-            return Ok(Some((body, at)));
-        }
         body.extend_from_slice(&chunk[..size]);
+    }
+}
+
+/// The lines that begin `at`, up to the empty one, and where they end; none while it is missing.
+fn trailers(bytes: &[u8], mut at: usize) -> Option<(Vec<String>, usize)> {
+    let mut lines = Vec::new();
+    loop {
+        let rest = &bytes[at..];
+        let len = rest.windows(2).position(|two| two == b"\r\n")?;
+        at += len + 2;
+        if len == 0 {
+            return Some((lines, at));
+        }
+        lines.push(String::from_utf8_lossy(&rest[..len]).into_owned());
     }
 }

@@ -3,7 +3,7 @@
 use coring::sim::{Connection, Random, Received, World};
 
 use crate::answer::Answer;
-use crate::service::{Kind, content};
+use crate::service::{Kind, TRAILER, content, states_length};
 
 /// How a client behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -217,6 +217,7 @@ impl Client {
             Manner::Flooding => return Kind::Read,
             Manner::Wrong | Manner::Overlong => {}
             _ if number + 1 == count && self.random.chance(100) => return Kind::Panic,
+            _ if number + 1 == count && self.random.chance(100) => return Kind::Broken,
             _ if self.may_hold_up && self.random.chance(100) => return Kind::HoldUp,
             _ => {}
         }
@@ -228,6 +229,7 @@ impl Client {
             Kind::Echo,
             Kind::Read,
             Kind::Ignore,
+            Kind::Generated,
         ])
     }
 
@@ -447,6 +449,17 @@ impl Client {
             if asked.end > self.sent && asked.kind != Kind::Ignore && asked.kind != Kind::Echo {
                 return Err(self.fault("got an answer before it had asked"));
             }
+            if asked.kind == Kind::Broken {
+                return Err(self.fault("got a body for whole that was broken off"));
+            }
+            let len = asked.body.len();
+            let trailers = match asked.kind {
+                Kind::Generated if !states_length(len) => vec![format!("{TRAILER}: {len}")],
+                _ => Vec::new(),
+            };
+            if answer.trailers != trailers {
+                return Err(self.fault(&format!("got trailers {:?}", answer.trailers)));
+            }
             if answer.body != asked.body {
                 let text = String::from_utf8_lossy(&answer.body);
                 let begin: String = text.chars().take(60).collect();
@@ -500,7 +513,9 @@ impl Client {
             is_cut || begun_ms.is_none_or(|begun_ms| begun_ms >= drain_ms)
         });
         let is_satisfied = self.answered == self.asked.len() && self.manner != Manner::Wrong;
-        if excused || too_late || is_satisfied {
+        let is_broken_off = self.asked.get(self.answered).map(|asked| asked.kind);
+        let is_broken_off = is_broken_off == Some(Kind::Broken);
+        if is_broken_off || excused || too_late || is_satisfied {
             return Ok(());
         }
         Err(self.fault(&format!(

@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::task::Poll;
 
 use coring::sim::{hold_up, sleep_ms};
-use coring::{Request, Response, Service};
+use coring::{Body, HeaderMap, HeaderValue, Request, Response, Service, spawn};
 
 /// The message of a panic that is meant to happen.
 pub(crate) const PLANNED: &str = "a planned panic";
@@ -25,6 +25,10 @@ pub(crate) enum Kind {
     Read,
     /// An answer without the request's body being read.
     Ignore,
+    /// An answer that another coroutine writes, with trailers at its end.
+    Generated,
+    /// The same, but it is not finished.
+    Broken,
     /// A panic.
     Panic,
     /// An answer from memory, for which the worker is held up.
@@ -32,13 +36,15 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 10] = [
         Self::Item,
         Self::Slow,
         Self::Busy,
         Self::Echo,
         Self::Read,
         Self::Ignore,
+        Self::Generated,
+        Self::Broken,
         Self::Panic,
         Self::HoldUp,
     ];
@@ -55,6 +61,8 @@ impl Kind {
             Self::Echo => "echo",
             Self::Read => "read",
             Self::Ignore => "ignore",
+            Self::Generated => "generated",
+            Self::Broken => "broken",
             Self::Panic => "panic",
             Self::HoldUp => "hold-up",
         }
@@ -95,6 +103,9 @@ impl Service for Site {
                     return Response::text(format!("corrupt: {body:?}"));
                 }
             }
+            Kind::Generated | Kind::Broken => {
+                return Response::text(generate(answer, kind == Kind::Generated));
+            }
             Kind::Panic => panic!("{PLANNED}"),
             Kind::HoldUp => {
                 hold_up(HOLD_UPS_MS[len % HOLD_UPS_MS.len()], HOLD_UPS_END_MS.get());
@@ -103,6 +114,43 @@ impl Service for Site {
         }
         Response::text(answer)
     }
+}
+
+/// The trailer that tells the length of a generated body.
+pub(crate) const TRAILER: &str = "x-length";
+
+/// Whether a generated body of `len` bytes has its length in the head, and so no trailers.
+pub(crate) fn states_length(len: usize) -> bool {
+    len.is_multiple_of(3)
+}
+
+/// A body that another coroutine writes, in parts and with pauses that follow from its length.
+fn generate(content: Vec<u8>, is_finished: bool) -> Body {
+    let len = content.len();
+    let (mut sender, body) = Body::channel([0, 1, 5000, 70_000][len % 4]);
+    let states_length = states_length(len);
+    let body = match (states_length, is_finished) {
+        (true, true) => body.with_length(len as u64),
+        // A length that is not kept is a way to fail, too.
+        (true, false) => body.with_length(len as u64 + 1),
+        (false, _) => body,
+    };
+    spawn(async move {
+        for (number, part) in content.chunks(1 + len / (1 + len % 20)).enumerate() {
+            if sender.write(part.to_vec()).await.is_err() {
+                return;
+            }
+            if (number + len).is_multiple_of(7) {
+                sleep_ms(len as u64 % 400).await;
+            }
+        }
+        if is_finished || states_length {
+            let mut trailers = HeaderMap::new();
+            trailers.insert(TRAILER, HeaderValue::from(len));
+            sender.finish_with_trailers(trailers);
+        }
+    });
+    body
 }
 
 /// How long a worker is held up, in ms: longer than one deadline after the other.
