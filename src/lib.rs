@@ -73,6 +73,7 @@ mod sys;
 pub mod task;
 
 pub use crate::http::field::Fields;
+pub use crate::http::{FieldLines, InvalidField};
 pub use ::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 pub use buf::{Chunk, Part};
 pub use engine::{EngineChoice, Refused, Selected};
@@ -81,8 +82,8 @@ pub use server::{
     AccessLog, Builder, Cores, Error, ErrorKind, HalfClose, Handle, Limits, Pin, Result, Server,
 };
 pub use service::{
-    Body, BodyError, BodySender, Files, Gone, InvalidRequest, Request, RequestBuilder, Response,
-    Router, Service, ServiceFactory, TryWriteError,
+    Body, BodyError, BodySender, Files, Gone, InvalidRequest, NextResponse, Request,
+    RequestBuilder, Response, Router, Service, ServiceFactory, TryWriteError,
 };
 pub use sys::kernel::release as kernel_release;
 pub use sys::signals::unblock_signals;

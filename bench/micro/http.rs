@@ -34,6 +34,7 @@ pub(crate) fn measure() {
     let value = HeaderValue::from_static("text/html; charset=utf-8");
     let answer = Answer {
         status: StatusCode::OK,
+        reason: None,
         shared: None,
         fields: [(&name, &value)],
         length: BodyLength::Known(BODY_BYTES as u64),

@@ -19,6 +19,6 @@ pub mod span;
 pub mod target;
 
 pub use fault::Fault;
-pub use field_lines::FieldLines;
+pub use field_lines::{FieldLines, InvalidField};
 pub use head::{Head, Version};
 pub use span::Span;

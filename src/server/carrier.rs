@@ -63,6 +63,9 @@ pub(super) trait Carrier {
     /// on.
     fn refuse_body(&mut self);
 
+    /// Queues an interim response, if the protocol's version has such.
+    fn interim(&mut self, response: &Response);
+
     /// Queues the response's head. False: no body follows, whatever the response has.
     fn head(&mut self, response: &Response) -> bool;
 
@@ -170,6 +173,10 @@ impl Carrier for Connection {
 
     fn refuse_body(&mut self) {
         self.http.refuse();
+    }
+
+    fn interim(&mut self, response: &Response) {
+        self.encode_interim(response);
     }
 
     fn head(&mut self, response: &Response) -> bool {

@@ -27,8 +27,8 @@ pub(super) enum CloseReason {
     Fault(Fault),
     /// The service panicked.
     ServicePanicked,
-    /// The service's answer was an interim one (1xx), its answer's body was not what its head had
-    /// announced, or a file of the answer could not be read.
+    /// The service answered with an interim response (1xx) that none follows, its response's body
+    /// was not what its head had announced, or a file of the response could not be read.
     ServiceFailed,
     /// The server is going away.
     Drained,

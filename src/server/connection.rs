@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Waker, ready};
 use super::access_log::Line;
 use super::carrier::Carrier;
 use super::close_reason::CloseReason;
-use super::exchange::{Exchange, Pending, refuse_interim};
+use super::exchange::{Exchange, Pending};
 use super::linger::linger;
 use super::shared::{Manner, Place};
 use crate::buf::PoolBox;
@@ -188,8 +188,8 @@ impl Connection {
             };
             drop(call);
             *in_service = false;
-            refuse_interim(answer)?;
-            if incoming.is_some() || answer.has_flowing_body() {
+            let is_interim = answer.status().is_informational();
+            if is_interim || incoming.is_some() || answer.has_flowing_body() {
                 let Poll::Ready(response) = polled else {
                     unreachable!("looked at above");
                 };

@@ -3,7 +3,7 @@
 
 use std::cell::RefMut;
 
-use ::http::HeaderMap;
+use ::http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::access_log::Line;
 use super::close_reason::CloseReason;
@@ -25,6 +25,23 @@ impl Connection {
             let interim = self.http.send_continue();
             self.link.outbox.write(&self.shared.pool, interim);
             self.shared.metrics.responses_1xx.add(1);
+        }
+    }
+
+    /// Encodes an interim response. HTTP/1.0 has none.
+    pub(super) fn encode_interim(&mut self, response: &Response) {
+        let (shared, http) = (&self.shared, &mut self.http);
+        let answer = answer(response);
+        let mut date = shared.date.borrow_mut();
+        let mut is_sent = false;
+        let outbox = &mut self.link.outbox;
+        outbox.write_with(&shared.pool, answer.head_bytes_max(), |out| {
+            let head = http.send_head(&answer, date.now(), out);
+            is_sent = head > 0;
+            head
+        });
+        if is_sent {
+            shared.metrics.responses_1xx.add(1);
         }
     }
 
@@ -61,14 +78,7 @@ impl Connection {
             mutate!(SilentDrain, (), self.http.close_after());
         }
         let status = response.status();
-        let answer = Answer {
-            status,
-            shared: response.shared(),
-            fields: response.own_headers(),
-            length: response
-                .body_length()
-                .map_or(BodyLength::Unknown, BodyLength::Known),
-        };
+        let answer = answer(response);
         let (shared, http) = (&self.shared, &mut self.http);
         let mut date = shared.date.borrow_mut();
         let len_max = answer.head_bytes_max() + body.len();
@@ -187,5 +197,21 @@ impl Connection {
         {
             self.shared.write_line(line);
         }
+    }
+}
+
+/// What a response's head is made of.
+#[inline(always)]
+fn answer(
+    response: &Response,
+) -> Answer<'_, impl Clone + IntoIterator<Item = (&HeaderName, &HeaderValue)>> {
+    Answer {
+        status: response.status(),
+        reason: response.reason(),
+        shared: response.shared(),
+        fields: response.own_headers(),
+        length: response
+            .body_length()
+            .map_or(BodyLength::Unknown, BodyLength::Known),
     }
 }

@@ -15,7 +15,7 @@ use super::close_reason::CloseReason;
 use crate::buf::PoolBox;
 use crate::net::Pace;
 use crate::rt::{contain, peer_now_ms};
-use crate::service::{Body, Inlet, Piece, Response};
+use crate::service::{Body, Inlet, NextResponse, Piece, Response};
 
 /// What arrives for a response's body is gathered to so many bytes for one send. With more, few
 /// connections would hold all blocks that there are to receive into.
@@ -56,6 +56,8 @@ pub(super) enum Pending<F> {
 enum Stage<F> {
     /// Nothing of the response is queued.
     Pending(Pending<F>),
+    /// An interim response is queued; the service works on the next one.
+    Next(NextResponse),
     /// The head is queued; the body follows, until none is left of it.
     Body(Option<Body>),
 }
@@ -79,16 +81,36 @@ impl<F: Future<Output = Response>> Exchange<F> {
         context: &mut Context<'_>,
     ) -> Poll<Result<(), CloseReason>> {
         self.pieces_left = PIECES_MAX;
-        if let Stage::Pending(Pending::Call(_)) = &self.stage {
-            let response = ready!(self.poll_call(carrier, context))?;
-            self.stage = Stage::Pending(Pending::Response(Box::new(response)));
-        }
-        match mem::replace(&mut self.stage, Stage::Body(None)) {
-            Stage::Pending(Pending::Response(mut response)) => {
-                let body = self.begin_response(&mut response, carrier, context)?;
-                self.stage = Stage::Body(Some(body));
+        loop {
+            if matches!(
+                self.stage,
+                Stage::Pending(Pending::Call(_)) | Stage::Next(_)
+            ) {
+                let response = ready!(self.poll_call(carrier, context))?;
+                self.stage = Stage::Pending(Pending::Response(Box::new(response)));
             }
-            stage => self.stage = stage,
+            let Stage::Pending(Pending::Response(response)) = &self.stage else {
+                break;
+            };
+            let is_interim = response.status().is_informational();
+            if is_interim && !carrier.has_room(usize::MAX) {
+                // A service may have any number of them, and its client read none.
+                ready!(carrier.poll_flush(context))?;
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let stage = mem::replace(&mut self.stage, Stage::Body(None));
+            let Stage::Pending(Pending::Response(mut response)) = stage else {
+                unreachable!("looked at above");
+            };
+            self.stage = match is_interim {
+                true => Stage::Next(begin_next(&mut response, carrier)?),
+                false => Stage::Body(Some(self.begin_response(
+                    &mut response,
+                    carrier,
+                    context,
+                )?)),
+            };
         }
         self.poll_body(carrier, context)
     }
@@ -102,10 +124,11 @@ impl<F: Future<Output = Response>> Exchange<F> {
         loop {
             self.forget_own_reader(context);
             let polled = contain(|| {
-                let Stage::Pending(Pending::Call(call)) = &mut self.stage else {
-                    unreachable!("polled while the service works");
+                let polled = match &mut self.stage {
+                    Stage::Pending(Pending::Call(call)) => call.as_mut().poll(context),
+                    Stage::Next(next) => next.as_mut().poll(context),
+                    _ => unreachable!("polled while the service works"),
                 };
-                let polled = call.as_mut().poll(context);
                 if polled.is_ready() {
                     // The call's destructors are the service's code, too.
                     self.stage = Stage::Body(None);
@@ -113,7 +136,7 @@ impl<F: Future<Output = Response>> Exchange<F> {
                 polled
             });
             if let Poll::Ready(response) = polled.ok_or(CloseReason::ServicePanicked)? {
-                return Poll::Ready(refuse_interim(&response).map(|()| response));
+                return Poll::Ready(Ok(response));
             }
             let received = self.receive(carrier, context)?;
             // Responses to earlier requests do not wait for this one.
@@ -372,12 +395,15 @@ enum Pulled {
     Span,
 }
 
-/// An interim response is none, whatever the service thinks (RFC 9110 §15.2).
-pub(super) fn refuse_interim(response: &Response) -> Result<(), CloseReason> {
-    if response.status().is_informational() {
-        return Err(CloseReason::ServiceFailed);
-    }
-    Ok(())
+/// Queues an interim response, and gives back what makes the next one. Without that it is no answer
+/// (RFC 9110 §15.2).
+fn begin_next(
+    response: &mut Response,
+    carrier: &mut impl Carrier,
+) -> Result<NextResponse, CloseReason> {
+    let next = response.take_next().ok_or(CloseReason::ServiceFailed)?;
+    carrier.interim(response);
+    Ok(next)
 }
 
 /// Whether what is left of a request's body is known to be little enough to be received and

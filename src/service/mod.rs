@@ -26,7 +26,7 @@ pub use files::{Relative, with_slash};
 pub use pipe::Inlet;
 pub use request::Request;
 pub use request_builder::{InvalidRequest, RequestBuilder};
-pub use response::Response;
+pub use response::{NextResponse, Response};
 pub use router::Router;
 
 /// Answers requests. Each worker has a service of its own, so a service need not be `Send` and

@@ -1,8 +1,10 @@
 //! A response as a service makes it.
 
+use std::fmt;
+use std::pin::Pin;
 use std::rc::Rc;
 
-use ::http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use ::http::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue};
 use ::http::{HeaderMap, StatusCode};
 
 use super::body::Body;
@@ -18,13 +20,27 @@ pub struct Response {
     /// Most responses have one field of their own, which then needs no list.
     first: Option<(HeaderName, HeaderValue)>,
     more: Vec<(HeaderName, HeaderValue)>,
-    /// Fields that others have, too.
+    /// Fields whose lines are written already.
     shared: Option<Rc<FieldLines>>,
     body: Body,
+    /// What most responses do not have.
+    extra: Option<Box<Extra>>,
 }
 
+/// What only some responses have.
+#[derive(Default)]
+struct Extra {
+    reason: Option<HeaderValue>,
+    next: Option<NextResponse>,
+}
+
+/// The response that follows an interim one, once it is there.
+pub type NextResponse = Pin<Box<dyn Future<Output = Response>>>;
+
 impl Response {
-    /// A response without fields or body. A status of 1xx is no answer: the client gets 500.
+    /// A response without fields or body. One whose status is 1xx needs another one after it
+    /// ([`Response::then`]): without that the client gets 500.
+    #[inline]
     pub fn new(status: StatusCode) -> Self {
         Self {
             status,
@@ -32,14 +48,7 @@ impl Response {
             more: Vec::new(),
             shared: None,
             body: Body::empty(),
-        }
-    }
-
-    /// A response with fields that others have, too.
-    pub(crate) fn with_shared(status: StatusCode, fields: Rc<FieldLines>) -> Self {
-        Self {
-            shared: Some(fields),
-            ..Self::new(status)
+            extra: None,
         }
     }
 
@@ -72,9 +81,12 @@ impl Response {
     #[must_use]
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         if let Some(shared) = &self.shared
-            && shared.fields().iter().any(|(shared, _)| *shared == name)
+            && has_field(shared, &name)
         {
             self.more.extend_from_slice(shared.fields());
+            if shared.wants_close() {
+                self.more.push((CONNECTION, const { close() }));
+            }
             self.shared = None;
         }
         self.more.retain(|(other, _)| *other != name);
@@ -97,6 +109,19 @@ impl Response {
         self
     }
 
+    /// The same response with these fields, in the place of all that have their names, and of the
+    /// lines that were given before. They are sent after the response's other fields.
+    #[inline]
+    #[must_use]
+    pub fn with_field_lines(mut self, lines: Rc<FieldLines>) -> Self {
+        if self.first.is_some() || !self.more.is_empty() {
+            self.first.take_if(|(name, _)| has_field(&lines, name));
+            self.more.retain(|(name, _)| !has_field(&lines, name));
+        }
+        self.shared = Some(lines);
+        self
+    }
+
     /// The same response with another body. The body of a request is passed on as it comes.
     #[must_use]
     pub fn with_body(mut self, body: impl Into<Body>) -> Self {
@@ -109,6 +134,60 @@ impl Response {
     pub fn with_status(mut self, status: StatusCode) -> Self {
         self.status = status;
         self
+    }
+
+    /// The same response with this reason phrase in the place of the usual one of its status.
+    /// Clients need not show it, and HTTP/2 has none.
+    ///
+    /// ```
+    /// use coring::{HeaderValue, Response, StatusCode};
+    ///
+    /// let response = Response::new(StatusCode::IM_A_TEAPOT)
+    ///     .with_reason(HeaderValue::from_static("Short And Stout"));
+    /// ```
+    #[must_use]
+    pub fn with_reason(mut self, reason: HeaderValue) -> Self {
+        self.extra().reason = Some(reason);
+        self
+    }
+
+    /// Makes this an interim response, which is sent at once; `next` makes the response that
+    /// follows it, which may be an interim one again. A client can load what 103 (Early Hints)
+    /// speaks of while the service still works:
+    ///
+    /// ```
+    /// use coring::{HeaderName, HeaderValue, Request, Response, StatusCode};
+    ///
+    /// async fn page(_: Request) -> Response {
+    ///     let style = HeaderValue::from_static("</style.css>; rel=preload; as=style");
+    ///     Response::new(StatusCode::EARLY_HINTS)
+    ///         .with_header(HeaderName::from_static("link"), style)
+    ///         .then(async {
+    ///             // ... ask a database ...
+    ///             Response::html("<link rel=stylesheet href=style.css>")
+    ///         })
+    /// }
+    /// ```
+    ///
+    /// An interim response has no body. A client of HTTP/1.0 gets none. 100 (Continue) asks the
+    /// client for its request's body, as reading that does.
+    ///
+    /// # Panics
+    /// If the status is not 1xx, or 101, which nothing follows.
+    #[must_use]
+    pub fn then(mut self, next: impl Future<Output = Self> + 'static) -> Self {
+        let status = self.status;
+        assert!(
+            is_interim(status),
+            "no response follows one of status {status}"
+        );
+        self.extra().next = Some(Box::pin(next));
+        self
+    }
+
+    /// Takes what [`Response::then`] has added: for a test, or a service that calls another one.
+    pub fn take_next(&mut self) -> Option<NextResponse> {
+        self.extra.as_mut()?.next.take()
     }
 
     /// The status.
@@ -132,10 +211,16 @@ impl Response {
             .map(|(name, value)| (name, value))
     }
 
-    /// Those that others have, too.
+    /// Those whose lines are written already.
     #[inline]
     pub(crate) fn shared(&self) -> Option<&FieldLines> {
         self.shared.as_deref()
+    }
+
+    /// The reason phrase, if it was set.
+    #[inline]
+    pub fn reason(&self) -> Option<&HeaderValue> {
+        self.extra.as_ref()?.reason.as_ref()
     }
 
     /// The body, to read from.
@@ -163,7 +248,8 @@ impl Response {
         self.body.comes_by(incoming)
     }
 
-    /// The same response in the types of the `http` crate.
+    /// The same response in the types of the `http` crate, which have no place for a reason phrase
+    /// and for what follows an interim response.
     pub fn into_http(self) -> ::http::Response<Body> {
         let mut fields = HeaderMap::new();
         for (name, value) in self.headers() {
@@ -188,6 +274,10 @@ impl Response {
         }
     }
 
+    fn extra(&mut self) -> &mut Extra {
+        self.extra.get_or_insert_default()
+    }
+
     fn with_content(status: StatusCode, kind: HeaderValue, content: impl Into<Body>) -> Self {
         Self {
             first: Some((CONTENT_TYPE, kind)),
@@ -197,9 +287,31 @@ impl Response {
     }
 }
 
+impl fmt::Debug for Extra {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Extra")
+            .field("reason", &self.reason)
+            .field("next", &self.next.as_ref().map(|_| ()))
+            .finish()
+    }
+}
+
+/// Whether another response can follow one of this status.
+fn is_interim(status: StatusCode) -> bool {
+    status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS
+}
+
+fn has_field(lines: &FieldLines, name: &HeaderName) -> bool {
+    lines.fields().iter().any(|(other, _)| other == name)
+}
+
 // Made at compile time wherever it is used: a clone would be a call.
 const fn html() -> HeaderValue {
     HeaderValue::from_static("text/html; charset=utf-8")
+}
+
+const fn close() -> HeaderValue {
+    HeaderValue::from_static("close")
 }
 
 const fn text() -> HeaderValue {
@@ -249,7 +361,7 @@ mod tests {
             (CONTENT_TYPE, value("text/css")),
             (ETAG, value("\"1\"")),
         ]));
-        let shared = || Response::with_shared(StatusCode::OK, lines.clone());
+        let shared = || Response::new(StatusCode::OK).with_field_lines(lines.clone());
         let replaced = shared().with_header(CONTENT_TYPE, value("text/plain"));
         assert_eq!(
             fields(&replaced),
@@ -258,6 +370,45 @@ mod tests {
         let other = shared().with_header(SET_COOKIE, value("a=1"));
         assert!(other.shared().is_some());
         assert_eq!(fields(&other).len(), 3);
+    }
+
+    #[test]
+    fn field_lines_take_the_place_of_fields_with_their_names() {
+        let lines = Rc::new(FieldLines::new([
+            (CONTENT_TYPE, value("text/css")),
+            (CONNECTION, value("close")),
+        ]));
+        let response = Response::text("")
+            .append_header(ETAG, value("\"1\""))
+            .append_header(CONTENT_TYPE, value("text/html"))
+            .with_field_lines(lines);
+        let expected = [("etag", "\"1\""), ("content-type", "text/css")];
+        assert_eq!(fields(&response), expected);
+        // What the lines say of the connection outlives them.
+        let replaced = response.with_header(CONTENT_TYPE, value("text/plain"));
+        let expected = [
+            ("etag", "\"1\""),
+            ("connection", "close"),
+            ("content-type", "text/plain"),
+        ];
+        let mut replaced = fields(&replaced);
+        replaced.sort_by_key(|(name, _)| expected.iter().position(|(other, _)| other == name));
+        assert_eq!(replaced, expected);
+    }
+
+    #[test]
+    fn only_an_interim_response_is_followed() {
+        for status in [101, 200, 404, 500] {
+            let status = StatusCode::from_u16(status).unwrap();
+            let then = || Response::new(status).then(async { Response::text("") });
+            assert!(std::panic::catch_unwind(then).is_err(), "{status}");
+        }
+        for status in [100, 102, 103, 199] {
+            let status = StatusCode::from_u16(status).unwrap();
+            let mut response = Response::new(status).then(async { Response::text("") });
+            assert!(response.take_next().is_some(), "{status}");
+            assert!(response.take_next().is_none(), "{status}");
+        }
     }
 
     #[test]

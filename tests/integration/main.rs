@@ -18,6 +18,7 @@ mod files;
 mod generated;
 mod gone;
 mod inherited;
+mod interim;
 mod lifecycle;
 mod limits;
 mod messages;

@@ -264,9 +264,9 @@ fn no_waker_payload_or_content_of_the_services_ends_a_worker() {
     server.stop();
 }
 
-/// An interim answer is none, and to HTTP/1.0 there is no such thing.
+/// An interim response that none follows is no answer.
 #[test]
-fn an_interim_answer_is_a_failure() {
+fn an_interim_response_without_another_is_a_failure() {
     let server = Local::start(|| {
         async |request: Request| {
             let status = request.path()[1..].parse().expect("a status");

@@ -200,7 +200,7 @@ impl Connection {
             return 0;
         }
         let mut head = HeadWriter::new(out);
-        head.status_line(answer.status);
+        head.status_line(answer.status, answer.reason);
         head.fields(answer.fields.clone());
         if let Some(shared) = answer.shared {
             head.shared(shared);

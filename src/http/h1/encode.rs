@@ -5,7 +5,7 @@ use ::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::http::FieldLines;
 use crate::http::date::DATE_LEN;
-use crate::http::field::{Owner, has_token, owner};
+use crate::http::field_lines::Noted;
 
 /// What a service answers, as far as the head is concerned.
 ///
@@ -17,6 +17,8 @@ use crate::http::field::{Owner, has_token, owner};
 pub struct Answer<'a, F> {
     /// The status.
     pub status: StatusCode,
+    /// The reason phrase, if it is not the usual one of the status.
+    pub reason: Option<&'a HeaderValue>,
     /// Fields that other answers have, too.
     pub shared: Option<&'a FieldLines>,
     /// The fields, as something that can be walked more than once.
@@ -33,8 +35,9 @@ where
     /// A length in bytes that the head of this answer does not exceed.
     #[must_use]
     pub fn head_bytes_max(&self) -> usize {
+        let reason = self.reason.map_or(0, HeaderValue::len);
         let shared = self.shared.map_or(0, |shared| shared.lines().len());
-        OWN_BYTES_MAX + shared + lines_len(self.fields.clone())
+        OWN_BYTES_MAX + reason + shared + lines_len(self.fields.clone())
     }
 }
 
@@ -95,9 +98,7 @@ pub(super) enum Persistence {
 pub(super) struct HeadWriter<'a> {
     out: &'a mut [u8],
     len: usize,
-    has_date: bool,
-    has_server: bool,
-    wants_close: bool,
+    noted: Noted,
 }
 
 impl<'a> HeadWriter<'a> {
@@ -105,9 +106,7 @@ impl<'a> HeadWriter<'a> {
         Self {
             out,
             len: 0,
-            has_date: false,
-            has_server: false,
-            wants_close: false,
+            noted: Noted::default(),
         }
     }
 
@@ -115,20 +114,21 @@ impl<'a> HeadWriter<'a> {
     ///
     /// The end of each line is written with the next one: few pieces are written faster than many.
     #[inline]
-    pub(super) fn status_line(&mut self, status: StatusCode) {
-        match status {
-            StatusCode::OK => self.put(b"HTTP/1.1 200 OK"),
-            StatusCode::NOT_MODIFIED => self.put(b"HTTP/1.1 304 Not Modified"),
-            StatusCode::NOT_FOUND => self.put(b"HTTP/1.1 404 Not Found"),
-            _ => self.rare_status_line(status),
+    pub(super) fn status_line(&mut self, status: StatusCode, reason: Option<&HeaderValue>) {
+        match (status, reason) {
+            (StatusCode::OK, None) => self.put(b"HTTP/1.1 200 OK"),
+            (StatusCode::NOT_MODIFIED, None) => self.put(b"HTTP/1.1 304 Not Modified"),
+            (StatusCode::NOT_FOUND, None) => self.put(b"HTTP/1.1 404 Not Found"),
+            _ => self.rare_status_line(status, reason),
         }
     }
 
-    fn rare_status_line(&mut self, status: StatusCode) {
+    fn rare_status_line(&mut self, status: StatusCode, reason: Option<&HeaderValue>) {
+        let usual = || status.canonical_reason().unwrap_or_default().as_bytes();
         self.put(b"HTTP/1.1 ");
         self.put(status.as_str().as_bytes());
         self.put(b" ");
-        self.put(status.canonical_reason().unwrap_or_default().as_bytes());
+        self.put(reason.map_or_else(usual, HeaderValue::as_bytes));
     }
 
     /// The answer's own fields, but for those that frame the message or concern only the
@@ -140,7 +140,7 @@ impl<'a> HeadWriter<'a> {
     ) {
         for (name, value) in fields {
             let (name, value) = (name.as_str().as_bytes(), value.as_bytes());
-            if self.admits(name, value) {
+            if self.noted.admits(name, value) {
                 self.put(b"\r\n");
                 self.put(name);
                 self.put(b": ");
@@ -153,11 +153,12 @@ impl<'a> HeadWriter<'a> {
     #[inline]
     pub(super) fn shared(&mut self, lines: &FieldLines) {
         self.put(lines.lines());
+        self.noted.add(lines.noted());
     }
 
     /// Whether the answer's `connection` field asked to close.
     pub(super) fn wants_close(&self) -> bool {
-        self.wants_close
+        self.noted.wants_close
     }
 
     /// Date and Server where the answer has none, framing, persistence and the empty line.
@@ -169,13 +170,13 @@ impl<'a> HeadWriter<'a> {
         framing: AnswerFraming,
         persistence: Persistence,
     ) -> usize {
-        match (self.has_server, self.has_date) {
+        match (self.noted.has_server, self.noted.has_date) {
             (false, false) => self.put(b"\r\nServer: coring\r\nDate: "),
             (false, true) => self.put(b"\r\nServer: coring"),
             (true, false) => self.put(b"\r\nDate: "),
             (true, true) => {}
         }
-        if !self.has_date {
+        if !self.noted.has_date {
             self.put(date);
         }
         match framing {
@@ -192,22 +193,6 @@ impl<'a> HeadWriter<'a> {
             Persistence::Close => self.put(b"\r\nConnection: close\r\n\r\n"),
         }
         self.len
-    }
-
-    /// Whether a field, whose name is in small letters, is the answer's to send.
-    #[inline]
-    fn admits(&mut self, name: &[u8], value: &[u8]) -> bool {
-        match owner(name) {
-            Owner::Response => {}
-            Owner::Date => self.has_date = true,
-            Owner::Server => self.has_server = true,
-            Owner::Connection => {
-                self.wants_close |= has_token(value, "close");
-                return false;
-            }
-            Owner::Protocol => return false,
-        }
-        true
     }
 
     /// Two digits a step, from the last: most lengths take one or two.

@@ -341,7 +341,7 @@ fn answer(request: &Request, facts: &Facts, content: Content) -> Response {
     } else {
         Requested::Whole
     };
-    let response = |status| Response::with_shared(status, facts.fields.clone());
+    let response = |status| Response::new(status).with_field_lines(facts.fields.clone());
     match requested {
         Requested::Whole => response(StatusCode::OK).with_body(content.part(0..length)),
         Requested::Part(part) => {

@@ -3,12 +3,12 @@
 use ::http::{HeaderName, HeaderValue, StatusCode};
 
 use super::{DATE, NO_FIELDS, next};
+use crate::http::Fault;
 use crate::http::h1::DATA_SUFFIX;
 use crate::http::h1::encode::{DataPrefix, WrongLength};
 use crate::http::h1::{Answer, BodyLength, Connection, Event, Limits};
-use crate::http::{Fault, FieldLines};
 
-const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+pub(super) const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const HEAD: &str = "HEAD / HTTP/1.1\r\nHost: a\r\n\r\n";
 const GET_AND_CLOSE: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
 const OLD: &str = "GET / HTTP/1.0\r\n\r\n";
@@ -18,7 +18,7 @@ const EXPECT: &str =
 const POST: &str = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n";
 
 /// A connection that has read `request`.
-fn after(request: &str) -> Connection {
+pub(super) fn after(request: &str) -> Connection {
     let mut connection = Connection::server();
     let event = next(&mut connection, request.as_bytes(), &Limits::default());
     assert!(matches!(event, Ok((_, Event::Request(_)))), "{event:?}");
@@ -26,7 +26,7 @@ fn after(request: &str) -> Connection {
 }
 
 /// Fields as a service has them.
-fn typed(fields: &[(&str, &str)]) -> Vec<(HeaderName, HeaderValue)> {
+pub(super) fn typed(fields: &[(&str, &str)]) -> Vec<(HeaderName, HeaderValue)> {
     let typed = |&(name, value): &(&str, &str)| {
         let name = HeaderName::from_bytes(name.as_bytes()).expect("a name");
         (name, HeaderValue::from_str(value).expect("a value"))
@@ -46,6 +46,7 @@ fn send(
     let status = StatusCode::from_u16(status).expect("a status");
     let answer = Answer {
         status,
+        reason: None,
         shared: None,
         fields,
         length,
@@ -187,6 +188,7 @@ fn heeds_the_answers_own_close_date_and_server() {
     let fields = typed(&[("date", "never"), ("Server", "x")]);
     let answer = Answer {
         status: StatusCode::OK,
+        reason: None,
         shared: None,
         fields: fields.iter().map(|(name, value)| (name, value)),
         length: BodyLength::Known(0),
@@ -195,38 +197,6 @@ fn heeds_the_answers_own_close_date_and_server() {
     let len = after(GET).send_head(&answer, &DATE, &mut out);
     let expected = "HTTP/1.1 200 OK\r\ndate: never\r\nserver: x\r\nContent-Length: 0\r\n\r\n";
     assert_eq!(str::from_utf8(&out[..len]), Ok(expected));
-}
-
-#[test]
-fn shared_fields_look_like_others() {
-    let head = |shared, own| {
-        let own = typed(own);
-        let shared = FieldLines::new(typed(shared));
-        let answer = Answer {
-            status: StatusCode::OK,
-            shared: Some(&shared),
-            fields: own.iter().map(|(name, value)| (name, value)),
-            length: BodyLength::Known(0),
-        };
-        let mut out = vec![0; answer.head_bytes_max()];
-        let len = after(GET).send_head(&answer, &DATE, &mut out);
-        out.truncate(len);
-        String::from_utf8(out).expect("text")
-    };
-    let all = [("a", "1"), ("b", ""), ("c-d", "x y")];
-    let expected = head(&[], &all);
-    assert!(expected.contains("\r\na: 1\r\nb: \r\nc-d: x y\r\nServer: "));
-    for own in 0..=all.len() {
-        assert_eq!(head(&all[own..], &all[..own]), expected);
-    }
-}
-
-#[test]
-fn what_the_connection_says_is_never_shared() {
-    for name in ["date", "server", "connection", "content-length", "upgrade"] {
-        let made = std::panic::catch_unwind(|| FieldLines::new(typed(&[(name, "close")])));
-        assert!(made.is_err(), "{name}");
-    }
 }
 
 #[test]
@@ -362,6 +332,7 @@ fn interim_answers_come_before_the_final_one() {
     let status = StatusCode::EARLY_HINTS;
     let answer = Answer {
         status,
+        reason: None,
         shared: None,
         fields: NO_FIELDS,
         length: BodyLength::Known(0),

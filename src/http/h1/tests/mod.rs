@@ -3,6 +3,7 @@
 
 mod answers;
 mod bodies;
+mod heads;
 mod hostile;
 mod persistence;
 mod requests;
@@ -96,6 +97,7 @@ impl<'a> Script<'a> {
         let status = StatusCode::OK;
         let answer = Answer {
             status,
+            reason: None,
             shared: None,
             fields: NO_FIELDS,
             length: BodyLength::Known(0),

@@ -15,6 +15,7 @@ fn end(
     step.expect("a request");
     let answer = Answer {
         status: StatusCode::OK,
+        reason: None,
         shared: None,
         fields: NO_FIELDS,
         length,

@@ -89,6 +89,7 @@ fn request(connection: &Connection, head: &Head, bytes: &[u8], end: usize) -> As
 fn answer(connection: &mut Connection) {
     let answer = Answer {
         status: StatusCode::OK,
+        reason: None,
         shared: None,
         fields: NO_FIELDS,
         length: BodyLength::Known(0),

@@ -193,6 +193,7 @@ impl<'a> Script<'a> {
         };
         let answer = Answer {
             status: StatusCode::OK,
+            reason: None,
             shared: None,
             fields: NO_FIELDS,
             length,

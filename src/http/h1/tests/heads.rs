@@ -1,0 +1,74 @@
+//! Heads of answers: the status line, and fields whose lines are written already.
+
+use ::http::{HeaderValue, StatusCode};
+
+use super::answers::{GET, after, typed};
+use super::{DATE, NO_FIELDS};
+use crate::http::FieldLines;
+use crate::http::h1::{Answer, BodyLength};
+
+#[test]
+fn a_reason_phrase_takes_the_place_of_the_usual_one() {
+    for (status, reason, expected) in [
+        (200, "Fine", "HTTP/1.1 200 Fine\r\n"),
+        (404, "", "HTTP/1.1 404 \r\n"),
+        (299, "Very\tGood", "HTTP/1.1 299 Very\tGood\r\n"),
+        (
+            500,
+            &"x".repeat(1000),
+            &format!("HTTP/1.1 500 {}\r\n", "x".repeat(1000)),
+        ),
+    ] {
+        let reason = HeaderValue::from_str(reason).expect("no controls");
+        let answer = Answer {
+            status: StatusCode::from_u16(status).expect("a status"),
+            reason: Some(&reason),
+            shared: None,
+            fields: NO_FIELDS,
+            length: BodyLength::Unknown,
+        };
+        let mut out = vec![0; answer.head_bytes_max()];
+        let len = after(GET).send_head(&answer, &DATE, &mut out);
+        let head = str::from_utf8(&out[..len]).expect("text");
+        assert!(head.starts_with(expected), "{head}");
+    }
+}
+
+#[test]
+fn shared_fields_look_like_others() {
+    let head = |shared, own| {
+        let own = typed(own);
+        let shared = FieldLines::new(typed(shared));
+        let answer = Answer {
+            status: StatusCode::OK,
+            reason: None,
+            shared: Some(&shared),
+            fields: own.iter().map(|(name, value)| (name, value)),
+            length: BodyLength::Known(0),
+        };
+        let mut out = vec![0; answer.head_bytes_max()];
+        let len = after(GET).send_head(&answer, &DATE, &mut out);
+        out.truncate(len);
+        String::from_utf8(out).expect("text")
+    };
+    let all = [("a", "1"), ("b", ""), ("c-d", "x y")];
+    let expected = head(&[], &all);
+    assert!(expected.contains("\r\na: 1\r\nb: \r\nc-d: x y\r\nServer: "));
+    for own in 0..=all.len() {
+        assert_eq!(head(&all[own..], &all[..own]), expected);
+    }
+    // Also where the server has a say.
+    let all = [
+        ("date", "d"),
+        ("content-length", "7"),
+        ("server", "s"),
+        ("connection", "close"),
+    ];
+    let expected = head(&[], &all);
+    assert!(
+        expected.contains("\r\ndate: d\r\nserver: s\r\nContent-Length: 0\r\nConnection: close")
+    );
+    for own in 0..=all.len() {
+        assert_eq!(head(&all[own..], &all[..own]), expected);
+    }
+}
