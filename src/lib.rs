@@ -78,6 +78,7 @@ pub use ::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusC
 pub use buf::{Chunk, Part};
 pub use engine::{EngineChoice, Refused, Selected};
 pub use rt::{DrainHold, draining, hold_drain};
+pub use server::testing;
 pub use server::{
     AccessLog, Builder, Cores, Error, ErrorKind, HalfClose, Handle, Limits, Pin, Result, Server,
 };

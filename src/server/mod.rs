@@ -17,6 +17,7 @@ mod limits;
 mod linger;
 mod shared;
 mod startup;
+pub mod testing;
 mod worker;
 
 use std::sync::{Arc, Mutex, PoisonError};

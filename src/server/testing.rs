@@ -1,0 +1,447 @@
+//! A service without a server: requests go in and responses come out over memory.
+//!
+//! A unit test of a handler needs no socket. It builds a request and hands it to [`respond`], which
+//! drives the service as a server does: the request's body is received while the service reads it,
+//! and the response's body is pulled to its end.
+//!
+//! ```
+//! use coring::testing::respond;
+//! use coring::{Request, Response};
+//!
+//! coring::run(async {
+//!     let hello = async |request: Request| Response::text(format!("hello {}", request.path()));
+//!     let request = Request::builder().uri("/you").body("").unwrap();
+//!     let received = respond(&hello, request).await.unwrap();
+//!     assert_eq!(received.status, coring::StatusCode::OK);
+//!     assert_eq!(received.body, b"hello /you");
+//! });
+//! ```
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::fmt;
+use std::fs::File;
+use std::future::poll_fn;
+use std::io;
+use std::mem;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use ::http::{HeaderMap, Method, StatusCode};
+
+use super::carrier::{Arrived, Carrier};
+use super::close_reason::CloseReason;
+use super::exchange::{Exchange, Pending};
+use super::limits::{Bounds, Limits};
+use crate::buf::PoolBox;
+use crate::engine;
+use crate::http::Fault;
+use crate::service::{Body, Inlet, Piece, Request, Response, Service};
+
+/// Bytes that wait in a [`Wire`] to be read, beyond which exchanges wait.
+const QUEUED_BYTES_MAX: usize = 128 << 10;
+
+/// A response as its client receives it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Received {
+    /// The status.
+    pub status: StatusCode,
+    /// The fields that the service has set; those that a server adds are not among them.
+    pub headers: HeaderMap,
+    /// The whole content.
+    pub body: Vec<u8>,
+    /// The fields behind the content.
+    pub trailers: HeaderMap,
+}
+
+/// The service did not bring its response to an end: a server would have cut the connection, or
+/// answered with status 500.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failed(CloseReason);
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            CloseReason::ServicePanicked => "the service panicked",
+            CloseReason::Fault(_) => "the request's body did not come to its end",
+            _ => "the response was an interim one, or its body did not come to its end",
+        })
+    }
+}
+
+impl std::error::Error for Failed {}
+
+/// Gives `service` a request as a server would, and receives all of its response.
+///
+/// # Errors
+/// When the service panics, its response is an interim one (1xx), or a body does not come to its
+/// end.
+///
+/// # Panics
+/// Outside a worker: call it within [`coring::run`](crate::run).
+pub async fn respond(service: &impl Service, request: Request) -> Result<Received, Failed> {
+    let wire = Rc::default();
+    let (mut exchange, mut carrier) = begin(service, request, 0, &wire);
+    let mut received = Received {
+        status: StatusCode::default(),
+        headers: HeaderMap::new(),
+        body: Vec::new(),
+        trailers: HeaderMap::new(),
+    };
+    poll_fn(|context| {
+        loop {
+            let polled = exchange.poll(&mut carrier, context);
+            let mut has_read = false;
+            while let Some((_, frame)) = wire.borrow_mut().read() {
+                has_read = true;
+                match frame {
+                    Frame::Head(status, headers) => {
+                        (received.status, received.headers) = (status, headers);
+                    }
+                    Frame::Data(bytes) => received.body.extend(bytes),
+                    Frame::End(trailers) => received.trailers = trailers,
+                }
+            }
+            if polled.is_ready() || !has_read {
+                return polled.map_err(Failed);
+            }
+        }
+    })
+    .await?;
+    Ok(received)
+}
+
+/// An exchange over `wire`, with its carrier.
+fn begin<S: Service>(
+    service: &S,
+    mut request: Request,
+    stream: u32,
+    wire: &Rc<RefCell<Wire>>,
+) -> (Exchange<impl Future<Output = Response>>, MemoryCarrier) {
+    let is_head = *request.method() == Method::HEAD;
+    let source = mem::take(request.body());
+    let incoming = (source.length() != Some(0)).then(|| {
+        let (inlet, body) = Inlet::new(source.length());
+        *request.body() = body;
+        inlet
+    });
+    let call = PoolBox::pin(&engine::pool(), || service.call(request));
+    let carrier = MemoryCarrier {
+        wire: wire.clone(),
+        stream,
+        source,
+        arrived: None,
+        is_head,
+        limits: Limits::default().bounds().expect("the defaults are valid"),
+    };
+    (Exchange::new(Pending::Call(call), incoming), carrier)
+}
+
+/// What the connection of several exchanges carries, in the order in which it was sent.
+#[derive(Debug, Default)]
+struct Wire {
+    frames: VecDeque<(u32, Frame)>,
+    bytes: usize,
+    /// Exchanges that wait until all is read.
+    waiting: Vec<Waker>,
+}
+
+/// A piece of one exchange's response.
+#[derive(Debug, PartialEq, Eq)]
+enum Frame {
+    Head(StatusCode, HeaderMap),
+    Data(Vec<u8>),
+    End(HeaderMap),
+}
+
+impl Wire {
+    /// The next frame, and the number of its exchange.
+    fn read(&mut self) -> Option<(u32, Frame)> {
+        let frame = self.frames.pop_front()?;
+        if let Frame::Data(bytes) = &frame.1 {
+            self.bytes -= bytes.len();
+        }
+        if self.frames.is_empty() {
+            self.waiting.drain(..).for_each(Waker::wake);
+        }
+        Some(frame)
+    }
+}
+
+/// One exchange's part of a [`Wire`].
+#[derive(Debug)]
+struct MemoryCarrier {
+    wire: Rc<RefCell<Wire>>,
+    stream: u32,
+    /// The request's body, as the client sends it.
+    source: Body,
+    arrived: Option<Arrived>,
+    is_head: bool,
+    limits: Bounds,
+}
+
+impl MemoryCarrier {
+    fn send(&self, frame: Frame) {
+        self.wire
+            .borrow_mut()
+            .frames
+            .push_back((self.stream, frame));
+    }
+
+    /// The bytes of a piece, which may stand in a file.
+    fn read(piece: Piece) -> io::Result<Vec<u8>> {
+        match piece {
+            Piece::Part(part) => Ok(part.to_vec()),
+            Piece::Span(span) => {
+                let mut bytes = vec![0; span.len()];
+                let file = File::from(span.as_fd().try_clone_to_owned()?);
+                file.read_exact_at(&mut bytes, span.offset())?;
+                Ok(bytes)
+            }
+        }
+    }
+}
+
+impl Carrier for MemoryCarrier {
+    fn limits(&self) -> &Bounds {
+        &self.limits
+    }
+
+    fn take_body(&mut self) -> Result<Option<Arrived>, CloseReason> {
+        Ok(self.arrived.take())
+    }
+
+    fn poll_receive(
+        &mut self,
+        _deadline_ms: u64,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<usize, CloseReason>> {
+        let broken = |_| CloseReason::Fault(Fault::Truncated);
+        self.source
+            .poll_part(context)
+            .map_err(broken)
+            .map_ok(|part| {
+                let received = part.as_ref().map_or(0, |part| part.len());
+                self.arrived = Some(part.map_or(Arrived::End, Arrived::Part));
+                received
+            })
+    }
+
+    fn receive_arrived(&mut self, context: &mut Context<'_>) -> Result<usize, CloseReason> {
+        match self.poll_receive(0, context) {
+            Poll::Ready(received) => received,
+            Poll::Pending => Ok(0),
+        }
+    }
+
+    fn check_client(&mut self, _context: &mut Context<'_>) -> Result<(), CloseReason> {
+        Ok(())
+    }
+
+    fn ask_for_body(&mut self) {}
+
+    fn leave_body(&mut self, is_read: bool, _is_little: bool) -> Result<bool, CloseReason> {
+        if !is_read {
+            self.refuse_body();
+        }
+        Ok(true)
+    }
+
+    fn refuse_body(&mut self) {
+        self.source = Body::empty();
+    }
+
+    fn head(&mut self, response: &Response) -> bool {
+        let mut headers = HeaderMap::new();
+        for (name, value) in response.headers() {
+            headers.append(name, value.clone());
+        }
+        self.send(Frame::Head(response.status(), headers));
+        !self.is_head
+    }
+
+    fn piece(&mut self, piece: Piece) -> Result<(), CloseReason> {
+        if self.is_head {
+            return Ok(());
+        }
+        let bytes = Self::read(piece).map_err(|_| CloseReason::ServiceFailed)?;
+        self.wire.borrow_mut().bytes += bytes.len();
+        self.send(Frame::Data(bytes));
+        Ok(())
+    }
+
+    fn end(&mut self, trailers: Option<HeaderMap>) -> Result<(), CloseReason> {
+        self.send(Frame::End(trailers.unwrap_or_default()));
+        Ok(())
+    }
+
+    fn queued(&self) -> usize {
+        self.wire.borrow().bytes
+    }
+
+    fn has_room(&self, owed_bytes_max: usize) -> bool {
+        let wire = self.wire.borrow();
+        match owed_bytes_max {
+            0 => wire.frames.is_empty(),
+            _ => wire.bytes < QUEUED_BYTES_MAX.min(owed_bytes_max),
+        }
+    }
+
+    fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
+        let mut wire = self.wire.borrow_mut();
+        if wire.frames.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        if !wire
+            .waiting
+            .iter()
+            .any(|waker| waker.will_wake(context.waker()))
+        {
+            wire.waiting.push(context.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    fn wait(&mut self, _context: &mut Context<'_>) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{run, spawn};
+
+    /// Sends back the request's body, part by part, with its path before each part.
+    async fn prefixed(mut request: Request) -> Response {
+        let path = request.path().to_owned();
+        let (mut sender, body) = Body::channel(16);
+        spawn(async move {
+            while let Some(part) = request.body().part().await.expect("a whole body") {
+                sender.write(path.clone()).await.expect("a reader");
+                sender.write(part).await.expect("a reader");
+            }
+            sender.finish();
+        });
+        Response::text(body)
+    }
+
+    /// A request whose body comes in `parts`, each in a turn of its own.
+    fn request(path: &str, parts: usize) -> Request {
+        let (mut sender, body) = Body::channel(1);
+        spawn(async move {
+            for number in 0..parts {
+                sender.write(format!("{number};")).await.expect("a reader");
+            }
+            sender.finish();
+        });
+        let builder = Request::builder().method(Method::POST).uri(path.to_owned());
+        builder.body(body).expect("a valid request")
+    }
+
+    #[test]
+    fn exchanges_take_turns_on_one_connection() {
+        run(async {
+            let wire = Rc::default();
+            let (mut one, mut carrier_one) = begin(&prefixed, request("/one", 20), 1, &wire);
+            let (mut two, mut carrier_two) = begin(&prefixed, request("/two", 20), 2, &wire);
+            let mut frames = Vec::new();
+            let mut is_done = [false; 2];
+            poll_fn(|context| {
+                loop {
+                    is_done[0] = is_done[0] || one.poll(&mut carrier_one, context).is_ready();
+                    is_done[1] = is_done[1] || two.poll(&mut carrier_two, context).is_ready();
+                    let before = frames.len();
+                    while let Some(frame) = wire.borrow_mut().read() {
+                        frames.push(frame);
+                    }
+                    if is_done == [true; 2] {
+                        return Poll::Ready(());
+                    } else if frames.len() == before {
+                        return Poll::Pending;
+                    }
+                }
+            })
+            .await;
+            let changes = frames
+                .windows(2)
+                .filter(|pair| pair[0].0 != pair[1].0)
+                .count();
+            assert!(changes > 4, "{changes} changes: one came after the other");
+            for (number, path) in [(1, "/one"), (2, "/two")] {
+                let own = || {
+                    frames
+                        .iter()
+                        .filter(|frame| frame.0 == number)
+                        .map(|frame| &frame.1)
+                };
+                assert!(matches!(own().next(), Some(Frame::Head(StatusCode::OK, _))));
+                assert!(matches!(own().last(), Some(Frame::End(_))));
+                let bytes = own().filter_map(|frame| match frame {
+                    Frame::Data(bytes) => Some(&bytes[..]),
+                    _ => None,
+                });
+                let expected: String = (0..20).map(|part| format!("{path}{part};")).collect();
+                assert_eq!(bytes.collect::<Vec<_>>().concat(), expected.as_bytes());
+            }
+        });
+    }
+
+    #[test]
+    fn a_response_is_received_as_a_client_would() {
+        run(async {
+            let echo = async |mut request: Request| match request.path() {
+                "/panic" => panic!("as it was asked to"),
+                "/interim" => Response::new(StatusCode::CONTINUE),
+                "/cut" => Response::text(Body::channel(1).1),
+                _ => Response::text(mem::take(request.body())),
+            };
+            let ask = |method: Method, path: &'static str, content: &'static str| {
+                let request = Request::builder().method(method).uri(path).body(content);
+                respond(&echo, request.expect("a valid request"))
+            };
+            let received = ask(Method::POST, "/", "content").await.unwrap();
+            assert_eq!(received.status, StatusCode::OK);
+            assert_eq!(received.body, b"content");
+            assert_eq!(
+                received.headers["content-type"],
+                "text/plain; charset=utf-8"
+            );
+            let received = ask(Method::HEAD, "/", "content").await.unwrap();
+            assert_eq!(received.body, b"");
+            for path in ["/panic", "/interim", "/cut"] {
+                let failed = ask(Method::GET, path, "").await.expect_err(path);
+                assert!(
+                    failed.to_string().contains("service") == (path == "/panic"),
+                    "{failed}"
+                );
+            }
+        });
+    }
+
+    /// A client that does not read holds the service back.
+    #[test]
+    fn what_nobody_reads_is_bounded() {
+        run(async {
+            let endless = async |_: Request| {
+                let (mut sender, body) = Body::channel(1 << 20);
+                spawn(async move { while sender.write(vec![1; 10_000]).await.is_ok() {} });
+                Response::text(body)
+            };
+            let wire = Rc::default();
+            let request = Request::builder().body("").unwrap();
+            let (mut exchange, mut carrier) = begin(&endless, request, 0, &wire);
+            for _ in 0..100 {
+                let polled = poll_fn(|context| Poll::Ready(exchange.poll(&mut carrier, context)));
+                assert!(polled.await.is_pending());
+                crate::rt::yield_now().await;
+            }
+            let bytes = wire.borrow().bytes;
+            assert!(
+                (QUEUED_BYTES_MAX..QUEUED_BYTES_MAX + 10_000).contains(&bytes),
+                "{bytes}"
+            );
+        });
+    }
+}
