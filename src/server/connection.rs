@@ -153,7 +153,7 @@ impl Connection {
             if self.link.inbox.is_empty() && self.http.request_complete() {
                 return Ok(Next::Receive);
             }
-            let mut request = Request::unread(&self.shared.pool);
+            let mut request = Request::unread(&self.shared.pool, self.link.stream().remote());
             let unread = self.link.inbox.unread();
             let limits = &self.shared.limits.h1;
             let framing = match self.http.next_event(unread, limits, request.head_mut()) {
@@ -210,7 +210,6 @@ impl Connection {
         self.link.clear_recv_deadline();
         self.arrival_deadline_ms = 0;
         self.link.inbox.take(used, request.bytes_mut());
-        request.set_remote(self.link.stream().remote());
         if let Some((line, mut date)) = self.next_line() {
             let (head, bytes) = request.head();
             line.begin(date.now(), head, bytes);

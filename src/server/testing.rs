@@ -304,8 +304,6 @@ impl Carrier for MemoryCarrier {
         }
         Poll::Pending
     }
-
-    fn wait(&mut self, _context: &mut Context<'_>) {}
 }
 
 #[cfg(test)]

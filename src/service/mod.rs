@@ -10,6 +10,7 @@ mod factory;
 mod file_body;
 mod files;
 mod pipe;
+mod rare;
 mod request;
 mod request_builder;
 mod response;

@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 use ::http::{Extensions, Method};
 
 use super::body::Body;
+use super::rare::Rare;
 use super::request_builder::RequestBuilder;
 use crate::buf::{Part, Pool, PoolBox};
 use crate::http::Head;
@@ -26,26 +27,19 @@ struct Parts {
     /// The received bytes that `head` speaks of.
     bytes: Part,
     body: Body,
-    origin: Origin,
-    /// What most requests do not have.
-    extra: Option<Box<Extra>>,
+    /// The connection that it came by, if it was not built.
+    remote: Option<Remote>,
+    extra: Rare<Extra>,
 }
 
 /// What only some programs attach to a request.
 #[derive(Debug, Default)]
 struct Extra {
+    /// The client of a request that was built.
+    peer: Option<SocketAddr>,
     extensions: Extensions,
     /// Names and decoded values.
     params: Vec<(Rc<str>, Box<str>)>,
-}
-
-/// Where a request comes from.
-#[derive(Debug)]
-enum Origin {
-    /// A connection.
-    Connection(Remote),
-    /// A [`RequestBuilder`], which may have named an address of the client.
-    Built(Option<SocketAddr>),
 }
 
 impl Request {
@@ -70,15 +64,15 @@ impl Request {
         RequestBuilder::default()
     }
 
-    /// A request before it was read.
+    /// A request before it was read, which is to come by this connection.
     #[inline]
-    pub(crate) fn unread(pool: &Pool) -> Self {
+    pub(crate) fn unread(pool: &Pool, remote: Remote) -> Self {
         Self(PoolBox::new(pool, || Parts {
             head: Head::new(),
             bytes: Part::Static(b""),
             body: Body::empty(),
-            origin: Origin::Built(None),
-            extra: None,
+            remote: Some(remote),
+            extra: Rare::NONE,
         }))
     }
 
@@ -94,21 +88,15 @@ impl Request {
                 head,
                 bytes,
                 body,
-                origin: Origin::Built(None),
-                extra: None,
+                remote: None,
+                extra: Rare::NONE,
             })
         }))
     }
 
-    /// It comes by this connection.
-    #[inline]
-    pub(crate) fn set_remote(&mut self, remote: Remote) {
-        self.0.origin = Origin::Connection(remote);
-    }
-
     /// It was built as if it came from this client.
-    pub(super) fn set_peer(&mut self, peer: Option<SocketAddr>) {
-        self.0.origin = Origin::Built(peer);
+    pub(super) fn set_peer(&mut self, peer: SocketAddr) {
+        self.extra().peer = Some(peer);
     }
 
     /// The place for the head.
@@ -154,19 +142,16 @@ impl Request {
     /// The client's address; none if it came by a Unix socket or has gone. A request that was built
     /// has the one that its builder was given.
     pub fn peer(&self) -> Option<SocketAddr> {
-        match &self.0.origin {
-            Origin::Connection(remote) => remote.peer(),
-            Origin::Built(peer) => *peer,
+        match &self.0.remote {
+            Some(remote) => remote.peer(),
+            None => self.0.extra.get()?.peer,
         }
     }
 
     /// The address that the client has connected to; none if that is a Unix socket, when the client
     /// has gone, and for a request that was built.
     pub fn local(&self) -> Option<SocketAddr> {
-        match &self.0.origin {
-            Origin::Connection(remote) => remote.local(),
-            Origin::Built(_) => None,
-        }
+        self.0.remote.as_ref()?.local()
     }
 
     /// Waits until the client has gone: it has reset its connection (RST) or ended its side of it
@@ -190,9 +175,9 @@ impl Request {
     /// }
     /// ```
     pub fn gone(&self) -> impl Future<Output = ()> + Unpin + 'static {
-        match &self.0.origin {
-            Origin::Connection(remote) => remote.gone(),
-            Origin::Built(_) => Rc::new(Event::default()).wait(),
+        match &self.0.remote {
+            Some(remote) => remote.gone(),
+            None => Rc::new(Event::default()).wait(),
         }
     }
 
@@ -233,7 +218,7 @@ impl Request {
     ///
     /// [`Router`]: crate::Router
     pub fn param(&self, name: &str) -> Option<&str> {
-        let mut params = self.0.extra.as_ref()?.params.iter().rev();
+        let mut params = self.0.extra.get()?.params.iter().rev();
         let (_, value) = params.find(|(other, _)| **other == *name)?;
         Some(value)
     }
@@ -258,7 +243,7 @@ impl Request {
     /// Values that other code has attached to the request, one of each type.
     pub fn extensions(&self) -> &Extensions {
         static NONE: LazyLock<Extensions> = LazyLock::new(Extensions::new);
-        match &self.0.extra {
+        match self.0.extra.get() {
             Some(extra) => &extra.extensions,
             None => &NONE,
         }
@@ -270,7 +255,7 @@ impl Request {
     }
 
     fn extra(&mut self) -> &mut Extra {
-        self.0.extra.get_or_insert_default()
+        self.0.extra.get_or_default()
     }
 
     /// The body, to read from.

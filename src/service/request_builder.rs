@@ -91,7 +91,9 @@ impl RequestBuilder {
     pub fn body(self, body: impl Into<Body>) -> Result<Request, InvalidRequest> {
         let request = self.request.body(body).map_err(Cause::Type);
         let mut request = Request::from_http(request.map_err(InvalidRequest)?)?;
-        request.set_peer(self.peer);
+        if let Some(peer) = self.peer {
+            request.set_peer(peer);
+        }
         Ok(request)
     }
 }
