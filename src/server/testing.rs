@@ -375,7 +375,7 @@ mod tests {
                         .map(|frame| &frame.1)
                 };
                 assert!(matches!(own().next(), Some(Frame::Head(StatusCode::OK, _))));
-                assert!(matches!(own().last(), Some(Frame::End(_))));
+                assert!(matches!(own().next_back(), Some(Frame::End(_))));
                 let bytes = own().filter_map(|frame| match frame {
                     Frame::Data(bytes) => Some(&bytes[..]),
                     _ => None,
