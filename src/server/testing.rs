@@ -254,6 +254,9 @@ impl Carrier for MemoryCarrier {
         self.source = Body::empty();
     }
 
+    /// The client learns of the final response only.
+    fn interim(&mut self, _response: &Response) {}
+
     fn head(&mut self, response: &Response) -> bool {
         let mut headers = HeaderMap::new();
         for (name, value) in response.headers() {
