@@ -83,7 +83,7 @@ pub use server::{
     AccessLog, Builder, Cores, Error, ErrorKind, HalfClose, Handle, Limits, Pin, Result, Server,
 };
 pub use service::{
-    Body, BodyError, BodySender, Files, Gone, InvalidRequest, NextResponse, Request,
+    Body, BodyError, BodySender, ContentError, Files, Gone, InvalidRequest, NextResponse, Request,
     RequestBuilder, Response, Router, Service, ServiceFactory, TryWriteError,
 };
 pub use sys::kernel::release as kernel_release;

@@ -6,6 +6,7 @@
 mod answer_memory;
 mod body;
 mod body_sender;
+mod content;
 mod factory;
 mod file_body;
 mod files;
@@ -19,6 +20,7 @@ mod stream_body;
 
 pub use body::{Body, BodyError};
 pub use body_sender::{BodySender, Gone, TryWriteError};
+pub use content::ContentError;
 pub use factory::ServiceFactory;
 pub(crate) use file_body::Piece;
 pub use files::Files;

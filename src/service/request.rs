@@ -1,5 +1,6 @@
 //! A request as a service sees it.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -196,6 +197,12 @@ impl Request {
     /// What follows the first `?` of the target, as received.
     pub fn query(&self) -> Option<&str> {
         self.0.head.query(&self.0.bytes)
+    }
+
+    /// The pairs in the query, decoded, in the order they came: `a=1&b=x+y` has two. What is not
+    /// UTF-8 is replaced.
+    pub fn query_pairs(&self) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
+        form_urlencoded::parse(self.query().unwrap_or_default().as_bytes())
     }
 
     /// The host that the client wants, with its port if it named one.

@@ -37,6 +37,19 @@ struct Extra {
 /// The response that follows an interim one, once it is there.
 pub type NextResponse = Pin<Box<dyn Future<Output = Response>>>;
 
+/// A response of this status, without fields or content.
+impl From<StatusCode> for Response {
+    fn from(status: StatusCode) -> Self {
+        Self::new(status)
+    }
+}
+
+impl<T: Into<Self>, E: Into<Self>> From<Result<T, E>> for Response {
+    fn from(result: Result<T, E>) -> Self {
+        result.map_or_else(Into::into, Into::into)
+    }
+}
+
 impl Response {
     /// A response without fields or body. One whose status is 1xx needs another one after it
     /// ([`Response::then`]): without that the client gets 500.

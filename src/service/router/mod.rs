@@ -18,6 +18,10 @@ use crate::buf::PoolBox;
 /// part is preferred to one with it. No part is empty, and paths are compared as they are received:
 /// `/a%62` is not `/ab`.
 ///
+/// The service of a route is an async function that returns a [`Response`], or something a response
+/// can be made of: a `StatusCode`, or a `Result` of two such types, so that `?` ends it with a
+/// response. Other services, [`Files`](crate::Files) for one, are nested.
+///
 /// A path without a route is answered with 404, or by [`Router::fallback`]; a method that a path
 /// does not have, with 405. HEAD is answered by the service for GET, whose content is not sent, and
 /// OPTIONS with the methods that there are, unless there is a service for it. State that services
@@ -68,6 +72,20 @@ enum Services {
     Nested(Rc<dyn AnyService>),
 }
 
+/// A function that returns something a response can be made of. As a [`Service`] of its own each
+/// would be polled through one more future, also where it returns a response.
+struct Function<F>(F);
+
+impl<F, R> Service for Function<F>
+where
+    F: AsyncFn(Request) -> R,
+    R: Into<Response>,
+{
+    async fn call(&self, request: Request) -> Response {
+        (self.0)(request).await.into()
+    }
+}
+
 /// A service whose type is forgotten. The future is in a block of the request's pool.
 trait AnyService {
     fn answer(&self, request: Request) -> Answering<'_>;
@@ -93,7 +111,10 @@ impl Router {
     /// # Panics
     /// As [`Router::route`].
     #[must_use]
-    pub fn get(self, path: &str, service: impl Service + 'static) -> Self {
+    pub fn get<R>(self, path: &str, service: impl AsyncFn(Request) -> R + 'static) -> Self
+    where
+        R: Into<Response> + 'static,
+    {
         self.route(Method::GET, path, service)
     }
 
@@ -102,7 +123,10 @@ impl Router {
     /// # Panics
     /// As [`Router::route`].
     #[must_use]
-    pub fn post(self, path: &str, service: impl Service + 'static) -> Self {
+    pub fn post<R>(self, path: &str, service: impl AsyncFn(Request) -> R + 'static) -> Self
+    where
+        R: Into<Response> + 'static,
+    {
         self.route(Method::POST, path, service)
     }
 
@@ -111,7 +135,10 @@ impl Router {
     /// # Panics
     /// As [`Router::route`].
     #[must_use]
-    pub fn put(self, path: &str, service: impl Service + 'static) -> Self {
+    pub fn put<R>(self, path: &str, service: impl AsyncFn(Request) -> R + 'static) -> Self
+    where
+        R: Into<Response> + 'static,
+    {
         self.route(Method::PUT, path, service)
     }
 
@@ -120,7 +147,10 @@ impl Router {
     /// # Panics
     /// As [`Router::route`].
     #[must_use]
-    pub fn patch(self, path: &str, service: impl Service + 'static) -> Self {
+    pub fn patch<R>(self, path: &str, service: impl AsyncFn(Request) -> R + 'static) -> Self
+    where
+        R: Into<Response> + 'static,
+    {
         self.route(Method::PATCH, path, service)
     }
 
@@ -129,7 +159,10 @@ impl Router {
     /// # Panics
     /// As [`Router::route`].
     #[must_use]
-    pub fn delete(self, path: &str, service: impl Service + 'static) -> Self {
+    pub fn delete<R>(self, path: &str, service: impl AsyncFn(Request) -> R + 'static) -> Self
+    where
+        R: Into<Response> + 'static,
+    {
         self.route(Method::DELETE, path, service)
     }
 
@@ -139,7 +172,15 @@ impl Router {
     /// When `path` does not begin with a slash, has a malformed `{…}`, or stands for the same paths
     /// as another one; when it has a service for that method.
     #[must_use]
-    pub fn route(mut self, method: Method, path: &str, service: impl Service + 'static) -> Self {
+    pub fn route<R>(
+        mut self,
+        method: Method,
+        path: &str,
+        service: impl AsyncFn(Request) -> R + 'static,
+    ) -> Self
+    where
+        R: Into<Response> + 'static,
+    {
         let known = self.routes.iter().position(|route| *route.path == *path);
         let services = match known {
             Some(at) => &mut self.routes[at].services,
@@ -147,7 +188,7 @@ impl Router {
         };
         match services {
             Services::ByMethod(services) if find(services, &method).is_none() => {
-                services.push((method, Box::new(service)));
+                services.push((method, Box::new(Function(service))));
             }
             _ => panic!("two services for {method} {path}"),
         }
