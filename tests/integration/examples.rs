@@ -27,6 +27,7 @@ fn example(name: &str) -> Command {
     let folder = FOLDER.get_or_init(|| {
         let mut build = Command::new(env!("CARGO"));
         build.args(["build", "--quiet", "--examples", "--profile", PROFILE]);
+        build.args(["--features", "json"]);
         if cfg!(feature = "mutants") {
             build.args(["--features", "mutants"]);
         }
@@ -171,10 +172,94 @@ fn graceful_shutdown_answers_what_was_asked() {
 }
 
 #[test]
+fn todo_keeps_what_it_is_given() {
+    let mut server = Running::start("todo", &["127.0.0.1:0"]);
+    let mut client = Client::connect(&Address::Tcp(server.address())).expect("a connection");
+    let mut ask = |method: &str, target: &str, content: &str| {
+        client.send(format!(
+            "{method} {target} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{content}",
+            content.len()
+        ));
+        let answer = match method {
+            "HEAD" => client.head(),
+            _ => client.answer(),
+        };
+        let text = answer.text().to_owned();
+        (
+            answer.status,
+            answer.field("allow").map(str::to_owned),
+            text,
+        )
+    };
+    const MILK: &str = r#"{"id":1,"text":"milk","done":false}"#;
+    let (status, _, created) = ask("POST", "/todos", r#"{"text":"milk"}"#);
+    assert_eq!((status, &*created), (201, MILK));
+    assert_eq!(
+        ask("POST", "/todos", r#"{"text":"tea","done":true}"#).0,
+        201
+    );
+    assert_eq!(ask("GET", "/todos?done=false", "").2, format!("[{MILK}]"));
+    assert_eq!(ask("PATCH", "/todos/2", r#"{"text":"coffee"}"#).0, 200);
+    let coffee = r#"{"id":2,"text":"coffee","done":true}"#;
+    assert_eq!(ask("GET", "/todos", "").2, format!("[{MILK},{coffee}]"));
+    assert_eq!(ask("HEAD", "/todos", "").0, 200);
+    assert_eq!(ask("DELETE", "/todos/1", "").0, 204);
+    for path in ["/todos/1", "/todos/x", "/", "/todos/"] {
+        assert_eq!(ask("DELETE", path, "").0, 404, "{path}");
+    }
+    let (status, allow, _) = ask("GET", "/todos/2", "");
+    assert_eq!(
+        (status, allow.as_deref()),
+        (405, Some("PATCH, DELETE, OPTIONS"))
+    );
+    let (status, allow, _) = ask("OPTIONS", "/todos", "");
+    assert_eq!(
+        (status, allow.as_deref()),
+        (204, Some("GET, POST, HEAD, OPTIONS"))
+    );
+    let (status, _, told) = ask("POST", "/todos", "{");
+    assert_eq!(status, 400);
+    assert!(told.contains("line 1 column 1"), "{told}");
+    assert_eq!(ask("POST", "/todos", &" ".repeat(5000)).0, 413);
+    client.send(request("POST", "/todos", &["Content-Length: 0"]));
+    assert_eq!(client.answer().status, 415);
+    let process = Pid::from_child(&server.child);
+    kill_process(process, Signal::TERM).expect("a process to be told");
+    assert!(server.child.wait().expect("its end").success());
+}
+
+/// The unit test of an example, which calls its services without a server.
+#[test]
+fn todo_is_tested_without_a_server() {
+    example("todo");
+    let mut test = Command::new(env!("CARGO"));
+    test.args([
+        "test",
+        "--quiet",
+        "--profile",
+        PROFILE,
+        "--features",
+        "json",
+    ]);
+    if cfg!(feature = "mutants") {
+        test.args(["--features", "mutants"]);
+    }
+    test.args(["--example", "todo"]);
+    let ended = test.current_dir(env!("CARGO_MANIFEST_DIR")).output();
+    let ended = ended.expect("cargo runs");
+    let stdout = String::from_utf8_lossy(&ended.stdout);
+    assert!(
+        ended.status.success() && stdout.contains("1 passed"),
+        "{stdout}"
+    );
+}
+
+#[test]
 fn a_taken_port_is_told_in_one_line() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("its address").to_string();
-    for name in ["hello", "files", "upload", "chat_lines"] {
+    for name in ["hello", "files", "upload", "chat_lines", "todo"] {
         let ended = example(name).arg(&address).output().expect("an end");
         assert!(!ended.status.success());
         let stderr = String::from_utf8_lossy(&ended.stderr);
