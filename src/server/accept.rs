@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::close_reason::CloseReason;
 use super::connection;
-use super::shared::{Admission, Place, Shared};
+use super::shared::{Admission, Shared};
 use crate::net::{Listener, Stream};
 use crate::rt::{peer_after_ms, peer_now_ms, sleep_ms, spawn_detached, yield_now};
 use crate::service::{Service, ServiceFactory};
@@ -128,10 +128,9 @@ fn admit<S: Service + 'static>(stream: Stream, service: &Rc<S>, shared: &Rc<Shar
         CloseReason::Shed.counter(&shared.metrics).add(1);
         return;
     }
-    let place = Place::take(shared.clone());
     if admission == Admission::Refuse {
-        spawn_detached(connection::shed(stream, place));
+        spawn_detached(connection::shed(stream, shared.clone()));
     } else {
-        spawn_detached(connection::serve(stream, service.clone(), place));
+        spawn_detached(connection::serve(stream, service.clone(), shared.clone()));
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! What waits for the next request is small, for there may be very many of them. A request whose
 //! service does not answer at once, or whose body or answer flows, goes on as an [`exchange`] in
-//! a block of its own; how an answer is encoded stands in `encode.rs`.
+//! a block of its own; how an answer is encoded stands in `encode.rs`, how a connection ends in
+//! `end.rs`.
 
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -14,8 +15,7 @@ use super::access_log::Line;
 use super::carrier::Carrier;
 use super::close_reason::CloseReason;
 use super::exchange::{Exchange, Pending};
-use super::linger::linger;
-use super::shared::{Manner, Place};
+use super::shared::{Manner, Shared};
 use crate::buf::PoolBox;
 use crate::http::Fault;
 use crate::http::h1::{self, Event, Framing};
@@ -33,19 +33,22 @@ const GATHER_BYTES_MAX: usize = 64 << 10;
 pub(super) struct Connection {
     pub(super) http: h1::Connection,
     pub(super) link: Transport,
-    /// What all connections of the worker share, and this one's place among them.
-    pub(super) shared: Place,
+    /// What all connections of the worker share.
+    pub(super) shared: Rc<Shared>,
     /// The access log's line of the request at hand; none if there is no log.
     pub(super) line: Option<Box<Line>>,
     /// What is awaited (a head, or the rest of a body that nobody read) must have come until
     /// then, in ms; 0: nothing has begun to come.
     arrival_deadline_ms: u64,
+    /// Why the connection ends. Without a reason its coroutine was dropped: by the end of the
+    /// server, or by a panic in a destructor of the service's.
+    pub(super) reason: Option<CloseReason>,
 }
 
 /// What is to be done before the next request can be looked at.
 enum Next<F> {
-    /// Receive more, and send what is owed meanwhile.
-    Receive,
+    /// Send what is owed, and receive more meanwhile.
+    SendAndReceive,
     /// Send what is owed first: it is much.
     Send,
     /// Bring an exchange to its end.
@@ -56,27 +59,27 @@ enum Next<F> {
 pub(super) fn serve<S: Service>(
     stream: Stream,
     service: Rc<S>,
-    place: Place,
+    shared: Rc<Shared>,
 ) -> impl Future<Output = ()> {
-    let mut connection = Connection::new(stream, place);
+    let mut connection = Connection::new(stream, shared);
     // Not an async function: that would keep its arguments twice.
     async move {
         let ended = connection.exchanges(&*service).await;
         let (Ok(reason) | Err(reason)) = ended;
-        connection.shared.closed(reason);
         connection.close(reason).await;
     }
 }
 
 /// Answers a connection that is one too many, and closes it.
-pub(super) async fn shed(stream: Stream, place: Place) {
-    let mut connection = Connection::new(stream, place);
-    connection.shared.closed(CloseReason::Shed);
-    connection.close(CloseReason::Shed).await;
+pub(super) fn shed(stream: Stream, shared: Rc<Shared>) -> impl Future<Output = ()> {
+    let mut connection = Connection::new(stream, shared);
+    async move { connection.close(CloseReason::Shed).await }
 }
 
 impl Connection {
-    fn new(stream: Stream, shared: Place) -> Self {
+    /// From now on the connection is counted as open, until it is dropped.
+    fn new(stream: Stream, shared: Rc<Shared>) -> Self {
+        shared.connection_opened();
         let arrival_deadline_ms = peer_after_ms(shared.limits.head_timeout_ms);
         let mut link = Transport::with_deadlines(stream, shared.send_limits.clone());
         link.set_recv_deadline(arrival_deadline_ms);
@@ -86,6 +89,7 @@ impl Connection {
             shared,
             line: None,
             arrival_deadline_ms,
+            reason: None,
         }
     }
 
@@ -103,13 +107,13 @@ impl Connection {
                         yield_now().await;
                     }
                 }
-                Next::Receive if self.http.must_close() => return Ok(CloseReason::Answered),
-                Next::Receive if self.link.has_fin() => {
+                Next::SendAndReceive if self.http.must_close() => return Ok(CloseReason::Answered),
+                Next::SendAndReceive if self.link.has_fin() => {
                     let unread = self.link.inbox.unread();
                     self.http.receive_eof(unread).map_err(CloseReason::Fault)?;
                     return Ok(CloseReason::PeerClosed);
                 }
-                Next::Receive => self.receive().await?,
+                Next::SendAndReceive => self.send_and_receive().await?,
             }
         }
     }
@@ -151,7 +155,7 @@ impl Connection {
                 }
             );
             if self.link.inbox.is_empty() && self.http.request_complete() {
-                return Ok(Next::Receive);
+                return Ok(Next::SendAndReceive);
             }
             let mut request = Request::unread(&self.shared.pool, self.link.stream().remote());
             let unread = self.link.inbox.unread();
@@ -163,7 +167,7 @@ impl Connection {
                 }
                 Ok((used, Event::NeedData | Event::Paused)) => {
                     self.link.inbox.consume(used);
-                    return Ok(Next::Receive);
+                    return Ok(Next::SendAndReceive);
                 }
                 // What is left of a body that nobody read.
                 Ok((used, Event::Data(_))) => {
@@ -236,8 +240,9 @@ impl Connection {
         poll_fn(|context| Carrier::poll_flush(self, context))
     }
 
-    /// Receives a piece of the next request, or of a body that nobody read.
-    fn receive(&mut self) -> impl Future<Output = Result<(), CloseReason>> {
+    /// Receives a piece of the next request, or of a body that nobody read; what is owed is sent
+    /// meanwhile, and not waited for.
+    fn send_and_receive(&mut self) -> impl Future<Output = Result<(), CloseReason>> {
         let has_begun = self.has_unread() || !self.http.request_complete();
         let known_ms = mutate!(SlowlorisDeadline, 0, self.arrival_deadline_ms);
         let deadline_ms = match known_ms {
@@ -248,7 +253,7 @@ impl Connection {
             self.arrival_deadline_ms = deadline_ms;
         }
         self.link.set_recv_deadline(deadline_ms);
-        poll_fn(|context| self.poll_receive(context))
+        poll_fn(|context| self.poll_send_and_receive(context))
     }
 
     /// How long what comes next may take: a body, the rest of a head, or another request.
@@ -261,7 +266,10 @@ impl Connection {
         }
     }
 
-    fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
+    fn poll_send_and_receive(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), CloseReason>> {
         if self.is_to_close() {
             self.link.set_recv_deadline(0);
         }
@@ -281,7 +289,7 @@ impl Connection {
             // Who still takes an answer is not idle; its own deadline is the answer's.
             let later_ms = peer_after_ms(self.arrival_timeout_ms());
             self.link.set_recv_deadline(later_ms);
-            return self.poll_receive(context);
+            return self.poll_send_and_receive(context);
         }
         Poll::Ready(Err(match self.http.request_complete() {
             true if self.is_idle() => CloseReason::Idle,
@@ -308,65 +316,6 @@ impl Connection {
     /// Whether the peer is known to have sent something that was not looked at.
     pub(super) fn more_has_come(&self) -> bool {
         self.has_unread() || self.link.has_more()
-    }
-
-    /// The end: tells the peer what it did wrong or what went wrong here, if it can still be
-    /// told, and sees to it that the telling arrives. In a block of its own: the room for it
-    /// would be in every idle connection.
-    fn close(&mut self, reason: CloseReason) -> Pin<PoolBox<impl Future<Output = ()>>> {
-        let pool = self.shared.pool.clone();
-        PoolBox::pin(&pool, || self.end(reason))
-    }
-
-    async fn end(&mut self, reason: CloseReason) {
-        // Bytes that reach a closed socket reset the connection, and what we have said last may
-        // be lost with that: who may still send is waited for (RFC 9112 §9.6).
-        let may_send = !self.link.has_fin() && self.http.peer_may_send();
-        let refusal = reason.refusal();
-        let says_last =
-            refusal.is_some() || matches!(reason, CloseReason::Answered | CloseReason::Drained);
-        if let Some(mut refusal) = refusal
-            && self.http.can_answer()
-            && !self.link.is_cut()
-        {
-            self.http.refuse();
-            self.http.close_after();
-            if let Some((line, mut date)) = self.next_line()
-                && !line.is_begun()
-            {
-                line.begin_without_request(date.now());
-            }
-            // The head announces this very body.
-            let _ = self.encode_full(&mut refusal);
-        }
-        self.link.clear_recv_deadline();
-        let hears = !self.link.is_cut()
-            && match reason {
-                CloseReason::Reset | CloseReason::WriteTimeout => false,
-                // Earlier answers are whole and may still be owed; one that was begun is dropped.
-                CloseReason::HalfClosed => self.http.can_answer(),
-                _ => true,
-            };
-        let told = hears
-            && poll_fn(|context| self.link.poll_finish(context))
-                .await
-                .is_ok();
-        // Who sends more after the last is asked for nothing again, only looked at.
-        let may_send = may_send || !self.link.has_fin() && self.more_has_come();
-        if told && says_last && !self.http.must_reset(true) && mutate!(NoLinger, false, may_send) {
-            linger(&mut self.link).await;
-        }
-    }
-}
-
-impl Drop for Connection {
-    /// A connection that is dropped in the middle of a request is logged, too; and an answer that
-    /// is cut short must not look whole.
-    fn drop(&mut self) {
-        self.write_line();
-        if self.http.must_reset(!self.link.has_unsent()) {
-            self.link.stream().reset_on_close();
-        }
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
@@ -131,6 +130,33 @@ impl Shared {
         self.wait(|| self.open.get() == 0).await;
     }
 
+    pub(super) fn connection_opened(&self) {
+        self.open.set(self.open.get() + 1);
+        self.metrics.connections_accepted.add(1);
+        self.metrics.connections_open.add(1);
+    }
+
+    pub(super) fn connection_closed(&self, reason: CloseReason) {
+        reason.counter(&self.metrics).add(1);
+        self.metrics.connections_open.sub(1);
+        self.open.set(self.open.get() - 1);
+        self.wake_drained();
+    }
+
+    /// Hands a line to the access log, which has it within a second.
+    pub(super) fn write_line(self: &Rc<Self>, line: &mut Line) {
+        let is_first = self.log.as_ref().is_some_and(|log| log.write(line));
+        if is_first {
+            let shared = self.clone();
+            spawn_detached(async move {
+                sleep_ms(WorkerLog::PAUSE_MS).await;
+                if let Some(log) = &shared.log {
+                    log.hand_over();
+                }
+            });
+        }
+    }
+
     async fn wait(&self, done: impl Fn() -> bool) {
         poll_fn(|context| {
             if done() {
@@ -147,75 +173,6 @@ impl Shared {
         if let Some(waker) = self.drained.take() {
             waker.wake();
         }
-    }
-}
-
-/// A connection's place among those of its worker, taken until its coroutine is gone, however that
-/// ends.
-#[derive(Debug)]
-pub(super) struct Place {
-    shared: Rc<Shared>,
-    reason: Cell<Option<CloseReason>>,
-}
-
-impl Place {
-    pub(super) fn take(shared: Rc<Shared>) -> Self {
-        shared.open.set(shared.open.get() + 1);
-        shared.metrics.connections_accepted.add(1);
-        shared.metrics.connections_open.add(1);
-        Self {
-            shared,
-            reason: Cell::new(None),
-        }
-    }
-
-    /// Why the connection ends. Without a reason it was cut by the end of the server, or by a panic
-    /// in a destructor of the service's.
-    pub(super) fn closed(&self, reason: CloseReason) {
-        if reason == CloseReason::ServicePanicked {
-            self.metrics.service_panics.add(1);
-        }
-        self.reason.set(Some(reason));
-    }
-
-    /// Hands a line to the access log, which has it within a second.
-    pub(super) fn write_line(&self, line: &mut Line) {
-        let is_first = self.log.as_ref().is_some_and(|log| log.write(line));
-        if is_first {
-            let shared = self.shared.clone();
-            spawn_detached(async move {
-                sleep_ms(WorkerLog::PAUSE_MS).await;
-                if let Some(log) = &shared.log {
-                    log.hand_over();
-                }
-            });
-        }
-    }
-}
-
-impl Deref for Place {
-    type Target = Shared;
-
-    fn deref(&self) -> &Shared {
-        &self.shared
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let shared = &self.shared;
-        let reason = self.reason.get().unwrap_or_else(|| {
-            // The only code of others in a connection's coroutine is the service's.
-            if std::thread::panicking() {
-                CloseReason::ServiceFailed
-            } else {
-                CloseReason::Drained
-            }
-        });
-        reason.counter(&shared.metrics).add(1);
-        shared.metrics.connections_open.sub(1);
-        shared.open.set(shared.open.get() - 1);
-        shared.wake_drained();
     }
 }
 

@@ -1,0 +1,189 @@
+//! The end of a connection: what is still sent, whether the peer is waited for, what is counted and
+//! logged.
+//!
+//! [`Connection::close`] runs if the connection's coroutine comes to its end; what must happen even
+//! if that is dropped earlier (by a panic, or because the server stops) is in `drop`.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+
+use super::close_reason::CloseReason;
+use super::connection::Connection;
+use crate::buf::PoolBox;
+use crate::http::Fault;
+use crate::net::{Filled, Transport};
+use crate::rt::peer_after_ms;
+use crate::service::Response;
+use crate::sys::mutants::mutate;
+
+/// After an answer to a request that was not read to its end, or that more had followed: the peer
+/// may go on sending for this long without a pause, and in all, in ms. A close with bytes unread
+/// would reset the connection and could take the answer with it.
+const LINGER_PAUSE_MS: u64 = 2_000;
+const LINGER_MS: u64 = 10_000;
+
+/// As long as it goes on, so many bytes are received for the sake of the last answer: a client that
+/// reads only once it has sent everything may have a whole body of the default limit left to send.
+const LINGER_BYTES_MAX: usize = 16 << 20;
+
+/// How a connection ends.
+#[derive(Debug)]
+enum End {
+    /// Nothing more is sent: the peer is gone, does not read, or must not get the rest of a
+    /// response.
+    Silent,
+    /// The responses that are owed are sent, and the connection is closed.
+    Flush,
+    /// The responses that are owed are sent. The peer may still be sending, and has time to read
+    /// them.
+    Deliver,
+    /// As `Deliver`, with this response as the last one.
+    Refuse(Response),
+}
+
+impl End {
+    /// `can_answer`: no response was begun that would have to be completed first.
+    fn of(reason: CloseReason, can_answer: bool) -> Self {
+        match reason {
+            CloseReason::Reset | CloseReason::WriteTimeout => Self::Silent,
+            CloseReason::HalfClosed if !can_answer => Self::Silent,
+            CloseReason::HalfClosed
+            | CloseReason::PeerClosed
+            | CloseReason::Idle
+            | CloseReason::Fault(Fault::Truncated) => Self::Flush,
+            CloseReason::Answered | CloseReason::Drained => Self::Deliver,
+            CloseReason::Fault(_)
+            | CloseReason::ServicePanicked
+            | CloseReason::ServiceFailed
+            | CloseReason::Shed => match reason.refusal() {
+                Some(refusal) if can_answer => Self::Refuse(refusal),
+                _ => Self::Deliver,
+            },
+        }
+    }
+}
+
+impl Connection {
+    /// Ends the connection for `reason`. In a block of its own: otherwise every idle connection
+    /// would have the room for it.
+    pub(super) fn close(&mut self, reason: CloseReason) -> Pin<PoolBox<impl Future<Output = ()>>> {
+        self.reason = Some(reason);
+        if reason == CloseReason::ServicePanicked {
+            self.shared.metrics.service_panics.add(1);
+        }
+        let pool = self.shared.pool.clone();
+        PoolBox::pin(&pool, || self.end(reason))
+    }
+
+    async fn end(&mut self, reason: CloseReason) {
+        let mut end = match self.link.is_cut() {
+            true => End::Silent,
+            false => End::of(reason, self.http.can_answer()),
+        };
+        // If the peer is still sending when the socket is closed, the kernel answers with a reset,
+        // and the peer may lose the last response (RFC 9112 §9.6).
+        let may_send = !self.link.has_fin() && self.http.peer_may_send();
+        if let End::Refuse(refusal) = &mut end {
+            self.encode_refusal(refusal);
+        }
+        self.link.clear_recv_deadline();
+        if matches!(end, End::Silent)
+            || poll_fn(|context| self.link.poll_finish(context))
+                .await
+                .is_err()
+        {
+            return;
+        }
+        // After the last response nothing is received any more, so the kernel is asked.
+        let may_send = may_send || !self.link.has_fin() && self.more_has_come();
+        let waits = match end {
+            End::Silent | End::Flush => false,
+            End::Deliver | End::Refuse(_) => mutate!(NoLinger, false, may_send),
+        };
+        if waits && !self.http.must_reset(true) {
+            linger(&mut self.link).await;
+        }
+    }
+
+    /// Encodes the response that ends the connection.
+    fn encode_refusal(&mut self, refusal: &mut Response) {
+        self.http.refuse();
+        if let Some((line, mut date)) = self.next_line()
+            && !line.is_begun()
+        {
+            line.begin_without_request(date.now());
+        }
+        // The head announces this very body.
+        let _ = self.encode_full(refusal);
+    }
+}
+
+impl Drop for Connection {
+    /// A request whose connection is dropped is logged, too; a response that is cut short must not
+    /// look whole; and every connection is counted by the reason of its end.
+    fn drop(&mut self) {
+        self.write_line();
+        if self.http.must_reset(!self.link.has_unsent()) {
+            self.link.stream().reset_on_close();
+        }
+        let reason = self.reason.unwrap_or_else(|| {
+            // The only foreign code in a connection's coroutine is the service's.
+            if std::thread::panicking() {
+                CloseReason::ServiceFailed
+            } else {
+                CloseReason::Drained
+            }
+        });
+        self.shared.connection_closed(reason);
+    }
+}
+
+/// Tells the peer that no more will come, and receives until the peer has told the same.
+async fn linger(transport: &mut Transport) {
+    transport.shutdown_write();
+    let end_ms = peer_after_ms(LINGER_MS);
+    let mut left = LINGER_BYTES_MAX;
+    while left > 0 {
+        transport.set_recv_deadline(end_ms.min(peer_after_ms(LINGER_PAUSE_MS)));
+        let unread = transport.inbox.unread().len();
+        transport.inbox.consume(unread);
+        match poll_fn(|context| transport.poll_fill(context)).await {
+            Ok(Filled::Bytes(received)) => left = left.saturating_sub(received),
+            Ok(Filled::Fin | Filled::Overdue) | Err(_) => break,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_ends_in_its_way() {
+        let fault = CloseReason::Fault(Fault::BadField);
+        for (reason, unanswered, begun) in [
+            (CloseReason::PeerClosed, "flush", "flush"),
+            (CloseReason::Answered, "deliver", "deliver"),
+            (CloseReason::Idle, "flush", "flush"),
+            (CloseReason::Reset, "silent", "silent"),
+            (CloseReason::HalfClosed, "flush", "silent"),
+            (CloseReason::WriteTimeout, "silent", "silent"),
+            (CloseReason::Fault(Fault::Truncated), "flush", "flush"),
+            (fault, "400", "deliver"),
+            (CloseReason::ServicePanicked, "500", "deliver"),
+            (CloseReason::ServiceFailed, "500", "deliver"),
+            (CloseReason::Drained, "deliver", "deliver"),
+            (CloseReason::Shed, "503", "deliver"),
+        ] {
+            for (can_answer, expected) in [(true, unanswered), (false, begun)] {
+                let found = match End::of(reason, can_answer) {
+                    End::Silent => "silent".to_owned(),
+                    End::Flush => "flush".to_owned(),
+                    End::Deliver => "deliver".to_owned(),
+                    End::Refuse(refusal) => refusal.status().as_u16().to_string(),
+                };
+                assert_eq!(found, expected, "{reason:?}, can answer: {can_answer}");
+            }
+        }
+    }
+}
