@@ -52,9 +52,7 @@ impl<'a> Iterator for Fields<'a> {
 
     /// The next field's name, as it was spelled, and its value without the white space around it.
     fn next(&mut self) -> Option<Self::Item> {
-        let line = self.next_line()?;
-        let colon = find(line, b':')?;
-        Some((&line[..colon], trim_ows(&line[colon + 1..])))
+        split_line(self.next_line()?)
     }
 }
 
@@ -69,6 +67,14 @@ impl fmt::Debug for Fields<'_> {
         };
         f.debug_map().entries(self.map(text)).finish()
     }
+}
+
+/// The name in a field's line, and its value without the white space around it.
+#[inline]
+#[must_use]
+pub fn split_line(line: &[u8]) -> Option<(&[u8], &[u8])> {
+    let colon = find(line, b':')?;
+    Some((&line[..colon], trim_ows(&line[colon + 1..])))
 }
 
 /// Whether the comma-separated list `value` holds `token`, in any case of letters.

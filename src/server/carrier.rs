@@ -5,12 +5,13 @@
 
 use std::task::{Context, Poll, ready};
 
-use ::http::HeaderMap;
+use ::http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::close_reason::CloseReason;
 use super::connection::Connection;
 use super::limits::{Bounds, HalfClose};
 use crate::buf::Part;
+use crate::http::field::split_line;
 use crate::http::h1::Event;
 use crate::http::{Fault, Head};
 use crate::net::{Filled, Peer};
@@ -24,6 +25,8 @@ const OWED_BYTES_MAX: usize = 128 << 10;
 pub(super) enum Arrived {
     /// The next bytes.
     Part(Part),
+    /// A trailer field. More of them or the end follow.
+    Trailer(HeaderName, HeaderValue),
     /// The end: the body is whole.
     End,
 }
@@ -102,6 +105,14 @@ impl Carrier for Connection {
                     part.truncate(range.end);
                     part.advance(range.start);
                     return Ok(Some(Arrived::Part(part)));
+                }
+                Event::Trailer(line) => {
+                    let field = split_line(&self.link.inbox.unread()[line]);
+                    let (name, value) = field.expect("a line that was checked");
+                    let name = HeaderName::from_bytes(name).expect("a token");
+                    let value = HeaderValue::from_bytes(value).expect("no control characters");
+                    self.link.inbox.consume(used);
+                    return Ok(Some(Arrived::Trailer(name, value)));
                 }
                 Event::End => {
                     self.link.inbox.consume(used);

@@ -170,7 +170,7 @@ impl Connection {
                     return Ok(Next::SendAndReceive);
                 }
                 // What is left of a body that nobody read.
-                Ok((used, Event::Data(_))) => {
+                Ok((used, Event::Data(_) | Event::Trailer(_))) => {
                     self.link.inbox.consume(used);
                     continue;
                 }

@@ -13,6 +13,7 @@ use std::task::{Context, Poll, ready};
 use super::carrier::{Arrived, Carrier};
 use super::close_reason::CloseReason;
 use crate::buf::PoolBox;
+use crate::http::Fault;
 use crate::net::Pace;
 use crate::rt::{contain, peer_now_ms};
 use crate::service::{Body, Inlet, NextResponse, Piece, Response};
@@ -373,6 +374,11 @@ impl<F: Future<Output = Response>> Exchange<F> {
                     self.pieces_left -= 1;
                     if self.pieces_left == 0 {
                         return Ok(true);
+                    }
+                }
+                Some(Arrived::Trailer(name, value)) => {
+                    if !incoming.push_trailer(name, value) {
+                        return Err(CloseReason::Fault(Fault::TooManyFields));
                     }
                 }
                 Some(Arrived::End) => {

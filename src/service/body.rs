@@ -143,10 +143,11 @@ impl Body {
         self
     }
 
-    /// The trailers, once the end of the body was read; none if it has none.
+    /// The trailers, once the end of the body was read; none if it has none. A request's trailers
+    /// are held to the limits of a head.
     pub fn take_trailers(&mut self) -> Option<HeaderMap> {
         match &self.0 {
-            Inner::Channel(reader) => reader.take_trailers(),
+            Inner::Incoming(reader) | Inner::Channel(reader) => reader.take_trailers(),
             _ => None,
         }
     }

@@ -11,7 +11,7 @@ use std::mem;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use ::http::HeaderMap;
+use ::http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::body::{Body, BodyError};
 use super::body_sender::Gone;
@@ -277,6 +277,13 @@ impl Inlet {
     pub fn push(&self, part: Part, context: &Context<'_>) {
         self.forget_own_reader(context);
         self.0.push(part);
+    }
+
+    /// A trailer has arrived: it is the reader's after the end. False: there are too many.
+    pub fn push_trailer(&self, name: HeaderName, value: HeaderValue) -> bool {
+        let mut trailers = self.0.trailers.borrow_mut();
+        let trailers = trailers.get_or_insert_default();
+        trailers.try_append(name, value).is_ok()
     }
 
     /// That was the whole body; the reader is woken as by [`Inlet::push`].

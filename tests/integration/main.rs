@@ -33,3 +33,4 @@ mod serve_replaced;
 mod signals;
 mod startup;
 mod support;
+mod trailers;

@@ -1,12 +1,12 @@
 //! From bytes to a request's body: counted or chunked (RFC 9112 §6 and §7.1). It refuses to keep
-//! bytes: it says which stretch of what it was shown is body. Trailer fields are checked and
-//! dropped (RFC 9110 §6.5.1): nobody asks for them.
+//! bytes: it says which stretch of what it was shown is body, and which is a trailer field
+//! (RFC 9110 §6.5), whose line it has checked.
 
 use std::ops::Range;
 
 use super::parse::Limits;
 use crate::http::Fault;
-use crate::http::field::{find, is_token, is_value, trim_ows};
+use crate::http::field::{find, is_token, is_value, split_line};
 
 /// What the bytes at hand hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub(super) enum Piece {
     NeedData,
     /// A stretch of the body.
     Data(Range<usize>),
+    /// A trailer field's line, without its end.
+    Trailer(Range<usize>),
     /// The body's end, after its last byte and its trailer section.
     End,
 }
@@ -160,42 +162,41 @@ impl Decoder {
         }
     }
 
-    /// Whole trailer lines from `at` on, up to the empty line that ends the body.
+    /// The trailer line at `at`, or the empty line that ends the body.
     fn take_trailers(
         &mut self,
         bytes: &[u8],
-        mut at: usize,
+        at: usize,
         scanned: &mut u32,
         limits: &Limits,
     ) -> Result<(usize, Piece), Fault> {
-        loop {
-            let rest = &bytes[at..];
-            let before = (*scanned as usize).min(rest.len());
-            let end = find(&rest[before..], b'\n').map(|end| before + end + 1);
-            let len = u32::try_from(end.unwrap_or(rest.len())).unwrap_or(u32::MAX);
-            if self.overhead.saturating_add(len) > limits.head_bytes_max.into() {
-                return Err(Fault::HeadTooLarge);
-            }
-            let Some(end) = end else {
-                *scanned = len;
-                return Ok((at, Piece::NeedData));
-            };
-            *scanned = 0;
-            self.overhead += len;
-            at += end;
-            let line = rest[..end]
-                .strip_suffix(b"\r\n")
-                .ok_or(Fault::BareLineFeed)?;
-            if line.is_empty() {
-                self.stage = Stage::Counted;
-                return Ok((at, Piece::End));
-            }
-            if self.trailers == limits.fields_max {
-                return Err(Fault::TooManyFields);
-            }
-            self.trailers += 1;
-            check_trailer(line)?;
+        let rest = &bytes[at..];
+        let before = (*scanned as usize).min(rest.len());
+        let end = find(&rest[before..], b'\n').map(|end| before + end + 1);
+        let len = u32::try_from(end.unwrap_or(rest.len())).unwrap_or(u32::MAX);
+        if self.overhead.saturating_add(len) > limits.head_bytes_max.into() {
+            return Err(Fault::HeadTooLarge);
         }
+        let Some(end) = end else {
+            *scanned = len;
+            return Ok((at, Piece::NeedData));
+        };
+        *scanned = 0;
+        self.overhead += len;
+        let (start, at) = (at, at + end);
+        let line = rest[..end]
+            .strip_suffix(b"\r\n")
+            .ok_or(Fault::BareLineFeed)?;
+        if line.is_empty() {
+            self.stage = Stage::Counted;
+            return Ok((at, Piece::End));
+        }
+        if self.trailers == limits.fields_max {
+            return Err(Fault::TooManyFields);
+        }
+        self.trailers += 1;
+        check_trailer(line)?;
+        Ok((at, Piece::Trailer(start..start + line.len())))
     }
 }
 
@@ -208,8 +209,7 @@ fn check_trailer(line: &[u8]) -> Result<(), Fault> {
         b"host",
         b"content-encoding",
     ];
-    let colon = find(line, b':').ok_or(Fault::BadTrailer)?;
-    let (name, value) = (&line[..colon], trim_ows(&line[colon + 1..]));
+    let (name, value) = split_line(line).ok_or(Fault::BadTrailer)?;
     let is_forbidden = FORBIDDEN.iter().any(|each| name.eq_ignore_ascii_case(each));
     if is_forbidden || !is_token(name) || !is_value(value) {
         return Err(Fault::BadTrailer);

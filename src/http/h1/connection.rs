@@ -26,6 +26,9 @@ pub enum Event {
     Request(Framing),
     /// A stretch of the request's body, in the bytes consumed with this event.
     Data(Range<usize>),
+    /// The line of a trailer field, without its end, in the bytes consumed with this event. The end
+    /// of the body follows.
+    Trailer(Range<usize>),
     /// The request's body is complete.
     End,
     /// Bytes have come that do not belong to this exchange: a pipelined request, which has to
@@ -373,6 +376,7 @@ impl Connection {
                 self.exchange.step(Party::Requester, Step::Data);
                 Event::Data(range)
             }
+            Piece::Trailer(line) => Event::Trailer(line),
             Piece::End => {
                 self.end(Party::Requester);
                 Event::End

@@ -83,6 +83,7 @@ impl<'a> Script<'a> {
                     _ => self.log.push(format!("data {data}")),
                 }
             }
+            Event::Trailer(line) => assert!(bytes[line].contains(&b':')),
             Event::End => {
                 self.log.push(String::from("end"));
                 self.answer();

@@ -1,6 +1,7 @@
-//! Trailers of an answer: where they have a place, and which fields they may be.
+//! Trailers: those of a request are shown; those of an answer have a place, or not, and are of
+//! some fields only.
 
-use super::{Answer, BodyLength, Connection, DATE, Head, Limits, NO_FIELDS};
+use super::{Answer, BodyLength, Connection, DATE, Event, Head, Limits, NO_FIELDS};
 use crate::http::h1::encode::WrongLength;
 use ::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
@@ -102,4 +103,28 @@ fn without_chunks_there_are_no_trailers() {
         end(GET, BodyLength::Known(1), &trailers),
         Err(WrongLength::Short)
     );
+}
+
+#[test]
+fn trailers_of_a_request_are_shown() {
+    let body = "1\r\nx\r\n0\r\nX-A: 1\r\nx-b:\t\u{e9} \r\nC:\r\n\r\n";
+    let request = format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{body}");
+    for cut in 1..=request.len() {
+        let mut connection = Connection::server();
+        let (mut at, mut shown, mut lines) = (0, cut, Vec::new());
+        loop {
+            let bytes = &request.as_bytes()[at..shown];
+            let step = connection.next_event(bytes, &Limits::default(), &mut Head::new());
+            let (used, event) = step.expect("a valid request");
+            match event {
+                Event::Trailer(line) => lines.push(&bytes[line]),
+                Event::NeedData => shown = request.len(),
+                Event::End => break,
+                _ => {}
+            }
+            at += used;
+        }
+        let expected: [&[u8]; 3] = [b"X-A: 1", "x-b:\t\u{e9} ".as_bytes(), b"C:"];
+        assert_eq!(lines, expected, "cut at {cut}");
+    }
 }

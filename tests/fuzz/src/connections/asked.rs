@@ -60,6 +60,7 @@ pub(super) fn read(sent: &[u8], limits: &Limits) -> Vec<Asked> {
                 last.body.extend(&bytes[range]);
                 last.end = at;
             }
+            Event::Trailer(_) => {}
             Event::End => {
                 let last = asked.last_mut().expect("a request");
                 (last.complete, last.end) = (true, at);

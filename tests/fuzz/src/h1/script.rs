@@ -124,6 +124,7 @@ impl<'a> Script<'a> {
                     self.answer();
                 }
             }
+            Event::Trailer(line) => assert!(bytes[line].contains(&b':'), "no field"),
             Event::End => self.end(),
         }
         self.over |= self.connection.must_close() && self.body.is_none();
