@@ -15,6 +15,11 @@ impl<T> Rare<T> {
         self.0.as_deref()
     }
 
+    /// The same, to change it.
+    pub(super) fn get_mut(&mut self) -> Option<&mut T> {
+        self.0.as_deref_mut()
+    }
+
     /// The value, which is made if there is none.
     pub(super) fn get_or_default(&mut self) -> &mut T
     where

@@ -9,6 +9,7 @@ use ::http::{HeaderMap, StatusCode};
 
 use super::body::Body;
 use super::pipe::Inlet;
+use super::rare::Rare;
 use crate::http::FieldLines;
 
 /// A response: status, fields and body. Framing and what concerns the connection are added by the
@@ -19,17 +20,17 @@ pub struct Response {
     status: StatusCode,
     /// Most responses have one field of their own, which then needs no list.
     first: Option<(HeaderName, HeaderValue)>,
-    more: Vec<(HeaderName, HeaderValue)>,
     /// Fields whose lines are written already.
     shared: Option<Rc<FieldLines>>,
     body: Body,
-    /// What most responses do not have.
-    extra: Option<Box<Extra>>,
+    extra: Rare<Extra>,
 }
 
 /// What only some responses have.
 #[derive(Default)]
 struct Extra {
+    /// Fields of its own after the first.
+    more: Vec<(HeaderName, HeaderValue)>,
     reason: Option<HeaderValue>,
     next: Option<NextResponse>,
 }
@@ -58,10 +59,9 @@ impl Response {
         Self {
             status,
             first: None,
-            more: Vec::new(),
             shared: None,
             body: Body::empty(),
-            extra: None,
+            extra: Rare::NONE,
         }
     }
 
@@ -96,13 +96,14 @@ impl Response {
         if let Some(shared) = &self.shared
             && has_field(shared, &name)
         {
-            self.more.extend_from_slice(shared.fields());
+            let more = &mut self.extra.get_or_default().more;
+            more.extend_from_slice(shared.fields());
             if shared.wants_close() {
-                self.more.push((CONNECTION, const { close() }));
+                more.push((CONNECTION, const { close() }));
             }
             self.shared = None;
         }
-        self.more.retain(|(other, _)| *other != name);
+        self.retain_more(|other| *other != name);
         match &mut self.first {
             Some((first, old)) if *first == name => *old = value,
             _ => return self.append_header(name, value),
@@ -117,7 +118,7 @@ impl Response {
         if self.first.is_none() {
             self.first = Some((name, value));
         } else {
-            self.more.push((name, value));
+            self.extra.get_or_default().more.push((name, value));
         }
         self
     }
@@ -127,10 +128,8 @@ impl Response {
     #[inline]
     #[must_use]
     pub fn with_field_lines(mut self, lines: Rc<FieldLines>) -> Self {
-        if self.first.is_some() || !self.more.is_empty() {
-            self.first.take_if(|(name, _)| has_field(&lines, name));
-            self.more.retain(|(name, _)| !has_field(&lines, name));
-        }
+        self.first.take_if(|(name, _)| has_field(&lines, name));
+        self.retain_more(|name| !has_field(&lines, name));
         self.shared = Some(lines);
         self
     }
@@ -160,7 +159,7 @@ impl Response {
     /// ```
     #[must_use]
     pub fn with_reason(mut self, reason: HeaderValue) -> Self {
-        self.extra().reason = Some(reason);
+        self.extra.get_or_default().reason = Some(reason);
         self
     }
 
@@ -194,13 +193,13 @@ impl Response {
             is_interim(status),
             "no response follows one of status {status}"
         );
-        self.extra().next = Some(Box::pin(next));
+        self.extra.get_or_default().next = Some(Box::pin(next));
         self
     }
 
     /// Takes what [`Response::then`] has added: for a test, or a service that calls another one.
     pub fn take_next(&mut self) -> Option<NextResponse> {
-        self.extra.as_mut()?.next.take()
+        self.extra.get_mut()?.next.take()
     }
 
     /// The status.
@@ -220,7 +219,7 @@ impl Response {
     pub(crate) fn own_headers(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> + Clone {
         self.first
             .iter()
-            .chain(&self.more)
+            .chain(self.extra.get().map_or(&[][..], |extra| &extra.more))
             .map(|(name, value)| (name, value))
     }
 
@@ -233,7 +232,7 @@ impl Response {
     /// The reason phrase, if it was set.
     #[inline]
     pub fn reason(&self) -> Option<&HeaderValue> {
-        self.extra.as_ref()?.reason.as_ref()
+        self.extra.get()?.reason.as_ref()
     }
 
     /// The body, to read from.
@@ -277,18 +276,20 @@ impl Response {
     /// A response of the `http` crate. Its version and extensions are left out.
     pub fn from_http(response: ::http::Response<impl Into<Body>>) -> Self {
         let (parts, body) = response.into_parts();
-        let fields = parts.headers.iter();
-        Self {
-            more: fields
-                .map(|(name, value)| (name.clone(), value.clone()))
-                .collect(),
-            body: body.into(),
-            ..Self::new(parts.status)
-        }
+        let response = Self::new(parts.status).with_body(body);
+        parts
+            .headers
+            .iter()
+            .fold(response, |response, (name, value)| {
+                response.append_header(name.clone(), value.clone())
+            })
     }
 
-    fn extra(&mut self) -> &mut Extra {
-        self.extra.get_or_insert_default()
+    /// Keeps, of the fields after the first, those with names that `keeps` allows.
+    fn retain_more(&mut self, keeps: impl Fn(&HeaderName) -> bool) {
+        if let Some(extra) = self.extra.get_mut() {
+            extra.more.retain(|(name, _)| keeps(name));
+        }
     }
 
     fn with_content(status: StatusCode, kind: HeaderValue, content: impl Into<Body>) -> Self {
