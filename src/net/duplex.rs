@@ -29,13 +29,13 @@ impl Duplex {
     }
 
     pub(super) async fn write_all(&mut self, bytes: Part) -> io::Result<()> {
-        self.0.outbox.push(bytes);
+        self.0.send_queue.push(bytes);
         poll_fn(|context| self.poll_flush(context)).await
     }
 
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Option<Chunk>>> {
         loop {
-            if let Some(chunk) = self.0.inbox.take_chunk(&engine::pool()) {
+            if let Some(chunk) = self.0.recv_buf.take_chunk(&engine::pool()) {
                 return Poll::Ready(Ok(Some(chunk)));
             }
             match ready!(self.0.poll_fill(context))? {
@@ -92,7 +92,7 @@ impl WriteHalf {
     /// # Errors
     /// When the connection broke.
     pub async fn write_all(&mut self, bytes: impl Into<Part>) -> io::Result<()> {
-        self.0.borrow_mut().0.outbox.push(bytes.into());
+        self.0.borrow_mut().0.send_queue.push(bytes.into());
         poll_fn(|context| self.0.borrow_mut().poll_flush(context)).await
     }
 }

@@ -101,25 +101,25 @@ impl Carrier for Connection {
             match event {
                 Event::Data(range) => {
                     let mut part = Part::Static(b"");
-                    self.link.inbox.take(used, &mut part);
+                    self.transport.recv_buf.take(used, &mut part);
                     part.truncate(range.end);
                     part.advance(range.start);
                     return Ok(Some(Arrived::Part(part)));
                 }
                 Event::Trailer(line) => {
-                    let field = split_line(&self.link.inbox.unread()[line]);
+                    let field = split_line(&self.transport.recv_buf.unread()[line]);
                     let (name, value) = field.expect("a line that was checked");
                     let name = HeaderName::from_bytes(name).expect("a token");
                     let value = HeaderValue::from_bytes(value).expect("no control characters");
-                    self.link.inbox.consume(used);
+                    self.transport.recv_buf.consume(used);
                     return Ok(Some(Arrived::Trailer(name, value)));
                 }
                 Event::End => {
-                    self.link.inbox.consume(used);
+                    self.transport.recv_buf.consume(used);
                     return Ok(Some(Arrived::End));
                 }
                 // A chunk's framing, but no content yet.
-                Event::NeedData if used > 0 => self.link.inbox.consume(used),
+                Event::NeedData if used > 0 => self.transport.recv_buf.consume(used),
                 _ => return Ok(None),
             }
         }
@@ -131,11 +131,11 @@ impl Carrier for Connection {
         context: &mut Context<'_>,
     ) -> Poll<Result<usize, CloseReason>> {
         self.encode_continue();
-        self.link.set_recv_deadline(deadline_ms);
-        Poll::Ready(match ready!(self.link.poll_fill(context))? {
+        self.transport.set_recv_deadline(deadline_ms);
+        Poll::Ready(match ready!(self.transport.poll_fill(context))? {
             Filled::Bytes(bytes) => Ok(bytes),
             Filled::Fin => {
-                let ended = self.http.receive_eof(self.link.inbox.unread());
+                let ended = self.http.receive_eof(self.transport.recv_buf.unread());
                 ended.map(|()| 0).map_err(CloseReason::Fault)
             }
             Filled::Overdue => Err(CloseReason::Fault(Fault::BodyTimeout)),
@@ -143,10 +143,10 @@ impl Carrier for Connection {
     }
 
     fn receive_arrived(&mut self, context: &mut Context<'_>) -> Result<usize, CloseReason> {
-        if self.http.request_complete() || !self.link.has_more() {
+        if self.http.request_complete() || !self.transport.has_more() {
             return Ok(0);
         }
-        match self.link.poll_fill(context) {
+        match self.transport.poll_fill(context) {
             Poll::Ready(filled) => match filled? {
                 Filled::Bytes(bytes) => Ok(bytes),
                 Filled::Fin | Filled::Overdue => Ok(0),
@@ -156,8 +156,11 @@ impl Carrier for Connection {
     }
 
     fn check_client(&mut self, context: &mut Context<'_>) -> Result<(), CloseReason> {
-        self.link.clear_recv_deadline();
-        match (self.link.poll_peer(context), self.shared.limits.half_close) {
+        self.transport.clear_recv_deadline();
+        match (
+            self.transport.poll_peer(context),
+            self.shared.limits.half_close,
+        ) {
             (Peer::Gone, _) => Err(CloseReason::Reset),
             (Peer::HalfClosed, HalfClose::End) => Err(CloseReason::HalfClosed),
             (Peer::HalfClosed, HalfClose::Serve) | (Peer::Present, _) => Ok(()),
@@ -172,7 +175,7 @@ impl Carrier for Connection {
         while !is_read && !self.http.request_complete() {
             match self.next_of_body()? {
                 (0, _) => break,
-                (used, _) => self.link.inbox.consume(used),
+                (used, _) => self.transport.recv_buf.consume(used),
             }
         }
         if !self.http.request_complete() && !is_little {
@@ -203,7 +206,7 @@ impl Carrier for Connection {
     }
 
     fn end(&mut self, trailers: Option<HeaderMap>) -> Result<(), CloseReason> {
-        self.link.clear_recv_deadline();
+        self.transport.clear_recv_deadline();
         match trailers {
             Some(trailers) => self.encode_end_with(&trailers),
             None => self.encode_end(),
@@ -211,26 +214,28 @@ impl Carrier for Connection {
     }
 
     fn queued(&self) -> usize {
-        self.link.outbox.len()
+        self.transport.send_queue.len()
     }
 
     fn has_room(&self, owed_bytes_max: usize) -> bool {
         match owed_bytes_max == 0 || self.shared.is_memory_scarce() {
-            true => !self.link.has_unsent(),
-            false => self.link.unsent_bytes() < OWED_BYTES_MAX.min(owed_bytes_max),
+            true => !self.transport.has_unsent(),
+            false => self.transport.unsent_bytes() < OWED_BYTES_MAX.min(owed_bytes_max),
         }
     }
 
     fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
-        self.link.poll_flush(context).map_err(CloseReason::from)
+        self.transport
+            .poll_flush(context)
+            .map_err(CloseReason::from)
     }
 }
 
 impl Connection {
-    /// What the inbox has of the request's body, and how many bytes that are: no head before the
+    /// The received part of the request's body, and how many bytes that are: no head before the
     /// response is out.
     fn next_of_body(&mut self) -> Result<(usize, Event), CloseReason> {
-        let unread = self.link.inbox.unread();
+        let unread = self.transport.recv_buf.unread();
         let step = self
             .http
             .next_event(unread, &self.shared.limits.h1, &mut Head::new());

@@ -32,7 +32,7 @@ const GATHER_BYTES_MAX: usize = 64 << 10;
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) http: h1::Connection,
-    pub(super) link: Transport,
+    pub(super) transport: Transport,
     /// What all connections of the worker share.
     pub(super) shared: Rc<Shared>,
     /// The access log's line of the request at hand; none if there is no log.
@@ -81,11 +81,11 @@ impl Connection {
     fn new(stream: Stream, shared: Rc<Shared>) -> Self {
         shared.connection_opened();
         let arrival_deadline_ms = peer_after_ms(shared.limits.head_timeout_ms);
-        let mut link = Transport::with_deadlines(stream, shared.send_limits.clone());
-        link.set_recv_deadline(arrival_deadline_ms);
+        let mut transport = Transport::with_deadlines(stream, shared.send_limits.clone());
+        transport.set_recv_deadline(arrival_deadline_ms);
         Self {
             http: h1::Connection::server(),
-            link,
+            transport,
             shared,
             line: None,
             arrival_deadline_ms,
@@ -103,13 +103,13 @@ impl Connection {
                 Next::Send => {
                     self.flush().await?;
                     // What the socket takes at once would keep others waiting.
-                    if !self.link.inbox.is_empty() {
+                    if !self.transport.recv_buf.is_empty() {
                         yield_now().await;
                     }
                 }
                 Next::SendAndReceive if self.http.must_close() => return Ok(CloseReason::Answered),
-                Next::SendAndReceive if self.link.has_fin() => {
-                    let unread = self.link.inbox.unread();
+                Next::SendAndReceive if self.transport.has_fin() => {
+                    let unread = self.transport.recv_buf.unread();
                     self.http.receive_eof(unread).map_err(CloseReason::Fault)?;
                     return Ok(CloseReason::PeerClosed);
                 }
@@ -150,15 +150,15 @@ impl Connection {
         loop {
             mutate!(
                 AnswerAfterClose,
-                if self.http.must_close() && !self.link.inbox.is_empty() {
+                if self.http.must_close() && !self.transport.recv_buf.is_empty() {
                     self.http = h1::Connection::server();
                 }
             );
-            if self.link.inbox.is_empty() && self.http.request_complete() {
+            if self.transport.recv_buf.is_empty() && self.http.request_complete() {
                 return Ok(Next::SendAndReceive);
             }
-            let mut request = Request::unread(&self.shared.pool, self.link.stream().remote());
-            let unread = self.link.inbox.unread();
+            let mut request = Request::unread(&self.shared.pool, self.transport.stream().remote());
+            let unread = self.transport.recv_buf.unread();
             let limits = &self.shared.limits.h1;
             let framing = match self.http.next_event(unread, limits, request.head_mut()) {
                 Ok((used, Event::Request(framing))) => {
@@ -166,16 +166,16 @@ impl Connection {
                     framing
                 }
                 Ok((used, Event::NeedData | Event::Paused)) => {
-                    self.link.inbox.consume(used);
+                    self.transport.recv_buf.consume(used);
                     return Ok(Next::SendAndReceive);
                 }
                 // What is left of a body that nobody read.
                 Ok((used, Event::Data(_) | Event::Trailer(_))) => {
-                    self.link.inbox.consume(used);
+                    self.transport.recv_buf.consume(used);
                     continue;
                 }
                 Ok((used, Event::End)) => {
-                    self.link.inbox.consume(used);
+                    self.transport.recv_buf.consume(used);
                     self.arrival_deadline_ms = 0;
                     continue;
                 }
@@ -201,19 +201,19 @@ impl Connection {
                 return Ok(Next::Exchange(pending, incoming));
             }
             self.encode_full(answer)?;
-            if self.link.outbox.len() >= GATHER_BYTES_MAX {
+            if self.transport.send_queue.len() >= GATHER_BYTES_MAX {
                 return Ok(Next::Send);
             }
         }
     }
 
-    /// Takes a request, whose head was read, out of the inbox.
+    /// Takes a request, whose head was read, out of the received bytes.
     #[inline(always)]
     fn take_request(&mut self, used: usize, request: &mut Request) {
         self.shared.metrics.requests.add(1);
-        self.link.clear_recv_deadline();
+        self.transport.clear_recv_deadline();
         self.arrival_deadline_ms = 0;
-        self.link.inbox.take(used, request.bytes_mut());
+        self.transport.recv_buf.take(used, request.bytes_mut());
         if let Some((line, mut date)) = self.next_line() {
             let (head, bytes) = request.head();
             line.begin(date.now(), head, bytes);
@@ -230,7 +230,7 @@ impl Connection {
         PoolBox::pin(&pool, || async move {
             let mut exchange = Exchange::new(pending, incoming);
             let ended = poll_fn(|context| exchange.poll(self, context)).await;
-            self.link.clear_recv_deadline();
+            self.transport.clear_recv_deadline();
             ended
         })
     }
@@ -252,7 +252,7 @@ impl Connection {
         if has_begun {
             self.arrival_deadline_ms = deadline_ms;
         }
-        self.link.set_recv_deadline(deadline_ms);
+        self.transport.set_recv_deadline(deadline_ms);
         poll_fn(|context| self.poll_send_and_receive(context))
     }
 
@@ -271,9 +271,9 @@ impl Connection {
         context: &mut Context<'_>,
     ) -> Poll<Result<(), CloseReason>> {
         if self.is_to_close() {
-            self.link.set_recv_deadline(0);
+            self.transport.set_recv_deadline(0);
         }
-        match ready!(self.link.poll_fill_and_send(context))? {
+        match ready!(self.transport.poll_fill_and_send(context))? {
             Filled::Bytes(_) | Filled::Fin => Poll::Ready(Ok(())),
             Filled::Overdue => self.poll_overdue(context),
         }
@@ -285,10 +285,10 @@ impl Connection {
         if self.is_to_close() {
             return Poll::Ready(Err(CloseReason::Drained));
         }
-        if self.link.has_unsent() {
+        if self.transport.has_unsent() {
             // Who still takes an answer is not idle; its own deadline is the answer's.
             let later_ms = peer_after_ms(self.arrival_timeout_ms());
-            self.link.set_recv_deadline(later_ms);
+            self.transport.set_recv_deadline(later_ms);
             return self.poll_send_and_receive(context);
         }
         Poll::Ready(Err(match self.http.request_complete() {
@@ -310,12 +310,12 @@ impl Connection {
 
     /// Whether anything is unread but empty lines.
     fn has_unread(&self) -> bool {
-        !h1::is_blank(self.link.inbox.unread())
+        !h1::is_blank(self.transport.recv_buf.unread())
     }
 
     /// Whether the peer is known to have sent something that was not looked at.
     pub(super) fn more_has_come(&self) -> bool {
-        self.has_unread() || self.link.has_more()
+        self.has_unread() || self.transport.has_more()
     }
 }
 

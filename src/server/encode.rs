@@ -23,7 +23,7 @@ impl Connection {
     pub(super) fn encode_continue(&mut self) {
         if self.http.wants_continue() {
             let interim = self.http.send_continue();
-            self.link.outbox.write(&self.shared.pool, interim);
+            self.transport.send_queue.write(&self.shared.pool, interim);
             self.shared.metrics.responses_1xx.add(1);
         }
     }
@@ -34,8 +34,8 @@ impl Connection {
         let answer = answer(response);
         let mut date = shared.date.borrow_mut();
         let mut is_sent = false;
-        let outbox = &mut self.link.outbox;
-        outbox.write_with(&shared.pool, answer.head_bytes_max(), |out| {
+        let send_queue = &mut self.transport.send_queue;
+        send_queue.write_with(&shared.pool, answer.head_bytes_max(), |out| {
             let head = http.send_head(&answer, date.now(), out);
             is_sent = head > 0;
             head
@@ -83,14 +83,16 @@ impl Connection {
         let mut date = shared.date.borrow_mut();
         let len_max = answer.head_bytes_max() + body.len();
         let mut sent = 0;
-        self.link.outbox.write_with(&shared.pool, len_max, |out| {
-            let head = http.send_head(&answer, date.now(), out);
-            if http.body_allowed() && matches!(http.send_data(body.len()), Ok(None)) {
-                sent = body.len();
-                out[head..head + sent].copy_from_slice(body);
-            }
-            head + sent
-        });
+        self.transport
+            .send_queue
+            .write_with(&shared.pool, len_max, |out| {
+                let head = http.send_head(&answer, date.now(), out);
+                if http.body_allowed() && matches!(http.send_data(body.len()), Ok(None)) {
+                    sent = body.len();
+                    out[head..head + sent].copy_from_slice(body);
+                }
+                head + sent
+            });
         let class = match status.as_u16() {
             200..300 => &shared.metrics.responses_2xx,
             ..200 => &shared.metrics.responses_1xx,
@@ -114,22 +116,22 @@ impl Connection {
     /// Encodes a part of an answer's body.
     #[inline]
     pub(super) fn encode_part(&mut self, part: Part) -> Result<(), CloseReason> {
-        self.encode_data(part.len(), |outbox, pool| {
+        self.encode_data(part.len(), |send_queue, pool| {
             if part.len() <= COPY_BYTES_MAX {
-                outbox.write(pool, &part);
+                send_queue.write(pool, &part);
             } else {
-                outbox.push(part);
+                send_queue.push(part);
             }
         })
     }
 
     /// Encodes a part of an answer's body that is a span of a file.
     pub(super) fn encode_span(&mut self, span: FileSpan) -> Result<(), CloseReason> {
-        self.encode_data(span.len(), |outbox, _| outbox.push_span(span))
+        self.encode_data(span.len(), |send_queue, _| send_queue.push_span(span))
     }
 
-    /// Encodes `len` bytes of an answer's body, which `queue` appends to the outbox. A body longer
-    /// than announced is the service's fault.
+    /// Encodes `len` bytes of an answer's body, which `queue` appends to what is sent. A body
+    /// longer than announced is the service's fault.
     #[inline]
     fn encode_data(
         &mut self,
@@ -146,13 +148,13 @@ impl Connection {
         if let Some(line) = &mut self.line {
             line.body_bytes += len as u64;
         }
-        let (outbox, pool) = (&mut self.link.outbox, &self.shared.pool);
+        let (send_queue, pool) = (&mut self.transport.send_queue, &self.shared.pool);
         if let Some(prefix) = &prefix {
-            outbox.write(pool, prefix.as_bytes());
+            send_queue.write(pool, prefix.as_bytes());
         }
-        queue(outbox, pool);
+        queue(send_queue, pool);
         if prefix.is_some() {
-            outbox.write(pool, h1::DATA_SUFFIX);
+            send_queue.write(pool, h1::DATA_SUFFIX);
         }
         Ok(())
     }
@@ -164,7 +166,7 @@ impl Connection {
             .http
             .send_end()
             .map_err(|_| CloseReason::ServiceFailed)?;
-        self.link.outbox.write(&self.shared.pool, end);
+        self.transport.send_queue.write(&self.shared.pool, end);
         self.write_line();
         Ok(())
     }
@@ -175,7 +177,7 @@ impl Connection {
             .http
             .send_end_with(trailers)
             .map_err(|_| CloseReason::ServiceFailed)?;
-        self.link.outbox.write(&self.shared.pool, &end);
+        self.transport.send_queue.write(&self.shared.pool, &end);
         self.write_line();
         Ok(())
     }
@@ -184,7 +186,7 @@ impl Connection {
     #[inline]
     pub(super) fn next_line(&mut self) -> Option<(&mut Line, RefMut<'_, Date>)> {
         self.shared.log.as_ref()?;
-        let stream = self.link.stream();
+        let stream = self.transport.stream();
         let line = self.line.get_or_insert_with(|| Line::new(stream));
         Some((line, self.shared.date.borrow_mut()))
     }

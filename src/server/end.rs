@@ -76,32 +76,32 @@ impl Connection {
     }
 
     async fn end(&mut self, reason: CloseReason) {
-        let mut end = match self.link.is_cut() {
+        let mut end = match self.transport.is_cut() {
             true => End::Silent,
             false => End::of(reason, self.http.can_answer()),
         };
         // If the peer is still sending when the socket is closed, the kernel answers with a reset,
         // and the peer may lose the last response (RFC 9112 §9.6).
-        let may_send = !self.link.has_fin() && self.http.peer_may_send();
+        let may_send = !self.transport.has_fin() && self.http.peer_may_send();
         if let End::Refuse(refusal) = &mut end {
             self.encode_refusal(refusal);
         }
-        self.link.clear_recv_deadline();
+        self.transport.clear_recv_deadline();
         if matches!(end, End::Silent)
-            || poll_fn(|context| self.link.poll_finish(context))
+            || poll_fn(|context| self.transport.poll_finish(context))
                 .await
                 .is_err()
         {
             return;
         }
         // After the last response nothing is received any more, so the kernel is asked.
-        let may_send = may_send || !self.link.has_fin() && self.more_has_come();
+        let may_send = may_send || !self.transport.has_fin() && self.more_has_come();
         let waits = match end {
             End::Silent | End::Flush => false,
             End::Deliver | End::Refuse(_) => mutate!(NoLinger, false, may_send),
         };
         if waits && !self.http.must_reset(true) {
-            linger(&mut self.link).await;
+            linger(&mut self.transport).await;
         }
     }
 
@@ -123,8 +123,8 @@ impl Drop for Connection {
     /// look whole; and every connection is counted by the reason of its end.
     fn drop(&mut self) {
         self.write_line();
-        if self.http.must_reset(!self.link.has_unsent()) {
-            self.link.stream().reset_on_close();
+        if self.http.must_reset(!self.transport.has_unsent()) {
+            self.transport.stream().reset_on_close();
         }
         let reason = self.reason.unwrap_or_else(|| {
             // The only foreign code in a connection's coroutine is the service's.
@@ -145,8 +145,8 @@ async fn linger(transport: &mut Transport) {
     let mut left = LINGER_BYTES_MAX;
     while left > 0 {
         transport.set_recv_deadline(end_ms.min(peer_after_ms(LINGER_PAUSE_MS)));
-        let unread = transport.inbox.unread().len();
-        transport.inbox.consume(unread);
+        let unread = transport.recv_buf.unread().len();
+        transport.recv_buf.consume(unread);
         match poll_fn(|context| transport.poll_fill(context)).await {
             Ok(Filled::Bytes(received)) => left = left.saturating_sub(received),
             Ok(Filled::Fin | Filled::Overdue) | Err(_) => break,

@@ -36,17 +36,17 @@ const LOOKS_MAX: u32 = 8;
 /// any of them is woken in time.
 ///
 /// A TLS session will be one more field, `Option<Box<Session>>`. `fill` gives it the ciphertext,
-/// and puts its plaintext into the inbox. `start_send` seals what it takes from the outbox, with a
-/// close_notify behind the last of it, as does `shutdown_write`. `keep_rest` leaves ciphertext with
-/// the session, to be sent before anything else, and puts nothing back into the outbox. The
+/// and puts its plaintext into `recv_buf`. `start_send` seals what it takes from `send_queue`, with
+/// a close_notify behind the last of it, as does `shutdown_write`. `keep_rest` leaves ciphertext
+/// with the session, to be sent before anything else, and puts nothing back into the queue. The
 /// deadlines count ciphertext then, because they count what is handed to the stream.
 #[derive(Debug)]
 pub struct Transport {
     stream: Stream,
     /// Received and not yet used.
-    pub inbox: RecvBuf,
+    pub recv_buf: RecvBuf,
     /// Queued and not yet sent.
-    pub outbox: SendQueue,
+    pub send_queue: SendQueue,
     /// None: every wait takes as long as it takes.
     deadlines: Option<Deadlines>,
     write_side: WriteSide,
@@ -107,8 +107,8 @@ impl Transport {
     pub fn new(stream: Stream) -> Self {
         Self {
             stream,
-            inbox: RecvBuf::new(),
-            outbox: SendQueue::new(),
+            recv_buf: RecvBuf::new(),
+            send_queue: SendQueue::new(),
             deadlines: None,
             write_side: WriteSide::Open,
             has_fin: false,
@@ -148,7 +148,7 @@ impl Transport {
         }
     }
 
-    /// Receives a piece into the inbox.
+    /// Receives a piece into `recv_buf`.
     #[inline(always)]
     pub fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<Result<Filled, TransportError>> {
         let filled = self.fill(context);
@@ -158,7 +158,7 @@ impl Transport {
         filled
     }
 
-    /// Receives a piece into the inbox, and sends what is queued meanwhile. The caller does not
+    /// Receives a piece into `recv_buf`, and sends what is queued meanwhile. The caller does not
     /// wait for the end of the send: it is woken only if that cannot go on by itself.
     #[inline(always)]
     pub fn poll_fill_and_send(
@@ -207,7 +207,7 @@ impl Transport {
         self.has_fin
     }
 
-    /// Whether more is known to have arrived than is in the inbox.
+    /// Whether more is known to have arrived than is in `recv_buf`.
     pub fn has_more(&self) -> bool {
         self.stream.has_more()
     }
@@ -219,7 +219,7 @@ impl Transport {
 
     /// Whether the kernel has not taken all that was queued, as far as is known by now.
     pub fn has_unsent(&self) -> bool {
-        self.is_cut() || !self.outbox.is_empty() || self.stream.has_unsent()
+        self.is_cut() || !self.send_queue.is_empty() || self.stream.has_unsent()
     }
 
     /// Bytes that are queued, and all bytes of a span of a file that is being sent. Before a span
@@ -230,7 +230,7 @@ impl Transport {
             true => self.send_bytes as usize,
             false => 0,
         };
-        self.outbox.len() + span_bytes
+        self.send_queue.len() + span_bytes
     }
 
     /// Tells the peer that no more will come (FIN); receiving goes on. A peer that does not get
@@ -277,7 +277,7 @@ impl Transport {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(Some(chunk))) => {
                 let len = chunk.len();
-                self.inbox.push(chunk);
+                self.recv_buf.push(chunk);
                 Poll::Ready(Ok(Filled::Bytes(len)))
             }
             Poll::Ready(Ok(None)) => {
@@ -314,12 +314,15 @@ impl Transport {
     ) -> Poll<Result<(), TransportError>> {
         loop {
             let is_first = !self.stream.is_sending();
-            if mutate!(SecondSend, is_first || !self.outbox.is_empty(), is_first)
-                && !self.start_send()?
+            if mutate!(
+                SecondSend,
+                is_first || !self.send_queue.is_empty(),
+                is_first
+            ) && !self.start_send()?
             {
                 return Poll::Ready(Ok(()));
             }
-            let interest = if self.outbox.is_empty() {
+            let interest = if self.send_queue.is_empty() {
                 interest
             } else {
                 Interest::End
@@ -328,7 +331,7 @@ impl Transport {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Sent::All) => {
                     if let Some(deadlines) = &mut self.deadlines {
-                        deadlines.sent(self.send_bytes, !self.outbox.is_empty())?;
+                        deadlines.sent(self.send_bytes, !self.send_queue.is_empty())?;
                     }
                 }
                 Poll::Ready(Sent::Part {
@@ -347,11 +350,11 @@ impl Transport {
             return Err(self.cut(TransportError::Broken(Errno::PIPE)));
         }
         // The common case apart: what is known to be one block is moved in pieces that fit.
-        if let Some(chunk) = self.outbox.take_one(SEND_BYTES_MAX) {
+        if let Some(chunk) = self.send_queue.take_one(SEND_BYTES_MAX) {
             self.start_send_of(Outgoing::One(chunk));
             return Ok(true);
         }
-        match self.outbox.take(SEND_BYTES_MAX) {
+        match self.send_queue.take(SEND_BYTES_MAX) {
             Some(outgoing) => {
                 self.start_send_of(outgoing);
                 Ok(true)
@@ -374,7 +377,7 @@ impl Transport {
         if let Some(deadlines) = &mut self.deadlines {
             deadlines.send_started(continues);
         }
-        let is_last = self.write_side == WriteSide::Finishing && self.outbox.is_empty();
+        let is_last = self.write_side == WriteSide::Finishing && self.send_queue.is_empty();
         let then = if is_last { Then::Close } else { Then::GoOn };
         self.stream.start_send(outgoing, then);
     }
@@ -394,11 +397,11 @@ impl Transport {
             Some(libc::EIO) | None => return Err(self.cut(TransportError::Unreadable)),
             Some(_) => return Err(self.cut(broken(error))),
         }
-        self.outbox.put_back(outgoing, sent);
+        self.send_queue.put_back(outgoing, sent);
         match &mut self.deadlines {
             Some(deadlines) => {
                 let sent = u32::try_from(sent).expect("a send has its bound");
-                deadlines.sent(sent, !self.outbox.is_empty())
+                deadlines.sent(sent, !self.send_queue.is_empty())
             }
             None => Ok(()),
         }
@@ -408,7 +411,7 @@ impl Transport {
     #[cold]
     fn cut(&mut self, error: TransportError) -> TransportError {
         self.write_side = WriteSide::Cut;
-        self.outbox = SendQueue::new();
+        self.send_queue = SendQueue::new();
         error
     }
 }

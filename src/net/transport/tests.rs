@@ -92,10 +92,10 @@ fn queue_many(transport: &mut Transport) -> Vec<u8> {
         let body: Vec<u8> = (0..40_000_u32)
             .map(|at| at.to_le_bytes()[0] ^ at.to_le_bytes()[1] ^ n)
             .collect();
-        transport.outbox.write(&pool, &head);
+        transport.send_queue.write(&pool, &head);
         expected.extend(head);
         expected.extend(&body);
-        transport.outbox.push(Part::from(body));
+        transport.send_queue.push(Part::from(body));
     }
     expected
 }
@@ -132,11 +132,11 @@ fn a_fin_is_told_from_a_reset() {
         peer.write_all(&[1; 10_000]).expect("a peer");
         peer.shutdown(Shutdown::Write).expect("a socket");
         assert_eq!(fill_all(&mut transport).await, (10_000, Ok(Filled::Fin)));
-        assert_eq!(transport.inbox.unread().len(), 10_000);
+        assert_eq!(transport.recv_buf.unread().len(), 10_000);
         assert!(transport.has_fin());
         assert_eq!(fill(&mut transport).await, Ok(Filled::Fin), "it stays so");
         assert_eq!(peer_of(&mut transport).await, Peer::HalfClosed);
-        transport.outbox.push(Part::from("it still reads"));
+        transport.send_queue.push(Part::from("it still reads"));
         let flushed = poll_fn(|context| transport.poll_flush(context)).await;
         assert_eq!(flushed, Ok(()));
 
@@ -157,7 +157,7 @@ fn nothing_follows_a_send_that_failed() {
         let (mut transport, peer) = patient().await;
         sockopt::set_socket_linger(&peer, Some(Duration::ZERO)).expect("a socket");
         drop(peer);
-        transport.outbox.push(Part::from("lost"));
+        transport.send_queue.push(Part::from("lost"));
         let flushed = poll_fn(|context| transport.poll_flush(context)).await;
         assert!(
             matches!(flushed, Err(TransportError::Broken(_))),
@@ -165,10 +165,10 @@ fn nothing_follows_a_send_that_failed() {
         );
         assert!(transport.is_cut() && transport.has_unsent());
         for _ in 0..2 {
-            transport.outbox.push(Part::from("too late"));
+            transport.send_queue.push(Part::from("too late"));
             let flushed = poll_fn(|context| transport.poll_flush(context)).await;
             assert_eq!(flushed, Err(TransportError::Broken(Errno::PIPE)));
-            assert!(transport.outbox.is_empty(), "it keeps no memory");
+            assert!(transport.send_queue.is_empty(), "it keeps no memory");
         }
     });
 }
@@ -226,7 +226,7 @@ async fn is_woken(name: &str, wait: Wait, transport: &mut Transport, deadline_ms
 
 /// Queues more than the kernel takes, and starts to send it.
 async fn start_sending(transport: &mut Transport) {
-    transport.outbox.push(Part::from(vec![0; LARGE_BYTES]));
+    transport.send_queue.push(Part::from(vec![0; LARGE_BYTES]));
     poll_fn(|context| Poll::Ready(transport.poll_flush(context).is_pending())).await;
 }
 
@@ -263,7 +263,7 @@ fn a_peer_that_does_not_read_is_given_up_while_more_is_received() {
     on_each(async || {
         for timeout_ms in [1, 200] {
             let (mut transport, _peer) = with_limits(SendLimits::new(timeout_ms, 0)).await;
-            transport.outbox.push(Part::from(vec![0; LARGE_BYTES]));
+            transport.send_queue.push(Part::from(vec![0; LARGE_BYTES]));
             let filled = poll_fn(|context| transport.poll_fill_and_send(context)).await;
             assert_eq!(filled, Err(TransportError::SendTimeout), "{timeout_ms} ms");
         }
