@@ -22,7 +22,7 @@ const PROFILE: &str = if cfg!(debug_assertions) {
 };
 
 /// The example's program.
-fn example(name: &str) -> Command {
+pub(crate) fn example(name: &str) -> Command {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| {
         let mut build = Command::new(env!("CARGO"));
@@ -40,17 +40,17 @@ fn example(name: &str) -> Command {
 }
 
 /// A running example; killed when dropped.
-struct Running {
+pub(crate) struct Running {
     child: Child,
     stdout: BufReader<Box<dyn Read>>,
 }
 
 impl Running {
-    fn start(name: &str, arguments: &[&str]) -> Self {
+    pub(crate) fn start(name: &str, arguments: &[&str]) -> Self {
         Self::of(example(name).args(arguments))
     }
 
-    fn of(command: &mut Command) -> Self {
+    pub(crate) fn of(command: &mut Command) -> Self {
         let mut child = command
             .stdout(Stdio::piped())
             .spawn()
@@ -62,8 +62,12 @@ impl Running {
         }
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The next line that it prints.
-    fn line(&mut self) -> String {
+    pub(crate) fn line(&mut self) -> String {
         let mut line = String::new();
         self.stdout.read_line(&mut line).expect("a line");
         line.trim_end().to_owned()
@@ -259,7 +263,7 @@ fn todo_is_tested_without_a_server() {
 fn a_taken_port_is_told_in_one_line() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("its address").to_string();
-    for name in ["hello", "files", "upload", "chat_lines", "todo"] {
+    for name in ["hello", "files", "upload", "chat_lines", "events", "todo"] {
         let ended = example(name).arg(&address).output().expect("an end");
         assert!(!ended.status.success());
         let stderr = String::from_utf8_lossy(&ended.stderr);
@@ -362,6 +366,47 @@ fn files_serves_a_folder() {
     let finished = run_with(example("files").args(["127.0.0.1:0", &none]), b"");
     assert_eq!(finished.code, Some(1));
     assert!(finished.error_line().contains(&none), "{finished:?}");
+}
+
+#[test]
+fn events_reach_every_page() {
+    let mut server = Running::start("events", &["127.0.0.1:0"]);
+    let address = Address::Tcp(server.address());
+    let connect = || Client::connect(&address).expect("a listener");
+    let mut speaker = connect();
+    speaker.send(GET);
+    assert!(
+        speaker
+            .answer()
+            .text()
+            .contains("new EventSource(\"/events\")")
+    );
+    let mut pages = [(); 3].map(|()| {
+        let mut page = connect();
+        page.send(request("GET", "/events", &[]));
+        let head = page.head();
+        assert_eq!(head.field("content-type"), Some("text/event-stream"));
+        page
+    });
+    let mut say = |words: &str, status| {
+        let length = format!("Content-Length: {}", words.len());
+        speaker.send(request("POST", "/say", &[&length]));
+        speaker.send(words);
+        assert_eq!(speaker.answer().status, status);
+    };
+    for (words, event) in [
+        ("hello", "data: hello\n\n"),
+        ("two\nlines", "data: two\ndata: lines\n\n"),
+    ] {
+        say(words, 204);
+        for page in &mut pages {
+            assert_eq!(page.chunk().expect("an event"), event.as_bytes());
+        }
+    }
+    let [first, mut second, _] = pages;
+    first.reset();
+    say("still there?", 204);
+    assert_eq!(second.chunk().expect("an event"), b"data: still there?\n\n");
 }
 
 /// One who takes part in a chat.

@@ -11,6 +11,7 @@ mod deadlines;
 mod deploy;
 mod draining;
 mod embedding;
+mod event_streams;
 mod examples;
 mod extremes;
 mod faults;

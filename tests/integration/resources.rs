@@ -15,7 +15,7 @@ use crate::support::{
 };
 
 /// `wanted` connections, or as many as the limit of open files allows on either side.
-fn affordable(wanted: usize) -> usize {
+pub(crate) fn affordable(wanted: usize) -> usize {
     let files = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
     let count = usize::try_from(files)
         .unwrap_or(usize::MAX)
