@@ -16,6 +16,7 @@ use crate::http::h1::Event;
 use crate::http::{Fault, Head};
 use crate::net::{Filled, Peer};
 use crate::service::{Piece, Response};
+use crate::sys::mutants::mutate;
 
 /// A response's body is pulled while fewer bytes than this are owed.
 const OWED_BYTES_MAX: usize = 128 << 10;
@@ -207,7 +208,7 @@ impl Carrier for Connection {
 
     fn end(&mut self, trailers: Option<HeaderMap>) -> Result<(), CloseReason> {
         self.transport.clear_recv_deadline();
-        match trailers {
+        match mutate!(ForgetTrailers, None, trailers) {
             Some(trailers) => self.encode_end_with(&trailers),
             None => self.encode_end(),
         }

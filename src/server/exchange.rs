@@ -17,6 +17,7 @@ use crate::http::Fault;
 use crate::net::Pace;
 use crate::rt::{contain, peer_now_ms};
 use crate::service::{Body, Inlet, NextResponse, Piece, Response};
+use crate::sys::mutants::mutate;
 
 /// What arrives for a response's body is gathered to so many bytes for one send. With more, few
 /// connections would hold all blocks that there are to receive into.
@@ -258,7 +259,10 @@ impl<F: Future<Output = Response>> Exchange<F> {
                     carrier.end(trailers)?;
                     pulled = pulled.max(Pulled::Parts);
                 }
-                Poll::Ready(Err(_)) => return Err(CloseReason::ServiceFailed),
+                Poll::Ready(Err(_)) => {
+                    mutate!(BrokenIsWhole, carrier.end(None)?);
+                    return Err(CloseReason::ServiceFailed);
+                }
             }
         }
         Ok(pulled)

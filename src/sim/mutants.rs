@@ -104,6 +104,10 @@ mutants! {
     AbortedIsLast,
     /// A span of a file that was sent in part goes on from its start.
     SpanFromStart,
+    /// A body whose writer broke it off ends as if it were whole.
+    BrokenIsWhole,
+    /// The trailers of a body are not sent.
+    ForgetTrailers,
 }
 
 thread_local! {
