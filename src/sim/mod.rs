@@ -131,6 +131,12 @@ impl World {
         self.0.borrow().network.accepted()
     }
 
+    /// Connections to a listener that the server has accepted and not closed. A socket stays open
+    /// until the kernel is done with the last operation on it.
+    pub fn held(&self, listener: usize) -> usize {
+        self.0.borrow().network.held(listener)
+    }
+
     /// The time, in ms.
     pub fn now_ms(&self) -> u64 {
         self.0.borrow().now_ms

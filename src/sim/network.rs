@@ -30,6 +30,8 @@ pub(super) enum Identity {
 #[derive(Debug)]
 pub(super) struct Socket {
     end: OwnedFd,
+    /// The number of the listener that it is a connection to.
+    listener: usize,
     /// The server has taken it from the backlog.
     pub(super) accepted: bool,
     /// Sent by the client and not yet received.
@@ -109,14 +111,14 @@ impl Network {
         let address = self.address('c', number).expect("a short name");
         let end = stream_socket().expect("a descriptor for the simulation");
         rustix::net::bind(&end, &address).expect("a name of our own");
-        let listener = &mut self.listeners[listener];
-        rustix::net::connect(&end, &listener.address).ok()?;
-        listener.backlog += 1;
+        rustix::net::connect(&end, &self.listeners[listener].address).ok()?;
+        self.listeners[listener].backlog += 1;
         let data = EventData::new_u64(number as u64);
         let flags = EventFlags::RDHUP | EventFlags::ET;
         epoll::add(&self.watch, &end, data, flags).expect("a descriptor can be watched");
         self.sockets.push(Socket {
             end,
+            listener,
             accepted: false,
             inbound: VecDeque::new(),
             finished: false,
@@ -179,6 +181,13 @@ impl Network {
 
     pub(super) fn accepted(&self) -> usize {
         self.sockets.iter().filter(|socket| socket.accepted).count()
+    }
+
+    /// Connections to a listener that the server has accepted and not closed.
+    pub(super) fn held(&self, listener: usize) -> usize {
+        let is_held =
+            |socket: &&Socket| socket.listener == listener && socket.accepted && !socket.closed;
+        self.sockets.iter().filter(is_held).count()
     }
 
     /// Connections whose end the server has newly closed.

@@ -16,6 +16,8 @@ const TURNS_AT_ONCE_MAX: u32 = 20_000;
 /// Blocks that a connection may hold: what waits to be asked for, what is received before the
 /// receive is cancelled, and what an echo owes.
 const BLOCKS_MAX: u64 = 16 + 32 + 64;
+/// Blocks that a worker may hold for no connection.
+pub(crate) const SPARE_BLOCKS_MAX: u64 = 32;
 /// A worker is stopped within so long, for so long at most, in ms: longer than any deadline.
 const PAUSED_MS_MAX: usize = 100_000;
 /// A life is over by then, in ms: the longest deadlines, one after the other.
@@ -164,7 +166,7 @@ impl Life {
                 .filter_map(|(at_ms, turn)| (at_ms <= now_ms).then_some(turn))
                 .collect();
             let turn = self.random.pick(&ready);
-            let taken = self.take_turn(turn).and_then(|()| self.check_memory());
+            let taken = self.take_turn(turn);
             self.world.violation().map_or(taken, Err)?;
             self.steps += 1;
             turns = if now_ms == instant_ms { turns + 1 } else { 0 };
@@ -223,22 +225,11 @@ impl Life {
         })
     }
 
-    /// Who sends much to a slow service is slowed down, not stored.
-    fn check_memory(&self) -> Result<(), String> {
-        let excess = self.server.metrics().iter().find(|metrics| {
-            metrics.blocks_in_use.get() > 32 + BLOCKS_MAX * metrics.connections_open.get()
-        });
-        excess.map_or(Ok(()), |metrics| {
-            let (blocks, open) = (metrics.blocks_in_use.get(), metrics.connections_open.get());
-            Err(format!("{open} connections hold {blocks} blocks"))
-        })
-    }
-
     fn take_turn(&mut self, turn: Turn) -> Result<(), String> {
         let drain_ms = self.drained.then_some(self.drains_at_ms);
         match turn {
             Turn::Worker(number) => {
-                let step = self.server.step(number);
+                let step = step(&self.world, &mut self.server, number)?;
                 self.world.note("worker", number, step as i64);
                 if step == Step::Ended {
                     self.workers[number] = false;
@@ -267,6 +258,25 @@ impl Life {
         }
         Ok(())
     }
+}
+
+/// Turns the loop of `worker`, which accepts from the listener of the same number.
+///
+/// # Errors
+/// When it holds more memory than its connections may have: a client that sends much to a slow
+/// service is slowed down, and what it sends is not stored.
+pub(crate) fn step(world: &World, server: &mut Simulated, worker: usize) -> Result<Step, String> {
+    // The end of a connection cancels its operations. Each of them keeps its blocks, and the socket
+    // open, until the kernel is done with it, so open sockets are counted, not connections that are
+    // served. They are counted before the turn: the worker counts its blocks before its last visit
+    // to the kernel, and may close sockets in it.
+    let sockets = world.held(worker) as u64;
+    let step = server.step(worker);
+    let blocks = server.metrics()[worker].blocks_in_use.get();
+    if blocks > SPARE_BLOCKS_MAX + BLOCKS_MAX * sockets {
+        return Err(format!("{sockets} connections hold {blocks} blocks"));
+    }
+    Ok(step)
 }
 
 /// Some pauses of workers, in order, and when the drain begins that follows them.

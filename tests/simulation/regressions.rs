@@ -1,10 +1,14 @@
 //! Lives that have found something: each seed once failed for the reason beside it. A change of
 //! what a life draws from its seed changes these lives, so each fault has a test of its own, too.
 
-use coring::sim::{Faults, Random};
+use std::fmt::Write;
+
+use coring::Limits;
+use coring::sim::{Faults, Random, Simulated, World};
 
 use crate::client::Manner;
-use crate::life::{Setting, live, live_in};
+use crate::life::{SPARE_BLOCKS_MAX, Setting, live, live_in, step};
+use crate::service::Site;
 
 /// Seeds, and what each of them found.
 const SEEDS: &[(u64, &str)] = &[
@@ -61,4 +65,70 @@ fn a_slow_transfer_may_be_cut_off_by_the_end_of_a_drain() {
         let lived = live_in(&setting, Random::new(seed), false);
         assert!(lived.is_ok(), "seed {seed}: {lived:?}");
     }
+}
+
+/// Clients that break off while long answers are being sent to them: the connections end at once,
+/// and the kernel tells late that it is done with their sends, which keep their blocks until then.
+#[test]
+fn a_cancelled_send_keeps_its_blocks_until_the_kernel_is_done() {
+    let faults = Faults {
+        delay: 1000,
+        delay_ms_max: 60,
+        window_max: 8 << 10,
+        ..Faults::none()
+    };
+    let outlived = (0..20).filter(|&seed| {
+        sends_outlive_their_connections(seed, faults.clone())
+            .unwrap_or_else(|what| panic!("seed {seed}: {what}"))
+    });
+    let outlived = outlived.count();
+    assert!(outlived > 0, "no send outlives its connection");
+}
+
+/// Whether the last connection has ended at a time when many blocks were still being sent.
+fn sends_outlive_their_connections(seed: u64, faults: Faults) -> Result<bool, String> {
+    const CLIENTS: u64 = 8;
+    const TURNS_MAX: u32 = 5_000;
+    let world = World::new(seed, faults, false);
+    let mut limits = Limits::default();
+    limits.connections_max = Some(10);
+    let mut server = world.enter(|| Simulated::new(&world, 1, &limits, || Site));
+    // The body of the second request has arrived when the first one is answered.
+    let mut requests = "GET /slow/0/0/1000 HTTP/1.1\r\nHost: simulated\r\n\r\n\
+        POST /echo/0/1/0 HTTP/1.1\r\nHost: simulated\r\nTransfer-Encoding: chunked\r\n\r\n"
+        .to_owned();
+    let piece = "x".repeat(2100);
+    for _ in 0..30 {
+        let _ = write!(requests, "{:x}\r\n{piece}\r\n", piece.len());
+    }
+    let clients = (0..CLIENTS).map(|_| world.connect(0).expect("a listener"));
+    let clients: Vec<_> = clients.collect();
+    let mut turns = 0..TURNS_MAX;
+    let mut turn = || {
+        turns.next().ok_or("the worker spins")?;
+        let next_ms = server.next_ms(0).ok_or("the worker sleeps for ever")?;
+        world.advance(next_ms);
+        step(&world, &mut server, 0)?;
+        world.violation().map_or(Ok(()), Err)?;
+        Ok::<_, String>(server.metrics()[0].clone())
+    };
+    for client in &clients {
+        client.send(requests.as_bytes());
+    }
+    while turn()?.responses_2xx.get() < 2 * CLIENTS {}
+    for client in &clients {
+        client.reset();
+    }
+    let mut metrics = turn()?;
+    let mut outlived = false;
+    while metrics.connections_open.get() > 0 || metrics.blocks_in_use.get() > 0 {
+        let blocks = metrics.blocks_in_use.get();
+        outlived |= metrics.connections_open.get() == 0 && blocks > SPARE_BLOCKS_MAX;
+        metrics = turn()?;
+    }
+    server.stop();
+    while turns.next().is_some() && server.next_ms(0).is_some() {
+        step(&world, &mut server, 0)?;
+    }
+    world.violation().map_or(Ok(outlived), Err)
 }
