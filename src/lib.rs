@@ -84,7 +84,8 @@ pub use server::{
 };
 pub use service::{
     Body, BodyError, BodySender, ContentError, Files, Gone, InvalidRequest, NextResponse, Request,
-    RequestBuilder, Response, Router, Service, ServiceFactory, TryWriteError,
+    RequestBuilder, Response, Router, Service, ServiceFactory, TryWriteError, Upgraded,
+    UpgradedReader, UpgradedWriter,
 };
 pub use sys::kernel::release as kernel_release;
 pub use sys::signals::unblock_signals;

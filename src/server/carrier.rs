@@ -70,6 +70,10 @@ pub(super) trait Carrier {
     /// Queues an interim response, if the protocol's version has such.
     fn interim(&mut self, response: &Response);
 
+    /// Queues the head of a response that agrees on another protocol. From then on the bodies of
+    /// the request and of the response are what both sides send.
+    fn switch(&mut self, response: &Response) -> Result<(), CloseReason>;
+
     /// Queues the response's head. False: no body follows, whatever the response has.
     fn head(&mut self, response: &Response) -> bool;
 
@@ -158,13 +162,11 @@ impl Carrier for Connection {
 
     fn check_client(&mut self, context: &mut Context<'_>) -> Result<(), CloseReason> {
         self.transport.clear_recv_deadline();
-        match (
-            self.transport.poll_peer(context),
-            self.shared.limits.half_close,
-        ) {
-            (Peer::Gone, _) => Err(CloseReason::Reset),
-            (Peer::HalfClosed, HalfClose::End) => Err(CloseReason::HalfClosed),
-            (Peer::HalfClosed, HalfClose::Serve) | (Peer::Present, _) => Ok(()),
+        let ends_call = self.shared.limits.half_close == HalfClose::End && !self.http.is_switched();
+        match self.transport.poll_peer(context) {
+            Peer::Gone => Err(CloseReason::Reset),
+            Peer::HalfClosed if ends_call => Err(CloseReason::HalfClosed),
+            Peer::HalfClosed | Peer::Present => Ok(()),
         }
     }
 
@@ -192,6 +194,14 @@ impl Carrier for Connection {
 
     fn interim(&mut self, response: &Response) {
         self.encode_interim(response);
+    }
+
+    fn switch(&mut self, response: &Response) -> Result<(), CloseReason> {
+        if !self.http.can_switch() {
+            return Err(CloseReason::ServiceFailed);
+        }
+        self.encode_head(response);
+        Ok(())
     }
 
     fn head(&mut self, response: &Response) -> bool {

@@ -10,13 +10,15 @@ use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use ::http::StatusCode;
+
 use super::carrier::{Arrived, Carrier};
 use super::close_reason::CloseReason;
 use crate::buf::PoolBox;
 use crate::http::Fault;
 use crate::net::Pace;
-use crate::rt::{contain, peer_now_ms};
-use crate::service::{Body, Inlet, NextResponse, Piece, Response};
+use crate::rt::{contain, peer_now_ms, spawn_joined};
+use crate::service::{Body, Inlet, NextResponse, Piece, Response, Upgraded};
 use crate::sys::mutants::mutate;
 
 /// What arrives for a response's body is gathered to so many bytes for one send. With more, few
@@ -43,6 +45,8 @@ pub(super) struct Exchange<F> {
     paused_ms: Option<u64>,
     /// Pieces that may still be handed over before the task yields.
     pieces_left: u32,
+    /// Another protocol has taken the place of HTTP, and decides itself how long to wait.
+    has_switched: bool,
 }
 
 /// What keeps an exchange from ending at once. It is small, because every idle connection has room
@@ -73,6 +77,7 @@ impl<F: Future<Output = Response>> Exchange<F> {
             pace: None,
             paused_ms: None,
             pieces_left: PIECES_MAX,
+            has_switched: false,
         }
     }
 
@@ -94,7 +99,8 @@ impl<F: Future<Output = Response>> Exchange<F> {
             let Stage::Pending(Pending::Response(response)) = &self.stage else {
                 break;
             };
-            let is_interim = response.status().is_informational();
+            let status = response.status();
+            let is_interim = status.is_informational();
             if is_interim && !carrier.has_room(usize::MAX) {
                 // A service may have any number of them, and its client read none.
                 ready!(carrier.poll_flush(context))?;
@@ -106,6 +112,9 @@ impl<F: Future<Output = Response>> Exchange<F> {
                 unreachable!("looked at above");
             };
             self.stage = match is_interim {
+                true if status == StatusCode::SWITCHING_PROTOCOLS => {
+                    Stage::Body(Some(self.switch(&mut response, carrier)?))
+                }
                 true => Stage::Next(begin_next(&mut response, carrier)?),
                 false => Stage::Body(Some(self.begin_response(
                     &mut response,
@@ -151,6 +160,32 @@ impl<F: Future<Output = Response>> Exchange<F> {
                 return Poll::Pending;
             }
         }
+    }
+
+    /// Queues the head of a response that agrees on another protocol, and starts what speaks it.
+    /// Gives back the body of what that writes.
+    fn switch(
+        &mut self,
+        response: &mut Response,
+        carrier: &mut impl Carrier,
+    ) -> Result<Body, CloseReason> {
+        let continuation = response.take_continuation();
+        let continuation = continuation.ok_or(CloseReason::ServiceFailed)?;
+        if self
+            .incoming
+            .as_ref()
+            .is_some_and(|incoming| !incoming.is_finished())
+        {
+            return Err(CloseReason::ServiceFailed);
+        }
+        carrier.switch(response)?;
+        let (inlet, incoming) = Inlet::new(None);
+        let (stream, outgoing) = Upgraded::new(incoming);
+        // The future is the service's code, too, and so is its making.
+        drop(spawn_joined(async move { continuation(stream).await }));
+        self.incoming = Some(inlet);
+        self.has_switched = true;
+        Ok(outgoing)
     }
 
     /// Queues the response's head, and gives back its body. The rest of a request's body that is
@@ -306,7 +341,10 @@ impl<F: Future<Output = Response>> Exchange<F> {
                 pace.paused(now_ms - since_ms);
             }
             let limits = carrier.limits();
-            let deadline_ms = pace.deadline_ms(limits.body_timeout_ms, limits.bytes_per_second_min);
+            let deadline_ms = match self.has_switched {
+                true => u64::MAX,
+                false => pace.deadline_ms(limits.body_timeout_ms, limits.bytes_per_second_min),
+            };
             match carrier.poll_receive(deadline_ms, context) {
                 Poll::Pending => return Ok(false),
                 Poll::Ready(received) => {

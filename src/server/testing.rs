@@ -257,6 +257,11 @@ impl Carrier for MemoryCarrier {
     /// The client learns of the final response only.
     fn interim(&mut self, _response: &Response) {}
 
+    fn switch(&mut self, response: &Response) -> Result<(), CloseReason> {
+        self.head(response);
+        Ok(())
+    }
+
     fn head(&mut self, response: &Response) -> bool {
         let mut headers = HeaderMap::new();
         for (name, value) in response.headers() {

@@ -17,6 +17,7 @@ mod request_builder;
 mod response;
 mod router;
 mod stream_body;
+mod upgrade;
 
 pub use body::{Body, BodyError};
 pub use body_sender::{BodySender, Gone, TryWriteError};
@@ -31,6 +32,7 @@ pub use request::Request;
 pub use request_builder::{InvalidRequest, RequestBuilder};
 pub use response::{NextResponse, Response};
 pub use router::Router;
+pub use upgrade::{Upgraded, UpgradedReader, UpgradedWriter};
 
 /// Answers requests. Each worker has a service of its own, so a service need not be `Send` and
 /// may keep state without locks.

@@ -13,7 +13,7 @@ use super::rare::Rare;
 use super::request_builder::RequestBuilder;
 use crate::buf::{Part, Pool, PoolBox};
 use crate::http::Head;
-use crate::http::field::Fields;
+use crate::http::field::{Fields, tokens};
 use crate::http::head::Version;
 use crate::net::Remote;
 use crate::rt::Event;
@@ -153,6 +153,17 @@ impl Request {
     /// has gone, and for a request that was built.
     pub fn local(&self) -> Option<SocketAddr> {
         self.0.remote.as_ref()?.local()
+    }
+
+    /// Whether the client asks to change to this protocol (RFC 9110 §7.8).
+    pub(super) fn upgrades_to(&self, protocol: &[u8]) -> bool {
+        let has = |name: &str, option: &[u8]| {
+            let mut options = self.headers().get_all(name).flat_map(tokens);
+            options.any(|each| each.eq_ignore_ascii_case(option))
+        };
+        self.0.head.version == Version::Http11
+            && has("connection", b"upgrade")
+            && has("upgrade", protocol)
     }
 
     /// Waits until the client has gone: it has reset its connection (RST) or ended its side of it

@@ -4,12 +4,14 @@ use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
 
-use ::http::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue};
+use ::http::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, UPGRADE};
 use ::http::{HeaderMap, StatusCode};
 
 use super::body::Body;
 use super::pipe::Inlet;
 use super::rare::Rare;
+use super::request::Request;
+use super::upgrade::{Continuation, Upgraded};
 use crate::http::FieldLines;
 
 /// A response: status, fields and body. Framing and what concerns the connection are added by the
@@ -33,6 +35,7 @@ struct Extra {
     more: Vec<(HeaderName, HeaderValue)>,
     reason: Option<HeaderValue>,
     next: Option<NextResponse>,
+    continuation: Option<Continuation>,
 }
 
 /// The response that follows an interim one, once it is there.
@@ -195,6 +198,48 @@ impl Response {
         );
         self.extra.get_or_default().next = Some(Box::pin(next));
         self
+    }
+
+    /// Agrees on another protocol for the connection, and hands it to `run` (101, RFC 9110 §7.8).
+    /// A client that has not asked for this `protocol` gets 426 instead.
+    ///
+    /// `run` begins when the response is queued, as a coroutine of its own. The connection ends
+    /// when it drops the stream, or its outgoing side.
+    ///
+    /// ```
+    /// use coring::{HeaderValue, Request, Response};
+    ///
+    /// async fn echo(request: Request) -> Response {
+    ///     let protocol = HeaderValue::from_static("echo");
+    ///     Response::upgrade(&request, protocol, async |mut stream| {
+    ///         while let Ok(Some(bytes)) = stream.read().await {
+    ///             if stream.write(bytes).await.is_err() {
+    ///                 break;
+    ///             }
+    ///         }
+    ///     })
+    /// }
+    /// ```
+    pub fn upgrade(
+        request: &Request,
+        protocol: HeaderValue,
+        run: impl AsyncFnOnce(Upgraded) + 'static,
+    ) -> Self {
+        if !request.upgrades_to(protocol.as_bytes()) {
+            let refusal = Self::text("the connection must be upgraded\n");
+            let refusal = refusal.with_status(StatusCode::UPGRADE_REQUIRED);
+            return refusal.with_header(UPGRADE, protocol);
+        }
+        let mut response =
+            Self::new(StatusCode::SWITCHING_PROTOCOLS).with_header(UPGRADE, protocol);
+        let continuation: Continuation = Box::new(|stream| Box::pin(run(stream)));
+        response.extra.get_or_default().continuation = Some(continuation);
+        response
+    }
+
+    /// Takes what is done with the connection after [`Response::upgrade`].
+    pub(crate) fn take_continuation(&mut self) -> Option<Continuation> {
+        self.extra.get_mut()?.continuation.take()
     }
 
     /// Takes what [`Response::then`] has added: for a test, or a service that calls another one.

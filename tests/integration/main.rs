@@ -35,3 +35,4 @@ mod signals;
 mod startup;
 mod support;
 mod trailers;
+mod upgrade;

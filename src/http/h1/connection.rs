@@ -98,6 +98,11 @@ impl Connection {
         let step = match self.exchange.requester() {
             State::Idle => self.next_head(bytes, limits, head),
             State::Body | State::Waiting => self.next_piece(bytes, limits),
+            State::Switched if !bytes.is_empty() => {
+                self.exchange.step(Party::Requester, Step::Data);
+                Ok((bytes.len(), Event::Data(0..bytes.len())))
+            }
+            State::Closed if self.exchange.responder() == State::Switched => Ok((0, Event::End)),
             _ if bytes.is_empty() => Ok((0, Event::NeedData)),
             _ => Ok((0, Event::Paused)),
         };
@@ -123,7 +128,7 @@ impl Connection {
                 self.refuse();
                 Err(Fault::Truncated)
             }
-            State::MustClose | State::Closed => {
+            State::MustClose | State::Closed | State::Switched => {
                 self.exchange.close_requester();
                 Ok(())
             }
@@ -158,6 +163,20 @@ impl Connection {
         )
     }
 
+    /// Whether an answer of status 101 can be sent: to a whole request of HTTP/1.1.
+    #[must_use]
+    pub fn can_switch(&self) -> bool {
+        self.version == Version::Http11
+            && self.exchange.requester() == State::Done
+            && self.exchange.responder() == State::Head
+    }
+
+    /// Whether another protocol has taken the place of HTTP.
+    #[must_use]
+    pub fn is_switched(&self) -> bool {
+        self.exchange.responder() == State::Switched
+    }
+
     /// Whether an answer's head can still be sent.
     #[must_use]
     pub fn can_answer(&self) -> bool {
@@ -185,7 +204,8 @@ impl Connection {
     /// Date and Server are added unless the answer has its own. Framing and persistence are decided
     /// here: the answer's own Content-Length, Transfer-Encoding and connection fields are left
     /// out, though `Connection: close` among them is heeded. A status of 1xx is an interim answer,
-    /// which another must follow; HTTP/1.0 has none, and nothing is written (RFC 9110 §15.2).
+    /// which another must follow; HTTP/1.0 has none, and nothing is written (RFC 9110 §15.2). 101
+    /// is the last answer, and its Upgrade field is sent, as is that of 426.
     ///
     /// # Panics
     /// If `out` is shorter than the head; [`Answer::head_bytes_max`] bytes are always enough.
@@ -207,6 +227,17 @@ impl Connection {
         head.fields(answer.fields.clone());
         if let Some(shared) = answer.shared {
             head.shared(shared);
+        }
+        if matches!(
+            answer.status,
+            StatusCode::SWITCHING_PROTOCOLS | StatusCode::UPGRADE_REQUIRED
+        ) {
+            head.upgrade(answer.fields.clone());
+        }
+        if answer.status == StatusCode::SWITCHING_PROTOCOLS {
+            self.answer = AnswerBody::UntilClose;
+            self.exchange.switch();
+            return head.finish(date, AnswerFraming::None, Persistence::Implied);
         }
         if is_interim {
             if answer.status == StatusCode::CONTINUE {
@@ -327,7 +358,11 @@ impl Connection {
     /// middle, or because not all of it `is_sent`. An end in order would make it look whole.
     #[must_use]
     pub fn must_reset(&self, is_sent: bool) -> bool {
-        let is_cut = !is_sent || matches!(self.exchange.responder(), State::Body | State::Error);
+        let is_cut = !is_sent
+            || matches!(
+                self.exchange.responder(),
+                State::Body | State::Error | State::Switched
+            );
         self.answer == AnswerBody::UntilClose && is_cut
     }
 

@@ -1,6 +1,7 @@
 //! From an answer to the bytes of its head (RFC 9112 §4 to §7). It refuses to know the exchange:
 //! framing and persistence are decided in `connection.rs` and only written here.
 
+use ::http::header::UPGRADE;
 use ::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::http::FieldLines;
@@ -154,6 +155,21 @@ impl<'a> HeadWriter<'a> {
     pub(super) fn shared(&mut self, lines: &FieldLines) {
         self.put(lines.lines());
         self.noted.add(lines.noted());
+    }
+
+    /// The protocols that `fields` names for the connection to change to.
+    #[cold]
+    pub(super) fn upgrade<'f>(
+        &mut self,
+        fields: impl IntoIterator<Item = (&'f HeaderName, &'f HeaderValue)>,
+    ) {
+        for (name, value) in fields {
+            if *name == UPGRADE {
+                self.put(b"\r\nUpgrade: ");
+                self.put(value.as_bytes());
+                self.put(b"\r\nConnection: upgrade");
+            }
+        }
     }
 
     /// Whether the answer's `connection` field asked to close.
@@ -322,4 +338,5 @@ const OWN_BYTES_MAX: usize = "HTTP/1.1 511 Network Authentication Required\r\n".
     + DATE_LEN
     + "Transfer-Encoding: chunked\r\n".len()
     + DECIMAL_DIGITS_MAX
+    + "Connection: upgrade\r\n".len()
     + "Connection: keep-alive\r\n\r\n".len();

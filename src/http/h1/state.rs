@@ -14,6 +14,9 @@
 //! responder   Idle ─Request─► Head ─Response─► Body ─End─► Done ─Reuse─► Idle
 //! ```
 //!
+//! If the response agrees on another protocol, both parties are `Switched`: from then on they send
+//! data, until the connection ends.
+//!
 //! The connection persists until one of the parties declares its message to be the last one; this
 //! cannot be taken back. Some moves follow from the states and these declarations alone, and are
 //! made after every end: if both parties are `Done` and the connection persists, both return to
@@ -49,6 +52,8 @@ pub enum State {
     Body,
     /// As `Body`, and the requester waits for `100 Continue` before it sends the body.
     Waiting,
+    /// Another protocol has taken the place of HTTP.
+    Switched,
 }
 
 /// What a party can do.
@@ -77,6 +82,8 @@ pub enum Step {
     Close,
     /// The party broke the protocol or gave up.
     Fault,
+    /// Both parties have agreed on another protocol.
+    Switch,
 }
 
 /// The states of an exchange, and what the parties have declared of the connection.
@@ -181,6 +188,14 @@ impl Exchange {
         self.step(Party::Responder, Step::Response);
     }
 
+    /// The final response has agreed on another protocol, which the bytes behind it speak. No
+    /// exchange follows.
+    pub fn switch(&mut self) {
+        self.declare_last(Party::Responder);
+        self.step(Party::Requester, Step::Switch);
+        self.step(Party::Responder, Step::Switch);
+    }
+
     /// The message of `party` is complete. Returns whether this was the end of the exchange, and
     /// the connection is ready for another.
     #[inline]
@@ -244,12 +259,12 @@ const fn is_last(state: State) -> bool {
 }
 
 const PARTIES: usize = Party::Responder as usize + 1;
-const STATES: usize = State::Waiting as usize + 1;
-const STEPS: usize = Step::Fault as usize + 1;
+const STATES: usize = State::Switched as usize + 1;
+const STEPS: usize = Step::Switch as usize + 1;
 
 /// The rules: who, in which state, by which step, comes to which state.
 #[rustfmt::skip]
-pub const RULES: [(Party, State, Step, State); 29] = [
+pub const RULES: [(Party, State, Step, State); 37] = [
     (Party::Requester, State::Idle,      Step::Request,  State::Body),
     (Party::Requester, State::Idle,      Step::Close,    State::Closed),
     (Party::Requester, State::Idle,      Step::Fault,    State::Error),
@@ -262,6 +277,10 @@ pub const RULES: [(Party, State, Step, State); 29] = [
     (Party::Requester, State::Done,      Step::Reuse,    State::Idle),
     (Party::Requester, State::Done,      Step::Retire,   State::MustClose),
     (Party::Requester, State::Done,      Step::Fault,    State::Error),
+    (Party::Requester, State::Done,      Step::Switch,   State::Switched),
+    (Party::Requester, State::Switched,  Step::Data,     State::Switched),
+    (Party::Requester, State::Switched,  Step::Close,    State::Closed),
+    (Party::Requester, State::Switched,  Step::Fault,    State::Error),
     (Party::Requester, State::MustClose, Step::Close,    State::Closed),
     (Party::Requester, State::MustClose, Step::Fault,    State::Error),
     (Party::Requester, State::Closed,    Step::Close,    State::Closed),
@@ -274,6 +293,10 @@ pub const RULES: [(Party, State, Step, State); 29] = [
     (Party::Responder, State::Head,      Step::Interim,  State::Head),
     (Party::Responder, State::Head,      Step::Response, State::Body),
     (Party::Responder, State::Head,      Step::Fault,    State::Error),
+    (Party::Responder, State::Head,      Step::Switch,   State::Switched),
+    (Party::Responder, State::Switched,  Step::Data,     State::Switched),
+    (Party::Responder, State::Switched,  Step::End,      State::Done),
+    (Party::Responder, State::Switched,  Step::Fault,    State::Error),
     (Party::Responder, State::Body,      Step::Data,     State::Body),
     (Party::Responder, State::Body,      Step::End,      State::Done),
     (Party::Responder, State::Body,      Step::Fault,    State::Error),
