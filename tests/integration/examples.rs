@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::serve::request;
 use crate::support::{
-    Address, Client, Folder, GET, HELLO, PATIENCE, eventually, noise, run, run_with,
+    Address, Client, Folder, GET, HELLO, PATIENCE, engine, eventually, noise, run, run_with,
 };
 
 /// The profile that the tests were built by, so that nothing is built twice.
@@ -123,8 +123,10 @@ fn the_readme_compiles_in_a_package_of_its_own() {
     let folder = Folder::new();
     fs::create_dir(folder.file("src")).expect("a new folder");
     folder.write("src/main.rs", code.replace(shown, &address.to_string()));
+    // Suites that run side by side build into one folder.
+    let name = format!("of-somebody-else-{:?}", engine()).to_lowercase();
     let manifest = format!(
-        "[package]\nname = \"of-somebody-else\"\nedition = \"2024\"\n\n\
+        "[package]\nname = \"{name}\"\nedition = \"2024\"\n\n\
          [dependencies]\ncoring = {{ path = {coring:?}, default-features = false }}\n\n\
          [profile.test]\nopt-level = 1\n"
     );
@@ -150,7 +152,7 @@ fn the_readme_compiles_in_a_package_of_its_own() {
         !tree.contains("\nclap"),
         "only the program has flags: {tree}"
     );
-    let mut program = Command::new(programs.join("of-somebody-else"));
+    let mut program = Command::new(programs.join(name));
     let _server = Running::of(&mut program);
     let mut client = eventually("a listener", || {
         Client::connect(&Address::Tcp(address)).ok()

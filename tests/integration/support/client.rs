@@ -186,8 +186,8 @@ impl Client {
             return Err(ErrorKind::InvalidData.into());
         }
         let len = usize::from_str_radix(&self.line()?, 16).map_err(|_| ErrorKind::InvalidData)?;
-        if len == 0 && !self.trailers()?.is_empty() {
-            return Err(ErrorKind::InvalidData.into());
+        if len == 0 {
+            self.trailers()?;
         }
         // The line end after the data may come with the next chunk.
         self.within_chunks = len > 0;

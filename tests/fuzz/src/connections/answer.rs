@@ -117,6 +117,16 @@ impl Answer {
             let size = str::from_utf8(&rest[..end]).expect("a size");
             let size = usize::from_str_radix(size, 16).expect("a size");
             let chunk = &rest[end + 2..];
+            if size == 0 {
+                // Trailers of a request may have been passed on.
+                let Some(len) = trailers_len(chunk) else {
+                    break;
+                };
+                rest = &chunk[len..];
+                self.whole = true;
+                self.len += all.len() - rest.len();
+                return;
+            }
             if chunk.len() < size + 2 {
                 self.body.extend(&chunk[..size.min(chunk.len())]);
                 break;
@@ -124,12 +134,19 @@ impl Answer {
             self.body.extend(&chunk[..size]);
             assert_eq!(&chunk[size..size + 2], b"\r\n");
             rest = &chunk[size + 2..];
-            if size == 0 {
-                self.whole = true;
-                self.len += all.len() - rest.len();
-                return;
-            }
         }
         self.len += all.len();
+    }
+}
+
+/// How many bytes a trailer section has, with the empty line that ends it; none: it is cut.
+fn trailers_len(bytes: &[u8]) -> Option<usize> {
+    let mut len = 0;
+    loop {
+        let line = bytes[len..].windows(2).position(|two| two == b"\r\n")?;
+        len += line + 2;
+        if line == 0 {
+            return Some(len);
+        }
     }
 }
