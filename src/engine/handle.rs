@@ -140,7 +140,7 @@ impl Polling {
         self.0
     }
 
-    /// What has changed since the last call that was ready; at first, what holds.
+    /// Events since the last call that was ready; at first, those that hold.
     pub fn poll_events(&self, context: &Context<'_>) -> Poll<io::Result<Events>> {
         self.0.with(|engine, id| match engine {
             Engine::Uring(uring) => uring.0.poll_events(id, context),

@@ -10,7 +10,7 @@ use super::foreign::wake;
 use super::task::current;
 use super::waker::note_waker;
 
-/// What is known of a worker's drain.
+/// The state of a worker's drain.
 #[derive(Debug, Default)]
 pub(super) struct Drain {
     begun: Rc<Event>,

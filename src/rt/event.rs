@@ -12,7 +12,7 @@ use super::waker::note_waker;
 #[derive(Debug, Default)]
 pub struct Event {
     has_happened: Cell<bool>,
-    /// Who waits, by the place that each has taken.
+    /// The waiters, by the place that each has taken.
     waiting: RefCell<Vec<Option<Waker>>>,
     vacant: RefCell<Vec<usize>>,
 }

@@ -21,7 +21,7 @@ use crate::sys::mutants::mutate;
 /// A response's body is pulled while fewer bytes than this are owed.
 const OWED_BYTES_MAX: usize = 128 << 10;
 
-/// What has arrived of a request's body.
+/// A part of a request's body that has arrived.
 #[derive(Debug)]
 pub(super) enum Arrived {
     /// The next bytes.

@@ -433,7 +433,7 @@ impl<F: Future<Output = Response>> Exchange<F> {
     }
 }
 
-/// What was queued of a response's body, in the order of its cost.
+/// The part of a response's body that was queued, in the order of its cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Pulled {
     Nothing,

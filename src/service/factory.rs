@@ -37,7 +37,7 @@
     note = "each worker makes a service of its own: for a handler `h`, give `|| h`"
 )]
 pub trait ServiceFactory<Kind> {
-    /// What is made: a [`Service`](super::Service).
+    /// The product: a [`Service`](super::Service).
     type Service;
 
     /// Makes the service of a worker, on the worker's thread.

@@ -80,7 +80,7 @@ impl Request {
     /// A request with a head that was written for it, and a body that is at hand.
     pub(super) fn written(head: Head, bytes: Vec<u8>, body: Body) -> Self {
         thread_local! {
-            /// What is not received needs no worker.
+            /// A request that is not received needs no worker.
             static POOL: Pool = Pool::new();
         }
         let bytes = Part::from(bytes);

@@ -112,7 +112,7 @@ fn watch(fd: RawFd, events: Events) -> Result<Action, ()> {
     Ok(Action::Watch { epoll })
 }
 
-/// What has changed of a descriptor that is watched by itself.
+/// Events of a descriptor that is watched by itself.
 pub(super) fn watched(epoll: &OwnedFd) -> i32 {
     let mut events: Vec<Event> = Vec::with_capacity(1);
     let _ = epoll::wait(

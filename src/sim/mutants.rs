@@ -36,7 +36,7 @@ mutants! {
     RearmOnEof,
     /// A reset is not noticed while no receive is armed.
     DeafAfterEnd,
-    /// What comes with the last completion of a multishot is dropped.
+    /// The result of the last completion of a multishot is dropped.
     DropLastData,
     /// The descriptors that a message brings which nobody waits for any more are forgotten.
     LeakDescriptors,

@@ -452,7 +452,7 @@ fn an_answer_outlives_the_body_that_another_task_reads() {
     server.stop();
 }
 
-/// What was received lies in memory of the worker; a thread is given it as bytes.
+/// Received parts lie in memory of the worker; a thread is given them as bytes.
 #[test]
 fn parts_of_a_body_may_be_given_to_a_thread() {
     let server = Local::start(|| {

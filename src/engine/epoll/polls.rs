@@ -32,7 +32,7 @@ impl Epoll {
         self.polls.table.borrow_mut().insert(polling).0
     }
 
-    /// What has changed since the last call that was ready.
+    /// Events since the last call that was ready.
     pub(in crate::engine) fn poll_events(
         &self,
         id: OpId,
@@ -64,7 +64,7 @@ impl Epoll {
 pub(super) struct Polls {
     instance: OnceCell<OwnedFd>,
     table: RefCell<Table>,
-    /// Who waits for each descriptor that is watched.
+    /// The waiters of each descriptor that is watched.
     waiters: RefCell<HashMap<RawFd, Vec<OpId>>>,
 }
 

@@ -102,7 +102,7 @@ impl Envelope {
             next = unsafe { libc::CMSG_NXTHDR(header, next) };
         }
         let flags = parts.header.msg_flags;
-        // What was taken is not there to be taken again.
+        // Descriptors that were taken cannot be taken again.
         parts.header.msg_controllen = 0;
         (descriptors, flags)
     }

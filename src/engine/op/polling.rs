@@ -100,7 +100,7 @@ impl Polling {
         &self.descriptor
     }
 
-    /// What is to be reported: the kernel adds the rest by itself.
+    /// The events to be reported; the kernel adds the others by itself.
     pub(in crate::engine) fn interest(&self) -> Events {
         self.interest | Events::HALF_CLOSED | Events::HUNG_UP | Events::FAILED
     }
@@ -131,7 +131,7 @@ impl Polling {
         events != Events::NONE
     }
 
-    /// What was reported since this was last called.
+    /// Events that were reported since the last call.
     pub(in crate::engine) fn take(&mut self) -> Option<io::Result<Events>> {
         let reported = std::mem::replace(&mut self.reported, Events::NONE);
         if reported != Events::NONE {

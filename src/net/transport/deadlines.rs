@@ -18,7 +18,7 @@ pub struct SendLimits {
 }
 
 impl SendLimits {
-    /// What is sent must make progress within each `timeout_ms` (`u64::MAX`: at any time), and move
+    /// A send must make progress within each `timeout_ms` (`u64::MAX`: at any time), and move
     /// at `bytes_per_second_min` on average (0: at any rate) after a grace of one timeout.
     pub fn new(timeout_ms: u64, bytes_per_second_min: u64) -> Self {
         Self {
@@ -39,7 +39,7 @@ impl SendLimits {
 pub(super) struct Deadlines {
     timer: Timer,
     limits: Rc<SendLimits>,
-    /// What is awaited from the peer must have come by then.
+    /// The time by which the awaited bytes of the peer must have come.
     pub(super) recv_ms: u64,
     /// When the send in flight is to be looked at; never if nothing is being sent.
     send_ms: u64,

@@ -62,7 +62,7 @@ pub struct Transport {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum WriteSide {
     Open,
-    /// What is queued is the last, and the close of the socket follows it.
+    /// The queued bytes are the last, and the close of the socket follows them.
     Finishing,
     /// The peer was told that no more will come, with everything sent.
     Ended,
@@ -130,7 +130,7 @@ impl Transport {
         &self.stream
     }
 
-    /// What is awaited from the peer must come until `deadline_ms`.
+    /// The awaited bytes of the peer must come until `deadline_ms`.
     #[inline]
     pub fn set_recv_deadline(&mut self, deadline_ms: u64) {
         let deadlines = self.deadlines.as_mut();
@@ -393,7 +393,7 @@ impl Transport {
     ) -> Result<(), TransportError> {
         match error.raw_os_error() {
             Some(libc::ECANCELED) => {}
-            // What was to be sent of a file cannot be had.
+            // The content of a file that was to be sent cannot be had.
             Some(libc::EIO) | None => return Err(self.cut(TransportError::Unreadable)),
             Some(_) => return Err(self.cut(broken(error))),
         }

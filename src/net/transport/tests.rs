@@ -15,7 +15,7 @@ use crate::time::{sleep, timeout};
 use crate::{run_with, spawn};
 
 const PATIENCE: Duration = Duration::from_secs(30);
-/// What is due is due by then, in ms.
+/// The time by which everything is due, in ms.
 const LATE_MS: u64 = 10_000;
 /// More than the buffers of two sockets hold.
 const LARGE_BYTES: usize = 20_000_000;
