@@ -153,9 +153,13 @@ fn the_memory_of_a_burst_is_given_back() {
             client
         })
         .collect();
+    // All of them have come when no more memory is taken.
     let full_bytes = eventually("the halves", || {
+        let before_bytes = private_bytes(server.pid());
+        thread::sleep(Duration::from_millis(300));
         let full_bytes = private_bytes(server.pid());
-        (full_bytes >= fresh_bytes + held_bytes).then_some(full_bytes)
+        let has_all = full_bytes >= fresh_bytes + held_bytes && full_bytes <= before_bytes;
+        has_all.then_some(full_bytes)
     });
     drop(clients);
     let left_bytes = eventually("the memory", || {
