@@ -31,7 +31,7 @@ fn events(socket: &str) -> Running {
     Running::of(&mut refused)
 }
 
-/// What is said in a round: the event's number, and so many letters.
+/// The event of a round: its number, and so many letters.
 fn words(number: usize) -> String {
     format!("{number:08}{}", "x".repeat(EVENT_BYTES - 8))
 }

@@ -26,7 +26,7 @@ impl Uring {
         id: OpId,
         context: &Context<'_>,
     ) -> Poll<io::Result<Option<Message>>> {
-        self.poll_message(id, context, |entry| match &mut entry.op {
+        self.poll_result(id, context, |entry| match &mut entry.op {
             Op::RecvMessage(message) => message.result.take(),
             _ => unreachable!("a receive's name"),
         })
@@ -48,14 +48,15 @@ impl Uring {
         id: OpId,
         context: &Context<'_>,
     ) -> Poll<io::Result<()>> {
-        self.poll_message(id, context, |entry| match &mut entry.op {
+        self.poll_result(id, context, |entry| match &mut entry.op {
             Op::SendMessage(message) => message.result.take(),
             _ => unreachable!("a send's name"),
         })
     }
 
-    /// What `take` finds; submits the operation if it finds nothing and the kernel has nothing.
-    fn poll_message<R>(
+    /// The result that `take` finds; submits the operation if there is none and the kernel has
+    /// nothing of it.
+    pub(super) fn poll_result<R>(
         &self,
         id: OpId,
         context: &Context<'_>,

@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 
 use super::Uring;
 use crate::engine::descriptor::Descriptor;
-use crate::engine::op::{Events, GONE, Op, OpId, Polling, State};
+use crate::engine::op::{Events, Op, OpId, Polling};
 
 impl Uring {
     pub(in crate::engine) fn start_polling(
@@ -23,21 +23,9 @@ impl Uring {
         id: OpId,
         context: &Context<'_>,
     ) -> Poll<io::Result<Events>> {
-        let mut table = self.table.borrow_mut();
-        let entry = table.get(id).expect(GONE);
-        let Op::Polling(polling) = &mut entry.op else {
-            unreachable!("a poll's name")
-        };
-        if let Some(reported) = polling.take() {
-            return Poll::Ready(reported);
-        }
-        let is_idle = entry.state == State::Idle;
-        let replaced = entry.wait(context.waker());
-        drop(table);
-        drop(replaced);
-        if is_idle {
-            self.submit(id);
-        }
-        Poll::Pending
+        self.poll_result(id, context, |entry| match &mut entry.op {
+            Op::Polling(polling) => polling.take(),
+            _ => unreachable!("a poll's name"),
+        })
     }
 }
