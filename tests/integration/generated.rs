@@ -45,7 +45,13 @@ fn writable(limits: Limits) -> (Local, Arc<AtomicUsize>) {
                     Err(_) => body,
                 });
             }
-            let mut sender = place.take().expect("a body");
+            // Another connection asks for the body, perhaps a little later.
+            let mut sender = loop {
+                if let Some(sender) = place.take() {
+                    break sender;
+                }
+                coring::time::sleep(Duration::from_millis(1)).await;
+            };
             match action {
                 "write" => {
                     let written = sender.write(argument.to_owned()).await;
