@@ -1,5 +1,5 @@
-//! The ring of provided buffers: memory lent to the kernel, which picks one for each receive. It
-//! refuses to know what is received.
+//! The ring of provided buffers: memory lent to the kernel, which picks a buffer for each receive.
+//! The received bytes are not interpreted here.
 
 use std::alloc::{self, Layout};
 use std::io;
@@ -13,7 +13,7 @@ use crate::shared::RECV_BUFFER_BYTES;
 const BUFFERS: u16 = 1024;
 const PAGE_BYTES: usize = 4096;
 
-/// Buffers and the ring that lists the free ones; both live as long as the process.
+/// The buffers, and the ring that lists the free ones. Neither is ever freed.
 pub(crate) struct BufRing {
     entries: *mut BufRingEntry,
     buffers: *mut u8,
@@ -21,7 +21,7 @@ pub(crate) struct BufRing {
 }
 
 impl BufRing {
-    /// The group its buffers are selected from.
+    /// The ID of the buffer group; a receive names it.
     pub(crate) const GROUP: u16 = 0;
 
     /// Allocates the buffers and lends all of them to the kernel.
@@ -43,24 +43,25 @@ impl BufRing {
         Ok(buf_ring)
     }
 
-    /// The first `len` bytes of a buffer the kernel has filled and not been given back since.
+    /// The first `len` bytes of buffer `id`. The kernel has filled it, and it has not been given
+    /// back yet.
     pub(crate) fn received(&self, id: u16, len: usize) -> &[u8] {
         let start = self
             .buffers
             .wrapping_add(usize::from(id) * RECV_BUFFER_BYTES);
-        // SAFETY: the kernel initialized `len` bytes there and does not touch a buffer it has
-        // handed out; `give_back` needs `&mut self`, so not before this borrow ends.
+        // SAFETY: the kernel initialized `len` bytes there, and does not write to the buffer again
+        // until it is given back. `give_back` needs `&mut self`, so this borrow ends before.
         unsafe { std::slice::from_raw_parts(start, len) }
     }
 
-    /// Lists a buffer as free; the kernel sees it after the next `publish`.
+    /// Lists buffer `id` as free. The kernel sees it after the next `publish`.
     pub(crate) fn give_back(&mut self, id: u16) {
         let start = self
             .buffers
             .wrapping_add(usize::from(id) * RECV_BUFFER_BYTES);
         let entry = self.entries.wrapping_add(usize::from(self.tail % BUFFERS));
-        // SAFETY: the index is below `BUFFERS`, and the kernel reads entries only up to the
-        // published tail, which is at most a whole ring behind ours.
+        // SAFETY: the index is below `BUFFERS`. The kernel reads entries only up to the published
+        // tail, and never more than `BUFFERS` buffers are free, so it does not read this entry now.
         let entry = unsafe { &mut *entry };
         entry.set_addr(start as u64);
         entry.set_len(RECV_BUFFER_BYTES as u32);
@@ -68,20 +69,20 @@ impl BufRing {
         self.tail = self.tail.wrapping_add(1);
     }
 
-    /// Shows the kernel what was given back.
+    /// Publishes the tail, so that the kernel sees the buffers that were given back.
     pub(crate) fn publish(&self) {
-        // SAFETY: `entries` is the ring's first entry, where the kernel looks for the tail.
+        // SAFETY: `entries` points to the ring's first entry, which contains the tail.
         let tail = unsafe { BufRingEntry::tail(self.entries) };
-        // SAFETY: the tail is aligned, lives on, and only the kernel reads it meanwhile.
+        // SAFETY: the tail is aligned and never freed, and the kernel only reads it.
         let tail = unsafe { AtomicU16::from_ptr(tail.cast_mut()) };
         tail.store(self.tail, Ordering::Release);
     }
 }
 
-/// Zeroed memory that begins on a page and is never freed.
+/// Allocates zeroed, page-aligned memory. It is never freed.
 fn allocate(bytes: usize) -> io::Result<*mut u8> {
     let layout = Layout::from_size_align(bytes, PAGE_BYTES).map_err(io::Error::other)?;
-    // SAFETY: no caller asks for zero bytes.
+    // SAFETY: both callers ask for more than 0 bytes.
     let memory = unsafe { alloc::alloc_zeroed(layout) };
     if memory.is_null() {
         Err(io::ErrorKind::OutOfMemory.into())

@@ -1,41 +1,41 @@
-//! The readiness baseline: the cheapest HTTP server over edge-triggered epoll. One thread, no
-//! limits, no timeouts, no `Date`; it refuses to know what is asked for and gives one constant
-//! answer, all that one receive asks for in one send.
+//! The epoll floor: the cheapest HTTP server over edge-triggered epoll. One thread, no limits, no
+//! timeouts, no `Date`. Every request gets the same constant response, whatever it asks for. All
+//! requests that one receive completes are answered by one send.
 
 mod shared;
 
 use std::io;
 use std::os::fd::AsRawFd as _;
 
-use shared::{Answers, Arguments, RECV_BUFFER_BYTES, check, count_requests};
+use shared::{Arguments, RECV_BUFFER_BYTES, Responses, check, count_requests};
 
 const EVENTS_PER_WAIT_MAX: usize = 512;
 
-/// The peer's end may share its edge with the last bytes: then only a receive of nothing tells
-/// that all is read.
+/// The peer has closed or the connection failed. The edge that reports this may be the same as the
+/// one for the last bytes. Then only a receive that returns 0 shows that everything has been read.
 const PEER_DONE: u32 = (libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR).cast_unsigned();
 
-/// One connection, found by its file descriptor.
+/// One connection. Its index is its file descriptor.
 #[derive(Default)]
 struct Connection {
     /// The bytes of an unfinished request.
     tail: Vec<u8>,
-    /// What the socket buffer had no room for.
+    /// Response bytes that did not fit the socket buffer.
     unsent: &'static [u8],
 }
 
 struct Floor {
     epoll: i32,
     listener: i32,
-    answers: Answers,
-    /// One answer on each connection, then the end.
+    responses: Responses,
+    /// Each connection is closed after one response.
     closing: bool,
     connections: Vec<Connection>,
 }
 
 fn main() -> io::Result<()> {
     let arguments = Arguments::from_env(&[])?;
-    let answers = arguments.answers()?;
+    let responses = arguments.responses()?;
     // SAFETY: no memory is passed.
     let epoll = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
     let listener = arguments.listen()?;
@@ -44,7 +44,7 @@ fn main() -> io::Result<()> {
     let mut floor = Floor {
         epoll,
         listener,
-        answers,
+        responses,
         closing: arguments.close.is_some(),
         connections: Vec::new(),
     };
@@ -68,13 +68,13 @@ impl Floor {
                 if fd == self.listener {
                     self.accept()?;
                 } else {
-                    self.turn(fd, event.events & PEER_DONE != 0)?;
+                    self.on_event(fd, event.events & PEER_DONE != 0)?;
                 }
             }
         }
     }
 
-    fn turn(&mut self, fd: i32, peer_done: bool) -> io::Result<()> {
+    fn on_event(&mut self, fd: i32, peer_done: bool) -> io::Result<()> {
         if self.serve(fd, peer_done).is_err() {
             return self.close(fd);
         }
@@ -86,7 +86,7 @@ impl Floor {
 
     fn close(&mut self, fd: i32) -> io::Result<()> {
         self.connections[fd as usize] = Connection::default();
-        // SAFETY: the connection is ours, and forgotten with this call.
+        // SAFETY: we own `fd`, and it is not used after this call.
         check(unsafe { libc::close(fd) })?;
         Ok(())
     }
@@ -106,7 +106,7 @@ impl Floor {
         loop {
             let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
             let (address, len) = (std::ptr::null_mut(), std::ptr::null_mut());
-            // SAFETY: null asks for no peer address.
+            // SAFETY: with null pointers the kernel writes no peer address.
             let fd = match check(unsafe { libc::accept4(self.listener, address, len, flags) }) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
@@ -120,8 +120,8 @@ impl Floor {
         }
     }
 
-    /// Watches a new connection. One that is to be closed after its answer is served first: often
-    /// the request is there already, and then there is nothing to watch.
+    /// Adds a new connection to epoll. With `--close` the floor tries to serve it first: often the
+    /// request has already arrived, and then the connection never needs to be added.
     fn begin(&mut self, fd: i32) -> io::Result<()> {
         if !self.closing {
             let interests = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP;
@@ -139,13 +139,15 @@ impl Floor {
         self.watch(libc::EPOLL_CTL_ADD, fd, interests)
     }
 
-    /// Receives and answers until the socket is drained or full. A short receive counts as
-    /// drained unless the peer is done. An error ends the connection, as the end of input does
-    /// and an answer that was to be the last.
+    /// Receives and responds until the socket has no more input or its send buffer is full. A short
+    /// receive means that there is no more input, unless the peer has closed.
+    ///
+    /// An error means that the connection must be closed: it failed, the peer has closed, or with
+    /// `--close` the response has been sent.
     fn serve(&mut self, fd: i32, peer_done: bool) -> io::Result<()> {
         let mut buffer = [0; RECV_BUFFER_BYTES];
         let connection = &mut self.connections[fd as usize];
-        // The close follows at once: answer and FIN leave in one packet.
+        // The close follows at once. With MSG_MORE response and FIN leave in one packet.
         let flags = if self.closing { libc::MSG_MORE } else { 0 };
         let mut drained = false;
         loop {
@@ -164,7 +166,7 @@ impl Floor {
             };
             drained = received.len() < RECV_BUFFER_BYTES && !peer_done;
             let requests = count_requests(&mut connection.tail, received)?;
-            connection.unsent = self.answers.to(if self.closing {
+            connection.unsent = self.responses.to(if self.closing {
                 requests.min(1)
             } else {
                 requests
@@ -173,7 +175,7 @@ impl Floor {
     }
 }
 
-/// Receives once; no bytes at all are an error.
+/// Receives once. If the peer has closed, that is an error.
 fn recv(fd: i32, buffer: &mut [u8]) -> io::Result<&[u8]> {
     // SAFETY: `buffer` is writable for its length and outlives the call.
     let received = unsafe { libc::recv(fd, buffer.as_mut_ptr().cast(), buffer.len(), 0) };
@@ -184,7 +186,7 @@ fn recv(fd: i32, buffer: &mut [u8]) -> io::Result<&[u8]> {
     }
 }
 
-/// Sends what the socket buffer has room for and returns the rest.
+/// Sends as much as fits the socket buffer, and returns the rest.
 fn send(fd: i32, bytes: &[u8], flags: i32) -> io::Result<&[u8]> {
     let flags = flags | libc::MSG_NOSIGNAL;
     // SAFETY: `bytes` is readable for its length and outlives the call.

@@ -1,5 +1,5 @@
-//! The ring as both of its floors use it: how it is built, entered and pushed to, and the accept
-//! that stays armed. It refuses to know what becomes of a connection.
+//! The ring that both io_uring floors use: how it is built, entered and filled, and its multishot
+//! accept. Connections are handled elsewhere.
 
 use std::io;
 use std::net::TcpListener;
@@ -13,8 +13,8 @@ use crate::buf_ring::BufRing;
 const SQ_ENTRIES: u32 = 512;
 const CQ_ENTRIES: u32 = 8192;
 
-// The operation a completion belongs to, in the upper half of `user_data`; the file descriptor is
-// the lower half. Zero is for what nobody waits for.
+// The upper half of `user_data` names the operation that a completion belongs to. The lower half
+// is the file descriptor. 0 marks completions that are ignored.
 pub(crate) const ACCEPT: u64 = 1 << 32;
 pub(crate) const RECV: u64 = 2 << 32;
 pub(crate) const SEND: u64 = 3 << 32;
@@ -27,7 +27,7 @@ pub(crate) fn operation(cqe: &cqueue::Entry) -> (u64, i32) {
     (cqe.user_data() & !FD_MASK, fd)
 }
 
-/// Both queues, the buffers received into, and the listener.
+/// Submission and completion queue, the receive buffers, and the listener.
 pub(crate) struct Queues<'ring> {
     submitter: Submitter<'ring>,
     sq: SubmissionQueue<'ring>,
@@ -36,7 +36,8 @@ pub(crate) struct Queues<'ring> {
     listener: TcpListener,
 }
 
-/// The cheapest kind of ring the kernel has: without the index array if it can (Linux 6.6).
+/// Builds the cheapest ring that the kernel offers. `IORING_SETUP_NO_SQARRAY` needs Linux 6.6; an
+/// older kernel rejects it with `EINVAL`.
 pub(crate) fn build_ring() -> io::Result<IoUring> {
     let mut builder = IoUring::builder();
     builder
@@ -56,7 +57,7 @@ pub(crate) fn build_ring() -> io::Result<IoUring> {
 impl<'ring> Queues<'ring> {
     /// Lends buffers to the kernel and arms the accept.
     pub(crate) fn new(ring: &'ring mut IoUring, listener: TcpListener) -> io::Result<Self> {
-        // One submitter for good: it alone remembers that the ring's descriptor is registered.
+        // Keep this submitter: another would not know that the ring's descriptor is registered.
         let (mut submitter, sq, cq) = ring.split();
         let buf_ring = BufRing::register(&submitter)?;
         submitter.register_ring_fd()?;
@@ -71,7 +72,8 @@ impl<'ring> Queues<'ring> {
         Ok(queues)
     }
 
-    /// Gives back what was received into, submits what is queued and waits for `want` completions.
+    /// Publishes the buffers that were given back, submits the queued entries, and waits for `want`
+    /// completions.
     pub(crate) fn enter(&mut self, want: usize) -> io::Result<()> {
         self.buf_ring.publish();
         self.sq.sync();
@@ -81,9 +83,9 @@ impl<'ring> Queues<'ring> {
         }
     }
 
-    /// Queues `entries` such that one submission takes them all.
+    /// Queues all `entries` together, so that no submission splits a chain.
     pub(crate) fn push(&mut self, entries: &[squeue::Entry]) -> io::Result<()> {
-        // SAFETY: an entry points to no memory but answers, which live as long as the process.
+        // SAFETY: the only memory that entries point to is the responses, which are never freed.
         while unsafe { self.sq.push_multiple(entries) }.is_err() {
             self.enter(0)?;
             self.sq.sync();
@@ -99,7 +101,8 @@ impl<'ring> Queues<'ring> {
         self.push(&[entry.user_data(ACCEPT)])
     }
 
-    /// The connection a completion of the accept brings; it is armed again when it has ended.
+    /// The file descriptor that a completion of the accept delivers. `None` if the peer aborted the
+    /// connection. Re-arms the accept when it has ended.
     pub(crate) fn accepted(&mut self, cqe: &cqueue::Entry) -> io::Result<Option<i32>> {
         if !cqueue::more(cqe.flags()) {
             self.arm_accept()?;

@@ -1,6 +1,6 @@
-//! The floor: the cheapest HTTP server over io_uring. One thread, one ring, no limits, no
-//! timeouts, no `Date`; it refuses to know what is asked for and gives one constant answer, all
-//! that one receive asks for in one send.
+//! The io_uring floor: the cheapest HTTP server over io_uring. One thread, one ring, no limits, no
+//! timeouts, no `Date`. Every request gets the same constant response, whatever it asks for. All
+//! requests that one receive completes are answered by one send.
 
 mod buf_ring;
 mod queues;
@@ -15,23 +15,23 @@ use io_uring::{cqueue, opcode};
 use buf_ring::BufRing;
 use queues::{ACCEPT, Queues, RECV, SEND, build_ring, operation};
 use ring_closing::Receive;
-use shared::{Answers, Arguments, REQUESTS_PER_RECV_MAX, count_requests};
+use shared::{Arguments, REQUESTS_PER_RECV_MAX, Responses, count_requests};
 
-/// One connection, found by its file descriptor.
+/// One connection. Its index is its file descriptor.
 #[derive(Default)]
 struct Connection {
     /// The bytes of an unfinished request.
     tail: Vec<u8>,
-    /// Requests to answer when the send under way is complete.
+    /// The number of requests to answer when the current send completes.
     waiting: usize,
     sending: bool,
-    /// The multishot receive is over and will not be armed again.
+    /// The multishot receive has ended and will not be re-armed.
     ended: bool,
 }
 
 struct Floor<'ring> {
     queues: Queues<'ring>,
-    answers: Answers,
+    responses: Responses,
     connections: Vec<Connection>,
 }
 
@@ -39,16 +39,16 @@ fn main() -> io::Result<()> {
     let arguments = Arguments::from_env(&["multishot", "oneshot"])?;
     let mut ring = build_ring()?;
     let queues = Queues::new(&mut ring, arguments.listen()?)?;
-    let answers = arguments.answers()?;
+    let responses = arguments.responses()?;
     match arguments.close.as_deref() {
-        Some("multishot") => return ring_closing::run(queues, answers, Receive::Multishot),
-        Some(_) => return ring_closing::run(queues, answers, Receive::Oneshot),
+        Some("multishot") => return ring_closing::run(queues, responses, Receive::Multishot),
+        Some(_) => return ring_closing::run(queues, responses, Receive::Oneshot),
         None => {}
     }
     let connections = Vec::new();
     Floor {
         queues,
-        answers,
+        responses,
         connections,
     }
     .run()
@@ -77,7 +77,7 @@ impl Floor<'_> {
     }
 
     fn send(&mut self, fd: i32, requests: usize) -> io::Result<()> {
-        let bytes = self.answers.to(requests);
+        let bytes = self.responses.to(requests);
         let send = opcode::Send::new(Fd(fd), bytes.as_ptr(), bytes.len() as u32);
         let entry = send.flags(libc::MSG_WAITALL).build();
         self.queues.push(&[entry.user_data(SEND | fd as u64)])
@@ -114,8 +114,8 @@ impl Floor<'_> {
         if cqueue::more(cqe.flags()) {
             return Ok(());
         }
-        // Ended for want of a buffer or of room for completions. This turn's buffers are back in
-        // the kernel's hands before the new receive is submitted.
+        // The receive ended because the kernel had no free buffer or no room for a completion.
+        // Re-arm it: `enter` publishes the buffers given back here before it submits the receive.
         if cqe.result() > 0 || cqe.result() == -libc::ENOBUFS {
             return self.arm_recv(fd);
         }
@@ -133,7 +133,8 @@ impl Floor<'_> {
             return self.send(fd, requests);
         }
         if cqe.result() < 0 && !connection.ended {
-            // A reset that comes along with data can leave a multishot receive asleep for good.
+            // If a reset arrives together with data, a multishot receive may never complete. The
+            // shutdown wakes it.
             shut(fd);
         }
         self.close_if_idle(fd);
@@ -144,14 +145,14 @@ impl Floor<'_> {
         let connection = &mut self.connections[fd as usize];
         if connection.ended && !connection.sending {
             *connection = Connection::default();
-            // SAFETY: the connection is ours, without operations in flight, and now forgotten.
+            // SAFETY: we own `fd`, no operation on it is in flight, and its state has been reset.
             unsafe { libc::close(fd) };
         }
     }
 }
 
-/// Ends both directions and wakes the receive in flight, which ends as at the peer's own end.
+/// Shuts down both directions. The receive in flight completes as if the peer had closed.
 fn shut(fd: i32) {
-    // SAFETY: no memory is passed; a socket the peer has reset already is no matter.
+    // SAFETY: no memory is passed. The error for a socket that is already reset is ignored.
     unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
 }

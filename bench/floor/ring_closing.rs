@@ -1,8 +1,9 @@
-//! The ring's floor with a connection for each request: one answer, then the end, with nothing
-//! waited for in between. It refuses to know how else a connection could go on.
+//! The io_uring floor with a connection for each request: it sends one response and closes the
+//! connection, without waiting in between.
 //!
-//! Answer and close are one chain. The send says that more is to come (`MSG_MORE`), and what comes
-//! is the end: answer and FIN leave in one packet. Nobody is told of a chain that went well.
+//! Send and close are one chain of linked operations. The send has `MSG_MORE`, so the kernel holds
+//! the response back until the close, and response and FIN leave in one packet. A chain that
+//! succeeds posts no completion (`IOSQE_CQE_SKIP_SUCCESS`).
 
 use std::io;
 
@@ -11,39 +12,40 @@ use io_uring::{cqueue, opcode, squeue};
 
 use crate::buf_ring::BufRing;
 use crate::queues::{ACCEPT, CLOSE, Queues, RECV, SEND, operation};
-use crate::shared::{Answers, RECV_BUFFER_BYTES, count_requests};
+use crate::shared::{RECV_BUFFER_BYTES, Responses, count_requests};
 
-/// What is armed while a request is waited for.
+/// The kind of receive that is armed while a connection waits for its request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Receive {
-    /// A receive that the chain has to cancel: closed over it, the socket would live on.
+    /// A receive that stays armed. The chain must cancel it before the close: an armed receive
+    /// holds a reference to the socket, which would stay open.
     Multishot,
-    /// A receive that is over when it has brought the request: nothing is armed at the close.
+    /// A receive that completes once, with the request. Nothing is armed at the close.
     Oneshot,
 }
 
-/// One connection, found by its file descriptor.
+/// One connection. Its index is its file descriptor.
 #[derive(Default)]
 struct Connection {
     /// The bytes of an unfinished request.
     tail: Vec<u8>,
-    /// The chain that answers and closes is under way.
-    answered: bool,
+    /// The chain that ends the connection has been queued.
+    ending: bool,
 }
 
 struct Floor<'ring> {
     queues: Queues<'ring>,
-    answers: Answers,
+    responses: Responses,
     receive: Receive,
     connections: Vec<Connection>,
 }
 
-/// Answers one request on each connection.
-pub(crate) fn run(queues: Queues<'_>, answers: Answers, receive: Receive) -> io::Result<()> {
+/// Responses one request on each connection.
+pub(crate) fn run(queues: Queues<'_>, responses: Responses, receive: Receive) -> io::Result<()> {
     let connections = Vec::new();
     Floor {
         queues,
-        answers,
+        responses,
         receive,
         connections,
     }
@@ -59,8 +61,8 @@ impl Floor<'_> {
                 match operation(&cqe) {
                     (ACCEPT, _) => self.on_accept(&cqe)?,
                     (RECV, fd) => self.on_recv(fd, &cqe)?,
-                    // Only a send that failed or fell short is heard of: its chain is broken and
-                    // the socket still open.
+                    // Only a send that failed or was short posts a completion. Its chain is broken,
+                    // and the socket is still open.
                     (SEND, fd) => self.end(fd)?,
                     (CLOSE, _) if cqe.result() != -libc::ECANCELED => {
                         return Err(io::Error::from_raw_os_error(-cqe.result()));
@@ -85,8 +87,8 @@ impl Floor<'_> {
         self.queues.push(&[entry.user_data(RECV | fd as u64)])
     }
 
-    fn answer(&mut self, fd: i32) -> io::Result<()> {
-        let bytes = self.answers.to(1);
+    fn respond(&mut self, fd: i32) -> io::Result<()> {
+        let bytes = self.responses.to(1);
         let send = opcode::Send::new(Fd(fd), bytes.as_ptr(), bytes.len() as u32);
         let entry = send.flags(libc::MSG_WAITALL | libc::MSG_MORE).build();
         let flags = squeue::Flags::IO_LINK | squeue::Flags::SKIP_SUCCESS;
@@ -97,7 +99,7 @@ impl Floor<'_> {
         }
     }
 
-    /// Closes without an answer, whether or not a receive is armed.
+    /// Closes the connection without a response, whether or not a receive is armed.
     fn end(&mut self, fd: i32) -> io::Result<()> {
         match self.receive {
             Receive::Multishot => self.queues.push(&[cancel(fd), close(fd)]),
@@ -114,12 +116,13 @@ impl Floor<'_> {
             self.connections.resize_with(index + 1, Connection::default);
         }
         self.connections[index].tail.clear();
-        self.connections[index].answered = false;
+        self.connections[index].ending = false;
         self.arm_recv(fd)
     }
 
     fn on_recv(&mut self, fd: i32, cqe: &cqueue::Entry) -> io::Result<()> {
-        // A cancelled receive may be heard of after its descriptor's next connection.
+        // The completion of a cancelled receive may arrive when the kernel has already reused the
+        // descriptor for another connection.
         if cqe.result() == -libc::ECANCELED {
             return Ok(());
         }
@@ -131,26 +134,27 @@ impl Floor<'_> {
             requests = count_requests(&mut connection.tail, received);
             self.queues.buf_ring.give_back(id);
         }
-        if connection.answered {
+        if connection.ending {
             return Ok(());
         }
-        let goes_on = cqe.result() > 0 || cqe.result() == -libc::ENOBUFS;
+        let may_receive_more = cqe.result() > 0 || cqe.result() == -libc::ENOBUFS;
         match requests {
             Ok(0) if cqueue::more(cqe.flags()) => Ok(()),
-            Ok(0) if goes_on => self.arm_recv(fd),
+            Ok(0) if may_receive_more => self.arm_recv(fd),
             Ok(1..) => {
-                connection.answered = true;
-                self.answer(fd)
+                connection.ending = true;
+                self.respond(fd)
             }
             Ok(0) | Err(_) => {
-                connection.answered = true;
+                connection.ending = true;
                 self.end(fd)
             }
         }
     }
 }
 
-/// Ends the receive of a connection; what follows is done also if it has ended by itself.
+/// Cancels the receive of a connection. The hard link executes the next operation of the chain also
+/// if the receive has already ended and there is nothing to cancel.
 fn cancel(fd: i32) -> squeue::Entry {
     let entry = opcode::AsyncCancel::new(RECV | fd as u64).build();
     entry.flags(squeue::Flags::IO_HARDLINK | squeue::Flags::SKIP_SUCCESS)

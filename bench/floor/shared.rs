@@ -1,5 +1,5 @@
-//! What both floors share: arguments, the listener, the answer and the counting of requests.
-//! It refuses to know how bytes come and go, and what a request asks for.
+//! Code shared by the floors: arguments, the listener, the constant response, and counting of
+//! requests. Each floor receives and sends by itself.
 
 use std::io::{self, Write as _};
 use std::mem::MaybeUninit;
@@ -14,79 +14,84 @@ pub(crate) const RECV_BUFFER_BYTES: usize = 4096;
 /// The shortest request `httparse` accepts: `G / HTTP/1.1` and two line feeds.
 const REQUEST_BYTES_MIN: usize = 14;
 
-/// The most requests one receive buffer completes: those it holds, and one that began before it.
+/// The most requests that one receive can complete: those that fit its buffer, and one that began
+/// in an earlier receive.
 pub(crate) const REQUESTS_PER_RECV_MAX: usize = RECV_BUFFER_BYTES / REQUEST_BYTES_MIN + 1;
 
 const BACKLOG: i32 = 4096;
 const FIELDS_MAX: usize = 100;
 
-/// How long the kernel keeps a connection from us whose request has not come.
+/// With `--defer-accept`: how long the kernel withholds a connection whose request has not arrived.
 const DEFER_ACCEPT_SECONDS: libc::c_int = 5;
 
 const CONNECTION_CLOSE: &str = "\r\nconnection: close\r\n";
 
-const DEFAULT_ANSWER: &str =
+const DEFAULT_RESPONSE: &str =
     "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 18\r\n\r\n<b>hello world</b>";
 
-/// What the command line asks for.
+/// The command line.
 pub(crate) struct Arguments {
     bind: String,
-    answer: Option<Vec<u8>>,
+    response: Option<Vec<u8>>,
     defer_accept: bool,
-    /// In which of its ways a floor closes the connection after one answer, if it is to.
+    /// With `--close`: the mode in which the floor closes a connection after one response. Empty if
+    /// the floor has only one mode.
     pub(crate) close: Option<String>,
 }
 
 impl Arguments {
-    /// Reads `--bind HOST:PORT`, `--answer-file PATH` (the exact bytes to answer with),
-    /// `--defer-accept` and `--close`, which names one of `ways` if there are any.
-    pub(crate) fn from_env(ways: &[&str]) -> io::Result<Self> {
+    /// Reads `--bind HOST:PORT`, `--response-file PATH` (the exact bytes of the response),
+    /// `--defer-accept` and `--close`. The latter takes one of `modes`, if there are any.
+    pub(crate) fn from_env(modes: &[&str]) -> io::Result<Self> {
         let mut arguments = Self {
             bind: String::from("127.0.0.1:8000"),
-            answer: None,
+            response: None,
             defer_accept: false,
             close: None,
         };
         let mut words = std::env::args().skip(1);
         while let Some(flag) = words.next() {
-            let mut value = || words.next().ok_or_else(|| usage(&flag, ways));
+            let mut value = || words.next().ok_or_else(|| usage(&flag, modes));
             match flag.as_str() {
                 "--bind" => arguments.bind = value()?,
-                "--answer-file" => arguments.answer = Some(std::fs::read(value()?)?),
+                "--response-file" => arguments.response = Some(std::fs::read(value()?)?),
                 "--defer-accept" => arguments.defer_accept = true,
-                "--close" if ways.is_empty() => arguments.close = Some(String::new()),
+                "--close" if modes.is_empty() => arguments.close = Some(String::new()),
                 "--close" => arguments.close = Some(value()?),
-                _ => return Err(usage(&flag, ways)),
+                _ => return Err(usage(&flag, modes)),
             }
         }
         match &arguments.close {
-            Some(way) if !way.is_empty() && !ways.contains(&way.as_str()) => Err(usage(way, ways)),
+            Some(mode) if !mode.is_empty() && !modes.contains(&mode.as_str()) => {
+                Err(usage(mode, modes))
+            }
             _ => Ok(arguments),
         }
     }
 
-    /// The answer repeated [`REQUESTS_PER_RECV_MAX`] times; it lives as long as the process, so
-    /// that a send of any number of answers copies nothing.
-    pub(crate) fn answers(&self) -> io::Result<Answers> {
+    /// The response, repeated [`REQUESTS_PER_RECV_MAX`] times. It is never freed, so that a send of
+    /// any number of responses copies nothing.
+    pub(crate) fn responses(&self) -> io::Result<Responses> {
         let default = match self.close {
-            Some(_) => DEFAULT_ANSWER.replacen("\r\n", "\r\nConnection: close\r\n", 1),
-            None => DEFAULT_ANSWER.to_owned(),
+            Some(_) => DEFAULT_RESPONSE.replacen("\r\n", "\r\nConnection: close\r\n", 1),
+            None => DEFAULT_RESPONSE.to_owned(),
         };
-        let answer = self.answer.as_deref().unwrap_or(default.as_bytes());
-        let says_close = String::from_utf8_lossy(answer)
+        let response = self.response.as_deref().unwrap_or(default.as_bytes());
+        let has_close = String::from_utf8_lossy(response)
             .to_lowercase()
             .contains(CONNECTION_CLOSE);
-        if says_close != self.close.is_some() {
-            let cure = "answer `Connection: close` with --close, and only then";
+        if has_close != self.close.is_some() {
+            let cure =
+                "with --close the response must have `Connection: close`, without it must not";
             return Err(io::Error::other(cure));
         }
-        Ok(Answers {
-            bytes: answer.repeat(REQUESTS_PER_RECV_MAX).leak(),
-            one: answer.len(),
+        Ok(Responses {
+            bytes: response.repeat(REQUESTS_PER_RECV_MAX).leak(),
+            len: response.len(),
         })
     }
 
-    /// A listener whose connections inherit `TCP_NODELAY`; says where it listens on stdout.
+    /// Opens a listener whose connections inherit `TCP_NODELAY`, and prints its address.
     pub(crate) fn listen(&self) -> io::Result<TcpListener> {
         let listener = TcpListener::bind(&self.bind)?;
         let fd = listener.as_raw_fd();
@@ -94,7 +99,7 @@ impl Arguments {
         if self.defer_accept {
             set_tcp_option(fd, libc::TCP_DEFER_ACCEPT, DEFER_ACCEPT_SECONDS)?;
         }
-        // SAFETY: no memory is passed. Listening again only replaces std's short backlog.
+        // SAFETY: no memory is passed. The second listen(2) only replaces std's short backlog.
         check(unsafe { libc::listen(fd, BACKLOG) })?;
         println!("listening on {}", listener.local_addr()?);
         io::stdout().flush()?;
@@ -110,29 +115,30 @@ fn set_tcp_option(fd: i32, option: libc::c_int, value: libc::c_int) -> io::Resul
     Ok(())
 }
 
-fn usage(word: &str, ways: &[&str]) -> io::Error {
-    let close = format!("--close {}", ways.join("|"));
+fn usage(word: &str, modes: &[&str]) -> io::Error {
+    let close = format!("--close {}", modes.join("|"));
     let close = close.trim_end();
     io::Error::other(format!(
-        "{word}: usage: [--bind HOST:PORT] [--answer-file PATH] [--defer-accept] [{close}]"
+        "{word}: usage: [--bind HOST:PORT] [--response-file PATH] [--defer-accept] [{close}]"
     ))
 }
 
-/// The constant answer, many times over.
+/// The constant response, repeated.
 #[derive(Clone, Copy)]
-pub(crate) struct Answers {
+pub(crate) struct Responses {
     bytes: &'static [u8],
-    one: usize,
+    /// The length of one response.
+    len: usize,
 }
 
-impl Answers {
+impl Responses {
     /// The bytes that answer `requests` requests, at most [`REQUESTS_PER_RECV_MAX`] of them.
     pub(crate) fn to(self, requests: usize) -> &'static [u8] {
-        &self.bytes[..requests * self.one]
+        &self.bytes[..requests * self.len]
     }
 }
 
-/// Turns the -1 of a system call into the error it stands for.
+/// Converts the result of a system call: a negative one becomes the error in `errno`.
 pub(crate) fn check(result: i32) -> io::Result<i32> {
     if result < 0 {
         Err(io::Error::last_os_error())
@@ -141,8 +147,8 @@ pub(crate) fn check(result: i32) -> io::Result<i32> {
     }
 }
 
-/// Counts the requests that `received` completes; `tail` keeps what is left of an unfinished one
-/// between calls. Requests are taken to have no body.
+/// Counts the requests that `received` completes. `tail` keeps the bytes of an unfinished request
+/// between calls. Assumes that requests have no body.
 pub(crate) fn count_requests(tail: &mut Vec<u8>, received: &[u8]) -> io::Result<usize> {
     if tail.is_empty() {
         let (requests, len) = parse(received)?;
@@ -155,7 +161,7 @@ pub(crate) fn count_requests(tail: &mut Vec<u8>, received: &[u8]) -> io::Result<
     Ok(requests)
 }
 
-/// How many whole requests `bytes` begins with, and their length.
+/// Returns the number of complete requests at the start of `bytes`, and their total length.
 fn parse(bytes: &[u8]) -> io::Result<(usize, usize)> {
     let mut requests = 0;
     let mut len = 0;
