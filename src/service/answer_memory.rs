@@ -1,7 +1,6 @@
-//! How much memory a worker has in use for the content of files that it sends, and how much it may
-//! use. Content counts from the moment that memory is allocated for it until the last answer that
-//! holds it has been sent or dropped. This module does not know files, nor what happens when all
-//! of the memory is in use.
+//! Counts the bytes of file content that a worker holds in memory for responses, against a limit.
+//! Content counts from its allocation until the last response that refers to it is sent or dropped.
+//! This module neither reads files nor decides what happens at the limit.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,25 +8,26 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 
-/// Unless told otherwise: with each worker's cache as large, files cost it 64 MiB at most.
+/// The default limit in bytes. A worker's file cache defaults to the same size, so files take up to
+/// 64 MiB of its memory.
 pub(super) const ANSWER_BYTES_MAX: usize = 32 << 20;
 
 thread_local! {
-    /// For the files that services send themselves.
+    /// Counts the file bodies that services make with [`Body::file`](super::Body::file).
     static OF_THREAD: AnswerMemory = AnswerMemory::new(ANSWER_BYTES_MAX);
 }
 
-/// A bounded amount of memory. Clones have it together.
+/// A count of bytes in use and its limit. Clones share both.
 #[derive(Clone)]
 pub(super) struct AnswerMemory(Arc<Account>);
 
 struct Account {
-    /// Atomic, for what holds it may be dropped on another thread.
+    /// Atomic, because content (`Bytes`) may be dropped on another thread.
     bytes_used: AtomicUsize,
     bytes_max: usize,
 }
 
-/// Bytes that count as used until this is dropped.
+/// Bytes that count as in use until this is dropped.
 #[derive(Debug)]
 pub(super) struct Share {
     memory: AnswerMemory,
@@ -35,7 +35,8 @@ pub(super) struct Share {
 }
 
 impl AnswerMemory {
-    /// Up to `bytes_max` bytes, and the last content that was begun below that.
+    /// A limit of `bytes_max` bytes. It is soft: content that is allocated while usage is below the
+    /// limit may exceed it.
     pub(super) fn new(bytes_max: usize) -> Self {
         Self(Arc::new(Account {
             bytes_used: AtomicUsize::new(0),
@@ -43,17 +44,17 @@ impl AnswerMemory {
         }))
     }
 
-    /// This thread's own.
+    /// The count of this thread, which [`Body::file`](super::Body::file) uses.
     pub(super) fn of_thread() -> Self {
         OF_THREAD.with(Self::clone)
     }
 
-    /// Whether all of it is in use.
+    /// Whether the limit is reached.
     pub(super) fn is_full(&self) -> bool {
         self.0.bytes_used.load(Ordering::Relaxed) >= self.0.bytes_max
     }
 
-    /// Counts `bytes` as used, also where that is more than there may be.
+    /// Counts `bytes` as in use, even if that exceeds the limit.
     pub(super) fn share(&self, bytes: usize) -> Share {
         self.0.bytes_used.fetch_add(bytes, Ordering::Relaxed);
         let memory = self.clone();
@@ -73,7 +74,8 @@ impl fmt::Debug for AnswerMemory {
 }
 
 impl Share {
-    /// The content for which this was counted; it counts as long as anything holds it.
+    /// Wraps the content that was counted. The count ends when the last clone or slice of the
+    /// returned `Bytes` is dropped.
     pub(super) fn hold(self, content: Vec<u8>) -> Bytes {
         Bytes::from_owner(Held {
             content,
@@ -89,6 +91,7 @@ impl Drop for Share {
     }
 }
 
+/// The owner behind the `Bytes` that [`Share::hold`] returns.
 struct Held {
     content: Vec<u8>,
     _share: Share,
@@ -105,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn content_counts_until_its_last_holder_is_gone() {
+    fn content_counts_until_its_last_clone_is_dropped() {
         let memory = AnswerMemory::new(100);
         let content = memory.share(60).hold(vec![1; 60]);
         assert!(!memory.is_full());
@@ -123,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bound_may_be_any_number() {
+    fn a_limit_may_be_zero_one_or_the_largest_number() {
         let none = AnswerMemory::new(0);
         assert!(none.is_full());
         let least = AnswerMemory::new(1);

@@ -1,4 +1,4 @@
-//! Bodies: of requests as they come in, of responses as they go out.
+//! The bodies of requests and responses.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -17,8 +17,8 @@ use super::stream_body::StreamBody;
 use crate::buf::{FileSpan, Part};
 use crate::fs::{File, Kept};
 
-/// The content of a message. Reading a request's body pulls it from the client; a response may
-/// have a request's body as its own.
+/// The body of a request or a response. Reading a request's body receives it from the client. A
+/// response may have a request's body as its own, which the server then passes on as it arrives.
 #[derive(Debug, Default)]
 pub struct Body(Inner);
 
@@ -34,28 +34,28 @@ enum Inner {
     File(Box<FileBody>),
 }
 
-/// Why a body cannot be had whole.
+/// Why a body could not be read to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BodyError {
-    /// Its writer broke off. For a request's body: the client did, was too slow, or broke the
-    /// protocol or a limit.
+    /// The body ended early: its [`BodySender`] was dropped or its stream yielded an error. For a
+    /// request's body: the client broke off, was too slow, or violated the protocol or a limit.
     Incomplete,
-    /// It is larger than [`Body::read`] was told to read.
+    /// The body is longer than the limit given to [`Body::read`].
     TooLarge,
-    /// It is not as long as [`Body::with_length`] said.
+    /// The body's length differs from the one given to [`Body::with_length`].
     WrongLength,
-    /// The file that it comes from has become shorter, or cannot be read.
+    /// The body's file was truncated, or cannot be read.
     Unreadable,
 }
 
 impl fmt::Display for BodyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Incomplete => f.write_str("the body did not arrive whole"),
-            Self::TooLarge => f.write_str("the body is larger than its reader wants"),
-            Self::WrongLength => f.write_str("the body has not the length that was stated"),
-            Self::Unreadable => f.write_str("the body's file ended early or cannot be read"),
+            Self::Incomplete => f.write_str("the body is incomplete"),
+            Self::TooLarge => f.write_str("the body is larger than the limit of its reader"),
+            Self::WrongLength => f.write_str("the body's length differs from the declared length"),
+            Self::Unreadable => f.write_str("the body's file was truncated or cannot be read"),
         }
     }
 }
@@ -63,19 +63,22 @@ impl fmt::Display for BodyError {
 impl std::error::Error for BodyError {}
 
 impl Body {
-    /// No content.
+    /// A body without content.
     pub const fn empty() -> Self {
         Self(Inner::Empty)
     }
 
-    /// The bytes of `file` in `range`, which are read as they are sent. All such bodies of a worker
-    /// hold 32 MiB in memory, and beyond that a little for each client. If the file turns out to be
-    /// shorter, the connection ends there: the client has been promised the length.
+    /// The bytes of `file` in `range`. The server reads them while it sends the response.
+    ///
+    /// All such bodies of a worker together hold up to 32 MiB of content in memory. At that limit
+    /// the worker sends from the page cache where it can, and otherwise reads 16 KiB at a time for
+    /// each client. If the file is truncated meanwhile, the server closes the connection, because
+    /// it has already promised the original length.
     pub fn file(file: File, range: Range<u64>) -> Self {
         Self::file_through(AnswerMemory::of_thread(), file, range)
     }
 
-    /// The same, read into `memory` where it has to be read.
+    /// As [`Body::file`]; content that is read into memory is counted by `memory`.
     pub(super) fn file_through(memory: AnswerMemory, file: File, range: Range<u64>) -> Self {
         Self(if range.is_empty() {
             Inner::Empty
@@ -84,11 +87,12 @@ impl Body {
         })
     }
 
-    /// A body that a coroutine of the same worker writes, and its writer's end. `bytes_max` bytes
-    /// may be written and not yet taken by the connection, or one part that is larger; a writer
-    /// waits while there are more. The connection in turn takes up to as many ahead of what it
-    /// sends, so a client that does not read costs three times `bytes_max`, besides the socket's
-    /// own buffer.
+    /// A body that a coroutine of the same worker writes, and the sender to write it with.
+    ///
+    /// The sender's queue holds up to `bytes_max` bytes, or one part that is larger. A writer waits
+    /// while the queue is full. The connection takes parts from the queue while it has fewer than
+    /// `bytes_max` bytes to send. So a client that does not read costs up to three times
+    /// `bytes_max`, besides the socket's send buffer.
     ///
     /// ```
     /// use std::time::Duration;
@@ -101,7 +105,7 @@ impl Body {
     ///     spawn(async move {
     ///         for n in 1..=3 {
     ///             if sender.write(format!("{n}\n")).await.is_err() {
-    ///                 return; // the client has left
+    ///                 return; // the client is gone
     ///             }
     ///             sleep(Duration::from_secs(1)).await;
     ///         }
@@ -111,17 +115,18 @@ impl Body {
     /// }
     /// ```
     ///
-    /// The response's head is sent at once, and so is each part, without waiting for the next. A
-    /// writer may pause as long as it likes.
+    /// The server sends the response's head at once, and each part without waiting for the next
+    /// one. No timeout applies while the writer pauses.
     pub fn channel(bytes_max: usize) -> (BodySender, Self) {
         let (sender, reader) = BodySender::new(bytes_max);
         (sender, Self(Inner::Channel(reader)))
     }
 
-    /// A body that consists of the parts that `stream` yields: of a crate of streams, or of a
-    /// library that one is a client of. The connection polls it while there is room for more. After
-    /// an error the connection ends, so that the client can tell that the response is not whole;
-    /// the error itself is dropped, so log it in the stream.
+    /// A body made of the parts that `stream` yields. The connection polls the stream while its
+    /// send queue has room.
+    ///
+    /// If the stream yields an error, the server closes the connection, so that the client can tell
+    /// that the response is incomplete. The server drops the error itself: log it in the stream.
     pub fn from_stream<P, E>(stream: impl Stream<Item = Result<P, E>> + 'static) -> Self
     where
         P: Into<Part>,
@@ -129,10 +134,9 @@ impl Body {
         Self(Inner::Stream(Box::new(StreamBody::new(stream))))
     }
 
-    /// Says how long a body is that [`Body::channel`] or [`Body::from_stream`] made: the response
-    /// then has a Content-Length instead of chunks. If the body turns out to have another length,
-    /// the connection ends there. The length of any other body is known, or the client's to say: it
-    /// stays as it is.
+    /// Declares the length in bytes of a body that [`Body::channel`] or [`Body::from_stream`] made.
+    /// The response then has a Content-Length instead of chunked coding. If the body's actual length
+    /// differs, the server closes the connection. For every other kind of body this does nothing.
     #[must_use]
     pub fn with_length(mut self, length: u64) -> Self {
         match &mut self.0 {
@@ -143,8 +147,8 @@ impl Body {
         self
     }
 
-    /// The trailers, once the end of the body was read; none if it has none. A request's trailers
-    /// are held to the limits of a head.
+    /// Takes the trailers, after the body was read to its end; `None` if it has none. The limits of
+    /// a request's head apply to its trailers, too.
     pub fn take_trailers(&mut self) -> Option<HeaderMap> {
         match &self.0 {
             Inner::Incoming(reader) | Inner::Channel(reader) => reader.take_trailers(),
@@ -152,7 +156,7 @@ impl Body {
         }
     }
 
-    /// Bytes that a shelf keeps.
+    /// A body whose bytes are in the memfd cache.
     pub(super) fn kept(kept: Kept) -> Self {
         Self(match kept.len() {
             0 => Inner::Empty,
@@ -160,12 +164,12 @@ impl Body {
         })
     }
 
-    /// The body of a request, which `reader` reads from its connection.
+    /// The body of a request, which the connection writes and `reader` reads.
     pub(super) fn incoming(reader: BodyReader) -> Self {
         Self(Inner::Incoming(reader))
     }
 
-    /// The length in bytes of what is not yet read, where it is known before the end.
+    /// The number of bytes that are not yet read; `None` if only the end of the body will tell.
     pub fn length(&self) -> Option<u64> {
         match &self.0 {
             Inner::Empty => Some(0),
@@ -177,22 +181,26 @@ impl Body {
         }
     }
 
-    /// The next part, as it came; none at the end. Who drops the future has given up, and nothing
-    /// more is received until somebody asks again: keep it from one poll to the next.
+    /// Waits for the next part of the body; `None` at its end.
+    ///
+    /// For a request's body, the server receives only while such a future exists. If you drop the
+    /// future before it is ready, the server stops receiving until the next call. In a hand-written
+    /// future, keep it from one poll to the next, or use [`Body::poll_part`].
     ///
     /// # Errors
-    /// When the client does not send the rest, which a reader in another coroutine is told: a
-    /// service's own future is dropped instead. When the file it comes from cannot be read as far
-    /// as was promised.
+    /// [`BodyError::Incomplete`] if the client does not send the rest. Only a reader in a coroutine
+    /// of its own gets this error: if the service itself reads, the server drops its future instead.
+    /// [`BodyError::WrongLength`] and [`BodyError::Unreadable`] as described there.
     pub async fn part(&mut self) -> Result<Option<Part>, BodyError> {
         let asking = Asking(self);
         poll_fn(|context| asking.0.poll_part(context)).await
     }
 
-    /// Reads all of it, up to `bytes_max`.
+    /// Reads the rest of the body into memory.
     ///
     /// # Errors
-    /// Those of [`Body::part`]; when it is more than `bytes_max`.
+    /// [`BodyError::TooLarge`] if that is more than `bytes_max` bytes, and the errors of
+    /// [`Body::part`].
     pub async fn read(&mut self, bytes_max: usize) -> Result<Vec<u8>, BodyError> {
         let mut whole = Vec::new();
         while let Some(part) = self.part().await? {
@@ -207,7 +215,7 @@ impl Body {
     /// As [`Body::part`], for hand-written futures.
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`Body::part`].
     pub fn poll_part(
         &mut self,
         context: &mut Context<'_>,
@@ -225,7 +233,8 @@ impl Body {
         }
     }
 
-    /// As [`Body::poll_part`], but a span of a file where this is better sent than read.
+    /// As [`Body::poll_part`], but returns a span of a file where sending from the file is cheaper
+    /// than reading it.
     pub(crate) fn poll_piece(
         &mut self,
         context: &mut Context<'_>,
@@ -239,7 +248,7 @@ impl Body {
         }
     }
 
-    /// All of a body that a shelf keeps, to be sent.
+    /// Takes the whole body as a span, if it is in the memfd cache.
     pub(crate) fn take_kept(&mut self) -> Option<FileSpan> {
         let Inner::Kept(kept) = &self.0 else {
             return None;
@@ -249,7 +258,7 @@ impl Body {
         Some(span)
     }
 
-    /// All of a body that is in our memory; none of one that is empty or comes part by part.
+    /// Takes the whole body, if it is in our memory and not empty.
     pub(crate) fn take_full(&mut self) -> Option<Part> {
         match std::mem::take(&mut self.0) {
             Inner::Full(bytes) => Some(Part::Bytes(bytes)),
@@ -261,7 +270,7 @@ impl Body {
         }
     }
 
-    /// All of it, if that is in our memory.
+    /// The whole body, if it is in our memory or empty.
     #[inline]
     pub(crate) fn full(&self) -> Option<&[u8]> {
         match &self.0 {
@@ -271,21 +280,21 @@ impl Body {
         }
     }
 
-    /// Whether it comes part by part: from a client, a file or the program.
+    /// Whether the body arrives part by part: from a client, a file, a sender or a stream.
     pub(crate) fn flows(&self) -> bool {
         !matches!(self.0, Inner::Empty | Inner::Full(_) | Inner::Kept(_))
     }
 
-    /// Drops a body that will not be sent (HEAD, 304). Keeps a request's body: its client is still
-    /// waiting for it to be read.
+    /// Drops a body that will not be sent (HEAD, 304). Keeps a request's body: its client still waits
+    /// for it to be read.
     pub(crate) fn forgo(&mut self) {
         if !matches!(self.0, Inner::Incoming(_)) {
             self.0 = Inner::Empty;
         }
     }
 
-    /// While so many bytes are owed to the client, no more of it is queued. 0: memory is short, and
-    /// its next part waits until all before it is sent.
+    /// The connection queues no more of this body while it has this many bytes to send. 0 means that
+    /// memory is short: the next part must wait until everything before it is sent.
     pub(crate) fn owed_bytes_max(&self) -> usize {
         match &self.0 {
             Inner::File(file) if file.is_short_of_memory() => 0,
@@ -294,13 +303,14 @@ impl Body {
         }
     }
 
-    /// Whether it comes by `inlet`.
+    /// Whether this is the request body that `inlet` writes.
     pub(crate) fn comes_by(&self, inlet: &Inlet) -> bool {
         matches!(&self.0, Inner::Incoming(reader) if inlet.leads_to(reader))
     }
 }
 
-/// Who asks for a part. When it is dropped, whether it has the part or has given up, nobody waits.
+/// Borrows a body for one [`Body::part`] future. Dropping it tells the connection that the reader no
+/// longer waits, whether it got its part or was cancelled.
 struct Asking<'a>(&'a mut Body);
 
 impl Drop for Asking<'_> {

@@ -1,4 +1,4 @@
-//! The writer's end of a response's body that a coroutine generates.
+//! The sender of a response's body that a coroutine generates.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -13,38 +13,37 @@ use crate::buf::Part;
 /// Writes a body that [`Body::channel`](crate::Body::channel) made, part by part, from any
 /// coroutine of its worker.
 ///
-/// Each part is sent without waiting for another. Dropping a sender without
-/// [`finish`](BodySender::finish) breaks the body off: the connection ends there, and the client
-/// can tell that the response is not whole.
+/// The server sends each part without waiting for the next one. If a sender is dropped without
+/// [`finish`](BodySender::finish), the server closes the connection, so that the client can tell
+/// that the response is incomplete.
 pub struct BodySender(Rc<BodyPipe>);
 
-/// Nobody reads the body any more: the connection has ended, the response was not wanted (a HEAD
-/// request), or the [`Body`](crate::Body) was dropped.
+/// The body has no reader any more: the connection has ended, the response to this request has no
+/// body (HEAD), or the [`Body`](crate::Body) was dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gone;
 
-/// Why a part was not written.
+/// Why [`BodySender::try_write`] did not write a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TryWriteError {
-    /// There is no room: the client reads more slowly than the body is written.
+    /// The queue is full: the client reads more slowly than the body is written.
     Full,
-    /// See [`Gone`].
+    /// The body has no reader any more; see [`Gone`].
     Gone,
 }
 
 impl BodySender {
-    /// Both ends of a body that is still to be written.
+    /// The sender and the reader of a new body whose queue holds up to `bytes_max` bytes.
     pub(super) fn new(bytes_max: usize) -> (Self, BodyReader) {
         let pipe = BodyPipe::new(None, bytes_max);
         (Self(pipe.clone()), BodyReader::new(pipe))
     }
 
-    /// Writes a part, as soon as the queue has room for it. If the future is dropped before it is
-    /// ready, the part was not written.
+    /// Waits until the queue has room for `part`, and writes it. If the future is dropped before it
+    /// is ready, the part was not written.
     ///
     /// # Errors
-    /// When nobody reads the body any more. Parts that were written before may not have reached the
-    /// client.
+    /// [`Gone`] if the body has no reader any more. Earlier parts may not have reached the client.
     pub async fn write(&mut self, part: impl Into<Part>) -> Result<(), Gone> {
         let part = part.into();
         let len = part.len();
@@ -53,11 +52,12 @@ impl BodySender {
         Ok(())
     }
 
-    /// Writes a part if there is room for it now: for a program that would rather drop a part, or a
-    /// client, than wait for the client.
+    /// Writes `part` if the queue has room for it now. Use this where the program would rather drop
+    /// a part, or disconnect a slow client, than wait for it.
     ///
     /// # Errors
-    /// When there is no room, or nobody reads the body any more.
+    /// [`TryWriteError::Full`] if the queue has no room, [`TryWriteError::Gone`] if the body has no
+    /// reader any more.
     pub fn try_write(&mut self, part: impl Into<Part>) -> Result<(), TryWriteError> {
         let part = part.into();
         if !self.0.has_reader() {
@@ -70,25 +70,28 @@ impl BodySender {
         Ok(())
     }
 
-    /// Waits until nobody reads the body any more. A client that only half-closes its connection
-    /// still reads, unless [`HalfClose::End`](crate::HalfClose::End) says otherwise: the server
-    /// finds out that it has gone when it sends something.
+    /// Waits until the body has no reader any more.
+    ///
+    /// A half-close by the client does not count, unless the server is configured with
+    /// [`HalfClose::End`](crate::HalfClose::End). So if the client closed its socket, the server
+    /// notices only when it sends something and the client's kernel replies with a reset.
     pub async fn gone(&mut self) {
         poll_fn(|context| self.0.poll_gone(context)).await;
     }
 
-    /// Ends the body, which is whole.
+    /// Ends the body, which is then complete.
     pub fn finish(self) {
         self.0.end(Ok(()));
     }
 
-    /// Ends the body with fields that were not known before: a digest, a status, a measured time.
+    /// Ends the body with trailers: fields that are known only after the content, such as a digest,
+    /// a status or a measured time.
     ///
-    /// A client of HTTP/1.1 gets them, unless the body's length was stated
-    /// ([`Body::with_length`](crate::Body::with_length)); with HTTP/1.0 there is no place for them.
-    /// Fields that must come before the content are left out: those about framing, routing,
-    /// caching, authentication and the form of the content (RFC 9110 §6.5.1). A client may ignore
-    /// any trailer; only one whose request has `TE: trailers` promises to look.
+    /// The server sends trailers to HTTP/1.1 clients, unless the body's length was declared with
+    /// [`Body::with_length`](crate::Body::with_length); HTTP/1.0 has no trailers. The server omits
+    /// fields that must precede the content: those about framing, routing, caching, authentication
+    /// and the content's format (RFC 9110 §6.5.1). A client may discard trailers unless its request
+    /// has `TE: trailers`.
     pub fn finish_with_trailers(self, trailers: HeaderMap) {
         self.0.set_trailers(trailers);
         self.0.end(Ok(()));
@@ -115,7 +118,7 @@ impl fmt::Debug for BodySender {
 
 impl fmt::Display for Gone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("nobody reads the body any more")
+        f.write_str("the body has no reader any more")
     }
 }
 
@@ -158,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_holds_its_bound_or_one_larger_part() {
+    fn a_queue_holds_its_limit_or_one_larger_part() {
         for (bytes_max, len, expected) in [
             (0, 1, 1),
             (0, 5, 1),
@@ -171,12 +174,12 @@ mod tests {
         ] {
             assert_eq!(written_ahead(bytes_max, len), expected, "{bytes_max} {len}");
         }
-        // Parts of no bytes take no room, and no reader sees them.
+        // Empty parts are not queued, and the reader does not get them.
         assert_eq!(written_ahead(0, 0), 100);
     }
 
     #[test]
-    fn a_writer_waits_until_its_part_is_due() {
+    fn a_writer_waits_until_the_queue_has_room() {
         for bytes_max in [0, 1, 6, usize::MAX] {
             let (content, parts) = run(async move {
                 let (mut sender, mut body) = Body::channel(bytes_max);
@@ -197,7 +200,7 @@ mod tests {
                     let queued = ahead.get() - content.len();
                     assert!(queued <= bytes_max.max(5), "{queued} of {bytes_max}");
                 }
-                assert!(body.part().await.unwrap().is_none(), "the end stays");
+                assert!(body.part().await.unwrap().is_none(), "still at the end");
                 (content, parts)
             });
             assert_eq!((&content[..], parts), (&b"onetwothreefour"[..], 4));
@@ -205,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sender_that_is_dropped_breaks_the_body_off() {
+    fn dropping_the_sender_makes_the_body_incomplete() {
         run(async {
             let (mut sender, mut body) = Body::channel(10);
             sender.write("begun").await.expect("a reader");
@@ -218,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_has_the_length_that_was_stated() {
+    fn a_body_of_another_length_than_declared_is_an_error() {
         run(async {
             for length in [0, 1, 4, 5, 6, u64::MAX] {
                 let (mut sender, body) = Body::channel(10);
@@ -236,15 +239,15 @@ mod tests {
     }
 
     #[test]
-    fn a_sender_learns_that_its_reader_is_gone() {
+    fn a_sender_gets_an_error_once_the_reader_is_dropped() {
         run(async {
             let (mut sender, body) = Body::channel(5);
             sender.write("begun").await.expect("a reader");
             assert_eq!(sender.try_write("more"), Err(TryWriteError::Full));
             let gone = timeout(Duration::from_millis(1), sender.gone()).await;
-            assert!(gone.is_err(), "the reader is there");
+            assert!(gone.is_err(), "the reader still exists");
             let writer = spawn(async move {
-                // Waits for room, and is told in the middle of that.
+                // The reader is dropped while this waits for room.
                 assert_eq!(sender.write("more").await, Err(Gone));
                 assert_eq!(sender.try_write("more"), Err(TryWriteError::Gone));
                 sender.gone().await;
@@ -256,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_leaves_frees_what_is_queued() {
+    fn dropping_the_reader_frees_the_queued_parts() {
         run(async {
             let (mut sender, body) = Body::channel(100);
             let part = bytes::Bytes::from(vec![1; 50]);

@@ -1,5 +1,5 @@
-//! Content that a service takes whole, in a form that both sides have agreed on: pairs of a form,
-//! and JSON. It knows no other form, and does not stream.
+//! Reading a request's body as an HTML form or as JSON, and writing a response as JSON. Both hold
+//! the whole content in memory; nothing here streams.
 
 use std::fmt;
 
@@ -9,23 +9,30 @@ use super::body::BodyError;
 use super::request::Request;
 use super::response::Response;
 
-/// Why a request's content cannot be had in the form that a service wants. As a [`Response`] it
-/// tells the client.
+/// Why a request's body could not be read as a form or as JSON. It converts into a [`Response`] that
+/// tells the client the reason.
+///
+/// ```
+/// use coring::{ContentError, Response, StatusCode};
+///
+/// let response = Response::from(ContentError::TooLarge);
+/// assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ContentError {
-    /// Content-Type is missing, or another one than this: 415.
+    /// Content-Type is missing, or differs from this type: 415 (Unsupported Media Type).
     WrongType(&'static str),
-    /// It is longer than the service wants: 413.
+    /// The content is longer than the service's limit: 413 (Content Too Large).
     TooLarge,
-    /// It does not mean what the service expects, for this reason: 400.
+    /// The content cannot be parsed as the value that the service expects, for this reason: 400.
     Malformed(Box<str>),
-    /// It did not arrive whole: 400.
+    /// The content could not be read to its end: 400.
     Incomplete,
 }
 
 impl ContentError {
-    /// The status of the response that tells it.
+    /// The status of the response that this error converts into.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::WrongType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -41,7 +48,7 @@ impl fmt::Display for ContentError {
             Self::WrongType(expected) => write!(f, "the content is not of type {expected}"),
             Self::TooLarge => f.write_str("the content is too large"),
             Self::Malformed(reason) => write!(f, "the content is malformed: {reason}"),
-            Self::Incomplete => f.write_str("the content did not arrive whole"),
+            Self::Incomplete => f.write_str("the content is incomplete"),
         }
     }
 }
@@ -64,12 +71,23 @@ impl From<ContentError> for Response {
 }
 
 impl Request {
-    /// The pairs of a form that was sent as `application/x-www-form-urlencoded`, decoded, in the
-    /// order they came; of at most `bytes_max` bytes of content.
+    /// Reads the body as a form (`application/x-www-form-urlencoded`) of at most `bytes_max` bytes.
+    /// Returns its pairs of name and value, decoded, in the order in which the client sent them.
+    ///
+    /// ```
+    /// use coring::{ContentError, Request, Response};
+    ///
+    /// async fn sign_up(mut request: Request) -> Result<Response, ContentError> {
+    ///     let pairs = request.form(4096).await?;
+    ///     let name = pairs.iter().find(|(name, _)| name == "name");
+    ///     let name = name.map_or("stranger", |(_, value)| value);
+    ///     Ok(Response::text(format!("hello {name}")))
+    /// }
+    /// ```
     ///
     /// # Errors
-    /// When the content is of another type, longer, or not whole. As for a query, there is no
-    /// malformed form.
+    /// [`ContentError::WrongType`], [`ContentError::TooLarge`] and [`ContentError::Incomplete`].
+    /// Never [`ContentError::Malformed`]: as with a query, every text can be parsed into pairs.
     pub async fn form(&mut self, bytes_max: usize) -> Result<Vec<(String, String)>, ContentError> {
         let content = self
             .content("application/x-www-form-urlencoded", bytes_max)
@@ -77,8 +95,8 @@ impl Request {
         Ok(form_urlencoded::parse(&content).into_owned().collect())
     }
 
-    /// The value that the content means in JSON (`application/json`, or a type that ends in
-    /// `+json`); of at most `bytes_max` bytes of content.
+    /// Reads the body as JSON (`application/json`, or a type that ends in `+json`) of at most
+    /// `bytes_max` bytes, and returns it as a value of type `T`.
     ///
     /// ```
     /// use coring::{ContentError, Request, Response, Router};
@@ -92,7 +110,7 @@ impl Request {
     /// ```
     ///
     /// # Errors
-    /// When the content is of another type, longer, not whole, or not such a value.
+    /// Each [`ContentError`]; [`ContentError::Malformed`] if the content is not JSON or not a `T`.
     #[cfg(feature = "json")]
     pub async fn json<T>(&mut self, bytes_max: usize) -> Result<T, ContentError>
     where
@@ -103,7 +121,7 @@ impl Request {
             .map_err(|error| ContentError::Malformed(error.to_string().into()))
     }
 
-    /// All of the content, if it is of this type.
+    /// Reads the whole body, if its Content-Type is `expected`.
     async fn content(
         &mut self,
         expected: &'static str,
@@ -116,7 +134,7 @@ impl Request {
             return Err(ContentError::WrongType(expected));
         }
         let body = self.body();
-        // A client that says so need not send it.
+        // Refused before it is read: a client that sent `Expect: 100-continue` need not send it.
         if body
             .length()
             .is_some_and(|length| length > bytes_max as u64)
@@ -127,8 +145,8 @@ impl Request {
     }
 }
 
-/// Whether the value of a Content-Type is `expected`, whatever its parameters, or the same in a
-/// type of its own (RFC 6839 §3.1).
+/// Whether `value`, of a Content-Type, is the media type `expected`. Parameters are ignored. A type
+/// with the suffix `+json` counts as JSON (RFC 6839 §3.1).
 fn is_of_type(value: &[u8], expected: &str) -> bool {
     let kind = value.split(|&byte| byte == b';').next().unwrap_or_default();
     let kind = kind.trim_ascii().to_ascii_lowercase();
@@ -137,9 +155,11 @@ fn is_of_type(value: &[u8], expected: &str) -> bool {
 
 #[cfg(feature = "json")]
 impl Response {
-    /// 200 with `value` in JSON. When the value cannot be written as JSON (a map whose keys are not
-    /// text, a [`Serialize`](serde::Serialize) that fails) that is reported, and the client gets
-    /// 500 without content, or the status that is set on it.
+    /// A response of status 200 with `value` as JSON.
+    ///
+    /// If the value cannot be written as JSON (a map whose keys are not text, or a
+    /// [`Serialize`](serde::Serialize) that fails), the server reports that to standard error. The
+    /// response then has no content, and status 500 unless the service sets another one.
     pub fn json<T: serde::Serialize + ?Sized>(value: &T) -> Self {
         use ::http::HeaderValue;
         use ::http::header::CONTENT_TYPE;
@@ -149,7 +169,7 @@ impl Response {
                 .with_header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
                 .with_body(content),
             Err(error) => {
-                crate::messages::report(format_args!("a response cannot be JSON: {error}"));
+                crate::messages::report(format_args!("cannot write a response as JSON: {error}"));
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR)
             }
         }
@@ -168,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn queries_and_forms_are_pairs() {
+    fn queries_and_forms_are_parsed_into_pairs() {
         let uri = "/?a=1&b=%C3%A4+x&&flag&a=2&c=%ff%";
         let request_of_query = Request::builder().uri(uri).body("").unwrap();
         let pairs: Vec<_> = request_of_query.query_pairs().collect();
@@ -205,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_in_the_content_is_a_response() {
+    fn a_content_error_converts_into_a_response() {
         for (error, status) in [
             (ContentError::WrongType("application/json"), 415),
             (BodyError::TooLarge.into(), 413),
@@ -217,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_type_may_have_parameters_and_a_suffix() {
+    fn a_media_type_may_have_parameters_and_a_json_suffix() {
         let json = "application/json";
         for kind in [
             "application/json",

@@ -1,7 +1,7 @@
-//! What makes the services of a server, one for each worker.
+//! The trait of factories, which make a service for each worker.
 
-/// Makes a service for each worker: every closure or function without arguments does that
-/// returns one.
+/// Makes the services of a server, one for each worker. Every closure or function that takes no
+/// arguments and returns a [`Service`](super::Service) is a factory.
 ///
 /// ```
 /// use coring::{Request, Response, Server};
@@ -17,7 +17,7 @@
 /// # }
 /// ```
 ///
-/// The handler itself is not a factory:
+/// A handler itself is not a factory:
 ///
 /// ```compile_fail,E0277
 /// # use coring::{Request, Response, Server};
@@ -30,17 +30,17 @@
 /// # }
 /// ```
 ///
-/// `Kind` tells implementations apart, and is always inferred.
+/// The compiler always infers `Kind`. It only keeps the trait's two implementations apart.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not make services",
-    label = "expected a function without arguments that returns a service",
-    note = "each worker makes a service of its own: for a handler `h`, give `|| h`"
+    label = "expected a function that takes no arguments and returns a service",
+    note = "each worker makes its own service: for a handler `h`, pass `|| h`"
 )]
 pub trait ServiceFactory<Kind> {
-    /// The product: a [`Service`](super::Service).
+    /// The type of the services; it implements [`Service`](super::Service).
     type Service;
 
-    /// Makes the service of a worker, on the worker's thread.
+    /// Makes the service of one worker. Each worker calls this once, on its own thread.
     fn make(&self) -> Self::Service;
 }
 
@@ -52,8 +52,8 @@ impl<F: Fn() -> S, S> ServiceFactory<()> for F {
     }
 }
 
-/// If the implementation above were the only one, the compiler would report what it lacks (that a
-/// handler is not an `Fn()`) in place of the note on the trait. Nothing implements `Never`.
+/// A second implementation that never applies, because no type implements `Never`. With only the one
+/// above, the compiler would report that a handler is not an `Fn()`, instead of the trait's note.
 impl<F: never::Never> ServiceFactory<never::Kind> for F {
     type Service = ();
 

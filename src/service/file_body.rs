@@ -1,11 +1,11 @@
-//! A body that is read from a file while it is sent, part by part. It promises its length, and
-//! breaks off when the file does not keep it.
+//! A body that is read from a file while it is sent. Its length is fixed when it is made; if the
+//! file turns out to be shorter, reading fails.
 //!
-//! Content that the kernel has in memory goes out as a span of the file, without being read. The
-//! rest is read on another thread into our memory. When that is all in use, the thread only has the
-//! kernel load the content, which then goes out as a span as well. Where that is not possible (the
-//! file system does not keep what was read, or cannot tell), small parts are read, each when the
-//! one before it is out.
+//! Content in the page cache is sent as a span of the file, without reading it. A blocking task
+//! reads the rest into our memory. When the limit of that memory is reached, the task only makes
+//! the kernel load the content into the page cache, and it is then sent as a span, too. Some file
+//! systems do not keep loaded content there, or cannot report it. From these, small parts are read,
+//! each after the one before it is sent.
 
 use std::ops::Range;
 use std::pin::Pin;
@@ -16,40 +16,42 @@ use super::body::BodyError;
 use crate::buf::{FileSpan, Part};
 use crate::fs::{File, Loading, Reading};
 
-/// Bytes in one part: enough for a system call to be cheap, and few enough for what is read to be
-/// still in the processor's cache when it is sent.
+/// Bytes in one part: many enough to make the cost of the system call small, few enough that the
+/// part is still in the processor's cache when it is sent.
 const PART_BYTES: u64 = 64 << 10;
 
-/// Bytes in one part when all memory is in use: what each of many clients may still take.
+/// Bytes in one part when the memory limit is reached. Every client may still use that much.
 const SMALL_PART_BYTES: u64 = 16 << 10;
 
-/// The most bytes in one span.
+/// The largest span, in bytes.
 const SPAN_BYTES_MAX: u64 = 256 << 10;
-/// Fewer bytes than this are read and copied for less than it costs to send them from the file.
+/// The smallest span, in bytes. Reading and copying fewer costs less than sending from the file.
 const SPAN_BYTES_MIN: u64 = 32 << 10;
 
-/// The next piece of a body, as it is best sent.
+/// The next part of a body, in the form that is cheapest to send.
 #[derive(Debug)]
 pub(crate) enum Piece {
+    /// Bytes in our memory.
     Part(Part),
+    /// Bytes that the kernel sends from a file.
     Span(FileSpan),
 }
 
-/// What is left to be read, and the part that is being read on another thread.
+/// The range of the file that is not yet read, and the blocking task that works on its start.
 #[derive(Debug)]
 pub(super) struct FileBody {
     file: File,
     left: Range<u64>,
     memory: AnswerMemory,
     reading: Option<(Reading, Share)>,
-    /// The kernel loads what comes next.
+    /// A blocking task that loads the next span into the page cache.
     loading: Option<Loading>,
-    /// The span had left the page cache again after it was loaded.
+    /// A loaded span was not in the page cache afterwards. Loading is not tried again.
     is_loaded_in_vain: bool,
 }
 
 impl FileBody {
-    /// The bytes of `file` in `range`, which pass through `memory` if need be.
+    /// The bytes of `file` in `range`. `memory` counts those that are read into our memory.
     pub(super) fn new(file: File, range: Range<u64>, memory: AnswerMemory) -> Self {
         Self {
             file,
@@ -61,18 +63,19 @@ impl FileBody {
         }
     }
 
-    /// How many bytes are not yet read.
+    /// The number of bytes that are not yet read.
     pub(super) fn left(&self) -> u64 {
         self.left.end.saturating_sub(self.left.start)
     }
 
-    /// Whether all memory is in use: no part is to be asked for before the last one is out.
+    /// Whether the memory limit is reached. The caller must then send each part before it asks for
+    /// the next one.
     pub(super) fn is_short_of_memory(&self) -> bool {
         self.memory.is_full()
     }
 
-    /// The next bytes as a span of the file, if they are `len_min` at least and in the kernel's
-    /// memory.
+    /// Takes the next bytes as a span of the file, if at least `len_min` bytes are left and they are
+    /// in the page cache.
     fn take_span(&mut self, len_min: u64) -> Option<FileSpan> {
         let len = self.left().min(SPAN_BYTES_MAX);
         if len < len_min {
@@ -84,7 +87,7 @@ impl FileBody {
         Some(span)
     }
 
-    /// The next piece; none at the end.
+    /// The next part or span; `None` at the end.
     pub(super) fn poll_piece(
         &mut self,
         context: &mut Context<'_>,
@@ -113,7 +116,7 @@ impl FileBody {
         self.poll_part(context).map_ok(|part| part.map(Piece::Part))
     }
 
-    /// The next part; none at the end.
+    /// The next part, read into our memory; `None` at the end.
     pub(super) fn poll_part(
         &mut self,
         context: &mut Context<'_>,
@@ -148,7 +151,7 @@ impl FileBody {
         })
     }
 
-    /// These bytes were read. Of a file that is shorter than it was, nothing more will come.
+    /// Makes a part of bytes that were read. No bytes mean that the file was truncated.
     fn read(&mut self, mut bytes: Vec<u8>, share: Share) -> Result<Option<Part>, BodyError> {
         bytes.truncate(usize::try_from(self.left()).unwrap_or(usize::MAX));
         if bytes.is_empty() {
@@ -169,7 +172,7 @@ mod tests {
 
     const LEN: usize = 700_001;
 
-    /// The pieces of a file's body, and whether each was a span.
+    /// Reads a file's body: its content, and for each piece its length and whether it was a span.
     async fn pieces(memory: &AnswerMemory, root: &Root) -> (Vec<u8>, Vec<(bool, usize)>) {
         let Ok(Entry::File(file)) = root.open_file("file").await else {
             panic!("a file");
@@ -190,10 +193,10 @@ mod tests {
         (content, pieces)
     }
 
-    /// Nothing passes through memory that is in use, whether the file is in the kernel's memory or
-    /// not, and when there is memory again, its end is read.
+    /// At the memory limit the whole file is sent as spans, whether it is in the page cache or not.
+    /// Below the limit, its short end is read.
     #[test]
-    fn without_memory_all_of_a_file_goes_out_as_spans() {
+    fn at_the_memory_limit_a_whole_file_is_sent_as_spans() {
         let folder = std::env::temp_dir().join(format!("coring-body-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let content: Vec<u8> = (0..=250).cycle().take(LEN).collect();

@@ -1,7 +1,8 @@
-//! What a server does: a request comes in, a response goes out.
+//! Services: the program's code that turns a request into a response.
 //!
-//! A service decides and never writes: it knows neither the connection nor the HTTP version.
-//! Bodies flow through a handle, in both directions at once if the service wants it.
+//! A service returns a response and never writes to the socket. It sees neither the connection nor
+//! how the protocol frames a message. Bodies are read and written through handles, so a service can
+//! receive a request's body while it sends the response's.
 
 mod answer_memory;
 mod body;
@@ -34,14 +35,16 @@ pub use response::{NextResponse, Response};
 pub use router::Router;
 pub use upgrade::{Upgraded, UpgradedReader, UpgradedWriter};
 
-/// Answers requests. Each worker has a service of its own, so a service need not be `Send` and
-/// may keep state without locks.
+/// Answers requests. Each worker has its own service, so a service need not be `Send` and may keep
+/// state without locks.
 ///
 /// Every async closure or function from [`Request`] to [`Response`] is a service.
 pub trait Service {
-    /// Answers one request. The future is dropped before it is ready when the connection cannot go
-    /// on: the client has reset it or broken off, was too slow, broke the protocol or a limit, or
-    /// the server ends. What has to be undone then belongs in a destructor.
+    /// Answers one request.
+    ///
+    /// The server drops the future before it is ready if the connection fails: the client reset the
+    /// connection or broke off the request's body, was too slow, or violated the protocol or a
+    /// limit. It also drops the future when the server stops. Put cleanup into a destructor.
     fn call(&self, request: Request) -> impl Future<Output = Response>;
 }
 

@@ -1,8 +1,8 @@
-//! The queue between the writer and the reader of a body, both on one worker.
+//! The channel between the writer and the reader of a body, both on one worker.
 //!
-//! A request's body is pulled: the connection, whose end is the [`Inlet`], receives only while a
-//! reader waits, so a slow service slows its own client and nobody else. A response's body is
-//! written ahead of the connection that reads it, up to a bound: see
+//! For a request's body the connection is the writer, through an [`Inlet`]. It receives only while
+//! the reader waits, so a slow service slows down only its own client. For a response's body the
+//! connection is the reader, and the program writes ahead of it up to a limit, through a
 //! [`BodySender`](super::BodySender).
 
 use std::cell::{Cell, RefCell};
@@ -18,40 +18,41 @@ use super::body_sender::Gone;
 use crate::buf::Part;
 use crate::rt::{note_waker, wake};
 
-/// What the two ends of a body share.
+/// The state that writer and reader share.
 #[derive(Debug)]
 pub(super) struct BodyPipe {
-    /// Bytes that are not yet read, where the length is known.
+    /// The number of bytes that are not yet read, if the body's length is known.
     left: Cell<Option<u64>>,
-    /// Written and not yet read.
+    /// Parts that are written and not yet read.
     parts: RefCell<VecDeque<Part>>,
-    /// The bytes of `parts`.
+    /// The total length of `parts`, in bytes.
     queued_bytes: Cell<usize>,
-    /// How many bytes a writer that waits for room may have queued.
+    /// The limit of `queued_bytes` for [`BodyPipe::poll_room`]. An [`Inlet`] does not use it.
     bytes_max: usize,
+    /// How the body ended, once it has: complete, or with an error.
     end: Cell<Option<Result<(), BodyError>>>,
-    /// What follows the last part.
+    /// The trailers, for the reader to take after the end.
     trailers: RefCell<Option<HeaderMap>>,
-    /// The reader has asked for more than there is, and still waits as far as we know.
+    /// The reader found the queue empty, and has neither got a part nor given up since.
     wanted: Cell<bool>,
     reader: RefCell<Option<Waker>>,
     writer: RefCell<Option<Waker>>,
     writer_waits_for: Cell<WaitsFor>,
 }
 
-/// What the writer is woken for, besides the reader's end.
+/// The event that wakes the writer. Dropping the reader wakes it in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum WaitsFor {
-    /// A reader that asks for more, or gives up.
+    /// The reader asks for more, or gives up.
     Request,
-    /// Room in the queue.
+    /// The queue has room.
     Room,
-    /// Nothing else.
+    /// No event but the drop of the reader.
     End,
 }
 
 impl BodyPipe {
-    /// A pipe for `length` bytes, if that is known; up to `bytes_max` of them in its queue.
+    /// A channel for a body of `length` bytes, if that is known. Its queue holds up to `bytes_max`.
     pub(super) fn new(length: Option<u64>, bytes_max: usize) -> Rc<Self> {
         Rc::new(Self {
             left: Cell::new(length),
@@ -67,18 +68,18 @@ impl BodyPipe {
         })
     }
 
-    /// Whether the reader's end is still there.
+    /// Whether the reader still exists. Only the writer may ask: it holds the other reference.
     pub(super) fn has_reader(self: &Rc<Self>) -> bool {
         Rc::strong_count(self) > 1
     }
 
-    /// Whether the queue takes `len` bytes more. An empty one takes any part.
+    /// Whether the queue has room for a part of `len` bytes. An empty queue has room for any part.
     pub(super) fn has_room(&self, len: usize) -> bool {
         let queued = self.queued_bytes.get();
         queued == 0 || queued.saturating_add(len) <= self.bytes_max
     }
 
-    /// Ready when there is room for `len` bytes.
+    /// Ready when the queue has room for a part of `len` bytes, or the reader is dropped.
     pub(super) fn poll_room(
         self: &Rc<Self>,
         len: usize,
@@ -95,7 +96,7 @@ impl BodyPipe {
         Poll::Pending
     }
 
-    /// Ready when the reader's end is gone.
+    /// Ready when the reader is dropped.
     pub(super) fn poll_gone(self: &Rc<Self>, context: &Context<'_>) -> Poll<()> {
         if !self.has_reader() {
             return Poll::Ready(());
@@ -112,12 +113,12 @@ impl BodyPipe {
         self.wake_reader();
     }
 
-    /// Leaves `trailers` for the reader; the end is to follow.
+    /// Sets the trailers. The writer must call this before [`BodyPipe::end`].
     pub(super) fn set_trailers(&self, trailers: HeaderMap) {
         self.trailers.replace(Some(trailers));
     }
 
-    /// Nothing more will come; the first call counts. The reader is woken.
+    /// Ends the body and wakes the reader. Only the first call has an effect.
     pub(super) fn end(&self, end: Result<(), BodyError>) {
         if self.end.get().is_none() {
             self.end.set(Some(end));
@@ -139,41 +140,41 @@ impl BodyPipe {
     }
 }
 
-/// The reader's end of a body. When it is dropped, the writer learns that nobody wants the rest.
+/// The reader of a body. Dropping it wakes the writer, which then sees that the reader is gone.
 #[derive(Debug)]
 pub(super) struct BodyReader(Rc<BodyPipe>);
 
 impl BodyReader {
-    /// The reader's end of `pipe`, which has one.
+    /// The reader of `pipe`, which must not have one yet.
     pub(super) fn new(pipe: Rc<BodyPipe>) -> Self {
         Self(pipe)
     }
 
-    /// How many bytes are not yet read, where the length is known.
+    /// The number of bytes that are not yet read, if the body's length is known.
     pub(super) fn left(&self) -> Option<u64> {
         self.0.left.get()
     }
 
-    /// Says how long the body will be, before anything is read.
+    /// Sets the body's length. The caller must not have read any part yet.
     pub(super) fn set_length(&self, length: u64) {
         self.0.left.set(Some(length));
     }
 
-    /// What followed the last part.
+    /// Takes the trailers, if the body has ended without an error.
     pub(super) fn take_trailers(&self) -> Option<HeaderMap> {
         self.0.end.get()?.ok()?;
         self.0.trailers.take()
     }
 
-    /// How many bytes may be queued.
+    /// The limit of the queue in bytes.
     pub(super) fn bytes_max(&self) -> usize {
         self.0.bytes_max
     }
 
-    /// The next part; none at the end of the body.
+    /// The next part; `None` at the end of the body.
     pub(super) fn poll_part(&self, context: &Context<'_>) -> Poll<Result<Option<Part>, BodyError>> {
         let pipe = &*self.0;
-        // A statement of its own: the queue is not borrowed while others are woken.
+        // A separate statement, so that the borrow ends before the writer is woken below.
         let part = pipe.parts.borrow_mut().pop_front();
         if let Some(part) = part {
             let len = part.len();
@@ -198,7 +199,9 @@ impl BodyReader {
             None => {}
         }
         set(&pipe.reader, context.waker());
-        // Told once: two connections that wait for each other's bodies would wake each other on.
+        // Wake the connection only once per wait. Otherwise two connections that read each other's
+        // bodies would wake each other forever. A connection that reads the body in its own task needs
+        // no wake-up: it checks `poll_wanted` after this poll.
         if !pipe.wanted.replace(true)
             && pipe.writer_waits_for.get() == WaitsFor::Request
             && let Some(connection) = pipe.writer.take()
@@ -209,8 +212,8 @@ impl BodyReader {
         Poll::Pending
     }
 
-    /// The reader waits no more. A connection that receives for it is told: the time until it is
-    /// asked again does not count.
+    /// Stops waiting for a part. This wakes a connection that receives for the reader: the time
+    /// until the next request for a part must not count against its client.
     pub(super) fn give_up(&self) {
         if self.0.wanted.take() && self.0.writer_waits_for.get() == WaitsFor::Request {
             self.0.wake_writer();
@@ -224,40 +227,40 @@ impl Drop for BodyReader {
         if self.0.end.get().is_none() {
             self.0.wake_writer();
         }
-        // Last: their memory may be of others, with destructors that come back here.
+        // Last: a part's memory may be foreign, and its destructor may use this channel.
         drop(parts);
     }
 }
 
-/// The connection's end of a request's body. When it goes before the body is whole, however that
-/// comes, the reader is told.
+/// The connection's end of a request's body: the connection writes received parts to it. If it is
+/// dropped before the body is complete, the reader gets [`BodyError::Incomplete`].
 #[derive(Debug)]
 pub struct Inlet(Rc<BodyPipe>);
 
 impl Inlet {
-    /// Both ends of a body that is still to come, `length` bytes long if that is known.
+    /// Makes a request's body of `length` bytes, if that is known, and the [`Inlet`] to write it.
     pub fn new(length: Option<u64>) -> (Self, Body) {
         let pipe = BodyPipe::new(length, 0);
         (Self(pipe.clone()), Body::incoming(BodyReader::new(pipe)))
     }
 
-    /// How many bytes are not yet read, where the head tells.
+    /// The number of bytes that are not yet read, if the request has a Content-Length.
     pub fn left(&self) -> Option<u64> {
         self.0.left.get()
     }
 
-    /// Whether anybody has the other end.
+    /// Whether the body still exists. If not, no reader will ask for more of it.
     pub fn has_reader(&self) -> bool {
         self.0.has_reader()
     }
 
-    /// Whether `reader` has the other end.
+    /// Whether `reader` reads this body.
     pub(super) fn leads_to(&self, reader: &BodyReader) -> bool {
         Rc::ptr_eq(&self.0, &reader.0)
     }
 
-    /// Takes back what a reader in the caller's own task has asked for: it is about to be polled,
-    /// and asks again unless it has given up.
+    /// Cancels the wait of a reader that runs in the caller's own task. The caller is about to poll
+    /// that reader, which asks again unless it has given up.
     pub fn forget_own_reader(&self, context: &Context<'_>) {
         let is_own = |reader: &mut Waker| reader.will_wake(context.waker());
         let own = self.0.reader.borrow_mut().take_if(is_own);
@@ -266,33 +269,35 @@ impl Inlet {
         }
     }
 
-    /// Whether somebody waits for more. The caller is woken when more is asked for, and when a read
-    /// is given up.
+    /// Whether the reader waits for more. Wakes the caller's task when the reader next asks for more
+    /// or gives up.
     pub fn poll_wanted(&self, context: &Context<'_>) -> bool {
         set(&self.0.writer, context.waker());
         self.0.wanted.get() && self.has_reader()
     }
 
-    /// A part has arrived. A reader in the caller's own task is not woken: it is to be polled next.
+    /// Queues a part that was received and wakes the reader. A reader in the caller's own task is
+    /// not woken, because the caller polls it next.
     pub fn push(&self, part: Part, context: &Context<'_>) {
         self.forget_own_reader(context);
         self.0.push(part);
     }
 
-    /// A trailer has arrived: it is the reader's after the end. False: there are too many.
+    /// Adds a trailer that was received. False if there are too many, as the map's capacity is
+    /// limited.
     pub fn push_trailer(&self, name: HeaderName, value: HeaderValue) -> bool {
         let mut trailers = self.0.trailers.borrow_mut();
         let trailers = trailers.get_or_insert_default();
         trailers.try_append(name, value).is_ok()
     }
 
-    /// That was the whole body; the reader is woken as by [`Inlet::push`].
+    /// Marks the body as complete, and wakes the reader as [`Inlet::push`] does.
     pub fn finish(&self, context: &Context<'_>) {
         self.forget_own_reader(context);
         self.0.end(Ok(()));
     }
 
-    /// Whether nothing more will come.
+    /// Whether the body has ended, completely or with an error.
     pub fn is_finished(&self) -> bool {
         self.0.end.get().is_some()
     }
@@ -304,6 +309,8 @@ impl Drop for Inlet {
     }
 }
 
+/// Stores `waker`. The one it replaces is dropped after the borrow ends, because dropping a foreign
+/// waker may run code that uses this channel.
 fn set(place: &RefCell<Option<Waker>>, waker: &Waker) {
     let replaced = note_waker(&mut place.borrow_mut(), waker);
     drop(replaced);

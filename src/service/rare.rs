@@ -1,12 +1,14 @@
-//! What only some requests and responses have, at the cost of a pointer for the others.
+//! An optional value on the heap, for data that few requests and responses have. The others spend
+//! one null pointer on it.
 
 use std::fmt;
 
-/// A value on the heap, or nothing. That it is nothing is seen without a call when it is dropped.
+/// An `Option<Box<T>>` that is cheap to drop while it is empty: the check is inlined, and only
+/// dropping a value is a call.
 pub(super) struct Rare<T>(Option<Box<T>>);
 
 impl<T> Rare<T> {
-    /// Nothing.
+    /// No value.
     pub(super) const NONE: Self = Self(None);
 
     /// The value, if there is one.
@@ -15,12 +17,12 @@ impl<T> Rare<T> {
         self.0.as_deref()
     }
 
-    /// The same, to change it.
+    /// The value, mutably, if there is one.
     pub(super) fn get_mut(&mut self) -> Option<&mut T> {
         self.0.as_deref_mut()
     }
 
-    /// The value, which is made if there is none.
+    /// The value; if there is none, it is first set to the default.
     pub(super) fn get_or_default(&mut self) -> &mut T
     where
         T: Default,

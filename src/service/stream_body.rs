@@ -1,4 +1,4 @@
-//! A response's body whose parts come from a stream, which the connection polls.
+//! A response's body that takes its parts from a stream. The connection polls the stream.
 
 use std::fmt;
 use std::pin::Pin;
@@ -9,20 +9,22 @@ use futures_core::Stream;
 use super::body::BodyError;
 use crate::buf::Part;
 
-/// The stream, until it has ended.
+/// A stream of parts, and the rest of its declared length.
 pub(super) struct StreamBody {
     state: State,
-    /// Bytes that are still to come, where the length was stated.
+    /// The number of bytes that are not yet read, if a length was declared.
     left: Option<u64>,
 }
 
 enum State {
     Open(Pin<Box<dyn Parts>>),
+    /// The stream has ended. It is dropped, and every further poll returns this result.
     Ended(Result<(), BodyError>),
 }
 
-/// A stream of anything that is a part or an error; which error does not matter here.
+/// A stream of parts or errors, without the types of its items.
 trait Parts {
+    /// Polls the stream. The outer `None` is its end, the inner one an error.
     fn poll_next_part(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -53,17 +55,17 @@ impl StreamBody {
         }
     }
 
-    /// How many bytes are still to come, where the length was stated.
+    /// The number of bytes that are not yet read, if a length was declared.
     pub(super) fn left(&self) -> Option<u64> {
         self.left
     }
 
-    /// Says how long the body will be, before anything is read.
+    /// Declares the body's length. The caller must not have read any part yet.
     pub(super) fn set_length(&mut self, length: u64) {
         self.left = Some(length);
     }
 
-    /// The next part; none at the end.
+    /// The next part; `None` at the end.
     pub(super) fn poll_part(
         &mut self,
         context: &mut Context<'_>,
@@ -74,7 +76,7 @@ impl StreamBody {
         };
         let end = match ready!(stream.as_mut().poll_next_part(context)) {
             Some(Some(part)) if part.is_empty() => {
-                // Others first: a stream may have nothing but such parts.
+                // Yield to other tasks: a stream may yield empty parts forever.
                 context.waker().wake_by_ref();
                 return Poll::Pending;
             }

@@ -1,4 +1,4 @@
-//! What a connection, or a part of it, becomes when a service leaves HTTP.
+//! The byte stream of a connection that has switched from HTTP to another protocol.
 
 use std::io;
 use std::pin::Pin;
@@ -8,37 +8,38 @@ use super::body::Body;
 use super::body_sender::BodySender;
 use crate::buf::Part;
 
-/// Bytes that a continuation may write ahead of its client.
+/// Bytes that a service may write to the stream before it has to wait for the client.
 const AHEAD_BYTES_MAX: usize = 64 << 10;
 
-/// What a service does with a connection that has left HTTP.
+/// The service's function that takes over a connection after the switch.
 pub type Continuation = Box<dyn FnOnce(Upgraded) -> Pin<Box<dyn Future<Output = ()>>>>;
 
-/// A byte stream to the client, in the protocol on which
-/// [`Response::upgrade`](crate::Response::upgrade) has agreed. It begins with what the client has
-/// sent behind its request.
+/// A byte stream between the service and the client, after
+/// [`Response::upgrade`](crate::Response::upgrade) has switched the protocol. Its first bytes are
+/// those that the client sent right after its request.
 ///
-/// It has no read timeout: the continuation decides how long to wait. A client that does not take
-/// what is written is cut by the server's write timeout, as in HTTP. The connection counts as open,
-/// and a drain waits for it up to its limit: [`draining`](crate::draining) tells when to end.
+/// Reading has no timeout: the service decides how long to wait. The server's write timeout closes
+/// the connection of a client that does not read, as in HTTP. A drain waits for the connection up to
+/// the drain's time limit; the service can wait for [`draining`](crate::draining) and then end it.
 #[derive(Debug)]
 pub struct Upgraded {
     reader: UpgradedReader,
     writer: UpgradedWriter,
 }
 
-/// The incoming side of an [`Upgraded`] stream.
+/// The reading half of an [`Upgraded`] stream.
 #[derive(Debug)]
 pub struct UpgradedReader(Body);
 
-/// The outgoing side of an [`Upgraded`] stream. When it is dropped, the connection ends in order
-/// once everything is sent, also for the incoming side. A panic that drops it resets the
-/// connection.
+/// The writing half of an [`Upgraded`] stream.
+///
+/// Dropping it closes the connection after all bytes are sent; the reading half then ends, too.
+/// If a panic drops it, the server resets the connection.
 #[derive(Debug)]
 pub struct UpgradedWriter(Option<BodySender>);
 
 impl Upgraded {
-    /// The stream of what comes as `incoming`, and the body of what is written.
+    /// A stream that reads from `incoming`, and the body of the bytes that are written to it.
     pub(crate) fn new(incoming: Body) -> (Self, Body) {
         let (sender, outgoing) = Body::channel(AHEAD_BYTES_MAX);
         let stream = Self {
@@ -51,7 +52,7 @@ impl Upgraded {
     /// As [`UpgradedReader::read`].
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`UpgradedReader::read`].
     pub async fn read(&mut self) -> io::Result<Option<Part>> {
         self.reader.read().await
     }
@@ -59,22 +60,22 @@ impl Upgraded {
     /// As [`UpgradedWriter::write`].
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`UpgradedWriter::write`].
     pub async fn write(&mut self, bytes: impl Into<Part>) -> io::Result<()> {
         self.writer.write(bytes).await
     }
 
-    /// Its two sides, for two coroutines.
+    /// Splits the stream into its halves, so that two coroutines can read and write.
     pub fn split(self) -> (UpgradedReader, UpgradedWriter) {
         (self.reader, self.writer)
     }
 }
 
 impl UpgradedReader {
-    /// The next bytes; none when the client has ended its side of the connection.
+    /// Waits for the next bytes; `None` when the client has half-closed the connection.
     ///
     /// # Errors
-    /// When the connection broke or has ended.
+    /// [`io::ErrorKind::ConnectionReset`] if the connection failed or has ended.
     pub async fn read(&mut self) -> io::Result<Option<Part>> {
         let part = self.0.part().await;
         part.map_err(|_| io::ErrorKind::ConnectionReset.into())
@@ -82,12 +83,13 @@ impl UpgradedReader {
 }
 
 impl UpgradedWriter {
-    /// Writes `bytes`, as soon as there is room for them: a client that reads slowly is waited for.
+    /// Waits until 64 KiB of unsent bytes have room for `bytes`, and writes them. So a client that
+    /// reads slowly makes the caller wait.
     ///
     /// # Errors
-    /// When the connection broke or has ended.
+    /// [`io::ErrorKind::BrokenPipe`] if the connection failed or has ended.
     pub async fn write(&mut self, bytes: impl Into<Part>) -> io::Result<()> {
-        let sender = self.0.as_mut().expect("it is there until the drop");
+        let sender = self.0.as_mut().expect("only the drop takes the sender");
         let written = sender.write(bytes).await;
         written.map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
