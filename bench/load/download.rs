@@ -1,5 +1,6 @@
-//! One download beside the requests, by the same thread: another would take its turns from the
-//! generator, and be measured as the server's delay. It refuses to look at what comes.
+//! One download that runs beside the requests, on the same thread. A second thread or process would
+//! take CPU time from the generator, and its delay would be counted as the server's. The received
+//! bytes are discarded.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
@@ -10,25 +11,26 @@ use rustix::net::{RecvFlags, recv};
 
 use crate::target::Target;
 
-/// How long the head of the answer may take.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Bytes taken at a time.
-const TAKE_BYTES: usize = 256 * 1024;
+/// The timeout of each step until the response head is complete.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// The most bytes that one recv(2) takes.
+const RECV_BYTES_MAX: usize = 256 * 1024;
 
 /// A download that has begun.
 pub(crate) struct Download {
     stream: TcpStream,
-    /// Where nothing is ever put: the kernel throws away what is taken (`MSG_TRUNC`, tcp(7)).
-    nothing: Vec<u8>,
-    /// Bytes of the body that have come.
+    /// A buffer for recv(2), which is never written to: with `MSG_TRUNC` the kernel discards the
+    /// received bytes (tcp(7)).
+    discarded: Vec<u8>,
+    /// The number of body bytes received so far.
     pub(crate) received: u64,
     length: u64,
 }
 
 impl Download {
-    /// Asks, and waits for the head of the answer.
+    /// Sends the request, and waits for the head of the response.
     pub(crate) fn start(target: &Target) -> io::Result<Self> {
-        let mut stream = target.connect(0, Some(PATIENCE))?;
+        let mut stream = target.connect(0, Some(TIMEOUT))?;
         stream.write_all(&target.request)?;
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -44,22 +46,26 @@ impl Download {
         match length {
             Some(length) if head.starts_with("http/1.1 200 ") => Ok(Self {
                 stream,
-                nothing: vec![0; TAKE_BYTES],
+                discarded: vec![0; RECV_BYTES_MAX],
                 received: 0,
                 length,
             }),
-            _ => Err(io::Error::other(format!("--beside: no download: {head}"))),
+            _ => Err(io::Error::other(format!(
+                "--beside: expected status 200 and a Content-Length, got: {head}"
+            ))),
         }
     }
 
-    /// Takes what has come, up to a bound, but no more than this `share` of the body.
+    /// Receives once, unless more than this `share` of the body has already been received.
     pub(crate) fn take(&mut self, share: f64) -> io::Result<()> {
         if self.received == self.length || self.received as f64 > self.length as f64 * share {
             return Ok(());
         }
         let flags = RecvFlags::TRUNC | RecvFlags::DONTWAIT;
-        match recv(&self.stream, &mut self.nothing[..], flags) {
-            Ok((_, 0)) => Err(io::Error::other("--beside: the download broke off")),
+        match recv(&self.stream, &mut self.discarded[..], flags) {
+            Ok((_, 0)) => Err(io::Error::other(
+                "--beside: the server closed the connection before the end of the download",
+            )),
             Ok((_, len)) => {
                 self.received += len as u64;
                 Ok(())

@@ -1,5 +1,5 @@
-//! Connections that have been answered once and then say nothing, to weigh what a server keeps
-//! for each. It refuses to know what they weigh.
+//! Idle connections: each sends one request, receives the response, and then stays open and silent.
+//! The harness measures the server's memory meanwhile.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
@@ -7,19 +7,19 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::answer::{Answer, OK};
+use crate::response::{OK, ResponseParser};
 use crate::target::Target;
 
-/// For each step towards an answer.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// However long standard input stays open.
-const HOLD: Timespec = Timespec {
+/// The timeout of each step until the response is complete.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest time that connections are held, even if standard input stays open.
+const HOLD_MAX: Timespec = Timespec {
     tv_sec: 3600,
     tv_nsec: 0,
 };
 
-/// Opens the connections, says so, and holds them until standard input closes; then says how many
-/// the server has held too.
+/// Opens the connections, prints `ready N`, and holds them until standard input closes. Then prints
+/// `held N`, the number of connections that the server has not closed.
 pub(crate) fn hold(target: &Target, connections: usize) -> io::Result<()> {
     let mut held = Vec::with_capacity(connections);
     for index in 0..connections {
@@ -36,21 +36,22 @@ pub(crate) fn hold(target: &Target, connections: usize) -> io::Result<()> {
 }
 
 fn open(target: &Target, index: usize) -> io::Result<TcpStream> {
-    let mut stream = target.connect(index, Some(PATIENCE))?;
+    let mut stream = target.connect(index, Some(TIMEOUT))?;
     stream.write_all(&target.request)?;
-    let (mut answer, mut buffer) = (Answer::default(), [0; 4096]);
-    let end = loop {
+    let (mut parser, mut buffer) = (ResponseParser::default(), [0; 4096]);
+    let outcome = loop {
         let received = stream.read(&mut buffer)?;
         if received == 0 {
-            return Err(io::Error::other("closed without an answer"));
+            return Err(io::Error::other("closed without a response"));
         }
-        if let Some(end) = answer.take(&buffer[..received]).map_err(io::Error::other)? {
-            break end;
+        let taken = parser.take(&buffer[..received]);
+        if let Some(outcome) = taken.map_err(io::Error::other)? {
+            break outcome;
         }
     };
-    if end.status != OK || end.closes {
+    if outcome.status != OK || outcome.closes {
         return Err(io::Error::other(format!(
-            "not an answer to stay for: {end:?}"
+            "expected status {OK} on a connection that is kept, got {outcome:?}"
         )));
     }
     stream.set_nonblocking(true)?;
@@ -61,14 +62,15 @@ fn wait_for_end_of_input() -> io::Result<()> {
     let mut stdin = io::stdin().lock();
     let mut buffer = [0; 4096];
     loop {
-        let ready = poll(&mut [PollFd::new(&stdin, PollFlags::IN)], Some(&HOLD))?;
+        let ready = poll(&mut [PollFd::new(&stdin, PollFlags::IN)], Some(&HOLD_MAX))?;
         if ready == 0 || stdin.read(&mut buffer)? == 0 {
             return Ok(());
         }
     }
 }
 
-/// A server that has ended the connection has sent an end or a reset; one that holds it, nothing.
+/// Whether the server has kept the connection. If it has closed it, a FIN or a reset has arrived,
+/// and peek returns something else than `WouldBlock`.
 fn is_open(stream: &TcpStream) -> bool {
     let peeked = stream.peek(&mut [0]);
     peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)

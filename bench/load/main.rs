@@ -1,15 +1,15 @@
-//! An open-loop load generator: requests go out at a fixed rate whatever the server does, and
-//! each is timed from the moment it was *due*. A server that stalls is so charged for all that
-//! had to wait, not only for the few requests that a polite client would have sent meanwhile.
+//! An open-loop load generator: it sends requests at a fixed rate whatever the server does, and
+//! measures the latency of each from the moment it was *due*. If the server stalls, every request
+//! that had to wait counts, not only the few that a closed-loop client would have sent meanwhile.
 //!
-//! It is one thread that never sleeps while it measures; give it a core of its own. It refuses to
-//! find out how much a server can take, to pipeline, to send bodies, to speak TLS, and to read
-//! answers without a `Content-Length`: those are errors. It ends by itself.
+//! It is one thread that never sleeps while it measures: give it a core of its own. It does not
+//! search for the highest load that a server can take. It does not pipeline, send bodies or speak
+//! TLS. A response without a `Content-Length` is an error.
 
-mod answer;
 mod download;
 mod idle;
 mod open_loop;
+mod response;
 mod target;
 
 use std::io::{self, Write as _};
@@ -90,7 +90,7 @@ impl Arguments {
                 writeln!(io::stdout(), "{}", json(&tally))
             }
             _ => Err(usage(
-                "give --idle, or all of the others but --warmup and --beside",
+                "give either --idle, or --connections, --rate and --seconds",
             )),
         }
     }
@@ -106,7 +106,7 @@ fn number(flag: &str, value: &str, max: u64) -> io::Result<u64> {
         .parse()
         .ok()
         .filter(|number| (1..=max).contains(number));
-    number.ok_or_else(|| usage(&format!("{flag} takes 1 to {max}, not {value}")))
+    number.ok_or_else(|| usage(&format!("{flag} {value}: give a number from 1 to {max}")))
 }
 
 fn usage(what: &str) -> io::Error {

@@ -1,8 +1,9 @@
-//! The schedule and the connections that keep to it. It refuses to know how answers look.
+//! The open loop: the schedule of requests, and the connections that send them.
 //!
-//! Request `i` is due at `i / rate` seconds. It goes out then if a connection is free, else as
-//! soon as one is; either way its latency begins when it was due. Requests that have no answer
-//! when all is over are errors, and enter with the time they have waited by then.
+//! Request `i` is due `i / rate` seconds after the start. If a connection is free it is sent then,
+//! else as soon as one becomes free. In both cases its latency is measured from when it was due. A
+//! request without a response at the end of the run is an error. It is recorded with the time that
+//! it has waited until then.
 
 use std::collections::VecDeque;
 use std::io::{self, Read as _, Write as _};
@@ -16,14 +17,14 @@ use hdrhistogram::Histogram;
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 
-use crate::answer::{Answer, OK};
 use crate::download::Download;
+use crate::response::{OK, ResponseParser};
 use crate::target::Target;
 
-/// How long answers are waited for when the last request has been due.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// How long the connections may take to open.
-const OPENING: Duration = Duration::from_secs(10);
+/// How long to wait for responses after the last request was due.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long all connections together may take to open.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 const EVENTS_PER_WAIT_MAX: usize = 64;
 const RECV_BUFFER_BYTES: usize = 64 * 1024;
@@ -31,28 +32,32 @@ const NANOS_PER_SECOND: u64 = 1_000_000_000;
 const LATENCY_DIGITS: u8 = 3;
 const LATENCY_NANOS_MAX: u64 = 3 * 3600 * NANOS_PER_SECOND;
 
-/// What is to be done.
+/// The parameters of a run.
 pub(crate) struct Plan {
     pub(crate) target: Target,
     pub(crate) connections: usize,
+    /// Requests per second.
     pub(crate) rate: NonZeroU64,
-    /// At the full rate, but not counted.
+    /// The length of the warm-up. It runs at the full rate, and is not counted.
     pub(crate) warmup: Duration,
+    /// The length of the measurement.
     pub(crate) measured: Duration,
-    /// What is downloaded once, evenly over the whole time.
+    /// A file that is downloaded once meanwhile, evenly over warm-up and measurement.
     pub(crate) beside: Option<Target>,
 }
 
-/// What came of it, the warm-up left out.
+/// The results of a run, without its warm-up.
 pub(crate) struct Tally {
     pub(crate) sent: u64,
+    /// Requests that were answered with status 200.
     pub(crate) answered: u64,
-    /// Due and not answered with 200.
+    /// Requests that were due and not answered with status 200.
     pub(crate) errors: u64,
-    /// Not sent when due, because every connection was busy.
+    /// Requests that were not sent when due, because every connection was busy.
     pub(crate) late: u64,
+    /// The latencies of all requests, those with errors included.
     pub(crate) latency_ns: Histogram<u64>,
-    /// What came of the download.
+    /// Body bytes of the download.
     pub(crate) beside_bytes: u64,
 }
 
@@ -60,48 +65,57 @@ pub(crate) struct Tally {
 enum State {
     Connecting,
     Free,
-    /// Waits for the answer to this request.
+    /// Waiting for the response to the request with this number.
     Busy(u64),
 }
 
 struct Connection {
     stream: TcpStream,
-    /// What epoll calls it: another one than those it had in this place before.
+    /// The connection's epoll token. A replaced connection has another token than its predecessor
+    /// at the same index.
     token: u64,
     state: State,
-    answer: Answer,
+    parser: ResponseParser,
 }
 
 struct OpenLoop<'a> {
     plan: &'a Plan,
     epoll: OwnedFd,
     connections: Vec<Connection>,
-    /// Those that can take a request, the longest rested first.
+    /// The indices of the free connections, the one that has been free longest first.
     free: VecDeque<usize>,
+    /// The number of connections opened so far, replacements included.
     opened: u64,
     events: Vec<epoll::Event>,
     buffer: Vec<u8>,
     start: Instant,
-    /// The request to be sent next, and the first one that is not late so far.
+    /// The number of the next request to send.
     next: u64,
-    punctual: u64,
+    /// The first request that has neither been sent nor counted as late.
+    late_checked: u64,
     warmup_requests: u64,
+    /// All requests of the run, the warm-up included.
     requests: u64,
     tally: Tally,
-    complained: bool,
+    /// The first error has been printed.
+    error_reported: bool,
 }
 
 fn histogram() -> io::Result<Histogram<u64>> {
     Histogram::new_with_bounds(1, LATENCY_NANOS_MAX, LATENCY_DIGITS).map_err(io::Error::other)
 }
 
-/// Carries out `plan`.
+/// Runs `plan` to its end.
+///
+/// # Errors
+/// When the connections cannot be opened, a connection cannot be replaced, or the download fails.
+/// Requests that fail are counted instead.
 pub(crate) fn run(plan: &Plan) -> io::Result<Tally> {
     let mut open_loop = OpenLoop::new(plan)?;
     open_loop.open()?;
     let mut beside = plan.beside.as_ref().map(Download::start).transpose()?;
     open_loop.start = Instant::now();
-    let end = open_loop.start + plan.warmup + plan.measured + PATIENCE;
+    let end = open_loop.start + plan.warmup + plan.measured + RESPONSE_TIMEOUT;
     while Instant::now() < end && !open_loop.is_done() {
         open_loop.send_due()?;
         open_loop.serve_ready(Timespec::default())?;
@@ -110,7 +124,7 @@ pub(crate) fn run(plan: &Plan) -> io::Result<Tally> {
             download.take(passed / (plan.warmup + plan.measured).as_secs_f64())?;
         }
     }
-    open_loop.give_up();
+    open_loop.count_unanswered();
     open_loop.tally.beside_bytes = beside.map_or(0, |download| download.received);
     Ok(open_loop.tally)
 }
@@ -126,10 +140,10 @@ impl<'a> OpenLoop<'a> {
             opened: 0,
             events: Vec::with_capacity(EVENTS_PER_WAIT_MAX),
             buffer: vec![0; RECV_BUFFER_BYTES],
-            // Nothing is due before all connections are open.
-            start: Instant::now() + 2 * OPENING,
+            // No request is due while the connections open. `run` sets the real start.
+            start: Instant::now() + 2 * CONNECT_TIMEOUT,
             next: 0,
-            punctual: 0,
+            late_checked: 0,
             warmup_requests: requests(plan.warmup),
             requests: requests(plan.warmup + plan.measured),
             tally: Tally {
@@ -140,13 +154,13 @@ impl<'a> OpenLoop<'a> {
                 latency_ns: histogram()?,
                 beside_bytes: 0,
             },
-            complained: false,
+            error_reported: false,
         })
     }
 
-    /// Opens all connections and waits until they are.
+    /// Opens all connections, and waits until they are connected.
     fn open(&mut self) -> io::Result<()> {
-        let deadline = Instant::now() + OPENING;
+        let deadline = Instant::now() + CONNECT_TIMEOUT;
         for index in 0..self.plan.connections {
             let connection = self.connect(index)?;
             self.connections.push(connection);
@@ -155,7 +169,7 @@ impl<'a> OpenLoop<'a> {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 let opened = self.free.len();
-                let what = format!("only {opened} connections opened within {OPENING:?}");
+                let what = format!("only {opened} connections opened within {CONNECT_TIMEOUT:?}");
                 return Err(io::Error::other(what));
             }
             self.serve_ready(Timespec::try_from(left).map_err(io::Error::other)?)?;
@@ -179,7 +193,7 @@ impl<'a> OpenLoop<'a> {
             stream,
             token,
             state: State::Connecting,
-            answer: Answer::default(),
+            parser: ResponseParser::default(),
         })
     }
 
@@ -195,7 +209,7 @@ impl<'a> OpenLoop<'a> {
         self.next == self.requests && self.free.len() == self.connections.len()
     }
 
-    /// Sends what is due as long as there are free connections; the rest is late.
+    /// Sends the requests that are due, while connections are free. Counts the others as late.
     fn send_due(&mut self) -> io::Result<()> {
         let now = Instant::now();
         while self.next < self.requests && self.due(self.next) <= now {
@@ -214,15 +228,16 @@ impl<'a> OpenLoop<'a> {
                 Err(error) => self.replace(index, &error.to_string())?,
             }
         }
-        self.punctual = self.punctual.max(self.next);
-        while self.punctual < self.requests && self.due(self.punctual) <= now {
-            self.tally.late += u64::from(self.is_counted(self.punctual));
-            self.punctual += 1;
+        self.late_checked = self.late_checked.max(self.next);
+        while self.late_checked < self.requests && self.due(self.late_checked) <= now {
+            self.tally.late += u64::from(self.is_counted(self.late_checked));
+            self.late_checked += 1;
         }
         Ok(())
     }
 
-    /// Reads from each connection that has something, and sends meanwhile what falls due.
+    /// Waits for events and handles them. Sends due requests after each event, so that many events
+    /// at once do not delay the schedule.
     fn serve_ready(&mut self, wait: Timespec) -> io::Result<()> {
         let mut events = mem::take(&mut self.events);
         events.clear();
@@ -233,7 +248,7 @@ impl<'a> OpenLoop<'a> {
         for event in &events {
             let token = event.data.u64();
             let index = (token % self.plan.connections as u64) as usize;
-            // An event may be of a connection that has been replaced since.
+            // An earlier event of this batch may have replaced the connection; the token differs then.
             if self.connections[index].token == token {
                 self.serve(index, event.flags)?;
                 self.send_due()?;
@@ -243,7 +258,8 @@ impl<'a> OpenLoop<'a> {
         Ok(())
     }
 
-    /// Reads until there is no more. A short read tells so too, unless the peer is done.
+    /// Reads until the socket has no more input. A short read means the same, unless the server has
+    /// closed.
     fn serve(&mut self, index: usize, flags: epoll::EventFlags) -> io::Result<()> {
         let done = epoll::EventFlags::RDHUP | epoll::EventFlags::HUP | epoll::EventFlags::ERR;
         let mut drained = false;
@@ -257,7 +273,7 @@ impl<'a> OpenLoop<'a> {
                 self.free.push_back(index);
             }
             let received = match connection.stream.read(&mut self.buffer) {
-                Ok(0) => return self.replace(index, "closed without an answer"),
+                Ok(0) => return self.replace(index, "closed without a response"),
                 Ok(received) => received,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -265,18 +281,18 @@ impl<'a> OpenLoop<'a> {
             };
             drained = received < RECV_BUFFER_BYTES && !flags.intersects(done);
             let State::Busy(request) = connection.state else {
-                return self.replace(index, "bytes nobody asked for");
+                return self.replace(index, "bytes without a request");
             };
-            match connection.answer.take(&self.buffer[..received]) {
+            match connection.parser.take(&self.buffer[..received]) {
                 Ok(None) => {}
-                Ok(Some(end)) => {
-                    self.settle(request, end.status == OK);
-                    if end.status != OK {
-                        self.complain(&format!("status {}", end.status));
+                Ok(Some(outcome)) => {
+                    self.record(request, outcome.status == OK);
+                    if outcome.status != OK {
+                        self.report_error(&format!("status {}", outcome.status));
                     }
                     self.connections[index].state = State::Free;
                     self.free.push_back(index);
-                    if end.closes {
+                    if outcome.closes {
                         return self.replace(index, "closed");
                     }
                 }
@@ -286,13 +302,13 @@ impl<'a> OpenLoop<'a> {
         Ok(())
     }
 
-    /// Another connection in the place of one that is of no use any more. If a request waits for
-    /// its answer there, `why` there will be none.
+    /// Replaces a closed or failed connection by a new one. If a request is waiting on it, that
+    /// request is an error, and `why` is the reason.
     fn replace(&mut self, index: usize, why: &str) -> io::Result<()> {
         match self.connections[index].state {
             State::Busy(request) => {
-                self.settle(request, false);
-                self.complain(why);
+                self.record(request, false);
+                self.report_error(why);
             }
             State::Free | State::Connecting => self.free.retain(|&free| free != index),
         }
@@ -300,8 +316,8 @@ impl<'a> OpenLoop<'a> {
         Ok(())
     }
 
-    /// Enters what became of a request. Each enters once.
-    fn settle(&mut self, request: u64, answered: bool) {
+    /// Records the result of a request in the tally. Called once for each request.
+    fn record(&mut self, request: u64, answered: bool) {
         if !self.is_counted(request) {
             return;
         }
@@ -312,22 +328,23 @@ impl<'a> OpenLoop<'a> {
         self.tally.errors += u64::from(!answered);
     }
 
-    fn give_up(&mut self) {
+    /// Records the requests that are unanswered at the end of the run as errors.
+    fn count_unanswered(&mut self) {
         for index in 0..self.connections.len() {
             if let State::Busy(request) = self.connections[index].state {
-                self.settle(request, false);
-                self.complain("no answer in time");
+                self.record(request, false);
+                self.report_error("no response in time");
             }
         }
         for request in self.next..self.requests {
-            self.settle(request, false);
-            self.complain("no free connection in time");
+            self.record(request, false);
+            self.report_error("no free connection in time");
         }
     }
 
-    /// Says the first error; there may be as many as requests.
-    fn complain(&mut self, why: &str) {
-        if !mem::replace(&mut self.complained, true) {
+    /// Prints the first error only: there may be as many errors as requests.
+    fn report_error(&mut self, why: &str) {
+        if !mem::replace(&mut self.error_reported, true) {
             eprintln!("load: the first error: {why}");
         }
     }

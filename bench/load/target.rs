@@ -1,5 +1,4 @@
-//! Whom to ask and how to get there: the address, the request, a socket. It refuses to know what
-//! is answered and when to ask.
+//! The server under test: its address, the request that is sent to it, and how to connect.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, ToSocketAddrs as _};
@@ -10,10 +9,10 @@ use rustix::net::sockopt::Timeout;
 use rustix::net::{self, AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 use rustix::process::{self, Resource, Rlimit};
 
-/// Connections from one source address: well below the 28,000 ports that Linux gives out.
+/// The most connections from one source address. Linux has about 28,000 ephemeral ports.
 const CONNECTIONS_PER_SOURCE: usize = 20_000;
 
-/// Standard streams, epoll and the like.
+/// Descriptors for anything but connections: standard streams, epoll and a few more.
 const OTHER_DESCRIPTORS: u64 = 64;
 
 /// A server and the request that is sent to it.
@@ -42,15 +41,12 @@ impl FromStr for Target {
 }
 
 impl Target {
-    /// The `index`th of many connections, which blocks as long as `patience` allows. Without any
-    /// it never does, and may be under way still.
-    pub(crate) fn connect(
-        &self,
-        index: usize,
-        patience: Option<Duration>,
-    ) -> io::Result<TcpStream> {
+    /// Opens connection number `index`. With a `timeout` the socket is blocking, and each operation
+    /// on it has that timeout. Without one it is nonblocking, and may still be connecting when this
+    /// returns.
+    pub(crate) fn connect(&self, index: usize, timeout: Option<Duration>) -> io::Result<TcpStream> {
         let mut flags = SocketFlags::CLOEXEC;
-        flags.set(SocketFlags::NONBLOCK, patience.is_none());
+        flags.set(SocketFlags::NONBLOCK, timeout.is_none());
         let family = match self.address {
             SocketAddr::V4(_) => AddressFamily::INET,
             SocketAddr::V6(_) => AddressFamily::INET6,
@@ -58,7 +54,7 @@ impl Target {
         let socket = net::socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
         sockopt::set_tcp_nodelay(&socket, true)?;
         for side in [Timeout::Recv, Timeout::Send] {
-            sockopt::set_socket_timeout(&socket, side, patience)?;
+            sockopt::set_socket_timeout(&socket, side, timeout)?;
         }
         if let Some(source) = self.source(index)? {
             net::bind(&socket, &SocketAddr::from((source, 0)))?;
@@ -69,7 +65,7 @@ impl Target {
         }
     }
 
-    /// Where the connection is to come from if the port range of one address does not do.
+    /// The source address to bind to. `None` as long as the ports of the default address suffice.
     fn source(&self, index: usize) -> io::Result<Option<Ipv4Addr>> {
         if index < CONNECTIONS_PER_SOURCE {
             return Ok(None);
@@ -80,13 +76,13 @@ impl Target {
                 Ok(Some(Ipv4Addr::new(127, 0, 0, host)))
             }
             _ => Err(io::Error::other(format!(
-                "no more than {CONNECTIONS_PER_SOURCE} connections but to 127.0.0.1"
+                "more than {CONNECTIONS_PER_SOURCE} connections: only possible to 127.0.0.1"
             ))),
         }
     }
 }
 
-/// Sees to it that so many connections can be open.
+/// Raises the limit of open files if `connections` need it.
 pub(crate) fn allow_descriptors(connections: usize) -> io::Result<()> {
     let needed = connections as u64 + OTHER_DESCRIPTORS;
     let limit = process::getrlimit(Resource::Nofile);
@@ -98,6 +94,8 @@ pub(crate) fn allow_descriptors(connections: usize) -> io::Result<()> {
         maximum: limit.maximum.map(|maximum| maximum.max(needed)),
     };
     process::setrlimit(Resource::Nofile, raised).map_err(|error| {
-        io::Error::other(format!("{needed} descriptors: {error}; raise `ulimit -n`"))
+        io::Error::other(format!(
+            "cannot raise the limit of open files to {needed}: {error}; raise `ulimit -n`"
+        ))
     })
 }

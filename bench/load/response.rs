@@ -1,38 +1,38 @@
-//! One answer, as it arrives: read as far as it takes to know that it is whole, and whether it is
-//! the one that was hoped for. It refuses to know sockets and clocks.
+//! An incremental parser for one response. It finds the end of the response and its status, and
+//! skips everything else. It uses no sockets and no clocks.
 
 use httparse::{Response, Status};
 
 const FIELDS_MAX: usize = 100;
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 
-/// The one status that is hoped for.
+/// The only status that counts as success.
 pub(crate) const OK: u16 = 200;
 
-/// What has been received of an answer.
+/// The parser's state. After a complete response it is ready for the next one.
 #[derive(Default)]
-pub(crate) struct Answer {
-    /// All of it until the head is whole, nothing from then on.
+pub(crate) struct ResponseParser {
+    /// The bytes received so far, until the head is complete. Empty while the body is received.
     head: Vec<u8>,
     body: Option<Body>,
 }
 
 struct Body {
     left: u64,
-    end: End,
+    outcome: Outcome,
 }
 
-/// What a whole answer says.
+/// The facts about a complete response that callers need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct End {
+pub(crate) struct Outcome {
     pub(crate) status: u16,
-    /// The server closes the connection behind it.
+    /// The server closes the connection after this response.
     pub(crate) closes: bool,
 }
 
-impl Answer {
-    /// Takes what came next; an answer that is whole is forgotten, for the next one.
-    pub(crate) fn take(&mut self, received: &[u8]) -> Result<Option<End>, String> {
+impl ResponseParser {
+    /// Takes the next received bytes. Returns the outcome when they complete the response.
+    pub(crate) fn take(&mut self, received: &[u8]) -> Result<Option<Outcome>, String> {
         let rest = match &mut self.body {
             Some(body) => shorten(body, received.len())?,
             None => {
@@ -49,11 +49,11 @@ impl Answer {
         if rest > 0 {
             return Ok(None);
         }
-        Ok(self.body.take().map(|body| body.end))
+        Ok(self.body.take().map(|body| body.outcome))
     }
 }
 
-/// Counts off bytes of the body and returns how many are still to come.
+/// Subtracts received bytes from the body, and returns the number of bytes that are missing.
 fn shorten(body: &mut Body, received: usize) -> Result<u64, String> {
     let left = body.left.checked_sub(received as u64);
     body.left = left.ok_or("more bytes than `Content-Length` says")?;
@@ -65,7 +65,11 @@ fn parse(bytes: &[u8]) -> Result<Option<(usize, Body)>, String> {
     let mut response = Response::new(&mut fields);
     let head_bytes = match response.parse(bytes).map_err(|error| error.to_string())? {
         Status::Complete(head_bytes) => head_bytes,
-        Status::Partial if bytes.len() > HEAD_BYTES_MAX => return Err("an endless head".into()),
+        Status::Partial if bytes.len() > HEAD_BYTES_MAX => {
+            return Err(format!(
+                "a response head of more than {HEAD_BYTES_MAX} bytes"
+            ));
+        }
         Status::Partial => return Ok(None),
     };
     let (mut length, mut closes) = (None, response.version == Some(0));
@@ -78,8 +82,8 @@ fn parse(bytes: &[u8]) -> Result<Option<(usize, Body)>, String> {
         }
     }
     let body = Body {
-        left: length.ok_or("an answer without `Content-Length`")?,
-        end: End {
+        left: length.ok_or("a response without `Content-Length`")?,
+        outcome: Outcome {
             status: response.code.unwrap_or(0),
             closes,
         },
@@ -89,43 +93,46 @@ fn parse(bytes: &[u8]) -> Result<Option<(usize, Body)>, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Answer, End, OK};
+    use super::{OK, Outcome, ResponseParser};
 
     const WHOLE: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nabc";
-    const END: End = End {
+    const KEPT: Outcome = Outcome {
         status: OK,
         closes: false,
     };
 
     #[test]
-    fn an_answer_is_whole_with_its_last_byte() {
+    fn a_response_is_complete_with_its_last_byte() {
         for cut in 1..WHOLE.len() {
-            let mut answer = Answer::default();
+            let mut parser = ResponseParser::default();
             for _ in 0..2 {
-                assert_eq!(answer.take(&WHOLE[..cut]), Ok(None), "cut at {cut}");
-                assert_eq!(answer.take(&WHOLE[cut..]), Ok(Some(END)), "cut at {cut}");
+                assert_eq!(parser.take(&WHOLE[..cut]), Ok(None), "cut at {cut}");
+                assert_eq!(parser.take(&WHOLE[cut..]), Ok(Some(KEPT)), "cut at {cut}");
             }
         }
     }
 
     #[test]
-    fn status_and_close_are_told() {
+    fn status_and_close_are_reported() {
         let refusal = b"HTTP/1.1 503 Busy\r\nConnection: Close\r\nContent-Length: 0\r\n\r\n";
         let old = b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n";
-        let end = |status| End {
+        let closing = |status| Outcome {
             status,
             closes: true,
         };
-        assert_eq!(Answer::default().take(refusal), Ok(Some(end(503))));
-        assert_eq!(Answer::default().take(old), Ok(Some(end(OK))));
+        assert_eq!(
+            ResponseParser::default().take(refusal),
+            Ok(Some(closing(503)))
+        );
+        assert_eq!(ResponseParser::default().take(old), Ok(Some(closing(OK))));
     }
 
     #[test]
-    fn what_cannot_be_counted_is_refused() {
+    fn chunked_overlong_and_malformed_responses_are_errors() {
         let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
         let longer = [WHOLE, b"d"].concat();
         for wrong in [&chunked[..], &longer, b"SSH-2.0-x\r\n\r\n"] {
-            assert!(Answer::default().take(wrong).is_err());
+            assert!(ResponseParser::default().take(wrong).is_err());
         }
     }
 }
