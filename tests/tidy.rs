@@ -1,27 +1,27 @@
-//! The house rules as tests. Each rule is a pure function from a file's path and text to its
-//! violations; here each is held against the tree, and shown once to fail. What a rule means is
-//! said where it is defined; how Rust is read, in `scan`.
+//! The house rules as tests. Each rule is a function from a file's path and text to its violations,
+//! defined and documented in a module below. Each test here proves with small examples that a rule
+//! detects a violation, and then applies the rule to every file.
 
+#[path = "tidy/files.rs"]
+mod files;
 #[path = "tidy/imports.rs"]
 mod imports;
 #[path = "tidy/project.rs"]
 mod project;
+#[path = "tidy/prose.rs"]
+mod prose;
 #[path = "tidy/scan.rs"]
 mod scan;
 #[path = "tidy/shape.rs"]
 mod shape;
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::Path;
+
+use crate::files::{documents, read, tree};
 
 type Rule = fn(path: &str, text: &str) -> Vec<String>;
 
-/// Where our sources are, and what counts as one.
-const FOLDERS: &[&str] = &["src", "tests", "bench", "examples", "deploy"];
-const EXTENSIONS: &[&str] = &["rs", "py"];
-
-/// One violation as a line to print: where, which rule, what is wrong and how to cure it.
+/// A violation as one line: the place, the rule, the fault and its cure.
 fn violation(path: &str, line: usize, rule: &str, what: &str) -> String {
     format!("{path}:{line}: {rule}: {what}")
 }
@@ -95,7 +95,7 @@ fn imports_follow_the_table() {
 }
 
 #[test]
-fn rooms_do_not_know_what_they_refuse_to_know() {
+fn rooms_do_not_use_forbidden_names() {
     shows(
         "src/http/date.rs",
         "use std::{fmt, os::fd::OwnedFd};",
@@ -121,16 +121,40 @@ fn rooms_do_not_know_what_they_refuse_to_know() {
         imports::absences,
         1,
     );
+    shows("src/fs/a.rs", "use io_uring::opcode;", imports::absences, 1);
+    shows(
+        "src/net/a.rs",
+        "let a = Engine::Epoll;",
+        imports::absences,
+        1,
+    );
+    shows(
+        "src/engine/a.rs",
+        "builder.setup_sqpoll(9);",
+        imports::absences,
+        1,
+    );
+    shows("src/sys/a.rs", "thread_local! {}", imports::absences, 1);
     passes(
         "src/engine/a.rs",
         "use std::os::fd::OwnedFd;",
+        imports::absences,
+    );
+    passes(
+        "src/messages/a.rs",
+        "fn f() { io::stderr(); }",
+        imports::absences,
+    );
+    passes(
+        "src/bin/coring/main.rs",
+        "fn f() { eprintln!() }",
         imports::absences,
     );
     holds(imports::absences);
 }
 
 #[test]
-fn paths_do_not_climb() {
+fn paths_are_not_ambiguous() {
     shows(
         "src/a/b/c.rs",
         "use a::b;\nuse super::super::d;",
@@ -147,7 +171,7 @@ fn paths_do_not_climb() {
 }
 
 #[test]
-fn unsafe_stays_at_home_and_says_why() {
+fn unsafe_is_confined_and_justified() {
     let bare = "fn f() {\n    g();\n    unsafe { h() }\n}";
     let reasoned = "fn f() {\n    // SAFETY: h is sound.\n    let a =\n        unsafe { h() };\n}";
     shows("src/http/a.rs", reasoned, shape::unsafety, 4);
@@ -189,14 +213,16 @@ fn lines_files_and_functions_are_short() {
     );
     shows("bench/a.py", &"#".repeat(101), shape::lengths, 1);
     shows("src/a/b.rs", &"x\n".repeat(501), shape::lengths, 501);
-    shows("src/a/tests.rs", &"x\n".repeat(801), shape::lengths, 801);
+    shows("src/a/tests.rs", &"x\n".repeat(501), shape::lengths, 501);
+    shows("src/fs/tests.rs", &"x\n".repeat(801), shape::lengths, 801);
     shows(
         "src/a/b.rs",
         &format!("struct A;\n{long_function}"),
         shape::functions,
         2,
     );
-    passes("src/a/tests.rs", &"x\n".repeat(800), shape::lengths);
+    passes("src/a/b.rs", &"x\n".repeat(500), shape::lengths);
+    passes("src/fs/tests.rs", &"x\n".repeat(800), shape::lengths);
     passes(
         "src/a/b.rs",
         &long_function.replacen("    g();\n", "", 1),
@@ -209,19 +235,26 @@ fn lines_files_and_functions_are_short() {
     );
     holds(shape::lengths);
     holds(shape::functions);
+    assert!(shape::long_files(|_| Some(501)).is_empty());
+    assert!(!shape::long_files(|_| Some(500)).is_empty());
+    assert!(!shape::long_files(|_| None).is_empty());
+    let files = tree();
+    none(&shape::long_files(|path| {
+        files.get(path).map(|text| text.lines().count())
+    }));
 }
 
 #[test]
-fn files_open_with_what_they_are() {
+fn files_begin_with_a_doc_and_contain_code() {
     shows("src/a/b.rs", "use std::fmt;", shape::head, 1);
     shows(
         "src/a/b.rs",
-        "//! What a is.\n#![allow(x)]\n// And this.\n",
+        "//! A doc.\n#![allow(x)]\n// A comment.\n",
         shape::empty,
         1,
     );
-    passes("src/a/b.rs", "//! What a is.\n\nstruct A;", shape::head);
-    passes("src/a/b.rs", "//! What a is.\n\nstruct A;", shape::empty);
+    passes("src/a/b.rs", "//! A doc.\n\nstruct A;", shape::head);
+    passes("src/a/b.rs", "//! A doc.\n\nstruct A;", shape::empty);
     holds(shape::head);
     holds(shape::empty);
 }
@@ -266,6 +299,33 @@ fn one_word_names_one_thing() {
 }
 
 #[test]
+fn comments_and_pages_are_in_plain_words() {
+    let refuses = |path, text, line| shows(path, text, prose::phrases, line);
+    refuses("src/a/b.rs", "//! A.\n//! B.\n//! Who reads it waits.", 3);
+    refuses("src/a/b.rs", "f(); // Nor does it wait.", 1);
+    refuses("tests/a.rs", "// It ends\n// whoever asks.", 2);
+    refuses("bench/a.md", "It reads so\nmany bytes.", 1);
+    refuses("bench/a.py", "a = 1  # What is queued goes first.", 1);
+    refuses("bench/a.py", "\"\"\"\nIt shall end.\n\"\"\"", 2);
+    refuses("README.md", "A value that is none.", 1);
+    refuses("README.md", "- It takes its leave; then it ends.", 1);
+    refuses("deploy/a.yaml", "# The rung of a ring.", 1);
+    refuses("src/a/b.rs", "/// Until somebody asks.", 1);
+    let allows = |path, text| passes(path, text, prose::phrases);
+    allows("src/a/b.rs", "const A: &str = \"Who is it?\"; // `rung`");
+    allows("tests/a.rs", "// Until somebody asks. It is none of them.");
+    allows("bench/a.py", "What = f(\"#whoever\")");
+    allows("README.md", "`Who` is a word of\n\nmany, so it is named.");
+    let documents = documents();
+    none(
+        &documents
+            .iter()
+            .flat_map(|(path, text)| prose::phrases(path, text))
+            .collect::<Vec<_>>(),
+    );
+}
+
+#[test]
 fn every_file_is_declared() {
     let manifest = "[[test]]\npath = \"tests/a.rs\"\n";
     let files = [
@@ -284,7 +344,7 @@ fn every_file_is_declared() {
     let lost = project::reachable(manifest, &files);
     assert_eq!(lost.len(), 1, "{lost:?}");
     assert!(lost[0].starts_with("src/b/d.rs:1: reachable: "), "{lost:?}");
-    // The targets of the fuzzer are a package of their own.
+    // The fuzz targets are in a package of their own.
     let fuzz = read("tests/fuzz/Cargo.toml").replace("path = \"", "path = \"tests/fuzz/");
     none(&project::reachable(&(read("Cargo.toml") + &fuzz), &tree()));
 }
@@ -317,6 +377,36 @@ fn architecture_quotes_the_import_table() {
 }
 
 #[test]
+fn architecture_describes_each_room() {
+    let headings = imports::TABLE.iter().map(|(room, _)| {
+        let folder = format!("src/{room}/");
+        let is_home = shape::UNSAFE_HOMES.contains(&folder.as_str());
+        let addition = if is_home { " (may use `unsafe`)" } else { "" };
+        format!("### `{folder}`{addition}\n")
+    });
+    let headings: String = headings.collect();
+    none(&project::sections(&headings));
+    let without = headings.replace("`src/net/`", "`src/nets/`");
+    assert_eq!(project::sections(&without).len(), 1);
+    let wrong = headings.replace("`src/buf/` (may use `unsafe`)", "`src/buf/`");
+    assert_eq!(project::sections(&wrong).len(), 1);
+    none(&project::sections(&read("ARCHITECTURE.md")));
+}
+
+#[test]
+fn architecture_names_files_that_exist() {
+    let files = ["src/a/b.rs".to_owned(), "tests/c.rs".to_owned()];
+    let faults = project::named_files("`b.rs` `a/b.rs`\n`tests/c.rs` `bb.rs`", files.iter());
+    assert_eq!(faults.len(), 1, "{faults:?}");
+    assert!(faults[0].starts_with("ARCHITECTURE.md:2: named_files: "));
+    let files = tree();
+    none(&project::named_files(
+        &read("ARCHITECTURE.md"),
+        files.keys(),
+    ));
+}
+
+#[test]
 fn architecture_gives_a_reason_for_each_dependency() {
     let manifest = "[dependencies]\na = \"1\"\nb = { version = \"1\" }\n\n[lints]\nc = \"warn\"\n\n\
                     [target.'cfg(f)'.dev-dependencies]\ng = \"1\"\n";
@@ -330,7 +420,7 @@ fn architecture_gives_a_reason_for_each_dependency() {
     ));
 }
 
-/// The rule finds one violation in `text`, at `line`.
+/// Asserts that the rule finds one violation in `text`, at `line`.
 #[track_caller]
 fn shows(path: &str, text: &str, rule: Rule, line: usize) {
     let faults = rule(path, text);
@@ -341,13 +431,13 @@ fn shows(path: &str, text: &str, rule: Rule, line: usize) {
     );
 }
 
-/// The rule finds nothing in `text`.
+/// Asserts that the rule finds no violation in `text`.
 #[track_caller]
 fn passes(path: &str, text: &str, rule: Rule) {
     none(&rule(path, text));
 }
 
-/// The rule holds for every file of the tree.
+/// Asserts that the rule finds no violation in any source file.
 #[track_caller]
 fn holds(rule: Rule) {
     none(
@@ -358,42 +448,8 @@ fn holds(rule: Rule) {
     );
 }
 
+/// Asserts that there are no violations, and prints them all if there are some.
 #[track_caller]
 fn none(faults: &[String]) {
     assert!(faults.is_empty(), "\n{}\n", faults.join("\n"));
-}
-
-/// Every source file of ours by its path from the root, with its text.
-fn tree() -> BTreeMap<String, String> {
-    let mut files = BTreeMap::new();
-    for folder in FOLDERS {
-        collect(Path::new(folder), &mut files);
-    }
-    files
-}
-
-fn collect(folder: &Path, files: &mut BTreeMap<String, String>) {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    // Not every folder is there from the start.
-    let Ok(entries) = fs::read_dir(root.join(folder)) else {
-        return;
-    };
-    for entry in entries.map(|entry| entry.expect("a readable folder")) {
-        let name = entry.file_name().into_string().expect("a name in UTF-8");
-        let path = folder.join(&name);
-        let extension = path.extension().and_then(|extension| extension.to_str());
-        if entry.file_type().expect("a known type").is_dir() {
-            if name != "target" && !name.starts_with('.') {
-                collect(&path, files);
-            }
-        } else if EXTENSIONS.iter().any(|known| extension == Some(known)) {
-            let path = path.to_str().expect("a path in UTF-8");
-            files.insert(path.to_owned(), read(path));
-        }
-    }
-}
-
-fn read(path: &str) -> String {
-    let full = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
-    fs::read_to_string(full).unwrap_or_else(|error| panic!("{path}: {error}"))
 }

@@ -1,10 +1,11 @@
-//! Who may import whom. It knows the rooms by name and refuses to know what is in them.
+//! Which room may import which, and which names a room may not use. The rules know each room by its
+//! name only, not what it contains.
 
 use crate::scan;
 use crate::violation;
 
-/// Each room below `src/` and the rooms it may import; ARCHITECTURE.md quotes these rows. The
-/// face (`lib.rs`) may name every room, the program (`bin`) only the face.
+/// Each room below `src/` with the rooms that it may import. ARCHITECTURE.md quotes these rows.
+/// The crate root (`lib.rs`) may import every room, the program (`bin`) only the crate root.
 pub(crate) const TABLE: &[(&str, &[&str])] = &[
     ("metrics", &[]),
     ("sys", &["sim"]),
@@ -27,58 +28,101 @@ pub(crate) const TABLE: &[(&str, &[&str])] = &[
             "service", "http", "net", "engine", "rt", "buf", "sys", "messages", "metrics",
         ],
     ),
-    // There with its feature only: those that name it do so in a hook below that feature.
+    // Exists with the feature `sim` only; other rooms use it below `#[cfg(feature = "sim")]`.
     (
         "sim",
         &["server", "service", "engine", "rt", "buf", "metrics"],
     ),
 ];
 
-/// Of this room, everybody else may name only the types and traits at its top.
+/// Other rooms may import only the types and traits at the top of this room.
 const TYPES_ONLY: &str = "service";
 
-/// What a room knows nothing of, and where it is to be had instead.
-const ABSENT: &[(&str, &[&str], &str)] = &[
+/// The rooms that a rule applies to.
+enum Rooms {
+    In(&'static [&'static str]),
+    AllBut(&'static [&'static str]),
+}
+
+impl Rooms {
+    fn contains(&self, room: &str) -> bool {
+        match self {
+            Self::In(rooms) => rooms.contains(&room),
+            Self::AllBut(rooms) => !rooms.contains(&room),
+        }
+    }
+}
+
+/// Names that rooms may not use, and the invariant of ARCHITECTURE.md that forbids them.
+const ABSENT: &[(Rooms, &[&str], &str)] = &[
     (
-        "http",
+        Rooms::In(&["http"]),
         &["std::os", "std::fs", "TcpStream", "TcpListener"],
         "no socket: bytes in, events out",
     ),
     (
-        "http",
+        Rooms::In(&["http"]),
         &["Instant::now", "SystemTime::now", "std::thread"],
         "no clock: time is an argument",
     ),
     (
-        "rt",
+        Rooms::In(&["rt"]),
         &["std::os", "std::net", "RawFd", "OwnedFd", "BorrowedFd"],
-        "no fd: engine has them",
-    ),
-    ("net", &["io_uring"], "no ring: only engine speaks to it"),
-    (
-        "service",
-        &["io_uring", "libc", "rustix"],
-        "no kernel: engine and sys speak to it",
+        "no descriptor: `engine` has them",
     ),
     (
-        "service",
+        Rooms::AllBut(&["engine", "sim"]),
+        &["io_uring"],
+        "no ring: only `engine` uses it",
+    ),
+    (
+        Rooms::In(&["net", "fs", "task", "process", "http", "service", "server"]),
+        &["Uring", "uring", "Epoll", "epoll"],
+        "rooms above `engine` do not know which engine runs",
+    ),
+    (
+        Rooms::In(&["rt", "task", "http", "service"]),
+        &["libc", "rustix"],
+        "no system calls: `engine` and `sys` make them",
+    ),
+    (
+        Rooms::In(&["service"]),
         &["h1"],
-        "no version of HTTP: crate::http has what all of them share",
+        "no version of HTTP: `crate::http` has what all versions share",
     ),
     (
-        "service",
-        &["stderr", "eprintln"],
-        "a write to standard error may block: messages::report",
+        Rooms::AllBut(&["messages", "sim"]),
+        &["stderr", "eprintln", "eprint"],
+        "a write to standard error may block: call `messages::report`",
     ),
-    ("server", &["io_uring"], "no ring: only engine speaks to it"),
     (
-        "server",
-        &["stderr", "eprintln"],
-        "a write to standard error may block: messages::report",
+        Rooms::AllBut(&[]),
+        &["sigaction", "signal_hook"],
+        "the library installs no signal handler: the program does",
+    ),
+    (
+        Rooms::In(&["process"]),
+        &["Command"],
+        "this room waits for processes: its caller starts them",
+    ),
+    (
+        Rooms::In(&["engine"]),
+        &["setup_sqpoll", "LinkTimeout", "IO_LINK"],
+        "no SQPOLL and no linked requests: use a timer of `rt`",
+    ),
+    (
+        Rooms::In(&["sys"]),
+        &["thread_local", "OnceLock", "LazyLock", "Mutex", "RefCell"],
+        "no state: return the value and let the caller keep it",
+    ),
+    (
+        Rooms::In(&["buf"]),
+        &["impl Send", "impl Sync"],
+        "blocks do not leave their thread: copy the bytes",
     ),
 ];
 
-/// The row of `room` as ARCHITECTURE.md has it.
+/// The row of `room` as ARCHITECTURE.md quotes it.
 pub(crate) fn row(room: &str, may_import: &[&str]) -> String {
     let list = if may_import.is_empty() {
         "—".to_owned()
@@ -88,7 +132,7 @@ pub(crate) fn row(room: &str, may_import: &[&str]) -> String {
     format!("{room:<8} {list}")
 }
 
-/// The import table: what a file's room may name of the other rooms.
+/// The import table: every path to another room must be allowed by the row of the file's room.
 pub(crate) fn imports(path: &str, text: &str) -> Vec<String> {
     let Some(room) = room(path) else {
         return Vec::new();
@@ -128,13 +172,16 @@ fn fault(room: &str, allowed: &[&str], names: &[&str]) -> Option<String> {
         .then(|| format!("`crate::{path}`: name a trait or a type at the top of `{TYPES_ONLY}`"))
 }
 
-/// What the design keeps out of a room, by absence.
+/// The names that the design keeps out of a room.
 pub(crate) fn absences(path: &str, text: &str) -> Vec<String> {
-    let rows = ABSENT.iter().filter(|(name, ..)| room(path) == Some(name));
+    let Some(room) = room(path) else {
+        return Vec::new();
+    };
+    let rows = ABSENT.iter().filter(|(rooms, ..)| rooms.contains(room));
     let code = scan::shipped(&scan::code(text));
     let from_std = paths_from(&code, |_, word| word == "std");
     let mut faults = Vec::new();
-    for (room, banned, cure) in rows {
+    for (_, banned, cure) in rows {
         for name in *banned {
             let mut found: Vec<usize> = whole_matches(&code, name);
             if let Some(module) = name.strip_prefix("std::") {
@@ -150,7 +197,7 @@ pub(crate) fn absences(path: &str, text: &str) -> Vec<String> {
     faults
 }
 
-/// Paths that climb (`super::super::`), and the `http` crate under the name of our own room.
+/// Refuses `super::super::`, and `use http` for the crate, because a room has that name as well.
 pub(crate) fn paths(path: &str, text: &str) -> Vec<String> {
     let code = scan::code(text);
     let words = scan::words(&code);
@@ -162,7 +209,7 @@ pub(crate) fn paths(path: &str, text: &str) -> Vec<String> {
         let [(first_at, first), (at, second)] = [pair[0], pair[1]];
         let between = code[first_at + first.len()..at].trim();
         if (first, second) == ("super", "super") && between == "::" {
-            report(at, "`super::super::` climbs; write the path from `crate::`");
+            report(at, "`super::super::`; write the path from `crate::`");
         }
         if (first, second) == ("use", "http") && between.is_empty() && path.starts_with("src/") {
             report(
@@ -174,7 +221,7 @@ pub(crate) fn paths(path: &str, text: &str) -> Vec<String> {
     faults
 }
 
-/// The room of a file below `src/`: none for the face, the program and tests.
+/// The room of a file below `src/`. The crate root, the program and test files have no room.
 fn room(path: &str) -> Option<&str> {
     let inside = path.strip_prefix("src/")?;
     let room = inside.split('/').next()?.trim_end_matches(".rs");
@@ -182,9 +229,9 @@ fn room(path: &str) -> Option<&str> {
     (!is_test && !matches!(room, "lib" | "bin")).then_some(room)
 }
 
-/// Every path of `code` that starts at the crate's root, with its offset.
+/// Every path in `code` that starts at the crate's root, with its offset.
 fn root_paths<'a>(path: &str, code: &'a str) -> Vec<(usize, Vec<&'a str>)> {
-    // In a room's first file, outside its inline modules, `super` is the root.
+    // In a room's first file, `super` is the crate root, except in an inline module.
     let parts: Vec<_> = path.split('/').skip(1).collect();
     let is_first_file = matches!(parts[..], [_] | [_, "mod.rs"]);
     let inline = scan::inline_modules(code);
@@ -194,7 +241,8 @@ fn root_paths<'a>(path: &str, code: &'a str) -> Vec<(usize, Vec<&'a str>)> {
     })
 }
 
-/// Every path of `code` below a word that `is_root` takes, with its offset, groups taken apart.
+/// Every path in `code` below a word for which `is_root` is true, with the word's offset. A group
+/// (`a::{b, c}`) counts as several paths.
 fn paths_from(code: &str, is_root: impl Fn(usize, &str) -> bool) -> Vec<(usize, Vec<&str>)> {
     let mut found = Vec::new();
     for (at, word) in scan::words(code) {
@@ -210,7 +258,8 @@ fn paths_from(code: &str, is_root: impl Fn(usize, &str) -> bool) -> Vec<(usize, 
     found
 }
 
-/// Reads the path or group at `at`, pushes what it names, and returns where it ends.
+/// Reads the path or group at `at`, pushes each path that it names to `out`, and returns the offset
+/// behind it.
 fn tree<'a>(
     code: &'a str,
     at: usize,
@@ -224,7 +273,7 @@ fn tree<'a>(
             let mut next = skip_space(code, at + 1);
             while next < close {
                 next = tree(code, next, prefix, out);
-                // On to the next of the group, over `as name`.
+                // Skips `as name` and the comma.
                 next = code[next..close]
                     .find(',')
                     .map_or(close, |comma| next + comma + 1);

@@ -1,13 +1,15 @@
-//! The project as a whole: which files belong to it, and what ARCHITECTURE.md and Cargo.toml say
-//! of each other. Files are given as (path, text) pairs; it reads no disk.
+//! Rules about the whole project: every file is part of a crate, and ARCHITECTURE.md agrees with the
+//! sources and with Cargo.toml. The caller passes all texts; no function here reads a file.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::imports;
 use crate::scan;
+use crate::shape::UNSAFE_HOMES;
 use crate::violation;
 
-/// Every file below `src/` and `tests/` is reached by `mod` from a root of `manifest`.
+/// Every Rust file below `src/` and `tests/` is declared by `mod`, starting from a target of
+/// `manifest`.
 pub(crate) fn reachable(manifest: &str, files: &BTreeMap<String, String>) -> Vec<String> {
     let mut waiting = roots(manifest);
     let mut reached = BTreeSet::new();
@@ -36,7 +38,7 @@ pub(crate) fn reachable(manifest: &str, files: &BTreeMap<String, String>) -> Vec
     .collect()
 }
 
-/// Every row of the import table has its room, quoted as it is in `architecture`.
+/// Every row of the import table names a room that exists, and `architecture` quotes the row.
 pub(crate) fn import_rows(architecture: &str, files: &BTreeMap<String, String>) -> Vec<String> {
     let mut faults = Vec::new();
     for (room, may_import) in imports::TABLE {
@@ -45,20 +47,69 @@ pub(crate) fn import_rows(architecture: &str, files: &BTreeMap<String, String>) 
             .keys()
             .any(|path| path.starts_with(&folder) || *path == file)
         {
-            let what = format!("the row of `{room}` has no room in `src/`; remove one or add one");
+            let what = format!("`src/` has no room `{room}`; remove the row or add the room");
             faults.push(violation("tests/tidy/imports.rs", 1, "import_rows", &what));
         }
         let row = imports::row(room, may_import);
         if !architecture.lines().any(|line| line.trim_end() == row) {
-            let what = format!("quote the import table as tests/tidy has it: `{row}`");
+            let what = format!("a row of tests/tidy/imports.rs is missing; add `{row}`");
             faults.push(violation("ARCHITECTURE.md", 1, "import_rows", &what));
         }
     }
     faults
 }
 
-/// The dependency table of `architecture` and the dependencies of `manifest`, whatever they are
-/// for, are one list.
+/// Every room has a section of `architecture` (a heading such as "### `src/buf/`"), which mentions
+/// `unsafe` in its heading if the room may use it, and only then.
+pub(crate) fn sections(architecture: &str) -> Vec<String> {
+    let mut faults = Vec::new();
+    for (room, _) in imports::TABLE {
+        let folder = format!("src/{room}/");
+        let begin = format!("### `{folder}`");
+        let heading = (1..)
+            .zip(architecture.lines())
+            .find(|(_, line)| line.starts_with(&begin));
+        let Some((number, heading)) = heading else {
+            let what = format!("`{room}` has no section; add a heading that begins `{begin}`");
+            faults.push(violation("ARCHITECTURE.md", 1, "sections", &what));
+            continue;
+        };
+        let may_be_unsafe = UNSAFE_HOMES.contains(&folder.as_str());
+        if heading.contains("`unsafe`") != may_be_unsafe {
+            let what = format!(
+                "`{folder}` may use `unsafe`: {may_be_unsafe} (UNSAFE_HOMES of \
+                 tests/tidy/shape.rs); say the same in this heading"
+            );
+            faults.push(violation("ARCHITECTURE.md", number, "sections", &what));
+        }
+    }
+    faults
+}
+
+/// Every Rust file that `architecture` names in backticks exists: `state.rs` or `h1/state.rs`.
+pub(crate) fn named_files<'a>(
+    architecture: &str,
+    files: impl Iterator<Item = &'a String> + Clone,
+) -> Vec<String> {
+    let mut faults = Vec::new();
+    for (number, line) in (1..).zip(architecture.lines()) {
+        let quoted = line.split('`').skip(1).step_by(2);
+        for name in quoted.filter(|name| name.ends_with(".rs") && !name.contains(' ')) {
+            let end = format!("/{name}");
+            let exists = files
+                .clone()
+                .any(|path| path == name || path.ends_with(&end));
+            if !exists {
+                let what = format!("there is no file `{name}`; name the file that replaced it");
+                faults.push(violation("ARCHITECTURE.md", number, "named_files", &what));
+            }
+        }
+    }
+    faults
+}
+
+/// The dependency table of `architecture` has a row for each dependency of `manifest`, of every
+/// kind, and no other row.
 pub(crate) fn dependencies(manifest: &str, architecture: &str) -> Vec<String> {
     let headings = manifest.lines().map(str::trim_end);
     let needed: BTreeSet<_> = headings
@@ -74,8 +125,9 @@ pub(crate) fn dependencies(manifest: &str, architecture: &str) -> Vec<String> {
         .iter()
         .filter(|name| !explained.contains_key(*name))
         .map(|name| {
-            let what =
-                format!("`{name}` is in Cargo.toml and not under `## Dependencies`; say why");
+            let what = format!(
+                "`{name}` is in Cargo.toml, not in `## Dependencies`; add it with a reason"
+            );
             violation("ARCHITECTURE.md", 1, "dependencies", &what)
         });
     let unneeded = explained.iter().filter(|(name, _)| !needed.contains(*name));
@@ -86,7 +138,8 @@ pub(crate) fn dependencies(manifest: &str, architecture: &str) -> Vec<String> {
     unexplained.chain(unneeded).collect()
 }
 
-/// The lines below `heading` up to the next line that begins with `end`, numbered from 1.
+/// The lines below `heading`, up to the next line that begins with `end`, each with its number in
+/// `text`, counted from 1.
 fn section<'a>(text: &'a str, heading: &str, end: char) -> impl Iterator<Item = (usize, &'a str)> {
     let lines = (1..).zip(text.lines());
     let below = lines
@@ -95,7 +148,7 @@ fn section<'a>(text: &'a str, heading: &str, end: char) -> impl Iterator<Item = 
     below.take_while(move |(_, line)| !line.starts_with(end))
 }
 
-/// The files cargo starts from: the library's, and each one that the manifest names.
+/// The root files of cargo's targets: `src/lib.rs`, and every `path` in `manifest`.
 fn roots(manifest: &str) -> Vec<String> {
     let named = manifest
         .lines()
@@ -106,7 +159,7 @@ fn roots(manifest: &str) -> Vec<String> {
     named.chain(["src/lib.rs".to_owned()]).collect()
 }
 
-/// Where the modules that `text` declares may be, its `#[path]` followed.
+/// The files that may contain the modules which `text` declares. `#[path]` is taken into account.
 fn children(path: &str, text: &str) -> Vec<String> {
     let (folder, file) = path.rsplit_once('/').expect("all files lie in a folder");
     let stem = file.trim_end_matches(".rs");
@@ -123,7 +176,7 @@ fn children(path: &str, text: &str) -> Vec<String> {
     for pair in scan::words(&code).windows(2) {
         let [(at, word), (name_at, name)] = [pair[0], pair[1]];
         if word == "path" && code[..at].ends_with("#[") {
-            // The value is a literal, so it is read from the text itself.
+            // `code` has no literals, so the value is read from `text`.
             attribute = text[at..].split('"').nth(1);
             item_start = at;
         }

@@ -1,6 +1,5 @@
-//! Rust source as the rules see it: comments and literals told from code, blocks from their
-//! braces. It refuses to know what any rule wants, and it is no parser: it needs text that rustc
-//! accepts.
+//! Splits Rust source into comments, literals and code, and finds the ends of blocks. This is no
+//! parser: it expects source that rustc accepts.
 
 use std::ops::Range;
 
@@ -10,9 +9,18 @@ enum Kind {
     Literal,
 }
 
-/// `text` with comments and literals blanked; offsets and lines stay as they are.
+/// `text` with comments and literals replaced by spaces. Offsets and lines do not change.
 pub(crate) fn code(text: &str) -> String {
     blank(text, spans(text).into_iter().map(|(_, span)| span))
+}
+
+/// The comments of `text`, as byte ranges.
+pub(crate) fn comments(text: &str) -> Vec<Range<usize>> {
+    let spans = spans(text).into_iter();
+    spans
+        .filter(|(kind, _)| *kind == Kind::Comment)
+        .map(|(_, span)| span)
+        .collect()
 }
 
 /// `text` with literals blanked and comments kept.
@@ -55,7 +63,7 @@ pub(crate) fn words(code: &str) -> Vec<(usize, &str)> {
     words
 }
 
-/// The offset past the bracket that closes the one at `open`; the end of `code` if none does.
+/// The offset behind the bracket that closes the one at `open`, or the end of `code`.
 pub(crate) fn block_end(code: &str, open: usize) -> usize {
     let mut depth = 0_usize;
     for (at, byte) in code.bytes().enumerate().skip(open) {
@@ -71,7 +79,7 @@ pub(crate) fn block_end(code: &str, open: usize) -> usize {
     code.len()
 }
 
-/// The first `{`, `;` or `}` at or after `from` that stands in no bracket of its own.
+/// The first `{`, `;` or `}` at or after `from` that is not inside `(…)` or `[…]`.
 pub(crate) fn body_or_end(code: &str, from: usize) -> Option<usize> {
     let mut at = from;
     while let Some(byte) = code.as_bytes().get(at) {
@@ -84,7 +92,7 @@ pub(crate) fn body_or_end(code: &str, from: usize) -> Option<usize> {
     None
 }
 
-/// The bodies of the modules written in place (`mod name { … }`).
+/// The bodies of inline modules (`mod name { … }`).
 pub(crate) fn inline_modules(code: &str) -> Vec<Range<usize>> {
     let words = words(code);
     let bodies = words
@@ -97,7 +105,7 @@ pub(crate) fn inline_modules(code: &str) -> Vec<Range<usize>> {
     bodies.collect()
 }
 
-/// Where the item whose attribute starts at `attribute` ends.
+/// The end of the item that has an attribute at `attribute`.
 fn item_end(code: &str, attribute: usize) -> usize {
     match body_or_end(code, attribute) {
         Some(at) if code.as_bytes()[at] == b'{' => block_end(code, at),
@@ -126,7 +134,7 @@ fn spans(text: &str) -> Vec<(Kind, Range<usize>)> {
     while at < bytes.len() {
         let word = word_end(bytes, at);
         if word > at {
-            // `r`, `br` and `cr` open a raw string, whose backslashes mean nothing.
+            // `r`, `br` and `cr` begin a raw string, in which backslashes are plain characters.
             let raw = matches!(&text[at..word], "r" | "br" | "cr");
             at = word;
             if let Some(end) = raw.then(|| raw_string_end(text, at)).flatten() {
@@ -143,7 +151,7 @@ fn spans(text: &str) -> Vec<(Kind, Range<usize>)> {
     spans
 }
 
-/// The comment or literal that begins at `at`, and where it ends.
+/// The kind and the end of the comment or literal that begins at `at`.
 fn span_end(text: &str, at: usize) -> Option<(Kind, usize)> {
     let rest = &text.as_bytes()[at..];
     match rest {
@@ -155,7 +163,7 @@ fn span_end(text: &str, at: usize) -> Option<(Kind, usize)> {
         [b'"', ..] => Some((Kind::Literal, quoted_end(text, at, b'"'))),
         [b'\'', b'\\', ..] => Some((Kind::Literal, quoted_end(text, at, b'\''))),
         [b'\'', ..] => {
-            // A lifetime has no second quote behind one character.
+            // A character literal has its second quote behind one character, a lifetime has not.
             let inside = text[at + 1..].chars().next()?;
             let close = at + 1 + inside.len_utf8();
             text[close..]
@@ -195,7 +203,7 @@ fn quoted_end(text: &str, open: usize, quote: u8) -> usize {
     (at + 1).min(bytes.len())
 }
 
-/// The end of the raw string whose hashes, if it is one, begin at `at`.
+/// The end of the raw string whose hashes begin at `at`; `None` if that is no raw string.
 fn raw_string_end(text: &str, at: usize) -> Option<usize> {
     let hashes = text[at..].bytes().take_while(|&byte| byte == b'#').count();
     let inside = text[at + hashes..].strip_prefix('"')?;

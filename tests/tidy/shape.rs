@@ -1,5 +1,5 @@
-//! How a file may look: its head, its lengths, its words, its `unsafe`. It refuses to know which
-//! room may do what, but for the homes of `unsafe`.
+//! Rules about a single file: its module doc, its lengths, its identifiers, its `unsafe`. Which room
+//! may import what is checked in `imports`, the words of comments and pages in `prose`.
 
 use crate::scan;
 use crate::violation;
@@ -7,10 +7,29 @@ use crate::violation;
 const LINE_COLUMNS_MAX: usize = 100;
 const FUNCTION_LINES_MAX: usize = 70;
 const FILE_LINES_MAX: usize = 500;
-const TEST_FILE_LINES_MAX: usize = 800;
 
-/// The only places where `unsafe` may stand.
-const UNSAFE_HOMES: &[&str] = &[
+/// The files that may have more lines than others, each with the reason. A file that holds two
+/// subjects is split; a file with one subject, which a split would cut in the middle, goes here.
+const LONG_FILES: &[(&str, &str)] = &[
+    ("src/fs/tests.rs", "one test for each rule of `Root`"),
+    (
+        "src/net/tests.rs",
+        "one test for each operation of a stream",
+    ),
+    ("tests/integration/limits.rs", "one test for each limit"),
+    (
+        "tests/integration/serve_requests.rs",
+        "one test for each kind of request for a file",
+    ),
+    (
+        "tests/simulation/client.rs",
+        "one client: its requests, its behaviours and its checks",
+    ),
+];
+const LONG_FILE_LINES_MAX: usize = 800;
+
+/// The only folders whose code may use `unsafe`.
+pub(crate) const UNSAFE_HOMES: &[&str] = &[
     "src/sys/",
     "src/buf/",
     "src/rt/",
@@ -22,16 +41,17 @@ const UNSAFE_HOMES: &[&str] = &[
 const UNFINISHED_MACROS: &[&str] = &["todo", "unimplemented", "dbg"];
 const UNFINISHED_NOTES: &[&str] = &["TODO", "FIXME", "XXX", "HACK"];
 
-/// One word per thing: the word that is out, below which folder, and the one that is in.
+/// One word per thing: a word that identifiers may not contain, the folder in which it is refused,
+/// and the word to use instead.
 const RENAMED: &[(&str, &str, &str)] = &[
     ("shard", "", "worker"),
     ("session", "", "connection"),
     ("handler", "src/", "service"),
 ];
 
-/// Every file says first what it is and what it refuses to know.
+/// Every Rust file begins with a module doc.
 pub(crate) fn head(path: &str, text: &str) -> Vec<String> {
-    let what = "open the file with `//!`: what it is and what it refuses to know";
+    let what = "begin the file with `//!`: what it does, and what it leaves to others";
     let missing = path.ends_with(".rs") && !text.starts_with("//!");
     missing
         .then(|| violation(path, 1, "head", what))
@@ -39,19 +59,19 @@ pub(crate) fn head(path: &str, text: &str) -> Vec<String> {
         .collect()
 }
 
-/// A module holds code, not only words about it.
+/// A Rust file contains code, not only comments.
 pub(crate) fn empty(path: &str, text: &str) -> Vec<String> {
     let code = scan::code(text);
     let is_code = |line: &str| !line.is_empty() && !line.starts_with("#![");
     let empty = path.ends_with(".rs") && !code.lines().map(str::trim).any(is_code);
-    let what = "nothing but docs; remove the file until it has something to hold";
+    let what = "no code; remove the file until it has some";
     empty
         .then(|| violation(path, 1, "empty", what))
         .into_iter()
         .collect()
 }
 
-/// Columns of a line and lines of a file.
+/// Limits the columns of each line, and the lines of the file.
 pub(crate) fn lengths(path: &str, text: &str) -> Vec<String> {
     let mut faults = Vec::new();
     for (index, line) in text.lines().enumerate() {
@@ -61,21 +81,36 @@ pub(crate) fn lengths(path: &str, text: &str) -> Vec<String> {
             faults.push(violation(path, index + 1, "lengths", &what));
         }
     }
-    let is_test = path.ends_with("/tests.rs") || path.starts_with("tests/");
-    let max = if is_test {
-        TEST_FILE_LINES_MAX
+    let is_listed = LONG_FILES.iter().any(|(listed, _)| *listed == path);
+    let (max, cure) = if is_listed {
+        (LONG_FILE_LINES_MAX, "split the file by subject")
     } else {
-        FILE_LINES_MAX
+        let cure = "split the file by subject, or list it with a reason in LONG_FILES of \
+                    tests/tidy/shape.rs";
+        (FILE_LINES_MAX, cure)
     };
     let lines = text.lines().count();
     if lines > max {
-        let what = format!("{lines} lines, {max} allowed; split the file where its parts part");
+        let what = format!("{lines} lines, {max} allowed; {cure}");
         faults.push(violation(path, lines, "lengths", &what));
     }
     faults
 }
 
-/// Lines of a function, from `fn` to its closing brace.
+/// Every row of `LONG_FILES` names a file that needs it. `lines` returns the lines of a file, and
+/// `None` if there is no such file.
+pub(crate) fn long_files(lines: impl Fn(&str) -> Option<usize>) -> Vec<String> {
+    let needless = LONG_FILES
+        .iter()
+        .filter(|(path, _)| lines(path).is_none_or(|lines| lines <= FILE_LINES_MAX));
+    let faults = needless.map(|(path, _)| {
+        let what = format!("`{path}` has no more than {FILE_LINES_MAX} lines; remove its row");
+        violation("tests/tidy/shape.rs", 1, "long_files", &what)
+    });
+    faults.collect()
+}
+
+/// Limits the lines of each function, from `fn` to its closing brace.
 pub(crate) fn functions(path: &str, text: &str) -> Vec<String> {
     let code = scan::code(text);
     let mut faults = Vec::new();
@@ -92,7 +127,7 @@ pub(crate) fn functions(path: &str, text: &str) -> Vec<String> {
         let lines = body.lines().count();
         if lines > FUNCTION_LINES_MAX {
             let what = format!(
-                "`{name}` has {lines} lines, {FUNCTION_LINES_MAX} allowed; name a part of it"
+                "`{name}` has {lines} lines, {FUNCTION_LINES_MAX} allowed; extract a function"
             );
             faults.push(violation(
                 path,
@@ -105,9 +140,9 @@ pub(crate) fn functions(path: &str, text: &str) -> Vec<String> {
     faults
 }
 
-/// What is not finished: macros, notes in comments, tests switched off.
+/// Refuses unfinished code: `todo!` and the like, notes such as FIXME, ignored tests.
 pub(crate) fn unfinished(path: &str, text: &str) -> Vec<String> {
-    // Python has comments of another form; its whole text is looked at.
+    // `scan` reads only Rust, so in other files the code is searched for notes as well.
     let noted = if path.ends_with(".rs") {
         scan::code_and_comments(text)
     } else {
@@ -143,7 +178,7 @@ pub(crate) fn unfinished(path: &str, text: &str) -> Vec<String> {
     faults
 }
 
-/// One word per thing, in every identifier.
+/// Refuses identifiers that contain a word of `RENAMED`.
 pub(crate) fn names(path: &str, text: &str) -> Vec<String> {
     let code = scan::code(text);
     let mut faults = Vec::new();
@@ -162,7 +197,7 @@ pub(crate) fn names(path: &str, text: &str) -> Vec<String> {
     faults
 }
 
-/// `unsafe` stands in its homes only, and says why it is sound.
+/// `unsafe` is used below `UNSAFE_HOMES` only, each time with a comment why it is sound.
 pub(crate) fn unsafety(path: &str, text: &str) -> Vec<String> {
     let code = scan::code(text);
     let words = scan::words(&code);
@@ -174,7 +209,8 @@ pub(crate) fn unsafety(path: &str, text: &str) -> Vec<String> {
     {
         let line = scan::line_at(&code, at);
         if !UNSAFE_HOMES.iter().any(|home| path.starts_with(home)) {
-            let what = "outside its homes; give `sys`, `buf`, `rt` or `engine` a safe function";
+            let what = "`unsafe` is not allowed here; call a safe function of `sys`, `buf`, `rt` \
+                        or `engine`";
             faults.push(violation(path, line, "unsafety", what));
             continue;
         }
@@ -184,14 +220,15 @@ pub(crate) fn unsafety(path: &str, text: &str) -> Vec<String> {
             .starts_with('{');
         let is_pointer = next == "fn" && code[next_at + 2..].trim_start().starts_with('(');
         if !is_pointer && !is_reasoned(text, &code, line, is_block) {
-            let what = "no reason given; say above it `// SAFETY:` and the invariant it stands on";
+            let what = "no reason given; write above it `// SAFETY:` and why it is sound";
             faults.push(violation(path, line, "unsafety", what));
         }
     }
     faults
 }
 
-/// Whether a comment above `line`, or above the statement it continues, says why it is sound.
+/// Whether a comment says why the `unsafe` at `line` is sound. It may be above that line, or above
+/// the statement that the line continues.
 fn is_reasoned(text: &str, code: &str, line: usize, is_block: bool) -> bool {
     let above = text
         .lines()
@@ -212,7 +249,7 @@ fn is_reasoned(text: &str, code: &str, line: usize, is_block: bool) -> bool {
     false
 }
 
-/// The words an identifier is made of, in small letters: `HttpSession` is `http`, `session`.
+/// The words of an identifier in lower case: `HttpSession` gives `http` and `session`.
 fn parts(identifier: &str) -> Vec<String> {
     let mut parts = vec![String::new()];
     let mut was_small = false;
