@@ -1,6 +1,6 @@
-//! Fixed batches of requests to a real server over the simulated kernel: what `bench/instructions`
-//! counts. No fault, no live socket, one seed: two runs are the same to the instruction. It refuses
-//! to know how instructions are counted, and what they cost.
+//! The program whose instructions `bench/instructions` counts. It sends fixed batches of requests
+//! to a real server over the simulated kernel. There are no faults, no live sockets and only one
+//! seed, so two runs execute the same instructions.
 
 use std::error::Error;
 use std::time::{Duration, SystemTime};
@@ -12,11 +12,11 @@ use coring::{Files, Limits, Request, Response, Service};
 const USAGE: &str = "usage: batches keepalive|pipelined|close | batches static FOLDER NAME";
 const CONNECTIONS: usize = 32;
 const PIPELINED: usize = 16;
-/// Rounds until nothing is new any more: memory, caches, the predictions of the server.
+/// Rounds that warm up the server: its memory, its caches, and its estimates of buffer sizes.
 const ROUNDS_BEFORE: u64 = 20;
 /// Rounds that are counted.
 const ROUNDS: u64 = 100;
-/// A round takes so long, in simulated time.
+/// The length of a round in simulated time.
 const ROUND_MS: u64 = 1;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -30,53 +30,66 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     };
     match words[..] {
-        ["keepalive"] => run(site, "/", Asks::AtOnce(1), hello),
-        ["pipelined"] => run(site, "/", Asks::AtOnce(PIPELINED), hello),
-        ["close"] => run(site, "/", Asks::ToClose, hello),
+        ["keepalive"] => run(site, "/", Load::Kept { pipelined: 1 }, hello),
+        ["pipelined"] => run(
+            site,
+            "/",
+            Load::Kept {
+                pipelined: PIPELINED,
+            },
+            hello,
+        ),
+        ["close"] => run(site, "/", Load::Closing, hello),
         ["static", folder, name] => {
             let content = std::fs::read(format!("{folder}/{name}"))?;
-            let files = || Files::new(Root::open(folder).expect("a folder"));
-            run(files, &format!("/{name}"), Asks::AtOnce(1), &content);
+            let files = || Files::new(Root::open(folder).expect("FOLDER can be opened"));
+            run(
+                files,
+                &format!("/{name}"),
+                Load::Kept { pipelined: 1 },
+                &content,
+            );
         }
         _ => return Err(USAGE.into()),
     }
     Ok(())
 }
 
-/// How each connection asks in a round.
+/// What each connection sends in a round.
 #[derive(Clone, Copy)]
-enum Asks {
-    /// So many times at once, in round after round.
-    AtOnce(usize),
-    /// Once, as a new connection that is closed with the answer.
-    ToClose,
+enum Load {
+    /// Several requests at once. The connection is kept for the next round.
+    Kept { pipelined: usize },
+    /// One request with `Connection: close`. The next round uses a new connection.
+    Closing,
 }
 
-/// Asks for `path` on every connection, again and again.
-fn run<S: Service + 'static>(factory: impl Fn() -> S, path: &str, asks: Asks, body: &[u8]) {
+/// Requests `path` on every connection in every round, and checks that the responses end with
+/// `body`. Prints the number of counted requests.
+fn run<S: Service + 'static>(factory: impl Fn() -> S, path: &str, load: Load, body: &[u8]) {
     let world = World::new(1, Faults::none(), false);
     world.enter(|| {
         let mut limits = Limits::default();
         limits.connections_max = Some(CONNECTIONS);
         let server = Simulated::new(&world, 1, &limits, factory);
-        let (batch, line) = match asks {
-            Asks::AtOnce(batch) => (batch, ""),
-            Asks::ToClose => (1, "Connection: close\r\n"),
+        let (batch, line) = match load {
+            Load::Kept { pipelined } => (pipelined, ""),
+            Load::Closing => (1, "Connection: close\r\n"),
         };
         let request = format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1:8000\r\n{line}\r\n");
         let mut bench = Bench {
             connections: Vec::new(),
             world: world.clone(),
             server,
-            asked: request.repeat(batch).into_bytes(),
-            asks,
+            requests: request.repeat(batch).into_bytes(),
+            load,
             batch,
             body: body.to_vec(),
         };
         bench.connect();
         bench.rounds(ROUNDS_BEFORE);
-        // The server asks the wall clock once a second. Now it does so as a second begins, so the
-        // next time comes after all that is counted.
+        // The server reads the wall clock once a second, for `Date`. Make it do so now, at the
+        // start of a second: the next time is then after the counted rounds.
         std::thread::sleep(until_next_second());
         world.advance(world.now_ms() + 1000);
         bench.rounds(ROUNDS_BEFORE);
@@ -86,7 +99,7 @@ fn run<S: Service + 'static>(factory: impl Fn() -> S, path: &str, asks: Asks, bo
     });
 }
 
-/// What is counted: the counter looks for this name.
+/// `bench/instructions` counts only this function and its callees, which it finds by this name.
 #[inline(never)]
 fn counted(bench: &mut Bench) {
     bench.rounds(ROUNDS);
@@ -102,12 +115,12 @@ struct Bench {
     world: World,
     server: Simulated,
     connections: Vec<Connection>,
-    /// What each connection sends at once.
-    asked: Vec<u8>,
-    asks: Asks,
-    /// Requests in it.
+    /// The bytes that each connection sends in a round.
+    requests: Vec<u8>,
+    load: Load,
+    /// The number of requests in `requests`.
     batch: usize,
-    /// What each answer ends with.
+    /// The body of each response.
     body: Vec<u8>,
 }
 
@@ -120,20 +133,20 @@ impl Bench {
     fn rounds(&mut self, count: u64) {
         for _ in 0..count {
             for connection in &self.connections {
-                connection.send(&self.asked);
+                connection.send(&self.requests);
             }
             let now_ms = self.world.now_ms();
             while self.server.next_ms(0).is_some_and(|at_ms| at_ms <= now_ms) {
-                assert_ne!(self.server.step(0), Step::Ended, "the server lives on");
+                assert_ne!(self.server.step(0), Step::Ended, "the server ended");
             }
             for connection in &self.connections {
                 self.check(connection.read(usize::MAX));
             }
-            if matches!(self.asks, Asks::ToClose) {
+            if matches!(self.load, Load::Closing) {
                 let closed = |connection: &Connection| connection.read(1) == Received::End;
                 assert!(
                     self.connections.iter().all(closed),
-                    "closed with the answer"
+                    "the server did not close a connection after the response"
                 );
                 self.connect();
             }
@@ -141,16 +154,17 @@ impl Bench {
         }
     }
 
-    /// All that was asked for has been answered, and nothing else.
+    /// Checks that each request of a batch got a response with status 200 and the expected body,
+    /// and that the server sent nothing else.
     fn check(&self, received: Received) {
         let Received::Bytes(bytes) = received else {
-            panic!("no answers but {received:?}");
+            panic!("expected responses, got {received:?}");
         };
         let len = bytes.len() / self.batch;
-        assert_eq!(len * self.batch, bytes.len(), "the answers are alike");
-        for answer in bytes.chunks(len) {
-            assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\n"), "all is well");
-            assert!(answer.ends_with(&self.body), "with this content");
+        assert_eq!(len * self.batch, bytes.len(), "responses differ in length");
+        for response in bytes.chunks(len) {
+            assert!(response.starts_with(b"HTTP/1.1 200 OK\r\n"), "not 200");
+            assert!(response.ends_with(&self.body), "another body");
         }
     }
 }

@@ -248,7 +248,7 @@ impl<'a> OpenLoop<'a> {
         for event in &events {
             let token = event.data.u64();
             let index = (token % self.plan.connections as u64) as usize;
-            // An earlier event of this batch may have replaced the connection; the token differs then.
+            // An earlier event may have replaced the connection. Then the token differs.
             if self.connections[index].token == token {
                 self.serve(index, event.flags)?;
                 self.send_due()?;

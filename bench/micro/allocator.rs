@@ -1,14 +1,15 @@
-//! The system's allocator, and how much of it this thread holds. It refuses to know for what.
+//! The system's allocator, with a count of the bytes that this thread holds.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 thread_local! {
-    /// Bytes asked for and not given back.
+    /// Bytes allocated minus bytes freed by this thread.
     static HELD: Cell<isize> = const { Cell::new(0) };
 }
 
-/// Bytes that this thread has asked for and not given back, without what the allocator adds.
+/// The bytes that this thread has allocated and not freed, without the allocator's own overhead.
+/// Negative if the thread has freed memory of other threads.
 pub(crate) fn held() -> isize {
     HELD.get()
 }
@@ -26,34 +27,35 @@ fn sub(bytes: usize) {
     HELD.set(HELD.get().wrapping_sub_unsigned(bytes));
 }
 
-// SAFETY: all is the system's allocator's doing; the count is a plain number of this thread's.
+// SAFETY: every call is passed on to the system's allocator. Counting does not allocate: the count
+// is a thread-local integer.
 unsafe impl GlobalAlloc for Counting {
-    // SAFETY: as the trait has it.
+    // SAFETY: the contract is the trait's.
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         add(layout.size());
-        // SAFETY: the caller keeps the contract, which is the same.
+        // SAFETY: the caller upholds the trait's contract, and `System` has the same one.
         unsafe { System.alloc(layout) }
     }
 
-    // SAFETY: as the trait has it.
+    // SAFETY: the contract is the trait's.
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         add(layout.size());
         // SAFETY: as above.
         unsafe { System.alloc_zeroed(layout) }
     }
 
-    // SAFETY: as the trait has it.
-    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
+    // SAFETY: the contract is the trait's.
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
         sub(layout.size());
         // SAFETY: as above.
-        unsafe { System.dealloc(place, layout) }
+        unsafe { System.dealloc(memory, layout) }
     }
 
-    // SAFETY: as the trait has it.
-    unsafe fn realloc(&self, place: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
+    // SAFETY: the contract is the trait's.
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
         sub(layout.size());
         add(bytes);
         // SAFETY: as above.
-        unsafe { System.realloc(place, layout, bytes) }
+        unsafe { System.realloc(memory, layout, bytes) }
     }
 }

@@ -1,67 +1,72 @@
-//! Timers as others have them: two binary heaps, for what the wheel is compared with. Neither
-//! knows whom it wakes.
+//! Two binary heaps of timers, as other runtimes use them, to compare the timer wheel with. They
+//! store deadlines only, and wake no coroutines.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-/// Std's heap: what is cancelled stays until it comes up, or until most of the heap is such.
+/// A heap of std. A cancelled timer stays in it until its deadline, or until most of the heap is
+/// cancelled timers.
 #[derive(Default)]
 pub(crate) struct LazyHeap {
-    heap: BinaryHeap<Reverse<(u64, Name)>>,
+    heap: BinaryHeap<Reverse<(u64, TimerId)>>,
+    /// For each slot: the generation of the timer that uses it now.
     generations: Vec<u32>,
+    /// Slots that no armed timer uses.
     free: Vec<u32>,
 }
 
-/// A place, and which of its tenants is meant.
+/// A timer. The generation tells it from earlier and later timers in the same slot.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Name {
+pub(crate) struct TimerId {
     slot: u32,
     generation: u32,
 }
 
 impl LazyHeap {
-    pub(crate) fn arm(&mut self, deadline_ms: u64) -> Name {
+    pub(crate) fn arm(&mut self, deadline_ms: u64) -> TimerId {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.generations.push(0);
             index(self.generations.len() - 1)
         });
         let generation = self.generations[slot as usize];
-        let name = Name { slot, generation };
-        self.heap.push(Reverse((deadline_ms, name)));
-        name
+        let timer = TimerId { slot, generation };
+        self.heap.push(Reverse((deadline_ms, timer)));
+        timer
     }
 
-    pub(crate) fn cancel(&mut self, name: Name) {
-        if self.generations[name.slot as usize] != name.generation {
+    pub(crate) fn cancel(&mut self, timer: TimerId) {
+        if self.generations[timer.slot as usize] != timer.generation {
             return;
         }
-        self.forget(name);
+        self.release(timer);
         let live = self.generations.len() - self.free.len();
         if self.heap.len() > 2 * live + 64 {
             let generations = &self.generations;
             self.heap
-                .retain(|Reverse((_, name))| generations[name.slot as usize] == name.generation);
+                .retain(|Reverse((_, timer))| generations[timer.slot as usize] == timer.generation);
         }
     }
 
     pub(crate) fn expire(&mut self, now_ms: u64) {
-        while let Some(&Reverse((deadline_ms, name))) = self.heap.peek()
+        while let Some(&Reverse((deadline_ms, timer))) = self.heap.peek()
             && deadline_ms <= now_ms
         {
             self.heap.pop();
-            if self.generations[name.slot as usize] == name.generation {
-                self.forget(name);
+            if self.generations[timer.slot as usize] == timer.generation {
+                self.release(timer);
             }
         }
     }
 
-    fn forget(&mut self, name: Name) {
-        self.generations[name.slot as usize] += 1;
-        self.free.push(name.slot);
+    /// Frees the timer's slot. Its entry in the heap stays, with an old generation.
+    fn release(&mut self, timer: TimerId) {
+        self.generations[timer.slot as usize] += 1;
+        self.free.push(timer.slot);
     }
 }
 
-/// libevent's way: each timer knows its place in the heap, and is taken out of its midst.
+/// A heap like libevent's: each timer knows its position in it, so that a cancelled timer is
+/// removed at once.
 #[derive(Default)]
 pub(crate) struct IndexedHeap {
     heap: Vec<u32>,
@@ -71,7 +76,7 @@ pub(crate) struct IndexedHeap {
 
 struct Entry {
     deadline_ms: u64,
-    /// Where it is in the heap; none when it is not.
+    /// The timer's position in the heap. `None` once it has expired or was cancelled.
     position: Option<u32>,
 }
 
@@ -98,7 +103,7 @@ impl IndexedHeap {
 
     pub(crate) fn cancel(&mut self, timer: u32) {
         if let Some(at) = self.entries[timer as usize].position.take() {
-            self.take_out(at as usize);
+            self.remove(at as usize);
         }
         self.free.push(timer);
     }
@@ -108,7 +113,7 @@ impl IndexedHeap {
             && self.deadline_ms(first) <= now_ms
         {
             self.entries[first as usize].position = None;
-            self.take_out(0);
+            self.remove(0);
         }
     }
 
@@ -116,9 +121,10 @@ impl IndexedHeap {
         self.entries[timer as usize].deadline_ms
     }
 
-    /// Fills the place `at` with the last timer, which rises or sinks from there.
-    fn take_out(&mut self, at: usize) {
-        let last = self.heap.pop().expect("there is one");
+    /// Removes the timer at position `at`: the last timer of the heap takes that position, and
+    /// rises or sinks from there.
+    fn remove(&mut self, at: usize) {
+        let last = self.heap.pop().expect("the heap is not empty");
         if at < self.heap.len() {
             let parent = at.checked_sub(1).map(|below| self.heap[below / 2]);
             let rises =
@@ -175,18 +181,19 @@ mod tests {
     use super::*;
     use coring::sim::Random;
 
-    /// Armed timers by their names, and when each is due.
-    type Armed<N> = Vec<(N, u64)>;
+    /// Armed timers, each with its deadline.
+    type Armed<T> = Vec<(T, u64)>;
 
-    /// What expires is what is due, in either heap, whatever was cancelled before.
-    fn lives<H: Default, N: Copy + PartialEq>(
-        arm: fn(&mut H, u64) -> N,
-        cancel: fn(&mut H, N),
+    /// Arms, cancels and expires timers at random. After each step exactly the timers whose
+    /// deadline has not passed are armed.
+    fn check<H: Default, T: Copy + PartialEq>(
+        arm: fn(&mut H, u64) -> T,
+        cancel: fn(&mut H, T),
         expire: fn(&mut H, u64),
-        is_armed: fn(&H, N) -> bool,
+        is_armed: fn(&H, T) -> bool,
     ) {
         let (mut random, mut heap) = (Random::new(1), H::default());
-        let mut armed: Armed<N> = Vec::new();
+        let mut armed: Armed<T> = Vec::new();
         for now_ms in 0..20_000 {
             if random.chance(600) || armed.is_empty() {
                 let deadline_ms = now_ms + 1 + random.below(1000) as u64;
@@ -199,27 +206,29 @@ mod tests {
             for &(timer, deadline_ms) in &armed {
                 assert_eq!(is_armed(&heap, timer), deadline_ms > now_ms);
             }
-            let (gone, still) = armed.into_iter().partition(|armed| armed.1 <= now_ms);
+            let (expired, still): (Armed<T>, _) =
+                armed.into_iter().partition(|armed| armed.1 <= now_ms);
             armed = still;
-            let gone: Armed<N> = gone;
-            gone.into_iter()
-                .for_each(|(timer, _)| cancel(&mut heap, timer));
+            // The owner of a timer cancels it also after it has expired.
+            for (timer, _) in expired {
+                cancel(&mut heap, timer);
+            }
         }
     }
 
     #[test]
-    fn the_lazy_heap_keeps_what_is_armed() {
-        lives(
+    fn lazy_heap_expires_timers_that_are_due_and_no_others() {
+        check(
             LazyHeap::arm,
             LazyHeap::cancel,
             LazyHeap::expire,
-            |heap, name| heap.generations[name.slot as usize] == name.generation,
+            |heap, timer| heap.generations[timer.slot as usize] == timer.generation,
         );
     }
 
     #[test]
-    fn the_indexed_heap_keeps_what_is_armed() {
-        lives(
+    fn indexed_heap_expires_timers_that_are_due_and_no_others() {
+        check(
             IndexedHeap::arm,
             IndexedHeap::cancel,
             IndexedHeap::expire,

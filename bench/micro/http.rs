@@ -1,4 +1,4 @@
-//! HTTP/1.1 without a socket: a head is parsed, an answer's head is written.
+//! The cost of HTTP/1.1 without a socket: parsing a request head, and writing a response head.
 
 use std::hint::black_box;
 
@@ -11,10 +11,10 @@ use crate::measure::time;
 const DATE: [u8; 29] = *b"Sun, 06 Nov 1994 08:49:37 GMT";
 const BODY_BYTES: usize = 18;
 
-/// What a load generator sends.
+/// The request of a load generator.
 const SHORT: &[u8] = b"GET / HTTP/1.1\r\nHost: 127.0.0.1:8000\r\n\r\n";
 
-/// What a browser sends.
+/// The request of a browser.
 const LONG: &[u8] = b"GET /articles/2026/an-article-with-a-name?page=2&order=newest HTTP/1.1\r\n\
 Host: www.example.org\r\n\
 User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0\r\n\
@@ -32,25 +32,25 @@ pub(crate) fn measure() {
     let limits = Limits::default();
     let name = HeaderName::from_static("content-type");
     let value = HeaderValue::from_static("text/html; charset=utf-8");
-    let answer = Answer {
+    let response = Answer {
         status: StatusCode::OK,
         reason: None,
         shared: None,
         fields: [(&name, &value)],
         length: BodyLength::Known(BODY_BYTES as u64),
     };
-    for (what, bytes) in [("short", SHORT), ("long", LONG)] {
-        time(&format!("http: parse a {what} head"), || {
+    for (kind, bytes) in [("short", SHORT), ("long", LONG)] {
+        time(&format!("http: parse a {kind} head"), || {
             read(&mut Connection::server(), bytes, &limits);
         });
-        // One connection for all of them, as with keep-alive.
+        // All requests use one connection, as with keep-alive.
         let mut connection = Connection::server();
         let mut out = [0; 512];
         time(
-            &format!("http: parse a {what} head, write an answer's"),
+            &format!("http: parse a {kind} head, write a response's"),
             || {
                 read(&mut connection, bytes, &limits);
-                let len = connection.send_head(black_box(&answer), &DATE, &mut out);
+                let len = connection.send_head(black_box(&response), &DATE, &mut out);
                 black_box(&out[..len]);
                 send_body(&mut connection);
             },
@@ -68,7 +68,10 @@ fn read(connection: &mut Connection, bytes: &[u8], limits: &Limits) {
 fn send_body(connection: &mut Connection) {
     let prefix = connection
         .send_data(BODY_BYTES)
-        .expect("the length that was told");
-    assert!(prefix.is_none(), "the length was told");
-    connection.send_end().expect("all that was told was sent");
+        .expect("the body has the declared length");
+    assert!(
+        prefix.is_none(),
+        "a body of known length has no chunk prefix"
+    );
+    connection.send_end().expect("the whole body has been sent");
 }

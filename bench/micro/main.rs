@@ -1,5 +1,5 @@
-//! What the parts of the core cost, each by itself: times by the clock, memory by the allocator,
-//! and work for `bench/instructions` to count. It refuses to know what a whole request costs.
+//! Microbenchmarks of single parts of the core: time by the clock, memory by the allocator, and
+//! loops whose instructions `bench/instructions` counts.
 
 mod allocator;
 mod coroutines;

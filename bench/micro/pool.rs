@@ -1,4 +1,4 @@
-//! Blocks of memory that are taken and given back.
+//! The cost of taking blocks from the pool and giving them back.
 
 use std::hint::black_box;
 
@@ -6,7 +6,7 @@ use coring::parts::Pool;
 
 use crate::measure::time;
 
-/// Blocks that are out at once.
+/// The number of blocks that are taken before they are given back.
 const MANY: usize = 64;
 
 pub(crate) fn measure() {

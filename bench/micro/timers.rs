@@ -1,4 +1,4 @@
-//! The timer wheel beside two heaps: arm and cancel, and arm and expire.
+//! The cost of timers on the wheel and on two heaps: arm and cancel, and arm and expire.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -7,33 +7,34 @@ use coring::parts::{Executor, Timer};
 use coring::sim::Random;
 
 use crate::coroutines::executor;
-use crate::heaps::{IndexedHeap, LazyHeap, Name};
-use crate::measure::{each, print, time};
+use crate::heaps::{IndexedHeap, LazyHeap, TimerId};
+use crate::measure::{ns_each, print, time};
 
-/// Timers are armed for later than a second and within so many ms: the longest that a connection
-/// has, by default.
-const SOON_MS: u64 = 1000;
-const LATE_MS: u64 = 75_000;
-/// Timers that are armed while the cost of one is measured.
+/// The earliest and the latest deadline of the timers that stay armed. 75 s is the longest timeout
+/// of a connection by default.
+const DEADLINE_MIN_MS: u64 = 1000;
+const DEADLINE_MAX_MS: u64 = 75_000;
+/// The numbers of timers that stay armed while the cost of one is measured.
 const ARMED: [usize; 4] = [1000, 10_000, 100_000, 1_000_000];
-/// Timers of which each is to expire, and how often that is measured.
+/// The number of timers that are armed and expire, and how often that is measured.
 const EXPIRING: u32 = 100_000;
-const EXPIRIES: usize = 5;
-/// How often each timer is cancelled, on average, where that is counted: what a heap puts off is
-/// done by then.
+const EXPIRY_SAMPLES: usize = 5;
+/// How often each timer is cancelled on average while instructions are counted. Often enough for
+/// the lazy heap to remove its cancelled timers, so that this work is counted too.
 const CANCELS: usize = 2;
 
-/// One way to have timers.
+/// An implementation of timers.
 trait Timers {
     const NAME: &'static str;
     type Armed;
     fn arm(&mut self, deadline_ms: u64) -> Self::Armed;
     fn cancel(&mut self, armed: Self::Armed);
-    /// What is due by then is armed no more.
+    /// Disarms the timers that are due at `now_ms`.
     fn expire(&mut self, now_ms: u64);
 }
 
-/// The executor's own, as coroutines have it: the executor is the thread's current one.
+/// The executor's timer wheel, used as coroutines use it. The executor must be the thread's current
+/// one.
 struct Wheel<'a>(&'a Executor);
 
 impl Timers for Wheel<'_> {
@@ -59,15 +60,15 @@ impl Timers for Wheel<'_> {
 
 impl Timers for LazyHeap {
     const NAME: &'static str = "heap";
-    type Armed = Name;
+    type Armed = TimerId;
 
     #[inline]
-    fn arm(&mut self, deadline_ms: u64) -> Name {
+    fn arm(&mut self, deadline_ms: u64) -> TimerId {
         Self::arm(self, deadline_ms)
     }
 
     #[inline]
-    fn cancel(&mut self, armed: Name) {
+    fn cancel(&mut self, armed: TimerId) {
         Self::cancel(self, armed);
     }
 
@@ -95,7 +96,7 @@ impl Timers for IndexedHeap {
     }
 }
 
-/// Times all of them.
+/// Measures the time of all implementations.
 pub(crate) fn measure() {
     for count in ARMED {
         let executor = executor();
@@ -111,38 +112,39 @@ pub(crate) fn measure() {
     arm_and_expire(|| expire_all(IndexedHeap::default()));
 }
 
-/// Arms and cancels timers again and again beside so many that stay armed, for a counter of
-/// instructions: one that is due before all others, or any of them. Prints how often.
+/// Arms and cancels timers while `armed` others stay armed, so that callgrind can count the
+/// instructions. `which` is `soonest` (a timer due before all others) or `any` (one of the armed
+/// ones, which is replaced). Prints how often it has done so.
 ///
 /// # Errors
-/// When there is no such contender or no such load.
+/// When `contender` or `which` is unknown.
 pub(crate) fn count(contender: &str, which: &str, armed: usize) -> Result<(), String> {
     let executor = executor();
     match contender {
         "wheel" => executor.enter(|| count_one(Load::new(Wheel(&executor), armed), which)),
         "heap" => count_one(Load::new(LazyHeap::default(), armed), which),
         "indexed-heap" => count_one(Load::new(IndexedHeap::default(), armed), which),
-        _ => Err(format!("no timers are called {contender}")),
+        _ => Err(format!("{contender}: give wheel, heap or indexed-heap")),
     }
 }
 
 fn count_one<T: Timers>(mut load: Load<T>, which: &str) -> Result<(), String> {
-    let act = match which {
+    let operation = match which {
         "soonest" => Load::arm_and_cancel_soonest,
         "any" => Load::replace_any,
-        _ => return Err(format!("no load is called {which}")),
+        _ => return Err(format!("{which}: give soonest or any")),
     };
     let times = CANCELS * load.armed.len();
-    counted(&mut load, act, times);
+    counted(&mut load, operation, times);
     println!("{times}");
     Ok(())
 }
 
-/// What is counted: the counter looks for this name.
+/// `bench/instructions` counts only this function and its callees, which it finds by this name.
 #[inline(never)]
-fn counted<T: Timers>(load: &mut Load<T>, act: fn(&mut Load<T>), times: usize) {
+fn counted<T: Timers>(load: &mut Load<T>, operation: fn(&mut Load<T>), times: usize) {
     for _ in 0..times {
-        act(load);
+        operation(load);
     }
 }
 
@@ -154,21 +156,21 @@ fn arm_and_cancel<T: Timers>(timers: T, armed: usize) {
 }
 
 fn arm_and_expire(expire_all: impl Fn() -> Expired) {
-    let all: Vec<Expired> = (0..EXPIRIES).map(|_| expire_all()).collect();
+    let all: Vec<Expired> = (0..EXPIRY_SAMPLES).map(|_| expire_all()).collect();
     let name = format!("{}: arm and expire, each of {EXPIRING}", all[0].name);
-    print(&name, all.iter().map(|expired| expired.each_ns));
+    print(&name, all.iter().map(|expired| expired.ns_each));
 }
 
 struct Expired {
     name: &'static str,
-    each_ns: f64,
+    ns_each: f64,
 }
 
-/// Arms many timers and lets them all expire, in steps of a millisecond.
+/// Arms [`EXPIRING`] timers and lets all of them expire, in steps of a millisecond.
 fn expire_all<T: Timers>(timers: T) -> Expired {
     let begin = Instant::now();
     let mut load = Load::new(timers, EXPIRING as usize);
-    for now_ms in 0..=LATE_MS {
+    for now_ms in 0..=DEADLINE_MAX_MS {
         load.timers.expire(now_ms);
     }
     for armed in load.armed {
@@ -176,11 +178,11 @@ fn expire_all<T: Timers>(timers: T) -> Expired {
     }
     Expired {
         name: T::NAME,
-        each_ns: each(begin.elapsed(), EXPIRING),
+        ns_each: ns_each(begin.elapsed(), EXPIRING),
     }
 }
 
-/// Many timers that are armed.
+/// The timers that stay armed during a measurement.
 struct Load<T: Timers> {
     armed: Vec<T::Armed>,
     timers: T,
@@ -190,7 +192,7 @@ struct Load<T: Timers> {
 impl<T: Timers> Load<T> {
     fn new(mut timers: T, count: usize) -> Self {
         let mut random = Random::new(1);
-        let arm = |_| timers.arm(below(random.any(), SOON_MS, LATE_MS));
+        let arm = |_| timers.arm(scale(random.any(), DEADLINE_MIN_MS, DEADLINE_MAX_MS));
         Self {
             armed: (0..count).map(arm).collect(),
             timers,
@@ -198,27 +200,31 @@ impl<T: Timers> Load<T> {
         }
     }
 
-    /// Arms one that is due before all others, and cancels it: what a timeout in time does.
+    /// Arms a timer that is due before all others, and cancels it, like a timeout that is not
+    /// reached.
     #[inline]
     fn arm_and_cancel_soonest(&mut self) {
-        let armed = self.timers.arm(below(self.random.any(), 1, SOON_MS));
+        let armed = self
+            .timers
+            .arm(scale(self.random.any(), 1, DEADLINE_MIN_MS));
         self.timers.cancel(black_box(armed));
     }
 
-    /// Cancels any of them and arms another in its place.
+    /// Cancels a random one of the armed timers, and arms another in its place.
     #[inline]
     fn replace_any(&mut self) {
         let drawn = self.random.any();
-        let which = below(drawn, 0, self.armed.len() as u64);
-        let armed = self.timers.arm(below(drawn >> 32, SOON_MS, LATE_MS));
-        let which = usize::try_from(which).expect("below a usize");
-        let former = std::mem::replace(&mut self.armed[which], armed);
-        self.timers.cancel(former);
+        let index = scale(drawn, 0, self.armed.len() as u64);
+        let deadline_ms = scale(drawn >> 32, DEADLINE_MIN_MS, DEADLINE_MAX_MS);
+        let armed = self.timers.arm(deadline_ms);
+        let index = usize::try_from(index).expect("the index is less than a length");
+        let replaced = std::mem::replace(&mut self.armed[index], armed);
+        self.timers.cancel(replaced);
     }
 }
 
-/// A number from `start` up to `end`, by the lower half of `drawn`.
+/// Scales the lower 32 bits of `drawn`, a random number, to the range from `start` to below `end`.
 #[inline]
-fn below(drawn: u64, start: u64, end: u64) -> u64 {
+fn scale(drawn: u64, start: u64, end: u64) -> u64 {
     start + (((drawn & u64::from(u32::MAX)) * (end - start)) >> 32)
 }
