@@ -1,37 +1,37 @@
-//! Conditional requests (RFC 9110 §13): whether a request still holds for what is there now. It
-//! refuses to know what that is: the caller has its validators, and the time.
+//! Conditional requests (RFC 9110 §13): evaluates the preconditions of a request against the
+//! validators of the current representation. The caller supplies the validators and the time.
 
 use ::http::Method;
 
 use super::date;
 use super::field::{Fields, trim_ows};
 
-/// What is there now, as clients name it.
+/// The validators of the current representation (RFC 9110 §8.8).
 #[derive(Clone, Copy, Debug)]
 pub struct Validators<'a> {
-    /// The entity tag, a strong one, with its quotes.
+    /// The entity tag: a strong one, with its quotes.
     pub etag: &'a [u8],
-    /// The last modification, in seconds after the epoch.
+    /// The time of the last modification, in seconds since the Unix epoch.
     pub modified_seconds: u64,
 }
 
-/// What the preconditions of a request come to.
+/// The result of evaluating the preconditions of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It is to be answered as if it had none.
+    /// Respond as if the request had no preconditions.
     Proceed,
-    /// The client has what is there: 304.
+    /// The client's copy is current: respond 304.
     NotModified,
-    /// Something else is there than the client thinks: 412.
+    /// The current representation is not the one that the client expects: respond 412.
     Failed,
 }
 
 impl Validators<'_> {
-    /// Judges the preconditions among `fields`, in the order of precedence (§13.2.2). If-Range is
-    /// judged by [`Validators::if_range`].
+    /// Evaluates the preconditions among `fields` in the order of precedence (RFC 9110 §13.2.2).
+    /// If-Range is evaluated separately, by [`Validators::if_range`].
     #[must_use]
     pub fn judge(&self, method: &Method, fields: Fields<'_>) -> Outcome {
-        let reads = matches!(*method, Method::GET | Method::HEAD);
+        let is_get_or_head = matches!(*method, Method::GET | Method::HEAD);
         match self.matches(fields, "if-match", is_strong_match) {
             Some(false) => return Outcome::Failed,
             Some(true) => {}
@@ -43,13 +43,13 @@ impl Validators<'_> {
             }
         }
         match self.matches(fields, "if-none-match", is_weak_match) {
-            Some(true) if reads => Outcome::NotModified,
+            Some(true) if is_get_or_head => Outcome::NotModified,
             Some(true) => Outcome::Failed,
             Some(false) => Outcome::Proceed,
             None => {
                 let since = date_of(fields, "if-modified-since");
                 let is_old = since.is_some_and(|since| self.modified_seconds <= since);
-                if reads && is_old {
+                if is_get_or_head && is_old {
                     Outcome::NotModified
                 } else {
                     Outcome::Proceed
@@ -58,9 +58,12 @@ impl Validators<'_> {
         }
     }
 
-    /// Whether a Range field holds: there is no If-Range, or it names exactly what is there now
-    /// (§13.1.5). A date does so only if it is strong (§8.8.2.2): what was modified in the very
-    /// second `now_seconds` may yet be modified again under the same date.
+    /// Whether the request's Range field applies: the request has no If-Range, or its single
+    /// If-Range field matches the current representation exactly (RFC 9110 §13.1.5).
+    ///
+    /// A date matches only if it is a strong validator (RFC 9110 §8.8.2.2). It is weak during the
+    /// second of the modification: a file modified at `now_seconds` could be modified again in that
+    /// second, and its date would not change.
     #[must_use]
     pub fn if_range(&self, fields: Fields<'_>, now_seconds: u64) -> bool {
         let mut lines = fields.get_all("if-range");
@@ -77,7 +80,7 @@ impl Validators<'_> {
         }
     }
 
-    /// Whether a list of entity tags names what is there; none where the field is missing.
+    /// Whether the field `name` is `*` or lists the current entity tag; `None` if it is absent.
     fn matches(
         &self,
         fields: Fields<'_>,
@@ -90,8 +93,8 @@ impl Validators<'_> {
     }
 }
 
-/// The moment that the one field called `name` gives. What is no date is as if it were not there,
-/// and so are two fields, of which nobody knows which one counts.
+/// The date in the field `name`, in seconds since the Unix epoch. An invalid date is ignored
+/// (RFC 9110 §13.1.3, §13.1.4), and so is a field that occurs twice.
 fn date_of(fields: Fields<'_>, name: &str) -> Option<u64> {
     let mut lines = fields.get_all(name);
     match (lines.next(), lines.next()) {
@@ -100,18 +103,18 @@ fn date_of(fields: Fields<'_>, name: &str) -> Option<u64> {
     }
 }
 
-/// Strong comparison (§8.8.3.2) with a tag that is strong itself.
+/// Strong comparison (RFC 9110 §8.8.3.2) of a client's `tag` with our `etag`, which is strong.
 fn is_strong_match(tag: &[u8], etag: &[u8]) -> bool {
     tag == etag
 }
 
-/// Weak comparison (§8.8.3.2) with a tag that is strong itself.
+/// Weak comparison (RFC 9110 §8.8.3.2) of a client's `tag` with our `etag`, which is strong.
 fn is_weak_match(tag: &[u8], etag: &[u8]) -> bool {
     tag.strip_prefix(b"W/").unwrap_or(tag) == etag
 }
 
-/// The entity tags of a list, with their quotes and weakness; it ends at what is none. There may
-/// be commas within a tag.
+/// Iterates over the entity tags of a list, each with its quotes and its `W/` prefix if it is weak.
+/// Returns `None` at the first element that is not an entity tag. A tag may contain commas.
 struct Tags<'a>(&'a [u8]);
 
 impl<'a> Iterator for Tags<'a> {
@@ -137,7 +140,7 @@ mod tests {
     const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
     const EARLIER: &str = "Sun, 06 Nov 1994 08:49:36 GMT";
     const LATER: &str = "Sun, 06 Nov 1994 08:49:38 GMT";
-    const NOW: Validators<'static> = Validators {
+    const CURRENT: Validators<'static> = Validators {
         etag: b"\"now, a\"",
         modified_seconds: 784_111_777,
     };
@@ -152,7 +155,7 @@ mod tests {
     #[track_caller]
     fn check(method: &Method, fields: &[(&str, &str)], expected: Outcome) {
         let section = lines(fields);
-        let outcome = NOW.judge(method, Fields::new(section.as_bytes()));
+        let outcome = CURRENT.judge(method, Fields::new(section.as_bytes()));
         assert_eq!(outcome, expected, "{method} {section}");
     }
 
@@ -228,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_date_is_ignored() {
+    fn invalid_dates_are_ignored() {
         for date in [
             "",
             "yesterday",
@@ -251,10 +254,10 @@ mod tests {
     }
 
     #[test]
-    fn tags_win_over_dates_and_matches_over_none_matches() {
+    fn etags_take_precedence_over_dates_and_if_match_over_if_none_match() {
         let same = "\"now, a\"";
         for (fields, expected) in [
-            // If-Unmodified-Since would fail, and counts only without If-Match.
+            // If-Unmodified-Since would fail, but it is ignored because If-Match is present.
             (
                 [("If-Match", same), ("If-Unmodified-Since", EARLIER)],
                 Outcome::Proceed,
@@ -275,7 +278,7 @@ mod tests {
                 [("If-Unmodified-Since", DATE), ("If-None-Match", same)],
                 Outcome::NotModified,
             ),
-            // If-Modified-Since would hold, and counts only without If-None-Match.
+            // If-Modified-Since would give 304, but it is ignored because of If-None-Match.
             (
                 [("If-None-Match", "\"x\""), ("If-Modified-Since", DATE)],
                 Outcome::Proceed,
@@ -294,13 +297,13 @@ mod tests {
     }
 
     #[test]
-    fn ranges_hold_for_exactly_what_is_there() {
+    fn if_range_requires_an_exact_match() {
         let check = |fields: &[(&str, &str)], now_seconds, expected| {
             let section = lines(fields);
             let fields = Fields::new(section.as_bytes());
-            assert_eq!(NOW.if_range(fields, now_seconds), expected, "{section}");
+            assert_eq!(CURRENT.if_range(fields, now_seconds), expected, "{section}");
         };
-        let now = NOW.modified_seconds;
+        let now = CURRENT.modified_seconds;
         check(&[], now, true);
         check(&[("If-Range", "\"now, a\"")], now, true);
         check(&[("If-Range", "W/\"now, a\"")], now, false);

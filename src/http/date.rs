@@ -1,4 +1,5 @@
-//! Dates as HTTP writes them (RFC 9110 §5.6.7). It refuses to know the clock: the time is given.
+//! Parsing and formatting of HTTP dates (RFC 9110 §5.6.7). No clock is read: the caller passes the
+//! time.
 
 use std::io::Write as _;
 use std::time::{Duration, UNIX_EPOCH};
@@ -6,18 +7,18 @@ use std::time::{Duration, UNIX_EPOCH};
 /// Length of an IMF-fixdate in bytes (RFC 9110 §5.6.7).
 pub const DATE_LEN: usize = 29;
 
-/// The last second that an IMF-fixdate's four-digit year can name.
+/// The last second of the year 9999: an IMF-fixdate has a four-digit year.
 const LAST_SECOND: u64 = 253_402_300_799;
 
-/// The second after the epoch that a date in any of the three formats stands for; none for what is
-/// no date, or one before the epoch.
+/// Parses a date in any of the three formats (IMF-fixdate, RFC 850, asctime) to seconds since the
+/// Unix epoch. `None` if the date is invalid or before the epoch.
 #[must_use]
 pub fn parse(value: &[u8]) -> Option<u64> {
     let time = httpdate::parse_http_date(str::from_utf8(value).ok()?).ok()?;
     Some(time.duration_since(UNIX_EPOCH).ok()?.as_secs())
 }
 
-/// An IMF-fixdate and the second it stands for.
+/// An IMF-fixdate, cached together with the second that it represents.
 #[derive(Clone, Debug)]
 pub struct DateCache {
     unix_seconds: u64,
@@ -25,7 +26,7 @@ pub struct DateCache {
 }
 
 impl DateCache {
-    /// A cache that stands at the epoch.
+    /// A cache that holds the date of the Unix epoch.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -34,8 +35,8 @@ impl DateCache {
         }
     }
 
-    /// The date of that second after the epoch; formatted only when the second has changed.
-    /// Beyond the year 9999 it stays at that year's last second.
+    /// The date at `unix_seconds`, in seconds since the Unix epoch. It is formatted only if the
+    /// second has changed. After the year 9999 the result stays at the last second of that year.
     #[inline]
     pub fn at(&mut self, unix_seconds: u64) -> &[u8; DATE_LEN] {
         if unix_seconds != self.unix_seconds {
@@ -64,7 +65,7 @@ mod tests {
     use super::{DateCache, parse};
 
     #[test]
-    fn reads_what_it_writes() {
+    fn parses_the_dates_that_it_formats() {
         let mut cache = DateCache::new();
         for second in [0, 784_111_777, 951_782_400, 253_402_300_799] {
             assert_eq!(parse(cache.at(second)), Some(second));

@@ -1,18 +1,20 @@
-//! What a peer can do wrong, and the status that answers it. A fault refuses to know what we did
-//! wrong: our own errors are other types.
+//! Errors of the peer, and the status code of the response to each. The server's own errors have
+//! other types.
 
 use ::http::StatusCode;
 
-/// The peer broke the protocol or one of our limits. The connection ends after the answer.
+/// The peer violated the protocol or exceeded a limit. The server sends an error response if it
+/// still can, and then closes the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fault {
     /// The request line is not `method SP target SP version` (RFC 9112 §3).
     BadRequestLine,
-    /// A field line is malformed (RFC 9112 §5), or a field that must be single came twice.
+    /// A field line is malformed (RFC 9112 §5), or Content-Type occurs twice.
     BadField,
-    /// A line ended in LF without CR: allowed by RFC 9112 §2.2, refused as a smuggling tool.
+    /// A line ends in LF without CR. RFC 9112 §2.2 allows servers to accept this; it is refused
+    /// because it helps to smuggle requests.
     BareLineFeed,
-    /// The request target has no valid form or holds a forbidden byte (RFC 9112 §3.2).
+    /// The request target has no valid form or contains a forbidden byte (RFC 9112 §3.2).
     BadTarget,
     /// The request target exceeds its limit.
     TargetTooLong,
@@ -22,23 +24,24 @@ pub enum Fault {
     TooManyFields,
     /// An HTTP/1.1 request without Host (RFC 9112 §3.2).
     MissingHost,
-    /// Host is not `host [":" port]`, came twice, or contradicts the target.
+    /// Host is not `host [":" port]`, occurs twice, or differs from the target's authority.
     BadHost,
     /// Content-Length is not one decimal number (RFC 9112 §6.3).
     BadContentLength,
-    /// Content-Length beside Transfer-Encoding, or Transfer-Encoding in HTTP/1.0 (RFC 9112 §6.1).
+    /// The request has both Content-Length and Transfer-Encoding, or has Transfer-Encoding in
+    /// HTTP/1.0 (RFC 9112 §6.1).
     ConflictingFraming,
     /// A transfer coding other than exactly `chunked` (RFC 9112 §6.1).
     UnsupportedTransferCoding,
     /// A well-formed version that is neither HTTP/1.0 nor HTTP/1.1.
     UnsupportedVersion,
-    /// A method this server does not speak at all: CONNECT.
+    /// The method CONNECT: this server is not a proxy.
     UnsupportedMethod,
-    /// The body is, or announces to be, longer than its limit.
+    /// The body, or its announced length, exceeds its limit.
     BodyTooLarge,
-    /// Chunked framing is malformed or mostly overhead (RFC 9112 §7.1).
+    /// Chunked framing is malformed (RFC 9112 §7.1), or takes far more bytes than the data.
     BadChunk,
-    /// A trailer field is malformed or one that frames the message (RFC 9110 §6.5.1).
+    /// A trailer field is malformed or not allowed as a trailer (RFC 9110 §6.5.1).
     BadTrailer,
     /// An expectation other than `100-continue` (RFC 9110 §10.1.1).
     ExpectationFailed,
@@ -46,12 +49,13 @@ pub enum Fault {
     HeadTimeout,
     /// The body did not arrive in time.
     BodyTimeout,
-    /// The peer ended its side inside a head or a body; nobody is left to answer.
+    /// The peer closed or half-closed the connection inside a head or a body. The server sends no
+    /// error response.
     Truncated,
 }
 
 impl Fault {
-    /// The status of the answer.
+    /// The status of the error response.
     #[must_use]
     pub const fn status(self) -> StatusCode {
         match self {
@@ -78,7 +82,7 @@ impl Fault {
         }
     }
 
-    /// A few plain words for the log and the answer's body.
+    /// A short description, for the log and for the body of the error response.
     #[must_use]
     pub const fn reason(self) -> &'static str {
         match self {
@@ -112,7 +116,7 @@ mod tests {
     use super::Fault;
 
     #[test]
-    fn names_the_status_of_the_answer() {
+    fn faults_map_to_status_codes() {
         let check = |fault: Fault, status: u16| assert_eq!(fault.status().as_u16(), status);
         check(Fault::BadRequestLine, 400);
         check(Fault::HeadTimeout, 408);

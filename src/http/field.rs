@@ -1,29 +1,30 @@
-//! Field lines: walking them, finding one, reading lists (RFC 9110 §5, RFC 9112 §5). It refuses to
-//! validate: the parser has done that, and what it has not seen yields nothing rather than harm.
+//! Field lines: iteration, lookup, and lists (RFC 9110 §5, RFC 9112 §5). [`Fields`] does not
+//! validate its lines, because the parser has done that. Invalid lines may yield no fields, but
+//! they cause no panic.
 
 use std::fmt;
 
-/// The field lines of a head, as received; no map is built, a look-up walks the lines.
+/// The field lines of a head, as received. No map is built: each lookup walks the lines.
 ///
-/// The bytes were validated: each line is `name ":" OWS value OWS CRLF` and nothing is folded.
+/// The bytes were validated: each line is `name ":" OWS value OWS CRLF`, and no line is folded.
 #[derive(Clone, Copy, Default)]
 pub struct Fields<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Fields<'a> {
-    /// The field lines in `section`, which ends before the empty line.
+    /// The field lines in `section`, which does not include the empty line after them.
     pub(super) fn new(section: &'a [u8]) -> Self {
         Self { rest: section }
     }
 
-    /// The value of the first field called `name`, in any case of letters.
+    /// The value of the first field called `name`, ignoring case.
     #[must_use]
     pub fn get(self, name: &str) -> Option<&'a [u8]> {
         self.get_all(name).next()
     }
 
-    /// The values of all fields called `name`, in the order they came.
+    /// The values of all fields called `name`, ignoring case, in the order received.
     pub fn get_all<'n>(self, name: &'n str) -> impl Iterator<Item = &'a [u8]> + use<'a, 'n> {
         let mut lines = self;
         std::iter::from_fn(move || {
@@ -50,13 +51,14 @@ impl<'a> Fields<'a> {
 impl<'a> Iterator for Fields<'a> {
     type Item = (&'a [u8], &'a [u8]);
 
-    /// The next field's name, as it was spelled, and its value without the white space around it.
+    /// The name of the next field as the client spelled it, and its value without the white space
+    /// around it.
     fn next(&mut self) -> Option<Self::Item> {
         split_line(self.next_line()?)
     }
 }
 
-/// A map of names to values, as text.
+/// Formats the fields as a map from names to values.
 impl fmt::Debug for Fields<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = |(name, value)| {
@@ -69,7 +71,8 @@ impl fmt::Debug for Fields<'_> {
     }
 }
 
-/// The name in a field's line, and its value without the white space around it.
+/// Splits a field line into its name and its value, without the white space around the value.
+/// `None` if the line has no colon.
 #[inline]
 #[must_use]
 pub fn split_line(line: &[u8]) -> Option<(&[u8], &[u8])> {
@@ -77,28 +80,28 @@ pub fn split_line(line: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((&line[..colon], trim_ows(&line[colon + 1..])))
 }
 
-/// Whether the comma-separated list `value` holds `token`, in any case of letters.
+/// Whether the comma-separated list `value` contains `token`, ignoring case.
 #[must_use]
 pub fn has_token(value: &[u8], token: &str) -> bool {
     tokens(value).any(|each| each.eq_ignore_ascii_case(token.as_bytes()))
 }
 
-/// The side that decides on a field of a response.
+/// Decides whether the server sends a field that a service has set in its response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Owner {
-    /// The response.
+    /// The field is sent as the service set it.
     Response,
-    /// The response; without its Date the server adds one.
+    /// The field is sent. The server adds a Date field if the service sets none.
     Date,
-    /// The response; without its Server the server adds one.
+    /// The field is sent. The server adds a Server field if the service sets none.
     Server,
-    /// The protocol, which heeds `close` in a response's Connection.
+    /// The field is not sent. If it contains `close`, the connection closes after the response.
     Connection,
-    /// The protocol alone: framing, and what concerns one connection.
+    /// The field is not sent: it frames the message or concerns only this connection.
     Protocol,
 }
 
-/// The side that decides on the response field `name`, which is in lower case.
+/// The owner of the response field `name`, which must be in lower case.
 #[inline]
 pub(super) fn owner(name: &[u8]) -> Owner {
     match name {
@@ -111,8 +114,8 @@ pub(super) fn owner(name: &[u8]) -> Owner {
     }
 }
 
-/// The elements of a comma-separated list that has no quoted strings, empty ones left out
-/// (RFC 9110 §5.6.1).
+/// The elements of a comma-separated list that has no quoted strings (RFC 9110 §5.6.1). Empty
+/// elements are skipped.
 pub fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value
         .split(|&byte| byte == b',')
@@ -126,8 +129,9 @@ pub fn is_token(name: &[u8]) -> bool {
     !name.is_empty() && name.iter().all(|&byte| TOKEN[usize::from(byte)])
 }
 
-/// Whether a field's name is Host: every request has one, so its four bytes are read at once. The
-/// bit that makes letters small makes no other byte of a token a letter.
+/// Whether a field's name is Host, ignoring case. Every request has this field, so the four bytes
+/// are compared as one word. Setting bit 0x20 turns a capital letter into its small letter, and
+/// turns no other byte into a letter.
 #[inline]
 #[must_use]
 pub fn is_host(name: &[u8]) -> bool {
@@ -135,15 +139,15 @@ pub fn is_host(name: &[u8]) -> bool {
         .is_ok_and(|name| u32::from_ne_bytes(name) | 0x2020_2020 == u32::from_ne_bytes(*b"host"))
 }
 
-/// Whether `value` may stand in a field: no controls but HTAB (RFC 9110 §5.5).
+/// Whether `value` is a valid field value: no control characters except HTAB (RFC 9110 §5.5).
 #[must_use]
 pub fn is_value(value: &[u8]) -> bool {
     let visible = |byte: u8| ((byte >= b' ') & (byte != 0x7f)) | (byte == b'\t');
-    // No early exit: values are short, and a loop without branches is done many bytes at a time.
+    // No early exit: values are short, and the compiler vectorizes a loop without branches.
     value.iter().fold(true, |all, &byte| all & visible(byte))
 }
 
-/// `bytes` without the spaces and tabs at its ends (OWS, RFC 9110 §5.6.3).
+/// `bytes` without leading and trailing spaces and tabs (OWS, RFC 9110 §5.6.3).
 #[must_use]
 pub fn trim_ows(mut bytes: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] = bytes {
@@ -155,7 +159,7 @@ pub fn trim_ows(mut bytes: &[u8]) -> &[u8] {
     bytes
 }
 
-/// Where `needle` first occurs in `bytes`; eight bytes a step.
+/// The offset of the first `needle` in `bytes`. It compares eight bytes at a time.
 #[must_use]
 pub fn find(bytes: &[u8], needle: u8) -> Option<usize> {
     const LOW: u64 = 0x0101_0101_0101_0101;
@@ -164,7 +168,7 @@ pub fn find(bytes: &[u8], needle: u8) -> Option<usize> {
     let (words, tail) = bytes.as_chunks::<8>();
     for (index, word) in words.iter().enumerate() {
         let difference = u64::from_le_bytes(*word) ^ pattern;
-        // The lowest bit set marks the first zero byte; a borrow can only spoil bits above it.
+        // The lowest set bit marks the first zero byte. A borrow can set wrong bits only above it.
         let zeros = difference.wrapping_sub(LOW) & !difference & HIGH;
         if zeros != 0 {
             return Some(index * 8 + zeros.trailing_zeros() as usize / 8);
@@ -175,6 +179,7 @@ pub fn find(bytes: &[u8], needle: u8) -> Option<usize> {
         .map(|at| words.len() * 8 + at)
 }
 
+/// The bytes that a token may contain (`tchar`, RFC 9110 §5.6.2).
 static TOKEN: [bool; 256] = {
     let mut table = [false; 256];
     let mut byte = 0_u8;
@@ -198,11 +203,11 @@ mod tests {
         b"Host: a.example\r\nX:\r\nAccept: a \r\nCookie:\tb=1; c:2\r\naccept: \xffz\t\r\n";
 
     #[test]
-    fn tells_host_from_other_names() {
-        for place in 0..4 {
+    fn is_host_ignores_case_and_rejects_other_names() {
+        for index in 0..4 {
             for byte in (0..=u8::MAX).filter(|&byte| is_token(&[byte])) {
                 let mut name = *b"hOsT";
-                name[place] = byte;
+                name[index] = byte;
                 assert_eq!(
                     is_host(&name),
                     name.eq_ignore_ascii_case(b"host"),
@@ -248,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_lists() {
+    fn has_token_reads_comma_separated_lists() {
         assert!(has_token(b"close", "close"));
         assert!(has_token(b" , keep-alive ,\tClose", "close"));
         assert!(!has_token(b"closed, not close", "close"));
@@ -256,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn knows_tokens_and_values() {
+    fn recognises_tokens_and_values() {
         assert!(is_token(b"X-a_b!#$%&'*+.^`|~09"));
         for bad in [
             b"".as_slice(),
@@ -279,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_every_byte_at_every_place() {
+    fn find_works_at_every_offset() {
         for len in (0..40).step_by(if cfg!(miri) { 5 } else { 1 }) {
             for at in 0..len {
                 let mut bytes = vec![b'\x0b'; len];

@@ -1,4 +1,4 @@
-//! Response fields whose lines are written once and sent many times.
+//! Response fields that are encoded once and sent with many responses.
 
 use std::cell::OnceCell;
 use std::fmt;
@@ -7,8 +7,8 @@ use ::http::{HeaderName, HeaderValue};
 
 use super::field::{Fields, Owner, has_token, is_token, is_value, owner, trim_ows};
 
-/// Fields of responses, checked and written once: to be shared by many responses, or made from
-/// fields that are bytes already.
+/// Response fields that are validated and encoded once, to be shared by many responses. They can
+/// also be made from names and values that are raw bytes.
 ///
 /// ```
 /// use std::rc::Rc;
@@ -21,34 +21,37 @@ use super::field::{Fields, Owner, has_token, is_token, is_value, owner, trim_ows
 /// assert_eq!(response.headers().count(), 2);
 /// ```
 ///
-/// The rules are those of a response's other fields: framing and what concerns the connection are
-/// the server's and left out, though `Connection: close` is heeded; the server adds Date and Server
-/// where there are none. Names are sent in lower case.
+/// The rules for a response's other fields apply here too. The server writes the fields that frame
+/// the message or concern the connection, so these are left out; `Connection: close` still closes
+/// the connection. The server adds Date and Server if they are missing. Names are sent in lower
+/// case.
 pub struct FieldLines {
-    /// Each line with CR LF before it, and none at the end. HTTP/1 sends them as they are.
+    /// Each line has CR LF before it; the last line has none after it. HTTP/1 sends these bytes
+    /// unchanged.
     lines: Box<[u8]>,
-    noted: Noted,
-    /// The same fields, for those who ask.
+    flags: FieldFlags,
+    /// The same fields, parsed at the first call of [`FieldLines::fields`].
     fields: OnceCell<Box<[(HeaderName, HeaderValue)]>>,
 }
 
-/// A field that no response may have.
+/// The error for a field whose name or value is invalid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidField {
     name: String,
-    is_name: bool,
+    is_name_invalid: bool,
 }
 
-/// What the fields of a response say of those that the server writes.
+/// Which of the fields that the server may add a response already has.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Noted {
+pub(super) struct FieldFlags {
     pub(super) has_date: bool,
     pub(super) has_server: bool,
+    /// Whether a Connection field contains `close`.
     pub(super) wants_close: bool,
 }
 
-impl Noted {
-    /// Whether a field, whose name is in lower case, is the response's to send.
+impl FieldFlags {
+    /// Notes a field, whose name must be in lower case. Returns whether it is sent.
     #[inline]
     pub(super) fn admits(&mut self, name: &[u8], value: &[u8]) -> bool {
         match owner(name) {
@@ -64,9 +67,9 @@ impl Noted {
         true
     }
 
-    /// Notes what others have noted.
+    /// Adds the flags of `other`.
     #[inline]
-    pub(super) fn add(&mut self, other: Self) {
+    pub(super) fn merge(&mut self, other: Self) {
         self.has_date |= other.has_date;
         self.has_server |= other.has_server;
         self.wants_close |= other.wants_close;
@@ -74,48 +77,51 @@ impl Noted {
 }
 
 impl FieldLines {
-    /// The lines of these fields.
+    /// Encodes `fields`.
     #[must_use]
     pub fn new(fields: impl IntoIterator<Item = (HeaderName, HeaderValue)>) -> Self {
-        let (mut lines, mut noted) = (Vec::new(), Noted::default());
+        let (mut lines, mut flags) = (Vec::new(), FieldFlags::default());
         for (name, value) in fields {
             write(
                 name.as_str().as_bytes(),
                 value.as_bytes(),
                 &mut lines,
-                &mut noted,
+                &mut flags,
             );
         }
-        Self::written(lines, noted)
+        Self::from_lines(lines, flags)
     }
 
-    /// The lines of fields that are names and values in bytes. White space around a value is left
-    /// out.
+    /// Encodes fields whose names and values are raw bytes. White space around a value is removed.
     ///
     /// # Errors
-    /// When a name is not a token, or a value has a control character.
+    /// If a name is not a token (RFC 9110 §5.6.2) or is longer than 65,535 bytes, or if a value
+    /// contains a control character other than a tab.
     pub fn from_bytes<N, V>(fields: impl IntoIterator<Item = (N, V)>) -> Result<Self, InvalidField>
     where
         N: AsRef<[u8]>,
         V: AsRef<[u8]>,
     {
-        let (mut lines, mut noted) = (Vec::new(), Noted::default());
+        let (mut lines, mut flags) = (Vec::new(), FieldFlags::default());
         for (name, value) in fields {
             let (name, value) = (name.as_ref(), trim_ows(value.as_ref()));
-            let is_name = !is_token(name) || name.len() > NAME_BYTES_MAX;
-            if is_name || !is_value(value) {
+            let is_name_invalid = !is_token(name) || name.len() > NAME_BYTES_MAX;
+            if is_name_invalid || !is_value(value) {
                 let name = String::from_utf8_lossy(name).into_owned();
-                return Err(InvalidField { name, is_name });
+                return Err(InvalidField {
+                    name,
+                    is_name_invalid,
+                });
             }
-            write(&name.to_ascii_lowercase(), value, &mut lines, &mut noted);
+            write(&name.to_ascii_lowercase(), value, &mut lines, &mut flags);
         }
-        Ok(Self::written(lines, noted))
+        Ok(Self::from_lines(lines, flags))
     }
 
-    fn written(lines: Vec<u8>, noted: Noted) -> Self {
+    fn from_lines(lines: Vec<u8>, flags: FieldFlags) -> Self {
         Self {
             lines: lines.into(),
-            noted,
+            flags,
             fields: OnceCell::new(),
         }
     }
@@ -124,48 +130,48 @@ impl FieldLines {
     pub fn fields(&self) -> &[(HeaderName, HeaderValue)] {
         self.fields.get_or_init(|| {
             let typed = |(name, value)| {
-                let name = HeaderName::from_bytes(name).expect("a name that was checked");
-                let value = HeaderValue::from_bytes(value).expect("a value that was checked");
+                let name = HeaderName::from_bytes(name).expect("the name was validated");
+                let value = HeaderValue::from_bytes(value).expect("the value was validated");
                 (name, value)
             };
-            // The line end that is missing at the end is the one at the start.
+            // `Fields` needs CR LF after each line, so the leading one moves to the end.
             let mut section = self.lines.get(2..).unwrap_or_default().to_vec();
             section.extend_from_slice(b"\r\n");
             Fields::new(&section).map(typed).collect()
         })
     }
 
-    /// Whether they ask to close the connection.
+    /// Whether the fields include `Connection: close`.
     pub(crate) fn wants_close(&self) -> bool {
-        self.noted.wants_close
+        self.flags.wants_close
     }
 
-    /// Each line with CR LF before it, and none at the end.
+    /// The encoded lines. Each has CR LF before it; the last one has none after it.
     #[inline]
     pub(super) fn lines(&self) -> &[u8] {
         &self.lines
     }
 
-    /// What they say of the server's fields.
+    /// Which of the fields that the server may add are among these.
     #[inline]
-    pub(super) fn noted(&self) -> Noted {
-        self.noted
+    pub(super) fn flags(&self) -> FieldFlags {
+        self.flags
     }
 }
 
-/// The longest name that is a `HeaderName`, in bytes.
+/// The longest name that `HeaderName` accepts, in bytes.
 const NAME_BYTES_MAX: usize = u16::MAX as usize;
 
-/// Writes the line of a field, whose name is in lower case, if a response may send it.
-fn write(name: &[u8], value: &[u8], lines: &mut Vec<u8>, noted: &mut Noted) {
-    if noted.admits(name, value) {
+/// Appends the line of a field, whose name must be in lower case, if a response sends that field.
+fn write(name: &[u8], value: &[u8], lines: &mut Vec<u8>, flags: &mut FieldFlags) {
+    if flags.admits(name, value) {
         for part in [b"\r\n", name, b": ", value] {
             lines.extend_from_slice(part);
         }
     }
 }
 
-/// A map of names to values, as text.
+/// Formats the fields as a map from names to values.
 impl fmt::Debug for FieldLines {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let fields = self.fields().iter().map(|(name, value)| (name, value));
@@ -175,9 +181,13 @@ impl fmt::Debug for FieldLines {
 
 impl fmt::Display for InvalidField {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.is_name {
-            true => write!(f, "{:?} is not the name of a field", self.name),
-            false => write!(f, "the field {:?} has a control character", self.name),
+        match self.is_name_invalid {
+            true => write!(f, "{:?} is not a valid field name", self.name),
+            false => write!(
+                f,
+                "the value of the field {:?} contains a control character",
+                self.name
+            ),
         }
     }
 }
@@ -209,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_break_out_of_a_line_is_refused() {
+    fn invalid_names_and_values_are_refused() {
         let error = |name: &str, value: &str| {
             let made = FieldLines::from_bytes([("x-ok", "1"), (name, value)]);
             made.unwrap_err().to_string()
@@ -224,11 +234,11 @@ mod tests {
         ] {
             assert_eq!(
                 error(name, "1"),
-                format!("{name:?} is not the name of a field")
+                format!("{name:?} is not a valid field name")
             );
         }
         for value in ["a\r\nb: c", "a\n", "\0", "\x7f"] {
-            let expected = "the field \"x-y\" has a control character";
+            let expected = "the value of the field \"x-y\" contains a control character";
             assert_eq!(error("x-y", value), expected, "{value:?}");
         }
         let longest = "a".repeat(NAME_BYTES_MAX);
@@ -237,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn the_servers_own_fields_are_left_out() {
+    fn fields_that_only_the_server_writes_are_left_out() {
         let lines = FieldLines::from_bytes([
             ("Content-Length", "5"),
             ("Transfer-Encoding", "chunked"),
@@ -247,8 +257,8 @@ mod tests {
         ]);
         let lines = lines.unwrap();
         assert_eq!(fields(&lines), [("x-a", &b"1"[..])]);
-        assert!(!lines.noted().wants_close);
+        assert!(!lines.flags().wants_close);
         let close = FieldLines::from_bytes([("connection", "x, Close")]).unwrap();
-        assert!(close.lines().is_empty() && close.noted().wants_close);
+        assert!(close.lines().is_empty() && close.flags().wants_close);
     }
 }

@@ -1,6 +1,6 @@
-//! A request's head in the layout that services read, whatever version of HTTP brought it: the
-//! method, and spans of the bytes that were received. A protocol writes it in place. It has no
-//! field for what only one protocol needs (framing, persistence).
+//! A request's head in a layout that does not depend on the version of HTTP: the method, and spans
+//! of the received bytes. A protocol's parser fills it in place. Properties that only one protocol
+//! has (framing, persistence) are kept elsewhere.
 
 use ::http::Method;
 
@@ -8,7 +8,7 @@ use super::Span;
 use super::field::Fields;
 use super::target::Target;
 
-/// The version of a request.
+/// The HTTP version of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
     /// HTTP/1.0
@@ -19,14 +19,14 @@ pub enum Version {
 
 /// A request's head.
 ///
-/// The accessors take the bytes that the head was parsed from, wherever those are by then. The
-/// fields are lines of HTTP/1.1 in these bytes; a protocol that compresses its fields writes such
-/// lines.
+/// The accessors take the bytes that the head was parsed from; those may have moved since. The
+/// fields are HTTP/1.1 field lines within these bytes. A protocol that compresses its fields must
+/// decode them to such lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
-    /// The method; a method that the standards do not name is an extension method.
+    /// The method: a standard one, or any other token as an extension method.
     pub method: Method,
-    /// The version.
+    /// The HTTP version.
     pub version: Version,
     pub(super) target: Span,
     pub(super) parts: Target,
@@ -41,7 +41,7 @@ impl Default for Head {
 }
 
 impl Head {
-    /// A place for a head that is not read yet.
+    /// An empty head, for a parser to fill.
     #[inline]
     #[must_use]
     pub const fn new() -> Self {
@@ -61,7 +61,7 @@ impl Head {
         self.target.text(bytes)
     }
 
-    /// The path as received, not decoded: `*` for `OPTIONS *`, else beginning with `/`.
+    /// The path as received, not percent-decoded. It begins with `/`, or is `*` for `OPTIONS *`.
     #[inline]
     #[must_use]
     pub fn path<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
@@ -72,21 +72,21 @@ impl Head {
         }
     }
 
-    /// Leaves out the first `n` bytes of the path, where a service is asked for the rest of it. The
-    /// target stays as it was received.
+    /// Removes the first `n` bytes of the path, for a service that is mounted below a prefix. The
+    /// target does not change.
     pub fn strip_path(&mut self, n: usize) {
         let (start, len) = (self.parts.path.start(), self.parts.path.len());
         self.parts.path = Span::new(start + n.min(len), start + len);
     }
 
-    /// The part of the target after its first `?`.
+    /// The query: the bytes of the target after its first `?`; `None` if it has no `?`.
     #[must_use]
     pub fn query<'a>(&self, bytes: &'a [u8]) -> Option<&'a str> {
         self.parts.query.map(|query| query.text(bytes))
     }
 
-    /// The value of Host, which an absolute-form target repeats; empty where the client says that
-    /// its target has no authority.
+    /// The value of Host or, if there is no Host, the authority of an absolute-form target. An
+    /// empty Host means that the target has no authority.
     #[must_use]
     pub fn host<'a>(&self, bytes: &'a [u8]) -> Option<&'a str> {
         self.host

@@ -1,21 +1,23 @@
-//! Writes a head in the layout that services read, for a request that no connection has received:
-//! one that a test or a program makes. It refuses what the parser refuses, as far as a service can
-//! tell the difference; a request that was not received may lack a Host.
+//! Builds the [`Head`] of a request that a test or a program makes, instead of parsing a received
+//! one. The target, the fields and Host are validated as the parser does it. Unlike a received
+//! HTTP/1.1 request, such a request may have no Host; its framing is not checked.
 
 use ::http::Method;
 
 use super::field::{is_host, is_token, is_value, trim_ows};
 use super::{Fault, Head, Span, Version};
 
-/// The most bytes of a target and its field lines together: the reach of a [`Span`].
+/// The largest size of a target together with its field lines, in bytes: the largest offset of a
+/// [`Span`].
 pub const WRITTEN_BYTES_MAX: usize = u16::MAX as usize - 1;
 
 impl Head {
-    /// The head of a request with this target and these fields, and the bytes that it refers to.
+    /// Builds the head of a request with this target and these fields. Also returns the bytes that
+    /// the head refers to.
     ///
     /// # Errors
-    /// The fault that a client would be told: a method, target, field or host that is not allowed,
-    /// or more than [`WRITTEN_BYTES_MAX`] bytes.
+    /// The [`Fault`] that a received request would cause: CONNECT, an invalid target, field or
+    /// Host, or more than [`WRITTEN_BYTES_MAX`] bytes.
     pub fn write<'a>(
         method: Method,
         target: &str,
@@ -98,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_parser_refuses_is_refused() {
+    fn invalid_requests_are_refused() {
         let fault = |target: &str, fields: &[Field<'_>]| write(target, fields).unwrap_err();
         assert_eq!(fault("", &[]), Fault::BadTarget);
         assert_eq!(fault("/ HTTP/1.1\r\nX: y", &[]), Fault::BadTarget);
@@ -115,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_is_as_large_as_its_spans_reach() {
+    fn a_head_up_to_the_size_limit_is_accepted() {
         let target = "/".repeat(WRITTEN_BYTES_MAX);
         assert_eq!(write(&format!("{target}/"), &[]), Err(Fault::TargetTooLong));
         let (head, bytes) = write(&target, &[]).unwrap();

@@ -1,8 +1,9 @@
-//! HTTP as a language: bytes in, events out. Times are arguments, errors are values.
+//! HTTP without I/O: the caller passes in received bytes and gets events. Times are arguments,
+//! errors are return values.
 //!
-//! This room refuses to know sockets, clocks, buffers' owners and services: whoever holds the bytes
-//! lends them for one call and learns offsets into them. Its words for methods and status codes are
-//! those of the `http` crate.
+//! Nothing in this module depends on sockets, clocks, buffers or services: the caller lends its
+//! bytes for one call and gets offsets into them. Methods and status codes are the types of the
+//! `http` crate.
 
 #![forbid(unsafe_code)]
 

@@ -1,28 +1,28 @@
-//! Byte ranges (RFC 9110 §14): which part of a representation a Range field asks for. It refuses
-//! to know what is served, and whether the range is conditional (If-Range, in `conditional`).
+//! Byte ranges (RFC 9110 §14): which bytes of a representation a Range field requests. If-Range is
+//! evaluated in `conditional`.
 //!
-//! Only one range at a time is served. A request for several is answered whole, as the RFC allows
-//! (§14.2): whoever asks for many small pieces of a file makes more work than it saves, and the
-//! clients that resume and seek ask for one.
+//! Only a single range is supported. A request for several ranges gets the whole representation,
+//! which RFC 9110 §14.2 allows: many small ranges of a file cost more than they save, and clients
+//! that resume a download or seek request a single range.
 
 use std::fmt;
 use std::ops::Range;
 
 use super::field::tokens;
 
-/// What is to be served of a representation.
+/// The part of a representation to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Requested {
-    /// All of it: no range is asked for, or none that is served or understood.
+    /// All of it: the Range field is malformed or not supported, or there is none.
     Whole,
-    /// These bytes, at least one.
+    /// These bytes; never an empty range.
     Part(Range<u64>),
-    /// There are no such bytes: 416.
+    /// The representation has none of the requested bytes: respond 416.
     Unsatisfiable,
 }
 
 impl Requested {
-    /// Reads a Range field's `value` for a representation of `length` bytes.
+    /// Evaluates the `value` of a Range field for a representation of `length` bytes.
     #[must_use]
     pub fn of(value: &[u8], length: u64) -> Self {
         match single(value) {
@@ -30,7 +30,7 @@ impl Requested {
             Some(Spec::Within(first, last)) if first < length => {
                 Self::Part(first..last.saturating_add(1).min(length))
             }
-            // There is no way to say that it is the last bytes of nothing.
+            // A Content-Range cannot express an empty range, so the empty whole is sent instead.
             Some(Spec::Last(count)) if count > 0 && length == 0 => Self::Whole,
             Some(Spec::Last(count)) if count > 0 => {
                 Self::Part(length.saturating_sub(count)..length)
@@ -44,7 +44,7 @@ impl Requested {
 /// The value of a Content-Range field (RFC 9110 §14.4).
 #[derive(Clone, Debug)]
 pub struct ContentRange {
-    /// The bytes that are served; none in an answer of 416.
+    /// The bytes in the response; `None` if its status is 416.
     pub part: Option<Range<u64>>,
     /// The length of the whole representation in bytes.
     pub length: u64,
@@ -59,7 +59,7 @@ impl fmt::Display for ContentRange {
     }
 }
 
-/// A range as written.
+/// A range as it is written in the field.
 enum Spec {
     /// `first-`
     From(u64),
@@ -69,7 +69,7 @@ enum Spec {
     Last(u64),
 }
 
-/// The range that `value` asks for, if it is one, in bytes, and well formed.
+/// Parses `value` if it is a single well-formed range in bytes.
 fn single(value: &[u8]) -> Option<Spec> {
     let (unit, set) = value.split_at_checked("bytes=".len())?;
     if !unit.eq_ignore_ascii_case(b"bytes=") {
@@ -90,7 +90,7 @@ fn single(value: &[u8]) -> Option<Spec> {
     }
 }
 
-/// A decimal number; one that is too large for 64 bits is as good as the largest that is not.
+/// Parses a decimal number. One that does not fit 64 bits becomes `u64::MAX`.
 fn number(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() {
         return None;
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn one_range_is_served() {
+    fn a_single_range_is_accepted() {
         for (value, part) in [
             ("bytes=0-0", 0..1),
             ("bytes=0-99", 0..100),
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_cannot_be_served() {
+    fn ranges_without_any_existing_byte_are_unsatisfiable() {
         for value in ["bytes=100-", "bytes=100-200", "bytes=-0"] {
             check(value, 100, Requested::Unsatisfiable);
         }
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn several_ranges_other_units_and_nonsense_are_ignored() {
+    fn several_ranges_other_units_and_malformed_ranges_are_ignored() {
         for value in [
             "",
             "bytes",
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn content_ranges_are_written() {
+    fn content_ranges_are_formatted() {
         let range = |part, length| ContentRange { part, length }.to_string();
         assert_eq!(range(Some(0..1), 100), "bytes 0-0/100");
         assert_eq!(

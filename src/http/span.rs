@@ -1,47 +1,49 @@
-//! A stretch of received bytes, by offsets. It refuses to know the bytes: they may move between
-//! the moment they are parsed and the moment they are read.
+//! A range of received bytes, stored as offsets. It does not borrow the bytes, because they may
+//! move after they were parsed.
 
 use std::fmt;
 use std::num::NonZeroU32;
 
-/// A half-open stretch of bytes, counted from the first byte given to the parser.
+/// A half-open range of bytes, counted from the first byte passed to the parser.
 ///
-/// Two-byte offsets keep a parsed head small; the parser never looks further than its head limit.
-/// They are packed by hand, so that an optional span is written and read in one piece.
+/// The offsets have 16 bits, to keep a parsed head small; the limit of a head has 16 bits as well.
+/// Both are packed into one word by hand, so that an `Option<Span>` is loaded and stored as a word.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Span(NonZeroU32);
 
-/// The furthest offset: not all bits set.
+/// The largest offset. It is not `u16::MAX`, so that the inverted word is never zero.
 const OFFSET_MAX: u16 = u16::MAX - 1;
 
 impl Span {
-    /// Nothing.
+    /// The span `0..0`.
     pub(super) const EMPTY: Self = Self(NonZeroU32::MAX);
 
-    /// From `start` up to, not including, `end`; offsets past 64 KiB are cut there.
+    /// The range from `start` up to, but not including, `end`. An offset above `OFFSET_MAX` becomes
+    /// `OFFSET_MAX`.
     #[inline]
     pub(super) fn new(start: usize, end: usize) -> Self {
-        #[expect(clippy::cast_possible_truncation, reason = "it is cut")]
-        let cut = |offset: usize| offset.min(OFFSET_MAX.into()) as u32;
-        // Inverted, for nothing at all is a span, but zero is none.
-        Self(NonZeroU32::new(!(cut(end) << 16 | cut(start))).unwrap_or(NonZeroU32::MAX))
+        #[expect(clippy::cast_possible_truncation, reason = "the offset is clamped")]
+        let clamp = |offset: usize| offset.min(OFFSET_MAX.into()) as u32;
+        // The word is stored inverted: the span `0..0` is valid, but a `NonZeroU32` cannot be 0.
+        Self(NonZeroU32::new(!(clamp(end) << 16 | clamp(start))).unwrap_or(NonZeroU32::MAX))
     }
 
-    /// The bytes of this stretch; nothing where `bytes` is shorter than what was parsed.
+    /// The bytes in this range; empty if `bytes` is too short.
     #[inline]
     #[must_use]
     pub fn of(self, bytes: &[u8]) -> &[u8] {
         bytes.get(self.start()..self.end()).unwrap_or_default()
     }
 
-    /// The same bytes as text; nothing where they are not ASCII, which no validated target is.
+    /// The bytes in this range as text; empty if they are not UTF-8. Validated targets and hosts
+    /// are ASCII.
     #[inline]
     #[must_use]
     pub fn text(self, bytes: &[u8]) -> &str {
         str::from_utf8(self.of(bytes)).unwrap_or_default()
     }
 
-    /// Where it begins.
+    /// The offset of the first byte.
     #[inline]
     pub(super) fn start(self) -> usize {
         (!self.0.get() & 0xffff) as usize
@@ -52,13 +54,13 @@ impl Span {
         (!self.0.get() >> 16) as usize
     }
 
-    /// How many bytes it covers.
+    /// The length in bytes.
     #[must_use]
     pub fn len(self) -> usize {
         self.end().saturating_sub(self.start())
     }
 
-    /// Whether it covers nothing.
+    /// Whether the length is 0.
     #[must_use]
     pub fn is_empty(self) -> bool {
         self.len() == 0

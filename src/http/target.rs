@@ -1,10 +1,11 @@
-//! The request target and the authority it names (RFC 9112 §3.2, RFC 3986). It refuses to decode:
-//! what a `%2f` means is for whoever maps a path to something.
+//! The request target and its authority (RFC 9112 §3.2, RFC 3986). Nothing is percent-decoded here:
+//! the code that maps a path to a resource decides what `%2f` means.
 //!
-//! In doubt, refuse. Never allowed raw: controls, space, non-ASCII bytes, `#`, `"`, `<` and `>`.
-//! RFC 3986 forbids `\`, `` ` ``, `{`, `}`, `^` and `|` as well, but browsers send them raw in
-//! queries (the WHATWG URL standard does not escape them there), and `^` and `|` even in paths; so
-//! much is accepted and no more. Whether a `%` begins an octet is not looked at either.
+//! Doubtful targets are refused. Control characters, space, non-ASCII bytes, `#`, `"`, `<` and `>`
+//! are never allowed unescaped. RFC 3986 forbids `\`, `` ` ``, `{`, `}`, `[`, `]`, `^` and `|` as
+//! well, but browsers send them unescaped in queries (the WHATWG URL standard does not escape them
+//! there), and the last four even in paths. Exactly these exceptions are accepted. A `%` need not
+//! be followed by two hexadecimal digits.
 
 use std::net::Ipv6Addr;
 
@@ -12,30 +13,30 @@ use ::http::Method;
 
 use super::{Fault, Span};
 
-/// The parts of a request target, as spans of the bytes it was found in.
+/// The components of a request target, as spans of the bytes that contain it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// The path as received. Empty for `http://host` and `http://host?query`, which mean `/`.
+    /// The path as received. Empty for `http://host` and `http://host?query`, where it means `/`.
     pub path: Span,
-    /// What follows the first `?`, if there is one.
+    /// The bytes after the first `?`, if there is one.
     pub query: Option<Span>,
     /// The authority of an absolute-form target.
     pub authority: Option<Span>,
 }
 
 impl Target {
-    /// Nothing.
+    /// A target before it is parsed.
     pub(super) const EMPTY: Self = Self {
         path: Span::EMPTY,
         query: None,
         authority: None,
     };
 
-    /// Reads the target that lies at `span` of `bytes`: origin-form, absolute-form with `http` or
-    /// `https`, or `*` for OPTIONS. On success it becomes what was read.
+    /// Parses the target at `span` of `bytes` into `self`: origin-form, absolute-form with `http`
+    /// or `https`, or `*` for OPTIONS. After an error the content of `self` is unspecified.
     ///
     /// # Errors
-    /// [`Fault::BadTarget`] for any other form, a forbidden byte, user information or an invalid
+    /// [`Fault::BadTarget`] for any other form, a forbidden byte, user information, or an invalid
     /// authority.
     #[inline(always)]
     pub(super) fn read(&mut self, bytes: &[u8], span: Span, method: &Method) -> Result<(), Fault> {
@@ -46,7 +47,7 @@ impl Target {
         }
     }
 
-    /// The forms that hardly anybody sends to a server that is no proxy.
+    /// The forms other than origin-form. Clients rarely send them to a server that is not a proxy.
     #[cold]
     fn read_rare(&mut self, target: &[u8], span: Span, method: &Method) -> Result<(), Fault> {
         if target == b"*" && *method == Method::OPTIONS {
@@ -68,8 +69,9 @@ impl Target {
         self.split(&rest[len..], path, Some(Span::new(authority, path)))
     }
 
-    /// Whether the value `host` of Host goes with this target, which lies in `bytes`: it repeats
-    /// the authority, or else it is valid or empty.
+    /// Whether `host`, the value of Host, fits this target, whose spans refer to `bytes`. If the
+    /// target has an authority, `host` must equal it, ignoring case. Otherwise `host` must be valid
+    /// or empty.
     #[inline(always)]
     pub(super) fn allows_host(&self, host: &[u8], bytes: &[u8]) -> bool {
         match self.authority {
@@ -78,7 +80,7 @@ impl Target {
         }
     }
 
-    /// Splits `path ["?" query]`, which begins at offset `start`.
+    /// Splits `text`, which is `path ["?" query]`. Its first byte has the offset `start`.
     #[inline(always)]
     fn split(&mut self, text: &[u8], start: usize, authority: Option<Span>) -> Result<(), Fault> {
         let is = |class: u8| move |&byte: &u8| CLASS[usize::from(byte)] & class != 0;
@@ -100,8 +102,8 @@ impl Target {
 }
 
 /// Whether `authority` is `host [":" port]` with a host that is not empty (RFC 3986 §3.2.2): a
-/// registered name, an IPv4 address or an IPv6 address in brackets, without a zone. A comma is
-/// refused, though RFC 3986 allows it: it is how two Host lines look when they are joined.
+/// registered name, an IPv4 address, or an IPv6 address in brackets, without a zone. A comma is
+/// refused, although RFC 3986 allows it: an intermediary that joins two Host lines inserts one.
 #[must_use]
 pub fn is_host(authority: &[u8]) -> bool {
     let last = authority.iter().rev().take(PORT_DIGITS_MAX + 1);
@@ -112,7 +114,7 @@ pub fn is_host(authority: &[u8]) -> bool {
     };
     let is_port =
         port.len() < PORT_DIGITS_MAX || port.len() == PORT_DIGITS_MAX && port <= &b"65535"[..];
-    // No early exit: hosts are short, and a loop that ends anywhere is mispredicted.
+    // No early exit: hosts are short, and the exit of such a loop is often mispredicted.
     let class = |&byte: &u8| CLASS[usize::from(byte)];
     let (fours, rest) = host.as_chunks::<4>();
     let fours = fours
@@ -126,10 +128,11 @@ pub fn is_host(authority: &[u8]) -> bool {
     is_port && !host.is_empty() && (classes == HOST || is_rare_host(host))
 }
 
-/// Digits of the greatest port.
+/// The number of digits of the largest port, 65535.
 const PORT_DIGITS_MAX: usize = 5;
 
-/// An address in brackets, or a registered name with escapes, which hardly anybody sends.
+/// Whether `host` is an IPv6 address in brackets, or a registered name with percent-escapes. Few
+/// requests have either.
 #[cold]
 fn is_rare_host(host: &[u8]) -> bool {
     if let [b'[', address @ .., b']'] = host {
@@ -146,6 +149,7 @@ fn is_rare_host(host: &[u8]) -> bool {
     }
 }
 
+/// The length of `http://` or `https://` at the start of `target`, ignoring case.
 fn scheme_len(target: &[u8]) -> Option<usize> {
     let has = |scheme: &[u8]| {
         target
@@ -165,7 +169,7 @@ const PATH: u8 = 1;
 const QUERY: u8 = 2;
 const HOST: u8 = 4;
 
-/// What each byte may be part of, by the rules at the head of this file.
+/// The components that may contain each byte, by the rules at the top of this file.
 static CLASS: [u8; 256] = {
     let mut table = [0; 256];
     let mut byte = 0x21_u8;
@@ -188,7 +192,7 @@ mod tests {
     use super::{Target, is_host};
     use crate::http::{Fault, Span};
 
-    /// Expected: path, query, authority.
+    /// The path, the query and the authority of a target.
     type Parts<'a> = (&'a str, Option<&'a str>, Option<&'a str>);
 
     fn parse<'a>(target: &'a [u8], method: &Method) -> Result<Parts<'a>, Fault> {
@@ -203,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_each_form() {
+    fn parses_every_form() {
         let check = |target: &'static str, expected| {
             assert_eq!(
                 parse(target.as_bytes(), &Method::GET),
@@ -226,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_the_rest() {
+    fn refuses_invalid_targets() {
         let check = |target: &[u8]| {
             let text = String::from_utf8_lossy(target);
             assert_eq!(parse(target, &Method::GET), Err(Fault::BadTarget), "{text}");
@@ -254,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn knows_hosts() {
+    fn recognises_valid_hosts() {
         for good in [
             "a",
             "a.example:80",

@@ -1,6 +1,6 @@
-//! From bytes to a request's body: counted or chunked (RFC 9112 §6 and §7.1). It refuses to keep
-//! bytes: it says which stretch of what it was shown is body, and which is a trailer field
-//! (RFC 9110 §6.5), whose line it has checked.
+//! Decodes request bodies that are chunked or have a Content-Length (RFC 9112 §6 and §7.1). The
+//! decoder keeps no bytes: it returns which range of its input is data, and which range is the line
+//! of a trailer field (RFC 9110 §6.5). It validates that line.
 
 use std::ops::Range;
 
@@ -8,60 +8,68 @@ use super::parse::Limits;
 use crate::http::Fault;
 use crate::http::field::{find, is_token, is_value, split_line};
 
-/// What the bytes at hand hold.
+/// The result of [`Decoder::decode`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Piece {
-    /// Nothing whole; more bytes have to come.
+pub(super) enum BodyEvent {
+    /// The input is incomplete: more bytes are needed.
     NeedData,
-    /// A stretch of the body.
+    /// Data of the body.
     Data(Range<usize>),
-    /// A trailer field's line, without its end.
+    /// The line of a trailer field, without its CR LF.
     Trailer(Range<usize>),
-    /// The body's end, after its last byte and its trailer section.
+    /// The body is complete, including its trailer section.
     End,
 }
 
-/// Reads one body.
+/// Decodes one body.
 #[derive(Clone, Debug)]
 pub(super) struct Decoder {
-    /// Bytes left of the body, or of the chunk; while a chunk's size is read, the size so far.
+    /// Data bytes that the body or the current chunk still lacks. While a chunk size is read: its
+    /// value so far.
     left: u64,
-    /// Bytes of chunk data announced so far.
+    /// The sum of all chunk sizes read so far, in bytes.
     announced: u64,
-    /// Bytes of framing so far; from the trailer section on, bytes of that section.
+    /// Bytes of chunked framing so far. In the trailer section: the bytes of that section.
     overhead: u32,
+    /// Trailer fields so far.
     trailers: u16,
+    /// Digits of the current chunk size so far.
     size_digits: u8,
     stage: Stage,
 }
 
-/// What the next byte belongs to.
+/// The syntax element that the next byte belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
+    /// Data of a body with a Content-Length. Also the state after the trailer section.
     Counted,
     ChunkSize,
     ChunkExtension,
+    /// The LF after a chunk size or an extension.
     SizeLineFeed,
     ChunkData,
+    /// The CR after the data of a chunk.
     DataReturn,
+    /// The LF after the data of a chunk.
     DataLineFeed,
     Trailers,
 }
 
-/// Digits of a chunk size that fit a `u64`.
+/// The largest number of hexadecimal digits in a chunk size: as many as fit a `u64`.
 const SIZE_DIGITS_MAX: u8 = 16;
 
-/// Framing of a chunked body may take this many bytes; beyond, no more than three bytes for each
-/// byte of data. One-byte chunks and endless extensions cost us more than the peer.
+/// Chunked framing may always take this many bytes. Above that, it may take at most three bytes for
+/// each byte of data. Without this bound, one-byte chunks and endless extensions would cost the
+/// server more than the peer.
 const OVERHEAD_BYTES_FREE: u32 = 100 * 1024;
 
 impl Decoder {
-    /// For a body of `length` bytes.
+    /// A decoder for a body of `length` bytes.
     pub(super) const fn counted(length: u64) -> Self {
         Self::new(length, Stage::Counted)
     }
 
-    /// For a chunked body.
+    /// A decoder for a chunked body.
     pub(super) const fn chunked() -> Self {
         Self::new(0, Stage::ChunkSize)
     }
@@ -77,23 +85,24 @@ impl Decoder {
         }
     }
 
-    /// Takes from the start of `bytes` what belongs together: how many, and what they hold.
-    /// `scanned` remembers across calls how much of an unfinished trailer line was searched.
+    /// Decodes the next event at the start of `bytes`. Returns how many bytes to consume, and the
+    /// event, whose range lies within the consumed bytes. `scanned` is kept between calls: how many
+    /// bytes of an incomplete trailer line were already searched for its end.
     pub(super) fn decode(
         &mut self,
         bytes: &[u8],
         scanned: &mut u32,
         limits: &Limits,
-    ) -> Result<(usize, Piece), Fault> {
+    ) -> Result<(usize, BodyEvent), Fault> {
         let mut at = 0;
         loop {
             match self.stage {
-                Stage::Counted if self.left == 0 => return Ok((at, Piece::End)),
+                Stage::Counted if self.left == 0 => return Ok((at, BodyEvent::End)),
                 Stage::Counted | Stage::ChunkData => return Ok(self.take_data(bytes, at)),
                 Stage::Trailers => return self.take_trailers(bytes, at, scanned, limits),
                 _ => {
                     let Some(&byte) = bytes.get(at) else {
-                        return Ok((at, Piece::NeedData));
+                        return Ok((at, BodyEvent::NeedData));
                     };
                     self.take_framing(byte, limits)?;
                     at += 1;
@@ -102,22 +111,22 @@ impl Decoder {
         }
     }
 
-    /// The data at `at`, as far as it has come.
-    fn take_data(&mut self, bytes: &[u8], at: usize) -> (usize, Piece) {
+    /// Takes the data at offset `at`, as much as `bytes` has.
+    fn take_data(&mut self, bytes: &[u8], at: usize) -> (usize, BodyEvent) {
         let here = bytes.len() - at;
         if here == 0 {
-            return (at, Piece::NeedData);
+            return (at, BodyEvent::NeedData);
         }
         let len = usize::try_from(self.left).unwrap_or(usize::MAX).min(here);
         self.left -= len as u64;
         if self.left == 0 && self.stage == Stage::ChunkData {
             self.stage = Stage::DataReturn;
         }
-        (at + len, Piece::Data(at..at + len))
+        (at + len, BodyEvent::Data(at..at + len))
     }
 
-    /// One byte of `chunk-size [chunk-ext] CRLF`, or of the CRLF after a chunk's data. White space
-    /// around the size is refused, and what an extension says is not looked at.
+    /// Reads one byte of `chunk-size [chunk-ext] CRLF`, or of the CRLF after a chunk's data. White
+    /// space around the size is refused. Extensions are ignored.
     fn take_framing(&mut self, byte: u8, limits: &Limits) -> Result<(), Fault> {
         self.overhead = self.overhead.saturating_add(1);
         if self.overhead > OVERHEAD_BYTES_FREE && self.announced < u64::from(self.overhead) / 3 {
@@ -142,7 +151,7 @@ impl Decoder {
         Ok(())
     }
 
-    /// A chunk's size is known. The size 0 ends the data.
+    /// Begins the chunk whose size was read. The size 0 begins the trailer section.
     fn begin_chunk(&mut self, limits: &Limits) -> Result<(), Fault> {
         self.size_digits = 0;
         if self.left == 0 {
@@ -155,21 +164,21 @@ impl Decoder {
             .announced
             .checked_add(self.left)
             .ok_or(Fault::BodyTooLarge)?;
-        if limits.forbid_body(self.announced) {
+        if limits.is_body_too_large(self.announced) {
             Err(Fault::BodyTooLarge)
         } else {
             Ok(())
         }
     }
 
-    /// The trailer line at `at`, or the empty line that ends the body.
+    /// Reads the trailer line at offset `at`, or the empty line that ends the body.
     fn take_trailers(
         &mut self,
         bytes: &[u8],
         at: usize,
         scanned: &mut u32,
         limits: &Limits,
-    ) -> Result<(usize, Piece), Fault> {
+    ) -> Result<(usize, BodyEvent), Fault> {
         let rest = &bytes[at..];
         let before = (*scanned as usize).min(rest.len());
         let end = find(&rest[before..], b'\n').map(|end| before + end + 1);
@@ -179,7 +188,7 @@ impl Decoder {
         }
         let Some(end) = end else {
             *scanned = len;
-            return Ok((at, Piece::NeedData));
+            return Ok((at, BodyEvent::NeedData));
         };
         *scanned = 0;
         self.overhead += len;
@@ -189,19 +198,19 @@ impl Decoder {
             .ok_or(Fault::BareLineFeed)?;
         if line.is_empty() {
             self.stage = Stage::Counted;
-            return Ok((at, Piece::End));
+            return Ok((at, BodyEvent::End));
         }
         if self.trailers == limits.fields_max {
             return Err(Fault::TooManyFields);
         }
         self.trailers += 1;
         check_trailer(line)?;
-        Ok((at, Piece::Trailer(start..start + line.len())))
+        Ok((at, BodyEvent::Trailer(start..start + line.len())))
     }
 }
 
-/// A trailer line must be a valid field, and none that would change how the message is framed or
-/// routed (RFC 9110 §6.5.1).
+/// Refuses a trailer line that is not a valid field, or whose field would change the framing, the
+/// routing or the decoding of the message (RFC 9110 §6.5.1).
 fn check_trailer(line: &[u8]) -> Result<(), Fault> {
     const FORBIDDEN: [&[u8]; 4] = [
         b"content-length",

@@ -1,51 +1,52 @@
-//! One connection as its server sees it: requests come in, answers go out, one exchange after the
-//! other. It refuses to hold bytes, and it leaves to `state.rs` what may follow what.
+//! The server side of one connection: it decodes requests and encodes responses, one exchange after
+//! the other. It stores no bytes. The order of events is checked by `state.rs`.
 
 use std::borrow::Cow;
 use std::ops::Range;
 
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
-use super::body::{Decoder, Piece};
+use super::body::{BodyEvent, Decoder};
 use super::encode::{
-    Answer, AnswerFraming, BodyLength, DataPrefix, HeadWriter, Persistence, WrongLength, last_chunk,
+    Answer, BodyLength, DataPrefix, HeadWriter, Persistence, ResponseFraming, WrongLength,
+    last_chunk,
 };
-use super::parse::{self, Framing, Limits, Wishes};
-use super::state::{Exchange, Party, State, Step};
+use super::parse::{self, Framing, Limits, RequestFlags};
+use super::state::{Exchange, Party, PartyState, Step};
 use crate::http::date::DATE_LEN;
 use crate::http::{Fault, Head, Version};
 
-/// What the received bytes mean.
+/// The result of [`Connection::next_event`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Nothing yet; more bytes have to come. Framing of a chunked body is consumed with it.
+    /// More bytes are needed. Framing bytes of a chunked body may be consumed with this event.
     NeedData,
-    /// A request's head, which is now in the [`Head`] that was given for it, and how its body
-    /// ends. Without a body ([`Framing::None`]) it is the whole request, and no [`Event::End`]
-    /// follows.
+    /// A request's head, which was written to the caller's [`Head`], and the framing of its body.
+    /// A request without a body ([`Framing::None`]) is complete with this event: no
+    /// [`Event::End`] follows.
     Request(Framing),
-    /// A stretch of the request's body, in the bytes consumed with this event.
+    /// Data of the request's body, as a range of the bytes consumed with this event.
     Data(Range<usize>),
-    /// The line of a trailer field, without its end, in the bytes consumed with this event. The end
-    /// of the body follows.
+    /// The line of a trailer field without its CR LF, as a range of the bytes consumed with this
+    /// event. No more data follows, only further trailers and the end.
     Trailer(Range<usize>),
     /// The request's body is complete.
     End,
-    /// Bytes have come that do not belong to this exchange: a pipelined request, which has to
-    /// wait for the answer to the one before, or what follows a fault.
+    /// The next bytes do not belong to this exchange. They are a pipelined request, which must
+    /// wait for the response to the current one, or they follow a fault.
     Paused,
 }
 
-/// The protocol state of one connection. It is small, for idle connections keep one each.
+/// The protocol state of one connection. It is small, because every idle connection has one.
 #[derive(Clone, Debug)]
 pub struct Connection {
     body: Decoder,
-    /// Bytes of the answer's body that its Content-Length still promises.
-    answer_left: u64,
-    /// How many of the unread bytes were searched for the end of a head or a trailer line.
+    /// Bytes that the response's body still lacks, by its Content-Length.
+    response_left: u64,
+    /// How many of the unconsumed bytes were searched for the end of a head or a trailer line.
     scanned: u32,
     exchange: Exchange,
-    answer: AnswerBody,
+    response_body: ResponseBody,
     /// Whether the request was HEAD.
     is_head: bool,
     version: Version,
@@ -53,15 +54,18 @@ pub struct Connection {
 
 const _: () = assert!(size_of::<Connection>() <= 48);
 
-/// What ends a chunk.
+/// The bytes to send after the data of a chunk.
 pub const DATA_SUFFIX: &[u8] = b"\r\n";
 
-/// How far the answer's body is, and how its end will be told.
+/// How the body of the current response ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum AnswerBody {
+enum ResponseBody {
+    /// No final response has begun, or it has no body.
     None,
+    /// After the bytes that Content-Length announced.
     Counted,
     Chunked,
+    /// When the connection ends.
     UntilClose,
 }
 
@@ -71,23 +75,25 @@ impl Connection {
     pub const fn server() -> Self {
         Self {
             body: Decoder::counted(0),
-            answer_left: 0,
+            response_left: 0,
             scanned: 0,
             exchange: Exchange::new(),
-            answer: AnswerBody::None,
+            response_body: ResponseBody::None,
             is_head: false,
             version: Version::Http11,
         }
     }
 
-    /// Reads `bytes`, which are all that was received and not yet consumed: how many to consume,
-    /// and what they mean. To be called until it says [`Event::NeedData`] or [`Event::Paused`].
-    /// What is to be consumed must not be shown again, whatever the event. A request's head is
-    /// written to `head`, for moving it from one result into the next costs as much as finding it.
+    /// Decodes the next event. `bytes` must be all bytes that were received and not yet consumed.
+    /// Returns how many bytes to consume, and the event.
+    ///
+    /// Call it until it returns [`Event::NeedData`] or [`Event::Paused`]. Consumed bytes must not
+    /// be passed again, whatever the event was. A request's head is written to `head` and not
+    /// returned: moving it through the results costs as much as parsing it.
     ///
     /// # Errors
-    /// What the peer did wrong. The request is over then; the connection can still answer with
-    /// the fault's status if [`Connection::can_answer`], and must close.
+    /// A fault of the peer, which ends the request. If [`Connection::can_answer`], a response with
+    /// the fault's status can still be sent. Then the connection must close.
     #[inline(always)]
     pub fn next_event(
         &mut self,
@@ -96,13 +102,15 @@ impl Connection {
         head: &mut Head,
     ) -> Result<(usize, Event), Fault> {
         let step = match self.exchange.requester() {
-            State::Idle => self.next_head(bytes, limits, head),
-            State::Body | State::Waiting => self.next_piece(bytes, limits),
-            State::Switched if !bytes.is_empty() => {
+            PartyState::Idle => self.next_head(bytes, limits, head),
+            PartyState::Body | PartyState::Waiting => self.next_body_event(bytes, limits),
+            PartyState::Switched if !bytes.is_empty() => {
                 self.exchange.step(Party::Requester, Step::Data);
                 Ok((bytes.len(), Event::Data(0..bytes.len())))
             }
-            State::Closed if self.exchange.responder() == State::Switched => Ok((0, Event::End)),
+            PartyState::Closed if self.exchange.responder() == PartyState::Switched => {
+                Ok((0, Event::End))
+            }
             _ if bytes.is_empty() => Ok((0, Event::NeedData)),
             _ => Ok((0, Event::Paused)),
         };
@@ -112,27 +120,31 @@ impl Connection {
         step
     }
 
-    /// The peer has ended its side; `unread` is what was received and not consumed. To be called
-    /// after [`Connection::next_event`] has asked for more or paused, and again if it asks for more
-    /// after the answers to pipelined requests.
+    /// Reports that the peer has half-closed the connection: no byte follows `unread`, the bytes
+    /// that were received and not yet consumed.
+    ///
+    /// Call it after [`Connection::next_event`] has returned [`Event::NeedData`] or
+    /// [`Event::Paused`]. Call it again if [`Event::NeedData`] is returned once the pipelined
+    /// requests have been served.
     ///
     /// # Errors
-    /// [`Fault::Truncated`] if it ended inside a head or a body.
+    /// [`Fault::Truncated`] if the bytes end inside a head or a body.
     pub fn receive_eof(&mut self, unread: &[u8]) -> Result<(), Fault> {
         match self.exchange.requester() {
-            State::Idle if is_blank(unread) => {
+            PartyState::Idle if is_blank(unread) => {
                 self.exchange.close_requester();
                 Ok(())
             }
-            State::Idle | State::Body | State::Waiting => {
+            PartyState::Idle | PartyState::Body | PartyState::Waiting => {
                 self.refuse();
                 Err(Fault::Truncated)
             }
-            State::MustClose | State::Closed | State::Switched => {
+            PartyState::MustClose | PartyState::Closed | PartyState::Switched => {
                 self.exchange.close_requester();
                 Ok(())
             }
-            // A half-close: the answer is still wanted, and no request can follow it.
+            // The request is over, and the client may still read the response. Unless `unread` is
+            // a pipelined request, no request follows.
             _ => {
                 if unread.is_empty() {
                     self.exchange.declare_last(Party::Requester);
@@ -142,54 +154,58 @@ impl Connection {
         }
     }
 
-    /// The request will not be read any further: the caller found a fault of its own, a deadline
-    /// for one. The connection closes after the answer.
+    /// Stops reading the request, because the caller has found a fault itself: a missed deadline,
+    /// for example. The connection closes after the response.
     pub fn refuse(&mut self) {
         self.exchange.fail(Party::Requester);
     }
 
-    /// Whether the connection is between two exchanges, or before its first.
+    /// Whether no exchange is in progress.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.exchange.is_idle()
     }
 
-    /// Whether the whole request has been received; also while there is none.
+    /// Whether the request has been received completely, or there is none. False after a fault.
     #[must_use]
     pub fn request_complete(&self) -> bool {
         !matches!(
             self.exchange.requester(),
-            State::Body | State::Waiting | State::Error
+            PartyState::Body | PartyState::Waiting | PartyState::Error
         )
     }
 
-    /// Whether an answer of status 101 can be sent: to a whole request of HTTP/1.1.
+    /// Whether a 101 response can be sent: the request has been received completely, its version is
+    /// HTTP/1.1, and no final response has begun.
     #[must_use]
     pub fn can_switch(&self) -> bool {
         self.version == Version::Http11
-            && self.exchange.requester() == State::Done
-            && self.exchange.responder() == State::Head
+            && self.exchange.requester() == PartyState::Done
+            && self.exchange.responder() == PartyState::Head
     }
 
-    /// Whether another protocol has taken the place of HTTP.
+    /// Whether the server sends data of another protocol, after a 101 response.
     #[must_use]
     pub fn is_switched(&self) -> bool {
-        self.exchange.responder() == State::Switched
+        self.exchange.responder() == PartyState::Switched
     }
 
-    /// Whether an answer's head can still be sent.
+    /// Whether the head of a final response can still be sent.
     #[must_use]
     pub fn can_answer(&self) -> bool {
-        matches!(self.exchange.responder(), State::Idle | State::Head)
+        matches!(
+            self.exchange.responder(),
+            PartyState::Idle | PartyState::Head
+        )
     }
 
-    /// Whether the client waits for `100 Continue` and has sent nothing of the body.
+    /// Whether the client waits for `100 Continue` and has not begun to send the body.
     #[must_use]
     pub fn wants_continue(&self) -> bool {
-        self.exchange.requester() == State::Waiting
+        self.exchange.requester() == PartyState::Waiting
     }
 
-    /// The bytes of `100 Continue`; none where nobody waits for it.
+    /// Encodes `100 Continue`; returns no bytes if the client does not wait for it.
     pub fn send_continue(&mut self) -> &'static [u8] {
         if !self.wants_continue() {
             return b"";
@@ -199,55 +215,57 @@ impl Connection {
         b"HTTP/1.1 100 Continue\r\n\r\n"
     }
 
-    /// Writes the head of `answer` to the start of `out` and returns its length.
+    /// Encodes the head of a response to the start of `out` and returns its length.
     ///
-    /// Date and Server are added unless the answer has its own. Framing and persistence are decided
-    /// here: the answer's own Content-Length, Transfer-Encoding and connection fields are left
-    /// out, though `Connection: close` among them is heeded. A status of 1xx is an interim answer,
-    /// which another must follow; HTTP/1.0 has none, and nothing is written (RFC 9110 §15.2). 101
-    /// is the last answer, and its Upgrade field is sent, as is that of 426.
+    /// Adds Date and Server if the response has none. Decides on framing and persistence: the
+    /// response's own Content-Length, Transfer-Encoding and connection fields are left out, but
+    /// `Connection: close` among them closes the connection after this response.
+    ///
+    /// A 1xx status is an interim response, and another response must follow. HTTP/1.0 has no
+    /// interim responses: nothing is written, and the length is 0 (RFC 9110 §15.2). An exception is
+    /// 101, which is the last response. The Upgrade fields of 101 and 426 are sent.
     ///
     /// # Panics
-    /// If `out` is shorter than the head; [`Answer::head_bytes_max`] bytes are always enough.
+    /// If `out` is shorter than the head. [`Answer::head_bytes_max`] bytes always suffice.
     pub fn send_head<'f, F>(
         &mut self,
-        answer: &Answer<'f, F>,
+        response: &Answer<'f, F>,
         date: &[u8; DATE_LEN],
         out: &mut [u8],
     ) -> usize
     where
         F: Clone + IntoIterator<Item = (&'f HeaderName, &'f HeaderValue)>,
     {
-        let is_interim = answer.status.is_informational();
+        let is_interim = response.status.is_informational();
         if is_interim && self.version == Version::Http10 {
             return 0;
         }
         let mut head = HeadWriter::new(out);
-        head.status_line(answer.status, answer.reason);
-        head.fields(answer.fields.clone());
-        if let Some(shared) = answer.shared {
+        head.status_line(response.status, response.reason);
+        head.fields(response.fields.clone());
+        if let Some(shared) = response.shared {
             head.shared(shared);
         }
         if matches!(
-            answer.status,
+            response.status,
             StatusCode::SWITCHING_PROTOCOLS | StatusCode::UPGRADE_REQUIRED
         ) {
-            head.upgrade(answer.fields.clone());
+            head.upgrade(response.fields.clone());
         }
-        if answer.status == StatusCode::SWITCHING_PROTOCOLS {
-            self.answer = AnswerBody::UntilClose;
+        if response.status == StatusCode::SWITCHING_PROTOCOLS {
+            self.response_body = ResponseBody::UntilClose;
             self.exchange.switch();
-            return head.finish(date, AnswerFraming::None, Persistence::Implied);
+            return head.finish(date, ResponseFraming::None, Persistence::Implied);
         }
         if is_interim {
-            if answer.status == StatusCode::CONTINUE {
+            if response.status == StatusCode::CONTINUE {
                 self.exchange.proceed();
             }
             self.exchange.step(Party::Responder, Step::Interim);
-            return head.finish(date, AnswerFraming::None, Persistence::Implied);
+            return head.finish(date, ResponseFraming::None, Persistence::Implied);
         }
-        let framing = self.frame(answer);
-        let has_end = self.answer != AnswerBody::UntilClose;
+        let framing = self.frame(response);
+        let has_end = self.response_body != ResponseBody::UntilClose;
         self.exchange.respond(has_end && !head.wants_close());
         let persistence = match self.version {
             _ if !self.exchange.persists() => Persistence::Close,
@@ -257,30 +275,31 @@ impl Connection {
         head.finish(date, framing, persistence)
     }
 
-    /// Whether the answer whose head was sent has a body: not to HEAD, nor with 204, 205 or 304.
+    /// Whether the response whose head was encoded may have a body. It may not if the request is
+    /// HEAD or the status is 204, 205 or 304.
     #[must_use]
     pub fn body_allowed(&self) -> bool {
-        self.answer != AnswerBody::None
+        self.response_body != ResponseBody::None
     }
 
-    /// The bytes to send before the next `len` bytes of the answer's body, where it is chunked;
-    /// then [`DATA_SUFFIX`] follows them.
+    /// Announces the next `len` bytes of the response's body. If the body is chunked, returns the
+    /// bytes to send before them, and [`DATA_SUFFIX`] must be sent after them.
     ///
     /// # Errors
-    /// [`WrongLength::Excess`] if the body would grow beyond its Content-Length, or there is none;
-    /// the bytes must not be sent.
+    /// [`WrongLength::Excess`] if the body would exceed its Content-Length, or the response has no
+    /// body. The `len` bytes must not be sent.
     pub fn send_data(&mut self, len: usize) -> Result<Option<DataPrefix>, WrongLength> {
-        // A chunk of no bytes would end the body.
+        // An empty chunk would end the body.
         if len == 0 {
             return Ok(None);
         }
-        let prefix = match self.answer {
-            AnswerBody::None => Err(WrongLength::Excess),
-            AnswerBody::UntilClose => Ok(None),
-            AnswerBody::Chunked => Ok(Some(DataPrefix::chunk(len))),
-            AnswerBody::Counted => match self.answer_left.checked_sub(len as u64) {
+        let prefix = match self.response_body {
+            ResponseBody::None => Err(WrongLength::Excess),
+            ResponseBody::UntilClose => Ok(None),
+            ResponseBody::Chunked => Ok(Some(DataPrefix::chunk(len))),
+            ResponseBody::Counted => match self.response_left.checked_sub(len as u64) {
                 Some(left) => {
-                    self.answer_left = left;
+                    self.response_left = left;
                     Ok(None)
                 }
                 None => Err(WrongLength::Excess),
@@ -293,34 +312,35 @@ impl Connection {
         prefix
     }
 
-    /// The answer is complete, with or without a body: the bytes that end it. The connection is
-    /// ready for the next request, or [`Connection::must_close`].
+    /// Completes the response and encodes the end of its body, if it needs one. The connection can
+    /// then continue with the rest of the request or the next one, or [`Connection::must_close`].
     ///
     /// # Errors
-    /// [`WrongLength::Short`] if its Content-Length promised more: only closing tells the client.
+    /// [`WrongLength::Short`] if the body is shorter than its Content-Length. The connection must
+    /// close, which is how the client learns of this.
     pub fn send_end(&mut self) -> Result<&'static [u8], WrongLength> {
-        if self.answer == AnswerBody::Counted && self.answer_left > 0 {
+        if self.response_body == ResponseBody::Counted && self.response_left > 0 {
             self.exchange.fail(Party::Responder);
             return Err(WrongLength::Short);
         }
-        let end: &[u8] = match self.answer {
-            AnswerBody::Chunked => b"0\r\n\r\n",
-            AnswerBody::None | AnswerBody::Counted | AnswerBody::UntilClose => b"",
+        let end: &[u8] = match self.response_body {
+            ResponseBody::Chunked => b"0\r\n\r\n",
+            ResponseBody::None | ResponseBody::Counted | ResponseBody::UntilClose => b"",
         };
         self.end(Party::Responder);
         Ok(end)
     }
 
-    /// As [`Connection::send_end`], with `trailers` where the body is chunked. Otherwise there is
-    /// no place for them.
+    /// Like [`Connection::send_end`], and sends `trailers` if the body is chunked. Other bodies
+    /// cannot have trailers.
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`Connection::send_end`].
     pub fn send_end_with(
         &mut self,
         trailers: &HeaderMap,
     ) -> Result<Cow<'static, [u8]>, WrongLength> {
-        let is_chunked = self.answer == AnswerBody::Chunked;
+        let is_chunked = self.response_body == ResponseBody::Chunked;
         let end = self.send_end()?;
         Ok(match is_chunked {
             true => Cow::Owned(last_chunk(trailers)),
@@ -328,44 +348,46 @@ impl Connection {
         })
     }
 
-    /// No other exchange after this one, or after the next if the connection is idle.
+    /// Makes the current exchange the last one, or the next exchange if the connection is idle.
     pub fn close_after(&mut self) {
         self.exchange.declare_last(Party::Responder);
     }
 
-    /// Whether the client has said that it sends no request after the one at hand.
+    /// Whether the client has declared that it sends no request after the current one.
     #[must_use]
     pub fn is_last_request(&self) -> bool {
         self.exchange.is_last_request()
     }
 
-    /// Whether the peer may be sending, for all it has said: the rest of its request, or another.
+    /// Whether the peer may still send something: the rest of its request, or another request.
     #[must_use]
     pub fn peer_may_send(&self) -> bool {
         !(self.is_last_request() && self.request_complete())
     }
 
-    /// Whether nothing more can be sent: the connection is to be closed.
+    /// Whether no further response can be sent: the connection must be closed.
     #[must_use]
     pub fn must_close(&self) -> bool {
         matches!(
             self.exchange.responder(),
-            State::MustClose | State::Closed | State::Error
+            PartyState::MustClose | PartyState::Closed | PartyState::Error
         )
     }
 
-    /// Whether an answer whose end is told only by closing was begun and is cut short: in the
-    /// middle, or because not all of it `is_sent`. An end in order would make it look whole.
+    /// Whether the connection must be reset instead of closed: the end of the connection is also
+    /// the end of the response's body, and the response is incomplete or not all of it `is_sent`.
+    /// The client would take an orderly close for the end of a complete body.
     #[must_use]
     pub fn must_reset(&self, is_sent: bool) -> bool {
         let is_cut = !is_sent
             || matches!(
                 self.exchange.responder(),
-                State::Body | State::Error | State::Switched
+                PartyState::Body | PartyState::Error | PartyState::Switched
             );
-        self.answer == AnswerBody::UntilClose && is_cut
+        self.response_body == ResponseBody::UntilClose && is_cut
     }
 
+    /// Parses the head of the next request, and begins an exchange if it is complete.
     #[inline(always)]
     fn next_head(
         &mut self,
@@ -373,10 +395,10 @@ impl Connection {
         limits: &Limits,
         head: &mut Head,
     ) -> Result<(usize, Event), Fault> {
-        let mut wishes = Wishes::default();
-        let parsed = parse::parse(bytes, &mut self.scanned, limits, head, &mut wishes);
+        let mut flags = RequestFlags::default();
+        let parsed = parse::parse(bytes, &mut self.scanned, limits, head, &mut flags);
         if parsed.is_err() {
-            // Whatever is wrong with it, an answer to HEAD has no content (RFC 9110 §9.3.2).
+            // An error response to HEAD has no content either (RFC 9110 §9.3.2).
             self.is_head = bytes.trim_ascii_start().starts_with(b"HEAD ");
         }
         let Some((len, framing)) = parsed? else {
@@ -386,7 +408,7 @@ impl Connection {
         self.exchange.step(Party::Responder, Step::Request);
         self.version = head.version;
         self.is_head = head.method == Method::HEAD;
-        if !wishes.keeps_alive {
+        if !flags.keeps_alive {
             self.exchange.declare_last(Party::Requester);
         }
         match framing {
@@ -394,25 +416,26 @@ impl Connection {
             Framing::Length(length) => self.body = Decoder::counted(length),
             Framing::Chunked => self.body = Decoder::chunked(),
         }
-        if wishes.expects_continue && framing != Framing::None {
+        if flags.expects_continue && framing != Framing::None {
             self.exchange.step(Party::Requester, Step::Expect);
         }
         Ok((len, Event::Request(framing)))
     }
 
-    fn next_piece(&mut self, bytes: &[u8], limits: &Limits) -> Result<(usize, Event), Fault> {
+    /// Decodes the next event of the request's body.
+    fn next_body_event(&mut self, bytes: &[u8], limits: &Limits) -> Result<(usize, Event), Fault> {
         if !bytes.is_empty() {
             self.exchange.proceed();
         }
-        let (used, piece) = self.body.decode(bytes, &mut self.scanned, limits)?;
-        let event = match piece {
-            Piece::NeedData => Event::NeedData,
-            Piece::Data(range) => {
+        let (used, decoded) = self.body.decode(bytes, &mut self.scanned, limits)?;
+        let event = match decoded {
+            BodyEvent::NeedData => Event::NeedData,
+            BodyEvent::Data(range) => {
                 self.exchange.step(Party::Requester, Step::Data);
                 Event::Data(range)
             }
-            Piece::Trailer(line) => Event::Trailer(line),
-            Piece::End => {
+            BodyEvent::Trailer(line) => Event::Trailer(line),
+            BodyEvent::End => {
                 self.end(Party::Requester);
                 Event::End
             }
@@ -420,46 +443,47 @@ impl Connection {
         Ok((used, event))
     }
 
-    /// How the end of the answer's body is told (RFC 9112 §6.3), and what the head says of it.
-    fn frame<F>(&mut self, answer: &Answer<'_, F>) -> AnswerFraming {
-        let framing = match (answer.status, answer.length) {
-            // RFC 9110 §8.6: no length with 204; with 304 it would be that of the 200.
-            (StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED, _) => AnswerFraming::None,
-            // RFC 9110 §15.3.6: it has no content, and says so.
-            (StatusCode::RESET_CONTENT, _) => AnswerFraming::Length(0),
-            // RFC 9110 §9.3.2: whoever leaves out the content may not know its length.
-            (_, BodyLength::Known(0)) if self.is_head => AnswerFraming::None,
-            (_, BodyLength::Known(length)) => AnswerFraming::Length(length),
+    /// Decides how the response's body ends (RFC 9112 §6.3), and which framing field the head has.
+    fn frame<F>(&mut self, response: &Answer<'_, F>) -> ResponseFraming {
+        let framing = match (response.status, response.length) {
+            // RFC 9110 §8.6: 204 has no Content-Length; in a 304 it would be that of the 200.
+            (StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED, _) => ResponseFraming::None,
+            // RFC 9110 §15.3.6: 205 has no content, and `Content-Length: 0` says so.
+            (StatusCode::RESET_CONTENT, _) => ResponseFraming::Length(0),
+            // RFC 9110 §9.3.2: a response to HEAD may omit Content-Length. A service that omits
+            // the content may not know the length that GET would have.
+            (_, BodyLength::Known(0)) if self.is_head => ResponseFraming::None,
+            (_, BodyLength::Known(length)) => ResponseFraming::Length(length),
             (_, BodyLength::Unknown) if self.version == Version::Http10 => {
-                AnswerFraming::UntilClose
+                ResponseFraming::UntilClose
             }
-            (_, BodyLength::Unknown) => AnswerFraming::Chunked,
+            (_, BodyLength::Unknown) => ResponseFraming::Chunked,
         };
-        self.answer = match framing {
-            _ if self.is_head || answer.status == StatusCode::RESET_CONTENT => AnswerBody::None,
-            AnswerFraming::None => AnswerBody::None,
-            AnswerFraming::Length(length) => {
-                self.answer_left = length;
-                AnswerBody::Counted
+        self.response_body = match framing {
+            _ if self.is_head || response.status == StatusCode::RESET_CONTENT => ResponseBody::None,
+            ResponseFraming::None => ResponseBody::None,
+            ResponseFraming::Length(length) => {
+                self.response_left = length;
+                ResponseBody::Counted
             }
-            AnswerFraming::Chunked => AnswerBody::Chunked,
-            AnswerFraming::UntilClose => AnswerBody::UntilClose,
+            ResponseFraming::Chunked => ResponseBody::Chunked,
+            ResponseFraming::UntilClose => ResponseBody::UntilClose,
         };
         framing
     }
 
-    /// `party` has said all of its message: on to the next exchange, if there is one.
+    /// Completes the message of `party`. If this ends the exchange, prepares for the next one.
     fn end(&mut self, party: Party) {
         if self.exchange.end(party) {
-            self.answer = AnswerBody::None;
+            self.response_body = ResponseBody::None;
             self.is_head = false;
             self.version = Version::Http11;
         }
     }
 }
 
-/// Whether these bytes are no more than empty lines, which belong to no request (RFC 9112 §2.2):
-/// some clients send one after a body.
+/// Whether `bytes` are only empty lines, which belong to no request (RFC 9112 §2.2). Some clients
+/// send one after a body.
 #[must_use]
 pub fn is_blank(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n'))

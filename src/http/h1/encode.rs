@@ -1,31 +1,31 @@
-//! From an answer to the bytes of its head (RFC 9112 §4 to §7). It refuses to know the exchange:
-//! framing and persistence are decided in `connection.rs` and only written here.
+//! Encodes the heads of responses (RFC 9112 §4 to §7). Framing and persistence are decided in
+//! `connection.rs` and only encoded here.
 
 use ::http::header::UPGRADE;
 use ::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::http::FieldLines;
 use crate::http::date::DATE_LEN;
-use crate::http::field_lines::Noted;
+use crate::http::field_lines::FieldFlags;
 
-/// What a service answers, as far as the head is concerned.
+/// The parts of a response that its head depends on.
 ///
-/// `fields` yields names and values; Content-Length, Transfer-Encoding and what belongs to
-/// the connection are not among them, for they are ours (see [`Connection::send_head`]).
+/// `fields` yields names and values. Content-Length, Transfer-Encoding and the fields that concern
+/// the connection are not sent: [`Connection::send_head`] writes its own.
 ///
 /// [`Connection::send_head`]: super::Connection::send_head
 #[derive(Clone, Copy, Debug)]
 pub struct Answer<'a, F> {
     /// The status.
     pub status: StatusCode,
-    /// The reason phrase, if it is not the usual one of the status.
+    /// The reason phrase, if it is not the standard one of the status.
     pub reason: Option<&'a HeaderValue>,
-    /// Fields that other answers have, too.
+    /// Encoded fields that are shared with other responses.
     pub shared: Option<&'a FieldLines>,
-    /// The fields, as something that can be walked more than once.
+    /// The fields of this response. They are iterated more than once.
     pub fields: F,
-    /// How long the body is. For an answer to HEAD: how long GET's would be, or zero if that is
-    /// not known.
+    /// The length of the body. For HEAD: the length that the body would have for GET, or 0 if that
+    /// is not known.
     pub length: BodyLength,
 }
 
@@ -33,7 +33,7 @@ impl<'a, F> Answer<'a, F>
 where
     F: Clone + IntoIterator<Item = (&'a HeaderName, &'a HeaderValue)>,
 {
-    /// A length in bytes that the head of this answer does not exceed.
+    /// An upper bound of the length of the encoded head, in bytes.
     #[must_use]
     pub fn head_bytes_max(&self) -> usize {
         let reason = self.reason.map_or(0, HeaderValue::len);
@@ -42,7 +42,7 @@ where
     }
 }
 
-/// How many bytes the lines of `fields` have.
+/// The length of the encoded lines of `fields`, in bytes.
 fn lines_len<'a>(fields: impl IntoIterator<Item = (&'a HeaderName, &'a HeaderValue)>) -> usize {
     let line_len = |(name, value): (&HeaderName, &HeaderValue)| {
         "\r\n".len() + name.as_str().len() + ": ".len() + value.len()
@@ -50,28 +50,28 @@ fn lines_len<'a>(fields: impl IntoIterator<Item = (&'a HeaderName, &'a HeaderVal
     fields.into_iter().map(line_len).sum()
 }
 
-/// The length of an answer's body.
+/// The length of a response's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyLength {
-    /// This many bytes.
+    /// The length in bytes.
     Known(u64),
-    /// It ends when it ends: chunked, or up to the end of an HTTP/1.0 connection.
+    /// Not known in advance. The body is chunked or, in HTTP/1.0, ends with the connection.
     Unknown,
 }
 
-/// The body does not have the length that its head announced.
+/// The error for a body whose length differs from its Content-Length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WrongLength {
-    /// The body ended early.
+    /// The body is shorter.
     Short,
-    /// The body went on after its end.
+    /// The body is longer, or the response must not have one.
     Excess,
 }
 
-/// How the end of an answer's body will be found.
+/// How the client finds the end of a response's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum AnswerFraming {
-    /// There can be no body, and the head does not speak of one.
+pub(super) enum ResponseFraming {
+    /// There is no body, and the head has no framing field.
     None,
     /// By Content-Length.
     Length(u64),
@@ -81,25 +81,25 @@ pub(super) enum AnswerFraming {
     UntilClose,
 }
 
-/// What the head says about the connection's future.
+/// Whether the head has a Connection field about persistence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Persistence {
-    /// What the version implies.
+    /// No field: the version implies whether the connection persists.
     Implied,
-    /// `Connection: keep-alive`, which HTTP/1.0 needs to hear.
+    /// `Connection: keep-alive`, which HTTP/1.0 clients need.
     KeepAlive,
     /// `Connection: close`.
     Close,
 }
 
-/// Writes the parts of a head, in their order.
+/// Writes the parts of a head, in order.
 ///
 /// # Panics
-/// All its functions, where the head does not fit: see [`Answer::head_bytes_max`].
+/// Every function panics if the head does not fit into `out`: see [`Answer::head_bytes_max`].
 pub(super) struct HeadWriter<'a> {
     out: &'a mut [u8],
     len: usize,
-    noted: Noted,
+    flags: FieldFlags,
 }
 
 impl<'a> HeadWriter<'a> {
@@ -107,13 +107,13 @@ impl<'a> HeadWriter<'a> {
         Self {
             out,
             len: 0,
-            noted: Noted::default(),
+            flags: FieldFlags::default(),
         }
     }
 
-    /// The status line. Its version is ours, not the request's (RFC 9112 §2.3).
+    /// Writes the status line. Its version is the server's, not the request's (RFC 9112 §2.3).
     ///
-    /// The end of each line is written with the next one: few pieces are written faster than many.
+    /// The CR LF of each line is written with the next line: fewer copies are faster.
     #[inline]
     pub(super) fn status_line(&mut self, status: StatusCode, reason: Option<&HeaderValue>) {
         match (status, reason) {
@@ -125,15 +125,16 @@ impl<'a> HeadWriter<'a> {
     }
 
     fn rare_status_line(&mut self, status: StatusCode, reason: Option<&HeaderValue>) {
-        let usual = || status.canonical_reason().unwrap_or_default().as_bytes();
+        let standard = || status.canonical_reason().unwrap_or_default().as_bytes();
         self.put(b"HTTP/1.1 ");
         self.put(status.as_str().as_bytes());
         self.put(b" ");
-        self.put(reason.map_or_else(usual, HeaderValue::as_bytes));
+        self.put(reason.map_or_else(standard, HeaderValue::as_bytes));
     }
 
-    /// The answer's own fields, but for those that frame the message or concern only the
-    /// connection. None can break out of its line (response splitting): their types hold that.
+    /// Writes the response's fields, except those that frame the message or concern only the
+    /// connection. A value cannot contain CR or LF and so split the response: [`HeaderValue`]
+    /// forbids both.
     #[inline]
     pub(super) fn fields<'f>(
         &mut self,
@@ -141,7 +142,7 @@ impl<'a> HeadWriter<'a> {
     ) {
         for (name, value) in fields {
             let (name, value) = (name.as_str().as_bytes(), value.as_bytes());
-            if self.noted.admits(name, value) {
+            if self.flags.admits(name, value) {
                 self.put(b"\r\n");
                 self.put(name);
                 self.put(b": ");
@@ -150,14 +151,14 @@ impl<'a> HeadWriter<'a> {
         }
     }
 
-    /// Fields whose lines are there already.
+    /// Writes fields that are already encoded.
     #[inline]
     pub(super) fn shared(&mut self, lines: &FieldLines) {
         self.put(lines.lines());
-        self.noted.add(lines.noted());
+        self.flags.merge(lines.flags());
     }
 
-    /// The protocols that `fields` names for the connection to change to.
+    /// Writes the Upgrade fields among `fields`, and a `Connection: upgrade` for each.
     #[cold]
     pub(super) fn upgrade<'f>(
         &mut self,
@@ -172,36 +173,36 @@ impl<'a> HeadWriter<'a> {
         }
     }
 
-    /// Whether the answer's `connection` field asked to close.
+    /// Whether a Connection field of the response contains `close`.
     pub(super) fn wants_close(&self) -> bool {
-        self.noted.wants_close
+        self.flags.wants_close
     }
 
-    /// Date and Server where the answer has none, framing, persistence and the empty line.
-    /// Returns the length of the whole head.
+    /// Writes Server and Date if the response has none, the fields of framing and persistence, and
+    /// the empty line. Returns the length of the whole head.
     #[inline(always)]
     pub(super) fn finish(
         mut self,
         date: &[u8; DATE_LEN],
-        framing: AnswerFraming,
+        framing: ResponseFraming,
         persistence: Persistence,
     ) -> usize {
-        match (self.noted.has_server, self.noted.has_date) {
+        match (self.flags.has_server, self.flags.has_date) {
             (false, false) => self.put(b"\r\nServer: coring\r\nDate: "),
             (false, true) => self.put(b"\r\nServer: coring"),
             (true, false) => self.put(b"\r\nDate: "),
             (true, true) => {}
         }
-        if !self.noted.has_date {
+        if !self.flags.has_date {
             self.put(date);
         }
         match framing {
-            AnswerFraming::Length(length) => {
+            ResponseFraming::Length(length) => {
                 self.put(b"\r\nContent-Length: ");
                 self.decimal(length);
             }
-            AnswerFraming::Chunked => self.put(b"\r\nTransfer-Encoding: chunked"),
-            AnswerFraming::None | AnswerFraming::UntilClose => {}
+            ResponseFraming::Chunked => self.put(b"\r\nTransfer-Encoding: chunked"),
+            ResponseFraming::None | ResponseFraming::UntilClose => {}
         }
         match persistence {
             Persistence::Implied => self.put(b"\r\n\r\n"),
@@ -211,7 +212,8 @@ impl<'a> HeadWriter<'a> {
         self.len
     }
 
-    /// Two digits a step, from the last: most lengths take one or two.
+    /// Writes `number` in decimal, two digits per step, from the last. Most lengths take one or two
+    /// steps.
     #[inline]
     fn decimal(&mut self, mut number: u64) {
         let digits = match number {
@@ -243,7 +245,7 @@ impl<'a> HeadWriter<'a> {
     }
 }
 
-/// The bytes that go before a stretch of a chunked body.
+/// The bytes to send before the data of a chunk: its size and CR LF.
 #[derive(Clone, Copy, Debug)]
 pub struct DataPrefix {
     bytes: [u8; Self::LEN_MAX],
@@ -251,10 +253,10 @@ pub struct DataPrefix {
 }
 
 impl DataPrefix {
-    /// Sixteen digits, CRLF.
+    /// Sixteen hexadecimal digits and CR LF.
     pub const LEN_MAX: usize = 18;
 
-    /// What opens a chunk of `len` bytes.
+    /// The prefix of a chunk of `len` bytes, which must not be 0.
     pub(super) fn chunk(mut len: usize) -> Self {
         let mut prefix = Self {
             bytes: [0; Self::LEN_MAX],
@@ -269,45 +271,48 @@ impl DataPrefix {
         prefix
     }
 
-    /// The bytes.
+    /// The bytes to send.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[usize::from(self.start)..]
     }
 
-    /// Puts a byte before the others.
+    /// Inserts a byte before the others.
     fn push(&mut self, byte: u8) {
         self.start -= 1;
         self.bytes[usize::from(self.start)] = byte;
     }
 }
 
-/// The last chunk and, behind it, the trailer section (RFC 9112 §7.1.2). Fields that cannot be
+/// Encodes the last chunk and the trailer section (RFC 9112 §7.1.2). Fields that are not allowed as
 /// trailers are left out.
 pub(super) fn last_chunk(trailers: &HeaderMap) -> Vec<u8> {
     let mut bytes = b"0\r\n".to_vec();
-    for (name, value) in trailers.iter().filter(|(name, _)| can_trail(name)) {
-        for piece in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
-            bytes.extend_from_slice(piece);
+    for (name, value) in trailers
+        .iter()
+        .filter(|(name, _)| is_allowed_as_trailer(name))
+    {
+        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+            bytes.extend_from_slice(part);
         }
     }
     bytes.extend_from_slice(b"\r\n");
     bytes
 }
 
-/// Whether a field may come after the content. Those that are needed before it may not (RFC 9110
-/// §6.5.1); the list is that of RFC 7230 §4.1.2, with the fields of the connection.
-fn can_trail(name: &HeaderName) -> bool {
+/// Whether a field is allowed as a trailer. A field that the recipient needs before the content is
+/// not (RFC 9110 §6.5.1). The list is that of RFC 7230 §4.1.2 and the fields of the connection.
+fn is_allowed_as_trailer(name: &HeaderName) -> bool {
     let name = name.as_str();
     let is_needed_before = matches!(
         name,
         "connection" | "content-length" | "keep-alive" | "proxy-connection" | "te" | "trailer"
             | "transfer-encoding" | "upgrade"
-            // Routing and what modifies a request.
+            // Routing, and request modifiers.
             | "expect" | "host" | "max-forwards" | "pragma" | "range"
             | "authorization" | "cookie" | "proxy-authenticate" | "proxy-authorization"
             | "set-cookie" | "www-authenticate"
-            // What controls a response.
+            // Response control data.
             | "age" | "cache-control" | "date" | "expires" | "location" | "retry-after" | "vary"
             | "warning"
             | "content-encoding" | "content-range" | "content-type"
@@ -317,7 +322,7 @@ fn can_trail(name: &HeaderName) -> bool {
 
 const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
-/// The numbers from 00 to 99.
+/// The decimal numbers from 00 to 99.
 static PAIRS: [[u8; 2]; 100] = {
     let mut pairs = [[b'0'; 2]; 100];
     let mut number = 0;
@@ -328,10 +333,10 @@ static PAIRS: [[u8; 2]; 100] = {
     pairs
 };
 
-/// Digits of `u64::MAX`.
+/// The number of decimal digits of `u64::MAX`.
 const DECIMAL_DIGITS_MAX: usize = 20;
 
-/// What a head has besides the answer's fields, at most.
+/// The largest size of a head without the response's fields and reason phrase, in bytes.
 const OWN_BYTES_MAX: usize = "HTTP/1.1 511 Network Authentication Required\r\n".len()
     + "Server: coring\r\n".len()
     + "Date: \r\n".len()

@@ -1,5 +1,5 @@
-//! HTTP/1.0 and HTTP/1.1 (RFC 9112): a head, a body, and what may follow what. It refuses to know
-//! who moves the bytes and what a request means.
+//! HTTP/1.0 and HTTP/1.1 (RFC 9112): heads, bodies, and the order of messages on a connection. It
+//! does no I/O, and it does not interpret requests.
 
 pub mod body;
 pub mod connection;

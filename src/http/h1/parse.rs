@@ -1,6 +1,6 @@
-//! From bytes to a request head. httparse tokenizes; the pass after it is ours and strict, for what
-//! two servers in a row read differently is how requests are smuggled (RFC 9112 §11.2). It refuses
-//! to repair: a head is right or it is a [`Fault`].
+//! Parses request heads. httparse splits a head into tokens; a strict pass of ours follows, because
+//! requests can be smuggled where two servers in a chain read the same bytes differently (RFC 9112
+//! §11.2). Nothing is repaired: a head is valid, or it is a [`Fault`].
 
 use std::mem::MaybeUninit;
 
@@ -10,26 +10,27 @@ use crate::http::field::{find, is_host, tokens};
 use crate::http::target::Target;
 use crate::http::{Fault, Head, Span, Version};
 
-/// How much of a request is read before it is refused.
+/// The limits of a request. A request that exceeds one is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// A head, from its first byte to its empty line; also a trailer section. In bytes; two of
-    /// them are enough for its offsets.
+    /// The length of a head in bytes, including its empty line; also of a trailer section. It has
+    /// 16 bits, as the offsets of a [`Span`] do.
     pub head_bytes_max: u16,
-    /// A request target, in bytes.
+    /// The length of a request target, in bytes.
     pub target_bytes_max: u16,
-    /// Field lines in a head, and in a trailer section; never more than [`FIELDS_MAX`].
+    /// The number of field lines in a head, and in a trailer section. In a head it is never more
+    /// than [`FIELDS_MAX`].
     pub fields_max: u16,
-    /// A request body, after its chunks are decoded, in bytes; `u64::MAX` is no limit.
+    /// The length of a request body in bytes, without chunked framing; `u64::MAX` means no limit.
     pub body_bytes_max: u64,
 }
 
-/// The most field lines any configuration can allow.
+/// The largest effective value of [`Limits::fields_max`].
 pub const FIELDS_MAX: usize = 256;
 
 impl Limits {
-    /// Whether a body of `len` bytes is longer than allowed.
-    pub(super) const fn forbid_body(&self, len: u64) -> bool {
+    /// Whether a body of `len` bytes exceeds its limit.
+    pub(super) const fn is_body_too_large(&self, len: u64) -> bool {
         len > self.body_bytes_max
     }
 }
@@ -48,47 +49,49 @@ impl Default for Limits {
 /// How the end of a request's body is found (RFC 9112 §6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
-    /// There is no body; `Content-Length: 0` counts as this.
+    /// There is no body, or it has `Content-Length: 0`.
     None,
     /// The body has this many bytes.
     Length(u64),
-    /// The body comes in chunks.
+    /// The body is chunked.
     Chunked,
 }
 
-/// What a head says of the connection.
+/// What a head requests of the connection.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Wishes {
-    /// Whether the client lets the connection persist (RFC 9112 §9.3).
+pub(super) struct RequestFlags {
+    /// Whether the connection may persist after this request (RFC 9112 §9.3).
     pub(super) keeps_alive: bool,
     /// Whether the client waits for `100 Continue` before it sends the body.
     pub(super) expects_continue: bool,
 }
 
-/// Reads a head from the start of `bytes` into `head`; `None` while it is not complete.
+/// Parses a head at the start of `bytes` into `head`. Returns its length, including empty lines
+/// before it, and the framing of the body. Returns `None` while the head is incomplete.
 ///
-/// `scanned` says how many of the bytes an earlier call has already searched for the head's end;
-/// it is 0 for a new head and kept up to date here, so that a head that comes byte by byte costs
-/// its length and not its square.
+/// `scanned` is the number of bytes that earlier calls have searched for the end of the head. It
+/// must be 0 for a new head; this function updates it. So a head that arrives byte by byte takes
+/// linear time instead of quadratic.
 ///
 /// # Errors
-/// Any fault of a head; what is certainly wrong in its first bytes is refused before the rest has
-/// come.
+/// Any fault of a head. If the first call for a head sees an error, it reports that even though the
+/// head is incomplete.
 #[inline(always)]
 pub(super) fn parse(
     bytes: &[u8],
     scanned: &mut u32,
     limits: &Limits,
     head: &mut Head,
-    wishes: &mut Wishes,
+    flags: &mut RequestFlags,
 ) -> Result<Option<(usize, Framing)>, Fault> {
     let max = usize::from(limits.head_bytes_max);
     let window = &bytes[..bytes.len().min(max)];
     let before = (*scanned as usize).min(window.len());
     if let Some(blank) = leading_blank(window)? {
         refuse_long_target(&window[blank..], before, limits)?;
-        let may_be_whole = before == 0 || ends_after(window, before.saturating_sub(3).max(blank));
-        if may_be_whole && let Some(parsed) = parse_request(window, blank, limits, head, wishes)? {
+        let may_be_whole =
+            before == 0 || has_empty_line(window, before.saturating_sub(3).max(blank));
+        if may_be_whole && let Some(parsed) = parse_request(window, blank, limits, head, flags)? {
             *scanned = 0;
             return Ok(Some(parsed));
         }
@@ -100,10 +103,10 @@ pub(super) fn parse(
     Ok(None)
 }
 
-/// Empty lines before a request line are ignored (RFC 9112 §2.2), but only so many bytes of them.
+/// Empty lines before a request line are ignored (RFC 9112 §2.2), up to this many bytes.
 const LEADING_BLANK_MAX: usize = 8;
 
-/// Counts the bytes of empty lines at the start; `None` while nothing else has come.
+/// Counts the bytes of empty lines at the start of `bytes`; `None` while nothing follows them.
 fn leading_blank(bytes: &[u8]) -> Result<Option<usize>, Fault> {
     let mut blank = 0;
     loop {
@@ -117,8 +120,8 @@ fn leading_blank(bytes: &[u8]) -> Result<Option<usize>, Fault> {
     }
 }
 
-/// Whether an empty line, with or without CR, ends at or after `from`.
-fn ends_after(bytes: &[u8], from: usize) -> bool {
+/// Whether a line end at or after `from` is followed by an empty line, with or without CR.
+fn has_empty_line(bytes: &[u8], from: usize) -> bool {
     let mut rest = &bytes[from..];
     while let Some(at) = find(rest, b'\n') {
         rest = &rest[at + 1..];
@@ -129,11 +132,11 @@ fn ends_after(bytes: &[u8], from: usize) -> bool {
     false
 }
 
-/// The longest method; those of the standards have at most 17 bytes.
+/// The longest accepted method, in bytes. The longest registered method has 17.
 const METHOD_BYTES_MAX: usize = 32;
 
-/// Refuses a target that is over its limit, also before its end has come. `before` bytes were
-/// looked at by an earlier call.
+/// Refuses a target that exceeds its limit, even before its end has arrived. Earlier calls have
+/// checked the first `before` bytes.
 fn refuse_long_target(head: &[u8], before: usize, limits: &Limits) -> Result<(), Fault> {
     let max = usize::from(limits.target_bytes_max);
     if head.len() <= max || before > max + METHOD_BYTES_MAX + 1 + LEADING_BLANK_MAX {
@@ -149,14 +152,14 @@ fn refuse_long_target(head: &[u8], before: usize, limits: &Limits) -> Result<(),
     }
 }
 
-/// Parses the head that begins `blank` bytes into `window`; `None` while it is incomplete.
+/// Parses the head that begins at offset `blank` of `window`; `None` while it is incomplete.
 #[inline(always)]
 fn parse_request(
     window: &[u8],
     blank: usize,
     limits: &Limits,
     head: &mut Head,
-    wishes: &mut Wishes,
+    flags: &mut RequestFlags,
 ) -> Result<Option<(usize, Framing)>, Fault> {
     let mut slots = [const { MaybeUninit::uninit() }; FIELDS_MAX];
     let fields_max = usize::from(limits.fields_max).min(FIELDS_MAX);
@@ -165,14 +168,14 @@ fn parse_request(
     let len = match request.parse_with_uninit_headers(bytes, &mut slots[..fields_max]) {
         Ok(httparse::Status::Complete(len)) => blank + len,
         Ok(httparse::Status::Partial) => return Ok(None),
-        Err(error) => return blame(error, &request, bytes),
+        Err(error) => return fault_of(error, &request, bytes),
     };
     let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version)
     else {
         return Err(Fault::BadRequestLine);
     };
 
-    // httparse has seen `method SP target SP HTTP/1.x`, so the line's end is known by arithmetic.
+    // httparse has accepted `method SP target SP HTTP/1.x`, so the end of the line can be computed.
     let start = blank + method.len() + 1;
     let target = Span::new(start, start + target.len());
     let line_end = target.start() + target.len() + " HTTP/1.x".len();
@@ -189,24 +192,24 @@ fn parse_request(
         Version::Http11
     };
     head.parts.read(window, target, &head.method)?;
-    let mut notes = Notes::default();
+    let mut summary = HeadSummary::default();
     for field in request.headers.iter() {
-        notes.take(window, field, version)?;
+        summary.add(window, field, version)?;
     }
-    notes.check_host(window, version, &head.parts)?;
-    let framing = notes.framing(version, limits)?;
-    // One by one, for they are in their place already: a whole head would be moved there.
+    summary.check_host(window, version, &head.parts)?;
+    let framing = summary.framing(version, limits)?;
+    // Assigned one by one, because a complete `Head` value would have to be copied.
     head.version = version;
     head.target = target;
     head.fields = Span::new(line_end + 2, len - 2);
-    head.host = notes.host;
-    wishes.keeps_alive = notes.keeps_alive(version);
-    wishes.expects_continue = notes.expects_continue;
+    head.host = summary.host;
+    flags.keeps_alive = summary.keeps_alive(version);
+    flags.expects_continue = summary.expects_continue;
     Ok(Some((len, framing)))
 }
 
-/// Every line must end in CR LF. httparse takes a bare LF as well, but no CR without its LF, so
-/// a look at the byte before each LF is enough.
+/// Checks that every line ends in CR LF. httparse also accepts LF alone, but not CR alone, so it is
+/// enough to check the byte before each LF.
 fn require_crlf(
     window: &[u8],
     line_end: usize,
@@ -225,7 +228,7 @@ fn require_crlf(
     }
 }
 
-/// Where `part`, a slice of `whole`, begins in it.
+/// The offset of `part` in `whole`, of which it is a slice.
 #[inline]
 fn offset(whole: &[u8], part: &[u8]) -> usize {
     part.as_ptr().addr() - whole.as_ptr().addr()
@@ -243,9 +246,9 @@ fn read_method(method: &str) -> Result<Method, Fault> {
     }
 }
 
-/// What httparse's complaint means; `Ok(None)` where more bytes have to tell.
+/// Converts an error of httparse to a fault; `Ok(None)` if more bytes are needed to decide.
 #[cold]
-fn blame<T>(
+fn fault_of<T>(
     error: httparse::Error,
     request: &httparse::Request<'_, '_>,
     bytes: &[u8],
@@ -258,10 +261,12 @@ fn blame<T>(
     Err(match error {
         Error::TooManyHeaders => Fault::TooManyFields,
         Error::HeaderName | Error::HeaderValue => Fault::BadField,
-        Error::Version => return blame_version(rest(version)),
-        // A CR without LF: after the version, or where a field or the empty line should begin.
+        Error::Version => return fault_of_version(rest(version)),
+        // A CR without LF. If the request line is complete, it is where a field or the empty line
+        // should begin; otherwise it follows the version.
         Error::NewLine if is_line_whole(rest(version)) => Fault::BadField,
-        // The target is missing, the line ends with it as in HTTP/0.9, or it holds a wrong byte.
+        // The target is missing, the line ends after it as in HTTP/0.9, or the target contains a
+        // forbidden byte.
         Error::Token if request.method.is_some() => match rest(target) {
             [b' ', ..] => Fault::BadRequestLine,
             text => match text.iter().find(|&&byte| byte <= b' ' || byte == 0x7f) {
@@ -273,7 +278,7 @@ fn blame<T>(
     })
 }
 
-/// Whether the version is followed by a line end.
+/// Whether a line end follows the version, with which `version` begins.
 fn is_line_whole(version: &[u8]) -> bool {
     matches!(
         version.get("HTTP/1.1".len()..),
@@ -281,8 +286,9 @@ fn is_line_whole(version: &[u8]) -> bool {
     )
 }
 
-/// Tells a version we do not speak from one that is none; `rest` begins with it.
-fn blame_version<T>(rest: &[u8]) -> Result<Option<T>, Fault> {
+/// Distinguishes an unsupported version, with which `rest` begins, from an invalid one; `Ok(None)`
+/// while it is incomplete.
+fn fault_of_version<T>(rest: &[u8]) -> Result<Option<T>, Fault> {
     const FORM: &[u8] = b"HTTP/0.0";
     let fits = |(&byte, &form): (&u8, &u8)| {
         if form == b'0' {
@@ -301,9 +307,9 @@ fn blame_version<T>(rest: &[u8]) -> Result<Option<T>, Fault> {
     }
 }
 
-/// What the fields say about framing, persistence and host.
+/// The fields of a head that matter for framing, persistence and Host.
 #[derive(Default)]
-struct Notes {
+struct HeadSummary {
     host: Option<Span>,
     length: Option<u64>,
     has_coding: bool,
@@ -313,10 +319,10 @@ struct Notes {
     wants_keep_alive: bool,
 }
 
-impl Notes {
-    /// Notes one field. The length of a name leaves at most one to compare with.
+impl HeadSummary {
+    /// Records one field. Each length has at most one name to compare with.
     #[inline]
-    fn take(
+    fn add(
         &mut self,
         window: &[u8],
         field: &httparse::Header<'_>,
@@ -333,7 +339,7 @@ impl Notes {
                 }
             }
             6 if is("expect") && version == Version::Http11 => {
-                // RFC 9110 §10.1.1: from HTTP/1.0 the field is ignored.
+                // RFC 9110 §10.1.1: the field is ignored in HTTP/1.0.
                 if !value.eq_ignore_ascii_case(b"100-continue") {
                     return Err(Fault::ExpectationFailed);
                 }
@@ -368,8 +374,8 @@ impl Notes {
         Ok(())
     }
 
-    /// RFC 9112 §3.2: one Host in HTTP/1.1, and a valid one; an absolute-form target repeats it.
-    /// An empty Host stands for a target without authority.
+    /// Checks Host (RFC 9112 §3.2): HTTP/1.1 requires it, it must be valid, and it must equal the
+    /// authority of an absolute-form target. An empty Host means a target without authority.
     fn check_host(&self, window: &[u8], version: Version, target: &Target) -> Result<(), Fault> {
         let Some(host) = self.host.map(|host| host.of(window)) else {
             return match version {
@@ -383,19 +389,19 @@ impl Notes {
         }
     }
 
-    /// RFC 9112 §6.3, with every doubtful case refused.
+    /// The framing of the body (RFC 9112 §6.3). Every doubtful case is refused.
     fn framing(&self, version: Version, limits: &Limits) -> Result<Framing, Fault> {
         match (self.has_coding, self.length) {
             (true, Some(_)) => Err(Fault::ConflictingFraming),
             (true, None) if version == Version::Http10 => Err(Fault::ConflictingFraming),
             (true, None) => Ok(Framing::Chunked),
             (false, None | Some(0)) => Ok(Framing::None),
-            (false, Some(length)) if limits.forbid_body(length) => Err(Fault::BodyTooLarge),
+            (false, Some(length)) if limits.is_body_too_large(length) => Err(Fault::BodyTooLarge),
             (false, Some(length)) => Ok(Framing::Length(length)),
         }
     }
 
-    /// RFC 9112 §9.3.
+    /// Whether the connection may persist after this request (RFC 9112 §9.3).
     fn keeps_alive(&self, version: Version) -> bool {
         match version {
             Version::Http10 => self.wants_keep_alive && !self.wants_close,
@@ -404,7 +410,8 @@ impl Notes {
     }
 }
 
-/// `1*DIGIT` that fits; no sign, no list, not even of equal numbers.
+/// Parses a Content-Length: `1*DIGIT` that fits a `u64`. A sign is refused, and so is a list, even
+/// one of equal numbers.
 fn read_length(value: &[u8]) -> Result<u64, Fault> {
     let add = |sum: u64, &byte: &u8| {
         let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;

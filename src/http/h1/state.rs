@@ -1,10 +1,10 @@
-//! The states of an exchange, and whether another exchange follows it: all moves between states
-//! are made in this file.
+//! The states of an exchange, and whether another exchange follows it. All state transitions are
+//! made in this file.
 //!
-//! An exchange has two parties, a requester and a responder, and each party has a state of its own.
-//! A [`Step`] is something that a party did; [`RULES`] lists for each party the steps that its
-//! state allows and where they lead. A step that is not listed is a bug of the caller. The rules do
-//! not say which party we are: this file does not know our role, and it sees no bytes.
+//! An exchange has two parties, a requester and a responder, and each party has its own state. A
+//! [`Step`] is something that a party did. [`RULES`] lists, for each state of each party, the steps
+//! that are allowed and the states they lead to. Any other step is a bug of the caller. The rules
+//! are the same for a client and a server, and no bytes are handled here.
 //!
 //! ```text
 //! requester   Idle ─Request─► Body ─End─► Done ─Reuse─► Idle     (a bodiless request ends at once)
@@ -14,16 +14,17 @@
 //! responder   Idle ─Request─► Head ─Response─► Body ─End─► Done ─Reuse─► Idle
 //! ```
 //!
-//! If the response agrees on another protocol, both parties are `Switched`: from then on they send
-//! data, until the connection ends.
+//! If the response switches to another protocol (101), both parties become `Switched`: they send
+//! data until the connection ends.
 //!
-//! The connection persists until one of the parties declares its message to be the last one; this
-//! cannot be taken back. Some moves follow from the states and these declarations alone, and are
-//! made after every end: if both parties are `Done` and the connection persists, both return to
-//! `Idle` for the next request; otherwise a party that is `Done` retires to `MustClose`. A
-//! responder may answer from `Idle`: a request that could not be read still gets its 4xx.
+//! The connection persists until a party declares that its message is the last one. This cannot be
+//! undone. After each message that ends, some transitions follow from the states and these
+//! declarations. If both parties are `Done` and the connection persists, both return to `Idle` for
+//! the next request. If no further exchange can follow, the responder retires from `Done` to
+//! `MustClose`; a requester that is `Done` does so once the responder has retired or failed. A
+//! responder may respond from `Idle`: a request that could not be parsed still gets its 4xx.
 
-/// Who took a step.
+/// A party of an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Party {
     /// Sends requests.
@@ -32,79 +33,80 @@ pub enum Party {
     Responder,
 }
 
-/// Where one party stands in the exchange. States that are asked for together are neighbours, so
-/// that one comparison finds them.
+/// The state of one party. States that are tested together are adjacent, so that the compiler can
+/// test them with one comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum PartyState {
     /// Nothing of the exchange has happened yet.
     Idle,
-    /// A response is owed; its final head has not been sent.
+    /// The responder has a request, and has not sent the head of the final response.
     Head,
-    /// This party has said all it had to say.
+    /// The message of this party is complete.
     Done,
-    /// As `Done`, and no other exchange follows.
+    /// Like `Done`, and no other exchange follows.
     MustClose,
-    /// This party has ended its side of the connection.
+    /// This party has half-closed or closed the connection.
     Closed,
-    /// This party broke the protocol or gave up in the middle; it will say nothing more.
+    /// This party violated the protocol or did not complete its message. Nothing more is read from
+    /// it, or sent by it.
     Error,
-    /// The head is through, the body is not.
+    /// The head is complete, the body is not.
     Body,
-    /// As `Body`, and the requester waits for `100 Continue` before it sends the body.
+    /// Like `Body`, and the requester waits for `100 Continue` before it sends the body.
     Waiting,
-    /// Another protocol has taken the place of HTTP.
+    /// This party sends data of another protocol, after a 101 response.
     Switched,
 }
 
-/// What a party can do.
+/// An event that changes the state of a party.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// A request's head is through; also what makes the responder owe a response.
+    /// The head of a request is complete. The responder takes this step too: it must respond now.
     Request,
     /// The request's head asks for `100 Continue`.
     Expect,
-    /// The requester need not wait any longer: it was told to continue, it sends the body without
-    /// that, or the final response has come instead.
+    /// The requester waits no longer: it received `100 Continue` or the final response, or it sends
+    /// the body without either.
     Proceed,
-    /// An interim (1xx) response is through.
+    /// An interim (1xx) response is complete.
     Interim,
-    /// A final response's head is through.
+    /// The head of the final response is complete.
     Response,
-    /// Bytes of a body.
+    /// Data of a body, or of the protocol that was switched to.
     Data,
     /// The message is complete.
     End,
-    /// Another exchange may follow on this connection.
+    /// The exchange is over, and another may follow on this connection.
     Reuse,
-    /// No other exchange follows.
+    /// The exchange is over for this party, and no other follows.
     Retire,
-    /// The party ended its side of the connection.
+    /// The party half-closed or closed the connection.
     Close,
-    /// The party broke the protocol or gave up.
+    /// The party violated the protocol or did not complete its message.
     Fault,
-    /// Both parties have agreed on another protocol.
+    /// A 101 response was sent: both parties switch to another protocol.
     Switch,
 }
 
-/// The states of an exchange, and what the parties have declared of the connection.
+/// The states of both parties, and whether they have declared their messages to be the last ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exchange {
-    requester: State,
-    responder: State,
-    /// The requester sends no request after the one at hand.
+    requester: PartyState,
+    responder: PartyState,
+    /// The requester sends no request after the current one.
     is_last_request: bool,
-    /// The responder answers no request after the one at hand, or after the next one if there is
-    /// none at hand.
+    /// The responder responds to no request after the current one or, between two exchanges, after
+    /// the next one.
     is_last_response: bool,
 }
 
 impl Exchange {
-    /// Before the first request.
+    /// The state before the first request.
     #[must_use]
     pub const fn new() -> Self {
         Self {
-            requester: State::Idle,
-            responder: State::Idle,
+            requester: PartyState::Idle,
+            responder: PartyState::Idle,
             is_last_request: false,
             is_last_response: false,
         }
@@ -113,25 +115,25 @@ impl Exchange {
     /// The requester's state.
     #[inline]
     #[must_use]
-    pub const fn requester(self) -> State {
+    pub const fn requester(self) -> PartyState {
         self.requester
     }
 
     /// The responder's state.
     #[inline]
     #[must_use]
-    pub const fn responder(self) -> State {
+    pub const fn responder(self) -> PartyState {
         self.responder
     }
 
-    /// Whether nothing of an exchange has happened yet.
+    /// Whether no exchange has begun.
     #[inline]
     #[must_use]
     pub fn is_idle(self) -> bool {
-        (self.requester, self.responder) == (State::Idle, State::Idle)
+        (self.requester, self.responder) == (PartyState::Idle, PartyState::Idle)
     }
 
-    /// Whether the requester has declared that it sends no request after the one at hand.
+    /// Whether the requester has declared that it sends no request after the current one.
     #[inline]
     #[must_use]
     pub const fn is_last_request(self) -> bool {
@@ -145,7 +147,7 @@ impl Exchange {
         !(self.is_last_request || self.is_last_response)
     }
 
-    /// `party` declares that its message at hand is its last one.
+    /// `party` declares that its current message is its last one.
     #[inline]
     pub fn declare_last(&mut self, party: Party) {
         match party {
@@ -154,7 +156,7 @@ impl Exchange {
         }
     }
 
-    /// `party` took `step`. A step that no rule allows is a bug of the caller: it leads to `Error`.
+    /// `party` took `step`. A step that no rule allows is a bug of the caller; it leads to `Error`.
     #[inline]
     pub fn step(&mut self, party: Party, step: Step) {
         let state = match party {
@@ -163,77 +165,79 @@ impl Exchange {
         };
         let next = next(party, *state, step);
         debug_assert!(next.is_some(), "{party:?} in {state:?} cannot {step:?}");
-        *state = next.unwrap_or(State::Error);
+        *state = next.unwrap_or(PartyState::Error);
     }
 
-    /// The requester need not wait for `100 Continue` any longer.
+    /// The requester no longer waits for `100 Continue`.
     #[inline]
     pub fn proceed(&mut self) {
-        if self.requester == State::Waiting {
+        if self.requester == PartyState::Waiting {
             self.step(Party::Requester, Step::Proceed);
         }
     }
 
-    /// The head of the final response is through. `may_persist`: the connection can outlive it.
+    /// The head of the final response is complete. `may_persist` is false if the connection must
+    /// close after this response.
     #[inline]
     pub fn respond(&mut self, may_persist: bool) {
-        // A response to no request was made for bytes that could not be read as one. A requester
-        // that was not told to continue may send the body or not, so that the next bytes could be
-        // a body or a request (RFC 9110 §10.1.1).
-        let is_body_in_doubt = self.requester == State::Waiting;
+        // Without a request (`Idle`), the response is for bytes that could not be parsed as one.
+        // A requester that was not told to continue may send the body or not. So the next bytes
+        // could be a body or a request (RFC 9110 §10.1.1).
+        let is_body_in_doubt = self.requester == PartyState::Waiting;
         if is_body_in_doubt {
             self.step(Party::Requester, Step::Proceed);
         }
-        self.is_last_response |= (self.responder != State::Head) | is_body_in_doubt | !may_persist;
+        self.is_last_response |=
+            (self.responder != PartyState::Head) | is_body_in_doubt | !may_persist;
         self.step(Party::Responder, Step::Response);
     }
 
-    /// The final response has agreed on another protocol, which the bytes behind it speak. No
-    /// exchange follows.
+    /// The final response, a 101, switches to another protocol, which the bytes after it belong to.
+    /// No exchange follows.
     pub fn switch(&mut self) {
         self.declare_last(Party::Responder);
         self.step(Party::Requester, Step::Switch);
         self.step(Party::Responder, Step::Switch);
     }
 
-    /// The message of `party` is complete. Returns whether this was the end of the exchange, and
-    /// the connection is ready for another.
+    /// The message of `party` is complete. Returns whether this ended the exchange and the
+    /// connection is ready for another.
     #[inline]
     pub fn end(&mut self, party: Party) -> bool {
         self.step(party, Step::End);
         self.settle()
     }
 
-    /// `party` broke the protocol or gave up: this exchange is the last one.
+    /// `party` violated the protocol or did not complete its message. No other exchange follows.
     pub fn fail(&mut self, party: Party) {
         self.declare_last(Party::Responder);
         self.step(party, Step::Fault);
         self.settle();
     }
 
-    /// The requester ended its side of the connection between two requests, or after the last.
+    /// The requester half-closed the connection between two requests, or after the last one.
     pub fn close_requester(&mut self) {
         self.step(Party::Requester, Step::Close);
         self.settle();
     }
 
-    /// The moves that follow from the states and the declarations alone. Returns whether the
-    /// exchange was over and the connection is ready for another.
+    /// Makes the transitions that follow from the states and declarations alone. Returns whether
+    /// the exchange was over and the connection is ready for another.
     fn settle(&mut self) -> bool {
         let persists = self.persists();
-        let both_done = self.requester == State::Done && self.responder == State::Done;
+        let both_done = self.requester == PartyState::Done && self.responder == PartyState::Done;
         if both_done && persists {
             self.step(Party::Requester, Step::Reuse);
             self.step(Party::Responder, Step::Reuse);
             return true;
         }
-        if self.responder == State::Done && (!persists || is_last(self.requester)) {
+        if self.responder == PartyState::Done && (!persists || is_last(self.requester)) {
             self.step(Party::Responder, Step::Retire);
         }
-        if self.responder == State::Idle && self.requester == State::Closed {
+        if self.responder == PartyState::Idle && self.requester == PartyState::Closed {
             self.step(Party::Responder, Step::Retire);
         }
-        if self.requester == State::Done && is_last(self.responder) {
+        if self.requester == PartyState::Done && is_last(self.responder) {
             self.step(Party::Requester, Step::Retire);
         }
         false
@@ -246,73 +250,79 @@ impl Default for Exchange {
     }
 }
 
-/// Where `step` leads `party` from `state`; `None` where no rule allows it.
+/// The state that `step` leads `party` to from `state`; `None` if no rule allows the step.
 #[inline]
 #[must_use]
-pub const fn next(party: Party, state: State, step: Step) -> Option<State> {
+pub const fn next(party: Party, state: PartyState, step: Step) -> Option<PartyState> {
     TABLE[party as usize][state as usize][step as usize]
 }
 
-/// Whether no other exchange can follow for a party in this state.
-const fn is_last(state: State) -> bool {
-    matches!(state, State::MustClose | State::Closed | State::Error)
+/// Whether a party in this state takes part in no further exchange.
+const fn is_last(state: PartyState) -> bool {
+    matches!(
+        state,
+        PartyState::MustClose | PartyState::Closed | PartyState::Error
+    )
 }
 
 const PARTIES: usize = Party::Responder as usize + 1;
-const STATES: usize = State::Switched as usize + 1;
+const STATES: usize = PartyState::Switched as usize + 1;
 const STEPS: usize = Step::Switch as usize + 1;
 
-/// The rules: who, in which state, by which step, comes to which state.
+/// The rules: party, state, step, and the state that the step leads to.
 #[rustfmt::skip]
-pub const RULES: [(Party, State, Step, State); 37] = [
-    (Party::Requester, State::Idle,      Step::Request,  State::Body),
-    (Party::Requester, State::Idle,      Step::Close,    State::Closed),
-    (Party::Requester, State::Idle,      Step::Fault,    State::Error),
-    (Party::Requester, State::Body,      Step::Data,     State::Body),
-    (Party::Requester, State::Body,      Step::End,      State::Done),
-    (Party::Requester, State::Body,      Step::Fault,    State::Error),
-    (Party::Requester, State::Body,      Step::Expect,   State::Waiting),
-    (Party::Requester, State::Waiting,   Step::Proceed,  State::Body),
-    (Party::Requester, State::Waiting,   Step::Fault,    State::Error),
-    (Party::Requester, State::Done,      Step::Reuse,    State::Idle),
-    (Party::Requester, State::Done,      Step::Retire,   State::MustClose),
-    (Party::Requester, State::Done,      Step::Fault,    State::Error),
-    (Party::Requester, State::Done,      Step::Switch,   State::Switched),
-    (Party::Requester, State::Switched,  Step::Data,     State::Switched),
-    (Party::Requester, State::Switched,  Step::Close,    State::Closed),
-    (Party::Requester, State::Switched,  Step::Fault,    State::Error),
-    (Party::Requester, State::MustClose, Step::Close,    State::Closed),
-    (Party::Requester, State::MustClose, Step::Fault,    State::Error),
-    (Party::Requester, State::Closed,    Step::Close,    State::Closed),
-    (Party::Requester, State::Closed,    Step::Fault,    State::Closed),
-    (Party::Requester, State::Error,     Step::Fault,    State::Error),
+pub const RULES: [(Party, PartyState, Step, PartyState); 37] = [
+    (Party::Requester, PartyState::Idle,      Step::Request,  PartyState::Body),
+    (Party::Requester, PartyState::Idle,      Step::Close,    PartyState::Closed),
+    (Party::Requester, PartyState::Idle,      Step::Fault,    PartyState::Error),
+    (Party::Requester, PartyState::Body,      Step::Data,     PartyState::Body),
+    (Party::Requester, PartyState::Body,      Step::End,      PartyState::Done),
+    (Party::Requester, PartyState::Body,      Step::Fault,    PartyState::Error),
+    (Party::Requester, PartyState::Body,      Step::Expect,   PartyState::Waiting),
+    (Party::Requester, PartyState::Waiting,   Step::Proceed,  PartyState::Body),
+    (Party::Requester, PartyState::Waiting,   Step::Fault,    PartyState::Error),
+    (Party::Requester, PartyState::Done,      Step::Reuse,    PartyState::Idle),
+    (Party::Requester, PartyState::Done,      Step::Retire,   PartyState::MustClose),
+    (Party::Requester, PartyState::Done,      Step::Fault,    PartyState::Error),
+    (Party::Requester, PartyState::Done,      Step::Switch,   PartyState::Switched),
+    (Party::Requester, PartyState::Switched,  Step::Data,     PartyState::Switched),
+    (Party::Requester, PartyState::Switched,  Step::Close,    PartyState::Closed),
+    (Party::Requester, PartyState::Switched,  Step::Fault,    PartyState::Error),
+    (Party::Requester, PartyState::MustClose, Step::Close,    PartyState::Closed),
+    (Party::Requester, PartyState::MustClose, Step::Fault,    PartyState::Error),
+    (Party::Requester, PartyState::Closed,    Step::Close,    PartyState::Closed),
+    (Party::Requester, PartyState::Closed,    Step::Fault,    PartyState::Closed),
+    (Party::Requester, PartyState::Error,     Step::Fault,    PartyState::Error),
 
-    (Party::Responder, State::Idle,      Step::Request,  State::Head),
-    (Party::Responder, State::Idle,      Step::Response, State::Body),
-    (Party::Responder, State::Idle,      Step::Retire,   State::MustClose),
-    (Party::Responder, State::Head,      Step::Interim,  State::Head),
-    (Party::Responder, State::Head,      Step::Response, State::Body),
-    (Party::Responder, State::Head,      Step::Fault,    State::Error),
-    (Party::Responder, State::Head,      Step::Switch,   State::Switched),
-    (Party::Responder, State::Switched,  Step::Data,     State::Switched),
-    (Party::Responder, State::Switched,  Step::End,      State::Done),
-    (Party::Responder, State::Switched,  Step::Fault,    State::Error),
-    (Party::Responder, State::Body,      Step::Data,     State::Body),
-    (Party::Responder, State::Body,      Step::End,      State::Done),
-    (Party::Responder, State::Body,      Step::Fault,    State::Error),
-    (Party::Responder, State::Done,      Step::Reuse,    State::Idle),
-    (Party::Responder, State::Done,      Step::Retire,   State::MustClose),
-    (Party::Responder, State::Error,     Step::Fault,    State::Error),
+    (Party::Responder, PartyState::Idle,      Step::Request,  PartyState::Head),
+    (Party::Responder, PartyState::Idle,      Step::Response, PartyState::Body),
+    (Party::Responder, PartyState::Idle,      Step::Retire,   PartyState::MustClose),
+    (Party::Responder, PartyState::Head,      Step::Interim,  PartyState::Head),
+    (Party::Responder, PartyState::Head,      Step::Response, PartyState::Body),
+    (Party::Responder, PartyState::Head,      Step::Fault,    PartyState::Error),
+    (Party::Responder, PartyState::Head,      Step::Switch,   PartyState::Switched),
+    (Party::Responder, PartyState::Switched,  Step::Data,     PartyState::Switched),
+    (Party::Responder, PartyState::Switched,  Step::End,      PartyState::Done),
+    (Party::Responder, PartyState::Switched,  Step::Fault,    PartyState::Error),
+    (Party::Responder, PartyState::Body,      Step::Data,     PartyState::Body),
+    (Party::Responder, PartyState::Body,      Step::End,      PartyState::Done),
+    (Party::Responder, PartyState::Body,      Step::Fault,    PartyState::Error),
+    (Party::Responder, PartyState::Done,      Step::Reuse,    PartyState::Idle),
+    (Party::Responder, PartyState::Done,      Step::Retire,   PartyState::MustClose),
+    (Party::Responder, PartyState::Error,     Step::Fault,    PartyState::Error),
 ];
 
-/// [`RULES`] laid out for a look-up without a search.
-const TABLE: [[[Option<State>; STEPS]; STATES]; PARTIES] = {
+/// [`RULES`] as a table that is indexed by party, state and step.
+const TABLE: [[[Option<PartyState>; STEPS]; STATES]; PARTIES] = {
     let mut table = [[[None; STEPS]; STATES]; PARTIES];
     let mut index = 0;
     while index < RULES.len() {
         let (party, state, step, next) = RULES[index];
         let cell = &mut table[party as usize][state as usize][step as usize];
-        assert!(cell.is_none(), "two rules for one step");
+        assert!(
+            cell.is_none(),
+            "two rules for the same party, state and step"
+        );
         *cell = Some(next);
         index += 1;
     }
@@ -321,9 +331,9 @@ const TABLE: [[[Option<State>; STEPS]; STATES]; PARTIES] = {
 
 #[cfg(test)]
 mod tests {
-    use super::{Exchange, Party, RULES, State, Step, next};
+    use super::{Exchange, Party, PartyState, RULES, Step, next};
 
-    /// The rules as a graph, one cluster for each party.
+    /// The rules as a graph in the DOT language, with one cluster for each party.
     fn dot() -> String {
         use std::fmt::Write as _;
         let mut text =
@@ -346,28 +356,38 @@ mod tests {
     }
 
     #[test]
-    fn the_graph_is_the_recorded_one() {
+    fn the_graph_matches_the_golden_file() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/h1_states.dot");
         if std::env::var_os("UPDATE").is_some() {
             std::fs::write(path, dot()).expect("tests/golden is writable");
         }
         let recorded = std::fs::read_to_string(path).unwrap_or_default();
-        assert_eq!(dot(), recorded, "run with UPDATE=1 if the change is meant");
+        assert_eq!(
+            dot(),
+            recorded,
+            "if the change is intended, run the test with UPDATE=1"
+        );
     }
 
     #[test]
-    fn the_table_says_what_the_rules_say() {
+    fn the_table_matches_the_rules() {
         for (party, state, step, to) in RULES {
             assert_eq!(next(party, state, step), Some(to));
         }
-        assert_eq!(next(Party::Requester, State::Idle, Step::Data), None);
-        assert_eq!(next(Party::Responder, State::Done, Step::Response), None);
+        assert_eq!(next(Party::Requester, PartyState::Idle, Step::Data), None);
+        assert_eq!(
+            next(Party::Responder, PartyState::Done, Step::Response),
+            None
+        );
     }
 
     #[test]
-    fn settles_by_both_states() {
-        use State::{Body, Closed, Done, Error, Head, Idle, MustClose};
-        let check = |before: (State, State), persists: bool, after: (State, State), reused| {
+    fn settle_depends_on_both_states() {
+        use PartyState::{Body, Closed, Done, Error, Head, Idle, MustClose};
+        let check = |before: (PartyState, PartyState),
+                     persists: bool,
+                     after: (PartyState, PartyState),
+                     reused| {
             let mut exchange = Exchange {
                 requester: before.0,
                 responder: before.1,

@@ -1,4 +1,4 @@
-//! Request bodies: counted, chunked, limited, and the ways to smuggle by them.
+//! Request bodies: Content-Length, chunked framing, limits, and framing that smuggles requests.
 
 use super::{check, check_with};
 use crate::http::h1::Limits;
@@ -16,7 +16,7 @@ fn framed(fields: &str) -> String {
 }
 
 #[test]
-fn reads_counted_bodies() {
+fn decodes_bodies_with_a_content_length() {
     check(counted("0", ""), &["POST /"]);
     check(counted("00", ""), &["POST /"]);
     check(
@@ -43,7 +43,7 @@ fn reads_counted_bodies() {
 }
 
 #[test]
-fn refuses_bad_lengths() {
+fn refuses_invalid_content_lengths() {
     for bad in [
         "",
         "+5",
@@ -73,7 +73,7 @@ fn refuses_bad_lengths() {
 }
 
 #[test]
-fn refuses_doubtful_framing() {
+fn refuses_ambiguous_framing() {
     let te = "Transfer-Encoding: chunked\r\n";
     check(
         framed(&format!("{te}Content-Length: 5\r\n")),
@@ -126,7 +126,7 @@ fn refuses_doubtful_framing() {
 }
 
 #[test]
-fn reads_chunked_bodies() {
+fn decodes_chunked_bodies() {
     let head = "POST / chunked";
     check(chunked("0\r\n\r\n"), &[head, "end"]);
     check(
@@ -158,7 +158,7 @@ fn reads_chunked_bodies() {
 }
 
 #[test]
-fn refuses_bad_chunks() {
+fn refuses_malformed_chunks() {
     let head = "POST / chunked";
     for bad in [
         "\r\n",
@@ -209,7 +209,7 @@ fn refuses_bad_chunks() {
 }
 
 #[test]
-fn checks_trailers() {
+fn validates_trailers() {
     let head = "POST / chunked";
     let body = |trailers: &str| chunked(&format!("0\r\n{trailers}\r\n"));
     check(body("A: b\r\n"), &[head, "end"]);
@@ -254,7 +254,7 @@ fn checks_trailers() {
 }
 
 #[test]
-fn holds_the_body_limit() {
+fn enforces_the_body_limit() {
     let limits = Limits {
         body_bytes_max: 5,
         ..Limits::default()

@@ -1,5 +1,5 @@
-//! Bytes that nobody wrote on purpose: no panic, no standstill, and the same meaning however they
-//! are cut.
+//! Randomly mutated requests: they cause no panic and no endless loop, and they yield the same
+//! events however they are split.
 
 use super::replay;
 use crate::http::h1::Limits;
@@ -7,7 +7,7 @@ use crate::http::h1::Limits;
 const SEED: u64 = 0x5eed_c0de_0001;
 const ROUNDS: usize = if cfg!(miri) { 20 } else { 6000 };
 
-/// Xorshift: small, and the same everywhere.
+/// A xorshift generator. It yields the same numbers on every machine.
 struct Random(u64);
 
 impl Random {
@@ -19,7 +19,8 @@ impl Random {
     }
 }
 
-const GOOD: [&str; 8] = [
+/// Valid requests, to be mutated.
+const VALID: [&str; 8] = [
     "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
     "GET /a?b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
     "HEAD http://a:80/ HTTP/1.0\r\nHost: a:80\r\nConnection: keep-alive\r\n\r\n",
@@ -31,8 +32,8 @@ const GOOD: [&str; 8] = [
     "PUT /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\na\r\n0123456789\r\n0\r\n\r\n",
 ];
 
-/// What is likely to hurt, and a few plain bytes.
-const HURTS: &[&[u8]] = &[
+/// Bytes to insert: delimiters, invalid bytes, framing fields, and some ordinary bytes.
+const INSERTS: &[&[u8]] = &[
     b"\r",
     b"\n",
     b"\r\n",
@@ -62,21 +63,22 @@ const HURTS: &[&[u8]] = &[
     b"\n\n",
 ];
 
+/// One to three valid requests with up to four mutations.
 fn mutate(random: &mut Random) -> Vec<u8> {
     let mut bytes = Vec::new();
     for _ in 0..=random.below(3) {
-        bytes.extend_from_slice(GOOD[random.below(GOOD.len())].as_bytes());
+        bytes.extend_from_slice(VALID[random.below(VALID.len())].as_bytes());
     }
     for _ in 0..random.below(5) {
         if bytes.is_empty() {
             break;
         }
         let at = random.below(bytes.len());
-        let hurt = HURTS[random.below(HURTS.len())];
+        let insert = INSERTS[random.below(INSERTS.len())];
         match random.below(4) {
             0 => drop(bytes.remove(at)),
-            1 => drop(bytes.splice(at..at, hurt.iter().copied())),
-            2 => bytes[at] = hurt[0],
+            1 => drop(bytes.splice(at..at, insert.iter().copied())),
+            2 => bytes[at] = insert[0],
             _ => bytes.truncate(at.max(1)),
         }
     }
@@ -84,7 +86,7 @@ fn mutate(random: &mut Random) -> Vec<u8> {
 }
 
 #[test]
-fn mutated_requests_mean_the_same_however_cut() {
+fn mutated_requests_yield_the_same_events_however_split() {
     let limits = Limits {
         head_bytes_max: 512,
         target_bytes_max: 64,
@@ -95,14 +97,15 @@ fn mutated_requests_mean_the_same_however_cut() {
     for round in 0..ROUNDS {
         let bytes = mutate(&mut random);
         let whole = replay([bytes.as_slice()], &limits);
-        let cut = random.below(bytes.len() + 1);
-        let halves = replay([&bytes[..cut], &bytes[cut..]], &limits);
+        let split = random.below(bytes.len() + 1);
+        let halves = replay([&bytes[..split], &bytes[split..]], &limits);
         let single = replay(bytes.chunks(1), &limits);
         refused += usize::from(whole.last().is_some_and(|last| !last.contains(' ')));
         let text = String::from_utf8_lossy(&bytes);
         for parts in [halves, single] {
-            // An incomplete head that is wrong is refused at once or, if its beginning was seen
-            // before, when it ends.
+            // An error in the first fragment of a head is reported at once. An error in a later
+            // fragment is reported at the end of the head. If that never arrives, the log ends
+            // with `Truncated` instead.
             let is_cut_off = parts.last().is_some_and(|last| last == "Truncated");
             let same = if is_cut_off {
                 whole.len() - 1
@@ -123,6 +126,6 @@ fn mutated_requests_mean_the_same_however_cut() {
     }
     assert!(
         refused > ROUNDS / 10 && refused < ROUNDS,
-        "the mutations miss: {refused}"
+        "too few or too many mutations are refused: {refused}"
     );
 }

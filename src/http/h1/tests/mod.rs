@@ -1,12 +1,12 @@
-//! Tests of the whole protocol through [`Connection`]: every input also arrives in two pieces, cut
-//! at every place, and byte by byte, and must mean the same each time.
+//! Tests of the whole protocol through [`Connection`]. Every input is also passed in two fragments,
+//! split at every offset, and byte by byte; it must yield the same events each time.
 
-mod answers;
 mod bodies;
-mod heads;
 mod hostile;
 mod persistence;
 mod requests;
+mod response_heads;
+mod responses;
 mod trailers;
 
 use super::{Answer, BodyLength, Connection, Event, Framing, Limits};
@@ -15,10 +15,11 @@ use ::http::{HeaderName, HeaderValue, StatusCode};
 
 const DATE: [u8; 29] = *b"Sun, 06 Nov 1994 08:49:37 GMT";
 
-/// No fields of the answer's own.
+/// A response without fields of its own.
 const NO_FIELDS: [(&HeaderName, &HeaderValue); 0] = [];
 
-/// A peer that sends pieces, and a server that answers each request with an empty 200.
+/// A server that receives fragments and responds to each request with an empty 200. It logs what it
+/// has received.
 struct Script<'a> {
     connection: Connection,
     limits: &'a Limits,
@@ -39,9 +40,9 @@ impl<'a> Script<'a> {
         }
     }
 
-    /// Receives `piece` and reads events until more is needed.
-    fn receive(&mut self, piece: &[u8]) {
-        self.unread.extend_from_slice(piece);
+    /// Receives `fragment` and decodes events until more bytes are needed.
+    fn receive(&mut self, fragment: &[u8]) {
+        self.unread.extend_from_slice(fragment);
         while !self.is_over {
             let mut head = Head::new();
             let step = self
@@ -49,17 +50,17 @@ impl<'a> Script<'a> {
                 .next_event(&self.unread, self.limits, &mut head);
             match step {
                 Ok((used, event)) => {
-                    if self.note(used, event, &head) {
+                    if self.log_event(used, event, &head) {
                         break;
                     }
                 }
-                Err(fault) => self.end(fault),
+                Err(fault) => self.log_fault(fault),
             }
         }
     }
 
-    /// Logs an event and consumes its bytes; returns whether more are needed.
-    fn note(&mut self, used: usize, event: Event, head: &Head) -> bool {
+    /// Logs an event and consumes its bytes. Returns whether more bytes are needed.
+    fn log_event(&mut self, used: usize, event: Event, head: &Head) -> bool {
         assert!(used <= self.unread.len());
         let bytes: Vec<u8> = self.unread.drain(..used).collect();
         match event {
@@ -72,7 +73,7 @@ impl<'a> Script<'a> {
                 let line = describe(&self.connection, head, framing, &bytes);
                 self.log.push(line);
                 if framing == Framing::None {
-                    self.answer();
+                    self.respond();
                 }
             }
             Event::Data(range) => {
@@ -86,32 +87,32 @@ impl<'a> Script<'a> {
             Event::Trailer(line) => assert!(bytes[line].contains(&b':')),
             Event::End => {
                 self.log.push(String::from("end"));
-                self.answer();
+                self.respond();
             }
         }
         false
     }
 
-    fn answer(&mut self) {
+    fn respond(&mut self) {
         assert!(self.connection.request_complete() && self.connection.can_answer());
         let mut out = [0; 256];
         let status = StatusCode::OK;
-        let answer = Answer {
+        let response = Answer {
             status,
             reason: None,
             shared: None,
             fields: NO_FIELDS,
             length: BodyLength::Known(0),
         };
-        self.connection.send_head(&answer, &DATE, &mut out);
+        self.connection.send_head(&response, &DATE, &mut out);
         assert_eq!(self.connection.send_end(), Ok(b"".as_slice()));
         assert_eq!(self.connection.is_idle(), !self.connection.must_close());
     }
 
-    fn end(&mut self, fault: Fault) {
+    fn log_fault(&mut self, fault: Fault) {
         self.log.push(format!("{fault:?}"));
         self.is_over = true;
-        // A fault is final, and it can be answered unless the answer has begun.
+        // No event follows a fault. A response can still be sent, because none has begun.
         assert!(self.connection.can_answer());
         assert!(!self.connection.is_idle() && !self.connection.wants_continue());
         let more = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -121,7 +122,7 @@ impl<'a> Script<'a> {
         assert_eq!(again, Ok((0, Event::Paused)));
     }
 
-    /// The peer ends its side.
+    /// The peer half-closes the connection. Returns the log.
     fn finish(mut self) -> Vec<String> {
         if !self.is_over
             && let Err(fault) = self.connection.receive_eof(&self.unread)
@@ -132,7 +133,7 @@ impl<'a> Script<'a> {
     }
 }
 
-/// The next event of a connection, where its head does not matter.
+/// The next event of a connection, for tests that do not need the head.
 fn next(
     connection: &mut Connection,
     bytes: &[u8],
@@ -141,7 +142,7 @@ fn next(
     connection.next_event(bytes, limits, &mut Head::new())
 }
 
-/// A head in one line: what it is and whatever is not ordinary about it.
+/// Describes a head in one line: method, target, and properties that are not the default.
 fn describe(connection: &Connection, head: &Head, framing: Framing, bytes: &[u8]) -> String {
     let mut line = format!("{} {}", head.method, head.target(bytes));
     match framing {
@@ -158,44 +159,50 @@ fn describe(connection: &Connection, head: &Head, framing: Framing, bytes: &[u8]
     line
 }
 
-fn replay<'p>(pieces: impl IntoIterator<Item = &'p [u8]>, limits: &Limits) -> Vec<String> {
+/// Receives these fragments and half-closes. Returns the log.
+fn replay<'p>(fragments: impl IntoIterator<Item = &'p [u8]>, limits: &Limits) -> Vec<String> {
     let mut script = Script::new(limits);
-    for piece in pieces {
-        script.receive(piece);
+    for fragment in fragments {
+        script.receive(fragment);
     }
     script.finish()
 }
 
-/// What `input` must mean, however it is cut.
+/// Checks that `input` yields the log `expected`, however it is split.
 fn check_with(limits: &Limits, input: impl AsRef<[u8]>, expected: &[&str]) {
     let input = input.as_ref();
     let text = String::from_utf8_lossy(&input[..input.len().min(400)]);
-    assert_eq!(replay([input], limits), expected, "in one piece: {text:?}");
-    // Miri has little time: long inputs in 20 pieces, and few cuts.
-    let (pieces_max, cuts_max) = if cfg!(miri) {
+    assert_eq!(
+        replay([input], limits),
+        expected,
+        "in one fragment: {text:?}"
+    );
+    // Miri is slow: long inputs arrive in 20 fragments, and few splits are tried.
+    let (fragments_max, splits_max) = if cfg!(miri) {
         (20, 3)
     } else {
         (usize::MAX, 500)
     };
     assert_eq!(
         replay(
-            input.chunks(input.len().div_ceil(pieces_max).max(1)),
+            input.chunks(input.len().div_ceil(fragments_max).max(1)),
             limits
         ),
         expected,
         "byte by byte: {text:?}"
     );
-    // Beyond a few hundred bytes each cut costs more than it can teach.
-    for at in (1..input.len()).step_by(input.len().div_ceil(cuts_max).max(1)) {
+    // A longer input is not split at every offset: that would take too long.
+    for at in (1..input.len()).step_by(input.len().div_ceil(splits_max).max(1)) {
         let (first, second) = input.split_at(at);
         assert_eq!(
             replay([first, second], limits),
             expected,
-            "cut at {at}: {text:?}"
+            "split at {at}: {text:?}"
         );
     }
 }
 
+/// Like [`check_with`], with the default limits.
 fn check(input: impl AsRef<[u8]>, expected: &[&str]) {
     check_with(&Limits::default(), input, expected);
 }

@@ -1,21 +1,21 @@
-//! Whether another exchange follows, by the moves of both parties.
+//! Tests of [`Exchange`]: the states of both parties, and whether another exchange follows.
 
-use self::Move::{Close, Expect, Fail, Last, Proceed, Request, RequestEnd, Respond, ResponseEnd};
+use self::Action::{Close, Expect, Fail, Last, Proceed, Request, RequestEnd, Respond, ResponseEnd};
 use crate::http::h1::state::Party::{self, Requester, Responder};
-use crate::http::h1::state::State::{
+use crate::http::h1::state::PartyState::{
     self, Body, Closed, Done, Error, Head, Idle, MustClose, Waiting,
 };
 use crate::http::h1::state::{Exchange, Step};
 
-/// What can happen on a connection.
+/// An action of a party, or of both.
 #[derive(Clone, Copy, Debug)]
-enum Move {
-    /// A request's head; a body follows.
+enum Action {
+    /// The head of a request with a body.
     Request,
     Expect,
     Proceed,
     RequestEnd,
-    /// A final response's head that lets the connection persist, or does not.
+    /// The head of a final response, and whether it lets the connection persist.
     Respond(bool),
     ResponseEnd,
     Last(Party),
@@ -24,24 +24,23 @@ enum Move {
 }
 
 /// The second half of an exchange, after a request's head.
-const REST: [Move; 3] = [RequestEnd, Respond(true), ResponseEnd];
+const REST: [Action; 3] = [RequestEnd, Respond(true), ResponseEnd];
 
-/// The moves, the states of requester and responder after them, and whether the connection
-/// persists.
-type Row<'a> = (&'a [Move], (State, State), bool);
+/// Actions, the states of requester and responder after them, and whether the connection persists.
+type Row<'a> = (&'a [Action], (PartyState, PartyState), bool);
 
 fn check(table: &[Row<'_>]) {
-    for (moves, states, persists) in table {
-        let exchange = after(moves);
+    for (actions, states, persists) in table {
+        let exchange = after(actions);
         let found = (exchange.requester(), exchange.responder());
-        assert_eq!(found, *states, "{moves:?}");
-        assert_eq!(exchange.persists(), *persists, "{moves:?}");
+        assert_eq!(found, *states, "{actions:?}");
+        assert_eq!(exchange.persists(), *persists, "{actions:?}");
     }
 }
 
-fn after(moves: &[Move]) -> Exchange {
+fn after(actions: &[Action]) -> Exchange {
     let mut exchange = Exchange::new();
-    for each in moves {
+    for each in actions {
         match *each {
             Request => {
                 exchange.step(Requester, Step::Request);
@@ -61,7 +60,7 @@ fn after(moves: &[Move]) -> Exchange {
 }
 
 #[test]
-fn exchanges_follow_each_other() {
+fn exchanges_follow_one_another() {
     let whole = [&[Request], &REST[..]].concat();
     let response_first = [Request, Respond(true), ResponseEnd, RequestEnd];
     check(&[
@@ -75,7 +74,7 @@ fn exchanges_follow_each_other() {
 }
 
 #[test]
-fn either_party_makes_an_exchange_the_last_one() {
+fn either_party_can_declare_an_exchange_the_last_one() {
     let whole = [&[Request], &REST[..]].concat();
     let ends = (MustClose, MustClose);
     let response_first = [Request, Last(Requester), Respond(true), ResponseEnd];
@@ -97,7 +96,7 @@ fn either_party_makes_an_exchange_the_last_one() {
             ends,
             false,
         ),
-        // Between two exchanges: the next one is the last.
+        // Declared between two exchanges: the next one is the last.
         (&[Last(Responder)], (Idle, Idle), false),
         (&[&[Last(Responder)], &whole[..]].concat(), ends, false),
         (
@@ -109,7 +108,7 @@ fn either_party_makes_an_exchange_the_last_one() {
 }
 
 #[test]
-fn a_body_that_may_not_come_makes_an_exchange_the_last_one() {
+fn a_body_without_100_continue_makes_the_exchange_the_last_one() {
     let waits = [Request, Expect];
     check(&[
         (&waits, (Waiting, Head), true),
@@ -138,7 +137,7 @@ fn a_body_that_may_not_come_makes_an_exchange_the_last_one() {
 }
 
 #[test]
-fn nothing_follows_a_fault_or_the_end_of_the_client_s_side() {
+fn no_exchange_follows_a_fault_or_a_half_close() {
     let response_first = [Request, Respond(true), ResponseEnd, Fail(Requester)];
     let response_fails = [Request, RequestEnd, Respond(true), Fail(Responder)];
     let last = [&[Request, Last(Requester)], &REST[..]].concat();
@@ -151,7 +150,7 @@ fn nothing_follows_a_fault_or_the_end_of_the_client_s_side() {
         ),
         (&response_first, (Error, MustClose), false),
         (&response_fails, (MustClose, Error), false),
-        // A response to bytes that were not a request.
+        // A response to bytes that could not be parsed as a request.
         (&[Respond(true)], (Idle, Body), false),
         (&[Close], (Closed, MustClose), true),
         (&[Close, Fail(Requester)], (Closed, MustClose), false),

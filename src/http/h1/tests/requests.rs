@@ -1,10 +1,10 @@
-//! Request heads: what is read from them, and what is refused.
+//! Request heads: the parsed values, and the refused ones.
 
 use super::{check, check_with, next};
 use crate::http::h1::{Connection, Event, Framing, Limits};
 use crate::http::{Fault, Head, Version};
 
-/// A request with these field lines after a good Host.
+/// A POST request with a valid Host and these field lines.
 fn with(fields: &str) -> String {
     format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n")
 }
@@ -18,7 +18,7 @@ fn parse(bytes: &[u8]) -> (Head, Framing) {
 }
 
 #[test]
-fn reads_a_head() {
+fn parses_a_head() {
     let bytes = b"\r\nPATCH /a/b?c=d HTTP/1.1\r\nhost:\ta.example:80 \r\nX-A: 1\r\nX-B:\r\n\
         Content-Length: 5\r\nx-a: 2\r\n\r\n";
     let (head, framing) = parse(bytes);
@@ -41,7 +41,7 @@ fn reads_a_head() {
 }
 
 #[test]
-fn reads_a_head_without_fields() {
+fn parses_a_head_without_fields() {
     let bytes = b"GET / HTTP/1.0\r\n\r\n";
     let (head, _) = parse(bytes);
     assert_eq!(head.fields(bytes).count(), 0);
@@ -49,7 +49,7 @@ fn reads_a_head_without_fields() {
 }
 
 #[test]
-fn reads_targets() {
+fn parses_targets() {
     let (head, _) = parse(b"OPTIONS * HTTP/1.1\r\nHost:\r\n\r\n");
     assert_eq!(head.path(b"OPTIONS * HTTP/1.1\r\nHost:\r\n\r\n"), b"*");
     let bytes = b"GET http://A.example HTTP/1.1\r\nHost: a.EXAMPLE\r\n\r\n";
@@ -75,7 +75,7 @@ fn reads_targets() {
 }
 
 #[test]
-fn reads_request_lines() {
+fn parses_request_lines() {
     check("", &[]);
     check("\r\n\r\n", &[]);
     check("GET / HTTP/1.0\r\n\r\n", &["GET / close"]);
@@ -124,7 +124,7 @@ fn reads_request_lines() {
 }
 
 #[test]
-fn refuses_garbage_at_its_first_bytes() {
+fn refuses_invalid_bytes_before_the_head_is_complete() {
     let early = |bytes: &[u8]| next(&mut Connection::server(), bytes, &Limits::default());
     assert_eq!(early(b"\x16\x03\x01\x02"), Err(Fault::BadRequestLine));
     assert_eq!(early(b"\0"), Err(Fault::BadRequestLine));
@@ -155,7 +155,7 @@ fn refuses_bare_line_feeds() {
 }
 
 #[test]
-fn refuses_bad_fields() {
+fn refuses_invalid_fields() {
     for bad in [
         "X : y\r\n",
         "X\t: y\r\n",
@@ -174,7 +174,7 @@ fn refuses_bad_fields() {
     ] {
         check(with(bad), &["BadField"]);
     }
-    // At every place, for httparse looks at many bytes in one step.
+    // At every offset, because httparse checks many bytes in one step.
     for control in (0..0x20)
         .chain([0x7f])
         .filter(|byte| !matches!(byte, b'\t' | b'\r' | b'\n'))
@@ -183,8 +183,8 @@ fn refuses_bad_fields() {
             let mut value = [b'v'; 40];
             value[at] = control;
             let head = [b"GET / HTTP/1.0\r\nX: ", value.as_slice(), b"\r\n\r\n"].concat();
-            let answer = next(&mut Connection::server(), &head, &Limits::default());
-            assert_eq!(answer, Err(Fault::BadField), "{control:#x} at {at}");
+            let event = next(&mut Connection::server(), &head, &Limits::default());
+            assert_eq!(event, Err(Fault::BadField), "{control:#x} at {at}");
         }
     }
     check(
@@ -194,7 +194,7 @@ fn refuses_bad_fields() {
 }
 
 #[test]
-fn requires_one_good_host() {
+fn requires_exactly_one_valid_host() {
     let get = |fields: &str| format!("GET / HTTP/1.1\r\n{fields}\r\n");
     check(get(""), &["MissingHost"]);
     check(get("Hos: a\r\n"), &["MissingHost"]);
@@ -224,7 +224,7 @@ fn requires_one_good_host() {
 }
 
 #[test]
-fn reads_persistence() {
+fn parses_connection_fields() {
     let get = |version: &str, fields: &str| format!("GET / HTTP/{version}\r\n{fields}\r\n");
     check(
         get("1.1", "Host: a\r\nConnection: close\r\n"),
@@ -258,7 +258,7 @@ fn reads_persistence() {
 }
 
 #[test]
-fn reads_expectations() {
+fn parses_expectations() {
     let post = "Content-Length: 1\r\nExpect: ";
     let after = ["data x", "end"];
     let continues = ["POST / length 1 continue", after[0], after[1]];
@@ -288,20 +288,20 @@ fn serves_pipelined_requests_in_order() {
         "GET /3 close",
     ];
     check([get, post, "\r\n", last].concat(), &events);
-    // What follows the last request is never read.
+    // Nothing after the last request is parsed.
     check([get, last, get].concat(), &["GET /1", "GET /3 close"]);
     check([get, "GET"].concat(), &["GET /1", "Truncated"]);
     check([get, "\r\n"].concat(), &["GET /1"]);
 }
 
-/// A request whose target has so many bytes.
+/// A GET request whose target has `target_bytes` bytes.
 fn get(target_bytes: usize, fields: &str) -> String {
     let path = "a".repeat(target_bytes - 1);
     format!("GET /{path} HTTP/1.1\r\n{fields}\r\n")
 }
 
 #[test]
-fn holds_its_limits() {
+fn enforces_the_limits() {
     let limits = Limits {
         head_bytes_max: 100,
         target_bytes_max: 20,
@@ -319,7 +319,7 @@ fn holds_its_limits() {
         ["\r\n", &get(21, host)].concat(),
         &["TargetTooLong"],
     );
-    // As much before it as may be.
+    // The longest accepted method and the most empty lines before the target.
     let wide = Limits {
         head_bytes_max: 200,
         ..limits
@@ -345,9 +345,9 @@ fn holds_its_limits() {
     );
 }
 
-/// A client that sends nothing but empty lines is refused too, whatever the limit.
+/// A client that sends only empty lines is refused, whatever the limit.
 #[test]
-fn holds_the_smallest_limits_of_a_head() {
+fn enforces_the_smallest_head_limits() {
     let empty_lines = "\r\n".repeat(100);
     for head_bytes_max in 0..=20 {
         let limits = Limits {
@@ -372,8 +372,8 @@ fn holds_the_smallest_limits_of_a_head() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "heads of 16 KiB in many pieces take Miri minutes")]
-fn holds_its_limits_by_default() {
+#[cfg_attr(miri, ignore = "heads of 16 KiB in many fragments take Miri minutes")]
+fn enforces_the_default_limits() {
     let host = "Host: a\r\n";
     let many = |count: usize| get(1, &(host.to_owned() + &"A:b\r\n".repeat(count - 1)));
     check(many(100), &["GET /"]);
@@ -391,12 +391,12 @@ fn holds_its_limits_by_default() {
 }
 
 #[test]
-fn a_head_in_many_pieces_is_searched_once() {
+fn a_head_in_many_fragments_takes_linear_time() {
     const HEAD_BYTES: usize = if cfg!(miri) { 500 } else { 16_000 };
     let limits = Limits::default();
     let mut bytes = b"GET / HTTP/1.1\r\nHost: a\r\nX: ".to_vec();
     let mut connection = Connection::server();
-    // Quadratic work would be a hundred million steps here, and seconds in a debug build.
+    // Quadratic time would be a hundred million steps here, which take a debug build seconds.
     while bytes.len() < HEAD_BYTES {
         assert_eq!(
             next(&mut connection, &bytes, &limits),

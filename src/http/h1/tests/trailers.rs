@@ -1,11 +1,11 @@
-//! Trailers: those of a request are shown; those of an answer have a place, or not, and are of
-//! some fields only.
+//! Trailers: those of a request become events; those of a response are sent if the body is chunked
+//! and the field is allowed as a trailer.
 
 use super::{Answer, BodyLength, Connection, DATE, Event, Head, Limits, NO_FIELDS};
 use crate::http::h1::encode::WrongLength;
 use ::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-/// The end of an answer of that length to `request`, with those trailers.
+/// The encoded end of a response to `request` whose body has this length, with these trailers.
 fn end(
     request: &str,
     length: BodyLength,
@@ -14,15 +14,15 @@ fn end(
     let mut connection = Connection::server();
     let step = connection.next_event(request.as_bytes(), &Limits::default(), &mut Head::new());
     step.expect("a request");
-    let answer = Answer {
+    let response = Answer {
         status: StatusCode::OK,
         reason: None,
         shared: None,
         fields: NO_FIELDS,
         length,
     };
-    let mut head = vec![0; answer.head_bytes_max()];
-    connection.send_head(&answer, &DATE, &mut head);
+    let mut head = vec![0; response.head_bytes_max()];
+    connection.send_head(&response, &DATE, &mut head);
     let mut map = HeaderMap::new();
     for (name, value) in trailers {
         let name: HeaderName = name.parse().expect("a name");
@@ -53,7 +53,7 @@ fn trailers_follow_the_last_chunk() {
 }
 
 #[test]
-fn what_is_needed_before_the_content_is_no_trailer() {
+fn fields_that_are_needed_before_the_content_are_not_sent_as_trailers() {
     for name in [
         "Content-Length",
         "Transfer-Encoding",
@@ -86,7 +86,7 @@ fn what_is_needed_before_the_content_is_no_trailer() {
 }
 
 #[test]
-fn without_chunks_there_are_no_trailers() {
+fn only_chunked_bodies_have_trailers() {
     let trailers = [("digest", "abc")];
     for (request, length) in [
         (GET.replace("1.1", "1.0"), BodyLength::Unknown),
@@ -106,12 +106,12 @@ fn without_chunks_there_are_no_trailers() {
 }
 
 #[test]
-fn trailers_of_a_request_are_shown() {
+fn the_trailers_of_a_request_become_events() {
     let body = "1\r\nx\r\n0\r\nX-A: 1\r\nx-b:\t\u{e9} \r\nC:\r\n\r\n";
     let request = format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{body}");
-    for cut in 1..=request.len() {
+    for split in 1..=request.len() {
         let mut connection = Connection::server();
-        let (mut at, mut shown, mut lines) = (0, cut, Vec::new());
+        let (mut at, mut shown, mut lines) = (0, split, Vec::new());
         loop {
             let bytes = &request.as_bytes()[at..shown];
             let step = connection.next_event(bytes, &Limits::default(), &mut Head::new());
@@ -125,6 +125,6 @@ fn trailers_of_a_request_are_shown() {
             at += used;
         }
         let expected: [&[u8]; 3] = [b"X-A: 1", "x-b:\t\u{e9} ".as_bytes(), b"C:"];
-        assert_eq!(lines, expected, "cut at {cut}");
+        assert_eq!(lines, expected, "split at {split}");
     }
 }

@@ -1,14 +1,14 @@
-//! Heads of answers: the status line, and fields whose lines are written already.
+//! Heads of responses: the status line, and shared fields.
 
 use ::http::{HeaderValue, StatusCode};
 
-use super::answers::{GET, after, typed};
+use super::responses::{GET, after, typed};
 use super::{DATE, NO_FIELDS};
 use crate::http::FieldLines;
 use crate::http::h1::{Answer, BodyLength};
 
 #[test]
-fn a_reason_phrase_takes_the_place_of_the_usual_one() {
+fn a_reason_phrase_replaces_the_standard_one() {
     for (status, reason, expected) in [
         (200, "Fine", "HTTP/1.1 200 Fine\r\n"),
         (404, "", "HTTP/1.1 404 \r\n"),
@@ -20,34 +20,34 @@ fn a_reason_phrase_takes_the_place_of_the_usual_one() {
         ),
     ] {
         let reason = HeaderValue::from_str(reason).expect("no controls");
-        let answer = Answer {
+        let response = Answer {
             status: StatusCode::from_u16(status).expect("a status"),
             reason: Some(&reason),
             shared: None,
             fields: NO_FIELDS,
             length: BodyLength::Unknown,
         };
-        let mut out = vec![0; answer.head_bytes_max()];
-        let len = after(GET).send_head(&answer, &DATE, &mut out);
+        let mut out = vec![0; response.head_bytes_max()];
+        let len = after(GET).send_head(&response, &DATE, &mut out);
         let head = str::from_utf8(&out[..len]).expect("text");
         assert!(head.starts_with(expected), "{head}");
     }
 }
 
 #[test]
-fn shared_fields_look_like_others() {
+fn shared_fields_are_encoded_like_own_fields() {
     let head = |shared, own| {
         let own = typed(own);
         let shared = FieldLines::new(typed(shared));
-        let answer = Answer {
+        let response = Answer {
             status: StatusCode::OK,
             reason: None,
             shared: Some(&shared),
             fields: own.iter().map(|(name, value)| (name, value)),
             length: BodyLength::Known(0),
         };
-        let mut out = vec![0; answer.head_bytes_max()];
-        let len = after(GET).send_head(&answer, &DATE, &mut out);
+        let mut out = vec![0; response.head_bytes_max()];
+        let len = after(GET).send_head(&response, &DATE, &mut out);
         out.truncate(len);
         String::from_utf8(out).expect("text")
     };
@@ -57,7 +57,7 @@ fn shared_fields_look_like_others() {
     for own in 0..=all.len() {
         assert_eq!(head(&all[own..], &all[..own]), expected);
     }
-    // Also where the server has a say.
+    // The same holds for fields that the server treats specially.
     let all = [
         ("date", "d"),
         ("content-length", "7"),

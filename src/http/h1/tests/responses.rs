@@ -1,4 +1,4 @@
-//! Answers: their heads, their bodies' framing, and what becomes of the connection.
+//! Responses: heads, the framing of bodies, and whether the connection persists.
 
 use ::http::{HeaderName, HeaderValue, StatusCode};
 
@@ -25,7 +25,7 @@ pub(super) fn after(request: &str) -> Connection {
     connection
 }
 
-/// Fields as a service has them.
+/// Converts fields to the types that a service uses.
 pub(super) fn typed(fields: &[(&str, &str)]) -> Vec<(HeaderName, HeaderValue)> {
     let typed = |&(name, value): &(&str, &str)| {
         let name = HeaderName::from_bytes(name.as_bytes()).expect("a name");
@@ -34,7 +34,7 @@ pub(super) fn typed(fields: &[(&str, &str)]) -> Vec<(HeaderName, HeaderValue)> {
     fields.iter().map(typed).collect()
 }
 
-/// Sends a head; the fields that every head has must be there and are left out of the result.
+/// Encodes a head and returns it without Server and Date, which it must have.
 fn send(
     connection: &mut Connection,
     status: u16,
@@ -44,22 +44,22 @@ fn send(
     let fields = typed(fields);
     let fields = fields.iter().map(|(name, value)| (name, value));
     let status = StatusCode::from_u16(status).expect("a status");
-    let answer = Answer {
+    let response = Answer {
         status,
         reason: None,
         shared: None,
         fields,
         length,
     };
-    let mut out = vec![0; answer.head_bytes_max()];
-    let len = connection.send_head(&answer, &DATE, &mut out);
+    let mut out = vec![0; response.head_bytes_max()];
+    let len = connection.send_head(&response, &DATE, &mut out);
     let text = str::from_utf8(&out[..len]).expect("text").to_owned();
     let common = "Server: coring\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
     assert!(text.contains(common), "{text}");
     text.replace(common, "")
 }
 
-/// What an answer to `request` looks like, and whether the connection persists after it.
+/// Checks the head of the response to `request`, and whether the connection persists after it.
 fn check(request: &str, status: u16, length: BodyLength, expected: &str, persists: bool) {
     let mut connection = after(request);
     let head = send(&mut connection, status, &[], length);
@@ -69,7 +69,7 @@ fn check(request: &str, status: u16, length: BodyLength, expected: &str, persist
     {
         connection
             .send_data(usize::try_from(length).expect("64 bits"))
-            .expect("all of it");
+            .expect("the announced length");
     }
     connection.send_end().expect("an end");
     let after = (connection.is_idle(), connection.must_close());
@@ -96,7 +96,7 @@ fn frames_by_version_and_method() {
     check_ok(HEAD, Known(10), &[counted], true);
     check_ok(HEAD, Unknown, &[chunked], true);
     check_ok(GET, Known(0), &["Content-Length: 0\r\n"], true);
-    // What GET would answer is not known.
+    // 0 means that the length for GET is not known.
     check_ok(HEAD, Known(0), &[], true);
     check_ok(
         GET,
@@ -138,7 +138,7 @@ fn frames_by_status() {
 }
 
 #[test]
-fn every_head_fits_its_bound() {
+fn every_head_fits_head_bytes_max() {
     for status in (200..=599).step_by(if cfg!(miri) { 57 } else { 1 }) {
         let mut connection = after(OLD_KEEP_ALIVE);
         send(
@@ -151,7 +151,7 @@ fn every_head_fits_its_bound() {
 }
 
 #[test]
-fn sends_fields_but_not_framing() {
+fn framing_and_connection_fields_are_left_out() {
     let fields = [
         ("Content-Type", "text/html"),
         ("Content-Length", "7"),
@@ -170,7 +170,7 @@ fn sends_fields_but_not_framing() {
 }
 
 #[test]
-fn heeds_the_answers_own_close_date_and_server() {
+fn a_response_may_set_close_date_and_server() {
     let mut connection = after(GET);
     let head = send(
         &mut connection,
@@ -186,7 +186,7 @@ fn heeds_the_answers_own_close_date_and_server() {
     assert!(connection.must_close());
 
     let fields = typed(&[("date", "never"), ("Server", "x")]);
-    let answer = Answer {
+    let response = Answer {
         status: StatusCode::OK,
         reason: None,
         shared: None,
@@ -194,13 +194,13 @@ fn heeds_the_answers_own_close_date_and_server() {
         length: BodyLength::Known(0),
     };
     let mut out = [0; 300];
-    let len = after(GET).send_head(&answer, &DATE, &mut out);
+    let len = after(GET).send_head(&response, &DATE, &mut out);
     let expected = "HTTP/1.1 200 OK\r\ndate: never\r\nserver: x\r\nContent-Length: 0\r\n\r\n";
     assert_eq!(str::from_utf8(&out[..len]), Ok(expected));
 }
 
 #[test]
-fn a_fault_of_a_head_request_is_answered_without_content() {
+fn the_error_response_to_a_head_request_has_no_content() {
     for (request, has_content) in [
         ("HEAD / HTTP/1.1\r\n\r\n", false),
         ("GET / HTTP/1.1\r\n\r\n", true),
@@ -272,7 +272,7 @@ fn counts_a_body_of_known_length() {
 }
 
 #[test]
-fn continues_when_asked_and_only_once() {
+fn a_100_continue_is_sent_once_and_only_to_a_waiting_client() {
     let mut connection = after(EXPECT);
     assert!(connection.wants_continue());
     assert_eq!(connection.send_continue(), b"HTTP/1.1 100 Continue\r\n\r\n");
@@ -288,7 +288,7 @@ fn continues_when_asked_and_only_once() {
     connection.send_end().expect("an end");
     assert!(connection.is_idle());
 
-    // The body came unasked: nobody waits any more.
+    // The client sends the body without 100 Continue, so it no longer waits.
     let mut connection = after(EXPECT);
     assert_eq!(
         next(&mut connection, b"", &limits),
@@ -307,7 +307,7 @@ fn continues_when_asked_and_only_once() {
 }
 
 #[test]
-fn a_refused_expectation_ends_the_connection() {
+fn a_final_response_instead_of_100_continue_closes_the_connection() {
     let mut connection = after(EXPECT);
     let head = send(&mut connection, 403, &[], BodyLength::Known(0));
     assert!(head.ends_with("Connection: close\r\n\r\n"), "{head}");
@@ -316,7 +316,7 @@ fn a_refused_expectation_ends_the_connection() {
 }
 
 #[test]
-fn interim_answers_come_before_the_final_one() {
+fn interim_responses_precede_the_final_one() {
     let mut connection = after(GET);
     let link = [("Link", "</a.css>; rel=preload")];
     let head = send(&mut connection, 103, &link, BodyLength::Known(0));
@@ -330,20 +330,20 @@ fn interim_answers_come_before_the_final_one() {
     assert!(connection.is_idle());
 
     let status = StatusCode::EARLY_HINTS;
-    let answer = Answer {
+    let response = Answer {
         status,
         reason: None,
         shared: None,
         fields: NO_FIELDS,
         length: BodyLength::Known(0),
     };
-    assert_eq!(after(OLD).send_head(&answer, &DATE, &mut []), 0);
+    assert_eq!(after(OLD).send_head(&response, &DATE, &mut []), 0);
 }
 
 #[test]
-fn answers_before_the_body_has_come() {
+fn a_response_may_precede_the_request_body() {
     let limits = Limits::default();
-    // The rest of the body is read and forgotten, then the next request.
+    // The body is then read, and the next request can follow.
     let mut connection = after(POST);
     send(&mut connection, 200, &[], BodyLength::Known(0));
     connection.send_end().expect("an end");
@@ -355,7 +355,7 @@ fn answers_before_the_body_has_come() {
     assert_eq!(next(&mut connection, b"", &limits), Ok((0, Event::End)));
     assert!(connection.is_idle());
 
-    // Or the connection ends there.
+    // With `close_after` the connection closes instead.
     let mut connection = after(POST);
     connection.close_after();
     let head = send(&mut connection, 413, &[], BodyLength::Known(0));
@@ -365,7 +365,7 @@ fn answers_before_the_body_has_come() {
 }
 
 #[test]
-fn holds_back_pipelined_requests() {
+fn a_pipelined_request_waits_for_the_current_response() {
     let mut connection = after(GET);
     let limits = Limits::default();
     assert_eq!(
@@ -387,7 +387,7 @@ fn holds_back_pipelined_requests() {
 }
 
 #[test]
-fn closes_after_the_next_answer_when_asked_in_between() {
+fn close_after_on_an_idle_connection_affects_the_next_response() {
     let mut connection = Connection::server();
     connection.close_after();
     assert!(connection.is_idle());
@@ -400,10 +400,11 @@ fn closes_after_the_next_answer_when_asked_in_between() {
 }
 
 #[test]
-fn answers_a_fault_and_closes() {
+fn the_connection_closes_after_an_error_response() {
     let limits = Limits::default();
     let refused = "HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
-    // A deadline in a head, after an exchange with HEAD and HTTP/1.0 that must leave no trace.
+    // A head misses its deadline. The exchange before it, with HEAD and HTTP/1.0, must not affect
+    // the error response.
     let head = "HEAD / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n";
     let mut connection = after(head);
     send(&mut connection, 200, &[], BodyLength::Known(9));
@@ -424,7 +425,7 @@ fn answers_a_fault_and_closes() {
     connection.send_end().expect("an end");
     assert!(connection.must_close());
 
-    // A deadline in a body, before and after the answer has begun.
+    // A body misses its deadline, before and after the response has begun.
     let mut connection = after(POST);
     connection.refuse();
     assert!(connection.can_answer());
@@ -442,7 +443,7 @@ fn answers_a_fault_and_closes() {
 }
 
 #[test]
-fn tells_a_half_close_from_a_cut() {
+fn a_half_close_is_distinguished_from_a_truncated_request() {
     let mut connection = Connection::server();
     assert_eq!(connection.receive_eof(b""), Ok(()));
     assert!(connection.must_close());
@@ -452,7 +453,7 @@ fn tells_a_half_close_from_a_cut() {
     );
     assert_eq!(after(POST).receive_eof(b""), Err(Fault::Truncated));
 
-    // The request is whole: its answer is still wanted, and it is the last.
+    // The request is complete: it still gets its response, which is the last one.
     let mut connection = after(GET);
     assert_eq!(connection.receive_eof(b""), Ok(()));
     let head = send(&mut connection, 200, &[], BodyLength::Known(0));
@@ -461,7 +462,7 @@ fn tells_a_half_close_from_a_cut() {
     assert!(connection.must_close());
     assert_eq!(connection.receive_eof(GET.as_bytes()), Ok(()));
 
-    // Unless another one is waiting.
+    // A pipelined request is still served.
     let mut connection = after(GET);
     assert_eq!(connection.receive_eof(GET.as_bytes()), Ok(()));
     send(&mut connection, 200, &[], BodyLength::Known(0));
