@@ -1,8 +1,9 @@
-//! The one pool of threads for what the kernel offers only as a call that may block: opening a
-//! file, reading what is not in memory. It knows no files; it runs what it is given.
+//! The blocking pool: threads for system calls that may block, such as opening a file or reading
+//! one that is not in memory. The pool knows no files; it runs closures.
 //!
-//! Each worker has its own few threads, started when they are first needed. What waits for one of
-//! them is woken through the worker's inbox. A simulated worker has none: its jobs run at once.
+//! Each worker has its own pool of a few threads, which are started when they are first needed. A
+//! finished blocking task wakes its waiter through the worker's inbox. A simulated worker has no
+//! threads; it runs each blocking task at once.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -13,16 +14,17 @@ use std::task::{Context, Poll, Waker};
 
 use crate::rt::{JoinError, contain, note_waker, outcome_of, wake};
 
-/// Threads of one worker, at most: so many disk accesses can be awaited at a time, and as many
-/// that never end (a file server that is gone) leave the worker without.
+/// The most threads of one worker's pool, and so the most disk accesses at a time. If as many calls
+/// never return (because a file server is gone), the worker can run no further blocking tasks.
 pub(super) const THREADS_MAX: usize = 4;
 
-/// Calls `job` on one of the current worker's threads; the future's output is what `job` returned,
-/// or the reason why it did not return. A worker has at most four such threads, which also read
-/// files for it; further jobs wait for a free one.
+/// Runs `task` on a thread of the current worker's blocking pool. The future's output is the return
+/// value of `task`, or the reason why there is none. A worker has at most four such threads, which
+/// also read files for it; further blocking tasks wait for a free thread.
 ///
-/// A job that has begun runs to its end even if the future is dropped, and its result is then
-/// dropped on its thread. A job that has not begun by then is not started.
+/// A task that has started runs to its end even if the future is dropped; its result is then
+/// dropped on its thread. If the future is dropped before the task has started, the task never
+/// runs.
 ///
 /// ```
 /// # fn main() -> std::io::Result<()> {
@@ -57,11 +59,11 @@ pub fn blocking<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> 
     Blocking(slot)
 }
 
-/// A job on one of the worker's threads; see [`blocking`].
+/// The future of a task in the blocking pool; see [`blocking`].
 #[derive(Debug)]
 pub struct Blocking<T>(Arc<Mutex<Slot<T>>>);
 
-/// Where a job's result is put for whoever waits.
+/// The result of a blocking task, shared by the pool and the future.
 #[derive(Debug)]
 struct Slot<T> {
     result: Option<Result<T, JoinError>>,
@@ -95,8 +97,8 @@ fn finish<T>(place: &Mutex<Slot<T>>, result: Result<T, JoinError>) {
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// One worker's threads. They end with it: what has not begun is dropped, what runs is not waited
-/// for, since a disk that does not answer must not keep the program from ending.
+/// One worker's blocking pool. Dropping it drops the tasks that have not started. It does not wait
+/// for running tasks, because a disk that does not respond must not keep the program from exiting.
 pub(super) struct Threads {
     shared: Arc<Shared>,
     threads_max: usize,
@@ -105,7 +107,7 @@ pub(super) struct Threads {
 #[derive(Default)]
 struct Shared {
     queue: Mutex<Queue>,
-    /// There is a job, or there will be no more.
+    /// Signalled when a task was queued, and when the pool was closed.
     news: Condvar,
 }
 
@@ -113,14 +115,14 @@ struct Shared {
 struct Queue {
     jobs: VecDeque<Job>,
     threads: usize,
-    /// Threads that wait for a job.
+    /// Threads that wait for a task.
     idle: usize,
     closed: bool,
 }
 
 impl Threads {
-    /// No threads as yet, and never more than `threads_max`. Where that is 0, the worker does its
-    /// jobs itself, at once.
+    /// A pool of at most `threads_max` threads, none of which has started yet. If `threads_max` is
+    /// 0, `start` runs each task on the calling thread.
     pub(super) fn new(threads_max: usize) -> Self {
         Self {
             shared: Arc::default(),
@@ -128,10 +130,10 @@ impl Threads {
         }
     }
 
-    /// Queues a job.
+    /// Queues a task.
     ///
     /// # Errors
-    /// When there is no thread for it, and none can be had.
+    /// If the pool has no thread and none can be started.
     fn start(&self, job: Job) -> io::Result<()> {
         if self.threads_max == 0 {
             contain(job);
@@ -170,7 +172,8 @@ impl Drop for Threads {
     }
 }
 
-/// Drops jobs that have not begun, with the queue unlocked: what a job owns may do anything then.
+/// Drops tasks that have not started. The queue must be unlocked, because their destructors may run
+/// any code.
 fn drop_jobs(jobs: VecDeque<Job>) {
     for job in jobs {
         contain(|| drop(job));
@@ -178,15 +181,16 @@ fn drop_jobs(jobs: VecDeque<Job>) {
 }
 
 impl Shared {
-    /// A thread's life.
+    /// The life of a thread: runs tasks until the pool is closed.
     fn work(&self) {
         while let Some(job) = self.next_job() {
-            // A job catches its own panics; this one is of what is dropped with it.
+            // Panics of the task's closure are caught inside. This catches panics of its
+            // destructors.
             contain(job);
         }
     }
 
-    /// Waits for a job; none when there will be no more.
+    /// Waits for a task; `None` once the pool is closed.
     fn next_job(&self) -> Option<Job> {
         let mut queue = lock(&self.queue);
         loop {
@@ -230,7 +234,7 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
-    /// Runs `main` on a worker of its own, on each engine that there is.
+    /// Runs `main` on a new worker, once on each engine that works here.
     fn on_each_engine<F: Future<Output = ()> + 'static>(main: impl Fn() -> F) {
         for choice in [EngineChoice::Auto, EngineChoice::Epoll] {
             let selected = choice.probe().unwrap();
@@ -279,7 +283,7 @@ mod tests {
         });
     }
 
-    /// The payload of a panic whose destructor panics, with another of its kind.
+    /// A panic payload whose destructor panics with another such payload.
     struct Bomb;
 
     impl Drop for Bomb {
@@ -313,7 +317,7 @@ mod tests {
                     let _ = lock(&gate).recv();
                     Bomb
                 });
-                // Those beyond the threads are dropped before they begin.
+                // Tasks that find no free thread are dropped before they start.
                 let _ = has_begun.recv_timeout(Duration::from_millis(100));
                 drop(job);
             }
@@ -327,7 +331,7 @@ mod tests {
     fn jobs_whose_destructors_panic_do_not_keep_a_worker_from_its_end() {
         let (_open, gate) = mpsc::channel::<()>();
         let gate = Arc::new(Mutex::new(gate));
-        // Jobs whose outcome is awaited until after their worker's end.
+        // The futures of these tasks are kept until after their worker has ended.
         let awaited = Arc::new(Mutex::new(Vec::new()));
         on_each_engine(|| {
             let (gate, awaited) = (gate.clone(), awaited.clone());
@@ -374,7 +378,7 @@ mod tests {
         });
     }
 
-    /// Tells where it is dropped.
+    /// Reports the thread on which it is dropped.
     struct Witness(mpsc::Sender<ThreadId>);
 
     impl Drop for Witness {
@@ -416,7 +420,7 @@ mod tests {
             for job in held {
                 assert!(!job.await.unwrap());
             }
-            // The sender goes with the job.
+            // The sender is dropped with its task.
             assert!(begun.recv_timeout(PATIENCE).is_err());
         });
     }

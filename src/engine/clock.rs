@@ -2,7 +2,7 @@
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// The monotonic clock itself, in ms; [`crate::rt::now_ms`] is what it said when the turn began.
+/// The monotonic clock now, in ms. [`crate::rt::now_ms`] is its value at the start of the turn.
 pub fn monotonic_ms() -> u64 {
     #[cfg(feature = "sim")]
     if let Some(now_ms) = crate::sim::now_ms() {

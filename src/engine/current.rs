@@ -1,4 +1,4 @@
-//! The worker that runs on this thread: how a coroutine's calls find it.
+//! The current worker of a thread, which is where a coroutine's calls find their engine.
 
 use std::cell::Cell;
 use std::os::fd::OwnedFd;
@@ -12,7 +12,7 @@ use crate::buf::Pool;
 #[derive(Debug, Clone, Copy)]
 struct Current {
     worker: *const Worker,
-    /// None: no worker runs.
+    /// `None`: no worker runs.
     run: Option<Run>,
 }
 
@@ -25,9 +25,9 @@ thread_local! {
     };
 }
 
-/// The panic of a call that needs a worker, where there is none.
+/// The panic message of a call that needs a worker, on a thread without one.
 pub(super) const OUTSIDE: &str = "this needs a worker: call it from a coroutine";
-/// The panic of a handle that was carried from one run into another.
+/// The panic message of a handle that is used in another run than its own.
 const STRANGER: &str = "a socket was used outside the coring::run or the server that created it";
 
 /// Makes `worker` the thread's current one while `body` runs.
@@ -45,7 +45,7 @@ pub(super) fn scope<R>(worker: &Worker, body: impl FnOnce() -> R) -> R {
     body()
 }
 
-/// The current worker's memory.
+/// The buffer pool of the current worker.
 ///
 /// # Panics
 /// Outside a worker.
@@ -54,7 +54,7 @@ pub fn pool() -> Pool {
     with_current(|engine| engine.pool().clone())
 }
 
-/// Closes a descriptor: on a ring with the worker's next batch, else at once.
+/// Closes a descriptor: on a ring with the next batch of submissions, on epoll at once.
 pub(super) fn close(fd: OwnedFd) {
     let mut fd = Some(fd);
     try_with_current(|engine| {
@@ -74,7 +74,7 @@ pub(super) fn try_with_current<R>(body: impl FnOnce(&Engine) -> R) -> Option<R> 
     with_worker(|worker| body(&worker.engine))
 }
 
-/// Hands the current worker's threads to `body`.
+/// Calls `body` with the current worker's blocking pool.
 pub(super) fn with_threads<R>(body: impl FnOnce(&Threads) -> R) -> R {
     with_worker(|worker| body(&worker.threads)).expect(OUTSIDE)
 }
@@ -83,12 +83,12 @@ pub(super) fn with_threads<R>(body: impl FnOnce(&Threads) -> R) -> R {
 pub(super) fn with_worker<R>(body: impl FnOnce(&Worker) -> R) -> Option<R> {
     let current = CURRENT.get();
     current.run?;
-    // SAFETY: where there is a run, `scope` has set the pointer to a worker that outlives
-    // its call; it puts the former value back before it returns.
+    // SAFETY: while `run` is set, `worker` points to a worker that outlives the call of `scope`,
+    // because `scope` restores the former value before it returns.
     Some(body(unsafe { &*current.worker }))
 }
 
-/// Hands `body` the engine of the current worker, if that worker is in this `run`.
+/// Calls `body` with the engine of the current worker. Returns `None` if its run is not `run`.
 #[inline(always)]
 pub(super) fn try_with_run<R>(run: Run, body: impl FnOnce(&Engine) -> R) -> Option<R> {
     let current = CURRENT.get();
@@ -99,10 +99,10 @@ pub(super) fn try_with_run<R>(run: Run, body: impl FnOnce(&Engine) -> R) -> Opti
     Some(body(unsafe { &(*current.worker).engine }))
 }
 
-/// As [`try_with_run`].
+/// As [`try_with_run`], but panics outside that run.
 ///
 /// # Panics
-/// Outside that run.
+/// If no worker runs on this thread, or the current run is not `run`.
 #[inline(always)]
 pub(super) fn with_run<R>(run: Run, body: impl FnOnce(&Engine) -> R) -> R {
     try_with_run(run, body).unwrap_or_else(|| match CURRENT.get().run {

@@ -1,4 +1,4 @@
-//! A file descriptor that stays open while somebody uses it: its owner, or the kernel.
+//! A file descriptor that stays open while its owner or an operation uses it.
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -9,29 +9,29 @@ use rustix::io::Errno;
 
 use crate::rt::{Event, Occurrence};
 
-/// A counted descriptor. Every operation on it holds one, so it is closed after the final
-/// completion of the last operation, never under the kernel's feet (a socket closed with a
-/// receive armed sends no FIN and is leaked; io_uring_cancelation(7)).
+/// A reference-counted descriptor. Each operation on it holds a reference, so it is closed after
+/// the final completion of its last operation. (A socket that is closed while a receive is armed
+/// sends no FIN, and is leaked; io_uring_cancelation(7).)
 #[derive(Debug, Clone)]
 pub struct Descriptor(Rc<Inner>);
 
-/// A counted descriptor as those see it that do not keep it open.
+/// A reference to a descriptor that does not keep it open.
 #[derive(Debug, Clone)]
 pub struct WeakDescriptor(Weak<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     fd: Option<OwnedFd>,
-    /// We have set `O_NONBLOCK`; how it came does not matter.
+    /// We have set `O_NONBLOCK`. The flag may have been set before, too.
     nonblocking: Cell<bool>,
-    /// Nothing more can be done for the other end; it was told by the owner.
+    /// [`Descriptor::tell_gone`] was called.
     is_gone: Cell<bool>,
-    /// The same, for those that wait for it; made when it is first waited for.
+    /// The event for those that wait in [`WeakDescriptor::gone`]; created for the first of them.
     gone: RefCell<Option<Rc<Event>>>,
 }
 
 impl Descriptor {
-    /// Takes over an open descriptor.
+    /// Takes ownership of an open descriptor.
     pub fn new(fd: OwnedFd) -> Self {
         Self(Rc::new(Inner {
             fd: Some(fd),
@@ -41,32 +41,33 @@ impl Descriptor {
         }))
     }
 
-    /// The same without keeping it open.
+    /// A reference that does not keep the descriptor open.
     #[inline]
     pub fn downgrade(&self) -> WeakDescriptor {
         WeakDescriptor(Rc::downgrade(&self.0))
     }
 
-    /// Tells those that wait for it that the other end is gone, or that its owner is done with it.
+    /// Wakes all tasks that wait in [`WeakDescriptor::gone`]: the peer is gone, or the owner no
+    /// longer uses the descriptor.
     pub fn tell_gone(&self) {
         self.0.is_gone.set(true);
         let gone = self.0.gone.take();
         gone.into_iter().for_each(|gone| gone.happen());
     }
 
-    /// Its number, for the kernel.
+    /// The descriptor's number, for the kernel.
     pub(super) fn raw(&self) -> RawFd {
         self.as_fd().as_raw_fd()
     }
 
-    /// Closes it at once if nobody else uses it, rather than with the next batch.
+    /// If this is the last reference, closes the descriptor at once instead of with the next batch.
     pub fn close_now(self) {
         if let Some(mut inner) = Rc::into_inner(self.0) {
             drop(inner.fd.take());
         }
     }
 
-    /// Sets `O_NONBLOCK`, once.
+    /// Sets `O_NONBLOCK`, with a system call only the first time.
     ///
     /// # Errors
     /// Those of fcntl(2).
@@ -81,12 +82,12 @@ impl Descriptor {
 }
 
 impl WeakDescriptor {
-    /// The descriptor, while it is open.
+    /// The descriptor, if it is still open.
     pub fn upgrade(&self) -> Option<Descriptor> {
         self.0.upgrade().map(Descriptor)
     }
 
-    /// Waits until [`Descriptor::tell_gone`].
+    /// Waits until [`Descriptor::tell_gone`] is called. Ready at once if the descriptor is closed.
     pub fn gone(&self) -> Occurrence {
         let inner = self.0.upgrade().filter(|inner| !inner.is_gone.get());
         let event = match &inner {

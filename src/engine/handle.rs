@@ -1,8 +1,9 @@
-//! What a coroutine waits for in the kernel: one handle per operation, whatever the engine.
+//! Handles: a coroutine waits for the kernel through one of these. There is one type per operation,
+//! for both engines.
 //!
-//! A handle holds the name of an operation. Dropping it leaves the operation to the engine, with
-//! everything that the kernel may still use. Used in another run than the one that made it, it
-//! panics.
+//! A handle holds the id of an operation. Dropping the handle leaves the operation to the engine,
+//! with everything that the kernel may still use. A handle panics when it is used outside the run
+//! that made it.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -17,7 +18,7 @@ use super::run::Run;
 use super::worker::Engine;
 use crate::buf::{Chunk, Outgoing};
 
-/// An operation's name, and the run in which it is valid.
+/// An operation's id, and the run in which it is valid.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Name {
     id: OpId,
@@ -25,7 +26,7 @@ pub(super) struct Name {
 }
 
 impl Name {
-    /// Of what `start` has begun in the current run.
+    /// The id of the operation that `start` begins in the current run.
     fn of(start: impl FnOnce(&Engine) -> OpId) -> Self {
         let name = with_worker(|worker| Self {
             id: start(&worker.engine),
@@ -34,30 +35,31 @@ impl Name {
         name.expect(OUTSIDE)
     }
 
-    /// Another operation's name, in the same run.
+    /// The id of another operation in the same run.
     pub(super) fn beside(self, id: OpId) -> Self {
         Self { id, ..self }
     }
 
-    /// Hands `body` the engine that knows the name.
+    /// Calls `body` with the engine that has the operation.
     #[inline(always)]
     pub(super) fn with<R>(self, body: impl FnOnce(&Engine, OpId) -> R) -> R {
         with_run(self.run, |engine| body(engine, self.id))
     }
 
-    /// The same, for the drop of a handle: outside its run there is nothing left to end.
+    /// As `with`, but does nothing outside the run, where the operation has already ended. For
+    /// destructors.
     #[inline(always)]
     pub(super) fn end(self, body: impl FnOnce(&Engine, OpId)) {
         try_with_run(self.run, |engine| body(engine, self.id));
     }
 }
 
-/// An accept that goes on; dropping it ends it.
+/// A continuous accept on a listener. Dropping it ends the accept.
 #[derive(Debug)]
 pub struct Accepting(Name);
 
 impl Accepting {
-    /// Starts to accept when first polled.
+    /// Begins to accept when it is first polled.
     pub fn new(listener: Descriptor) -> Self {
         Self(Name::of(|engine| match engine {
             Engine::Uring(uring) => uring.0.start_accept(listener),
@@ -65,7 +67,7 @@ impl Accepting {
         }))
     }
 
-    /// The next connection; none once it was stopped and everything accepted is handed out.
+    /// The next connection; `None` after `stop`, once all accepted connections are handed out.
     pub fn poll_next(&self, context: &Context<'_>) -> Poll<Option<io::Result<OwnedFd>>> {
         self.0.with(|engine, id| match engine {
             Engine::Uring(uring) => uring.0.poll_accept(id, context),
@@ -73,7 +75,7 @@ impl Accepting {
         })
     }
 
-    /// Accepts no more.
+    /// Stops accepting.
     pub fn stop(&self) {
         self.0.with(|engine, id| match engine {
             Engine::Uring(uring) => uring.0.stop_accept(id),
@@ -91,12 +93,12 @@ impl Drop for Accepting {
     }
 }
 
-/// One connect; dropping it ends it.
+/// One connect. Dropping it cancels the connect.
 #[derive(Debug)]
 pub struct Connecting(Name);
 
 impl Connecting {
-    /// Starts to connect a socket that nobody else uses as yet.
+    /// Begins to connect `socket`, which no other operation may be using yet.
     pub fn new(socket: Descriptor, address: SocketAddrAny) -> Self {
         Self(Name::of(|engine| match engine {
             Engine::Uring(uring) => uring.0.start_connect(socket, address),
@@ -104,7 +106,7 @@ impl Connecting {
         }))
     }
 
-    /// How it ended. To be polled until ready, and not after.
+    /// The result of the connect. Poll it until it is ready, and not after that.
     pub fn poll_end(&self, context: &Context<'_>) -> Poll<io::Result<()>> {
         self.0.with(|engine, id| match engine {
             Engine::Uring(uring) => uring.0.poll_connect(id, context),
@@ -122,13 +124,13 @@ impl Drop for Connecting {
     }
 }
 
-/// A wait for changes of a descriptor's state; dropping it ends it. Others may use and poll the
-/// descriptor meanwhile.
+/// A watch on the state of a descriptor. Dropping it ends the watch. Other code may use and watch
+/// the descriptor at the same time.
 #[derive(Debug)]
 pub struct Polling(Name);
 
 impl Polling {
-    /// Starts to watch when first polled.
+    /// Begins to watch when it is first polled.
     pub fn new(descriptor: Descriptor, interest: Events) -> Self {
         Self(Name::of(|engine| match engine {
             Engine::Uring(uring) => uring.0.start_polling(descriptor, interest),
@@ -140,7 +142,7 @@ impl Polling {
         self.0
     }
 
-    /// Events since the last call that was ready; at first, those that hold.
+    /// The events since the last call that was ready. The first call reports the current state.
     pub fn poll_events(&self, context: &Context<'_>) -> Poll<io::Result<Events>> {
         self.0.with(|engine, id| match engine {
             Engine::Uring(uring) => uring.0.poll_events(id, context),
@@ -158,12 +160,12 @@ impl Drop for Polling {
     }
 }
 
-/// A receive that goes on; dropping it ends it.
+/// A continuous receive on a socket. Dropping it cancels the receive.
 #[derive(Debug)]
 pub struct Receiving(Name);
 
 impl Receiving {
-    /// Starts to receive from a socket of that family when first polled.
+    /// Receives from a socket of the given family. Begins when it is first polled.
     pub fn new(socket: Descriptor, family: AddressFamily) -> Self {
         Self(Name::of(|engine| match engine {
             Engine::Uring(uring) => uring.0.start_recv(socket),
@@ -171,7 +173,7 @@ impl Receiving {
         }))
     }
 
-    /// The next piece; none when the peer will send no more.
+    /// The next chunk; `None` when the peer will send no more (FIN).
     #[inline]
     pub fn poll_next(&self, context: &Context<'_>) -> Poll<io::Result<Option<Chunk>>> {
         self.0.with(|engine, id| match engine {
@@ -180,12 +182,12 @@ impl Receiving {
         })
     }
 
-    /// Asks the kernel for all that has come by now, for this receive above all. False: nothing
-    /// has.
+    /// Fetches all completions that are available now, without waiting. If this receive is queued
+    /// for a buffer, its bytes are received, too. Returns false if there were no completions.
     #[cold]
     pub fn look(&self) -> bool {
         self.0.with(|engine, id| {
-            // A ring that fails does so again at the next visit, which reports it.
+            // A failed ring fails again at the next visit, which reports the error.
             let has_come = engine.look().unwrap_or(false);
             if let Engine::Uring(uring) = engine {
                 uring.0.receive_queued(id);
@@ -194,7 +196,7 @@ impl Receiving {
         })
     }
 
-    /// Whether more is known to have come. Nobody is woken for it.
+    /// Whether bytes are known to have arrived. The caller is not woken when that changes.
     pub fn has_more(&self) -> bool {
         self.0.with(|engine, id| match engine {
             Engine::Uring(uring) => uring.0.has_received(id),
@@ -202,8 +204,8 @@ impl Receiving {
         })
     }
 
-    /// Tells whether the peer is still there. The caller is woken when that may have changed; no
-    /// received byte is taken.
+    /// The state of the peer. No received byte is taken. The caller is woken when the state may
+    /// have changed.
     pub fn poll_peer(&self, context: &Context<'_>) -> Peer {
         self.0.with(|engine, id| match engine {
             Engine::Uring(uring) => uring.0.poll_peer(id, context),
@@ -221,12 +223,13 @@ impl Drop for Receiving {
     }
 }
 
-/// One send; dropping it cancels it, and what was given away stays the engine's until then.
+/// One send. Dropping it cancels the send; the engine keeps the bytes until the kernel has finished
+/// with them.
 #[derive(Debug)]
 pub struct Sending(Name);
 
 impl Sending {
-    /// Gives `outgoing` to the kernel, to be sent on the `socket` that `stream` receives from.
+    /// Begins to send `outgoing` on `socket`, which must be the socket that `stream` receives from.
     #[inline(always)]
     pub fn new(stream: &Receiving, socket: Descriptor, outgoing: Outgoing, then: Then) -> Self {
         let run = stream.0.run;
@@ -237,8 +240,8 @@ impl Sending {
         Self(Name { id, run })
     }
 
-    /// How it ended. To be polled until ready, and not after; what the caller wants to be woken
-    /// for is its `interest`.
+    /// The result of the send. Poll it until it is ready, and not after that. `interest` says which
+    /// results wake the caller.
     #[inline]
     pub fn poll_end(&self, context: &Context<'_>, interest: Interest) -> Poll<Sent> {
         self.0.with(|engine, id| match engine {
@@ -247,13 +250,13 @@ impl Sending {
         })
     }
 
-    /// Ends a handle whose `poll_end` was ready: no operation is left to be dropped.
+    /// Discards a handle whose `poll_end` was ready: there is no operation left to cancel.
     #[inline(always)]
     pub fn ended(self) {
         std::mem::forget(self);
     }
 
-    /// Whether everything has gone out. False outside its run, whose end has cut it off.
+    /// Whether everything was sent. False outside the run, whose end cancelled the send.
     pub fn is_done(&self) -> bool {
         let is_done = try_with_run(self.0.run, |engine| match engine {
             Engine::Uring(uring) => uring.0.has_sent(self.0.id),
@@ -262,7 +265,7 @@ impl Sending {
         is_done.unwrap_or(false)
     }
 
-    /// Asks the kernel to stop; `poll_end` then tells how far it came.
+    /// Cancels the send; `poll_end` then reports how much was sent.
     pub fn cancel(&self) {
         self.0.with(|engine, id| match engine {
             Engine::Uring(uring) => uring.0.cancel(id),

@@ -1,8 +1,9 @@
-//! Messages as coroutines send and receive them: an operation of the ring's for each, or plain
-//! calls that do not wait, and on either engine a poll where the socket is not ready.
+//! Messages with descriptors, as coroutines send and receive them. On the ring each message is an
+//! operation. On epoll each attempt is a system call that does not wait. On both, an attempt that
+//! would block is repeated once a poll reports that the socket is ready.
 //!
-//! A message that is under way outlives the future that began it: so a receive that is given up
-//! loses no message, and messages leave in order.
+//! A message in flight outlives the future that began it. So a dropped receive loses no message,
+//! and messages leave in order.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -14,16 +15,16 @@ use super::op::{Events, Message, OpId, RecvMessage, SendMessage};
 use super::worker::Engine;
 use crate::buf::Part;
 
-/// The operation that is under way.
+/// A message in flight.
 #[derive(Debug)]
 enum Current<Here> {
-    /// On the ring.
+    /// An operation on the ring.
     Ring(Owned),
-    /// By plain calls.
+    /// Attempts by system calls.
     Here(Box<Here>),
 }
 
-/// A name whose operation ends with it.
+/// An operation's id. Dropping it ends the operation.
 #[derive(Debug)]
 struct Owned(Name);
 
@@ -37,7 +38,7 @@ impl Drop for Owned {
     }
 }
 
-/// A socket, and whether to wait until it is ready for the next attempt.
+/// A socket, and whether the next attempt must wait until the socket is ready.
 #[derive(Debug)]
 struct Readiness {
     socket: Descriptor,
@@ -54,7 +55,7 @@ impl Readiness {
         }
     }
 
-    /// Ready when an attempt is worth it.
+    /// Ready when the next attempt may succeed.
     fn poll(&mut self, context: &Context<'_>) -> Poll<io::Result<()>> {
         if self.is_awaited {
             ready!(self.polling.poll_events(context))?;
@@ -63,7 +64,7 @@ impl Readiness {
         Poll::Ready(Ok(()))
     }
 
-    /// Whether the attempt must be repeated when the socket is ready.
+    /// Notes the result of an attempt. True: it would have blocked, and must be repeated.
     fn is_to_wait<T>(&mut self, result: &io::Result<T>) -> bool {
         let would_block = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
         self.is_awaited = result.as_ref().is_err_and(would_block);
@@ -71,7 +72,7 @@ impl Readiness {
     }
 }
 
-/// The receiving side of a socket that keeps the bounds of messages.
+/// The receiving half of a socket that preserves message boundaries.
 #[derive(Debug)]
 pub struct MessageReceiver {
     current: Option<Current<RecvMessage>>,
@@ -86,8 +87,8 @@ impl MessageReceiver {
         }
     }
 
-    /// Begins to receive a message, into the capacity of `buffer`; one that was begun before goes
-    /// on instead.
+    /// Begins to receive a message into the capacity of `buffer`. If a receive is in flight
+    /// already, that one continues, and `buffer` is dropped.
     pub fn start(&mut self, buffer: Vec<u8>) {
         let socket = self.readiness.socket.clone();
         self.current.get_or_insert_with(|| {
@@ -98,10 +99,10 @@ impl MessageReceiver {
         });
     }
 
-    /// The message that was begun; none at the end of what the peer sends.
+    /// The message of the receive in flight; `None` at the end of the stream.
     ///
     /// # Panics
-    /// When none was begun.
+    /// If no receive is in flight.
     pub fn poll_end(&mut self, context: &Context<'_>) -> Poll<io::Result<Option<Message>>> {
         loop {
             ready!(self.readiness.poll(context))?;
@@ -119,11 +120,11 @@ impl MessageReceiver {
         }
     }
 
-    /// The message that waits, without waiting for one.
+    /// Receives a message that has already arrived, without waiting.
     ///
     /// # Errors
-    /// Those of recvmsg(2): `WouldBlock` if no message waits; `ResourceBusy` while a receive is
-    /// under way.
+    /// Those of recvmsg(2): `WouldBlock` if no message has arrived. `ResourceBusy` while a receive
+    /// is in flight.
     pub fn receive_now(&mut self, buffer: Vec<u8>) -> io::Result<Option<Message>> {
         if self.current.is_some() {
             return Err(io::ErrorKind::ResourceBusy.into());
@@ -132,7 +133,7 @@ impl MessageReceiver {
     }
 }
 
-/// The sending side of a socket that keeps the bounds of messages.
+/// The sending half of a socket that preserves message boundaries.
 #[derive(Debug)]
 pub struct MessageSender {
     current: Option<Current<SendMessage>>,
@@ -147,10 +148,10 @@ impl MessageSender {
         }
     }
 
-    /// Begins to send a message. There is one at a time.
+    /// Begins to send a message. Only one send may be in flight.
     ///
     /// # Panics
-    /// When one is under way.
+    /// If a send is in flight.
     pub fn start(&mut self, bytes: Part, descriptors: Vec<OwnedFd>) {
         assert!(self.current.is_none(), "one send at a time keeps the order");
         let socket = self.readiness.socket.clone();
@@ -161,7 +162,7 @@ impl MessageSender {
         }));
     }
 
-    /// How the send that is under way ended, if one is.
+    /// The result of the send in flight; ready at once if there is none.
     pub fn poll_end(&mut self, context: &Context<'_>) -> Poll<io::Result<()>> {
         loop {
             let Some(current) = &mut self.current else {
@@ -184,7 +185,7 @@ impl MessageSender {
 }
 
 impl Name {
-    /// What `start` begins in the run of this name: on the ring, or here.
+    /// Begins an operation in the run of this id: on the ring, or by system calls.
     fn start<Here>(self, start: impl FnOnce(&Engine) -> Result<OpId, Here>) -> Current<Here> {
         match self.with(|engine, _| start(engine)) {
             Ok(id) => Current::Ring(Owned(self.beside(id))),

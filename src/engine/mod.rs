@@ -1,9 +1,11 @@
-//! The closed set of ways to ask the kernel.
+//! The only ways to ask the kernel for something: operations on io_uring, and the same operations
+//! on epoll.
 //!
-//! A worker is an engine and an executor on one thread: `worker.rs` has the loop that drives both
-//! in turns. What a coroutine may wait for in the kernel are the handles (accept, receive, send);
-//! each holds the name of an operation, and dropping it leaves the operation to the engine, with
-//! everything that the kernel may still use. Nothing above `net` knows which engine runs.
+//! A worker is an engine and an executor on one thread; its loop is in `worker.rs`. A coroutine
+//! waits for the kernel through a handle (accept, connect, receive, send, poll). A handle holds the
+//! id of an operation. Dropping the handle leaves the operation to the engine, together with all
+//! memory and descriptors that the kernel may still use. No code above `net` knows which engine
+//! runs.
 
 mod blocking;
 mod clock;
@@ -28,7 +30,8 @@ pub use op::{DESCRIPTORS_MAX, Events, Interest, Message, Peer, Sent, Then, accep
 pub use select::{EngineChoice, Refused, Selected};
 pub use worker::Worker;
 
-/// What a simulated kernel takes the place of, and what turns a worker's loop by hand.
+/// For the simulation: the items that a simulated kernel replaces, and a worker's loop, which tests
+/// run turn by turn.
 #[cfg(feature = "sim")]
 pub(crate) use {
     uring::{Cqe, KernelRing, Sqe, forgive},

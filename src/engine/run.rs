@@ -1,11 +1,11 @@
-//! What tells the runs of one process apart.
+//! The identity of a run: one call of `coring::run`, or the life of one worker of a server.
 
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// The number of one worker's run; no other run has it. A handle may outlive its run: a program
-/// carries a socket from one `coring::run` into the next, where the names of operations begin anew.
-/// So each handle knows its run, and is of no use in another one.
+/// The number of a run, unique in the process. A handle may outlive its run: a program can keep a
+/// socket from one `coring::run` and use it in the next, where operation ids start again from zero.
+/// So each handle stores its run, and panics when it is used in another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Run(NonZeroU32);
 

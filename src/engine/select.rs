@@ -1,4 +1,4 @@
-//! Which engine to use: found by trying, not by the kernel's version.
+//! The choice of the engine: by trying it, not by the kernel's version.
 
 use std::fmt;
 use std::io;
@@ -8,14 +8,14 @@ use rustix::io::Errno;
 use super::uring::{self, Refusal};
 use crate::sys::kernel;
 
-/// Which engine is wanted.
+/// The engine that a program asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum EngineChoice {
-    /// The best that works here: io_uring, else epoll.
+    /// io_uring if it works here, else epoll.
     #[default]
     Auto,
-    /// io_uring or nothing.
+    /// io_uring. If it does not work here, the server does not start.
     Uring,
     /// epoll.
     Epoll,
@@ -25,20 +25,20 @@ pub enum EngineChoice {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Selected {
-    /// io_uring, with a ring of the kind that `rung` names.
+    /// io_uring, with a ring of the feature level that `rung` names.
     Uring {
-        /// The kernel that first had a ring of this kind.
+        /// The Linux release that introduced this feature level, for example "6.6".
         rung: &'static str,
     },
-    /// epoll; if io_uring was refused, `why`, and what would help.
+    /// epoll.
     Epoll {
-        /// The refusal, if there was one.
+        /// Why io_uring cannot be used, and the cure; `None` if the program asked for epoll.
         why: Option<String>,
     },
 }
 
 impl Selected {
-    /// What to use when a worker could not have what was selected.
+    /// The fallback when io_uring was refused: epoll.
     pub(crate) fn instead(refused: &Refused) -> Self {
         Self::Epoll {
             why: Some(refused.to_string()),
@@ -72,12 +72,12 @@ impl Refused {
         Self(Cause::Ring(refusal))
     }
 
-    /// A system call that has no substitute.
+    /// The failure of a system call that has no substitute.
     pub(super) fn call(name: &'static str) -> impl FnOnce(Errno) -> Self {
         move |errno| Self(Cause::Call(name, errno))
     }
 
-    /// Whether it is io_uring that is refused: epoll may still work.
+    /// Whether io_uring was refused, so that epoll may still work.
     pub(crate) fn is_of_ring(&self) -> bool {
         matches!(self.0, Cause::Ring(_))
     }
@@ -93,7 +93,7 @@ impl fmt::Display for Refused {
     }
 }
 
-/// What would help where a system call that has no substitute failed.
+/// The cure when a system call that has no substitute failed.
 fn cure(errno: Errno) -> String {
     match errno {
         Errno::PERM | Errno::ACCESS | Errno::NOSYS if kernel::seccomp_filtered() => {
@@ -109,16 +109,17 @@ impl EngineChoice {
     /// Tries which engine works here, as a server does when it starts.
     ///
     /// # Errors
-    /// When the one that is wanted does not work, with the reason.
+    /// If the requested engine does not work here, with the reason.
     ///
     /// # Panics
-    /// When the trial does.
+    /// If the thread that tries the engine panics.
     pub fn probe(self) -> Result<Selected, Refused> {
         if self == Self::Epoll {
             return Ok(Selected::Epoll { why: None });
         }
-        // A ring takes its leave of the thread that made it with a signal, some time after it was
-        // closed; the caller's next system call would fail with EINTR. So the trial has its own.
+        // Some time after a ring is closed, the kernel interrupts the thread that made it, as a
+        // signal would. A later system call of the caller would then fail with EINTR. So another
+        // thread makes the ring.
         let tried = std::thread::scope(|scope| {
             let trial = std::thread::Builder::new().spawn_scoped(scope, uring::preflight);
             trial.map(|trial| trial.join().expect("a trial does not panic"))

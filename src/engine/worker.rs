@@ -1,5 +1,5 @@
-//! A worker: an engine and an executor on one thread. Its loop, [`Worker::run`], drives both in
-//! turns: [`Running::turn`] is one of them, and [`visit`] its call to the kernel.
+//! A worker: an engine and an executor on one thread. [`Worker::run`] is its loop,
+//! [`Running::turn`] one turn of the loop, and [`visit`] the part of a turn that calls the kernel.
 
 use std::cell::RefCell;
 use std::io;
@@ -22,7 +22,7 @@ use crate::metrics::WorkerMetrics;
 use crate::rt::{Executor, Turn};
 use crate::sys::mutants::mutate;
 
-/// A worker: what its thread needs to run coroutines.
+/// A worker: the engine, the executor and the blocking pool with which a thread runs coroutines.
 #[derive(Debug)]
 pub struct Worker {
     pub(super) run: Run,
@@ -32,11 +32,12 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// A worker on this thread, and on no other, with the engine that was `selected`. From
-    /// `blocks_max` blocks of memory on, nothing is received ahead of who asks for it.
+    /// Makes a worker for this thread, with the engine that was `selected`. It cannot move to
+    /// another thread. Once `blocks_max` blocks of memory are in use, the worker receives bytes
+    /// only for readers that are waiting for them.
     ///
     /// # Errors
-    /// When that engine cannot be made once more for this worker.
+    /// If the engine cannot be created for this worker, although the probe succeeded.
     pub fn new(
         selected: &Selected,
         blocks_max: usize,
@@ -50,7 +51,7 @@ impl Worker {
             metrics.clone(),
             monotonic_ms(),
             Box::new(move || {
-                // The counter can only be full when the worker has not slept for 2^64 wake-ups.
+                // The write fails only if the 64-bit counter is full. That takes 2^64 wake-ups.
                 let _ = rustix::io::write(unpark.as_fd(), &1_u64.to_ne_bytes());
             }),
         );
@@ -71,28 +72,28 @@ impl Worker {
         })
     }
 
-    /// A worker of the simulated machine that this thread is in.
+    /// A worker on the simulated machine of this thread.
     ///
     /// # Errors
-    /// When this machine has no more descriptors.
+    /// If the simulated machine has no descriptors left.
     #[cfg(feature = "sim")]
     pub(crate) fn simulated(metrics: &Arc<WorkerMetrics>) -> Result<Self, Refused> {
         let selected = Selected::Uring { rung: "sim" };
         Ok(Self {
-            // Other threads would bring chance into it.
+            // No threads: their scheduling would make a simulated run irreproducible.
             threads: Threads::new(0),
             ..Self::new(&selected, usize::MAX, metrics)?
         })
     }
 
-    /// Runs coroutines until `main` is done; then drops those that are left, and returns when the
-    /// kernel has nothing of this worker's any more.
+    /// Runs coroutines until `main` returns, then drops those that are left. Returns once the
+    /// kernel uses no memory and no descriptor of this worker any more.
     ///
     /// # Errors
-    /// When the engine fails.
+    /// If the engine fails.
     ///
     /// # Panics
-    /// When `main` does.
+    /// If `main` panics.
     pub fn run<T: 'static>(self, main: impl Future<Output = T> + 'static) -> io::Result<T> {
         let running = self.start(main);
         running.scope(|| {
@@ -104,7 +105,7 @@ impl Worker {
         })
     }
 
-    /// A worker whose loop is to be turned: it begins with `main`.
+    /// Prepares the loop, with `main` as its first coroutine. [`Running::turn`] runs it.
     pub(crate) fn start<T: 'static>(self, main: impl Future<Output = T> + 'static) -> Running<T> {
         let output = Rc::new(RefCell::new(None));
         let put = output.clone();
@@ -122,8 +123,8 @@ impl Worker {
     }
 }
 
-/// A worker at work. Dropping it drops its coroutines, and returns when the kernel has nothing of
-/// it any more.
+/// A running worker. Dropping it drops its coroutines, and returns once the kernel uses nothing of
+/// the worker any more.
 pub(crate) struct Running<T> {
     worker: Worker,
     output: Rc<RefCell<Option<T>>>,
@@ -136,15 +137,16 @@ impl<T> Running<T> {
         current::scope(&self.worker, || self.worker.executor.enter(body))
     }
 
-    /// One turn of the loop: wake whom time and other threads wake, run what can run, visit the
-    /// kernel. What `main` returned, once it has.
+    /// Runs one turn of the loop: fires due timers, applies wake-ups from other threads, polls each
+    /// ready task once, and visits the kernel. Returns the output of `main` once `main` has
+    /// returned.
     pub(crate) fn turn(&self) -> io::Result<Option<T>> {
         let Worker {
             engine, executor, ..
         } = &self.worker;
         let now_ms = monotonic_ms();
         if executor.is_due(now_ms) {
-            // Bytes that arrived in time must be known before a deadline is judged.
+            // Bytes that arrived before a deadline must be received before that deadline fires.
             mutate!(JudgeUnheard, false, engine.look()?);
         }
         executor.advance(now_ms);
@@ -163,7 +165,7 @@ impl<T> Running<T> {
 
 #[cfg(feature = "sim")]
 impl<T> Running<T> {
-    /// The rest of the visit in which the worker fell asleep on a simulated kernel.
+    /// Finishes the visit in which the worker fell asleep on a simulated kernel.
     pub(crate) fn wake_up(&self) -> io::Result<()> {
         let Worker {
             engine, executor, ..
@@ -175,7 +177,7 @@ impl<T> Running<T> {
         Ok(())
     }
 
-    /// The sockets whose receives wait for a buffer.
+    /// The sockets whose receives are queued for a provided buffer.
     #[cfg(feature = "mutants")]
     pub(crate) fn queued_receives(&self) -> Vec<std::os::fd::RawFd> {
         match &self.worker.engine {
@@ -191,7 +193,8 @@ impl<T> Drop for Running<T> {
     }
 }
 
-/// Visits the kernel, and sleeps there if nothing can run before something completes.
+/// Visits the kernel: submits operations and applies completions. If no task is ready, sleeps there
+/// until a completion, the next timer, or a wake-up from another thread.
 fn visit(engine: &Engine, executor: &Executor, turn: Turn) -> io::Result<()> {
     let trim_ms = engine.pool().trim(executor.now_ms());
     let inbox = executor.inbox();
@@ -218,16 +221,16 @@ fn visit(engine: &Engine, executor: &Executor, turn: Turn) -> io::Result<()> {
     Ok(())
 }
 
-/// One worker's way to the kernel.
+/// One worker's engine.
 #[derive(Debug)]
 pub(in crate::engine) enum Engine {
-    /// Completions from a ring.
+    /// io_uring, which reports completions.
     Uring(Box<UringEngine>),
-    /// Readiness, where there is no ring to be had.
+    /// epoll, which reports readiness, where io_uring cannot be used.
     Epoll(Box<Epoll>),
 }
 
-/// Calls in a row that look for what has come, while each brings something.
+/// The most calls of epoll_wait(2) in a row that [`Engine::fetch_completions`] makes.
 const LOOKS_MAX: u32 = 1000;
 
 impl Engine {
@@ -238,14 +241,14 @@ impl Engine {
         }
     }
 
-    /// Takes in everything that has come by now, without waiting, and lets it have its effect.
-    /// False: there was nothing.
+    /// Fetches and applies all completions that are available now, without waiting. Returns false
+    /// if there were none.
     pub(super) fn look(&self) -> io::Result<bool> {
         match self {
             Self::Uring(uring) => uring.0.look(),
             Self::Epoll(epoll) => {
                 let mut calls = 0;
-                // One call of epoll_wait(2) tells of a limited number of sockets.
+                // One call of epoll_wait(2) returns a limited number of events.
                 while calls < LOOKS_MAX && epoll.visit(None)? > 0 {
                     calls += 1;
                 }
@@ -255,16 +258,17 @@ impl Engine {
     }
 }
 
-/// The ring, and what of it must go last.
+/// A ring that is freed only after the kernel has finished with it.
 #[derive(Debug)]
 pub(in crate::engine) struct UringEngine(pub(super) std::mem::ManuallyDrop<Uring>);
 
 impl Drop for UringEngine {
     fn drop(&mut self) {
         if mutate!(SkipFinish, true, self.0.finish()) {
-            // SAFETY: dropped once, here; the kernel is done with everything it was given.
+            // SAFETY: dropped once, here. `finish` returned true, so the kernel uses none of this
+            // memory.
             unsafe { std::mem::ManuallyDrop::drop(&mut self.0) };
         }
-        // Otherwise the memory is leaked: the kernel may still write to it.
+        // Otherwise the memory is leaked, because the kernel may still write to it.
     }
 }

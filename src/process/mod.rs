@@ -1,5 +1,5 @@
-//! Other processes: waiting for the end of a child. What they are started with is the standard
-//! library's.
+//! Child processes: waiting until one has exited, without blocking the worker. To start one, use
+//! [`std::process::Command`].
 
 use std::io;
 use std::process::{Child, ExitStatus};
@@ -8,9 +8,11 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::net::{Events, Polling};
 
-/// Waits until `child` has ended. Its standard input, if that is a pipe, is closed before, so that
-/// a child which reads to the end can end. Other coroutines run meanwhile; if the future is
-/// dropped, the child runs on and can be waited for again.
+/// Waits until `child` has exited, and returns its exit status. Other coroutines run meanwhile.
+///
+/// If the standard input of `child` is a pipe, it is closed first, so that a child that reads until
+/// the end of its input can exit. If the future is dropped, the child continues, and can be waited
+/// for again.
 ///
 /// ```
 /// use std::process::Command;
@@ -25,8 +27,8 @@ use crate::net::{Events, Polling};
 /// ```
 ///
 /// # Errors
-/// Those of pidfd_open(2) and waitid(2): the program itself may have waited for the child before,
-/// or have told the kernel to forget its children (`SIGCHLD` ignored).
+/// Those of pidfd_open(2) and waitid(2). They fail if the program has already waited for the child
+/// elsewhere, or has told the kernel not to keep the status of children (`SIGCHLD` ignored).
 ///
 /// # Panics
 /// Outside a worker.
@@ -35,7 +37,7 @@ pub async fn wait(child: &mut Child) -> io::Result<ExitStatus> {
     if let Some(status) = child.try_wait()? {
         return Ok(status);
     }
-    // Its number is no other process's until its status is taken.
+    // The pid is not reused before the status is taken.
     let pidfd = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
     let mut polling = Polling::new(pidfd, Events::READABLE);
     loop {

@@ -1,4 +1,4 @@
-//! Children are waited for on both engines.
+//! Waiting for children, on both engines.
 
 use std::io;
 use std::process::{Command, Stdio};
@@ -9,7 +9,7 @@ use crate::EngineChoice;
 use crate::time::{sleep, timeout};
 use crate::{run_with, spawn};
 
-/// Runs what `coroutine` makes on each engine.
+/// Runs `coroutine` on each engine.
 fn on_each(coroutine: impl AsyncFn() -> io::Result<()> + Copy + 'static) {
     for engine in [EngineChoice::Auto, EngineChoice::Epoll] {
         let outcome = run_with(engine, async move { coroutine().await });

@@ -1,4 +1,5 @@
-//! Files in memory: reading one without waiting for its disk, and one that has none.
+//! Reading files from the page cache without waiting for the disk, and files that are in memory
+//! only.
 
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -8,23 +9,24 @@ use std::ptr;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::io::{Errno, ReadWriteFlags, preadv2, pwrite};
 
-/// The size of a large page where one of the common size has 4 KiB.
+/// The size of a huge page on machines whose normal page has 4 KiB.
 pub const LARGE_PAGE_BYTES: usize = 2 << 20;
 
-/// Whether the byte at `offset` is in memory, as far as the file system can tell. If it is not, the
-/// kernel begins to read it (preadv2(2), `RWF_NOWAIT`).
+/// Whether the byte at `offset` is in the page cache, as far as the file system can tell. If it is
+/// not, the kernel begins to read it (preadv2(2), `RWF_NOWAIT`).
 pub fn is_cached(file: impl AsFd, offset: u64) -> bool {
     let mut byte = [0];
     let mut vector = [IoSliceMut::new(&mut byte)];
     preadv2(file, &mut vector, offset, ReadWriteFlags::NOWAIT) == Ok(1)
 }
 
-/// Appends to `bytes` what is in memory of the file's content from `offset` on, as far as there is
-/// room: how many bytes that was; 0 at the end of the file (preadv2(2), `RWF_NOWAIT`).
+/// Appends content of the file from `offset` on to `bytes`: as much as is in the page cache and
+/// fits the spare capacity. Returns the number of bytes; 0 at the end of the file (preadv2(2),
+/// `RWF_NOWAIT`).
 ///
 /// # Errors
-/// [`io::ErrorKind::WouldBlock`] when the next byte has to come from the disk, `EOPNOTSUPP` where
-/// the file system cannot tell, and those of preadv2(2).
+/// [`io::ErrorKind::WouldBlock`] if the next byte must be read from the disk, `EOPNOTSUPP` if the
+/// file system does not support the flag, and those of preadv2(2).
 pub fn read_cached(file: impl AsFd, bytes: &mut Vec<u8>, offset: u64) -> io::Result<usize> {
     let offset = i64::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
     let room: &mut [MaybeUninit<u8>] = bytes.spare_capacity_mut();
@@ -36,52 +38,54 @@ pub fn read_cached(file: impl AsFd, bytes: &mut Vec<u8>, offset: u64) -> io::Res
     // SAFETY: the one vector covers `room`, which the kernel may write to during the call.
     let read = unsafe { libc::preadv2(file, &raw const vector, 1, offset, libc::RWF_NOWAIT) };
     let read = usize::try_from(read).map_err(|_| io::Error::last_os_error())?;
-    // SAFETY: the kernel has written so many bytes behind the ones that were there.
+    // SAFETY: the kernel has written `read` bytes after those that were there.
     unsafe { bytes.set_len(bytes.len() + read) };
     Ok(read)
 }
 
-/// An empty file in memory that nobody else can open, nor execute where the kernel can see to that
-/// (memfd_create(2), `MFD_NOEXEC_SEAL`, Linux 6.3; `vm.memfd_noexec` may demand it).
+/// An empty file in memory, without a name in the file system. It is not executable if the kernel
+/// supports that (memfd_create(2), `MFD_NOEXEC_SEAL`, Linux 6.3; the sysctl `vm.memfd_noexec` may
+/// require it).
 ///
 /// # Errors
 /// Those of memfd_create(2).
 pub fn anonymous_file(name: &str) -> io::Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     match memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
-        // An older kernel does not know it.
+        // Kernels before 6.3 do not know the flag.
         Err(Errno::INVAL) => Ok(memfd_create(name, flags)?),
         made => Ok(made?),
     }
 }
 
-/// Writes to an anonymous file no more: so the kernel tells whether its pages are still elsewhere,
-/// in a socket say (fcntl(2), `F_SEAL_WRITE`). It may wait for them for a sixth of a second.
+/// Seals an anonymous file against writing (fcntl(2), `F_SEAL_WRITE`). The kernel refuses while its
+/// pages are in use elsewhere, for example in a socket's queue. The call may wait for them for
+/// about 150 ms.
 ///
 /// # Errors
-/// `EBUSY` when they are.
+/// `EBUSY` if the pages are in use elsewhere.
 pub fn give_up_writing(file: &OwnedFd) -> io::Result<()> {
     Ok(fcntl_add_seals(file, SealFlags::WRITE)?)
 }
 
-/// Makes an empty anonymous file one of [`LARGE_PAGE_BYTES`] zeros, in one large page if the kernel
-/// can (madvise(2), `MADV_COLLAPSE`, Linux 6.1), else in small ones.
+/// Extends an empty anonymous file to [`LARGE_PAGE_BYTES`] zeros. They are one huge page if the
+/// kernel has one (madvise(2), `MADV_COLLAPSE`, Linux 6.1), else normal pages.
 ///
 /// # Errors
 /// Those of ftruncate(2) and pwrite(2).
 pub fn fill_with_large_page(file: &OwnedFd) -> io::Result<()> {
     ftruncate(file, LARGE_PAGE_BYTES as u64)?;
-    // Of nothing the kernel makes no page.
+    // A file without any page cannot be collapsed.
     pwrite(file, &[0], 0)?;
     collapse(file);
     Ok(())
 }
 
-/// Asks for the page through a mapping, which must lie as the page would.
+/// Collapses the file into a huge page, through a mapping that is aligned like the page.
 fn collapse(file: &OwnedFd) {
     let len = LARGE_PAGE_BYTES;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-    // SAFETY: addresses without memory, wherever they are free.
+    // SAFETY: reserves unused addresses without memory; the kernel chooses where.
     let room = unsafe { libc::mmap(ptr::null_mut(), 2 * len, libc::PROT_NONE, flags, -1, 0) };
     if room == libc::MAP_FAILED {
         return;
@@ -91,13 +95,13 @@ fn collapse(file: &OwnedFd) {
         libc::PROT_READ | libc::PROT_WRITE,
         libc::MAP_SHARED | libc::MAP_FIXED,
     );
-    // SAFETY: the place is in `room`, which is nobody else's, and ends within it.
+    // SAFETY: `place` and the `len` bytes after it lie in `room`, which only this function uses.
     let mapped = unsafe { libc::mmap(place, len, access, flags, file.as_raw_fd(), 0) };
     if mapped == place {
-        // SAFETY: it is mapped, and the advice changes nothing in it. It may fail.
+        // SAFETY: the range is mapped, and the advice changes no content. It may fail.
         unsafe { libc::madvise(place, len, libc::MADV_COLLAPSE) };
     }
-    // SAFETY: nothing refers to what is mapped there.
+    // SAFETY: nothing refers to the addresses in `room`.
     unsafe { libc::munmap(room, 2 * len) };
 }
 

@@ -1,4 +1,4 @@
-//! What the kernel says of itself, and of what it forbids us.
+//! Information about the kernel, and about the restrictions that apply to this process.
 
 use std::fs;
 
@@ -12,7 +12,8 @@ pub fn release() -> String {
         .into_owned()
 }
 
-/// The sysctl `kernel.io_uring_disabled` (Linux 6.6): 0 allowed, 1 for a group, 2 for nobody.
+/// The sysctl `kernel.io_uring_disabled` (Linux 6.6): io_uring is allowed 0 for all, 1 for one
+/// group, 2 for none. `None` if the kernel has no such sysctl.
 pub fn io_uring_disabled() -> Option<u32> {
     fs::read_to_string("/proc/sys/kernel/io_uring_disabled")
         .ok()?
@@ -21,7 +22,7 @@ pub fn io_uring_disabled() -> Option<u32> {
         .ok()
 }
 
-/// Whether a seccomp filter watches this process (`Seccomp: 2` in proc_pid_status(5)).
+/// Whether a seccomp filter applies to this process (`Seccomp: 2` in proc_pid_status(5)).
 pub fn seccomp_filtered() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     status.lines().any(|line| {
@@ -30,7 +31,7 @@ pub fn seccomp_filtered() -> bool {
     })
 }
 
-/// The size of a page of memory: 4 KiB mostly, and up to 64 KiB on ARM.
+/// The size of a page of memory, in bytes: usually 4 KiB, and up to 64 KiB on ARM.
 pub fn page_bytes() -> usize {
     // SAFETY: the call only returns a number.
     let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };

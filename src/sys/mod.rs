@@ -1,4 +1,4 @@
-//! Linux as it is: what the standard library does not tell, one safe function each.
+//! Linux interfaces that the standard library lacks, as safe functions.
 
 pub mod file;
 pub mod kernel;

@@ -1,9 +1,9 @@
-//! Where a fault can be planted in the core, for tests; the list of faults is the simulation's.
-//! Without the feature `mutants` there is nothing here but the macro, which leaves the original as
-//! it stands.
+//! The macro that plants a fault (a mutant) in the core, for tests. The faults are listed in
+//! `sim/mutants.rs`. Without the feature `mutants` the macro is the only item here, and it expands
+//! to the original code.
 
-/// `mutate!(Name, mutated, original)`: the mutated expression where that fault is planted, else
-/// the original. `mutate!(Name, mutated)` is one where there is nothing otherwise.
+/// `mutate!(Name, mutated, original)` is the mutated expression if the fault `Name` is planted,
+/// else the original. In `mutate!(Name, mutated)` the original is nothing.
 #[cfg(feature = "mutants")]
 macro_rules! mutate {
     ($name:ident, $mutated:expr, $original:expr) => {
@@ -18,7 +18,7 @@ macro_rules! mutate {
     };
 }
 
-/// The original, or nothing.
+/// Expands to the original, or to nothing.
 #[cfg(not(feature = "mutants"))]
 macro_rules! mutate {
     ($name:ident, $mutated:expr, $original:expr) => {

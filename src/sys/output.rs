@@ -1,4 +1,4 @@
-//! Writing to a descriptor whose open file description other processes share, and so its flags.
+//! Writing to a descriptor that shares its status flags with other processes.
 
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -7,8 +7,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, write};
 
 /// A descriptor that is written to as if it were blocking. `O_NONBLOCK` belongs to the open file
-/// description: any process that inherited the same pipe may set it, and clearing it would be felt
-/// there. So a write that would block is repeated once there is room.
+/// description: any process that shares it may set the flag, and would notice if we cleared it. So
+/// a write that would block is repeated once there is room.
 #[derive(Debug)]
 pub struct Blocking<F>(pub F);
 
@@ -27,8 +27,8 @@ impl<F: AsFd> Write for Blocking<F> {
     }
 }
 
-/// Waits until a write to `file` would not block, or would fail: false if that takes longer than
-/// `timeout`.
+/// Waits until a write to `file` would not block, or would fail. Returns false if that takes longer
+/// than `timeout`.
 ///
 /// # Errors
 /// Those of poll(2).

@@ -1,10 +1,10 @@
-//! Who listens on a TCP port: for the message to an operator whose port is taken.
+//! Finds the process that listens on a TCP port, for the error message when the port is taken.
 
 use std::fmt;
 use std::fs;
 use std::path::Path;
 
-/// A process, as "name (pid N)".
+/// A process. `Display` prints it as "name (pid N)".
 #[derive(Debug)]
 pub struct Process {
     name: String,
@@ -17,7 +17,8 @@ impl fmt::Display for Process {
     }
 }
 
-/// The process that listens on `port`; none when it cannot be seen, as with another user's.
+/// The process that listens on `port`; `None` if this process may not see it, for example because
+/// it belongs to another user.
 pub fn listener_of(port: u16) -> Option<Process> {
     let inodes: Vec<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
         .iter()
@@ -43,8 +44,8 @@ pub fn listener_of(port: u16) -> Option<Process> {
     None
 }
 
-/// Inodes of the listening sockets on `port` in a table of proc_net_tcp(5): the local address is
-/// the second column, the state (0A: listening) the fourth, the inode the tenth.
+/// The inodes of the listening sockets on `port`, from a table of proc_net_tcp(5): column 2 is the
+/// local address, column 4 the state (0A: listening), column 10 the inode.
 fn listening_inodes(table: &str, port: u16) -> Vec<String> {
     let port = format!(":{port:04X}");
     let rows = table

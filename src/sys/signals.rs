@@ -1,40 +1,41 @@
-//! The signals that reach a thread.
+//! The signal mask of a thread.
 
 use std::mem::MaybeUninit;
 
-/// Blocks, in this thread, the signals that the kernel raises for a failed write: `SIGPIPE` if
-/// there is no reader any more, `SIGXFSZ` if a file may not grow. The write still fails with EPIPE
-/// or EFBIG. The default action of both signals ends the process, and a library must not rely on
-/// the program having changed it. send(2) has a flag against the signal (`MSG_NOSIGNAL`);
-/// sendfile(2) and write(2) have none.
+/// Blocks the signals that the kernel raises for a failed write, in this thread: `SIGPIPE` if the
+/// reader is gone, `SIGXFSZ` if the file must not grow. The write still fails, with EPIPE or EFBIG.
+/// By default both signals end the process, and a library must not rely on the program to change
+/// that. send(2) has a flag against the signal (`MSG_NOSIGNAL`); sendfile(2) and write(2) have
+/// none.
 ///
-/// Both signals are sent to the thread that writes. One that is blocked stays pending for it and is
-/// gone with it, so the thread must be ours and keep them blocked until it ends. Threads that it
-/// starts inherit the mask, and so do processes, unless `std::process::Command` starts them.
+/// Both signals are sent to the thread that writes. A blocked signal stays pending until the thread
+/// ends. So the thread must be ours, and must keep them blocked until it ends. Threads that it
+/// starts inherit the mask. So do the processes that it starts, also by `std::process::Command`.
 pub fn block_write_signals() {
     change_mask(libc::SIG_BLOCK, &[libc::SIGPIPE, libc::SIGXFSZ]);
 }
 
-/// Lets `signals` reach this thread and those that it starts afterwards. A signal that a process
-/// blocks stays blocked in the program that it executes (execve(2)), and one that arrived meanwhile
-/// is pending there.
+/// Lets `signals`, given by their numbers, reach this thread and the threads that it starts
+/// afterwards. A process inherits blocked signals from the one that started it (execve(2)). A
+/// signal that arrived while it was blocked is delivered now. Numbers that are not signals are
+/// ignored.
 pub fn unblock_signals(signals: &[i32]) {
     change_mask(libc::SIG_UNBLOCK, signals);
 }
 
-/// Changes the mask of this thread; numbers that are no signals are left out.
+/// Changes this thread's mask. Numbers that are not signals are ignored.
 fn change_mask(how: libc::c_int, signals: &[i32]) {
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: the call makes an empty set of what it points to.
+    // SAFETY: the call initialises the set that it points to.
     unsafe { libc::sigemptyset(set.as_mut_ptr()) };
     // SAFETY: `sigemptyset` cannot fail, so the set is initialised.
     let mut set = unsafe { set.assume_init() };
     for &signal in signals {
-        // SAFETY: a set that is initialised; the call refuses what is not the number of a signal.
+        // SAFETY: the set is initialised, and the call rejects numbers that are not signals.
         unsafe { libc::sigaddset(&mut set, signal) };
     }
-    // SAFETY: a set that is initialised; the former mask is not asked for. With these arguments the
-    // call cannot fail.
+    // SAFETY: the set is initialised, and null means that the old mask is not stored. With these
+    // arguments the call cannot fail.
     unsafe { libc::pthread_sigmask(how, &set, std::ptr::null_mut()) };
 }
 
@@ -44,7 +45,7 @@ mod tests {
 
     use super::*;
 
-    /// The mask of blocked signals of this thread (proc_pid_status(5)).
+    /// This thread's mask of blocked signals (proc_pid_status(5)).
     fn blocked() -> u64 {
         let status = fs::read_to_string("/proc/thread-self/status").unwrap();
         let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));

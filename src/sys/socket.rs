@@ -1,17 +1,17 @@
-//! What the kernel knows of a socket's queue.
+//! The amount of unsent data in a socket.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
-/// How many bytes of what was sent the peer has not yet acknowledged (TCP, see tcp(7) on
-/// `SIOCOUTQ`) or not yet taken (Unix, with the kernel's own overhead).
+/// How many of the sent bytes the peer has not acknowledged (TCP; `SIOCOUTQ` in tcp(7)), or not
+/// read (Unix; including the kernel's overhead).
 ///
 /// # Errors
 /// Those of ioctl(2).
 pub fn unacknowledged(socket: impl AsFd) -> io::Result<u32> {
     let mut bytes: libc::c_int = 0;
-    // SAFETY: the request, which is SIOCOUTQ by another name, stores an int where it is told to,
-    // and `bytes` is one.
+    // SAFETY: the request (SIOCOUTQ under another name) stores an int at the given address, and
+    // `bytes` is an int.
     let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &mut bytes) };
     if result < 0 {
         return Err(io::Error::last_os_error());

@@ -1,4 +1,4 @@
-//! How connections come about by readiness: accepted, or made.
+//! Accepting and connecting on epoll.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -16,13 +16,13 @@ use crate::rt::{note_waker, wake};
 impl Epoll {
     pub(in crate::engine) fn start_accept(&self, listener: Descriptor) -> OpId {
         if let Ok(flags) = fcntl_getfl(&listener) {
-            // A listener that would block the worker is noticed by the accept that then fails.
+            // If this fails, the descriptor is invalid, and the accept reports that.
             let _ = fcntl_setfl(&listener, flags | OFlags::NONBLOCK);
         }
         self.watch(listener, EventFlags::IN)
     }
 
-    /// The next connection; none once it was stopped.
+    /// The next connection; `None` once the accept was stopped.
     pub(in crate::engine) fn poll_accept(
         &self,
         id: OpId,
@@ -36,7 +36,7 @@ impl Epoll {
         if watch.end.is_some()
             && let Some(listener) = &watch.owner
         {
-            // It could not be watched, but perhaps it can by now.
+            // The listener could not be watched when the accept began. Try again.
             self.add(listener, id, EventFlags::IN)?;
             watch.end = None;
         }
@@ -54,7 +54,7 @@ impl Epoll {
         }
     }
 
-    /// Ends an accept.
+    /// Stops an accept.
     pub(in crate::engine) fn stop_accept(&self, id: OpId) {
         let mut watches = self.watches.borrow_mut();
         let waker = find(&mut watches, id).and_then(|watch| {
@@ -70,7 +70,7 @@ impl Epoll {
         socket: Descriptor,
         address: &SocketAddrAny,
     ) -> OpId {
-        // Before it is watched: a socket without a peer is reported as hung up.
+        // Connect before watching: epoll reports an unconnected socket as hung up.
         let connected = op::connect(&socket, address);
         self.metrics.submissions.add(1);
         let id = self.watch(socket, EventFlags::OUT);
@@ -84,7 +84,7 @@ impl Epoll {
         id
     }
 
-    /// How a connect ended.
+    /// The result of a connect.
     pub(in crate::engine) fn poll_connect(
         &self,
         id: OpId,

@@ -1,8 +1,8 @@
-//! The readiness engine: edge-triggered epoll, for where io_uring is forbidden (epoll(7)).
+//! The engine on epoll, edge-triggered, for systems that forbid io_uring (epoll(7)).
 //!
-//! The same operations as on the ring, performed here: what a coroutine asks for is tried when the
-//! kernel has said that it may go, and sending is tried at once. What is known of a socket stands
-//! in an array indexed by its descriptor, as in picoev.
+//! It performs the same operations as the ring. A receive or an accept is tried once the kernel has
+//! reported readiness; a send is tried at once. The state of each socket is kept in an array
+//! indexed by its descriptor, as in picoev.
 
 mod connections;
 mod polls;
@@ -28,56 +28,57 @@ use crate::metrics::WorkerMetrics;
 use crate::rt::{contain, drop_waker, note_waker, wake};
 use polls::Polls;
 
-/// Events taken in one visit.
+/// The most events taken in one visit.
 const EVENTS_MAX: usize = 512;
-/// Pieces that one socket may hand out in a row before the others have their turn.
+/// The most chunks that one socket hands out in a row before it yields to other sockets.
 const BURST_MAX: u8 = 16;
-/// The event data of the worker's eventfd, which no socket has.
+/// The event data of the worker's eventfd. No socket has this value.
 const WAKE: u64 = u64::MAX;
-/// The event data of the instance of `polls`.
+/// The event data of the inner epoll instance, in `polls`.
 const POLLS: u64 = u64::MAX - 1;
-/// The longest wait: beyond 24 days epoll_wait(2) cannot tell, and a call would be needed that old
-/// kernels and some filters do not have. To wake up for nothing then is no harm.
+/// The longest wait. epoll_wait(2) can wait at most 24 days; a longer wait needs epoll_pwait2(2),
+/// which old kernels do not have and some seccomp filters forbid. A needless wake-up once an hour
+/// does no harm.
 const WAIT_MAX: Duration = Duration::from_secs(3600);
 
-/// What is known of one descriptor.
+/// The state of one descriptor.
 #[derive(Debug, Default)]
 struct Watch {
-    /// Whose it is, among those that had this number.
+    /// Distinguishes the owner from former owners of the same descriptor number.
     generation: u32,
-    /// Kept open while somebody receives from it or accepts on it.
+    /// The descriptor, kept open while it is received from, accepted on, or connected.
     owner: Option<Descriptor>,
-    /// The kernel has said that something is there, and we have not seen the end of it.
+    /// The kernel has reported readability, and the socket was not found empty since.
     readable: bool,
-    /// A receive that fills less than a block is not the end of what is there. The end of the
-    /// stream may follow; or the receive ended at the mark of an urgent byte, or behind the bytes
-    /// that descriptors came with, as it may on a Unix socket.
+    /// Read on even after a chunk that did not fill its block: the socket may not be empty. The end
+    /// of the stream may follow. Or the receive stopped at the mark of an urgent byte; or, on a
+    /// Unix socket, after the bytes that came with descriptors.
     reads_on: bool,
-    /// What the kernel has said of the peer.
+    /// The state of the peer, as far as the kernel has reported it.
     peer: Peer,
-    /// Accepts no more.
+    /// The accept was stopped.
     stopped: bool,
-    /// Pieces handed out in a row.
+    /// Chunks handed out in a row.
     burst: u8,
     end: Option<End>,
     reader: Option<Waker>,
-    /// What could not be sent at once.
+    /// The send that did not finish at once.
     sending: Option<PartSent>,
-    /// Why that did not go on.
+    /// The error that stopped `sending`.
     trouble: Option<io::Error>,
     writer: Option<Waker>,
-    /// The kernel has said that it takes bytes: a connect is done.
+    /// The kernel has reported writability. For a connect this means that it is done.
     writable: bool,
 }
 
-/// One worker's epoll instance and what it watches.
+/// One worker's epoll instance, and the descriptors that it watches.
 pub(in crate::engine) struct Epoll {
     epoll: OwnedFd,
     watches: RefCell<Vec<Watch>>,
     events: RefCell<Vec<Event>>,
     polls: Polls,
-    /// Written by other threads to end the worker's sleep. Each write is an edge, so nobody needs
-    /// to read it.
+    /// Other threads write to it to end the worker's sleep. Each write triggers an edge, so it is
+    /// never read.
     _wake: Arc<OwnedFd>,
     pool: Pool,
     metrics: Arc<WorkerMetrics>,
@@ -85,7 +86,7 @@ pub(in crate::engine) struct Epoll {
 
 impl Epoll {
     /// # Errors
-    /// When the kernel refuses epoll_create1(2) or epoll_ctl(2).
+    /// If the kernel refuses epoll_create1(2) or epoll_ctl(2).
     pub(super) fn new(
         pool: Pool,
         wake: Arc<OwnedFd>,
@@ -110,11 +111,12 @@ impl Epoll {
         &self.pool
     }
 
-    /// Waits for readiness if `sleep` says how long (`Some`: at most so long; `Some(None)`: for
-    /// ever), and tells whom it concerns. How many events there were.
+    /// Takes readiness events and applies them. `sleep` says whether to wait for one: `None` does
+    /// not wait, `Some(Some(time))` waits at most that long, `Some(None)` waits without limit.
+    /// Returns the number of events.
     ///
     /// # Errors
-    /// Those of epoll_wait(2), but for a signal.
+    /// Those of epoll_wait(2), except EINTR.
     pub(super) fn visit(&self, sleep: Option<Option<Duration>>) -> io::Result<usize> {
         let timeout = match sleep {
             None => Some(Duration::ZERO),
@@ -154,7 +156,7 @@ impl Epoll {
         id
     }
 
-    /// The next piece; none at the end.
+    /// The next chunk; `None` at the end of the stream.
     #[inline]
     pub(super) fn poll_recv(
         &self,
@@ -173,8 +175,8 @@ impl Epoll {
         match socket.map(|socket| op::recv(socket, &self.pool)) {
             Some(Ok(Some(chunk))) => {
                 self.metrics.bytes_received.add(chunk.len() as u64);
-                // A stream that gave less than there was room for has no more as yet; when it
-                // has, that is another edge.
+                // A stream that did not fill the block is empty for now. The next bytes trigger
+                // another edge.
                 watch.readable = watch.reads_on || chunk.is_whole_block();
                 watch.burst += 1;
                 Poll::Ready(Ok(Some(chunk)))
@@ -183,7 +185,8 @@ impl Epoll {
             Some(Ok(None)) | None => {
                 watch.readable = false;
                 watch.burst = 0;
-                // Not before: an error may have come behind bytes that were still to be received.
+                // Not before: an error may have been reported while bytes before it were still to
+                // be read.
                 if let Some(end) = &watch.end {
                     return Poll::Ready(end.again());
                 }
@@ -195,18 +198,18 @@ impl Epoll {
         }
     }
 
-    /// Whether something is there to be received.
+    /// Whether received bytes wait in the socket.
     pub(super) fn has_received(&self, id: OpId) -> bool {
         let mut watches = self.watches.borrow_mut();
         let watch = find(&mut watches, id).filter(|watch| watch.readable);
-        // What the kernel told of may have been taken since, or be the end.
+        // The bytes may have been taken since the report, or the report was of the end.
         watch
             .and_then(|watch| watch.owner.as_ref())
             .is_some_and(|socket| ioctl_fionread(socket).is_ok_and(|bytes| bytes > 0))
     }
 
-    /// Tells whether the peer is still there; the caller is woken when that may have changed. No
-    /// received byte is taken.
+    /// The state of the peer. No received byte is taken. The caller is woken when the state may
+    /// have changed.
     pub(super) fn poll_peer(&self, id: OpId, context: &Context<'_>) -> Peer {
         let mut watches = self.watches.borrow_mut();
         let watch = find(&mut watches, id).expect(GONE);
@@ -221,14 +224,14 @@ impl Epoll {
         peer
     }
 
-    /// Sends at once what the socket takes; the rest follows when it takes more.
+    /// Sends at once what the socket accepts, and the rest when the socket has room.
     pub(super) fn start_send(&self, socket: Descriptor, outgoing: Outgoing, then: Then) -> OpId {
         let slot = number(&socket);
         let mut sending = PartSent::new(socket, outgoing, then);
         self.metrics.submissions.add(1);
         let went = sending.go_on(&self.metrics);
-        // Borrowed after `sending` is made, so given back before that is dropped: what was sent may
-        // run code of the service's then, which may come back here.
+        // Borrowed after `sending` was created, so released before `sending` is dropped: its
+        // destructor may run code of the service, which may call this engine.
         let mut watches = self.watches.borrow_mut();
         let watch = watches
             .get_mut(slot as usize)
@@ -246,7 +249,7 @@ impl Epoll {
         id
     }
 
-    /// How a send ended.
+    /// The outcome of a send.
     #[inline]
     pub(super) fn poll_send(
         &self,
@@ -278,7 +281,7 @@ impl Epoll {
         find(&mut watches, id).is_none_or(|watch| watch.sending.is_none())
     }
 
-    /// Ends a send where it stands.
+    /// Cancels a send. Bytes that were already sent stay sent.
     pub(super) fn cancel_send(&self, id: OpId) {
         let mut watches = self.watches.borrow_mut();
         let waker = find(&mut watches, id).filter(|watch| watch.sending.is_some());
@@ -290,7 +293,7 @@ impl Epoll {
         waker.into_iter().for_each(wake);
     }
 
-    /// The sender is gone, and what was not sent with it.
+    /// Drops what was not sent; the send's owner is gone.
     pub(super) fn drop_send(&self, id: OpId) {
         let mut watches = self.watches.borrow_mut();
         let unsent = find(&mut watches, id).and_then(|watch| {
@@ -298,23 +301,24 @@ impl Epoll {
             watch.sending.take()
         });
         drop(watches);
-        // Dropped last: it may hold the last use of its descriptor, and code of the service's.
+        // Dropped outside the borrow: it may close its descriptor, and run code of the service.
         contain(|| drop(unsent));
     }
 
-    /// Nobody watches the descriptor any more. The kernel forgets it when it is closed.
+    /// Stops watching a descriptor, because its owner is gone.
     pub(super) fn unwatch(&self, id: OpId) {
         let mut watches = self.watches.borrow_mut();
         let gone = find(&mut watches, id).map(std::mem::take);
         if let Some(gone) = &gone {
             watches[id.slot() as usize].generation = gone.generation.wrapping_add(1);
             if let Some(owner) = &gone.owner {
-                // A Unix listener is shared with other workers and is not closed with our end.
+                // epoll forgets a file only when its last descriptor is closed. A Unix listener is
+                // shared with other workers, so ours is removed here.
                 let _ = epoll::delete(&self.epoll, owner);
             }
         }
         drop(watches);
-        // Dropped last: it may hold the last use of its descriptor, and code of the service's.
+        // Dropped outside the borrow: it may close its descriptor, and run code of the service.
         contain(|| drop(gone));
     }
 
@@ -331,7 +335,7 @@ impl Epoll {
         id
     }
 
-    /// Asks the kernel to tell of it (epoll_ctl(2)).
+    /// Registers a descriptor with the kernel (epoll_ctl(2)).
     fn add(&self, owner: &Descriptor, id: OpId, flags: EventFlags) -> io::Result<()> {
         let data = EventData::new_u64(u64::from(id.generation()) << 32 | u64::from(id.slot()));
         Ok(epoll::add(
@@ -342,8 +346,7 @@ impl Epoll {
         )?)
     }
 
-    /// Lets an event have its effect. One for a descriptor that is somebody else's by now is
-    /// dropped.
+    /// Applies an event. An event for a former owner of the descriptor number is dropped.
     fn note(&self, event: &Event) {
         let data = event.data.u64();
         #[expect(
@@ -359,7 +362,8 @@ impl Epoll {
         let flags = event.flags;
         let ended = EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR;
         watch.peer = watch.peer.max(Peer::of_events(flags.bits()));
-        // An urgent byte that was there when the kernel told of it is told of as well.
+        // After the end or an urgent byte (`EPOLLPRI`), a short chunk does not mean that the socket
+        // is empty. The kernel reports an urgent byte that is already there in the same event.
         watch.reads_on |= flags.intersects(ended | EventFlags::PRI);
         let mut reader = None;
         if flags.intersects(EventFlags::IN | ended) {
@@ -377,7 +381,7 @@ impl Epoll {
         let mut sent = None;
         watch.writable |= flags.contains(EventFlags::OUT);
         if watch.sending.is_none() && flags.intersects(EventFlags::OUT | ended) {
-            // Whoever waits to write and sends nothing waits for a connect.
+            // A task that waits to write, without a send, waits for a connect.
             writer = watch.writer.take();
         } else if let Some(sending) = &mut watch.sending
             && watch.trouble.is_none()
@@ -391,7 +395,7 @@ impl Epoll {
             *(if waits { &mut writer } else { &mut unwoken }) = watch.writer.take();
         }
         drop(watches);
-        // The bytes that were sent may run code of the service's when they are dropped.
+        // Dropping the bytes that were sent may run code of the service.
         contain(|| drop(sent));
         unwoken.into_iter().for_each(drop_waker);
         reader.into_iter().chain(writer).for_each(wake);
@@ -401,10 +405,11 @@ impl Epoll {
 impl Drop for Epoll {
     fn drop(&mut self) {
         for watch in self.watches.take() {
-            // Of a socket that was leaked. What it was to send may run code of the service's.
+            // The watch of a socket that was leaked. Dropping its unsent bytes may run code of the
+            // service.
             contain(|| drop(watch));
         }
-        // The gauge tells what is left: the coroutines have dropped what they held.
+        // The gauge shows what is left after all coroutines were dropped.
         self.metrics.blocks_in_use.set(self.pool.in_use() as u64);
     }
 }
@@ -415,14 +420,14 @@ impl fmt::Debug for Epoll {
     }
 }
 
-/// The watch of that name; none when its descriptor is somebody else's by now.
+/// The state for this id; `None` if the descriptor number has another owner now.
 fn find(watches: &mut [Watch], id: OpId) -> Option<&mut Watch> {
     let watch = watches.get_mut(id.slot() as usize)?;
     let current = OpId::new(id.slot(), watch.generation);
     (current == id && watch.owner.is_some()).then_some(watch)
 }
 
-/// A descriptor's place in the array.
+/// A descriptor's index in the array.
 fn number(descriptor: &Descriptor) -> u32 {
     descriptor.raw().unsigned_abs()
 }

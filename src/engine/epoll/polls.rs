@@ -1,8 +1,8 @@
-//! Waiting until a descriptor is ready, for any number of waiters on one descriptor.
+//! Waiting until a descriptor is ready, for any number of waiters per descriptor.
 //!
-//! An epoll instance has one place for a descriptor, which a stream may have taken. So these waits
-//! have an instance of their own within the worker's, made for the first of them, where all waiters
-//! for a descriptor share its place.
+//! An epoll instance has one entry per descriptor, which a stream may already use. So these waits
+//! use a second instance, which is created for the first of them and watched by the worker's
+//! instance. In it all waiters for a descriptor share one entry.
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
@@ -19,7 +19,7 @@ use crate::engine::descriptor::Descriptor;
 use crate::engine::op::{Events, GONE, Op, OpId, Polling, State, Table};
 use crate::rt::{contain, wake};
 
-/// Events taken in one visit; the others are reported at the next one.
+/// The most events taken in one visit. The next visit takes the others.
 const EVENTS_MAX: usize = 64;
 
 impl Epoll {
@@ -32,7 +32,7 @@ impl Epoll {
         self.polls.table.borrow_mut().insert(polling).0
     }
 
-    /// Events since the last call that was ready.
+    /// The events since the last call that was ready.
     pub(in crate::engine) fn poll_events(
         &self,
         id: OpId,
@@ -59,12 +59,12 @@ impl Epoll {
     }
 }
 
-/// The waits of one worker.
+/// The polls of one worker.
 #[derive(Debug)]
 pub(super) struct Polls {
     instance: OnceCell<OwnedFd>,
     table: RefCell<Table>,
-    /// The waiters of each descriptor that is watched.
+    /// By descriptor: the operations that wait for it.
     waiters: RefCell<HashMap<RawFd, Vec<OpId>>>,
 }
 
@@ -77,7 +77,7 @@ impl Polls {
         }
     }
 
-    /// The waiter is gone.
+    /// Removes a waiter, because its owner is gone.
     fn end(&self, id: OpId) {
         let Some(mut entry) = self.table.borrow_mut().remove(id) else {
             return;
@@ -91,15 +91,16 @@ impl Polls {
             waiters.retain(|waiter| *waiter != id);
             if waiters.is_empty() {
                 all_waiters.remove(&descriptor.raw());
-                // The kernel does not forget it with our descriptor if another process has it, too.
+                // If another process has the same file open, closing our descriptor would not
+                // remove it from epoll.
                 let _ = epoll::delete(instance, descriptor);
             }
         }
-        // Dropped last: it may hold the last use of its descriptor.
+        // Dropped last: it may hold the last reference to its descriptor.
         contain(|| drop(entry));
     }
 
-    /// Takes what the kernel reports, and wakes those whom it concerns.
+    /// Takes the reported events, and wakes the waiters that they concern.
     ///
     /// # Errors
     /// Those of epoll_wait(2).
@@ -128,7 +129,7 @@ impl Polls {
         Ok(())
     }
 
-    /// The instance, which is watched in `outer`.
+    /// The inner instance, which `outer` watches. The first call creates it.
     fn instance_in(&self, outer: &OwnedFd) -> io::Result<&OwnedFd> {
         if let Some(instance) = self.instance.get() {
             return Ok(instance);
@@ -138,8 +139,8 @@ impl Polls {
         Ok(self.instance.get_or_init(|| instance))
     }
 
-    /// Asks the kernel for what any waiter for the descriptor is interested in. It then reports the
-    /// state as it is, to those who waited before, too.
+    /// Registers the interests of all waiters for the descriptor. The kernel then reports the
+    /// current state, also to waiters that were there before.
     fn watch(&self, table: &mut Table, id: OpId, instance: &OwnedFd) -> io::Result<()> {
         let descriptor = polling(&mut table.get(id).expect(GONE).op)
             .descriptor()

@@ -1,8 +1,10 @@
-//! Accepting connections: one submission, a completion per connection (accept(2), Linux 5.19).
+//! Accepting connections: one submission, and a completion per connection (accept(2),
+//! `IORING_ACCEPT_MULTISHOT`, Linux 5.19).
 //!
-//! The kernel's multishot takes whatever is in the backlog, whether the program asks for it or not,
-//! so it is for a program that keeps up. A program that takes its time between two connections is
-//! given one for each time it asks; the others stay in the backlog and cost no descriptor.
+//! A multishot accept takes every connection in the backlog, whether the program asks for it or
+//! not. So it is used only for a program that keeps up: one that asks for the next connection in
+//! the turn in which it got the last one. For any other program each request submits an accept of
+//! one connection; the other connections stay in the backlog and use no descriptor.
 
 use std::collections::VecDeque;
 use std::io;
@@ -21,19 +23,19 @@ use crate::sys::mutants::mutate;
 #[derive(Debug)]
 pub(in crate::engine) struct Accept {
     listener: Descriptor,
-    /// Accepted and not yet asked for; closed with the operation.
+    /// Accepted connections that were not handed out; closed with the operation.
     ready: VecDeque<OwnedFd>,
-    /// When a connection was last handed out, in ms.
+    /// When a connection was last handed out, in ms (the time of the turn).
     handed_out_ms: u64,
-    /// Why the last shot was the last, until it is asked for.
+    /// The error that ended the last submission, until it is handed out.
     pub(in crate::engine) error: Option<io::Error>,
-    /// The owner wants no more.
+    /// The owner has stopped accepting.
     pub(in crate::engine) stopped: bool,
 }
 
 impl Accept {
-    /// Connections that may wait to be asked for before the multishot is cancelled. While the
-    /// cancel is under way the kernel may accept a few more, which are kept.
+    /// The multishot is cancelled when this many connections wait to be handed out. Until the
+    /// cancellation takes effect the kernel may accept a few more; they are kept.
     const QUEUE_MAX: usize = 64;
 
     pub(in crate::engine) fn new(listener: Descriptor) -> Self {
@@ -46,7 +48,7 @@ impl Accept {
         }
     }
 
-    /// A multishot for a program that asks again in the turn in which it got a connection, else a
+    /// A multishot if the program asks again in the turn in which it got a connection, else a
     /// single accept.
     pub(in crate::engine) fn sqe(&self) -> Sqe {
         let fd = self.listener.raw();
@@ -57,18 +59,18 @@ impl Accept {
         }
     }
 
-    /// The connection that was accepted first.
+    /// Hands out the connection that was accepted first.
     pub(in crate::engine) fn pop(&mut self) -> Option<OwnedFd> {
         let fd = self.ready.pop_front()?;
         self.handed_out_ms = now_ms();
         Some(fd)
     }
 
-    /// A connection, or the reason why there will be no more of this submission.
+    /// Handles a completion: an accepted connection, or an error that ends the submission.
     pub(in crate::engine) fn complete(&mut self, cqe: &Cqe) -> After {
         if let Ok(fd) = cqe.result() {
             let fd = i32::try_from(fd).expect("a descriptor is an int");
-            // SAFETY: the kernel has just installed this descriptor for us alone.
+            // SAFETY: the kernel has just created this descriptor, and no other code knows it.
             self.ready.push_back(unsafe { OwnedFd::from_raw_fd(fd) });
             mutate!(LoseLateAccept, self.forget_if_stopped());
         } else if let Err(error) = cqe.result()
@@ -86,7 +88,7 @@ impl Accept {
 
 #[cfg(feature = "mutants")]
 impl Accept {
-    /// What must not happen to a connection that came late.
+    /// A planted fault: leaks connections that were accepted after the stop.
     fn forget_if_stopped(&mut self) {
         if self.stopped {
             self.ready.drain(..).for_each(std::mem::forget);
@@ -94,10 +96,11 @@ impl Accept {
     }
 }
 
-/// Accepts by readiness: a connection; none when none waits. The listener must not block.
+/// Accepts by a system call, without waiting; `None` if the backlog is empty. `listener` must be
+/// non-blocking.
 ///
 /// # Errors
-/// Those of accept(2) that are not about a single connection.
+/// Those of accept(2), except those that concern a single connection.
 pub fn accept(listener: impl AsFd) -> io::Result<Option<OwnedFd>> {
     loop {
         match accept_once(&listener) {
@@ -117,8 +120,8 @@ fn accept_once(listener: impl AsFd) -> Result<OwnedFd, Errno> {
     rustix::net::accept_with(listener, SocketFlags::CLOEXEC)
 }
 
-/// Whether an error of accept(2) only ends the attempt, or concerns a single connection that was
-/// gone before it could be accepted: the next attempt is not worse off.
+/// Whether an error of accept(2) is transient: the attempt was interrupted, or one connection broke
+/// before it was accepted. The next attempt may succeed.
 fn is_passing(errno: i32) -> bool {
     matches!(
         errno,

@@ -13,13 +13,13 @@ use super::After;
 use crate::engine::descriptor::Descriptor;
 use crate::engine::uring::{Cqe, Sqe};
 
-/// One connect; it owns the address until the kernel is done.
+/// One connect. It owns the address until the kernel has finished with it.
 #[derive(Debug)]
 pub(in crate::engine) struct Connect {
     socket: Descriptor,
-    /// Not a box: moving one asserts that nobody else has a pointer into it.
+    /// `Rc`, not `Box`: moving a `Box` asserts that there is no other pointer to its content.
     address: Rc<SocketAddrAny>,
-    /// How it ended, until that is asked for.
+    /// The result, until the task takes it.
     pub(in crate::engine) result: Option<io::Result<()>>,
 }
 
@@ -46,8 +46,8 @@ impl Connect {
     }
 }
 
-/// Connects by readiness: pending while the peer has not answered, and then the socket becomes
-/// writable. A Unix socket is connected at once or not at all.
+/// Begins to connect by a system call, without waiting. `Pending`: the socket becomes writable when
+/// the connect has ended. A Unix socket connects at once or fails.
 pub(in crate::engine) fn connect(
     socket: impl AsFd,
     address: &SocketAddrAny,
@@ -58,7 +58,7 @@ pub(in crate::engine) fn connect(
         rustix::net::connect(socket, address)
     };
     match begin() {
-        // Interrupted, it goes on by itself.
+        // After EINTR the kernel continues to connect (connect(2)).
         Err(Errno::INPROGRESS | Errno::INTR) => Poll::Pending,
         ended => Poll::Ready(ended.map_err(io::Error::from)),
     }

@@ -1,4 +1,4 @@
-//! `struct msghdr` for one message and the descriptors it carries (sendmsg(2), recvmsg(2),
+//! `struct msghdr` for one message and the descriptors that it carries (sendmsg(2), recvmsg(2),
 //! cmsg(3)).
 
 use std::cell::UnsafeCell;
@@ -6,20 +6,20 @@ use std::fmt;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 
-/// Descriptors that one message may carry, in either direction.
+/// The most descriptors that one message may carry, in either direction.
 pub const DESCRIPTORS_MAX: usize = 16;
 
-/// Bytes of control data for so many descriptors.
+/// Bytes of control data for [`DESCRIPTORS_MAX`] descriptors.
 const CONTROL_BYTES: usize = control_bytes(DESCRIPTORS_MAX);
 
-/// A header, its one vector and its control data, at addresses that do not change. Not in a box:
-/// moving one asserts that nobody else has a pointer into it.
+/// A `msghdr` with its one `iovec` and its control data, at addresses that do not change. `Rc`, not
+/// `Box`: moving a `Box` asserts that there is no other pointer to its content.
 pub(super) struct Envelope(Rc<UnsafeCell<Parts>>);
 
 struct Parts {
     header: libc::msghdr,
     vector: libc::iovec,
-    /// Aligned for a `cmsghdr`.
+    /// `u64` aligns it for a `cmsghdr`.
     control: [u64; CONTROL_BYTES.div_ceil(size_of::<u64>())],
 }
 
@@ -29,14 +29,13 @@ impl Envelope {
         Self(Rc::new(unsafe { std::mem::zeroed() }))
     }
 
-    /// Prepares a receive into the `len` bytes at `to`. To be called while the kernel does not have
-    /// the operation.
+    /// Prepares a receive into the `len` bytes at `to`. The kernel must not be using the header.
     pub(super) fn receive(&mut self, to: *mut u8, len: usize) -> *mut libc::msghdr {
         self.address(to, len, CONTROL_BYTES)
     }
 
     /// Prepares a send of the `len` bytes at `from`, with at most [`DESCRIPTORS_MAX`] descriptors.
-    /// To be called while the kernel does not have the operation.
+    /// The kernel must not be using the header.
     pub(super) fn send(
         &mut self,
         from: *const u8,
@@ -51,13 +50,14 @@ impl Envelope {
         let header = self.address(from.cast_mut(), len, control_bytes(count));
         // SAFETY: as in `new`.
         let mut first = unsafe { std::mem::zeroed::<libc::cmsghdr>() };
-        // SAFETY: the call computes a length.
+        // SAFETY: this only computes a length.
         first.cmsg_len = unsafe { libc::CMSG_LEN(bytes_of(count)) } as _;
         first.cmsg_level = libc::SOL_SOCKET;
         first.cmsg_type = libc::SCM_RIGHTS;
-        // SAFETY: `address` has made a header with control data.
+        // SAFETY: `set_up` gave the header its control data.
         let control = unsafe { libc::CMSG_FIRSTHDR(header) };
-        // SAFETY: the control data is aligned, and has room for this and `count` descriptors.
+        // SAFETY: the control data is aligned, and has room for this header and `count`
+        // descriptors.
         unsafe { control.write(first) };
         // SAFETY: as above.
         let data = unsafe { libc::CMSG_DATA(control) }.cast::<RawFd>();
@@ -70,45 +70,47 @@ impl Envelope {
         header
     }
 
-    /// The descriptors that a receive has brought, and its flags. To be called after each receive
-    /// that went well, and only then: the descriptors are open, and nobody else's.
+    /// Takes the descriptors that a receive brought, and the flags of the header. Call it once
+    /// after each successful receive and at no other time, because it takes ownership of open
+    /// descriptors.
     pub(super) fn open(&mut self) -> (Vec<OwnedFd>, libc::c_int) {
-        // SAFETY: the kernel is done with it, and there is no other reference.
+        // SAFETY: the kernel has finished with the header, and there is no other reference.
         let parts = unsafe { &mut *self.0.get() };
         parts.header.msg_control = parts.control.as_mut_ptr().cast();
         let header = &raw const parts.header;
         let mut descriptors = Vec::new();
-        // SAFETY: the kernel has said in the header how much control data it has written.
+        // SAFETY: the kernel has stored the length of the control data in the header.
         let mut next = unsafe { libc::CMSG_FIRSTHDR(header) };
-        // SAFETY: as above; it is null behind the last one.
+        // SAFETY: as above; after the last control message the pointer is null.
         while let Some(control) = unsafe { next.as_ref() } {
             if (control.cmsg_level, control.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
-                // SAFETY: the call computes a length.
+                // SAFETY: this only computes a length.
                 let empty = unsafe { libc::CMSG_LEN(0) } as usize;
                 let len: usize = control.cmsg_len as _;
                 let bytes = len.saturating_sub(empty);
-                // SAFETY: data follows its header.
+                // SAFETY: the data follows its header.
                 let data = unsafe { libc::CMSG_DATA(next) }.cast::<RawFd>();
                 for n in 0..bytes / size_of::<RawFd>() {
-                    // SAFETY: as many descriptors follow as the length says.
+                    // SAFETY: `cmsg_len` covers this descriptor.
                     let place = unsafe { data.add(n) };
                     // SAFETY: as above.
                     let fd = unsafe { place.read_unaligned() };
-                    // SAFETY: the kernel has just installed this descriptor for us alone.
+                    // SAFETY: the kernel has just created this descriptor, and no other code knows
+                    // it.
                     descriptors.push(unsafe { OwnedFd::from_raw_fd(fd) });
                 }
             }
-            // SAFETY: as for the first one.
+            // SAFETY: as for the first control message.
             next = unsafe { libc::CMSG_NXTHDR(header, next) };
         }
         let flags = parts.header.msg_flags;
-        // Descriptors that were taken cannot be taken again.
+        // A second call must not take the same descriptors again.
         parts.header.msg_controllen = 0;
         (descriptors, flags)
     }
 
     fn address(&mut self, bytes: *mut u8, len: usize, control_len: usize) -> *mut libc::msghdr {
-        // SAFETY: the kernel does not have it, and there is no other reference.
+        // SAFETY: the kernel is not using the header, and there is no other reference.
         let parts = unsafe { &mut *self.0.get() };
         parts.vector = libc::iovec {
             iov_base: bytes.cast(),
@@ -130,7 +132,7 @@ impl fmt::Debug for Envelope {
 }
 
 const fn control_bytes(descriptors: usize) -> usize {
-    // SAFETY: the call computes a length.
+    // SAFETY: this only computes a length.
     unsafe { libc::CMSG_SPACE(bytes_of(descriptors)) as usize }
 }
 

@@ -1,8 +1,9 @@
-//! Messages with descriptors on a socket that keeps their bounds (sendmsg(2), recvmsg(2);
-//! `IORING_OP_SENDMSG` and `IORING_OP_RECVMSG`, Linux 5.3). Each moves one whole message or none.
+//! Messages with descriptors, on sockets that preserve message boundaries (sendmsg(2), recvmsg(2);
+//! `IORING_OP_SENDMSG` and `IORING_OP_RECVMSG`, Linux 5.3). Each operation transfers one whole
+//! message or none.
 //!
-//! A receive that nobody waits for any more may still bring descriptors: they are taken in as if
-//! somebody did, and closed with the operation.
+//! A receive may bring descriptors after its owner is gone. The operation takes them all the same,
+//! and closes them when it is dropped.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -13,23 +14,23 @@ use crate::buf::Part;
 use crate::engine::descriptor::Descriptor;
 use crate::engine::uring::{Cqe, Sqe};
 
-/// A message that was received.
+/// A received message.
 #[derive(Debug)]
 pub struct Message {
-    /// What it says.
+    /// The content of the message.
     pub bytes: Vec<u8>,
-    /// What came with it, closed when a program is executed (`FD_CLOEXEC`).
+    /// The descriptors that came with it, with `FD_CLOEXEC` set.
     pub descriptors: Vec<OwnedFd>,
 }
 
-/// The receive of one message; it owns the memory until the kernel is done.
+/// The receive of one message. It owns the buffer until the kernel has finished with it.
 #[derive(Debug)]
 pub(in crate::engine) struct RecvMessage {
     socket: Descriptor,
-    /// The message goes to its capacity.
+    /// The kernel writes the message into its capacity.
     buffer: Vec<u8>,
     envelope: Envelope,
-    /// How it ended, until that is asked for; none at the end of what the peer sends.
+    /// The result, until the task takes it. `Ok(None)` at the end of the stream.
     pub(in crate::engine) result: Option<io::Result<Option<Message>>>,
 }
 
@@ -60,15 +61,15 @@ impl RecvMessage {
         After::Wake
     }
 
-    /// The same without the ring, and without waiting.
+    /// Receives by a system call, without waiting.
     ///
     /// # Errors
-    /// Those of recvmsg(2); `WouldBlock` if there is no message.
+    /// Those of recvmsg(2); `WouldBlock` if there is no message. `InvalidData` if it was truncated.
     pub(in crate::engine) fn receive_now(&mut self) -> io::Result<Option<Message>> {
         let (fd, header) = (self.socket.raw(), self.prepare());
         loop {
             let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
-            // SAFETY: the header names memory of ours, which outlives the call.
+            // SAFETY: the header points to memory of this operation, which outlives the call.
             let len = unsafe { libc::recvmsg(fd, header, flags) };
             match usize::try_from(len) {
                 Ok(len) => return self.received(len),
@@ -82,7 +83,7 @@ impl RecvMessage {
             .receive(self.buffer.as_mut_ptr(), self.buffer.capacity())
     }
 
-    /// The message of `len` bytes that the kernel has put where it was told to.
+    /// The message, after the kernel has written `len` bytes of it into the buffer.
     fn received(&mut self, len: usize) -> io::Result<Option<Message>> {
         let (descriptors, flags) = self.envelope.open();
         if flags & libc::MSG_TRUNC != 0 {
@@ -97,21 +98,21 @@ impl RecvMessage {
             return Ok(None);
         }
         assert!(len <= self.buffer.capacity(), "it fits");
-        // SAFETY: the kernel has written so many bytes, for which there is room.
+        // SAFETY: the kernel has written `len` bytes, and they fit into the capacity.
         unsafe { self.buffer.set_len(len) };
         let bytes = std::mem::take(&mut self.buffer);
         Ok(Some(Message { bytes, descriptors }))
     }
 }
 
-/// The send of one message; it owns the bytes and the descriptors until the kernel is done.
+/// The send of one message. It owns the bytes and descriptors until the kernel has finished.
 #[derive(Debug)]
 pub(in crate::engine) struct SendMessage {
     socket: Descriptor,
     bytes: Part,
     descriptors: Vec<OwnedFd>,
     envelope: Envelope,
-    /// How it ended, until that is asked for.
+    /// The result, until the task takes it.
     pub(in crate::engine) result: Option<io::Result<()>>,
 }
 
@@ -147,15 +148,15 @@ impl SendMessage {
         After::Wake
     }
 
-    /// The same without the ring, and without waiting.
+    /// Sends by a system call, without waiting.
     ///
     /// # Errors
-    /// Those of sendmsg(2); `WouldBlock` if there is no room.
+    /// Those of sendmsg(2); `WouldBlock` if the socket has no room.
     pub(in crate::engine) fn send_now(&mut self) -> io::Result<()> {
         let (fd, header) = (self.socket.raw(), self.prepare());
         loop {
             let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-            // SAFETY: the header names memory of ours, which outlives the call.
+            // SAFETY: the header points to memory of this operation, which outlives the call.
             if unsafe { libc::sendmsg(fd, header, flags) } >= 0 {
                 return Ok(());
             }
@@ -171,13 +172,13 @@ impl SendMessage {
 
 #[cfg(feature = "mutants")]
 impl SendMessage {
-    /// What must not happen while the kernel has the operation.
+    /// A planted fault: frees the bytes while the kernel uses them.
     pub(in crate::engine) fn free_bytes(&mut self) {
         self.bytes = Part::Static(&[]);
     }
 }
 
-/// Whether an error only ends the attempt; a task that still waits begins another one.
+/// Whether an error is transient: a task that still waits tries again.
 fn is_passing(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EINTR | libc::ECANCELED))
 }

@@ -1,19 +1,19 @@
-//! One operation in flight, from the call to the kernel's last word.
+//! One operation in flight, from its submission to its final completion.
 //!
 //! ```text
 //!            push                     completion
-//!   Idle ───────────► InKernel ──────────────────► Idle, its result kept until it is asked for
+//!   Idle ───────────► InKernel ──────────────────► Idle, keeps its result until it is taken
 //!    ▲                   │ owner dropped
 //!    │ more to come      ▼
-//!    └── (multishot)  Orphaned ──── final completion ───► gone, with its buffers and descriptor
+//!    └── (multishot)  Orphaned ──── final completion ───► removed, with buffers and descriptor
 //! ```
 //!
-//! An operation owns what the kernel uses for it: its descriptor and its buffers. Its owner (a
-//! handle in a coroutine) may vanish at any time; the operation then stays, orphaned, until its
-//! final completion. A name carries the generation of its slot, so it is void once the slot is used
-//! again, and a completion that comes late finds another generation and is dropped.
+//! An operation owns the descriptor and the buffers that the kernel uses for it. Its owner, a
+//! handle in a coroutine, may be dropped at any time. The operation then stays in the table as an
+//! orphan until its final completion. The id of an operation contains the generation of its slot:
+//! once the slot is reused the id is invalid, and a late completion that carries it is dropped.
 //!
-//! Each file below holds one operation: its ring form and what its completions mean.
+//! Each file below holds one operation: how it is submitted, and what its completions mean.
 
 mod accept;
 mod close;
@@ -48,27 +48,27 @@ pub(super) use send::{PartSent, Send, cancelled};
 use crate::rt::note_waker;
 use crate::sys::mutants::mutate;
 
-/// Why an operation must be there: its handle has seen to it that this is the run of both.
+/// Why an operation must be in the table: its handle exists, and belongs to this run.
 pub(super) const GONE: &str = "an operation lives as long as its handle";
 
-/// What is to be done after a completion, if somebody still owns the operation.
+/// What to do after a completion, if the operation still has an owner.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum After {
-    /// Wake whoever waits.
+    /// Wake the waiting task.
     Wake,
-    /// The same, and let the operation end: too much waits to be asked for.
+    /// Wake the waiting task, and cancel the submission if it would complete again.
     WakeAndCancel,
-    /// It found no provided buffer: submit it again when it is its turn to get one.
+    /// There was no provided buffer: queue the operation for one, and then submit it again.
     AwaitBuffer,
-    /// Submit it again, and wake nobody.
+    /// Submit it again. Wake no task.
     Resubmit,
-    /// Wake whoever waits, and forget the operation: there is nothing more to know.
+    /// Wake the waiting task, and remove the operation: it has nothing more to report.
     WakeAndForget,
-    /// Forget the operation, and wake nobody.
+    /// Remove the operation. Wake no task.
     Forget,
 }
 
-/// The operations that are kept in the table.
+/// An operation in the table.
 #[derive(Debug)]
 pub(super) enum Op {
     Accept(Accept),
@@ -83,37 +83,38 @@ pub(super) enum Op {
 }
 
 impl Op {
-    /// Whether dropping it runs no code but ours, and needs the table for nothing.
+    /// Whether its destructor runs only our own code, and does not use the table.
     #[inline]
     pub(super) fn is_plain(&self) -> bool {
         matches!(self, Self::Send(send) if send.is_plain())
     }
 }
 
-/// An operation's name: slot and generation, 56 bits together.
+/// The id of an operation: its slot in the table, and the generation of the slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct OpId {
     slot: u32,
     generation: u32,
 }
 
-/// Bits of the generation that fit into a completion beside slot and tag.
+/// Bits of the generation in `user_data`. The slot takes 32 bits, the tag 8.
 const GENERATION_BITS: u32 = 24;
 
-/// What a submission is for, in the top byte of its `user_data`.
+/// The purpose of a submission: the top byte of its `user_data`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Tag {
     /// An operation in the table.
     Op = 1,
-    /// The cancellation of it: its own completion tells nothing that the target's does not.
+    /// The cancellation of an operation. Its own completion is ignored, because the target's says
+    /// how it ended.
     Cancel = 2,
-    /// The close of a descriptor, which nobody waits for.
+    /// The close of a descriptor. No task waits for it.
     Close = 3,
 }
 
 impl OpId {
-    /// The name of what is at `slot` in its `generation`.
+    /// The id of the operation at `slot` in its `generation`.
     pub(super) fn new(slot: u32, generation: u32) -> Self {
         Self { slot, generation }
     }
@@ -136,14 +137,14 @@ impl OpId {
 
 const GENERATION_MASK: u32 = (1 << GENERATION_BITS) - 1;
 
-/// Where an operation is in its life.
+/// Whether the kernel uses an operation, and whether it still has an owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
-    /// The kernel has nothing of it: not yet submitted, or completed.
+    /// The kernel does not use it: it was not submitted yet, or has completed.
     Idle,
     /// The kernel may use its descriptor and buffers.
     InKernel,
-    /// The same, but nobody will ask for the result.
+    /// The kernel may use it, but no task will take the result.
     Orphaned,
 }
 
@@ -151,14 +152,15 @@ pub(super) enum State {
 pub(super) struct Entry {
     pub(super) op: Op,
     pub(super) state: State,
-    /// A cancellation of it has been submitted since it was.
+    /// The current submission is being cancelled.
     pub(super) cancelled: bool,
-    /// Who waits for it.
+    /// The task that waits for it.
     pub(super) waker: Option<Waker>,
 }
 
 impl Entry {
-    /// Remembers who is to be woken by the next completion, in place of whom it returns.
+    /// Sets the task that the next completion wakes. Returns the waker that this replaces, to be
+    /// dropped once the table is no longer borrowed.
     #[inline]
     pub(super) fn wait(&mut self, waker: &Waker) -> Option<Waker> {
         note_waker(&mut self.waker, waker)
@@ -186,7 +188,7 @@ impl Table {
         }
     }
 
-    /// Takes an operation in. It is made in its place: moving it there costs more than its making.
+    /// Adds an operation. `op` builds it in place, because moving it costs more than building it.
     #[inline(always)]
     pub(super) fn insert(&mut self, op: impl FnOnce() -> Op) -> (OpId, &mut Entry) {
         let slot = self.vacant.pop().unwrap_or_else(|| {
@@ -207,7 +209,7 @@ impl Table {
         (OpId::new(slot, place.generation), entry)
     }
 
-    /// The operation that a completion is of; none when it is not one of the table's, or gone.
+    /// The operation that a completion belongs to; `None` if it is no longer in the table.
     #[inline]
     pub(super) fn completed(&self, user_data: u64) -> Option<OpId> {
         #[expect(clippy::cast_possible_truncation, reason = "the fields of `user_data`")]
@@ -222,7 +224,7 @@ impl Table {
         is_it.then_some(OpId::new(slot, place.generation))
     }
 
-    /// The operation of that name; none when it is gone.
+    /// The operation with this id; `None` if it is no longer in the table.
     #[inline]
     pub(super) fn get(&mut self, id: OpId) -> Option<&mut Entry> {
         let slot = self.slots.get_mut(id.slot as usize)?;
@@ -232,7 +234,7 @@ impl Table {
         slot.entry.as_mut()
     }
 
-    /// Takes the operation out; its name is void from now on.
+    /// Removes the operation. Its id becomes invalid.
     pub(super) fn remove(&mut self, id: OpId) -> Option<Entry> {
         let slot = self.slots.get_mut(id.slot as usize)?;
         if slot.generation != id.generation {
@@ -243,16 +245,16 @@ impl Table {
         Some(entry)
     }
 
-    /// Drops the operation where it is, which must run no code of others; its name is void from
-    /// now on.
+    /// Drops the operation in place. Its id becomes invalid. Its destructor must run only our own
+    /// code, because the table is borrowed.
     #[inline(always)]
     pub(super) fn drop_in_place(&mut self, id: OpId) {
         self.slots[id.slot as usize].entry = None;
         self.vacate(id.slot);
     }
 
-    /// Lets a slot be used again, under another name. A slot that has used up its names is given
-    /// up: a handle may keep the name of a finished send for hours.
+    /// Makes a slot vacant, with the next generation. A slot whose generations are used up is never
+    /// used again, because a handle may keep the id of a finished send for hours.
     #[inline(always)]
     fn vacate(&mut self, slot: u32) {
         let generation = &mut self.slots[slot as usize].generation;
@@ -262,7 +264,7 @@ impl Table {
         }
     }
 
-    /// Names of all operations there are.
+    /// The ids of all operations.
     pub(super) fn ids(&self) -> Vec<OpId> {
         let slots = (0..)
             .zip(&self.slots)
@@ -287,7 +289,7 @@ mod tests {
         Op::Read(Read::new(eventfd.into()))
     }
 
-    /// Every idle connection has one in the table, so larger ones are boxed.
+    /// Every idle connection has an operation in the table, so larger operations are boxed.
     #[test]
     fn the_table_has_room_for_a_send_or_a_receive_and_no_more() {
         let largest = size_of::<Recv>().max(size_of::<Send>());

@@ -1,5 +1,5 @@
-//! Waiting until a descriptor of any kind is ready (poll(2), a multishot of `IORING_OP_POLL_ADD`,
-//! Linux 5.13). It reports changes, so a state that lasts, as a half-closed peer's, is reported
+//! Waiting until a descriptor of any kind is ready (poll(2), a multishot `IORING_OP_POLL_ADD`,
+//! Linux 5.13). It reports changes, so a lasting state, such as a half-closed peer, is reported
 //! once.
 
 use std::fmt;
@@ -10,23 +10,25 @@ use super::After;
 use crate::engine::descriptor::Descriptor;
 use crate::engine::uring::{Cqe, Sqe};
 
-/// What poll(2) reports of a descriptor.
+/// A set of events that poll(2) reports for a descriptor. Combine sets with `|`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Events(u32);
 
 impl Events {
-    /// Nothing but what is always reported.
+    /// The empty set. As an interest, it asks only for the events that are always reported.
     pub const NONE: Self = Self(0);
-    /// A read does not wait (`POLLIN`).
+    /// A read would not block (`POLLIN`).
     pub const READABLE: Self = Self::of(libc::POLLIN);
-    /// A write does not wait (`POLLOUT`).
+    /// A write would not block (`POLLOUT`).
     pub const WRITABLE: Self = Self::of(libc::POLLOUT);
-    /// The peer of a stream sends no more (`POLLRDHUP`). Always reported.
+    /// The peer of a stream sends no more: FIN (`POLLRDHUP`). Always reported.
     pub const HALF_CLOSED: Self = Self::of(libc::POLLRDHUP);
-    /// Both directions have ended, or the other end is closed (`POLLHUP`). Always reported.
+    /// Both directions of a stream have ended, or the other end is closed (`POLLHUP`). Always
+    /// reported.
     pub const HUNG_UP: Self = Self::of(libc::POLLHUP);
-    /// It has failed (`POLLERR`), as a socket whose peer has reset the connection. Always
-    /// reported, unless somebody has taken the error away before; such a socket has also hung up.
+    /// The descriptor has failed (`POLLERR`), for example because the peer reset the connection.
+    /// Always reported, unless other code has read the error before (`SO_ERROR`); a socket that was
+    /// reset reports `HUNG_UP`, too.
     pub const FAILED: Self = Self::of(libc::POLLERR);
 
     const ALL: [(Self, &'static str); 5] = [
@@ -41,7 +43,7 @@ impl Events {
         Self(event.unsigned_abs() as u32)
     }
 
-    /// Those of poll(2) or epoll_wait(2); the numbers are the same.
+    /// Events as poll(2) or epoll_wait(2) report them; both use the same bits.
     pub(crate) fn from_bits(bits: u32) -> Self {
         Self(bits)
     }
@@ -50,12 +52,12 @@ impl Events {
         self.0
     }
 
-    /// Whether all of `events` are among these.
+    /// Whether this set contains all of `events`.
     pub const fn contains(self, events: Self) -> bool {
         self.0 & events.0 == events.0
     }
 
-    /// Whether any of `events` is among these.
+    /// Whether this set contains any of `events`.
     pub const fn intersects(self, events: Self) -> bool {
         self.0 & events.0 != 0
     }
@@ -81,7 +83,7 @@ impl fmt::Debug for Events {
 pub(in crate::engine) struct Polling {
     descriptor: Descriptor,
     interest: Events,
-    /// Reported and not yet asked for.
+    /// Events that were reported and not yet taken.
     reported: Events,
     error: Option<io::Error>,
 }
@@ -100,7 +102,8 @@ impl Polling {
         &self.descriptor
     }
 
-    /// The events to be reported; the kernel adds the others by itself.
+    /// The events that concern this waiter: those that it asked for, and those that are always
+    /// reported.
     pub(in crate::engine) fn interest(&self) -> Events {
         self.interest | Events::HALF_CLOSED | Events::HUNG_UP | Events::FAILED
     }
@@ -117,21 +120,21 @@ impl Polling {
             Ok(events) => {
                 self.report(Events::from_bits(events));
             }
-            // A task that still waits asks for it again.
+            // A task that still waits submits the poll again.
             Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => {}
             Err(error) => self.error = Some(error),
         }
         After::Wake
     }
 
-    /// Notes what has changed. False: it does not concern this waiter.
+    /// Adds reported events. Returns false if none of them concerns this waiter.
     pub(in crate::engine) fn report(&mut self, events: Events) -> bool {
         let events = Events::from_bits(events.bits() & self.interest().bits());
         self.reported = self.reported | events;
         events != Events::NONE
     }
 
-    /// Events that were reported since the last call.
+    /// Takes the events that were reported since the last call.
     pub(in crate::engine) fn take(&mut self) -> Option<io::Result<Events>> {
         let reported = std::mem::replace(&mut self.reported, Events::NONE);
         if reported != Events::NONE {

@@ -1,4 +1,4 @@
-//! Reading the worker's eventfd, whose completion ends the worker's sleep (eventfd(2)).
+//! Reading the worker's eventfd. The completion ends the worker's sleep (eventfd(2)).
 
 use std::cell::Cell;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use crate::engine::uring::Sqe;
 
-/// A read of an eventfd's counter. The number does not matter; that it came does.
+/// A read of an eventfd's counter. Its value does not matter, only the completion.
 #[derive(Debug)]
 pub(in crate::engine) struct Read {
-    /// Other threads write to it, so they share it.
+    /// Shared with the threads that write to it.
     eventfd: Arc<OwnedFd>,
-    /// Where the kernel puts the counter. Not a box: moving one asserts that nobody else has a
-    /// pointer into it.
+    /// Where the kernel writes the counter. `Rc`, not `Box`: moving a `Box` asserts that there is
+    /// no other pointer to its content.
     counter: Rc<Cell<[u8; 8]>>,
 }
 

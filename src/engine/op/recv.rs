@@ -1,6 +1,6 @@
-//! Receiving: one submission, a completion with a provided buffer for each piece that arrives
-//! (recv(2), `IORING_RECV_MULTISHOT`, Linux 6.0). Only the first piece has a submission of its own:
-//! a connection that is over after one request has then nothing to be cancelled.
+//! Receiving: one submission, and a completion with a provided buffer for each chunk that arrives
+//! (recv(2), `IORING_RECV_MULTISHOT`, Linux 6.0). The first chunk is received by a single-shot
+//! receive, so that a connection with a single request leaves no receive to cancel.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
@@ -15,7 +15,7 @@ use crate::engine::descriptor::Descriptor;
 use crate::engine::uring::{Cqe, Sqe};
 use crate::sys::mutants::mutate;
 
-/// How a stream's incoming side ended.
+/// How the incoming side of a stream ended.
 #[derive(Debug)]
 pub(in crate::engine) enum End {
     /// The peer sends no more (FIN).
@@ -24,7 +24,7 @@ pub(in crate::engine) enum End {
 }
 
 impl End {
-    /// What whoever asks for more is told, again and again: a broken connection stays broken.
+    /// The result for the reader, at this and every later call: a broken connection stays broken.
     pub(in crate::engine) fn again(&self) -> io::Result<Option<Chunk>> {
         match self {
             Self::Eof => Ok(None),
@@ -35,36 +35,37 @@ impl End {
     }
 }
 
-/// The receives on one socket; it lives as long as the socket's owner.
+/// The receives on one socket. It lives as long as the socket's owner.
 #[derive(Debug)]
 pub(in crate::engine) struct Recv {
     socket: Descriptor,
-    /// Something was asked for already.
+    /// A receive was submitted before.
     has_begun: bool,
-    /// What has arrived and was not yet asked for. Mostly there is at most one piece, so the
-    /// queue for more is made when it is needed.
+    /// The oldest chunk that the reader has not taken. Usually there is at most one, so the queue
+    /// for more is allocated only when it is needed.
     first: Option<Chunk>,
     #[expect(
         clippy::box_collection,
         reason = "every idle connection has room for this"
     )]
     more: Option<Box<VecDeque<Chunk>>>,
-    /// Nothing more will come after what is queued.
+    /// How the stream ended. The queued chunks come before that.
     pub(in crate::engine) end: Option<End>,
-    /// It is its turn, and the socket had more than a buffer takes.
+    /// The last chunk filled its buffer while receives take turns, so the socket may have more: the
+    /// rest of the turn is [`Recv::receive_directly`].
     pub(in crate::engine) has_turn: bool,
-    /// It waits for its turn to get a provided buffer, and is submitted then.
+    /// It is queued for a provided buffer, and is submitted when its turn comes.
     pub(in crate::engine) is_queued: bool,
-    /// The poll that reports that the peer goes away, once one was needed.
+    /// The poll that reports a disconnecting peer, once one was needed.
     pub(in crate::engine) hangup: Option<OpId>,
 }
 
 impl Recv {
-    /// Pieces that may wait to be asked for before the submission is cancelled, so that the
-    /// socket's own buffer fills and TCP slows the peer down.
+    /// The receive is cancelled when this many chunks wait to be taken. Then the socket's buffer
+    /// fills up, and TCP slows the peer down.
     const QUEUE_MAX: usize = 8;
-    /// Blocks that follow the first piece of a turn: enough that a turn costs little beside what it
-    /// brings, and few enough that others wait no longer than on epoll.
+    /// Blocks that a turn receives directly, after its first chunk: enough to make the overhead of
+    /// a turn small, and so few that other receives wait no longer than on epoll.
     const TURN_BLOCKS: usize = 8;
 
     pub(in crate::engine) fn new(socket: Descriptor) -> Self {
@@ -89,8 +90,8 @@ impl Recv {
         self.socket.clone()
     }
 
-    /// A multishot, unless pieces are to be had `one_by_one`: a multishot that is armed takes all
-    /// that the socket has before its cancellation reaches it.
+    /// A multishot, unless `one_by_one`: an armed multishot takes everything that the socket has
+    /// before a cancellation takes effect.
     pub(in crate::engine) fn sqe(&mut self, one_by_one: bool) -> Sqe {
         let fd = self.socket.raw();
         if std::mem::replace(&mut self.has_begun, true) && !one_by_one {
@@ -100,11 +101,12 @@ impl Recv {
         }
     }
 
-    /// A piece, the end, or the end of this submission only: a multishot may stop at any time,
-    /// with or without data (no buffers left, completion queue full, cancelled).
+    /// Handles a completion: a chunk, the end of the stream, or the end of this submission only. A
+    /// multishot may end at any time, with or without data (no buffers left, completion queue full,
+    /// cancelled).
     ///
-    /// If pieces are to be had `one_by_one`, because memory is scarce or others wait for buffers,
-    /// none is received ahead of the caller's asking.
+    /// With `one_by_one`, because memory is scarce or receives are queued for buffers, nothing more
+    /// is received until the reader asks for it.
     #[inline(always)]
     pub(in crate::engine) fn complete(
         &mut self,
@@ -126,7 +128,7 @@ impl Recv {
             }
             (Ok(_), None) => debug_assert!(false, "a receive selects its buffer"),
             (Err(error), _) => match error.raw_os_error() {
-                // A reader that has something to take asks again when it has taken it.
+                // A reader that has chunks to take submits again after it has taken them.
                 Some(libc::ENOBUFS) if self.is_empty() => return After::AwaitBuffer,
                 Some(libc::ENOBUFS | libc::ECANCELED | libc::EINTR | libc::EAGAIN) => {}
                 _ => self.end = Some(End::Error(error)),
@@ -140,8 +142,8 @@ impl Recv {
         }
     }
 
-    /// Receives the rest of its turn with a plain call, into blocks that others do not wait for:
-    /// how many bytes.
+    /// Receives the rest of a turn by a system call, into blocks of the pool instead of provided
+    /// buffers. Returns the number of bytes.
     #[cold]
     pub(in crate::engine) fn receive_in_turn(&mut self, pool: &Pool) -> usize {
         self.has_turn = false;
@@ -166,19 +168,19 @@ impl Recv {
         0
     }
 
-    /// Whether so much waits that the peer must be slowed down.
+    /// Whether so many chunks wait to be taken that the peer must be slowed down.
     fn is_full(&self) -> bool {
         self.more
             .as_ref()
             .is_some_and(|more| more.len() + 1 >= Self::QUEUE_MAX)
     }
 
-    /// Whether nothing waits to be asked for.
+    /// Whether no chunk waits to be taken.
     pub(in crate::engine) fn is_empty(&self) -> bool {
         self.first.is_none()
     }
 
-    /// The piece that arrived first.
+    /// Takes the oldest chunk.
     #[inline]
     pub(in crate::engine) fn pop(&mut self) -> Option<Chunk> {
         let chunk = self.first.take()?;
@@ -191,7 +193,8 @@ impl Recv {
         Some(chunk)
     }
 
-    /// A small piece joins the one before it, so that a peer cannot hold a block with each byte.
+    /// Queues a chunk. A small one is appended to the block of the last one, so that a peer that
+    /// sends single bytes does not occupy a block with each.
     #[inline(always)]
     fn queue(&mut self, chunk: Chunk) {
         let last = match &mut self.more {
@@ -209,7 +212,7 @@ impl Recv {
     }
 }
 
-/// Receives by readiness: a piece, nothing as yet, or the end.
+/// Receives by a system call, without waiting. `Ok(None)` if nothing has arrived.
 pub(in crate::engine) fn recv(socket: impl AsFd, pool: &Pool) -> Result<Option<Chunk>, End> {
     let mut block = pool.take();
     loop {
@@ -223,7 +226,7 @@ pub(in crate::engine) fn recv(socket: impl AsFd, pool: &Pool) -> Result<Option<C
     }
 }
 
-/// recvmsg(2) without waiting, into as many `blocks` as it takes: how many bytes.
+/// Receives by recvmsg(2) into `blocks`, without waiting. Returns the number of bytes.
 fn recv_many(socket: impl AsFd, blocks: &mut [Block]) -> Result<usize, Errno> {
     let slices = blocks.iter_mut().map(Block::as_mut_slice);
     let mut slices: Vec<IoSliceMut<'_>> = slices.map(IoSliceMut::new).collect();

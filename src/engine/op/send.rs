@@ -1,11 +1,12 @@
-//! Sending: one submission for all that is owed (send(2), sendmsg(2)), and by readiness what the
-//! socket does not take at once.
+//! Sending: one submission for all queued bytes (send(2), sendmsg(2)). The bytes that the socket
+//! does not accept at once are sent when the socket has room.
 //!
-//! No send waits in the kernel (`MSG_DONTWAIT`). io_uring waits for room by poll(2), which reports
-//! a peer that has half-closed (`POLLRDHUP`) at once and always, even without room. The kernel then
-//! gives the send to one of its own threads, where it blocks until the peer reads. So the ring is
-//! asked to send once, which mostly is enough. The rest is sent by plain system calls whenever a
-//! poll of ours (`IORING_OP_POLL_ADD`) reports room, as a span of a file is from the start.
+//! No send waits in the kernel (`MSG_DONTWAIT`). io_uring would wait for room by poll(2), but that
+//! reports a half-closed peer (`POLLRDHUP`) at once and always, even without room. The kernel would
+//! then move the send to one of its own threads (io-wq), where it blocks until the peer reads. So
+//! the ring is asked to send only once, which is usually enough. The rest is sent by system calls
+//! whenever a poll of ours (`IORING_OP_POLL_ADD`) reports room. A file span is sent in this way
+//! from the start.
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -23,45 +24,45 @@ use crate::engine::uring::{Cqe, Sqe};
 use crate::metrics::WorkerMetrics;
 use crate::sys::mutants::mutate;
 
-/// One send on a ring; it owns what is sent until the kernel is done.
+/// One send on a ring. It owns the bytes until the kernel has finished with them.
 #[derive(Debug)]
 pub(in crate::engine) struct Send {
     part: PartSent,
-    /// The gathering form's description of what is sent, while the kernel has it.
+    /// The `msghdr` of a gathering send, while the kernel uses it.
     gather: Option<Rc<Gather>>,
-    /// Why not everything was sent.
+    /// The error that stopped the send before everything was sent.
     trouble: Option<io::Error>,
     asked: Asked,
 }
 
-/// What a send has last asked of the ring.
+/// The last submission of a send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Asked {
-    /// To send everything.
+    /// A send of everything.
     Send,
-    /// To report room, once.
+    /// A poll that completes once, when the socket has room.
     Room,
-    /// To report each change. A peer that has half-closed is reported at once whenever the ring is
-    /// asked for room, so it is asked only once.
+    /// A poll that completes at each change. A single-shot poll on a half-closed peer completes at
+    /// once even without room, so a second one would do so over and over.
     Changes,
 }
 
-/// The events of poll(2) that concern a sender.
+/// The events of poll(2) after which a send continues or fails.
 const NEWS: u32 = (libc::POLLOUT | libc::POLLERR | libc::POLLHUP).unsigned_abs() as u32;
 
-/// What comes after a send.
+/// What follows a send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Then {
-    /// Other sends, at some time or other.
+    /// Perhaps other sends.
     GoOn,
-    /// The close of the socket, as soon as this has ended: so the end of the stream shares the last
-    /// packet (`MSG_MORE`), which halves what they cost. If the close should be late, the kernel
-    /// does not wait for it longer than 200 ms.
+    /// The close of the socket, as soon as this send has ended. With `MSG_MORE` the FIN leaves in
+    /// the last packet of the data instead of a packet of its own. If the close is delayed, the
+    /// kernel sends the data after at most 200 ms.
     Close,
 }
 
 impl Then {
-    /// As a flag of send(2).
+    /// The flag of send(2) that announces this.
     #[inline]
     pub(in crate::engine) fn flag(self) -> libc::c_int {
         match self {
@@ -71,34 +72,35 @@ impl Then {
     }
 }
 
-/// What the owner of a send wants to be woken for.
+/// Which ends of a send wake its owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Interest {
-    /// Its end.
+    /// Every end.
     End,
-    /// Only an end that is not as hoped: mostly nothing waits for a send but the next request.
+    /// Only an error or a cancellation. Usually the owner waits for the next request, not for the
+    /// send.
     Trouble,
 }
 
 /// How a send ended.
 #[derive(Debug)]
 pub enum Sent {
-    /// Everything went out.
+    /// Everything was sent.
     All,
     /// It failed or was cancelled.
     Part {
-        /// All that was to be sent.
+        /// Everything that was to be sent.
         outgoing: Outgoing,
-        /// How many bytes of it went out.
+        /// How many of its bytes were sent.
         sent: usize,
-        /// Why the others did not: ECANCELED if the send was cancelled. After any other error the
-        /// socket must not be sent on again, also where a part went out.
+        /// Why it ended: ECANCELED if it was cancelled. After any other error nothing more may be
+        /// sent on the socket, even if a part of the bytes was sent.
         error: io::Error,
     },
 }
 
-/// `struct msghdr` with its vectors, at an address that does not change. Not in a box: moving one
-/// asserts that nobody else has a pointer into it.
+/// `struct msghdr` with its `iovec`s, at an address that does not change. `Rc`, not `Box`: moving a
+/// `Box` asserts that there is no other pointer to its content.
 struct Gather {
     header: libc::msghdr,
     vectors: Vec<libc::iovec>,
@@ -115,7 +117,7 @@ impl Send {
     pub(in crate::engine) fn new(socket: Descriptor, outgoing: Outgoing, then: Then) -> Self {
         Self {
             asked: match outgoing {
-                // The ring has no operation for it.
+                // io_uring has no operation that sends a file.
                 Outgoing::File(..) => Asked::Room,
                 _ => Asked::Send,
             },
@@ -125,7 +127,7 @@ impl Send {
         }
     }
 
-    /// Asks the ring to send everything. A file is not for the ring to send.
+    /// The submission that sends everything. Not for a file span.
     #[inline]
     pub(in crate::engine) fn first_sqe(&mut self) -> Sqe {
         let (fd, then) = (self.part.socket.raw(), self.part.then);
@@ -151,7 +153,7 @@ impl Send {
         }
     }
 
-    /// Asks the ring to report room.
+    /// The submission that polls for room.
     pub(in crate::engine) fn sqe(&self) -> Sqe {
         Sqe::PollOut {
             fd: self.part.socket.raw(),
@@ -159,7 +161,7 @@ impl Send {
         }
     }
 
-    /// Whether it carries nothing but a block of ours.
+    /// Whether it owns nothing but one of our blocks.
     #[inline]
     pub(in crate::engine) fn is_plain(&self) -> bool {
         matches!(self.part.outgoing, Outgoing::One(_))
@@ -169,15 +171,14 @@ impl Send {
         self.part.interest = interest;
     }
 
-    /// Sends what the socket takes at first, where that is not for the ring to do. `Resubmit`: the
-    /// ring is to be asked for room.
+    /// Begins a send that the ring cannot do: sends what the socket accepts now. `Resubmit` means
+    /// that a poll for room must be submitted.
     pub(in crate::engine) fn start(&mut self, metrics: &WorkerMetrics) -> After {
         self.go_on(metrics);
         self.after(false)
     }
 
-    /// What the ring was asked for has happened. No more is sent of one that
-    /// `is_cancelled`.
+    /// Handles a completion. If `is_cancelled`, nothing more is sent.
     #[inline]
     pub(in crate::engine) fn complete(
         &mut self,
@@ -194,7 +195,7 @@ impl Send {
         self.complete_in_part(cqe, is_cancelled, metrics)
     }
 
-    /// The ring has sent less than everything, or reports room.
+    /// Handles a short send, an error, or a poll that reports room.
     #[cold]
     fn complete_in_part(
         &mut self,
@@ -203,7 +204,7 @@ impl Send {
         metrics: &WorkerMetrics,
     ) -> After {
         match (cqe.result(), self.asked) {
-            // Reports of changes go on until they are cancelled.
+            // A multishot poll may complete until its cancellation takes effect.
             _ if self.is_over() => {}
             (Ok(sent), Asked::Send) => {
                 self.part.sent = sent as usize;
@@ -236,7 +237,7 @@ impl Send {
         self.trouble.is_some() || self.part.is_all()
     }
 
-    /// The next step. `goes_on`: the ring will report again by itself.
+    /// The next step. `more`: the submission will complete again.
     fn after(&self, goes_on: bool) -> After {
         match (self.is_over(), goes_on) {
             (false, false) => After::Resubmit,
@@ -247,7 +248,7 @@ impl Send {
         }
     }
 
-    /// How it ended. To be called after the last completion.
+    /// The outcome of a send that failed or was cancelled. Call it after the last completion.
     pub(in crate::engine) fn into_sent(self) -> Sent {
         let trouble = self.trouble.expect("a send that went well is forgotten");
         self.part.into_sent(trouble)
@@ -265,19 +266,19 @@ impl Interest {
     }
 }
 
-/// Whether an error of send(2) only ends the attempt.
+/// Whether an error of send(2) is transient, so that another attempt may succeed.
 fn is_passing(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR))
 }
 
-/// Why a send goes no further that was cancelled.
+/// The error of a cancelled send.
 pub(in crate::engine) fn cancelled() -> io::Error {
     io::Error::from_raw_os_error(libc::ECANCELED)
 }
 
 #[cfg(feature = "mutants")]
 impl super::Op {
-    /// What must not happen while the kernel has the operation.
+    /// A planted fault: frees the bytes while the kernel uses them.
     pub(in crate::engine) fn free_bytes(&mut self) {
         match self {
             Self::Send(send) => send.part.outgoing = Outgoing::Many(Vec::new()),
@@ -302,7 +303,7 @@ impl Gather {
     }
 }
 
-/// A send by readiness, as far as it has come.
+/// A send by system calls, and how much of it was sent.
 #[derive(Debug)]
 pub(in crate::engine) struct PartSent {
     socket: Descriptor,
@@ -324,10 +325,10 @@ impl PartSent {
         }
     }
 
-    /// Sends as much as the socket takes. Ready when everything is sent.
+    /// Sends what the socket accepts now. Ready when everything is sent.
     ///
     /// # Errors
-    /// Those of send(2) and sendfile(2); `UnexpectedEof` where a file has become shorter.
+    /// Those of send(2) and sendfile(2); `UnexpectedEof` if the file has become too short.
     pub(in crate::engine) fn go_on(&mut self, metrics: &WorkerMetrics) -> Poll<io::Result<()>> {
         while self.sent < self.outgoing.len() {
             match self.try_once() {
@@ -348,7 +349,7 @@ impl PartSent {
         self.sent == self.outgoing.len()
     }
 
-    /// How it ended, with `error` before everything was sent.
+    /// The outcome of a send that `error` stopped.
     pub(in crate::engine) fn into_sent(self, error: io::Error) -> Sent {
         let Self { outgoing, sent, .. } = self;
         #[cfg(feature = "mutants")]
@@ -382,7 +383,7 @@ impl PartSent {
                 rustix::net::sendmsg(&self.socket, rest, &mut control, flags)
             }
             Outgoing::File(file) => match &file.head {
-                // The span follows in the same segment.
+                // With `MSG_MORE` the span follows in the same segment.
                 Some(head) if self.sent < head.len() => {
                     rustix::net::send(&self.socket, &head[self.sent..], flags | SendFlags::MORE)
                 }

@@ -1,8 +1,9 @@
-//! The ring of provided buffers, filled from the worker's pool.
+//! The ring of provided buffers, filled with blocks of the worker's pool.
 //!
-//! The kernel takes a buffer for each piece it receives. The block that held it belongs to
-//! whoever gets the piece, for as long as they like; the ring is topped up with other blocks once
-//! per loop turn. So a request that waits, however long, never takes a buffer from the others.
+//! The kernel takes a buffer for each chunk that it receives. The block behind the buffer then
+//! belongs to the receiver of the chunk, for as long as it keeps the chunk. Once per turn of the
+//! loop the ring is topped up with other blocks. So a request that waits for long takes no buffer
+//! away from other connections.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::fmt;
@@ -17,26 +18,26 @@ use crate::buf::{BLOCK_BYTES, Block, Chunk, Pool};
 use crate::sys::kernel;
 use crate::sys::mutants::mutate;
 
-/// The group that receives select from: there is one per ring.
+/// The buffer group from which receives select; each ring has only this one.
 pub(super) const BUFFER_GROUP: u16 = 0;
 
-/// Buffers that the ring has even when memory is scarce.
+/// The number of buffers in the ring when memory is scarce.
 const RESERVE: u16 = 32;
 
-/// The provided buffers of one ring. It must outlive the ring it is registered with.
+/// The provided buffers of one ring. They must outlive the io_uring that they are registered with.
 pub(super) struct BufRing {
     entries: NonNull<BufRingEntry>,
     capacity: u16,
-    /// The next place to fill; published to the kernel by `top_up`.
+    /// The next entry to fill. The kernel sees it after `publish`.
     tail: u16,
-    /// The block behind each buffer number that the kernel may fill.
+    /// By buffer number: the block, while the kernel may fill it.
     blocks: Vec<Option<Block>>,
-    /// Buffer numbers that the kernel does not have.
+    /// The numbers of the buffers that the kernel does not have.
     absent: Vec<u16>,
 }
 
 impl BufRing {
-    /// An empty ring with `capacity` places, a power of two, whose first place is `tail`.
+    /// An empty ring of `capacity` entries (a power of two), whose first entry is `tail`.
     pub(super) fn new(capacity: u16, tail: u16) -> Self {
         assert!(
             capacity.is_power_of_two(),
@@ -59,32 +60,32 @@ impl BufRing {
         ring
     }
 
-    /// Makes the ring known to the kernel.
+    /// Registers the ring with the kernel (`IORING_REGISTER_PBUF_RING`, Linux 5.19).
     pub(super) fn register(&self, submitter: &Submitter<'_>) -> io::Result<()> {
         let address = self.entries.addr().get() as u64;
-        // SAFETY: the memory holds `capacity` entries and is freed only after the io_uring that
-        // it is registered with (see the order of fields in `Uring`).
+        // SAFETY: the memory holds `capacity` entries, and is freed only after the io_uring that it
+        // is registered with (see the order of fields in `Uring`).
         unsafe { submitter.register_buf_ring_with_flags(address, self.capacity, BUFFER_GROUP, 0) }
     }
 
-    /// Where a simulated kernel finds the entries.
+    /// The address of the entries, for a simulated kernel.
     #[cfg(feature = "sim")]
     pub(super) fn entries(&self) -> NonNull<BufRingEntry> {
         self.entries
     }
 
-    /// Buffers that the ring has room for.
+    /// The number of buffers in a full ring.
     pub(super) fn capacity(&self) -> usize {
         usize::from(self.capacity)
     }
 
-    /// Buffers that the kernel may take.
+    /// The number of buffers that the kernel can take.
     pub(super) fn len(&self) -> usize {
         usize::from(self.capacity) - self.absent.len()
     }
 
-    /// Fills the empty places with blocks of `pool`. When `scarce`, only so many that receiving
-    /// does not come to a halt: what then arrives must be consumed at once.
+    /// Fills the empty entries with blocks of `pool`. If memory is `scarce`, the ring gets only as
+    /// many buffers as keep receives going; chunks that then arrive must be consumed at once.
     #[inline]
     pub(super) fn top_up(&mut self, pool: &Pool, scarce: bool) {
         if mutate!(StingyTopUp, self.len() > 0, self.absent.is_empty()) {
@@ -97,8 +98,8 @@ impl BufRing {
         {
             let block = pool.take();
             let mut entry = self.entry(self.tail);
-            // SAFETY: `entry` points into the ring; the kernel does not look at places from
-            // `tail` on before they are published.
+            // SAFETY: `entry` points into the ring; the kernel does not read entries from `tail` on
+            // before they are published.
             let entry = unsafe { entry.as_mut() };
             entry.set_addr(block.as_ptr().addr() as u64);
             entry.set_len(u32::try_from(BLOCK_BYTES).expect("a block is small"));
@@ -113,7 +114,7 @@ impl BufRing {
         self.publish();
     }
 
-    /// Takes over buffer `number`, into which the kernel has put `len` bytes.
+    /// Takes buffer `number` back, into which the kernel has written `len` bytes.
     #[inline]
     pub(super) fn take(&mut self, number: u16, len: usize) -> Chunk {
         let block = self.blocks[usize::from(number)].take();
@@ -130,11 +131,11 @@ impl BufRing {
         unsafe { self.entries.add(index) }
     }
 
-    /// Shows the kernel all places up to `tail`.
+    /// Publishes all entries before `tail` to the kernel.
     fn publish(&self) {
-        // SAFETY: the ring's memory is valid and zeroed, hence an initialised first entry.
+        // SAFETY: the memory is valid and zeroed, so its first entry is initialised.
         let tail = unsafe { BufRingEntry::tail(self.entries.as_ptr()) };
-        // SAFETY: the kernel reads the tail concurrently, so it is only touched as an atomic.
+        // SAFETY: the kernel reads the tail concurrently, so it is accessed only as an atomic.
         let tail = unsafe { AtomicU16::from_ptr(tail.cast_mut()) };
         tail.store(self.tail, Ordering::Release);
     }
@@ -147,7 +148,7 @@ impl BufRing {
 
 impl Drop for BufRing {
     fn drop(&mut self) {
-        // SAFETY: `new` allocated the memory with this layout, and the kernel is done with it.
+        // SAFETY: `new` allocated the memory with this layout, and the kernel has finished with it.
         unsafe { dealloc(self.entries.as_ptr().cast(), Self::layout(self.capacity)) };
     }
 }

@@ -1,41 +1,41 @@
-//! The receives that wait for a provided buffer, and the order in which they get one.
+//! The queue of receives that wait for a provided buffer.
 //!
-//! A multishot receive takes as many buffers as its peer has sent bytes for. A few greedy peers
-//! could so take all buffers in every turn, and the others would never get one. So once a receive
-//! finds no buffer, the ring is crowded for a while: every receive then takes one buffer at a time
-//! and waits here for its turn, behind all that asked before. Nobody overtakes, and a receive that
-//! got nothing comes before one that has just got something.
+//! A multishot receive takes as many buffers as its peer has sent bytes for. So a few greedy peers
+//! could take all buffers in every turn, and the others would never get one. Therefore the ring
+//! counts as crowded for a while once a receive has found no buffer. In a crowded ring every
+//! receive takes one buffer at a time, and then queues here behind all earlier receives. So a
+//! receive that found no buffer comes before one that has just got one.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
 use crate::engine::op::OpId;
 
-/// How many times the ring's buffers are handed out one by one after the last receive that had to
-/// wait for one. Between two crowds a few peers may get more than their share; this makes it small
-/// beside what all get in the crowd.
+/// How long the ring stays crowded after the last receive that found no buffer: until all of its
+/// buffers were used this many times. Between two crowded phases a few peers may get more than
+/// their share; the length of the phases makes that negligible.
 const CROWDED_ROUNDS: usize = 64;
 
 #[derive(Debug, Default)]
 pub(super) struct BufferQueue {
     waiting: RefCell<VecDeque<OpId>>,
-    /// Buffers that are still handed out one at a time.
+    /// How many buffers are still to be used before the ring is no longer crowded.
     crowded_for: Cell<usize>,
 }
 
 impl BufferQueue {
-    /// Whether every receive takes its turn here, and one buffer at a time.
+    /// Whether every receive must queue here, and take one buffer at a time.
     #[inline]
     pub(super) fn is_crowded(&self) -> bool {
         self.crowded_for.get() > 0
     }
 
-    /// A receive found no buffer, in a ring of `capacity`.
+    /// Starts a crowded phase: in a ring of `capacity` buffers, a receive found none.
     pub(super) fn ran_dry(&self, capacity: usize) {
         self.crowded_for.set(CROWDED_ROUNDS * capacity);
     }
 
-    /// The kernel has used a buffer.
+    /// Counts a used buffer. This shortens the crowded phase only while no receive is queued.
     #[inline]
     pub(super) fn note_used(&self) {
         if self.is_crowded() && self.is_empty() {
@@ -43,12 +43,12 @@ impl BufferQueue {
         }
     }
 
-    /// Adds a receive behind those that wait.
+    /// Queues a receive behind all others.
     pub(super) fn push(&self, id: OpId) {
         self.waiting.borrow_mut().push_back(id);
     }
 
-    /// The receive whose turn it is. It may be gone by now.
+    /// The receive whose turn it is. It may no longer exist.
     pub(super) fn pop(&self) -> Option<OpId> {
         self.waiting.borrow_mut().pop_front()
     }

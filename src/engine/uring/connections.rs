@@ -1,4 +1,4 @@
-//! How connections come about on the ring: accepted, or made.
+//! Accepting and connecting on the ring.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -16,7 +16,7 @@ impl Uring {
         self.table.borrow_mut().insert(accept).0
     }
 
-    /// The next connection; none once the accept was stopped and nothing is left of it.
+    /// The next connection; `None` once the accept was stopped and all connections are handed out.
     pub(in crate::engine) fn poll_accept(
         &self,
         id: OpId,
@@ -46,7 +46,7 @@ impl Uring {
         Poll::Pending
     }
 
-    /// Ends an accept; what was accepted before can still be asked for.
+    /// Stops an accept. Connections that were accepted before are still handed out.
     pub(in crate::engine) fn stop_accept(&self, id: OpId) {
         if let Some(entry) = self.table.borrow_mut().get(id)
             && let Op::Accept(accept) = &mut entry.op
@@ -67,7 +67,7 @@ impl Uring {
         id
     }
 
-    /// How a connect ended. To be polled until ready, and not after.
+    /// The result of a connect. Poll it until it is ready, and not after that.
     pub(in crate::engine) fn poll_connect(
         &self,
         id: OpId,

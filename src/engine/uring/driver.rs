@@ -1,4 +1,4 @@
-//! Operations on the ring: submitted in batches, completed in batches.
+//! The engine on io_uring. Operations are submitted in batches and completed in batches.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -21,25 +21,24 @@ use crate::metrics::WorkerMetrics;
 use crate::rt::{contain, drop_waker, wake};
 use crate::sys::mutants::mutate;
 
-/// The longest wait for the kernel's last words at the end: so many steps of a tenth of a second in
-/// which it says nothing.
+/// How many steps of 100 ms without a final completion [`Uring::finish`] waits through.
 const SILENT_STEPS_MAX: u32 = 50;
 
-/// How often the kernel is entered in one visit for completions that did not fit into their queue.
+/// How often one visit enters the kernel for completions that overflowed their queue.
 const FLUSHES_MAX: u32 = 64;
 
-/// One worker's ring and the operations on it. Fields are dropped in this order: the kernel must
-/// be done with the ring before the buffers and the operations' memory go.
+/// One worker's ring and its operations. The fields are dropped in this order: the ring must be
+/// closed before the memory of the buffers and the operations is freed.
 pub(in crate::engine) struct Uring {
     pub(super) ring: RefCell<Ring>,
     pub(super) buffers: RefCell<BufRing>,
     pub(super) table: RefCell<Table>,
     /// Receives that wait for a buffer.
     pub(super) buffer_queue: BufferQueue,
-    /// Submissions whose final completion is still to come.
+    /// Submissions whose final completion has not arrived.
     pub(super) in_flight: Cell<u64>,
     reaped: RefCell<Vec<Cqe>>,
-    /// Why the kernel could not be entered between two visits.
+    /// The error of a kernel call between two visits, to be reported by the next visit.
     failure: RefCell<Option<io::Error>>,
     pub(super) pool: Pool,
     blocks_max: usize,
@@ -48,8 +47,9 @@ pub(in crate::engine) struct Uring {
 }
 
 impl Uring {
-    /// A ring for this thread, filled from `pool`, which may use `blocks_max` blocks before the
-    /// kernel gets no more to receive into. Other threads write to `wake` to end its sleep.
+    /// A ring for this thread, whose provided buffers come from `pool`. Once `blocks_max` blocks
+    /// are in use, the ring gets only a small reserve of buffers. Other threads write to `wake` to
+    /// end the worker's sleep.
     pub(in crate::engine) fn new(
         pool: Pool,
         blocks_max: usize,
@@ -76,18 +76,20 @@ impl Uring {
         Ok(engine)
     }
 
-    /// Hands the kernel what is queued, waits for a completion if `sleep` says how long (`Some`:
-    /// at most so long; `Some(None)`: for ever), and lets every completion have its effect.
+    /// Submits the queued operations and applies all completions. `sleep` says whether to wait for
+    /// a completion: `None` does not wait, `Some(Some(time))` waits at most that long, `Some(None)`
+    /// waits without limit.
     ///
     /// # Errors
-    /// When the ring can no longer be used.
+    /// If the ring can no longer be used.
     pub(in crate::engine) fn visit(&self, sleep: Option<Option<Duration>>) -> io::Result<()> {
         self.top_up();
         self.admit_receives();
         if let Some(error) = self.failure.take() {
             return Err(error);
         }
-        // The receives whose turn it was may have nothing to receive: it is the next ones' turn.
+        // The receives that were just submitted may have nothing to receive. Then the next receives
+        // in the queue must get their turn, so the worker must not sleep.
         let may_sleep = mutate!(SleepInQueue, true, self.buffer_queue.is_empty());
         let sleep = sleep.filter(|_| may_sleep);
         let mut ring = self.ring.borrow_mut();
@@ -103,12 +105,13 @@ impl Uring {
         let mut reaped = self.reaped.take();
         ring.reap(&mut reaped);
         let mut flushes = 0;
-        // Completions that did not fit come before anything is submitted again. A multishot whose
-        // completion does not fit ends, so many that are armed again at once could otherwise fill
-        // the queue in every turn and end one another for ever.
+        // The completions that overflowed are fetched before anything is submitted again. A
+        // multishot ends when its completion does not fit into the queue. If many of them were
+        // armed again first, they could fill the queue in every turn and keep ending one another.
         while ring.overflowed() && flushes < FLUSHES_MAX {
             if let Err(error) = self.enter(&mut ring, 0, None) {
-                // Reported by the next visit: the completions that were reaped have their effect.
+                // The next visit reports the error. The completions fetched so far are applied
+                // first.
                 self.failure.replace(Some(error));
                 break;
             }
@@ -126,8 +129,8 @@ impl Uring {
         Ok(())
     }
 
-    /// Cancels everything and waits for the kernel's last words. False: some did not come in
-    /// time, and the caller must not free what the kernel may still use.
+    /// Cancels everything and waits for the final completions. Returns false if some did not arrive
+    /// in time; then the caller must not free memory that the kernel may still use.
     pub(in crate::engine) fn finish(&self) -> bool {
         let ids = self.table.borrow().ids();
         for id in ids {
@@ -138,7 +141,7 @@ impl Uring {
         while silent_steps < SILENT_STEPS_MAX {
             let in_flight = self.in_flight.get();
             if in_flight == 0 && self.ring.borrow().unsubmitted() == 0 {
-                // The gauges tell what is left, which is nothing.
+                // This sets the gauges to their final values.
                 self.top_up();
                 return true;
             }
@@ -172,13 +175,13 @@ impl Uring {
         };
         let sqe = send.first_sqe();
         drop(table);
-        // SAFETY: the operation owns what its submission refers to, and stays in the table until
-        // its final completion.
+        // SAFETY: the operation owns everything that its submission points to, and stays in the
+        // table until its final completion.
         unsafe { self.push(sqe, id.user_data(Tag::Op)) };
         id
     }
 
-    /// The kernel hears of it only if the socket does not take all of it at once.
+    /// Begins to send a file span. The ring is used only if the socket does not accept it at once.
     #[cold]
     fn start_send_file(&self, socket: Descriptor, outgoing: Outgoing, then: Then) -> OpId {
         let mut table = self.table.borrow_mut();
@@ -190,7 +193,8 @@ impl Uring {
         let is_over = matches!(after, After::Forget | After::WakeAndForget);
         let gone = is_over.then(|| table.remove(id));
         drop(table);
-        // Dropped last: it may hold the last use of its descriptor.
+        // Dropped outside the borrow of the table: it may close its descriptor, through this
+        // engine.
         drop(gone);
         if after == After::Resubmit {
             self.submit(id);
@@ -198,8 +202,8 @@ impl Uring {
         id
     }
 
-    /// How a send ended. The operation is gone after that; one that sent everything is gone
-    /// even before.
+    /// The outcome of a send. This call removes the operation from the table. A send that has sent
+    /// everything is removed before.
     #[inline]
     pub(in crate::engine) fn poll_send(
         &self,
@@ -234,7 +238,7 @@ impl Uring {
         self.table.borrow_mut().get(id).is_none()
     }
 
-    /// Asks the kernel to end the operation; its final completion says how far it came.
+    /// Asks the kernel to cancel the operation. Its final completion says how much was done.
     pub(in crate::engine) fn cancel(&self, id: OpId) {
         let mut table = self.table.borrow_mut();
         let Some(entry) = table.get(id) else { return };
@@ -242,12 +246,12 @@ impl Uring {
             entry.cancelled = true;
             drop(table);
             let target = id.user_data(Tag::Op);
-            // SAFETY: a cancellation refers to nothing.
+            // SAFETY: a cancellation points to no memory.
             unsafe { self.push(Sqe::Cancel { target }, id.user_data(Tag::Cancel)) };
         }
     }
 
-    /// The owner is gone: the operation goes too, once the kernel is done with it.
+    /// Removes an operation whose owner is gone, once the kernel has finished with it.
     pub(in crate::engine) fn orphan(&self, id: OpId) {
         let mut table = self.table.borrow_mut();
         let Some(entry) = table.get(id) else { return };
@@ -263,8 +267,8 @@ impl Uring {
         if entry.state == State::Idle {
             let removed = table.remove(id);
             drop(table);
-            // Dropped last: its descriptor may now be closed, through this engine. What it was to
-            // send may run code of the service's.
+            // Dropped outside the borrow of the table: it may close its descriptor, through this
+            // engine, and dropping its bytes may run code of the service.
             contain(|| drop(removed));
             return;
         }
@@ -277,16 +281,16 @@ impl Uring {
         mutate!(CloseBeforeFinal, drop(self.table.borrow_mut().remove(id)));
     }
 
-    /// Closes a descriptor with the next batch.
+    /// Closes a descriptor with the next batch of submissions.
     pub(in crate::engine) fn close(&self, fd: OwnedFd) {
-        // SAFETY: a close refers to no memory, and the descriptor is ours to close.
+        // SAFETY: a close points to no memory, and the descriptor is ours to close.
         if unsafe { self.push(op::close(&fd), (Tag::Close as u64) << 56) } {
-            // The kernel's now. A ring that has failed leaves it to be dropped here.
+            // The kernel owns it now. If the ring has failed, dropping `fd` closes it instead.
             let _ = fd.into_raw_fd();
         }
     }
 
-    /// Lets the kernel have an operation.
+    /// Submits an operation to the kernel.
     pub(super) fn submit(&self, id: OpId) {
         let sqe = {
             let mut table = self.table.borrow_mut();
@@ -308,22 +312,21 @@ impl Uring {
                 Op::SendMessage(message) => message.sqe(),
             }
         };
-        // SAFETY: as for a send.
+        // SAFETY: as in `start_send`.
         unsafe { self.push(sqe, id.user_data(Tag::Op)) };
     }
 
-    /// Queues a submission. False: the ring has failed.
+    /// Queues a submission. Returns false if the ring has failed.
     ///
     /// # Safety
     /// As for [`Ring::push`].
     #[inline(always)]
     unsafe fn push(&self, sqe: Sqe, user_data: u64) -> bool {
         let mut ring = self.ring.borrow_mut();
-        // SAFETY: the caller answers for what `sqe` refers to.
+        // SAFETY: the caller guarantees what `push` requires of `sqe`.
         while !unsafe { ring.push(sqe, user_data) } {
-            // The queue is a batch buffer: full means that it is time to hand it over. If that
-            // fails the ring is of no more use, as the next visit reports; this submission is
-            // then as if the kernel never answered it.
+            // The queue is full, so submit it. If that fails, the ring cannot be used any more, as
+            // the next visit reports, and this submission never completes.
             if let Err(error) = self.enter(&mut ring, 0, None) {
                 self.failure.replace(Some(error));
                 return false;
@@ -340,7 +343,7 @@ impl Uring {
         ring.enter(want, timeout)
     }
 
-    /// Gives the kernel buffers for those it has used.
+    /// Replaces the provided buffers that the kernel has used.
     fn top_up(&self) {
         let mut buffers = self.buffers.borrow_mut();
         buffers.top_up(&self.pool, self.is_memory_scarce());
@@ -356,7 +359,7 @@ impl Uring {
         self.pool.in_use() >= self.blocks_max
     }
 
-    /// Whether no receive may take more than one buffer at a time.
+    /// Whether each receive may take only one buffer at a time.
     fn receives_one_by_one(&self) -> bool {
         self.is_memory_scarce() || self.buffer_queue.is_crowded()
     }
@@ -408,7 +411,7 @@ impl Uring {
             Op::Send(send) => send.complete(cqe, entry.cancelled, &self.metrics),
         };
         let waker = match after {
-            // The common end of a request: what was sent is a block of ours.
+            // The usual end of a request: the bytes that were sent are a block of ours.
             After::Forget if !orphaned && entry.op.is_plain() => {
                 let waker = entry.waker.take();
                 table.drop_in_place(id);
@@ -421,8 +424,8 @@ impl Uring {
         let forget = matches!(after, After::Forget | After::WakeAndForget);
         let gone = (forget || orphaned && !cqe.more()).then(|| table.remove(id));
         drop(table);
-        // Dropped outside the table: its descriptor may now be closed, through this engine. What
-        // was sent may run code of the service's when it is dropped.
+        // Dropped outside the borrow of the table: it may close its descriptor, through this
+        // engine, and dropping its bytes may run code of the service.
         contain(|| drop(gone));
         waker.into_iter().for_each(wake);
         match after {

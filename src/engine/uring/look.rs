@@ -1,21 +1,22 @@
-//! Asking the kernel for all that has arrived by now, before a deadline is acted on.
+//! Fetching all completions that are available now, before a deadline is acted on.
 
 use std::io;
 
 use super::Uring;
 use crate::engine::op::{Op, OpId};
 
-/// Calls in a row that may bring nothing: a signal can interrupt one, for example.
+/// How many calls may fetch nothing, for example because a signal interrupted them.
 const IDLE_CALLS_MAX: u64 = 16;
 
 impl Uring {
-    /// Takes in everything that has come by now, without waiting. False: there was nothing.
+    /// Fetches and applies all completions that are available now, without waiting. Returns false
+    /// if there were none.
     ///
     /// # Errors
-    /// When the ring can no longer be used.
+    /// If the ring can no longer be used.
     pub(in crate::engine) fn look(&self) -> io::Result<bool> {
         let before = self.metrics.completions.get();
-        // One call of io_uring_enter(2) takes in a few completions only.
+        // One call of io_uring_enter(2) fetches a limited number of completions.
         for _ in 0..self.in_flight.get() + IDLE_CALLS_MAX {
             self.visit(None)?;
             let mut ring = self.ring.borrow_mut();
@@ -26,7 +27,7 @@ impl Uring {
         Ok(self.metrics.completions.get() != before)
     }
 
-    /// Receives for a receive that waits for a buffer and that the kernel does not have.
+    /// If the receive is queued for a buffer, receives for it by a system call.
     pub(in crate::engine) fn receive_queued(&self, id: OpId) {
         let mut table = self.table.borrow_mut();
         if let Some(Op::Recv(recv)) = table.get(id).map(|entry| &mut entry.op)

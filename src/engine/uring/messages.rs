@@ -1,4 +1,4 @@
-//! Messages on the ring.
+//! Messages with descriptors on the ring.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -19,8 +19,8 @@ impl Uring {
         self.table.borrow_mut().insert(op).0
     }
 
-    /// The message, or none at the end; `WouldBlock` if the socket itself says so. To be polled
-    /// until ready, and after that only if it would block.
+    /// The message; `None` at the end of the stream. The error is `WouldBlock` if the socket
+    /// reports that. Poll it until it is ready, and again only after `WouldBlock`.
     pub(in crate::engine) fn poll_recv_message(
         &self,
         id: OpId,
@@ -42,7 +42,8 @@ impl Uring {
         self.table.borrow_mut().insert(op).0
     }
 
-    /// How the send ended; `WouldBlock` if there is no room. To be polled as a receive is.
+    /// The result of the send; `WouldBlock` if the socket has no room. Poll it as you poll a
+    /// receive.
     pub(in crate::engine) fn poll_send_message(
         &self,
         id: OpId,
@@ -54,8 +55,8 @@ impl Uring {
         })
     }
 
-    /// The result that `take` finds; submits the operation if there is none and the kernel has
-    /// nothing of it.
+    /// The result that `take` finds. If there is none, waits for it, and submits the operation
+    /// unless the kernel already has it.
     pub(super) fn poll_result<R>(
         &self,
         id: OpId,

@@ -1,4 +1,4 @@
-//! The completion engine: io_uring, one ring per worker.
+//! The engine on io_uring, with one ring per worker.
 
 mod buf_ring;
 mod buffer_queue;
@@ -27,8 +27,8 @@ use std::os::fd::RawFd;
 
 use super::op::{Events, Then};
 
-/// What the kernel is asked to do, in plain values. Pointers stay valid and memory unmoved until
-/// the final completion: the operation that made the request owns them.
+/// A request to the kernel, in plain values. Its pointers stay valid and their memory stays unmoved
+/// until the final completion, because the operation that made the request owns them.
 #[derive(Debug, Clone, Copy)]
 pub enum Sqe {
     Accept {
@@ -56,10 +56,10 @@ pub enum Sqe {
     },
     PollOut {
         fd: RawFd,
-        /// Once for each change, instead of once.
+        /// True: completes at each change until it is cancelled. False: completes once.
         edges: bool,
     },
-    /// Reports once for each change, until it is cancelled.
+    /// Completes at each change until it is cancelled.
     Poll {
         fd: RawFd,
         events: Events,
@@ -86,7 +86,7 @@ pub enum Sqe {
     },
 }
 
-/// What the kernel answers.
+/// A completion: the kernel's response to a request.
 #[derive(Debug, Clone, Copy)]
 pub struct Cqe {
     pub user_data: u64,
@@ -95,13 +95,13 @@ pub struct Cqe {
 }
 
 impl Cqe {
-    /// A count of bytes or a descriptor, or the error the kernel names.
+    /// A number of bytes, a descriptor or poll events, or the kernel's error.
     #[inline]
     pub fn result(&self) -> io::Result<u32> {
         u32::try_from(self.result).map_err(|_| io::Error::from_raw_os_error(-self.result))
     }
 
-    /// Whether more completions of the same submission will come (`IORING_CQE_F_MORE`).
+    /// Whether the same submission will complete again (`IORING_CQE_F_MORE`).
     #[inline]
     pub fn more(&self) -> bool {
         io_uring::cqueue::more(self.flags)

@@ -1,4 +1,4 @@
-//! Whether the peer of a stream is still there, while nothing is received from it.
+//! The state of a stream's peer while nothing is received from it.
 
 use std::task::Context;
 
@@ -7,8 +7,8 @@ use crate::engine::op::{End, Entry, GONE, Hangup, Op, OpId, Peer, State};
 use crate::sys::mutants::mutate;
 
 impl Uring {
-    /// Tells whether the peer of the stream that `id` receives from is still there; the caller is
-    /// woken when that may have changed. No received byte is taken.
+    /// The state of the peer of the stream that `id` receives from. No received byte is taken. The
+    /// caller is woken when the state may have changed.
     pub(in crate::engine) fn poll_peer(&self, id: OpId, context: &Context<'_>) -> Peer {
         let mut table = self.table.borrow_mut();
         let entry = table.get(id).expect(GONE);
@@ -41,7 +41,7 @@ impl Uring {
         known.max(self.poll_hangup(id, context))
     }
 
-    /// The same by a poll of its own.
+    /// The state of the peer according to the hang-up poll, which is submitted if it is not armed.
     fn poll_hangup(&self, id: OpId, context: &Context<'_>) -> Peer {
         let hangup = self.hangup_of(id);
         let mut table = self.table.borrow_mut();
@@ -62,7 +62,7 @@ impl Uring {
         peer
     }
 
-    /// The poll that belongs to a receive. It is forgotten when it fails, and made again.
+    /// The hang-up poll of a receive. A poll that failed was removed, and is replaced here.
     fn hangup_of(&self, id: OpId) -> OpId {
         let mut table = self.table.borrow_mut();
         let Some(Op::Recv(recv)) = table.get(id).map(|entry| &entry.op) else {

@@ -17,7 +17,7 @@ impl Uring {
         self.table.borrow_mut().insert(polling).0
     }
 
-    /// Events since the last call that was ready.
+    /// The events since the last call that was ready.
     pub(in crate::engine) fn poll_events(
         &self,
         id: OpId,

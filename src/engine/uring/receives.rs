@@ -1,4 +1,4 @@
-//! Receiving on the ring: what a connection asks for, and whose turn it is to get a buffer.
+//! Receiving on the ring: the reads of connections, and the order in which receives get buffers.
 
 use std::io;
 #[cfg(feature = "mutants")]
@@ -17,7 +17,7 @@ impl Uring {
         self.table.borrow_mut().insert(recv).0
     }
 
-    /// The next piece; none at the end.
+    /// The next chunk; `None` at the end of the stream.
     #[inline]
     pub(in crate::engine) fn poll_recv(
         &self,
@@ -32,7 +32,7 @@ impl Uring {
         if let Some(chunk) = recv.pop() {
             return Poll::Ready(Ok(Some(chunk)));
         }
-        // An error is told once: behind it the kernel reports the end of the stream.
+        // After an error nothing more is received: the kernel would report the end of the stream.
         let ask = entry.state == State::Idle && !recv.is_queued && recv.end.is_none();
         if ask && recv.has_turn && !self.is_memory_scarce() {
             let received = recv.receive_in_turn(&self.pool);
@@ -53,14 +53,14 @@ impl Uring {
         Poll::Pending
     }
 
-    /// Whether something waits to be asked for. Nothing is asked of the kernel.
+    /// Whether a received chunk waits to be taken. Makes no system call.
     pub(in crate::engine) fn has_received(&self, id: OpId) -> bool {
         let mut table = self.table.borrow_mut();
         let entry = table.get(id).map(|entry| &entry.op);
         matches!(entry, Some(Op::Recv(recv)) if !recv.is_empty())
     }
 
-    /// Submits a receive, or lets it wait for its turn while buffers are contended for.
+    /// Submits a receive. In a crowded ring it is queued for a buffer instead.
     pub(super) fn ask_to_receive(&self, id: OpId) {
         if mutate!(Overtake, false, self.buffer_queue.is_crowded()) {
             self.enqueue_receive(id);
@@ -80,7 +80,7 @@ impl Uring {
         }
     }
 
-    /// The sockets whose receives wait for a buffer.
+    /// The sockets whose receives are queued for a buffer.
     #[cfg(feature = "mutants")]
     pub(in crate::engine) fn queued_receives(&self) -> Vec<RawFd> {
         let mut table = self.table.borrow_mut();
@@ -92,8 +92,8 @@ impl Uring {
         ids.into_iter().filter_map(queued).collect()
     }
 
-    /// Submits the receives whose turn it is. They may take half of the buffers: the other half is
-    /// for receives that the kernel already has, whose peers send only now.
+    /// Submits the receives whose turn it is. They may take half of the buffers. The other half is
+    /// for receives that the kernel already has, whose peers may send now.
     pub(super) fn admit_receives(&self) {
         if self.buffer_queue.is_empty() {
             return;
@@ -132,7 +132,7 @@ mod tests {
     use crate::engine::{EngineChoice, Receiving, Worker};
     use crate::rt::yield_now;
 
-    /// While receives take turns, a multishot reports a block and the reset behind it at once.
+    /// In a crowded ring, a multishot reports a full block and the reset after it in one batch.
     #[test]
     fn a_reset_behind_a_block_is_not_taken_for_the_end() {
         let Ok(selected) = EngineChoice::Uring.probe() else {
@@ -147,7 +147,7 @@ mod tests {
             let next = || poll_fn(|context| receiving.poll_next(context));
             client.write_all(b"a")?;
             assert_eq!(next().await?.unwrap().len(), 1);
-            // From the second piece on it is a multishot.
+            // From the second chunk on the receive is a multishot.
             client.write_all(b"b")?;
             assert_eq!(next().await?.unwrap().len(), 1);
             with_current(|engine| match engine {

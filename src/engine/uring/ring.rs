@@ -19,17 +19,17 @@ const ENTER_GETEVENTS: u32 = 1 << 0;
 const ENTER_EXT_ARG: u32 = 1 << 3;
 const ENTER_NO_IOWAIT: u32 = 1 << 7;
 
-/// How long to leave a kernel alone that is short of memory.
+/// How long to wait before the next call when the kernel is short of memory.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(1);
 
-/// A ring and its two queues. The parts borrow from the ring for as long as this value lives:
-/// the submitter because it alone remembers that the ring is registered, the queues because they
-/// remember their positions.
+/// A ring and its two queues. These borrow from the ring while this value lives. The submitter is
+/// kept because only it knows that the ring is registered, the queues because they keep their
+/// positions.
 pub(crate) struct Ring {
     submitter: ManuallyDrop<Submitter<'static>>,
     submissions: ManuallyDrop<SubmissionQueue<'static>>,
     completions: ManuallyDrop<CompletionQueue<'static>>,
-    /// The leaked ring that the parts above borrow from.
+    /// The leaked ring that the fields above borrow from.
     owner: NonNull<IoUring>,
     enter_flags: u32,
 }
@@ -39,10 +39,12 @@ impl Ring {
         let no_iowait = ring.params().is_feature_no_iowait();
         let owner = NonNull::from(Box::leak(Box::new(ring)));
         let mut borrowed = owner;
-        // SAFETY: the ring was leaked just now; `drop` takes it back after the parts are gone.
+        // SAFETY: the ring was leaked just now. `drop` frees it, after the fields that borrow from
+        // it.
         let ring: &'static mut IoUring = unsafe { borrowed.as_mut() };
         let (mut submitter, submissions, completions) = ring.split();
-        // Spares the kernel a look-up per call; without it everything works as well.
+        // Spares the kernel a look-up in each call (`IORING_REGISTER_RING_FDS`). The ring works
+        // without it.
         let _ = submitter.register_ring_fd();
         Self {
             submitter: ManuallyDrop::new(submitter),
@@ -53,40 +55,41 @@ impl Ring {
         }
     }
 
-    /// Queues a submission. False: the queue is full, and the kernel must be entered first.
+    /// Queues a submission. Returns false if the queue is full: then enter the kernel first.
     ///
     /// # Safety
-    /// What `sqe` points to stays valid and unmoved until the final completion of `user_data`, and
-    /// nothing else writes to what the kernel reads, or touches what it writes. A descriptor that
-    /// it names is open until then, or the caller's to close.
+    /// The memory that `sqe` points to stays valid and unmoved until the final completion of
+    /// `user_data`. Until then no other code writes to memory that the kernel reads, or touches
+    /// memory that it writes. A descriptor in `sqe` stays open until then, or is the caller's to
+    /// close.
     #[inline(always)]
     pub(crate) unsafe fn push(&mut self, sqe: Sqe, user_data: u64) -> bool {
         let entry = prepare(sqe).user_data(user_data);
-        // SAFETY: the caller answers for what the entry refers to.
+        // SAFETY: the caller guarantees what the entry needs.
         unsafe { self.submissions.push(&entry) }.is_ok()
     }
 
-    /// Submissions that the kernel has not seen.
+    /// The number of submissions that the kernel has not seen.
     pub(crate) fn unsubmitted(&self) -> usize {
         self.submissions.len()
     }
 
-    /// Whether an `enter` has work to fetch: completions wait to be posted, or did not fit.
+    /// Whether the kernel must be entered for completions: some are not posted yet, or overflowed.
     pub(crate) fn needs_enter(&self) -> bool {
         self.submissions.taskrun() || self.submissions.cq_overflow()
     }
 
-    /// Whether the completion queue has overflowed and the kernel keeps the rest.
+    /// Whether the completion queue has overflowed. The kernel keeps the rest.
     pub(crate) fn overflowed(&self) -> bool {
         self.submissions.cq_overflow()
     }
 
-    /// Submits what is queued and waits until `want` completions are there or `timeout` has
-    /// passed (none: for ever).
+    /// Submits the queue, and waits until `want` completions are available or `timeout` has passed
+    /// (`None`: without limit).
     ///
     /// # Errors
-    /// Those of io_uring_enter(2), but for those that pass: a signal, the time-out, a full
-    /// completion queue, which the caller empties next, and a shortage of memory.
+    /// Those of io_uring_enter(2), except transient ones: a signal, the timeout, a full completion
+    /// queue (the caller empties it next), and a shortage of memory.
     pub(crate) fn enter(&mut self, want: u32, timeout: Option<Duration>) -> io::Result<()> {
         self.submissions.sync();
         let timespec = timeout.map(Timespec::from);
@@ -96,8 +99,8 @@ impl Ring {
         };
         let to_submit = u32::try_from(self.submissions.len()).expect("the queue is small");
         let flags = self.enter_flags | ENTER_GETEVENTS;
-        // SAFETY: with EXT_ARG the argument is `struct io_uring_getevents_arg`, which is what
-        // `SubmitArgs` is; it and the timespec live until the call returns.
+        // SAFETY: with EXT_ARG the argument is a `struct io_uring_getevents_arg`, and `SubmitArgs`
+        // is one. It and the timespec live until the call returns.
         let entered = unsafe { self.submitter.enter(to_submit, want, flags, Some(&args)) };
         self.submissions.sync();
         if let Err(error) = &entered
@@ -114,7 +117,7 @@ impl Ring {
         !self.completions.is_empty()
     }
 
-    /// Moves all completions that are there to `out`.
+    /// Moves all available completions to `out`.
     pub(crate) fn reap(&mut self, out: &mut Vec<Cqe>) {
         self.completions.sync();
         out.extend(self.completions.by_ref().map(|cqe| Cqe {
@@ -135,7 +138,7 @@ impl Drop for Ring {
         let _ = self.submitter.unregister_ring_fd();
         // SAFETY: as above.
         unsafe { ManuallyDrop::drop(&mut self.submitter) };
-        // SAFETY: `new` leaked this box, and all that borrowed from it is gone.
+        // SAFETY: `new` leaked this box, and everything that borrowed from it is dropped.
         drop(unsafe { Box::from_raw(self.owner.as_ptr()) });
     }
 }
@@ -148,7 +151,7 @@ impl fmt::Debug for Ring {
     }
 }
 
-/// The ring form of a request. A send never waits.
+/// The submission queue entry of a request. A send never waits in the kernel.
 #[inline]
 fn prepare(sqe: Sqe) -> Entry {
     match sqe {
@@ -158,7 +161,7 @@ fn prepare(sqe: Sqe) -> Entry {
         Sqe::AcceptMulti { fd } => opcode::AcceptMulti::new(Fd(fd))
             .flags(libc::SOCK_CLOEXEC)
             .build(),
-        // No more than a buffer holds: a length of 0 is that of the buffer.
+        // At most one buffer: a length of 0 means the length of the buffer.
         Sqe::Recv { fd } => opcode::Recv::new(Fd(fd), null_mut(), 0)
             .buf_group(BUFFER_GROUP)
             .build()
@@ -184,7 +187,7 @@ fn prepare(sqe: Sqe) -> Entry {
                 .multi(edges)
                 .build()
         }
-        // The kernel adds POLLERR, POLLHUP and POLLRDHUP.
+        // The kernel adds POLLERR, POLLHUP and POLLRDHUP itself.
         Sqe::Poll { fd, events } => opcode::PollAdd::new(Fd(fd), events.bits())
             .multi(true)
             .build(),
@@ -197,7 +200,7 @@ fn prepare(sqe: Sqe) -> Entry {
     }
 }
 
-/// The errors of io_uring_enter(2) that pass: what was not submitted or reaped is next time.
+/// Ignores the transient errors of io_uring_enter(2): the next call submits and reaps the rest.
 pub(crate) fn forgive(error: io::Error) -> io::Result<()> {
     match error.raw_os_error() {
         Some(libc::EINTR) => mutate!(FatalSignal, Err(error), Ok(())),
@@ -226,7 +229,8 @@ mod tests {
 
     impl<F> Otherwise for &Function<F> {}
 
-    /// What it is given has pointers that the kernel will follow.
+    /// The kernel follows the pointers in the argument of `Ring::push`, so it must be unsafe. An
+    /// unsafe function does not implement `Fn`, so `Otherwise` applies to it.
     #[test]
     fn safe_code_cannot_push() {
         let (safe, push) = (&Function(|_: &mut Ring, _, _| true), &Function(Ring::push));

@@ -1,4 +1,4 @@
-//! Making a ring: the two rungs, the probe by behaviour, the restrictions; and why it failed.
+//! Setting up a ring: its feature level, a probe, and restrictions; and the reason if that fails.
 
 use std::fmt;
 use std::io;
@@ -14,19 +14,19 @@ use crate::sys::kernel;
 
 const SUBMISSIONS: u32 = 512;
 const COMPLETIONS: u32 = 8192;
-/// Provided buffers, of one block each. All that arrives in one turn must fit; the kernel cycles
-/// through them, so each one more is 4 KiB that stay in memory and go through the caches.
+/// Provided buffers, of one block each. Everything that arrives in one turn must fit. The kernel
+/// cycles through all of them, so each further buffer keeps 4 KiB in memory and in the caches.
 const BUFFERS: u16 = 256;
-/// Threads of the kernel's for one ring: for files, and for all else
-/// (`IORING_REGISTER_IOWQ_MAX_WORKERS`, Linux 5.15).
+/// The most threads (io-wq) that the kernel may start for one ring: for regular files, and for
+/// everything else (`IORING_REGISTER_IOWQ_MAX_WORKERS`, Linux 5.15).
 const KERNEL_THREADS_MAX: [u32; 2] = [4, 16];
-/// The kernel gives a closed ring's locked memory back some 30 ms late, so a restart within the
-/// same limit finds it exhausted for a moment.
+/// The kernel releases the locked memory of a closed ring about 30 ms late. So after a restart the
+/// limit may be exceeded for a moment, and the setup is repeated.
 const MEMORY_RETRIES: u32 = 30;
 const MEMORY_RETRY: Duration = Duration::from_millis(33);
-/// How long the probe's completion may take: it is there at once, but for a signal in between.
+/// How long the probe waits for its completion. It arrives at once, unless a signal interrupts.
 const PROBE_TIME: Duration = Duration::from_secs(1);
-/// `IORING_REGISTER_RING_FDS` and its opposite (io_uring_register(2)).
+/// `IORING_REGISTER_RING_FDS` and `IORING_UNREGISTER_RING_FDS` (io_uring_register(2)).
 const REGISTER_RING_FDS: u8 = 20;
 const UNREGISTER_RING_FDS: u8 = 21;
 
@@ -55,7 +55,7 @@ impl Refusal {
         move |error| Self { step, error }
     }
 
-    /// The likely cause, and what would help.
+    /// The likely cause, and the cure.
     fn cure(&self) -> String {
         match self.error.raw_os_error() {
             Some(libc::EPERM | libc::EACCES) => match kernel::io_uring_disabled() {
@@ -84,8 +84,8 @@ impl Refusal {
 const SECCOMP_CURE: &str = "a seccomp filter forbids it, as container runtimes do by default: \
      allow io_uring_setup, io_uring_enter and io_uring_register in the profile";
 
-/// Tries, on a small ring of the same kind, what no feature bit tells: that a multishot receive
-/// into provided buffers works. The name of the rung, or why not.
+/// Tests on a small ring what no feature bit tells: whether a multishot receive into provided
+/// buffers works. Returns the feature level, or the reason why io_uring cannot be used.
 pub(in crate::engine) fn preflight() -> Result<&'static str, Refusal> {
     let pool = Pool::new();
     let mut made = make(&pool, 8, 64, 64)?;
@@ -106,7 +106,7 @@ pub(in crate::engine) fn preflight() -> Result<&'static str, Refusal> {
     let sqe = Sqe::RecvMulti {
         fd: std::os::fd::AsRawFd::as_raw_fd(&ours),
     };
-    // SAFETY: a receive points to nothing; its buffers are the ring's own.
+    // SAFETY: a receive points to no memory; its buffers belong to the ring.
     unsafe { made.ring.push(sqe, 1) };
     let step = "the probe of multishot receive";
     let mut completions: Vec<Cqe> = Vec::new();
@@ -129,8 +129,8 @@ pub(in crate::engine) fn preflight() -> Result<&'static str, Refusal> {
     })
 }
 
-/// Makes a worker's ring. To be called on the worker's own thread: the kernel lets only the
-/// thread that enabled the ring submit to it.
+/// Sets up a worker's ring. Call it on the worker's own thread: the kernel accepts submissions only
+/// from the thread that enabled the ring (`IORING_SETUP_SINGLE_ISSUER`).
 pub(super) fn worker_ring(pool: &Pool) -> Result<Made, Refusal> {
     #[cfg(feature = "sim")]
     if let Some(made) = simulated(pool) {
@@ -150,7 +150,7 @@ pub(super) fn worker_ring(pool: &Pool) -> Result<Made, Refusal> {
     }
 }
 
-/// A ring of the simulated kernel, if this thread is in one.
+/// A ring of the simulated kernel, if this thread runs in a simulation.
 #[cfg(feature = "sim")]
 fn simulated(pool: &Pool) -> Option<Made> {
     let world = crate::sim::World::current()?;
@@ -165,7 +165,7 @@ fn simulated(pool: &Pool) -> Option<Made> {
 }
 
 fn make(pool: &Pool, submissions: u32, completions: u32, buffers: u16) -> Result<Made, Refusal> {
-    // Made before the ring, so dropped after it.
+    // Declared before the ring, so dropped after it.
     let mut buffers = BufRing::new(buffers, 0);
     let (ring, rung) = build(submissions, completions).map_err(Refusal::new("io_uring_setup"))?;
     if !ring.params().is_feature_ext_arg() {
@@ -179,13 +179,13 @@ fn make(pool: &Pool, submissions: u32, completions: u32, buffers: u16) -> Result
     buffers
         .register(&submitter)
         .map_err(Refusal::new("registering provided buffers"))?;
-    // Nothing that we submit waits in a thread of the kernel's. If a kernel starts threads all the
-    // same, they shall be few: its own bound is RLIMIT_NPROC.
+    // No operation that we submit should need a thread of the kernel's (io-wq). If a kernel starts
+    // some all the same, this keeps them few; its own bound is RLIMIT_NPROC.
     let mut threads_max = KERNEL_THREADS_MAX;
     submitter
         .register_iowq_max_workers(&mut threads_max)
         .map_err(Refusal::new("bounding the kernel's threads"))?;
-    // Hardening only: where the kernel cannot, the ring works all the same.
+    // Hardening only: if the kernel does not support it, the ring works without it.
     let _ = restrict(&submitter);
     submitter
         .register_enable_rings()
@@ -198,8 +198,9 @@ fn make(pool: &Pool, submissions: u32, completions: u32, buffers: u16) -> Result
     })
 }
 
-/// The two rungs: the same ring with and without the indirection array, which Linux 6.6 made
-/// optional. Whatever is older than Linux 6.1 has neither.
+/// Builds a ring of the highest feature level that works. The levels differ in the indirection
+/// array of the submission queue, which Linux 6.6 made optional. Kernels before 6.1 support
+/// neither.
 fn build(submissions: u32, completions: u32) -> io::Result<(IoUring, &'static str)> {
     let mut builder = IoUring::builder();
     builder
@@ -222,8 +223,8 @@ fn build(submissions: u32, completions: u32) -> io::Result<(IoUring, &'static st
     }
 }
 
-/// Locks the ring to the operations that coring uses (`IORING_REGISTER_RESTRICTIONS`): whatever
-/// went wrong in this process, the ring opens no file.
+/// Restricts the ring to the operations that coring uses (`IORING_REGISTER_RESTRICTIONS`). So the
+/// ring opens no file, whatever goes wrong in this process.
 fn restrict(submitter: &Submitter<'_>) -> io::Result<()> {
     let operations = [
         opcode::AcceptMulti::CODE,
@@ -233,9 +234,9 @@ fn restrict(submitter: &Submitter<'_>) -> io::Result<()> {
         opcode::SendMsg::CODE,
         // Messages with descriptors.
         opcode::RecvMsg::CODE,
-        // Room to send, a peer that goes, and whatever else `Polling` waits for.
+        // Room to send, a peer that disconnects, and everything else that `Polling` waits for.
         opcode::PollAdd::CODE,
-        // The eventfd by which other threads wake the worker.
+        // The eventfd with which other threads wake the worker.
         opcode::Read::CODE,
         opcode::Connect::CODE,
         opcode::Close::CODE,
