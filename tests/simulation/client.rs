@@ -1,37 +1,38 @@
-//! A client that does what its seed tells it, well or ill, and checks every byte that it is given.
+//! A client whose requests and behaviour, good or bad, follow from a seed. It checks every byte that
+//! it receives.
 
 use coring::sim::{Connection, Random, Received, World};
 
-use crate::answer::Answer;
+use crate::response::ParsedResponse;
 use crate::service::{Kind, TRAILER, content, states_length};
 
 /// How a client behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Manner {
-    /// Waits for each answer before the next request, then closes.
+pub(crate) enum Behaviour {
+    /// Waits for each response before the next request, then closes.
     Patient,
-    /// Sends all requests at once, then reads.
+    /// Sends all requests at once, and closes when all responses have arrived.
     Pipelining,
-    /// The same, and says at once that it has no more to send.
+    /// Sends all requests at once and half-closes before the responses arrive.
     HalfClosing,
-    /// Sends all requests at once, and pauses once for longer than an answer may stand still.
+    /// Sends all requests at once, and stops reading once for longer than the write timeout.
     Pausing,
-    /// Cuts the connection somewhere in the middle.
+    /// Resets the connection after a random part of the requests.
     Resetting,
-    /// Sends a part and then nothing more.
+    /// Sends a random part of the requests, then nothing more.
     Stalling,
-    /// Sends a byte of a head every few seconds.
+    /// Sends one byte of a request line every few seconds.
     Slowloris,
-    /// Sends all requests at once, the last of which is none, and goes on sending.
+    /// Sends all requests at once, then bytes that are not HTTP.
     Wrong,
-    /// Sends all requests at once, and says of one in their midst that it is the last.
+    /// Sends all requests at once, with `Connection: close` in one that is not the last.
     Overlong,
-    /// Sends much at once to a service that sleeps before it reads.
+    /// Sends large bodies at once, while the service sleeps in the first request.
     Flooding,
 }
 
-impl Manner {
-    /// The manners of the world at large: mostly good.
+impl Behaviour {
+    /// All behaviours; the well-behaved ones are the most frequent.
     pub(crate) const ALL: &[Self] = &[
         Self::Patient,
         Self::Patient,
@@ -48,36 +49,38 @@ impl Manner {
     ];
 }
 
-/// The longest that the server may bear a client that has stalled: the longest deadline (that
-/// between two requests) and the time to take leave, in ms.
+/// The server must close the connection of a stalled client within this time, in ms: the longest
+/// deadline (idle between two requests), the lingering close, and some slack.
 const STALLED_MS_MAX: u64 = 75_000 + 12_000 + 5_000;
-/// The longest that a head may take, with some time to be accepted when descriptors are rare and
-/// to take leave, in ms.
+/// The server must close the connection of a slowloris client within this time, in ms: the timeout
+/// of a head, and some slack for a delayed accept and for the lingering close.
 const SLOWLORIS_MS_MAX: u64 = 10_000 + 15_000;
-/// An answer that comes so long after the start of a drain was made after it, in ms.
+/// A response that arrives later than this after the start of a drain was made during the drain.
 const NOTICE_MS_MAX: u64 = 2_000;
-/// So was the answer to a request that was begun so long after the start of a drain, in ms.
+/// So was the response to a request that was begun later than this after the start of a drain.
 const REACTION_MS_MAX: u64 = 700;
-/// What runs when a drain begins is cut off after so long, in ms.
+/// The drain timeout, in ms: then the server cuts off what is still running.
 const DRAIN_MS_MAX: u64 = 30_000;
-/// A connection on which the server has neither received nor sent for longer is stuck, in ms: the
-/// slowest service answers in less.
+/// A connection is stuck if the server neither sends nor receives for this time, in ms. The slowest
+/// service answers sooner.
 const STUCK_MS: u64 = 8_000;
-/// How often a slow client sends a byte, in ms.
+/// The pause between two bytes of a slowloris client, in ms.
 const SLOWLORIS_PAUSE_MS: u64 = 3_000;
 
-/// How long a client that pauses reads nothing, in ms: less than two timeouts of an answer.
+/// The pause of a client that stops reading, in ms: more than one write timeout, less than two.
 const READ_PAUSE_MS: u64 = 45_000;
 
-/// The size of each body of a flood, in bytes: together they are more than a connection may hold.
+/// The size of each body of a flooding client, in bytes. All bodies together exceed the memory that
+/// a connection may hold.
 const FLOOD_BYTES: usize = 100_000;
 
-/// A request and what must come back.
+/// A request, and the body that the response must have.
 #[derive(Debug)]
-struct Asked {
+struct SentRequest {
     kind: Kind,
+    /// The body of the request, if it has one, and of the response.
     body: Vec<u8>,
-    /// Where it ends in all that is sent.
+    /// The offset of its end in `outgoing`.
     end: usize,
     /// When its first byte was sent, in ms.
     begun_ms: Option<u64>,
@@ -87,16 +90,18 @@ struct Asked {
 #[derive(Debug)]
 pub(crate) struct Client {
     number: usize,
-    pub(crate) manner: Manner,
+    pub(crate) behaviour: Behaviour,
     may_hold_up: bool,
     random: Random,
     connection: Option<Connection>,
-    asked: Vec<Asked>,
+    requests: Vec<SentRequest>,
+    /// All bytes that the client sends.
     outgoing: Vec<u8>,
-    /// Where the request ends that says that it is the last one.
+    /// The end of the request with `Connection: close`; `usize::MAX` if there is none.
     last_end: usize,
+    /// The number of bytes sent so far.
     sent: usize,
-    /// It sends no more beyond this.
+    /// The client sends no bytes beyond this offset.
     stops_at: usize,
     piece_max: usize,
     read_max: usize,
@@ -104,23 +109,27 @@ pub(crate) struct Client {
     sends_at_ms: u64,
     reads_at_ms: u64,
     has_paused: bool,
-    /// The connection must be closed until then, in ms.
+    /// The server must have closed the connection by this time, in ms.
     closed_until_ms: u64,
+    /// The client has sent everything that it will send.
     finished: bool,
+    /// Received bytes that are not parsed yet.
     received: Vec<u8>,
-    /// When the first of that came, in ms.
+    /// When the first byte of `received` arrived, in ms.
     received_ms: u64,
+    /// The number of complete responses.
     answered: usize,
-    /// The last answer that there will be has come.
+    /// A response with `Connection: close` has arrived, so no other may follow.
     told_to_close: bool,
     pub(crate) done: bool,
 }
 
 impl Client {
-    /// A client that connects soon after `now_ms`. Some of its requests may hold up their worker.
+    /// A client that connects soon after `now_ms`. With `may_hold_up`, some of its requests block
+    /// their worker.
     pub(crate) fn new(
         number: usize,
-        manner: Manner,
+        behaviour: Behaviour,
         may_hold_up: bool,
         mut random: Random,
         now_ms: u64,
@@ -129,10 +138,10 @@ impl Client {
         let connects_after_ms = random.below(soon_ms);
         let mut client = Self {
             number,
-            manner,
+            behaviour,
             may_hold_up,
             connection: None,
-            asked: Vec::new(),
+            requests: Vec::new(),
             outgoing: Vec::new(),
             last_end: usize::MAX,
             sent: 0,
@@ -157,7 +166,7 @@ impl Client {
     }
 
     fn write_requests(&mut self) {
-        let floods = self.manner == Manner::Flooding;
+        let floods = self.behaviour == Behaviour::Flooding;
         if floods {
             (self.piece_max, self.pause_ms_max) = (1 << 20, 0);
         }
@@ -165,13 +174,13 @@ impl Client {
         let last = self.last_request(count);
         for number in 0..count {
             let kind = self.kind(number, count);
-            let len_max = match self.manner {
-                Manner::Overlong => 1000,
+            let len_max = match self.behaviour {
+                Behaviour::Overlong => 1000,
                 _ => self.random.pick(&[10, 1000, 5000, 100_000]),
             };
             let len = match floods {
                 true => FLOOD_BYTES,
-                // Small pieces are for small bodies: the server rightly dislikes the others.
+                // A large body in small pieces would be below the server's minimum rate.
                 false => self.random.below(len_max.min(self.piece_max * 64)),
             };
             let body = content(self.number, number, len);
@@ -179,21 +188,21 @@ impl Client {
             if last == Some(number) {
                 self.last_end = self.outgoing.len();
             }
-            self.asked.push(Asked {
+            self.requests.push(SentRequest {
                 kind,
                 body,
                 end: self.outgoing.len(),
                 begun_ms: None,
             });
         }
-        if self.manner == Manner::Wrong {
+        if self.behaviour == Behaviour::Wrong {
             self.outgoing.extend(b"NO REQUEST\r\n\r\n");
             self.outgoing.extend(vec![b'x'; self.random.below(20_000)]);
         }
-        if matches!(self.manner, Manner::Resetting | Manner::Stalling) {
+        if matches!(self.behaviour, Behaviour::Resetting | Behaviour::Stalling) {
             self.stops_at = self.random.below(self.outgoing.len());
         }
-        if self.manner == Manner::Slowloris {
+        if self.behaviour == Behaviour::Slowloris {
             self.stops_at = self
                 .outgoing
                 .iter()
@@ -202,20 +211,20 @@ impl Client {
         }
     }
 
-    /// The request of `count` that says that it is the last one.
+    /// Which of the `count` requests has `Connection: close`.
     fn last_request(&mut self, count: usize) -> Option<usize> {
-        match self.manner {
-            Manner::Wrong | Manner::Flooding => None,
-            Manner::Overlong => Some(self.random.below(count)),
+        match self.behaviour {
+            Behaviour::Wrong | Behaviour::Flooding => None,
+            Behaviour::Overlong => Some(self.random.below(count)),
             _ => self.random.chance(300).then_some(count - 1),
         }
     }
 
     fn kind(&mut self, number: usize, count: usize) -> Kind {
-        match self.manner {
-            Manner::Flooding if number == 0 => return Kind::Slow,
-            Manner::Flooding => return Kind::Read,
-            Manner::Wrong | Manner::Overlong => {}
+        match self.behaviour {
+            Behaviour::Flooding if number == 0 => return Kind::Slow,
+            Behaviour::Flooding => return Kind::Read,
+            Behaviour::Wrong | Behaviour::Overlong => {}
             _ if number + 1 == count && self.random.chance(100) => return Kind::Panic,
             _ if number + 1 == count && self.random.chance(100) => return Kind::Broken,
             _ if self.may_hold_up && self.random.chance(100) => return Kind::HoldUp,
@@ -253,7 +262,7 @@ impl Client {
             self.outgoing.extend(body);
         } else {
             self.outgoing.extend(b"Transfer-Encoding: chunked\r\n\r\n");
-            // Many chunks of one byte are mostly framing, which the server rightly refuses.
+            // Not chunks of one byte: the server refuses a body that is mostly framing.
             let piece = 2 + self.random.below(5000);
             for piece in body.chunks(piece) {
                 self.outgoing
@@ -265,7 +274,7 @@ impl Client {
         }
     }
 
-    /// When it has something to do, in ms.
+    /// When the client has its next step to make, in ms.
     pub(crate) fn next_ms(&self, now_ms: u64) -> Option<u64> {
         if self.done {
             return None;
@@ -281,10 +290,10 @@ impl Client {
         soonest.map(|at_ms| at_ms.max(now_ms))
     }
 
-    /// Does one thing: connects, reads, sends, or ends.
+    /// Makes one step: connects, reads, sends, or closes.
     ///
     /// # Errors
-    /// What the server did wrong.
+    /// If the server did something wrong; the text says what.
     pub(crate) fn step(
         &mut self,
         world: &World,
@@ -296,20 +305,20 @@ impl Client {
             self.connection = world.connect(listener);
             self.done = self.connection.is_none();
             if self.done && drain_ms.is_none() {
-                return Err(self.fault("was refused"));
+                return Err(self.fault("could not connect"));
             }
-            if self.manner == Manner::Slowloris {
+            if self.behaviour == Behaviour::Slowloris {
                 self.closed_until_ms = now_ms + SLOWLORIS_MS_MAX;
             }
             return Ok(());
         };
         if now_ms >= self.closed_until_ms && !connection.is_readable() {
-            return Err(self.fault("was kept open beyond its deadline"));
+            return Err(self.fault("was not closed at its deadline"));
         }
         if connection.is_readable() && self.reads_at_ms <= now_ms {
             let received = connection.read(self.read_max);
             self.reads_at_ms = now_ms + self.pause_ms();
-            if self.manner == Manner::Pausing && !self.has_paused {
+            if self.behaviour == Behaviour::Pausing && !self.has_paused {
                 self.has_paused = true;
                 self.reads_at_ms = now_ms + READ_PAUSE_MS;
             }
@@ -325,70 +334,78 @@ impl Client {
         if self.connection.is_none() {
             return true;
         }
-        let waits = self.manner == Manner::Patient && self.sent == self.answered_end();
+        let waits = self.behaviour == Behaviour::Patient && self.sent == self.answered_end();
         let all_sent = self.sent >= self.outgoing.len().min(self.stops_at);
-        match self.manner {
+        match self.behaviour {
             _ if self.finished => false,
-            Manner::Patient if all_sent => self.answered == self.asked.len(),
-            Manner::Patient => waits || self.sent < self.asked_end(),
-            Manner::Pipelining | Manner::Pausing if all_sent => self.answered == self.asked.len(),
+            Behaviour::Patient if all_sent => self.answered == self.requests.len(),
+            Behaviour::Patient => waits || self.sent < self.pending_end(),
+            Behaviour::Pipelining | Behaviour::Pausing if all_sent => {
+                self.answered == self.requests.len()
+            }
             _ => true,
         }
     }
 
-    /// Where the request ends that waits for its answer.
-    fn asked_end(&self) -> usize {
-        self.asked.get(self.answered).map_or(0, |asked| asked.end)
+    /// The end of the first request without a complete response.
+    fn pending_end(&self) -> usize {
+        self.pending().map_or(0, |request| request.end)
     }
 
+    /// The first request without a complete response.
+    fn pending(&self) -> Option<&SentRequest> {
+        self.requests.get(self.answered)
+    }
+
+    /// The end of the last request with a complete response.
     fn answered_end(&self) -> usize {
         self.answered
             .checked_sub(1)
-            .map_or(0, |last| self.asked[last].end)
+            .map_or(0, |last| self.requests[last].end)
     }
 
     fn send(&mut self, now_ms: u64) {
         let Some(connection) = &self.connection else {
             return;
         };
-        let end = match self.manner {
-            Manner::Overlong if self.told_to_close => self.sent,
+        let end = match self.behaviour {
+            Behaviour::Overlong if self.told_to_close => self.sent,
             _ => self.outgoing.len().min(self.stops_at),
         };
         if self.sent >= end {
             self.finished = true;
-            match self.manner {
-                Manner::Resetting => {
+            match self.behaviour {
+                Behaviour::Resetting => {
                     connection.reset();
                     self.done = true;
                 }
-                Manner::Stalling | Manner::Slowloris => {
+                Behaviour::Stalling | Behaviour::Slowloris => {
                     self.closed_until_ms = self.closed_until_ms.min(now_ms + STALLED_MS_MAX);
                 }
                 _ => connection.finish(),
             }
             return;
         }
-        let piece = match self.manner {
-            Manner::Slowloris => 1,
+        let piece = match self.behaviour {
+            Behaviour::Slowloris => 1,
             _ => 1 + self.random.below(self.piece_max),
         };
-        let end = match self.manner {
-            Manner::Patient => end.min(self.asked_end()),
+        let end = match self.behaviour {
+            Behaviour::Patient => end.min(self.pending_end()),
             _ => end,
         };
         let until = end.min(self.sent + piece);
         connection.send(&self.outgoing[self.sent..until]);
         let mut start = 0;
-        for asked in self.asked.iter_mut() {
+        for request in self.requests.iter_mut() {
             if start < until {
-                asked.begun_ms.get_or_insert(now_ms);
+                request.begun_ms.get_or_insert(now_ms);
             }
-            start = asked.end;
+            start = request.end;
         }
         self.sent = until;
-        self.sends_at_ms = match self.manner {
-            Manner::Slowloris => now_ms + SLOWLORIS_PAUSE_MS,
+        self.sends_at_ms = match self.behaviour {
+            Behaviour::Slowloris => now_ms + SLOWLORIS_PAUSE_MS,
             _ => now_ms + self.pause_ms(),
         };
     }
@@ -410,7 +427,7 @@ impl Client {
                     self.received_ms = now_ms;
                 }
                 self.received.extend(bytes);
-                self.check_answers(drain_ms)
+                self.check_responses(drain_ms)
             }
             Received::End | Received::Reset => {
                 self.done = true;
@@ -419,55 +436,47 @@ impl Client {
         }
     }
 
-    /// Checks the answers that have come whole.
-    fn check_answers(&mut self, drain_ms: Option<u64>) -> Result<(), String> {
-        while let Some(answer) = Answer::parse(&self.received).map_err(|what| self.fault(&what))? {
-            self.received.drain(..answer.len);
+    /// Checks the responses that have arrived completely.
+    fn check_responses(&mut self, drain_ms: Option<u64>) -> Result<(), String> {
+        let parse = |client: &Self| {
+            ParsedResponse::parse(&client.received).map_err(|what| client.fault(&what))
+        };
+        while let Some(response) = parse(self)? {
+            self.received.drain(..response.len);
             if self.told_to_close {
-                return Err(self.fault("got an answer after the last one"));
+                return Err(self.fault("got a response after one with Connection: close"));
             }
-            self.told_to_close = answer.closes;
-            let asked = self.asked.get(self.answered);
-            let begun_ms = asked.and_then(|asked| asked.begun_ms).unwrap_or(0);
-            // What a client that pauses reads may have been sent long before.
-            let reads_at_once = self.manner != Manner::Pausing;
-            let is_late = drain_ms.is_some_and(|drain_ms| {
-                reads_at_once && self.received_ms > drain_ms + NOTICE_MS_MAX
-                    || begun_ms > drain_ms + REACTION_MS_MAX
-            });
-            let asked_for_more = asked.is_some_and(|asked| self.sent > asked.end);
-            if is_late && !asked_for_more && !answer.closes {
-                return Err(self.fault("was not told in a drain that its answer is the last"));
-            }
-            if answer.status != 200 {
-                self.check_refusal(answer.status)?;
+            self.told_to_close = response.closes;
+            self.check_farewell(&response, drain_ms)?;
+            if response.status != 200 {
+                self.check_refusal(response.status)?;
                 continue;
             }
-            let Some(asked) = self.asked.get(self.answered) else {
-                return Err(self.fault("got an answer that it did not ask for"));
+            let Some(request) = self.pending() else {
+                return Err(self.fault("got a response without a request"));
             };
-            if asked.end > self.sent && asked.kind != Kind::Ignore && asked.kind != Kind::Echo {
-                return Err(self.fault("got an answer before it had asked"));
+            let may_be_early = matches!(request.kind, Kind::Ignore | Kind::Echo);
+            if request.end > self.sent && !may_be_early {
+                return Err(self.fault("got a response before the end of its request"));
             }
-            if asked.kind == Kind::Broken {
-                return Err(self.fault("got a body for whole that was broken off"));
+            if request.kind == Kind::Broken {
+                return Err(self.fault("got a complete response whose body was aborted"));
             }
-            let len = asked.body.len();
-            let trailers = match asked.kind {
+            let len = request.body.len();
+            let trailers = match request.kind {
                 Kind::Generated if !states_length(len) => vec![format!("{TRAILER}: {len}")],
                 _ => Vec::new(),
             };
-            if answer.trailers != trailers {
-                return Err(self.fault(&format!("got trailers {:?}", answer.trailers)));
+            if response.trailers != trailers {
+                return Err(self.fault(&format!("got trailers {:?}", response.trailers)));
             }
-            if answer.body != asked.body {
-                let text = String::from_utf8_lossy(&answer.body);
+            if response.body != request.body {
+                let text = String::from_utf8_lossy(&response.body);
                 let begin: String = text.chars().take(60).collect();
                 return Err(self.fault(&format!(
-                    "got for its request {} {} bytes instead of {}: {begin}",
+                    "got {} bytes instead of {len} for its request {}: {begin}",
+                    response.body.len(),
                     self.answered,
-                    answer.body.len(),
-                    asked.body.len(),
                 )));
             }
             self.answered += 1;
@@ -475,11 +484,33 @@ impl Client {
         Ok(())
     }
 
+    /// A response that was made during a drain must have `Connection: close`, unless the client has
+    /// already sent a part of its next request.
+    fn check_farewell(
+        &self,
+        response: &ParsedResponse,
+        drain_ms: Option<u64>,
+    ) -> Result<(), String> {
+        let request = self.pending();
+        let begun_ms = request.and_then(|request| request.begun_ms).unwrap_or(0);
+        // A pausing client may read a response long after it was sent.
+        let reads_at_once = self.behaviour != Behaviour::Pausing;
+        let is_late = drain_ms.is_some_and(|drain_ms| {
+            reads_at_once && self.received_ms > drain_ms + NOTICE_MS_MAX
+                || begun_ms > drain_ms + REACTION_MS_MAX
+        });
+        let sent_more = request.is_some_and(|request| self.sent > request.end);
+        if is_late && !sent_more && !response.closes {
+            return Err(self.fault("got a response without Connection: close during a drain"));
+        }
+        Ok(())
+    }
+
     fn check_refusal(&self, status: u16) -> Result<(), String> {
         let is_due = match status {
-            500 => self.asked.get(self.answered).map(|asked| asked.kind) == Some(Kind::Panic),
-            400 => self.manner == Manner::Wrong && self.answered == self.asked.len(),
-            408 => matches!(self.manner, Manner::Stalling | Manner::Slowloris),
+            500 => self.pending().map(|request| request.kind) == Some(Kind::Panic),
+            400 => self.behaviour == Behaviour::Wrong && self.answered == self.requests.len(),
+            408 => matches!(self.behaviour, Behaviour::Stalling | Behaviour::Slowloris),
             503 => true,
             _ => false,
         };
@@ -489,47 +520,50 @@ impl Client {
         Err(self.fault(&format!("got {status} to its request {}", self.answered)))
     }
 
-    /// The connection is over: what was asked must have been answered, or there is a reason.
+    /// The connection has ended: every request must have a response, or the client an excuse.
     fn check_end(&self, now_ms: u64, drain_ms: Option<u64>) -> Result<(), String> {
-        // Who says that it sends no more is not waited for, so what it sends then may reset the
-        // connection before the answer is read (RFC 9112 §9.6).
-        let has_broken_its_word = self.sent > self.last_end;
+        // The server does not linger after a request with `Connection: close`. If the client sends
+        // more, that may reset the connection before it has read the response (RFC 9112 §9.6).
+        let sent_after_close = self.sent > self.last_end;
         let excused = self.connection.as_ref().is_none_or(Connection::is_excused)
             || self.told_to_close
-            || has_broken_its_word
+            || sent_after_close
             || matches!(
-                self.manner,
-                Manner::Resetting | Manner::Stalling | Manner::Slowloris | Manner::Pausing
+                self.behaviour,
+                Behaviour::Resetting
+                    | Behaviour::Stalling
+                    | Behaviour::Slowloris
+                    | Behaviour::Pausing
             );
-        // After the start of a drain only what had begun before is sure to be answered.
-        let begun_ms = self.asked.get(self.answered).map(|asked| asked.begun_ms);
+        // A drain must answer a request that began before it, and may drop a later one.
+        let begun_ms = self.pending().map(|request| request.begun_ms);
         let begun_ms = begun_ms.unwrap_or_else(|| self.finished.then_some(0));
-        // The end of a drain may cut off a transfer that makes progress. One that does not is
-        // stuck, whether its bytes wait at the client or in the server's socket.
+        // The end of a drain may cut off a transfer that makes progress. A transfer without
+        // progress is a fault, whether its bytes are at the client or in the server's socket.
         let moved_ms = self.connection.as_ref().map_or(0, Connection::moved_ms);
         let flows = now_ms <= moved_ms + STUCK_MS;
         let too_late = drain_ms.is_some_and(|drain_ms| {
             let is_cut = flows && now_ms > drain_ms + DRAIN_MS_MAX;
             is_cut || begun_ms.is_none_or(|begun_ms| begun_ms >= drain_ms)
         });
-        let is_satisfied = self.answered == self.asked.len() && self.manner != Manner::Wrong;
-        let is_broken_off = self.asked.get(self.answered).map(|asked| asked.kind);
-        let is_broken_off = is_broken_off == Some(Kind::Broken);
-        if is_broken_off || excused || too_late || is_satisfied {
+        let is_satisfied =
+            self.answered == self.requests.len() && self.behaviour != Behaviour::Wrong;
+        let is_aborted = self.pending().map(|request| request.kind) == Some(Kind::Broken);
+        if is_aborted || excused || too_late || is_satisfied {
             return Ok(());
         }
         Err(self.fault(&format!(
             "was closed with {} of {} requests answered and {} of {} bytes sent",
             self.answered,
-            self.asked.len(),
+            self.requests.len(),
             self.sent,
             self.outgoing.len(),
         )))
     }
 
     fn fault(&self, what: &str) -> String {
-        let (number, manner) = (self.number, self.manner);
+        let (number, behaviour) = (self.number, self.behaviour);
         let connection = self.connection.as_ref().map(Connection::number);
-        format!("client {number} ({manner:?}, connection {connection:?}) {what}")
+        format!("client {number} ({behaviour:?}, connection {connection:?}) {what}")
     }
 }

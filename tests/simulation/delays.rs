@@ -1,63 +1,63 @@
-//! Something holds the workers up at any time: they are stopped between two steps, or a call of the
-//! service blocks. No client that sends in time is cut for it.
+//! Workers are delayed at random: they are suspended between two steps, or a call of the service
+//! blocks. Such a delay must not count against a client that sends in time.
 
 use coring::sim::{Faults, Mutant, Random};
 
-use crate::client::Manner;
-use crate::life::{Setting, live_in};
-use crate::turns::{Bench, Caller};
+use crate::client::Behaviour;
+use crate::run::{Setting, run_with};
+use crate::turns::{Bench, TestClient};
 
-/// The cures that show here and in no other life.
-pub(crate) const CURES: &[Mutant] = &[Mutant::JudgeUnheard, Mutant::CountDelays];
+/// The planted faults that only these tests detect.
+pub(crate) const MUTANTS: &[Mutant] = &[Mutant::JudgeUnheard, Mutant::CountDelays];
 
-/// Lives that must hold.
 const SEEDS: u64 = 300;
-/// Clients that send in time.
-const IN_TIME: &[Manner] = &[
-    Manner::Patient,
-    Manner::Patient,
-    Manner::Pipelining,
-    Manner::Pipelining,
-    Manner::HalfClosing,
-    Manner::Resetting,
-    Manner::Overlong,
-    Manner::Flooding,
+/// The clients that send in time.
+const IN_TIME: &[Behaviour] = &[
+    Behaviour::Patient,
+    Behaviour::Patient,
+    Behaviour::Pipelining,
+    Behaviour::Pipelining,
+    Behaviour::HalfClosing,
+    Behaviour::Resetting,
+    Behaviour::Overlong,
+    Behaviour::Flooding,
 ];
 
-/// Clients that a worker finds at once after a delay: more than one call tells it of.
+/// The number of clients that have sent something after a delay: more than the completions that the
+/// worker gets from one call.
 const WAITING: usize = 60;
 /// Longer than any deadline, in ms.
 const DELAY_MS: u64 = 100_000;
-/// Bytes on their way to a client that a window allows.
+/// The least window of a client, in bytes.
 const WINDOW_MIN: usize = 16 << 10;
-/// Nearly as long as a connection may be idle, in ms.
+/// A little less than the idle timeout, in ms.
 const IDLE_MS: u64 = 74_000;
 
-/// Clients that had been idle have sent their next request while their worker was stopped. All of
-/// them are answered.
-fn all_who_wait_are_answered(seed: u64) -> Result<(), String> {
+/// Idle clients send their next request while their worker is suspended for longer than the idle
+/// timeout. Each client must get its response.
+fn requests_sent_before_a_delay_are_answered(seed: u64) -> Result<(), String> {
     let mut bench = Bench::new(seed, Faults::none());
-    let mut callers: Vec<Caller> = (0..WAITING).map(|_| bench.connect()).collect();
+    let mut clients: Vec<TestClient> = (0..WAITING).map(|_| bench.connect()).collect();
     for _ in 0..3 {
-        callers.iter().for_each(|caller| caller.ask("/"));
-        for caller in &mut callers {
-            bench.answer(caller)?;
+        clients.iter().for_each(|client| client.send_get("/"));
+        for client in &mut clients {
+            bench.wait_for_response(client)?;
         }
         bench.pass(IDLE_MS)?;
         bench.hold_up(DELAY_MS);
     }
-    drop(callers);
+    drop(clients);
     bench.end()
 }
 
-/// Lives the life of `seed`. In this kernel no completion is late: what a client has sent can be
-/// received at once. Nor is any window so small that many clients who take turns after a delay,
-/// without time passing, look like a spin.
+/// Runs both checks with one seed. In the second one completions are never late, because a client
+/// that sent in time would otherwise be received too late. The windows are not tiny, because many
+/// steps without time passing, as clients make them after a delay, would count as a busy loop.
 ///
 /// # Errors
-/// What did not hold.
-pub(crate) fn look(seed: u64) -> Result<(), String> {
-    all_who_wait_are_answered(seed)?;
+/// If a check fails; the text says how.
+pub(crate) fn check(seed: u64) -> Result<(), String> {
+    requests_sent_before_a_delay_are_answered(seed)?;
     let mut random = Random::new(seed);
     let faults = Faults::random(&mut random);
     let setting = Setting {
@@ -66,16 +66,16 @@ pub(crate) fn look(seed: u64) -> Result<(), String> {
             window_max: faults.window_max.max(WINDOW_MIN),
             ..faults
         },
-        manners: IN_TIME,
+        behaviours: IN_TIME,
         may_stop: true,
         holds_up: true,
     };
-    live_in(&setting, random, false).map(drop)
+    run_with(&setting, random, false).map(drop)
 }
 
 #[test]
-fn clients_are_not_cut_for_a_delay_of_their_worker() {
+fn clients_are_not_closed_for_a_delay_of_their_worker() {
     for seed in 0..SEEDS {
-        look(seed).unwrap_or_else(|what| panic!("seed {seed}: {what}"));
+        check(seed).unwrap_or_else(|what| panic!("seed {seed}: {what}"));
     }
 }

@@ -1,5 +1,5 @@
-//! Clients that leave while their request is being handled, in every order of events that a seed
-//! makes: the call ends, whatever was received before and however it was received.
+//! Clients that leave while their request is being handled, in random orders of events. The call of
+//! the service must end, whatever was received before the client left.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -7,20 +7,22 @@ use std::rc::Rc;
 use coring::sim::{Faults, Mutant, Random, Simulated, World, sleep_ms, with_mutant};
 use coring::{HalfClose, Limits, Request, Response, Service};
 
-/// The cures that show here and in no life.
-pub(crate) const CURES: &[Mutant] = &[Mutant::DeafAfterEnd];
+/// The planted faults that only this test detects.
+pub(crate) const MUTANTS: &[Mutant] = &[Mutant::DeafAfterEnd];
 
-/// A call takes so long that no other end can be meant, in ms.
+/// The duration of a call in ms, so long that no call ends by itself during a test.
 const CALL_MS: u64 = 60_000;
-/// A worker has noticed what a client did by then, in ms: longer than completions are late.
+/// The time in ms within which a worker must notice what a client did: more than the delay of any
+/// completion.
 const NOTICED_MS: u64 = 2_000;
-/// Turns in which it must have noticed.
+/// The turns of the loop within which it must notice it. More are a busy loop.
 const TURNS_MAX: u32 = 5_000;
 
-/// Waits, and counts the calls that wait, and those whose client another coroutine is told to have
-/// gone.
+/// A service whose calls wait. For each call it spawns a task that awaits `Request::gone`.
 struct Waiting {
+    /// Calls that are running.
     calls: Rc<Cell<u32>>,
+    /// Tasks whose `Request::gone` has completed.
     told: Rc<Cell<u32>>,
 }
 
@@ -71,8 +73,8 @@ impl Scene {
         }
     }
 
-    /// Turns the worker's loop for as long as it may take to notice something, or until `done`.
-    fn turns_until(&mut self, done: impl Fn(&Self) -> bool) -> Result<bool, String> {
+    /// Runs the worker's loop until `done`, at most for `NOTICED_MS`. Returns whether it is done.
+    fn runs_until(&mut self, done: impl Fn(&Self) -> bool) -> Result<bool, String> {
         let end_ms = self.world.now_ms() + NOTICED_MS;
         for _ in 0..TURNS_MAX {
             if done(self) {
@@ -87,7 +89,7 @@ impl Scene {
             self.server.step(0);
             self.world.violation().map_or(Ok(()), Err)?;
         }
-        Err("the worker spins".to_owned())
+        Err("a busy loop".to_owned())
     }
 
     fn end(mut self) -> Result<(), String> {
@@ -99,11 +101,11 @@ impl Scene {
     }
 }
 
-/// A client asks, sends more or not, half-closes or not, and resets.
+/// A client sends a request, perhaps sends more requests, perhaps half-closes, and resets.
 ///
 /// # Errors
-/// What did not hold.
-pub(crate) fn look(seed: u64) -> Result<(), String> {
+/// If the service or its task learns of it too early or too late; the text says of what.
+pub(crate) fn check(seed: u64) -> Result<(), String> {
     let mut random = Random::new(seed);
     let faults = Faults {
         completions: random.pick(&[2, 1000]),
@@ -118,35 +120,37 @@ pub(crate) fn look(seed: u64) -> Result<(), String> {
     let client = scene.world.connect(0).ok_or("no listener")?;
     let request = b"GET / HTTP/1.1\r\nHost: simulated\r\n\r\n";
     client.send(request);
-    if !scene.turns_until(|scene| scene.calls.get() == 1)? {
-        return Err("the request is not handled".to_owned());
+    if !scene.runs_until(|scene| scene.calls.get() == 1)? {
+        return Err("the service is not called".to_owned());
     }
     if random.chance(500) {
         client.send(&request.repeat(random.pick(&[1, 100, 10_000])));
-        if scene.turns_until(|scene| scene.calls.get() == 0)? {
-            return Err("more requests end the call".to_owned());
+        if scene.runs_until(|scene| scene.calls.get() == 0)? {
+            return Err("further requests ended the call".to_owned());
         }
         if scene.told.get() > 0 {
-            return Err("a client that asks for more has gone".to_owned());
+            return Err("further requests completed Request::gone".to_owned());
         }
     }
     if random.chance(700) {
         client.finish();
-        let has_ended = scene.turns_until(|scene| scene.calls.get() == 0)?;
+        let has_ended = scene.runs_until(|scene| scene.calls.get() == 0)?;
         if has_ended != (half_close == HalfClose::End) {
-            return Err(format!("{half_close:?}: the call has ended: {has_ended}"));
+            return Err(format!(
+                "{half_close:?}: a half-close ended the call: {has_ended}"
+            ));
         }
-        if !scene.turns_until(|scene| scene.told.get() == 1)? {
-            return Err("a half-close is not told".to_owned());
+        if !scene.runs_until(|scene| scene.told.get() == 1)? {
+            return Err("a half-close did not complete Request::gone".to_owned());
         }
     }
     client.reset();
     let is_gone = |scene: &Scene| scene.server.metrics()[0].connections_open.get() == 0;
-    if !scene.turns_until(is_gone)? || scene.calls.get() != 0 {
-        return Err("a reset is not noticed".to_owned());
+    if !scene.runs_until(is_gone)? || scene.calls.get() != 0 {
+        return Err("a reset did not end the call and the connection".to_owned());
     }
-    if !scene.turns_until(|scene| scene.told.get() == 1)? {
-        return Err("a reset is not told".to_owned());
+    if !scene.runs_until(|scene| scene.told.get() == 1)? {
+        return Err("a reset did not complete Request::gone".to_owned());
     }
     scene.end()
 }
@@ -154,10 +158,10 @@ pub(crate) fn look(seed: u64) -> Result<(), String> {
 #[test]
 fn a_client_that_leaves_ends_its_call() {
     for seed in 0..300 {
-        look(seed).unwrap_or_else(|what| panic!("seed {seed}: {what}"));
+        check(seed).unwrap_or_else(|what| panic!("seed {seed}: {what}"));
     }
-    for &cure in CURES {
-        let missed = with_mutant(cure, || (0..20).any(|seed| look(seed).is_err()));
-        assert!(missed, "{cure:?} is not noticed");
+    for &mutant in MUTANTS {
+        let detected = with_mutant(mutant, || (0..20).any(|seed| check(seed).is_err()));
+        assert!(detected, "{mutant:?} is not detected");
     }
 }

@@ -1,27 +1,28 @@
-//! The real workers and connections on a simulated kernel, a whole server life per seed.
+//! The real workers and connections on a simulated kernel. Each seed determines one run of a server
+//! from its start to the end of its drain: the clients, the order of completions, time and faults.
 //!
 //! ```text
 //! cargo test --features mutants --test simulation                    1,000 seeds
-//! CORING_SEEDS=100000 cargo test …                               more of them
-//! CORING_SEED=77 cargo test … seeds -- --nocapture               one, with all that happens in it
+//! CORING_SEEDS=100000 cargo test …                                   more seeds
+//! CORING_SEED=77 cargo test … seeds -- --nocapture                   one seed, with a trace
 //! ```
 
 #![expect(
     clippy::print_stdout,
-    reason = "figures and traces are for whoever runs it"
+    reason = "prints totals, and the trace of a single seed"
 )]
 
-mod answer;
 mod client;
 mod crowd;
 mod delays;
 mod gone;
-mod life;
 mod messages;
 mod mutants;
 mod pitfalls;
 mod reach;
 mod regressions;
+mod response;
+mod run;
 mod service;
 mod spans;
 mod turns;
@@ -36,23 +37,23 @@ fn variable(name: &str) -> Option<u64> {
 #[test]
 fn seeds() {
     if let Some(seed) = variable("CORING_SEED") {
-        let lived = life::live(seed, true);
-        println!("{lived:?}");
-        assert!(lived.is_ok(), "seed {seed}: {lived:?}");
+        let outcome = run::run_seed(seed, true);
+        println!("{outcome:?}");
+        assert!(outcome.is_ok(), "seed {seed}: {outcome:?}");
         return;
     }
     let seeds = variable("CORING_SEEDS").unwrap_or(1000);
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let begin = Instant::now();
     let outcomes: Vec<_> = thread::scope(|scope| {
-        let live = |first: usize| move || live_each(first as u64, seeds, threads);
-        let lives: Vec<_> = (0..threads).map(|first| scope.spawn(live(first))).collect();
-        lives.into_iter().map(|life| life.join()).collect()
+        let run = |first: usize| move || run_each(first as u64, seeds, threads);
+        let handles: Vec<_> = (0..threads).map(|first| scope.spawn(run(first))).collect();
+        handles.into_iter().map(|handle| handle.join()).collect()
     });
     let (mut steps, mut requests) = (0, 0);
     for outcome in outcomes {
-        match outcome.expect("a life's panic is its outcome") {
-            Ok(lived) => (steps, requests) = (steps + lived.0, requests + lived.1),
+        match outcome.expect("`run_seed` catches panics") {
+            Ok(total) => (steps, requests) = (steps + total.0, requests + total.1),
             Err((seed, what)) => panic!(
                 "seed {seed}: {what}\n    CORING_SEED={seed} cargo test --features mutants \
                  --test simulation seeds -- --nocapture"
@@ -63,14 +64,14 @@ fn seeds() {
     println!("{seeds} seeds, {steps} steps, {requests} requests in {seconds:.1} s");
 }
 
-/// Lives each `stride`-th seed from `first` on: the steps and requests of all, or the seed of the
-/// life that failed and the reason.
-fn live_each(first: u64, seeds: u64, stride: usize) -> Result<(u64, u64), (u64, String)> {
+/// Runs each `stride`-th seed below `seeds`, starting with `first`. Returns the sums of steps and
+/// requests, or the first seed that failed and the reason.
+fn run_each(first: u64, seeds: u64, stride: usize) -> Result<(u64, u64), (u64, String)> {
     let (mut steps, mut requests) = (0, 0);
     for seed in (first..seeds).step_by(stride) {
-        let lived = life::live(seed, false).map_err(|what| (seed, what))?;
-        steps += lived.steps;
-        requests += lived.requests;
+        let summary = run::run_seed(seed, false).map_err(|what| (seed, what))?;
+        steps += summary.steps;
+        requests += summary.requests;
     }
     Ok((steps, requests))
 }
@@ -79,8 +80,8 @@ fn live_each(first: u64, seeds: u64, stride: usize) -> Result<(u64, u64), (u64, 
 fn the_same_seed_gives_the_same_trace() {
     for seed in 0..20 {
         assert_eq!(
-            life::live(seed, false),
-            life::live(seed, false),
+            run::run_seed(seed, false),
+            run::run_seed(seed, false),
             "seed {seed}"
         );
     }

@@ -1,5 +1,6 @@
-//! A service whose coroutines pass messages and descriptors to one another, and give up on them at
-//! any moment: no message is lost or torn, and no descriptor is left open.
+//! A service whose coroutines pass messages and descriptors to one another, and cancel sends and
+//! receives at random. Every message that was sent must arrive unchanged or be reported as
+//! truncated, and no descriptor may stay open.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -11,22 +12,24 @@ use coring::sim::{Faults, Mutant, Random, Received, Simulated, World};
 use coring::time::timeout;
 use coring::{Limits, Request, Response, Service, spawn};
 
-use crate::reach::turn;
+use crate::reach::run_until;
 
-/// The cures that show here and in no life.
-pub(crate) const CURES: &[Mutant] = &[Mutant::LeakDescriptors];
+/// The planted faults that only this test detects.
+pub(crate) const MUTANTS: &[Mutant] = &[Mutant::LeakDescriptors];
 
 const REQUESTS: usize = 6;
-/// Bytes of a message, at most: more than a block.
+/// The longest message in bytes: more than a block.
 const LEN_MAX: usize = 9000;
-/// Messages that are waited for, and attempts that end otherwise.
+/// The receives of one request, whether they succeed or not. More are an endless loop.
 const ATTEMPTS_MAX: usize = 1000;
 
-/// How often receives ended in which way.
+/// How many receives ended in which way.
 #[derive(Debug, Default, Clone, Copy)]
 struct Ends {
     received: usize,
-    given_up: usize,
+    /// The receive was dropped by a timeout.
+    cancelled: usize,
+    /// The receive reported a truncated message (`InvalidData`).
     cut_off: usize,
     failed: usize,
 }
@@ -34,7 +37,7 @@ struct Ends {
 struct Passing {
     world: World,
     random: RefCell<Random>,
-    /// Sends are given up, or fail.
+    /// Sends may be cancelled or fail, so messages may be lost.
     may_lose: bool,
     ends: Rc<Cell<Ends>>,
 }
@@ -56,8 +59,9 @@ impl Service for Passing {
     }
 }
 
-/// Sends messages whose first bytes are their number and that of their descriptors.
-async fn send_all(mut socket: UnixSeqpacket, world: World, mut random: Random, gives_up: bool) {
+/// Sends messages. The first byte of a message is its number, the second the number of its
+/// descriptors.
+async fn send_all(mut socket: UnixSeqpacket, world: World, mut random: Random, cancels: bool) {
     let count = u8::try_from(1 + random.below(8)).expect("a byte");
     for number in 0..count {
         let passed = random.below(4);
@@ -65,12 +69,12 @@ async fn send_all(mut socket: UnixSeqpacket, world: World, mut random: Random, g
         let mut bytes = vec![number; 2 + random.below(LEN_MAX - 1)];
         bytes[1] = u8::try_from(passed).expect("a byte");
         let send = socket.send(bytes, descriptors.collect());
-        let patience = if gives_up {
-            patience(&mut random)
+        let limit = if cancels {
+            random_timeout(&mut random)
         } else {
             Duration::MAX
         };
-        if let Ok(Err(_)) = timeout(patience, send).await {
+        if let Ok(Err(_)) = timeout(limit, send).await {
             return;
         }
     }
@@ -82,7 +86,7 @@ impl Passing {
         for _ in 0..ATTEMPTS_MAX {
             let receive = socket.recv(Vec::with_capacity(LEN_MAX + 1));
             let mut ends = self.ends.get();
-            match timeout(patience(&mut random), receive).await {
+            match timeout(random_timeout(&mut random), receive).await {
                 Ok(Ok(None)) => return,
                 Ok(Ok(Some(message))) => {
                     self.check(&message, expected);
@@ -94,14 +98,14 @@ impl Passing {
                     ends.cut_off += 1;
                 }
                 Ok(Err(_)) => ends.failed += 1,
-                Err(_) => ends.given_up += 1,
+                Err(_) => ends.cancelled += 1,
             }
             self.ends.set(ends);
             if random.chance(100) {
                 return;
             }
         }
-        self.world.fail("messages never end");
+        self.world.fail("the socket does not end");
     }
 
     fn check(&self, message: &Message, expected: u8) {
@@ -111,18 +115,20 @@ impl Passing {
         if !is_in_order || !is_whole || message.descriptors.len() != usize::from(passed) {
             let came = message.descriptors.len();
             self.world.fail(format_args!(
-                "message {number} for {expected}, whole: {is_whole}, {came} descriptors of {passed}"
+                "message {number} instead of {expected}, whole: {is_whole}, {came} of {passed} \
+                 descriptors"
             ));
         }
     }
 }
 
-fn patience(random: &mut Random) -> Duration {
+fn random_timeout(random: &mut Random) -> Duration {
     Duration::from_millis(random.below(80) as u64)
 }
 
-/// How receives ended in the life of a server that is stopped in the middle, or at its end.
-fn live(seed: u64) -> Result<Ends, String> {
+/// Runs a server and stops it, for odd seeds before it has sent all responses. Returns how the
+/// receives ended.
+fn run(seed: u64) -> Result<Ends, String> {
     let mut random = Random::new(seed);
     let may_lose = random.chance(500);
     let faults = Faults {
@@ -144,25 +150,25 @@ fn live(seed: u64) -> Result<Ends, String> {
     for _ in 0..REQUESTS {
         client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     }
-    let answers_max = if seed.is_multiple_of(2) {
+    let responses_max = if seed.is_multiple_of(2) {
         REQUESTS
     } else {
         REQUESTS / 2
     };
-    let mut answers = String::new();
-    let answered = turn(&world, &mut server, || {
+    let mut responses = String::new();
+    let outcome = run_until(&world, &mut server, || {
         loop {
             match client.read(usize::MAX) {
-                Received::Bytes(bytes) => answers.push_str(str::from_utf8(&bytes).expect("text")),
-                Received::Nothing => return answers.matches("passed.").count() >= answers_max,
+                Received::Bytes(bytes) => responses.push_str(str::from_utf8(&bytes).expect("text")),
+                Received::Nothing => return responses.matches("passed.").count() >= responses_max,
                 Received::End | Received::Reset => return true,
             }
         }
     });
     server.stop();
-    let ended = answered.and_then(|()| turn(&world, &mut server, || false));
-    if let Err(what) = ended {
-        // The kernel refuses everything from here on, so that what is broken can be dropped.
+    let outcome = outcome.and_then(|()| run_until(&world, &mut server, || false));
+    if let Err(what) = outcome {
+        // After `fail` the kernel fails every call, so the broken server can be dropped.
         world.fail(&what);
         world.enter(|| drop(server));
         return Err(world.violation().unwrap_or(what));
@@ -171,22 +177,24 @@ fn live(seed: u64) -> Result<Ends, String> {
     world.violation().map_or_else(|| Ok(ends.get()), Err)
 }
 
+/// Runs a server with one seed.
+///
 /// # Errors
-/// What did not hold.
-pub(crate) fn look(seed: u64) -> Result<(), String> {
-    live(seed).map(drop)
+/// If a message or a descriptor is lost; the text says how.
+pub(crate) fn check(seed: u64) -> Result<(), String> {
+    run(seed).map(drop)
 }
 
 #[test]
 fn messages_arrive_and_descriptors_are_closed() {
     let mut all = Ends::default();
     for seed in 0..300 {
-        let ends = live(seed).unwrap_or_else(|what| panic!("seed {seed}: {what}"));
+        let ends = run(seed).unwrap_or_else(|what| panic!("seed {seed}: {what}"));
         all.received += ends.received;
-        all.given_up += ends.given_up;
+        all.cancelled += ends.cancelled;
         all.cut_off += ends.cut_off;
         all.failed += ends.failed;
     }
-    let least = [all.received, all.given_up, all.cut_off, all.failed];
+    let least = [all.received, all.cancelled, all.cut_off, all.failed];
     assert!(least.iter().all(|count| *count > 30), "{all:?}");
 }

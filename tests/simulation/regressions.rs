@@ -1,16 +1,16 @@
-//! Lives that have found something: each seed once failed for the reason beside it. A change of
-//! what a life draws from its seed changes these lives, so each fault has a test of its own, too.
+//! Seeds that once found a bug, each with the reason. If a run draws other random numbers than
+//! before, its seed no longer reproduces the bug. So each bug also has a test of its own.
 
 use std::fmt::Write;
 
 use coring::Limits;
 use coring::sim::{Faults, Random, Simulated, World};
 
-use crate::client::Manner;
-use crate::life::{SPARE_BLOCKS_MAX, Setting, live, live_in, step};
+use crate::client::Behaviour;
+use crate::run::{SPARE_BLOCKS_MAX, Setting, run_seed, run_with, step};
 use crate::service::Site;
 
-/// Seeds, and what each of them found.
+/// The seeds, each with the bug that it found.
 const SEEDS: &[(u64, &str)] = &[
     (24_856, SLOW_TRANSFER),
     (27_444, SLOW_TRANSFER),
@@ -24,29 +24,29 @@ const SEEDS: &[(u64, &str)] = &[
     (103_907, ASLEEP),
     (116_666, ASLEEP),
     (118_742, ASLEEP),
-    (88_079, UNTOLD),
-    (88_923, UNTOLD),
-    (19_069, OVERFLOWING),
+    (88_079, NO_CLOSE),
+    (88_923, NO_CLOSE),
+    (19_069, OVERFLOW),
 ];
 
-const UNTOLD: &str =
-    "a request's own body counted as another request, so no client was told of a drain";
-const ASLEEP: &str = "a worker slept while data waited in a socket and buffers were free";
-const OVERFLOWING: &str =
-    "polls that were armed again ended one another in a full completion queue for ever";
-const SLOW_TRANSFER: &str = "a transfer that the end of a drain cut off was taken for a stuck one";
+const NO_CLOSE: &str = "the server took the rest of a request body for another request, and sent no \
+                        `Connection: close` during a drain";
+const ASLEEP: &str = "a worker slept although a socket had data and buffers were free";
+const OVERFLOW: &str = "the completion queue was full, and each re-armed poll ended another poll";
+const SLOW_TRANSFER: &str =
+    "this test took a transfer that the end of a drain cut off for a stuck one";
 
 #[test]
-fn seeds_that_found_something_hold() {
+fn seeds_that_found_a_bug_pass() {
     for &(seed, reason) in SEEDS {
-        if let Err(what) = live(seed, false) {
-            panic!("seed {seed}: {what}\n    it once found: {reason}");
+        if let Err(what) = run_seed(seed, false) {
+            panic!("seed {seed}: {what}\n    it once found this bug: {reason}");
         }
     }
 }
 
-/// Clients that have sent everything, over a network so slow that a drain's end cuts them off
-/// while the server still receives.
+/// Clients have sent everything, but the network is so slow that the server is still receiving when
+/// the drain ends.
 #[test]
 fn a_slow_transfer_may_be_cut_off_by_the_end_of_a_drain() {
     let setting = Setting {
@@ -57,18 +57,18 @@ fn a_slow_transfer_may_be_cut_off_by_the_end_of_a_drain() {
             window_max: 512,
             ..Faults::none()
         },
-        manners: &[Manner::Flooding],
+        behaviours: &[Behaviour::Flooding],
         may_stop: false,
         holds_up: false,
     };
     for seed in 0..10 {
-        let lived = live_in(&setting, Random::new(seed), false);
-        assert!(lived.is_ok(), "seed {seed}: {lived:?}");
+        let outcome = run_with(&setting, Random::new(seed), false);
+        assert!(outcome.is_ok(), "seed {seed}: {outcome:?}");
     }
 }
 
-/// Clients that break off while long answers are being sent to them: the connections end at once,
-/// and the kernel tells late that it is done with their sends, which keep their blocks until then.
+/// Clients reset their connections while long responses are being sent to them. The connections end
+/// at once, but the cancelled sends complete late and keep their blocks until then.
 #[test]
 fn a_cancelled_send_keeps_its_blocks_until_the_kernel_is_done() {
     let faults = Faults {
@@ -82,10 +82,10 @@ fn a_cancelled_send_keeps_its_blocks_until_the_kernel_is_done() {
             .unwrap_or_else(|what| panic!("seed {seed}: {what}"))
     });
     let outlived = outlived.count();
-    assert!(outlived > 0, "no send outlives its connection");
+    assert!(outlived > 0, "no send outlived its connection");
 }
 
-/// Whether the last connection has ended at a time when many blocks were still being sent.
+/// Whether many blocks were still being sent after the last connection had ended.
 fn sends_outlive_their_connections(seed: u64, faults: Faults) -> Result<bool, String> {
     const CLIENTS: u64 = 8;
     const TURNS_MAX: u32 = 5_000;
@@ -93,7 +93,7 @@ fn sends_outlive_their_connections(seed: u64, faults: Faults) -> Result<bool, St
     let mut limits = Limits::default();
     limits.connections_max = Some(10);
     let mut server = world.enter(|| Simulated::new(&world, 1, &limits, || Site));
-    // The body of the second request has arrived when the first one is answered.
+    // The body of the second request has arrived before the first response is sent.
     let mut requests = "GET /slow/0/0/1000 HTTP/1.1\r\nHost: simulated\r\n\r\n\
         POST /echo/0/1/0 HTTP/1.1\r\nHost: simulated\r\nTransfer-Encoding: chunked\r\n\r\n"
         .to_owned();
@@ -105,7 +105,7 @@ fn sends_outlive_their_connections(seed: u64, faults: Faults) -> Result<bool, St
     let clients: Vec<_> = clients.collect();
     let mut turns = 0..TURNS_MAX;
     let mut turn = || {
-        turns.next().ok_or("the worker spins")?;
+        turns.next().ok_or("a busy loop")?;
         let next_ms = server.next_ms(0).ok_or("the worker sleeps for ever")?;
         world.advance(next_ms);
         step(&world, &mut server, 0)?;

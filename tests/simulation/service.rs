@@ -1,4 +1,5 @@
-//! A service with every kind of exchange, and what it answers to whom. It knows no connection.
+//! The service of the simulated servers, which offers every kind of exchange. A request's path
+//! determines the response, so the client knows which bytes to expect.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -7,31 +8,31 @@ use std::task::Poll;
 use coring::sim::{hold_up, sleep_ms};
 use coring::{Body, HeaderMap, HeaderValue, Request, Response, Service, spawn};
 
-/// The message of a panic that is meant to happen.
+/// The message of the panics that the service causes on purpose.
 pub(crate) const PLANNED: &str = "a planned panic";
 
-/// What a request asks for.
+/// A kind of exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// An answer from memory.
+    /// Responds at once, from memory.
     Item,
-    /// The same, after a while.
+    /// Responds after a sleep.
     Slow,
-    /// The same, after having woken itself some times.
+    /// Responds after its task has woken itself several times.
     Busy,
-    /// The request's body as it comes.
+    /// Sends the request's body back while it arrives.
     Echo,
-    /// An answer after the request's body was read.
+    /// Responds after it has read the request's body.
     Read,
-    /// An answer without the request's body being read.
+    /// Responds without reading the request's body.
     Ignore,
-    /// An answer that another coroutine writes, with trailers at its end.
+    /// Responds with a body that another coroutine writes, and with trailers.
     Generated,
-    /// The same, but it is not finished.
+    /// As `Generated`, but the writer does not finish the body.
     Broken,
-    /// A panic.
+    /// Panics.
     Panic,
-    /// An answer from memory, for which the worker is held up.
+    /// Responds from memory after it has blocked the worker.
     HoldUp,
 }
 
@@ -68,19 +69,19 @@ impl Kind {
         }
     }
 
-    /// Whether its requests have a body.
+    /// Whether requests of this kind have a body.
     pub(crate) fn has_body(self) -> bool {
         matches!(self, Self::Echo | Self::Read | Self::Ignore)
     }
 }
 
-/// Bytes that no other request of any connection has: the `request`-th of `client`.
+/// Content that is unique to a request: number `request` of `client`.
 pub(crate) fn content(client: usize, request: usize, len: usize) -> Vec<u8> {
     let unit = format!("client {client} request {request};").into_bytes();
     unit.into_iter().cycle().take(len).collect()
 }
 
-/// The service. Its paths are `/kind/client/request/bytes`.
+/// The service. Its paths are `/kind/client/request/length`.
 pub(crate) struct Site;
 
 impl Service for Site {
@@ -92,19 +93,19 @@ impl Service for Site {
         let (Some(kind), &[client, number, len]) = (kind, &numbers[..]) else {
             return Response::not_found("<h1>Not Found</h1>");
         };
-        let answer = content(client, number, len);
+        let content = content(client, number, len);
         match kind {
             Kind::Slow => sleep_ms(len as u64 % 6000).await,
-            Kind::Busy => wake_oneself(len % 7).await,
+            Kind::Busy => yield_times(len % 7).await,
             Kind::Echo => return Response::text("").with_body(request.into_body()),
             Kind::Read => {
                 let body = request.body().read(1 << 20).await;
-                if body.as_ref() != Ok(&answer) {
+                if body.as_ref() != Ok(&content) {
                     return Response::text(format!("corrupt: {body:?}"));
                 }
             }
             Kind::Generated | Kind::Broken => {
-                return Response::text(generate(answer, kind == Kind::Generated));
+                return Response::text(generate(content, kind == Kind::Generated));
             }
             Kind::Panic => panic!("{PLANNED}"),
             Kind::HoldUp => {
@@ -112,26 +113,26 @@ impl Service for Site {
             }
             Kind::Item | Kind::Ignore => {}
         }
-        Response::text(answer)
+        Response::text(content)
     }
 }
 
-/// The trailer that tells the length of a generated body.
+/// The trailer with the length of a generated body.
 pub(crate) const TRAILER: &str = "x-length";
 
-/// Whether a generated body of `len` bytes has its length in the head, and so no trailers.
+/// Whether a generated body of `len` bytes has a `Content-Length`, and therefore no trailers.
 pub(crate) fn states_length(len: usize) -> bool {
     len.is_multiple_of(3)
 }
 
-/// A body that another coroutine writes, in parts and with pauses that follow from its length.
+/// A body that another coroutine writes. Its parts and pauses depend on its length.
 fn generate(content: Vec<u8>, is_finished: bool) -> Body {
     let len = content.len();
     let (mut sender, body) = Body::channel([0, 1, 5000, 70_000][len % 4]);
     let states_length = states_length(len);
     let body = match (states_length, is_finished) {
         (true, true) => body.with_length(len as u64),
-        // A length that is not kept is a way to fail, too.
+        // The writer fails in another way, too: it writes less than the announced length.
         (true, false) => body.with_length(len as u64 + 1),
         (false, _) => body,
     };
@@ -153,21 +154,22 @@ fn generate(content: Vec<u8>, is_finished: bool) -> Body {
     body
 }
 
-/// How long a worker is held up, in ms: longer than one deadline after the other.
+/// How long calls block their worker, in ms: less than all deadlines, or more than the timeout of a
+/// head, of a body, and of an idle connection.
 const HOLD_UPS_MS: [u64; 4] = [300, 12_000, 35_000, 80_000];
 
 thread_local! {
-    /// No worker of this thread's machine is held up beyond this, in ms.
+    /// No call on this thread blocks its worker beyond this time, in ms.
     static HOLD_UPS_END_MS: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Lets calls hold up their workers until then, in ms.
+/// Lets calls block their workers, until the given time at most.
 pub(crate) fn hold_up_until(end_ms: u64) {
     HOLD_UPS_END_MS.set(end_ms);
 }
 
-/// Gives way so many times, without anybody else who would wake it.
-async fn wake_oneself(mut times: usize) {
+/// Yields to other tasks `times` times. Nothing but the task itself wakes it.
+async fn yield_times(mut times: usize) {
     poll_fn(|context| {
         if times == 0 {
             return Poll::Ready(());

@@ -1,5 +1,5 @@
-//! Pipelined responses from an anonymous file, to a client that pauses: spans of the file and the
-//! memory around them arrive in order, however each send is cut.
+//! Pipelined responses from an anonymous file, to a client that pauses. Spans of the file and the
+//! memory between them must arrive in order, however the sends are split.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -12,36 +12,36 @@ use coring::fs::Root;
 use coring::sim::{Connection, Faults, Mutant, Random, Received, Simulated, World, with_mutant};
 use coring::{Files, Limits};
 
-use crate::answer::Answer;
+use crate::response::ParsedResponse;
 
-/// The cures that show here and in no life.
-pub(crate) const CURES: &[Mutant] = &[Mutant::SpanFromStart];
+/// The planted faults that only this test detects.
+pub(crate) const MUTANTS: &[Mutant] = &[Mutant::SpanFromStart];
 
 /// The number of four-byte words in the file.
 const WORDS: u32 = 15_000;
-/// The file's size in bytes: between the bounds of what anonymous files are used for.
+/// The file's size in bytes, for which the cache uses anonymous files.
 const LEN: usize = 4 * WORDS as usize;
-/// Longer than a cached file is trusted without a look at it, in ms.
+/// Longer than a cached file is served without being checked for changes, in ms.
 const TRUSTED_MS: u64 = 600;
-/// Longer than one timeout of a send, and shorter than two, in ms: the send is cancelled, and what
-/// is left of it is sent again.
+/// The client's pause in ms: longer than one write timeout, shorter than two. So the send is
+/// cancelled, and the rest of its bytes is sent again.
 const PAUSE_MS: u64 = 45_000;
-/// How long a client waits in all, in ms.
+/// The longest time that a client waits for all responses, in ms.
 const WAIT_MS: u64 = 200_000;
 
-/// The file's content, in which no four bytes are repeated.
+/// The file's content, in which every four-byte word is different.
 fn content() -> Vec<u8> {
     let words = (0..WORDS).map(|word| word.wrapping_mul(0x9E37_79B1));
     words.flat_map(u32::to_le_bytes).collect()
 }
 
-/// A folder with the file, last changed long ago.
+/// A folder with the file, whose modification time is long ago.
 fn folder() -> &'static PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("spans");
         fs::create_dir_all(&folder).expect("a folder");
-        // Renamed into its place, because another process may be reading it.
+        // Another process may be reading the file, so it is replaced by a rename.
         let new = folder.join(std::process::id().to_string());
         fs::write(&new, content()).expect("a file");
         let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
@@ -58,8 +58,8 @@ struct Scene {
 }
 
 impl Scene {
-    /// Turns the worker's loop until `end_ms`.
-    fn turn_until(&mut self, end_ms: u64) -> Result<(), String> {
+    /// Runs the worker's loop until `end_ms`.
+    fn run_until(&mut self, end_ms: u64) -> Result<(), String> {
         while let Some(next_ms) = self.server.next_ms(0).filter(|at_ms| *at_ms <= end_ms) {
             self.world.advance(next_ms);
             self.server.step(0);
@@ -69,39 +69,39 @@ impl Scene {
         Ok(())
     }
 
-    /// The next `count` responses, which the client reads in pieces of up to `piece_max` bytes. It
-    /// pauses once, after `pause_at` bytes.
-    fn answers(
+    /// Reads the next `count` responses, up to `piece_max` bytes at a time. The client pauses once,
+    /// after `pause_at` bytes.
+    fn responses(
         &mut self,
         client: &Connection,
         count: usize,
         piece_max: usize,
         mut pause_at: usize,
-    ) -> Result<Vec<Answer>, String> {
-        let (mut received, mut answers) = (Vec::new(), Vec::new());
+    ) -> Result<Vec<ParsedResponse>, String> {
+        let (mut received, mut responses) = (Vec::new(), Vec::new());
         let end_ms = self.world.now_ms() + WAIT_MS;
-        while answers.len() < count {
+        while responses.len() < count {
             match client.read(piece_max) {
                 Received::Bytes(bytes) => received.extend(bytes),
                 Received::Nothing if self.world.now_ms() > end_ms => {
-                    return Err("a response is not sent".to_owned());
+                    return Err("a response did not arrive".to_owned());
                 }
-                Received::Nothing => self.turn_until(self.world.now_ms() + 1)?,
-                Received::End | Received::Reset => return Err("the connection ends".to_owned()),
+                Received::Nothing => self.run_until(self.world.now_ms() + 1)?,
+                Received::End | Received::Reset => return Err("the connection ended".to_owned()),
             }
             if received.len() >= pause_at {
                 pause_at = usize::MAX;
-                self.turn_until(self.world.now_ms() + PAUSE_MS)?;
+                self.run_until(self.world.now_ms() + PAUSE_MS)?;
             }
             let mut used = 0;
-            while let Some(answer) = Answer::parse(&received[used..])? {
-                used += answer.len;
-                answers.push(answer);
+            while let Some(response) = ParsedResponse::parse(&received[used..])? {
+                used += response.len;
+                responses.push(response);
             }
             received.drain(..used);
             pause_at = pause_at.saturating_sub(used);
         }
-        Ok(answers)
+        Ok(responses)
     }
 
     fn end(mut self) -> Result<(), String> {
@@ -113,7 +113,7 @@ impl Scene {
     }
 }
 
-/// A request for a part of the file, or for one that is not there.
+/// A request for a range of the file, or for a file that does not exist.
 fn request(range: Option<&Range<usize>>) -> String {
     let mut request = match range {
         Some(_) => "GET /file HTTP/1.1\r\nHost: simulated\r\n".to_owned(),
@@ -125,9 +125,11 @@ fn request(range: Option<&Range<usize>>) -> String {
     request + "\r\n"
 }
 
+/// Requests ranges of the file, pipelined.
+///
 /// # Errors
-/// What did not hold.
-pub(crate) fn look(seed: u64) -> Result<(), String> {
+/// If a response is wrong or missing; the text says which.
+pub(crate) fn check(seed: u64) -> Result<(), String> {
     let mut random = Random::new(seed);
     let faults = Faults {
         short: random.pick(&[0, 300]),
@@ -141,18 +143,18 @@ pub(crate) fn look(seed: u64) -> Result<(), String> {
     let root = Root::open(folder()).map_err(|error| error.to_string())?;
     let service = || Files::new(root.clone());
     let mut limits = Limits::default();
-    // A pause may come when little has been sent.
+    // The pause may begin after a few bytes, so the average rate may be below any minimum.
     limits.bytes_per_second_min = None;
     let server = world.enter(|| Simulated::new(&world, 1, &limits, service));
     let mut scene = Scene { world, server };
     let (world, content) = (scene.world.clone(), content());
     world.enter(|| {
         let client = world.connect(0).ok_or("no listener")?;
-        // The content moves to an anonymous file within three looks at the file.
+        // The cache moves the content to an anonymous file when it has checked the file three times.
         for _ in 0..5 {
             client.send(request(Some(&(0..LEN))).as_bytes());
-            scene.answers(&client, 1, LEN, usize::MAX)?;
-            scene.turn_until(world.now_ms() + TRUSTED_MS)?;
+            scene.responses(&client, 1, LEN, usize::MAX)?;
+            scene.run_until(world.now_ms() + TRUSTED_MS)?;
         }
         let mut ranges = Vec::new();
         for _ in 0..1 + random.below(12) {
@@ -165,14 +167,14 @@ pub(crate) fn look(seed: u64) -> Result<(), String> {
         client.send(requests.as_bytes());
         let piece_max = random.pick(&[600, 5000, LEN]);
         let pause_at = random.below(2 * LEN);
-        let answers = scene.answers(&client, ranges.len(), piece_max, pause_at)?;
-        for (range, answer) in ranges.into_iter().zip(answers) {
+        let responses = scene.responses(&client, ranges.len(), piece_max, pause_at)?;
+        for (range, response) in ranges.into_iter().zip(responses) {
             let is_right = match range {
-                Some(range) => answer.status == 206 && answer.body == content[range],
-                None => answer.status == 404,
+                Some(range) => response.status == 206 && response.body == content[range],
+                None => response.status == 404,
             };
             if !is_right {
-                return Err(format!("a wrong response, of status {}", answer.status));
+                return Err(format!("a wrong response with status {}", response.status));
             }
         }
         scene.end()
@@ -182,10 +184,10 @@ pub(crate) fn look(seed: u64) -> Result<(), String> {
 #[test]
 fn pipelined_spans_arrive_in_order() {
     for seed in 0..100 {
-        look(seed).unwrap_or_else(|what| panic!("seed {seed}: {what}"));
+        check(seed).unwrap_or_else(|what| panic!("seed {seed}: {what}"));
     }
-    for &fault in [Mutant::PutBackLast].iter().chain(CURES) {
-        let missed = with_mutant(fault, || (0..100).any(|seed| look(seed).is_err()));
-        assert!(missed, "{fault:?} is not noticed");
+    for &fault in [Mutant::PutBackLast].iter().chain(MUTANTS) {
+        let detected = with_mutant(fault, || (0..100).any(|seed| check(seed).is_err()));
+        assert!(detected, "{fault:?} is not detected");
     }
 }

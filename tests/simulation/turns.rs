@@ -1,5 +1,5 @@
-//! One worker among clients that never rest, turned by hand: what a life leaves to chance is
-//! measured here, turn by turn. It knows no deadlines.
+//! One worker and clients that send without a pause. The tests run the worker's loop turn by turn
+//! and measure fairness, which the random runs do not. No deadline matters here.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -10,23 +10,23 @@ use std::time::Duration;
 use coring::sim::{Connection, Faults, Mutant, Received, Simulated, Step, World};
 use coring::{Limits, Request, Response, Service};
 
-use crate::answer::Answer;
+use crate::response::ParsedResponse;
 
-/// The cures that show here and in no life.
-pub(crate) const CURES: &[Mutant] = &[Mutant::NeverFetch, Mutant::GreedyTurn, Mutant::NewestFirst];
+/// The planted faults that only these tests detect.
+pub(crate) const MUTANTS: &[Mutant] =
+    &[Mutant::NeverFetch, Mutant::GreedyTurn, Mutant::NewestFirst];
 
-/// Turns in which a worker must have seen what was sent to it.
+/// The turns within which a worker must respond.
 const TURNS_MAX: u32 = 200;
-/// So often a busy call gives way in vain.
+/// A busy call gives up after this number of yields.
 const YIELDS_MAX: u32 = 10_000;
-/// Clients that ask again and again.
+/// The number of active clients.
 pub(crate) const CLIENTS: usize = 64;
-/// Answers for each of them, on average.
+/// Responses per client, on average.
 const ROUNDS: usize = 50;
 
-/// Calls of one worker that wait for one another: `/busy` gives way until somebody asks for
-/// `/free`; `/count` is answered with the length of the request's body; all else is answered after
-/// having given way a few times.
+/// The service. `/busy` yields until a request for `/free` arrives, `/count` responds with the
+/// length of the request's body, and every other path yields a few times before it responds.
 struct Site(Rc<Cell<bool>>);
 
 impl Service for Site {
@@ -37,10 +37,10 @@ impl Service for Site {
             "/busy" => {
                 let mut yields = 0;
                 while !freed.get() && yields < YIELDS_MAX {
-                    give_way().await;
+                    yield_once().await;
                     yields += 1;
                 }
-                return Response::text(if freed.get() { "freed" } else { "in vain" });
+                return Response::text(if freed.get() { "freed" } else { "gave up" });
             }
             "/count" => {
                 let body = request.body().read(1 << 20).await;
@@ -48,7 +48,7 @@ impl Service for Site {
             }
             _ => {
                 for _ in 0..3 {
-                    give_way().await;
+                    yield_once().await;
                 }
             }
         }
@@ -56,21 +56,21 @@ impl Service for Site {
     }
 }
 
-/// Lets the other tasks run, without anybody else who would wake this one.
-async fn give_way() {
-    let mut gave_way = false;
+/// Lets the other tasks run. Nothing but the task itself wakes it.
+async fn yield_once() {
+    let mut has_yielded = false;
     poll_fn(|context| {
-        if gave_way {
+        if has_yielded {
             return Poll::Ready(());
         }
-        gave_way = true;
+        has_yielded = true;
         context.waker().wake_by_ref();
         Poll::Pending
     })
     .await;
 }
 
-/// A worker and its clients.
+/// A server of one worker, and the world that clients connect to.
 pub(crate) struct Bench {
     pub(crate) world: World,
     server: Simulated,
@@ -85,15 +85,15 @@ impl Bench {
         Self { world, server }
     }
 
-    pub(crate) fn connect(&self) -> Caller {
+    pub(crate) fn connect(&self) -> TestClient {
         let connection = self.world.connect(0).expect("a listener");
-        Caller {
+        TestClient {
             connection,
             received: Vec::new(),
         }
     }
 
-    /// Turns the worker's loop once, when it has something to do.
+    /// Runs the worker's loop once, after it has advanced the clock to the worker's next event.
     pub(crate) fn turn(&mut self) -> Result<(), String> {
         let next_ms = self.server.next_ms(0).ok_or("the worker sleeps for ever")?;
         self.world.advance(next_ms);
@@ -101,12 +101,12 @@ impl Bench {
         self.world.violation().map_or(Ok(()), Err)
     }
 
-    /// Lets time pass in which the worker does nothing.
+    /// Advances the clock while the worker is suspended.
     pub(crate) fn hold_up(&self, duration_ms: u64) {
         self.world.advance(self.world.now_ms() + duration_ms);
     }
 
-    /// Lets time pass in which the worker does what there is to do.
+    /// Advances the clock while the worker runs.
     pub(crate) fn pass(&mut self, duration_ms: u64) -> Result<(), String> {
         let end_ms = self.world.now_ms() + duration_ms;
         while self.server.next_ms(0).is_some_and(|at_ms| at_ms <= end_ms) {
@@ -116,18 +116,18 @@ impl Bench {
         Ok(())
     }
 
-    /// Turns until `caller` has its answer.
-    pub(crate) fn answer(&mut self, caller: &mut Caller) -> Result<String, String> {
+    /// Runs the worker until `client` has received a response; returns its body.
+    pub(crate) fn wait_for_response(&mut self, client: &mut TestClient) -> Result<String, String> {
         for _ in 0..TURNS_MAX {
-            if let Some(text) = caller.answer() {
+            if let Some(text) = client.response() {
                 return Ok(text);
             }
             self.turn()?;
         }
-        Err(format!("no answer in {TURNS_MAX} turns"))
+        Err(format!("no response in {TURNS_MAX} turns"))
     }
 
-    /// Drains the worker, so that nothing is left of it.
+    /// Drains the worker and checks that no connection and no descriptor is left.
     pub(crate) fn end(mut self) -> Result<(), String> {
         self.server.drain();
         while self.server.next_ms(0).is_some() {
@@ -138,114 +138,126 @@ impl Bench {
     }
 }
 
-/// A client.
-pub(crate) struct Caller {
+/// A client whose requests and responses are small.
+pub(crate) struct TestClient {
     pub(crate) connection: Connection,
     received: Vec<u8>,
 }
 
-impl Caller {
-    pub(crate) fn ask(&self, path: &str) {
+impl TestClient {
+    pub(crate) fn send_get(&self, path: &str) {
         let request = format!("GET {path} HTTP/1.1\r\nHost: simulated\r\n\r\n");
         self.connection.send(request.as_bytes());
     }
 
-    /// The next answer, once it is whole.
-    pub(crate) fn answer(&mut self) -> Option<String> {
+    /// Reads once. The body of the next response, or `None` while it is incomplete.
+    pub(crate) fn response(&mut self) -> Option<String> {
         if let Received::Bytes(bytes) = self.connection.read(usize::MAX) {
             self.received.extend(bytes);
         }
-        let answer = Answer::parse(&self.received).expect("HTTP")?;
-        self.received.drain(..answer.len);
-        Some(String::from_utf8(answer.body).expect("a text"))
+        let response = ParsedResponse::parse(&self.received).expect("HTTP")?;
+        self.received.drain(..response.len);
+        Some(String::from_utf8(response.body).expect("a text"))
     }
 }
 
-/// A call that is busy and never blocks: what others send meanwhile must be seen all the same.
-fn busy_tasks_see_what_comes(seed: u64) -> Result<(), String> {
+/// While a task is always ready, the worker must still receive what another client sends.
+fn a_busy_task_delays_no_other_request(seed: u64) -> Result<(), String> {
     let mut bench = Bench::new(seed, Faults::none());
     let (mut busy, mut other) = (bench.connect(), bench.connect());
-    other.ask("/");
-    bench.answer(&mut other)?;
-    busy.ask("/busy");
+    other.send_get("/");
+    bench.wait_for_response(&mut other)?;
+    busy.send_get("/busy");
     while bench.server.metrics()[0].requests.get() < 2 {
         bench.turn()?;
     }
-    other.ask("/free");
-    bench.answer(&mut other)?;
-    let text = bench.answer(&mut busy)?;
+    other.send_get("/free");
+    bench.wait_for_response(&mut other)?;
+    let text = bench.wait_for_response(&mut busy)?;
     if text != "freed" {
-        return Err(format!("it was busy {text}"));
+        return Err(format!("the busy call {text}"));
     }
     bench.end()
 }
 
-/// Many active connections, completions that come twenty at a time, and buffers for a few only:
-/// nobody is served three times as often as somebody else.
-fn everybody_gets_a_share(seed: u64) -> Result<(), String> {
+/// There are many active connections and few buffers, and one call fetches only a part of the
+/// completions. No client may be served more than three times as often as another.
+fn active_clients_are_served_equally(seed: u64) -> Result<(), String> {
     let faults = Faults {
         buffers: 8,
         ..Faults::none()
     };
     let mut bench = Bench::new(seed, faults);
-    let mut callers: Vec<(Caller, usize)> = (0..CLIENTS).map(|_| (bench.connect(), 0)).collect();
-    callers.iter().for_each(|(caller, _)| caller.ask("/"));
-    while callers.iter().map(|(_, answers)| answers).sum::<usize>() < CLIENTS * ROUNDS {
+    let mut clients: Vec<(TestClient, usize)> =
+        (0..CLIENTS).map(|_| (bench.connect(), 0)).collect();
+    clients.iter().for_each(|(client, _)| client.send_get("/"));
+    while clients
+        .iter()
+        .map(|(_, responses)| responses)
+        .sum::<usize>()
+        < CLIENTS * ROUNDS
+    {
         bench.turn()?;
-        for (caller, answers) in &mut callers {
-            if caller.answer().is_some() {
-                *answers += 1;
-                caller.ask("/");
+        for (client, responses) in &mut clients {
+            if client.response().is_some() {
+                *responses += 1;
+                client.send_get("/");
             }
         }
     }
-    let answers = || callers.iter().map(|(_, answers)| *answers);
-    let (least, most) = (answers().min().unwrap_or(0), answers().max().unwrap_or(0));
+    let responses = || clients.iter().map(|(_, responses)| *responses);
+    let (least, most) = (
+        responses().min().unwrap_or(0),
+        responses().max().unwrap_or(0),
+    );
     if most > 3 * least {
         return Err(format!(
-            "one client has {least} answers, another one {most}"
+            "one client has {least} responses, another has {most}"
         ));
     }
-    drop(callers);
+    drop(clients);
     bench.end()
 }
 
-/// Both, by one seed.
+/// Runs both checks with one seed.
 ///
 /// # Errors
-/// What did not hold.
-pub(crate) fn look(seed: u64) -> Result<(), String> {
-    busy_tasks_see_what_comes(seed)?;
-    everybody_gets_a_share(seed)
+/// If a check fails; the text says how.
+pub(crate) fn check(seed: u64) -> Result<(), String> {
+    a_busy_task_delays_no_other_request(seed)?;
+    active_clients_are_served_equally(seed)
 }
 
-/// Each of a few seeds holds; with one of the cures taken out none does.
+/// Asserts that a check passes for each of ten seeds, and fails for each with a planted fault.
 #[track_caller]
-pub(crate) fn pitfall(holds: fn(u64) -> Result<(), String>, cures: &[Mutant]) {
+pub(crate) fn pitfall(holds: fn(u64) -> Result<(), String>, mutants: &[Mutant]) {
     for seed in 0..10 {
         holds(seed).unwrap_or_else(|what| panic!("seed {seed}: {what}"));
-        for &cure in cures {
-            let outcome = coring::sim::with_mutant(cure, || holds(seed));
-            assert!(outcome.is_err(), "{cure:?} is not noticed by seed {seed}");
+        for &mutant in mutants {
+            let outcome = coring::sim::with_mutant(mutant, || holds(seed));
+            assert!(
+                outcome.is_err(),
+                "{mutant:?} is not detected by seed {seed}"
+            );
         }
     }
 }
 
 #[test]
 fn pitfall_18_a_busy_ring_is_not_advanced() {
-    let cures = [Mutant::NeverFetch, Mutant::GreedyTurn];
-    pitfall(busy_tasks_see_what_comes, &cures);
+    let mutants = [Mutant::NeverFetch, Mutant::GreedyTurn];
+    pitfall(a_busy_task_delays_no_other_request, &mutants);
 }
 
 #[test]
 fn pitfall_19_starved_connections() {
-    pitfall(everybody_gets_a_share, &[Mutant::NewestFirst]);
+    pitfall(active_clients_are_served_equally, &[Mutant::NewestFirst]);
 }
 
-/// Those who connect all the time, more at each turn than a worker takes in one, keep no drain from
-/// its end.
+/// A drain ends although new clients connect all the time, more in each turn than a worker accepts
+/// in one.
 #[test]
-fn a_drain_ends_whoever_connects() {
+fn a_drain_ends_while_clients_connect() {
     const DRAIN_MS: u64 = 1000;
     let world = World::new(1, Faults::none(), false);
     world.enter(|| {
@@ -255,11 +267,11 @@ fn a_drain_ends_whoever_connects() {
         let mut server = Simulated::new(&world, 1, &limits, || Site(Rc::default()));
         server.step(0);
         server.drain();
-        // The last look into the backlog, and requests that still arrive, have a second each; the
-        // steps are wide.
+        // A drain accepts from the backlog for one second, and responds to new requests for another.
+        // The last term is slack, because each step advances the clock by 200 ms.
         let end_ms = world.now_ms() + 2000 + DRAIN_MS + 2000;
         while server.step(0) != Step::Ended {
-            assert!(world.now_ms() < end_ms, "the drain goes on");
+            assert!(world.now_ms() < end_ms, "the drain does not end");
             for connection in (0..100).map_while(|_| world.connect(0)) {
                 connection.finish();
             }

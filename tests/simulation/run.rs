@@ -1,5 +1,5 @@
-//! One server's life by one seed: workers and clients take turns as chance will have it, until a
-//! drain has ended everything. It knows what must hold and not how it is achieved.
+//! One run of a server, determined by one seed. Workers and clients make steps in a random order,
+//! until a drain has ended all of them. The checks know what the server must do, not how it works.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -8,91 +8,95 @@ use std::sync::Once;
 use coring::Limits;
 use coring::sim::{Faults, Random, Simulated, Step, World};
 
-use crate::client::{Client, Manner};
+use crate::client::{Behaviour, Client};
 use crate::service::{PLANNED, Site, hold_up_until};
 
-/// Turns of the loops at one instant: more are a spin.
-const TURNS_AT_ONCE_MAX: u32 = 20_000;
-/// Blocks that a connection may hold: what waits to be asked for, what is received before the
-/// receive is cancelled, and what an echo owes.
+/// More steps than this without any time passing are a busy loop.
+const STEPS_AT_ONCE_MAX: u32 = 20_000;
+/// Blocks that a connection may hold: received bytes that the service has not taken, bytes received
+/// until the receive is cancelled, and bytes of an echo that are not sent.
 const BLOCKS_MAX: u64 = 16 + 32 + 64;
-/// Blocks that a worker may hold for no connection.
+/// Blocks that a worker may hold in addition to those of its connections.
 pub(crate) const SPARE_BLOCKS_MAX: u64 = 32;
-/// A worker is stopped within so long, for so long at most, in ms: longer than any deadline.
+/// A pause of a worker begins within this time, and lasts no longer, in ms: more than any deadline.
 const PAUSED_MS_MAX: usize = 100_000;
-/// A life is over by then, in ms: the longest deadlines, one after the other.
-const LIFE_MS_MAX: u64 = 400_000;
+/// A run ends within this time, in ms: the sum of the longest deadlines.
+const RUN_MS_MAX: u64 = 400_000;
 
-/// What a life was like.
+/// The result of a run.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Lived {
+pub(crate) struct Summary {
+    /// A hash of everything that happened.
     pub(crate) trace: u64,
     pub(crate) steps: u64,
     pub(crate) requests: u64,
 }
 
-/// What a life is set up with; all else is left to chance.
+/// The parameters of a run. Everything else is random.
 #[derive(Debug, Clone)]
 pub(crate) struct Setting {
     pub(crate) faults: Faults,
-    pub(crate) manners: &'static [Manner],
-    /// The second signal comes, too.
+    pub(crate) behaviours: &'static [Behaviour],
+    /// In some runs the server is stopped during its drain, as by a second signal.
     pub(crate) may_stop: bool,
-    /// Before the drain, workers are stopped for some time now and then, and some calls hold up
-    /// their worker.
+    /// Before the drain, workers are suspended now and then, and some calls block their worker.
     pub(crate) holds_up: bool,
 }
 
-/// Lives the life of `seed`, in which anything may happen.
+/// Runs `seed` with random faults and every kind of client.
 ///
 /// # Errors
-/// What did not hold.
-pub(crate) fn live(seed: u64, traced: bool) -> Result<Lived, String> {
+/// If the server or the engine broke a rule; the text says which.
+pub(crate) fn run_seed(seed: u64, traced: bool) -> Result<Summary, String> {
     let mut random = Random::new(seed);
     let setting = Setting {
         faults: Faults::random(&mut random),
-        manners: Manner::ALL,
+        behaviours: Behaviour::ALL,
         may_stop: true,
         holds_up: false,
     };
-    live_in(&setting, random, traced)
+    run_with(&setting, random, traced)
 }
 
-/// As [`live`], in a `setting`.
+/// As [`run_seed`], with a given `setting`.
 ///
 /// # Errors
-/// As there.
-pub(crate) fn live_in(
+/// As for [`run_seed`].
+pub(crate) fn run_with(
     setting: &Setting,
     mut random: Random,
     traced: bool,
-) -> Result<Lived, String> {
-    be_quiet_about_planned_panics();
+) -> Result<Summary, String> {
+    silence_planned_panics();
     if traced {
         println!("{setting:?}");
     }
     let world = World::new(random.any(), setting.faults.clone(), traced);
-    let mut life = world.enter(|| Life::new(setting, world.clone(), random));
-    let outcome = quietly(|| catch_unwind(AssertUnwindSafe(|| world.enter(|| life.run()))));
+    let mut run = world.enter(|| Run::new(setting, world.clone(), random));
+    let outcome = quietly(|| catch_unwind(AssertUnwindSafe(|| world.enter(|| run.run_to_end()))));
     let outcome = outcome.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-        Err(format!("a panic: {}", text.unwrap_or("of no known kind")))
+        Err(format!(
+            "a panic: {}",
+            text.unwrap_or("its payload is no string")
+        ))
     });
     if let Err(what) = &outcome {
-        // From here on the kernel refuses everything, so that what is broken can be dropped.
+        // After `fail` the kernel fails every call, so the broken server can be dropped.
         world.fail(what);
-        let _ = quietly(|| catch_unwind(AssertUnwindSafe(|| world.enter(|| drop(life)))));
+        let _ = quietly(|| catch_unwind(AssertUnwindSafe(|| world.enter(|| drop(run)))));
     }
     outcome
 }
 
-struct Life {
+struct Run {
     world: World,
     server: Simulated,
+    /// Which workers are still running.
     workers: Vec<bool>,
     clients: Vec<Client>,
-    /// When which worker is stopped, and until when, in order.
+    /// The pauses in the order of their beginning: begin in ms, worker, end in ms.
     pauses: Vec<(u64, usize, u64)>,
     drains_at_ms: u64,
     drained: bool,
@@ -102,7 +106,7 @@ struct Life {
     steps: u64,
 }
 
-/// Who can go on.
+/// The next step: of a worker, of a client, or a signal.
 #[derive(Debug, Clone, Copy)]
 enum Turn {
     Worker(usize),
@@ -111,19 +115,19 @@ enum Turn {
     Stop,
 }
 
-impl Life {
+impl Run {
     fn new(setting: &Setting, world: World, mut random: Random) -> Self {
         let workers = 1 + random.below(3);
         let mut limits = Limits::default();
         limits.connections_max = Some(random.pick(&[1000, 1000, 4]));
         let server = Simulated::new(&world, workers, &limits, || Site);
         let now_ms = world.now_ms();
-        // A call that takes time stops the clients as well: those of another worker would be late.
+        // A blocking call advances the clock, so the clients of another worker would be late.
         let may_hold_up = setting.holds_up && workers == 1;
         let clients = 1 + random.below(10);
         let clients = (0..clients).map(|number| {
-            let manner = random.pick(setting.manners);
-            Client::new(number, manner, may_hold_up, random.fork(), now_ms)
+            let behaviour = random.pick(setting.behaviours);
+            Client::new(number, behaviour, may_hold_up, random.fork(), now_ms)
         });
         let clients = clients.collect();
         let drains_at_ms = now_ms + random.pick(&[50, 1000, 2000, 60_000]);
@@ -148,14 +152,14 @@ impl Life {
         }
     }
 
-    fn run(&mut self) -> Result<Lived, String> {
+    fn run_to_end(&mut self) -> Result<Summary, String> {
         let begin_ms = self.world.now_ms();
         let (mut instant_ms, mut turns) = (begin_ms, 0);
         while self.workers.contains(&true) || self.clients.iter().any(|client| !client.done) {
             let now_ms = self.world.now_ms();
             let due = self.due();
             let Some(soonest_ms) = due.iter().map(|(at_ms, _)| *at_ms).min() else {
-                return Err("everybody sleeps for ever".to_owned());
+                return Err("no worker and no client has a next step".to_owned());
             };
             if soonest_ms > now_ms {
                 self.world.advance(soonest_ms);
@@ -171,11 +175,11 @@ impl Life {
             self.steps += 1;
             turns = if now_ms == instant_ms { turns + 1 } else { 0 };
             instant_ms = now_ms;
-            if turns > TURNS_AT_ONCE_MAX {
-                return Err(format!("the loops spin; last {turn:?}"));
+            if turns > STEPS_AT_ONCE_MAX {
+                return Err(format!("a busy loop; the last step: {turn:?}"));
             }
-            if now_ms > begin_ms + LIFE_MS_MAX {
-                return Err("the server does not come to its end".to_owned());
+            if now_ms > begin_ms + RUN_MS_MAX {
+                return Err("the server does not end".to_owned());
             }
         }
         self.server.check_end();
@@ -185,14 +189,14 @@ impl Life {
             .metrics()
             .iter()
             .map(|metrics| metrics.requests.get());
-        Ok(Lived {
+        Ok(Summary {
             trace: self.world.trace(),
             steps: self.steps,
             requests: requests.sum(),
         })
     }
 
-    /// Who has something to do, and when, in ms.
+    /// The possible next steps, each with its time in ms.
     fn due(&self) -> Vec<(u64, Turn)> {
         let now_ms = self.world.now_ms();
         let mut due = Vec::new();
@@ -216,7 +220,7 @@ impl Life {
         due
     }
 
-    /// When a worker can do what it would do `at_ms`.
+    /// The time at which a worker makes the step that is due at `at_ms`: later if it is suspended.
     fn after_pauses(&self, worker: usize, at_ms: u64) -> u64 {
         let pauses = self.pauses.iter().filter(|(_, whose, _)| *whose == worker);
         pauses.fold(at_ms, |at_ms, (from_ms, _, until_ms)| {
@@ -234,13 +238,14 @@ impl Life {
                 if step == Step::Ended {
                     self.workers[number] = false;
                     if !self.drained {
-                        return Err("a worker has ended by itself".to_owned());
+                        return Err("a worker ended before the drain".to_owned());
                     }
                 }
             }
             Turn::Client(number) => {
                 let listener = number % self.workers.len();
                 let outcome = self.clients[number].step(&self.world, listener, drain_ms);
+                // A stop cuts off the connections, so a client may then miss responses.
                 if !self.stopped {
                     outcome?;
                 }
@@ -260,16 +265,16 @@ impl Life {
     }
 }
 
-/// Turns the loop of `worker`, which accepts from the listener of the same number.
+/// Runs the loop of `worker` once. The worker accepts from the listener of the same number.
 ///
 /// # Errors
-/// When it holds more memory than its connections may have: a client that sends much to a slow
-/// service is slowed down, and what it sends is not stored.
+/// If the worker holds more blocks than its connections may have. It must slow down a client that
+/// sends to a slow service, instead of storing what the client sends.
 pub(crate) fn step(world: &World, server: &mut Simulated, worker: usize) -> Result<Step, String> {
-    // The end of a connection cancels its operations. Each of them keeps its blocks, and the socket
-    // open, until the kernel is done with it, so open sockets are counted, not connections that are
-    // served. They are counted before the turn: the worker counts its blocks before its last visit
-    // to the kernel, and may close sockets in it.
+    // A connection that ends cancels its operations, and each operation keeps its blocks and the
+    // socket until its final completion. So open sockets are counted, not connections. They are
+    // counted before the step, because the worker updates `blocks_in_use` before it enters the
+    // kernel, and may close sockets afterwards.
     let sockets = world.held(worker) as u64;
     let step = server.step(worker);
     let blocks = server.metrics()[worker].blocks_in_use.get();
@@ -279,7 +284,7 @@ pub(crate) fn step(world: &World, server: &mut Simulated, worker: usize) -> Resu
     Ok(step)
 }
 
-/// Some pauses of workers, in order, and when the drain begins that follows them.
+/// The beginning of the drain in ms, and random pauses of workers before it, in order.
 fn pauses(random: &mut Random, now_ms: u64, workers: usize) -> (u64, Vec<(u64, usize, u64)>) {
     let count = random.below(4);
     let pause = |_| {
@@ -293,10 +298,11 @@ fn pauses(random: &mut Random, now_ms: u64, workers: usize) -> (u64, Vec<(u64, u
 }
 
 thread_local! {
-    /// Panics on this thread are somebody's answer, and not to be printed.
+    /// Panics on this thread are caught and reported by the caller, so the hook prints nothing.
     static QUIET: Cell<bool> = const { Cell::new(false) };
 }
 
+/// Runs `body` and prints none of its panics.
 fn quietly<R>(body: impl FnOnce() -> R) -> R {
     QUIET.set(true);
     let result = body();
@@ -304,7 +310,8 @@ fn quietly<R>(body: impl FnOnce() -> R) -> R {
     result
 }
 
-fn be_quiet_about_planned_panics() {
+/// Installs a panic hook that does not print panics with the message `PLANNED`.
+fn silence_planned_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let hook = std::panic::take_hook();

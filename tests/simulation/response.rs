@@ -1,32 +1,33 @@
-//! Answers as they are read off a simulated connection. It knows no request.
+//! A simple parser of the responses that a simulated client receives. It does not know the requests.
 
-/// An answer as it came.
+/// A response that has arrived completely.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct ParsedResponse {
     pub(crate) status: u16,
     pub(crate) body: Vec<u8>,
-    /// The lines behind a chunked body.
+    /// The trailer lines behind a chunked body.
     pub(crate) trailers: Vec<String>,
-    /// It says that it is the last one.
+    /// The response has `Connection: close`.
     pub(crate) closes: bool,
-    /// Bytes of it, framing included.
+    /// The length of the whole response in bytes, framing included.
     pub(crate) len: usize,
 }
 
-impl Answer {
-    /// The answer at the start of `bytes`, once it is whole. Interim ones are left out.
+impl ParsedResponse {
+    /// The response at the start of `bytes`, or `None` while it is incomplete.
     ///
     /// # Errors
-    /// What about it is not HTTP.
+    /// If `bytes` are not a valid response; the text describes the fault.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Self>, String> {
         let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else {
             return Ok(None);
         };
-        let head = std::str::from_utf8(&bytes[..end]).map_err(|_| "got no HTTP".to_owned())?;
+        let head = std::str::from_utf8(&bytes[..end])
+            .map_err(|_| "got a head that is not UTF-8".to_owned())?;
         let status = head
             .strip_prefix("HTTP/1.1 ")
             .and_then(|rest| rest.get(..3)?.parse().ok());
-        let status = status.ok_or_else(|| format!("got no HTTP: {head:?}"))?;
+        let status = status.ok_or_else(|| format!("got a head that is not HTTP: {head:?}"))?;
         let field = |name: &str| {
             let named = |line: &&str| line.to_ascii_lowercase().starts_with(name);
             head.lines()
@@ -35,7 +36,9 @@ impl Answer {
         };
         let (body, trailers, len) = match field("content-length:") {
             Some(length) => {
-                let length: usize = length.parse().map_err(|_| "got no length".to_owned())?;
+                let length: usize = length
+                    .parse()
+                    .map_err(|_| "got a Content-Length that is not a number".to_owned())?;
                 let Some(body) = bytes.get(end + 4..end + 4 + length) else {
                     return Ok(None);
                 };
@@ -57,10 +60,10 @@ impl Answer {
     }
 }
 
-/// The body, its trailers, and where they end.
+/// A body, its trailers, and the offset behind both.
 type Chunked = (Vec<u8>, Vec<String>, usize);
 
-/// A chunked body that begins `at`, its trailers, and where it ends; none while it is not whole.
+/// The chunked body that begins at offset `at`, or `None` while it is incomplete.
 fn chunks(bytes: &[u8], mut at: usize) -> Result<Option<Chunked>, String> {
     let mut body = Vec::new();
     loop {
@@ -80,13 +83,14 @@ fn chunks(bytes: &[u8], mut at: usize) -> Result<Option<Chunked>, String> {
         };
         at += line + 4 + size;
         if !chunk.ends_with(b"\r\n") {
-            return Err("got a chunk that does not end".to_owned());
+            return Err("got a chunk without CRLF behind it".to_owned());
         }
         body.extend_from_slice(&chunk[..size]);
     }
 }
 
-/// The lines that begin `at`, up to the empty one, and where they end; none while it is missing.
+/// The trailer lines that begin at offset `at`, and the offset behind the empty line that ends
+/// them. `None` while that line is missing.
 fn trailers(bytes: &[u8], mut at: usize) -> Option<(Vec<String>, usize)> {
     let mut lines = Vec::new();
     loop {
