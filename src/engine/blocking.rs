@@ -41,18 +41,18 @@ pub(super) const THREADS_MAX: usize = 4;
 ///
 /// # Panics
 /// Outside a worker.
-pub fn blocking<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> Blocking<T> {
-    let slot = Arc::new(Mutex::new(Slot {
+pub fn blocking<T: Send + 'static>(task: impl FnOnce() -> T + Send + 'static) -> Blocking<T> {
+    let slot = Arc::new(Mutex::new(ResultSlot {
         result: None,
         waiter: None,
     }));
-    let place = slot.clone();
+    let task_slot = slot.clone();
     let run = move || {
-        if Arc::strong_count(&place) > 1 {
-            finish(&place, outcome_of(job));
+        if Arc::strong_count(&task_slot) > 1 {
+            finish(&task_slot, outcome_of(task));
         }
     };
-    if let Err(error) = super::current::with_threads(|threads| threads.start(Box::new(run))) {
+    if let Err(error) = super::current::with_blocking_pool(|pool| pool.start(Box::new(run))) {
         let errno = error.raw_os_error().unwrap_or(libc::EAGAIN);
         finish(&slot, Err(JoinError::NoThread(errno)));
     }
@@ -61,11 +61,11 @@ pub fn blocking<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> 
 
 /// The future of a task in the blocking pool; see [`blocking`].
 #[derive(Debug)]
-pub struct Blocking<T>(Arc<Mutex<Slot<T>>>);
+pub struct Blocking<T>(Arc<Mutex<ResultSlot<T>>>);
 
 /// The result of a blocking task, shared by the pool and the future.
 #[derive(Debug)]
-struct Slot<T> {
+struct ResultSlot<T> {
     result: Option<Result<T, JoinError>>,
     waiter: Option<Waker>,
 }
@@ -87,19 +87,19 @@ impl<T> Future for Blocking<T> {
     }
 }
 
-fn finish<T>(place: &Mutex<Slot<T>>, result: Result<T, JoinError>) {
-    let mut slot = lock(place);
+fn finish<T>(task_slot: &Mutex<ResultSlot<T>>, result: Result<T, JoinError>) {
+    let mut slot = lock(task_slot);
     slot.result = Some(result);
     let waiter = slot.waiter.take();
     drop(slot);
     waiter.into_iter().for_each(wake);
 }
 
-type Job = Box<dyn FnOnce() + Send>;
+type BlockingTask = Box<dyn FnOnce() + Send>;
 
 /// One worker's blocking pool. Dropping it drops the tasks that have not started. It does not wait
 /// for running tasks, because a disk that does not respond must not keep the program from exiting.
-pub(super) struct Threads {
+pub(super) struct BlockingPool {
     shared: Arc<Shared>,
     threads_max: usize,
 }
@@ -108,19 +108,19 @@ pub(super) struct Threads {
 struct Shared {
     queue: Mutex<Queue>,
     /// Signalled when a task was queued, and when the pool was closed.
-    news: Condvar,
+    changed: Condvar,
 }
 
 #[derive(Default)]
 struct Queue {
-    jobs: VecDeque<Job>,
+    tasks: VecDeque<BlockingTask>,
     threads: usize,
     /// Threads that wait for a task.
     idle: usize,
     closed: bool,
 }
 
-impl Threads {
+impl BlockingPool {
     /// A pool of at most `threads_max` threads, none of which has started yet. If `threads_max` is
     /// 0, `start` runs each task on the calling thread.
     pub(super) fn new(threads_max: usize) -> Self {
@@ -134,75 +134,75 @@ impl Threads {
     ///
     /// # Errors
     /// If the pool has no thread and none can be started.
-    fn start(&self, job: Job) -> io::Result<()> {
+    fn start(&self, task: BlockingTask) -> io::Result<()> {
         if self.threads_max == 0 {
-            contain(job);
+            contain(task);
             return Ok(());
         }
         let mut queue = lock(&self.shared.queue);
-        queue.jobs.push_back(job);
-        if queue.idle < queue.jobs.len() && queue.threads < self.threads_max {
+        queue.tasks.push_back(task);
+        if queue.idle < queue.tasks.len() && queue.threads < self.threads_max {
             let shared = self.shared.clone();
             let thread = std::thread::Builder::new().name("coring-blocking".to_owned());
             match thread.spawn(move || shared.work()) {
                 Ok(_) => queue.threads += 1,
                 Err(error) if queue.threads == 0 => {
-                    let unbegun = std::mem::take(&mut queue.jobs);
+                    let unstarted = std::mem::take(&mut queue.tasks);
                     drop(queue);
-                    drop_jobs(unbegun);
+                    drop_tasks(unstarted);
                     return Err(error);
                 }
                 Err(_) => {}
             }
         }
         drop(queue);
-        self.shared.news.notify_one();
+        self.shared.changed.notify_one();
         Ok(())
     }
 }
 
-impl Drop for Threads {
+impl Drop for BlockingPool {
     fn drop(&mut self) {
         let mut queue = lock(&self.shared.queue);
         queue.closed = true;
-        let unbegun = std::mem::take(&mut queue.jobs);
+        let unstarted = std::mem::take(&mut queue.tasks);
         drop(queue);
-        self.shared.news.notify_all();
-        drop_jobs(unbegun);
+        self.shared.changed.notify_all();
+        drop_tasks(unstarted);
     }
 }
 
 /// Drops tasks that have not started. The queue must be unlocked, because their destructors may run
 /// any code.
-fn drop_jobs(jobs: VecDeque<Job>) {
-    for job in jobs {
-        contain(|| drop(job));
+fn drop_tasks(tasks: VecDeque<BlockingTask>) {
+    for task in tasks {
+        contain(|| drop(task));
     }
 }
 
 impl Shared {
     /// The life of a thread: runs tasks until the pool is closed.
     fn work(&self) {
-        while let Some(job) = self.next_job() {
+        while let Some(task) = self.next_task() {
             // Panics of the task's closure are caught inside. This catches panics of its
             // destructors.
-            contain(job);
+            contain(task);
         }
     }
 
     /// Waits for a task; `None` once the pool is closed.
-    fn next_job(&self) -> Option<Job> {
+    fn next_task(&self) -> Option<BlockingTask> {
         let mut queue = lock(&self.queue);
         loop {
-            if let Some(job) = queue.jobs.pop_front() {
-                return Some(job);
+            if let Some(task) = queue.tasks.pop_front() {
+                return Some(task);
             }
             if queue.closed {
                 return None;
             }
             queue.idle += 1;
             queue = self
-                .news
+                .changed
                 .wait(queue)
                 .unwrap_or_else(PoisonError::into_inner);
             queue.idle -= 1;
@@ -210,9 +210,9 @@ impl Shared {
     }
 }
 
-impl fmt::Debug for Threads {
+impl fmt::Debug for BlockingPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Threads").finish_non_exhaustive()
+        f.debug_struct("BlockingPool").finish_non_exhaustive()
     }
 }
 
@@ -232,7 +232,7 @@ mod tests {
     use crate::engine::{EngineChoice, Worker};
     use crate::rt::{Timeout, now_ms, sleep_ms, spawn_detached};
 
-    const PATIENCE: Duration = Duration::from_secs(30);
+    const TIMEOUT: Duration = Duration::from_secs(30);
 
     /// Runs `main` on a new worker, once on each engine that works here.
     fn on_each_engine<F: Future<Output = ()> + 'static>(main: impl Fn() -> F) {
@@ -243,7 +243,7 @@ mod tests {
         }
     }
 
-    fn here() -> ThreadId {
+    fn thread_id() -> ThreadId {
         std::thread::current().id()
     }
 
@@ -252,10 +252,10 @@ mod tests {
     }
 
     #[test]
-    fn a_job_runs_elsewhere_and_its_result_comes_here() {
+    fn a_task_runs_on_another_thread_and_returns_its_result() {
         on_each_engine(|| async {
-            let elsewhere = blocking(here).await.unwrap();
-            assert_ne!(elsewhere, here());
+            let pool_thread = blocking(thread_id).await.unwrap();
+            assert_ne!(pool_thread, thread_id());
             let refused = blocking(|| io::Result::<()>::Err(io::ErrorKind::NotFound.into())).await;
             assert_eq!(
                 refused.unwrap().unwrap_err().kind(),
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_cannot_be_started_is_told_by_the_number_of_the_error() {
+    fn a_failed_thread_start_keeps_its_error_number() {
         let error = io::Error::from(JoinError::NoThread(libc::EAGAIN));
         assert_eq!(error.raw_os_error(), Some(libc::EAGAIN));
         let error = io::Error::from(panicked("as planned"));
@@ -273,13 +273,13 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_in_a_job_is_an_error_and_costs_no_thread() {
+    fn a_panic_becomes_an_error_and_ends_no_thread() {
         on_each_engine(|| async {
             for _ in 0..2 * THREADS_MAX {
                 let result = blocking(|| panic!("as planned")).await;
                 assert_eq!(result, Err::<(), _>(panicked("as planned")));
             }
-            assert!(blocking(here).await.is_ok());
+            assert!(blocking(thread_id).await.is_ok());
         });
     }
 
@@ -293,11 +293,11 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_whose_destructor_panics_is_an_error_and_costs_no_thread() {
+    fn a_payload_whose_destructor_panics_becomes_an_error_and_ends_no_thread() {
         on_each_engine(|| async {
             for _ in 0..2 * THREADS_MAX {
-                let job = blocking(|| resume_unwind(Box::new(Bomb)));
-                let result = Timeout::new(now_ms() + 30_000, job).await;
+                let task = blocking(|| resume_unwind(Box::new(Bomb)));
+                let result = Timeout::new(now_ms() + 30_000, task).await;
                 let result = result.expect("an outcome");
                 assert_eq!(result, Err::<(), _>(panicked("no message")));
             }
@@ -305,30 +305,30 @@ mod tests {
     }
 
     #[test]
-    fn a_result_whose_destructor_panics_costs_no_thread() {
+    fn a_result_whose_destructor_panics_ends_no_thread() {
         on_each_engine(|| async {
             let (open, gate) = mpsc::channel::<()>();
             let gate = Arc::new(Mutex::new(gate));
             for _ in 0..2 * THREADS_MAX {
-                let (begun, has_begun) = mpsc::channel();
+                let (started, has_started) = mpsc::channel();
                 let gate = gate.clone();
-                let job = blocking(move || {
-                    begun.send(()).unwrap();
+                let task = blocking(move || {
+                    started.send(()).unwrap();
                     let _ = lock(&gate).recv();
                     Bomb
                 });
                 // Tasks that find no free thread are dropped before they start.
-                let _ = has_begun.recv_timeout(Duration::from_millis(100));
-                drop(job);
+                let _ = has_started.recv_timeout(Duration::from_millis(100));
+                drop(task);
             }
             drop(open);
-            let job = Timeout::new(now_ms() + 30_000, blocking(here));
-            assert!(job.await.expect("a thread").is_ok());
+            let task = Timeout::new(now_ms() + 30_000, blocking(thread_id));
+            assert!(task.await.expect("a thread").is_ok());
         });
     }
 
     #[test]
-    fn jobs_whose_destructors_panic_do_not_keep_a_worker_from_its_end() {
+    fn a_worker_ends_although_destructors_of_tasks_panic() {
         let (_open, gate) = mpsc::channel::<()>();
         let gate = Arc::new(Mutex::new(gate));
         // The futures of these tasks are kept until after their worker has ended.
@@ -338,18 +338,18 @@ mod tests {
             async move {
                 for _ in 0..3 * THREADS_MAX {
                     let (gate, bomb) = (gate.clone(), Bomb);
-                    let job = blocking(move || {
+                    let task = blocking(move || {
                         let _ = lock(&gate).recv();
                         std::mem::forget(bomb);
                     });
-                    lock(&awaited).push(job);
+                    lock(&awaited).push(task);
                 }
             }
         });
     }
 
     #[test]
-    fn jobs_beyond_the_threads_wait_their_turn_and_the_worker_does_not() {
+    fn tasks_wait_for_a_free_thread_and_the_worker_does_not() {
         on_each_engine(|| async {
             let (done, all_done) = mpsc::channel();
             let (open, gate) = mpsc::channel::<()>();
@@ -359,13 +359,16 @@ mod tests {
                 spawn_detached(async move {
                     let pass = move || {
                         let _ = lock(&gate).recv();
-                        here()
+                        thread_id()
                     };
                     done.send(blocking(pass).await.unwrap()).unwrap();
                 });
             }
             sleep_ms(10).await;
-            assert!(all_done.try_recv().is_err(), "the gate is shut");
+            assert!(
+                all_done.try_recv().is_err(),
+                "no task finishes before the gate opens"
+            );
             drop(open);
             let mut threads = Vec::new();
             while threads.len() < 5 * THREADS_MAX {
@@ -388,65 +391,65 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_has_begun_ends_without_its_future() {
+    fn a_started_task_finishes_after_its_future_is_dropped() {
         on_each_engine(|| async {
-            let (begun, has_begun) = mpsc::channel();
+            let (started, has_started) = mpsc::channel();
             let (open, gate) = mpsc::channel::<()>();
-            let (tell, dropped) = mpsc::channel();
-            let job = blocking(move || {
-                begun.send(()).unwrap();
+            let (report, dropped) = mpsc::channel();
+            let task = blocking(move || {
+                started.send(()).unwrap();
                 let _ = gate.recv();
-                Witness(tell)
+                Witness(report)
             });
-            has_begun.recv_timeout(PATIENCE).unwrap();
-            drop(job);
+            has_started.recv_timeout(TIMEOUT).unwrap();
+            drop(task);
             drop(open);
-            let thread = dropped.recv_timeout(PATIENCE).unwrap();
-            assert_ne!(thread, here());
+            let thread = dropped.recv_timeout(TIMEOUT).unwrap();
+            assert_ne!(thread, thread_id());
         });
     }
 
     #[test]
-    fn a_job_that_has_not_begun_never_does_without_its_future() {
+    fn a_task_whose_future_is_dropped_first_never_starts() {
         on_each_engine(|| async {
             let (open, gate) = mpsc::channel::<()>();
             let gate = Arc::new(Mutex::new(gate));
             let hold =
                 |gate: Arc<Mutex<mpsc::Receiver<()>>>| blocking(move || lock(&gate).recv().is_ok());
             let held: Vec<_> = (0..THREADS_MAX).map(|_| hold(gate.clone())).collect();
-            let (tell, begun) = mpsc::channel();
-            drop(blocking(move || tell.send(())));
+            let (report, started) = mpsc::channel();
+            drop(blocking(move || report.send(())));
             drop(open);
-            for job in held {
-                assert!(!job.await.unwrap());
+            for task in held {
+                assert!(!task.await.unwrap());
             }
             // The sender is dropped with its task.
-            assert!(begun.recv_timeout(PATIENCE).is_err());
+            assert!(started.recv_timeout(TIMEOUT).is_err());
         });
     }
 
     #[test]
-    fn a_worker_ends_without_waiting_for_a_job() {
+    fn a_worker_ends_without_waiting_for_a_running_task() {
         for choice in [EngineChoice::Auto, EngineChoice::Epoll] {
             let selected = choice.probe().unwrap();
             let worker = Worker::new(&selected, usize::MAX, &Arc::default()).unwrap();
             let (open, gate) = mpsc::channel::<()>();
-            let (tell, ended) = mpsc::channel();
-            let (begun, has_begun) = mpsc::channel();
+            let (report, ended) = mpsc::channel();
+            let (started, has_started) = mpsc::channel();
             let main = async move {
-                let mut job = blocking(move || {
-                    let _witness = Witness(tell);
-                    begun.send(()).unwrap();
+                let mut task = blocking(move || {
+                    let _witness = Witness(report);
+                    started.send(()).unwrap();
                     gate.recv()
                 });
-                let polled = poll_fn(|context| Poll::Ready(Pin::new(&mut job).poll(context)));
+                let polled = poll_fn(|context| Poll::Ready(Pin::new(&mut task).poll(context)));
                 assert!(polled.await.is_pending());
-                has_begun.recv_timeout(PATIENCE).unwrap();
+                has_started.recv_timeout(TIMEOUT).unwrap();
             };
             worker.run(main).unwrap();
-            assert!(ended.try_recv().is_err(), "the job still runs");
+            assert!(ended.try_recv().is_err(), "the task still runs");
             drop(open);
-            ended.recv_timeout(PATIENCE).unwrap();
+            ended.recv_timeout(TIMEOUT).unwrap();
         }
     }
 }

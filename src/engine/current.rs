@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::os::fd::OwnedFd;
 
-use super::blocking::Threads;
+use super::blocking::BlockingPool;
 use super::run::Run;
 use super::worker::{Engine, Worker};
 use crate::buf::Pool;
@@ -26,9 +26,9 @@ thread_local! {
 }
 
 /// The panic message of a call that needs a worker, on a thread without one.
-pub(super) const OUTSIDE: &str = "this needs a worker: call it from a coroutine";
+pub(super) const NO_WORKER: &str = "this needs a worker: call it from a coroutine";
 /// The panic message of a handle that is used in another run than its own.
-const STRANGER: &str = "a socket was used outside the coring::run or the server that created it";
+const WRONG_RUN: &str = "a socket was used outside the coring::run or the server that created it";
 
 /// Makes `worker` the thread's current one while `body` runs.
 pub(super) fn scope<R>(worker: &Worker, body: impl FnOnce() -> R) -> R {
@@ -66,7 +66,7 @@ pub(super) fn close(fd: OwnedFd) {
 
 #[inline]
 pub(super) fn with_current<R>(body: impl FnOnce(&Engine) -> R) -> R {
-    try_with_current(body).expect(OUTSIDE)
+    try_with_current(body).expect(NO_WORKER)
 }
 
 #[inline]
@@ -75,8 +75,8 @@ pub(super) fn try_with_current<R>(body: impl FnOnce(&Engine) -> R) -> Option<R> 
 }
 
 /// Calls `body` with the current worker's blocking pool.
-pub(super) fn with_threads<R>(body: impl FnOnce(&Threads) -> R) -> R {
-    with_worker(|worker| body(&worker.threads)).expect(OUTSIDE)
+pub(super) fn with_blocking_pool<R>(body: impl FnOnce(&BlockingPool) -> R) -> R {
+    with_worker(|worker| body(&worker.blocking)).expect(NO_WORKER)
 }
 
 #[inline]
@@ -106,7 +106,7 @@ pub(super) fn try_with_run<R>(run: Run, body: impl FnOnce(&Engine) -> R) -> Opti
 #[inline(always)]
 pub(super) fn with_run<R>(run: Run, body: impl FnOnce(&Engine) -> R) -> R {
     try_with_run(run, body).unwrap_or_else(|| match CURRENT.get().run {
-        Some(_) => panic!("{STRANGER}"),
-        None => panic!("{OUTSIDE}"),
+        Some(_) => panic!("{WRONG_RUN}"),
+        None => panic!("{NO_WORKER}"),
     })
 }

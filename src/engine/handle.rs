@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 
 use rustix::net::{AddressFamily, SocketAddrAny};
 
-use super::current::{OUTSIDE, try_with_run, with_run, with_worker};
+use super::current::{NO_WORKER, try_with_run, with_run, with_worker};
 use super::descriptor::Descriptor;
 use super::op::{Events, Interest, OpId, Peer, Sent, Then};
 use super::run::Run;
@@ -20,23 +20,23 @@ use crate::buf::{Chunk, Outgoing};
 
 /// An operation's id, and the run in which it is valid.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Name {
+pub(super) struct ScopedId {
     id: OpId,
     run: Run,
 }
 
-impl Name {
+impl ScopedId {
     /// The id of the operation that `start` begins in the current run.
-    fn of(start: impl FnOnce(&Engine) -> OpId) -> Self {
-        let name = with_worker(|worker| Self {
+    fn begin(start: impl FnOnce(&Engine) -> OpId) -> Self {
+        let id = with_worker(|worker| Self {
             id: start(&worker.engine),
             run: worker.run,
         });
-        name.expect(OUTSIDE)
+        id.expect(NO_WORKER)
     }
 
     /// The id of another operation in the same run.
-    pub(super) fn beside(self, id: OpId) -> Self {
+    pub(super) fn sibling(self, id: OpId) -> Self {
         Self { id, ..self }
     }
 
@@ -49,19 +49,19 @@ impl Name {
     /// As `with`, but does nothing outside the run, where the operation has already ended. For
     /// destructors.
     #[inline(always)]
-    pub(super) fn end(self, body: impl FnOnce(&Engine, OpId)) {
+    pub(super) fn try_with(self, body: impl FnOnce(&Engine, OpId)) {
         try_with_run(self.run, |engine| body(engine, self.id));
     }
 }
 
 /// A continuous accept on a listener. Dropping it ends the accept.
 #[derive(Debug)]
-pub struct Accepting(Name);
+pub struct Accepting(ScopedId);
 
 impl Accepting {
     /// Begins to accept when it is first polled.
     pub fn new(listener: Descriptor) -> Self {
-        Self(Name::of(|engine| match engine {
+        Self(ScopedId::begin(|engine| match engine {
             Engine::Uring(uring) => uring.0.start_accept(listener),
             Engine::Epoll(epoll) => epoll.start_accept(listener),
         }))
@@ -86,7 +86,7 @@ impl Accepting {
 
 impl Drop for Accepting {
     fn drop(&mut self) {
-        self.0.end(|engine, id| match engine {
+        self.0.try_with(|engine, id| match engine {
             Engine::Uring(uring) => uring.0.orphan(id),
             Engine::Epoll(epoll) => epoll.unwatch(id),
         });
@@ -95,12 +95,12 @@ impl Drop for Accepting {
 
 /// One connect. Dropping it cancels the connect.
 #[derive(Debug)]
-pub struct Connecting(Name);
+pub struct Connecting(ScopedId);
 
 impl Connecting {
     /// Begins to connect `socket`, which no other operation may be using yet.
     pub fn new(socket: Descriptor, address: SocketAddrAny) -> Self {
-        Self(Name::of(|engine| match engine {
+        Self(ScopedId::begin(|engine| match engine {
             Engine::Uring(uring) => uring.0.start_connect(socket, address),
             Engine::Epoll(epoll) => epoll.start_connect(socket, &address),
         }))
@@ -117,7 +117,7 @@ impl Connecting {
 
 impl Drop for Connecting {
     fn drop(&mut self) {
-        self.0.end(|engine, id| match engine {
+        self.0.try_with(|engine, id| match engine {
             Engine::Uring(uring) => uring.0.orphan(id),
             Engine::Epoll(epoll) => epoll.unwatch(id),
         });
@@ -127,18 +127,18 @@ impl Drop for Connecting {
 /// A watch on the state of a descriptor. Dropping it ends the watch. Other code may use and watch
 /// the descriptor at the same time.
 #[derive(Debug)]
-pub struct Polling(Name);
+pub struct Polling(ScopedId);
 
 impl Polling {
     /// Begins to watch when it is first polled.
     pub fn new(descriptor: Descriptor, interest: Events) -> Self {
-        Self(Name::of(|engine| match engine {
+        Self(ScopedId::begin(|engine| match engine {
             Engine::Uring(uring) => uring.0.start_polling(descriptor, interest),
             Engine::Epoll(epoll) => epoll.start_polling(descriptor, interest),
         }))
     }
 
-    pub(super) fn name(&self) -> Name {
+    pub(super) fn id(&self) -> ScopedId {
         self.0
     }
 
@@ -153,7 +153,7 @@ impl Polling {
 
 impl Drop for Polling {
     fn drop(&mut self) {
-        self.0.end(|engine, id| match engine {
+        self.0.try_with(|engine, id| match engine {
             Engine::Uring(uring) => uring.0.orphan(id),
             Engine::Epoll(epoll) => epoll.end_polling(id),
         });
@@ -162,12 +162,12 @@ impl Drop for Polling {
 
 /// A continuous receive on a socket. Dropping it cancels the receive.
 #[derive(Debug)]
-pub struct Receiving(Name);
+pub struct Receiving(ScopedId);
 
 impl Receiving {
     /// Receives from a socket of the given family. Begins when it is first polled.
     pub fn new(socket: Descriptor, family: AddressFamily) -> Self {
-        Self(Name::of(|engine| match engine {
+        Self(ScopedId::begin(|engine| match engine {
             Engine::Uring(uring) => uring.0.start_recv(socket),
             Engine::Epoll(epoll) => epoll.start_recv(socket, family),
         }))
@@ -188,7 +188,7 @@ impl Receiving {
     pub fn look(&self) -> bool {
         self.0.with(|engine, id| {
             // A failed ring fails again at the next visit, which reports the error.
-            let has_come = engine.look().unwrap_or(false);
+            let has_come = engine.fetch_completions().unwrap_or(false);
             if let Engine::Uring(uring) = engine {
                 uring.0.receive_queued(id);
             }
@@ -216,7 +216,7 @@ impl Receiving {
 
 impl Drop for Receiving {
     fn drop(&mut self) {
-        self.0.end(|engine, id| match engine {
+        self.0.try_with(|engine, id| match engine {
             Engine::Uring(uring) => uring.0.orphan(id),
             Engine::Epoll(epoll) => epoll.unwatch(id),
         });
@@ -226,7 +226,7 @@ impl Drop for Receiving {
 /// One send. Dropping it cancels the send; the engine keeps the bytes until the kernel has finished
 /// with them.
 #[derive(Debug)]
-pub struct Sending(Name);
+pub struct Sending(ScopedId);
 
 impl Sending {
     /// Begins to send `outgoing` on `socket`, which must be the socket that `stream` receives from.
@@ -237,7 +237,7 @@ impl Sending {
             Engine::Uring(uring) => uring.0.start_send(socket, outgoing, then),
             Engine::Epoll(epoll) => epoll.start_send(socket, outgoing, then),
         });
-        Self(Name { id, run })
+        Self(ScopedId { id, run })
     }
 
     /// The result of the send. Poll it until it is ready, and not after that. `interest` says which
@@ -277,7 +277,7 @@ impl Sending {
 impl Drop for Sending {
     #[inline]
     fn drop(&mut self) {
-        self.0.end(|engine, id| match engine {
+        self.0.try_with(|engine, id| match engine {
             Engine::Uring(uring) => uring.0.orphan(id),
             Engine::Epoll(epoll) => epoll.drop_send(id),
         });

@@ -10,27 +10,27 @@ use std::os::fd::OwnedFd;
 use std::task::{Context, Poll, ready};
 
 use super::descriptor::Descriptor;
-use super::handle::{Name, Polling};
+use super::handle::{Polling, ScopedId};
 use super::op::{Events, Message, OpId, RecvMessage, SendMessage};
 use super::worker::Engine;
 use crate::buf::Part;
 
 /// A message in flight.
 #[derive(Debug)]
-enum Current<Here> {
+enum InFlight<Direct> {
     /// An operation on the ring.
-    Ring(Owned),
+    Ring(OwnedId),
     /// Attempts by system calls.
-    Here(Box<Here>),
+    Direct(Box<Direct>),
 }
 
 /// An operation's id. Dropping it ends the operation.
 #[derive(Debug)]
-struct Owned(Name);
+struct OwnedId(ScopedId);
 
-impl Drop for Owned {
+impl Drop for OwnedId {
     fn drop(&mut self) {
-        self.0.end(|engine, id| {
+        self.0.try_with(|engine, id| {
             if let Engine::Uring(uring) = engine {
                 uring.0.orphan(id);
             }
@@ -43,7 +43,7 @@ impl Drop for Owned {
 struct Readiness {
     socket: Descriptor,
     polling: Polling,
-    is_awaited: bool,
+    must_wait: bool,
 }
 
 impl Readiness {
@@ -51,38 +51,38 @@ impl Readiness {
         Self {
             polling: Polling::new(socket.clone(), interest),
             socket,
-            is_awaited: false,
+            must_wait: false,
         }
     }
 
     /// Ready when the next attempt may succeed.
     fn poll(&mut self, context: &Context<'_>) -> Poll<io::Result<()>> {
-        if self.is_awaited {
+        if self.must_wait {
             ready!(self.polling.poll_events(context))?;
-            self.is_awaited = false;
+            self.must_wait = false;
         }
         Poll::Ready(Ok(()))
     }
 
     /// Notes the result of an attempt. True: it would have blocked, and must be repeated.
-    fn is_to_wait<T>(&mut self, result: &io::Result<T>) -> bool {
+    fn must_retry<T>(&mut self, result: &io::Result<T>) -> bool {
         let would_block = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
-        self.is_awaited = result.as_ref().is_err_and(would_block);
-        self.is_awaited
+        self.must_wait = result.as_ref().is_err_and(would_block);
+        self.must_wait
     }
 }
 
 /// The receiving half of a socket that preserves message boundaries.
 #[derive(Debug)]
 pub struct MessageReceiver {
-    current: Option<Current<RecvMessage>>,
+    in_flight: Option<InFlight<RecvMessage>>,
     readiness: Readiness,
 }
 
 impl MessageReceiver {
     pub fn new(socket: Descriptor) -> Self {
         Self {
-            current: None,
+            in_flight: None,
             readiness: Readiness::new(socket, Events::READABLE),
         }
     }
@@ -91,8 +91,8 @@ impl MessageReceiver {
     /// already, that one continues, and `buffer` is dropped.
     pub fn start(&mut self, buffer: Vec<u8>) {
         let socket = self.readiness.socket.clone();
-        self.current.get_or_insert_with(|| {
-            self.readiness.polling.name().start(|engine| match engine {
+        self.in_flight.get_or_insert_with(|| {
+            self.readiness.polling.id().start(|engine| match engine {
                 Engine::Uring(uring) => Ok(uring.0.start_recv_message(socket, buffer)),
                 Engine::Epoll(_) => Err(RecvMessage::new(socket, buffer)),
             })
@@ -106,15 +106,15 @@ impl MessageReceiver {
     pub fn poll_end(&mut self, context: &Context<'_>) -> Poll<io::Result<Option<Message>>> {
         loop {
             ready!(self.readiness.poll(context))?;
-            let result = match self.current.as_mut().expect("a receive was begun") {
-                Current::Ring(Owned(name)) => ready!(name.with(|engine, id| match engine {
+            let result = match self.in_flight.as_mut().expect("a receive was begun") {
+                InFlight::Ring(OwnedId(id)) => ready!(id.with(|engine, id| match engine {
                     Engine::Uring(uring) => uring.0.poll_recv_message(id, context),
-                    Engine::Epoll(_) => unreachable!("a name of the ring's"),
+                    Engine::Epoll(_) => unreachable!("epoll has no message operations"),
                 })),
-                Current::Here(message) => message.receive_now(),
+                InFlight::Direct(message) => message.receive_now(),
             };
-            if !self.readiness.is_to_wait(&result) {
-                self.current = None;
+            if !self.readiness.must_retry(&result) {
+                self.in_flight = None;
                 return Poll::Ready(result);
             }
         }
@@ -126,7 +126,7 @@ impl MessageReceiver {
     /// Those of recvmsg(2): `WouldBlock` if no message has arrived. `ResourceBusy` while a receive
     /// is in flight.
     pub fn receive_now(&mut self, buffer: Vec<u8>) -> io::Result<Option<Message>> {
-        if self.current.is_some() {
+        if self.in_flight.is_some() {
             return Err(io::ErrorKind::ResourceBusy.into());
         }
         RecvMessage::new(self.readiness.socket.clone(), buffer).receive_now()
@@ -136,14 +136,14 @@ impl MessageReceiver {
 /// The sending half of a socket that preserves message boundaries.
 #[derive(Debug)]
 pub struct MessageSender {
-    current: Option<Current<SendMessage>>,
+    in_flight: Option<InFlight<SendMessage>>,
     readiness: Readiness,
 }
 
 impl MessageSender {
     pub fn new(socket: Descriptor) -> Self {
         Self {
-            current: None,
+            in_flight: None,
             readiness: Readiness::new(socket, Events::WRITABLE),
         }
     }
@@ -153,10 +153,10 @@ impl MessageSender {
     /// # Panics
     /// If a send is in flight.
     pub fn start(&mut self, bytes: Part, descriptors: Vec<OwnedFd>) {
-        assert!(self.current.is_none(), "one send at a time keeps the order");
+        assert!(self.in_flight.is_none(), "a send is already in flight");
         let socket = self.readiness.socket.clone();
-        let name = self.readiness.polling.name();
-        self.current = Some(name.start(|engine| match engine {
+        let id = self.readiness.polling.id();
+        self.in_flight = Some(id.start(|engine| match engine {
             Engine::Uring(uring) => Ok(uring.0.start_send_message(socket, bytes, descriptors)),
             Engine::Epoll(_) => Err(SendMessage::new(socket, bytes, descriptors)),
         }));
@@ -165,31 +165,34 @@ impl MessageSender {
     /// The result of the send in flight; ready at once if there is none.
     pub fn poll_end(&mut self, context: &Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            let Some(current) = &mut self.current else {
+            let Some(in_flight) = &mut self.in_flight else {
                 return Poll::Ready(Ok(()));
             };
             ready!(self.readiness.poll(context))?;
-            let result = match current {
-                Current::Ring(Owned(name)) => ready!(name.with(|engine, id| match engine {
+            let result = match in_flight {
+                InFlight::Ring(OwnedId(id)) => ready!(id.with(|engine, id| match engine {
                     Engine::Uring(uring) => uring.0.poll_send_message(id, context),
-                    Engine::Epoll(_) => unreachable!("a name of the ring's"),
+                    Engine::Epoll(_) => unreachable!("epoll has no message operations"),
                 })),
-                Current::Here(message) => message.send_now(),
+                InFlight::Direct(message) => message.send_now(),
             };
-            if !self.readiness.is_to_wait(&result) {
-                self.current = None;
+            if !self.readiness.must_retry(&result) {
+                self.in_flight = None;
                 return Poll::Ready(result);
             }
         }
     }
 }
 
-impl Name {
+impl ScopedId {
     /// Begins an operation in the run of this id: on the ring, or by system calls.
-    fn start<Here>(self, start: impl FnOnce(&Engine) -> Result<OpId, Here>) -> Current<Here> {
+    fn start<Direct>(
+        self,
+        start: impl FnOnce(&Engine) -> Result<OpId, Direct>,
+    ) -> InFlight<Direct> {
         match self.with(|engine, _| start(engine)) {
-            Ok(id) => Current::Ring(Owned(self.beside(id))),
-            Err(here) => Current::Here(Box::new(here)),
+            Ok(id) => InFlight::Ring(OwnedId(self.sibling(id))),
+            Err(direct) => InFlight::Direct(Box::new(direct)),
         }
     }
 }

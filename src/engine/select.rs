@@ -49,8 +49,8 @@ impl Selected {
 impl fmt::Display for Selected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Uring { rung } => write!(f, "io_uring (rung {rung}: probed, works)"),
-            Self::Epoll { why: None } => f.write_str("epoll (as asked for)"),
+            Self::Uring { rung } => write!(f, "io_uring (feature level: Linux {rung})"),
+            Self::Epoll { why: None } => f.write_str("epoll (as requested)"),
             Self::Epoll { why: Some(why) } => write!(f, "epoll ({why})"),
         }
     }
@@ -88,7 +88,10 @@ impl fmt::Display for Refused {
         match &self.0 {
             Cause::Ring(refusal) => write!(f, "io_uring is refused: {refusal}"),
             Cause::Call(name, errno) => write!(f, "{name} failed: {errno}; {}", cure(*errno)),
-            Cause::Thread(error) => write!(f, "cannot start a thread: {error}; allow more"),
+            Cause::Thread(error) => write!(
+                f,
+                "cannot start a thread: {error}; raise the limit of threads (ulimit -u)"
+            ),
         }
     }
 }
@@ -122,7 +125,7 @@ impl EngineChoice {
         // thread makes the ring.
         let tried = std::thread::scope(|scope| {
             let trial = std::thread::Builder::new().spawn_scoped(scope, uring::preflight);
-            trial.map(|trial| trial.join().expect("a trial does not panic"))
+            trial.map(|trial| trial.join().expect("the probe does not panic"))
         });
         match tried.map_err(|error| Refused(Cause::Thread(error)))? {
             Ok(rung) => Ok(Selected::Uring { rung }),

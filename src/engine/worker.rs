@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::event::EventfdFlags;
 
-use super::blocking::{THREADS_MAX, Threads};
+use super::blocking::{BlockingPool, THREADS_MAX};
 use super::clock::monotonic_ms;
 use super::current;
 use super::epoll::Epoll;
@@ -28,7 +28,7 @@ pub struct Worker {
     pub(super) run: Run,
     pub(super) engine: Engine,
     pub(super) executor: Executor,
-    pub(super) threads: Threads,
+    pub(super) blocking: BlockingPool,
 }
 
 impl Worker {
@@ -68,7 +68,7 @@ impl Worker {
             run: Run::new(),
             engine,
             executor,
-            threads: Threads::new(THREADS_MAX),
+            blocking: BlockingPool::new(THREADS_MAX),
         })
     }
 
@@ -81,7 +81,7 @@ impl Worker {
         let selected = Selected::Uring { rung: "sim" };
         Ok(Self {
             // No threads: their scheduling would make a simulated run irreproducible.
-            threads: Threads::new(0),
+            blocking: BlockingPool::new(0),
             ..Self::new(&selected, usize::MAX, metrics)?
         })
     }
@@ -108,12 +108,12 @@ impl Worker {
     /// Prepares the loop, with `main` as its first coroutine. [`Running::turn`] runs it.
     pub(crate) fn start<T: 'static>(self, main: impl Future<Output = T> + 'static) -> Running<T> {
         let output = Rc::new(RefCell::new(None));
-        let put = output.clone();
+        let result = output.clone();
         let alive = Rc::new(());
         let main_alive = Rc::downgrade(&alive);
         self.executor.spawn(async move {
             let _alive = alive;
-            *put.borrow_mut() = Some(main.await);
+            *result.borrow_mut() = Some(main.await);
         });
         Running {
             worker: self,
@@ -147,7 +147,7 @@ impl<T> Running<T> {
         let now_ms = monotonic_ms();
         if executor.is_due(now_ms) {
             // Bytes that arrived before a deadline must be received before that deadline fires.
-            mutate!(JudgeUnheard, false, engine.look()?);
+            mutate!(JudgeUnheard, false, engine.fetch_completions()?);
         }
         executor.advance(now_ms);
         let turn = executor.turn();
@@ -198,6 +198,7 @@ impl<T> Drop for Running<T> {
 fn visit(engine: &Engine, executor: &Executor, turn: Turn) -> io::Result<()> {
     let trim_ms = engine.pool().trim(executor.now_ms());
     let inbox = executor.inbox();
+    // From here on, a thread that wakes one of our tasks also ends our sleep.
     let may_sleep = !turn.runnable && inbox.prepare_sleep();
     let sleep = may_sleep.then(|| {
         let next_ms = turn.next_ms.into_iter().chain(trim_ms).min();
@@ -231,7 +232,7 @@ pub(in crate::engine) enum Engine {
 }
 
 /// The most calls of epoll_wait(2) in a row that [`Engine::fetch_completions`] makes.
-const LOOKS_MAX: u32 = 1000;
+const FETCHES_MAX: u32 = 1000;
 
 impl Engine {
     pub(super) fn pool(&self) -> &Pool {
@@ -243,13 +244,13 @@ impl Engine {
 
     /// Fetches and applies all completions that are available now, without waiting. Returns false
     /// if there were none.
-    pub(super) fn look(&self) -> io::Result<bool> {
+    pub(super) fn fetch_completions(&self) -> io::Result<bool> {
         match self {
-            Self::Uring(uring) => uring.0.look(),
+            Self::Uring(uring) => uring.0.fetch_completions(),
             Self::Epoll(epoll) => {
                 let mut calls = 0;
                 // One call of epoll_wait(2) returns a limited number of events.
-                while calls < LOOKS_MAX && epoll.visit(None)? > 0 {
+                while calls < FETCHES_MAX && epoll.visit(None)? > 0 {
                     calls += 1;
                 }
                 Ok(calls > 0)

@@ -18,7 +18,7 @@ fn on_each(coroutine: impl AsyncFn() -> io::Result<()> + Copy + 'static) {
 }
 
 #[test]
-fn the_status_of_a_child_is_told_again_and_again() {
+fn the_status_of_a_child_can_be_read_repeatedly() {
     on_each(async || {
         let mut child = Command::new("sh").args(["-c", "exit 7"]).spawn()?;
         assert_eq!(wait(&mut child).await?.code(), Some(7));
@@ -28,7 +28,7 @@ fn the_status_of_a_child_is_told_again_and_again() {
 }
 
 #[test]
-fn a_wait_that_is_dropped_leaves_the_child_to_the_next_one() {
+fn after_a_dropped_wait_the_child_can_be_waited_for_again() {
     on_each(async || {
         let mut child = Command::new("sleep").arg("1000").spawn()?;
         let waited = timeout(Duration::from_millis(20), wait(&mut child)).await;
@@ -40,7 +40,7 @@ fn a_wait_that_is_dropped_leaves_the_child_to_the_next_one() {
 }
 
 #[test]
-fn a_child_that_reads_to_the_end_of_its_input_ends() {
+fn a_child_that_reads_its_input_to_the_end_exits() {
     on_each(async || {
         let mut child = Command::new("cat").stdin(Stdio::piped()).spawn()?;
         assert!(wait(&mut child).await?.success());
@@ -49,7 +49,7 @@ fn a_child_that_reads_to_the_end_of_its_input_ends() {
 }
 
 #[test]
-fn others_run_while_a_child_is_waited_for() {
+fn other_coroutines_run_while_a_child_is_waited_for() {
     on_each(async || {
         let mut child = Command::new("sh")
             .args(["-c", "read line"])

@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_anonymous_file_has_its_zeros_and_takes_what_is_written() {
+    fn an_anonymous_file_is_full_of_zeros_and_can_be_written() {
         let file = anonymous_file("test").expect("an anonymous file");
         fill_with_large_page(&file).expect("memory");
         let stat = fstat(&file).expect("a file");

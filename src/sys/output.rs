@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_nonblocking_pipe_takes_all_that_is_written() {
+    fn a_nonblocking_pipe_gets_every_byte() {
         let (mut reader, writer) = io::pipe().unwrap();
         fcntl_setfl(&writer, OFlags::NONBLOCK).unwrap();
         let content: Vec<u8> = (0..=255).cycle().take(1 << 20).collect();

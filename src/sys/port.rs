@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn we_find_ourselves() {
+    fn the_process_of_our_own_listener_is_found() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let pid = format!("(pid {})", std::process::id());

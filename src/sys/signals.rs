@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn it_blocks_two_signals_in_one_thread() {
+    fn both_write_signals_are_blocked_in_one_thread_only() {
         let before = blocked();
         let bit = |signal: i32| 1_u64 << (signal - 1);
         let both = bit(libc::SIGPIPE) | bit(libc::SIGXFSZ);
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn signals_that_were_blocked_can_be_let_through() {
+    fn blocked_signals_can_be_unblocked() {
         let within = std::thread::spawn(|| {
             let before = blocked();
             change_mask(libc::SIG_BLOCK, &[libc::SIGUSR1, libc::SIGUSR2]);

@@ -27,7 +27,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_grows_by_what_is_sent_and_shrinks_by_what_is_taken() {
+    fn unread_bytes_grow_with_each_send_and_shrink_with_each_read() {
         let (mut near, mut far) = UnixStream::pair().unwrap();
         assert_eq!(unacknowledged(&near).unwrap(), 0);
         near.write_all(&[1; 1000]).unwrap();

@@ -10,7 +10,7 @@ use rustix::net::SocketAddrAny;
 
 use super::{Epoll, find};
 use crate::engine::descriptor::Descriptor;
-use crate::engine::op::{self, End, GONE, OpId};
+use crate::engine::op::{self, OP_EXISTS, OpId, StreamEnd};
 use crate::rt::{note_waker, wake};
 
 impl Epoll {
@@ -29,7 +29,7 @@ impl Epoll {
         context: &Context<'_>,
     ) -> Poll<Option<io::Result<OwnedFd>>> {
         let mut watches = self.watches.borrow_mut();
-        let watch = find(&mut watches, id).expect(GONE);
+        let watch = find(&mut watches, id).expect(OP_EXISTS);
         if watch.stopped {
             return Poll::Ready(None);
         }
@@ -78,7 +78,7 @@ impl Epoll {
             match connected {
                 Poll::Pending => {}
                 Poll::Ready(Ok(())) => watch.writable = true,
-                Poll::Ready(Err(error)) => watch.end = Some(End::Error(error)),
+                Poll::Ready(Err(error)) => watch.end = Some(StreamEnd::Error(error)),
             }
         }
         id
@@ -91,8 +91,8 @@ impl Epoll {
         context: &Context<'_>,
     ) -> Poll<io::Result<()>> {
         let mut watches = self.watches.borrow_mut();
-        let watch = find(&mut watches, id).expect(GONE);
-        if let Some(End::Error(error)) = watch.end.take() {
+        let watch = find(&mut watches, id).expect(OP_EXISTS);
+        if let Some(StreamEnd::Error(error)) = watch.end.take() {
             return Poll::Ready(Err(error));
         }
         if watch.writable {

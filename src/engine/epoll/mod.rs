@@ -23,7 +23,9 @@ use rustix::net::AddressFamily;
 use crate::buf::{Chunk, Outgoing, Pool};
 use crate::engine::Refused;
 use crate::engine::descriptor::Descriptor;
-use crate::engine::op::{self, End, GONE, Interest, OpId, PartSent, Peer, Sent, Then};
+use crate::engine::op::{
+    self, Interest, OP_EXISTS, OpId, PartialSend, Peer, Sent, StreamEnd, Then,
+};
 use crate::metrics::WorkerMetrics;
 use crate::rt::{contain, drop_waker, note_waker, wake};
 use polls::Polls;
@@ -53,19 +55,19 @@ struct Watch {
     /// Read on even after a chunk that did not fill its block: the socket may not be empty. The end
     /// of the stream may follow. Or the receive stopped at the mark of an urgent byte; or, on a
     /// Unix socket, after the bytes that came with descriptors.
-    reads_on: bool,
+    read_until_empty: bool,
     /// The state of the peer, as far as the kernel has reported it.
     peer: Peer,
     /// The accept was stopped.
     stopped: bool,
     /// Chunks handed out in a row.
     burst: u8,
-    end: Option<End>,
+    end: Option<StreamEnd>,
     reader: Option<Waker>,
     /// The send that did not finish at once.
-    sending: Option<PartSent>,
+    sending: Option<PartialSend>,
     /// The error that stopped `sending`.
-    trouble: Option<io::Error>,
+    send_error: Option<io::Error>,
     writer: Option<Waker>,
     /// The kernel has reported writability. For a connect this means that it is done.
     writable: bool,
@@ -126,7 +128,7 @@ impl Epoll {
             timeout
                 .min(WAIT_MAX)
                 .try_into()
-                .expect("a timer's range is smaller than the clock's")
+                .expect("a wait of an hour fits a timespec")
         });
         self.metrics.enters.add(1);
         self.metrics.blocks_in_use.set(self.pool.in_use() as u64);
@@ -141,7 +143,7 @@ impl Epoll {
             match event.data.u64() {
                 WAKE => {}
                 POLLS => self.polls.visit()?,
-                _ => self.note(event),
+                _ => self.apply(event),
             }
         }
         Ok(events.len())
@@ -151,7 +153,7 @@ impl Epoll {
         let flags = EventFlags::IN | EventFlags::PRI | EventFlags::OUT | EventFlags::RDHUP;
         let id = self.watch(socket, flags);
         if let Some(watch) = find(&mut self.watches.borrow_mut(), id) {
-            watch.reads_on = family == AddressFamily::UNIX;
+            watch.read_until_empty = family == AddressFamily::UNIX;
         }
         id
     }
@@ -164,7 +166,7 @@ impl Epoll {
         context: &Context<'_>,
     ) -> Poll<io::Result<Option<Chunk>>> {
         let mut watches = self.watches.borrow_mut();
-        let watch = find(&mut watches, id).expect(GONE);
+        let watch = find(&mut watches, id).expect(OP_EXISTS);
         if watch.burst == BURST_MAX {
             watch.burst = 0;
             drop(watches);
@@ -177,18 +179,18 @@ impl Epoll {
                 self.metrics.bytes_received.add(chunk.len() as u64);
                 // A stream that did not fill the block is empty for now. The next bytes trigger
                 // another edge.
-                watch.readable = watch.reads_on || chunk.is_whole_block();
+                watch.readable = watch.read_until_empty || chunk.is_whole_block();
                 watch.burst += 1;
                 Poll::Ready(Ok(Some(chunk)))
             }
-            Some(Err(end)) => Poll::Ready(watch.end.get_or_insert(end).again()),
+            Some(Err(end)) => Poll::Ready(watch.end.get_or_insert(end).result()),
             Some(Ok(None)) | None => {
                 watch.readable = false;
                 watch.burst = 0;
                 // Not before: an error may have been reported while bytes before it were still to
                 // be read.
                 if let Some(end) = &watch.end {
-                    return Poll::Ready(end.again());
+                    return Poll::Ready(end.result());
                 }
                 let replaced = note_waker(&mut watch.reader, context.waker());
                 drop(watches);
@@ -212,10 +214,10 @@ impl Epoll {
     /// have changed.
     pub(super) fn poll_peer(&self, id: OpId, context: &Context<'_>) -> Peer {
         let mut watches = self.watches.borrow_mut();
-        let watch = find(&mut watches, id).expect(GONE);
+        let watch = find(&mut watches, id).expect(OP_EXISTS);
         let peer = match &watch.end {
-            Some(End::Error(_)) => Peer::Gone,
-            Some(End::Eof) => watch.peer.max(Peer::HalfClosed),
+            Some(StreamEnd::Error(_)) => Peer::Gone,
+            Some(StreamEnd::Eof) => watch.peer.max(Peer::HalfClosed),
             None => watch.peer,
         };
         let replaced = note_waker(&mut watch.reader, context.waker());
@@ -226,23 +228,23 @@ impl Epoll {
 
     /// Sends at once what the socket accepts, and the rest when the socket has room.
     pub(super) fn start_send(&self, socket: Descriptor, outgoing: Outgoing, then: Then) -> OpId {
-        let slot = number(&socket);
-        let mut sending = PartSent::new(socket, outgoing, then);
+        let slot = index_of(&socket);
+        let mut sending = PartialSend::new(socket, outgoing, then);
         self.metrics.submissions.add(1);
-        let went = sending.go_on(&self.metrics);
+        let outcome = sending.send_more(&self.metrics);
         // Borrowed after `sending` was created, so released before `sending` is dropped: its
         // destructor may run code of the service, which may call this engine.
         let mut watches = self.watches.borrow_mut();
         let watch = watches
             .get_mut(slot as usize)
             .filter(|watch| watch.owner.is_some());
-        let watch = watch.expect(GONE);
+        let watch = watch.expect(OP_EXISTS);
         let id = OpId::new(slot, watch.generation);
-        match went {
+        match outcome {
             Poll::Ready(Ok(())) => {}
             Poll::Ready(Err(error)) => {
                 watch.sending = Some(sending);
-                watch.trouble = Some(error);
+                watch.send_error = Some(error);
             }
             Poll::Pending => watch.sending = Some(sending),
         }
@@ -264,7 +266,7 @@ impl Epoll {
         let Some(mut sending) = watch.sending.take() else {
             return Poll::Ready(Sent::All);
         };
-        if let Some(error) = watch.trouble.take() {
+        if let Some(error) = watch.send_error.take() {
             return Poll::Ready(sending.into_sent(error));
         }
         sending.interest = interest;
@@ -286,7 +288,7 @@ impl Epoll {
         let mut watches = self.watches.borrow_mut();
         let waker = find(&mut watches, id).filter(|watch| watch.sending.is_some());
         let waker = waker.and_then(|watch| {
-            watch.trouble = Some(op::cancelled());
+            watch.send_error = Some(op::cancelled());
             watch.writer.take()
         });
         drop(watches);
@@ -297,7 +299,7 @@ impl Epoll {
     pub(super) fn drop_send(&self, id: OpId) {
         let mut watches = self.watches.borrow_mut();
         let unsent = find(&mut watches, id).and_then(|watch| {
-            watch.trouble = None;
+            watch.send_error = None;
             watch.sending.take()
         });
         drop(watches);
@@ -323,14 +325,14 @@ impl Epoll {
     }
 
     fn watch(&self, owner: Descriptor, flags: EventFlags) -> OpId {
-        let slot = number(&owner);
+        let slot = index_of(&owner);
         let mut watches = self.watches.borrow_mut();
         if watches.len() <= slot as usize {
             watches.resize_with(slot as usize + 1, Watch::default);
         }
         let watch = &mut watches[slot as usize];
         let id = OpId::new(slot, watch.generation);
-        watch.end = self.add(&owner, id, flags).err().map(End::Error);
+        watch.end = self.add(&owner, id, flags).err().map(StreamEnd::Error);
         watch.owner = Some(owner);
         id
     }
@@ -347,7 +349,7 @@ impl Epoll {
     }
 
     /// Applies an event. An event for a former owner of the descriptor number is dropped.
-    fn note(&self, event: &Event) {
+    fn apply(&self, event: &Event) {
         let data = event.data.u64();
         #[expect(
             clippy::cast_possible_truncation,
@@ -364,40 +366,44 @@ impl Epoll {
         watch.peer = watch.peer.max(Peer::of_events(flags.bits()));
         // After the end or an urgent byte (`EPOLLPRI`), a short chunk does not mean that the socket
         // is empty. The kernel reports an urgent byte that is already there in the same event.
-        watch.reads_on |= flags.intersects(ended | EventFlags::PRI);
+        watch.read_until_empty |= flags.intersects(ended | EventFlags::PRI);
         let mut reader = None;
         if flags.intersects(EventFlags::IN | ended) {
             watch.readable = true;
             reader = watch.reader.take();
         }
         if flags.contains(EventFlags::ERR)
-            && !matches!(watch.end, Some(End::Error(_)))
+            && !matches!(watch.end, Some(StreamEnd::Error(_)))
             && let Some(socket) = &watch.owner
             && let Some(error) = op::pending_error(socket.as_fd())
         {
-            watch.end = Some(End::Error(error));
+            watch.end = Some(StreamEnd::Error(error));
         }
-        let (mut writer, mut unwoken) = (None, None);
+        let (mut writer, mut unused_waker) = (None, None);
         let mut sent = None;
         watch.writable |= flags.contains(EventFlags::OUT);
         if watch.sending.is_none() && flags.intersects(EventFlags::OUT | ended) {
             // A task that waits to write, without a send, waits for a connect.
             writer = watch.writer.take();
         } else if let Some(sending) = &mut watch.sending
-            && watch.trouble.is_none()
-            && let Poll::Ready(outcome) = sending.go_on(&self.metrics)
+            && watch.send_error.is_none()
+            && let Poll::Ready(outcome) = sending.send_more(&self.metrics)
         {
-            let waits = outcome.is_err() || sending.interest == Interest::End;
+            let wakes = outcome.is_err() || sending.interest == Interest::End;
             match outcome {
                 Ok(()) => sent = watch.sending.take(),
-                Err(error) => watch.trouble = Some(error),
+                Err(error) => watch.send_error = Some(error),
             }
-            *(if waits { &mut writer } else { &mut unwoken }) = watch.writer.take();
+            *(if wakes {
+                &mut writer
+            } else {
+                &mut unused_waker
+            }) = watch.writer.take();
         }
         drop(watches);
         // Dropping the bytes that were sent may run code of the service.
         contain(|| drop(sent));
-        unwoken.into_iter().for_each(drop_waker);
+        unused_waker.into_iter().for_each(drop_waker);
         reader.into_iter().chain(writer).for_each(wake);
     }
 }
@@ -428,6 +434,6 @@ fn find(watches: &mut [Watch], id: OpId) -> Option<&mut Watch> {
 }
 
 /// A descriptor's index in the array.
-fn number(descriptor: &Descriptor) -> u32 {
+fn index_of(descriptor: &Descriptor) -> u32 {
     descriptor.raw().unsigned_abs()
 }

@@ -16,7 +16,7 @@ use rustix::time::Timespec;
 
 use super::{Epoll, POLLS};
 use crate::engine::descriptor::Descriptor;
-use crate::engine::op::{Events, GONE, Op, OpId, Polling, State, Table};
+use crate::engine::op::{Events, OP_EXISTS, Op, OpId, OpState, Polling, Table};
 use crate::rt::{contain, wake};
 
 /// The most events taken in one visit. The next visit takes the others.
@@ -40,12 +40,12 @@ impl Epoll {
     ) -> Poll<io::Result<Events>> {
         let polls = &self.polls;
         let mut table = polls.table.borrow_mut();
-        let entry = table.get(id).expect(GONE);
+        let entry = table.get(id).expect(OP_EXISTS);
         if let Some(reported) = polling(&mut entry.op).take() {
             return Poll::Ready(reported);
         }
         let replaced = entry.wait(context.waker());
-        if entry.state == State::Idle {
+        if entry.state == OpState::Idle {
             let instance = polls.instance_in(&self.epoll)?;
             polls.watch(&mut table, id, instance)?;
         }
@@ -82,7 +82,7 @@ impl Polls {
         let Some(mut entry) = self.table.borrow_mut().remove(id) else {
             return;
         };
-        if entry.state != State::Idle
+        if entry.state != OpState::Idle
             && let Some(instance) = self.instance.get()
         {
             let descriptor = polling(&mut entry.op).descriptor();
@@ -118,7 +118,7 @@ impl Polls {
             let mut wakers = Vec::new();
             let mut table = self.table.borrow_mut();
             for id in self.waiters.borrow().get(&number).into_iter().flatten() {
-                let entry = table.get(*id).expect(GONE);
+                let entry = table.get(*id).expect(OP_EXISTS);
                 if polling(&mut entry.op).report(events) {
                     wakers.extend(entry.waker.take());
                 }
@@ -142,7 +142,7 @@ impl Polls {
     /// Registers the interests of all waiters for the descriptor. The kernel then reports the
     /// current state, also to waiters that were there before.
     fn watch(&self, table: &mut Table, id: OpId, instance: &OwnedFd) -> io::Result<()> {
-        let descriptor = polling(&mut table.get(id).expect(GONE).op)
+        let descriptor = polling(&mut table.get(id).expect(OP_EXISTS).op)
             .descriptor()
             .clone();
         let number = descriptor.raw();
@@ -151,7 +151,7 @@ impl Polls {
         let is_first = waiters.is_empty();
         waiters.push(id);
         let interests = waiters.iter().map(|id| {
-            let entry = table.get(*id).expect(GONE);
+            let entry = table.get(*id).expect(OP_EXISTS);
             polling(&mut entry.op).interest().bits()
         });
         let flags = EventFlags::from_bits_retain(interests.fold(0, |all, one| all | one));
@@ -165,7 +165,7 @@ impl Polls {
             }
             return Err(errno.into());
         }
-        table.get(id).expect(GONE).state = State::InKernel;
+        table.get(id).expect(OP_EXISTS).state = OpState::InKernel;
         Ok(())
     }
 }
@@ -173,6 +173,6 @@ impl Polls {
 fn polling(op: &mut Op) -> &mut Polling {
     match op {
         Op::Polling(polling) => polling,
-        _ => unreachable!("there are only polls here"),
+        _ => unreachable!("the table has only polls"),
     }
 }

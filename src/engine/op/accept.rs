@@ -69,12 +69,12 @@ impl Accept {
     /// Handles a completion: an accepted connection, or an error that ends the submission.
     pub(in crate::engine) fn complete(&mut self, cqe: &Cqe) -> After {
         if let Ok(fd) = cqe.result() {
-            let fd = i32::try_from(fd).expect("a descriptor is an int");
+            let fd = i32::try_from(fd).expect("a descriptor fits an int");
             // SAFETY: the kernel has just created this descriptor, and no other code knows it.
             self.ready.push_back(unsafe { OwnedFd::from_raw_fd(fd) });
-            mutate!(LoseLateAccept, self.forget_if_stopped());
+            mutate!(LoseLateAccept, self.leak_if_stopped());
         } else if let Err(error) = cqe.result()
-            && !error.raw_os_error().is_some_and(is_passing)
+            && !error.raw_os_error().is_some_and(is_transient)
         {
             self.error = Some(error);
         }
@@ -89,7 +89,7 @@ impl Accept {
 #[cfg(feature = "mutants")]
 impl Accept {
     /// A planted fault: leaks connections that were accepted after the stop.
-    fn forget_if_stopped(&mut self) {
+    fn leak_if_stopped(&mut self) {
         if self.stopped {
             self.ready.drain(..).for_each(std::mem::forget);
         }
@@ -106,7 +106,7 @@ pub fn accept(listener: impl AsFd) -> io::Result<Option<OwnedFd>> {
         match accept_once(&listener) {
             Ok(fd) => return Ok(Some(fd)),
             Err(Errno::AGAIN) => return Ok(None),
-            Err(errno) if mutate!(AbortedIsLast, false, is_passing(errno.raw_os_error())) => {}
+            Err(errno) if mutate!(AbortedIsLast, false, is_transient(errno.raw_os_error())) => {}
             Err(errno) => return Err(errno.into()),
         }
     }
@@ -122,7 +122,7 @@ fn accept_once(listener: impl AsFd) -> Result<OwnedFd, Errno> {
 
 /// Whether an error of accept(2) is transient: the attempt was interrupted, or one connection broke
 /// before it was accepted. The next attempt may succeed.
-fn is_passing(errno: i32) -> bool {
+fn is_transient(errno: i32) -> bool {
     matches!(
         errno,
         libc::ECANCELED

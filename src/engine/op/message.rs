@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use super::After;
-use super::envelope::Envelope;
+use super::msg_header::MsgHeader;
 use crate::buf::Part;
 use crate::engine::descriptor::Descriptor;
 use crate::engine::uring::{Cqe, Sqe};
@@ -29,7 +29,7 @@ pub(in crate::engine) struct RecvMessage {
     socket: Descriptor,
     /// The kernel writes the message into its capacity.
     buffer: Vec<u8>,
-    envelope: Envelope,
+    header: MsgHeader,
     /// The result, until the task takes it. `Ok(None)` at the end of the stream.
     pub(in crate::engine) result: Option<io::Result<Option<Message>>>,
 }
@@ -40,7 +40,7 @@ impl RecvMessage {
         Self {
             socket,
             buffer,
-            envelope: Envelope::new(),
+            header: MsgHeader::new(),
             result: None,
         }
     }
@@ -55,7 +55,7 @@ impl RecvMessage {
     pub(in crate::engine) fn complete(&mut self, cqe: &Cqe) -> After {
         self.result = match cqe.result() {
             Ok(len) => Some(self.received(len as usize)),
-            Err(error) if is_passing(&error) => None,
+            Err(error) if is_transient(&error) => None,
             Err(error) => Some(Err(error)),
         };
         After::Wake
@@ -79,25 +79,28 @@ impl RecvMessage {
     }
 
     fn prepare(&mut self) -> *mut libc::msghdr {
-        self.envelope
-            .receive(self.buffer.as_mut_ptr(), self.buffer.capacity())
+        self.header
+            .prepare_receive(self.buffer.as_mut_ptr(), self.buffer.capacity())
     }
 
     /// The message, after the kernel has written `len` bytes of it into the buffer.
     fn received(&mut self, len: usize) -> io::Result<Option<Message>> {
-        let (descriptors, flags) = self.envelope.open();
+        let (descriptors, flags) = self.header.take_received();
         if flags & libc::MSG_TRUNC != 0 {
-            return Err(cut_off("a message is longer than its buffer"));
+            return Err(truncated("a message is longer than its buffer"));
         }
         if flags & libc::MSG_CTRUNC != 0 {
-            return Err(cut_off(
+            return Err(truncated(
                 "a message carries more descriptors than can be received",
             ));
         }
         if len == 0 && descriptors.is_empty() {
             return Ok(None);
         }
-        assert!(len <= self.buffer.capacity(), "it fits");
+        assert!(
+            len <= self.buffer.capacity(),
+            "the kernel stays within the capacity"
+        );
         // SAFETY: the kernel has written `len` bytes, and they fit into the capacity.
         unsafe { self.buffer.set_len(len) };
         let bytes = std::mem::take(&mut self.buffer);
@@ -111,7 +114,7 @@ pub(in crate::engine) struct SendMessage {
     socket: Descriptor,
     bytes: Part,
     descriptors: Vec<OwnedFd>,
-    envelope: Envelope,
+    header: MsgHeader,
     /// The result, until the task takes it.
     pub(in crate::engine) result: Option<io::Result<()>>,
 }
@@ -126,7 +129,7 @@ impl SendMessage {
             socket,
             bytes,
             descriptors,
-            envelope: Envelope::new(),
+            header: MsgHeader::new(),
             result: None,
         }
     }
@@ -142,7 +145,7 @@ impl SendMessage {
     pub(in crate::engine) fn complete(&mut self, cqe: &Cqe) -> After {
         self.result = match cqe.result() {
             Ok(_) => Some(Ok(())),
-            Err(error) if is_passing(&error) => None,
+            Err(error) if is_transient(&error) => None,
             Err(error) => Some(Err(error)),
         };
         After::Wake
@@ -165,8 +168,8 @@ impl SendMessage {
     }
 
     fn prepare(&mut self) -> *const libc::msghdr {
-        self.envelope
-            .send(self.bytes.as_ptr(), self.bytes.len(), &self.descriptors)
+        self.header
+            .prepare_send(self.bytes.as_ptr(), self.bytes.len(), &self.descriptors)
     }
 }
 
@@ -179,7 +182,7 @@ impl SendMessage {
 }
 
 /// Whether an error is transient: a task that still waits tries again.
-fn is_passing(error: &io::Error) -> bool {
+fn is_transient(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EINTR | libc::ECANCELED))
 }
 
@@ -190,6 +193,6 @@ fn interrupted_or(error: io::Error) -> io::Result<()> {
     }
 }
 
-fn cut_off(what: &'static str) -> io::Error {
+fn truncated(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }

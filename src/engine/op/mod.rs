@@ -18,9 +18,9 @@
 mod accept;
 mod close;
 mod connect;
-mod envelope;
 mod hangup;
 mod message;
+mod msg_header;
 mod polling;
 mod read;
 mod recv;
@@ -33,23 +33,23 @@ pub(super) use accept::Accept;
 pub use accept::accept;
 pub(super) use close::close;
 pub(super) use connect::{Connect, connect};
-pub use envelope::DESCRIPTORS_MAX;
 pub use hangup::Peer;
 pub(super) use hangup::{Hangup, pending_error};
 pub use message::Message;
 pub(super) use message::{RecvMessage, SendMessage};
+pub use msg_header::DESCRIPTORS_MAX;
 pub use polling::Events;
 pub(super) use polling::Polling;
 pub(super) use read::Read;
-pub(super) use recv::{End, Recv, recv};
+pub(super) use recv::{Recv, StreamEnd, recv};
 pub use send::{Interest, Sent, Then};
-pub(super) use send::{PartSent, Send, cancelled};
+pub(super) use send::{PartialSend, Send, cancelled};
 
 use crate::rt::note_waker;
 use crate::sys::mutants::mutate;
 
 /// Why an operation must be in the table: its handle exists, and belongs to this run.
-pub(super) const GONE: &str = "an operation lives as long as its handle";
+pub(super) const OP_EXISTS: &str = "an operation lives as long as its handle";
 
 /// What to do after a completion, if the operation still has an owner.
 #[derive(Debug, PartialEq, Eq)]
@@ -139,7 +139,7 @@ const GENERATION_MASK: u32 = (1 << GENERATION_BITS) - 1;
 
 /// Whether the kernel uses an operation, and whether it still has an owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum OpState {
     /// The kernel does not use it: it was not submitted yet, or has completed.
     Idle,
     /// The kernel may use its descriptor and buffers.
@@ -151,7 +151,7 @@ pub(super) enum State {
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) op: Op,
-    pub(super) state: State,
+    pub(super) state: OpState,
     /// The current submission is being cancelled.
     pub(super) cancelled: bool,
     /// The task that waits for it.
@@ -168,7 +168,7 @@ impl Entry {
 }
 
 #[derive(Debug)]
-struct Slot {
+struct TableSlot {
     generation: u32,
     entry: Option<Entry>,
 }
@@ -176,7 +176,7 @@ struct Slot {
 /// The operations of one engine.
 #[derive(Debug)]
 pub(super) struct Table {
-    slots: Vec<Slot>,
+    slots: Vec<TableSlot>,
     vacant: Vec<u32>,
 }
 
@@ -192,21 +192,21 @@ impl Table {
     #[inline(always)]
     pub(super) fn insert(&mut self, op: impl FnOnce() -> Op) -> (OpId, &mut Entry) {
         let slot = self.vacant.pop().unwrap_or_else(|| {
-            self.slots.push(Slot {
+            self.slots.push(TableSlot {
                 generation: 0,
                 entry: None,
             });
             u32::try_from(self.slots.len() - 1).expect("fewer than 2^32 operations")
         });
-        let place = &mut self.slots[slot as usize];
-        assert!(place.entry.is_none(), "a vacant slot is empty");
-        let entry = place.entry.get_or_insert_with(|| Entry {
+        let table_slot = &mut self.slots[slot as usize];
+        assert!(table_slot.entry.is_none(), "a vacant slot is empty");
+        let entry = table_slot.entry.get_or_insert_with(|| Entry {
             op: op(),
-            state: State::Idle,
+            state: OpState::Idle,
             cancelled: false,
             waker: None,
         });
-        (OpId::new(slot, place.generation), entry)
+        (OpId::new(slot, table_slot.generation), entry)
     }
 
     /// The operation that a completion belongs to; `None` if it is no longer in the table.
@@ -214,14 +214,14 @@ impl Table {
     pub(super) fn completed(&self, user_data: u64) -> Option<OpId> {
         #[expect(clippy::cast_possible_truncation, reason = "the fields of `user_data`")]
         let (slot, generation) = (user_data as u32, (user_data >> 32) as u32 & GENERATION_MASK);
-        let place = self.slots.get(slot as usize)?;
+        let table_slot = self.slots.get(slot as usize)?;
         let is_same = mutate!(
             IgnoreGeneration,
             true,
-            place.generation & GENERATION_MASK == generation
+            table_slot.generation & GENERATION_MASK == generation
         );
-        let is_it = place.entry.is_some() && is_same;
-        is_it.then_some(OpId::new(slot, place.generation))
+        let is_live = table_slot.entry.is_some() && is_same;
+        is_live.then_some(OpId::new(slot, table_slot.generation))
     }
 
     /// The operation with this id; `None` if it is no longer in the table.
@@ -268,11 +268,11 @@ impl Table {
     pub(super) fn ids(&self) -> Vec<OpId> {
         let slots = (0..)
             .zip(&self.slots)
-            .filter(|(_, place)| place.entry.is_some());
+            .filter(|(_, table_slot)| table_slot.entry.is_some());
         slots
-            .map(|(slot, place)| OpId {
+            .map(|(slot, table_slot)| OpId {
                 slot,
-                generation: place.generation,
+                generation: table_slot.generation,
             })
             .collect()
     }
@@ -284,24 +284,24 @@ mod tests {
 
     use super::*;
 
-    fn any() -> Op {
+    fn any_op() -> Op {
         let eventfd = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
         Op::Read(Read::new(eventfd.into()))
     }
 
     /// Every idle connection has an operation in the table, so larger operations are boxed.
     #[test]
-    fn the_table_has_room_for_a_send_or_a_receive_and_no_more() {
+    fn an_operation_is_no_larger_than_a_send_or_a_receive() {
         let largest = size_of::<Recv>().max(size_of::<Send>());
         assert!(size_of::<Op>() <= largest + size_of::<u64>());
     }
 
     #[test]
-    fn a_name_is_void_once_its_slot_is_used_again() {
+    fn an_id_is_invalid_once_its_slot_is_used_again() {
         let mut table = Table::new();
-        let first = table.insert(any).0;
+        let first = table.insert(any_op).0;
         assert!(table.remove(first).is_some());
-        let second = table.insert(any).0;
+        let second = table.insert(any_op).0;
         assert_eq!(first.slot, second.slot);
         assert!(table.get(first).is_none());
         assert!(table.remove(first).is_none());
@@ -309,28 +309,28 @@ mod tests {
     }
 
     #[test]
-    fn a_completion_finds_its_operation_and_no_later_one() {
+    fn a_completion_finds_its_own_operation_and_no_later_one() {
         let mut table = Table::new();
-        let first = table.insert(any).0;
+        let first = table.insert(any_op).0;
         let user_data = first.user_data(Tag::Op);
         assert_eq!(table.completed(user_data), Some(first));
         table.remove(first);
         assert_eq!(table.completed(user_data), None);
-        let second = table.insert(any).0;
+        let second = table.insert(any_op).0;
         assert_eq!(table.completed(user_data), None);
         assert_eq!(table.completed(second.user_data(Tag::Op)), Some(second));
     }
 
     #[test]
-    fn a_slot_without_further_names_is_given_up() {
+    fn a_slot_whose_generations_are_used_up_is_not_used_again() {
         let mut table = Table::new();
-        let first = table.insert(any).0;
+        let first = table.insert(any_op).0;
         table.remove(first);
         table.slots[0].generation = u32::MAX;
-        let last = table.insert(any).0;
+        let last = table.insert(any_op).0;
         assert_eq!((last.slot, last.generation), (0, u32::MAX));
         table.remove(last);
-        let next = table.insert(any).0;
+        let next = table.insert(any_op).0;
         assert_eq!(next.slot, 1);
         assert!(table.get(last).is_none(), "its slot is empty");
     }

@@ -17,15 +17,15 @@ use crate::sys::mutants::mutate;
 
 /// How the incoming side of a stream ended.
 #[derive(Debug)]
-pub(in crate::engine) enum End {
+pub(in crate::engine) enum StreamEnd {
     /// The peer sends no more (FIN).
     Eof,
     Error(io::Error),
 }
 
-impl End {
+impl StreamEnd {
     /// The result for the reader, at this and every later call: a broken connection stays broken.
-    pub(in crate::engine) fn again(&self) -> io::Result<Option<Chunk>> {
+    pub(in crate::engine) fn result(&self) -> io::Result<Option<Chunk>> {
         match self {
             Self::Eof => Ok(None),
             Self::Error(error) => Err(error
@@ -46,14 +46,14 @@ pub(in crate::engine) struct Recv {
     first: Option<Chunk>,
     #[expect(
         clippy::box_collection,
-        reason = "every idle connection has room for this"
+        reason = "a box keeps an idle connection small"
     )]
     more: Option<Box<VecDeque<Chunk>>>,
     /// How the stream ended. The queued chunks come before that.
-    pub(in crate::engine) end: Option<End>,
+    pub(in crate::engine) end: Option<StreamEnd>,
     /// The last chunk filled its buffer while receives take turns, so the socket may have more: the
     /// rest of the turn is [`Recv::receive_directly`].
-    pub(in crate::engine) has_turn: bool,
+    pub(in crate::engine) may_have_more: bool,
     /// It is queued for a provided buffer, and is submitted when its turn comes.
     pub(in crate::engine) is_queued: bool,
     /// The poll that reports a disconnecting peer, once one was needed.
@@ -66,7 +66,7 @@ impl Recv {
     const QUEUE_MAX: usize = 8;
     /// Blocks that a turn receives directly, after its first chunk: enough to make the overhead of
     /// a turn small, and so few that other receives wait no longer than on epoll.
-    const TURN_BLOCKS: usize = 8;
+    const DIRECT_BLOCKS: usize = 8;
 
     pub(in crate::engine) fn new(socket: Descriptor) -> Self {
         Self {
@@ -75,7 +75,7 @@ impl Recv {
             first: None,
             more: None,
             end: None,
-            has_turn: false,
+            may_have_more: false,
             is_queued: false,
             hangup: None,
         }
@@ -115,9 +115,9 @@ impl Recv {
         one_by_one: bool,
     ) -> After {
         match (cqe.result(), chunk) {
-            (Ok(0), _) => self.end = mutate!(RearmOnEof, None, Some(End::Eof)),
+            (Ok(0), _) => self.end = mutate!(RearmOnEof, None, Some(StreamEnd::Eof)),
             (Ok(_), Some(chunk)) => {
-                self.has_turn = one_by_one && chunk.is_whole_block();
+                self.may_have_more = one_by_one && chunk.is_whole_block();
                 mutate!(
                     DropLastData,
                     if cqe.more() {
@@ -126,12 +126,12 @@ impl Recv {
                     self.queue(chunk)
                 );
             }
-            (Ok(_), None) => debug_assert!(false, "a receive selects its buffer"),
+            (Ok(_), None) => debug_assert!(false, "a receive with data has a buffer"),
             (Err(error), _) => match error.raw_os_error() {
                 // A reader that has chunks to take submits again after it has taken them.
                 Some(libc::ENOBUFS) if self.is_empty() => return After::AwaitBuffer,
                 Some(libc::ENOBUFS | libc::ECANCELED | libc::EINTR | libc::EAGAIN) => {}
-                _ => self.end = Some(End::Error(error)),
+                _ => self.end = Some(StreamEnd::Error(error)),
             },
         }
         let is_full = self.is_full() || one_by_one && !self.is_empty();
@@ -145,11 +145,11 @@ impl Recv {
     /// Receives the rest of a turn by a system call, into blocks of the pool instead of provided
     /// buffers. Returns the number of bytes.
     #[cold]
-    pub(in crate::engine) fn receive_in_turn(&mut self, pool: &Pool) -> usize {
-        self.has_turn = false;
-        let mut blocks: [Block; Self::TURN_BLOCKS] = std::array::from_fn(|_| pool.take());
+    pub(in crate::engine) fn receive_directly(&mut self, pool: &Pool) -> usize {
+        self.may_have_more = false;
+        let mut blocks: [Block; Self::DIRECT_BLOCKS] = std::array::from_fn(|_| pool.take());
         match recv_many(&self.socket, &mut blocks) {
-            Ok(0) => self.end = Some(End::Eof),
+            Ok(0) => self.end = Some(StreamEnd::Eof),
             Ok(received) => {
                 let mut left = received;
                 for block in blocks {
@@ -163,7 +163,7 @@ impl Recv {
                 return received;
             }
             Err(Errno::AGAIN | Errno::INTR) => {}
-            Err(errno) => self.end = Some(End::Error(errno.into())),
+            Err(errno) => self.end = Some(StreamEnd::Error(errno.into())),
         }
         0
     }
@@ -213,15 +213,15 @@ impl Recv {
 }
 
 /// Receives by a system call, without waiting. `Ok(None)` if nothing has arrived.
-pub(in crate::engine) fn recv(socket: impl AsFd, pool: &Pool) -> Result<Option<Chunk>, End> {
+pub(in crate::engine) fn recv(socket: impl AsFd, pool: &Pool) -> Result<Option<Chunk>, StreamEnd> {
     let mut block = pool.take();
     loop {
         match rustix::net::recv(&socket, block.as_mut_slice(), RecvFlags::DONTWAIT) {
-            Ok((0, _)) => return Err(End::Eof),
+            Ok((0, _)) => return Err(StreamEnd::Eof),
             Ok((len, _)) => return Ok(Some(block.into_chunk(0..len))),
             Err(Errno::AGAIN) => return Ok(None),
             Err(Errno::INTR) => {}
-            Err(errno) => return Err(End::Error(errno.into())),
+            Err(errno) => return Err(StreamEnd::Error(errno.into())),
         }
     }
 }

@@ -27,28 +27,28 @@ use crate::sys::mutants::mutate;
 /// One send on a ring. It owns the bytes until the kernel has finished with them.
 #[derive(Debug)]
 pub(in crate::engine) struct Send {
-    part: PartSent,
+    partial: PartialSend,
     /// The `msghdr` of a gathering send, while the kernel uses it.
     gather: Option<Rc<Gather>>,
     /// The error that stopped the send before everything was sent.
-    trouble: Option<io::Error>,
-    asked: Asked,
+    error: Option<io::Error>,
+    submission: Submission,
 }
 
 /// The last submission of a send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Asked {
+enum Submission {
     /// A send of everything.
     Send,
     /// A poll that completes once, when the socket has room.
-    Room,
+    PollOnce,
     /// A poll that completes at each change. A single-shot poll on a half-closed peer completes at
     /// once even without room, so a second one would do so over and over.
-    Changes,
+    PollChanges,
 }
 
 /// The events of poll(2) after which a send continues or fails.
-const NEWS: u32 = (libc::POLLOUT | libc::POLLERR | libc::POLLHUP).unsigned_abs() as u32;
+const SENDER_EVENTS: u32 = (libc::POLLOUT | libc::POLLERR | libc::POLLHUP).unsigned_abs() as u32;
 
 /// What follows a send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,24 +116,24 @@ impl Send {
     #[inline(always)]
     pub(in crate::engine) fn new(socket: Descriptor, outgoing: Outgoing, then: Then) -> Self {
         Self {
-            asked: match outgoing {
+            submission: match outgoing {
                 // io_uring has no operation that sends a file.
-                Outgoing::File(..) => Asked::Room,
-                _ => Asked::Send,
+                Outgoing::File(..) => Submission::PollOnce,
+                _ => Submission::Send,
             },
-            part: PartSent::new(socket, outgoing, then),
+            partial: PartialSend::new(socket, outgoing, then),
             gather: None,
-            trouble: None,
+            error: None,
         }
     }
 
     /// The submission that sends everything. Not for a file span.
     #[inline]
     pub(in crate::engine) fn first_sqe(&mut self) -> Sqe {
-        let (fd, then) = (self.part.socket.raw(), self.part.then);
-        match &self.part.outgoing {
+        let (fd, then) = (self.partial.socket.raw(), self.partial.then);
+        match &self.partial.outgoing {
             Outgoing::One(chunk) => {
-                let len = u32::try_from(chunk.len()).expect("a chunk is smaller than a block");
+                let len = u32::try_from(chunk.len()).expect("a chunk is no larger than a block");
                 Sqe::Send {
                     fd,
                     from: chunk.as_ptr(),
@@ -149,32 +149,32 @@ impl Send {
                     then,
                 }
             }
-            Outgoing::File(..) => unreachable!("the ring is not asked to send a file"),
+            Outgoing::File(..) => unreachable!("the ring cannot send a file"),
         }
     }
 
     /// The submission that polls for room.
     pub(in crate::engine) fn sqe(&self) -> Sqe {
         Sqe::PollOut {
-            fd: self.part.socket.raw(),
-            edges: self.asked == Asked::Changes,
+            fd: self.partial.socket.raw(),
+            edges: self.submission == Submission::PollChanges,
         }
     }
 
     /// Whether it owns nothing but one of our blocks.
     #[inline]
     pub(in crate::engine) fn is_plain(&self) -> bool {
-        matches!(self.part.outgoing, Outgoing::One(_))
+        matches!(self.partial.outgoing, Outgoing::One(_))
     }
 
     pub(in crate::engine) fn set_interest(&mut self, interest: Interest) {
-        self.part.interest = interest;
+        self.partial.interest = interest;
     }
 
     /// Begins a send that the ring cannot do: sends what the socket accepts now. `Resubmit` means
     /// that a poll for room must be submitted.
     pub(in crate::engine) fn start(&mut self, metrics: &WorkerMetrics) -> After {
-        self.go_on(metrics);
+        self.send_more(metrics);
         self.after(false)
     }
 
@@ -186,11 +186,12 @@ impl Send {
         is_cancelled: bool,
         metrics: &WorkerMetrics,
     ) -> After {
-        let len = self.part.outgoing.len();
-        let is_all = |sent| mutate!(ShortSendIsWhole, true, sent == len);
-        if self.asked == Asked::Send && usize::try_from(cqe.result).is_ok_and(is_all) {
+        let len = self.partial.outgoing.len();
+        let is_complete = |sent| mutate!(ShortSendIsWhole, true, sent == len);
+        if self.submission == Submission::Send && usize::try_from(cqe.result).is_ok_and(is_complete)
+        {
             metrics.bytes_sent.add(len as u64);
-            return self.part.interest.at_the_end();
+            return self.partial.interest.step_when_sent();
         }
         self.complete_in_part(cqe, is_cancelled, metrics)
     }
@@ -203,62 +204,68 @@ impl Send {
         is_cancelled: bool,
         metrics: &WorkerMetrics,
     ) -> After {
-        match (cqe.result(), self.asked) {
+        match (cqe.result(), self.submission) {
             // A multishot poll may complete until its cancellation takes effect.
-            _ if self.is_over() => {}
-            (Ok(sent), Asked::Send) => {
-                self.part.sent = sent as usize;
+            _ if self.has_ended() => {}
+            (Ok(sent), Submission::Send) => {
+                self.partial.sent = sent as usize;
                 metrics.bytes_sent.add(sent.into());
             }
-            (Err(error), Asked::Send) if is_passing(&error) => {}
-            (Err(error), _) => self.trouble = Some(error),
+            (Err(error), Submission::Send) if is_transient(&error) => {}
+            (Err(error), _) => self.error = Some(error),
             (Ok(_), _) if is_cancelled => {}
-            (Ok(events), _) if events & NEWS == 0 => {
-                mutate!(AskForRoomAgain, (), self.asked = Asked::Changes);
+            (Ok(events), _) if events & SENDER_EVENTS == 0 => {
+                mutate!(
+                    AskForRoomAgain,
+                    (),
+                    self.submission = Submission::PollChanges
+                );
             }
-            (Ok(_), _) => self.go_on(metrics),
+            (Ok(_), _) => self.send_more(metrics),
         }
-        if is_cancelled && !self.is_over() {
-            self.trouble = Some(cancelled());
+        if is_cancelled && !self.has_ended() {
+            self.error = Some(cancelled());
         }
-        if self.asked == Asked::Send {
-            self.asked = Asked::Room;
+        if self.submission == Submission::Send {
+            self.submission = Submission::PollOnce;
         }
         self.after(cqe.more())
     }
 
-    fn go_on(&mut self, metrics: &WorkerMetrics) {
-        if let Poll::Ready(Err(error)) = self.part.go_on(metrics) {
-            self.trouble = Some(error);
+    fn send_more(&mut self, metrics: &WorkerMetrics) {
+        if let Poll::Ready(Err(error)) = self.partial.send_more(metrics) {
+            self.error = Some(error);
         }
     }
 
-    fn is_over(&self) -> bool {
-        self.trouble.is_some() || self.part.is_all()
+    fn has_ended(&self) -> bool {
+        self.error.is_some() || self.partial.is_complete()
     }
 
     /// The next step. `more`: the submission will complete again.
-    fn after(&self, goes_on: bool) -> After {
-        match (self.is_over(), goes_on) {
+    fn after(&self, more: bool) -> After {
+        match (self.has_ended(), more) {
             (false, false) => After::Resubmit,
             (false, true) => After::Wake,
             (true, true) => After::WakeAndCancel,
-            (true, false) if self.trouble.is_some() => After::Wake,
-            (true, false) => self.part.interest.at_the_end(),
+            (true, false) if self.error.is_some() => After::Wake,
+            (true, false) => self.partial.interest.step_when_sent(),
         }
     }
 
     /// The outcome of a send that failed or was cancelled. Call it after the last completion.
     pub(in crate::engine) fn into_sent(self) -> Sent {
-        let trouble = self.trouble.expect("a send that went well is forgotten");
-        self.part.into_sent(trouble)
+        let error = self
+            .error
+            .expect("a successful send is removed from the table");
+        self.partial.into_sent(error)
     }
 }
 
 impl Interest {
     /// The next step when everything is sent.
     #[inline]
-    fn at_the_end(self) -> After {
+    fn step_when_sent(self) -> After {
         match self {
             Self::End => After::WakeAndForget,
             Self::Trouble => After::Forget,
@@ -267,7 +274,7 @@ impl Interest {
 }
 
 /// Whether an error of send(2) is transient, so that another attempt may succeed.
-fn is_passing(error: &io::Error) -> bool {
+fn is_transient(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR))
 }
 
@@ -281,7 +288,7 @@ impl super::Op {
     /// A planted fault: frees the bytes while the kernel uses them.
     pub(in crate::engine) fn free_bytes(&mut self) {
         match self {
-            Self::Send(send) => send.part.outgoing = Outgoing::Many(Vec::new()),
+            Self::Send(send) => send.partial.outgoing = Outgoing::Many(Vec::new()),
             Self::SendMessage(message) => message.free_bytes(),
             _ => {}
         }
@@ -305,7 +312,7 @@ impl Gather {
 
 /// A send by system calls, and how much of it was sent.
 #[derive(Debug)]
-pub(in crate::engine) struct PartSent {
+pub(in crate::engine) struct PartialSend {
     socket: Descriptor,
     outgoing: Outgoing,
     sent: usize,
@@ -313,7 +320,7 @@ pub(in crate::engine) struct PartSent {
     then: Then,
 }
 
-impl PartSent {
+impl PartialSend {
     #[inline(always)]
     pub(in crate::engine) fn new(socket: Descriptor, outgoing: Outgoing, then: Then) -> Self {
         Self {
@@ -329,7 +336,7 @@ impl PartSent {
     ///
     /// # Errors
     /// Those of send(2) and sendfile(2); `UnexpectedEof` if the file has become too short.
-    pub(in crate::engine) fn go_on(&mut self, metrics: &WorkerMetrics) -> Poll<io::Result<()>> {
+    pub(in crate::engine) fn send_more(&mut self, metrics: &WorkerMetrics) -> Poll<io::Result<()>> {
         while self.sent < self.outgoing.len() {
             match self.try_once() {
                 Ok(0) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
@@ -345,7 +352,7 @@ impl PartSent {
         Poll::Ready(Ok(()))
     }
 
-    pub(in crate::engine) fn is_all(&self) -> bool {
+    pub(in crate::engine) fn is_complete(&self) -> bool {
         self.sent == self.outgoing.len()
     }
 

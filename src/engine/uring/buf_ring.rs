@@ -41,7 +41,7 @@ impl BufRing {
     pub(super) fn new(capacity: u16, tail: u16) -> Self {
         assert!(
             capacity.is_power_of_two(),
-            "the kernel wants a power of two"
+            "the capacity must be a power of two"
         );
         let layout = Self::layout(capacity);
         // SAFETY: the layout's size is not zero.
@@ -121,7 +121,7 @@ impl BufRing {
         self.absent.push(number);
         mutate!(DoubleReturn, self.absent.push(number));
         block
-            .expect("the kernel uses a buffer once")
+            .expect("the kernel uses each buffer once")
             .into_chunk(0..len)
     }
 

@@ -31,7 +31,7 @@ impl BufferQueue {
     }
 
     /// Starts a crowded phase: in a ring of `capacity` buffers, a receive found none.
-    pub(super) fn ran_dry(&self, capacity: usize) {
+    pub(super) fn note_exhausted(&self, capacity: usize) {
         self.crowded_for.set(CROWDED_ROUNDS * capacity);
     }
 

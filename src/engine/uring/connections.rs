@@ -8,7 +8,7 @@ use rustix::net::SocketAddrAny;
 
 use super::Uring;
 use crate::engine::descriptor::Descriptor;
-use crate::engine::op::{Accept, Connect, GONE, Op, OpId, State};
+use crate::engine::op::{Accept, Connect, OP_EXISTS, Op, OpId, OpState};
 
 impl Uring {
     pub(in crate::engine) fn start_accept(&self, listener: Descriptor) -> OpId {
@@ -23,9 +23,9 @@ impl Uring {
         context: &Context<'_>,
     ) -> Poll<Option<io::Result<OwnedFd>>> {
         let mut table = self.table.borrow_mut();
-        let entry = table.get(id).expect(GONE);
+        let entry = table.get(id).expect(OP_EXISTS);
         let Op::Accept(accept) = &mut entry.op else {
-            unreachable!("an accept's name")
+            unreachable!("the id of an accept")
         };
         if let Some(fd) = accept.pop() {
             return Poll::Ready(Some(Ok(fd)));
@@ -33,7 +33,7 @@ impl Uring {
         if let Some(error) = accept.error.take() {
             return Poll::Ready(Some(Err(error)));
         }
-        let idle = entry.state == State::Idle;
+        let idle = entry.state == OpState::Idle;
         if idle && accept.stopped {
             return Poll::Ready(None);
         }
@@ -74,9 +74,9 @@ impl Uring {
         context: &Context<'_>,
     ) -> Poll<io::Result<()>> {
         let mut table = self.table.borrow_mut();
-        let entry = table.get(id).expect(GONE);
+        let entry = table.get(id).expect(OP_EXISTS);
         let Op::Connect(connect) = &mut entry.op else {
-            unreachable!("a connect's name")
+            unreachable!("the id of a connect")
         };
         if let Some(result) = connect.result.take() {
             return Poll::Ready(result);

@@ -15,7 +15,7 @@ use super::{Cqe, Ring, Sqe};
 use crate::buf::{Chunk, Outgoing, Pool};
 use crate::engine::descriptor::Descriptor;
 use crate::engine::op::{
-    self, After, Interest, Op, OpId, Read, Send, Sent, State, Table, Tag, Then,
+    self, After, Interest, Op, OpId, OpState, Read, Send, Sent, Table, Tag, Then,
 };
 use crate::metrics::WorkerMetrics;
 use crate::rt::{contain, drop_waker, wake};
@@ -169,7 +169,7 @@ impl Uring {
         }
         let mut table = self.table.borrow_mut();
         let (id, entry) = table.insert(|| Op::Send(Send::new(socket, outgoing, then)));
-        entry.state = State::InKernel;
+        entry.state = OpState::InKernel;
         let Op::Send(send) = &mut entry.op else {
             unreachable!("a send was inserted")
         };
@@ -215,9 +215,9 @@ impl Uring {
         let Some(entry) = table.get(id) else {
             return Poll::Ready(Sent::All);
         };
-        if entry.state == State::InKernel {
+        if entry.state == OpState::InKernel {
             let Op::Send(send) = &mut entry.op else {
-                unreachable!("a send's name")
+                unreachable!("the id of a send")
             };
             send.set_interest(interest);
             let replaced = entry.wait(context.waker());
@@ -229,7 +229,7 @@ impl Uring {
         drop(table);
         match removed.map(|entry| entry.op) {
             Some(Op::Send(send)) => Poll::Ready(send.into_sent()),
-            _ => unreachable!("a send's name"),
+            _ => unreachable!("the id of a send"),
         }
     }
 
@@ -242,7 +242,7 @@ impl Uring {
     pub(in crate::engine) fn cancel(&self, id: OpId) {
         let mut table = self.table.borrow_mut();
         let Some(entry) = table.get(id) else { return };
-        if entry.state != State::Idle && !entry.cancelled {
+        if entry.state != OpState::Idle && !entry.cancelled {
             entry.cancelled = true;
             drop(table);
             let target = id.user_data(Tag::Op);
@@ -259,12 +259,13 @@ impl Uring {
             Op::Recv(recv) => recv.hangup.take(),
             _ => None,
         };
+        // The hang-up poll of a receive ends with the receive.
         if let Some(hangup) = hangup {
             drop(table);
             self.orphan(hangup);
             return self.orphan(id);
         }
-        if entry.state == State::Idle {
+        if entry.state == OpState::Idle {
             let removed = table.remove(id);
             drop(table);
             // Dropped outside the borrow of the table: it may close its descriptor, through this
@@ -272,7 +273,7 @@ impl Uring {
             contain(|| drop(removed));
             return;
         }
-        entry.state = State::Orphaned;
+        entry.state = OpState::Orphaned;
         let waker = entry.waker.take();
         mutate!(FreeOrphan, entry.op.free_bytes());
         drop(table);
@@ -297,8 +298,8 @@ impl Uring {
             let entry = table
                 .get(id)
                 .expect("only an operation in the table is submitted");
-            debug_assert_eq!(entry.state, State::Idle);
-            entry.state = State::InKernel;
+            debug_assert_eq!(entry.state, OpState::Idle);
+            entry.state = OpState::InKernel;
             entry.cancelled = false;
             match &mut entry.op {
                 Op::Accept(accept) => accept.sqe(),
@@ -375,6 +376,7 @@ impl Uring {
         if !cqe.more() {
             self.in_flight.set(self.in_flight.get() - 1);
         }
+        // The completion of a cancellation or of a close says nothing more.
         let tag = cqe.user_data >> 56;
         if tag == mutate!(CancelIsFinal, tag.min(Tag::Cancel as u64), Tag::Op as u64) {
             self.complete_op(cqe, chunk);
@@ -389,14 +391,14 @@ impl Uring {
             self.metrics.stale_completions.add(1);
             return;
         };
-        let orphaned = entry.state == State::Orphaned;
+        let orphaned = entry.state == OpState::Orphaned;
         mutate!(
             LeakBuffer,
             std::mem::forget(chunk.clone().filter(|_| orphaned))
         );
-        let goes_on = mutate!(MissLostMore, cqe.buffer().is_some(), cqe.more());
-        if !goes_on && !orphaned {
-            entry.state = State::Idle;
+        let more = mutate!(MissLostMore, cqe.buffer().is_some(), cqe.more());
+        if !more && !orphaned {
+            entry.state = OpState::Idle;
         }
         let after = match &mut entry.op {
             Op::Recv(recv) => recv.complete(cqe, chunk, self.receives_one_by_one()),
@@ -434,7 +436,8 @@ impl Uring {
             After::WakeAndCancel => self.cancel(id),
             After::AwaitBuffer => {
                 self.metrics.buffers_exhausted.add(1);
-                self.buffer_queue.ran_dry(self.buffers.borrow().capacity());
+                self.buffer_queue
+                    .note_exhausted(self.buffers.borrow().capacity());
                 self.enqueue_receive(id);
             }
             After::Wake | After::WakeAndForget | After::Forget => {}

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use super::Uring;
 use crate::buf::Part;
 use crate::engine::descriptor::Descriptor;
-use crate::engine::op::{Entry, GONE, Message, Op, OpId, RecvMessage, SendMessage, State};
+use crate::engine::op::{Entry, Message, OP_EXISTS, Op, OpId, OpState, RecvMessage, SendMessage};
 
 impl Uring {
     pub(in crate::engine) fn start_recv_message(
@@ -28,7 +28,7 @@ impl Uring {
     ) -> Poll<io::Result<Option<Message>>> {
         self.poll_result(id, context, |entry| match &mut entry.op {
             Op::RecvMessage(message) => message.result.take(),
-            _ => unreachable!("a receive's name"),
+            _ => unreachable!("the id of a receive"),
         })
     }
 
@@ -51,7 +51,7 @@ impl Uring {
     ) -> Poll<io::Result<()>> {
         self.poll_result(id, context, |entry| match &mut entry.op {
             Op::SendMessage(message) => message.result.take(),
-            _ => unreachable!("a send's name"),
+            _ => unreachable!("the id of a send"),
         })
     }
 
@@ -64,11 +64,11 @@ impl Uring {
         take: impl FnOnce(&mut Entry) -> Option<R>,
     ) -> Poll<R> {
         let mut table = self.table.borrow_mut();
-        let entry = table.get(id).expect(GONE);
+        let entry = table.get(id).expect(OP_EXISTS);
         if let Some(result) = take(entry) {
             return Poll::Ready(result);
         }
-        let is_idle = entry.state == State::Idle;
+        let is_idle = entry.state == OpState::Idle;
         let replaced = entry.wait(context.waker());
         drop(table);
         drop(replaced);

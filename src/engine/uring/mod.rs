@@ -4,7 +4,7 @@ mod buf_ring;
 mod buffer_queue;
 mod connections;
 mod driver;
-mod look;
+mod fetch;
 mod messages;
 mod peer;
 mod polls;

@@ -3,7 +3,7 @@
 use std::task::Context;
 
 use super::Uring;
-use crate::engine::op::{End, Entry, GONE, Hangup, Op, OpId, Peer, State};
+use crate::engine::op::{Entry, Hangup, OP_EXISTS, Op, OpId, OpState, Peer, StreamEnd};
 use crate::sys::mutants::mutate;
 
 impl Uring {
@@ -11,16 +11,16 @@ impl Uring {
     /// caller is woken when the state may have changed.
     pub(in crate::engine) fn poll_peer(&self, id: OpId, context: &Context<'_>) -> Peer {
         let mut table = self.table.borrow_mut();
-        let entry = table.get(id).expect(GONE);
+        let entry = table.get(id).expect(OP_EXISTS);
         let Op::Recv(recv) = &mut entry.op else {
-            unreachable!("a receive's name")
+            unreachable!("the id of a receive")
         };
         let has_ended = match &recv.end {
-            Some(End::Error(_)) => return Peer::Gone,
-            Some(End::Eof) => true,
+            Some(StreamEnd::Error(_)) => return Peer::Gone,
+            Some(StreamEnd::Eof) => true,
             None => false,
         };
-        let ask = entry.state == State::Idle && !recv.is_queued && !has_ended && recv.is_empty();
+        let ask = entry.state == OpState::Idle && !recv.is_queued && !has_ended && recv.is_empty();
         let has_hangup = recv.hangup.is_some();
         let replaced = entry.wait(context.waker());
         drop(table);
@@ -28,7 +28,9 @@ impl Uring {
         if ask {
             self.ask_to_receive(id);
         }
-        let armed = |entry: &mut Entry| entry.state != State::Idle;
+        // An armed receive reports a FIN or RST itself. But a hang-up poll that exists is always
+        // consulted, because it may have reported a reset while no receive was armed.
+        let armed = |entry: &mut Entry| entry.state != OpState::Idle;
         let is_armed = self.table.borrow_mut().get(id).is_some_and(armed);
         let known = if has_ended {
             Peer::HalfClosed
@@ -45,14 +47,14 @@ impl Uring {
     fn poll_hangup(&self, id: OpId, context: &Context<'_>) -> Peer {
         let hangup = self.hangup_of(id);
         let mut table = self.table.borrow_mut();
-        let entry = table.get(hangup).expect(GONE);
+        let entry = table.get(hangup).expect(OP_EXISTS);
         let Op::Hangup(Hangup { peer, .. }) = entry.op else {
-            unreachable!("a poll's name")
+            unreachable!("the id of a poll")
         };
         if peer == Peer::Gone {
             return peer;
         }
-        let submit = entry.state == State::Idle;
+        let submit = entry.state == OpState::Idle;
         let replaced = entry.wait(context.waker());
         drop(table);
         drop(replaced);
@@ -66,7 +68,7 @@ impl Uring {
     fn hangup_of(&self, id: OpId) -> OpId {
         let mut table = self.table.borrow_mut();
         let Some(Op::Recv(recv)) = table.get(id).map(|entry| &entry.op) else {
-            unreachable!("a receive's name")
+            unreachable!("the id of a receive")
         };
         let (hangup, socket) = (recv.hangup, recv.socket());
         if let Some(hangup) = hangup

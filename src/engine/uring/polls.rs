@@ -25,7 +25,7 @@ impl Uring {
     ) -> Poll<io::Result<Events>> {
         self.poll_result(id, context, |entry| match &mut entry.op {
             Op::Polling(polling) => polling.take(),
-            _ => unreachable!("a poll's name"),
+            _ => unreachable!("the id of a poll"),
         })
     }
 }

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use super::Uring;
 use crate::buf::Chunk;
 use crate::engine::descriptor::Descriptor;
-use crate::engine::op::{Entry, GONE, Op, OpId, Recv, State};
+use crate::engine::op::{Entry, OP_EXISTS, Op, OpId, OpState, Recv};
 use crate::sys::mutants::mutate;
 
 impl Uring {
@@ -25,24 +25,24 @@ impl Uring {
         context: &Context<'_>,
     ) -> Poll<io::Result<Option<Chunk>>> {
         let mut table = self.table.borrow_mut();
-        let entry = table.get(id).expect(GONE);
+        let entry = table.get(id).expect(OP_EXISTS);
         let Op::Recv(recv) = &mut entry.op else {
-            unreachable!("a receive's name")
+            unreachable!("the id of a receive")
         };
         if let Some(chunk) = recv.pop() {
             return Poll::Ready(Ok(Some(chunk)));
         }
         // After an error nothing more is received: the kernel would report the end of the stream.
-        let ask = entry.state == State::Idle && !recv.is_queued && recv.end.is_none();
-        if ask && recv.has_turn && !self.is_memory_scarce() {
-            let received = recv.receive_in_turn(&self.pool);
+        let ask = entry.state == OpState::Idle && !recv.is_queued && recv.end.is_none();
+        if ask && recv.may_have_more && !self.is_memory_scarce() {
+            let received = recv.receive_directly(&self.pool);
             self.metrics.bytes_received.add(received as u64);
             if let Some(chunk) = recv.pop() {
                 return Poll::Ready(Ok(Some(chunk)));
             }
         }
         if let Some(end) = &recv.end {
-            return Poll::Ready(end.again());
+            return Poll::Ready(end.result());
         }
         let replaced = entry.wait(context.waker());
         drop(table);
@@ -134,7 +134,7 @@ mod tests {
 
     /// In a crowded ring, a multishot reports a full block and the reset after it in one batch.
     #[test]
-    fn a_reset_behind_a_block_is_not_taken_for_the_end() {
+    fn a_reset_after_a_full_block_is_reported_as_a_reset() {
         let Ok(selected) = EngineChoice::Uring.probe() else {
             return;
         };
@@ -151,7 +151,7 @@ mod tests {
             client.write_all(b"b")?;
             assert_eq!(next().await?.unwrap().len(), 1);
             with_current(|engine| match engine {
-                Engine::Uring(uring) => uring.0.buffer_queue.ran_dry(1),
+                Engine::Uring(uring) => uring.0.buffer_queue.note_exhausted(1),
                 Engine::Epoll(_) => unreachable!("the ring was selected"),
             });
             client.write_all(&[7; BLOCK_BYTES])?;

@@ -60,8 +60,8 @@ impl Refusal {
         match self.error.raw_os_error() {
             Some(libc::EPERM | libc::EACCES) => match kernel::io_uring_disabled() {
                 Some(level @ 1..) => format!(
-                    "the sysctl kernel.io_uring_disabled is {level}: set it to 0, or at 1 add \
-                     this user's group to kernel.io_uring_group"
+                    "the sysctl kernel.io_uring_disabled is {level}: set it to 0, or to 1 with \
+                     kernel.io_uring_group set to a group of this user"
                 ),
                 _ if kernel::seccomp_filtered() => SECCOMP_CURE.to_owned(),
                 _ => "a security policy forbids it: allow the io_uring system calls".to_owned(),
@@ -121,8 +121,8 @@ pub(in crate::engine) fn preflight() -> Result<&'static str, Refusal> {
     if completions.first().is_some_and(works) {
         return Ok(made.rung);
     }
-    let answer = completions.first().map_or(0, |cqe| cqe.result.min(0));
-    let errno = if answer == 0 { libc::EINVAL } else { -answer };
+    let error = completions.first().map_or(0, |cqe| cqe.result.min(0));
+    let errno = if error == 0 { libc::EINVAL } else { -error };
     Err(Refusal {
         step,
         error: io::Error::from_raw_os_error(errno),
@@ -184,7 +184,7 @@ fn make(pool: &Pool, submissions: u32, completions: u32, buffers: u16) -> Result
     let mut threads_max = KERNEL_THREADS_MAX;
     submitter
         .register_iowq_max_workers(&mut threads_max)
-        .map_err(Refusal::new("bounding the kernel's threads"))?;
+        .map_err(Refusal::new("limiting the io-wq threads"))?;
     // Hardening only: if the kernel does not support it, the ring works without it.
     let _ = restrict(&submitter);
     submitter

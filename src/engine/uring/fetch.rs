@@ -14,7 +14,7 @@ impl Uring {
     ///
     /// # Errors
     /// If the ring can no longer be used.
-    pub(in crate::engine) fn look(&self) -> io::Result<bool> {
+    pub(in crate::engine) fn fetch_completions(&self) -> io::Result<bool> {
         let before = self.metrics.completions.get();
         // One call of io_uring_enter(2) fetches a limited number of completions.
         for _ in 0..self.in_flight.get() + IDLE_CALLS_MAX {
@@ -33,7 +33,7 @@ impl Uring {
         if let Some(Op::Recv(recv)) = table.get(id).map(|entry| &mut entry.op)
             && recv.is_queued
         {
-            let received = recv.receive_in_turn(&self.pool);
+            let received = recv.receive_directly(&self.pool);
             self.metrics.bytes_received.add(received as u64);
         }
     }

@@ -14,7 +14,7 @@ const CONTROL_BYTES: usize = control_bytes(DESCRIPTORS_MAX);
 
 /// A `msghdr` with its one `iovec` and its control data, at addresses that do not change. `Rc`, not
 /// `Box`: moving a `Box` asserts that there is no other pointer to its content.
-pub(super) struct Envelope(Rc<UnsafeCell<Parts>>);
+pub(super) struct MsgHeader(Rc<UnsafeCell<Parts>>);
 
 struct Parts {
     header: libc::msghdr,
@@ -23,31 +23,34 @@ struct Parts {
     control: [u64; CONTROL_BYTES.div_ceil(size_of::<u64>())],
 }
 
-impl Envelope {
+impl MsgHeader {
     pub(super) fn new() -> Self {
         // SAFETY: all fields are integers or pointers, for which zero is valid.
         Self(Rc::new(unsafe { std::mem::zeroed() }))
     }
 
     /// Prepares a receive into the `len` bytes at `to`. The kernel must not be using the header.
-    pub(super) fn receive(&mut self, to: *mut u8, len: usize) -> *mut libc::msghdr {
-        self.address(to, len, CONTROL_BYTES)
+    pub(super) fn prepare_receive(&mut self, to: *mut u8, len: usize) -> *mut libc::msghdr {
+        self.set_up(to, len, CONTROL_BYTES)
     }
 
     /// Prepares a send of the `len` bytes at `from`, with at most [`DESCRIPTORS_MAX`] descriptors.
     /// The kernel must not be using the header.
-    pub(super) fn send(
+    pub(super) fn prepare_send(
         &mut self,
         from: *const u8,
         len: usize,
         descriptors: &[OwnedFd],
     ) -> *const libc::msghdr {
         let count = descriptors.len();
-        assert!(count <= DESCRIPTORS_MAX, "the sender has counted them");
+        assert!(
+            count <= DESCRIPTORS_MAX,
+            "a message carries at most DESCRIPTORS_MAX descriptors"
+        );
         if count == 0 {
-            return self.address(from.cast_mut(), len, 0);
+            return self.set_up(from.cast_mut(), len, 0);
         }
-        let header = self.address(from.cast_mut(), len, control_bytes(count));
+        let header = self.set_up(from.cast_mut(), len, control_bytes(count));
         // SAFETY: as in `new`.
         let mut first = unsafe { std::mem::zeroed::<libc::cmsghdr>() };
         // SAFETY: this only computes a length.
@@ -73,7 +76,7 @@ impl Envelope {
     /// Takes the descriptors that a receive brought, and the flags of the header. Call it once
     /// after each successful receive and at no other time, because it takes ownership of open
     /// descriptors.
-    pub(super) fn open(&mut self) -> (Vec<OwnedFd>, libc::c_int) {
+    pub(super) fn take_received(&mut self) -> (Vec<OwnedFd>, libc::c_int) {
         // SAFETY: the kernel has finished with the header, and there is no other reference.
         let parts = unsafe { &mut *self.0.get() };
         parts.header.msg_control = parts.control.as_mut_ptr().cast();
@@ -109,7 +112,7 @@ impl Envelope {
         (descriptors, flags)
     }
 
-    fn address(&mut self, bytes: *mut u8, len: usize, control_len: usize) -> *mut libc::msghdr {
+    fn set_up(&mut self, bytes: *mut u8, len: usize, control_len: usize) -> *mut libc::msghdr {
         // SAFETY: the kernel is not using the header, and there is no other reference.
         let parts = unsafe { &mut *self.0.get() };
         parts.vector = libc::iovec {
@@ -125,9 +128,9 @@ impl Envelope {
     }
 }
 
-impl fmt::Debug for Envelope {
+impl fmt::Debug for MsgHeader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Envelope").finish_non_exhaustive()
+        f.debug_struct("MsgHeader").finish_non_exhaustive()
     }
 }
 
@@ -138,7 +141,7 @@ const fn control_bytes(descriptors: usize) -> usize {
 
 #[expect(
     clippy::cast_possible_truncation,
-    reason = "there are DESCRIPTORS_MAX of them at most"
+    reason = "there are at most DESCRIPTORS_MAX descriptors"
 )]
 const fn bytes_of(descriptors: usize) -> u32 {
     (descriptors * size_of::<RawFd>()) as u32
