@@ -1,4 +1,4 @@
-//! An open regular file: what is known of it, and reading from it.
+//! An open regular file: its metadata, and reading from it.
 
 use std::fmt;
 use std::io;
@@ -15,7 +15,7 @@ use crate::buf::FileSpan;
 use crate::engine::{Blocking, blocking};
 use crate::sys::file::{is_cached, read_cached};
 
-/// What is known of a file or folder, at the moment it was looked at.
+/// The metadata of a file or directory, at the time of the call that returned it (stat(2)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Metadata {
     kind: FileType,
@@ -39,13 +39,13 @@ impl Metadata {
         }
     }
 
-    /// Its size in bytes.
+    /// The size in bytes.
     #[expect(clippy::len_without_is_empty, reason = "a measure, not a container")]
     pub fn len(&self) -> u64 {
         self.len
     }
 
-    /// When its content was last changed.
+    /// When the content was last modified (mtime).
     pub fn modified(&self) -> SystemTime {
         let (seconds, nanoseconds) = self.modified;
         let whole = Duration::from_secs(seconds.unsigned_abs());
@@ -58,22 +58,22 @@ impl Metadata {
         time.unwrap_or(SystemTime::UNIX_EPOCH)
     }
 
-    /// The same as seconds since 1970 and nanoseconds of the second.
+    /// The mtime as seconds since the epoch, and the nanoseconds of that second.
     pub fn modified_unix(&self) -> (i64, u32) {
         self.modified
     }
 
-    /// The file system that holds it.
+    /// The number of the device that holds it.
     pub fn device(&self) -> u64 {
         self.device
     }
 
-    /// Its number on that file system.
+    /// The inode number on that device.
     pub fn inode(&self) -> u64 {
         self.inode
     }
 
-    /// What no other file or folder has, as long as this one is open.
+    /// Device and inode number. No other file or directory has both as long as this one is open.
     pub(super) fn identity(&self) -> (u64, u64) {
         (self.device, self.inode)
     }
@@ -83,30 +83,30 @@ impl Metadata {
         self.kind == FileType::RegularFile
     }
 
-    /// Whether it is a folder.
+    /// Whether it is a directory.
     pub fn is_directory(&self) -> bool {
         self.kind == FileType::Directory
     }
 }
 
-/// An open regular file, to be read. Cloning makes another handle to it; it is closed with the
-/// last one.
+/// An open regular file, to read from. A clone shares the descriptor, which is closed when the last
+/// clone is dropped.
 #[derive(Clone)]
 pub struct File {
     fd: Arc<OwnedFd>,
     metadata: Metadata,
 }
 
-/// The most bytes that are read at once of a file which says that it has none.
+/// The most bytes that one call reads from a file whose size is reported as 0.
 const UNSIZED_BYTES_MAX: usize = 64 << 10;
 
-/// A read on another thread: what was there, with what was read behind it.
+/// A blocking task that reads. It returns the given buffer with the bytes appended.
 pub(crate) type Reading = Blocking<io::Result<Vec<u8>>>;
 
-/// Another thread has the kernel load content.
+/// A blocking task that makes the kernel load content into the page cache.
 pub(crate) type Loading = Blocking<io::Result<()>>;
 
-/// Bytes that are loaded at a time.
+/// Bytes per read in [`File::load`].
 const LOAD_BYTES: usize = 64 << 10;
 
 impl File {
@@ -117,13 +117,13 @@ impl File {
         }
     }
 
-    /// What was known of it when it was opened.
+    /// The metadata when the file was opened.
     pub fn metadata(&self) -> &Metadata {
         &self.metadata
     }
 
-    /// What is known of it now. For a file that is open this does not wait for a disk, unless its
-    /// file system is another machine's.
+    /// The current metadata. This does not wait for a disk, because the file is open; on a network
+    /// file system it may wait for the server.
     ///
     /// # Errors
     /// Those of fstat(2).
@@ -131,22 +131,24 @@ impl File {
         Ok(Metadata::new(&fstat(&self.fd)?))
     }
 
-    /// Reads `len` bytes from `offset` on; fewer only where the file ends, as it is when this is
-    /// called. What is in memory is had at once, the rest is read on another thread.
+    /// Reads `len` bytes from `offset` on, or fewer if the file ends before. Bytes in the page
+    /// cache are read at once; the rest is read on a blocking thread.
+    ///
+    /// From a file whose size is reported as 0, such as those in /proc, at most 64 KiB are read.
     ///
     /// # Errors
     /// Those of fstat(2) and pread(2).
     ///
     /// # Panics
-    /// Outside a worker, if something has to be read from the disk.
+    /// If called outside a worker and the bytes are not all in the page cache.
     pub async fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes> {
         self.read_vec(offset, len).await.map(Bytes::from)
     }
 
-    /// As [`File::read_at`].
+    /// As [`File::read_at`], but returns a `Vec`.
     pub(crate) async fn read_vec(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
         let len = match self.metadata_now()?.len() {
-            // Files of the kernel's own, which are made as they are read, say so.
+            // Files that the kernel generates on reading, as in /proc, have a size of 0.
             0 => len.min(UNSIZED_BYTES_MAX),
             all => usize::try_from(all.saturating_sub(offset)).map_or(len, |left| len.min(left)),
         };
@@ -158,9 +160,9 @@ impl File {
         Ok(bytes)
     }
 
-    /// Fills `bytes` with what is in memory of the content from `offset` on. True: that is all
-    /// there is room for, or the rest of the file. False: the next byte has to be read from the
-    /// disk, or may have to.
+    /// Appends to `bytes` from the page cache, up to its capacity; its first byte is the file's at
+    /// `offset`. True: `bytes` is full or has the rest of the file. False: the next byte may have
+    /// to come from the disk.
     ///
     /// # Errors
     /// Those of preadv2(2).
@@ -168,7 +170,7 @@ impl File {
         while bytes.len() < bytes.capacity() {
             let at = offset + bytes.len() as u64;
             match read_cached(&self.fd, bytes, at) {
-                // Linux 5.9 and 5.10 say so, too, where the file goes on (preadv2(2), BUGS).
+                // Linux 5.9 and 5.10 may return 0 before the end of the file (preadv2(2), BUGS).
                 Ok(0) => return Ok(at >= self.metadata.len()),
                 Ok(_) => {}
                 Err(error) => match error.raw_os_error() {
@@ -181,17 +183,17 @@ impl File {
         Ok(true)
     }
 
-    /// The `len` bytes from `offset` on, to be sent without reading them: if they are in memory, as
-    /// far as a look at both ends can tell. They may still leave it before they are sent, which
-    /// then waits for the disk; but what is read and used together mostly leaves together.
+    /// The `len` bytes from `offset` on, to be sent without reading them; `None` unless the first
+    /// and the last byte are in the page cache. That is a guess: the kernel may lack pages in
+    /// between, or evict them before they are sent. The send then waits for the disk.
     pub(crate) fn span(&self, offset: u64, len: usize) -> Option<FileSpan> {
         let last = offset + (len as u64).checked_sub(1)?;
         let can_send = is_cached(&self.fd, offset) && is_cached(&self.fd, last);
         can_send.then(|| FileSpan::new(self.fd.clone(), offset, len))
     }
 
-    /// Fills what is left of `bytes`, whose first byte is the file's at `offset`, on another
-    /// thread; or as far as the file goes.
+    /// Appends to `bytes` on a blocking thread, until it is full or the file ends. The first byte
+    /// of `bytes` is the file's at `offset`.
     pub(crate) fn read_rest(&self, mut bytes: Vec<u8>, offset: u64) -> Reading {
         let fd = self.fd.clone();
         blocking(move || {
@@ -209,8 +211,8 @@ impl File {
 }
 
 impl File {
-    /// Has the kernel load the `len` bytes from `offset` on into its memory, on another thread; or
-    /// as far as the file goes.
+    /// Makes the kernel load the `len` bytes from `offset` on into the page cache, by reading them
+    /// on a blocking thread. Stops where the file ends.
     pub(crate) fn load(&self, offset: u64, len: u64) -> Loading {
         let fd = self.fd.clone();
         blocking(move || {

@@ -1,8 +1,8 @@
-//! Files for coroutines: opened, read and written without keeping the worker waiting.
+//! Opening, reading and writing files without blocking the worker.
 //!
-//! What is in memory is had at once; whatever may have to wait for a disk goes to the worker's few
-//! threads. All of this needs a worker: call it from a service or another coroutine. Nothing here
-//! knows HTTP.
+//! Calls that may wait for a disk run on the worker's blocking threads. A [`File`] reads content
+//! that is in the page cache without them. All of this needs a worker: call it from a service or
+//! from another coroutine.
 //!
 //! ```no_run
 //! use coring::{Request, Response};
@@ -36,20 +36,21 @@ pub(crate) use shelf::{Kept, Shelf};
 /// As [`std::fs::read`].
 ///
 /// # Panics
-/// Outside a worker.
+/// If called outside a worker.
 pub async fn read(path: impl Into<PathBuf>) -> io::Result<Vec<u8>> {
     let path = path.into();
     blocking(move || std::fs::read(path)).await?
 }
 
-/// Writes a whole file: makes it if it is not there, and replaces what it held. If the future is
-/// dropped meanwhile, the file may hold nothing, a part, or all of it.
+/// Writes a whole file. Creates the file if it does not exist, and replaces its content if it does.
+/// If the future is dropped before it is ready, a write that has begun still runs to its end, and
+/// one that has not begun never runs.
 ///
 /// # Errors
 /// As [`std::fs::write`].
 ///
 /// # Panics
-/// Outside a worker.
+/// If called outside a worker.
 pub async fn write(
     path: impl Into<PathBuf>,
     bytes: impl AsRef<[u8]> + Send + 'static,
@@ -58,13 +59,13 @@ pub async fn write(
     blocking(move || std::fs::write(path, bytes)).await?
 }
 
-/// What is known of the file or folder at `path`; of a link, where it leads to.
+/// The metadata of the file or directory at `path`. Symlinks are followed.
 ///
 /// # Errors
 /// Those of stat(2).
 ///
 /// # Panics
-/// Outside a worker.
+/// If called outside a worker.
 pub async fn metadata(path: impl Into<PathBuf>) -> io::Result<Metadata> {
     let path = path.into();
     let stat = blocking(move || rustix::fs::stat(path)).await??;

@@ -1,25 +1,26 @@
-//! Why a file cannot be had, as far as it matters to who asks for it. It refuses to know what they
-//! are told.
+//! Classifies the errors of opening and reading a file. The caller decides what to do with each
+//! class, for example which HTTP status it becomes.
 
 use std::io;
 
 use rustix::io::Errno;
 
-/// What stands between a name and its file.
+/// Why a file cannot be opened or read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Obstacle {
-    /// The name leads nowhere, or out of the root.
+    /// The name leads to no file, or out of the root.
     NotFound,
-    /// It may not be read.
+    /// The process lacks the permission.
     Forbidden,
-    /// Descriptors, memory or threads have run out; it may be had later.
+    /// The process or the system has run out of descriptors, memory or threads. A later attempt may
+    /// succeed.
     Exhausted,
-    /// The disk, or the file system on it, fails.
+    /// Any other error, such as a failure of the disk.
     Broken,
 }
 
 impl Obstacle {
-    /// What `error` of [`Root::open_file`] or [`File::read_at`] means.
+    /// The class of an error of [`Root::open_file`] or [`File::read_at`].
     ///
     /// [`Root::open_file`]: super::Root::open_file
     /// [`File::read_at`]: super::File::read_at

@@ -1,4 +1,4 @@
-//! A folder that nothing leads out of: whatever a name says, what is opened lies beneath it.
+//! A directory beneath which files are opened. No name and no symlink leads out of it.
 
 use std::fmt;
 use std::io;
@@ -17,55 +17,70 @@ use crate::engine::blocking;
 use crate::sim::openat2;
 use crate::sys::limits::is_spare_descriptor;
 
-/// How often a name is looked up again while others rename what it leads through, which the kernel
-/// cannot tell from a way out (openat2(2) on `EAGAIN`).
+/// How often a name is resolved at most, if openat2(2) fails with `EAGAIN`: another process renamed
+/// a directory meanwhile, so the kernel cannot be sure that a `..` stayed beneath the root.
 const TRIES_MAX: u32 = 64;
 
-/// An open folder. Every file that is opened through it lies beneath it, however the name is
-/// written and wherever links lead. It stays the same folder when its path leads to another one;
-/// [`Root::replacement`] finds that other one. Cloning makes another handle to it, for another
-/// worker say.
+/// An open directory. Every file that is opened through it lies beneath it, whatever `..` and
+/// symlinks a name contains (openat2(2), `RESOLVE_BENEATH`).
+///
+/// A `Root` keeps referring to the same directory if its path later leads to another one;
+/// [`Root::replacement`] opens that one. A clone shares the open directory, for example with
+/// another worker.
+///
+/// ```no_run
+/// use coring::fs::{Entry, Root};
+///
+/// # async fn read_page() -> std::io::Result<()> {
+/// let root = Root::open("site")?;
+/// if let Entry::File(file) = root.open_file("page.html").await? {
+///     let start = file.read_at(0, 1024).await?;
+///     println!("{} of {} bytes", start.len(), file.metadata().len());
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Root(Arc<Inner>);
 
 struct Inner {
     fd: OwnedFd,
     path: PathBuf,
-    /// The folder's identity: no other folder has it as long as this one is open.
+    /// The directory's metadata. Device and inode number identify it as long as it is open.
     metadata: Metadata,
-    /// What the path was last found to lead to. It is shared with the folders that it led to
-    /// before.
+    /// Where the path was last found to lead. Clones and replacements share this, on all workers.
     found: Arc<Mutex<Found>>,
 }
 
-/// A folder's identity, or the error of open(2).
+/// A directory's device and inode number, or the errno of opening it.
 type Found = Result<(u64, u64), i32>;
 
-/// What a name leads to.
+/// The kind of file that a name leads to.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Entry {
     /// A regular file, open.
     File(File),
-    /// A folder.
+    /// A directory.
     Directory,
-    /// A device, a pipe or a socket, of which nothing is read.
+    /// A device, a pipe or a socket. It is not read.
     Other,
 }
 
 impl Root {
-    /// Opens the folder at `path`. This may block: it is for a program's start.
+    /// Opens the directory at `path`. This may block, so call it when the program starts.
     ///
-    /// A relative `path` is made absolute, so that the folder can be found again if the working
-    /// directory is replaced. Where the absolute path does not lead to the folder (a parent of the
-    /// working directory may forbid it), `path` stays relative.
+    /// A relative `path` is made absolute, so that the directory can be found again if the working
+    /// directory is replaced. If the absolute path does not lead to the same directory (a parent of
+    /// the working directory may be inaccessible), `path` stays relative.
     ///
     /// # Errors
-    /// Those of open(2), `ENOTDIR` among them; `ENOSYS` where the kernel or a filter on system
-    /// calls has no openat2(2).
+    /// Those of open(2), such as `ENOTDIR`. `ENOSYS` if the kernel or a seccomp filter does not
+    /// allow openat2(2).
     pub fn open(path: impl Into<PathBuf>) -> io::Result<Self> {
         let mut path = path.into();
         let fd = openat(CWD, &path, FOLDER, Mode::empty())?;
+        // Without openat2(2) this fails now, and not with the first request.
         openat2(&fd, ".", FOLDER, Mode::empty(), BENEATH)?;
         let metadata = Metadata::new(&fstat(&fd)?);
         if let Ok(absolute) = path::absolute(&path)
@@ -83,30 +98,30 @@ impl Root {
         })))
     }
 
-    /// The path by which it was opened, in its absolute form, and by which
-    /// [`Root::replacement`] looks for it.
+    /// The path at which the directory was opened, in its absolute form. [`Root::replacement`]
+    /// resolves this path again.
     pub fn path(&self) -> &Path {
         &self.0.path
     }
 
-    /// Opens what `relative` names, to be read; an empty name is the root's own. Links are
-    /// followed as long as they stay beneath the root: relative ones, that is. What the kernel
-    /// remembers is found at once, the rest is looked up on another thread.
+    /// Opens the file called `relative` for reading. An empty name is the root itself. Symlinks are
+    /// followed if they are relative and stay beneath the root. If the kernel has the name in its
+    /// cache, it is opened at once, otherwise on a blocking thread.
     ///
     /// # Errors
-    /// `EXDEV` for a way out of the root, and those of openat2(2): `ENOENT`, `ENOTDIR`, `ELOOP` and
-    /// `ENAMETOOLONG` where nothing is found, `EACCES` where it may not be read, `EMFILE` and
-    /// `ENFILE` where descriptors are exhausted. `EINVAL` for a name with a zero byte.
+    /// `EXDEV` if the name leads out of the root. Those of openat2(2): `ENOENT`, `ENOTDIR`, `ELOOP`
+    /// and `ENAMETOOLONG` if there is no such file, `EACCES` if the process may not read it,
+    /// `EMFILE` and `ENFILE` if descriptors are exhausted. `EINVAL` if the name has a zero byte.
     ///
     /// # Panics
-    /// Outside a worker, if something has to be looked up on the disk.
+    /// If called outside a worker and the name is not in the kernel's cache.
     pub async fn open_file(&self, relative: impl AsRef<Path>) -> io::Result<Entry> {
         let mut relative = relative.as_ref();
         if relative.as_os_str().is_empty() {
             relative = Path::new(".");
         }
         match self.0.open_again(relative, ResolveFlags::CACHED) {
-            // Not in memory, or the kernel cannot say (before Linux 5.12).
+            // Not in the kernel's cache, or it lacks `RESOLVE_CACHED` (before Linux 5.12).
             Err(Errno::AGAIN | Errno::INVAL | Errno::OPNOTSUPP) => {}
             found => return Ok(found?),
         }
@@ -124,20 +139,20 @@ impl Root {
         .map_err(io::Error::from)
     }
 
-    /// Follows the path again: the folder that it leads to now, open, if that is another one.
-    /// This is so when the folder was removed and made again, moved, mounted over or unmounted, or
-    /// when the path leads through a link that was switched. A path that the kernel remembers is
-    /// followed at once; otherwise it is looked up on another thread.
+    /// Resolves the path again. Returns the directory that it leads to, if that is another one than
+    /// this: if the directory was deleted and recreated, moved, mounted over or unmounted, or if a
+    /// symlink in the path was switched. If the kernel has the path in its cache, it is resolved at
+    /// once, otherwise on a blocking thread.
     ///
     /// # Errors
-    /// Those of open(2): `ENOENT` or `ENOTDIR` where no folder is at the path any more, `EACCES`
-    /// where it may not be followed.
+    /// Those of open(2): `ENOENT` or `ENOTDIR` if there is no directory at the path any more,
+    /// `EACCES` if the process may not resolve it.
     ///
     /// # Panics
-    /// Outside a worker, if the path has to be looked up on the disk.
+    /// If called outside a worker and the path is not in the kernel's cache.
     pub async fn replacement(&self) -> io::Result<Option<Self>> {
         match self.0.follow_path(ResolveFlags::CACHED) {
-            // Not in memory, or the kernel cannot say (before Linux 5.12).
+            // Not in the kernel's cache, or it lacks `RESOLVE_CACHED` (before Linux 5.12).
             Err(Errno::AGAIN | Errno::INVAL | Errno::OPNOTSUPP) => {}
             found => return Ok(found?),
         }
@@ -145,15 +160,16 @@ impl Root {
         Ok(blocking(move || root.0.follow_path(ResolveFlags::empty())).await??)
     }
 
-    /// Whether both are the same folder.
+    /// Whether both are the same directory.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.0.metadata.identity() == other.0.metadata.identity()
     }
 
-    /// Notes that the path was found to lead to this folder, or to the error `obstacle`. True to
-    /// the first of those who share the root that finds this.
-    pub(crate) fn is_news(&self, obstacle: Option<i32>) -> bool {
-        let now = match obstacle {
+    /// Records that the path was found to lead to this directory, or to the error `errno`. True
+    /// if that differs from the previous record, which clones and replacements share. So only one
+    /// worker reports a change.
+    pub(crate) fn record_target(&self, errno: Option<i32>) -> bool {
+        let now = match errno {
             Some(errno) => Err(errno),
             None => Ok(self.0.metadata.identity()),
         };
@@ -162,14 +178,16 @@ impl Root {
     }
 }
 
-/// How a folder is opened that is only to be known, and to be the start of other paths.
+/// Flags to open a directory that is not read, only used to resolve names in it.
 const FOLDER: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
+/// Flags that make openat2(2) refuse names that lead out of the root, or through a magic link of
+/// /proc.
 const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS);
 
 impl Inner {
-    /// The folder at the path, if that is another one. The path is the operator's own: it may lead
-    /// anywhere.
+    /// Opens the directory at the path, if it is another one than this. The path may lead anywhere,
+    /// because the operator chose it.
     fn follow_path(&self, resolve: ResolveFlags) -> Result<Option<Root>, Errno> {
         let fd = openat2(CWD, &self.path, FOLDER, Mode::empty(), resolve)?;
         let metadata = Metadata::new(&fstat(&fd)?);
@@ -184,9 +202,9 @@ impl Inner {
         }))))
     }
 
-    /// As [`Inner::open_beneath`], up to three times where nothing is found: what a link led to may
-    /// have been removed while it was followed, and the link lead elsewhere by now. So is a tree
-    /// replaced whole, and nobody shall see a gap.
+    /// As [`Inner::open_beneath`], but tries up to three times on `ENOENT`. A tree is often
+    /// replaced by switching a symlink to a new one and deleting the old one. If that happens while
+    /// the kernel follows the link, the next attempt finds the new tree.
     fn open_again(&self, relative: &Path, resolve: ResolveFlags) -> Result<Entry, Errno> {
         let mut found = Err(Errno::NOENT);
         for _ in 0..3 {
@@ -198,22 +216,22 @@ impl Inner {
         found
     }
 
-    /// Opens what `relative` names and looks at what that is. `EMFILE` before the last descriptors
-    /// are taken. A pipe or a device that is not ready does not block this (`O_NONBLOCK`), nor
-    /// become our terminal (`O_NOCTTY`).
+    /// Opens the file called `relative` and determines its kind. Fails with `EMFILE` while some
+    /// descriptors are still free. `O_NONBLOCK`: a pipe or a device that is not ready must not
+    /// block. `O_NOCTTY`: a terminal must not become the process's controlling terminal.
     fn open_beneath(&self, relative: &Path, resolve: ResolveFlags) -> Result<Entry, Errno> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let opened = openat2(&self.fd, relative, flags, Mode::empty(), BENEATH | resolve);
         let fd = match opened {
             // A socket, or a device without a driver.
             Err(Errno::NXIO | Errno::NODEV) => return Ok(Entry::Other),
-            // What cannot be listed can be entered all the same.
+            // A directory without read permission may still be searched.
             Err(Errno::ACCESS) if self.is_directory(relative, resolve) => {
                 return Ok(Entry::Directory);
             }
             opened => opened?,
         };
-        // A client that comes while files have all other descriptors must still be told so.
+        // The last descriptors are reserved for connections, so that their clients can get 503.
         if is_spare_descriptor(&fd) {
             return Err(Errno::MFILE);
         }
@@ -227,7 +245,7 @@ impl Inner {
         })
     }
 
-    /// Whether `relative` names a folder, whatever may be done with it.
+    /// Whether `relative` names a directory, whatever its permissions.
     fn is_directory(&self, relative: &Path, resolve: ResolveFlags) -> bool {
         openat2(&self.fd, relative, FOLDER, Mode::empty(), BENEATH | resolve).is_ok()
     }

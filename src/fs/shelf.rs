@@ -1,13 +1,14 @@
-//! Content that is kept in memory to be sent often, in a form that the kernel sends without copying
-//! it: anonymous files of one large page each, if the kernel has such. It refuses to know what the
-//! content is of.
+//! The memfd cache: content in anonymous files (memfd_create(2)), which the kernel sends without
+//! copying. Each file has 2 MiB, in one huge page if the kernel can provide it. This module does
+//! not know where the content comes from.
 //!
-//! A file is filled once, content behind content. Its places are not used again: a socket may still
-//! have the page long after its send has ended, and for the same reason nothing is given back as a
-//! hole, which the kernel may fill with zeros. When all files are full, one of which nothing is
-//! used any more makes room for another, once the kernel agrees that no socket has its page. So
-//! there are never more pages than files may be, whatever clients leave unread. What is used for
-//! long keeps the page of what lay beside it.
+//! A file is filled once, each content behind the previous one. Its space is never reused: a socket
+//! may still refer to the page long after the send has completed. For the same reason no holes are
+//! punched, because the kernel may overwrite the page with zeros while the socket refers to it.
+//!
+//! When all files are full, one without references is replaced by a new one, but only after the
+//! kernel has confirmed that no socket refers to its page. So the number of pages is bounded, even
+//! if clients stop reading. The cost: one long-lived content keeps the whole 2 MiB page allocated.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -24,38 +25,40 @@ use crate::engine::{blocking, monotonic_ms};
 use crate::sys::file::{LARGE_PAGE_BYTES, anonymous_file, fill_with_large_page, give_up_writing};
 use crate::sys::limits::{is_short_of_descriptors, may_write};
 
-/// Where content begins, for a pipe has its pages: those of one more would not go out with it.
+/// Content begins at a page boundary. The kernel moves it to the socket through a pipe, which holds
+/// a limited number of pages; unaligned content would touch one more and need another step.
 const ALIGNMENT: usize = 4096;
 
-/// How long to wait when the kernel does not give a page up, in ms.
+/// How long not to try again after a file could not be added, in ms.
 const PAUSE_MS: u64 = 1000;
 
-/// A worker keeps so many files open at most.
+/// The most files that a worker has open here.
 const KEPT_FILES_MAX: usize = 64;
 
-/// Where so few descriptors are left it keeps none: connections need them.
+/// No file is added unless this many descriptors stay free, because connections need them.
 const SPARE_DESCRIPTORS: u64 = 1024;
 
-/// Anonymous files, and not too many.
-pub(crate) struct Shelf(Rc<Files>);
+/// A cache of content in anonymous files. The number of files is limited.
+pub(crate) struct Shelf(Rc<Memfds>);
 
-struct Files {
-    filled: RefCell<Vec<Filling>>,
+/// The files of a cache.
+struct Memfds {
+    memfds: RefCell<Vec<Memfd>>,
     files_max: usize,
-    /// One more is being made.
+    /// [`Memfds::add`] is running.
     is_growing: Cell<bool>,
-    /// None is made before, in ms.
-    rests_until_ms: Cell<u64>,
+    /// No file is added before this time, in ms.
+    retry_at_ms: Cell<u64>,
 }
 
-/// A file, and how much of it has been used.
-struct Filling {
+/// An anonymous file.
+struct Memfd {
     file: Arc<OwnedFd>,
+    /// The offset of the next content in bytes.
     used: usize,
 }
 
-/// Some of the bytes that a shelf keeps. They stay as they are until the last handle to the content
-/// and the last span of it are gone.
+/// A range of bytes in the cache. They do not change while a clone or a span of them exists.
 #[derive(Clone)]
 pub(crate) struct Kept {
     file: Arc<OwnedFd>,
@@ -63,32 +66,35 @@ pub(crate) struct Kept {
 }
 
 impl Shelf {
-    /// A shelf whose files have up to `bytes_max` bytes; none where so large a file is forbidden,
-    /// for then the kernel would end the process (getrlimit(2), `RLIMIT_FSIZE`).
+    /// A cache whose files together have up to `bytes_max` bytes. It has no files if `RLIMIT_FSIZE`
+    /// is too low: writing would then fail, and kill the process by SIGXFSZ unless that signal is
+    /// blocked (getrlimit(2)).
     pub(crate) fn new(bytes_max: usize) -> Self {
         let files_max = match may_write(LARGE_PAGE_BYTES as u64) {
             true => KEPT_FILES_MAX.min(bytes_max / LARGE_PAGE_BYTES),
             false => 0,
         };
-        Self(Rc::new(Files {
-            filled: RefCell::default(),
+        Self(Rc::new(Memfds {
+            memfds: RefCell::default(),
             files_max,
             is_growing: Cell::new(false),
-            rests_until_ms: Cell::new(0),
+            retry_at_ms: Cell::new(0),
         }))
     }
 
-    /// Keeps a copy of `bytes`.
+    /// Copies `bytes` into the cache.
     ///
     /// # Errors
-    /// `EAGAIN` when there is no place for them: there may be one after [`Shelf::grow`]. Those of
-    /// pwrite(2).
+    /// `EAGAIN` if no file has room: [`Shelf::grow`] may add one. Those of pwrite(2).
     ///
     /// # Panics
-    /// When these are more than a file has room for.
+    /// If `bytes` are more than 2 MiB, the size of a file.
     pub(crate) fn keep(&self, bytes: &[u8]) -> io::Result<Kept> {
-        assert!(bytes.len() <= LARGE_PAGE_BYTES, "content is small");
-        let (file, offset) = self.0.place(bytes.len()).ok_or(Errno::AGAIN)?;
+        assert!(
+            bytes.len() <= LARGE_PAGE_BYTES,
+            "content must fit into a file"
+        );
+        let (file, offset) = self.0.allocate(bytes.len()).ok_or(Errno::AGAIN)?;
         let mut written = 0;
         while written < bytes.len() {
             match pwrite(&file, &bytes[written..], (offset + written) as u64)? {
@@ -100,40 +106,40 @@ impl Shelf {
         Ok(Kept { file, range })
     }
 
-    /// What has to run for one more file, if there may be one now. Nobody should wait for it:
-    /// content can be sent from memory meanwhile, and the threads may be busy.
+    /// A future that adds a file, if that is possible now. The caller should spawn it and not await
+    /// it, because the blocking threads may be busy; content can be sent from memory meanwhile.
     pub(crate) fn grow(&self) -> Option<impl Future<Output = ()> + 'static> {
         let files = &self.0;
-        let may_grow = files.files_max > 0 && monotonic_ms() >= files.rests_until_ms.get();
+        let may_grow = files.files_max > 0 && monotonic_ms() >= files.retry_at_ms.get();
         if !may_grow || files.is_growing.replace(true) {
             return None;
         }
         let files = files.clone();
         Some(async move {
             if files.add().await.is_err() {
-                files.rests_until_ms.set(monotonic_ms() + PAUSE_MS);
+                files.retry_at_ms.set(monotonic_ms() + PAUSE_MS);
             }
             files.is_growing.set(false);
         })
     }
 }
 
-impl Files {
-    /// Takes a place of `len` bytes in a file that has one.
-    fn place(&self, len: usize) -> Option<(Arc<OwnedFd>, usize)> {
-        let mut filled = self.filled.borrow_mut();
-        let filling = filled
+impl Memfds {
+    /// Allocates `len` bytes: returns a file with enough room, and the offset in it.
+    fn allocate(&self, len: usize) -> Option<(Arc<OwnedFd>, usize)> {
+        let mut memfds = self.memfds.borrow_mut();
+        let memfd = memfds
             .iter_mut()
-            .find(|filling| len <= LARGE_PAGE_BYTES - filling.used)?;
-        let offset = filling.used;
-        filling.used = (offset + len).next_multiple_of(ALIGNMENT);
-        Some((filling.file.clone(), offset))
+            .find(|memfd| len <= LARGE_PAGE_BYTES - memfd.used)?;
+        let offset = memfd.used;
+        memfd.used = (offset + len).next_multiple_of(ALIGNMENT);
+        Some((memfd.file.clone(), offset))
     }
 
-    /// Adds a file, if need be instead of another. It is made on a thread: that the kernel finds a
-    /// large page may take a while.
+    /// Adds a file. If there are too many, first removes an unused one. The file is made on a
+    /// blocking thread, because the kernel may take a while to find a huge page.
     async fn add(&self) -> io::Result<()> {
-        if self.filled.borrow().len() >= self.files_max {
+        if self.memfds.borrow().len() >= self.files_max {
             self.remove().await?;
         }
         let file = blocking(|| {
@@ -145,39 +151,39 @@ impl Files {
             io::Result::Ok(Arc::new(file))
         });
         let file = file.await??;
-        self.filled.borrow_mut().push(Filling { file, used: 0 });
+        self.memfds.borrow_mut().push(Memfd { file, used: 0 });
         Ok(())
     }
 
-    /// Removes a file of which nothing is used: neither by us nor, as the kernel knows, by a
-    /// socket.
+    /// Removes a file that neither we nor any socket refers to.
     async fn remove(&self) -> io::Result<()> {
-        let filling = self.take_unused().ok_or(Errno::MFILE)?;
-        let file = filling.file.clone();
+        let memfd = self.take_unused().ok_or(Errno::MFILE)?;
+        let file = memfd.file.clone();
         let given_up = blocking(move || give_up_writing(&file)).await;
         let given_up = given_up.unwrap_or_else(|error| Err(error.into()));
         if given_up.is_err() {
-            // It still counts, and another one is tried before it.
-            self.filled.borrow_mut().push(filling);
+            // A socket refers to it, so it still counts. At the end others are tried before it.
+            self.memfds.borrow_mut().push(memfd);
         }
         given_up
     }
 
-    fn take_unused(&self) -> Option<Filling> {
-        let mut filled = self.filled.borrow_mut();
-        let is_unused = |filling: &Filling| Arc::strong_count(&filling.file) == 1;
-        let unused = filled.iter().position(is_unused)?;
-        Some(filled.remove(unused))
+    /// Takes a file out that has no [`Kept`] and no span.
+    fn take_unused(&self) -> Option<Memfd> {
+        let mut memfds = self.memfds.borrow_mut();
+        let is_unused = |memfd: &Memfd| Arc::strong_count(&memfd.file) == 1;
+        let unused = memfds.iter().position(is_unused)?;
+        Some(memfds.remove(unused))
     }
 }
 
 impl Kept {
-    /// How many bytes it has.
+    /// The length in bytes.
     pub(crate) fn len(&self) -> u64 {
         self.range.end - self.range.start
     }
 
-    /// A part of it, which it has.
+    /// The bytes in `part`, which must lie within this range.
     pub(crate) fn part(&self, part: Range<u64>) -> Self {
         debug_assert!(part.start <= part.end && part.end <= self.len());
         Self {
@@ -186,18 +192,18 @@ impl Kept {
         }
     }
 
-    /// The same bytes, to be sent.
+    /// The bytes as a span, to be sent.
     pub(crate) fn span(&self) -> FileSpan {
-        let len = usize::try_from(self.len()).expect("it was in memory");
+        let len = usize::try_from(self.len()).expect("the content was in memory");
         FileSpan::new(self.file.clone(), self.range.start, len)
     }
 
-    /// The same bytes, for whoever does not send them.
+    /// Copies the bytes out, for a caller that does not send them.
     ///
     /// # Errors
     /// Those of pread(2).
     pub(crate) fn read(&self) -> io::Result<Vec<u8>> {
-        let mut bytes = vec![0; usize::try_from(self.len()).expect("it was in memory")];
+        let mut bytes = vec![0; usize::try_from(self.len()).expect("the content was in memory")];
         let mut read = 0;
         while read < bytes.len() {
             let offset = self.range.start + read as u64;
@@ -228,7 +234,7 @@ mod tests {
 
     const LARGE: usize = 1 << 20;
 
-    /// Keeps `bytes`, for which there will be a place.
+    /// Puts `bytes` into the cache; waits until there is room.
     async fn keep(shelf: &Shelf, bytes: &[u8]) -> Kept {
         loop {
             match shelf.keep(bytes) {
@@ -242,17 +248,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_is_what_was_given_and_parts_of_it() {
+    fn content_and_ranges_of_it_are_read_back() {
         run(async {
             let shelf = Shelf::new(LARGE_PAGE_BYTES);
             let bytes: Vec<u8> = (0..=250).cycle().take(70_001).collect();
             let kept = keep(&shelf, &bytes).await;
             let more = keep(&shelf, &bytes[9..]).await;
-            assert_eq!(kept.read().expect("bytes"), bytes);
-            assert_eq!(more.read().expect("bytes"), bytes[9..]);
+            assert_eq!(kept.read().expect("reading a memfd succeeds"), bytes);
+            assert_eq!(more.read().expect("reading a memfd succeeds"), bytes[9..]);
             let part = more.part(5..60_000).part(10..20);
             drop((kept, more));
-            assert_eq!(part.read().expect("bytes"), bytes[24..34]);
+            assert_eq!(
+                part.read().expect("reading a memfd succeeds"),
+                bytes[24..34]
+            );
             let span = part.span();
             drop(part);
             let mut sent = [0; 10];
@@ -262,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_not_used_again_before_its_file_is_gone() {
+    fn space_is_not_reused_before_its_file_is_removed() {
         run(async {
             let shelf = Shelf::new(2 * LARGE_PAGE_BYTES + 1);
             let mut all = Vec::new();
@@ -272,38 +281,38 @@ mod tests {
             assert!(shelf.0.remove().await.is_err());
             drop(all.pop());
             assert!(shelf.0.remove().await.is_err());
-            // Whatever is on its way to a client still takes its place.
+            // A span that is still to be sent keeps its file.
             let span = all.pop().map(|kept| kept.span());
             assert!(shelf.0.remove().await.is_err());
             drop(span);
             assert!(shelf.keep(b"b").is_err());
             keep(&shelf, b"b").await;
-            assert_eq!(shelf.0.filled.borrow().len(), 2);
+            assert_eq!(shelf.0.memfds.borrow().len(), 2);
         });
     }
 
-    /// One byte that a client does not read keeps a page, and so the page counts.
+    /// One byte that a client does not read keeps its page allocated, so the page must still count.
     #[test]
-    fn what_a_socket_has_is_not_given_up() {
+    fn a_file_in_a_socket_buffer_is_not_removed() {
         run(async {
             let shelf = Shelf::new(LARGE_PAGE_BYTES);
             let kept = keep(&shelf, &[1; LARGE]).await;
             let rest = keep(&shelf, &[2; LARGE]).await;
-            let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("sockets");
+            let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a pair of sockets");
             let span = kept.part(7..8).span();
             let mut offset = span.offset();
             assert_eq!(sendfile(&ours, &span, Some(&mut offset), 1), Ok(1));
             drop((kept, rest, span));
             assert!(shelf.0.remove().await.is_err());
-            assert_eq!(shelf.0.filled.borrow().len(), 1);
+            assert_eq!(shelf.0.memfds.borrow().len(), 1);
             assert_eq!(rustix::io::read(&theirs, &mut [0; 2]), Ok(1));
             keep(&shelf, b"b").await;
-            assert_eq!(shelf.0.filled.borrow().len(), 1);
+            assert_eq!(shelf.0.memfds.borrow().len(), 1);
         });
     }
 
     #[test]
-    fn a_shelf_without_room_keeps_nothing() {
+    fn a_cache_without_room_for_a_file_stays_empty() {
         run(async {
             let shelf = Shelf::new(LARGE_PAGE_BYTES - 1);
             assert!(shelf.keep(b"a").is_err());

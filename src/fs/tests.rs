@@ -1,4 +1,4 @@
-//! Root and File on real files, beneath a folder of each test's own.
+//! Tests of `Root` and `File` on real files, each in its own temporary directory.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -14,19 +14,19 @@ use std::time::{Duration, SystemTime};
 use super::*;
 use crate::engine::{EngineChoice, Worker};
 
-/// A folder of a test's own, gone with it. In it, `outside` holds a secret, and `site` is served.
-struct Ground(PathBuf);
+/// A temporary directory, removed on drop. It has `site`, which is the root, and `outside/secret`.
+struct TestDir(PathBuf);
 
-impl Ground {
+impl TestDir {
     fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("coring-fs-{}-{number}", std::process::id());
-        let ground = Self(std::env::temp_dir().join(name));
-        fs::create_dir_all(ground.site("folder")).unwrap();
-        fs::create_dir(ground.0.join("outside")).unwrap();
-        fs::write(ground.0.join("outside/secret"), "secret").unwrap();
-        ground
+        let test_dir = Self(std::env::temp_dir().join(name));
+        fs::create_dir_all(test_dir.site("folder")).unwrap();
+        fs::create_dir(test_dir.0.join("outside")).unwrap();
+        fs::write(test_dir.0.join("outside/secret"), "secret").unwrap();
+        test_dir
     }
 
     fn site(&self, name: &str) -> PathBuf {
@@ -48,13 +48,13 @@ impl Ground {
     }
 }
 
-impl Drop for Ground {
+impl Drop for TestDir {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
 }
 
-/// Runs `main` on a worker of its own, on each engine that there is.
+/// Runs `main` on a new worker, once on the default engine and once on epoll.
 fn on_each_engine<F: Future<Output = ()> + 'static>(main: impl Fn() -> F) {
     for choice in [EngineChoice::Auto, EngineChoice::Epoll] {
         let selected = choice.probe().unwrap();
@@ -63,15 +63,15 @@ fn on_each_engine<F: Future<Output = ()> + 'static>(main: impl Fn() -> F) {
     }
 }
 
-/// What `name` leads to: a file's content, or a word; of an error, its number.
-async fn look(root: &Root, name: impl AsRef<Path>) -> Result<String, i32> {
+/// Opens `name`. Returns a file's content, a word for another kind of file, or the errno.
+async fn open_and_read(root: &Root, name: impl AsRef<Path>) -> Result<String, i32> {
     match root.open_file(name).await {
         Ok(Entry::File(file)) => {
             let len = usize::try_from(file.metadata().len()).unwrap();
             let content = file.read_at(0, len).await.unwrap();
             Ok(String::from_utf8(content.into()).unwrap())
         }
-        Ok(Entry::Directory) => Ok("a folder".to_owned()),
+        Ok(Entry::Directory) => Ok("a directory".to_owned()),
         Ok(Entry::Other) => Ok("something else".to_owned()),
         Err(error) => Err(error.raw_os_error().unwrap()),
     }
@@ -81,14 +81,14 @@ fn found(what: &str) -> Result<String, i32> {
     Ok(what.to_owned())
 }
 
-/// Makes the kernel forget what it has in memory of the file. False: this file system keeps all.
-fn forget(file: &fs::File) -> bool {
+/// Evicts the file from the page cache. False if this file system does not allow that.
+fn evict(file: &fs::File) -> bool {
     file.sync_all().unwrap();
     rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
     let mut byte = Vec::with_capacity(1);
     let read = crate::sys::file::read_cached(file, &mut byte, 0);
     let cold = read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
-    // Trying has made the kernel read ahead.
+    // The read above has started readahead.
     rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
     cold
 }
@@ -99,44 +99,44 @@ fn pattern(len: usize) -> Vec<u8> {
 }
 
 #[test]
-fn what_lies_beneath_is_found() {
-    let ground = Ground::new();
-    ground.file("a.txt", b"a");
-    ground.file("folder/b.txt", b"b");
-    ground.file("folder/nothing", b"");
-    let root = ground.root();
+fn files_beneath_the_root_are_opened() {
+    let test_dir = TestDir::new();
+    test_dir.file("a.txt", b"a");
+    test_dir.file("folder/b.txt", b"b");
+    test_dir.file("folder/nothing", b"");
+    let root = test_dir.root();
     on_each_engine(|| {
         let root = root.clone();
         async move {
-            assert_eq!(look(&root, "a.txt").await, found("a"));
-            assert_eq!(look(&root, "folder/b.txt").await, found("b"));
-            assert_eq!(look(&root, "folder//./b.txt").await, found("b"));
-            assert_eq!(look(&root, "folder/../a.txt").await, found("a"));
-            assert_eq!(look(&root, "folder/nothing").await, found(""));
-            assert_eq!(look(&root, "folder").await, found("a folder"));
-            assert_eq!(look(&root, "").await, found("a folder"));
-            assert_eq!(look(&root, "c.txt").await, Err(libc::ENOENT));
-            assert_eq!(look(&root, "a.txt/").await, Err(libc::ENOTDIR));
+            assert_eq!(open_and_read(&root, "a.txt").await, found("a"));
+            assert_eq!(open_and_read(&root, "folder/b.txt").await, found("b"));
+            assert_eq!(open_and_read(&root, "folder//./b.txt").await, found("b"));
+            assert_eq!(open_and_read(&root, "folder/../a.txt").await, found("a"));
+            assert_eq!(open_and_read(&root, "folder/nothing").await, found(""));
+            assert_eq!(open_and_read(&root, "folder").await, found("a directory"));
+            assert_eq!(open_and_read(&root, "").await, found("a directory"));
+            assert_eq!(open_and_read(&root, "c.txt").await, Err(libc::ENOENT));
+            assert_eq!(open_and_read(&root, "a.txt/").await, Err(libc::ENOTDIR));
             let long = "x".repeat(300);
-            assert_eq!(look(&root, long).await, Err(libc::ENAMETOOLONG));
-            assert_eq!(look(&root, "a.txt\0").await, Err(libc::EINVAL));
+            assert_eq!(open_and_read(&root, long).await, Err(libc::ENAMETOOLONG));
+            assert_eq!(open_and_read(&root, "a.txt\0").await, Err(libc::EINVAL));
         }
     });
 }
 
 #[test]
-fn nothing_leads_out() {
-    let ground = Ground::new();
-    ground.file("a.txt", b"a");
-    ground.link("up", "../outside/secret");
-    ground.link("up_folder", "..");
-    ground.link("absolute", ground.0.join("outside/secret"));
-    ground.link("absolute_beneath", ground.site("a.txt"));
-    ground.link("to_link", "up");
-    ground.link("folder/to_link", "../to_link");
-    ground.link("magic", "/proc/self/root");
-    let outside = ground.0.join("outside/secret");
-    let root = ground.root();
+fn no_name_or_link_leads_out_of_the_root() {
+    let test_dir = TestDir::new();
+    test_dir.file("a.txt", b"a");
+    test_dir.link("up", "../outside/secret");
+    test_dir.link("up_folder", "..");
+    test_dir.link("absolute", test_dir.0.join("outside/secret"));
+    test_dir.link("absolute_beneath", test_dir.site("a.txt"));
+    test_dir.link("to_link", "up");
+    test_dir.link("folder/to_link", "../to_link");
+    test_dir.link("magic", "/proc/self/root");
+    let outside = test_dir.0.join("outside/secret");
+    let root = test_dir.root();
     on_each_engine(|| {
         let (root, outside) = (root.clone(), outside.clone());
         async move {
@@ -156,45 +156,49 @@ fn nothing_leads_out() {
                 "magic/etc/passwd",
             ];
             for name in names {
-                assert_eq!(look(&root, name).await, Err(libc::EXDEV), "{name}");
+                assert_eq!(open_and_read(&root, name).await, Err(libc::EXDEV), "{name}");
             }
-            assert_eq!(look(&root, outside).await, Err(libc::EXDEV));
-            // What other decoders might take for two dots or a slash is a name like any other.
+            assert_eq!(open_and_read(&root, outside).await, Err(libc::EXDEV));
+            // Bytes that some decoders take for `..` or `/` are ordinary parts of a name here.
             for name in [&b"..\\outside\\secret"[..], b"\xc0\xae\xc0\xae/secret"] {
                 let name = OsStr::from_bytes(name);
-                assert_eq!(look(&root, name).await, Err(libc::ENOENT), "{name:?}");
+                assert_eq!(
+                    open_and_read(&root, name).await,
+                    Err(libc::ENOENT),
+                    "{name:?}"
+                );
             }
         }
     });
 }
 
 #[test]
-fn links_are_followed_beneath_the_root_as_a_config_map_has_them() {
-    let ground = Ground::new();
-    ground.file("folder/page", b"old");
-    ground.link("..data", "folder");
-    ground.link("page", "..data/page");
-    ground.link("folder/up", "../page");
-    ground.link("loop", "loop");
-    let root = ground.root();
+fn links_beneath_the_root_are_followed_as_in_a_kubernetes_config_map() {
+    let test_dir = TestDir::new();
+    test_dir.file("folder/page", b"old");
+    test_dir.link("..data", "folder");
+    test_dir.link("page", "..data/page");
+    test_dir.link("folder/up", "../page");
+    test_dir.link("loop", "loop");
+    let root = test_dir.root();
     on_each_engine(|| {
         let root = root.clone();
         async move {
-            assert_eq!(look(&root, "page").await, found("old"));
-            assert_eq!(look(&root, "folder/up").await, found("old"));
-            assert_eq!(look(&root, "..data").await, found("a folder"));
-            assert_eq!(look(&root, "loop").await, Err(libc::ELOOP));
+            assert_eq!(open_and_read(&root, "page").await, found("old"));
+            assert_eq!(open_and_read(&root, "folder/up").await, found("old"));
+            assert_eq!(open_and_read(&root, "..data").await, found("a directory"));
+            assert_eq!(open_and_read(&root, "loop").await, Err(libc::ELOOP));
         }
     });
 }
 
 #[test]
-fn a_link_swapped_all_the_time_leads_in_or_nowhere() {
-    let ground = Ground::new();
-    ground.file("folder/secret", b"beneath");
-    ground.link("swapped", "folder");
+fn a_link_that_is_swapped_repeatedly_never_leads_out_of_the_root() {
+    let test_dir = TestDir::new();
+    test_dir.file("folder/secret", b"beneath");
+    test_dir.link("swapped", "folder");
     let stop = Arc::new(AtomicBool::new(false));
-    let (stopped, site) = (stop.clone(), ground.site(""));
+    let (stopped, site) = (stop.clone(), test_dir.site(""));
     let swapper = std::thread::spawn(move || {
         while !stopped.load(Ordering::Relaxed) {
             for target in ["../outside", "folder"] {
@@ -203,13 +207,13 @@ fn a_link_swapped_all_the_time_leads_in_or_nowhere() {
             }
         }
     });
-    let root = ground.root();
+    let root = test_dir.root();
     on_each_engine(|| {
         let root = root.clone();
         async move {
             let mut beneath = 0;
             for _ in 0..2_000 {
-                match look(&root, "folder/../swapped/secret").await {
+                match open_and_read(&root, "folder/../swapped/secret").await {
                     Ok(content) => {
                         assert_eq!(content, "beneath");
                         beneath += 1;
@@ -218,18 +222,18 @@ fn a_link_swapped_all_the_time_leads_in_or_nowhere() {
                     Err(errno) => panic!("errno {errno}"),
                 }
             }
-            assert!(beneath > 0, "it led in now and then");
+            assert!(beneath > 0, "some attempts found the file");
         }
     });
     stop.store(true, Ordering::Relaxed);
     swapper.join().unwrap();
 }
 
-/// A tree is replaced whole by a link that is renamed, as Kubernetes does it: who follows the old
-/// link finds nothing where it led.
+/// A tree is replaced by renaming a symlink to the new one and deleting the old one, as Kubernetes
+/// does it. An attempt that resolved the old link gets `ENOENT`, and must be repeated.
 #[test]
-fn a_tree_that_is_replaced_has_no_gap() {
-    let ground = Ground::new();
+fn replacing_a_tree_leaves_no_gap() {
+    let test_dir = TestDir::new();
     let swap = |site: &Path, version: u32| {
         let folder = format!("v{version}");
         fs::create_dir(site.join(&folder)).unwrap();
@@ -237,7 +241,7 @@ fn a_tree_that_is_replaced_has_no_gap() {
         symlink(&folder, site.join("new")).unwrap();
         fs::rename(site.join("new"), site.join("current")).unwrap();
     };
-    let site = ground.site("");
+    let site = test_dir.site("");
     swap(&site, 0);
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = stop.clone();
@@ -248,16 +252,17 @@ fn a_tree_that_is_replaced_has_no_gap() {
             }
             swap(&site, version);
             fs::remove_dir_all(site.join(format!("v{}", version - 1))).unwrap();
-            // A look that meets two changes finds nothing, and a loaded machine may hold it up.
+            // If the tree is replaced during each of three attempts, opening fails. The pause makes
+            // that unlikely even on a loaded machine.
             std::thread::sleep(Duration::from_millis(1));
         }
     });
-    let root = ground.root();
+    let root = test_dir.root();
     on_each_engine(|| {
         let root = root.clone();
         async move {
             for _ in 0..100_000 {
-                assert_eq!(look(&root, "current/file").await, found("there"));
+                assert_eq!(open_and_read(&root, "current/file").await, found("there"));
             }
         }
     });
@@ -266,49 +271,58 @@ fn a_tree_that_is_replaced_has_no_gap() {
 }
 
 #[test]
-fn pipes_and_sockets_block_nobody_and_are_not_read() {
-    let ground = Ground::new();
+fn pipes_sockets_and_devices_neither_block_nor_are_read() {
+    let test_dir = TestDir::new();
     let made = std::process::Command::new("mkfifo")
-        .arg(ground.site("pipe"))
+        .arg(test_dir.site("pipe"))
         .status();
     assert!(made.unwrap().success());
-    let _listener = UnixListener::bind(ground.site("socket")).unwrap();
-    let root = ground.root();
+    let _listener = UnixListener::bind(test_dir.site("socket")).unwrap();
+    let root = test_dir.root();
     on_each_engine(|| {
         let root = root.clone();
         async move {
-            assert_eq!(look(&root, "pipe").await, found("something else"));
-            assert_eq!(look(&root, "socket").await, found("something else"));
+            assert_eq!(open_and_read(&root, "pipe").await, found("something else"));
+            assert_eq!(
+                open_and_read(&root, "socket").await,
+                found("something else")
+            );
             let devices = Root::open("/dev").unwrap();
-            assert_eq!(look(&devices, "null").await, found("something else"));
+            assert_eq!(
+                open_and_read(&devices, "null").await,
+                found("something else")
+            );
         }
     });
 }
 
 #[test]
-fn a_root_is_a_folder_and_finds_the_one_in_its_place() {
-    let ground = Ground::new();
-    let path = ground.file("a.txt", b"a");
+fn replacement_opens_the_directory_that_is_now_at_the_path() {
+    let test_dir = TestDir::new();
+    let path = test_dir.file("a.txt", b"a");
     let error = Root::open(path).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::ENOTDIR));
-    let error = Root::open(ground.0.join("nowhere")).unwrap_err();
+    let error = Root::open(test_dir.0.join("nowhere")).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::NotFound);
-    let root = ground.root();
-    let ground = Arc::new(ground);
+    let root = test_dir.root();
+    let test_dir = Arc::new(test_dir);
     on_each_engine(|| {
-        let (ground, root) = (ground.clone(), root.clone());
+        let (test_dir, root) = (test_dir.clone(), root.clone());
         async move {
             assert!(root.replacement().await.unwrap().is_none());
-            let (site, aside) = (ground.0.join("site"), ground.0.join("aside"));
+            let (site, aside) = (test_dir.0.join("site"), test_dir.0.join("aside"));
             fs::rename(&site, &aside).unwrap();
             let error = root.replacement().await.unwrap_err();
             assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
             fs::create_dir(&site).unwrap();
-            ground.file("b.txt", b"b");
+            test_dir.file("b.txt", b"b");
             let other = root.replacement().await.unwrap().unwrap();
-            assert_eq!(look(&root, "a.txt").await, found("a"));
-            assert_eq!(look(&other, "b.txt").await, found("b"));
-            assert_eq!(look(&other, "../aside/a.txt").await, Err(libc::EXDEV));
+            assert_eq!(open_and_read(&root, "a.txt").await, found("a"));
+            assert_eq!(open_and_read(&other, "b.txt").await, found("b"));
+            assert_eq!(
+                open_and_read(&other, "../aside/a.txt").await,
+                Err(libc::EXDEV)
+            );
             assert!(other.replacement().await.unwrap().is_none());
             fs::remove_dir_all(&site).unwrap();
             fs::rename(&aside, &site).unwrap();
@@ -319,28 +333,28 @@ fn a_root_is_a_folder_and_finds_the_one_in_its_place() {
 }
 
 #[test]
-fn what_a_path_leads_to_is_news_once() {
-    let ground = Ground::new();
-    let (root, site) = (ground.root(), ground.0.join("site"));
+fn a_change_of_the_path_is_reported_once() {
+    let test_dir = TestDir::new();
+    let (root, site) = (test_dir.root(), test_dir.0.join("site"));
     let shared = root.clone();
-    assert!(!root.is_news(None));
-    assert!(root.is_news(Some(libc::ENOENT)) && !shared.is_news(Some(libc::ENOENT)));
-    assert!(shared.is_news(None) && !root.is_news(None));
-    fs::rename(&site, ground.0.join("aside")).unwrap();
+    assert!(!root.record_target(None));
+    assert!(root.record_target(Some(libc::ENOENT)) && !shared.record_target(Some(libc::ENOENT)));
+    assert!(shared.record_target(None) && !root.record_target(None));
+    fs::rename(&site, test_dir.0.join("aside")).unwrap();
     fs::create_dir(&site).unwrap();
     on_each_engine(|| {
         let (root, shared) = (root.clone(), shared.clone());
         async move {
             let others = [root.replacement().await, shared.replacement().await];
             let [first, second] = others.map(|other| other.unwrap().unwrap());
-            assert!(first.is_news(None) && !second.is_news(None));
-            assert!(root.is_news(None));
+            assert!(first.record_target(None) && !second.record_target(None));
+            assert!(root.record_target(None));
         }
     });
 }
 
-/// A relative path is followed from where it led at first, whatever becomes of the name of the
-/// working directory; this one, which is the process's own, stays.
+/// A relative path becomes absolute when it is opened, so a later rename of the working directory
+/// does not matter. The test does not rename it, because the whole process shares it.
 #[test]
 fn a_relative_path_becomes_absolute() {
     let root = Root::open("src").unwrap();
@@ -350,9 +364,9 @@ fn a_relative_path_becomes_absolute() {
 }
 
 #[test]
-fn what_is_known_of_a_file_is_of_the_one_that_is_open() {
-    let ground = Ground::new();
-    let path = ground.file("a.txt", b"first");
+fn metadata_belongs_to_the_open_file_after_a_rename() {
+    let test_dir = TestDir::new();
+    let path = test_dir.file("a.txt", b"first");
     let modified = SystemTime::UNIX_EPOCH + Duration::new(1_000_000_000, 500);
     let times = fs::FileTimes::new().set_modified(modified);
     fs::File::options()
@@ -361,44 +375,44 @@ fn what_is_known_of_a_file_is_of_the_one_that_is_open() {
         .unwrap()
         .set_times(times)
         .unwrap();
-    let ground = Arc::new(ground);
+    let test_dir = Arc::new(test_dir);
     on_each_engine(|| {
-        let (ground, path) = (ground.clone(), path.clone());
+        let (test_dir, path) = (test_dir.clone(), path.clone());
         async move {
             let of_path = metadata(&path).await.unwrap();
-            let Ok(Entry::File(file)) = ground.root().open_file("a.txt").await else {
-                panic!("a file")
+            let Ok(Entry::File(file)) = test_dir.root().open_file("a.txt").await else {
+                panic!("not a regular file")
             };
             let open = file.metadata();
             assert_eq!(*open, of_path);
             assert_eq!((open.len(), open.modified()), (5, modified));
             assert_eq!(open.modified_unix(), (1_000_000_000, 500));
             assert!(open.is_file() && !open.is_directory());
-            fs::rename(&path, ground.site("moved")).unwrap();
+            fs::rename(&path, test_dir.site("moved")).unwrap();
             fs::write(&path, "second one").unwrap();
             assert_eq!(file.read_at(0, 100).await.unwrap(), "first");
             assert_ne!(metadata(&path).await.unwrap().inode(), open.inode());
-            fs::rename(ground.site("moved"), &path).unwrap();
+            fs::rename(test_dir.site("moved"), &path).unwrap();
         }
     });
 }
 
 #[test]
-fn reading_is_short_only_at_the_end() {
-    let ground = Ground::new();
+fn reads_are_short_only_at_the_end_of_the_file() {
+    let test_dir = TestDir::new();
     let content = pattern(300_000);
-    let path = ground.file("a", &content);
-    let root = ground.root();
+    let path = test_dir.file("a", &content);
+    let root = test_dir.root();
     on_each_engine(|| {
         let (root, content, path) = (root.clone(), content.clone(), path.clone());
         async move {
             let Ok(Entry::File(file)) = root.open_file("a").await else {
-                panic!("a file")
+                panic!("not a regular file")
             };
             for cold in [false, true] {
                 for (offset, len) in [(0, 300_000), (5, 10), (4095, 70_000), (299_999, 1), (7, 0)] {
                     if cold {
-                        forget(&fs::File::open(&path).unwrap());
+                        evict(&fs::File::open(&path).unwrap());
                     }
                     let read = file.read_at(offset as u64, len).await.unwrap();
                     assert_eq!(read, content[offset..offset + len], "{offset} {len}");
@@ -415,23 +429,23 @@ fn reading_is_short_only_at_the_end() {
 }
 
 #[test]
-fn what_is_not_in_memory_is_read_elsewhere() {
-    let ground = Ground::new();
-    let path = ground.file("a", &pattern(1 << 20));
+fn uncached_bytes_are_read_on_a_blocking_thread() {
+    let test_dir = TestDir::new();
+    let path = test_dir.file("a", &pattern(1 << 20));
     let on_disk = fs::File::open(path).unwrap();
-    let root = ground.root();
-    let is_cold = forget(&on_disk);
+    let root = test_dir.root();
+    let is_cold = evict(&on_disk);
     on_each_engine(|| {
         let (root, on_disk) = (root.clone(), on_disk.try_clone().unwrap());
         async move {
             let Ok(Entry::File(file)) = root.open_file("a").await else {
-                panic!("a file")
+                panic!("not a regular file")
             };
-            forget(&on_disk);
+            evict(&on_disk);
             let mut bytes = Vec::with_capacity(1 << 20);
             let whole = file.read_cached(&mut bytes, 0).unwrap();
-            assert!(!whole || !is_cold, "a cold file is not read here");
-            // Somebody may give up at any time.
+            assert!(!whole || !is_cold, "an uncached file is not read here");
+            // A read may be cancelled at any time.
             drop(file.read_rest(bytes, 0));
             let bytes = Vec::with_capacity(1 << 20);
             assert_eq!(
@@ -441,7 +455,7 @@ fn what_is_not_in_memory_is_read_elsewhere() {
             let mut bytes = Vec::with_capacity(1 << 20);
             assert!(
                 file.read_cached(&mut bytes, 0).unwrap(),
-                "now it is in memory"
+                "now it is in the page cache"
             );
             assert_eq!(bytes, pattern(1 << 20));
         }
@@ -449,18 +463,18 @@ fn what_is_not_in_memory_is_read_elsewhere() {
 }
 
 #[test]
-fn offsets_go_beyond_four_gib() {
-    let ground = Ground::new();
-    let sparse = fs::File::create(ground.site("sparse")).unwrap();
+fn offsets_beyond_four_gib_work() {
+    let test_dir = TestDir::new();
+    let sparse = fs::File::create(test_dir.site("sparse")).unwrap();
     let len = (5 << 30) + 3;
     sparse.set_len(len).unwrap();
     sparse.write_all_at(b"end", len - 3).unwrap();
-    let root = ground.root();
+    let root = test_dir.root();
     on_each_engine(|| {
         let root = root.clone();
         async move {
             let Ok(Entry::File(file)) = root.open_file("sparse").await else {
-                panic!("a file")
+                panic!("not a regular file")
             };
             assert_eq!(file.metadata().len(), len);
             assert_eq!(file.read_at(len - 5, 100).await.unwrap(), "\0\0end");
@@ -471,8 +485,8 @@ fn offsets_go_beyond_four_gib() {
 
 #[test]
 fn whole_files_are_read_and_written() {
-    let ground = Ground::new();
-    let path = ground.site("new");
+    let test_dir = TestDir::new();
+    let path = test_dir.site("new");
     on_each_engine(|| {
         let path = path.clone();
         async move {
@@ -492,15 +506,15 @@ fn whole_files_are_read_and_written() {
 }
 
 #[test]
-fn descriptors_are_closed_with_their_last_user() {
-    let ground = Ground::new();
-    ground.file("a", b"a");
-    let root = ground.root();
+fn the_descriptor_is_closed_with_its_last_user() {
+    let test_dir = TestDir::new();
+    test_dir.file("a", b"a");
+    let root = test_dir.root();
     on_each_engine(|| {
         let root = root.clone();
         async move {
             let Ok(Entry::File(file)) = root.open_file("a").await else {
-                panic!("a file")
+                panic!("not a regular file")
             };
             let link = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
             let target = fs::read_link(&link).unwrap();

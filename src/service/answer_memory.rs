@@ -19,9 +19,9 @@ thread_local! {
 
 /// A count of bytes in use and its limit. Clones share both.
 #[derive(Clone)]
-pub(super) struct AnswerMemory(Arc<Account>);
+pub(super) struct AnswerMemory(Arc<Usage>);
 
-struct Account {
+struct Usage {
     /// Atomic, because content (`Bytes`) may be dropped on another thread.
     bytes_used: AtomicUsize,
     bytes_max: usize,
@@ -38,7 +38,7 @@ impl AnswerMemory {
     /// A limit of `bytes_max` bytes. It is soft: content that is allocated while usage is below the
     /// limit may exceed it.
     pub(super) fn new(bytes_max: usize) -> Self {
-        Self(Arc::new(Account {
+        Self(Arc::new(Usage {
             bytes_used: AtomicUsize::new(0),
             bytes_max,
         }))
@@ -64,7 +64,7 @@ impl AnswerMemory {
 
 impl fmt::Debug for AnswerMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Account {
+        let Usage {
             bytes_used,
             bytes_max,
         } = &*self.0;
@@ -77,7 +77,7 @@ impl Share {
     /// Wraps the content that was counted. The count ends when the last clone or slice of the
     /// returned `Bytes` is dropped.
     pub(super) fn hold(self, content: Vec<u8>) -> Bytes {
-        Bytes::from_owner(Held {
+        Bytes::from_owner(CountedContent {
             content,
             _share: self,
         })
@@ -86,18 +86,18 @@ impl Share {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        let account = &self.memory.0;
-        account.bytes_used.fetch_sub(self.bytes, Ordering::Relaxed);
+        let usage = &self.memory.0;
+        usage.bytes_used.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
 /// The owner behind the `Bytes` that [`Share::hold`] returns.
-struct Held {
+struct CountedContent {
     content: Vec<u8>,
     _share: Share,
 }
 
-impl AsRef<[u8]> for Held {
+impl AsRef<[u8]> for CountedContent {
     fn as_ref(&self) -> &[u8] {
         &self.content
     }

@@ -135,8 +135,9 @@ impl Body {
     }
 
     /// Declares the length in bytes of a body that [`Body::channel`] or [`Body::from_stream`] made.
-    /// The response then has a Content-Length instead of chunked coding. If the body's actual length
-    /// differs, the server closes the connection. For every other kind of body this does nothing.
+    /// The response then has a Content-Length instead of chunked coding. If the body's actual
+    /// length differs, the server closes the connection. For every other kind of body this does
+    /// nothing.
     #[must_use]
     pub fn with_length(mut self, length: u64) -> Self {
         match &mut self.0 {
@@ -189,11 +190,11 @@ impl Body {
     ///
     /// # Errors
     /// [`BodyError::Incomplete`] if the client does not send the rest. Only a reader in a coroutine
-    /// of its own gets this error: if the service itself reads, the server drops its future instead.
-    /// [`BodyError::WrongLength`] and [`BodyError::Unreadable`] as described there.
+    /// of its own gets this error: if the service itself reads, the server drops its future
+    /// instead. [`BodyError::WrongLength`] and [`BodyError::Unreadable`] as described there.
     pub async fn part(&mut self) -> Result<Option<Part>, BodyError> {
-        let asking = Asking(self);
-        poll_fn(|context| asking.0.poll_part(context)).await
+        let guard = ReadGuard(self);
+        poll_fn(|context| guard.0.poll_part(context)).await
     }
 
     /// Reads the rest of the body into memory.
@@ -285,16 +286,16 @@ impl Body {
         !matches!(self.0, Inner::Empty | Inner::Full(_) | Inner::Kept(_))
     }
 
-    /// Drops a body that will not be sent (HEAD, 304). Keeps a request's body: its client still waits
-    /// for it to be read.
+    /// Drops a body that will not be sent (HEAD, 304). Keeps a request's body: its client still
+    /// waits for it to be read.
     pub(crate) fn forgo(&mut self) {
         if !matches!(self.0, Inner::Incoming(_)) {
             self.0 = Inner::Empty;
         }
     }
 
-    /// The connection queues no more of this body while it has this many bytes to send. 0 means that
-    /// memory is short: the next part must wait until everything before it is sent.
+    /// The connection queues no more of this body while it has this many bytes to send. 0 means
+    /// that memory is short: the next part must wait until everything before it is sent.
     pub(crate) fn owed_bytes_max(&self) -> usize {
         match &self.0 {
             Inner::File(file) if file.is_short_of_memory() => 0,
@@ -309,11 +310,11 @@ impl Body {
     }
 }
 
-/// Borrows a body for one [`Body::part`] future. Dropping it tells the connection that the reader no
-/// longer waits, whether it got its part or was cancelled.
-struct Asking<'a>(&'a mut Body);
+/// Borrows a body for one [`Body::part`] future. Dropping it tells the connection that the reader
+/// no longer waits, whether it got its part or was cancelled.
+struct ReadGuard<'a>(&'a mut Body);
 
-impl Drop for Asking<'_> {
+impl Drop for ReadGuard<'_> {
     fn drop(&mut self) {
         if let Inner::Incoming(reader) = &self.0.0 {
             reader.give_up();

@@ -187,13 +187,13 @@ mod tests {
                 let count = ahead.clone();
                 spawn(async move {
                     for part in ["one", "", "two", "three", "four"] {
-                        sender.write(part).await.expect("a reader");
+                        sender.write(part).await.expect("the reader exists");
                         count.set(count.get() + part.len());
                     }
                     sender.finish();
                 });
                 let (mut content, mut parts) = (Vec::new(), 0);
-                while let Some(part) = body.part().await.expect("a whole body") {
+                while let Some(part) = body.part().await.expect("the body is complete") {
                     content.extend_from_slice(&part);
                     parts += 1;
                     yield_now().await;
@@ -211,7 +211,7 @@ mod tests {
     fn dropping_the_sender_makes_the_body_incomplete() {
         run(async {
             let (mut sender, mut body) = Body::channel(10);
-            sender.write("begun").await.expect("a reader");
+            sender.write("begun").await.expect("the reader exists");
             drop(sender);
             assert_eq!(body.part().await.unwrap().as_deref(), Some(&b"begun"[..]));
             for _ in 0..2 {
@@ -227,7 +227,7 @@ mod tests {
                 let (mut sender, body) = Body::channel(10);
                 let mut body = body.with_length(length);
                 assert_eq!(body.length(), Some(length));
-                sender.write("begun").await.expect("a reader");
+                sender.write("begun").await.expect("the reader exists");
                 sender.finish();
                 let expected = match length {
                     5 => Ok(b"begun".to_vec()),
@@ -242,7 +242,7 @@ mod tests {
     fn a_sender_gets_an_error_once_the_reader_is_dropped() {
         run(async {
             let (mut sender, body) = Body::channel(5);
-            sender.write("begun").await.expect("a reader");
+            sender.write("begun").await.expect("the reader exists");
             assert_eq!(sender.try_write("more"), Err(TryWriteError::Full));
             let gone = timeout(Duration::from_millis(1), sender.gone()).await;
             assert!(gone.is_err(), "the reader still exists");
@@ -254,7 +254,7 @@ mod tests {
             });
             sleep(Duration::from_millis(1)).await;
             drop(body);
-            writer.await.expect("an end");
+            writer.await.expect("the writer does not panic");
         });
     }
 
@@ -263,7 +263,7 @@ mod tests {
         run(async {
             let (mut sender, body) = Body::channel(100);
             let part = bytes::Bytes::from(vec![1; 50]);
-            sender.write(part.clone()).await.expect("a reader");
+            sender.write(part.clone()).await.expect("the reader exists");
             assert!(!part.is_unique());
             drop(body);
             assert!(part.is_unique());

@@ -9,8 +9,8 @@ use super::body::BodyError;
 use super::request::Request;
 use super::response::Response;
 
-/// Why a request's body could not be read as a form or as JSON. It converts into a [`Response`] that
-/// tells the client the reason.
+/// Why a request's body could not be read as a form or as JSON. It converts into a [`Response`]
+/// that tells the client the reason.
 ///
 /// ```
 /// use coring::{ContentError, Response, StatusCode};

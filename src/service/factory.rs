@@ -52,8 +52,9 @@ impl<F: Fn() -> S, S> ServiceFactory<()> for F {
     }
 }
 
-/// A second implementation that never applies, because no type implements `Never`. With only the one
-/// above, the compiler would report that a handler is not an `Fn()`, instead of the trait's note.
+/// A second implementation that never applies, because no type implements `Never`. With only the
+/// one above, the compiler would report that a handler is not an `Fn()`, instead of the trait's
+/// note.
 impl<F: never::Never> ServiceFactory<never::Kind> for F {
     type Service = ();
 

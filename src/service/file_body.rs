@@ -47,7 +47,7 @@ pub(super) struct FileBody {
     /// A blocking task that loads the next span into the page cache.
     loading: Option<Loading>,
     /// A loaded span was not in the page cache afterwards. Loading is not tried again.
-    is_loaded_in_vain: bool,
+    is_loading_useless: bool,
 }
 
 impl FileBody {
@@ -59,7 +59,7 @@ impl FileBody {
             memory,
             reading: None,
             loading: None,
-            is_loaded_in_vain: false,
+            is_loading_useless: false,
         }
     }
 
@@ -74,8 +74,8 @@ impl FileBody {
         self.memory.is_full()
     }
 
-    /// Takes the next bytes as a span of the file, if at least `len_min` bytes are left and they are
-    /// in the page cache.
+    /// Takes the next bytes as a span of the file, if at least `len_min` bytes are left and they
+    /// are in the page cache.
     fn take_span(&mut self, len_min: u64) -> Option<FileSpan> {
         let len = self.left().min(SPAN_BYTES_MAX);
         if len < len_min {
@@ -98,7 +98,7 @@ impl FileBody {
                 return Poll::Ready(Ok(Some(Piece::Span(span))));
             }
             let left = self.left();
-            if is_short && !self.is_loaded_in_vain && left > 0 {
+            if is_short && !self.is_loading_useless && left > 0 {
                 self.loading = Some(self.file.load(self.left.start, left.min(SPAN_BYTES_MAX)));
             }
         }
@@ -110,7 +110,7 @@ impl FileBody {
             }
             match self.take_span(1) {
                 Some(span) => return Poll::Ready(Ok(Some(Piece::Span(span)))),
-                None => self.is_loaded_in_vain = true,
+                None => self.is_loading_useless = true,
             }
         }
         self.poll_part(context).map_ok(|part| part.map(Piece::Part))
@@ -142,9 +142,9 @@ impl FileBody {
                 Err(_) => return Poll::Ready(Err(BodyError::Unreadable)),
             }
         }
-        let (reading, _) = self.reading.as_mut().expect("it was started above");
+        let (reading, _) = self.reading.as_mut().expect("a read was started above");
         let read = ready!(Pin::new(reading).poll(context));
-        let (_, share) = self.reading.take().expect("it has ended");
+        let (_, share) = self.reading.take().expect("the read was polled above");
         Poll::Ready(match read {
             Ok(Ok(bytes)) => self.read(bytes, share),
             _ => Err(BodyError::Unreadable),
@@ -175,7 +175,7 @@ mod tests {
     /// Reads a file's body: its content, and for each piece its length and whether it was a span.
     async fn pieces(memory: &AnswerMemory, root: &Root) -> (Vec<u8>, Vec<(bool, usize)>) {
         let Ok(Entry::File(file)) = root.open_file("file").await else {
-            panic!("a file");
+            panic!("not a regular file");
         };
         let mut body = FileBody::new(file.clone(), 1..LEN as u64, memory.clone());
         let (mut content, mut pieces) = (Vec::new(), Vec::new());
@@ -194,7 +194,7 @@ mod tests {
     }
 
     /// At the memory limit the whole file is sent as spans, whether it is in the page cache or not.
-    /// Below the limit, its short end is read.
+    /// Below the limit, content that is not in the page cache is read into memory instead.
     #[test]
     fn at_the_memory_limit_a_whole_file_is_sent_as_spans() {
         let folder = std::env::temp_dir().join(format!("coring-body-{}", std::process::id()));

@@ -140,7 +140,7 @@ impl BodyPipe {
     }
 }
 
-/// The reader of a body. Dropping it wakes the writer, which then sees that the reader is gone.
+/// The reader of a body. Dropping it wakes the writer of an unfinished body, which then stops.
 #[derive(Debug)]
 pub(super) struct BodyReader(Rc<BodyPipe>);
 
@@ -200,8 +200,8 @@ impl BodyReader {
         }
         set(&pipe.reader, context.waker());
         // Wake the connection only once per wait. Otherwise two connections that read each other's
-        // bodies would wake each other forever. A connection that reads the body in its own task needs
-        // no wake-up: it checks `poll_wanted` after this poll.
+        // bodies would wake each other forever. A connection that reads the body in its own task
+        // needs no wake-up: it checks `poll_wanted` after this poll.
         if !pipe.wanted.replace(true)
             && pipe.writer_waits_for.get() == WaitsFor::Request
             && let Some(connection) = pipe.writer.take()
@@ -269,8 +269,8 @@ impl Inlet {
         }
     }
 
-    /// Whether the reader waits for more. Wakes the caller's task when the reader next asks for more
-    /// or gives up.
+    /// Whether the reader waits for more. Wakes the caller's task when the reader next asks for
+    /// more or gives up.
     pub fn poll_wanted(&self, context: &Context<'_>) -> bool {
         set(&self.0.writer, context.waker());
         self.0.wanted.get() && self.has_reader()

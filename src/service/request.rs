@@ -1,4 +1,4 @@
-//! A request as a service sees it.
+//! The request type that services receive.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -21,30 +21,31 @@ use crate::rt::Event;
 /// A request: its head as received, and a handle to its body.
 pub struct Request(PoolBox<Parts>);
 
-/// What a request consists of, in one place from the first byte that is read: whoever hands a
-/// request on moves a pointer.
+/// The contents of a request. They are allocated before the head is read and never move, so passing
+/// a request on only moves a pointer.
 struct Parts {
     head: Head,
-    /// The received bytes that `head` speaks of.
+    /// The received bytes that the spans in `head` refer to.
     bytes: Part,
     body: Body,
-    /// The connection that it came by, if it was not built.
+    /// The client's connection; `None` for a built request.
     remote: Option<Remote>,
     extra: Rare<Extra>,
 }
 
-/// What only some programs attach to a request.
+/// Data that few requests have.
 #[derive(Debug, Default)]
 struct Extra {
-    /// The client of a request that was built.
+    /// The client's address that a built request was given.
     peer: Option<SocketAddr>,
     extensions: Extensions,
-    /// Names and decoded values.
+    /// The route's parameters: names and decoded values.
     params: Vec<(Rc<str>, Box<str>)>,
 }
 
 impl Request {
-    /// Makes a request that no client has sent, for tests and for calls of one service by another.
+    /// Starts to build a request without a client, for tests and for services that call other
+    /// services.
     ///
     /// ```
     /// use coring::{Request, Response, Service, StatusCode};
@@ -65,7 +66,7 @@ impl Request {
         RequestBuilder::default()
     }
 
-    /// A request before it was read, which is to come by this connection.
+    /// An empty request, into which the connection then reads the head.
     #[inline]
     pub(crate) fn unread(pool: &Pool, remote: Remote) -> Self {
         Self(PoolBox::new(pool, || Parts {
@@ -77,10 +78,10 @@ impl Request {
         }))
     }
 
-    /// A request with a head that was written for it, and a body that is at hand.
+    /// A built request. `head` refers to `bytes`.
     pub(super) fn written(head: Head, bytes: Vec<u8>, body: Body) -> Self {
         thread_local! {
-            /// A request that is not received needs no worker.
+            /// A pool per thread, because a built request needs no worker.
             static POOL: Pool = Pool::new();
         }
         let bytes = Part::from(bytes);
@@ -95,24 +96,24 @@ impl Request {
         }))
     }
 
-    /// It was built as if it came from this client.
+    /// Sets the client's address of a built request.
     pub(super) fn set_peer(&mut self, peer: SocketAddr) {
         self.extra().peer = Some(peer);
     }
 
-    /// The place for the head.
+    /// The head, to be read into.
     #[inline]
     pub(crate) fn head_mut(&mut self) -> &mut Head {
         &mut self.0.head
     }
 
-    /// The place for the bytes that the head was read from.
+    /// The bytes that the head refers to, to be set.
     #[inline]
     pub(crate) fn bytes_mut(&mut self) -> &mut Part {
         &mut self.0.bytes
     }
 
-    /// The head, and the bytes that it was read from.
+    /// The head, and the bytes that it refers to.
     pub(crate) fn head(&self) -> (&Head, &[u8]) {
         (&self.0.head, &self.0.bytes)
     }
@@ -122,7 +123,7 @@ impl Request {
         &self.0.head.method
     }
 
-    /// The version of HTTP that the client speaks.
+    /// The version in the request line: HTTP/1.0 or HTTP/1.1.
     pub fn version(&self) -> ::http::Version {
         match self.0.head.version {
             Version::Http10 => ::http::Version::HTTP_10,
@@ -130,18 +131,19 @@ impl Request {
         }
     }
 
-    /// The scheme by which the client reached the server: `http`, for nothing here decrypts.
+    /// The scheme by which the client reached the server. Always `http`, because the server does
+    /// not speak TLS.
     pub fn scheme(&self) -> &str {
         "http"
     }
 
-    /// The target as the client sent it (RFC 9112 §3.2), in whichever form.
+    /// The request target as the client sent it, in any of its four forms (RFC 9112 §3.2).
     pub fn raw_target(&self) -> &str {
         self.0.head.target(&self.0.bytes)
     }
 
-    /// The client's address; none if it came by a Unix socket or has gone. A request that was built
-    /// has the one that its builder was given.
+    /// The client's address; `None` if it connected to a Unix socket or its connection has ended. A
+    /// built request has the address given to [`RequestBuilder::peer`].
     pub fn peer(&self) -> Option<SocketAddr> {
         match &self.0.remote {
             Some(remote) => remote.peer(),
@@ -149,13 +151,13 @@ impl Request {
         }
     }
 
-    /// The address that the client has connected to; none if that is a Unix socket, when the client
-    /// has gone, and for a request that was built.
+    /// The server's address that the client connected to; `None` if that is a Unix socket, if the
+    /// connection has ended, and for a built request.
     pub fn local(&self) -> Option<SocketAddr> {
         self.0.remote.as_ref()?.local()
     }
 
-    /// Whether the client asks to change to this protocol (RFC 9110 §7.8).
+    /// Whether the client asks to switch to this protocol (RFC 9110 §7.8).
     pub(super) fn upgrades_to(&self, protocol: &[u8]) -> bool {
         let has = |name: &str, option: &[u8]| {
             let mut options = self.headers().get_all(name).flat_map(tokens);
@@ -166,13 +168,13 @@ impl Request {
             && has("upgrade", protocol)
     }
 
-    /// Waits until the client has gone: it has reset its connection (RST) or ended its side of it
-    /// (FIN), or the connection has ended. The future lives on its own, so another coroutine may
-    /// wait for it. It is never ready for a request that was built.
+    /// Waits until the client has reset the connection (RST) or half-closed it (FIN), or the server
+    /// has closed it. The future does not borrow the request, so another coroutine may await it.
+    /// For a built request it is never ready.
     ///
-    /// A client that has ended its side may still wait for the response. Whether its call goes on
-    /// then is a limit, [`HalfClose`](crate::HalfClose); a reset always ends the call. While the
-    /// request's body is being received, a client that ends its side has failed, and its call ends.
+    /// A client that half-closed may still wait for the response. By default the service goes on;
+    /// [`HalfClose`](crate::HalfClose) changes that. A reset always drops the service's future, and
+    /// so does a half-close while the server receives the request's body.
     ///
     /// ```
     /// # use coring::{Request, Response};
@@ -181,7 +183,7 @@ impl Request {
     ///     let gone = request.gone();
     ///     coring::spawn(async move {
     ///         gone.await;
-    ///         // Nobody waits any more: take the client off a list, say.
+    ///         // The client no longer waits: remove it from a list, for example.
     ///     });
     ///     Response::text(watch().await)
     /// }
@@ -193,46 +195,48 @@ impl Request {
         }
     }
 
-    /// The path as received, not decoded.
+    /// The target's path as received, without percent-decoding. A service nested in a
+    /// [`Router`](crate::Router) gets the path without its prefix.
     #[inline]
     pub fn path(&self) -> &str {
         str::from_utf8(self.path_bytes()).unwrap_or_default()
     }
 
-    /// The same as bytes, which costs less.
+    /// The path as bytes. This is cheaper than [`Request::path`], which checks that it is UTF-8.
     #[inline]
     pub fn path_bytes(&self) -> &[u8] {
         self.0.head.path(&self.0.bytes)
     }
 
-    /// What follows the first `?` of the target, as received.
+    /// The part of the target after its first `?`, as received; `None` if it has no `?`.
     pub fn query(&self) -> Option<&str> {
         self.0.head.query(&self.0.bytes)
     }
 
-    /// The pairs in the query, decoded, in the order they came: `a=1&b=x+y` has two. What is not
-    /// UTF-8 is replaced.
+    /// The query's pairs of name and value, decoded, in their order; `a=1&b=x+y` has two. Bytes
+    /// that are not UTF-8 become U+FFFD.
     pub fn query_pairs(&self) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
         form_urlencoded::parse(self.query().unwrap_or_default().as_bytes())
     }
 
-    /// The host that the client wants, with its port if it named one.
+    /// The host that the client named in the Host field or in the target, with the port if there is
+    /// one.
     pub fn host(&self) -> Option<&str> {
         self.0.head.host(&self.0.bytes)
     }
 
-    /// The value of the first field called `name`, in any case of letters.
+    /// The value of the first header field called `name`. The case of letters does not matter.
     pub fn header(&self, name: &str) -> Option<&[u8]> {
         self.headers().get(name)
     }
 
-    /// All fields in the order they came: names and values.
+    /// All header fields as names and values, in the order in which the client sent them.
     pub fn headers(&self) -> Fields<'_> {
         self.0.head.fields(&self.0.bytes)
     }
 
-    /// The part of the path that stands for `{name}` in the route by which a [`Router`] has found
-    /// the service, decoded. Of two of the same name, in nested routers, it is the inner one.
+    /// The segment of the path that matched `{name}` in the [`Router`]'s route, decoded; `None` if
+    /// the route has no such parameter. If nested routers use the same name, the inner one counts.
     ///
     /// [`Router`]: crate::Router
     pub fn param(&self, name: &str) -> Option<&str> {
@@ -241,24 +245,24 @@ impl Request {
         Some(value)
     }
 
-    /// Adds what [`Request::param`] finds.
+    /// Adds parameters for [`Request::param`]: names and decoded values.
     pub(super) fn add_params(&mut self, params: Vec<(Rc<str>, Box<str>)>) {
         if !params.is_empty() {
             self.extra().params.extend(params);
         }
     }
 
-    /// Leaves out the first `n` bytes of the path.
+    /// Removes the first `n` bytes of the path.
     pub(super) fn strip_path(&mut self, n: usize) {
         self.0.head.strip_path(n);
     }
 
-    /// The pool that it is from.
+    /// The pool that the request was allocated from.
     pub(super) fn pool(&self) -> Pool {
         self.0.pool()
     }
 
-    /// Values that other code has attached to the request, one of each type.
+    /// Values that other code has attached to the request, one per type.
     pub fn extensions(&self) -> &Extensions {
         static NONE: LazyLock<Extensions> = LazyLock::new(Extensions::new);
         match self.0.extra.get() {
@@ -267,7 +271,7 @@ impl Request {
         }
     }
 
-    /// The same, to attach values. Memory is taken only by the requests that are asked for this.
+    /// The extensions, to attach values. The first call for a request allocates memory.
     pub fn extensions_mut(&mut self) -> &mut Extensions {
         &mut self.extra().extensions
     }
@@ -276,22 +280,23 @@ impl Request {
         self.0.extra.get_or_default()
     }
 
-    /// The body, to read from.
+    /// The body, to read it in place.
     pub fn body(&mut self) -> &mut Body {
         &mut self.0.body
     }
 
-    /// The body alone.
+    /// Takes the body and drops the rest of the request.
     pub fn into_body(mut self) -> Body {
         self.take_body()
     }
 
+    /// Takes the body and leaves an empty one.
     pub(super) fn take_body(&mut self) -> Body {
         std::mem::take(self.body())
     }
 }
 
-/// Method, target and fields, as text; not the body.
+/// Shows method, target and header fields as text, but not the body.
 impl fmt::Debug for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (head, bytes) = self.head();

@@ -1,4 +1,5 @@
-//! Requests that no client has sent, and the way to the types of the `http` crate and back.
+//! Building requests without a client, and converting requests to and from the `http` crate's
+//! types.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -10,15 +11,15 @@ use super::body::Body;
 use super::request::Request;
 use crate::http::{Fault, Head, Version};
 
-/// Makes a [`Request`]; see [`Request::builder`]. By default the method is GET, the target is `/`,
-/// and there are no fields, not even Host.
+/// Builds a [`Request`]; see [`Request::builder`]. By default the method is GET, the target is `/`,
+/// and there are no header fields, not even Host.
 #[derive(Debug, Default)]
 pub struct RequestBuilder {
     request: ::http::request::Builder,
     peer: Option<SocketAddr>,
 }
 
-/// Why a request cannot be made: a client that sent it would be refused, too.
+/// Why a request cannot be built. The server would also refuse it if a client sent it.
 #[derive(Debug)]
 pub struct InvalidRequest(Cause);
 
@@ -41,7 +42,7 @@ impl RequestBuilder {
         }
     }
 
-    /// Sets the target: a path with its query, `*`, or a whole URI.
+    /// Sets the target: a path with or without a query, `*`, or an absolute URI.
     #[must_use]
     pub fn uri<T>(self, uri: T) -> Self
     where
@@ -53,7 +54,7 @@ impl RequestBuilder {
         }
     }
 
-    /// Adds a field.
+    /// Adds a header field.
     #[must_use]
     pub fn header<N, V>(self, name: N, value: V) -> Self
     where
@@ -66,7 +67,7 @@ impl RequestBuilder {
         }
     }
 
-    /// Attaches a value, which [`Request::extensions`] has.
+    /// Attaches a value, to be found in [`Request::extensions`].
     #[must_use]
     pub fn extension(self, value: impl Clone + Send + Sync + 'static) -> Self {
         Self {
@@ -75,7 +76,7 @@ impl RequestBuilder {
         }
     }
 
-    /// Sets the client's address.
+    /// Sets the client's address, for [`Request::peer`].
     #[must_use]
     pub fn peer(self, peer: SocketAddr) -> Self {
         Self {
@@ -84,10 +85,11 @@ impl RequestBuilder {
         }
     }
 
-    /// The request with this body.
+    /// Builds the request with this body.
     ///
     /// # Errors
-    /// When something that was set is not allowed in a request, or is more than 64 KiB in all.
+    /// If the method, the target or a header field is invalid, or if target and header fields
+    /// together exceed 64 KiB.
     pub fn body(self, body: impl Into<Body>) -> Result<Request, InvalidRequest> {
         let request = self.request.body(body).map_err(Cause::Type);
         let mut request = Request::from_http(request.map_err(InvalidRequest)?)?;
@@ -99,11 +101,11 @@ impl RequestBuilder {
 }
 
 impl Request {
-    /// A request of the `http` crate, with its extensions.
+    /// Converts a request of the `http` crate, with its extensions.
     ///
     /// # Errors
-    /// When it has a target or fields that are not allowed in a request, or more than 64 KiB of
-    /// them; CONNECT.
+    /// If the target or a header field is invalid, if they together exceed 64 KiB, or if the method
+    /// is CONNECT.
     pub fn from_http(request: ::http::Request<impl Into<Body>>) -> Result<Self, InvalidRequest> {
         let (parts, body) = request.into_parts();
         let version = match parts.version {
@@ -122,8 +124,8 @@ impl Request {
         Ok(request)
     }
 
-    /// The same request in the types of the `http` crate, with its extensions. The URI is path and
-    /// query; the host is in the field Host.
+    /// Converts the request to the `http` crate's type, with its extensions. The URI has only path
+    /// and query; the host is in the Host field.
     pub fn into_http(mut self) -> ::http::Request<Body> {
         let mut request = ::http::Request::new(self.take_body());
         *request.uri_mut() = self.uri();
@@ -135,7 +137,7 @@ impl Request {
             let value = HeaderValue::from_bytes(value).expect("a received value has no controls");
             fields.append(name, value);
         }
-        // Only the target may have named it.
+        // The host may be only in the target.
         if !fields.contains_key(HOST)
             && let Some(host) = self.host()
         {
@@ -173,7 +175,7 @@ mod tests {
     use super::*;
     use crate::{Response, StatusCode};
 
-    /// A request with this target, which need not be a URI by the rules of the `http` crate.
+    /// Builds a request without the `http` crate's builder, which rejects some of these targets.
     fn request(target: &str) -> Result<Request, Fault> {
         let written = Head::write(Method::OPTIONS, target, Version::Http11, [])?;
         Ok(Request::written(written.0, written.1, Body::empty()))
@@ -220,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_goes_to_the_http_crate_and_back() {
+    fn a_request_converts_to_the_http_crate_and_back() {
         let before = Request::builder()
             .method(Method::POST)
             .uri("http://a.example:80?q")
@@ -240,9 +242,9 @@ mod tests {
         assert_eq!(back.body().full(), Some(&b"content"[..]));
     }
 
-    /// Whatever the parser lets through has a form in the `http` crate.
+    /// [`Request::into_http`] must not panic for anything that our parser accepts.
     #[test]
-    fn every_target_and_field_that_is_received_can_be_converted() {
+    fn every_accepted_target_and_field_converts_to_the_http_crate() {
         let mut converted = 0;
         for byte in 0..=u8::MAX {
             let letter = char::from(byte);
@@ -274,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_response_goes_to_the_http_crate_and_back() {
+    fn a_response_converts_to_the_http_crate_and_back() {
         let cookie = HeaderName::from_static("set-cookie");
         let there = Response::text("content")
             .with_status(StatusCode::ACCEPTED)

@@ -1,4 +1,4 @@
-//! A response as a service makes it.
+//! The response type that services return.
 
 use std::fmt;
 use std::pin::Pin;
@@ -14,34 +14,39 @@ use super::request::Request;
 use super::upgrade::{Continuation, Upgraded};
 use crate::http::FieldLines;
 
-/// A response: status, fields and body. Framing and what concerns the connection are added by the
-/// server, and left out of the response's own fields, though `Connection: close` is heeded; Date
-/// and Server are added where it has none.
+/// A response: status, header fields and body.
+///
+/// The server itself writes the fields that concern framing and the connection (`Content-Length`,
+/// `Transfer-Encoding`, `Connection` and others) and ignores them in a service's response. One
+/// exception: `Connection: close` makes it close the connection after the response. The server adds
+/// Date and Server if the response lacks them.
 #[derive(Debug)]
 pub struct Response {
     status: StatusCode,
-    /// Most responses have one field of their own, which then needs no list.
+    /// The first field of its own. Most responses have only one, and so need no list.
     first: Option<(HeaderName, HeaderValue)>,
-    /// Fields whose lines are written already.
+    /// Fields that are already encoded, and may be shared with other responses.
     shared: Option<Rc<FieldLines>>,
     body: Body,
     extra: Rare<Extra>,
 }
 
-/// What only some responses have.
+/// Data that few responses have.
 #[derive(Default)]
 struct Extra {
-    /// Fields of its own after the first.
+    /// The response's own fields after the first.
     more: Vec<(HeaderName, HeaderValue)>,
     reason: Option<HeaderValue>,
+    /// Makes the response that follows this interim one.
     next: Option<NextResponse>,
+    /// Takes over the connection after a protocol switch.
     continuation: Option<Continuation>,
 }
 
-/// The response that follows an interim one, once it is there.
+/// A future of the response that follows an interim one.
 pub type NextResponse = Pin<Box<dyn Future<Output = Response>>>;
 
-/// A response of this status, without fields or content.
+/// A response of this status, without header fields or body.
 impl From<StatusCode> for Response {
     fn from(status: StatusCode) -> Self {
         Self::new(status)
@@ -55,8 +60,8 @@ impl<T: Into<Self>, E: Into<Self>> From<Result<T, E>> for Response {
 }
 
 impl Response {
-    /// A response without fields or body. One whose status is 1xx needs another one after it
-    /// ([`Response::then`]): without that the client gets 500.
+    /// A response of this status, without header fields or body. A 1xx status needs a following
+    /// response ([`Response::then`]); without one the client gets 500.
     #[inline]
     pub fn new(status: StatusCode) -> Self {
         Self {
@@ -68,23 +73,22 @@ impl Response {
         }
     }
 
-    /// 200 with HTML in UTF-8.
+    /// A response of status 200 with HTML in UTF-8.
     pub fn html(content: impl Into<Body>) -> Self {
         Self::with_content(StatusCode::OK, const { html() }, content)
     }
 
-    /// 200 with plain text in UTF-8.
+    /// A response of status 200 with plain text in UTF-8.
     pub fn text(content: impl Into<Body>) -> Self {
         Self::with_content(StatusCode::OK, const { text() }, content)
     }
 
-    /// 404 with HTML in UTF-8.
+    /// A response of status 404 with HTML in UTF-8.
     pub fn not_found(content: impl Into<Body>) -> Self {
         Self::with_content(StatusCode::NOT_FOUND, const { html() }, content)
     }
 
-    /// The same response with this field, in the place of all that have its name (as
-    /// `HeaderMap::insert` does).
+    /// Sets a header field. It replaces all fields of that name, as `HeaderMap::insert` does.
     ///
     /// ```
     /// use coring::{HeaderName, HeaderValue, Response};
@@ -114,8 +118,8 @@ impl Response {
         self
     }
 
-    /// The same response with one more field, beside those that have its name (as
-    /// `HeaderMap::append` does): for fields that may be repeated, such as `Set-Cookie`.
+    /// Adds a header field and keeps other fields of that name, as `HeaderMap::append` does. For
+    /// fields that may be repeated, such as `Set-Cookie`.
     #[must_use]
     pub fn append_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         if self.first.is_none() {
@@ -126,8 +130,8 @@ impl Response {
         self
     }
 
-    /// The same response with these fields, in the place of all that have their names, and of the
-    /// lines that were given before. They are sent after the response's other fields.
+    /// Sets header fields that are already encoded. They replace all fields of their names, and any
+    /// earlier `lines`. The server sends them after the response's other fields.
     #[inline]
     #[must_use]
     pub fn with_field_lines(mut self, lines: Rc<FieldLines>) -> Self {
@@ -137,22 +141,22 @@ impl Response {
         self
     }
 
-    /// The same response with another body. The body of a request is passed on as it comes.
+    /// Replaces the body. If `body` is a request's, the server passes it on as it arrives.
     #[must_use]
     pub fn with_body(mut self, body: impl Into<Body>) -> Self {
         self.body = body.into();
         self
     }
 
-    /// The same response with another status.
+    /// Replaces the status.
     #[must_use]
     pub fn with_status(mut self, status: StatusCode) -> Self {
         self.status = status;
         self
     }
 
-    /// The same response with this reason phrase in the place of the usual one of its status.
-    /// Clients need not show it, and HTTP/2 has none.
+    /// Sets the reason phrase, instead of the standard one of the status. Clients may ignore it
+    /// (RFC 9112 §4).
     ///
     /// ```
     /// use coring::{HeaderValue, Response, StatusCode};
@@ -166,9 +170,11 @@ impl Response {
         self
     }
 
-    /// Makes this an interim response, which is sent at once; `next` makes the response that
-    /// follows it, which may be an interim one again. A client can load what 103 (Early Hints)
-    /// speaks of while the service still works:
+    /// Makes this an interim response, which the server sends at once. `next` makes the response
+    /// that follows it, which may be an interim one again.
+    ///
+    /// With 103 (Early Hints), for example, a client can load a page's resources while the service
+    /// still makes the page:
     ///
     /// ```
     /// use coring::{HeaderName, HeaderValue, Request, Response, StatusCode};
@@ -184,27 +190,27 @@ impl Response {
     /// }
     /// ```
     ///
-    /// An interim response has no body. A client of HTTP/1.0 gets none. 100 (Continue) asks the
-    /// client for its request's body, as reading that does.
+    /// An interim response has no body. The server does not send it to an HTTP/1.0 client. 100
+    /// (Continue) asks the client to send the request's body; reading that body does the same.
     ///
     /// # Panics
-    /// If the status is not 1xx, or 101, which nothing follows.
+    /// If the status is not 1xx, or is 101 (Switching Protocols), which no response follows.
     #[must_use]
     pub fn then(mut self, next: impl Future<Output = Self> + 'static) -> Self {
         let status = self.status;
         assert!(
             is_interim(status),
-            "no response follows one of status {status}"
+            "status {status} is not interim, so no response can follow"
         );
         self.extra.get_or_default().next = Some(Box::pin(next));
         self
     }
 
-    /// Agrees on another protocol for the connection, and hands it to `run` (101, RFC 9110 §7.8).
-    /// A client that has not asked for this `protocol` gets 426 instead.
+    /// Switches the connection to another protocol (101, RFC 9110 §7.8) and passes it to `run`. If
+    /// the request does not ask for `protocol`, the client gets 426 (Upgrade Required) instead.
     ///
-    /// `run` begins when the response is queued, as a coroutine of its own. The connection ends
-    /// when it drops the stream, or its outgoing side.
+    /// The server starts `run` as a coroutine when it has queued the response. The connection
+    /// closes when `run` drops the stream or its writing half.
     ///
     /// ```
     /// use coring::{HeaderValue, Request, Response};
@@ -237,12 +243,13 @@ impl Response {
         response
     }
 
-    /// Takes what is done with the connection after [`Response::upgrade`].
+    /// Takes the function that [`Response::upgrade`] has set.
     pub(crate) fn take_continuation(&mut self) -> Option<Continuation> {
         self.extra.get_mut()?.continuation.take()
     }
 
-    /// Takes what [`Response::then`] has added: for a test, or a service that calls another one.
+    /// Takes the future that [`Response::then`] has set. For tests and for services that call other
+    /// services.
     pub fn take_next(&mut self) -> Option<NextResponse> {
         self.extra.get_mut()?.next.take()
     }
@@ -252,14 +259,14 @@ impl Response {
         self.status
     }
 
-    /// The fields that the service has set.
+    /// The header fields that the service has set.
     pub fn headers(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> + Clone {
         let shared = self.shared().map_or(&[][..], FieldLines::fields);
         self.own_headers()
             .chain(shared.iter().map(|(name, value)| (name, value)))
     }
 
-    /// Those of its own.
+    /// The fields in `first` and `more`.
     #[inline]
     pub(crate) fn own_headers(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> + Clone {
         self.first
@@ -268,7 +275,7 @@ impl Response {
             .map(|(name, value)| (name, value))
     }
 
-    /// Those whose lines are written already.
+    /// The fields that are already encoded.
     #[inline]
     pub(crate) fn shared(&self) -> Option<&FieldLines> {
         self.shared.as_deref()
@@ -280,33 +287,33 @@ impl Response {
         self.extra.get()?.reason.as_ref()
     }
 
-    /// The body, to read from.
+    /// The body, to read it in place.
     pub fn body(&mut self) -> &mut Body {
         &mut self.body
     }
 
-    /// The body's length in bytes, where it is known before the end.
+    /// The body's length in bytes, if it is known before its end.
     pub(crate) fn body_length(&self) -> Option<u64> {
         self.body.length()
     }
 
-    /// The whole body, if that is in our memory.
+    /// The whole body, if it is in our memory or empty.
     pub(crate) fn full_body(&self) -> Option<&[u8]> {
         self.body.full()
     }
 
-    /// Whether the body comes part by part.
+    /// Whether the body arrives part by part.
     pub(crate) fn has_flowing_body(&self) -> bool {
         self.body.flows()
     }
 
-    /// Whether the body is the one that arrives by `incoming`.
+    /// Whether the body is the request body that `incoming` writes.
     pub(crate) fn passes_on(&self, incoming: &Inlet) -> bool {
         self.body.comes_by(incoming)
     }
 
-    /// The same response in the types of the `http` crate, which have no place for a reason phrase
-    /// and for what follows an interim response.
+    /// Converts the response to the `http` crate's type. That type has no reason phrase, no
+    /// following response and no protocol switch, so these are lost.
     pub fn into_http(self) -> ::http::Response<Body> {
         let mut fields = HeaderMap::new();
         for (name, value) in self.headers() {
@@ -318,7 +325,7 @@ impl Response {
         response
     }
 
-    /// A response of the `http` crate. Its version and extensions are left out.
+    /// Converts a response of the `http` crate. Its version and extensions are dropped.
     pub fn from_http(response: ::http::Response<impl Into<Body>>) -> Self {
         let (parts, body) = response.into_parts();
         let response = Self::new(parts.status).with_body(body);
@@ -330,7 +337,7 @@ impl Response {
             })
     }
 
-    /// Keeps, of the fields after the first, those with names that `keeps` allows.
+    /// Removes the fields in `more` whose names `keeps` rejects.
     fn retain_more(&mut self, keeps: impl Fn(&HeaderName) -> bool) {
         if let Some(extra) = self.extra.get_mut() {
             extra.more.retain(|(name, _)| keeps(name));
@@ -355,7 +362,7 @@ impl fmt::Debug for Extra {
     }
 }
 
-/// Whether another response can follow one of this status.
+/// Whether this is the status of an interim response, after which another response follows.
 fn is_interim(status: StatusCode) -> bool {
     status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS
 }
@@ -364,7 +371,8 @@ fn has_field(lines: &FieldLines, name: &HeaderName) -> bool {
     lines.fields().iter().any(|(other, _)| other == name)
 }
 
-// Made at compile time wherever it is used: a clone would be a call.
+// These are functions and not constants, so that each use is evaluated at compile time (`const
+// {}`). Cloning a constant would be a call.
 const fn html() -> HeaderValue {
     HeaderValue::from_static("text/html; charset=utf-8")
 }
@@ -395,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_takes_the_place_of_those_with_its_name() {
+    fn with_header_replaces_all_fields_of_its_name() {
         let json = Response::text("{}").with_header(CONTENT_TYPE, value("application/json"));
         assert_eq!(fields(&json), [("content-type", "application/json")]);
         let cookies = json
@@ -415,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_takes_the_place_of_one_that_other_responses_share() {
+    fn with_header_replaces_a_shared_field_in_this_response_only() {
         let lines = Rc::new(FieldLines::new([
             (CONTENT_TYPE, value("text/css")),
             (ETAG, value("\"1\"")),
@@ -432,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn field_lines_take_the_place_of_fields_with_their_names() {
+    fn with_field_lines_replaces_fields_of_their_names() {
         let lines = Rc::new(FieldLines::new([
             (CONTENT_TYPE, value("text/css")),
             (CONNECTION, value("close")),
@@ -443,7 +451,8 @@ mod tests {
             .with_field_lines(lines);
         let expected = [("etag", "\"1\""), ("content-type", "text/css")];
         assert_eq!(fields(&response), expected);
-        // What the lines say of the connection outlives them.
+        // Replacing a shared field splits the lines up; their `Connection: close` must not get
+        // lost.
         let replaced = response.with_header(CONTENT_TYPE, value("text/plain"));
         let expected = [
             ("etag", "\"1\""),
@@ -456,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn only_an_interim_response_is_followed() {
+    fn only_an_interim_response_can_be_followed() {
         for status in [101, 200, 404, 500] {
             let status = StatusCode::from_u16(status).unwrap();
             let then = || Response::new(status).then(async { Response::text("") });

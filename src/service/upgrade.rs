@@ -19,8 +19,9 @@ pub type Continuation = Box<dyn FnOnce(Upgraded) -> Pin<Box<dyn Future<Output = 
 /// those that the client sent right after its request.
 ///
 /// Reading has no timeout: the service decides how long to wait. The server's write timeout closes
-/// the connection of a client that does not read, as in HTTP. A drain waits for the connection up to
-/// the drain's time limit; the service can wait for [`draining`](crate::draining) and then end it.
+/// the connection of a client that does not read, as in HTTP. A drain waits for the connection up
+/// to the drain's time limit; the service can wait for [`draining`](crate::draining) and then end
+/// it.
 #[derive(Debug)]
 pub struct Upgraded {
     reader: UpgradedReader,
@@ -83,7 +84,7 @@ impl UpgradedReader {
 }
 
 impl UpgradedWriter {
-    /// Waits until 64 KiB of unsent bytes have room for `bytes`, and writes them. So a client that
+    /// Waits until the send queue of 64 KiB has room for `bytes`, and writes them. So a client that
     /// reads slowly makes the caller wait.
     ///
     /// # Errors

@@ -1,30 +1,31 @@
-//! Small files that are asked for often, in memory; each worker has its own. It refuses to know
-//! files and clocks: what it holds has a cost, and the time is given.
+//! A worker's cache of small files. It neither reads files nor the clock: the caller passes values,
+//! their sizes and the time.
 //!
-//! An entry is trusted for [`TRUST_MS`]. Whoever asks for it after that is told that it is due, and
-//! looks at the file; all others go on being served meanwhile, for as long again. So nothing is
-//! stale for longer than a second, and looking costs the hot path nothing.
+//! An entry is fresh for [`TRUST_MS`]. The first request after that gets [`Found::Due`] and checks
+//! the file. Meanwhile other requests get the entry as fresh, for another [`TRUST_MS`]. So no entry
+//! is served for more than a second without a check, and cache hits do not wait for checks.
 //!
-//! When there is no room, those go that have not been asked for since the cache last looked for
-//! room: a clock, which comes close to the least recently used. What is read once and never again
-//! does not drive out what is asked for all the time.
+//! Eviction uses the CLOCK algorithm, which approximates LRU: it removes an entry that was not used
+//! since the hand last passed it. So files that are requested only once do not evict those that
+//! are requested often.
 
 use std::collections::HashMap;
 use std::rc::Rc;
 
-/// How long an entry is served without a look at its file, in ms: half of what is promised, for a
-/// look may be lost with its client.
+/// How long an entry is fresh after its file was checked, in ms. It is half of the promised second,
+/// because a client that disconnects may cancel the check.
 pub(super) const TRUST_MS: u64 = 500;
 
-/// What an entry costs besides its content and twice its name, in bytes; an estimate.
+/// The estimated overhead of an entry in bytes, besides its content and two copies of its name.
 const ENTRY_BYTES: usize = 1024;
 
-/// Values by their path, up to a bound in bytes.
+/// A map from paths to values, with a limit in bytes.
 #[derive(Debug)]
 pub(super) struct Cache<V> {
+    /// The index of each path's entry in `slots`.
     index: HashMap<Rc<[u8]>, usize>,
     slots: Vec<Slot<V>>,
-    /// Where the search for room goes on.
+    /// The index in `slots` at which the next eviction starts.
     hand: usize,
     bytes: usize,
     bytes_max: usize,
@@ -35,27 +36,27 @@ struct Slot<V> {
     path: Rc<[u8]>,
     value: Rc<V>,
     bytes: usize,
-    /// Asked for since the hand was here.
+    /// The entry was used since the hand last passed it.
     used: bool,
-    /// When its file was looked at.
-    looked_ms: u64,
-    /// When somebody is to look again.
+    /// When its file was last checked.
+    checked_ms: u64,
+    /// When a request must check the file again.
     due_ms: u64,
 }
 
-/// What the cache has for a path.
+/// The result of a lookup.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Found<V> {
-    /// This, to be served.
+    /// The value may be served.
     Fresh(Rc<V>),
-    /// This, to be compared with its file.
+    /// The caller must compare the value with its file.
     Due(Rc<V>),
-    /// Nothing.
+    /// There is no value.
     Missing,
 }
 
 impl<V> Cache<V> {
-    /// An empty cache of `bytes_max` bytes.
+    /// An empty cache with a limit of `bytes_max` bytes.
     pub(super) fn new(bytes_max: usize) -> Self {
         Self {
             index: HashMap::new(),
@@ -66,12 +67,13 @@ impl<V> Cache<V> {
         }
     }
 
-    /// Whether it would hold content of `len` bytes: no single file may take more than an eighth.
-    pub(super) fn takes(&self, len: u64) -> bool {
+    /// Whether content of `len` bytes may be cached: it must be less than an eighth of the limit.
+    pub(super) fn accepts(&self, len: u64) -> bool {
         len < self.bytes_max as u64 / 8
     }
 
-    /// Looks `path` up.
+    /// Looks up `path`. If the entry is due, only this caller gets [`Found::Due`]; until
+    /// `checked_ms + 2 * TRUST_MS` later callers get it as fresh.
     #[inline]
     pub(super) fn find(&mut self, path: &[u8], now_ms: u64) -> Found<V> {
         let Some(&at) = self.index.get(path) else {
@@ -82,28 +84,28 @@ impl<V> Cache<V> {
         if now_ms < slot.due_ms {
             Found::Fresh(slot.value.clone())
         } else {
-            slot.due_ms = slot.looked_ms + 2 * TRUST_MS;
+            slot.due_ms = slot.checked_ms + 2 * TRUST_MS;
             Found::Due(slot.value.clone())
         }
     }
 
-    /// Trusts `value` at `path` anew: when its file was looked at, `looked_ms`, it was as before.
-    /// False: there is another by now, or none.
-    pub(super) fn confirm(&mut self, path: &[u8], value: &Rc<V>, looked_ms: u64) -> bool {
+    /// Marks `value` at `path` as fresh, because its file was unchanged at `checked_ms`. False if
+    /// the cache no longer has this value there.
+    pub(super) fn confirm(&mut self, path: &[u8], value: &Rc<V>, checked_ms: u64) -> bool {
         let slot = self.index.get(path).map(|&at| &mut self.slots[at]);
         let Some(slot) = slot.filter(|slot| Rc::ptr_eq(&slot.value, value)) else {
             return false;
         };
-        slot.looked_ms = slot.looked_ms.max(looked_ms);
-        slot.due_ms = slot.looked_ms + TRUST_MS;
+        slot.checked_ms = slot.checked_ms.max(checked_ms);
+        slot.due_ms = slot.checked_ms + TRUST_MS;
         true
     }
 
-    /// Puts a value with `len` bytes of content at `path`, in place of the one that was there
-    /// unless that is the newer. `looked_ms` is when its file was opened.
-    pub(super) fn insert(&mut self, path: &[u8], value: Rc<V>, len: usize, looked_ms: u64) {
+    /// Puts a value with `len` bytes of content at `path`. It replaces the value that is there,
+    /// unless that one was checked later. `checked_ms` is the time at which its file was opened.
+    pub(super) fn insert(&mut self, path: &[u8], value: Rc<V>, len: usize, checked_ms: u64) {
         let known = self.index.get(path).map(|&at| &self.slots[at]);
-        if known.is_some_and(|known| known.looked_ms > looked_ms) {
+        if known.is_some_and(|known| known.checked_ms > checked_ms) {
             return;
         }
         self.remove(path);
@@ -122,32 +124,32 @@ impl<V> Cache<V> {
             value,
             bytes,
             used: false,
-            looked_ms,
-            due_ms: looked_ms + TRUST_MS,
+            checked_ms,
+            due_ms: checked_ms + TRUST_MS,
         });
     }
 
-    /// Forgets everything.
+    /// Removes all entries.
     pub(super) fn clear(&mut self) {
         *self = Self::new(self.bytes_max);
     }
 
-    /// Forgets `path`.
+    /// Removes the entry of `path`, if there is one.
     pub(super) fn remove(&mut self, path: &[u8]) {
         if let Some(&at) = self.index.get(path) {
             self.remove_at(at);
         }
     }
 
-    /// Takes out one entry; there is one.
+    /// Removes one entry. The cache must not be empty.
     fn evict(&mut self) {
         loop {
             self.hand %= self.slots.len();
             let at = self.hand;
             self.hand += 1;
             if !std::mem::take(&mut self.slots[at].used) {
-                // The last entry moves to this place, and the hand has passed it: new ones stay
-                // for a round.
+                // The last entry moves to this index, which the hand has just passed. So a new
+                // entry is not evicted before the hand comes round.
                 return self.remove_at(at);
             }
         }
@@ -185,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_found_until_they_are_due() {
+    fn an_entry_is_fresh_until_it_is_due() {
         let mut cache = cache(2, 100);
         assert_eq!(cache.find(b"a", 0), Found::Missing);
         cache.insert(b"a", Rc::new(1), 100, 1000);
@@ -194,7 +196,7 @@ mod tests {
             cache.find(b"a", 1000 + TRUST_MS - 1),
             Found::Fresh(Rc::new(1))
         );
-        // One is told to look; the others are served meanwhile, but not for long.
+        // The first caller must check the file; the others get the entry for TRUST_MS more.
         let later_ms = 1000 + TRUST_MS;
         assert_eq!(cache.find(b"a", later_ms), Found::Due(Rc::new(1)));
         assert_eq!(cache.find(b"a", later_ms), Found::Fresh(Rc::new(1)));
@@ -202,18 +204,18 @@ mod tests {
         assert_eq!(cache.find(b"a", later_ms), Found::Due(Rc::new(1)));
         assert_eq!(cache.find(b"a", later_ms), Found::Due(Rc::new(1)));
         let Found::Due(known) = cache.find(b"a", later_ms) else {
-            panic!("it is due");
+            panic!("the entry is not due");
         };
         assert!(!cache.confirm(b"a", &Rc::new(1), later_ms));
         assert_eq!(cache.find(b"a", later_ms), Found::Due(Rc::new(1)));
         assert!(cache.confirm(b"a", &known, later_ms));
         assert_eq!(cache.find(b"a", later_ms), Found::Fresh(Rc::new(1)));
-        // Nobody asks for long: then nobody is served what may be as old.
+        // After a long time without requests every caller must check.
         assert_eq!(cache.find(b"a", 8000), Found::Due(Rc::new(1)));
         assert_eq!(cache.find(b"a", 8000), Found::Due(Rc::new(1)));
         cache.insert(b"a", Rc::new(2), 100, 9000);
         assert_eq!(cache.find(b"a", 9001), Found::Fresh(Rc::new(2)));
-        // A look that took longer knows less.
+        // A slow check does not replace the result of a later one.
         cache.insert(b"a", Rc::new(1), 100, 8999);
         assert_eq!(cache.find(b"a", 9001), Found::Fresh(Rc::new(2)));
         cache.remove(b"a");
@@ -222,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bound_holds_and_what_is_used_stays() {
+    fn the_limit_holds_and_used_entries_stay() {
         let mut cache = cache(4, 100);
         for path in b"abcd" {
             cache.insert(&[*path], Rc::new(0), 100, 0);
@@ -231,7 +233,7 @@ mod tests {
         cache.find(b"c", 0);
         cache.insert(b"e", Rc::new(0), 100, 0);
         assert!(has(&cache, b'a') && has(&cache, b'c') && has(&cache, b'e'));
-        // A crawl over many files leaves the one that is asked for all the time.
+        // A crawl over many files does not evict the one that is requested all the time.
         for path in (0..=255_u8).filter(|path| !path.is_ascii_lowercase()) {
             cache.find(b"a", 0);
             cache.insert(&[path], Rc::new(0), 100, 0);
@@ -241,24 +243,24 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_not_taken() {
+    fn a_value_that_is_too_large_is_not_cached() {
         let mut cache = cache(1, 1000);
         cache.insert(b"a", Rc::new(1), 1000, 0);
         cache.insert(b"b", Rc::new(2), 1001, 0);
         assert!(has(&cache, b'a') && !has(&cache, b'b'));
-        // Not even in place of a smaller one, which is no longer true.
+        // Nor does it replace the smaller value, which is outdated and must go.
         cache.insert(b"a", Rc::new(3), 1001, 0);
         assert_eq!((cache.find(b"a", 0), cache.bytes), (Found::Missing, 0));
-        assert!(cache.takes(100) && !cache.takes(1000));
-        assert!(!Cache::<()>::new(0).takes(0));
+        assert!(cache.accepts(100) && !cache.accepts(1000));
+        assert!(!Cache::<()>::new(0).accepts(0));
         cache.insert(b"a", Rc::new(4), 1000, 0);
         cache.clear();
         assert_eq!((cache.find(b"a", 0), cache.bytes), (Found::Missing, 0));
-        assert!(cache.takes(100));
+        assert!(cache.accepts(100));
     }
 
     #[test]
-    fn entries_are_found_wherever_they_move() {
+    fn entries_are_found_after_they_move() {
         let mut cache = cache(8, 10);
         let mut state = 1_u64;
         let mut expected = HashMap::new();
@@ -266,7 +268,7 @@ mod tests {
             state = state
                 .wrapping_mul(6_364_136_223_846_793_005)
                 .wrapping_add(1);
-            let path = [u8::try_from(state >> 60).expect("four bits")];
+            let path = [u8::try_from(state >> 60).expect("four bits fit into a byte")];
             match (state >> 40) % 4 {
                 0 => cache.remove(&path),
                 1 => {

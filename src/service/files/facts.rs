@@ -1,5 +1,6 @@
-//! What is said of a file besides its content: its type, its validators. It refuses to know who
-//! asks: the same file has the same facts on every worker, and on every machine it is copied to.
+//! The header fields of a file: media type and validators. They depend only on its name, size and
+//! mtime, so they are the same on every worker, and on every machine to which it is copied with its
+//! mtime.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -13,21 +14,22 @@ use crate::http::FieldLines;
 use crate::http::conditional::Validators;
 use crate::http::date::DateCache;
 
-/// A file's header values, made once.
+/// The header values of a file, made once for all its responses.
 #[derive(Debug, Clone)]
 pub(super) struct Facts {
-    /// What the file was like when it was opened.
+    /// The file's metadata, from which these values are derived.
     pub(super) metadata: Metadata,
     pub(super) etag: HeaderValue,
     pub(super) last_modified: HeaderValue,
-    /// All that an answer with content says of it.
+    /// All fields of a response with the file's content.
     pub(super) fields: Rc<FieldLines>,
+    /// The value of Last-Modified, in seconds since the epoch.
     modified_seconds: u64,
 }
 
 impl Facts {
-    /// The facts of the file at `path`. `now_seconds` is the time after the epoch: a file of
-    /// tomorrow is said to be of now (RFC 9110 §8.8.2.1).
+    /// The header values of the file at `path`. `now_seconds` is the time since the epoch; it
+    /// replaces an mtime in the future (RFC 9110 §8.8.2.1).
     pub(super) fn new(path: &[u8], metadata: Metadata, now_seconds: u64) -> Self {
         let (seconds, _) = metadata.modified_unix();
         let modified_seconds = u64::try_from(seconds).unwrap_or(0).min(now_seconds);
@@ -47,6 +49,7 @@ impl Facts {
         }
     }
 
+    /// The validators, to evaluate a conditional request.
     pub(super) fn validators(&self) -> Validators<'_> {
         Validators {
             etag: self.etag.as_bytes(),
@@ -55,20 +58,21 @@ impl Facts {
     }
 }
 
-/// The entity tag of content that was `modified` then, in seconds and nanoseconds after the epoch,
-/// and has `len` bytes: nginx's, but with the nanoseconds, for it is a strong one. There is no
-/// inode in it: behind a load balancer every copy of a file has the same tag.
+/// The entity tag of a file of `len` bytes that was `modified` at this time, in seconds and
+/// nanoseconds since the epoch. The format is nginx's, but with nanoseconds, so that two changes
+/// within a second get different tags. It has no inode number, so all copies of a file behind a
+/// load balancer have the same tag.
 fn etag(modified: (i64, u32), len: u64) -> String {
     let (seconds, nanoseconds) = modified;
     let modified_ns = i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
     format!("\"{modified_ns:x}-{len:x}\"")
 }
 
-/// The media type of the file at `path`, by the end of its name. Text is taken to be UTF-8.
+/// The media type of the file at `path`, by its extension. Text is assumed to be UTF-8.
 fn content_type(path: &[u8]) -> HeaderValue {
     let guess = mime_guess::from_path(OsStr::from_bytes(path));
     match guess.first_raw() {
-        // The list's older name for it, which is obsolete (RFC 9239 §6).
+        // `mime_guess` has the obsolete name (RFC 9239 §6).
         Some("application/javascript") => text("text/javascript; charset=utf-8"),
         Some(media_type) if media_type.starts_with("text/") => {
             text(format!("{media_type}; charset=utf-8"))
@@ -78,9 +82,9 @@ fn content_type(path: &[u8]) -> HeaderValue {
     }
 }
 
-/// A value that is made of visible ASCII.
+/// Makes a header value of text that must be visible ASCII.
 fn text(value: impl AsRef<[u8]>) -> HeaderValue {
-    HeaderValue::from_bytes(value.as_ref()).expect("visible ASCII")
+    HeaderValue::from_bytes(value.as_ref()).expect("the value is visible ASCII")
 }
 
 #[cfg(test)]
@@ -88,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn etags_tell_contents_apart() {
+    fn etags_depend_on_mtime_and_size() {
         let (modified, len) = ((1_700_000_000, 1), 5 << 30);
         assert_eq!(etag(modified, len), "\"17979cfe362a0001-140000000\"");
         let others = [
@@ -105,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn media_types_follow_the_name() {
+    fn the_extension_determines_the_media_type() {
         for (path, expected) in [
             ("index.html", "text/html; charset=utf-8"),
             ("a/b.HTM", "text/html; charset=utf-8"),

@@ -1,12 +1,11 @@
-//! The files of a folder, over HTTP: what a path leads to, and the answer to a request for it. It
-//! refuses to know links and what else may lead out of the folder (the [`Root`]'s concern), and
-//! lists no folders.
+//! Serves the files of a directory over HTTP. [`Root`] ensures that no path or symlink leads out of
+//! the directory. Directories are not listed.
 //!
-//! A file that is small enough for one send is read whole, and looked at again once it is. Where
-//! it has changed meanwhile, or so shortly before that its writer may not be done, it is read again
-//! a little later: an answer shall not mix what it was with what it has become. (For certain that
-//! is so where files are replaced by renaming, as they should be.) A larger one is read as it is
-//! sent; if it becomes shorter meanwhile, its connection ends.
+//! A file of up to 256 KiB is read whole, and its metadata is then checked again. If the file
+//! changed during the read, or so recently that a write may still be in progress, it is read again
+//! after a short pause, so that a response does not mix old and new content. This is guaranteed
+//! only for files that are replaced by rename(2). A larger file is read while it is sent; if it is
+//! truncated meanwhile, the server closes the connection.
 
 mod cache;
 mod facts;
@@ -39,25 +38,27 @@ use path::{Relative, with_slash};
 #[cfg(feature = "sim")]
 pub use path::{Relative, with_slash};
 
-/// A larger file is read as it is sent, and not kept, in bytes: what goes out in one send.
+/// The largest file that is read whole and may be cached, in bytes. It fits into one send.
 const SMALL_BYTES_MAX: u64 = 256 << 10;
 
-/// Content of so many bytes is put on the shelf, for it costs less to let the kernel send what it
-/// has. Less is copied into each send, and so is more: where TCP paces, 256 KiB from the shelf cost
-/// twice as much (bench/results/trials.md).
+/// Content of these sizes in bytes is put into the memfd cache, because the kernel then sends it
+/// without copying. Other content is copied into each send: copying little costs less, and so does
+/// copying much under TCP pacing, where 256 KiB from the memfd cache cost twice as much
+/// (bench/results/trials.md).
 const SHELF_BYTES: Range<usize> = (8 << 10) + 1..(96 << 10) + 1;
 
-/// How long a small file must not have changed to be taken as it is, in ms: the time of a change is
-/// noted as it begins, and by older kernels in ticks of up to 10 ms, in which two look like one.
+/// A small file is served from one read if its mtime is at least this old, in ms. The kernel sets
+/// the mtime when a write begins, and older kernels round it to ticks of up to 10 ms, so that two
+/// writes within a tick have the same mtime.
 const QUIET_MS: u64 = 20;
 
-/// How often a small file is read, to find it quiet.
+/// How often a small file is read at most while it changes.
 const READS_MAX: u32 = 4;
 
-/// Serves the files of a folder: GET and HEAD, `index.html` for a folder, conditional requests,
-/// one byte range at a time.
+/// A service that serves the files of a directory. It answers GET and HEAD, conditional requests
+/// (RFC 9110 §13) and requests for one byte range (§14). For a directory it serves `index.html`.
 ///
-/// Each worker has its own:
+/// Each worker has its own `Files`; they share a [`Root`]:
 ///
 /// ```no_run
 /// use coring::{Files, Server, fs::Root};
@@ -69,110 +70,114 @@ const READS_MAX: u32 = 4;
 /// }
 /// ```
 ///
-/// Names that begin with a dot are hidden, but for `/.well-known/`. Links are followed as long as
-/// they stay in the folder. What cannot be found, or is no regular file, is 404; what may not be
-/// read 403; when descriptors, memory or threads run out, the answer is 503.
+/// Names with a leading dot are hidden, except for `/.well-known/`. Symlinks are followed as long
+/// as they stay in the directory. A file that does not exist or is not a regular file gets 404; one
+/// that the process may not read gets 403. If the process runs out of descriptors, memory or
+/// threads, the client gets 503. If the disk fails, it gets 500.
 ///
-/// Small files that are asked for often are kept in memory. A change is noticed within a second,
-/// also one of the folder itself: [`Root::path`] is followed again, so it must stay one that the
-/// process may follow. As long as it leads to no folder, every file is 404; where it may not be
-/// followed, 403.
+/// Files of up to 256 KiB are cached. A change of a file takes effect within a second. So does a
+/// change of the directory itself, for which the path ([`Root::path`]) is resolved again: it must
+/// remain accessible to the process. While the path leads to no directory, every request for a file
+/// gets 404; while the process may not resolve it, 403.
 pub struct Files {
     folder: Folder,
     cache: RefCell<Cache<Small>>,
-    /// Where some of these have their content, as long as there is room.
+    /// The memfd cache, which holds the content of some cached files.
     shelf: Shelf,
     cache_bytes_max: usize,
-    answer_bytes_max: usize,
-    /// For the content of both the cache and answers: content that has left the cache may be in
-    /// answers still.
+    response_bytes_max: usize,
+    /// Counts the content of the cache and of responses together, because content that the cache
+    /// has evicted may still be part of a response.
     memory: AnswerMemory,
 }
 
-/// A small file as it was at one moment.
+/// The content of a small file and its header fields, from one consistent read.
 struct Small {
     facts: Facts,
     content: Content,
 }
 
-/// What there is to be sent of a file.
+/// The content of a file.
 #[derive(Clone)]
 enum Content {
+    /// In our memory.
     Memory(Bytes),
+    /// In the memfd cache.
     Kept(Kept),
-    /// Not read as yet; where it is to be read, there.
+    /// Still to be read from the file; the memory for that is counted.
     File(File, AnswerMemory),
 }
 
 impl Files {
-    /// How many bytes each worker keeps of small files, unless told otherwise.
+    /// The default size of each worker's cache of small files, in bytes.
     pub const CACHE_BYTES_MAX: usize = 32 << 20;
 
-    /// How many bytes of files each worker holds for answers that their clients have not taken
-    /// yet, beside the cache and unless told otherwise.
+    /// The default limit, in bytes, of file content that each worker holds in memory for responses
+    /// that are not yet sent, in addition to the cache.
     pub const ANSWER_BYTES_MAX: usize = answer_memory::ANSWER_BYTES_MAX;
 
-    /// Serves what lies beneath `root`.
+    /// Makes a service for the files beneath `root`.
     pub fn new(root: Root) -> Self {
         Self {
             folder: Folder::new(root),
             cache: RefCell::new(Cache::new(0)),
             shelf: Shelf::new(0),
             cache_bytes_max: Self::CACHE_BYTES_MAX,
-            answer_bytes_max: Self::ANSWER_BYTES_MAX,
+            response_bytes_max: Self::ANSWER_BYTES_MAX,
             memory: AnswerMemory::new(0),
         }
-        .bounded()
+        .with_empty_caches()
     }
 
-    /// The same with up to `bytes_max` bytes of memory for small files; 0: none are kept.
+    /// Sets the size of the cache of small files in bytes; 0 disables it.
     #[must_use]
     pub fn with_cache(mut self, bytes_max: usize) -> Self {
         self.cache_bytes_max = bytes_max;
-        self.bounded()
+        self.with_empty_caches()
     }
 
-    /// The same with up to `bytes_max` bytes of memory for content that is in answers, beside the
-    /// cache. When all of it is in use, small files, too, are sent from the file itself: that costs
-    /// more, and one that is written to meanwhile may be sent half old and half new.
+    /// Sets the limit, in bytes, of file content that is held in memory for responses, in addition
+    /// to the cache. When it is reached, small files are sent like large ones. That costs more, and
+    /// if a file is overwritten meanwhile, the response may mix old and new content.
     #[must_use]
     pub fn with_answer_memory(mut self, bytes_max: usize) -> Self {
-        self.answer_bytes_max = bytes_max;
-        self.bounded()
+        self.response_bytes_max = bytes_max;
+        self.with_empty_caches()
     }
 
-    /// With nothing in memory, and the bounds as they are.
-    fn bounded(mut self) -> Self {
-        let (cache_bytes_max, answer_bytes_max) = (self.cache_bytes_max, self.answer_bytes_max);
+    /// Replaces the caches by empty ones with the current limits.
+    fn with_empty_caches(mut self) -> Self {
+        let (cache_bytes_max, response_bytes_max) = (self.cache_bytes_max, self.response_bytes_max);
         self.cache = RefCell::new(Cache::new(cache_bytes_max));
         self.shelf = Shelf::new(cache_bytes_max);
-        self.memory = AnswerMemory::new(cache_bytes_max.saturating_add(answer_bytes_max));
+        self.memory = AnswerMemory::new(cache_bytes_max.saturating_add(response_bytes_max));
         self
     }
 
-    /// Looks at what `path` names. `known` is what the cache has of it and is to be compared.
-    async fn look(
+    /// Answers a request from the file system. `known` is the cached file, if it is due to be
+    /// checked.
+    async fn answer_from_disk(
         &self,
         request: &Request,
         path: &Relative<'_>,
         known: Option<Rc<Small>>,
     ) -> Response {
-        if self.folder.look().await {
+        if self.folder.refresh().await {
             self.cache.borrow_mut().clear();
         }
-        // Knowledge of a file is as old as that of the folder.
-        let looked_ms = self.folder.looked_ms();
+        // The time of the result is that of the last check of the directory, not now.
+        let checked_ms = self.folder.checked_ms();
         let name = path.file();
         let opened = self.folder.open_file(&name).await;
         if let Some(known) = known
-            && known.holds(&opened)
+            && known.is_current(&opened)
         {
             let mut cache = self.cache.borrow_mut();
-            let is_kept = opened.is_ok() && cache.confirm(path.as_bytes(), &known, looked_ms);
+            let is_confirmed = opened.is_ok() && cache.confirm(path.as_bytes(), &known, checked_ms);
             drop(cache);
-            return match is_kept {
-                true => self.shelve(path, known, looked_ms).answer(request),
-                false => known.answer(request),
+            return match is_confirmed {
+                true => self.move_to_memfd(path, known, checked_ms).respond(request),
+                false => known.respond(request),
             };
         }
         let file = match opened {
@@ -181,41 +186,42 @@ impl Files {
                 self.cache.borrow_mut().remove(path.as_bytes());
                 return match other {
                     Ok(Entry::Directory) if !path.is_directory() => redirect(request),
-                    Ok(_) => refusal(StatusCode::NOT_FOUND),
-                    Err(error) => refusal_of(&error),
+                    Ok(_) => status_response(StatusCode::NOT_FOUND),
+                    Err(error) => error_response(&error),
                 };
             }
         };
         let read = Small::read(&name, &file, &self.memory).await;
         if let Ok(Some(small)) = read {
             let small = Rc::new(small);
-            self.keep(path, &small, looked_ms);
-            return small.answer(request);
+            self.cache_small(path, &small, checked_ms);
+            return small.respond(request);
         }
         self.cache.borrow_mut().remove(path.as_bytes());
         match read {
-            Err(error) => refusal_of(&error),
+            Err(error) => error_response(&error),
             Ok(_) => {
                 let facts = Facts::new(&name, *file.metadata(), now_seconds());
-                answer(request, &facts, Content::File(file, self.memory.clone()))
+                respond(request, &facts, Content::File(file, self.memory.clone()))
             }
         }
     }
 
-    /// Keeps a small file, if it is quiet.
-    fn keep(&self, path: &Relative<'_>, small: &Rc<Small>, looked_ms: u64) {
+    /// Caches a small file, unless it changed too recently or is too large for the cache.
+    fn cache_small(&self, path: &Relative<'_>, small: &Rc<Small>, checked_ms: u64) {
         let (mut cache, len) = (self.cache.borrow_mut(), small.content.len());
-        if cache.takes(len) && is_quiet(&small.facts.metadata) {
-            let len = usize::try_from(len).expect("a small file");
-            cache.insert(path.as_bytes(), small.clone(), len, looked_ms);
+        if cache.accepts(len) && is_quiet(&small.facts.metadata) {
+            let len = usize::try_from(len).expect("the file is small");
+            cache.insert(path.as_bytes(), small.clone(), len, checked_ms);
         } else {
             cache.remove(path.as_bytes());
         }
     }
 
-    /// Puts content of a kept file on the shelf, if that makes it cheaper to send and there is
-    /// room. Not before it is looked at again: by then it was asked for twice, and did not change.
-    fn shelve(&self, path: &Relative<'_>, small: Rc<Small>, looked_ms: u64) -> Rc<Small> {
+    /// Moves the content of a cached file into the memfd cache, if that makes it cheaper to send
+    /// and there is room. Called only after a check found the file unchanged: so it was requested
+    /// at least twice.
+    fn move_to_memfd(&self, path: &Relative<'_>, small: Rc<Small>, checked_ms: u64) -> Rc<Small> {
         let Content::Memory(bytes) = &small.content else {
             return small;
         };
@@ -230,7 +236,7 @@ impl Files {
         };
         let (facts, content) = (small.facts.clone(), Content::Kept(kept));
         let small = Rc::new(Small { facts, content });
-        self.keep(path, &small, looked_ms);
+        self.cache_small(path, &small, checked_ms);
         small
     }
 }
@@ -238,20 +244,20 @@ impl Files {
 impl Service for Files {
     async fn call(&self, request: Request) -> Response {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return refusal(StatusCode::METHOD_NOT_ALLOWED)
+            return status_response(StatusCode::METHOD_NOT_ALLOWED)
                 .with_header(ALLOW, HeaderValue::from_static("GET, HEAD"));
         }
         let Some(path) = Relative::read(request.path_bytes()) else {
-            return refusal(StatusCode::NOT_FOUND);
+            return status_response(StatusCode::NOT_FOUND);
         };
         let found = self.cache.borrow_mut().find(path.as_bytes(), now_ms());
         let known = match found {
-            Found::Fresh(small) => return small.answer(&request),
+            Found::Fresh(small) => return small.respond(&request),
             Found::Due(small) => Some(small),
             Found::Missing => None,
         };
-        // In a box: who is answered from memory needs no room for it.
-        Box::pin(self.look(&request, &path, known)).await
+        // Boxed, so that a cache hit does not pay for the size of this future.
+        Box::pin(self.answer_from_disk(&request, &path, known)).await
     }
 }
 
@@ -264,15 +270,15 @@ impl fmt::Debug for Files {
 }
 
 impl Small {
-    /// Reads the file called `name` whole; none if it is large, or changes all the time, or all
-    /// memory is in use.
+    /// Reads the whole file called `name`. `None` if it is too large, if it changes with every
+    /// read, or if the memory limit is reached.
     async fn read(name: &[u8], file: &File, memory: &AnswerMemory) -> io::Result<Option<Self>> {
         let mut metadata = *file.metadata();
         for reads_left in (0..READS_MAX).rev() {
             if metadata.len() > SMALL_BYTES_MAX || memory.is_full() {
                 break;
             }
-            let len = usize::try_from(metadata.len()).expect("a small file");
+            let len = usize::try_from(metadata.len()).expect("the file is small");
             let share = memory.share(len);
             let content = file.read_vec(0, len).await?;
             let before = std::mem::replace(&mut metadata, file.metadata_now()?);
@@ -287,9 +293,10 @@ impl Small {
         Ok(None)
     }
 
-    /// Whether it is to be served still: its file is as it was, or cannot be looked at, for then
-    /// what was there half a second ago is better than nothing.
-    fn holds(&self, opened: &io::Result<Entry>) -> bool {
+    /// Whether this cached file may still be served, after its path was `opened` again: the file is
+    /// unchanged, or could not be opened for lack of resources. Old content is then better than an
+    /// error.
+    fn is_current(&self, opened: &io::Result<Entry>) -> bool {
         match opened {
             Ok(Entry::File(file)) => *file.metadata() == self.facts.metadata,
             Ok(_) => false,
@@ -298,13 +305,13 @@ impl Small {
     }
 
     #[inline]
-    fn answer(&self, request: &Request) -> Response {
-        answer(request, &self.facts, self.content.clone())
+    fn respond(&self, request: &Request) -> Response {
+        respond(request, &self.facts, self.content.clone())
     }
 }
 
 impl Content {
-    /// Its length in bytes.
+    /// The length of the content in bytes.
     fn len(&self) -> u64 {
         match self {
             Self::Memory(bytes) => bytes.len() as u64,
@@ -313,11 +320,11 @@ impl Content {
         }
     }
 
-    /// A part of it, which it has.
+    /// A body of the bytes in `part`, which must lie within the content.
     fn part(self, part: Range<u64>) -> Body {
         match self {
             Self::Memory(bytes) => {
-                let at = |offset| usize::try_from(offset).expect("an offset in memory");
+                let at = |offset| usize::try_from(offset).expect("the offset is in memory");
                 bytes.slice(at(part.start)..at(part.end)).into()
             }
             Self::Kept(kept) => Body::kept(kept.part(part)),
@@ -326,8 +333,8 @@ impl Content {
     }
 }
 
-/// The answer to a request for a file that is there.
-fn answer(request: &Request, facts: &Facts, content: Content) -> Response {
+/// The response to a request for an existing file: evaluates preconditions and the range.
+fn respond(request: &Request, facts: &Facts, content: Content) -> Response {
     let length = content.len();
     let requested = if has_conditions(request.headers()) {
         match facts
@@ -336,7 +343,7 @@ fn answer(request: &Request, facts: &Facts, content: Content) -> Response {
         {
             Outcome::Proceed => requested(request, facts, length),
             Outcome::NotModified => return not_modified(facts),
-            Outcome::Failed => return refusal(StatusCode::PRECONDITION_FAILED),
+            Outcome::Failed => return status_response(StatusCode::PRECONDITION_FAILED),
         }
     } else {
         Requested::Whole
@@ -352,12 +359,13 @@ fn answer(request: &Request, facts: &Facts, content: Content) -> Response {
         }
         Requested::Unsatisfiable => {
             let (name, value) = content_range(None, length);
-            refusal(StatusCode::RANGE_NOT_SATISFIABLE).with_header(name, value)
+            status_response(StatusCode::RANGE_NOT_SATISFIABLE).with_header(name, value)
         }
     }
 }
 
-/// Whether an answer depends on more than the path: all such fields begin alike.
+/// Whether the request may have preconditions or a range. The names of all such fields begin with
+/// `If-` or `Range`.
 fn has_conditions(mut fields: Fields<'_>) -> bool {
     fields.any(|(name, _)| {
         let begins = |with: &[u8]| {
@@ -368,7 +376,7 @@ fn has_conditions(mut fields: Fields<'_>) -> bool {
     })
 }
 
-/// What is to be sent of `length` bytes. Ranges are GET's alone (RFC 9110 §14.2).
+/// The range to send of a content of `length` bytes. Only a GET can have one (RFC 9110 §14.2).
 fn requested(request: &Request, facts: &Facts, length: u64) -> Requested {
     let fields = request.headers();
     let mut ranges = fields.get_all("range");
@@ -383,7 +391,7 @@ fn requested(request: &Request, facts: &Facts, length: u64) -> Requested {
     }
 }
 
-/// A response with nothing but the validators of what it is about.
+/// A 304 response with the file's validators.
 fn not_modified(facts: &Facts) -> Response {
     Response::new(StatusCode::NOT_MODIFIED)
         .with_header(ETAG, facts.etag.clone())
@@ -392,35 +400,41 @@ fn not_modified(facts: &Facts) -> Response {
 
 fn content_range(part: Option<Range<u64>>, length: u64) -> (HeaderName, HeaderValue) {
     let text = ContentRange { part, length }.to_string();
-    (CONTENT_RANGE, HeaderValue::try_from(text).expect("digits"))
+    (
+        CONTENT_RANGE,
+        HeaderValue::try_from(text).expect("digits are valid in a field"),
+    )
 }
 
-/// To the same place with a slash at its end.
+/// Redirects to the same path with a slash at its end.
 fn redirect(request: &Request) -> Response {
     match HeaderValue::try_from(with_slash(request.path(), request.query())) {
-        Ok(location) => refusal(StatusCode::MOVED_PERMANENTLY).with_header(LOCATION, location),
-        Err(_) => refusal(StatusCode::NOT_FOUND),
+        Ok(location) => {
+            status_response(StatusCode::MOVED_PERMANENTLY).with_header(LOCATION, location)
+        }
+        Err(_) => status_response(StatusCode::NOT_FOUND),
     }
 }
 
-/// The answer where a file cannot be had.
-fn refusal_of(error: &io::Error) -> Response {
+/// The response if a file cannot be opened or read.
+fn error_response(error: &io::Error) -> Response {
     match Obstacle::of(error) {
-        Obstacle::NotFound => refusal(StatusCode::NOT_FOUND),
-        Obstacle::Exhausted => refusal(StatusCode::SERVICE_UNAVAILABLE)
+        Obstacle::NotFound => status_response(StatusCode::NOT_FOUND),
+        Obstacle::Exhausted => status_response(StatusCode::SERVICE_UNAVAILABLE)
             .with_header(RETRY_AFTER, HeaderValue::from_static("1")),
-        Obstacle::Forbidden => refusal(StatusCode::FORBIDDEN),
-        Obstacle::Broken => refusal(StatusCode::INTERNAL_SERVER_ERROR),
+        Obstacle::Forbidden => status_response(StatusCode::FORBIDDEN),
+        Obstacle::Broken => status_response(StatusCode::INTERNAL_SERVER_ERROR),
     }
 }
 
-/// An answer that has nothing to show but its status.
-fn refusal(status: StatusCode) -> Response {
+/// A response that shows only its status.
+fn status_response(status: StatusCode) -> Response {
     let reason = status.canonical_reason().unwrap_or_default();
     Response::html(format!("<h1>{reason}</h1>")).with_status(status)
 }
 
-/// Whether it has not been changed just now. A time that is yet to come is none at which it was.
+/// Whether the mtime is at least [`QUIET_MS`] old. An mtime in the future counts as old, because no
+/// recent write has set it.
 fn is_quiet(metadata: &Metadata) -> bool {
     let age = SystemTime::now().duration_since(metadata.modified());
     age.map_or(true, |age| age >= Duration::from_millis(QUIET_MS))

@@ -1,29 +1,29 @@
-//! From a request's path to a path beneath the root. It refuses to know what is there: links, and
-//! whatever else a path means to the kernel, are the root's concern.
+//! Converts a request's path into a path beneath the root. It does not access the file system:
+//! symlinks are left to [`Root`](crate::fs::Root).
 //!
-//! What leads nowhere, and so is 404:
-//! - an escape that is none, and the escapes of NUL and of `/`: no name has these bytes;
-//! - every name that begins with a dot, and so `.` and `..`, however they are spelled. They are
-//!   hidden. Only `/.well-known/` is there to be found (RFC 8615).
+//! These paths are rejected, and the client gets 404:
+//! - paths with a malformed percent-escape, or with an escaped NUL or `/`, which no file name has;
+//! - paths with a name that begins with a dot, which includes `.` and `..`, escaped or not. The one
+//!   exception is `/.well-known` (RFC 8615).
 //!
-//! Escapes are decoded once: a `%` that comes of it is a `%`. Names are bytes; what is no UTF-8
-//! names a file only if there is one with that very name. Slashes that follow each other count as
-//! one, as nginx has it. A backslash is a letter like others.
+//! Escapes are decoded once: if that yields a `%`, it stays a `%`. Names are bytes and need not be
+//! UTF-8. Consecutive slashes count as one, as in nginx. A backslash has no special meaning.
 
 use std::borrow::Cow;
 
 use percent_encoding::percent_decode;
 
-/// The one name with a dot that is not hidden, at the top.
+/// The only name with a leading dot that is allowed, and only as the first one of a path.
 const WELL_KNOWN: &[u8] = b".well-known";
 
-/// A path beneath the root. It has no `.`, `..`, empty or hidden name and no slash at its start;
-/// it is empty or ends with a slash if it can only name a directory.
+/// A path relative to the root. It has no leading slash and no empty name, and no name with a
+/// leading dot except for `.well-known`. If it can name only a directory, it is empty or ends with
+/// a slash.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Relative<'a>(Cow<'a, [u8]>);
 
 impl<'a> Relative<'a> {
-    /// Reads the path of a request, as received; none if it leads nowhere.
+    /// Converts the path of a request, as received; `None` if the path is rejected.
     pub fn read(path: &'a [u8]) -> Option<Self> {
         if is_plain(path) {
             return Some(Self(Cow::Borrowed(&path[1..])));
@@ -58,12 +58,12 @@ impl<'a> Relative<'a> {
         &self.0
     }
 
-    /// Whether it can only name a directory.
+    /// Whether the path can name only a directory.
     pub fn is_directory(&self) -> bool {
         matches!(*self.0, [] | [.., b'/'])
     }
 
-    /// Where the file is that it stands for.
+    /// The file to serve for this path: for a directory, its `index.html`.
     pub fn file(&self) -> Cow<'_, [u8]> {
         if self.is_directory() {
             Cow::Owned([&*self.0, b"index.html"].concat())
@@ -73,9 +73,9 @@ impl<'a> Relative<'a> {
     }
 }
 
-/// Where a directory is, seen from `path`, which names it without a slash at its end. It is a
-/// relative reference that begins with a dot, so that nothing in it can be taken for another host
-/// or another scheme (RFC 3986 §4.2).
+/// The Location that redirects from `path`, which names a directory, to the same path with a slash
+/// at its end. It is a relative reference that begins with `./`, so a client cannot take any path
+/// for another host or scheme (RFC 3986 §4.2).
 pub fn with_slash(path: &str, query: Option<&str>) -> String {
     let name = path.rsplit('/').next().unwrap_or_default();
     match query {
@@ -84,7 +84,8 @@ pub fn with_slash(path: &str, query: Option<&str>) -> String {
     }
 }
 
-/// Whether there is nothing in it to be decoded, merged or hidden, as in most.
+/// Whether the path has no escape, no consecutive slashes and no name with a leading dot. Most
+/// paths are plain, and need no copy.
 fn is_plain(path: &[u8]) -> bool {
     let (is_plain, _) = path.iter().fold((true, b' '), |(is_plain, before), &byte| {
         let is_odd = byte == b'%' || (before == b'/' && matches!(byte, b'/' | b'.'));
@@ -93,7 +94,7 @@ fn is_plain(path: &[u8]) -> bool {
     path.starts_with(b"/") && is_plain
 }
 
-/// Whether every `%` begins an escape, and none is of a byte that no name has.
+/// Whether every `%` begins an escape, and none is an escape of NUL or `/`.
 fn has_good_escapes(path: &[u8]) -> bool {
     let mut parts = path.split(|&byte| byte == b'%');
     parts.next();
@@ -113,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_lead_beneath_the_root() {
+    fn valid_paths_are_converted() {
         let check = |path: &str, expected: &[u8], file: &[u8]| {
             let relative = Relative::read(path.as_bytes()).expect(path);
             assert_eq!(relative.as_bytes(), expected, "{path}");
@@ -130,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_but_a_normal_path_leads_anywhere() {
+    fn malformed_and_escaping_paths_are_rejected() {
         for path in [
             "",
             "*",
@@ -167,18 +168,18 @@ mod tests {
 
     #[test]
     fn escapes_are_decoded_once() {
-        assert_eq!(read("/%252e%252e/a").expect("a name"), b"%2e%2e/a");
-        assert_eq!(read("/%2525").expect("a name"), b"%25");
-        assert_eq!(read("/%2500").expect("a name"), b"%00");
-        // Overlong forms of `.` and `/` are bytes, and no UTF-8.
+        assert_eq!(read("/%252e%252e/a").expect("a valid path"), b"%2e%2e/a");
+        assert_eq!(read("/%2525").expect("a valid path"), b"%25");
+        assert_eq!(read("/%2500").expect("a valid path"), b"%00");
+        // Overlong UTF-8 forms of `.` and `/` stay bytes without a meaning.
         assert_eq!(
-            read("/%c0%ae%c0%ae%c0%af").expect("a name"),
+            read("/%c0%ae%c0%ae%c0%af").expect("a valid path"),
             b"\xc0\xae\xc0\xae\xc0\xaf"
         );
     }
 
     #[test]
-    fn names_with_a_dot_are_hidden_but_for_one() {
+    fn names_with_a_leading_dot_are_rejected_except_well_known() {
         for path in [
             "/.git/config",
             "/a/.env",
@@ -188,18 +189,27 @@ mod tests {
         ] {
             assert_eq!(read(path), None, "{path}");
         }
-        assert_eq!(read("/.well-known/a").expect("a name"), b".well-known/a");
-        assert_eq!(read("/%2ewell-known/a").expect("a name"), b".well-known/a");
-        assert_eq!(read("/.well-known").expect("a name"), b".well-known");
+        assert_eq!(
+            read("/.well-known/a").expect("a valid path"),
+            b".well-known/a"
+        );
+        assert_eq!(
+            read("/%2ewell-known/a").expect("a valid path"),
+            b".well-known/a"
+        );
+        assert_eq!(read("/.well-known").expect("a valid path"), b".well-known");
         assert_eq!(read("/.well-known/.a"), None);
     }
 
     #[test]
-    fn slashes_are_merged() {
-        assert_eq!(read("//a///b//").expect("a path"), b"a/b/");
-        assert_eq!(read("///").expect("a path"), b"");
-        assert_eq!(read("//evil.example").expect("a path"), b"evil.example");
-        assert_eq!(read("/%20//b").expect("a path"), b" /b");
+    fn consecutive_slashes_are_merged() {
+        assert_eq!(read("//a///b//").expect("a valid path"), b"a/b/");
+        assert_eq!(read("///").expect("a valid path"), b"");
+        assert_eq!(
+            read("//evil.example").expect("a valid path"),
+            b"evil.example"
+        );
+        assert_eq!(read("/%20//b").expect("a valid path"), b" /b");
     }
 
     #[test]
@@ -213,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn directories_are_pointed_to_from_where_they_are() {
+    fn redirects_to_directories_are_relative() {
         let check = |path, query, expected| assert_eq!(with_slash(path, query), expected, "{path}");
         check("/a", None, "./a/");
         check("/a/b%20c", Some("x=//y"), "./b%20c/?x=//y");

@@ -1,4 +1,4 @@
-//! A service of services, which are found by path and method.
+//! A service that passes each request on to another service, by path and method.
 
 use std::fmt;
 use std::pin::Pin;
@@ -11,21 +11,23 @@ use percent_encoding::percent_decode_str;
 use super::{Request, Response, Service};
 use crate::buf::PoolBox;
 
-/// Finds the service of a request by its path and method.
+/// A service that finds another service for each request, by path and method.
 ///
-/// A route is a path in which `{name}` stands for one segment and `{*rest}`, at its end, for all
-/// that follows; the service has their decoded values by [`Request::param`]. A path without such a
-/// part is preferred to one with it. No part is empty, and paths are compared as they are received:
-/// `/a%62` is not `/ab`.
+/// A route is a path. In it, `{name}` matches one segment or a part of one, and `{*rest}` at the
+/// end matches everything that follows. Neither matches an empty string. The service reads the
+/// decoded values with [`Request::param`]. A literal segment takes precedence over a parameter.
+/// Routes are compared with the path as received: `/a%62` does not match `/ab`.
 ///
-/// The service of a route is an async function that returns a [`Response`], or something a response
-/// can be made of: a `StatusCode`, or a `Result` of two such types, so that `?` ends it with a
-/// response. Other services, [`Files`](crate::Files) for one, are nested.
+/// A route's service is an async function. It returns a [`Response`] or a type that converts into
+/// one, such as a `StatusCode`, or a `Result` of two such types, so that `?` returns an error
+/// response. Other services, for example [`Files`](crate::Files), are added with [`Router::nest`]
+/// or [`Router::fallback`].
 ///
-/// A path without a route is answered with 404, or by [`Router::fallback`]; a method that a path
-/// does not have, with 405. HEAD is answered by the service for GET, whose content is not sent, and
-/// OPTIONS with the methods that there are, unless there is a service for it. State that services
-/// share belongs to their worker: it needs an `Rc` and no lock.
+/// If no route matches the path, the client gets 404 or the response of [`Router::fallback`]. If
+/// the route has no service for the method, the client gets 405. The service for GET also answers
+/// HEAD; the server then omits the content. OPTIONS is answered with the list of methods, unless
+/// the route has a service for it. All services run on the same worker, so they can share state in
+/// an `Rc` without a lock.
 ///
 /// ```
 /// use std::cell::Cell;
@@ -52,28 +54,29 @@ use crate::buf::PoolBox;
 /// ```
 #[derive(Default)]
 pub struct Router {
-    /// For each path its place among the routes.
+    /// The index in `routes` for each path.
     paths: matchit::Router<usize>,
     routes: Vec<Route>,
     fallback: Option<Box<dyn AnyService>>,
 }
 
-/// A path, and what answers there.
+/// A path and its services.
 struct Route {
     path: Box<str>,
-    /// Those of its parts, in order, that the service is told.
+    /// The names of its parameters, in order, without the rest of a nested path.
     names: Vec<Rc<str>>,
     services: Services,
 }
 
 enum Services {
     ByMethod(Vec<(Method, Box<dyn AnyService>)>),
-    /// For all methods; to be asked for the rest of the path.
+    /// One service for all methods, which gets the rest of the path.
     Nested(Rc<dyn AnyService>),
 }
 
-/// A function that returns something a response can be made of. As a [`Service`] of its own each
-/// would be polled through one more future, also where it returns a response.
+/// Makes a [`Service`] of a function whose result converts into a response. `Service` itself is
+/// implemented only for functions that return a [`Response`], because the conversion costs one more
+/// future per call.
 struct Function<F>(F);
 
 impl<F, R> Service for Function<F>
@@ -86,27 +89,27 @@ where
     }
 }
 
-/// A service whose type is forgotten. The future is in a block of the request's pool.
+/// [`Service`] as a trait object. The future is allocated in a block of the request's pool.
 trait AnyService {
-    fn answer(&self, request: Request) -> Answering<'_>;
+    fn respond(&self, request: Request) -> ResponseFuture<'_>;
 }
 
-type Answering<'s> = Pin<PoolBox<dyn Future<Output = Response> + 's>>;
+type ResponseFuture<'s> = Pin<PoolBox<dyn Future<Output = Response> + 's>>;
 
 impl<S: Service> AnyService for S {
-    fn answer(&self, request: Request) -> Answering<'_> {
+    fn respond(&self, request: Request) -> ResponseFuture<'_> {
         PoolBox::pin_future(&request.pool(), || self.call(request))
     }
 }
 
 impl Router {
-    /// A router without routes.
+    /// Makes a router without routes.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The same router with a service for GET, and so for HEAD, of `path`.
+    /// Adds a service for GET of `path`. It also answers HEAD, unless the route has one for HEAD.
     ///
     /// # Panics
     /// As [`Router::route`].
@@ -118,7 +121,7 @@ impl Router {
         self.route(Method::GET, path, service)
     }
 
-    /// The same router with a service for POST of `path`.
+    /// Adds a service for POST of `path`.
     ///
     /// # Panics
     /// As [`Router::route`].
@@ -130,7 +133,7 @@ impl Router {
         self.route(Method::POST, path, service)
     }
 
-    /// The same router with a service for PUT of `path`.
+    /// Adds a service for PUT of `path`.
     ///
     /// # Panics
     /// As [`Router::route`].
@@ -142,7 +145,7 @@ impl Router {
         self.route(Method::PUT, path, service)
     }
 
-    /// The same router with a service for PATCH of `path`.
+    /// Adds a service for PATCH of `path`.
     ///
     /// # Panics
     /// As [`Router::route`].
@@ -154,7 +157,7 @@ impl Router {
         self.route(Method::PATCH, path, service)
     }
 
-    /// The same router with a service for DELETE of `path`.
+    /// Adds a service for DELETE of `path`.
     ///
     /// # Panics
     /// As [`Router::route`].
@@ -166,11 +169,11 @@ impl Router {
         self.route(Method::DELETE, path, service)
     }
 
-    /// The same router with a service for `method` of `path`.
+    /// Adds a service for `method` of `path`.
     ///
     /// # Panics
-    /// When `path` does not begin with a slash, has a malformed `{…}`, or stands for the same paths
-    /// as another one; when it has a service for that method.
+    /// If `path` does not begin with a slash, has a malformed `{…}` or matches the same paths as
+    /// another route, or if the route already has a service for `method`.
     #[must_use]
     pub fn route<R>(
         mut self,
@@ -190,23 +193,33 @@ impl Router {
             Services::ByMethod(services) if find(services, &method).is_none() => {
                 services.push((method, Box::new(Function(service))));
             }
-            _ => panic!("two services for {method} {path}"),
+            _ => panic!("{method} {path} already has a service"),
         }
         self
     }
 
-    /// The same router with a service, which may be another router, for `prefix` and all paths
-    /// beneath it, whatever the method. To this service the path is what follows the prefix; for
-    /// the prefix itself it is `/`.
+    /// Adds a service, which may be another router, for `prefix` and all paths beneath it, with any
+    /// method. [`Request::path`] then returns the path without the prefix, or `/` for the prefix
+    /// itself.
+    ///
+    /// ```
+    /// use coring::{Files, Request, Response, Router, fs::Root};
+    ///
+    /// fn router(root: Root) -> Router {
+    ///     Router::new()
+    ///         .get("/", async |_: Request| Response::text("hello"))
+    ///         .nest("/static", Files::new(root))
+    /// }
+    /// ```
     ///
     /// # Panics
-    /// As [`Router::route`]; when `prefix` ends in a slash. For all paths, see
-    /// [`Router::fallback`].
+    /// As [`Router::route`], and if `prefix` ends with a slash. For a service that answers all
+    /// other paths, see [`Router::fallback`].
     #[must_use]
     pub fn nest(mut self, prefix: &str, service: impl Service + 'static) -> Self {
         assert!(
             !prefix.ends_with('/'),
-            "a prefix without a slash at its end, not {prefix:?}"
+            "the prefix {prefix:?} must not end with a slash"
         );
         let service: Rc<dyn AnyService> = Rc::new(service);
         for rest in ["", "/", "/{*rest}"] {
@@ -218,24 +231,25 @@ impl Router {
         self
     }
 
-    /// The same router with a service for paths that have no route.
+    /// Sets the service for paths that match no route.
     #[must_use]
     pub fn fallback(mut self, service: impl Service + 'static) -> Self {
         self.fallback = Some(Box::new(service));
         self
     }
 
+    /// Adds a route, and returns its services.
     fn add(&mut self, path: &str, services: Services) -> &mut Services {
         assert!(
             path.starts_with('/'),
-            "a path that begins with a slash, not {path:?}"
+            "the path {path:?} must begin with a slash"
         );
         if let Err(error) = self.paths.insert(path, self.routes.len()) {
-            panic!("the route {path}: {error}");
+            panic!("cannot add the route {path}: {error}");
         }
         let mut names: Vec<Rc<str>> = names(path).map(Rc::from).collect();
         if matches!(services, Services::Nested(_)) && path.ends_with("{*rest}") {
-            // The rest is the nested service's path.
+            // The rest becomes the nested service's path, not a parameter.
             names.pop();
         }
         let path = path.into();
@@ -246,10 +260,11 @@ impl Router {
         };
         self.routes.push(route);
         let last = self.routes.last_mut();
-        &mut last.expect("it was pushed").services
+        &mut last.expect("a route was pushed").services
     }
 
-    /// The service that answers `request`, which is prepared for it.
+    /// Finds the service for `request`, and gives the request its parameters and the service's
+    /// path.
     fn find(&self, request: &mut Request) -> Result<&dyn AnyService, Refusal> {
         let path = request.path();
         let Ok(found) = self.paths.at(path) else {
@@ -283,13 +298,13 @@ impl Router {
 impl Service for Router {
     async fn call(&self, mut request: Request) -> Response {
         match self.find(&mut request) {
-            Ok(service) => service.answer(request).await,
+            Ok(service) => service.respond(request).await,
             Err(refusal) => refusal.into(),
         }
     }
 }
 
-/// The names in `{name}` and `{*name}` of `path`, in which doubled braces stand for themselves.
+/// The names of the parameters `{name}` and `{*name}` in `path`. Doubled braces are literal ones.
 fn names(path: &str) -> impl Iterator<Item = String> {
     let path = path.replace("{{", "").replace("}}", "");
     let parts: Vec<String> = path
@@ -303,13 +318,14 @@ fn names(path: &str) -> impl Iterator<Item = String> {
 
 type ByMethod = [(Method, Box<dyn AnyService>)];
 
+/// The service for exactly this method.
 fn find<'s>(services: &'s ByMethod, method: &Method) -> Option<&'s dyn AnyService> {
     let mut services = services.iter();
     let (_, service) = services.find(|(other, _)| other == method)?;
     Some(&**service)
 }
 
-/// The service for `method`, if the path has one.
+/// The service for `method`, where GET's also answers HEAD; else the refusal.
 fn by_method<'s>(services: &'s ByMethod, method: &Method) -> Result<&'s dyn AnyService, Refusal> {
     let found = match (find(services, method), method) {
         (None, &Method::HEAD) => find(services, &Method::GET),
@@ -324,7 +340,7 @@ fn by_method<'s>(services: &'s ByMethod, method: &Method) -> Result<&'s dyn AnyS
     })
 }
 
-/// All methods that are answered where there are these services.
+/// The Allow field of a path with these services.
 fn allow(services: &ByMethod) -> HeaderValue {
     let mut methods: Vec<&str> = services.iter().map(|(method, _)| method.as_str()).collect();
     for (implied, is_implied) in [("HEAD", methods.contains(&"GET")), ("OPTIONS", true)] {
@@ -335,7 +351,7 @@ fn allow(services: &ByMethod) -> HeaderValue {
     HeaderValue::try_from(methods.join(", ")).expect("methods are tokens")
 }
 
-/// How a request is answered that no service is asked.
+/// The router's own response, if no service is found.
 struct Refusal {
     status: StatusCode,
     allow: Option<HeaderValue>,

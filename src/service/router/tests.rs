@@ -1,10 +1,10 @@
-//! What a router answers, by itself and through its services; no server takes part.
+//! Tests of the router's own responses and of those of its services, without a server.
 
 use std::cell::Cell;
 
 use super::*;
 
-/// Tells what it was asked, by itself.
+/// A service that responds with the method, path and parameters it got.
 async fn echo(request: Request) -> Response {
     let params: Vec<_> = ["a", "b", "rest"]
         .iter()
@@ -14,7 +14,7 @@ async fn echo(request: Request) -> Response {
     Response::text(format!("{method} {path} {}", params.join(" ")))
 }
 
-/// The status of the answer, its Allow, and its content.
+/// Calls the router; returns the response's status, Allow field and content.
 async fn ask(router: &Router, method: &str, uri: &str) -> (u16, String, String) {
     let request = Request::builder().method(method).uri(uri).body("");
     let mut response = router.call(request.unwrap()).await;
@@ -76,7 +76,7 @@ fn a_service_is_found_by_path_and_method() {
 }
 
 #[test]
-fn the_methods_that_there_are_are_told() {
+fn options_and_405_list_the_methods_of_the_path() {
     crate::run(async {
         let router = Router::new()
             .get("/x", echo)
@@ -101,7 +101,7 @@ fn the_methods_that_there_are_are_told() {
 }
 
 #[test]
-fn params_are_decoded_and_must_be_text() {
+fn parameters_are_decoded_and_must_be_utf_8() {
     let router = Router::new().get("/{a}", echo).get("/{a}/x/{*rest}", echo);
     check(
         router,
@@ -119,7 +119,7 @@ fn params_are_decoded_and_must_be_text() {
 }
 
 #[test]
-fn a_nested_service_is_asked_for_the_rest_of_the_path() {
+fn a_nested_service_gets_the_rest_of_the_path() {
     let inner = Router::new().get("/", echo).get("/{b}", echo);
     let router = Router::new()
         .nest("/in/{a}", inner)
@@ -146,7 +146,7 @@ fn a_nested_service_is_asked_for_the_rest_of_the_path() {
 }
 
 #[test]
-fn a_service_may_wait_and_owns_its_state() {
+fn a_service_may_wait_and_the_router_drops_its_state() {
     let count = Rc::new(Cell::new(0));
     let counter = count.clone();
     let router = Router::new().get("/", async move |_: Request| {
@@ -164,7 +164,7 @@ fn a_service_may_wait_and_owns_its_state() {
 }
 
 #[test]
-fn routes_that_contradict_each_other_are_refused() {
+fn invalid_and_conflicting_routes_panic() {
     let refused = |make: fn() -> Router| std::panic::catch_unwind(make).is_err();
     assert!(refused(|| Router::new().get("/a", echo).get("/a", echo)));
     assert!(refused(|| Router::new()
