@@ -1,5 +1,5 @@
-//! Handles: a coroutine waits for the kernel through one of these. There is one type per operation,
-//! for both engines.
+//! The handles through which coroutines wait for the kernel: one type per operation, for both
+//! engines.
 //!
 //! A handle holds the id of an operation. Dropping the handle leaves the operation to the engine,
 //! with everything that the kernel may still use. A handle panics when it is used outside the run

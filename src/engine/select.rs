@@ -15,7 +15,7 @@ pub enum EngineChoice {
     /// io_uring if it works here, else epoll.
     #[default]
     Auto,
-    /// io_uring. If it does not work here, the server does not start.
+    /// io_uring; an error if it does not work here.
     Uring,
     /// epoll.
     Epoll,
@@ -110,6 +110,11 @@ fn cure(errno: Errno) -> String {
 
 impl EngineChoice {
     /// Tries which engine works here, as a server does when it starts.
+    ///
+    /// ```
+    /// let engine = coring::EngineChoice::Auto.probe().expect("an engine");
+    /// println!("{engine}"); // for example: io_uring (feature level: Linux 6.6)
+    /// ```
     ///
     /// # Errors
     /// If the requested engine does not work here, with the reason.

@@ -19,6 +19,11 @@ pub fn block_write_signals() {
 /// afterwards. A process inherits blocked signals from the one that started it (execve(2)). A
 /// signal that arrived while it was blocked is delivered now. Numbers that are not signals are
 /// ignored.
+///
+/// ```
+/// const SIGTERM: i32 = 15;
+/// coring::unblock_signals(&[SIGTERM]);
+/// ```
 pub fn unblock_signals(signals: &[i32]) {
     change_mask(libc::SIG_UNBLOCK, signals);
 }

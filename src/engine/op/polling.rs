@@ -11,6 +11,14 @@ use crate::engine::descriptor::Descriptor;
 use crate::engine::uring::{Cqe, Sqe};
 
 /// A set of events that poll(2) reports for a descriptor. Combine sets with `|`.
+///
+/// ```
+/// use coring::net::Events;
+///
+/// let events = Events::READABLE | Events::WRITABLE;
+/// assert!(events.contains(Events::READABLE));
+/// assert!(!events.intersects(Events::HUNG_UP));
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Events(u32);
 

@@ -51,10 +51,10 @@ pub(in crate::engine) struct Recv {
     more: Option<Box<VecDeque<Chunk>>>,
     /// How the stream ended. The queued chunks come before that.
     pub(in crate::engine) end: Option<StreamEnd>,
-    /// The last chunk filled its buffer while receives take turns, so the socket may have more: the
-    /// rest of the turn is [`Recv::receive_directly`].
+    /// The last chunk filled its buffer while receives take turns, so the socket may have more.
+    /// [`Recv::receive_directly`] then receives the rest of the turn.
     pub(in crate::engine) may_have_more: bool,
-    /// It is queued for a provided buffer, and is submitted when its turn comes.
+    /// Queued for a provided buffer, and submitted when its turn comes.
     pub(in crate::engine) is_queued: bool,
     /// The poll that reports a disconnecting peer, once one was needed.
     pub(in crate::engine) hangup: Option<OpId>,

@@ -203,7 +203,7 @@ impl Uring {
     }
 
     /// The outcome of a send. This call removes the operation from the table. A send that has sent
-    /// everything is removed before.
+    /// everything was removed earlier.
     #[inline]
     pub(in crate::engine) fn poll_send(
         &self,
@@ -413,7 +413,8 @@ impl Uring {
             Op::Send(send) => send.complete(cqe, entry.cancelled, &self.metrics),
         };
         let waker = match after {
-            // The usual end of a request: the bytes that were sent are a block of ours.
+            // The usual end of a request: only a block of ours was sent, so that it can be dropped
+            // in place.
             After::Forget if !orphaned && entry.op.is_plain() => {
                 let waker = entry.waker.take();
                 table.drop_in_place(id);
