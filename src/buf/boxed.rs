@@ -1,4 +1,4 @@
-//! A box in a block: what lives briefly need not go to the allocator.
+//! A box in a pool block, so that short-lived values do not need the allocator.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -10,30 +10,31 @@ use std::ptr::NonNull;
 use super::chunk::Block;
 use super::pool::{BLOCK_BYTES, Pool, pool_of};
 
-/// A value in a block of the pool, or on the heap when it does not fit into one.
+/// A value in a block of a pool, or on the heap if it does not fit into a block.
 pub struct PoolBox<T: ?Sized> {
     value: NonNull<T>,
     _owns: PhantomData<T>,
 }
 
-/// Whether a value of this size and alignment is in a block.
+/// Whether a value of this size and alignment, both in bytes, is stored in a block.
 const fn fits_in_block(size: usize, alignment: usize) -> bool {
     size <= BLOCK_BYTES && alignment <= BLOCK_BYTES
 }
 
 impl<T> PoolBox<T> {
-    /// Takes a block of `pool` and has the value made in it: what is made elsewhere first would
-    /// have to be moved, and the future of a service may be large.
+    /// Takes a block of `pool` and stores the result of `make` there, or on the heap if it does not
+    /// fit. `make` builds the value in place: otherwise it would have to be moved, and the future
+    /// of a service may be large.
     #[inline(always)]
     pub fn new(pool: &Pool, make: impl FnOnce() -> T) -> Self {
         let value = if const { fits_in_block(size_of::<T>(), align_of::<T>()) } {
             let block = pool.take();
-            let place = block.as_ptr().cast::<T>();
-            // SAFETY: the block is large enough, aligned to its size, and held by us alone.
-            unsafe { place.write(make()) };
+            let start = block.as_ptr().cast::<T>();
+            // SAFETY: the block is large enough and aligned to its size, and only we hold it.
+            unsafe { start.write(make()) };
             std::mem::forget(block);
             // SAFETY: a block's address is not null.
-            unsafe { NonNull::new_unchecked(place) }
+            unsafe { NonNull::new_unchecked(start) }
         } else {
             NonNull::from(Box::leak(Box::new(make())))
         };
@@ -43,15 +44,15 @@ impl<T> PoolBox<T> {
         }
     }
 
-    /// As [`PoolBox::new`], for a value that must not be moved any more.
+    /// Like [`PoolBox::new`], for a value that must not be moved afterwards.
     #[inline(always)]
     pub fn pin(pool: &Pool, make: impl FnOnce() -> T) -> Pin<Self> {
-        // SAFETY: the value stays at its place until it is dropped there: neither the block nor
-        // the box is ever moved out of.
+        // SAFETY: the value stays where it is until it is dropped there: nothing moves it out of
+        // the block or the heap allocation.
         unsafe { Pin::new_unchecked(Self::new(pool, make)) }
     }
 
-    /// The pool that the value's block is from.
+    /// The pool of the value's block. It does not compile for a `T` that does not fit into a block.
     pub fn pool(&self) -> Pool {
         const { assert!(fits_in_block(size_of::<T>(), align_of::<T>())) };
         pool_of(self.value.cast())
@@ -59,7 +60,7 @@ impl<T> PoolBox<T> {
 }
 
 impl<'f, T> PoolBox<dyn Future<Output = T> + 'f> {
-    /// As [`PoolBox::pin`], for a future of any type.
+    /// Like [`PoolBox::pin`], for a future of any type.
     pub fn pin_future<F>(pool: &Pool, make: impl FnOnce() -> F) -> Pin<Self>
     where
         F: Future<Output = T> + 'f,
@@ -69,7 +70,7 @@ impl<'f, T> PoolBox<dyn Future<Output = T> + 'f> {
             value: future.value,
             _owns: PhantomData,
         };
-        // SAFETY: as for `pin`: only the type is forgotten.
+        // SAFETY: as in `pin`. Only the type is erased; the value is not moved.
         unsafe { Pin::new_unchecked(erased) }
     }
 }
@@ -95,8 +96,9 @@ impl<T: ?Sized> DerefMut for PoolBox<T> {
 impl<T: ?Sized> Drop for PoolBox<T> {
     #[inline]
     fn drop(&mut self) {
+        // The value's size and alignment are those of its concrete type, as in `new`.
         if fits_in_block(size_of_val(&**self), align_of_val(&**self)) {
-            // The block goes back after the value, also when the value's destructor panics.
+            // Returns the block after the value is dropped, even if the value's destructor panics.
             let _block = Block::from_raw(self.value.cast());
             // SAFETY: the value was written by `new` and is dropped once, here.
             unsafe { self.value.drop_in_place() };
@@ -133,16 +135,17 @@ mod tests {
     }
 
     #[test]
-    fn a_future_of_any_type_gives_back_what_it_took() {
+    fn a_future_of_any_type_frees_its_memory() {
         let pool = Pool::new();
         let held = Rc::new(());
         for (size, blocks) in [(1, 1), (BLOCK_BYTES, 0)] {
-            let beside = PoolBox::new(&pool, || ());
+            let neighbour = PoolBox::new(&pool, || ());
             let (small, large) = (held.clone(), held.clone());
             let mut future: Pin<PoolBox<dyn Future<Output = usize>>> = match size {
-                1 => {
-                    PoolBox::pin_future(&beside.pool(), || async move { Rc::strong_count(&small) })
-                }
+                1 => PoolBox::pin_future(
+                    &neighbour.pool(),
+                    || async move { Rc::strong_count(&small) },
+                ),
                 _ => PoolBox::pin_future(&pool, || {
                     let filling = [0_u8; BLOCK_BYTES];
                     async move { Rc::strong_count(&large) + usize::from(filling[7]) }
@@ -167,9 +170,9 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_while_it_is_made_or_dropped_gives_the_block_back() {
-        struct Worse;
-        impl Drop for Worse {
+    fn the_block_is_returned_if_make_or_the_destructor_panics() {
+        struct PanicsOnDrop;
+        impl Drop for PanicsOnDrop {
             fn drop(&mut self) {
                 panic!("planned");
             }
@@ -179,8 +182,8 @@ mod tests {
             PoolBox::<u64>::new(&pool, || panic!("planned"))
         }));
         assert!(made.is_err() && pool.in_use() == 0);
-        let worse = PoolBox::new(&pool, || Worse);
-        assert!(catch_unwind(AssertUnwindSafe(|| drop(worse))).is_err());
+        let value = PoolBox::new(&pool, || PanicsOnDrop);
+        assert!(catch_unwind(AssertUnwindSafe(|| drop(value))).is_err());
         assert_eq!(pool.in_use(), 0);
     }
 }

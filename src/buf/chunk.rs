@@ -1,24 +1,25 @@
-//! A block, and spans of blocks: counted, sliced and shared without copying.
+//! Blocks, and reference-counted spans of blocks, which are sliced and shared without copying.
 
 use std::fmt;
 use std::mem::ManuallyDrop;
 use std::ops::{Deref, Range};
 use std::ptr::NonNull;
 
-use super::pool::{BLOCK_BYTES, count_of, give_back};
+use super::pool::{BLOCK_BYTES, count_of, return_block};
 
-/// A whole block with a single holder: it may be written.
+/// A whole block with a single holder, so it may be written to.
 pub struct Block {
+    /// The first byte of the block.
     start: NonNull<u8>,
 }
 
 impl Block {
-    /// Takes over a block that the pool has just counted as held once.
+    /// Takes over a block whose count of holders is 1.
     pub(super) fn from_raw(start: NonNull<u8>) -> Self {
         Self { start }
     }
 
-    /// The first byte's address; the kernel may be told to fill the block from here.
+    /// The address of the first byte, for operations in which the kernel fills the block.
     pub fn as_ptr(&self) -> *mut u8 {
         self.start.as_ptr()
     }
@@ -26,22 +27,23 @@ impl Block {
     /// All bytes of the block.
     #[inline]
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
-        // SAFETY: the block has one holder, is BLOCK_BYTES long and was zeroed when allocated.
+        // SAFETY: the block has one holder, is BLOCK_BYTES long, and was initialised (zeroed) when
+        // it was allocated.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), BLOCK_BYTES) }
     }
 
     /// Turns the span `range` of the block into a chunk.
     ///
     /// # Panics
-    /// When the range does not lie in the block.
+    /// If the range does not lie within the block.
     #[inline]
     pub fn into_chunk(self, range: Range<usize>) -> Chunk {
         assert!(
             range.start <= range.end && range.end <= BLOCK_BYTES,
-            "a span lies in its block"
+            "the span must lie within its block"
         );
         let block = ManuallyDrop::new(self);
-        // SAFETY: range.start <= BLOCK_BYTES stays in or one past the block.
+        // SAFETY: range.start <= BLOCK_BYTES, so the result is in the block or one past its end.
         let start = unsafe { block.start.add(range.start) };
         Chunk {
             base: block.start,
@@ -55,7 +57,7 @@ impl Drop for Block {
     #[inline]
     fn drop(&mut self) {
         count_of(self.start).set(0);
-        give_back(self.start);
+        return_block(self.start);
     }
 }
 
@@ -65,54 +67,74 @@ impl fmt::Debug for Block {
     }
 }
 
-/// A span of a block: readable bytes that stay where they are as long as the chunk lives.
+/// Received bytes: a read-only, reference-counted span of a memory block.
 ///
-/// Cloning counts another holder; slicing shares. A chunk belongs to its worker's thread.
+/// Cloning and slicing share the block and copy no bytes. The bytes do not move while the chunk
+/// exists. A chunk cannot leave the thread of its worker; `Part::from(chunk).into_bytes()` makes a
+/// copy that can.
+///
+/// ```
+/// use std::io;
+///
+/// use coring::net::TcpStream;
+///
+/// /// Sends a chunk back without its first byte.
+/// async fn echo_rest(stream: &mut TcpStream) -> io::Result<()> {
+///     if let Some(chunk) = stream.read().await? {
+///         stream.write_all(chunk.slice(1..chunk.len())).await?;
+///     }
+///     Ok(())
+/// }
+/// ```
 pub struct Chunk {
+    /// The first byte of the block.
     base: NonNull<u8>,
+    /// The first byte of the span.
     start: NonNull<u8>,
+    /// The length of the span in bytes.
     len: u32,
 }
 
 impl Chunk {
-    /// The part `range` of this chunk, sharing its block.
+    /// The bytes `range` of this chunk, as a chunk that shares its block.
     ///
     /// # Panics
-    /// When the range does not lie in the chunk.
+    /// If the range does not lie within the chunk.
     #[inline]
     pub fn slice(&self, range: Range<usize>) -> Self {
-        let mut part = self.clone();
-        part.truncate(range.end);
-        part.advance(range.start);
-        part
+        let mut slice = self.clone();
+        slice.truncate(range.end);
+        slice.advance(range.start);
+        slice
     }
 
-    /// Leaves out the first `n` bytes.
+    /// Removes the first `n` bytes.
     ///
     /// # Panics
-    /// When the chunk has fewer.
+    /// If the chunk has fewer bytes.
     #[inline]
     pub fn advance(&mut self, n: usize) {
         assert!(n <= self.len(), "cannot advance past the end of a chunk");
-        // SAFETY: n <= len, so the result stays in or one past the block.
+        // SAFETY: n <= len, so the result is in the block or one past its end.
         self.start = unsafe { self.start.add(n) };
         self.len -= length(n);
     }
 
-    /// Keeps the first `len` bytes.
+    /// Keeps only the first `len` bytes.
     ///
     /// # Panics
-    /// When the chunk has fewer.
+    /// If the chunk has fewer bytes.
     #[inline]
     pub fn truncate(&mut self, len: usize) {
         assert!(
             len <= self.len(),
-            "cannot truncate a chunk to more than it has"
+            "cannot truncate a chunk to more bytes than it has"
         );
         self.len = length(len);
     }
 
-    /// Takes all of `bytes` in behind this chunk's end, if its block has room and no other holder.
+    /// Appends all of `bytes` to this chunk if its block has room for them and no other holder.
+    /// Returns whether it did.
     pub(crate) fn absorb(&mut self, bytes: &[u8]) -> bool {
         let fits = self.is_unique() && bytes.len() <= self.room();
         if fits {
@@ -121,34 +143,38 @@ impl Chunk {
         fits
     }
 
-    /// Whether it fills its block.
+    /// Whether this chunk is its whole block.
     pub(crate) fn is_whole_block(&self) -> bool {
         self.len() == BLOCK_BYTES
     }
 
-    /// Whether nobody else holds a part of the block.
+    /// Whether this chunk is the only holder of its block.
     pub(super) fn is_unique(&self) -> bool {
         count_of(self.base).get() == 1
     }
 
-    /// Appends what fits of `bytes` behind this chunk's end, in its own block, and returns how
-    /// many bytes that was. Only the block's last chunk may grow, so it must be the only one.
+    /// Appends as much of `bytes` as fits into the block after this chunk. Returns the number of
+    /// bytes appended. The bytes after the chunk must not belong to another chunk, so this chunk
+    /// must be the only holder of its block.
+    ///
+    /// # Panics
+    /// If the block has another holder.
     pub(super) fn extend(&mut self, bytes: &[u8]) -> usize {
         assert!(
             self.is_unique(),
-            "only a chunk that shares with nobody may grow"
+            "only a chunk that does not share its block may grow"
         );
         let n = bytes.len().min(self.room());
-        // SAFETY: start + len is in or one past the block.
+        // SAFETY: start + len is in the block or one past its end.
         let target = unsafe { self.start.add(self.len()) };
-        // SAFETY: n bytes fit behind `target` in the block, nobody else holds a part of it, and
-        // `bytes` is therefore somewhere else.
+        // SAFETY: n bytes fit into the block from `target` on. The block has no other holder, so
+        // `bytes` does not overlap it.
         unsafe { target.copy_from_nonoverlapping(NonNull::from(bytes).cast(), n) };
         self.len += length(n);
         n
     }
 
-    /// Bytes of the block behind this chunk's end.
+    /// The number of bytes of the block after this chunk.
     fn room(&self) -> usize {
         BLOCK_BYTES - (self.start.addr().get() + self.len() - self.base.addr().get())
     }
@@ -159,8 +185,8 @@ impl Deref for Chunk {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        // SAFETY: start..start + len lies in a block that this chunk holds; it was initialised
-        // when allocated, and what a chunk covers is never written again.
+        // SAFETY: start..start + len lies in a block that this chunk holds. The block was
+        // initialised when it was allocated, and the bytes of a chunk are never written to.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len as usize) }
     }
 }
@@ -169,7 +195,8 @@ impl Clone for Chunk {
     #[inline]
     fn clone(&self) -> Self {
         let count = count_of(self.base);
-        // Whoever forgets 2^32 clones shall not have the block given back under others.
+        // If a caller leaks 2^32 clones, the count must not wrap: the block would be returned while
+        // other chunks still hold it.
         count.set(count.get().checked_add(1).expect("fewer than 2^32 holders"));
         Self {
             base: self.base,
@@ -185,7 +212,7 @@ impl Drop for Chunk {
         let count = count_of(self.base);
         count.set(count.get() - 1);
         if count.get() == 0 {
-            give_back(self.base);
+            return_block(self.base);
         }
     }
 }
@@ -196,11 +223,12 @@ impl fmt::Debug for Chunk {
     }
 }
 
+/// `n`, a length within a block, as a `u32`.
 fn length(n: usize) -> u32 {
     debug_assert!(n <= BLOCK_BYTES);
     #[expect(
         clippy::cast_possible_truncation,
-        reason = "a length within a block is small"
+        reason = "a length within a block fits"
     )]
     let n = n as u32;
     n
@@ -218,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn slices_share_the_block_until_the_last_is_gone() {
+    fn the_block_is_returned_when_the_last_slice_is_dropped() {
         let pool = Pool::new();
         let whole = chunk(&pool, b"hello world");
         let world = whole.slice(6..11);
@@ -230,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chunk_grows_in_its_block_up_to_its_end() {
+    fn a_chunk_grows_up_to_the_end_of_its_block() {
         let pool = Pool::new();
         let mut chunk = chunk(&pool, b"GET /");
         assert_eq!(chunk.extend(b" HTTP"), 5);
@@ -241,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "shares with nobody")]
+    #[should_panic(expected = "does not share its block")]
     fn a_shared_chunk_does_not_grow() {
         let pool = Pool::new();
         let mut first = chunk(&pool, b"a");

@@ -1,4 +1,4 @@
-//! A span of an open file that goes out without passing through our memory; never reads it.
+//! A span of an open file, to be sent with sendfile(2) instead of being read into memory first.
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::sys::mutants::mutate;
 
-/// Bytes of a file, by their place in it. It keeps the file open.
+/// A span of bytes of a file, by offset and length. It keeps the file open.
 #[derive(Clone)]
 pub struct FileSpan {
     file: Arc<OwnedFd>,
@@ -14,27 +14,30 @@ pub struct FileSpan {
     len: usize,
 }
 
-#[allow(clippy::len_without_is_empty, reason = "a span has a byte at least")]
+#[allow(
+    clippy::len_without_is_empty,
+    reason = "a span is never empty while it is queued"
+)]
 impl FileSpan {
-    /// The `len` bytes of `file` from `offset` on.
+    /// The `len` bytes of `file` that begin at `offset`.
     pub fn new(file: Arc<OwnedFd>, offset: u64, len: usize) -> Self {
         Self { file, offset, len }
     }
 
-    /// Its place in the file, in bytes.
+    /// The offset of the first byte in the file.
     pub fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// Its length in bytes.
+    /// The length in bytes.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Leaves out the first `n` bytes.
+    /// Removes the first `n` bytes.
     ///
     /// # Panics
-    /// When there are fewer.
+    /// If the span has fewer bytes.
     pub fn advance(&mut self, n: usize) {
         assert!(n <= self.len, "cannot advance past the end of a span");
         mutate!(SpanFromStart, (), self.offset += n as u64);

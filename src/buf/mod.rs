@@ -1,9 +1,9 @@
-//! Bytes the kernel may own.
+//! Memory that the kernel may own during an operation.
 //!
-//! One [`Pool`] of 4 KiB blocks per worker serves everything: the ring's provided buffers, what is
-//! received and not yet understood, answers being written, and the futures of services. A block is
-//! counted, not copied: a [`Chunk`] is a span of a block, and the block returns to its pool when
-//! the last chunk of it is gone. Nothing here knows a socket, a ring or HTTP.
+//! Each worker has one [`Pool`] of 4 KiB blocks. It supplies the provided buffers of the ring, the
+//! buffers for received bytes and for responses, and the memory of the futures of services. Blocks
+//! are reference-counted, not copied: a [`Chunk`] is a span of a block, and the block returns to
+//! its pool when its last chunk is dropped. Nothing here depends on sockets, rings or HTTP.
 
 mod boxed;
 mod chunk;

@@ -1,26 +1,23 @@
-//! What one send gives away to the engine; says nothing of how it is sent.
+//! The data of one send, of which the engine takes ownership.
 
 use super::chunk::Chunk;
 use super::file_span::FileSpan;
 use super::part::Part;
 
-/// What goes out in one send: it is given away until the kernel is done with it.
+/// The data of one send. The operation owns it until the kernel no longer uses it.
 #[derive(Debug)]
 pub enum Outgoing {
-    /// The common case: one block's span.
+    /// One span of a block, which is the common case.
     One(Chunk),
-    /// Several parts, for one gathering send.
+    /// Several parts, for one gathering send (sendmsg(2)).
     Many(Vec<Part>),
-    /// A span of a file, behind the memory that comes before it.
+    /// A span of a file, and bytes in memory that precede it.
     File(Box<HeadAndSpan>),
 }
 
-#[allow(
-    clippy::len_without_is_empty,
-    reason = "nothing goes out without a byte"
-)]
+#[allow(clippy::len_without_is_empty, reason = "a send is never empty")]
 impl Outgoing {
-    /// Bytes in all parts together.
+    /// The total length in bytes.
     pub fn len(&self) -> usize {
         match self {
             Self::One(chunk) => chunk.len(),
@@ -30,27 +27,27 @@ impl Outgoing {
     }
 }
 
-/// A span of a file and what comes before it, the end of an answer's head mostly.
+/// A span of a file and the bytes that precede it, which usually are the head of a response.
 #[derive(Debug)]
 pub struct HeadAndSpan {
-    /// What stands in memory, if anything does.
+    /// The bytes to send before the span, if there are any.
     pub head: Option<Chunk>,
-    /// The span behind it.
+    /// The span to send after them.
     pub span: FileSpan,
 }
 
 impl HeadAndSpan {
-    /// Bytes before the span.
+    /// The number of bytes before the span.
     pub fn head_len(&self) -> usize {
         self.head.as_ref().map_or(0, |head| head.len())
     }
 
-    /// Bytes of both.
+    /// The total length in bytes.
     pub(super) fn len(&self) -> usize {
         self.head_len() + self.span.len()
     }
 
-    /// Leaves out the first `n` bytes, of which there are more.
+    /// Removes the first `n` bytes. There must be more than `n`.
     pub(super) fn advance(&mut self, n: usize) {
         let head_len = self.head_len();
         match &mut self.head {

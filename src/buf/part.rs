@@ -1,4 +1,4 @@
-//! A piece of memory of one of three kinds; knows neither who fills it nor who reads it.
+//! A contiguous run of bytes in memory of one of three kinds.
 
 use std::ops::Deref;
 
@@ -6,14 +6,25 @@ use bytes::Bytes;
 
 use super::chunk::Chunk;
 
-/// A piece of memory that was received or waits to be sent.
+/// A contiguous run of bytes that was received or will be sent, in memory of one of three kinds. It
+/// dereferences to `[u8]`.
+///
+/// ```
+/// use coring::Part;
+///
+/// let part = Part::from("hello");
+/// assert_eq!(part.len(), 5);
+/// let bytes = part.into_bytes();
+/// let length = std::thread::spawn(move || bytes.len()).join().unwrap();
+/// assert_eq!(length, 5);
+/// ```
 #[derive(Debug, Clone)]
 pub enum Part {
-    /// A span of a pool block.
+    /// A span of a pool block. It cannot leave the thread of its worker.
     Chunk(Chunk),
-    /// Bytes that live as long as the program.
+    /// Static bytes.
     Static(&'static [u8]),
-    /// Bytes owned by the heap, possibly shared.
+    /// Bytes on the heap, possibly shared.
     Bytes(Bytes),
 }
 
@@ -67,8 +78,8 @@ impl From<&'static str> for Part {
 }
 
 impl Part {
-    /// The bytes in a form that may be given to another thread: shared where the memory allows it,
-    /// copied out of a block, which belongs to its worker.
+    /// Converts the bytes to a form that can be sent to another thread. Only a [`Part::Chunk`] is
+    /// copied, because its block belongs to the worker.
     pub fn into_bytes(self) -> Bytes {
         match self {
             Self::Chunk(chunk) => Bytes::copy_from_slice(&chunk),
@@ -77,10 +88,10 @@ impl Part {
         }
     }
 
-    /// Keeps the first `len` bytes.
+    /// Keeps only the first `len` bytes.
     ///
     /// # Panics
-    /// When there are fewer.
+    /// If there are fewer bytes.
     pub(crate) fn truncate(&mut self, len: usize) {
         match self {
             Self::Chunk(chunk) => chunk.truncate(len),
@@ -89,10 +100,10 @@ impl Part {
         }
     }
 
-    /// Leaves out the first `n` bytes.
+    /// Removes the first `n` bytes.
     ///
     /// # Panics
-    /// When there are fewer.
+    /// If there are fewer bytes.
     pub(crate) fn advance(&mut self, n: usize) {
         match self {
             Self::Chunk(chunk) => chunk.advance(n),
@@ -101,7 +112,10 @@ impl Part {
         }
     }
 
-    /// The first `n` bytes, sharing the memory.
+    /// The first `n` bytes, as a part that shares the memory.
+    ///
+    /// # Panics
+    /// If there are fewer bytes.
     pub(super) fn first(&self, n: usize) -> Self {
         match self {
             Self::Chunk(chunk) => Self::Chunk(chunk.slice(0..n)),
@@ -117,7 +131,7 @@ mod tests {
     use crate::buf::Pool;
 
     #[test]
-    fn bytes_for_another_thread_are_copied_only_out_of_a_block() {
+    fn into_bytes_copies_only_the_bytes_of_a_block() {
         let pool = Pool::new();
         let mut block = pool.take();
         block.as_mut_slice()[..5].copy_from_slice(b"chunk");

@@ -1,15 +1,15 @@
-//! Blocks that nobody holds, as AddressSanitizer is to see them: it reports whoever touches one.
-//! In builds without it, which `--cfg asan` tells apart, there is nothing to do.
+//! Marks free blocks for AddressSanitizer, which reports any access to them. In builds without
+//! `--cfg asan` these functions do nothing.
 //!
-//! It does not see what the kernel touches.
+//! AddressSanitizer does not see accesses by the kernel.
 
 use std::ptr::NonNull;
 
-/// Nobody may touch these bytes from now on.
+/// Marks these bytes as inaccessible.
 #[inline]
 pub(super) fn poison(start: NonNull<u8>, len: usize) {
     #[cfg(asan)]
-    // SAFETY: it only marks the bytes, which are memory of ours.
+    // SAFETY: the call only marks the bytes, which are allocated memory of ours.
     unsafe {
         runtime::__asan_poison_memory_region(start.as_ptr().cast(), len);
     }
@@ -17,11 +17,11 @@ pub(super) fn poison(start: NonNull<u8>, len: usize) {
     let _ = (start, len);
 }
 
-/// These bytes may be touched again.
+/// Marks these bytes as accessible.
 #[inline]
 pub(super) fn unpoison(start: NonNull<u8>, len: usize) {
     #[cfg(asan)]
-    // SAFETY: as above.
+    // SAFETY: as in `poison`.
     unsafe {
         runtime::__asan_unpoison_memory_region(start.as_ptr().cast(), len);
     }
@@ -29,14 +29,15 @@ pub(super) fn unpoison(start: NonNull<u8>, len: usize) {
     let _ = (start, len);
 }
 
-/// What the sanitizer's runtime offers (sanitizer/asan_interface.h).
+/// Functions of the sanitizer's runtime (sanitizer/asan_interface.h).
 #[cfg(asan)]
 pub(super) mod runtime {
     #[cfg(test)]
     use std::ffi::c_int;
     use std::ffi::c_void;
 
-    // SAFETY: declared as in that header; every build with `--cfg asan` links the runtime.
+    // SAFETY: the declarations are those of the header, and every build with `--cfg asan` links the
+    // runtime.
     unsafe extern "C" {
         pub(in crate::buf) fn __asan_poison_memory_region(start: *const c_void, len: usize);
         pub(in crate::buf) fn __asan_unpoison_memory_region(start: *const c_void, len: usize);

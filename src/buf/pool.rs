@@ -1,9 +1,10 @@
-//! Fixed blocks, taken and given back in O(1); knows nothing of what they hold.
+//! A pool of blocks of one size, which are taken and returned in O(1).
 //!
-//! Blocks are carved from slabs of 1 MiB, aligned to 1 MiB, so that a block's address alone leads
-//! to its slab's header, which holds the counts of all its blocks and the way to the pool. The
-//! block given back last is taken first: its cache lines are warm. So the blocks that were free
-//! longest are those that were not needed, and their memory can be given back to the system.
+//! Blocks are carved from slabs of 1 MiB that are aligned to 1 MiB, so the address of a block leads
+//! to the header of its slab. The header contains the reference counts of the slab's blocks and a
+//! pointer to the pool. The free list is a stack: the block that was returned last is taken first,
+//! because its cache lines are warm. Blocks that stay at the bottom of the stack for a while are
+//! not needed, and their memory is returned to the system.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::cell::{Cell, RefCell};
@@ -22,51 +23,59 @@ pub const BLOCK_BYTES: usize = 4096;
 /// Size and alignment of a slab, in bytes.
 const SLAB_BYTES: usize = 1 << 20;
 
-/// Blocks of a slab that can be taken; the first block's place is the header's.
+/// The number of blocks in a slab that can be taken. The header takes the space of one block.
 const BLOCKS_PER_SLAB: usize = SLAB_BYTES / BLOCK_BYTES - 1;
 
-/// Free blocks that keep their memory, however long they are not needed.
+/// The number of free blocks that keep their memory even if they are not needed.
 const FREE_KEPT: usize = BLOCKS_PER_SLAB;
-/// How long the others must not have been needed before their memory is given back, in ms.
+/// How long other free blocks keep their memory while they are not needed, in ms.
 const UNNEEDED_MS: u64 = 1000;
-/// Blocks whose memory is given back at a time, which takes a few ms at most.
+/// The largest number of blocks whose memory one call of [`Pool::trim`] returns to the system. This
+/// takes a few ms at most.
 const TRIM_MAX: usize = 8192;
 
-/// What stands at the start of each slab.
+/// The header at the start of each slab.
 struct SlabHeader {
     pool: *const Shared,
+    /// The number of holders of each block. The first entry, for the header itself, is unused.
     counts: [Cell<u32>; BLOCKS_PER_SLAB + 1],
 }
 
 const _: () = assert!(size_of::<SlabHeader>() <= BLOCK_BYTES);
 
-/// The pool's state; it outlives the last [`Pool`] handle while blocks are out.
+/// The state of a pool. It lives until the last [`Pool`] handle is dropped and the last block is
+/// returned.
 struct Shared {
+    /// Free blocks that have memory. The last one is taken first.
     free: RefCell<Vec<NonNull<u8>>>,
-    /// Free blocks without memory: the system gives them some when they are written to.
-    bare: RefCell<Vec<NonNull<u8>>>,
-    /// The fewest blocks that were free at a time since what was not needed was looked at.
+    /// Free blocks whose memory was returned to the system. The kernel gives them new pages when
+    /// they are written to.
+    unbacked: RefCell<Vec<NonNull<u8>>>,
+    /// The smallest length of `free` since [`Pool::trim`] last checked for unneeded blocks.
     free_min: Cell<usize>,
-    /// When that is looked at next, in ms.
+    /// The time of the next such check, in ms.
     trim_ms: Cell<u64>,
+    /// The allocations that contain the slabs.
     allocations: RefCell<Vec<NonNull<u8>>>,
+    /// The number of blocks that were taken and not yet returned.
     in_use: Cell<usize>,
+    /// The number of [`Pool`] handles.
     handles: Cell<usize>,
 }
 
-/// One worker's blocks. Cloning makes another handle to the same pool.
+/// The blocks of one worker. A clone is another handle to the same pool.
 pub struct Pool {
     shared: NonNull<Shared>,
-    /// Blocks belong to one thread: neither the pool nor its blocks may leave it.
+    /// Makes the pool `!Send`: the pool and its blocks must not leave their thread.
     _local: std::marker::PhantomData<Rc<()>>,
 }
 
 impl Pool {
-    /// An empty pool; memory is taken from the allocator as blocks are asked for.
+    /// An empty pool. It allocates memory when a block is taken and none is free.
     pub fn new() -> Self {
         let shared = Box::new(Shared {
             free: RefCell::default(),
-            bare: RefCell::default(),
+            unbacked: RefCell::default(),
             free_min: Cell::new(0),
             trim_ms: Cell::new(0),
             allocations: RefCell::default(),
@@ -79,7 +88,7 @@ impl Pool {
         }
     }
 
-    /// Takes a block; its bytes are whatever they were. Aborts when memory is exhausted.
+    /// Takes a block. Its content is unspecified, but initialised. Aborts if memory is exhausted.
     #[inline]
     pub fn take(&self) -> Block {
         let shared = self.shared();
@@ -91,8 +100,9 @@ impl Pool {
         Block::from_raw(start)
     }
 
-    /// Gives the memory of blocks back that were not needed for a while, at the time `now_ms`. To
-    /// be called between tasks, as often as one likes; if it returns a time, then as well.
+    /// Returns the memory of blocks to the system if they were not needed for a while. The worker
+    /// calls this between tasks with the current time in ms, as often as it likes. If the result is
+    /// a time, the worker must call it again at that time.
     #[inline]
     pub fn trim(&self, now_ms: u64) -> Option<u64> {
         let free = self.shared().free.borrow().len();
@@ -100,10 +110,11 @@ impl Pool {
             self.shared().free_min.set(0);
             return None;
         }
-        self.trim_beyond(free, now_ms)
+        self.trim_excess(free, now_ms)
     }
 
-    fn trim_beyond(&self, free: usize, now_ms: u64) -> Option<u64> {
+    /// [`Pool::trim`] if more than `FREE_KEPT` blocks are free.
+    fn trim_excess(&self, free: usize, now_ms: u64) -> Option<u64> {
         let shared = self.shared();
         let free_min = shared.free_min.get().min(free);
         if now_ms < shared.trim_ms.get() {
@@ -112,7 +123,7 @@ impl Pool {
         }
         let unneeded = free_min.saturating_sub(FREE_KEPT).min(TRIM_MAX);
         if unneeded > 0 {
-            self.strip(unneeded);
+            self.return_memory(unneeded);
         }
         let left = free - unneeded;
         shared.free_min.set(left);
@@ -121,48 +132,48 @@ impl Pool {
         (left > FREE_KEPT).then_some(next_ms)
     }
 
-    /// Gives the memory of those `count` blocks back that were free longest.
-    fn strip(&self, count: usize) {
+    /// Returns the memory of the `count` blocks that have been free for the longest time.
+    fn return_memory(&self, count: usize) {
         let shared = self.shared();
-        let mut stripped: Vec<NonNull<u8>> = shared.free.borrow_mut().drain(..count).collect();
+        let mut blocks: Vec<NonNull<u8>> = shared.free.borrow_mut().drain(..count).collect();
         let page_bytes = kernel::page_bytes();
-        // One call for those that lie side by side.
-        stripped.sort_unstable();
-        let are_neighbours =
+        // Adjacent blocks share one system call.
+        blocks.sort_unstable();
+        let are_adjacent =
             |a: &NonNull<u8>, b: &NonNull<u8>| a.addr().get() + BLOCK_BYTES == b.addr().get();
-        for run in stripped.chunk_by(are_neighbours) {
+        for run in blocks.chunk_by(are_adjacent) {
             let len = run.len() * BLOCK_BYTES;
             let pages = whole_pages(run[0].addr().get(), len, page_bytes);
             if cfg!(not(miri)) && !pages.is_empty() {
                 let start = run[0].as_ptr().with_addr(pages.start);
-                // SAFETY: nobody holds a part of these blocks, and no other block has a part of
-                // these pages, which are anonymous memory of ours. They read as zeros from now on.
-                // Where the kernel refuses (locked memory, say) they stay as they are.
+                // SAFETY: these blocks have no holder, no other block overlaps these pages, and the
+                // pages are our anonymous memory. They read as zeros afterwards. If the kernel
+                // refuses (for example because the memory is locked), they keep their content.
                 let _ = unsafe { libc::madvise(start.cast(), pages.len(), libc::MADV_DONTNEED) };
             }
         }
-        shared.bare.borrow_mut().extend(stripped);
+        shared.unbacked.borrow_mut().extend(blocks);
     }
 
-    /// Blocks that are out of the pool now.
+    /// The number of blocks that were taken and not yet returned.
     pub fn in_use(&self) -> usize {
         self.shared().in_use.get()
     }
 
     fn shared(&self) -> &Shared {
-        // SAFETY: `shared` was leaked by `new` and lives until the last handle and the last
-        // block are gone; this handle is one of them.
+        // SAFETY: `new` leaked `shared`, which lives until the last handle is dropped and the last
+        // block is returned. `self` is a handle.
         unsafe { self.shared.as_ref() }
     }
 
-    /// A block that has no memory yet.
+    /// Takes a block without memory, from a new slab if necessary.
     #[cold]
     fn take_cold(&self) -> NonNull<u8> {
-        let bare = self.shared().bare.borrow_mut().pop();
-        bare.unwrap_or_else(|| self.grow())
+        let unbacked = self.shared().unbacked.borrow_mut().pop();
+        unbacked.unwrap_or_else(|| self.grow())
     }
 
-    /// Adds a slab and returns one block of it; the others go to the free list.
+    /// Adds a slab and returns one of its blocks. The others go to the free list.
     fn grow(&self) -> NonNull<u8> {
         let layout = allocation_layout();
         // SAFETY: the layout's size is not zero.
@@ -171,13 +182,13 @@ impl Pool {
             handle_alloc_error(layout)
         };
         let padding = base.align_offset(SLAB_BYTES);
-        // SAFETY: padding < SLAB_BYTES, and the allocation has room for that and a slab.
+        // SAFETY: padding < SLAB_BYTES, and the allocation has room for the padding and a slab.
         let slab = unsafe { base.add(padding) };
         let header = SlabHeader {
             pool: self.shared.as_ptr(),
             counts: [const { Cell::new(0) }; BLOCKS_PER_SLAB + 1],
         };
-        // SAFETY: the slab is fresh, aligned to its size and larger than the header.
+        // SAFETY: the slab is new, aligned to its size, and larger than the header.
         unsafe { slab.cast::<SlabHeader>().write(header) };
         let shared = self.shared();
         shared.allocations.borrow_mut().push(base);
@@ -186,7 +197,7 @@ impl Pool {
             // SAFETY: index * BLOCK_BYTES < SLAB_BYTES, so the result is inside the slab.
             free.push(unsafe { slab.add(index * BLOCK_BYTES) });
         }
-        // SAFETY: the second block's place is inside the slab.
+        // SAFETY: BLOCK_BYTES < SLAB_BYTES, so the result is inside the slab.
         let first = unsafe { slab.add(BLOCK_BYTES) };
         poison(first, BLOCKS_PER_SLAB * BLOCK_BYTES);
         first
@@ -226,44 +237,45 @@ impl fmt::Debug for Pool {
     }
 }
 
-/// The count of holders of the block that starts at `start`.
+/// The number of holders of the block that begins at `start`.
 #[inline]
 pub(super) fn count_of<'a>(start: NonNull<u8>) -> &'a Cell<u32> {
     let index = (start.addr().get() % SLAB_BYTES) / BLOCK_BYTES;
-    debug_assert!(index != 0, "the header's place is never a block");
+    debug_assert!(index != 0, "the header is not a block");
     &header_of(start).counts[index]
 }
 
-/// Another handle to the pool of the block that starts at `start`, which is out of the pool.
+/// A handle to the pool of the block that begins at `start`, which must not be free.
 pub(super) fn pool_of(start: NonNull<u8>) -> Pool {
     let shared = header_of(start).pool.cast_mut();
-    // SAFETY: the pool's state lives while blocks are out, and this one is; it is not null.
+    // SAFETY: the pool's state lives while a block has a holder, as this one has. The pointer is
+    // not null.
     let shared = unsafe { NonNull::new_unchecked(shared) };
     let pool = std::mem::ManuallyDrop::new(Pool {
         shared,
         _local: std::marker::PhantomData,
     });
-    // The one that is not dropped is not counted.
+    // `pool` is neither counted nor dropped; its clone is counted.
     Pool::clone(&pool)
 }
 
-/// Gives back the block that starts at `start`, of which nobody holds a part any more.
+/// Returns the block that begins at `start`, and has no holder, to its pool.
 #[inline]
-pub(super) fn give_back(start: NonNull<u8>) {
+pub(super) fn return_block(start: NonNull<u8>) {
     debug_assert_eq!(
         count_of(start).get(),
         0,
-        "a block goes back only when nobody holds it"
+        "only a block without holders may be returned"
     );
-    // Whoever still reads or has written there shall be noticed.
+    // Tests with this feature overwrite the block, so that a use after its return is noticed.
     #[cfg(feature = "mutants")]
-    // SAFETY: nobody holds a part of the block, which is BLOCK_BYTES long.
+    // SAFETY: the block has no holder and is BLOCK_BYTES long.
     unsafe {
         start.write_bytes(0xdd, BLOCK_BYTES);
     }
     poison(start, BLOCK_BYTES);
     let pool = header_of(start).pool;
-    // SAFETY: the pool's state lives while blocks are out, and this one was out until now.
+    // SAFETY: the pool's state lives until its last block is returned, and this block is not yet.
     let shared = unsafe { &*pool };
     shared.free.borrow_mut().push(start);
     let in_use = shared.in_use.get() - 1;
@@ -273,41 +285,43 @@ pub(super) fn give_back(start: NonNull<u8>) {
     }
 }
 
-/// Frees everything once neither handle nor block is left.
+/// Frees the slabs and the pool's state if no handle and no block with a holder is left.
 fn release_if_done(shared: NonNull<Shared>) {
-    // SAFETY: whoever calls has just given up a handle or a block, so the state still lives.
+    // SAFETY: the caller has just given up a handle or a block, so the state still lives.
     let state = unsafe { shared.as_ref() };
     if state.handles.get() != 0 || state.in_use.get() != 0 {
         return;
     }
     for base in state.allocations.take() {
-        // SAFETY: it came from `alloc_zeroed` with this layout, and no block of it is out.
+        // SAFETY: `grow` allocated it with this layout, and none of its blocks has a holder.
         unsafe { dealloc(base.as_ptr(), allocation_layout()) };
     }
-    // SAFETY: `new` leaked this box, and nothing refers to it any more.
+    // SAFETY: `new` leaked this box, and nothing refers to it any longer.
     drop(unsafe { Box::from_raw(shared.as_ptr()) });
 }
 
-/// A slab with room to align it. The allocator gives zeroed pages of this size lazily when no
-/// large alignment is asked for: what is never used never becomes resident.
+/// The layout of a slab with room to align it. The allocator maps such a large zeroed allocation
+/// lazily if its alignment is small, so pages that are never used do not become resident.
 fn allocation_layout() -> Layout {
     const { assert!(SLAB_BYTES.is_power_of_two() && SLAB_BYTES.is_multiple_of(BLOCK_BYTES)) };
     Layout::from_size_align(2 * SLAB_BYTES, 16).expect("16 is a valid alignment")
 }
 
-/// The addresses of the whole pages among `len` bytes from `start` on. A page may be larger than a
-/// block, and madvise(2) rounds the length up: the rest of the last page may be blocks in use.
+/// The addresses of the whole pages among the `len` bytes from `start` on. A page may be larger
+/// than a block, and madvise(2) rounds the length up, so a partial last page could contain blocks
+/// in use.
 fn whole_pages(start: usize, len: usize, page_bytes: usize) -> Range<usize> {
     let end = (start + len) / page_bytes * page_bytes;
     start.next_multiple_of(page_bytes)..end
 }
 
+/// The header of the slab of the block that begins at `start`.
 fn header_of<'a>(start: NonNull<u8>) -> &'a SlabHeader {
     let base = start
         .as_ptr()
         .map_addr(|address| address & !(SLAB_BYTES - 1));
-    // SAFETY: every block lies in a slab aligned to SLAB_BYTES whose first bytes are the header
-    // that `grow` wrote; the slab lives while one of its blocks is out.
+    // SAFETY: every block lies in a slab that is aligned to SLAB_BYTES and begins with the header
+    // that `grow` wrote. The slab lives while one of its blocks has a holder.
     unsafe { &*base.cast::<SlabHeader>() }
 }
 
@@ -316,7 +330,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_block_given_back_last_is_taken_first() {
+    fn the_block_returned_last_is_taken_first() {
         let pool = Pool::new();
         let first = pool.take();
         let address = first.as_ptr();
@@ -326,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_are_counted_and_distinct_over_several_slabs() {
+    fn blocks_of_several_slabs_are_counted_and_distinct() {
         let pool = Pool::new();
         let blocks: Vec<Block> = (0..600).map(|_| pool.take()).collect();
         assert_eq!(pool.in_use(), 600);
@@ -341,7 +355,7 @@ mod tests {
 
     #[cfg(asan)]
     #[test]
-    fn a_block_in_the_pool_is_poisoned() {
+    fn a_free_block_is_poisoned() {
         let is_poisoned =
             |at: *mut u8| crate::buf::poison::runtime::__asan_address_is_poisoned(at.cast()) != 0;
         let pool = Pool::new();
@@ -353,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_that_were_not_needed_lose_their_memory() {
+    fn the_memory_of_unneeded_blocks_is_returned() {
         let pool = Pool::new();
         let take = |count: usize| -> Vec<Block> { (0..count).map(|_| pool.take()).collect() };
         let mut burst = take(1000);
@@ -362,7 +376,7 @@ mod tests {
             .for_each(|block| block.as_mut_slice()[0] = 7);
         drop(burst);
         assert_eq!(pool.trim(5000), Some(6000));
-        // Of what was not needed since, 100 blocks are taken out.
+        // Meanwhile `FREE_KEPT + 100` blocks are in use, so they count as needed.
         let needed = take(FREE_KEPT + 100);
         assert_eq!(pool.trim(5999), Some(6000));
         drop(needed);
@@ -385,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn only_whole_pages_lose_their_memory() {
+    fn only_the_memory_of_whole_pages_is_returned() {
         const KIB: usize = 1 << 10;
         for (page_bytes, start, len, expected) in [
             (4 * KIB, 4 * KIB, 4 * KIB, 4 * KIB..8 * KIB),
@@ -395,14 +409,14 @@ mod tests {
         ] {
             assert_eq!(whole_pages(start, len, page_bytes), expected);
         }
-        // Blocks that fill no page have none.
+        // Blocks that fill no whole page.
         assert!(whole_pages(16 * KIB, 4 * KIB, 16 * KIB).is_empty());
         assert!(whole_pages(20 * KIB, 24 * KIB, 16 * KIB).is_empty());
         assert!(whole_pages(4 * KIB, 60 * KIB, 64 * KIB).is_empty());
     }
 
     #[test]
-    fn a_pool_that_has_given_few_blocks_wants_no_look() {
+    fn trim_wants_another_call_only_while_many_blocks_are_free() {
         let pool = Pool::new();
         drop(pool.take());
         assert_eq!(pool.trim(0), None);

@@ -1,4 +1,4 @@
-//! What has arrived and is not yet understood; knows no protocol.
+//! The bytes that a connection has received and not yet consumed.
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -6,10 +6,11 @@ use super::chunk::Chunk;
 use super::part::Part;
 use super::pool::{BLOCK_BYTES, Pool};
 
-/// Received bytes in order: mostly one chunk as the kernel filled it, read where it lies.
+/// The received bytes of a connection, in order. Usually they are one chunk as the kernel filled
+/// it, and are read in place.
 ///
-/// What follows an unfinished piece is appended in the chunk's own block; beyond a block it
-/// moves to the heap. An empty buffer holds no memory.
+/// If more bytes arrive, they are appended in the block of that chunk. If they do not fit, or the
+/// block has another holder, all bytes move to the heap. An empty buffer holds no memory.
 #[derive(Debug, Default)]
 pub struct RecvBuf {
     inner: Inner,
@@ -20,19 +21,19 @@ enum Inner {
     #[default]
     Empty,
     Chunk(Chunk),
-    /// Boxed, for every idle connection has room for this.
+    /// Boxed, because the size of this type counts for every idle connection.
     Heap(Box<BytesMut>),
 }
 
 impl RecvBuf {
-    /// A buffer with nothing in it.
+    /// An empty buffer.
     pub const fn new() -> Self {
         Self {
             inner: Inner::Empty,
         }
     }
 
-    /// The bytes not yet consumed.
+    /// The bytes that are not yet consumed.
     #[inline]
     pub fn unread(&self) -> &[u8] {
         match &self.inner {
@@ -42,12 +43,12 @@ impl RecvBuf {
         }
     }
 
-    /// Whether all that arrived is consumed.
+    /// Whether all received bytes are consumed.
     pub fn is_empty(&self) -> bool {
         self.unread().is_empty()
     }
 
-    /// Appends what has been received.
+    /// Appends received bytes.
     #[inline]
     pub fn push(&mut self, chunk: Chunk) {
         match &mut self.inner {
@@ -56,10 +57,10 @@ impl RecvBuf {
         }
     }
 
-    /// Consumes `n` bytes at the front and drops them.
+    /// Consumes the first `n` bytes and drops them.
     ///
     /// # Panics
-    /// When fewer are unread.
+    /// If fewer bytes are unread.
     #[inline]
     pub fn consume(&mut self, n: usize) {
         match &mut self.inner {
@@ -72,13 +73,13 @@ impl RecvBuf {
         }
     }
 
-    /// Consumes `n` bytes at the front and puts them into `place`, without copying: they stay valid
-    /// and where they are whatever the buffer does.
+    /// Consumes the first `n` bytes and moves them to `target` without copying. They do not move in
+    /// memory afterwards, whatever happens to the buffer.
     ///
     /// # Panics
-    /// When fewer are unread.
+    /// If fewer bytes are unread.
     #[inline(always)]
-    pub fn take(&mut self, n: usize, place: &mut Part) {
+    pub fn take(&mut self, n: usize, target: &mut Part) {
         if let Inner::Chunk(chunk) = &mut self.inner {
             let mut taken = chunk.clone();
             taken.truncate(n);
@@ -86,14 +87,14 @@ impl RecvBuf {
             if chunk.is_empty() {
                 self.inner = Inner::Empty;
             }
-            *place = Part::Chunk(taken);
+            *target = Part::Chunk(taken);
         } else {
-            *place = Part::Bytes(self.take_from_heap(n));
+            *target = Part::Bytes(self.take_from_heap(n));
         }
     }
 
-    /// Takes up to a block of the bytes at the front: the chunk as it was received, or else a copy
-    /// in a block of `pool`. None: nothing is unread.
+    /// Consumes and returns up to a block of bytes: the chunk as it was received, or a copy in a
+    /// block of `pool` if the bytes are on the heap. `None` if no bytes are unread.
     pub fn take_chunk(&mut self, pool: &Pool) -> Option<Chunk> {
         match std::mem::take(&mut self.inner) {
             Inner::Empty => None,
@@ -158,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_are_joined_in_the_first_block() {
+    fn received_chunks_are_joined_in_the_first_block() {
         let pool = Pool::new();
         let mut buf = RecvBuf::new();
         buf.push(chunk(&pool, b"GET"));
@@ -173,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_stays_when_more_arrives() {
+    fn taken_bytes_stay_when_more_arrive() {
         let pool = Pool::new();
         let mut buf = RecvBuf::new();
         buf.push(chunk(&pool, b"onetwo"));
@@ -190,8 +191,8 @@ mod tests {
             buf.push(chunk(&pool, &[byte; 3000]));
         }
         assert_eq!(buf.unread().len(), 9000);
-        let piece = taken(&mut buf, 3001);
-        assert_eq!(&piece[2999..], &[0, 1]);
+        let part = taken(&mut buf, 3001);
+        assert_eq!(&part[2999..], &[0, 1]);
         assert_eq!(buf.unread()[2999 + BLOCK_BYTES - 3001 + 1000], 2);
         buf.push(chunk(&pool, b"more"));
         buf.consume(5999);
@@ -200,9 +201,10 @@ mod tests {
             matches!(buf.inner, Inner::Empty),
             "an empty buffer holds no memory"
         );
-        assert_eq!(&piece[2999..], &[0, 1]);
+        assert_eq!(&part[2999..], &[0, 1]);
         assert_eq!(pool.in_use(), 0);
     }
+
     #[test]
     fn bytes_are_taken_a_block_at_a_time() {
         let pool = Pool::new();

@@ -1,4 +1,4 @@
-//! What is owed to the peer, in order; knows no protocol and no socket.
+//! The bytes and file spans that a connection has yet to send, in order.
 
 use std::collections::VecDeque;
 
@@ -9,31 +9,32 @@ use super::part::Part;
 use super::pool::{BLOCK_BYTES, Pool};
 use crate::sys::mutants::mutate;
 
-/// The queue of one connection: small pieces are written into a block, large ones and spans of
-/// files are queued as they are, in any order. An empty queue holds no memory.
+/// The send queue of one connection. Small parts are copied into a block; large parts and spans of
+/// files are queued without a copy. All are sent in the order in which they were queued. An empty
+/// queue holds no memory.
 #[derive(Debug, Default)]
 pub struct SendQueue {
-    /// Everything before the bytes in `tail`. Mostly there is nothing.
+    /// The entries to send before the bytes in `tail`. Usually there are none.
     #[expect(
         clippy::box_collection,
-        reason = "every idle connection has room for this"
+        reason = "the size of this type counts for every idle connection"
     )]
     sealed: Option<Box<VecDeque<Queued>>>,
     tail: Option<Tail>,
-    /// Bytes owed.
+    /// The number of queued bytes.
     len: usize,
 }
 
-/// An entry of the queue; it is sent before the next one.
+/// An entry of the queue.
 #[derive(Debug)]
 enum Queued {
     Memory(Part),
-    /// A span of a file with the block that was being written when it was queued. They are sent
+    /// A span of a file, with the bytes that were in `tail` when it was queued. Both are sent
     /// together, so that a head shares its packet with the start of its body.
     File(Box<HeadAndSpan>),
 }
 
-/// The block being written.
+/// The block at the end of the queue, which small parts are copied to.
 #[derive(Debug)]
 struct Tail {
     block: Block,
@@ -41,10 +42,10 @@ struct Tail {
 }
 
 impl SendQueue {
-    /// Parts in one send, at most; the kernel's own bound is 1024 (`UIO_MAXIOV`).
+    /// The largest number of parts in one send. The kernel's limit is 1024 (`UIO_MAXIOV`).
     const PARTS_MAX: usize = 64;
 
-    /// A queue with nothing in it.
+    /// An empty queue.
     pub const fn new() -> Self {
         Self {
             sealed: None,
@@ -53,20 +54,20 @@ impl SendQueue {
         }
     }
 
-    /// Bytes owed, those of files included.
+    /// The number of queued bytes, including those of files.
     #[inline]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether nothing is owed.
+    /// Whether no bytes are queued.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Lets `write` fill up to `len_max` contiguous bytes at the end of the queue; it returns how
-    /// many it wrote.
+    /// Appends bytes that `write` generates. It gets at least `len_max` contiguous bytes to write
+    /// to, and returns how many it has written.
     #[inline]
     pub fn write_with(
         &mut self,
@@ -96,7 +97,7 @@ impl SendQueue {
         self.len += n;
     }
 
-    /// Copies `bytes`, which should be few, to the end of the queue.
+    /// Appends a copy of `bytes`, which should be short.
     #[inline]
     pub fn write(&mut self, pool: &Pool, bytes: &[u8]) {
         if !bytes.is_empty() {
@@ -117,7 +118,7 @@ impl SendQueue {
         self.push_sealed(Queued::Memory(part));
     }
 
-    /// Appends a span of a file. It goes out in one send, so its caller bounds its size.
+    /// Appends a span of a file. It becomes one send, so the caller must limit its size.
     #[cold]
     pub fn push_span(&mut self, span: FileSpan) {
         let head = self.take_tail();
@@ -125,7 +126,7 @@ impl SendQueue {
         self.push_sealed(Queued::File(Box::new(HeadAndSpan { head, span })));
     }
 
-    /// Takes all that is owed if it is in one block of at most `len_max` bytes.
+    /// Takes all queued bytes if they are in one block and not more than `len_max`.
     #[inline(always)]
     pub fn take_one(&mut self, len_max: usize) -> Option<Chunk> {
         if self.sealed.is_some() || self.len > len_max {
@@ -136,8 +137,8 @@ impl SendQueue {
         Some(block.into_chunk(0..len))
     }
 
-    /// Takes what goes out next: at most `len_max` bytes of memory, or a span of a file with the
-    /// end of the memory before it, which is in one block.
+    /// Takes the data of the next send: at most `len_max` bytes of memory, or a span of a file with
+    /// the bytes that are sent together with it. `None` if the queue is empty.
     #[inline]
     pub fn take(&mut self, len_max: usize) -> Option<Outgoing> {
         if let Some(chunk) = self.take_one(len_max) {
@@ -149,7 +150,7 @@ impl SendQueue {
         self.take_queued(len_max)
     }
 
-    /// Takes what goes out next of more than one block.
+    /// [`SendQueue::take`] for a queue that `take_one` does not apply to.
     #[inline(never)]
     fn take_queued(&mut self, len_max: usize) -> Option<Outgoing> {
         let outgoing = match self.take_file() {
@@ -163,7 +164,8 @@ impl SendQueue {
         Some(outgoing)
     }
 
-    /// Puts what was not sent of `outgoing`, of which `sent` bytes were, back to the front.
+    /// Puts the rest of `outgoing` back to the front of the queue. `sent` is the number of its
+    /// bytes that were sent.
     #[inline]
     pub fn put_back(&mut self, outgoing: Outgoing, sent: usize) {
         if sent < outgoing.len() {
@@ -171,14 +173,14 @@ impl SendQueue {
         }
     }
 
-    /// Ends the block being written: what follows goes into another one.
+    /// Moves the bytes in `tail` to `sealed`. Later bytes go to another block.
     fn seal(&mut self) {
         if let Some(chunk) = self.take_tail() {
             self.push_sealed(Queued::Memory(Part::Chunk(chunk)));
         }
     }
 
-    /// The bytes of the block being written, if it has any.
+    /// Takes the bytes in `tail`, if there are any.
     fn take_tail(&mut self) -> Option<Chunk> {
         let Tail { block, len } = self.tail.take()?;
         (len > 0).then(|| block.into_chunk(0..len))
@@ -188,7 +190,7 @@ impl SendQueue {
         self.sealed.get_or_insert_default().push_back(queued);
     }
 
-    /// Takes the first entry if it is a span.
+    /// Takes the first entry if it is a span of a file.
     fn take_file(&mut self) -> Option<Box<HeadAndSpan>> {
         let sealed = self.sealed.as_mut()?;
         match sealed.pop_front()? {
@@ -200,7 +202,7 @@ impl SendQueue {
         }
     }
 
-    /// Takes memory up to the next span.
+    /// Takes up to `len_max` bytes of memory, and none beyond the next span of a file.
     fn take_memory(&mut self, len_max: usize) -> Option<Vec<Part>> {
         self.seal();
         let sealed = self.sealed.as_mut()?;
@@ -241,9 +243,9 @@ impl SendQueue {
         };
         let mut rest = Vec::with_capacity(parts.len());
         for mut part in parts {
-            let gone = sent.min(part.len());
-            sent -= gone;
-            part.advance(gone);
+            let sent_of_part = sent.min(part.len());
+            sent -= sent_of_part;
+            part.advance(sent_of_part);
             if !part.is_empty() {
                 rest.push(part);
             }
@@ -281,14 +283,14 @@ mod tests {
             Outgoing::File(file) => {
                 let head = file.head.iter().flat_map(|head| head.to_vec());
                 let (from, len) = (file.span.offset(), file.span.len());
-                // The file's bytes are their places in it.
+                // Each byte of the file is the low byte of its offset.
                 head.chain((from..).take(len).map(|at| at.to_le_bytes()[0]))
                     .collect()
             }
         }
     }
 
-    /// Sends everything in pieces of `step` bytes of sends of at most `len_max`.
+    /// Sends the whole queue. Each send has at most `len_max` bytes, of which only `step` are sent.
     fn drain(queue: &mut SendQueue, len_max: usize, step: usize) -> Vec<u8> {
         let mut sent = Vec::new();
         while let Some(outgoing) = queue.take(len_max) {
@@ -302,6 +304,7 @@ mod tests {
         sent
     }
 
+    /// Queues parts of every kind. Returns their bytes.
     fn fill(pool: &Pool, queue: &mut SendQueue) -> Vec<u8> {
         queue.write(pool, b"head one|");
         queue.push(Part::Static(b"a static body|"));
@@ -320,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn small_answers_share_one_block_and_one_send() {
+    fn small_responses_share_one_block_and_one_send() {
         let pool = Pool::new();
         let mut queue = SendQueue::new();
         for _ in 0..16 {
@@ -333,16 +336,16 @@ mod tests {
         assert_eq!(pool.in_use(), 0);
     }
 
-    /// A stand-in for a file; its spans are never read here.
+    /// A file. Its spans are not read in these tests.
     fn file() -> Arc<OwnedFd> {
         Arc::new(OwnedFd::from(std::fs::File::open("/dev/null").unwrap()))
     }
 
     #[test]
-    fn memory_and_spans_go_out_in_the_order_in_which_they_were_queued() {
+    fn memory_and_spans_are_sent_in_the_order_in_which_they_were_queued() {
         let pool = Pool::new();
         let file = file();
-        // Byte by byte takes Miri minutes.
+        // Sending byte by byte takes Miri minutes.
         let smallest = if cfg!(miri) { 3 } else { 0 };
         for &len_max in &[1, 7, 100, 4096, 1 << 18][smallest..] {
             for &step in &[1, 3, 100, 250, 9000][smallest..] {
@@ -368,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_goes_out_with_the_span_behind_it_and_not_with_the_next() {
+    fn a_head_is_sent_with_the_span_after_it_and_not_with_the_next_span() {
         let pool = Pool::new();
         let mut queue = SendQueue::new();
         for _ in 0..2 {
@@ -389,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn a_span_that_comes_back_is_continued_before_what_was_queued_behind_it() {
+    fn a_span_that_is_put_back_is_sent_before_the_entries_queued_after_it() {
         let pool = Pool::new();
         for (sent, head_left, span_left) in [(0, 5, 7..207), (2, 3, 7..207), (5, 0, 7..207)]
             .into_iter()
@@ -399,13 +402,13 @@ mod tests {
             queue.write(&pool, b"head|");
             queue.push_span(FileSpan::new(file(), 7, 200));
             let outgoing = queue.take(1 << 18).unwrap();
-            // Both are queued while the span is being sent.
+            // These are queued while the span is being sent.
             queue.write(&pool, b"next|");
             queue.push_span(FileSpan::new(file(), 0, 1));
             queue.put_back(outgoing, sent);
             assert_eq!(queue.len(), 205 - sent + 6);
             let Some(Outgoing::File(file)) = queue.take(1 << 18) else {
-                panic!("a span is owed first");
+                panic!("the rest of the span must be sent first");
             };
             let left = file.span.offset()..file.span.offset() + file.span.len() as u64;
             assert_eq!((file.head_len(), left), (head_left, span_left));
@@ -414,9 +417,9 @@ mod tests {
     }
 
     #[test]
-    fn every_short_send_goes_on_where_it_stopped() {
+    fn sending_continues_where_a_short_send_stopped() {
         let pool = Pool::new();
-        // Byte by byte takes Miri minutes.
+        // Sending byte by byte takes Miri minutes.
         let smallest = if cfg!(miri) { 3 } else { 0 };
         for &len_max in &[1, 7, 100, 4096, 1 << 18][smallest..] {
             for &step in &[1, 5, 70, 1000, 1 << 18][smallest..] {

@@ -1,19 +1,19 @@
 //! Messages to the operator, on standard error: notes, errors and panics.
 //!
-//! The reader of standard error may be slow or stall (a log collector that hangs, a terminal after
-//! ^S), and a write then blocks. So a message is queued, and a thread of its own writes it: the
-//! thread that has something to report never waits, be it a worker or the one that reads signals.
-//! The queue is bounded; messages that find it full are lost, and the next one that is written says
-//! how many. A program calls [`flush`] before it exits, to give the last messages some time.
+//! If the reader of standard error is slow or stalls (a log collector that hangs, a terminal after
+//! ^S), a write to it blocks. So messages are queued, and a separate thread writes them: reporting
+//! a message blocks neither a worker nor the thread that reads signals. The queue is bounded. If it
+//! is full, new messages are lost, and a line with their number is written before the next message.
+//! A program should call [`flush`] before it exits, so that the last messages are written.
 //!
-//! A service that has something to report calls [`report`], for the same reason:
+//! A service should report through [`report`] too, so that it does not block its worker:
 //!
 //! ```
 //! coring::messages::report("the database is back");
 //! ```
 //!
-//! Rust's default panic hook writes on the thread that panics, which is a worker if a service does.
-//! [`report_panics`] replaces it.
+//! Rust's default panic hook writes to standard error on the thread that panics. If a service
+//! panics, that thread is a worker. [`report_panics`] replaces this hook.
 
 mod panics;
 mod queue;
@@ -30,46 +30,51 @@ use crate::sys::signals::block_write_signals;
 pub use panics::report_panics;
 use queue::Queue;
 
-/// [`flush`] waits no longer than this.
-const PATIENCE_MAX: Duration = Duration::from_secs(3600);
+/// The longest time that [`flush`] waits.
+const FLUSH_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 
 static STDERR: Queue = Queue::new();
 
-/// Reports a line, with the program's name before it. It never blocks; the line may be lost if
-/// standard error is not read.
+/// Queues a message of one line for standard error, with `coring: ` before it. It never blocks. The
+/// message is lost if the queue is full because standard error is not read.
 pub fn report(line: impl Display) {
     write(format!("coring: {line}\n"));
 }
 
-/// As [`report`], for a text that has line ends of its own.
+/// Like [`report`], but writes `text` unchanged: without a prefix, and without a line end after it.
 pub fn write(text: impl Into<String>) {
     push(text.into());
 }
 
-/// Waits until every message is written, but no longer than `patience`, and an hour at most. True
-/// if every one is.
-pub fn flush(patience: Duration) -> bool {
+/// Waits until all messages are written, for at most `timeout`, and never for more than an hour.
+/// Returns whether all of them are written.
+///
+/// ```
+/// coring::messages::report("stopping");
+/// coring::messages::flush(std::time::Duration::from_secs(1));
+/// ```
+pub fn flush(timeout: Duration) -> bool {
     let now = Instant::now();
-    let end = now + patience.min(PATIENCE_MAX);
+    let end = now + timeout.min(FLUSH_TIMEOUT_MAX);
     if STDERR.wait_until_idle(now) {
         true
-    } else if has_writer() {
+    } else if ensure_writer() {
         STDERR.wait_until_idle(end)
     } else {
         write_here(end)
     }
 }
 
-/// Queues a message. True if everything before it has been written.
+/// Queues a message. Returns whether all earlier messages have been written.
 fn push(message: String) -> bool {
     let was_idle = STDERR.push(message);
-    has_writer();
+    ensure_writer();
     was_idle
 }
 
-/// Whether there is a thread that writes; it is started if not. None may be had where threads are
-/// limited.
-fn has_writer() -> bool {
+/// Starts the thread that writes messages, unless it runs. Returns whether it runs: starting it may
+/// fail if the number of threads is limited.
+fn ensure_writer() -> bool {
     let mut state = STDERR.lock();
     if !state.has_writer {
         let thread = thread::Builder::new().name("coring-messages".to_owned());
@@ -82,8 +87,8 @@ fn has_writer() -> bool {
     state.has_writer
 }
 
-/// Writes what is queued on this thread, as long as standard error has room: a program that cannot
-/// have another thread reports at least that.
+/// Writes the queued messages on this thread, until `end` or until none is left. Returns whether
+/// none is left. This is for a program that cannot start another thread: it can report that error.
 fn write_here(end: Instant) -> bool {
     let mut output = Blocking(io::stderr());
     loop {

@@ -1,4 +1,4 @@
-//! Panics as messages.
+//! A panic hook that reports panics as messages.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::panic::{self, PanicHookInfo};
@@ -7,30 +7,32 @@ use std::time::Duration;
 
 use super::{flush, push};
 
-/// How long a thread that panics waits for its message to be written. It goes on by unwinding,
-/// unless a destructor panics too: then the process aborts, and what is still queued is lost.
-const BEFORE_AN_ABORT: Duration = Duration::from_millis(20);
+/// How long a panicking thread waits until its message is written. Normally the thread then
+/// unwinds. But if a destructor panics during that, the process aborts, and queued messages are
+/// lost.
+const PANIC_FLUSH_TIMEOUT: Duration = Duration::from_millis(20);
 
-/// Reports panics as messages from now on: each one as a line, with a backtrace where
-/// `RUST_BACKTRACE` asks for it. It replaces the process's panic hook.
+/// Replaces the panic hook of the process with one that reports each panic as a message: one line,
+/// and a backtrace if `RUST_BACKTRACE` requests it.
 ///
-/// A thread that panics waits for its message to be written, for 20 ms at most, and not at all if
-/// an earlier message has yet to be written.
+/// A panicking thread waits until its message is written, for at most 20 ms. It does not wait if an
+/// earlier message is not written yet.
 pub fn report_panics() {
     panic::set_hook(Box::new(|panic| {
         if push(text(panic)) {
-            flush(BEFORE_AN_ABORT);
+            flush(PANIC_FLUSH_TIMEOUT);
         }
     }));
 }
 
+/// The message for a panic.
 fn text(panic: &PanicHookInfo<'_>) -> String {
     let payload = panic.payload();
     let message = payload.downcast_ref::<&str>().copied();
     let message = message.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
     let message = message.unwrap_or("no message").replace('\n', " ");
     let current = thread::current();
-    let name = current.name().unwrap_or("a thread without a name");
+    let name = current.name().unwrap_or("an unnamed thread");
     let mut text = format!("coring: panic in {name}: {message}");
     if let Some(place) = panic.location() {
         text.push_str(&format!(", at {}:{}", place.file(), place.line()));

@@ -1,5 +1,5 @@
-//! The queue between the threads that have something to report and the one that writes it. It
-//! refuses to know what it writes to.
+//! The queue between the threads that report messages and the thread that writes them. Its output
+//! may be any [`Write`].
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -7,35 +7,36 @@ use std::mem;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-/// How many messages may wait to be written, and how many bytes of them. A single message may be
-/// larger.
+/// The largest number of queued messages.
 const MESSAGES_MAX: usize = 1024;
+/// The largest total size of the queued messages, in bytes. An empty queue accepts a message of any
+/// size.
 const BYTES_MAX: usize = 256 << 10;
 
-/// Messages that wait to be written, within bounds.
+/// A bounded queue of messages to be written.
 #[derive(Debug)]
 pub(super) struct Queue {
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
     changed: Condvar,
 }
 
 #[derive(Debug)]
-pub(super) struct State {
+pub(super) struct QueueState {
     waiting: VecDeque<String>,
-    /// The bytes of all that wait.
+    /// The total size of the queued messages, in bytes.
     bytes: usize,
-    /// Messages that were lost since the last one was written.
+    /// The number of messages that were lost since a message was last written.
     lost: u64,
-    /// A message has been taken from the queue and not yet been written.
+    /// Whether a message was taken from the queue and is not yet written.
     is_writing: bool,
-    /// A thread writes what is queued, and always will.
+    /// Whether a thread runs that writes the queued messages. It never ends.
     pub(super) has_writer: bool,
 }
 
 impl Queue {
     pub(super) const fn new() -> Self {
         Self {
-            state: Mutex::new(State {
+            state: Mutex::new(QueueState {
                 waiting: VecDeque::new(),
                 bytes: 0,
                 lost: 0,
@@ -46,13 +47,13 @@ impl Queue {
         }
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        // No step under the lock leaves the state half changed.
+    pub(super) fn lock(&self) -> MutexGuard<'_, QueueState> {
+        // A panic under the lock leaves no inconsistent state, so a poisoned lock can be used.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues a message, or counts it as lost if the queue is full. True if everything before it
-    /// has been written.
+    /// Queues a message, or counts it as lost if the queue is full. Returns whether all earlier
+    /// messages have been written.
     pub(super) fn push(&self, message: String) -> bool {
         let mut state = self.lock();
         let was_idle = state.is_idle();
@@ -66,7 +67,7 @@ impl Queue {
         was_idle
     }
 
-    /// Waits until everything is written, but not beyond `end`. True if everything is.
+    /// Waits until all messages are written, but not beyond `end`. Returns whether all are written.
     pub(super) fn wait_until_idle(&self, end: Instant) -> bool {
         let mut state = self.lock();
         while !state.is_idle() {
@@ -80,7 +81,7 @@ impl Queue {
         true
     }
 
-    /// Writes what is queued, for ever.
+    /// Writes messages as they are queued. Never returns.
     pub(super) fn write_to(&self, mut output: impl Write) -> ! {
         loop {
             let mut state = self.lock();
@@ -93,8 +94,8 @@ impl Queue {
         }
     }
 
-    /// Writes the first message that waits, behind a line that says how many were lost before it.
-    /// False if none waits. A message that cannot be written is lost.
+    /// Writes the first queued message. If messages were lost before it, writes a line with their
+    /// number first. A message that cannot be written is lost. Returns false if none is queued.
     pub(super) fn write_one(&self, output: &mut impl Write) -> bool {
         let mut state = self.lock();
         let Some(message) = state.waiting.pop_front() else {
@@ -115,6 +116,7 @@ impl Queue {
     }
 }
 
+/// Writes `message`, after a line with the number of `lost` messages if there are any.
 fn write(lost: u64, message: &str, output: &mut impl Write) -> io::Result<()> {
     if lost > 0 {
         let noun = if lost == 1 { "message" } else { "messages" };
@@ -124,7 +126,7 @@ fn write(lost: u64, message: &str, output: &mut impl Write) -> io::Result<()> {
     output.write_all(message.as_bytes())
 }
 
-impl State {
+impl QueueState {
     fn is_idle(&self) -> bool {
         self.waiting.is_empty() && !self.is_writing
     }
@@ -142,7 +144,7 @@ mod tests {
 
     use super::*;
 
-    /// Writes all that waits in `queue`, and returns it.
+    /// Takes all messages from `queue` and returns their text.
     fn written(queue: &Queue) -> String {
         let mut output = Vec::new();
         while queue.write_one(&mut output) {}
@@ -160,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn what_exceeds_the_queue_is_counted_and_reported_with_the_next_message() {
+    fn messages_lost_to_a_full_queue_are_reported_before_the_next_message() {
         let queue = Queue::new();
         for number in 0..MESSAGES_MAX + 7 {
             queue.push(format!("{number}\n"));
@@ -175,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bytes_that_wait_are_bounded_and_one_message_is_not() {
+    fn the_queued_bytes_are_bounded_but_a_single_message_is_not() {
         let queue = Queue::new();
         let large = "x".repeat(2 * BYTES_MAX);
         queue.push(large.clone());
@@ -188,7 +190,7 @@ mod tests {
         assert!(written(&queue).ends_with("xy"));
     }
 
-    /// Fails twice, then takes everything.
+    /// An output that fails twice, then accepts everything.
     struct Failing(u32, Vec<u8>);
 
     impl Write for Failing {
@@ -206,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_lost_by_an_error_are_reported_once_it_is_over() {
+    fn messages_lost_to_errors_are_reported_after_the_next_successful_write() {
         let queue = Queue::new();
         let mut output = Failing(0, Vec::new());
         for message in ["a\n", "b\n", "c\n"] {
@@ -218,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn waiting_for_the_writer_has_a_bound() {
+    fn wait_until_idle_times_out() {
         let queue = Queue::new();
         assert!(queue.wait_until_idle(Instant::now()));
         queue.push("a\n".into());

@@ -1,14 +1,14 @@
-//! Counters: each worker writes its own, anyone reads them.
+//! Counters. Each worker writes its own, and any thread may read them.
 //!
-//! A counter has one writer (the worker it belongs to), so adding is a load and a store, not an
-//! atomic read-modify-write. `log_lines_dropped` is the exception: it hardly ever changes, and the
-//! access log's thread writes it too. Readers on other threads see every counter a little late and
-//! may see two of them from different moments. This room knows nobody: it imports nothing.
+//! A counter has one writer, the worker it belongs to, so adding to it is a load and a store
+//! instead of an atomic read-modify-write. The exception is `log_lines_dropped`: it rarely changes,
+//! and the thread of the access log writes to it too. Other threads may see new values with a short
+//! delay, and the values of two counters may be from different moments.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A number with one writing thread and any number of readers. Outside this crate it can only be
-/// read:
+/// A number with one writing thread and any number of reading threads. Users of this crate can only
+/// read it:
 ///
 /// ```compile_fail
 /// fn overwrite(server: &coring::Handle) {
@@ -31,19 +31,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// Adds `n`. Only the owning worker may call this: two writers would lose counts.
+    /// Adds `n`. Only the owning worker may call this: with two writers, updates would be lost.
     #[inline]
     pub(crate) fn add(&self, n: u64) {
         self.0.store(self.get().wrapping_add(n), Ordering::Relaxed);
     }
 
-    /// Takes `n` away, for gauges. Only the owning worker may call this.
+    /// Subtracts `n`, for gauges. Only the owning worker may call this.
     #[inline]
     pub(crate) fn sub(&self, n: u64) {
         self.0.store(self.get().wrapping_sub(n), Ordering::Relaxed);
     }
 
-    /// Adds `n` to one of the few counters that more than one thread writes.
+    /// Adds `n` to a counter that several threads write to.
     #[inline]
     pub(crate) fn add_shared(&self, n: u64) {
         self.0.fetch_add(n, Ordering::Relaxed);
@@ -55,14 +55,14 @@ impl Counter {
         self.0.store(n, Ordering::Relaxed);
     }
 
-    /// The value as last written.
+    /// The current value.
     #[inline]
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// Declares a set of counters and the way to list them by name.
+/// Declares a struct of counters, with a function that lists them by name.
 macro_rules! counters {
     ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $field:ident,)* }) => {
         $(#[$meta])*
@@ -74,7 +74,7 @@ macro_rules! counters {
         }
 
         impl $name {
-            /// Every counter with its name, in the order of declaration.
+            /// The name and the value of every counter, in the order of declaration.
             pub fn list(&self) -> Vec<(&'static str, u64)> {
                 vec![$((stringify!($field), self.$field.get()),)*]
             }
@@ -83,78 +83,80 @@ macro_rules! counters {
 }
 
 counters! {
-    /// What one worker counts. Names that end in `_open`, `_live`, `_in_flight`, `_in_ring`,
-    /// `_in_use` are gauges; all others only grow. Both engines count under the ring's names.
+    /// The counters of one worker. Those whose names end in `_open`, `_live`, `_in_flight`,
+    /// `_in_ring` or `_in_use` are gauges; all others only grow. The epoll engine uses the same
+    /// names as io_uring.
     WorkerMetrics {
-        /// Visits to the kernel: calls of `io_uring_enter`, or of `epoll_wait`.
+        /// Calls of `io_uring_enter`, or of `epoll_wait`.
         enters,
-        /// Operations handed to the kernel.
+        /// Operations submitted to the engine.
         submissions,
-        /// Completions taken from the kernel.
+        /// Completions received from the engine.
         completions,
-        /// Turns that found the completion queue to have overflowed.
+        /// Calls of `io_uring_enter` before which the completion queue had overflowed.
         cq_overflows,
-        /// Completions of an operation that is no longer known: dropped.
+        /// Completions that were dropped because their operation no longer exists.
         stale_completions,
         /// Receives that ended because no provided buffer was left.
         buffers_exhausted,
-        /// Operations in the kernel's hands.
+        /// Operations that were submitted and are not complete.
         ops_in_flight,
-        /// Blocks the kernel may fill.
+        /// Blocks of memory that the kernel may fill with received bytes.
         blocks_in_ring,
-        /// Blocks that somebody in the worker holds.
+        /// Blocks of memory that the worker uses, without those in the ring.
         blocks_in_use,
         /// Tasks that exist.
         tasks_live,
-        /// Times a task was polled.
+        /// Polls of tasks.
         task_polls,
         /// Tasks that panicked and were dropped.
         task_panics,
         /// Timers that exist.
         timers_live,
-        /// Wake-ups that came from other threads; those of one task between two turns count once.
+        /// Wake-ups of tasks by other threads. Those of one task between two turns count once.
         remote_wakes,
         /// Connections accepted.
         connections_accepted,
-        /// Connections now open.
+        /// Connections that are open.
         connections_open,
-        /// Connections refused because the limit was reached: answered 503, or closed unanswered
-        /// where they are very many at once.
+        /// Connections refused because the limit of connections was reached. They get a 503, or no
+        /// response if very many are refused at once.
         connections_shed,
-        /// Failed accepts (descriptors exhausted, say); accepting goes on a little later.
+        /// Failed accepts, for example because no file descriptor was left. The server retries
+        /// after a short pause.
         accept_errors,
-        /// Connections whose life ended as agreed with the peer.
+        /// Connections that closed in an orderly way.
         closed_in_order,
-        /// Connections the peer reset or cut in the middle.
+        /// Connections that the peer reset, closed or half-closed during a request or a response.
         closed_by_peer,
         /// Connections closed because a deadline passed.
         closed_by_timeout,
-        /// Connections closed because the peer broke the protocol or a limit.
+        /// Connections closed because the peer violated the protocol or exceeded a limit.
         closed_by_fault,
-        /// Connections closed because the service failed (its own panic included).
+        /// Connections closed because the service failed or panicked.
         closed_by_service,
-        /// Connections closed by a drain or a stop.
+        /// Connections closed because the server drained or stopped.
         closed_by_drain,
-        /// Requests whose head was understood.
+        /// Requests whose head was valid.
         requests,
         /// Bytes received.
         bytes_received,
         /// Bytes sent.
         bytes_sent,
-        /// Answers of status 1xx (interim) sent.
+        /// Responses with status 1xx.
         responses_1xx,
-        /// Answers of status 2xx.
+        /// Responses with status 2xx.
         responses_2xx,
-        /// Answers of status 3xx.
+        /// Responses with status 3xx.
         responses_3xx,
-        /// Answers of status 4xx.
+        /// Responses with status 4xx.
         responses_4xx,
-        /// Answers of status 5xx.
+        /// Responses with status 5xx.
         responses_5xx,
         /// Calls of the service that panicked.
         service_panics,
-        /// Access log lines that were lost, because the log could not keep up or could not be
-        /// written. Written by the log's thread too.
+        /// Lines of the access log that were lost, because the log could not keep up or a write to
+        /// it failed. The thread of the access log writes to this counter too.
         log_lines_dropped,
     }
 }
