@@ -6,6 +6,15 @@ use std::fmt;
 
 /// The field lines of a head, as received. No map is built: each lookup walks the lines.
 ///
+/// ```
+/// use coring::{Request, Response};
+///
+/// async fn show_language(request: Request) -> Response {
+///     let language = request.headers().get("accept-language").unwrap_or_default();
+///     Response::text(String::from_utf8_lossy(language).into_owned())
+/// }
+/// ```
+///
 /// The bytes were validated: each line is `name ":" OWS value OWS CRLF`, and no line is folded.
 #[derive(Clone, Copy, Default)]
 pub struct Fields<'a> {

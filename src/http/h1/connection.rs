@@ -25,12 +25,13 @@ pub enum Event {
     /// A request without a body ([`Framing::None`]) is complete with this event: no
     /// [`Event::End`] follows.
     Request(Framing),
-    /// Data of the request's body, as a range of the bytes consumed with this event.
+    /// Data of the request's body or, after a 101 response, of the other protocol. It is a range of
+    /// the bytes consumed with this event.
     Data(Range<usize>),
     /// The line of a trailer field without its CR LF, as a range of the bytes consumed with this
     /// event. No more data follows, only further trailers and the end.
     Trailer(Range<usize>),
-    /// The request's body is complete.
+    /// The request's body is complete or, after a 101 response, the client has half-closed.
     End,
     /// The next bytes do not belong to this exchange. They are a pipelined request, which must
     /// wait for the response to the current one, or they follow a fault.
