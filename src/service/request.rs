@@ -137,7 +137,8 @@ impl Request {
         "http"
     }
 
-    /// The request target as the client sent it, in any of its four forms (RFC 9112 §3.2).
+    /// The request target as the client sent it (RFC 9112 §3.2): a path with or without a query, an
+    /// absolute URI, or `*`.
     pub fn raw_target(&self) -> &str {
         self.0.head.target(&self.0.bytes)
     }
@@ -235,8 +236,9 @@ impl Request {
         self.0.head.fields(&self.0.bytes)
     }
 
-    /// The segment of the path that matched `{name}` in the [`Router`]'s route, decoded; `None` if
-    /// the route has no such parameter. If nested routers use the same name, the inner one counts.
+    /// The part of the path that matched `{name}` or `{*name}` in the [`Router`]'s route, decoded;
+    /// `None` if the route has no such parameter. If nested routers use the same name, the inner
+    /// one counts.
     ///
     /// [`Router`]: crate::Router
     pub fn param(&self, name: &str) -> Option<&str> {
