@@ -32,11 +32,11 @@ async fn ask(router: &Router, method: &str, uri: &str) -> (u16, String, String) 
     )
 }
 
-fn check(router: Router, asked: &'static [(&str, &str, u16, &str)]) {
+fn check(router: Router, cases: &'static [(&str, &str, u16, &str)]) {
     crate::run(async move {
-        for (method, uri, status, told) in asked {
+        for (method, uri, status, expected) in cases {
             let (found, _, content) = ask(&router, method, uri).await;
-            assert_eq!((found, &*content), (*status, *told), "{method} {uri}");
+            assert_eq!((found, &*content), (*status, *expected), "{method} {uri}");
         }
     });
 }
@@ -84,19 +84,19 @@ fn options_and_405_list_the_methods_of_the_path() {
             .post("/p", echo)
             .route(Method::OPTIONS, "/o", echo)
             .route(Method::HEAD, "/o", echo);
-        let told = |method, uri| ask(&router, method, uri);
+        let call = |method, uri| ask(&router, method, uri);
         let all = "GET, DELETE, HEAD, OPTIONS";
         assert_eq!(
-            told("OPTIONS", "/x").await,
+            call("OPTIONS", "/x").await,
             (204, all.into(), String::new())
         );
-        let (status, allow, _) = told("POST", "/x").await;
+        let (status, allow, _) = call("POST", "/x").await;
         assert_eq!((status, &*allow), (405, all));
-        let (status, allow, _) = told("HEAD", "/p").await;
+        let (status, allow, _) = call("HEAD", "/p").await;
         assert_eq!((status, &*allow), (405, "POST, OPTIONS"));
-        assert_eq!(told("OPTIONS", "/o").await.2, "OPTIONS /o ");
-        assert_eq!(told("GET", "/o").await.1, "OPTIONS, HEAD");
-        assert_eq!(told("OPTIONS", "/none").await.0, 404);
+        assert_eq!(call("OPTIONS", "/o").await.2, "OPTIONS /o ");
+        assert_eq!(call("GET", "/o").await.1, "OPTIONS, HEAD");
+        assert_eq!(call("OPTIONS", "/none").await.0, 404);
     });
 }
 
