@@ -13,20 +13,20 @@ use coring::parts::{
 
 use crate::input::Input;
 
-/// Steps of one input.
+/// The most steps of one input.
 const STEPS_MAX: usize = 120;
-/// Bytes in a buffer or a queue beyond which nothing is added.
+/// No step adds bytes to a buffer or a queue that has more than this.
 const BYTES_MAX: usize = 40_000;
-/// Parts that are held at a time.
+/// The most parts that the test holds at a time.
 const HELD_MAX: usize = 16;
-/// Parts in one send.
+/// The most parts in one send.
 const PARTS_MAX: usize = 64;
 const STATIC: &[u8] = b"0123456789012345678901234567890123456789012345678901234567890123";
 
-/// Takes the steps of an input on the real buffers and on vectors.
+/// Applies the operations of an input to the real buffers and to vectors.
 ///
 /// # Panics
-/// When the two differ, or memory is lost or changes while it is held.
+/// If the two differ, if a block is leaked, or if bytes change while they are held.
 pub fn check(data: &[u8]) {
     let mut input = Input::new(data);
     let mut buffers = Buffers::new();
@@ -51,37 +51,37 @@ pub fn check(data: &[u8]) {
     buffers.end();
 }
 
-/// Counts how often one of it was dropped.
-struct Witness(Rc<Cell<usize>>);
+/// Counts its drops.
+struct DropCounter(Rc<Cell<usize>>);
 
-impl Drop for Witness {
+impl Drop for DropCounter {
     fn drop(&mut self) {
         self.0.set(self.0.get() + 1);
     }
 }
 
-/// Boxes of a small value, of one that just fits into a block, and of one that does not.
+/// A box of a small value, of a value that nearly fills a block, or of one larger than a block.
 enum Boxed {
-    Small(PoolBox<(u64, Witness)>),
-    Block(PoolBox<([u8; 4000], Witness)>),
-    Large(PoolBox<([u8; 5000], Witness)>),
+    Small(PoolBox<(u64, DropCounter)>),
+    Block(PoolBox<([u8; 4000], DropCounter)>),
+    Large(PoolBox<([u8; 5000], DropCounter)>),
 }
 
-/// Each thing beside the bytes that must be in it.
+/// The real buffers, each with a vector of the bytes that it must contain.
 struct Buffers {
     pool: Pool,
     received: RecvBuf,
     unread: Vec<u8>,
     queue: SendQueue,
-    /// What the queue owes, with what is being sent.
-    owed: Vec<u8>,
+    /// The bytes that are not sent yet: those of `sending`, then those of `queue`.
+    unsent: Vec<u8>,
     file: Arc<OwnedFd>,
     sending: Option<(Outgoing, Vec<u8>)>,
     held: Vec<(Part, Vec<u8>)>,
     boxes: Vec<Boxed>,
     boxes_made: usize,
     boxes_dropped: Rc<Cell<usize>>,
-    /// What `fresh` bytes begin with next.
+    /// The start value of the next `fresh` bytes.
     next: u8,
 }
 
@@ -92,7 +92,7 @@ impl Buffers {
             received: RecvBuf::new(),
             unread: Vec::new(),
             queue: SendQueue::new(),
-            owed: Vec::new(),
+            unsent: Vec::new(),
             file: Arc::new(File::open("/dev/null").expect("a device").into()),
             sending: None,
             held: Vec::new(),
@@ -103,7 +103,7 @@ impl Buffers {
         }
     }
 
-    /// Bytes that differ from those before and from their neighbours.
+    /// Pseudo-random bytes, so that a mix-up of bytes is detected.
     fn fresh(&mut self, len: usize) -> Vec<u8> {
         self.next = self.next.wrapping_add(37);
         let mut byte = self.next;
@@ -114,7 +114,7 @@ impl Buffers {
         bytes.collect()
     }
 
-    /// A part of a block as the kernel fills it; the rest of the block may be held by another.
+    /// Fills a part of a block, as the kernel does for a receive. The rest may be held as a chunk.
     fn receive(&mut self, input: &mut Input<'_>) {
         let len = input.up_to(BLOCK_BYTES);
         let at = input.up_to(BLOCK_BYTES - len);
@@ -164,7 +164,7 @@ impl Buffers {
         }
     }
 
-    /// Holds a part of what is held.
+    /// Holds a slice of a held part.
     fn slice(&mut self, input: &mut Input<'_>) {
         if self.held.is_empty() {
             return;
@@ -183,7 +183,7 @@ impl Buffers {
     }
 
     fn has_room(&self) -> bool {
-        self.owed.len() <= BYTES_MAX
+        self.unsent.len() <= BYTES_MAX
     }
 
     fn write(&mut self, input: &mut Input<'_>) {
@@ -202,7 +202,7 @@ impl Buffers {
                 len
             });
         }
-        self.owed.extend(bytes);
+        self.unsent.extend(bytes);
     }
 
     fn push(&mut self, input: &mut Input<'_>) {
@@ -226,7 +226,7 @@ impl Buffers {
             }
         };
         self.queue.push(part);
-        self.owed.extend(bytes);
+        self.unsent.extend(bytes);
     }
 
     fn push_span(&mut self, input: &mut Input<'_>) {
@@ -234,7 +234,7 @@ impl Buffers {
         let offset = input.span();
         if self.has_room() {
             let span = FileSpan::new(self.file.clone(), offset, len);
-            self.owed.extend(bytes_of_span(&span));
+            self.unsent.extend(bytes_of_span(&span));
             self.queue.push_span(span);
         }
     }
@@ -245,14 +245,21 @@ impl Buffers {
             return;
         }
         let Some(outgoing) = self.queue.take(len_max) else {
-            assert!(self.owed.is_empty(), "{} bytes are owed", self.owed.len());
+            assert!(
+                self.unsent.is_empty(),
+                "{} bytes are lost",
+                self.unsent.len()
+            );
             return;
         };
         let bytes = bytes_of(&outgoing);
         assert_eq!(bytes.len(), outgoing.len());
-        assert!(self.owed.starts_with(&bytes), "what goes out is not owed");
+        assert!(
+            self.unsent.starts_with(&bytes),
+            "the queue takes the wrong bytes"
+        );
         match &outgoing {
-            // A span is not split, nor is the block before it.
+            // Neither a span nor the block before it is split at `len_max`.
             Outgoing::File(file) => assert!(file.head_len() <= BLOCK_BYTES),
             Outgoing::One(_) => assert!(bytes.len() <= len_max),
             Outgoing::Many(parts) => {
@@ -268,16 +275,16 @@ impl Buffers {
         };
         let sent = input.up_to(bytes.len());
         self.queue.put_back(outgoing, sent);
-        self.owed.drain(..sent);
+        self.unsent.drain(..sent);
     }
 
     fn make_box(&mut self, input: &mut Input<'_>) {
-        let witness = Witness(self.boxes_dropped.clone());
+        let counter = DropCounter(self.boxes_dropped.clone());
         self.boxes_made += 1;
         self.boxes.push(match input.below(3) {
-            0 => Boxed::Small(PoolBox::new(&self.pool, || (7, witness))),
-            1 => Boxed::Block(PoolBox::new(&self.pool, || ([7; 4000], witness))),
-            _ => Boxed::Large(PoolBox::new(&self.pool, || ([7; 5000], witness))),
+            0 => Boxed::Small(PoolBox::new(&self.pool, || (7, counter))),
+            1 => Boxed::Block(PoolBox::new(&self.pool, || ([7; 4000], counter))),
+            _ => Boxed::Large(PoolBox::new(&self.pool, || ([7; 5000], counter))),
         });
     }
 
@@ -297,39 +304,39 @@ impl Buffers {
         assert_eq!(self.received.unread(), self.unread);
         assert_eq!(self.received.is_empty(), self.unread.is_empty());
         let sending = self.sending.as_ref().map_or(0, |(_, bytes)| bytes.len());
-        assert_eq!(self.queue.len() + sending, self.owed.len());
-        assert_eq!(self.queue.is_empty(), self.owed.len() == sending);
+        assert_eq!(self.queue.len() + sending, self.unsent.len());
+        assert_eq!(self.queue.is_empty(), self.unsent.len() == sending);
         for (part, bytes) in &self.held {
-            assert_eq!(**part, bytes[..], "what is held has changed");
+            assert_eq!(**part, bytes[..], "a held part has changed");
         }
         if let Some((outgoing, bytes)) = &self.sending {
-            assert_eq!(&bytes_of(outgoing), bytes, "what goes out has changed");
+            assert_eq!(&bytes_of(outgoing), bytes, "an outgoing part has changed");
         }
         assert_eq!(self.boxes_made, self.boxes_dropped.get() + self.boxes.len());
     }
 
-    /// Everything goes out, and everything is given back.
+    /// Sends everything and drops everything. Then no block may be in use.
     fn end(mut self) {
         if let Some((outgoing, bytes)) = self.sending.take() {
             self.queue.put_back(outgoing, bytes.len());
-            self.owed.drain(..bytes.len());
+            self.unsent.drain(..bytes.len());
         }
         while let Some(outgoing) = self.queue.take(3000) {
             let bytes = bytes_of(&outgoing);
-            // A block that nothing was written to goes out, too, but not in the place of others.
-            assert!(!bytes.is_empty() || self.owed.is_empty());
-            assert!(self.owed.starts_with(&bytes));
-            self.owed.drain(..bytes.len());
+            // The queue may hold an empty block. It may send that only when nothing else is left.
+            assert!(!bytes.is_empty() || self.unsent.is_empty());
+            assert!(self.unsent.starts_with(&bytes));
+            self.unsent.drain(..bytes.len());
             self.queue.put_back(outgoing, bytes.len());
         }
-        assert!(self.owed.is_empty() && self.queue.is_empty());
+        assert!(self.unsent.is_empty() && self.queue.is_empty());
         let (pool, made, dropped) = (
             self.pool.clone(),
             self.boxes_made,
             self.boxes_dropped.clone(),
         );
         drop(self);
-        assert_eq!(pool.in_use(), 0, "blocks are lost");
+        assert_eq!(pool.in_use(), 0, "blocks are leaked");
         assert_eq!(made, dropped.get());
     }
 }
@@ -349,7 +356,7 @@ fn bytes_of(outgoing: &Outgoing) -> Vec<u8> {
     }
 }
 
-/// Stand for the bytes of a span: each is the end of its place in the file.
+/// The bytes that the test uses for a span: each one is the lowest byte of its offset in the file.
 fn bytes_of_span(span: &FileSpan) -> Vec<u8> {
     let places = (span.offset()..).take(span.len());
     places.map(|place| place.to_le_bytes()[0]).collect()

@@ -1,5 +1,5 @@
-//! The executor against a list of its tasks: each task is a script, and each is begun once at
-//! most, dropped once, and ends as its handle says.
+//! The executor, compared with a list of its tasks. Each task runs a script of the input. Each must
+//! start at most once, be dropped exactly once, and end as its handle reports.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -16,20 +16,21 @@ use coring::parts::{
 use crate::input::Input;
 use crate::planned::{PLANNED, allow_panics, panic_as_planned};
 
-/// Steps of one input, and turns at its end.
+/// The most steps of one input.
 const STEPS_MAX: usize = 200;
+/// The most turns in which all tasks must end.
 const TURNS_MAX: usize = 20_000;
 const TASKS_MAX: usize = 60;
-/// Tasks that start tasks that start tasks.
+/// A task spawns tasks, which spawn tasks, down to this depth.
 const DEPTH_MAX: u8 = 3;
-/// The length of a script, in bytes.
+/// The longest script, in bytes.
 const SCRIPT_MAX: usize = 24;
 const FLAGS: usize = 4;
 
-/// Takes the steps of an input on a worker's executor.
+/// Applies the operations of an input to an executor.
 ///
 /// # Panics
-/// When a task is lost, woken early, or told a wrong outcome.
+/// If a task is lost or wakes early, or if a handle reports a wrong outcome.
 pub fn check(data: &[u8]) {
     allow_panics();
     let mut input = Input::new(data);
@@ -57,10 +58,12 @@ pub fn check(data: &[u8]) {
     bench.end();
 }
 
-/// One task as the model knows it.
+/// The model of one task.
 #[derive(Default)]
 struct Task {
+    /// How often the task was started.
     begun: u32,
+    /// How often its future was dropped.
     dropped: u32,
     finished: bool,
     aborted: bool,
@@ -71,8 +74,9 @@ struct Task {
 struct World {
     tasks: RefCell<Vec<Task>>,
     panics: Cell<u64>,
+    /// Flags that tasks set and wait for.
     flags: [Cell<bool>; FLAGS],
-    /// Tasks that wait for a flag.
+    /// The wakers of tasks that wait for a flag.
     waiting: RefCell<Vec<Waker>>,
 }
 
@@ -92,13 +96,13 @@ impl World {
         match outcome {
             Ok(value) => assert!(value == number && task.finished),
             Err(JoinError::Panicked(text)) => assert!(&*text == PLANNED && task.finished),
-            Err(JoinError::Cancelled) => assert!(task.aborted, "{number} was never aborted"),
-            Err(error) => unreachable!("{number}: {error}"),
+            Err(JoinError::Cancelled) => assert!(task.aborted, "task {number} was not aborted"),
+            Err(error) => unreachable!("task {number}: {error}"),
         }
     }
 }
 
-/// Tells when a task's future is dropped, and may wake others then.
+/// Part of a task's future. Its drop is recorded, and wakes all waiting tasks if `wakes` is set.
 struct Guard {
     world: Rc<World>,
     number: usize,
@@ -115,6 +119,7 @@ impl Drop for Guard {
     }
 }
 
+/// Spawns a task that runs `script`.
 fn start(world: &Rc<World>, script: Rc<[u8]>, depth: u8) {
     let number = world.tasks.borrow().len();
     if number == TASKS_MAX {
@@ -213,7 +218,8 @@ impl Bench {
         }
     }
 
-    /// Runs the ready tasks once: whether more are ready, and when the next timer is due.
+    /// Runs the ready tasks once. Returns whether tasks are ready again, and the time of the next
+    /// timer in ms.
     fn turn(&self) -> (bool, Option<u64>) {
         let turn = self.executor.enter(|| self.executor.turn());
         let tasks = self.world.tasks.borrow();
@@ -227,7 +233,8 @@ impl Bench {
         self.executor.enter(|| self.executor.advance(now_ms));
     }
 
-    /// Wakes all that wait for a flag, from within the worker or from elsewhere.
+    /// Wakes all tasks that wait for a flag: `within` the executor, or from outside, as another
+    /// thread does.
     fn wake_waiting(&self, within: bool) {
         let waiting = self.world.waiting.take();
         let wake = || waiting.into_iter().for_each(Waker::wake);
@@ -238,14 +245,14 @@ impl Bench {
         }
     }
 
-    /// Sets every flag and lets time pass until no task can go on. Those that are left wait for
-    /// tasks that wait for them.
+    /// Sets every flag and advances the clock until no task is ready. The tasks that are left wait
+    /// for each other.
     fn finish(&mut self) {
         for flag in &self.world.flags {
             flag.set(true);
         }
         for turn in 0.. {
-            assert!(turn < TURNS_MAX, "the tasks do not come to an end");
+            assert!(turn < TURNS_MAX, "the tasks do not end");
             self.wake_waiting(true);
             self.advance(self.now_ms);
             let (runnable, next_ms) = self.turn();
@@ -260,7 +267,7 @@ impl Bench {
             let tasks = self.world.tasks.borrow();
             let is_open = tasks[number].dropped == 0;
             let is_within = tasks[number].begun == 1 && !tasks[number].finished;
-            assert!(!is_open || is_within, "{number} was never begun");
+            assert!(!is_open || is_within, "task {number} was not started");
             drop(tasks);
             self.poll_handle(number, is_open);
         }
@@ -273,11 +280,11 @@ impl Bench {
         let poll = || Pin::new(&mut handle).poll(&mut context);
         match self.executor.enter(poll) {
             Poll::Ready(outcome) => self.world.check_outcome(number, outcome),
-            Poll::Pending => assert!(may_wait, "{number} is gone without an outcome"),
+            Poll::Pending => assert!(may_wait, "task {number} ended without an outcome"),
         }
     }
 
-    /// Drops the executor: nothing is left, and every handle has its outcome.
+    /// Drops the executor. Then no task and no timer may be left, and every handle is ready.
     fn end(self) {
         let Self {
             executor,
@@ -298,7 +305,7 @@ impl Bench {
             let mut context = Context::from_waker(Waker::noop());
             assert!(Pin::new(&mut handle).poll(&mut context).is_ready());
         }
-        // Wakers that outlive their worker do nothing.
+        // A waker that outlives its executor does nothing.
         world.waiting.take().into_iter().for_each(Waker::wake);
     }
 }

@@ -1,6 +1,6 @@
-//! The fuzzer's bytes, one decision at a time.
+//! Reads numbers from the bytes of an input.
 
-/// The rest of an input. When it is used up, every number is 0.
+/// The rest of an input. At its end, every number is 0.
 #[derive(Debug)]
 pub(crate) struct Input<'a>(&'a [u8]);
 
@@ -9,7 +9,7 @@ impl<'a> Input<'a> {
         Self(bytes)
     }
 
-    /// The next byte; none at the end.
+    /// The next byte, or `None` at the end.
     pub(crate) fn byte(&mut self) -> Option<u8> {
         let (&byte, rest) = self.0.split_first()?;
         self.0 = rest;
@@ -26,7 +26,7 @@ impl<'a> Input<'a> {
         usize::from(self.byte().unwrap_or(0)) % end
     }
 
-    /// A number up to `max`: a small one, a large one, or one close to the bound.
+    /// A number up to `max`: often a small one, else a large one or one close to `max`.
     pub(crate) fn up_to(&mut self, max: usize) -> usize {
         let first = usize::from(self.byte().unwrap_or(0));
         let number = match first {
@@ -38,7 +38,7 @@ impl<'a> Input<'a> {
         number.min(max)
     }
 
-    /// A number of any size: up to 44 bits.
+    /// A number of up to 44 bits.
     pub(crate) fn span(&mut self) -> u64 {
         let bits = self.number() % 44;
         let number = self.number() << 8 | self.number();
@@ -59,13 +59,14 @@ impl<'a> Input<'a> {
         choices[self.below(choices.len())]
     }
 
-    /// All that is left.
+    /// The remaining bytes.
     pub(crate) fn rest(self) -> &'a [u8] {
         self.0
     }
 }
 
-/// `bytes` in an allocation of their exact length, so that a sanitizer sees a read beyond them.
+/// A copy of `bytes` in an allocation of exactly their length, so that AddressSanitizer detects a
+/// read beyond their end.
 pub(crate) fn exact(bytes: &[u8]) -> Box<[u8]> {
     bytes.into()
 }

@@ -1,9 +1,9 @@
-//! Checks that take any bytes: each is a target of libFuzzer, and replays its corpus as an
-//! ordinary test.
+//! Fuzz targets. Each check takes arbitrary bytes. libFuzzer calls it with new inputs, and an
+//! ordinary test calls it with the inputs of the corpus.
 //!
-//! A check reads its input as a list of decisions, makes them on the real code and on a naive
-//! model, and panics where the two differ. The models do things the slow and obvious way, so that
-//! a reader can see that they are right.
+//! A check interprets its input as a list of operations, applies them to the real code and to a
+//! naive model, and panics if the results differ. The models are slow and simple, so that a reader
+//! can see that they are correct.
 //!
 //! ```text
 //! tests/run --all                                        each target for a minute
@@ -11,7 +11,7 @@
 //! cargo test --features mutants --test fuzz              the corpus, on a stable compiler
 //! ```
 //!
-//! An input that found a fault is put into `corpus/`, under a name that tells what it found.
+//! An input that found a bug is added to `corpus/`, with a name that describes the bug.
 
 pub mod buffers;
 pub mod connections;

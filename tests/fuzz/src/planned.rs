@@ -1,13 +1,13 @@
-//! Panics that belong to an input. They are caught by the code under test, and neither printed nor
-//! taken for a fault by libFuzzer, which ends the process in the hook.
+//! Panics that an input causes on purpose. The code under test catches them. They must not reach
+//! the panic hook of libFuzzer, which aborts the process.
 
 use std::panic;
 use std::sync::Once;
 
-/// The message of a panic that an input asks for.
+/// The message of these panics.
 pub(crate) const PLANNED: &str = "a planned panic";
 
-/// Lets planned panics pass the hook.
+/// Installs a panic hook that ignores planned panics and passes on all others.
 pub(crate) fn allow_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -20,7 +20,7 @@ pub(crate) fn allow_panics() {
     });
 }
 
-/// Panics as planned.
+/// Panics with the message `PLANNED`.
 pub(crate) fn panic_as_planned() -> ! {
     panic::panic_any(PLANNED)
 }

@@ -1,12 +1,12 @@
-//! Replays the corpus. A file in it is an input that found a fault, or reached code that no other
-//! input did.
+//! Replays the corpus. Each file in it is an input that found a bug, or that reaches code which no
+//! other input reaches.
 
 use std::fs;
 use std::path::Path;
 
 #[expect(
     clippy::print_stdout,
-    reason = "the last line of a failure names its input"
+    reason = "the last line before a failure is the input's path"
 )]
 fn replay(name: &str, check: fn(&[u8])) {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus");

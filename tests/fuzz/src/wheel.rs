@@ -1,4 +1,4 @@
-//! The timer wheel against a map of deadlines.
+//! The timer wheel, compared with a map of deadlines.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,13 +9,13 @@ use coring::parts::Wheel;
 
 use crate::input::Input;
 
-/// Steps of one input.
+/// The most steps of one input.
 const STEPS_MAX: usize = 600;
 const TIMERS_MAX: usize = 200;
 /// The deadline of a timer that is not armed.
 const NEVER: u64 = u64::MAX;
 
-/// Counts how often it was woken.
+/// A waker that counts its wake-ups.
 #[derive(Default)]
 struct Counter(AtomicU32);
 
@@ -27,21 +27,21 @@ impl Wake for Counter {
 
 struct Timer {
     deadline_ms: u64,
-    /// The deadline was not later than the time when it was set: it may fire at once, or with the
-    /// next millisecond.
+    /// The deadline had passed already when it was set. The timer may then fire at once, or with
+    /// the next millisecond.
     is_late: bool,
     waiter: Option<Arc<Counter>>,
 }
 
-/// Takes the steps of an input on the wheel and on the map.
+/// Applies the operations of an input to the wheel and to the map.
 ///
 /// # Panics
-/// When a timer fires early, late or twice, or the worker would sleep too long.
+/// If a timer fires early, late or twice, or if the worker would sleep beyond a deadline.
 pub fn check(data: &[u8]) {
     let mut input = Input::new(data);
     let mut now_ms = input.span();
     let mut wheel = Wheel::new();
-    wheel.advance(now_ms, |_| panic!("nobody waits"));
+    wheel.advance(now_ms, |_| panic!("a timer fires, but there is none"));
     let mut timers: BTreeMap<u32, Timer> = BTreeMap::new();
     for _ in 0..STEPS_MAX {
         let Some(step) = input.byte() else { break };
@@ -55,7 +55,7 @@ pub fn check(data: &[u8]) {
                     waiter: None,
                 };
                 let replaced = timers.insert(wheel.insert(), timer);
-                assert!(replaced.is_none(), "a slot in use is given out");
+                assert!(replaced.is_none(), "the slot of a new timer is in use");
             }
             (2, Some(slot)) => {
                 drop(wheel.remove(slot));
@@ -76,7 +76,7 @@ pub fn check(data: &[u8]) {
             (6 | 7, _) => {
                 let then_ms = later(&mut input, now_ms, &wheel);
                 wheel.advance(then_ms, Waker::wake);
-                fired(&mut wheel, &mut timers, now_ms, then_ms);
+                check_fired(&mut wheel, &mut timers, now_ms, then_ms);
                 now_ms = then_ms;
             }
             _ => {}
@@ -90,13 +90,13 @@ pub fn check(data: &[u8]) {
             let next_ms = wheel.next_ms().expect("an armed timer");
             assert!(
                 next_ms <= first_ms,
-                "it would sleep beyond {first_ms} until {next_ms}"
+                "the worker would sleep until {next_ms}, beyond the deadline {first_ms}"
             );
         }
     }
 }
 
-/// The end of a round of one of the wheel's levels.
+/// The last millisecond before a level of the wheel, chosen by the input, wraps around.
 fn round_end(input: &mut Input<'_>, now_ms: u64) -> u64 {
     now_ms | ((1 << (6 * input.below(6) + 6)) - 1)
 }
@@ -112,6 +112,7 @@ fn deadline(input: &mut Input<'_>, now_ms: u64) -> u64 {
     }
 }
 
+/// A time not before `now_ms`.
 fn later(input: &mut Input<'_>, now_ms: u64, wheel: &Wheel) -> u64 {
     match input.below(4) {
         0 => now_ms + input.number() % 3,
@@ -123,8 +124,9 @@ fn later(input: &mut Input<'_>, now_ms: u64, wheel: &Wheel) -> u64 {
     }
 }
 
-/// Each timer that was due has fired once, and no other has. Those that have are disarmed.
-fn fired(wheel: &mut Wheel, timers: &mut BTreeMap<u32, Timer>, now_ms: u64, then_ms: u64) {
+/// Asserts that each timer that was due has fired once, and no other timer. Disarms those that have
+/// fired.
+fn check_fired(wheel: &mut Wheel, timers: &mut BTreeMap<u32, Timer>, now_ms: u64, then_ms: u64) {
     for (&slot, timer) in timers {
         let Some(waiter) = &timer.waiter else {
             continue;

@@ -1,4 +1,4 @@
-//! Whole connections on a simulated kernel.
+//! Connections of several clients to a server on a simulated kernel.
 
 #![no_main]
 

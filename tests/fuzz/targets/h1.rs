@@ -1,4 +1,4 @@
-//! The events of a connection, at once and in pieces.
+//! The events of an HTTP/1.1 connection, at once and in pieces.
 
 #![no_main]
 

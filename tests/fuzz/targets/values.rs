@@ -1,4 +1,4 @@
-//! Values as clients and operators write them.
+//! Parsers of values that clients and operators write.
 
 #![no_main]
 

@@ -1,17 +1,17 @@
-//! A client and its one connection. It marks what it sends, keeps all that it gets, and judges it
-//! when the connection has ended.
+//! A client and its one connection. It sends marked bytes, stores everything that it receives, and
+//! checks it when the connection has ended.
 
 use coring::Limits;
 use coring::sim::{Connection, Received};
 
-use super::answer::Answer;
-use super::asked::{Asked, read};
+use super::requests::{ParsedRequest, read};
+use super::response::ParsedResponse;
 use super::site::{FILES, INCOMPLETE, Kind, file_content};
 
-/// Bytes from here on are marks: each client sends only its own.
+/// Bytes from here on are marks: client N sends only the mark `MARKS + N`.
 const MARKS: u8 = 0xf0;
-/// The byte that memory is filled with when it is given back.
-const SPOILT: u8 = 0xdd;
+/// With the feature `mutants`, freed blocks are filled with this byte.
+const FREED: u8 = 0xdd;
 
 pub(super) struct Client {
     number: u8,
@@ -19,20 +19,21 @@ pub(super) struct Client {
     pub(super) read_max: usize,
     sent: Vec<u8>,
     received: Vec<u8>,
-    /// How much was received before each read, and how much had been sent by then.
+    /// For each read, the number of bytes received before it, and of bytes sent before it.
     reads: Vec<(usize, usize)>,
-    /// How much had been sent when the workers knew of the drain.
+    /// The number of bytes sent before every worker knew of the drain.
     sent_before_drain: Option<usize>,
     pub(super) ended: bool,
     reset: bool,
     finished: bool,
 }
 
-/// What excuses a connection that breaks off.
+/// What the checks need to know of the run.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Circumstances {
     pub(super) kind: Kind,
-    /// The kernel makes errors, a deadline may have passed, or a drain has begun.
+    /// A connection may end early: the kernel injects faults, a deadline may have passed, or a drain
+    /// has begun.
     pub(super) may_break: bool,
 }
 
@@ -52,14 +53,14 @@ impl Client {
         }
     }
 
-    /// Sends, with marks of its own in place of those of others.
+    /// Sends `bytes`, with every mark replaced by the client's own and no `FREED` byte.
     pub(super) fn send(&mut self, bytes: &[u8]) {
         if self.finished || self.reset {
             return;
         }
         let own = |byte: &u8| match *byte {
             MARKS.. => MARKS + self.number,
-            SPOILT => SPOILT - 1,
+            FREED => FREED - 1,
             byte => byte,
         };
         let bytes: Vec<u8> = bytes.iter().map(own).collect();
@@ -85,7 +86,7 @@ impl Client {
         self.sent_before_drain.get_or_insert(self.sent.len());
     }
 
-    /// Reads once; whether there was something.
+    /// Reads once. Returns whether there was something to read.
     pub(super) fn read(&mut self) -> bool {
         if self.ended || !self.connection.is_readable() {
             return false;
@@ -102,68 +103,76 @@ impl Client {
         true
     }
 
-    /// Judges all that was received.
+    /// Checks everything that was received.
     ///
     /// # Panics
-    /// When something is not the answer to what was sent.
-    pub(super) fn judge(&self, limits: &Limits, circumstances: Circumstances) {
+    /// If it is not what the requests must be answered with.
+    pub(super) fn check(&self, limits: &Limits, circumstances: Circumstances) {
         assert!(self.ended, "client {} is left open", self.number);
         assert!(
-            !self.received.contains(&SPOILT),
-            "memory that was given back is sent"
+            !self.received.contains(&FREED),
+            "client {} got freed memory",
+            self.number
         );
         let is_foreign = |byte: &&u8| **byte >= MARKS && **byte != MARKS + self.number;
         let foreign = self.received.iter().find(is_foreign);
-        assert!(foreign.is_none(), "client {} got {foreign:?}", self.number);
-        let asked = read(&self.sent, limits);
+        assert!(
+            foreign.is_none(),
+            "client {} got the mark {foreign:?} of another",
+            self.number
+        );
+        let requests = read(&self.sent, limits);
         let may_break = circumstances.may_break || self.reset || self.connection.is_excused();
         let (mut at, mut number, mut closes) = (0, 0, false);
         let mut continued = None;
         while at < self.received.len() {
             assert!(
                 !closes,
-                "client {} got bytes after the last answer",
+                "client {} got bytes after the last response",
                 self.number
             );
-            let request = asked.get(number);
-            let Some(answer) = Answer::read(&self.received[at..], request) else {
-                assert!(may_break, "client {} got half a head", self.number);
+            let request = requests.get(number);
+            let Some(response) = ParsedResponse::read(&self.received[at..], request) else {
+                assert!(may_break, "client {} got a cut head", self.number);
                 return;
             };
-            if answer.is_interim() {
-                assert_eq!(answer.status, 100);
+            if response.is_interim() {
+                assert_eq!(response.status, 100);
                 assert!(request.is_some_and(|request| request.expects_continue));
                 assert_ne!(
                     continued.replace(number),
                     Some(number),
-                    "two of 100 Continue"
+                    "two 100 Continue for one request"
                 );
-                at += answer.len;
+                at += response.len;
                 continue;
             }
-            closes = answer.closes();
-            assert!(answer.field("date").is_some_and(|date| date.len() == 29));
+            closes = response.closes();
+            assert!(response.field("date").is_some_and(|date| date.len() == 29));
             let Some(request) = request else {
-                assert!(answer.is_refusal() && closes, "an answer to nothing");
-                at += answer.len;
+                assert!(
+                    response.is_refusal() && closes,
+                    "a response without a request"
+                );
+                at += response.len;
                 continue;
             };
-            self.judge_farewell(request, &answer, at);
+            self.check_farewell(request, &response, at);
             match circumstances.kind {
-                Kind::Mixed => judge_mixed(request, &answer, may_break),
-                Kind::Echo if answer.status == 200 => {
-                    assert!(request.body.starts_with(&answer.body));
+                Kind::Mixed => check_mixed(request, &response, may_break),
+                Kind::Echo if response.status == 200 => {
+                    assert!(request.body.starts_with(&response.body));
                 }
                 Kind::Echo => {}
-                Kind::Files => judge_file(request, &answer),
+                Kind::Files => check_file(request, &response),
             }
-            (at, number) = (at + answer.len, number + 1);
+            (at, number) = (at + response.len, number + 1);
         }
     }
 
-    /// A request that was sent in a drain has an answer that is the last one, unless the client
-    /// had sent more behind it by then.
-    fn judge_farewell(&self, request: &Asked, answer: &Answer, at: usize) {
+    /// The response to a request that was sent during a drain has `Connection: close`, unless the
+    /// client had sent more behind that request before it read the response.
+    fn check_farewell(&self, request: &ParsedRequest, response: &ParsedResponse, at: usize) {
         let Some(before) = self.sent_before_drain else {
             return;
         };
@@ -172,26 +181,26 @@ impl Client {
             .iter()
             .rev()
             .find(|(received, _)| *received <= at);
-        let (_, sent) = read.expect("a read that brought the answer");
+        let (_, sent) = read.expect("a read that brought the response");
         let is_alone = request.begin >= before && *sent <= request.end;
         assert!(
-            !is_alone || answer.closes(),
-            "client {} was not told in a drain that its answer is the last",
+            !is_alone || response.closes(),
+            "client {} got a response without Connection: close during a drain",
             self.number
         );
     }
 }
 
-fn judge_mixed(request: &Asked, answer: &Answer, may_break: bool) {
-    if answer.status != 200 {
+fn check_mixed(request: &ParsedRequest, response: &ParsedResponse, may_break: bool) {
+    if response.status != 200 {
         assert!(
-            answer.is_refusal() && answer.closes(),
-            "{answer:?} to {request:?}"
+            response.is_refusal() && response.closes(),
+            "{response:?} to {request:?}"
         );
-        assert!(answer.status != 500 || request.method == "TRACE");
+        assert!(response.status != 500 || request.method == "TRACE");
         return;
     }
-    if answer.body == INCOMPLETE {
+    if response.body == INCOMPLETE {
         assert!(!request.complete || may_break, "{request:?} was complete");
         return;
     }
@@ -201,42 +210,45 @@ fn judge_mixed(request: &Asked, answer: &Answer, may_break: bool) {
         "PUT" | "PATCH" => [b"read ", &request.body[..]].concat(),
         "DELETE" => b"deleted".to_vec(),
         "TRACE" => panic!("200 to a panic"),
-        "X" => request.of_head.clone(),
-        _ => request.large.as_ref().unwrap_or(&request.of_head).clone(),
+        "X" => request.head_text.clone(),
+        _ => request.large.as_ref().unwrap_or(&request.head_text).clone(),
     };
     assert!(
-        expected.starts_with(&answer.body),
-        "{answer:?} to {request:?}"
+        expected.starts_with(&response.body),
+        "{response:?} to {request:?}"
     );
-    if answer.whole {
+    if response.complete {
         assert_eq!(
             expected.len(),
-            answer.body.len(),
-            "{answer:?} to {request:?}"
+            response.body.len(),
+            "{response:?} to {request:?}"
         );
         let needs_all = matches!(request.method.as_str(), "POST" | "PUT" | "PATCH");
-        assert!(request.complete || !needs_all, "{answer:?} to {request:?}");
+        assert!(
+            request.complete || !needs_all,
+            "{response:?} to {request:?}"
+        );
     }
 }
 
-fn judge_file(request: &Asked, answer: &Answer) {
-    if !answer.whole || request.method == "HEAD" {
+fn check_file(request: &ParsedRequest, response: &ParsedResponse) {
+    if !response.complete || request.method == "HEAD" {
         return;
     }
     let is_content = |part: &[u8], len: usize, at: usize| {
         let is_file = FILES.iter().any(|(_, file)| *file == len);
         is_file && file_content(len).get(at..at + part.len()) == Some(part)
     };
-    match answer.status {
+    match response.status {
         200 => {
             assert!(
-                is_content(&answer.body, answer.body.len(), 0),
-                "no file: {answer:?}"
+                is_content(&response.body, response.body.len(), 0),
+                "not the content of a file: {response:?}"
             );
-            assert!(answer.field("etag").is_some() && answer.field("last-modified").is_some());
+            assert!(response.field("etag").is_some() && response.field("last-modified").is_some());
         }
         206 => {
-            let range = answer
+            let range = response
                 .field("content-range")
                 .and_then(|range| range.strip_prefix("bytes "));
             let (part, len) = range
@@ -244,10 +256,10 @@ fn judge_file(request: &Asked, answer: &Answer) {
                 .expect("a range");
             let (first, last) = part.split_once('-').expect("a range");
             let [first, last, len] = [first, last, len].map(|text| text.parse().expect("a number"));
-            assert_eq!(answer.body.len(), last - first + 1);
+            assert_eq!(response.body.len(), last - first + 1);
             assert!(
-                is_content(&answer.body, len, first),
-                "no part of a file: {answer:?}"
+                is_content(&response.body, len, first),
+                "not the range of a file: {response:?}"
             );
         }
         _ => {}

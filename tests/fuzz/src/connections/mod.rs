@@ -1,9 +1,9 @@
-//! Whole connections of several clients to real workers on a simulated kernel: requests in pieces,
-//! pauses, faults of the kernel, resets, a drain. Everything comes from the input.
+//! Connections of several clients to real workers on a simulated kernel, with requests in pieces,
+//! pauses, kernel faults, resets and a drain. The input determines everything.
 
-mod answer;
-mod asked;
 mod client;
+mod requests;
+mod response;
 mod site;
 
 use std::time::Duration;
@@ -19,14 +19,15 @@ use site::Kind;
 /// Steps of one input.
 const STEPS_MAX: usize = 150;
 const CLIENTS: usize = 4;
-/// Turns of the loops at one instant: more are a spin.
+/// More turns of the loops without any time passing are a busy loop.
 const TURNS_AT_ONCE_MAX: u32 = 60_000;
-/// A worker knows of a drain after so many turns.
+/// The turns after which a worker knows of a drain.
 const NOTICE_TURNS: u32 = 3;
-/// A life is over by then, in ms.
-const LIFE_MS_MAX: u64 = 5_000_000;
-/// Time that passes at a step, in ms. Deadlines are shorter than the larger of them.
+/// A run ends within this time, in ms.
+const RUN_MS_MAX: u64 = 5_000_000;
+/// The pauses of a step, in ms. The longest ones exceed every deadline.
 const PAUSES_MS: &[u64] = &[1, 10, 100, 400, 1000, 3000, 11_000, 80_000];
+/// The shortest timeout that `limits` sets, in ms.
 const SHORTEST_DEADLINE_MS: u64 = 400;
 
 const REQUESTS: &[&str] = &[
@@ -49,10 +50,10 @@ const REQUESTS: &[&str] = &[
     "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
 ];
 
-/// Lives the life of an input.
+/// Runs a server and its clients as the input says.
 ///
 /// # Panics
-/// When a client gets what it did not ask for, or the server breaks a rule of the kernel's.
+/// If a client receives something wrong, or the engine misuses the kernel.
 pub fn check(data: &[u8]) {
     allow_panics();
     let mut input = Input::new(data);
@@ -73,7 +74,7 @@ pub fn check(data: &[u8]) {
     let limits = limits(flags);
     let world = World::with_random(random.fork(), faults, false);
     world.enter(|| {
-        let mut life = Life {
+        let mut run = Run {
             server: Simulated::new(&world, workers, &limits, || kind.service()),
             alive: vec![true; workers],
             clients: (0..CLIENTS).map(|_| None).collect(),
@@ -88,15 +89,15 @@ pub fn check(data: &[u8]) {
         };
         for _ in 0..STEPS_MAX {
             let Some(step) = input.byte() else { break };
-            life.take_step(step, &mut input);
+            run.take_step(step, &mut input);
         }
-        life.end(input.below(3) == 0);
+        run.end(input.below(3) == 0);
         let circumstances = Circumstances {
             kind,
-            may_break: life.may_break,
+            may_break: run.may_break,
         };
-        for client in life.clients.iter().flatten() {
-            client.judge(&limits, circumstances);
+        for client in run.clients.iter().flatten() {
+            client.check(&limits, circumstances);
         }
     });
 }
@@ -123,7 +124,7 @@ fn limits(flags: usize) -> Limits {
     limits
 }
 
-struct Life {
+struct Run {
     world: World,
     server: Simulated,
     alive: Vec<bool>,
@@ -138,7 +139,7 @@ struct Life {
     drain_turns: Vec<u32>,
 }
 
-impl Life {
+impl Run {
     fn take_step(&mut self, step: u8, input: &mut Input<'_>) {
         let number = usize::from(step >> 4) % CLIENTS;
         match step % 16 {
@@ -184,7 +185,7 @@ impl Life {
         }
     }
 
-    /// Sends, on a connection that is made if there is none.
+    /// Sends `bytes` from client `number`, which connects first if it has no connection.
     fn send(&mut self, number: usize, bytes: &[u8]) {
         if self.clients[number].is_none() {
             let read_max = [1 << 20, 1 << 20, 700, 64][number];
@@ -213,7 +214,7 @@ impl Life {
         (self.drained, self.may_break) = (true, true);
     }
 
-    /// Lets the clients know of the drain, once each worker does.
+    /// Tells the clients of the drain, as soon as each worker knows of it.
     fn tell_of_drain(&mut self) {
         if self.drain_turns.iter().all(|turns| *turns >= NOTICE_TURNS) {
             let clients = self.clients.iter_mut().flatten();
@@ -221,7 +222,7 @@ impl Life {
         }
     }
 
-    /// Lets each client read all there is; whether there was something.
+    /// Lets each client read everything that has arrived. Returns whether there was something.
     fn read_all(&mut self) -> bool {
         let mut has_read = false;
         for client in self.clients.iter_mut().flatten() {
@@ -232,7 +233,7 @@ impl Life {
         has_read
     }
 
-    /// When a worker has something to do, in ms.
+    /// The time of the next event of any worker, in ms.
     fn due_ms(&self) -> Option<u64> {
         let workers = (0..self.alive.len()).filter(|worker| self.alive[*worker]);
         workers
@@ -240,7 +241,7 @@ impl Life {
             .min()
     }
 
-    /// Turns the loop of one of the workers that can go on; whether there was one.
+    /// Runs the loop of one of the ready workers once. Returns whether a worker was ready.
     fn turn(&mut self) -> bool {
         let now_ms = self.world.now_ms();
         let is_ready = |worker: &usize| {
@@ -266,7 +267,7 @@ impl Life {
             0
         };
         self.instant_ms = now_ms;
-        assert!(self.turns < TURNS_AT_ONCE_MAX, "the loops spin");
+        assert!(self.turns < TURNS_AT_ONCE_MAX, "a busy loop");
         true
     }
 
@@ -276,6 +277,7 @@ impl Life {
         }
     }
 
+    /// Runs ready workers, `turns_max` turns at most.
     fn settle(&mut self, turns_max: u32) {
         for _ in 0..turns_max {
             if !self.turn() {
@@ -284,6 +286,7 @@ impl Life {
         }
     }
 
+    /// Runs the workers while `pause_ms` pass.
     fn pass(&mut self, pause_ms: u64) {
         self.may_break |= pause_ms >= SHORTEST_DEADLINE_MS;
         let until_ms = self.world.now_ms() + pause_ms;
@@ -297,8 +300,8 @@ impl Life {
         self.world.advance(until_ms);
     }
 
-    /// Every client reads to the end of its connection; then the server drains, if it did not
-    /// before. Some `stay` open until a deadline ends them.
+    /// Every client reads to the end of its connection. Then the server drains, if it did not
+    /// before. With `stay`, the clients do not close: the server's deadlines end the connections.
     fn end(&mut self, stay: bool) {
         for client in self.clients.iter_mut().flatten() {
             client.read_max = usize::MAX;
@@ -320,11 +323,11 @@ impl Life {
                 self.drained = true;
             } else {
                 self.world
-                    .advance(next_ms.expect("a worker that sleeps for ever"));
+                    .advance(next_ms.expect("no worker sleeps for ever"));
             }
             assert!(
-                self.world.now_ms() < self.begin_ms + LIFE_MS_MAX,
-                "it does not end"
+                self.world.now_ms() < self.begin_ms + RUN_MS_MAX,
+                "the run does not end"
             );
         }
         self.server.check_end();

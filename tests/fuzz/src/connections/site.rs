@@ -1,4 +1,4 @@
-//! The services that clients ask, and the answers that they must get.
+//! The services of the server, and the responses that clients must get from them.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -17,14 +17,14 @@ const BODY_MAX: usize = 1 << 20;
 /// When every file was changed, in seconds after the epoch.
 const MODIFIED_SECONDS: u64 = 784_111_777;
 
-/// Which service it is.
+/// The kind of a server's service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// One answer for each method.
+    /// The response depends on the method.
     Mixed,
-    /// The request's body as it comes.
+    /// The response is the request's body, sent back while it arrives.
     Echo,
-    /// A folder of files.
+    /// The files of a folder.
     Files,
 }
 
@@ -56,7 +56,7 @@ impl Service for Site {
             Self::Mixed => {}
         }
         let wait_ms = request.path_bytes().len() as u64 * 37 % 3000;
-        let text = of_head(
+        let text = describe_head(
             request.method().as_str(),
             request.path_bytes(),
             request.query(),
@@ -81,7 +81,7 @@ impl Service for Site {
     }
 }
 
-/// What a service says that could not read all of a request's body.
+/// The response if the service could not read the whole request body.
 pub(super) const INCOMPLETE: &[u8] = b"incomplete";
 
 async fn read(request: &mut Request) -> Response {
@@ -91,8 +91,8 @@ async fn read(request: &mut Request) -> Response {
     }
 }
 
-/// What the answer to a request with this head is, without its body.
-pub(super) fn of_head(
+/// A response body from which a client can check that the service saw its head unchanged.
+pub(super) fn describe_head(
     method: &str,
     path: &[u8],
     query: Option<&str>,
@@ -107,13 +107,13 @@ pub(super) fn of_head(
     text
 }
 
-/// An answer that is larger than a socket holds, for paths that ask for it.
+/// A response body larger than a socket buffer, for paths that begin with `/large`.
 pub(super) fn large(path: &[u8]) -> Option<Vec<u8>> {
     let len = 150_000 + 1000 * path.len();
     path.starts_with(b"/large").then(|| content(len, 23))
 }
 
-/// Letters that repeat after `period`.
+/// `len` letters that repeat after `period` letters.
 fn content(len: usize, period: u8) -> Vec<u8> {
     (0..period)
         .map(|letter| b'A' + letter)
@@ -122,7 +122,7 @@ fn content(len: usize, period: u8) -> Vec<u8> {
         .collect()
 }
 
-/// The files of the folder, by name and length.
+/// The files of the folder: name and length.
 pub(super) const FILES: &[(&str, usize)] = &[
     ("index.html", 300),
     ("a", 5),
@@ -138,8 +138,8 @@ pub(super) fn file_content(len: usize) -> Vec<u8> {
     content(len, 50)
 }
 
-/// The folder. The files are old, so that what is served depends on no clock. It stays for the
-/// next process, which has the same files.
+/// The folder. The files have an old modification time, so that no response depends on the clock.
+/// The folder is not removed: the next process uses it again.
 fn folder() -> &'static Root {
     static FOLDER: OnceLock<Root> = OnceLock::new();
     FOLDER.get_or_init(|| {

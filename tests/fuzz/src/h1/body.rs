@@ -1,8 +1,8 @@
-//! A naive reader of chunked bodies, which has the whole body at once.
+//! A naive parser of chunked bodies. It has the whole body at once.
 
 use coring::parts::h1::Limits;
 
-/// `wire` is a chunked body and nothing else, and `data` is what is in it.
+/// Asserts that `wire` is exactly one chunked body, with the content `data`.
 pub(super) fn check(wire: &[u8], data: &[u8], limits: &Limits) {
     let mut rest = wire;
     let mut read: Vec<u8> = Vec::new();
@@ -35,10 +35,13 @@ pub(super) fn check(wire: &[u8], data: &[u8], limits: &Limits) {
         assert!(name.len() < line.len(), "a trailer without a colon");
         let name = name.to_ascii_lowercase();
         let framing = [&b"content-length"[..], b"transfer-encoding", b"host"];
-        assert!(!framing.contains(&&name[..]), "a trailer that frames");
+        assert!(
+            !framing.contains(&&name[..]),
+            "a framing field as a trailer"
+        );
     }
     assert!(trailers <= limits.fields_max);
-    assert!(rest.is_empty(), "the body has more than its framing");
+    assert!(rest.is_empty(), "bytes follow the body");
 }
 
 fn next_line<'a>(rest: &mut &'a [u8]) -> &'a [u8] {

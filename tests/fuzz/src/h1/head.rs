@@ -1,10 +1,10 @@
-//! A head against its bytes: it is exactly the request line and the fields, and what is derived
-//! from them is what a naive reader derives.
+//! Checks a parsed head against its bytes: the bytes are exactly the request line and the fields,
+//! and a naive parser derives the same values from them.
 
 use coring::parts::h1::{Connection, Framing, Limits};
 use coring::parts::{Head, Version};
 
-/// Empty lines before a request, in bytes.
+/// The most bytes of empty lines before a request.
 const BLANK_MAX: usize = 8;
 
 /// The head as a line of a report.
@@ -26,9 +26,9 @@ pub(super) fn line(connection: &Connection, head: &Head, framing: Framing, bytes
     )
 }
 
-/// What the fields say, read naively.
+/// Values that a naive parser derives from the fields.
 #[derive(Default)]
-struct Said {
+struct FieldFacts {
     fields: usize,
     hosts: usize,
     lengths: Vec<Vec<u8>>,
@@ -37,6 +37,7 @@ struct Said {
     keep_alive: bool,
 }
 
+/// Asserts that `head` and `framing` agree with `bytes`.
 pub(super) fn check(
     connection: &Connection,
     head: &Head,
@@ -58,27 +59,27 @@ pub(super) fn check(
     assert!(target.len() <= usize::from(limits.target_bytes_max));
     let is_plain = |byte: u8| byte > 0x20 && byte < 0x7f && byte != b'#';
     assert!(target.bytes().all(is_plain), "{target:?}");
-    let said = read_fields(head, bytes, rest);
-    assert!(said.fields <= usize::from(limits.fields_max));
-    assert!(said.hosts <= 1);
+    let facts = read_fields(head, bytes, rest);
+    assert!(facts.fields <= usize::from(limits.fields_max));
+    assert!(facts.hosts <= 1);
     assert!(
-        said.hosts == 1 || head.version == Version::Http10,
+        facts.hosts == 1 || head.version == Version::Http10,
         "no host"
     );
-    assert_eq!(framing, framing_of(&said, head.version));
+    assert_eq!(framing, framing_of(&facts, head.version));
     if let Framing::Length(len) = framing {
         assert!(len <= limits.body_bytes_max);
     }
-    let persists = said.keep_alive || head.version == Version::Http11;
-    assert_eq!(connection.is_last_request(), said.close || !persists);
+    let persists = facts.keep_alive || head.version == Version::Http11;
+    assert_eq!(connection.is_last_request(), facts.close || !persists);
     check_target(head, bytes);
 }
 
-/// Reads the lines of `rest`, which are exactly the head's fields.
-fn read_fields(head: &Head, bytes: &[u8], mut rest: &[u8]) -> Said {
-    let mut said = Said::default();
+/// Parses the lines of `rest`, and asserts that they are exactly the fields of `head`.
+fn read_fields(head: &Head, bytes: &[u8], mut rest: &[u8]) -> FieldFacts {
+    let mut facts = FieldFacts::default();
     for (name, value) in head.fields(bytes) {
-        said.fields += 1;
+        facts.fields += 1;
         let separators = b"()<>@,;:\\\"/[]?={}";
         let is_token = |byte: &u8| byte.is_ascii_graphic() && !separators.contains(byte);
         assert!(
@@ -97,32 +98,32 @@ fn read_fields(head: &Head, bytes: &[u8], mut rest: &[u8]) -> Said {
             .and_then(|line| line.strip_prefix(b":"));
         assert_eq!(after_name.map(trim), Some(value), "{}", line.escape_ascii());
         match name.to_ascii_lowercase().as_slice() {
-            b"host" => said.hosts += 1,
-            b"content-length" => said.lengths.push(value.to_vec()),
-            b"transfer-encoding" => said.encodings.push(value.to_ascii_lowercase()),
+            b"host" => facts.hosts += 1,
+            b"content-length" => facts.lengths.push(value.to_vec()),
+            b"transfer-encoding" => facts.encodings.push(value.to_ascii_lowercase()),
             b"connection" => {
                 for word in value.split(|byte| *byte == b',').map(trim) {
-                    said.close |= word.eq_ignore_ascii_case(b"close");
-                    said.keep_alive |= word.eq_ignore_ascii_case(b"keep-alive");
+                    facts.close |= word.eq_ignore_ascii_case(b"close");
+                    facts.keep_alive |= word.eq_ignore_ascii_case(b"keep-alive");
                 }
             }
             _ => {}
         }
     }
-    assert_eq!(rest, b"\r\n", "the section has more than its fields");
-    said
+    assert_eq!(rest, b"\r\n", "bytes follow the fields");
+    facts
 }
 
-fn framing_of(said: &Said, version: Version) -> Framing {
+fn framing_of(facts: &FieldFacts, version: Version) -> Framing {
     assert!(
-        said.lengths.len() + said.encodings.len() <= 1,
+        facts.lengths.len() + facts.encodings.len() <= 1,
         "two framings"
     );
-    if let Some(encoding) = said.encodings.first() {
+    if let Some(encoding) = facts.encodings.first() {
         assert!(encoding == b"chunked" && version == Version::Http11);
         return Framing::Chunked;
     }
-    let Some(length) = said.lengths.first() else {
+    let Some(length) = facts.lengths.first() else {
         return Framing::None;
     };
     assert!(!length.is_empty() && length.iter().all(u8::is_ascii_digit));
@@ -135,7 +136,8 @@ fn framing_of(said: &Said, version: Version) -> Framing {
     }
 }
 
-/// The path and the query end the target, and no host has a byte that could be another part of it.
+/// Asserts that the target ends with the path and the query, and that the host has no byte that
+/// delimits other parts of a target.
 fn check_target(head: &Head, bytes: &[u8]) {
     let target = head.target(bytes).as_bytes();
     let mut end = head.path(bytes).to_vec();
@@ -143,7 +145,7 @@ fn check_target(head: &Head, bytes: &[u8]) {
         end.push(b'?');
         end.extend(query.bytes());
     }
-    // An absolute target may have no path, which stands for the root.
+    // An absolute target without a path has the path `/`.
     let is_root = head.path(bytes) == b"/";
     assert!(target.ends_with(&end) || is_root && target.ends_with(&end[1..]));
     if let Some(host) = head.host(bytes) {

@@ -1,4 +1,5 @@
-//! The events of a connection: a whole input, and the same input in pieces, must come to the same.
+//! The events of an HTTP/1.1 connection: the parser must report the same for an input at once and
+//! for the same input in pieces.
 
 mod body;
 mod head;
@@ -7,20 +8,20 @@ mod script;
 use coring::parts::h1::Limits;
 
 use crate::input::Input;
-use script::{Answers, Manner, Script};
+use script::{ResponsePolicy, ResponseTiming, Script};
 
-/// Inputs beyond this are not also given byte by byte.
+/// The longest input that is also parsed byte by byte.
 const SINGLE_BYTES_MAX: usize = 3000;
 
-/// Gives an input to the parser at once and in pieces, and compares what is reported.
+/// Parses an input at once and in pieces, and compares the reports.
 ///
 /// # Panics
-/// When the reports differ, or one of them is not what a naive reader reads.
+/// If the reports differ, or if the parser disagrees with a naive parser.
 pub fn check(data: &[u8]) {
     let mut input = Input::new(data);
     let limits = limits(&mut input);
-    let manner = Manner {
-        answers: input.pick(Answers::ALL),
+    let policy = ResponsePolicy {
+        timing: input.pick(ResponseTiming::ALL),
         closes: input.below(8) == 7,
         continues: input.below(2) == 1,
     };
@@ -29,16 +30,16 @@ pub fn check(data: &[u8]) {
         .collect();
     let bytes = input.rest();
     let at = |cut: u64| usize::try_from(cut).expect("16 bits") % (bytes.len() + 1);
-    let whole = replay(&[bytes], &limits, manner);
+    let whole = replay(&[bytes], &limits, policy);
     let (left, right) = bytes.split_at(at(cuts[0]));
-    compare(&whole, &replay(&[left, right], &limits, manner));
+    compare(&whole, &replay(&[left, right], &limits, policy));
     let mut cuts: Vec<usize> = cuts.into_iter().map(at).chain([0, bytes.len()]).collect();
     cuts.sort_unstable();
     let pieces: Vec<&[u8]> = cuts.windows(2).map(|cut| &bytes[cut[0]..cut[1]]).collect();
-    compare(&whole, &replay(&pieces, &limits, manner));
+    compare(&whole, &replay(&pieces, &limits, policy));
     if bytes.len() <= SINGLE_BYTES_MAX {
         let pieces: Vec<&[u8]> = bytes.chunks(1).collect();
-        compare(&whole, &replay(&pieces, &limits, manner));
+        compare(&whole, &replay(&pieces, &limits, policy));
     }
 }
 
@@ -66,12 +67,13 @@ fn limits(input: &mut Input<'_>) -> Limits {
     }
 }
 
-fn replay(pieces: &[&[u8]], limits: &Limits, manner: Manner) -> Vec<String> {
-    let mut script = Script::new(limits, manner);
+/// Gives `pieces` to a connection, and returns its report.
+fn replay(pieces: &[&[u8]], limits: &Limits, policy: ResponsePolicy) -> Vec<String> {
+    let mut script = Script::new(limits, policy);
     for piece in pieces {
         script.receive(piece);
     }
-    // Each call consumes something, ends a piece, or is followed by an answer.
+    // Each call consumes bytes, ends a piece, or is followed by a response.
     let len: usize = pieces.iter().map(|piece| piece.len()).sum();
     let calls_max = 2 * len + 3 * pieces.len() + 8;
     assert!(
@@ -82,8 +84,8 @@ fn replay(pieces: &[&[u8]], limits: &Limits, manner: Manner) -> Vec<String> {
     script.finish()
 }
 
-/// The reports are the same, but for the kind of a fault: in pieces, a head with two faults is
-/// refused for the one that is seen first.
+/// Asserts that the reports are the same, up to a fault. The kind of the fault may differ: if a head
+/// with two faults arrives in pieces, the parser may report the other one.
 fn compare(whole: &[String], pieces: &[String]) {
     let until_fault = |report: &[String]| {
         let fault = report.iter().position(|line| script::is_fault(line));

@@ -1,5 +1,5 @@
-//! One connection that is given bytes and answers each request in one manner. It reports each
-//! event as a line.
+//! A connection that receives bytes and responds to each request as its policy says. It records
+//! each event as a line of a report.
 
 use coring::parts::h1::{Answer, BodyLength, Connection, Event, Framing, Limits, is_blank};
 use coring::parts::{Fault, Head};
@@ -11,17 +11,20 @@ use crate::input::exact;
 const DATE: [u8; 29] = *b"Sun, 06 Nov 1994 08:49:37 GMT";
 const NO_FIELDS: [(&HeaderName, &HeaderValue); 0] = [];
 
-/// When requests are answered.
+/// When a response is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Answers {
+pub(super) enum ResponseTiming {
+    /// At the end of the request.
     AtTheEnd,
+    /// After the head of the request.
     AtTheHead,
+    /// After the first bytes of the request's body.
     AtTheFirstData,
-    /// At the end, with a body of unknown length.
+    /// At the end of the request, with a body of unknown length.
     Chunked,
 }
 
-impl Answers {
+impl ResponseTiming {
     pub(super) const ALL: &[Self] = &[
         Self::AtTheEnd,
         Self::AtTheHead,
@@ -30,32 +33,35 @@ impl Answers {
     ];
 }
 
-/// How requests are answered.
+/// How the connection responds to requests.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Manner {
-    pub(super) answers: Answers,
-    /// Each answer is the last one.
+pub(super) struct ResponsePolicy {
+    pub(super) timing: ResponseTiming,
+    /// Each response has `Connection: close`.
     pub(super) closes: bool,
-    /// Clients that wait for `100 Continue` get it.
+    /// A client that waits for `100 Continue` gets it.
     pub(super) continues: bool,
 }
 
 pub(super) struct Script<'a> {
     connection: Connection,
     limits: &'a Limits,
-    manner: Manner,
+    policy: ResponsePolicy,
     unread: Vec<u8>,
     report: Vec<String>,
-    /// The answers so far, which are reported where there was no fault.
-    answers: Vec<String>,
-    /// The connection reads no more.
+    /// Lines about the responses. They are a part of the report only if there was no fault.
+    responses: Vec<String>,
+    /// The connection reads no further requests.
     over: bool,
+    /// The current request has its response.
     answered: bool,
-    /// The framing of the body that is being received.
+    /// The framing of the request body that is being received.
     body: Option<Framing>,
-    /// The body as it was framed.
+    /// The received bytes of that body, framing included.
     wire: Vec<u8>,
+    /// The received content of that body.
     data: Vec<u8>,
+    /// Calls of the parser.
     pub(super) calls: usize,
 }
 
@@ -64,14 +70,14 @@ pub(super) fn is_fault(line: &str) -> bool {
 }
 
 impl<'a> Script<'a> {
-    pub(super) fn new(limits: &'a Limits, manner: Manner) -> Self {
+    pub(super) fn new(limits: &'a Limits, policy: ResponsePolicy) -> Self {
         Self {
             connection: Connection::server(),
             limits,
-            manner,
+            policy,
             unread: Vec::new(),
             report: Vec::new(),
-            answers: Vec::new(),
+            responses: Vec::new(),
             over: false,
             answered: false,
             body: None,
@@ -113,18 +119,21 @@ impl<'a> Script<'a> {
             Event::Paused => return self.resume(used),
             Event::Request(framing) => self.begin(head, framing, &bytes),
             Event::Data(range) => {
-                assert!(self.body.is_some() && !range.is_empty(), "data of nothing");
+                assert!(
+                    self.body.is_some() && !range.is_empty(),
+                    "data without a body"
+                );
                 self.data.extend(&bytes[range.clone()]);
                 let text = bytes[range].escape_ascii().to_string();
                 match self.report.last_mut() {
                     Some(line) if line.starts_with("data ") => line.push_str(&text),
                     _ => self.report.push(format!("data {text}")),
                 }
-                if self.manner.answers == Answers::AtTheFirstData && !self.answered {
-                    self.answer();
+                if self.policy.timing == ResponseTiming::AtTheFirstData && !self.answered {
+                    self.respond();
                 }
             }
-            Event::Trailer(line) => assert!(bytes[line].contains(&b':'), "no field"),
+            Event::Trailer(line) => assert!(bytes[line].contains(&b':'), "not a field"),
             Event::End => self.end(),
         }
         self.over |= self.connection.must_close() && self.body.is_none();
@@ -133,22 +142,26 @@ impl<'a> Script<'a> {
         }
     }
 
-    /// Bytes wait behind a request that is not answered yet, or behind the last one.
+    /// The parser has paused, because there are bytes behind a request without a response, or behind
+    /// the last request.
     fn resume(&mut self, used: usize) {
-        assert!(used == 0 && !self.unread.is_empty(), "paused for nothing");
+        assert!(
+            used == 0 && !self.unread.is_empty(),
+            "paused without a reason"
+        );
         if self.connection.must_close() {
             self.over = true;
             return;
         }
         assert!(!self.connection.is_idle(), "paused while idle");
-        assert!(!self.answered, "paused with a complete exchange");
-        self.answer();
+        assert!(!self.answered, "paused after a complete exchange");
+        self.respond();
     }
 
     fn begin(&mut self, head: &Head, framing: Framing, bytes: &[u8]) {
         assert!(
             !bytes.is_empty() && self.body.is_none(),
-            "a request within another"
+            "a request inside another"
         );
         head::check(&self.connection, head, framing, bytes, self.limits);
         let line = head::line(&self.connection, head, framing, bytes);
@@ -158,18 +171,18 @@ impl<'a> Script<'a> {
         self.data.clear();
         self.body = Some(framing).filter(|framing| *framing != Framing::None);
         assert_eq!(self.connection.request_complete(), self.body.is_none());
-        if self.manner.continues && self.connection.wants_continue() {
+        if self.policy.continues && self.connection.wants_continue() {
             let interim = self.connection.send_continue();
             assert_eq!(interim, b"HTTP/1.1 100 Continue\r\n\r\n");
         }
-        if self.body.is_none() || self.manner.answers == Answers::AtTheHead {
-            self.answer();
+        if self.body.is_none() || self.policy.timing == ResponseTiming::AtTheHead {
+            self.respond();
         }
     }
 
     fn end(&mut self) {
         match self.body.take() {
-            None | Some(Framing::None) => panic!("an end without a body"),
+            None | Some(Framing::None) => panic!("the end of a body that did not begin"),
             Some(Framing::Length(len)) => {
                 assert_eq!(self.data.len() as u64, len);
                 assert_eq!(self.wire, self.data);
@@ -178,21 +191,21 @@ impl<'a> Script<'a> {
         }
         self.report.push("end".to_owned());
         if !self.answered {
-            self.answer();
+            self.respond();
         }
     }
 
-    fn answer(&mut self) {
+    fn respond(&mut self) {
         assert!(self.connection.can_answer());
         self.answered = true;
-        if self.manner.closes {
+        if self.policy.closes {
             self.connection.close_after();
         }
-        let length = match self.manner.answers {
-            Answers::Chunked => BodyLength::Unknown,
+        let length = match self.policy.timing {
+            ResponseTiming::Chunked => BodyLength::Unknown,
             _ => BodyLength::Known(0),
         };
-        let answer = Answer {
+        let response = Answer {
             status: StatusCode::OK,
             reason: None,
             shared: None,
@@ -200,27 +213,29 @@ impl<'a> Script<'a> {
             length,
         };
         let mut out = [0; 256];
-        let len = self.connection.send_head(&answer, &DATE, &mut out);
+        let len = self.connection.send_head(&response, &DATE, &mut out);
         let text = out[..len].to_ascii_lowercase();
         assert!(text.starts_with(b"http/1.1 200 ok\r\n") && text.ends_with(b"\r\n\r\n"));
         let says_close = text.windows(17).any(|bytes| bytes == b"connection: close");
-        if self.manner.answers == Answers::Chunked && self.connection.body_allowed() {
+        if self.policy.timing == ResponseTiming::Chunked && self.connection.body_allowed() {
             assert!(self.connection.send_data(5).is_ok());
         }
         let end = self.connection.send_end().expect("the right length");
         assert!(end.is_empty() || end == b"0\r\n\r\n");
-        self.answers.push(format!("answered, closes: {says_close}"));
+        self.responses
+            .push(format!("response, closes: {says_close}"));
         if self.connection.request_complete() {
             assert_eq!(self.connection.is_idle(), !self.connection.must_close());
             assert_eq!(
                 says_close,
                 self.connection.must_close(),
-                "it does not do what it says"
+                "the header and the state of the connection differ"
             );
         }
     }
 
-    /// After a fault nothing is read, and it can be answered exactly if nothing was.
+    /// After a fault the connection reads nothing. It can send an error response exactly if the
+    /// current request has no response.
     fn fault(&mut self, fault: Fault) {
         self.report.push(format!("fault {fault:?}"));
         self.over = true;
@@ -234,12 +249,12 @@ impl<'a> Script<'a> {
             .next_event(more, self.limits, &mut Head::new());
         assert_eq!(more, Ok((0, Event::Paused)));
         if self.connection.can_answer() {
-            self.answer();
+            self.respond();
             assert!(self.connection.must_close());
         }
     }
 
-    /// The client has sent all; the report.
+    /// The client has sent everything. Returns the report.
     pub(super) fn finish(mut self) -> Vec<String> {
         if !self.over {
             if let Err(fault) = self.connection.receive_eof(&self.unread) {
@@ -248,12 +263,12 @@ impl<'a> Script<'a> {
                 let is_within = !self.unread.is_empty() && !is_blank(&self.unread);
                 assert!(
                     !is_within || !self.connection.is_idle(),
-                    "half a head is no fault"
+                    "a cut head was not reported as a fault"
                 );
             }
         }
         if !self.report.iter().any(|line| is_fault(line)) {
-            self.report.append(&mut self.answers);
+            self.report.append(&mut self.responses);
         }
         self.report
     }

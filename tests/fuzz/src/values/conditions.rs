@@ -1,4 +1,4 @@
-//! Preconditions among the fields of a request.
+//! Preconditions: `If-Match` and the like.
 
 use coring::parts::conditional::{Outcome, Validators};
 use coring::parts::date;
@@ -50,7 +50,7 @@ pub(super) fn check(mut input: Input<'_>) {
         modified_seconds: MODIFIED_SECONDS,
     };
     let judged = with_head(&bytes, |head, bytes| {
-        // Whatever If-Range says, it is read without a panic.
+        // There is no naive model of If-Range: it must not panic.
         let _ = validators.if_range(head.fields(bytes), MODIFIED_SECONDS + 1);
         validators.judge(&method, head.fields(bytes))
     });
@@ -59,7 +59,7 @@ pub(super) fn check(mut input: Input<'_>) {
     }
 }
 
-/// The steps of RFC 9110 §13.2.2, one after the other.
+/// The steps of RFC 9110 §13.2.2, in their order.
 fn naive(method: &Method, fields: &Fields) -> Outcome {
     let reads = method == Method::GET || method == Method::HEAD;
     let since = |name| match &values(fields, name)[..] {
@@ -95,7 +95,7 @@ fn values<'a>(fields: &'a Fields, name: &str) -> Vec<&'a [u8]> {
     named.map(|(_, value)| &value[..]).collect()
 }
 
-/// Whether one of the tags is in the field; none if there is no such field.
+/// Whether the field contains one of the tags `ours`, or `*`. `None` if the field is missing.
 fn matches(fields: &Fields, name: &str, ours: &[&[u8]]) -> Option<bool> {
     let values = values(fields, name);
     let is_ours =
@@ -103,7 +103,7 @@ fn matches(fields: &Fields, name: &str, ours: &[&[u8]]) -> Option<bool> {
     (!values.is_empty()).then(|| values.iter().any(is_ours))
 }
 
-/// The tags of a list, up to the first thing that is not one.
+/// The tags of a list, up to the first element that is not a tag.
 fn tags(list: &[u8]) -> Vec<&[u8]> {
     let mut tags = Vec::new();
     let mut rest = list;

@@ -1,4 +1,4 @@
-//! Dates: what is read can be written, and what is written can be read.
+//! Dates: a parsed date can be written and parsed again, with the same result.
 
 use coring::parts::date::{DateCache, parse};
 
@@ -21,7 +21,7 @@ fn round_trip(second: u64) {
     let mut cache = DateCache::new();
     let text = *cache.at(second);
     assert_eq!(parse(&text), Some(second.min(LAST_SECOND)));
-    // Another second, and back: the cache has one.
+    // The cache holds one second, so these two calls replace it.
     let other = *cache.at(second ^ 1);
     assert_eq!(parse(&other), Some((second ^ 1).min(LAST_SECOND)));
     assert_eq!(*cache.at(second), text);

@@ -1,4 +1,4 @@
-//! Field sections and the words in their values.
+//! Field sections, and the tokens in field values.
 
 use coring::parts::field;
 
@@ -13,7 +13,7 @@ pub(super) fn check(mut input: Input<'_>) {
     }
 }
 
-/// A look-up by name finds the same fields as a walk over all of them.
+/// A look-up by name finds the same fields as an iteration over all fields.
 fn check_section(lines: &[u8]) {
     let bytes = [b"GET / HTTP/1.1\r\nHost: a\r\n", lines, b"\r\n\r\n"].concat();
     with_head(&bytes, |head, bytes| {

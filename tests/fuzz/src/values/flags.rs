@@ -1,4 +1,5 @@
-//! Addresses, sizes and durations as operators write them: what is shown can be given again.
+//! Addresses, sizes and durations as operators write them: the displayed form of a value parses as
+//! the same value.
 
 #[path = "../../../../src/bin/coring/units.rs"]
 #[allow(dead_code, reason = "the program uses all of it")]
@@ -44,7 +45,7 @@ fn check_number(number: u64) {
     }
 }
 
-/// Whether reading it may ask a name server.
+/// Whether parsing the text may send a query to a name server.
 fn is_looked_up(text: &str) -> bool {
     let host = text.rsplit_once(':').map_or("", |(host, _)| host);
     let is_name = !host.is_empty() && !host.contains([':', '/']);

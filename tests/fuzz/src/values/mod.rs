@@ -1,4 +1,4 @@
-//! Values as clients and operators write them, against naive readers of the same grammar.
+//! Parsers of values that clients and operators write, compared with naive parsers.
 
 mod conditions;
 mod dates;
@@ -13,10 +13,10 @@ use coring::parts::h1::{Connection, Event, Limits};
 
 use crate::input::{Input, exact};
 
-/// Reads one value; the first byte says of which kind.
+/// Parses one value. The first byte of the input selects its kind.
 ///
 /// # Panics
-/// When the real reader and the naive one differ.
+/// If the real parser and the naive one differ.
 pub fn check(data: &[u8]) {
     let mut input = Input::new(data);
     match input.below(8) {
@@ -31,13 +31,13 @@ pub fn check(data: &[u8]) {
     }
 }
 
-/// Lets `look` see the head of a request, if `bytes` are one.
-fn with_head<R>(bytes: &[u8], look: impl FnOnce(&Head, &[u8]) -> R) -> Option<R> {
+/// Calls `inspect` with the parsed head. Returns `None` if `bytes` are not a valid request head.
+fn with_head<R>(bytes: &[u8], inspect: impl FnOnce(&Head, &[u8]) -> R) -> Option<R> {
     let mut head = Head::new();
     let bytes = exact(bytes);
     let event = Connection::server().next_event(&bytes, &Limits::default(), &mut head);
     let Ok((used, Event::Request(_))) = event else {
         return None;
     };
-    Some(look(&head, &bytes[..used]))
+    Some(inspect(&head, &bytes[..used]))
 }

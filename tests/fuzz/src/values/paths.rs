@@ -1,9 +1,9 @@
-//! A request's path as a path beneath a folder.
+//! The path of a request, as a file path below a folder.
 
 use coring::parts::{Relative, with_slash};
 
 pub(super) fn check(bytes: &[u8]) {
-    // Whatever it is, it is read without a panic.
+    // Bytes that no request target can contain must not cause a panic.
     let _ = Relative::read(bytes);
     let is_of_paths = |byte: &u8| *byte > 0x20 && *byte < 0x7f && *byte != b'?';
     let path: Vec<u8> = bytes.iter().copied().filter(is_of_paths).collect();
@@ -28,7 +28,7 @@ pub(super) fn check(bytes: &[u8]) {
     assert!(with_slash(path, Some("q=//x")).ends_with("/?q=//x"));
 }
 
-/// Decodes once, splits, and looks at each name.
+/// Decodes the path once, splits it, and checks each name.
 fn naive(path: &[u8]) -> Option<Vec<u8>> {
     if path.first() != Some(&b'/') {
         return None;

@@ -1,4 +1,4 @@
-//! A Range field for a representation of some length.
+//! The `Range` field of a request, for a representation of a given length.
 
 use coring::parts::range::{ContentRange, Requested};
 
@@ -18,7 +18,7 @@ pub(super) fn check(mut input: Input<'_>) {
     }
 }
 
-/// By way of strings; none if it is not one range of bytes.
+/// Parses the field with string functions. `None` if it is not exactly one range of bytes.
 fn naive(value: &[u8], length: u64) -> Option<Requested> {
     let value = str::from_utf8(value).ok()?;
     let (unit, set) = value.split_at_checked(6)?;
@@ -52,7 +52,7 @@ fn naive(value: &[u8], length: u64) -> Option<Requested> {
     })
 }
 
-/// A number of digits only; the largest stands for all that are larger.
+/// A number that consists of digits. A number beyond `u64` counts as `u64::MAX`.
 fn number(text: &str) -> Option<u64> {
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;

@@ -1,4 +1,4 @@
-//! Targets and authorities of requests.
+//! Request targets, and the authorities in them.
 
 use std::net::Ipv6Addr;
 
@@ -31,7 +31,7 @@ pub(super) fn check_host(authority: &[u8]) {
     assert_eq!(is_host(authority), naive, "{}", authority.escape_ascii());
 }
 
-/// RFC 3986 §3.2: a host and perhaps a port; none if it is not that.
+/// `Some` if `authority` is a host with an optional port (RFC 3986 §3.2).
 fn naive_host(authority: &[u8]) -> Option<()> {
     let authority = str::from_utf8(authority).ok()?;
     let end = match authority.strip_prefix('[').and_then(|rest| rest.find(']')) {

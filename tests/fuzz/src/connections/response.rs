@@ -1,26 +1,26 @@
-//! Answers as a client reads them, one after the other.
+//! A simple parser of the responses that a client has received.
 
-use super::asked::Asked;
+use super::requests::ParsedRequest;
 
-/// An answer, or the beginning of one.
+/// A response, or the beginning of one.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct ParsedResponse {
     pub(super) status: u16,
     fields: Vec<(String, String)>,
     pub(super) body: Vec<u8>,
-    /// The body has come whole.
-    pub(super) whole: bool,
-    /// Bytes of it, framing included.
+    /// The whole body has arrived.
+    pub(super) complete: bool,
+    /// The length of the response in bytes, framing included.
     pub(super) len: usize,
 }
 
-impl Answer {
-    /// The answer to `asked` at the start of `bytes`, which are all that will come; none if that
-    /// is not even a head.
+impl ParsedResponse {
+    /// The response to `request` at the start of `bytes`. No more bytes will arrive: a response may
+    /// be incomplete, and without a complete head the result is `None`.
     ///
     /// # Panics
-    /// When it is not HTTP.
-    pub(super) fn read(bytes: &[u8], asked: Option<&Asked>) -> Option<Self> {
+    /// If the bytes are not HTTP.
+    pub(super) fn read(bytes: &[u8], request: Option<&ParsedRequest>) -> Option<Self> {
         let head_len = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
         let head = String::from_utf8_lossy(&bytes[..head_len]);
         let mut lines = head.split("\r\n");
@@ -34,18 +34,18 @@ impl Answer {
             assert!(!name.contains([' ', '\t']), "{line:?}");
             (name.to_ascii_lowercase(), value.to_owned())
         });
-        let mut answer = Self {
-            status: status.unwrap_or_else(|| panic!("not an answer: {first:?}")),
+        let mut response = Self {
+            status: status.unwrap_or_else(|| panic!("not a response: {first:?}")),
             fields: fields.collect(),
             body: Vec::new(),
-            whole: true,
+            complete: true,
             len: head_len + 4,
         };
-        answer.read_body(&bytes[head_len + 4..], asked);
-        Some(answer)
+        response.read_body(&bytes[head_len + 4..], request);
+        Some(response)
     }
 
-    /// The value of a field that is there once at most.
+    /// The value of a field that may occur only once.
     pub(super) fn field(&self, name: &str) -> Option<&str> {
         let mut named = self.fields.iter().filter(|(field, _)| field == name);
         let (_, value) = named.next()?;
@@ -65,23 +65,24 @@ impl Answer {
         self.field("connection") == Some("close")
     }
 
-    /// It refuses a request, or all of the connection.
+    /// An error response to a request, or to the connection.
     pub(super) fn is_refusal(&self) -> bool {
         self.status >= 400
     }
 
-    fn read_body(&mut self, rest: &[u8], asked: Option<&Asked>) {
+    fn read_body(&mut self, rest: &[u8], request: Option<&ParsedRequest>) {
         let length = self
             .field("content-length")
             .map(|length| length.parse().expect("a length"));
         let encoding = self.field("transfer-encoding").map(str::to_owned);
         assert!(length.is_none() || encoding.is_none(), "two framings");
-        let is_head = match asked {
-            Some(asked) => asked.method == "HEAD",
-            // The request was refused before it was read. It may have been HEAD.
+        let is_head = match request {
+            Some(request) => request.method == "HEAD",
+            // The server refused a request that it could not parse, perhaps a HEAD.
             None => rest.is_empty(),
         };
-        // A connection that is refused unread gets a body, whatever its first request is.
+        // If the server refuses a connection before it reads a request, the response has a body,
+        // even if the client has sent a HEAD request.
         let is_refused_unread = self.is_refusal() && self.closes() && length == Some(rest.len());
         let has_none = is_head && !is_refused_unread || matches!(self.status, 204 | 304);
         if self.is_interim() || has_none {
@@ -89,41 +90,44 @@ impl Answer {
         }
         if let Some(length) = length {
             self.body = rest[..length.min(rest.len())].to_vec();
-            self.whole = self.body.len() == length;
+            self.complete = self.body.len() == length;
             self.len += self.body.len();
         } else if encoding.is_some() {
             assert_eq!(encoding.as_deref(), Some("chunked"));
             assert!(
-                asked.is_some_and(|asked| !asked.is_http10),
+                request.is_some_and(|request| !request.is_http10),
                 "chunked to HTTP/1.0"
             );
             self.read_chunks(rest);
         } else {
-            assert!(asked.is_some_and(|asked| asked.is_http10), "no framing");
+            assert!(
+                request.is_some_and(|request| request.is_http10),
+                "no framing"
+            );
             assert!(
                 self.closes(),
-                "an answer until the end of the connection, which stays"
+                "a response without framing, but the connection stays open"
             );
-            // Where it ends can not be told from where it was cut.
-            (self.body, self.whole) = (rest.to_vec(), false);
+            // The end of the connection ends the body, so a cut body looks like a complete one.
+            (self.body, self.complete) = (rest.to_vec(), false);
             self.len += rest.len();
         }
     }
 
     fn read_chunks(&mut self, all: &[u8]) {
         let mut rest = all;
-        self.whole = false;
+        self.complete = false;
         while let Some(end) = rest.windows(2).position(|two| two == b"\r\n") {
             let size = str::from_utf8(&rest[..end]).expect("a size");
             let size = usize::from_str_radix(size, 16).expect("a size");
             let chunk = &rest[end + 2..];
             if size == 0 {
-                // Trailers of a request may have been passed on.
+                // An echo passes on the trailers of its request.
                 let Some(len) = trailers_len(chunk) else {
                     break;
                 };
                 rest = &chunk[len..];
-                self.whole = true;
+                self.complete = true;
                 self.len += all.len() - rest.len();
                 return;
             }
@@ -139,7 +143,7 @@ impl Answer {
     }
 }
 
-/// How many bytes a trailer section has, with the empty line that ends it; none: it is cut.
+/// The length of a trailer section, including the empty line that ends it. `None` if it is cut.
 fn trailers_len(bytes: &[u8]) -> Option<usize> {
     let mut len = 0;
     loop {

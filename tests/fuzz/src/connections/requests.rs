@@ -1,5 +1,5 @@
-//! The requests in all that a client has sent, as the parser reads them at once. What it reads is
-//! checked by another target.
+//! The requests of a client, parsed from everything that the client has sent. This uses the parser
+//! under test: the target `h1` checks it.
 
 use coring::Limits;
 use coring::parts::h1::{self, Answer, BodyLength, Connection, Event, Framing};
@@ -10,25 +10,26 @@ use super::site;
 
 const NO_FIELDS: [(&HeaderName, &HeaderValue); 0] = [];
 
-/// A request.
+/// A request, of which the body may be incomplete.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) struct ParsedRequest {
     pub(super) method: String,
     pub(super) is_http10: bool,
     pub(super) expects_continue: bool,
-    /// Its body has come whole.
+    /// The client has sent the whole body.
     pub(super) complete: bool,
     pub(super) body: Vec<u8>,
-    /// The answer that tells what its head was.
-    pub(super) of_head: Vec<u8>,
+    /// The response body that `site::describe_head` makes from this head.
+    pub(super) head_text: Vec<u8>,
+    /// The response body of `site::large`, if the path asks for one.
     pub(super) large: Option<Vec<u8>>,
-    /// Where it begins and ends in all that was sent.
+    /// The offsets of its begin and end in the sent bytes.
     pub(super) begin: usize,
     pub(super) end: usize,
 }
 
-/// The requests up to the first fault.
-pub(super) fn read(sent: &[u8], limits: &Limits) -> Vec<Asked> {
+/// The requests in `sent`, up to the first fault.
+pub(super) fn read(sent: &[u8], limits: &Limits) -> Vec<ParsedRequest> {
     let limits = h1::Limits {
         head_bytes_max: limits.head_bytes_max,
         target_bytes_max: limits.target_bytes_max,
@@ -36,59 +37,59 @@ pub(super) fn read(sent: &[u8], limits: &Limits) -> Vec<Asked> {
         body_bytes_max: limits.body_bytes_max.unwrap_or(u64::MAX),
     };
     let mut connection = Connection::server();
-    let mut asked: Vec<Asked> = Vec::new();
+    let mut requests: Vec<ParsedRequest> = Vec::new();
     let mut at = 0;
     loop {
         let mut head = Head::new();
         let event = connection.next_event(&sent[at..], &limits, &mut head);
         let Ok((used, event)) = event else {
-            return asked;
+            return requests;
         };
         let bytes = &sent[at..at + used];
         at += used;
         match event {
-            Event::NeedData | Event::Paused => return asked,
+            Event::NeedData | Event::Paused => return requests,
             Event::Request(framing) => {
-                asked.push(request(&connection, &head, bytes, at));
+                requests.push(request(&connection, &head, bytes, at));
                 if framing == Framing::None {
-                    answer(&mut connection);
-                    asked.last_mut().expect("a request").complete = true;
+                    respond(&mut connection);
+                    requests.last_mut().expect("a request").complete = true;
                 }
             }
             Event::Data(range) => {
-                let last = asked.last_mut().expect("a request");
+                let last = requests.last_mut().expect("a request");
                 last.body.extend(&bytes[range]);
                 last.end = at;
             }
             Event::Trailer(_) => {}
             Event::End => {
-                let last = asked.last_mut().expect("a request");
+                let last = requests.last_mut().expect("a request");
                 (last.complete, last.end) = (true, at);
-                answer(&mut connection);
+                respond(&mut connection);
             }
         }
     }
 }
 
-fn request(connection: &Connection, head: &Head, bytes: &[u8], end: usize) -> Asked {
+fn request(connection: &Connection, head: &Head, bytes: &[u8], end: usize) -> ParsedRequest {
     let (method, path) = (head.method.as_str(), head.path(bytes));
     let (query, host) = (head.query(bytes), head.host(bytes));
-    Asked {
+    ParsedRequest {
         method: method.to_owned(),
         is_http10: head.version == Version::Http10,
         expects_continue: connection.wants_continue(),
         complete: false,
         body: Vec::new(),
-        of_head: site::of_head(method, path, query, host, head.fields(bytes)),
+        head_text: site::describe_head(method, path, query, host, head.fields(bytes)),
         large: site::large(path),
         begin: end - bytes.len(),
         end,
     }
 }
 
-/// Answers, so that the next request is read.
-fn answer(connection: &mut Connection) {
-    let answer = Answer {
+/// Sends an empty response to nowhere, so that the connection reads the next request.
+fn respond(connection: &mut Connection) {
+    let response = Answer {
         status: StatusCode::OK,
         reason: None,
         shared: None,
@@ -96,6 +97,6 @@ fn answer(connection: &mut Connection) {
         length: BodyLength::Known(0),
     };
     connection.send_continue();
-    connection.send_head(&answer, b"Sun, 06 Nov 1994 08:49:37 GMT", &mut [0; 256]);
+    connection.send_head(&response, b"Sun, 06 Nov 1994 08:49:37 GMT", &mut [0; 256]);
     connection.send_end().expect("the right length");
 }
