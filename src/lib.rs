@@ -1,5 +1,5 @@
-//! **coring** is an HTTP server for Linux: completion-driven on io_uring, a thread per core that
-//! shares nothing, one coroutine per connection.
+//! **coring** is an HTTP server for Linux, built on io_uring: one thread per core, no state shared
+//! between the threads, one coroutine per connection. Where io_uring is forbidden it uses epoll.
 //!
 //! ```no_run
 //! fn main() -> coring::Result<()> {
@@ -12,7 +12,8 @@
 //! }
 //! ```
 //!
-//! Coroutines need no server: [`run`] runs one, with what it [`spawn`]s, on this thread.
+//! Coroutines do not need a server: [`run`] runs a coroutine, and all that it [`spawn`]s, on the
+//! calling thread.
 //!
 //! ```
 //! use std::time::Duration;
@@ -28,27 +29,32 @@
 //! });
 //! ```
 //!
-//! The [`guide`] says how that works, and what it is called elsewhere; `examples/` has whole
-//! programs.
+//! The [`guide`] explains coroutines, completions and the ownership of buffers. `examples/` has
+//! complete programs.
 //!
-//! The factory given to `serve` runs once on each worker, so a service is never shared between
-//! threads: it need not be `Send`, and it may keep state without locks. The library installs
-//! no signal handler; [`Builder::start`] returns a [`Handle`] that drains or stops the server. A
-//! server's threads block `SIGPIPE` and `SIGXFSZ`, so a failed write is an error whatever the
-//! program does about these signals; threads that a service starts inherit that.
+//! The factory given to `serve` runs once on each worker. So a service is never shared between
+//! threads: it need not be `Send`, and it may keep state without locks.
 //!
-//! Nor does the library replace the panic hook. Rust's own one writes to standard error on the
-//! thread that panics: a program whose service may panic calls [`messages::report_panics`], so that
-//! a log collector that hangs does not hold up a worker.
+//! The library installs no signal handlers: [`Builder::start`] returns a [`Handle`] that drains or
+//! stops the server. The server's threads block `SIGPIPE` and `SIGXFSZ`, so that a failed write
+//! returns an error whatever the program does about these signals. Threads that a service starts
+//! inherit this signal mask.
+//!
+//! The library does not replace the panic hook. Rust's default hook writes to standard error on the
+//! thread that panics, which blocks a worker while nothing reads standard error (a log collector
+//! that hangs). A program whose service may panic should call [`messages::report_panics`].
 
 #![deny(unsafe_code)]
 
 #[allow(
     unsafe_code,
-    reason = "blocks are counted by hand and lent to the kernel"
+    reason = "blocks are reference-counted by hand and lent to the kernel"
 )]
 mod buf;
-#[allow(unsafe_code, reason = "the kernel is given descriptors and memory")]
+#[allow(
+    unsafe_code,
+    reason = "descriptors and memory are handed to the kernel"
+)]
 mod engine;
 pub mod fs;
 #[doc = include_str!("guide.md")]
@@ -58,17 +64,17 @@ pub mod messages;
 pub mod metrics;
 pub mod net;
 pub mod process;
-#[allow(unsafe_code, reason = "a waker is a number in a pointer")]
+#[allow(unsafe_code, reason = "a raw waker stores a number in its pointer")]
 mod rt;
 mod server;
 mod service;
 #[cfg(feature = "sim")]
 #[allow(
     unsafe_code,
-    reason = "a simulated kernel follows the pointers it is given"
+    reason = "the simulated kernel dereferences the pointers it is given"
 )]
 pub mod sim;
-#[allow(unsafe_code, reason = "some of Linux has no safe function as yet")]
+#[allow(unsafe_code, reason = "some system calls have no safe wrapper")]
 mod sys;
 pub mod task;
 
@@ -92,19 +98,18 @@ pub use sys::signals::unblock_signals;
 pub use task::run::{run, run_with};
 pub use task::spawn;
 
-/// Handing values from one coroutine to another.
+/// Channels between the coroutines of a worker.
 pub mod sync {
     pub use crate::task::channel::{Closed, Receiver, Sender, channel};
 }
 
-/// Waiting for a time to pass, and no longer than that.
+/// Sleeps and timeouts.
 pub mod time {
     pub use crate::rt::{Elapsed, Timeout};
     pub use crate::task::time::{sleep, timeout};
 }
 
-/// Parts of the core, to be measured and tested by themselves: for `bench/` and `tests/fuzz/`, and
-/// a feature.
+/// Internals for `bench/` and `tests/fuzz/`. Anything here may change in any release.
 #[cfg(feature = "sim")]
 pub mod parts {
     pub use crate::buf::{

@@ -1,4 +1,4 @@
-//! Accepting connections, and which of them are let in.
+//! Accepts connections, and decides which of them are served.
 
 use std::fmt;
 use std::io;
@@ -12,16 +12,17 @@ use crate::rt::{peer_after_ms, peer_now_ms, sleep_ms, spawn_detached, yield_now}
 use crate::service::{Service, ServiceFactory};
 use crate::sys::mutants::mutate;
 
-/// Connections that are taken in a row.
+/// How many connections a listener accepts in a row before its coroutine yields.
 const BURST_MAX: u32 = 64;
-/// How long to wait when no connection can be accepted, for want of descriptors say, in ms.
+/// How long to wait after a failed accept(2), in ms: descriptors or memory are exhausted, say.
 const ACCEPT_PAUSE_MS: u64 = 100;
-/// How long the last look into a backlog may take, in ms: long enough for who is answered meanwhile
-/// to give a descriptor back, and not for ever where there are always more.
+/// How long a drain accepts connections from a backlog, in ms. If descriptors are exhausted, other
+/// connections can end in this time and release some. A client that keeps connecting cannot extend
+/// it.
 const BACKLOG_MS: u64 = 1000;
 
-/// A worker's own service, which gets the connections of its listeners. Its type is forgotten here,
-/// once for each listener: no call of a connection is a virtual one.
+/// A worker's service, with its type erased. Only the call that starts to accept on a listener is
+/// virtual; connections call the service directly.
 pub(crate) struct Acceptor(Box<dyn Fn(Rc<Listener>, Rc<Shared>)>);
 
 impl Acceptor {
@@ -32,14 +33,14 @@ impl Acceptor {
         }))
     }
 
-    /// Starts to accept on one more listener.
+    /// Starts to accept on `listener`.
     pub(super) fn listen(&self, listener: Rc<Listener>, shared: Rc<Shared>) {
         shared.listener_opened();
         (self.0)(listener, shared);
     }
 }
 
-/// Makes one of the services of each worker.
+/// Makes one of a server's services, anew for each worker.
 pub(super) struct Factory(Box<dyn Fn() -> Acceptor + Send + Sync>);
 
 impl Factory {
@@ -51,7 +52,7 @@ impl Factory {
         Self(Box::new(move || Acceptor::new(factory.make())))
     }
 
-    /// Makes the service of this thread's worker.
+    /// Makes the service on the calling worker's thread.
     pub(super) fn make(&self) -> Acceptor {
         (self.0)()
     }
@@ -63,18 +64,18 @@ impl fmt::Debug for Factory {
     }
 }
 
-/// Accepts connections until the listener is stopped; then takes those that the kernel had
-/// already accepted, and closes it.
+/// Accepts connections until the listener is stopped. Then accepts those in its backlog, and closes
+/// it.
 async fn accept<S: Service + 'static>(listener: Rc<Listener>, service: Rc<S>, shared: Rc<Shared>) {
     let mut burst = 0;
     loop {
         match std::future::poll_fn(|context| listener.poll_accept(context)).await {
             Some(Ok(stream)) => {
                 admit(stream, &service, &shared);
-                let_others(&mut burst).await;
+                yield_after_burst(&mut burst).await;
             }
             Some(Err(_)) => {
-                // Descriptors or memory are exhausted: the backlog keeps who comes meanwhile.
+                // Descriptors or memory are exhausted. New connections wait in the backlog.
                 shared.metrics.accept_errors.add(1);
                 mutate!(SpinOnExhausted, (), sleep_ms(ACCEPT_PAUSE_MS).await);
             }
@@ -86,7 +87,7 @@ async fn accept<S: Service + 'static>(listener: Rc<Listener>, service: Rc<S>, sh
         match mutate!(ForgetBacklog, Ok(None), listener.take_from_backlog()) {
             Ok(Some(stream)) => {
                 admit(stream, &service, &shared);
-                let_others(&mut burst).await;
+                yield_after_burst(&mut burst).await;
             }
             Err(error) if is_exhausted(&error) => {
                 shared.metrics.accept_errors.add(1);
@@ -95,15 +96,16 @@ async fn accept<S: Service + 'static>(listener: Rc<Listener>, service: Rc<S>, sh
             Ok(None) | Err(_) => break,
         }
     }
+    // The drain has dropped the worker's references, so this is the last one.
     if let Some(listener) = Rc::into_inner(listener) {
         listener.close();
     }
     shared.listener_closed();
 }
 
-/// After so many connections in a row others have their turn: whoever connects all the time must
-/// not have the worker for himself.
-async fn let_others(burst: &mut u32) {
+/// Yields after [`BURST_MAX`] connections in a row, so that a client that keeps connecting does not
+/// starve the other connections.
+async fn yield_after_burst(burst: &mut u32) {
     *burst += 1;
     if *burst >= BURST_MAX {
         *burst = 0;
@@ -111,7 +113,7 @@ async fn let_others(burst: &mut u32) {
     }
 }
 
-/// Whether descriptors or memory have run out, which may pass.
+/// Whether descriptors or memory are exhausted, which may be temporary.
 fn is_exhausted(error: &io::Error) -> bool {
     let errno = error.raw_os_error();
     matches!(
@@ -120,7 +122,8 @@ fn is_exhausted(error: &io::Error) -> bool {
     )
 }
 
-/// Starts a connection's coroutine, unless there are too many connections, or descriptors in use.
+/// Serves a connection or sends it a 503, in a coroutine of its own. Beyond the limits for both,
+/// closes it.
 fn admit<S: Service + 'static>(stream: Stream, service: &Rc<S>, shared: &Rc<Shared>) {
     let admission = shared.admission(stream.number());
     if admission == Admission::Drop {
@@ -129,7 +132,7 @@ fn admit<S: Service + 'static>(stream: Stream, service: &Rc<S>, shared: &Rc<Shar
         return;
     }
     if admission == Admission::Refuse {
-        spawn_detached(connection::shed(stream, shared.clone()));
+        spawn_detached(connection::refuse(stream, shared.clone()));
     } else {
         spawn_detached(connection::serve(stream, service.clone(), shared.clone()));
     }

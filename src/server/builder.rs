@@ -1,4 +1,4 @@
-//! What a server shall be like, and how it starts.
+//! The configuration of a server, and its start.
 
 use std::sync::{Arc, Mutex};
 
@@ -16,13 +16,13 @@ use crate::net::{self, Address, SocketFile};
 use crate::service::{Service, ServiceFactory};
 use crate::sys::limits::raise_open_files;
 
-/// Where the server listens when no address is named.
+/// The address that the server listens on if none is given.
 const DEFAULT_ADDRESS: &str = "127.0.0.1:8000";
 
-/// What a server shall be like.
+/// Configures and starts a server.
 #[derive(Debug, Default)]
 pub struct Builder {
-    /// Each address, and which of `factories` makes its service; none: the one given at the end.
+    /// Each address, with the index of its service in `factories`. `None`: the factory of `start`.
     addresses: Vec<(String, Option<usize>)>,
     factories: Vec<Factory>,
     cores: usize,
@@ -33,18 +33,18 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Listens on one more address for the service given to [`Builder::start`] or
-    /// [`Builder::serve`]: `host:port`, `[ipv6]:port`, `:port`, `port` or `unix:PATH`. Without any
-    /// it is 127.0.0.1:8000.
+    /// Adds an address for the service given to [`Builder::start`] or [`Builder::serve`]. Forms:
+    /// `host:port`, `[ipv6]:port`, `unix:PATH`, and `:port` or `port` for all IPv4 addresses.
+    /// Without any such address the service listens on 127.0.0.1:8000.
     #[must_use]
     pub fn bind(mut self, address: impl Into<String>) -> Self {
         self.addresses.push((address.into(), None));
         self
     }
 
-    /// Listens on one more address for a service of its own: what is for operators only, say, or
-    /// a redirect. The factory runs once on each worker. Limits, counters, the access log and the
-    /// drain are the server's.
+    /// Adds an address with a service of its own, for operators only or for a redirect, say. The
+    /// factory runs once on each worker. All addresses share the limits, the counters, the access
+    /// log and the drain.
     ///
     /// ```no_run
     /// use coring::{Response, Server};
@@ -68,47 +68,48 @@ impl Builder {
         self
     }
 
-    /// Runs on at most so many cores; 0: as many as this process may use.
+    /// Runs at most this many workers, one per core. 0, the default: one for each core that this
+    /// process may use.
     #[must_use]
     pub fn cores(mut self, cores: usize) -> Self {
         self.cores = cores;
         self
     }
 
-    /// Whether each worker is tied to a core.
+    /// Whether each worker is pinned to a core. Default: [`Pin::Auto`].
     #[must_use]
     pub fn pin(mut self, pin: Pin) -> Self {
         self.pin = pin;
         self
     }
 
-    /// Which engine to use.
+    /// The engine to use. Default: [`EngineChoice::Auto`].
     #[must_use]
     pub fn engine(mut self, engine: EngineChoice) -> Self {
         self.engine = engine;
         self
     }
 
-    /// What clients may do.
+    /// The limits that clients are held to.
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
     }
 
-    /// Where requests are logged.
+    /// Where requests are logged. Default: [`AccessLog::Off`].
     #[must_use]
     pub fn access_log(mut self, access_log: AccessLog) -> Self {
         self.access_log = access_log;
         self
     }
 
-    /// Starts the server and returns when it listens. The factory runs once on each worker. The
-    /// server lives as long as one of its handles.
+    /// Starts the server, and returns when it listens. The factory runs once on each worker. The
+    /// server ends when it is drained or stopped, or when its last handle is dropped.
     ///
     /// # Errors
-    /// When a limit makes no sense, an address cannot be had, no engine works, the log cannot be
-    /// opened, no thread can be had, or the factory panics.
+    /// Fails if a limit is invalid, an address cannot be bound, no engine works, the access log
+    /// cannot be opened, a thread cannot be started, or a factory panics.
     pub fn start<F, K>(mut self, factory: F) -> Result<Handle>
     where
         F: ServiceFactory<K> + Send + Sync + 'static,
@@ -116,11 +117,11 @@ impl Builder {
     {
         let main = self.factories.len();
         self.factories.push(Factory::new(factory));
-        let wrong = |message: String| Error::new(ErrorKind::Configuration, message);
-        let limits = self.limits.bounds().map_err(wrong)?;
+        let invalid = |message: String| Error::new(ErrorKind::Configuration, message);
+        let limits = self.limits.bounds().map_err(invalid)?;
         let addresses = self.parsed_addresses()?;
-        let refused = |refused: Refused| Error::new(ErrorKind::Engine, refused);
-        let selected = self.engine.probe().map_err(refused)?;
+        let no_engine = |refused: Refused| Error::new(ErrorKind::Engine, refused);
+        let selected = self.engine.probe().map_err(no_engine)?;
         let cores = Arc::new(Cores::choose(self.cores, self.pin));
         let files_max = raise_open_files();
         let mut bound = Vec::new();
@@ -174,11 +175,11 @@ impl Builder {
         Ok(Handle(Arc::new(state)))
     }
 
-    /// Starts the server and runs it until it is drained or stopped, which only a [`Handle`] of
-    /// [`Builder::start`] can ask for.
+    /// Starts the server, and returns only if it fails. To drain or stop a server, start it with
+    /// [`Builder::start`], which returns a [`Handle`].
     ///
     /// # Errors
-    /// Those of [`Builder::start`], and when a worker fails.
+    /// Those of [`Builder::start`]. Also fails if a worker fails.
     pub fn serve<F, K>(self, factory: F) -> Result<()>
     where
         F: ServiceFactory<K> + Send + Sync + 'static,
@@ -192,8 +193,8 @@ impl Builder {
         let has_main = self.addresses.iter().any(|(_, service)| service.is_none());
         let unnamed = (!has_main).then_some(&default);
         let parse = |(text, service): &(String, Option<usize>)| {
-            let wrong = |error: String| Error::new(ErrorKind::Configuration, error);
-            Ok((text.parse().map_err(wrong)?, *service))
+            let invalid = |message: String| Error::new(ErrorKind::Configuration, message);
+            Ok((text.parse().map_err(invalid)?, *service))
         };
         unnamed
             .into_iter()
@@ -203,7 +204,7 @@ impl Builder {
     }
 }
 
-/// The sockets of all addresses, worker by worker, each with the number of its service.
+/// Distributes the sockets of all addresses over the workers, each with the index of its service.
 fn per_worker(
     bound: Vec<(net::Bound, usize)>,
     workers: usize,
@@ -227,7 +228,7 @@ mod tests {
     use crate::service::{Request, Response};
 
     #[test]
-    fn the_main_service_has_an_address_of_its_own() {
+    fn the_main_service_has_the_default_address_unless_it_has_another() {
         let other = || async |_: Request| Response::text("");
         let check = |builder: Builder, expected: &[(&str, Option<usize>)]| {
             let parsed = builder.parsed_addresses().unwrap();

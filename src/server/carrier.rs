@@ -1,7 +1,7 @@
-//! What carries an exchange: the little that an exchange asks of a protocol.
+//! [`Carrier`]: the operations that an exchange needs of a protocol.
 //!
-//! One exchange has one carrier. Over HTTP/1 that is the whole connection, because exchanges come
-//! one after the other; a protocol that interleaves them has a carrier for each.
+//! Each exchange has one carrier. In HTTP/1 that is the whole connection, because exchanges follow
+//! one another. A protocol that interleaves them would have a carrier for each.
 
 use std::task::{Context, Poll, ready};
 
@@ -18,80 +18,82 @@ use crate::net::{Filled, Peer};
 use crate::service::{Piece, Response};
 use crate::sys::mutants::mutate;
 
-/// A response's body is pulled while fewer bytes than this are owed.
+/// A response's body is pulled while fewer bytes than this are queued or being sent.
 const OWED_BYTES_MAX: usize = 128 << 10;
 
-/// A part of a request's body that has arrived.
+/// A received part of a request's body.
 #[derive(Debug)]
 pub(super) enum Arrived {
     /// The next bytes.
     Part(Part),
-    /// A trailer field. More of them or the end follow.
+    /// A trailer field. More trailers or the end follow.
     Trailer(HeaderName, HeaderValue),
-    /// The end: the body is whole.
+    /// The body is complete.
     End,
 }
 
-/// The client's side of one exchange. An error ends the exchange. Each function that leaves the
-/// caller waiting has it woken at the next deadline.
+/// The client's side of one exchange. An error of any function ends the exchange. A function that
+/// gets a `Context`, and leaves its caller waiting, also wakes it at the next deadline.
 pub(super) trait Carrier {
     /// The limits that the client is held to.
     fn limits(&self) -> &Bounds;
 
-    /// Takes what has arrived of the request's body; none: more must be received first.
+    /// Takes the next received part of the request's body. `None`: more must be received first.
     fn take_body(&mut self) -> Result<Option<Arrived>, CloseReason>;
 
-    /// Asks the client for more of the request's body, and receives it: how many bytes came. At
-    /// `deadline_ms`, on the peers' clock, the client has failed.
+    /// Asks the client for the request's body (`100 Continue`), and receives more of it. Returns
+    /// the number of bytes received. Fails at `deadline_ms`, on the clock of `peer_now_ms`.
     fn poll_receive(
         &mut self,
         deadline_ms: u64,
         context: &mut Context<'_>,
     ) -> Poll<Result<usize, CloseReason>>;
 
-    /// Receives what is known to have arrived of the request's body: how many bytes.
+    /// Receives bytes of the request's body that are known to have arrived, without waiting.
+    /// Returns their number.
     fn receive_arrived(&mut self, context: &mut Context<'_>) -> Result<usize, CloseReason>;
 
-    /// Nothing is received at present. Fails when the client is gone; the caller is woken then.
+    /// Fails if the client is gone, and wakes the caller when it leaves later. For the time in
+    /// which nothing is received from the client.
     fn check_client(&mut self, context: &mut Context<'_>) -> Result<(), CloseReason>;
 
-    /// Asks the client to send the request's body, if it waits to be asked (`100 Continue`).
+    /// Queues `100 Continue`, if the client waits for it before it sends the request's body.
     fn ask_for_body(&mut self);
 
-    /// The response comes before the end of the request's body, which `is_read` by somebody or
-    /// not. What is left of it may be received and dropped if it `is_little`. False: the client
-    /// need not send it any more.
-    fn leave_body(&mut self, is_read: bool, is_little: bool) -> Result<bool, CloseReason>;
+    /// Begins the response before the whole request body has arrived. `is_read`: the body has a
+    /// reader, which gets the rest. `is_rest_small`: the rest is small enough to be received and
+    /// dropped; if it is not, the connection closes after the response. Returns false if the client
+    /// may never send the rest.
+    fn leave_body(&mut self, is_read: bool, is_rest_small: bool) -> Result<bool, CloseReason>;
 
-    /// Receives nothing more of the request's body, in which an error was found. The response goes
-    /// on.
+    /// Stops receiving the request's body, because it contains an error. The response continues.
     fn refuse_body(&mut self);
 
-    /// Queues an interim response, if the protocol's version has such.
+    /// Queues an interim response (1xx), if the protocol version has them.
     fn interim(&mut self, response: &Response);
 
-    /// Queues the head of a response that agrees on another protocol. From then on the bodies of
-    /// the request and of the response are what both sides send.
+    /// Queues the head of a response that switches to another protocol (101). From then on the
+    /// request's body is the client's byte stream, and the response's body the one to the client.
     fn switch(&mut self, response: &Response) -> Result<(), CloseReason>;
 
-    /// Queues the response's head. False: no body follows, whatever the response has.
+    /// Queues the response's head. Returns false if no body may follow (HEAD, 204, 304).
     fn head(&mut self, response: &Response) -> bool;
 
     /// Queues a piece of the response's body.
     fn piece(&mut self, piece: Piece) -> Result<(), CloseReason>;
 
-    /// Queues the end of the response, with trailers where the protocol has a place for them.
+    /// Queues the end of the response, with trailers if the protocol has a place for them.
     fn end(&mut self, trailers: Option<HeaderMap>) -> Result<(), CloseReason>;
 
-    /// Bytes that are queued.
+    /// The number of queued bytes.
     fn queued(&self) -> usize;
 
-    /// Whether more of the response's body can be queued, of which `owed_bytes_max` may wait to be
-    /// sent. Where that is 0, or memory is short, only if all before it is sent: a client that does
-    /// not read gets no more memory, and every client that reads makes progress.
+    /// Whether more of the response's body can be queued: fewer than `owed_bytes_max` bytes are
+    /// unsent. If that is 0, or memory is scarce, all queued bytes must have been sent. So a client
+    /// that does not read gets no more memory, and every client that reads makes progress.
     fn has_room(&self, owed_bytes_max: usize) -> bool;
 
-    /// Sends what is queued; ready when nothing is left of it.
+    /// Sends the queued bytes. Ready when all of them are sent.
     fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), CloseReason>>;
 }
 
@@ -112,8 +114,9 @@ impl Carrier for Connection {
                     return Ok(Some(Arrived::Part(part)));
                 }
                 Event::Trailer(line) => {
+                    // The parser has checked the line.
                     let field = split_line(&self.transport.recv_buf.unread()[line]);
-                    let (name, value) = field.expect("a line that was checked");
+                    let (name, value) = field.expect("a name and a value");
                     let name = HeaderName::from_bytes(name).expect("a token");
                     let value = HeaderValue::from_bytes(value).expect("no control characters");
                     self.transport.recv_buf.consume(used);
@@ -123,7 +126,7 @@ impl Carrier for Connection {
                     self.transport.recv_buf.consume(used);
                     return Ok(Some(Arrived::End));
                 }
-                // A chunk's framing, but no content yet.
+                // Chunk framing was consumed; there is no content yet.
                 Event::NeedData if used > 0 => self.transport.recv_buf.consume(used),
                 _ => return Ok(None),
             }
@@ -174,17 +177,17 @@ impl Carrier for Connection {
         self.encode_continue();
     }
 
-    fn leave_body(&mut self, is_read: bool, is_little: bool) -> Result<bool, CloseReason> {
+    fn leave_body(&mut self, is_read: bool, is_rest_small: bool) -> Result<bool, CloseReason> {
         while !is_read && !self.http.request_complete() {
             match self.next_of_body()? {
                 (0, _) => break,
                 (used, _) => self.transport.recv_buf.consume(used),
             }
         }
-        if !self.http.request_complete() && !is_little {
+        if !self.http.request_complete() && !is_rest_small {
             self.http.close_after();
         }
-        // A client that was not told to go on need not send the body.
+        // Without `100 Continue` the client may never send the body.
         Ok(!self.http.wants_continue())
     }
 
@@ -243,8 +246,9 @@ impl Carrier for Connection {
 }
 
 impl Connection {
-    /// The received part of the request's body, and how many bytes that are: no head before the
-    /// response is out.
+    /// Decodes the next event of the request's body. Returns it with the number of bytes to
+    /// consume. It is never another request: decoding pauses before the next head until the
+    /// response is complete.
     fn next_of_body(&mut self) -> Result<(usize, Event), CloseReason> {
         let unread = self.transport.recv_buf.unread();
         let step = self

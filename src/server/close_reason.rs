@@ -1,4 +1,4 @@
-//! How a connection's life ended.
+//! Why a connection ended, with the counter and the error response of each reason.
 
 use ::http::header::RETRY_AFTER;
 use ::http::{HeaderValue, StatusCode};
@@ -8,29 +8,29 @@ use crate::metrics::{Counter, WorkerMetrics};
 use crate::net::TransportError;
 use crate::service::Response;
 
-/// Why a connection was closed: a good end is one of them.
+/// Why a connection was closed, in order or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CloseReason {
-    /// The peer closed between two requests.
+    /// The peer closed the connection between two requests.
     PeerClosed,
-    /// The answer was the last one, as was agreed.
+    /// The last response was sent. One side had announced it as the last one (`Connection: close`).
     Answered,
-    /// No request came in time.
+    /// No request arrived in time.
     Idle,
-    /// The peer reset the connection, or was gone when we wrote.
+    /// The peer reset the connection, or could not be reached any more.
     Reset,
-    /// The peer half-closed the connection during a call, and the limits let that end the call.
+    /// The peer half-closed the connection during a call, and `HalfClose::End` ends the call then.
     HalfClosed,
-    /// The peer did not take the answer in time.
+    /// The peer did not take the response in time.
     WriteTimeout,
-    /// The peer broke the protocol or a limit; this includes a head or body that was late.
+    /// The peer violated the protocol or a limit; a head or body that was late is included.
     Fault(Fault),
     /// The service panicked.
     ServicePanicked,
-    /// The service answered with an interim response (1xx) that none follows, its response's body
-    /// was not what its head had announced, or a file of the response could not be read.
+    /// The service's response was invalid: an interim one (1xx) that no other follows, a body that
+    /// is not as long as announced, or a file that could not be read.
     ServiceFailed,
-    /// The server is going away.
+    /// The server drains or stops.
     Drained,
     /// There were too many connections.
     Shed,
@@ -47,7 +47,7 @@ impl From<TransportError> for CloseReason {
 }
 
 impl CloseReason {
-    /// The counter of this kind of end.
+    /// The counter of connections that ended for this reason.
     pub(super) fn counter(self, metrics: &WorkerMetrics) -> &Counter {
         match self {
             Self::PeerClosed | Self::Answered => &metrics.closed_in_order,
@@ -64,7 +64,7 @@ impl CloseReason {
         }
     }
 
-    /// What the peer is told, if nothing else is being said.
+    /// The error response that is sent for this reason, unless another response has been begun.
     pub(super) fn refusal(self) -> Option<Response> {
         match self {
             Self::Fault(Fault::Truncated) => None,

@@ -1,9 +1,9 @@
-//! One connection, from accept to its [`CloseReason`]: recv, decode, call, encode, send.
+//! One connection, from accept to its [`CloseReason`]: receive, decode, call, encode, send.
 //!
-//! What waits for the next request is small, for there may be very many of them. A request whose
-//! service does not answer at once, or whose body or answer flows, goes on as an [`exchange`] in
-//! a block of its own; how an answer is encoded stands in `encode.rs`, how a connection ends in
-//! `end.rs`.
+//! A connection that waits for its next request is small, because there may be very many. If the
+//! service does not respond at once, or if a body arrives or leaves part by part, the request
+//! continues as an [`Exchange`] in a block of its own. `encode.rs` encodes the responses, and
+//! `end.rs` ends the connection.
 
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -24,45 +24,45 @@ use crate::rt::{discard, peer_after_ms, yield_now};
 use crate::service::{Inlet, Request, Response, Service};
 use crate::sys::mutants::mutate;
 
-/// Answers are sent when so many bytes have gathered, those of files included, even while more
-/// requests are there.
+/// Once responses of this many bytes are queued, spans of files included, they are sent, even if
+/// more requests have been received.
 const GATHER_BYTES_MAX: usize = 64 << 10;
 
-/// A connection's state between requests.
+/// A connection, with all the state that it keeps between requests.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) http: h1::Connection,
     pub(super) transport: Transport,
-    /// What all connections of the worker share.
+    /// The state that all connections of the worker share.
     pub(super) shared: Rc<Shared>,
-    /// The access log's line of the request at hand; none if there is no log.
+    /// The access log's line of the current request. `None` before the first, and without a log.
     pub(super) line: Option<Box<Line>>,
-    /// What is awaited (a head, or the rest of a body that nobody read) must have come until
-    /// then, in ms; 0: nothing has begun to come.
+    /// When a head, or the rest of a body that the service did not read, must have arrived, in ms
+    /// on the clock of `peer_now_ms`. 0: not set, because no byte of it has arrived.
     arrival_deadline_ms: u64,
-    /// Why the connection ends. Without a reason its coroutine was dropped: by the end of the
-    /// server, or by a panic in a destructor of the service's.
+    /// Why the connection ends. `None` until then. It stays `None` if the coroutine is dropped
+    /// early: by the end of the server, or by a panic in one of the service's destructors.
     pub(super) reason: Option<CloseReason>,
 }
 
-/// What is to be done before the next request can be looked at.
+/// What must happen before the next request can be decoded.
 enum Next<F> {
-    /// Send what is owed, and receive more meanwhile.
+    /// Receive more, and send the queued responses meanwhile.
     SendAndReceive,
-    /// Send what is owed first: it is much.
+    /// Send the queued responses first, because they are large.
     Send,
-    /// Bring an exchange to its end.
+    /// Complete an exchange.
     Exchange(Pending<F>, Option<Inlet>),
 }
 
-/// Serves a connection until its end.
+/// Serves a connection until it is closed.
 pub(super) fn serve<S: Service>(
     stream: Stream,
     service: Rc<S>,
     shared: Rc<Shared>,
 ) -> impl Future<Output = ()> {
     let mut connection = Connection::new(stream, shared);
-    // Not an async function: that would keep its arguments twice.
+    // Not an `async fn`: its future would hold the arguments twice.
     async move {
         let ended = connection.exchanges(&*service).await;
         let (Ok(reason) | Err(reason)) = ended;
@@ -70,14 +70,14 @@ pub(super) fn serve<S: Service>(
     }
 }
 
-/// Answers a connection that is one too many, and closes it.
-pub(super) fn shed(stream: Stream, shared: Rc<Shared>) -> impl Future<Output = ()> {
+/// Sends a 503 to a connection beyond the limit, and closes it.
+pub(super) fn refuse(stream: Stream, shared: Rc<Shared>) -> impl Future<Output = ()> {
     let mut connection = Connection::new(stream, shared);
     async move { connection.close(CloseReason::Shed).await }
 }
 
 impl Connection {
-    /// From now on the connection is counted as open, until it is dropped.
+    /// Counts the connection as open until it is dropped, and sets the deadline of its first head.
     fn new(stream: Stream, shared: Rc<Shared>) -> Self {
         shared.connection_opened();
         let arrival_deadline_ms = peer_after_ms(shared.limits.head_timeout_ms);
@@ -93,7 +93,8 @@ impl Connection {
         }
     }
 
-    /// One exchange after the other. `Ok`: ended as agreed; `Err`: cut short.
+    /// Serves one request after the other. `Ok`: the connection ends in order. `Err`: it is cut
+    /// short.
     async fn exchanges<S: Service>(&mut self, service: &S) -> Result<CloseReason, CloseReason> {
         let waker = poll_fn(|context| Poll::Ready(context.waker().clone())).await;
         loop {
@@ -102,7 +103,7 @@ impl Connection {
                 Next::Exchange(pending, incoming) => self.exchange(pending, incoming).await?,
                 Next::Send => {
                     self.flush().await?;
-                    // What the socket takes at once would keep others waiting.
+                    // A flush that completes at once does not yield, so let other coroutines run.
                     if !self.transport.recv_buf.is_empty() {
                         yield_now().await;
                     }
@@ -118,15 +119,15 @@ impl Connection {
         }
     }
 
-    /// The hot path: decodes what is there, calls the service, encodes its answers. A panic of the
-    /// service's ends this connection and nothing else.
+    /// The hot path: decodes the received requests, calls the service, encodes its responses. A
+    /// panic of the service ends only this connection.
     fn advance<'a, S: Service>(
         &mut self,
         service: &'a S,
         waker: &Waker,
     ) -> Result<Next<impl Future<Output = Response> + use<'a, S>>, CloseReason> {
         let mut in_service = false;
-        // Around all requests that are there: around each call, what it answers would be moved.
+        // One `catch_unwind` for all received requests: one for each call would move its response.
         catch_unwind(AssertUnwindSafe(|| {
             self.advance_unguarded(service, waker, &mut in_service)
         }))
@@ -139,7 +140,8 @@ impl Connection {
         })
     }
 
-    /// As [`Connection::advance`]; while the service's own code runs, it says so.
+    /// As [`Connection::advance`], without catching panics. `in_service` is true while the
+    /// service's code runs.
     #[inline(always)]
     fn advance_unguarded<'a, S: Service>(
         &mut self,
@@ -169,7 +171,7 @@ impl Connection {
                     self.transport.recv_buf.consume(used);
                     return Ok(Next::SendAndReceive);
                 }
-                // What is left of a body that nobody read.
+                // The rest of a body that the service did not read.
                 Ok((used, Event::Data(_) | Event::Trailer(_))) => {
                     self.transport.recv_buf.consume(used);
                     continue;
@@ -185,29 +187,30 @@ impl Connection {
             *in_service = true;
             let mut call = PoolBox::pin(&self.shared.pool, || service.call(request));
             let mut polled = call.as_mut().poll(&mut Context::from_waker(waker));
-            // Looked at where it lies: moving it costs as much as encoding it.
-            let Poll::Ready(answer) = &mut polled else {
+            // Used in place: moving the response costs as much as encoding it.
+            let Poll::Ready(response) = &mut polled else {
                 *in_service = false;
                 return Ok(Next::Exchange(Pending::Call(call), incoming));
             };
             drop(call);
             *in_service = false;
-            let is_interim = answer.status().is_informational();
-            if is_interim || incoming.is_some() || answer.has_flowing_body() {
+            let is_interim = response.status().is_informational();
+            if is_interim || incoming.is_some() || response.has_flowing_body() {
                 let Poll::Ready(response) = polled else {
-                    unreachable!("looked at above");
+                    unreachable!("matched above");
                 };
                 let pending = Pending::Response(Box::new(response));
                 return Ok(Next::Exchange(pending, incoming));
             }
-            self.encode_full(answer)?;
+            self.encode_full(response)?;
             if self.transport.send_queue.len() >= GATHER_BYTES_MAX {
                 return Ok(Next::Send);
             }
         }
     }
 
-    /// Takes a request, whose head was read, out of the received bytes.
+    /// Begins a request whose head was decoded: moves its bytes from the receive buffer into
+    /// `request`, and begins its line of the access log.
     #[inline(always)]
     fn take_request(&mut self, used: usize, request: &mut Request) {
         self.shared.metrics.requests.add(1);
@@ -220,7 +223,8 @@ impl Connection {
         }
     }
 
-    /// What is left of an exchange, in a block of its own for as long as it lasts.
+    /// Completes an exchange. The future is in a block of its own, which is taken only while the
+    /// exchange lasts.
     fn exchange<'a, F: Future<Output = Response> + 'a>(
         &'a mut self,
         pending: Pending<F>,
@@ -235,13 +239,13 @@ impl Connection {
         })
     }
 
-    /// Sends everything that is owed.
+    /// Sends all queued responses.
     fn flush(&mut self) -> impl Future<Output = Result<(), CloseReason>> {
         poll_fn(|context| Carrier::poll_flush(self, context))
     }
 
-    /// Receives a piece of the next request, or of a body that nobody read; what is owed is sent
-    /// meanwhile, and not waited for.
+    /// Receives more of the next request, or of a body that the service did not read. Sends the
+    /// queued responses meanwhile, and does not wait for the end of that.
     fn send_and_receive(&mut self) -> impl Future<Output = Result<(), CloseReason>> {
         let has_begun = self.has_unread() || !self.http.request_complete();
         let known_ms = mutate!(SlowlorisDeadline, 0, self.arrival_deadline_ms);
@@ -256,7 +260,8 @@ impl Connection {
         poll_fn(|context| self.poll_send_and_receive(context))
     }
 
-    /// How long what comes next may take: a body, the rest of a head, or another request.
+    /// The timeout, in ms, of the bytes that are awaited: of a body, the rest of a head, or another
+    /// request.
     fn arrival_timeout_ms(&self) -> u64 {
         let limits = &self.shared.limits;
         match (self.http.request_complete(), self.has_unread()) {
@@ -270,7 +275,7 @@ impl Connection {
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Result<(), CloseReason>> {
-        if self.is_to_close() {
+        if self.closes_for_drain() {
             self.transport.set_recv_deadline(0);
         }
         match ready!(self.transport.poll_fill_and_send(context))? {
@@ -279,14 +284,14 @@ impl Connection {
         }
     }
 
-    /// The peer has not sent in time what was awaited.
+    /// The awaited bytes have not arrived before the deadline.
     #[cold]
     fn poll_overdue(&mut self, context: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
-        if self.is_to_close() {
+        if self.closes_for_drain() {
             return Poll::Ready(Err(CloseReason::Drained));
         }
         if self.transport.has_unsent() {
-            // Who still takes an answer is not idle; its own deadline is the answer's.
+            // A client that is still taking responses is not idle. The send has its own deadline.
             let later_ms = peer_after_ms(self.arrival_timeout_ms());
             self.transport.set_recv_deadline(later_ms);
             return self.poll_send_and_receive(context);
@@ -298,28 +303,29 @@ impl Connection {
         }))
     }
 
-    /// Whether a drain closes this connection, which is idle.
-    fn is_to_close(&self) -> bool {
+    /// Whether the connection is idle and a drain closes idle connections.
+    fn closes_for_drain(&self) -> bool {
         self.shared.manner.get() == Manner::CloseIdle && self.is_idle()
     }
 
-    /// Whether nothing has come of the next request.
+    /// Whether nothing of the next request has arrived, and no other is in progress.
     fn is_idle(&self) -> bool {
         self.http.is_idle() && !self.has_unread()
     }
 
-    /// Whether anything is unread but empty lines.
+    /// Whether bytes have been received and not decoded. Empty lines do not count.
     fn has_unread(&self) -> bool {
         !h1::is_blank(self.transport.recv_buf.unread())
     }
 
-    /// Whether the peer is known to have sent something that was not looked at.
-    pub(super) fn more_has_come(&self) -> bool {
+    /// Whether bytes are known to have arrived that were not decoded.
+    pub(super) fn more_has_arrived(&self) -> bool {
         self.has_unread() || self.transport.has_more()
     }
 }
 
-/// Gives the request its body, which is to come; none if it has no body.
+/// Gives the request its body, which is still to be received. Returns the end that the connection
+/// writes to, or `None` if the request has no body.
 #[inline(always)]
 fn begin_body(framing: Framing, request: &mut Request) -> Option<Inlet> {
     let length = match framing {

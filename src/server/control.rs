@@ -1,4 +1,4 @@
-//! How far a server is in its life, told to its workers by other threads.
+//! The phase of a server. Any thread advances it; the workers wait for it.
 
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -9,15 +9,15 @@ use std::task::{Poll, Waker};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(crate) enum Phase {
-    /// Connections are accepted.
+    /// The server accepts connections.
     Serving,
-    /// No more connections; what runs is completed.
+    /// It accepts no more connections, and completes running requests.
     Draining,
-    /// Now.
+    /// It aborts running requests and ends.
     Stopping,
 }
 
-/// The phase, and who waits for it to change.
+/// The phase of a server, and the wakers of the workers that wait for the next one.
 #[derive(Debug)]
 pub(crate) struct Control {
     phase: AtomicU8,
@@ -32,19 +32,19 @@ impl Control {
         }
     }
 
-    /// Goes on to `phase`, or stays in a later one.
+    /// Enters `phase`, unless the server is already in it or in a later one.
     pub(crate) fn enter(&self, phase: Phase) {
         self.phase.fetch_max(phase as u8, Ordering::SeqCst);
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.drain(..).for_each(Waker::wake);
     }
 
-    /// Whether `phase` has come.
+    /// Whether the server is in `phase` or a later one.
     pub(crate) fn has_reached(&self, phase: Phase) -> bool {
         self.phase.load(Ordering::SeqCst) >= phase as u8
     }
 
-    /// Waits until `phase` has come.
+    /// Waits until the server is in `phase` or a later one.
     pub(crate) async fn reached(&self, phase: Phase) {
         poll_fn(|context| {
             if self.has_reached(phase) {
@@ -55,7 +55,7 @@ impl Control {
                 waiting.push(context.waker().clone());
             }
             drop(waiting);
-            // The phase may have changed before our waker was there to be woken.
+            // The phase may have changed before the waker was registered.
             if self.has_reached(phase) {
                 Poll::Ready(())
             } else {

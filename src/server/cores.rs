@@ -1,4 +1,4 @@
-//! How many workers, and where they run.
+//! The number of workers, and the cores that they run on.
 
 use std::fmt;
 use std::thread::available_parallelism;
@@ -6,31 +6,31 @@ use std::thread::available_parallelism;
 use core_affinity::CoreId;
 use rustix::thread::{sched_getaffinity, sched_setaffinity};
 
-/// Whether each worker is tied to a core of its own.
+/// Whether each worker is pinned to a core of its own (sched_setaffinity(2)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Pin {
-    /// When the workers are as many as the cores that this process may use: then nobody else is
-    /// expected to share them.
+    /// Pinned if there is a worker for each core of the affinity mask. No other process is then
+    /// expected to use these cores.
     #[default]
     Auto,
-    /// Always.
+    /// Always pinned.
     Always,
-    /// Never: the kernel moves them as it likes.
+    /// Never pinned: the kernel moves workers between the cores.
     Never,
 }
 
-/// The cores a server runs on, and why these.
+/// The number of workers of a server, and how it was chosen.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Cores {
-    /// How many workers there are.
+    /// The number of workers.
     pub count: usize,
-    /// What decided on the number.
+    /// The reason for this number, in words.
     pub why: String,
-    /// Whether each worker is tied to a core.
+    /// Whether each worker is pinned to a core.
     pub pinned: bool,
-    /// Whether it should be, but may not.
+    /// Pinning was wanted, but sched_setaffinity(2) is refused.
     forbidden: bool,
     /// The cores of the affinity mask.
     mask: Vec<CoreId>,
@@ -50,22 +50,22 @@ impl fmt::Display for Cores {
 }
 
 impl Cores {
-    /// The fewest of: cores in the affinity mask, the CPU quota of the control group (rounded
-    /// down, at least one), and `wanted` (0: no wish).
+    /// Chooses the number of workers: the smallest of the cores in the affinity mask, the CPU quota
+    /// of the control group (rounded down, at least one), and `wanted` unless that is 0.
     pub(crate) fn choose(wanted: usize, pin: Pin) -> Self {
         let mask = core_affinity::get_core_ids().unwrap_or_default();
         let in_mask = mask.len().max(1);
-        // The standard library looks at the mask and at the control groups, both versions.
+        // The standard library considers the affinity mask and the CPU quotas of cgroups v1 and v2.
         let allowed = available_parallelism().map_or(1, usize::from).min(in_mask);
         let (count, why) = if wanted > 0 && wanted < allowed {
-            (wanted, format!("as asked for, of {allowed} allowed"))
+            (wanted, format!("requested, of {allowed} allowed"))
         } else if allowed < in_mask {
             (
                 allowed,
                 format!("the CPU quota, of {in_mask} in the affinity mask"),
             )
         } else {
-            (allowed, "all of the affinity mask".to_owned())
+            (allowed, "the whole affinity mask".to_owned())
         };
         let should_pin = match pin {
             Pin::Always => !mask.is_empty(),
@@ -82,7 +82,7 @@ impl Cores {
         }
     }
 
-    /// Ties the calling thread, worker number `worker`, to its core.
+    /// Pins the calling thread, which is worker number `worker`, to its core.
     pub(super) fn pin(&self, worker: usize) {
         if self.pinned
             && let Some(core) = self.mask.get(worker % self.mask.len())
@@ -92,7 +92,7 @@ impl Cores {
     }
 }
 
-/// Whether a thread may be tied to cores: found by tying this one to those that it has.
+/// Whether a thread may be pinned. Tries it: sets this thread's affinity to the mask that it has.
 fn may_pin() -> bool {
     sched_getaffinity(None)
         .and_then(|mask| sched_setaffinity(None, &mask))
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_core_is_always_to_be_had() {
+    fn there_is_at_least_one_core() {
         let one = Cores::choose(1, Pin::Never);
         assert_eq!((one.count, one.pinned), (1, false));
         let all = Cores::choose(0, Pin::Always);

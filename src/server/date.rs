@@ -1,16 +1,16 @@
-//! The wall clock, asked once a second.
+//! The wall clock, read once per second.
 
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::http::date::{DATE_LEN, DateCache};
 use crate::rt::now_ms;
 
-/// The Date field's value and the second it stands for.
+/// The value of the `Date` field, cached for a second.
 #[derive(Debug)]
 pub(super) struct Date {
     cache: DateCache,
     unix_seconds: u64,
-    /// When the second is over, on the worker's clock.
+    /// When the cached second ends, on the worker's clock.
     until_ms: u64,
 }
 
@@ -23,7 +23,7 @@ impl Date {
         }
     }
 
-    /// The present second as an IMF-fixdate.
+    /// The current second as an IMF-fixdate (RFC 9110 §5.6.7).
     #[inline]
     pub(super) fn now(&mut self) -> &[u8; DATE_LEN] {
         self.refresh();

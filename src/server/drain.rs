@@ -1,11 +1,13 @@
-//! The end of a server that loses no request.
+//! The orderly end of a worker, which completes the requests that its clients have sent.
 //!
-//! What the kernel has accepted when the drain begins is served: the listeners' last completions,
-//! and what waits in their backlogs, as far as that takes no more than a second. Then for a second
-//! every request that arrives is answered, with `Connection: close`, and idle connections stay;
-//! then these are closed, and what runs may go on up to the limit. A connection whose handshake
-//! ends in the instant between the last look into the backlog and the close of the listener is
-//! refused by the kernel: without handing the listener to a successor that cannot be helped.
+//! 1. The worker stops accepting. For up to a second it serves the connections that the kernel has
+//!    already accepted: completed accepts and the backlogs. Then it closes the listeners.
+//! 2. For a second more, idle connections stay open. Every request that arrives is answered with
+//!    `Connection: close`.
+//! 3. Idle connections are closed. Running requests may continue up to the limit.
+//!
+//! The kernel resets a connection whose handshake completes after the last accept and before the
+//! close of the listener. Only passing the listener to a successor process would avoid that.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -17,10 +19,11 @@ use super::shared::{Manner, Shared};
 use crate::net::Listener;
 use crate::rt::{begin_drain, drain_released, sleep_ms, wake_all};
 
-/// For how long after the start of a drain requests may still arrive, in ms.
+/// How long requests may still arrive after the listeners are closed, in ms.
 const GRACE_MS: u64 = 1000;
 
-/// Drains the worker; returns when nothing is left, at the limit, or when it is to stop now.
+/// Drains the worker. Returns when all connections are closed and no coroutine holds the drain, at
+/// the limit, or when the server is stopped.
 pub(super) async fn drain(listeners: Vec<Rc<Listener>>, control: &Control, shared: &Rc<Shared>) {
     shared.manner.set(Manner::LastAnswers);
     begin_drain();
@@ -38,13 +41,13 @@ pub(super) async fn drain(listeners: Vec<Rc<Listener>>, control: &Control, share
     until(orderly, control.reached(Phase::Stopping)).await;
 }
 
-/// Waits until no connection is left, and no coroutine that the end has to wait for.
+/// Waits until all connections are closed and no coroutine holds the drain (`hold_drain`).
 async fn ended(shared: &Shared) {
     shared.connections_closed().await;
     drain_released().await;
 }
 
-/// Waits for the first of two.
+/// Waits until one of the two futures is ready.
 async fn until(one: impl Future<Output = ()>, other: impl Future<Output = ()>) {
     let (mut one, mut other) = (pin!(one), pin!(other));
     poll_fn(|context| {

@@ -1,5 +1,5 @@
-//! What a connection does with an answer: its head and its body go into the queue of what is owed,
-//! and its line into the access log. When that is sent is not known here.
+//! Encodes responses: appends heads and bodies to a connection's send queue, and ends the lines of
+//! the access log. It does not know when the queue is sent.
 
 use std::cell::RefMut;
 
@@ -15,7 +15,8 @@ use crate::http::h1::{self, Answer, BodyLength};
 use crate::service::Response;
 use crate::sys::mutants::mutate;
 
-/// A body part up to this size is copied behind its head, in bytes; a larger one rides along.
+/// A part of a body up to this size, in bytes, is copied into the send queue. A larger one is not
+/// copied.
 const COPY_BYTES_MAX: usize = 2048;
 
 impl Connection {
@@ -28,24 +29,25 @@ impl Connection {
         }
     }
 
-    /// Encodes an interim response. HTTP/1.0 has none.
+    /// Encodes an interim response (1xx), unless the client speaks HTTP/1.0, which has none.
     pub(super) fn encode_interim(&mut self, response: &Response) {
         let (shared, http) = (&self.shared, &mut self.http);
-        let answer = answer(response);
+        let head = head_of(response);
         let mut date = shared.date.borrow_mut();
         let mut is_sent = false;
         let send_queue = &mut self.transport.send_queue;
-        send_queue.write_with(&shared.pool, answer.head_bytes_max(), |out| {
-            let head = http.send_head(&answer, date.now(), out);
-            is_sent = head > 0;
-            head
+        send_queue.write_with(&shared.pool, head.head_bytes_max(), |out| {
+            let head_len = http.send_head(&head, date.now(), out);
+            is_sent = head_len > 0;
+            head_len
         });
         if is_sent {
             shared.metrics.responses_1xx.add(1);
         }
     }
 
-    /// Encodes an answer that is there as a whole: a small body together with its head.
+    /// Encodes a response whose whole body is in memory or in the file cache. A small body in
+    /// memory is written with its head.
     #[inline]
     pub(super) fn encode_full(&mut self, response: &mut Response) -> Result<(), CloseReason> {
         match response.full_body() {
@@ -62,36 +64,36 @@ impl Connection {
         self.encode_end()
     }
 
-    /// Encodes the head of an answer.
+    /// Encodes the head of a response.
     #[inline]
     pub(super) fn encode_head(&mut self, response: &Response) {
         self.encode_head_and(response, b"");
     }
 
-    /// Encodes the head of an answer, and behind it the whole `body` that the head announces, if
-    /// there can be one. During a drain it is the last answer of its connection, whenever its
-    /// request came.
+    /// Encodes the head of a response, and after it `body`, the whole body that the head announces;
+    /// a response that has no body (HEAD, 204, 304) leaves it out. During a drain the response is
+    /// the last one of its connection, unless another request has arrived.
     #[inline]
     fn encode_head_and(&mut self, response: &Response, body: &[u8]) {
-        if self.shared.manner.get() != Manner::Serving && !self.another_has_come() {
-            // Whatever else has arrived is answered, too: the last answer is the one that says so.
+        if self.shared.manner.get() != Manner::Serving && !self.another_has_arrived() {
+            // Requests that have already arrived get responses, too: only the last one closes.
             mutate!(SilentDrain, (), self.http.close_after());
         }
         let status = response.status();
-        let answer = answer(response);
+        let head = head_of(response);
         let (shared, http) = (&self.shared, &mut self.http);
         let mut date = shared.date.borrow_mut();
-        let len_max = answer.head_bytes_max() + body.len();
+        let len_max = head.head_bytes_max() + body.len();
         let mut sent = 0;
         self.transport
             .send_queue
             .write_with(&shared.pool, len_max, |out| {
-                let head = http.send_head(&answer, date.now(), out);
+                let head_len = http.send_head(&head, date.now(), out);
                 if http.body_allowed() && matches!(http.send_data(body.len()), Ok(None)) {
                     sent = body.len();
-                    out[head..head + sent].copy_from_slice(body);
+                    out[head_len..head_len + sent].copy_from_slice(body);
                 }
-                head + sent
+                head_len + sent
             });
         let class = match status.as_u16() {
             200..300 => &shared.metrics.responses_2xx,
@@ -107,13 +109,13 @@ impl Connection {
         }
     }
 
-    /// Whether another request has arrived, or a part of one. Until the request at hand is
-    /// complete, all bytes belong to it.
-    fn another_has_come(&self) -> bool {
-        self.http.request_complete() && self.more_has_come()
+    /// Whether bytes of another request have arrived. Until the current request is complete, all
+    /// bytes belong to it.
+    fn another_has_arrived(&self) -> bool {
+        self.http.request_complete() && self.more_has_arrived()
     }
 
-    /// Encodes a part of an answer's body.
+    /// Encodes a part of a response's body.
     #[inline]
     pub(super) fn encode_part(&mut self, part: Part) -> Result<(), CloseReason> {
         self.encode_data(part.len(), |send_queue, pool| {
@@ -125,13 +127,13 @@ impl Connection {
         })
     }
 
-    /// Encodes a part of an answer's body that is a span of a file.
+    /// Encodes a span of a file, which is a part of a response's body.
     pub(super) fn encode_span(&mut self, span: FileSpan) -> Result<(), CloseReason> {
         self.encode_data(span.len(), |send_queue, _| send_queue.push_span(span))
     }
 
-    /// Encodes `len` bytes of an answer's body, which `queue` appends to what is sent. A body
-    /// longer than announced is the service's fault.
+    /// Encodes `len` bytes of a response's body, which `queue` appends to the send queue. Fails if
+    /// the body becomes longer than its head announced.
     #[inline]
     fn encode_data(
         &mut self,
@@ -159,7 +161,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Encodes the end of an answer.
+    /// Encodes the end of a response. Fails if its body is shorter than its head announced.
     #[inline]
     pub(super) fn encode_end(&mut self) -> Result<(), CloseReason> {
         let end = self
@@ -171,7 +173,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Encodes the end of an answer, with trailers if its body is chunked.
+    /// As [`Connection::encode_end`], with trailers if the body is chunked.
     pub(super) fn encode_end_with(&mut self, trailers: &HeaderMap) -> Result<(), CloseReason> {
         let end = self
             .http
@@ -182,7 +184,8 @@ impl Connection {
         Ok(())
     }
 
-    /// The access log's line to be begun, and the time of its beginning; none if there is no log.
+    /// The access log's line for the next request, and the clock for its date. `None` if there is
+    /// no log.
     #[inline]
     pub(super) fn next_line(&mut self) -> Option<(&mut Line, RefMut<'_, Date>)> {
         self.shared.log.as_ref()?;
@@ -191,7 +194,7 @@ impl Connection {
         Some((line, self.shared.date.borrow_mut()))
     }
 
-    /// Hands the line that was begun to the access log.
+    /// Ends the access log's line, if one was begun.
     #[inline]
     pub(super) fn write_line(&mut self) {
         if let Some(line) = &mut self.line
@@ -202,9 +205,9 @@ impl Connection {
     }
 }
 
-/// What a response's head is made of.
+/// The data that the head of `response` is encoded from.
 #[inline(always)]
-fn answer(
+fn head_of(
     response: &Response,
 ) -> Answer<'_, impl Clone + IntoIterator<Item = (&HeaderName, &HeaderValue)>> {
     Answer {

@@ -1,8 +1,9 @@
-//! The end of a connection: what is still sent, whether the peer is waited for, what is counted and
-//! logged.
+//! Ends a connection: sends the last responses, waits for the peer if it is still sending, counts
+//! and logs.
 //!
-//! [`Connection::close`] runs if the connection's coroutine comes to its end; what must happen even
-//! if that is dropped earlier (by a panic, or because the server stops) is in `drop`.
+//! [`Connection::close`] is the last step of the connection's coroutine. If the coroutine is
+//! dropped earlier, by a panic or because the server stops, only `drop` runs. So `drop` does what
+//! is always necessary.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -16,33 +17,32 @@ use crate::rt::peer_after_ms;
 use crate::service::Response;
 use crate::sys::mutants::mutate;
 
-/// After an answer to a request that was not read to its end, or that more had followed: the peer
-/// may go on sending for this long without a pause, and in all, in ms. A close with bytes unread
-/// would reset the connection and could take the answer with it.
+/// After the last response: how long the peer may pause, and how long it may continue to send in
+/// all, in ms. Closing a socket with unread bytes resets the connection, and the peer may lose the
+/// response.
 const LINGER_PAUSE_MS: u64 = 2_000;
 const LINGER_MS: u64 = 10_000;
 
-/// As long as it goes on, so many bytes are received for the sake of the last answer: a client that
-/// reads only once it has sent everything may have a whole body of the default limit left to send.
+/// The most bytes that are received after the last response. A client may read it only after it has
+/// sent its whole body, which may have this size by default (`Limits::body_bytes_max`).
 const LINGER_BYTES_MAX: usize = 16 << 20;
 
 /// How a connection ends.
 #[derive(Debug)]
 enum End {
     /// Nothing more is sent: the peer is gone, does not read, or must not get the rest of a
-    /// response.
+    /// response that failed.
     Silent,
-    /// The responses that are owed are sent, and the connection is closed.
+    /// The queued responses are sent, and the connection is closed.
     Flush,
-    /// The responses that are owed are sent. The peer may still be sending, and has time to read
-    /// them.
+    /// The queued responses are sent. The peer may still be sending, and has time to read them.
     Deliver,
     /// As `Deliver`, with this response as the last one.
     Refuse(Response),
 }
 
 impl End {
-    /// `can_answer`: no response was begun that would have to be completed first.
+    /// `can_answer`: no response has been begun, so an error response can still be sent.
     fn of(reason: CloseReason, can_answer: bool) -> Self {
         match reason {
             CloseReason::Reset | CloseReason::WriteTimeout => Self::Silent,
@@ -64,8 +64,8 @@ impl End {
 }
 
 impl Connection {
-    /// Ends the connection for `reason`. In a block of its own: otherwise every idle connection
-    /// would have the room for it.
+    /// Ends the connection because of `reason`. The future is in a block of its own, because
+    /// otherwise every idle connection would have to reserve the space for it.
     pub(super) fn close(&mut self, reason: CloseReason) -> Pin<PoolBox<impl Future<Output = ()>>> {
         self.reason = Some(reason);
         if reason == CloseReason::ServicePanicked {
@@ -94,8 +94,8 @@ impl Connection {
         {
             return;
         }
-        // After the last response nothing is received any more, so the kernel is asked.
-        let may_send = may_send || !self.transport.has_fin() && self.more_has_come();
+        // More may have arrived while the last response was sent.
+        let may_send = may_send || !self.transport.has_fin() && self.more_has_arrived();
         let waits = match end {
             End::Silent | End::Flush => false,
             End::Deliver | End::Refuse(_) => mutate!(NoLinger, false, may_send),
@@ -113,21 +113,21 @@ impl Connection {
         {
             line.begin_without_request(date.now());
         }
-        // The head announces this very body.
+        // Cannot fail: the head announces exactly this body.
         let _ = self.encode_full(refusal);
     }
 }
 
 impl Drop for Connection {
-    /// A request whose connection is dropped is logged, too; a response that is cut short must not
-    /// look whole; and every connection is counted by the reason of its end.
+    /// Ends the line of the access log, if one is begun. Resets the connection if a response was
+    /// cut short and would look whole otherwise. Counts the connection by its reason.
     fn drop(&mut self) {
         self.write_line();
         if self.http.must_reset(!self.transport.has_unsent()) {
             self.transport.stream().reset_on_close();
         }
         let reason = self.reason.unwrap_or_else(|| {
-            // The only foreign code in a connection's coroutine is the service's.
+            // The panic is the service's: no other foreign code runs in a connection's coroutine.
             if std::thread::panicking() {
                 CloseReason::ServiceFailed
             } else {
@@ -138,7 +138,7 @@ impl Drop for Connection {
     }
 }
 
-/// Tells the peer that no more will come, and receives until the peer has told the same.
+/// Sends FIN, and receives until the peer's FIN or a limit.
 async fn linger(transport: &mut Transport) {
     transport.shutdown_write();
     let end_ms = peer_after_ms(LINGER_MS);
@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_reason_ends_in_its_way() {
+    fn each_reason_has_its_end() {
         let fault = CloseReason::Fault(Fault::BadField);
         for (reason, unanswered, begun) in [
             (CloseReason::PeerClosed, "flush", "flush"),

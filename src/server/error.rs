@@ -1,22 +1,22 @@
-//! Why a server could not start or go on: one line with the cause and the cure.
+//! The error of a server that could not start or that failed: one line with the cause and the cure.
 
 use std::fmt;
 
-/// What kind of failure it is.
+/// The kind of an [`Error`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// An address cannot be had.
+    /// An address cannot be bound.
     Address,
-    /// The engine that is wanted does not work here.
+    /// The requested engine does not work on this machine.
     Engine,
-    /// Something that was configured makes no sense or does not exist.
+    /// A setting is invalid, or refers to something that does not exist.
     Configuration,
-    /// What it needs of this machine cannot be had, or it failed while it ran.
+    /// A resource of this machine is missing (a thread, say), or a worker failed while running.
     Runtime,
 }
 
-/// A failure of the server itself, never of a peer. A `main` that returns it prints one line.
+/// A failure of the server itself, never of a client. Its message is one line.
 #[derive(Clone)]
 pub struct Error {
     kind: ErrorKind,
@@ -31,7 +31,7 @@ impl Error {
         }
     }
 
-    /// What kind of failure it is.
+    /// The kind of the error.
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }
@@ -43,7 +43,7 @@ impl fmt::Display for Error {
     }
 }
 
-/// As [`Display`](fmt::Display) has it: this is what is printed when `main` returns it.
+/// As [`Display`](fmt::Display), because Rust prints this form if `main` returns an error.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)

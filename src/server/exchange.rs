@@ -1,10 +1,11 @@
-//! An exchange that does not end at once: the service waits, or a body flows.
+//! An exchange that does not complete at once: the service waits, or a body arrives or leaves part
+//! by part.
 //!
-//! It drives the service, receiving and sending together: the request's body is received while its
-//! reader waits for it, the response's body is pulled while there is room, and what is queued is
-//! sent meanwhile. It asks its [`Carrier`] for all of that, and does not know the connection. If
-//! the client resets the connection the call is dropped; whether a half-close (FIN) does the same
-//! is a limit, [`HalfClose`](super::limits::HalfClose).
+//! It polls the service, and receives and sends meanwhile. It receives the request's body while a
+//! reader waits for it, pulls the response's body while there is room, and sends the queued bytes.
+//! All of that goes through its [`Carrier`]; it does not know the connection. If the client resets
+//! the connection, the call is dropped. If the client half-closes it (FIN), that depends on
+//! [`HalfClose`](super::limits::HalfClose).
 
 use std::mem;
 use std::pin::Pin;
@@ -21,73 +22,72 @@ use crate::rt::{contain, peer_now_ms, spawn_joined};
 use crate::service::{Body, Inlet, NextResponse, Piece, Response, Upgraded};
 use crate::sys::mutants::mutate;
 
-/// What arrives for a response's body is gathered to so many bytes for one send. With more, few
-/// connections would hold all blocks that there are to receive into.
+/// How many bytes of a response's body are gathered for one send while the request's body arrives.
+/// With a larger limit a few connections that pass bodies on could use up the receive buffers.
 const RELAYED_BYTES_MAX: usize = 32 << 10;
-/// So often in a row a response's body may go on, a part or a send at a time, while its client
-/// takes whatever comes; then others have their turn. A span of a file takes as long as all of
-/// these.
+/// How often in a row a response's body is pulled and sent before the coroutine yields, if the
+/// client takes everything at once. A span of a file takes as long as all of these, and so ends the
+/// turn.
 const ROUNDS_MAX: u32 = 4;
-/// Pieces of a request's body that are handed over in a row: tiny chunks cost much more than their
-/// bytes tell. Then the task yields.
-const PIECES_MAX: u32 = 1024;
-/// Of a request's body that nobody read, so much is received to keep the connection.
+/// How many parts of a request's body are passed on before the coroutine yields. Parts are counted
+/// instead of bytes, because a tiny chunk costs almost as much as a large one.
+const PARTS_MAX: u32 = 1024;
+/// The most bytes of a request's body that are received and dropped to keep the connection open.
 const DISCARD_BYTES_MAX: u64 = 64 << 10;
 
-/// One request and its response, after the service was first polled.
+/// One request and its response, from the end of the service's first poll.
 pub(super) struct Exchange<F> {
     stage: Stage<F>,
-    /// The way of the request's body to its reader, until nobody reads it or the response is out.
+    /// Writes the request's body to its reader. `None`: there is no body, or no more of it is read.
     incoming: Option<Inlet>,
-    /// The progress of the request's body, once it was asked for.
+    /// The progress of the request's body. `None` until a reader asks for it.
     pace: Option<Pace>,
-    /// Since when nobody asks for more of it.
+    /// When the reader stopped asking for more, in ms. `None` while it asks.
     paused_ms: Option<u64>,
-    /// Pieces that may still be handed over before the task yields.
-    pieces_left: u32,
-    /// Another protocol has taken the place of HTTP, and decides itself how long to wait.
+    /// Parts that may still be passed on before the coroutine yields.
+    parts_left: u32,
+    /// The connection has switched to another protocol, which decides how long it waits.
     has_switched: bool,
 }
 
-/// What keeps an exchange from ending at once. It is small, because every idle connection has room
-/// for it.
+/// Where an exchange begins. It is small, because every idle connection reserves space for it.
 pub(super) enum Pending<F> {
-    /// The service works on its response.
+    /// The service has not responded yet.
     Call(Pin<PoolBox<F>>),
-    /// The response is there, and nothing of it is queued.
+    /// The service has responded, and nothing of the response is queued.
     Response(Box<Response>),
 }
 
-/// How far an exchange is.
+/// The progress of an exchange.
 enum Stage<F> {
     /// Nothing of the response is queued.
     Pending(Pending<F>),
-    /// An interim response is queued; the service works on the next one.
+    /// An interim response is queued. The service has not made the next one yet.
     Next(NextResponse),
-    /// The head is queued; the body follows, until none is left of it.
+    /// The head is queued. The body follows; `None` when all of it is queued.
     Body(Option<Body>),
 }
 
 impl<F: Future<Output = Response>> Exchange<F> {
-    /// The exchange of a request whose body comes by `incoming`, if it has one.
+    /// An exchange whose request body, if there is one, is written to `incoming`.
     pub(super) fn new(pending: Pending<F>, incoming: Option<Inlet>) -> Self {
         Self {
             stage: Stage::Pending(pending),
             incoming,
             pace: None,
             paused_ms: None,
-            pieces_left: PIECES_MAX,
+            parts_left: PARTS_MAX,
             has_switched: false,
         }
     }
 
-    /// Brings the exchange on; ready when all of the response is sent.
+    /// Drives the exchange. Ready when the whole response is sent.
     pub(super) fn poll(
         &mut self,
         carrier: &mut impl Carrier,
         context: &mut Context<'_>,
     ) -> Poll<Result<(), CloseReason>> {
-        self.pieces_left = PIECES_MAX;
+        self.parts_left = PARTS_MAX;
         loop {
             if matches!(
                 self.stage,
@@ -102,14 +102,14 @@ impl<F: Future<Output = Response>> Exchange<F> {
             let status = response.status();
             let is_interim = status.is_informational();
             if is_interim && !carrier.has_room(usize::MAX) {
-                // A service may have any number of them, and its client read none.
+                // A service may make any number of them, for a client that reads none.
                 ready!(carrier.poll_flush(context))?;
                 context.waker().wake_by_ref();
                 return Poll::Pending;
             }
             let stage = mem::replace(&mut self.stage, Stage::Body(None));
             let Stage::Pending(Pending::Response(mut response)) = stage else {
-                unreachable!("looked at above");
+                unreachable!("matched above");
             };
             self.stage = match is_interim {
                 true if status == StatusCode::SWITCHING_PROTOCOLS => {
@@ -126,7 +126,7 @@ impl<F: Future<Output = Response>> Exchange<F> {
         self.poll_body(carrier, context)
     }
 
-    /// Drives the call until it has a response.
+    /// Polls the call until it returns a response, and receives the request's body meanwhile.
     fn poll_call(
         &mut self,
         carrier: &mut impl Carrier,
@@ -138,10 +138,10 @@ impl<F: Future<Output = Response>> Exchange<F> {
                 let polled = match &mut self.stage {
                     Stage::Pending(Pending::Call(call)) => call.as_mut().poll(context),
                     Stage::Next(next) => next.as_mut().poll(context),
-                    _ => unreachable!("polled while the service works"),
+                    _ => unreachable!("called only before there is a response"),
                 };
                 if polled.is_ready() {
-                    // The call's destructors are the service's code, too.
+                    // Dropped within `contain`: the call's destructors are the service's code, too.
                     self.stage = Stage::Body(None);
                 }
                 polled
@@ -150,9 +150,9 @@ impl<F: Future<Output = Response>> Exchange<F> {
                 return Poll::Ready(Ok(response));
             }
             let received = self.receive(carrier, context)?;
-            // Responses to earlier requests do not wait for this one.
+            // Send the responses to earlier requests, and do not wait for the end of that.
             let _ = carrier.poll_flush(context)?;
-            if self.pieces_left == 0 {
+            if self.parts_left == 0 {
                 context.waker().wake_by_ref();
                 return Poll::Pending;
             }
@@ -162,8 +162,8 @@ impl<F: Future<Output = Response>> Exchange<F> {
         }
     }
 
-    /// Queues the head of a response that agrees on another protocol, and starts what speaks it.
-    /// Gives back the body of what that writes.
+    /// Queues the head of a response that switches to another protocol, and spawns its
+    /// continuation, which speaks that protocol. Returns the body that the continuation writes.
     fn switch(
         &mut self,
         response: &mut Response,
@@ -181,48 +181,48 @@ impl<F: Future<Output = Response>> Exchange<F> {
         carrier.switch(response)?;
         let (inlet, incoming) = Inlet::new(None);
         let (stream, outgoing) = Upgraded::new(incoming);
-        // The future is the service's code, too, and so is its making.
+        // The continuation is the service's code and may panic, so it is called in the coroutine.
         drop(spawn_joined(async move { continuation(stream).await }));
         self.incoming = Some(inlet);
         self.has_switched = true;
         Ok(outgoing)
     }
 
-    /// Queues the response's head, and gives back its body. The rest of a request's body that is
-    /// not passed on decides whether the connection can persist.
+    /// Queues the response's head, and returns its body. If the rest of the request's body is not
+    /// part of the response, its length decides whether the connection persists.
     fn begin_response(
         &mut self,
         response: &mut Response,
         carrier: &mut impl Carrier,
         context: &mut Context<'_>,
     ) -> Result<Body, CloseReason> {
-        // All that has arrived, for the head cannot wait for another turn.
-        self.pieces_left = u32::MAX;
+        // All that has arrived is passed on: after the head it would be too late.
+        self.parts_left = u32::MAX;
         if let Some(incoming) = &self.incoming {
             if response.passes_on(incoming) {
-                // An error in these bytes is still answered with its status.
+                // An error in these bytes can still be answered with its own status.
                 self.hand_over_arrived(carrier, context)?;
-                // The client sends the rest only when it is asked to.
+                // A client that waits for `100 Continue` sends the rest only after it.
                 carrier.ask_for_body();
             } else {
-                let (is_read, is_little) = (incoming.has_reader(), is_little(incoming));
+                let (is_read, is_rest_small) = (incoming.has_reader(), is_rest_small(incoming));
                 if is_read {
-                    // Nothing is received for it once the response is out, be it before its turn.
+                    // The response may end before the reader runs. After it nothing is received.
                     self.hand_over(carrier, context)?;
                 }
-                if !carrier.leave_body(is_read, is_little)? || !is_read {
+                if !carrier.leave_body(is_read, is_rest_small)? || !is_read {
                     self.incoming = None;
                 }
             }
         }
-        self.pieces_left = PIECES_MAX;
+        self.parts_left = PARTS_MAX;
         if !carrier.head(response) {
             response.body().forgo();
         }
         Ok(mem::take(response.body()))
     }
 
-    /// Drives the response's body until all of it is sent.
+    /// Pulls and sends the response's body. Ready when all of it is sent.
     fn poll_body(
         &mut self,
         carrier: &mut impl Carrier,
@@ -231,7 +231,7 @@ impl<F: Future<Output = Response>> Exchange<F> {
         for _ in 0..ROUNDS_MAX {
             let mut pulled = self.pull(carrier, context)?;
             while self.body().is_some()
-                && self.pieces_left > 0
+                && self.parts_left > 0
                 && self.receive_beside(carrier, context)?
             {
                 pulled = pulled.max(Pulled::Parts);
@@ -245,7 +245,7 @@ impl<F: Future<Output = Response>> Exchange<F> {
             }
             let was_full = !self.has_room(carrier);
             let flushed = carrier.poll_flush(context)?;
-            if pulled == Pulled::Span && flushed.is_ready() || self.pieces_left == 0 {
+            if pulled == Pulled::Span && flushed.is_ready() || self.parts_left == 0 {
                 break;
             }
             if self.body().is_none() && flushed.is_ready() {
@@ -260,15 +260,15 @@ impl<F: Future<Output = Response>> Exchange<F> {
         Poll::Pending
     }
 
-    /// The response's body, until all of it is queued.
+    /// The response's body. `None` when all of it is queued.
     fn body(&mut self) -> &mut Option<Body> {
         let Stage::Body(body) = &mut self.stage else {
-            unreachable!("the head is queued");
+            unreachable!("called only after the head was queued");
         };
         body
     }
 
-    /// Queues what the response's body has, while there is room.
+    /// Queues pieces of the response's body, while it has some and there is room.
     fn pull(
         &mut self,
         carrier: &mut impl Carrier,
@@ -309,15 +309,16 @@ impl<F: Future<Output = Response>> Exchange<F> {
         carrier.has_room(body.map_or(usize::MAX, Body::owed_bytes_max))
     }
 
-    /// Only what the body's reader asks for in this very poll counts, if it runs in this task.
+    /// Withdraws the request of a reader that runs in this coroutine. The reader is polled next,
+    /// and asks again if it still waits.
     fn forget_own_reader(&self, context: &Context<'_>) {
         if let Some(incoming) = &self.incoming {
             incoming.forget_own_reader(context);
         }
     }
 
-    /// Receives the request's body while it is asked for. True: something was handed over, or
-    /// nothing will be any more.
+    /// Receives the request's body while its reader asks for it. Returns true if something was
+    /// passed on, or the body is complete.
     fn receive(
         &mut self,
         carrier: &mut impl Carrier,
@@ -348,16 +349,16 @@ impl<F: Future<Output = Response>> Exchange<F> {
             match carrier.poll_receive(deadline_ms, context) {
                 Poll::Pending => return Ok(false),
                 Poll::Ready(received) => {
-                    let received = u32::try_from(received?).expect("little comes at a time");
+                    let received = u32::try_from(received?).expect("a receive is small");
                     pace.moved(received, now_ms);
                 }
             }
         }
     }
 
-    /// Receives the request's body while the response flows. An error in it concerns only the
-    /// body's reader, unless the response is this very body: the response goes on, and the
-    /// connection closes after it.
+    /// Receives the request's body while the response's body is sent. An error in it concerns only
+    /// its reader, unless the response passes it on: the response continues, and the connection
+    /// closes after it.
     fn receive_beside(
         &mut self,
         carrier: &mut impl Carrier,
@@ -366,7 +367,7 @@ impl<F: Future<Output = Response>> Exchange<F> {
         match (self.receive(carrier, context), &self.incoming) {
             (Err(CloseReason::Fault(_)), Some(incoming)) if !self.passes_on(incoming) => {
                 carrier.refuse_body();
-                // Its reader is told that the body is incomplete.
+                // The reader gets `BodyError::Incomplete`.
                 self.incoming = None;
                 Ok(true)
             }
@@ -374,12 +375,12 @@ impl<F: Future<Output = Response>> Exchange<F> {
         }
     }
 
-    /// Whether the response's body is the one that comes by `incoming`.
+    /// Whether the response's body is the request's body.
     fn passes_on(&self, incoming: &Inlet) -> bool {
         matches!(&self.stage, Stage::Body(Some(body)) if body.comes_by(incoming))
     }
 
-    /// Hands the reader what is known to have arrived of the body, up to a limit.
+    /// Passes on the part of the body that is known to have arrived, up to [`RELAYED_BYTES_MAX`].
     fn hand_over_arrived(
         &mut self,
         carrier: &mut impl Carrier,
@@ -398,7 +399,7 @@ impl<F: Future<Output = Response>> Exchange<F> {
         }
     }
 
-    /// Hands the reader what has arrived of the body. False: nothing.
+    /// Passes the received part of the body on to its reader. Returns false if there is none.
     fn hand_over(
         &mut self,
         carrier: &mut impl Carrier,
@@ -413,8 +414,8 @@ impl<F: Future<Output = Response>> Exchange<F> {
                 Some(Arrived::Part(part)) => {
                     incoming.push(part, context);
                     handed = true;
-                    self.pieces_left -= 1;
-                    if self.pieces_left == 0 {
+                    self.parts_left -= 1;
+                    if self.parts_left == 0 {
                         return Ok(true);
                     }
                 }
@@ -433,18 +434,18 @@ impl<F: Future<Output = Response>> Exchange<F> {
     }
 }
 
-/// The part of a response's body that was queued, in the order of its cost.
+/// The most expensive kind of data that a pull has queued, in ascending order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Pulled {
     Nothing,
     /// Parts in memory, or the end.
     Parts,
-    /// A span of a file, after which others have their turn.
+    /// A span of a file. The coroutine yields after it.
     Span,
 }
 
-/// Queues an interim response, and gives back what makes the next one. Without that it is no answer
-/// (RFC 9110 §15.2).
+/// Queues an interim response, and returns the future of the response that follows it. There must
+/// be one (RFC 9110 §15.2).
 fn begin_next(
     response: &mut Response,
     carrier: &mut impl Carrier,
@@ -454,9 +455,8 @@ fn begin_next(
     Ok(next)
 }
 
-/// Whether what is left of a request's body is known to be little enough to be received and
-/// dropped.
-fn is_little(incoming: &Inlet) -> bool {
+/// Whether the rest of a request's body is known to be small enough to be received and dropped.
+fn is_rest_small(incoming: &Inlet) -> bool {
     incoming
         .left()
         .is_some_and(|left| left <= DISCARD_BYTES_MAX)

@@ -1,4 +1,4 @@
-//! Every bound there is, with its default and its reason.
+//! The limits of a server, with their defaults and the reasons for them.
 
 use std::time::Duration;
 
@@ -6,11 +6,12 @@ use crate::buf::BLOCK_BYTES;
 use crate::http::h1;
 use crate::net::SendLimits;
 
-/// What a server lets its clients do. All limits are on by default.
+/// The limits that a server holds its clients to.
 ///
-/// `None` is no limit, in every field that has it. Zero is zero: a drain that waits for nothing, no
-/// request bodies. Where zero would leave nothing to serve, the server does not start, and its
-/// error says so. More fields may come, so set those that you need on the default:
+/// `None` means no limit. Zero means zero: a `drain_timeout` of zero waits for nothing, and a
+/// `body_bytes_max` of zero refuses every body. A server does not start with a zero that would
+/// refuse everything; the error names the field. New fields may be added, so start from the
+/// default:
 ///
 /// ```
 /// use std::time::Duration;
@@ -24,73 +25,76 @@ use crate::net::SendLimits;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// A request's head must be there this long after the connection was accepted, or after the
-    /// first byte of a later request: the whole head, so that a byte now and then does not hold a
-    /// connection (slowloris). Default: 10 s.
+    /// The time for a whole request head, from accept or from the first byte of a later request. A
+    /// client cannot extend it by sending a byte now and then (slowloris). Default: 10 s.
     pub head_timeout: Option<Duration>,
-    /// A request's body may make no progress for this long. Default: 30 s.
+    /// How long a request's body may make no progress while the service reads it. Default: 30 s.
     pub body_timeout: Option<Duration>,
-    /// A response may make no progress for this long: the peer acknowledges nothing, and the
-    /// socket's buffer takes nothing. The server checks twice in that time, so a client that stops
-    /// is cut a little later. Default: 30 s.
+    /// How long a response may make no progress: the peer acknowledges nothing, and the socket
+    /// buffer takes nothing. The server checks twice in that time, so it closes a connection that
+    /// stalls a little later. Default: 30 s.
     pub write_timeout: Option<Duration>,
-    /// A connection may be idle between two requests for this long. Default: 75 s, which exceeds
-    /// the 60 s of common load balancers, so that they are the ones to close.
+    /// How long a connection may be idle between two requests. Default: 75 s, more than the 60 s of
+    /// common load balancers, so that they close first.
     pub idle_timeout: Option<Duration>,
-    /// Bodies of requests and responses must move at least this fast on average, in bytes per
-    /// second, after a grace of one timeout. For responses the bytes count that the socket's buffer
-    /// has accepted, which may be some megabytes more than the peer has received. Default: 240.
+    /// The minimum average rate of request and response bodies, in bytes per second, after a grace
+    /// of one timeout. For responses, bytes that the socket buffer has accepted count, which may be
+    /// several megabytes ahead of what the peer has received. Default: 240.
     pub bytes_per_second_min: Option<u64>,
-    /// A request's head, in bytes. At least [`Limits::HEAD_BYTES_MIN`]. Default: 16 KiB.
+    /// The longest request head, in bytes, at least [`Limits::HEAD_BYTES_MIN`]. A longer one gets a
+    /// 431. Default: 16 KiB.
     pub head_bytes_max: u16,
-    /// A request's target, in bytes; at least 1. Default: 8 KiB.
+    /// The longest request target, in bytes, at least 1. A longer one gets a 414. Default: 8 KiB.
     pub target_bytes_max: u16,
-    /// Field lines of a head, 1 to 256. Default: 100.
+    /// The most field lines of a request head, 1 to 256. More get a 431. Default: 100.
     pub fields_max: u16,
-    /// A request's body, in bytes; with 0 every body that is not empty is refused. Default: 16 MiB.
+    /// The largest request body, in bytes. A larger one gets a 413. Default: 16 MiB.
     pub body_bytes_max: Option<u64>,
-    /// Connections of the whole process; at least 1. Default: `None`.
+    /// The most open connections of the whole process, at least 1. Default: `None`.
     ///
-    /// Any number is bounded by the limit of open files as it is when the server starts: all but
-    /// its last 96 descriptors (three eighths of a limit below 256). A file that is being sent
-    /// takes a descriptor as well. Of the connections beyond the limit, 32 at a time are answered
-    /// 503; the others are closed.
+    /// The limit of open files, read when the server starts, bounds the connections, too: 96
+    /// descriptors are reserved (three eighths of a limit below 256). A file that is being sent
+    /// also takes a descriptor. Of the connections beyond the limit, up to 32 at a time get a 503;
+    /// the others are closed.
     pub connections_max: Option<usize>,
-    /// Memory of one worker for received bytes, wherever they are by then (in the connection, in
-    /// the service, on their way back), for heads of responses and for the state of running
-    /// exchanges, in bytes. At least [`Limits::RECEIVE_MEMORY_MIN`]. Default: 256 MiB.
+    /// The memory of one worker, in bytes, for received data until it is consumed or sent on, for
+    /// response heads, and for the state of running exchanges. At least
+    /// [`Limits::RECEIVE_MEMORY_MIN`]. Default: 256 MiB.
     ///
-    /// At the bound nothing is received ahead of its reader, and a response that sends a body on
-    /// receives its next 4 KiB only when its client has taken everything before them. So TCP slows
-    /// down the clients that do not read, and the others make progress. Beyond the bound, each
-    /// connection may need up to 20 KiB for its running exchange. Not counted: a head longer than
-    /// 4 KiB, which is kept in one piece, up to [`Limits::head_bytes_max`] for each connection (if
-    /// unfinished heads waited for memory, they could wait for one another); and the bytes that a
-    /// service copies.
+    /// At the limit, a connection receives nothing before its reader asks for it. A response that
+    /// sends a request's body back receives the next 4 KiB only when its client has taken all that
+    /// was sent. So TCP slows down the clients that do not read, and the others make progress.
+    ///
+    /// Beyond the limit, each connection may need up to 20 KiB for its running exchange. Two things
+    /// are not counted: bytes that a service copies, and heads of more than 4 KiB, up to
+    /// [`Limits::head_bytes_max`] for each connection. Such a head is kept in one piece; incomplete
+    /// heads that waited for memory could wait for one another.
     pub receive_memory_max: Option<usize>,
-    /// Requests that run when a drain begins may go on for this long; with zero they are cut.
-    /// Default: 30 s.
+    /// How long running requests may continue after a drain has closed the idle connections; zero
+    /// aborts them then. Default: 30 s.
     pub drain_timeout: Option<Duration>,
-    /// What a half-close of the client does to its call. Default: it is answered.
+    /// Whether a half-close by the client ends its request. Default: the request is answered.
     pub half_close: HalfClose,
 }
 
-/// What a client's half-close (FIN) does to a call whose answer is not yet complete. A reset always
-/// ends the call: the service's future, or the body of its answer, is dropped.
+/// What happens to a request if its client half-closes the connection (FIN) before the response is
+/// complete. A reset always ends the request: the service's future, or the response's body, is
+/// dropped.
 ///
-/// A client that closes its socket sends the same FIN as one that only says that it has no further
-/// requests. It answers with a reset when something is sent to it, so a service that waits for long
-/// before its first byte does not learn that its client is gone, unless a half-close tells it.
+/// A client that closes its socket sends the same FIN as a client that only has no further
+/// requests. The server gets a reset when it sends something to a closed socket. So a service that
+/// waits for long before its first byte does not notice that its client is gone, unless a
+/// half-close ends the request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HalfClose {
-    /// The call goes on, and its answer is sent: some clients end their side as soon as they have
-    /// sent a request (`nc -N`, scripts).
+    /// The request is answered. Some clients half-close the connection as soon as they have sent a
+    /// request (`nc -N`, scripts).
     #[default]
     Serve,
-    /// The call ends, and the connection with it once the answers to earlier requests are sent: for
-    /// services that wait for long (long polls, event streams), where an absent client is more
-    /// likely than one that half-closes.
+    /// The request ends, and the connection once the responses to earlier requests are sent. For
+    /// services that wait for long (long polls, event streams): their client is more likely gone
+    /// than half-closed.
     End,
 }
 
@@ -117,16 +121,15 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The least [`Limits::receive_memory_max`], in bytes: a full ring of provided buffers, and as
-    /// much again.
+    /// The minimum of [`Limits::receive_memory_max`], in bytes: twice the ring of provided buffers.
     pub const RECEIVE_MEMORY_MIN: usize = 2 << 20;
 
-    /// The least [`Limits::head_bytes_max`], in bytes: the shortest head there is, that of
+    /// The minimum of [`Limits::head_bytes_max`], in bytes: the length of the shortest head,
     /// `GET / HTTP/1.0` without fields.
     pub const HEAD_BYTES_MIN: u16 = 18;
 
-    /// Checks each limit that has invalid values, and makes the form that connections read. The
-    /// error names the field and the cure.
+    /// Checks the limits, and converts them to the form that connections read. The error names the
+    /// field and the cure.
     pub(crate) fn bounds(&self) -> Result<Bounds, String> {
         self.check_zeros()?;
         self.check_sizes()?;
@@ -193,13 +196,11 @@ impl Limits {
             ),
         ];
         if let Some((name, value, least)) = sizes.iter().find(|(_, value, least)| value < least) {
-            return Err(format!(
-                "{name} is {value}, which is too little; raise it to {least} at least"
-            ));
+            return Err(format!("{name} is {value}; it must be at least {least}"));
         }
         if usize::from(self.fields_max) > h1::FIELDS_MAX {
             return Err(format!(
-                "fields_max is {}, which is too much; lower it to {} at most",
+                "fields_max is {}; it must be at most {}",
                 self.fields_max,
                 h1::FIELDS_MAX
             ));
@@ -208,25 +209,25 @@ impl Limits {
     }
 }
 
-/// Whole milliseconds, rounded up. No limit is a time that never comes.
+/// Whole milliseconds, rounded up. No limit is `u64::MAX`.
 fn whole_ms(time: Option<Duration>) -> u64 {
     time.map_or(u64::MAX, |time| {
         u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
     })
 }
 
-/// [`Limits`] that were checked, as plain numbers: what connections read at every request.
+/// The checked [`Limits`] as plain numbers, which connections read for every request.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
     pub(super) head_timeout_ms: u64,
     pub(super) body_timeout_ms: u64,
     pub(super) idle_timeout_ms: u64,
     pub(super) drain_timeout_ms: u64,
-    /// 0: any.
+    /// 0: no minimum.
     pub(super) bytes_per_second_min: u64,
     pub(super) connections_max: u64,
     pub(super) receive_blocks_max: usize,
-    /// Those that concern the protocol.
+    /// The limits of the protocol.
     pub(super) h1: h1::Limits,
     pub(super) sends: SendLimits,
     pub(super) half_close: HalfClose,

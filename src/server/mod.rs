@@ -1,4 +1,5 @@
-//! The house: who runs, who is let in, and one life from accept to close.
+//! The HTTP server: its configuration, its worker threads, and each connection from accept to
+//! close.
 
 mod accept;
 mod access_log;
@@ -42,22 +43,35 @@ pub(crate) use {
     worker::{Plan, Socket, live},
 };
 
-/// The outcome of starting or running a server.
+/// The result of starting or running a server.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// An HTTP server.
+/// An HTTP server. [`Server::builder`] configures and starts one.
 #[derive(Debug)]
 pub struct Server;
 
 impl Server {
-    /// A server to be set up.
+    /// Returns a builder with the default settings.
     pub fn builder() -> Builder {
         Builder::default()
     }
 }
 
-/// A running server, as other threads see it. When the last handle is dropped, the server stops;
-/// the drop waits for its end, except on one of its own workers.
+/// Controls a running server, from any thread. Dropping the last handle stops the server and waits
+/// until it has ended; the drop does not wait if it happens on one of the server's own workers.
+///
+/// ```
+/// use coring::{Request, Response, Server};
+///
+/// # fn main() -> coring::Result<()> {
+/// let server = Server::builder()
+///     .bind("127.0.0.1:0")
+///     .start(|| async |_: Request| Response::text("hello"))?;
+/// println!("listening on {}", server.addresses()[0]);
+/// server.drain();
+/// server.wait()
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Handle(Arc<State>);
 
@@ -68,9 +82,9 @@ struct State {
     cores: Arc<Cores>,
     control: Arc<Control>,
     all_metrics: Arc<[Arc<WorkerMetrics>]>,
-    /// The workers' threads, which must not wait for the end of the workers.
+    /// The workers' threads. A worker must not wait for its own end.
     workers: Vec<ThreadId>,
-    /// Locked by whoever waits for the end; others wait behind it.
+    /// Locked by the thread that joins the workers; other callers of `wait` block on the lock.
     life: Mutex<Life>,
 }
 
@@ -88,34 +102,36 @@ struct Running {
 }
 
 impl Handle {
-    /// Where it listens, with the real ports.
+    /// The addresses that the server listens on. Port 0 is replaced by the port that was chosen.
     pub fn addresses(&self) -> &[Address] {
         &self.0.addresses
     }
 
-    /// Which engine runs.
+    /// The engine that the workers use: io_uring or epoll.
     pub fn engine(&self) -> &Selected {
         &self.0.engine
     }
 
-    /// The cores it runs on.
+    /// The number of workers, the reason for it, and whether they are pinned to cores.
     pub fn cores(&self) -> &Cores {
         &self.0.cores
     }
 
-    /// The counters of each worker.
+    /// The counters, one set per worker.
     pub fn metrics(&self) -> &[Arc<WorkerMetrics>] {
         &self.0.all_metrics
     }
 
-    /// Accepts no more connections, answers what has been accepted, and ends: two seconds and
-    /// [`Limits::drain_timeout`] later at the latest. Keep a handle and [`Handle::wait`]: the
-    /// last one to go stops the server.
+    /// Stops accepting, answers the requests of all accepted connections, and ends the server, at
+    /// the latest two seconds and [`Limits::drain_timeout`] from now.
+    ///
+    /// Returns at once. Keep a handle and call [`Handle::wait`]: dropping the last handle stops the
+    /// server.
     pub fn drain(&self) {
         self.0.control.enter(Phase::Draining);
     }
 
-    /// Ends now: what runs is cut off.
+    /// Ends the server at once: aborts running requests and closes all connections.
     pub fn stop(&self) {
         self.0.control.enter(Phase::Stopping);
     }
@@ -123,8 +139,8 @@ impl Handle {
     /// Waits until every worker has ended.
     ///
     /// # Errors
-    /// When a worker failed or panicked; the others have been stopped then. At once, when it is
-    /// called on one of this server's workers, which would wait for itself.
+    /// Fails if a worker's engine failed or a worker panicked; the other workers have then been
+    /// stopped, too. Fails at once on one of this server's workers, which would wait for itself.
     pub fn wait(&self) -> Result<()> {
         self.0.wait()
     }
@@ -133,8 +149,8 @@ impl Handle {
 impl State {
     fn wait(&self) -> Result<()> {
         if self.workers.contains(&thread::current().id()) {
-            let message = "a worker cannot wait for the end of its own server: it would wait for \
-                           itself";
+            let message = "a worker cannot wait for the end of its own server; wait on another \
+                           thread";
             return Err(Error::new(ErrorKind::Runtime, message));
         }
         let mut life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
@@ -144,7 +160,7 @@ impl State {
         }
         match &*life {
             Life::Ended(outcome) => outcome.clone(),
-            Life::Running(_) => unreachable!("it has just ended"),
+            Life::Running(_) => unreachable!("replaced above"),
         }
     }
 }
@@ -154,14 +170,14 @@ impl Drop for State {
         self.control.enter(Phase::Stopping);
         let life = self.life.get_mut().unwrap_or_else(PoisonError::into_inner);
         let Life::Running(running) = life else { return };
-        // Nobody has waited to hear of a failure.
+        // A failure is dropped, because no caller waits for it.
         if !self.workers.contains(&thread::current().id()) {
             let _ = running.finish();
             return;
         }
         let mut running = std::mem::take(running);
-        // Where no thread can be had the workers end all the same, but the log may lose its last
-        // lines.
+        // A worker cannot join itself, so another thread does. If none can be started, the workers
+        // still end, but the access log may lose its last lines.
         let _ = thread::Builder::new()
             .name("coring-end".to_owned())
             .spawn(move || running.finish());
@@ -169,7 +185,7 @@ impl Drop for State {
 }
 
 impl Running {
-    /// Waits for the workers, and clears away what they leave.
+    /// Joins the workers, then ends the access log and removes the socket files.
     fn finish(&mut self) -> Result<()> {
         let mut outcome = Ok(());
         for thread in self.threads.drain(..) {

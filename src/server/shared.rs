@@ -1,4 +1,4 @@
-//! What the connections of one worker share.
+//! The state that the connections of a worker share, and the limit of connections.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -16,48 +16,49 @@ use crate::net::SendLimits;
 use crate::rt::{note_waker, sleep_ms, spawn_detached};
 use crate::sys::limits::spare_descriptors;
 
-/// Connections beyond the limit that are answered 503 at a time; more are closed unanswered.
+/// How many connections beyond the limit get a 503 at a time. Others are closed without a response.
 const REFUSED_MAX: u64 = 32;
 
-/// What becomes of a new connection.
+/// How a new connection is treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Admission {
     Serve,
-    /// Answer 503, and close it.
+    /// Send a 503, and close it.
     Refuse,
-    /// Close it unanswered: too many are being answered 503 already.
+    /// Close it without a response: too many others get a 503 already.
     Drop,
 }
 
-/// How a worker treats its connections.
+/// How far the drain of a worker is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Manner {
-    /// Connections persist.
+    /// There is no drain. Connections persist.
     Serving,
-    /// Every answer is the last one of its connection.
+    /// Each connection is closed after its response.
     LastAnswers,
-    /// Connections that are idle are closed, too.
+    /// In addition, idle connections are closed.
     CloseIdle,
 }
 
-/// One worker's own: nothing of it is seen by another thread, but for the metrics.
+/// The shared state of a worker. Other threads see only the metrics.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) limits: Bounds,
     pub(super) send_limits: Rc<SendLimits>,
-    /// Descriptors that the whole process may have.
+    /// The limit of open files of the process.
     files_max: u64,
     pub(super) pool: Pool,
     pub(super) date: RefCell<Date>,
     pub(super) manner: Cell<Manner>,
     pub(super) metrics: Arc<WorkerMetrics>,
-    /// The metrics of all workers, to know how many connections there are.
+    /// The metrics of all workers, which count the connections of the process.
     pub(super) all_metrics: Arc<[Arc<WorkerMetrics>]>,
     pub(super) log: Option<WorkerLog>,
     /// Listeners that still accept.
-    listening: Cell<usize>,
-    /// Connections that are not yet closed, those being shed included.
+    /// Listeners that are not yet closed.
+    /// Connections that are not yet closed, including those that get a 503.
     open: Cell<usize>,
+    /// Woken when a listener or a connection is closed.
     drained: RefCell<Option<Waker>>,
 }
 
@@ -86,10 +87,14 @@ impl Shared {
         }
     }
 
-    /// What becomes of a new connection, whose descriptor has this `number`. The kernel gives out
-    /// the lowest number that is free, so a high one says how many are in use. Of the descriptors
-    /// that are kept back from files, half are for connections that are refused; half as many more
-    /// are kept back from connections that are served, for their files.
+    /// Decides how to treat a new connection whose descriptor is `number`. The kernel gives out the
+    /// lowest free number (open(2)), so a high number means that few are left. With `spare` from
+    /// [`spare_descriptors`]:
+    ///
+    /// - A connection that has one of the last `spare / 2` numbers is closed.
+    /// - A connection that has one of the `spare` numbers before them gets a 503. Files may use the
+    ///   lower half of these numbers, so that served connections can open some.
+    /// - A connection that has a lower number is served.
     pub(super) fn admission(&self, number: u64) -> Admission {
         let metrics = self.all_metrics.iter();
         let open: u64 = metrics.map(|metrics| metrics.connections_open.get()).sum();
@@ -105,7 +110,7 @@ impl Shared {
         }
     }
 
-    /// Whether the worker's blocks that are in use, whatever holds them, have reached the bound of
+    /// Whether the blocks in use on this worker, by any owner, have reached the bound of
     /// `receive_memory_max`.
     pub(super) fn is_memory_scarce(&self) -> bool {
         self.pool.in_use() >= self.limits.receive_blocks_max
@@ -120,12 +125,12 @@ impl Shared {
         self.wake_drained();
     }
 
-    /// Waits until no listener accepts any more.
+    /// Waits until all listeners are closed.
     pub(super) async fn listeners_closed(&self) {
         self.wait(|| self.listening.get() == 0).await;
     }
 
-    /// Waits until no connection is left.
+    /// Waits until all connections are closed.
     pub(super) async fn connections_closed(&self) {
         self.wait(|| self.open.get() == 0).await;
     }
@@ -143,10 +148,10 @@ impl Shared {
         self.wake_drained();
     }
 
-    /// Hands a line to the access log, which has it within a second.
+    /// Ends a line of the access log. The writer thread gets it within a second.
     pub(super) fn write_line(self: &Rc<Self>, line: &mut Line) {
-        let is_first = self.log.as_ref().is_some_and(|log| log.write(line));
-        if is_first {
+        let must_hand_over = self.log.as_ref().is_some_and(|log| log.write(line));
+        if must_hand_over {
             let shared = self.clone();
             spawn_detached(async move {
                 sleep_ms(WorkerLog::PAUSE_MS).await;
@@ -157,6 +162,8 @@ impl Shared {
         }
     }
 
+    /// Waits until `done`, which is called whenever a listener or a connection is closed. Only one
+    /// coroutine waits at a time: the drain.
     async fn wait(&self, done: impl Fn() -> bool) {
         poll_fn(|context| {
             if done() {
@@ -181,7 +188,7 @@ mod tests {
     use super::*;
     use crate::server::limits::Limits;
 
-    /// What becomes of a connection with the descriptor `number`, where `open` others are open.
+    /// Admits a connection with the descriptor `number` while `open` others are open.
     fn admission(limit: Option<usize>, files_max: u64, open: u64, number: u64) -> Admission {
         let limits = Limits {
             connections_max: limit,
@@ -195,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_of_connections_is_the_whole_process_s() {
+    fn the_limit_of_connections_counts_all_workers() {
         for (open, expected) in [
             (0, Admission::Serve),
             (4, Admission::Serve),
@@ -213,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn the_highest_descriptors_are_kept_back() {
+    fn the_highest_descriptors_are_reserved() {
         for (files_max, first_refused, first_dropped) in [
             (0, 0, 0),
             (1, 1, 1),

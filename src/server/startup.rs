@@ -1,7 +1,8 @@
-//! Starting the workers: all of them, on the same engine, or none.
+//! Starts the workers: all of them on the same engine, or none.
 //!
-//! Each worker makes its engine on its own thread and reports; none serves before all have one.
-//! If a worker cannot have what was selected, and the choice is ours, all take the other engine.
+//! Each worker creates its engine on its own thread and reports the result. No worker serves before
+//! all have an engine. If one cannot create a ring and the engine was not chosen by the caller, all
+//! workers use epoll.
 
 use std::cell::Cell;
 use std::io;
@@ -20,29 +21,31 @@ use crate::rt::discard;
 /// A worker's thread.
 pub(super) type Thread = JoinHandle<io::Result<()>>;
 
-/// How a worker's attempt went.
+/// The result of a worker's attempt to create its engine.
 enum Report {
     Ready,
     Refused(Refused),
-    /// Its thread is gone.
+    /// The worker's thread ended without a result.
     Gone,
 }
 
-/// What all reports together mean for each.
+/// The next step of every worker, decided from all reports.
 enum Verdict {
     Serve,
     TryAgain(Selected),
 }
 
-/// A worker's side of the agreement.
+/// A worker's side of the agreement on an engine.
 pub(super) struct Seat {
     reports: SyncSender<Report>,
     verdicts: Receiver<Verdict>,
+    /// Whether the worker knows the outcome of the start, and so has no report to send.
     settled: Cell<bool>,
 }
 
 impl Seat {
-    /// Makes the worker with the engine that all can have; none if the start has failed.
+    /// Creates the worker with `make`, and again if all have to use another engine. Returns `None`
+    /// if the start has failed.
     pub(super) fn agree(
         &self,
         mut selected: Selected,
@@ -72,13 +75,13 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         if !self.settled.get() {
-            // Nobody listens if the start has failed already.
+            // Fails if the start has already failed, because its receiver is gone.
             let _ = self.reports.send(Report::Gone);
         }
     }
 }
 
-/// Starts a worker for each plan. Returns the engine that they have agreed on.
+/// Starts a worker for each plan. Returns the engine of all workers, and their threads.
 pub(super) fn start(
     plans: Vec<Plan>,
     factories: Vec<Factory>,
@@ -92,38 +95,39 @@ pub(super) fn start(
     let mut threads = Vec::new();
     let mut outcome = Ok(());
     for plan in plans {
-        let (verdict, verdict_of) = channel();
-        let seat = Seat {
+        let (verdict, verdict_receiver) = channel();
+        let barrier = Seat {
             reports: reports.clone(),
-            verdicts: verdict_of,
+            verdicts: verdict_receiver,
             settled: Cell::new(false),
         };
-        let (factories, together) = (factories.clone(), Together(control.clone()));
+        let (factories, stop_on_exit) = (factories.clone(), Together(control.clone()));
         let selected = selected.clone();
         let thread = std::thread::Builder::new()
             .name(format!("coring-{}", plan.number))
             .spawn(move || {
-                let _together = together;
-                worker::run(plan, &factories, seat, selected)
+                let _stop_on_exit = stop_on_exit;
+                worker::run(plan, &factories, barrier, selected)
             });
         match thread {
             Ok(thread) => threads.push(thread),
             Err(error) => {
-                let message =
-                    format!("cannot start a thread: {error}; allow more, or run fewer cores");
+                let message = format!(
+                    "cannot start a thread: {error}; allow more threads, or use fewer cores"
+                );
                 outcome = Err(Error::new(ErrorKind::Runtime, message));
             }
         }
         verdicts.push(verdict);
     }
     let agreed = outcome.and_then(|()| settle(selected, choice, &inbox, &verdicts));
-    // Who still waits for a verdict hears by this that there will be none.
+    // Workers that wait for a verdict end when its channel is closed.
     drop(verdicts);
     match agreed {
         Ok(selected) => Ok((selected, threads)),
         Err(error) => {
             for thread in threads {
-                // What it may say is less than what we know already.
+                // The start has failed with `error`; the outcome of this thread adds nothing to it.
                 let _ = thread.join().map_err(discard);
             }
             Err(error)
@@ -131,7 +135,8 @@ pub(super) fn start(
     }
 }
 
-/// Collects the reports until all workers can serve, or one cannot be helped.
+/// Collects the reports until all workers can serve, or until one fails for a reason that another
+/// engine does not cure.
 fn settle(
     mut selected: Selected,
     choice: EngineChoice,
@@ -151,7 +156,9 @@ fn settle(
             }
         }
         let Some(why) = refused else {
-            verdicts.iter().for_each(|seat| tell(seat, Verdict::Serve));
+            verdicts
+                .iter()
+                .for_each(|worker| tell(worker, Verdict::Serve));
             return Ok(selected);
         };
         if !why.is_of_ring() {
@@ -161,18 +168,20 @@ fn settle(
             return Err(Error::new(ErrorKind::Engine, why));
         }
         selected = Selected::instead(&why);
-        for seat in verdicts {
-            tell(seat, Verdict::TryAgain(selected.clone()));
+        for worker in verdicts {
+            tell(worker, Verdict::TryAgain(selected.clone()));
         }
     }
 }
 
-/// A worker that is gone meanwhile has said so, or takes the others with it.
-fn tell(seat: &Sender<Verdict>, verdict: Verdict) {
-    let _ = seat.send(verdict);
+/// Sends a verdict. A worker that has ended meanwhile does not receive it: either it has reported
+/// `Gone`, or its [`Together`] stops the server.
+fn tell(worker: &Sender<Verdict>, verdict: Verdict) {
+    let _ = worker.send(verdict);
 }
 
-/// Workers live and end together: one that ends by itself takes the others with it.
+/// Is dropped at the end of a worker's thread. Stops the server then, unless a drain has begun: no
+/// worker serves without the others.
 struct Together(Arc<Control>);
 
 impl Drop for Together {

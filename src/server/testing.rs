@@ -1,8 +1,8 @@
-//! A service without a server: requests go in and responses come out over memory.
+//! Calls a service without a server: requests and responses stay in memory.
 //!
-//! A unit test of a handler needs no socket. It builds a request and hands it to [`respond`], which
-//! drives the service as a server does: the request's body is received while the service reads it,
-//! and the response's body is pulled to its end.
+//! So a unit test of a service needs no socket. It builds a request and passes it to [`respond`],
+//! which drives the service as a server does: it receives the request's body while the service
+//! reads it, and pulls the response's body to its end.
 //!
 //! ```
 //! use coring::testing::respond;
@@ -40,25 +40,25 @@ use crate::engine;
 use crate::http::Fault;
 use crate::service::{Body, Inlet, Piece, Request, Response, Service};
 
-/// Bytes that wait in a [`Wire`] to be read, beyond which exchanges wait.
+/// Exchanges wait while a [`Wire`] holds this many bytes, or more, that are not read.
 const QUEUED_BYTES_MAX: usize = 128 << 10;
 
 /// A response as its client receives it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Received {
-    /// The status.
+    /// The status code.
     pub status: StatusCode,
-    /// The fields that the service has set; those that a server adds are not among them.
+    /// The fields that the service has set, without those that a server adds (`Date`, say).
     pub headers: HeaderMap,
     /// The whole content.
     pub body: Vec<u8>,
-    /// The fields behind the content.
+    /// The trailer fields, which follow the content.
     pub trailers: HeaderMap,
 }
 
-/// The service did not bring its response to an end: a server would have cut the connection, or
-/// answered with status 500.
+/// The service did not complete its response. A server would have closed the connection, or sent a
+/// response with status 500.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failed(CloseReason);
 
@@ -66,22 +66,21 @@ impl fmt::Display for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
             CloseReason::ServicePanicked => "the service panicked",
-            CloseReason::Fault(_) => "the request's body did not come to its end",
-            _ => "the response was an interim one, or its body did not come to its end",
+            CloseReason::Fault(_) => "the request's body was cut short",
+            _ => "the response was an interim one (1xx), or its body was incomplete",
         })
     }
 }
 
 impl std::error::Error for Failed {}
 
-/// Gives `service` a request as a server would, and receives all of its response.
+/// Calls `service` with `request` as a server would, and receives the whole response.
 ///
 /// # Errors
-/// When the service panics, its response is an interim one (1xx), or a body does not come to its
-/// end.
+/// Fails if the service panics, if its response is an interim one (1xx), or if a body is cut short.
 ///
 /// # Panics
-/// Outside a worker: call it within [`coring::run`](crate::run).
+/// Panics outside a worker: call it within [`coring::run`](crate::run).
 pub async fn respond(service: &impl Service, request: Request) -> Result<Received, Failed> {
     let wire = Rc::default();
     let (mut exchange, mut carrier) = begin(service, request, 0, &wire);
@@ -114,7 +113,7 @@ pub async fn respond(service: &impl Service, request: Request) -> Result<Receive
     Ok(received)
 }
 
-/// An exchange over `wire`, with its carrier.
+/// Makes an exchange that sends its frames over `wire`, with the number `stream`.
 fn begin<S: Service>(
     service: &S,
     mut request: Request,
@@ -140,16 +139,17 @@ fn begin<S: Service>(
     (Exchange::new(Pending::Call(call), incoming), carrier)
 }
 
-/// What the connection of several exchanges carries, in the order in which it was sent.
+/// A connection of several exchanges, with the frames that were sent and not read, in order.
 #[derive(Debug, Default)]
 struct Wire {
     frames: VecDeque<(u32, Frame)>,
+    /// The bytes of all data frames.
     bytes: usize,
-    /// Exchanges that wait until all is read.
+    /// Wakers of the exchanges that wait until all frames are read.
     waiting: Vec<Waker>,
 }
 
-/// A piece of one exchange's response.
+/// A frame of an exchange's response.
 #[derive(Debug, PartialEq, Eq)]
 enum Frame {
     Head(StatusCode, HeaderMap),
@@ -158,7 +158,7 @@ enum Frame {
 }
 
 impl Wire {
-    /// The next frame, and the number of its exchange.
+    /// The next frame, with the number of its exchange.
     fn read(&mut self) -> Option<(u32, Frame)> {
         let frame = self.frames.pop_front()?;
         if let Frame::Data(bytes) = &frame.1 {
@@ -171,7 +171,7 @@ impl Wire {
     }
 }
 
-/// One exchange's part of a [`Wire`].
+/// The end of a [`Wire`] that one exchange sends to.
 #[derive(Debug)]
 struct MemoryCarrier {
     wire: Rc<RefCell<Wire>>,
@@ -191,7 +191,7 @@ impl MemoryCarrier {
             .push_back((self.stream, frame));
     }
 
-    /// The bytes of a piece, which may stand in a file.
+    /// The bytes of a piece, read from its file if it is a span.
     fn read(piece: Piece) -> io::Result<Vec<u8>> {
         match piece {
             Piece::Part(part) => Ok(part.to_vec()),
@@ -243,7 +243,7 @@ impl Carrier for MemoryCarrier {
 
     fn ask_for_body(&mut self) {}
 
-    fn leave_body(&mut self, is_read: bool, _is_little: bool) -> Result<bool, CloseReason> {
+    fn leave_body(&mut self, is_read: bool, _is_rest_small: bool) -> Result<bool, CloseReason> {
         if !is_read {
             self.refuse_body();
         }
@@ -254,7 +254,7 @@ impl Carrier for MemoryCarrier {
         self.source = Body::empty();
     }
 
-    /// The client learns of the final response only.
+    /// Drops interim responses: [`Received`] has only the final one.
     fn interim(&mut self, _response: &Response) {}
 
     fn switch(&mut self, response: &Response) -> Result<(), CloseReason> {
@@ -319,7 +319,7 @@ mod tests {
     use super::*;
     use crate::{run, spawn};
 
-    /// Sends back the request's body, part by part, with its path before each part.
+    /// Sends the request's body back, with the request's path before each part.
     async fn prefixed(mut request: Request) -> Response {
         let path = request.path().to_owned();
         let (mut sender, body) = Body::channel(16);
@@ -333,7 +333,7 @@ mod tests {
         Response::text(body)
     }
 
-    /// A request whose body comes in `parts`, each in a turn of its own.
+    /// A request whose body has this many `parts`, each written in a turn of its own.
     fn request(path: &str, parts: usize) -> Request {
         let (mut sender, body) = Body::channel(1);
         spawn(async move {
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn exchanges_take_turns_on_one_connection() {
+    fn exchanges_interleave_on_one_connection() {
         run(async {
             let wire = Rc::default();
             let (mut one, mut carrier_one) = begin(&prefixed, request("/one", 20), 1, &wire);
@@ -374,7 +374,7 @@ mod tests {
                 .windows(2)
                 .filter(|pair| pair[0].0 != pair[1].0)
                 .count();
-            assert!(changes > 4, "{changes} changes: one came after the other");
+            assert!(changes > 4, "only {changes} changes between the exchanges");
             for (number, path) in [(1, "/one"), (2, "/two")] {
                 let own = || {
                     frames
@@ -398,7 +398,7 @@ mod tests {
     fn a_response_is_received_as_a_client_would() {
         run(async {
             let echo = async |mut request: Request| match request.path() {
-                "/panic" => panic!("as it was asked to"),
+                "/panic" => panic!("requested by the test"),
                 "/interim" => Response::new(StatusCode::CONTINUE),
                 "/cut" => Response::text(Body::channel(1).1),
                 _ => Response::text(mem::take(request.body())),
@@ -426,9 +426,9 @@ mod tests {
         });
     }
 
-    /// A client that does not read holds the service back.
+    /// A client that does not read slows the service down.
     #[test]
-    fn what_nobody_reads_is_bounded() {
+    fn a_response_that_is_not_read_is_bounded() {
         run(async {
             let endless = async |_: Request| {
                 let (mut sender, body) = Body::channel(1 << 20);

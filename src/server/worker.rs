@@ -1,4 +1,4 @@
-//! One core's share of a server: its thread, its engine, its listeners, and how it lives.
+//! One worker: its thread, its engine and its listeners, from start to end.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -18,14 +18,14 @@ use crate::metrics::WorkerMetrics;
 use crate::net::Listener;
 use crate::sys::signals::block_write_signals;
 
-/// What a worker's thread is given.
+/// The settings that a worker's thread is started with.
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) number: usize,
     pub(crate) cores: Arc<Cores>,
     pub(crate) sockets: Vec<Socket>,
     pub(crate) limits: Bounds,
-    /// The limit of open files.
+    /// The limit of open files of the process.
     pub(crate) files_max: u64,
     pub(crate) control: Arc<Control>,
     pub(crate) all_metrics: Arc<[Arc<WorkerMetrics>]>,
@@ -36,34 +36,34 @@ pub(crate) struct Plan {
 #[derive(Debug)]
 pub(crate) struct Socket {
     pub(crate) fd: OwnedFd,
-    /// The number of the service that gets its connections.
+    /// The index of the service that gets this socket's connections.
     pub(crate) service: usize,
 }
 
-/// The body of a worker's thread.
+/// Runs a worker on its own thread, until the server ends.
 ///
 /// # Errors
-/// When the engine fails while it runs.
+/// Fails if the engine fails while it runs.
 pub(super) fn run(
     plan: Plan,
     factories: &[Factory],
-    seat: Seat,
+    barrier: Seat,
     selected: Selected,
 ) -> io::Result<()> {
-    // Sending a file cannot be told to raise none.
+    // sendfile(2) has no flag that keeps a failed write from raising a signal.
     block_write_signals();
     plan.cores.pin(plan.number);
     let services: Vec<Acceptor> = factories.iter().map(Factory::make).collect();
     let metrics = &plan.all_metrics[plan.number];
     let blocks_max = plan.limits.receive_blocks_max;
     let make = |selected: &Selected| engine::Worker::new(selected, blocks_max, metrics);
-    match seat.agree(selected, make) {
+    match barrier.agree(selected, make) {
         Some(worker) => worker.run(live(plan, services)),
         None => Ok(()),
     }
 }
 
-/// A worker's life: accept until the drain begins, then drain, or stop at once.
+/// Accepts connections until the drain begins, then drains, or ends at once if the server stops.
 pub(crate) async fn live(plan: Plan, services: Vec<Acceptor>) {
     let Plan {
         number,

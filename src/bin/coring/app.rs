@@ -1,5 +1,5 @@
-//! The services the program offers, as one closed enum: no box, no dynamic call on the way of a
-//! request. It refuses to know sockets, workers and flags.
+//! The services of the program. They are one enum, so that no request needs an allocation or a
+//! dynamic call to reach its service. They know neither sockets nor workers nor flags.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -12,31 +12,31 @@ use bytes::Bytes;
 use coring::fs::Root;
 use coring::{Files, Request, Response, Service};
 
-/// What is served. `F` is what is known of the files: the folder that was named, the one that is
-/// open, or a worker's own service.
+/// The service that the operator has chosen. `F` is the folder: first its path, then the open
+/// folder, then a worker's [`Files`] service.
 #[derive(Debug, Clone)]
 pub(crate) enum App<F> {
-    /// The site within the program.
+    /// The embedded site.
     Site,
     /// The files of a folder.
     Files(F),
-    /// One fixed answer, whatever is asked.
+    /// The same response to every request.
     Respond(Answer),
-    /// The request's own body and type, as they come.
+    /// The body and the type of the request itself.
     Echo,
 }
 
-/// A folder to serve, as it was named.
+/// A folder to serve, by its path.
 #[derive(Debug, Clone)]
 pub(crate) struct Folder {
     pub(crate) path: PathBuf,
-    /// How much of it each worker may keep in memory.
+    /// How many bytes of its files each worker may cache.
     pub(crate) cache_bytes_max: usize,
-    /// How much of it may be in answers beside that.
+    /// How many more bytes of its files each worker may hold for responses.
     pub(crate) answer_bytes_max: usize,
 }
 
-/// A folder to serve, open.
+/// An open folder to serve.
 #[derive(Debug, Clone)]
 pub(crate) struct OpenFolder {
     root: Root,
@@ -44,7 +44,7 @@ pub(crate) struct OpenFolder {
     answer_bytes_max: usize,
 }
 
-/// A folder that cannot be served, and why.
+/// A folder that cannot be served, and the reason.
 #[derive(Debug)]
 pub(crate) struct NoFolder {
     path: PathBuf,
@@ -55,17 +55,17 @@ impl fmt::Display for NoFolder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (path, error) = (self.path.display(), &self.error);
         let cure = match error.kind() {
-            io::ErrorKind::NotFound => "make it, or name another: coring serve DIR",
-            io::ErrorKind::NotADirectory => "name the folder that it is in: coring serve DIR",
-            io::ErrorKind::PermissionDenied => "let this user enter it and read it",
+            io::ErrorKind::NotFound => "create it, or name another: coring serve DIR",
+            io::ErrorKind::NotADirectory => "name the folder that contains it: coring serve DIR",
+            io::ErrorKind::PermissionDenied => "allow this user to enter and read it",
             io::ErrorKind::Unsupported => "openat2 is needed; a seccomp filter may forbid it",
-            _ => "see what is wrong with it, or name another: coring serve DIR",
+            _ => "check it, or name another: coring serve DIR",
         };
         write!(f, "cannot serve the folder `{path}`: {error}; {cure}")
     }
 }
 
-/// An answer that is always the same.
+/// The response of `coring respond`.
 #[derive(Debug, Clone)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
@@ -74,19 +74,19 @@ pub(crate) struct Answer {
 }
 
 impl<F> App<F> {
-    /// The same, with what `files` makes of the files.
-    fn try_map<G, E>(&self, files: impl FnOnce(&F) -> Result<G, E>) -> Result<App<G>, E> {
+    /// Converts the folder with `convert`, if there is one.
+    fn try_map<G, E>(&self, convert: impl FnOnce(&F) -> Result<G, E>) -> Result<App<G>, E> {
         Ok(match self {
             Self::Site => App::Site,
-            Self::Files(folder) => App::Files(files(folder)?),
-            Self::Respond(answer) => App::Respond(answer.clone()),
+            Self::Files(folder) => App::Files(convert(folder)?),
+            Self::Respond(fixed_response) => App::Respond(fixed_response.clone()),
             Self::Echo => App::Echo,
         })
     }
 }
 
 impl App<Folder> {
-    /// What is served, in a few words for the banner.
+    /// A short description for the banner.
     pub(crate) fn description(&self) -> String {
         match self {
             Self::Site => "the embedded site".to_owned(),
@@ -95,19 +95,19 @@ impl App<Folder> {
                 let path = absolute.as_ref().unwrap_or(&folder.path);
                 format!("the files of {}", path.display())
             }
-            Self::Respond(answer) => format!(
-                "one fixed answer: {}, {} bytes",
-                answer.status.as_u16(),
-                answer.body.len()
+            Self::Respond(fixed_response) => format!(
+                "one fixed response: {}, {} bytes",
+                fixed_response.status.as_u16(),
+                fixed_response.body.len()
             ),
             Self::Echo => "an echo of each request's body".to_owned(),
         }
     }
 
-    /// Opens what has to be open before anything is served.
+    /// Opens the folder, if there is one, before the server starts.
     ///
     /// # Errors
-    /// When the folder cannot be had.
+    /// Fails if the folder cannot be opened.
     pub(crate) fn open(&self) -> Result<App<OpenFolder>, NoFolder> {
         self.try_map(|folder| match Root::open(&folder.path) {
             Ok(root) => Ok(OpenFolder {
@@ -124,7 +124,7 @@ impl App<Folder> {
 }
 
 impl App<OpenFolder> {
-    /// A worker's own service.
+    /// Makes the service of one worker.
     pub(crate) fn service(&self) -> App<Files> {
         let Ok(service) = self.try_map(|folder| {
             let files = Files::new(folder.root.clone())
@@ -139,24 +139,24 @@ impl App<OpenFolder> {
 impl Service for App<Files> {
     #[expect(
         clippy::manual_async_fn,
-        reason = "an async function would move the request once more"
+        reason = "an `async fn` would move the request once more"
     )]
     fn call(&self, request: Request) -> impl Future<Output = Response> {
         async move {
             match self {
                 Self::Site => site(&request),
                 Self::Files(files) => files.call(request).await,
-                Self::Respond(answer) => Response::new(answer.status)
-                    .with_header(CONTENT_TYPE, answer.content_type.clone())
-                    .with_body(answer.body.clone()),
+                Self::Respond(fixed_response) => Response::new(fixed_response.status)
+                    .with_header(CONTENT_TYPE, fixed_response.content_type.clone())
+                    .with_body(fixed_response.body.clone()),
                 Self::Echo => echo(request),
             }
         }
     }
 }
 
-/// One page. As with a folder of files: what is not there is 404 by any method, and what is there
-/// can only be read.
+/// The embedded site, which has one page. As in a folder, other paths are 404 whatever the method,
+/// and the page allows only GET and HEAD.
 fn site(request: &Request) -> Response {
     if request.path_bytes() != b"/" {
         return Response::not_found("<h1>Not Found</h1>");
@@ -169,6 +169,7 @@ fn site(request: &Request) -> Response {
     }
 }
 
+/// Sends the request's body back, with its type.
 fn echo(request: Request) -> Response {
     let content_type = request.header("content-type").map(HeaderValue::from_bytes);
     let response = Response::new(StatusCode::OK);

@@ -1,5 +1,5 @@
-//! What the program reports to its operator: the banner, wrong usage, counters, versions. It
-//! refuses to know when that is reported and what follows from it.
+//! Messages of the program to its operator: the banner, usage errors, counters, versions. It does
+//! not know when they are printed.
 
 use std::env;
 use std::fmt::Display;
@@ -11,7 +11,7 @@ use coring::{EngineChoice, Handle, messages};
 
 use crate::plan::Serving;
 
-/// What has started. To standard error: standard output is the access log's.
+/// Prints the banner to standard error, because standard output is for the access log.
 pub(crate) fn banner(serving: &Serving, handle: &Handle) {
     let (bold, plain) = if stderr_takes_colours() {
         ("\x1b[1m", "\x1b[0m")
@@ -33,7 +33,7 @@ pub(crate) fn banner(serving: &Serving, handle: &Handle) {
     messages::write(text);
 }
 
-/// Every counter on a line of its own: `name sum [worker 0, worker 1, …]`, without the commas.
+/// Prints each counter on a line: `name sum [worker 0, worker 1, …]`, without the commas.
 pub(crate) fn stats(handle: &Handle) {
     let workers: Vec<_> = handle
         .metrics()
@@ -50,7 +50,7 @@ pub(crate) fn stats(handle: &Handle) {
     messages::write(text);
 }
 
-/// A command line that cannot be understood, with the usage.
+/// Prints a usage error.
 pub(crate) fn usage(error: &clap::Error) {
     let text = error.render();
     messages::write(match stderr_takes_colours() {
@@ -59,7 +59,7 @@ pub(crate) fn usage(error: &clap::Error) {
     });
 }
 
-/// What this program is, and what it would run on here; to standard output.
+/// Prints the versions, and the engine that would be used, to standard output.
 pub(crate) fn version(choice: EngineChoice) {
     let engine = match choice.probe() {
         Ok(selected) => selected.to_string(),
@@ -85,7 +85,7 @@ pub(crate) fn version(choice: EngineChoice) {
     let _ = io::stdout().write_all(text.as_bytes());
 }
 
-/// What a browser or curl takes; a Unix socket has no such form.
+/// The address as a URL for browsers and curl. A Unix socket's stays as it is.
 fn url(address: &Address) -> String {
     match address {
         Address::Tcp(address) => format!("http://{address}/"),
@@ -93,7 +93,8 @@ fn url(address: &Address) -> String {
     }
 }
 
-/// A terminal that shows colours, and an operator who did not decline them (no-color.org).
+/// Whether standard error is a terminal with colours, and the operator did not decline them
+/// (no-color.org).
 fn stderr_takes_colours() -> bool {
     let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
     let is_dumb = env::var_os("TERM").is_none_or(|term| term == "dumb");

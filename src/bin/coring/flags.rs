@@ -1,5 +1,5 @@
-//! The command line and the environment as typed: every flag once, with its name, its default and
-//! its help. It refuses to know what a flag means for a server; `plan` does.
+//! The command line and the environment: each flag with its name, its variable, its default and its
+//! help. It does not know how a flag affects the server; `plan` does.
 
 use std::convert::Infallible;
 use std::num::NonZeroUsize;
@@ -13,9 +13,9 @@ use coring::Files;
 
 use crate::units::{Duration, Size};
 
-/// An HTTP server on io_uring: one ring and one worker per core, one coroutine per connection.
+/// An HTTP server on io_uring: one worker per core, one coroutine per connection
 #[derive(Debug, Parser)]
-#[command(name = "coring", version, after_help = AFTER_HELP, max_term_width = 100)]
+#[command(name = "coring", version, after_help = AFTER_HELP, max_term_width = 80)]
 #[command(override_usage = "coring [COMMAND] [OPTIONS]")]
 pub(crate) struct Flags {
     #[command(subcommand)]
@@ -30,58 +30,58 @@ pub(crate) struct Flags {
     pub(crate) reports: Reports,
 }
 
-/// What coring is asked to do; without one, it serves its embedded site.
+/// The command. Without one, coring serves its embedded site.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Serves the files of a folder
+    /// Serve the files of a folder
     Serve(Serve),
-    /// Gives one fixed answer to every request: a load-test fixture
+    /// Send the same response to every request (for load tests)
     Respond(Respond),
-    /// Answers every request with its own body and type, as they come: a test fixture
+    /// Send the body of each request back (for tests)
     Echo,
-    /// Prints the versions, and which engine would run here or why none would
+    /// Print the versions, and the engine that would be used here
     Version,
 }
 
-/// What `serve` serves.
+/// The arguments of `serve`.
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
-    /// The folder; links in it are followed as long as they stay in it
+    /// The folder to serve. Symbolic links are followed if they stay in it
     #[arg(value_name = "DIR", default_value = ".")]
     pub(crate) folder: PathBuf,
 
-    /// Most memory of each worker for small files that are asked for often; 0 = none, twice as
-    /// much may be needed while they change
+    /// Memory of each worker for small files that are requested often. If these files change
+    /// often, the cache may need twice as much. 0: no cache
     #[arg(long, env = "CORING_FILE_CACHE", value_name = "BYTES")]
     #[arg(default_value_t = Size(u64::try_from(Files::CACHE_BYTES_MAX).unwrap_or(u64::MAX)))]
     pub(crate) file_cache: Size,
 
-    /// Most memory of each worker, beside that, for content of files that clients have not taken
-    /// yet; beyond it files are sent without being read into memory
+    /// Memory of each worker, besides the cache, for file content that clients have not received
+    /// yet. Beyond it, files are sent without being read into memory
     #[arg(long, env = "CORING_ANSWER_MEMORY", value_name = "BYTES")]
     #[arg(default_value_t = Size(u64::try_from(Files::ANSWER_BYTES_MAX).unwrap_or(u64::MAX)))]
     pub(crate) answer_memory: Size,
 }
 
-/// The one answer of `respond`.
+/// The arguments of `respond`.
 #[derive(Debug, Args)]
 pub(crate) struct Respond {
-    /// The body of the answer
+    /// The body of the response
     #[arg(default_value = "", hide_default_value = true)]
     pub(crate) body: String,
 
-    /// The status of the answer, 200 to 599
+    /// The status of the response, 200 to 599
     #[arg(long, env = "CORING_STATUS", value_name = "N", default_value_t = 200)]
     #[arg(value_parser = value_parser!(u16).range(200..=599))]
     pub(crate) status: u16,
 
-    /// The Content-Type of the answer
+    /// The Content-Type of the response
     #[arg(long = "type", env = "CORING_TYPE", value_name = "TYPE")]
     #[arg(default_value = "text/plain; charset=utf-8", value_parser = content_type)]
     pub(crate) content_type: HeaderValue,
 }
 
-/// Where the server listens and what it runs on.
+/// The addresses that the server listens on, its workers and its engine.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Addresses and cores")]
 pub(crate) struct Place {
@@ -95,16 +95,17 @@ pub(crate) struct Place {
     #[arg(value_delimiter = ',', action = ArgAction::Append, help = BIND_HELP)]
     pub(crate) bind: Vec<String>,
 
-    /// Run at most N workers, one per core [default: as many cores as this process may use]
+    /// Run at most N workers, one per core [default: one for each core that this process may use]
     #[arg(long, global = true, env = "CORING_CORES", value_name = "N")]
     pub(crate) cores: Option<NonZeroUsize>,
 
-    /// Tie each worker to its core; auto: if the workers take all cores this process may use
+    /// Pin each worker to a core. auto: only if every core that this process may use has a worker
     #[arg(long, global = true, env = "CORING_PIN", value_name = "WHEN")]
     #[arg(value_enum, default_value_t = Pin::Auto)]
     pub(crate) pin: Pin,
 
-    /// How to ask the kernel; auto: io_uring if it works, else epoll; uring: io_uring or nothing
+    /// The interface to the kernel. auto: io_uring, or epoll if io_uring does not work. uring:
+    /// fail if io_uring does not work
     #[arg(long, global = true, env = "CORING_ENGINE", value_name = "ENGINE")]
     #[arg(value_enum, default_value_t = Engine::Auto)]
     pub(crate) engine: Engine,
@@ -126,41 +127,42 @@ pub(crate) enum Engine {
     Epoll,
 }
 
-/// What may take how long.
+/// The limits of time.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Time limits (500ms, 10s, 2m, 1h; a bare number is seconds)")]
 pub(crate) struct Times {
-    /// Longest wait for a whole request head
+    /// How long a request head may take to arrive
     #[arg(long, global = true, env = "CORING_HEAD_TIMEOUT", value_name = "TIME")]
     #[arg(default_value_t = time(limits().head_timeout))]
     pub(crate) head_timeout: Duration,
 
-    /// Longest wait for the next part of a request body
+    /// How long a request body may make no progress
     #[arg(long, global = true, env = "CORING_BODY_TIMEOUT", value_name = "TIME")]
     #[arg(default_value_t = time(limits().body_timeout))]
     pub(crate) body_timeout: Duration,
 
-    /// Longest wait for a client to take the next part of an answer
+    /// How long a response may make no progress
     #[arg(long, global = true, env = "CORING_WRITE_TIMEOUT", value_name = "TIME")]
     #[arg(default_value_t = time(limits().write_timeout))]
     pub(crate) write_timeout: Duration,
 
-    /// Longest silence between two requests of a connection
+    /// How long a connection may be idle between two requests
     #[arg(long, global = true, env = "CORING_IDLE_TIMEOUT", value_name = "TIME")]
     #[arg(default_value_t = time(limits().idle_timeout))]
     pub(crate) idle_timeout: Duration,
 
-    /// Longest wait for running requests once a signal has asked to end
+    /// How long running requests may continue after a signal to end
     #[arg(long, global = true, env = "CORING_DRAIN_TIMEOUT", value_name = "TIME")]
     #[arg(default_value_t = time(limits().drain_timeout))]
     pub(crate) drain_timeout: Duration,
 
-    /// Fewest bytes per second that a body may move at, in either direction; 0 = any
+    /// Minimum average rate of a body in either direction, in bytes per second. 0: no minimum
     #[arg(long, global = true, env = "CORING_MIN_RATE", value_name = "BYTES")]
     #[arg(default_value_t = Size(limits().bytes_per_second_min.unwrap_or(0)))]
     pub(crate) min_rate: Size,
 
-    /// Whether a request is still answered when its client half-closes the connection (FIN)
+    /// Whether a request is answered (serve) or dropped (end) if its client half-closes the
+    /// connection (FIN)
     #[arg(long, global = true, env = "CORING_HALF_CLOSE", value_name = "EFFECT")]
     #[arg(value_enum, default_value_t = HalfClose::Serve)]
     pub(crate) half_close: HalfClose,
@@ -173,36 +175,36 @@ pub(crate) enum HalfClose {
     End,
 }
 
-/// What may be how large, and how many there may be.
+/// The limits of size and number.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Size limits (bytes; 16k, 16m, 1g are binary units)")]
 pub(crate) struct Sizes {
-    /// Most bytes of a request head, 18 to 65535; above it 431
+    /// Largest request head, 18 to 65535. A larger one gets a 431
     #[arg(long, global = true, env = "CORING_MAX_HEAD", value_name = "BYTES")]
     #[arg(default_value_t = Size(limits().head_bytes_max.into()))]
     pub(crate) max_head: Size,
 
-    /// Most bytes of a request target (path and query), 1 to 65535; above it 414
+    /// Longest request target (path and query), 1 to 65535. A longer one gets a 414
     #[arg(long, global = true, env = "CORING_MAX_TARGET", value_name = "BYTES")]
     #[arg(default_value_t = Size(limits().target_bytes_max.into()))]
     pub(crate) max_target: Size,
 
-    /// Most header fields of a request, 1 to 256; above it 431
+    /// Most header fields of a request, 1 to 256. More get a 431
     #[arg(long, global = true, env = "CORING_MAX_FIELDS", value_name = "N")]
     #[arg(default_value_t = limits().fields_max, value_parser = value_parser!(u16).range(1..=256))]
     pub(crate) max_fields: u16,
 
-    /// Most bytes of a request body; above it 413; 0 = unlimited
+    /// Largest request body. A larger one gets a 413. 0: unlimited
     #[arg(long, global = true, env = "CORING_MAX_BODY", value_name = "BYTES")]
     #[arg(default_value_t = Size(limits().body_bytes_max.unwrap_or(0)))]
     pub(crate) max_body: Size,
 
-    /// Most connections at a time; above it 503; 0 = as many as the limit of open files allows
+    /// Most connections at a time. More get a 503. 0: as many as the limit of open files allows
     #[arg(long, global = true, env = "CORING_MAX_CONNECTIONS", value_name = "N")]
     #[arg(default_value_t = limits().connections_max.unwrap_or(0))]
     pub(crate) max_connections: usize,
 
-    /// Most memory of each worker for received bytes until they are consumed or sent, at least 2m
+    /// Memory of each worker for received bytes until they are consumed or sent, at least 2m
     #[arg(
         long,
         global = true,
@@ -213,17 +215,17 @@ pub(crate) struct Sizes {
     pub(crate) max_receive_memory: Size,
 }
 
-/// What is told about the work.
+/// The access log and the counters.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Reports")]
 pub(crate) struct Reports {
-    /// Write a line per request in the combined format: `-` to standard output, a path to that
-    /// file, or off
+    /// Where to log requests, in the combined format: off, - for standard output, or the path of
+    /// a file
     #[arg(long, global = true, env = "CORING_ACCESS_LOG", value_name = "WHERE")]
     #[arg(default_value = "off", value_parser = AccessLog::from_str)]
     pub(crate) access_log: AccessLog,
 
-    /// At exit, print every counter to standard error: its name, the sum, and each worker's share
+    /// At exit, print each counter to standard error: its name, the sum, the value of each worker
     #[arg(long, global = true, env = "CORING_STATS", value_parser = FalseyValueParser::new())]
     pub(crate) stats: bool,
 }
@@ -248,39 +250,44 @@ impl FromStr for AccessLog {
     }
 }
 
-// Not a doc comment: there, `[::]` would be a link.
+// Not a doc comment, because rustdoc would take `[::]` for a link.
 const BIND_HELP: &str = "\
-Where to listen; may be given again: host:port, [::]:8000, unix:PATH, or :8000 and 8000 for all \
-IPv4 addresses; port 0 takes a free one [default: 0.0.0.0:$PORT if PORT is set, else \
+Address to listen on. May be repeated. Forms: host:port, [::]:8000, unix:PATH, and :8000 or 8000 \
+for all IPv4 addresses. Port 0 takes a free one [default: 0.0.0.0:$PORT if PORT is set, else \
 127.0.0.1:8000]";
 
 const AFTER_HELP: &str = "\
-Without a command, coring serves its embedded site: a page at /, and 404 elsewhere. Shared flags
-stand before or after the command; after it they win, and a flag wins over its CORING_ variable.
+Without a command, coring serves its embedded site: a page at /, 404 elsewhere.
+
+Shared flags may stand before or after the command. If a flag is in both places,
+the one after the command counts. A flag takes precedence over its variable.
 CORING_BIND takes a list with commas.
 
-The banner, notes and errors go to standard error; standard output is the access log's.
+The banner, notes and errors go to standard error. Only the access log goes to
+standard output.
 
 Signals:
-  TERM, INT, QUIT  drain: accept no more, finish what runs; a second one ends it now
+  TERM, INT, QUIT  drain: accept no more connections, complete running requests.
+                   A second signal stops the server
   HUP              ignored
 
 Exit status:
-  0   ended as asked
-  1   failed to start or to go on (an address in use, say)
+  0   success
+  1   failed to start, or failed later (an address is in use, say)
   2   wrong usage
-  77  no engine: io_uring is refused here
+  77  io_uring does not work here, and --engine uring requires it
   78  bad configuration (a folder or an access log that cannot be opened, say)";
 
 fn limits() -> coring::Limits {
     coring::Limits::default()
 }
 
-/// The default of a time, which every flag has.
+/// A default limit as a flag's value. No limit becomes the longest time.
 fn time(limit: Option<std::time::Duration>) -> Duration {
     limit.unwrap_or(std::time::Duration::MAX).into()
 }
 
+/// A default limit as a flag's value. No limit becomes the largest size.
 fn memory(limit: Option<usize>) -> Size {
     let bytes = limit.and_then(|bytes| bytes.try_into().ok());
     Size(bytes.unwrap_or(u64::MAX))
@@ -288,7 +295,7 @@ fn memory(limit: Option<usize>) -> Size {
 
 fn content_type(text: &str) -> Result<HeaderValue, String> {
     HeaderValue::from_str(text)
-        .map_err(|_| "a header value has no line breaks or other control characters".to_owned())
+        .map_err(|_| "must not contain line breaks or other control characters".to_owned())
 }
 
 #[cfg(test)]
@@ -304,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn the_declaration_is_sound() {
+    fn clap_accepts_the_declaration() {
         Flags::command().debug_assert();
     }
 
@@ -339,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn access_logs_are_told_apart() {
+    fn values_of_the_access_log_are_parsed() {
         let check = |line, expected| {
             assert_eq!(
                 parse(line).expect(line).reports.access_log,
@@ -354,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_read() {
+    fn respond_is_parsed() {
         let respond = |line: &str| match parse(line).expect(line).command {
             Some(Command::Respond(respond)) => respond,
             other => panic!("{line}: {other:?}"),
@@ -368,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_read() {
+    fn serve_is_parsed() {
         let serve = |line: &str| match parse(line).expect(line).command {
             Some(Command::Serve(serve)) => serve,
             other => panic!("{line}: {other:?}"),
@@ -384,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_wrong_usage() {
+    fn invalid_values_are_usage_errors() {
         let check = |line, kind| {
             let error = parse(line).expect_err(line);
             assert_eq!((error.kind(), error.exit_code()), (kind, 2), "{line}");

@@ -1,5 +1,5 @@
-//! The program: flags as typed, the plan they mean, a server that follows it, and signals that end
-//! it. It refuses to know how a request is served: it has only the library's public face.
+//! The program: parses the flags, makes a plan of them, runs a server by the plan, and handles
+//! signals. It uses only the public API of the library.
 
 mod app;
 mod console;
@@ -21,10 +21,10 @@ use app::NoFolder;
 use flags::Flags;
 use plan::{Plan, Serving};
 
-/// How long the last messages may take to be written before the process ends.
+/// How long the process waits at its end until the last messages are written.
 const LAST_MESSAGES: Duration = Duration::from_secs(1);
 
-/// Gives the last messages their time when it is dropped, which a panic does, too.
+/// Waits for the last messages when it is dropped, also by a panic.
 struct Farewell;
 
 impl Drop for Farewell {
@@ -35,7 +35,7 @@ impl Drop for Farewell {
 
 fn main() -> ExitCode {
     messages::report_panics();
-    let _farewell = Farewell;
+    let _flush = Farewell;
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -51,7 +51,7 @@ fn main() -> ExitCode {
 fn run() -> Result<(), Failure> {
     let flags = Flags::try_parse().map_err(|error| match error.use_stderr() {
         true => Failure::Flags(error),
-        // The help or the version was asked for: it is printed to standard output.
+        // `--help` or `--version`: printed to standard output.
         false => error.exit(),
     })?;
     let port = env::var_os("PORT").map(|port| port.to_string_lossy().into_owned());
@@ -64,7 +64,7 @@ fn run() -> Result<(), Failure> {
     }
 }
 
-/// Starts the server and waits for its end.
+/// Starts the server and waits until it ends.
 fn serve(serving: &Serving) -> Result<(), Failure> {
     let signals = signals::install().map_err(Failure::Signals)?;
     let app = serving.app.open().map_err(Failure::Folder)?;
@@ -83,7 +83,7 @@ fn serve(serving: &Serving) -> Result<(), Failure> {
         .start(move || app.service())
         .map_err(Failure::Server)?;
     console::banner(serving, &server);
-    signals::obey(signals, server.clone(), serving.drain_timeout).map_err(Failure::Signals)?;
+    signals::handle(signals, server.clone(), serving.drain_timeout).map_err(Failure::Signals)?;
     let ended = server.wait().map_err(Failure::Server);
     if serving.stats {
         console::stats(&server);
@@ -91,21 +91,21 @@ fn serve(serving: &Serving) -> Result<(), Failure> {
     ended
 }
 
-/// Bad configuration, by sysexits(3): a supervisor need not try again.
+/// Exit status for bad configuration (sysexits.h): a supervisor should not restart the program.
 const EX_CONFIG: u8 = 78;
 
-/// Why the program ends otherwise than as asked.
+/// Why the program failed.
 #[derive(Debug)]
 enum Failure {
-    /// The command line cannot be understood.
+    /// The command line is invalid.
     Flags(clap::Error),
-    /// The flags make no sense.
+    /// A flag or variable has a value that is out of bounds or does not fit the others.
     Usage(String),
-    /// What is to be served is not there.
+    /// The folder cannot be served.
     Folder(NoFolder),
-    /// The server did not start, or did not go on.
+    /// The server did not start, or failed later.
     Server(coring::Error),
-    /// Without signals a server could not be told to end.
+    /// Signals cannot be handled, so the server could not be drained.
     Signals(io::Error),
 }
 
@@ -131,7 +131,7 @@ impl fmt::Display for Failure {
             Self::Usage(line) => f.write_str(line),
             Self::Folder(folder) => folder.fmt(f),
             Self::Server(error) => error.fmt(f),
-            Self::Signals(error) => write!(f, "cannot listen for signals: {error}"),
+            Self::Signals(error) => write!(f, "cannot handle signals: {error}"),
         }
     }
 }

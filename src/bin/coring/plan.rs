@@ -1,5 +1,5 @@
-//! What was typed, as meant: flags and environment become one plan, by a function that touches
-//! nothing. It refuses to know how a plan is carried out and whether this machine allows it.
+//! Turns flags and environment into a plan. The function is pure: it does not know how a plan is
+//! carried out, or whether this machine allows it.
 
 use std::num::NonZeroUsize;
 
@@ -10,20 +10,20 @@ use crate::app::{Answer, App, Folder};
 use crate::flags::{self, Command, Flags, Respond, Serve};
 use crate::units::{self, Size};
 
-/// What this run of the program is to do.
+/// The action of this run of the program.
 #[derive(Debug)]
 pub(crate) enum Plan {
-    /// Serve until told to end.
+    /// Serve until a signal ends the server.
     Serve(Box<Serving>),
-    /// Say what this program is and what it would run on.
+    /// Print the versions, and the engine that would be used.
     Version(EngineChoice),
 }
 
-/// A server as the operator wants it.
+/// The configuration of the server.
 #[derive(Debug)]
 pub(crate) struct Serving {
     pub(crate) app: App<Folder>,
-    /// As typed; the library reads them.
+    /// As typed; the library parses them.
     pub(crate) addresses: Vec<String>,
     pub(crate) cores: Option<usize>,
     pub(crate) pin: Pin,
@@ -33,14 +33,14 @@ pub(crate) struct Serving {
     pub(crate) access_log: AccessLog,
     /// Whether the counters are printed at the end.
     pub(crate) stats: bool,
-    /// What an operator should hear before it hurts, a line each.
+    /// Warnings for the banner, a line each.
     pub(crate) notes: Vec<&'static str>,
 }
 
-/// Decides what `flags` mean; `port` is the variable `PORT`, which platforms set.
+/// Makes a plan of `flags` and `port`, the value of the variable `PORT`, which platforms set.
 ///
 /// # Errors
-/// Flags that are well formed but make no sense: one line, with the cure.
+/// Fails if a value is out of bounds, with one line that has the cure.
 pub(crate) fn plan(flags: Flags, port: Option<&str>) -> Result<Plan, String> {
     let engine = match flags.place.engine {
         flags::Engine::Auto => EngineChoice::Auto,
@@ -51,7 +51,7 @@ pub(crate) fn plan(flags: Flags, port: Option<&str>) -> Result<Plan, String> {
     let app = match flags.command {
         None => App::Site,
         Some(Command::Serve(serve)) => App::Files(folder(serve)?),
-        Some(Command::Respond(respond)) => App::Respond(answer(respond)?),
+        Some(Command::Respond(respond)) => App::Respond(fixed_response(respond)?),
         Some(Command::Echo) => App::Echo,
         Some(Command::Version) => return Ok(Plan::Version(engine)),
     };
@@ -77,14 +77,15 @@ pub(crate) fn plan(flags: Flags, port: Option<&str>) -> Result<Plan, String> {
     })))
 }
 
-/// `--bind` and its variable win over `PORT`, and that over loopback, which nobody else reaches.
+/// `--bind` or `CORING_BIND` takes precedence over `PORT`. The default is a loopback address, which
+/// other machines cannot reach.
 fn addresses(bind: Vec<String>, port: Option<&str>) -> Result<Vec<String>, String> {
     match port {
         _ if !bind.is_empty() => Ok(bind),
         None | Some("") => Ok(vec!["127.0.0.1:8000".to_owned()]),
         Some(port) if port.parse::<u16>().is_ok() => Ok(vec![format!("0.0.0.0:{port}")]),
         Some(port) => Err(format!(
-            "the variable PORT is `{port}`, which is no port; unset it, or give --bind ADDRESS"
+            "PORT is `{port}`, which is not a port number; unset it, or give --bind ADDRESS"
         )),
     }
 }
@@ -97,12 +98,12 @@ fn limits(flags: &Flags) -> Result<Limits, String> {
     limits.write_timeout = Some(times.write_timeout.into());
     limits.idle_timeout = Some(times.idle_timeout.into());
     limits.drain_timeout = Some(times.drain_timeout.into());
-    limits.bytes_per_second_min = unless_zero(times.min_rate.0);
+    limits.bytes_per_second_min = none_if_zero(times.min_rate.0);
     limits.head_bytes_max = bounded("--max-head", sizes.max_head, Limits::HEAD_BYTES_MIN)?;
     limits.target_bytes_max = bounded("--max-target", sizes.max_target, 1)?;
     limits.fields_max = sizes.max_fields;
-    limits.body_bytes_max = unless_zero(sizes.max_body.0);
-    limits.connections_max = unless_zero(sizes.max_connections);
+    limits.body_bytes_max = none_if_zero(sizes.max_body.0);
+    limits.connections_max = none_if_zero(sizes.max_connections);
     limits.receive_memory_max = Some(bounded(
         "--max-receive-memory",
         sizes.max_receive_memory,
@@ -115,12 +116,12 @@ fn limits(flags: &Flags) -> Result<Limits, String> {
     Ok(limits)
 }
 
-/// On the command line 0 is no limit.
-fn unless_zero<T: Default + PartialEq>(limit: T) -> Option<T> {
+/// On the command line 0 means no limit.
+fn none_if_zero<T: Default + PartialEq>(limit: T) -> Option<T> {
     (limit != T::default()).then_some(limit)
 }
 
-/// A size of `least` bytes or more that fits the type that holds it.
+/// Checks that `size` is at least `least`, and fits its type.
 fn bounded<T>(flag: &str, size: Size, least: T) -> Result<T, String>
 where
     T: TryFrom<u64> + TryInto<u64> + PartialOrd,
@@ -128,17 +129,17 @@ where
     match T::try_from(size.0) {
         Ok(bytes) if bytes >= least => Ok(bytes),
         Ok(_) => Err(format!(
-            "{flag} {size} is too little; give it {} at least",
+            "{flag} is {size}; it must be at least {}",
             Size(least.try_into().unwrap_or(u64::MAX))
         )),
-        Err(_) => Err(format!("{flag} {size} is too much; give it less than 64k")),
+        Err(_) => Err(format!("{flag} is {size}; it must be less than 64k")),
     }
 }
 
 fn folder(serve: Serve) -> Result<Folder, String> {
     let addressable = |flag: &str, size: Size| {
         usize::try_from(size.0)
-            .map_err(|_| format!("{flag} {size} is more than this machine can address"))
+            .map_err(|_| format!("{flag} is {size}; this machine cannot address that much"))
     };
     Ok(Folder {
         path: serve.folder,
@@ -147,13 +148,14 @@ fn folder(serve: Serve) -> Result<Folder, String> {
     })
 }
 
-fn answer(respond: Respond) -> Result<Answer, String> {
+fn fixed_response(respond: Respond) -> Result<Answer, String> {
     let Respond {
         body,
         status,
         content_type,
     } = respond;
-    let status = StatusCode::from_u16(status).map_err(|_| format!("{status} is no status"))?;
+    let status =
+        StatusCode::from_u16(status).map_err(|_| format!("{status} is not a status code"))?;
     // RFC 9110 §15.3.5, §15.3.6 and §15.4.5.
     let has_no_content = matches!(
         status,
@@ -161,7 +163,7 @@ fn answer(respond: Respond) -> Result<Answer, String> {
     );
     if has_no_content && !body.is_empty() {
         return Err(format!(
-            "an answer of status {} has no body; leave out BODY, or --status",
+            "a response with status {} has no body; leave out BODY or --status",
             status.as_u16()
         ));
     }
@@ -178,7 +180,7 @@ fn notes(limits: &Limits) -> Vec<&'static str> {
         notes.push("--max-body 0: request bodies are unlimited");
     }
     if limits.bytes_per_second_min.is_none() {
-        notes.push("--min-rate 0: a client may hold a connection at one byte per time limit");
+        notes.push("--min-rate 0: a client can hold a connection with one byte per time limit");
     }
     notes
 }
@@ -223,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_port_is_named() {
+    fn an_invalid_port_is_named() {
         for port in ["tcp://10.0.0.1:80", "65536", "-1", " 80"] {
             let error = plan_of("", Some(port)).expect_err(port);
             assert!(error.contains(&format!("`{port}`")), "{error}");
@@ -231,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn without_flags_the_librarys_defaults_hold() {
+    fn without_flags_the_defaults_of_the_library_apply() {
         let serving = serving("", None);
         let (limits, default) = (format!("{:?}", serving.limits), Limits::default());
         assert_eq!(limits, format!("{default:?}"));
@@ -241,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_are_in_the_librarys_units() {
+    fn flags_set_the_limits_of_the_library() {
         let line = "--head-timeout 500ms --body-timeout 1m --write-timeout 2 --idle-timeout 3s \
                     --drain-timeout 4s --min-rate 1k --max-head 32k --max-target 1k --max-fields 9 \
                     --max-body 1g --max-connections 5 --max-receive-memory 8m --half-close end";
@@ -264,20 +266,23 @@ mod tests {
     }
 
     #[test]
-    fn sizes_out_of_bounds_are_wrong_usage() {
+    fn sizes_out_of_bounds_are_usage_errors() {
         for (line, why) in [
-            ("--max-head 0", "--max-head 0 is too little; give it 18"),
-            ("--max-head 17", "--max-head 17 is too little; give it 18"),
-            ("--max-head 64k", "--max-head 64k is too much; give it less"),
-            ("--max-target 0", "--max-target 0 is too little; give it 1"),
-            ("--max-target 64k", "--max-target 64k is too much"),
+            ("--max-head 0", "--max-head is 0; it must be at least 18"),
+            ("--max-head 17", "--max-head is 17; it must be at least 18"),
+            (
+                "--max-head 64k",
+                "--max-head is 64k; it must be less than 64k",
+            ),
+            ("--max-target 0", "--max-target is 0; it must be at least 1"),
+            ("--max-target 64k", "--max-target is 64k; it must be less"),
             (
                 "--max-receive-memory 0",
-                "--max-receive-memory 0 is too little; give it 2m",
+                "--max-receive-memory is 0; it must be at least 2m",
             ),
             (
                 "--max-receive-memory 2047k",
-                "--max-receive-memory 2047k is too little; give it 2m",
+                "--max-receive-memory is 2047k; it must be at least 2m",
             ),
         ] {
             let error = plan_of(line, None).expect_err(line);
@@ -286,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn unlimited_is_noted() {
+    fn unlimited_values_are_noted() {
         let line = "--max-body 0 --min-rate 0 --max-connections 0";
         let serving = serving(line, None);
         assert_eq!(serving.notes.len(), 2);

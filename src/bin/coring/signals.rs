@@ -1,5 +1,4 @@
-//! Signals, and what they do to a running server. It refuses to know what is served, and decides
-//! nothing but drain or stop.
+//! Signal handling: the first signal drains the server, the second one stops it.
 
 use std::io;
 use std::thread;
@@ -11,34 +10,34 @@ use signal_hook::iterator::Signals;
 
 use crate::units::Duration;
 
-/// The signals that the program obeys.
+/// The signals that the program handles.
 const SIGNALS: [i32; 5] = [SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGXFSZ];
 
-/// Takes the signals over, also where the parent process ignored or blocked them. Before the server
-/// starts, so that none that comes early is lost and every thread lets them through.
+/// Installs the handlers, and unblocks the signals, because the parent process may have ignored or
+/// blocked them. Must be called before the server starts: then no early signal is lost, and every
+/// thread inherits the mask.
 ///
 /// # Errors
-/// When the kernel refuses.
+/// Fails if the kernel refuses.
 pub(crate) fn install() -> io::Result<Signals> {
     let signals = Signals::new(SIGNALS)?;
     unblock_signals(&SIGNALS);
     Ok(signals)
 }
 
-/// Obeys the signals that came and will come, on a thread of its own that ends with the process.
+/// Handles the signals since [`install`] on a thread of its own, which ends with the process.
 ///
 /// # Errors
-/// When no thread can be had.
-pub(crate) fn obey(mut signals: Signals, server: Handle, limit: Duration) -> io::Result<()> {
-    let obey = move || {
+/// Fails if the thread cannot be started.
+pub(crate) fn handle(mut signals: Signals, server: Handle, limit: Duration) -> io::Result<()> {
+    let handle = move || {
         let mut draining = false;
         for signal in signals.forever() {
             match signal {
-                // An access log that may not grow: whoever writes it learns so from write(2).
+                // A file, the access log say, has reached RLIMIT_FSIZE. The write fails with EFBIG;
+                // without a handler the signal would end the process.
                 SIGXFSZ => {}
-                SIGHUP => {
-                    report("SIGHUP: there is no configuration to reload; it goes on as it is")
-                }
+                SIGHUP => report("SIGHUP: ignored, because there is no configuration to reload"),
                 _ if draining => {
                     server.stop();
                     report("stopping now");
@@ -47,7 +46,7 @@ pub(crate) fn obey(mut signals: Signals, server: Handle, limit: Duration) -> io:
                     server.drain();
                     draining = true;
                     report(format_args!(
-                        "draining: up to {limit}; a second signal ends it now"
+                        "draining: running requests have {limit}; a second signal stops the server"
                     ));
                 }
             }
@@ -55,6 +54,6 @@ pub(crate) fn obey(mut signals: Signals, server: Handle, limit: Duration) -> io:
     };
     thread::Builder::new()
         .name("signals".to_owned())
-        .spawn(obey)
+        .spawn(handle)
         .map(drop)
 }

@@ -1,14 +1,13 @@
-//! Times and sizes as people write them: `500ms`, `2m`, `16k`. It refuses to know which flag they
-//! belong to and what they limit.
+//! Times and sizes in the form that flags have: `500ms`, `2m`, `16k`. It does not know which flags.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// A time a flag gives, in milliseconds; never zero.
+/// The time of a flag, in milliseconds. A parsed one is not zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Duration(pub(crate) u64);
 
-/// A number of bytes a flag gives.
+/// The size of a flag, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Size(pub(crate) u64);
 
@@ -30,12 +29,12 @@ impl FromStr for Duration {
     fn from_str(text: &str) -> Result<Self, String> {
         match scaled(text, DURATION_UNITS, 1000) {
             Some(0) => Err(
-                "0 would end every connection at once; for next to no limit, \
-                            give a long time such as 24h"
+                "0 would close every connection at once; to disable the limit, give a \
+                            long time such as 24h"
                     .to_owned(),
             ),
             Some(ms) if ms <= DURATION_MAX_MS => Ok(Self(ms)),
-            Some(_) => Err("longer than a year".to_owned()),
+            Some(_) => Err("must be at most a year (8760h)".to_owned()),
             None => Err("expected a time such as 500ms, 10s, 2m, 1h or 10 (seconds)".to_owned()),
         }
     }
@@ -53,7 +52,7 @@ impl FromStr for Size {
 
 impl fmt::Display for Duration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // In minutes and hours only what nobody would say in seconds.
+        // Seconds below two minutes. Above, minutes or hours if the time is a whole number of them.
         match self.0 {
             ms if !ms.is_multiple_of(1000) => write!(f, "{ms}ms"),
             ms if ms < 120_000 || !ms.is_multiple_of(60_000) => write!(f, "{}s", ms / 1000),
@@ -76,14 +75,14 @@ impl fmt::Display for Size {
     }
 }
 
-/// Each unit and what one of it is worth, from small to large.
+/// The units with their factors, from small to large.
 type Units = &'static [(&'static str, u64)];
 
 const DURATION_UNITS: Units = &[("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)];
 const SIZE_UNITS: Units = &[("k", 1 << 10), ("m", 1 << 20), ("g", 1 << 30)];
 const DURATION_MAX_MS: u64 = 365 * 24 * 3_600_000;
 
-/// A whole number and its unit; `bare` is what a number without one counts.
+/// Parses a whole number with a unit. `bare` is the factor of a number without a unit.
 fn scaled(text: &str, units: Units, bare: u64) -> Option<u64> {
     let end = text
         .find(|c: char| !c.is_ascii_digit())

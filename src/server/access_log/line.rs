@@ -1,5 +1,5 @@
-//! A line of the access log, in the combined format. It refuses to know when it is written, and
-//! where to.
+//! A line of the access log, in the combined log format. It does not know when and where it is
+//! written.
 
 use std::fmt;
 use std::io::Write;
@@ -8,11 +8,11 @@ use crate::http::date::DATE_LEN;
 use crate::http::{Head, Version};
 use crate::net::Stream;
 
-/// A connection's line in the making: what is known of a request when its head has come, and its
-/// answer as it goes out. Its memory serves one request after the other.
+/// The line of a connection's current request. It begins when the head has arrived, and gets its
+/// status and length from the response. One buffer serves all requests of the connection.
 #[derive(Debug)]
 pub(in crate::server) struct Line {
-    /// The line without status and length, which stand at `gap`. Up to `prefix` it is the same for
+    /// The line without status and length, which belong at `gap`. Up to `prefix` it is the same for
     /// all requests of the connection.
     text: Vec<u8>,
     prefix: usize,
@@ -23,7 +23,7 @@ pub(in crate::server) struct Line {
 }
 
 impl Line {
-    /// Memory that an idle connection may keep for its next line, in bytes.
+    /// The capacity that an idle connection may keep for its next line, in bytes.
     const KEPT_BYTES: usize = 512;
 
     /// The line of a connection, before its first request.
@@ -32,7 +32,7 @@ impl Line {
         match stream.peer() {
             Some(peer) => append(&mut text, format_args!("{}", peer.ip().to_canonical())),
             None if stream.is_unix() => text.extend(b"unix:"),
-            // A peer that is gone already has no address any more.
+            // The peer has left already, so getpeername(2) fails.
             None => text.push(b'-'),
         }
         text.extend(b" - - [");
@@ -46,7 +46,7 @@ impl Line {
         })
     }
 
-    /// Begins the line of a request whose `head` in `bytes` has come at `date`.
+    /// Begins the line of a request whose `head`, in `bytes`, has arrived at `date`.
     pub(in crate::server) fn begin(&mut self, date: &[u8; DATE_LEN], head: &Head, bytes: &[u8]) {
         self.begin_at(date);
         let text = &mut self.text;
@@ -66,7 +66,7 @@ impl Line {
         text.extend(b"\"\n");
     }
 
-    /// Begins the line of an answer to what could not be understood, or was not looked at.
+    /// Begins the line of an error response to a head that is invalid or was not read.
     pub(in crate::server) fn begin_without_request(&mut self, date: &[u8; DATE_LEN]) {
         self.begin_at(date);
         self.text.extend(b"-\" ");
@@ -74,7 +74,7 @@ impl Line {
         self.text.extend(b" \"-\" \"-\"\n");
     }
 
-    /// Whether a request's line was begun and is not yet written.
+    /// Whether a line was begun and is not yet written.
     pub(in crate::server) fn is_begun(&self) -> bool {
         self.is_begun
     }
@@ -86,9 +86,10 @@ impl Line {
         (self.is_begun, self.status, self.body_bytes) = (true, 0, 0);
     }
 
+    /// Appends the line to `lines`.
     pub(super) fn write_to(&mut self, lines: &mut Vec<u8>) {
         lines.extend_from_slice(&self.text[..self.gap]);
-        // 499, as nginx has it: the client was gone before there was an answer.
+        // 499, as in nginx: the client left before it got a response.
         let status = if self.status == 0 { 499 } else { self.status };
         append(lines, format_args!("{status} {}", self.body_bytes));
         lines.extend_from_slice(&self.text[self.gap..]);
@@ -100,7 +101,7 @@ impl Line {
     }
 }
 
-/// Appends `22/Nov/2026:20:15:00 +0000`, from the words of an IMF-fixdate.
+/// Appends the date as `22/Nov/2026:20:15:00 +0000`, made from an IMF-fixdate.
 fn append_date(date: &[u8; DATE_LEN], out: &mut Vec<u8>) {
     for (part, mark) in [(5..7, b'/'), (8..11, b'/'), (12..16, b':'), (17..25, b' ')] {
         out.extend_from_slice(&date[part]);
@@ -110,10 +111,10 @@ fn append_date(date: &[u8; DATE_LEN], out: &mut Vec<u8>) {
 }
 
 fn append(out: &mut Vec<u8>, text: fmt::Arguments<'_>) {
-    out.write_fmt(text).expect("memory takes what is written");
+    out.write_fmt(text).expect("a Vec takes any bytes");
 }
 
-/// Appends what a client sent such that it can neither end its quotes nor its line.
+/// Appends text of a client, escaped so that it cannot end its quotes or its line.
 fn escape(text: &[u8], out: &mut Vec<u8>) {
     for &byte in text {
         match byte {
@@ -129,14 +130,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_client_sends_stays_in_its_quotes() {
+    fn text_of_a_client_cannot_end_its_quotes() {
         let mut out = Vec::new();
         escape(b"a\"b\\c\nd\xff", &mut out);
         assert_eq!(out, br#"a\"b\\c\x0Ad\xFF"#);
     }
 
     #[test]
-    fn the_date_is_that_of_the_common_log_format() {
+    fn the_date_has_the_common_log_format() {
         let mut out = Vec::new();
         append_date(b"Sun, 06 Nov 1994 08:49:37 GMT", &mut out);
         assert_eq!(out, b"06/Nov/1994:08:49:37 +0000");

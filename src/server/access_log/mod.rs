@@ -1,5 +1,5 @@
-//! The access log, off the request's path: a worker gathers lines in memory, and a thread of the
-//! log's own writes them. It refuses to know what a line says.
+//! The access log. Each worker gathers lines in memory, and one thread writes them, so that no
+//! request waits for the file. It does not know what a line contains.
 
 mod line;
 
@@ -22,30 +22,31 @@ use crate::sys::output::Blocking;
 use crate::sys::signals::block_write_signals;
 pub(super) use line::Line;
 
-/// Where requests are logged.
+/// Where requests are logged, in the combined log format.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum AccessLog {
-    /// Nowhere.
+    /// Requests are not logged.
     #[default]
     Off,
     /// Standard output.
     Stdout,
-    /// A file, appended to.
+    /// A file, which lines are appended to. It is created if it does not exist. A pipe (FIFO) must
+    /// have a reader.
     File(PathBuf),
 }
 
-/// Lines are handed over when they fill so many bytes, and a second after the first of them.
+/// A worker passes its lines on at this size, in bytes, or a second after the first of them.
 const BATCH_BYTES: usize = 32 << 10;
-/// Batches that may wait for the writer; when they are that many, lines are dropped and counted.
+/// How many batches may wait for the writer thread. Further ones are dropped, and counted.
 const BATCHES_MAX: usize = 256;
 
-/// How long a worker that ends waits for room for its last lines, and then the end of the server
-/// for the writer, in ms: who does not read the log must not hold up the end.
+/// How long a worker that ends waits for room for its last lines, and how long the server that ends
+/// then waits for the writer thread, in ms. If the log is a pipe, its reader may hang.
 const LAST_LINES_MS: u64 = 2_000;
 const WRITER_END_MS: u64 = 5_000;
 
-/// The thread that writes the log, and the way to it.
+/// The server's handle of the thread that writes the log.
 #[derive(Debug)]
 pub(super) struct Writer {
     batches: SyncSender<Batch>,
@@ -55,33 +56,35 @@ pub(super) struct Writer {
     losses: Arc<Losses>,
 }
 
-/// Lines of one worker, to be written at once.
+/// Lines of one worker, which are passed on together.
 #[derive(Debug)]
 struct Batch {
     lines: Vec<u8>,
-    /// How many lines of it have not been written.
+    /// How many of the lines have not been written.
     left: u64,
     account: Arc<Account>,
 }
 
-/// What became of a worker's lines.
+/// Counts the lines of one worker that wait or are lost.
 #[derive(Debug)]
 struct Account {
     metrics: Arc<WorkerMetrics>,
-    /// Lines that were handed over, and neither written nor lost since.
+    /// Lines that were passed on, and are neither written nor lost.
     waiting: AtomicU64,
     losses: Arc<Losses>,
 }
 
-/// Lines that were lost, of all workers.
+/// Counts the lost lines of all workers.
 #[derive(Debug, Default)]
 struct Losses {
+    /// Lines that were lost since the last report.
     unreported: AtomicU64,
-    /// What still waits has been counted as lost: the thread must not write it any more.
+    /// The waiting lines have been counted as lost, so the thread must not write them any more.
     is_over: AtomicBool,
 }
 
 impl Account {
+    /// Counts `lines` as lost.
     fn lose(&self, lines: u64) {
         self.metrics.log_lines_dropped.add_shared(lines);
         self.losses.unreported.fetch_add(lines, Ordering::Relaxed);
@@ -89,18 +92,18 @@ impl Account {
 }
 
 impl Losses {
-    /// Reports how many lines were lost since this was last reported, if any were.
+    /// Reports the number of lines that were lost since the last report, if any, with the `cause`.
     fn report(&self, cause: &str) {
-        let noun = |lines| if lines == 1 { "line" } else { "lines" };
         match self.unreported.swap(0, Ordering::Relaxed) {
             0 => {}
-            lines => report(format_args!("{cause} {lines} {}", noun(lines))),
+            1 => report(format_args!("{cause}: 1 line was lost")),
+            lines => report(format_args!("{cause}: {lines} lines were lost")),
         }
     }
 }
 
 impl Writer {
-    /// Opens the log; none if it is off.
+    /// Opens the log and starts its thread. Returns `None` if the log is off.
     pub(super) fn open(log: &AccessLog) -> Result<Option<Self>, Error> {
         let output: Box<dyn Write + Send> = match log {
             AccessLog::Off => return Ok(None),
@@ -108,9 +111,9 @@ impl Writer {
             AccessLog::File(path) => Box::new(Blocking(open_file(path).map_err(|error| {
                 let cure = match error.raw_os_error() {
                     Some(libc::ENXIO) => {
-                        "nobody reads that pipe, or it is a socket; start its reader first"
+                        "the pipe has no reader, or it is a socket; start the reader first"
                     }
-                    _ => "check the path and its rights",
+                    _ => "check the path and its permissions",
                 };
                 let path = path.display();
                 let message = format!("cannot open the access log {path}: {error}; {cure}");
@@ -129,7 +132,10 @@ impl Writer {
         std::thread::Builder::new()
             .name("coring-log".to_owned())
             .spawn(write)
-            .map_err(|error| Error::new(ErrorKind::Runtime, format!("no thread: {error}")))?;
+            .map_err(|error| {
+                let message = format!("cannot start a thread: {error}; allow more threads");
+                Error::new(ErrorKind::Runtime, message)
+            })?;
         Ok(Some(Self {
             batches,
             ended,
@@ -138,7 +144,7 @@ impl Writer {
         }))
     }
 
-    /// A worker's end of it.
+    /// Makes the log of one worker.
     pub(super) fn worker(&mut self, metrics: Arc<WorkerMetrics>) -> WorkerLog {
         let account = Arc::new(Account {
             metrics,
@@ -155,31 +161,33 @@ impl Writer {
         }
     }
 
-    /// Writes what is left, unless that takes too long. To be called when no worker is left.
+    /// Waits for the thread to write the remaining lines, but not too long. To be called when all
+    /// workers have ended.
     pub(super) fn finish(self) {
         drop(self.batches);
-        let patience = Duration::from_millis(WRITER_END_MS);
-        if self.ended.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
+        let timeout = Duration::from_millis(WRITER_END_MS);
+        if self.ended.recv_timeout(timeout) == Err(RecvTimeoutError::Timeout) {
             self.losses.is_over.store(true, Ordering::Relaxed);
             for account in &self.accounts {
                 account.lose(account.waiting.swap(0, Ordering::Relaxed));
             }
             self.losses
-                .report("the access log is not read: it has lost");
+                .report("the access log was not written before the end");
         }
     }
 }
 
-/// Opens a log without waiting for somebody to read a pipe (open(2), `O_NONBLOCK`): no signal would
-/// be obeyed meanwhile. Writing waits for the reader all the same, but of a write that is cut short
-/// by the end it is then known how much was written.
+/// Opens a log for appending. If it is a pipe, open(2) must not wait for a reader, because the
+/// program would handle no signals meanwhile; hence `O_NONBLOCK`. A write by [`Blocking`] does wait
+/// for the reader, but returns once some bytes are written. So the number of written lines is known
+/// even if the process ends during a write.
 fn open_file(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.create(true).append(true);
     options.custom_flags(libc::O_NONBLOCK).open(path)
 }
 
-/// Standard output. The program may write to it, too: so it is locked for each write.
+/// Standard output, locked for each write, because the program may write to it, too.
 struct Stdout;
 
 impl Write for Stdout {
@@ -192,9 +200,9 @@ impl Write for Stdout {
     }
 }
 
-/// Writes what the workers hand over. A disk that is full must not stop the server: lines that
-/// cannot be written are lost, and counted. That is reported when it begins, and how many they were
-/// when it is over.
+/// Writes the batches of the workers. If a write fails (the disk is full, say), the server
+/// continues: the lines are lost, and counted. The first failure is reported. When a write succeeds
+/// again, the number of lost lines is reported.
 struct Scribe<W> {
     output: W,
     losses: Arc<Losses>,
@@ -214,7 +222,7 @@ impl<W: Write> Scribe<W> {
         }
     }
 
-    /// Writes all that is handed over, until no worker is left.
+    /// Writes the batches, until all workers and the server's handle are gone.
     fn write_all(mut self, receiver: &Receiver<Batch>) {
         loop {
             let mut batch = match receiver.try_recv() {
@@ -222,7 +230,7 @@ impl<W: Write> Scribe<W> {
                 Err(TryRecvError::Disconnected) => break,
                 Err(TryRecvError::Empty) => {
                     if !self.is_failing {
-                        let cause = "the access log is written again; it has lost";
+                        let cause = "the access log is written again";
                         self.losses.report(cause);
                     }
                     let Ok(batch) = receiver.recv() else {
@@ -238,7 +246,7 @@ impl<W: Write> Scribe<W> {
             if let Err(error) = &written {
                 if !self.is_failing {
                     report(format_args!(
-                        "cannot write the access log: {error}; lines are lost until it is over"
+                        "cannot write the access log: {error}; lines are being lost"
                     ));
                 }
                 let lost = batch.left;
@@ -247,11 +255,11 @@ impl<W: Write> Scribe<W> {
             }
             self.is_failing = written.is_err();
         }
-        self.losses.report("the access log has lost");
+        self.losses.report("the access log has ended");
     }
 
-    /// Writes a batch, behind a line end where one is missing, and counts the lines that are
-    /// written as they are.
+    /// Writes a batch. If the last write ended within a line, ends that first. Counts each line as
+    /// soon as it is written.
     fn write(&mut self, batch: &mut Batch) -> io::Result<()> {
         if self.is_torn {
             self.output.write_all(b"\n")?;
@@ -279,29 +287,29 @@ impl<W: Write> Scribe<W> {
     }
 }
 
-/// How many lines end in `bytes`: what a client sends has no line end in the log.
+/// Counts the line ends in `bytes`. Text of a client has none: it is escaped.
 fn count_lines(bytes: &[u8]) -> u64 {
     bytes.iter().filter(|&&byte| byte == b'\n').count() as u64
 }
 
-/// One worker's gathered lines.
+/// The log of one worker, with the lines that it has gathered.
 #[derive(Debug)]
 pub(crate) struct WorkerLog {
     batches: SyncSender<Batch>,
     lines: RefCell<Vec<u8>>,
-    /// Lines in `lines`.
+    /// The number of lines in `lines`.
     count: Cell<u64>,
-    /// Somebody will call [`WorkerLog::hand_over`] when the pause is over.
+    /// A coroutine will call [`WorkerLog::hand_over`] after a pause.
     is_awaited: Cell<bool>,
     account: Arc<Account>,
 }
 
 impl WorkerLog {
-    /// How long a line may wait for others before all are handed over, in ms.
+    /// How long a line may wait before it is passed on, in ms.
     pub(super) const PAUSE_MS: u64 = 1000;
 
-    /// Ends the line of a request whose answer is complete, or will never be. True: somebody has
-    /// to call [`WorkerLog::hand_over`] after a pause.
+    /// Adds the line of a request whose response is complete or was cut short. Returns true if the
+    /// caller has to call [`WorkerLog::hand_over`] after [`WorkerLog::PAUSE_MS`].
     pub(super) fn write(&self, line: &mut Line) -> bool {
         let mut lines = self.lines.borrow_mut();
         if lines.capacity() == 0 {
@@ -317,15 +325,15 @@ impl WorkerLog {
         !is_full && !self.is_awaited.replace(true)
     }
 
-    /// Gives the gathered lines to the writer, at the end of the pause that [`WorkerLog::write`]
-    /// has asked for.
+    /// Passes the gathered lines on to the writer thread.
     pub(super) fn hand_over(&self) {
         self.is_awaited.set(false);
         self.send(Duration::ZERO);
     }
 
-    /// Hands the lines over, or loses them if there is no room within `patience`.
-    fn send(&self, patience: Duration) {
+    /// Passes the gathered lines on. If the writer thread has no room within `timeout`, they are
+    /// lost.
+    fn send(&self, timeout: Duration) {
         let left = self.count.replace(0);
         if left == 0 {
             return;
@@ -340,7 +348,7 @@ impl WorkerLog {
         let started = Instant::now();
         while let Err(refused) = self.batches.try_send(batch) {
             match refused {
-                TrySendError::Full(unsent) if started.elapsed() < patience => batch = unsent,
+                TrySendError::Full(unsent) if started.elapsed() < timeout => batch = unsent,
                 _ => {
                     account.waiting.fetch_sub(left, Ordering::Relaxed);
                     return account.lose(left);
@@ -353,7 +361,7 @@ impl WorkerLog {
 
 impl Drop for WorkerLog {
     fn drop(&mut self) {
-        // The last lines may wait a little for the writer: nothing else is left to do.
+        // The worker has nothing else to do, so it may wait for room.
         self.send(Duration::from_millis(LAST_LINES_MS));
     }
 }
@@ -364,10 +372,10 @@ mod tests {
 
     use super::*;
 
-    /// Takes half of the first batch, then nothing for two writes, then everything.
-    struct Full(usize, Arc<Mutex<Vec<u8>>>);
+    /// Writes half of the first batch, fails twice, and then writes everything.
+    struct FullDisk(usize, Arc<Mutex<Vec<u8>>>);
 
-    impl Write for Full {
+    impl Write for FullDisk {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0 += 1;
             let taken = match self.0 {
@@ -407,7 +415,7 @@ mod tests {
         }
         drop(batches);
         let written = Arc::new(Mutex::new(Vec::new()));
-        Scribe::new(Full(0, written.clone()), losses).write_all(&receiver);
+        Scribe::new(FullDisk(0, written.clone()), losses).write_all(&receiver);
         let written = written.lock().expect("a lock");
         assert_eq!(written.escape_ascii().to_string(), r"a\nb\nwhole\nmore\n");
         assert_eq!(account.metrics.log_lines_dropped.get(), 3);
