@@ -138,9 +138,9 @@ pub fn is_token(name: &[u8]) -> bool {
     !name.is_empty() && name.iter().all(|&byte| TOKEN[usize::from(byte)])
 }
 
-/// Whether a field's name is Host, ignoring case. Every request has this field, so the four bytes
-/// are compared as one word. Setting bit 0x20 turns a capital letter into its small letter, and
-/// turns no other byte into a letter.
+/// Whether a field's name is Host, ignoring case. Almost every request has this field, so the four
+/// bytes are compared as one word. Setting bit 0x20 turns a capital letter into its small letter,
+/// and turns no other byte into a letter.
 #[inline]
 #[must_use]
 pub fn is_host(name: &[u8]) -> bool {

@@ -41,7 +41,8 @@ pub struct InvalidField {
     is_name_invalid: bool,
 }
 
-/// Which of the fields that the server may add a response already has.
+/// Whether a response has the fields that the server adds otherwise, and whether it closes the
+/// connection.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct FieldFlags {
     pub(super) has_date: bool,
@@ -152,7 +153,7 @@ impl FieldLines {
         &self.lines
     }
 
-    /// Which of the fields that the server may add are among these.
+    /// The flags of these fields.
     #[inline]
     pub(super) fn flags(&self) -> FieldFlags {
         self.flags

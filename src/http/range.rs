@@ -30,7 +30,7 @@ impl Requested {
             Some(Spec::Within(first, last)) if first < length => {
                 Self::Part(first..last.saturating_add(1).min(length))
             }
-            // A Content-Range cannot express an empty range, so the empty whole is sent instead.
+            // A Content-Range cannot express an empty range: send the whole, which is empty.
             Some(Spec::Last(count)) if count > 0 && length == 0 => Self::Whole,
             Some(Spec::Last(count)) if count > 0 => {
                 Self::Part(length.saturating_sub(count)..length)

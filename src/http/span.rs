@@ -7,7 +7,8 @@ use std::num::NonZeroU32;
 /// A half-open range of bytes, counted from the first byte passed to the parser.
 ///
 /// The offsets have 16 bits, to keep a parsed head small; the limit of a head has 16 bits as well.
-/// Both are packed into one word by hand, so that an `Option<Span>` is loaded and stored as a word.
+/// The two offsets are packed into one word by hand, so that an `Option<Span>` is loaded and stored
+/// as a word.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Span(NonZeroU32);
 

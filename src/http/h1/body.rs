@@ -24,8 +24,8 @@ pub(super) enum BodyEvent {
 /// Decodes one body.
 #[derive(Clone, Debug)]
 pub(super) struct Decoder {
-    /// Data bytes that the body or the current chunk still lacks. While a chunk size is read: its
-    /// value so far.
+    /// Data bytes of the body or the current chunk that are not yet decoded. While a chunk size is
+    /// read: its value so far.
     left: u64,
     /// The sum of all chunk sizes read so far, in bytes.
     announced: u64,

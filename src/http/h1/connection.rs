@@ -42,7 +42,7 @@ pub enum Event {
 #[derive(Clone, Debug)]
 pub struct Connection {
     body: Decoder,
-    /// Bytes that the response's body still lacks, by its Content-Length.
+    /// Bytes of the response's body that are not yet sent, by its Content-Length.
     response_left: u64,
     /// How many of the unconsumed bytes were searched for the end of a head or a trailer line.
     scanned: u32,
