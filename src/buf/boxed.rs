@@ -139,13 +139,10 @@ mod tests {
         let pool = Pool::new();
         let held = Rc::new(());
         for (size, blocks) in [(1, 1), (BLOCK_BYTES, 0)] {
-            let neighbour = PoolBox::new(&pool, || ());
+            let other = PoolBox::new(&pool, || ());
             let (small, large) = (held.clone(), held.clone());
             let mut future: Pin<PoolBox<dyn Future<Output = usize>>> = match size {
-                1 => PoolBox::pin_future(
-                    &neighbour.pool(),
-                    || async move { Rc::strong_count(&small) },
-                ),
+                1 => PoolBox::pin_future(&other.pool(), || async move { Rc::strong_count(&small) }),
                 _ => PoolBox::pin_future(&pool, || {
                     let filling = [0_u8; BLOCK_BYTES];
                     async move { Rc::strong_count(&large) + usize::from(filling[7]) }

@@ -57,7 +57,7 @@ pub enum Framing {
     Chunked,
 }
 
-/// What a head requests of the connection.
+/// The properties of a request that concern the connection.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct RequestFlags {
     /// Whether the connection may persist after this request (RFC 9112 §9.3).
