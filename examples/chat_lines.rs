@@ -1,14 +1,14 @@
-//! A chat for `nc 127.0.0.1 8000`: whatever line somebody sends, everybody else gets. All
-//! connections belong to one worker, so the room is a plain list, without a lock.
+//! A chat for `nc 127.0.0.1 8000`: each line that a client sends goes to all other clients. All
+//! connections belong to one worker, so the list of clients needs no lock.
 //!
-//! Each connection is two coroutines: one reads lines and hands them round, one writes what the
-//! others have said. Between them are channels with room for a few lines; whoever reads too slowly
-//! for too long leaves the room.
+//! Each connection has two coroutines: one reads lines and sends them to the channels of the other
+//! clients, the other writes the lines of its own channel to its client. A channel holds a few
+//! lines. A client that does not make room in time is removed from the list.
 
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "it says where it listens, or why not"
+    reason = "prints the address, or an error"
 )]
 
 use std::cell::RefCell;
@@ -25,29 +25,31 @@ use coring::spawn;
 use coring::sync::{Sender, channel};
 use coring::time::{sleep, timeout};
 
-/// Lines that may wait to be written to one connection.
-const LINES_WAITING_MAX: usize = 16;
-/// How long one who does not read may keep the others waiting.
-const PATIENCE: Duration = Duration::from_millis(500);
-/// A longer line ends its connection.
+/// The lines that a channel holds.
+const QUEUED_LINES_MAX: usize = 16;
+/// How long a line waits for room in a full channel.
+const SEND_TIMEOUT: Duration = Duration::from_millis(500);
+/// The pause after a failed accept.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
+/// A client that sends a longer line is disconnected.
 const LINE_BYTES_MAX: usize = 4096;
 
-/// Who is there, by number.
+/// The channels of all clients, by the number of the client.
 type Room = Rc<RefCell<BTreeMap<u64, Sender<Bytes>>>>;
 
-/// Gives a line to everybody but its author.
-async fn tell(room: &Room, author: u64, line: &Bytes) {
+/// Sends a line to all clients except its author.
+async fn broadcast(room: &Room, author: u64, line: &Bytes) {
     let others: Vec<_> = room.borrow().clone().into_iter().collect();
     for (number, sender) in others.into_iter().filter(|(number, _)| *number != author) {
-        let sent = timeout(PATIENCE, sender.send(line.clone())).await;
+        let sent = timeout(SEND_TIMEOUT, sender.send(line.clone())).await;
         if !matches!(sent, Ok(Ok(()))) {
             room.borrow_mut().remove(&number);
         }
     }
 }
 
-/// Reads lines until the connection ends.
-async fn listen(mut reader: ReadHalf, room: &Room, number: u64) -> io::Result<()> {
+/// Reads lines and broadcasts them, until the connection ends.
+async fn read_lines(mut reader: ReadHalf, room: &Room, number: u64) -> io::Result<()> {
     let mut unread = Vec::new();
     while let Some(chunk) = reader.read().await? {
         unread.extend_from_slice(&chunk);
@@ -55,7 +57,7 @@ async fn listen(mut reader: ReadHalf, room: &Room, number: u64) -> io::Result<()
             let rest = unread.split_off(end + 1);
             let line = std::mem::replace(&mut unread, rest);
             let name = format!("{number}: ").into_bytes();
-            tell(room, number, &[name, line].concat().into()).await;
+            broadcast(room, number, &[name, line].concat().into()).await;
         }
         if unread.len() > LINE_BYTES_MAX {
             break;
@@ -64,10 +66,10 @@ async fn listen(mut reader: ReadHalf, room: &Room, number: u64) -> io::Result<()
     Ok(())
 }
 
-/// One connection, from its greeting to its end.
-async fn attend(stream: TcpStream, room: Room, number: u64) {
+/// Serves one connection.
+async fn serve_client(stream: TcpStream, room: Room, number: u64) {
     let (reader, mut writer) = stream.split();
-    let (sender, mut lines) = channel(LINES_WAITING_MAX);
+    let (sender, mut lines) = channel(QUEUED_LINES_MAX);
     let greeting = format!("you are {number}\n");
     room.borrow_mut().insert(number, sender);
     spawn(async move {
@@ -77,8 +79,8 @@ async fn attend(stream: TcpStream, room: Room, number: u64) {
         }
         io::Result::Ok(())
     });
-    // An error ends the connection as an end does.
-    let _ = listen(reader, &room, number).await;
+    // An error ends the connection like an end of the stream.
+    let _ = read_lines(reader, &room, number).await;
     room.borrow_mut().remove(&number);
 }
 
@@ -88,9 +90,9 @@ async fn serve(address: SocketAddr) -> io::Result<()> {
     let room = Room::default();
     for number in 1.. {
         match listener.accept().await {
-            Ok(stream) => drop(spawn(attend(stream, room.clone(), number))),
-            // Too many are here, say.
-            Err(_) => sleep(PATIENCE).await,
+            Ok(stream) => drop(spawn(serve_client(stream, room.clone(), number))),
+            // For example, the limit of open files is reached.
+            Err(_) => sleep(ACCEPT_PAUSE).await,
         }
     }
     Ok(())

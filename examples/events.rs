@@ -1,14 +1,14 @@
 //! Server-sent events: `cargo run --release --example events`, then open
 //! <http://127.0.0.1:8000/> in two windows and write something in one of them.
 //!
-//! Every page has a response of its own that does not end, and each event is written to all of
-//! them. A page that reads too slowly is cut off, so that it keeps neither memory nor the others
-//! waiting; the browser then connects again by itself. All pages belong to one worker, so the list
-//! of them needs no lock. With several workers each has a list, and events go from one to the other
-//! through a channel for threads (of `async-channel` or `tokio::sync`, say), which a coroutine can
-//! await.
+//! Every page gets a response that does not end, and each event is written to all of these
+//! responses. A page that reads too slowly is disconnected, so that it neither occupies memory nor
+//! delays the others; the browser then reconnects by itself. All pages belong to one worker, so the
+//! list of them needs no lock. With several workers, each worker would have a list, and events would
+//! go between the workers through channels for threads (of `async-channel` or `tokio::sync`), which
+//! a coroutine can await.
 
-#![allow(clippy::print_stdout, reason = "it says where it listens")]
+#![allow(clippy::print_stdout, reason = "prints the address")]
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -20,12 +20,12 @@ use coring::{
     Body, BodySender, HeaderName, HeaderValue, Method, Request, Response, Server, StatusCode, spawn,
 };
 
-/// What may wait to be sent to one page.
-const WAITING_BYTES_MAX: usize = 64 << 10;
-/// What somebody may say at once.
-const WORDS_BYTES_MAX: usize = 8 << 10;
-/// A comment is sent so often: it finds out who has left, and keeps proxies from closing what they
-/// take for idle.
+/// The bytes that are queued for one page at most.
+const QUEUED_BYTES_MAX: usize = 64 << 10;
+/// The longest message in bytes.
+const MESSAGE_BYTES_MAX: usize = 8 << 10;
+/// The pause between two comments. A comment detects pages that have gone, and keeps proxies from
+/// closing connections that seem idle.
 const COMMENT_PAUSE: Duration = Duration::from_secs(15);
 
 const PAGE: &str = r#"<!doctype html>
@@ -49,9 +49,9 @@ const PAGE: &str = r#"<!doctype html>
 struct Pages(Rc<RefCell<Vec<BodySender>>>);
 
 impl Pages {
-    /// Adds a page, whose response this is.
+    /// Adds a page. Returns the body of its response.
     fn join(&self) -> Body {
-        let (sender, body) = Body::channel(WAITING_BYTES_MAX);
+        let (sender, body) = Body::channel(QUEUED_BYTES_MAX);
         self.0.borrow_mut().push(sender);
         if self.0.borrow().len() == 1 {
             spawn(self.clone().send_comments());
@@ -59,14 +59,14 @@ impl Pages {
         body
     }
 
-    /// Writes `bytes` to all pages. Those that have left or are too slow are dropped.
+    /// Writes `bytes` to all pages, and drops pages that have gone or whose queue is full.
     fn write(&self, bytes: impl Into<Bytes>) {
         let bytes = bytes.into();
         let mut senders = self.0.borrow_mut();
         senders.retain_mut(|sender| sender.try_write(bytes.clone()).is_ok());
     }
 
-    /// Runs while there are pages.
+    /// Sends comments as long as there are pages.
     async fn send_comments(self) {
         while !self.0.borrow().is_empty() {
             sleep(COMMENT_PAUSE).await;
@@ -75,13 +75,13 @@ impl Pages {
     }
 }
 
-/// An event with these words, in the form of `text/event-stream`.
-fn event(words: &str) -> String {
-    let lines = words.lines().map(|line| format!("data: {line}\n"));
+/// A message in the format of `text/event-stream`.
+fn event(message: &str) -> String {
+    let lines = message.lines().map(|line| format!("data: {line}\n"));
     lines.chain(["\n".to_owned()]).collect()
 }
 
-async fn answer(mut request: Request, pages: Pages) -> Response {
+async fn respond(mut request: Request, pages: Pages) -> Response {
     match (request.method(), request.path()) {
         (&Method::GET, "/") => Response::html(PAGE),
         (&Method::GET, "/events") => {
@@ -92,9 +92,9 @@ async fn answer(mut request: Request, pages: Pages) -> Response {
                 .with_header(HeaderName::from_static("cache-control"), no_cache)
                 .with_body(pages.join())
         }
-        (&Method::POST, "/say") => match request.body().read(WORDS_BYTES_MAX).await {
-            Ok(words) => {
-                pages.write(event(&String::from_utf8_lossy(&words)));
+        (&Method::POST, "/say") => match request.body().read(MESSAGE_BYTES_MAX).await {
+            Ok(message) => {
+                pages.write(event(&String::from_utf8_lossy(&message)));
                 Response::new(StatusCode::NO_CONTENT)
             }
             Err(_) => Response::new(StatusCode::PAYLOAD_TOO_LARGE),
@@ -110,7 +110,7 @@ fn main() -> coring::Result<()> {
         .cores(1)
         .start(|| {
             let pages = Pages::default();
-            move |request: Request| answer(request, pages.clone())
+            move |request: Request| respond(request, pages.clone())
         })?;
     println!("http://{}/", server.addresses()[0]);
     server.wait()

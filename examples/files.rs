@@ -1,7 +1,7 @@
-//! Serves a folder: `cargo run --release --example files -- 127.0.0.1:8000 site`, then look at
-//! <http://127.0.0.1:8000/>. Without a folder it is the one that it is started in.
+//! Serves a folder: `cargo run --release --example files -- 127.0.0.1:8000 site`, then open
+//! <http://127.0.0.1:8000/>. The default folder is the working directory.
 
-#![allow(clippy::print_stdout, reason = "it says where it listens")]
+#![allow(clippy::print_stdout, reason = "prints the address")]
 
 use std::error::Error;
 

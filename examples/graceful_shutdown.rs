@@ -1,9 +1,9 @@
-//! Ends without failing a request: `cargo run --release --example graceful_shutdown`, then
+//! Shuts down without failing a request: `cargo run --release --example graceful_shutdown`, then
 //! `curl http://127.0.0.1:8000/slow`, and press Ctrl-C while curl waits. The server accepts no more
 //! connections, curl gets its response, and the program exits. A second Ctrl-C ends it at once.
-//! Another address may be given as its argument.
+//! The address is an optional argument.
 
-#![allow(clippy::print_stdout, reason = "it says where it listens")]
+#![allow(clippy::print_stdout, reason = "prints the address")]
 
 use std::error::Error;
 use std::thread;
@@ -14,7 +14,7 @@ use coring::{Limits, Request, Response, Server};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-async fn answer(request: Request) -> Response {
+async fn respond(request: Request) -> Response {
     if request.path() == "/slow" {
         sleep(Duration::from_secs(3)).await;
     }
@@ -22,17 +22,18 @@ async fn answer(request: Request) -> Response {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    // Before the server starts, so that no signal comes too early.
+    // Registered before the server starts, so that no signal is missed.
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let mut limits = Limits::default();
-    // A supervisor that kills after 30 s (Kubernetes, for one) should wait longer than this, plus
-    // two seconds in which the server still answers what arrives.
+    // The whole shutdown takes up to 2 s longer than this, because the server first accepts from the
+    // backlog and responds to new requests. Keep the sum below the time after which the supervisor
+    // kills the program (Kubernetes: 30 s by default).
     limits.drain_timeout = Some(Duration::from_secs(20));
     let address = std::env::args().nth(1);
     let server = Server::builder()
         .bind(address.unwrap_or_else(|| "127.0.0.1:8000".to_owned()))
         .limits(limits)
-        .start(|| answer)?;
+        .start(|| respond)?;
     println!("http://{}/", server.addresses()[0]);
     let handle = server.clone();
     thread::spawn(move || {

@@ -1,5 +1,5 @@
-//! A web server in ten lines: `cargo run --release --example hello`, then look at
-//! <http://127.0.0.1:8000/>. Another address may be given as its argument.
+//! A web server in ten lines: `cargo run --release --example hello`, then open
+//! <http://127.0.0.1:8000/>. The address is an optional argument.
 
 fn main() -> coring::Result<()> {
     let address = std::env::args().nth(1);

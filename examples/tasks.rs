@@ -1,7 +1,7 @@
-//! Coroutines without a server: three of them print and sleep in turn, and are joined. All three
-//! together take as long as the longest, not as long as their sum.
+//! Coroutines without a server: three coroutines print and sleep, and the program waits for all of
+//! them. They run concurrently, so that takes as long as the slowest one, not the sum.
 
-#![allow(clippy::print_stdout, reason = "it is there to be looked at")]
+#![allow(clippy::print_stdout, reason = "prints what the coroutines do")]
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use coring::spawn;
 use coring::task::join_all;
 use coring::time::sleep;
 
-/// Says `count` times that it is there.
+/// Prints and sleeps `count` times. Returns the time that it has slept.
 async fn count(name: &str, count: u32, pause: Duration) -> Duration {
     for n in 1..=count {
         println!("{name}: {n} of {count}");

@@ -1,7 +1,7 @@
-//! A small API in JSON: `cargo run --release --features json --example todo`, then
-//! `curl --json '{"text":"milk"}' http://127.0.0.1:8000/todos`. Ctrl-C ends it gracefully.
+//! A small JSON API: `cargo run --release --features json --example todo`, then
+//! `curl --json '{"text":"milk"}' http://127.0.0.1:8000/todos`. Ctrl-C drains the server.
 
-#![allow(clippy::print_stdout, reason = "it says where it listens")]
+#![allow(clippy::print_stdout, reason = "prints the address")]
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -18,17 +18,17 @@ struct Todo {
     done: bool,
 }
 
-/// What a client sends; it may leave out either.
+/// The body of a request. Both fields are optional.
 #[derive(Deserialize)]
 struct Change {
     text: Option<String>,
     done: Option<bool>,
 }
 
-/// Every worker has the same ones.
+/// The list, which all workers share.
 type Todos = Arc<Mutex<BTreeMap<u64, Todo>>>;
 
-/// `?done=true` lists only those that are done.
+/// Lists all entries; with `?done=true`, those that are done, with `?done=false`, the others.
 fn list(todos: &Todos, request: &Request) -> Response {
     let wanted = request.query_pairs().find(|(name, _)| name == "done");
     let wanted = wanted.map(|(_, value)| value == "true");

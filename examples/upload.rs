@@ -1,11 +1,11 @@
 //! Streams the body of a PUT to disk and answers with its SHA-256: `cargo run --release --example
 //! upload -- 127.0.0.1:8000 /tmp/uploads`, then `curl -T FILE http://127.0.0.1:8000/`.
 //!
-//! What may wait for the disk, and the work of the digest, go to the worker's few threads; the next
-//! part is asked of the client only when this one is written, so a slow disk slows the client down
-//! and memory stays bounded.
+//! Disk accesses and the computation of the digest run on the worker's blocking threads. The
+//! coroutine takes the next part of the body when it has written the last one, so a slow disk slows
+//! down the client, and memory stays bounded.
 
-#![allow(clippy::print_stdout, reason = "it says where it listens")]
+#![allow(clippy::print_stdout, reason = "prints the address")]
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -17,11 +17,11 @@ use coring::task::blocking;
 use coring::{Body, Limits, Method, Request, Response, Server, StatusCode};
 use sha2::{Digest, Sha256};
 
-/// Bytes that are written at a time.
+/// The number of bytes that one write collects.
 const BATCH_BYTES: usize = 256 << 10;
 
-/// A file that grows, and the digest of what is in it. Until it is whole it has a name of its own,
-/// `part`, and is gone with this.
+/// A file that is being written, and the digest of its content. Until it is complete its path is
+/// `part`. If the upload is dropped before that, the file is removed.
 struct Upload {
     part: PathBuf,
     file: File,
@@ -37,7 +37,7 @@ impl Upload {
         })
     }
 
-    /// Appends a batch, on another thread.
+    /// Appends a batch, on a blocking thread.
     async fn append(mut self, batch: Vec<u8>) -> io::Result<Self> {
         blocking(move || {
             self.file.write_all(&batch)?;
@@ -47,7 +47,7 @@ impl Upload {
         .await?
     }
 
-    /// Gives the file the name of its digest.
+    /// Renames the file to its digest, which is returned.
     fn finish(mut self, folder: &Path) -> io::Result<String> {
         let digest = std::mem::take(&mut self.digest).finalize();
         let name: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -58,12 +58,12 @@ impl Upload {
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        // What came whole has another name by now.
+        // After `finish` there is no file at this path.
         let _ = std::fs::remove_file(&self.part);
     }
 }
 
-/// Saves a body under the name of its digest, which it returns.
+/// Saves a body in a file that is named after its digest. Returns the digest.
 async fn save(body: &mut Body, folder: PathBuf, part: PathBuf) -> io::Result<String> {
     let mut upload = blocking(move || Upload::create(part)).await??;
     let mut batch = Vec::with_capacity(BATCH_BYTES);
@@ -78,7 +78,7 @@ async fn save(body: &mut Body, folder: PathBuf, part: PathBuf) -> io::Result<Str
     blocking(move || upload.finish(&folder)).await?
 }
 
-async fn answer(mut request: Request, folder: PathBuf, number: u64) -> Response {
+async fn respond(mut request: Request, folder: PathBuf, number: u64) -> Response {
     if request.method() != Method::PUT {
         return Response::text("send it with PUT\n").with_status(StatusCode::METHOD_NOT_ALLOWED);
     }
@@ -96,7 +96,7 @@ fn main() -> coring::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let address = arguments.next();
     let folder = PathBuf::from(arguments.next().unwrap_or_else(|| ".".to_owned()));
-    // The workers count together, so that no two uploads have the same name meanwhile.
+    // All workers share the counter, so that no two uploads have the same `part`.
     let count = Arc::new(AtomicU64::new(1));
     let mut limits = Limits::default();
     limits.body_bytes_max = None;
@@ -107,7 +107,7 @@ fn main() -> coring::Result<()> {
             let (folder, count) = (folder.clone(), count.clone());
             move |request: Request| {
                 let number = count.fetch_add(1, Ordering::Relaxed);
-                answer(request, folder.clone(), number)
+                respond(request, folder.clone(), number)
             }
         })?;
     println!("http://{}/", server.addresses()[0]);
