@@ -39,15 +39,16 @@ pub(crate) fn handle(mut signals: Signals, server: Handle, limit: Duration) -> i
                 SIGXFSZ => {}
                 SIGHUP => report("SIGHUP: ignored, because there is no configuration to reload"),
                 _ if draining => {
-                    server.stop();
                     report("stopping now");
+                    server.stop();
                 }
+                // The message first: a server without connections ends at once.
                 _ => {
-                    server.drain();
                     draining = true;
                     report(format_args!(
                         "draining: running requests have {limit}; a second signal stops the server"
                     ));
+                    server.drain();
                 }
             }
         }
