@@ -1,18 +1,19 @@
-"""What `bench/run` is made of. bench/README.md says how to use it and how to read what it says.
+"""The modules of `bench/run`. bench/README.md explains its use and its results.
 
 command     the command line, and a run from its start to its end
-scenarios   what is asked of the servers, and which ratios have to hold
-contenders  the servers: their commands, what they can play, what they need
-install     programs from Debian, wheels from PyPI, builds by cargo
-server      a server that runs: start, check, CPU time, memory, end
-generators  what loads it: wrk, ab, the open-loop generator; connections that idle
-rounds      a scenario: the contenders in turn
-ratios      medians, intervals, verdicts: pure functions
-report      what a terminal shows, and figures as they are stored
+scenarios   the loads, and the ratios that coring should reach in each
+contenders  the servers: their commands, the scenarios they take part in, what they need installed
+install     installs programs from Debian and wheels from PyPI, builds with cargo
+server      a running server: start, check, CPU time, memory, stop
+check       checks that a server responds correctly before it is measured
+generators  load generators: wrk, ab, the open-loop generator; idle connections
+rounds      one scenario: measures the contenders in turn
+ratios      medians, intervals and verdicts, as pure functions
+report      the figures of a scenario, as they are stored and as a terminal shows them
 page        the page of results
-plots       its plots; runs by itself in the virtual environment, for it needs matplotlib
+plots       its pictures; a program of its own, because it needs matplotlib
 programs    runs other programs
-machine     what the figures were taken on
+machine     describes the machine that the figures were measured on
 """
 
 from pathlib import Path
@@ -24,8 +25,8 @@ EXIT_FAILED, EXIT_MISSING, EXIT_REFUSED = 1, 2, 3
 
 
 class Failed(Exception):
-    """Something does not do what is asked of it."""
+    """A contender, a generator or a scenario failed."""
 
 
 class Missing(Exception):
-    """Something that a run needs is not there; says what, and how to get it."""
+    """Something that the run needs is missing. The message says what it is and how to get it."""

@@ -1,7 +1,4 @@
-"""The command line of `bench/run`, and a run from its start to its end.
-
-It refuses to know how a scenario is measured.
-"""
+"""The command line of `bench/run`, and a run from its start to its end."""
 
 from __future__ import annotations
 
@@ -28,47 +25,51 @@ PUBLISHED = BENCH / "results"
 TRIED = PUBLISHED / "tmp"
 
 EPILOG = """
-exit status: 0 all went well; 1 a contender failed, or coring or a floor with errors; 2 something
-is missing; 3 a run of 40 rounds or more is refused: it is too noisy, or the floor too slow
+exit status: 0 success; 1 a contender failed, or coring or a floor had errors; 2 something that the
+run needs is missing; 3 a run of 40 rounds or more was refused, because it is too noisy or the floor
+too slow
 """
 
 
 def names(word: str) -> list[str]:
-    """The parts of a,b,c."""
+    """The names in `a,b,c`."""
     return [part for part in word.split(",") if part]
 
 
 def parser() -> argparse.ArgumentParser:
-    """What can be said on the command line."""
-    about = "Measures coring beside its floors and its peers, in pairs. bench/README.md says how."
+    """The parser of the command line."""
+    about = "Measures coring beside the floors and its peers. bench/README.md explains how."
     found = argparse.ArgumentParser("bench/run", description=about, epilog=EPILOG)
     add = found.add_argument
-    add("--scenario", type=names, metavar="A,B", help="these only (default: all)")
-    add("--only", type=names, metavar="A,B", help="these contenders only (default: all)")
-    add("--rounds", type=int, help=f"of each scenario; a claim needs {CLAIM_ROUNDS} (default)")
-    add("--seconds", type=int, default=1, help="of each measurement (default: 1)")
-    text = "a smoke test: 1 round of all scenarios, few contenders, no claim"
+    add("--scenario", type=names, metavar="A,B", help="run these scenarios only (default: all)")
+    add("--only", type=names, metavar="A,B", help="run these contenders only (default: all)")
+    text = f"rounds of each scenario (default: {CLAIM_ROUNDS}, which a claim needs)"
+    add("--rounds", type=int, metavar="N", help=text)
+    text = "length of each measurement (default: 1)"
+    add("--seconds", type=int, default=1, metavar="N", help=text)
+    text = "smoke test: 1 round of all scenarios with few contenders; supports no claim"
     add("--quick", action="store_true", help=text)
-    add("--list", action="store_true", help="name the scenarios and the contenders, and end")
-    add("--json", type=Path, metavar="FILE", help="write every sample there")
-    text = f"write the page to {PUBLISHED.relative_to(BENCH.parent)}, not to its tmp"
+    add("--list", action="store_true", help="list the scenarios and the contenders, and exit")
+    add("--json", type=Path, metavar="FILE", help="write all samples to FILE")
+    text = f"write the page to {PUBLISHED.relative_to(BENCH.parent)} instead of its folder tmp"
     add("--publish", action="store_true", help=text)
-    text = "write the page from the stored figures again; measure nothing"
+    text = "measure nothing: write the page and draw its pictures again, from the stored figures"
     add("--render", action="store_true", help=text)
-    text = "add a server, or replace one; harness/contenders.py names the {fields}"
+    text = "add a server, or replace one; harness/contenders.py explains the {fields}"
     add("--contender", action="append", default=[], metavar="NAME=COMMAND", help=text)
-    add("--bin-dir", type=Path, help="take coring and the floors from there; build neither")
+    text = "use the binaries of coring, the floors and load in DIR; build none of them"
+    add("--bin-dir", type=Path, metavar="DIR", help=text)
     return found
 
 
 def arguments(words: Sequence[str]) -> argparse.Namespace:
-    """The options, checked."""
+    """Parses and checks the command line."""
     found = parser()
     options = found.parse_args(words)
     if any("=" not in word for word in options.contender):
         found.error("--contender takes NAME=COMMAND")
     if any(word.partition("=")[0].endswith(TWIN) for word in options.contender):
-        found.error(f"--contender: names that end with {TWIN} are those of twins")
+        found.error(f"--contender: a name must not end with {TWIN}, which marks a second instance")
     extra = {name: added(text) for name, _, text in (w.partition("=") for w in options.contender)}
     options.contenders = {**CONTENDERS, **extra}
     for flag, chosen, known in (
@@ -78,14 +79,14 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
         for name in chosen or []:
             if name not in known:
                 close = difflib.get_close_matches(name, known, 1)
-                hint = f"did you mean {close[0]}?" if close else "--list names all."
-                found.error(f"{flag}: there is no {name!r}; {hint}")
+                hint = f"did you mean {close[0]}?" if close else "--list shows all names."
+                found.error(f"{flag}: {name!r} is unknown; {hint}")
     if options.rounds is None:
         options.rounds = 1 if options.quick else CLAIM_ROUNDS
     if options.rounds < 1 or options.seconds < 1:
-        found.error("--rounds and --seconds are at least 1")
+        found.error("--rounds and --seconds must be at least 1")
     if options.publish and options.quick:
-        found.error("--publish: a smoke test proves nothing that is worth publishing")
+        found.error("--publish: the figures of a smoke test cannot be published")
     options.words = ["bench/run", *words]
     return options
 
@@ -99,19 +100,20 @@ def choose(options: argparse.Namespace) -> dict[str, Contender]:
 
 
 def show_list(contenders: Mapping[str, Contender]) -> None:
-    """All that can be named."""
+    """Prints all scenarios and contenders."""
     print("scenarios")
     for name, scenario in SCENARIOS.items():
         print(f"  {name:22} {scenario.about}")
-    print("\ncontenders, and what they play")
+    print("\ncontenders, and their scenarios")
     for name, one in contenders.items():
         played = [scenario for scenario in SCENARIOS if one.plays(scenario)]
-        every = [s for s, what in SCENARIOS.items() if what.task in one.commands]
-        print(f"  {name:22} {'all of its kind' if played == every else ', '.join(played)}")
+        every = [s for s, scenario in SCENARIOS.items() if scenario.task in one.commands]
+        text = "all that it has a command for" if played == every else ", ".join(played)
+        print(f"  {name:22} {text}")
 
 
 class Run:
-    """What all scenarios of one run share."""
+    """A run: the contenders, their installation, and all its scenarios."""
 
     def __init__(self, options: argparse.Namespace, scratch: Path) -> None:
         self._options = options
@@ -131,7 +133,7 @@ class Run:
         make_site(self._places.site)
 
     def _install(self, target: Path, binaries: Path) -> dict[str, str]:
-        """Gets all that is needed; the contenders that cannot be had, each with the reason."""
+        """Installs and builds all. Returns the contenders that failed, each with the reason."""
         tools = install.install_programs(install.TOOLS)
         if tools:
             raise Missing("; ".join(f"{name}: {why}" for name, why in tools.items()))
@@ -148,9 +150,9 @@ class Run:
             missing |= install.get_by_profile(program, build=not self._options.bin_dir)
         for name, why in missing.items():
             print(f"LEFT OUT: {name}: {why}", file=sys.stderr)
-        asked = [name for name in missing if name in (self._options.only or [])]
-        if asked:
-            raise Missing("; ".join(f"{name}: {missing[name]}" for name in asked))
+        required = [name for name in missing if name in (self._options.only or [])]
+        if required:
+            raise Missing("; ".join(f"{name}: {missing[name]}" for name in required))
         return missing
 
     def _scenarios(self) -> dict[str, Scenario]:
@@ -167,15 +169,15 @@ class Run:
         return with_alone(found) if SCENARIOS[name].idles_beside else found
 
     def measure(self) -> int:
-        """All scenarios; the status of the worst."""
+        """Measures all scenarios. Returns the exit status: that of the first that failed."""
         options = self._options
         warm_up = 0 if options.quick else 1
         each = {name: self._players(name) for name in self._scenarios()}
         total = sum(len(players) for players in each.values()) * (options.rounds + warm_up)
         if total == 0:
-            raise Missing("contenders: none of those chosen plays these scenarios.")
+            raise Missing("contenders: none of the chosen ones takes part in these scenarios.")
         progress = Progress(total)
-        # Whatever we do ourselves meanwhile is done on the generator's core.
+        # The harness itself must not disturb the servers' core.
         os.sched_setaffinity(0, {self._places.cores[1]})
         figures, samples, status = [], {}, 0
         for name, players in each.items():
@@ -230,7 +232,7 @@ class Run:
 
 
 def write_page(directory: Path, environment: install.Environment) -> None:
-    """The page out of what is stored."""
+    """Writes the page and its pictures from the stored figures."""
     page.write(directory, environment.python, environment.install(install.PLOTS))
     print(f"\nthe page: {(directory / page.PAGE).relative_to(BENCH.parent)}")
 
@@ -239,14 +241,14 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def end(number: int, _frame: object) -> None:
-    """A signal: servers are ended on the way out, which a second one does not disturb."""
+    """Handles a signal: unwinds, which stops all servers. Further signals are ignored meanwhile."""
     for each in SIGNALS:
         signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt(number)
 
 
 def main(words: Sequence[str]) -> int:
-    """Runs what the command line asks for."""
+    """Runs `bench/run` with these arguments. Returns the exit status."""
     options = arguments(words)
     if options.list:
         show_list(options.contenders)
@@ -256,7 +258,9 @@ def main(words: Sequence[str]) -> int:
     try:
         if options.render:
             environment = install.Environment(install.target_directory() / "bench-venv")
-            write_page(PUBLISHED if options.publish else TRIED, environment)
+            directory = PUBLISHED if options.publish else TRIED
+            page.store(directory, [])
+            write_page(directory, environment)
             return 0
         machine.prepare()
         with tempfile.TemporaryDirectory(prefix="coring-bench-") as scratch:
@@ -266,5 +270,5 @@ def main(words: Sequence[str]) -> int:
         return EXIT_MISSING
     except KeyboardInterrupt as interrupt:
         Progress.clear()
-        print("interrupted; all servers are ended", file=sys.stderr)
+        print("interrupted; all servers have been stopped", file=sys.stderr)
         return 128 + int(interrupt.args[0])

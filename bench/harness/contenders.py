@@ -1,9 +1,9 @@
-"""The contenders: the commands that start them, what they can play, and what they need.
+"""The contenders: the commands that start them, their scenarios, and what they need installed.
 
-It refuses to know whether they are installed, and how they fare. In a command these {fields} are
-filled in: bin and peers (where cargo put the binaries), python (that of the virtual environment),
-apps, site, config (the filled-in file of bench/configs), port, workers, and answer (the arguments
-that make a floor answer with coring's bytes).
+These {fields} of a command are filled in: bin and peers (the folders of the binaries), python (the
+interpreter of the virtual environment), apps (bench/apps), site (the folder of files), config (the
+filled-in file of bench/configs), port, workers, log (coring's argument for an access log), and
+response (the argument that makes a floor send coring's bytes).
 """
 
 from __future__ import annotations
@@ -24,35 +24,35 @@ PYTHON = frozenset({"articles", "ab-keepalive", "keepalive"})
 
 
 class Contender(NamedTuple):
-    """A server, and all that is needed to have it."""
+    """A server, and what it needs installed."""
 
-    kind: str  # coring, floor, server, rust or python
+    kind: str  # coring, floor, server, rust, python or added
     commands: Mapping[str, str]  # by task
     scenarios: frozenset[str] = frozenset(SCENARIOS)
-    program: str = ""  # of Debian's package of the same name
+    program: str = ""  # a program, from the Debian package of the same name
     config: str = ""  # a file of bench/configs
-    line: str = ""  # one more line of it
-    crate: str = ""  # of bench/peers
+    line: str = ""  # an additional line of that file
+    crate: str = ""  # a package of bench/peers
     wheels: tuple[str, ...] = ()
-    cannot: Mapping[str, str] = {}  # scenarios that are beyond it, each with the reason
+    cannot: Mapping[str, str] = {}  # scenarios that it does not support, each with the reason
 
     def plays(self, scenario: str) -> bool:
-        """Whether it takes part."""
+        """Whether it takes part in the scenario."""
         wanted = scenario in self.scenarios and scenario not in self.cannot
         return wanted and SCENARIOS[scenario].task in self.commands
 
 
-NO_ECHO = {"upload": "bench/peers gives it no echo"}
-HTTP_1_1_ONLY = dict.fromkeys(("articles", "ab-keepalive"), "it speaks HTTP/1.1 only")
+NO_ECHO = {"upload": "bench/peers has no echo for it"}
+HTTP_1_1_ONLY = dict.fromkeys(("articles", "ab-keepalive"), "it supports HTTP/1.1 only")
 CANNOT = {
-    "may_minihttp": {**NO_ECHO, **HTTP_1_1_ONLY, "close": "it closes no connection"},
+    "may_minihttp": {**NO_ECHO, **HTTP_1_1_ONLY, "close": "it never closes a connection"},
     "monoio": {**NO_ECHO, **HTTP_1_1_ONLY},
     "glommio": {**NO_ECHO, **HTTP_1_1_ONLY},
 }
 
 
 def coring(program: str = "coring", engine: str = "auto") -> Contender:
-    """coring, with all its limits; `--stats` prints its counters at the end."""
+    """coring, with all its limits. `--stats` prints its counters when it exits."""
     shared = "--bind 127.0.0.1:{port} --cores {workers} --idle-timeout 1h --stats {log}"
     shared += f" --engine {engine}"
     commands = {
@@ -64,21 +64,21 @@ def coring(program: str = "coring", engine: str = "auto") -> Contender:
 
 
 def floor(command: str, scenarios: frozenset[str], *, static: bool = False) -> Contender:
-    """A yardstick of bench/floor."""
-    command = f"{{bin}}/{command} --bind 127.0.0.1:{{port}} {{answer}}"
+    """A program of bench/floor."""
+    command = f"{{bin}}/{command} --bind 127.0.0.1:{{port}} {{response}}"
     commands = {"hello": command, "static": command} if static else {"hello": command}
     return Contender("floor", commands, scenarios)
 
 
 def server(program: str, command: str, scenarios: frozenset[str] = NATIVE) -> Contender:
-    """A server in C of Debian's."""
+    """A server written in C, from Debian."""
     tasks = ("hello",) if program == "haproxy" else ("hello", "static")
     commands = dict.fromkeys(tasks, command)
     return Contender("server", commands, scenarios, program=program, config=f"{program}.conf")
 
 
 def rust(name: str) -> Contender:
-    """A peer of bench/peers; echoes too."""
+    """A peer of bench/peers, with an echo if it supports one."""
     crate = f"peer-{name.replace('_', '-')}"
     command = f"{{peers}}/{crate} --bind 127.0.0.1:{{port}} --workers {{workers}}"
     cannot = CANNOT.get(name, {})
@@ -112,7 +112,7 @@ FASTPYSGI = "{python} {apps}/serve_fastpysgi.py %s {port} {workers}"
 UVICORN_WHEELS = ("uvicorn", "uvloop", "httptools")
 GRANIAN_WHEELS = ("granian", "uvloop")
 
-# The order is that of starting: the floors answer with coring's bytes.
+# The order is that of starting: coring first, because the floors send the bytes of its response.
 CONTENDERS = {
     "coring": coring(),
     "coring-pgo": coring("coring-pgo")._replace(scenarios=PGO),
@@ -145,11 +145,11 @@ CONTENDERS = {
     "uvicorn-fastapi": python(UVICORN % "fastapi_app", *UVICORN_WHEELS, "fastapi"),
 }
 
-# What a smoke test takes: the floors, and one of each kind.
+# The contenders of a smoke test: coring, the floors, and one of each other kind.
 QUICK = tuple(name for name, one in CONTENDERS.items() if one.kind in ("coring", "floor"))
 QUICK += ("nginx", "hyper", "uvicorn-fastapi")
 
 
 def added(command: str) -> Contender:
-    """A server from the command line: of files if it is told where they are, else of the page."""
+    """A server from the command line: it serves files if its command has {site}, else the page."""
     return Contender("added", {"static" if "{site}" in command else "hello": command})

@@ -1,7 +1,4 @@
-"""What loads a server, and what each generator says of it.
-
-It refuses to know what a server costs and how rounds are made.
-"""
+"""Load generators: how they are run, and how their output is read."""
 
 from __future__ import annotations
 
@@ -19,8 +16,8 @@ from .programs import last_line, run
 from .scenarios import KIB, MIB, Scenario
 from .server import Places, Server
 
-# From this size on wrk's count of requests is too coarse: those under way at its end count for
-# nothing. Its bytes, divided by an answer's, are counted as they come.
+# From this size on requests are counted by bytes: the received bytes divided by the length of a
+# response. wrk's own count is too coarse, because it leaves out the responses in flight at its end.
 COUNT_BYTES_FROM = 64 * KIB
 
 WRK_LUA = """
@@ -45,13 +42,13 @@ end
 
 
 class Load(NamedTuple):
-    """What a generator saw."""
+    """The measurements of a generator."""
 
     requests: float
     errors: int
     rate: float  # requests per second
     latency_us: dict[str, float]  # by percentile; 100 is the longest
-    beside_mib: float = 0.0  # of a download meanwhile
+    beside_mib: float = 0.0  # MiB downloaded meanwhile
 
 
 class Generator:
@@ -72,7 +69,7 @@ class Generator:
         self._script.write_text(text)
 
     def run(self, server: Server, answer_bytes: int, *, beside: bool = False) -> Load:
-        """Loads the server once, as the scenario says, beside a download if it is told to."""
+        """Loads the server once as the scenario says; `beside` adds a download meanwhile."""
         kinds: dict[str, Callable[[Server, int], Load]] = {
             "wrk": self.wrk,
             "ab": self._ab,
@@ -81,13 +78,13 @@ class Generator:
         self._beside = beside
         load = kinds[self._scenario.generator](server, answer_bytes)
         if not server.runs():
-            raise Failed(f"ended under load {server.end()}; it says: {server.last_words()}")
+            raise Failed(f"exited under load {server.end()}; its output: {server.last_output()}")
         if load.requests <= 0:
-            raise Failed("answered nothing")
+            raise Failed("has answered no request")
         return load
 
     def wrk(self, server: Server, answer_bytes: int = 0) -> Load:
-        """A closed loop: as many requests as connections are under way."""
+        """Runs wrk, a closed loop: each connection sends a request when it has a response."""
         scenario = self._scenario
         command = ["wrk", f"-t{scenario.threads}", f"-c{scenario.connections}"]
         command += [f"-d{self.seconds}s", "--timeout", "30s", "-s", str(self._script)]
@@ -99,7 +96,8 @@ class Generator:
         count, received, duration_us, errors = (int(figure) for figure in figures[0])
         requests = received / answer_bytes if answer_bytes >= COUNT_BYTES_FROM else float(count)
         latency: dict[str, float] = {}
-        # wrk times a batch, then corrects it as if it were one request: no figure is better.
+        # wrk measures the latency of a pipelined batch, but corrects it as if it were one request.
+        # Such a figure would be wrong, so there is none.
         if scenario.pipelined == 1 and count > 0:
             found = re.findall(r"LATENCY (\S+) (\d+)", output)
             latency = {percentile: float(us) for percentile, us in found}
@@ -133,7 +131,7 @@ class Generator:
             command += ["--beside", f"http://127.0.0.1:{server.port}/{scenario.cold}"]
         output = self._output(command)
         try:
-            # Before that it may have said what the first error was.
+            # The result is the last line. The first error may be printed before it.
             figures = json.loads(last_line(output))
             keys = {"50": "p50_us", "90": "p90_us", "99": "p99_us", "99.9": "p999_us"}
             keys["100"] = "max_us"
@@ -145,7 +143,7 @@ class Generator:
             raise Failed(f"load failed: {last_line(output)}") from error
 
     def _output(self, command: list[str]) -> str:
-        """What a generator prints; it runs on its core, or with several threads on both."""
+        """The output of a generator. It runs on its core, with several threads on both cores."""
         cores = self._places.cores[1:] if self._scenario.threads == 1 else self._places.cores
         pinned = ["taskset", "-c", ",".join(map(str, cores)), *command]
         _, output = run(pinned, seconds=self.seconds + 60)
@@ -153,39 +151,39 @@ class Generator:
 
 
 class IdleConnections:
-    """Connections that say nothing after a request each, held by a process of their own."""
+    """Connections that are idle after one request each, held by a process of their own."""
 
     def __init__(self, server: Server, scenario: Scenario, places: Places) -> None:
         words = ["setsid", str(places.binaries / "load"), "--target", url(server, scenario)]
         words += ["--idle", str(scenario.idle)]
         self._wanted = scenario.idle
         self._process = subprocess.Popen(words, stdin=PIPE, stdout=PIPE, stderr=STDOUT, text=True)
-        said = self._process.stdout.readline().strip() if self._process.stdout else ""
-        if said != f"ready {scenario.idle}":
+        line = self._process.stdout.readline().strip() if self._process.stdout else ""
+        if line != f"ready {scenario.idle}":
             self.stop()
-            raise Failed(f"does not hold {scenario.idle} connections: {said}")
+            raise Failed(f"does not hold {scenario.idle} connections: {line}")
 
     def check(self) -> None:
-        """Fails unless they are still held by us."""
+        """Fails unless `load` still holds them."""
         if self._process.poll() is not None:
-            raise Failed("lost its idle connections: load ended before it should")
+            raise Failed("lost its idle connections: load exited too early")
 
     def lost(self) -> int:
-        """How many the server has closed; ends them all."""
-        said, _ = self._process.communicate(timeout=60)
-        found = re.search(r"^held (\d+)$", said, re.MULTILINE)
+        """Closes all of them; returns how many the server had closed before."""
+        output, _ = self._process.communicate(timeout=60)
+        found = re.search(r"^held (\d+)$", output, re.MULTILINE)
         if not found:
-            raise Failed(f"lost its idle connections: load: {said.strip()}")
+            raise Failed(f"lost its idle connections: load: {output.strip()}")
         return self._wanted - int(found.group(1))
 
     def stop(self) -> None:
-        """Ends it whatever it does."""
+        """Kills the process."""
         self._process.kill()
         self._process.wait()
 
 
 def drop_from_memory(file: Path) -> None:
-    """The next who reads it waits for the disk."""
+    """Drops a file from the page cache, so that the next reader waits for the disk."""
     descriptor = os.open(file, os.O_RDONLY)
     try:
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -194,5 +192,5 @@ def drop_from_memory(file: Path) -> None:
 
 
 def url(server: Server, scenario: Scenario) -> str:
-    """What is asked for."""
+    """The requested URL."""
     return f"http://127.0.0.1:{server.port}{scenario.path}"

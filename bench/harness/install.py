@@ -1,7 +1,6 @@
-"""Gets what a run needs: programs from Debian, wheels from PyPI, builds by cargo.
+"""Installs what a run needs: programs from Debian, wheels from PyPI, builds by cargo.
 
-Nothing comes from anywhere else. What cannot be had is named with the reason. It refuses to know
-what is measured.
+There are no other sources. The functions return what could not be installed, with the reason.
 """
 
 from __future__ import annotations
@@ -20,29 +19,29 @@ from . import BENCH, REPOSITORY, Missing
 from .contenders import Contender
 from .programs import last_line, run
 
-# What a run needs besides its contenders, and the Debian packages that bring it.
+# The programs that a run needs besides its contenders, each with its Debian package.
 TOOLS = {"taskset": "util-linux", "setsid": "util-linux", "wrk": "wrk", "ab": "apache2-utils"}
 PEERS = BENCH / "peers"
 PINS = BENCH / "requirements.txt"
 PLOTS = ("matplotlib",)
 
-# Asked before a service is started after an install; 101 says no.
+# Debian runs this before it starts a service after an install. Status 101 means not to start it.
 SERVICE_POLICY = Path("/usr/sbin/policy-rc.d")
 
 
 def say(text: str) -> None:
-    """Tells what takes long."""
+    """Prints a line before a step that takes long."""
     print(f"bench/run: {text}", file=sys.stderr, flush=True)
 
 
 def fault(command: list[str], **others: Any) -> str:
-    """Runs it; nothing if it went well, else why it did not."""
-    went_well, output = run(command, **others)
-    return "" if went_well else reason(output)
+    """Runs a command. Returns the reason if it failed, else nothing."""
+    succeeded, output = run(command, **others)
+    return "" if succeeded else reason(output)
 
 
 def reason(output: str) -> str:
-    """The line of a failed command's output that says most."""
+    """The line of a failed command's output that most likely gives the reason."""
     if "require a different python version" in output or "Requires-Python" in output:
         return f"needs a newer Python than {'.'.join(map(str, sys.version_info[:2]))}"
     lines = [line.strip() for line in output.splitlines() if line.strip()]
@@ -51,27 +50,27 @@ def reason(output: str) -> str:
 
 
 def install_programs(programs: Mapping[str, str]) -> dict[str, str]:
-    """Installs what is not there; gives the programs that cannot be had, each with the reason."""
-    os.environ["PATH"] += os.pathsep + "/usr/sbin:/sbin"  # where servers are, for all users
+    """Installs missing programs. Returns those that failed, each with the reason."""
+    os.environ["PATH"] += os.pathsep + "/usr/sbin:/sbin"  # the folders that Debian has servers in
     wanted = {name: package for name, package in programs.items() if not shutil.which(name)}
     failed = install_packages(list(wanted.values()))
     return {
-        name: failed.get(package, f"Debian's {package} brings no such program")
+        name: failed.get(package, f"Debian's package {package} does not contain it")
         for name, package in wanted.items()
         if not shutil.which(name)
     }
 
 
 def install_packages(packages: list[str]) -> dict[str, str]:
-    """Installs packages of Debian's; gives those that cannot be had, each with the reason."""
+    """Installs Debian packages. Returns those that failed, each with the reason."""
     if not packages:
         return {}
     root = [] if os.geteuid() == 0 else ["sudo", "-n"]
     by_hand = f"install it: apt-get install {' '.join(packages)}"
     if not shutil.which("apt-get"):
-        return dict.fromkeys(packages, f"there is no apt-get here; {by_hand}")
+        return dict.fromkeys(packages, f"no apt-get on this machine; {by_hand}")
     if root and fault([*root, "true"]):
-        return dict.fromkeys(packages, f"only root may install; {by_hand}")
+        return dict.fromkeys(packages, f"neither root nor sudo without a password; {by_hand}")
     say(f"installing {' '.join(packages)}")
     failed = {}
     with no_services(root):
@@ -86,11 +85,11 @@ def install_packages(packages: list[str]) -> dict[str, str]:
 
 @contextmanager
 def no_services(root: list[str]) -> Iterator[None]:
-    """Keeps a package from starting its service: nobody asked for nginx on port 80."""
+    """Keeps packages from starting their services, for example nginx on port 80."""
     if SERVICE_POLICY.exists():
         yield
         return
-    run([*root, "tee", str(SERVICE_POLICY)], says="#!/bin/sh\nexit 101\n")
+    run([*root, "tee", str(SERVICE_POLICY)], stdin="#!/bin/sh\nexit 101\n")
     run([*root, "chmod", "755", str(SERVICE_POLICY)])
     try:
         yield
@@ -99,7 +98,7 @@ def no_services(root: list[str]) -> Iterator[None]:
 
 
 def target_directory() -> Path:
-    """Where cargo builds."""
+    """Cargo's target directory."""
     if not shutil.which("cargo"):
         raise Missing("cargo. Install Rust with rustup.")
     command = ["cargo", "metadata", "--format-version=1", "--no-deps"]
@@ -110,32 +109,32 @@ def target_directory() -> Path:
 
 
 def build_coring() -> Path:
-    """Builds coring, the floors and our generator; the directory they are in."""
+    """Builds coring, the floors and `load`. Returns the folder of the binaries."""
     directory = target_directory()
     say("building coring and the floors")
     command = ["cargo", "build", "--release", "--workspace", "--locked"]
     if subprocess.run(command, cwd=REPOSITORY, check=False).returncode != 0:
-        raise Missing(f"a build of coring: {' '.join(command)} failed.")
+        raise Missing(f"coring. Its build failed: {' '.join(command)}")
     return directory / "release"
 
 
 def get_by_profile(program: Path, *, build: bool) -> dict[str, str]:
-    """Builds coring as it is released; why it cannot be had, by the contender's name."""
+    """Builds coring with a profile, as it is released. Returns the reason if that fails."""
     why = ""
     if build:
         say(f"building {program.name}")
         why = fault([str(REPOSITORY / "deploy" / "build"), str(program)])
     elif not program.exists():
-        why = f"there is no {program}"
+        why = f"{program} does not exist"
     return {program.name: why} if why else {}
 
 
 def build_peers(crates: list[str], directory: Path) -> dict[str, str]:
-    """Builds each by itself, so that one that cannot be built stops no other."""
+    """Builds each crate by itself, so that a failure affects no other. Returns the failed ones."""
     failed = {}
     for crate in crates:
         if not (PEERS / "Cargo.lock").exists():
-            failed[crate] = "bench/peers is not there"
+            failed[crate] = "bench/peers does not exist"
             continue
         say(f"building {crate}")
         command = ["cargo", "build", "--release", "--locked", "--bin", crate]
@@ -147,15 +146,15 @@ def build_peers(crates: list[str], directory: Path) -> dict[str, str]:
 
 
 class Environment:
-    """The virtual environment that the Python peers and the plots live in."""
+    """The virtual environment of the Python peers and of the plots."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._fault: str | None = None  # not known before it is asked for
+        self._fault: str | None = None  # None until `install` has tried to create it
         self.python = directory / "bin" / "python"
 
     def install(self, wheels: tuple[str, ...]) -> str:
-        """Why they cannot be had, at the versions that are pinned; nothing if they are there."""
+        """Installs wheels at the pinned versions. Returns the reason if that fails."""
         if self._fault is None:
             self._fault = self._create()
         if self._fault:
@@ -177,7 +176,7 @@ class Environment:
 def get_contenders(
     contenders: Mapping[str, Contender], target: Path, environment: Environment
 ) -> dict[str, str]:
-    """Gets what they need; gives those that cannot be had, each with the reason."""
+    """Installs and builds the contenders. Returns those that failed, each with the reason."""
     programs = {one.program: one.program for one in contenders.values() if one.program}
     no_program = install_programs(programs)
     crates = [one.crate for one in contenders.values() if one.crate]

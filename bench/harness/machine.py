@@ -1,7 +1,4 @@
-"""What the figures were taken on: processor, cores, kernel, commit, versions.
-
-It refuses to know the figures.
-"""
+"""Describes what the figures were measured on: processor, cores, kernel, commit, versions."""
 
 from __future__ import annotations
 
@@ -21,16 +18,16 @@ OPEN_FILES_MIN, OPEN_FILES_MAX = 2_048, 65_536
 
 
 def pick_cores() -> tuple[int, int]:
-    """One core for the servers and one for the generator: no two threads of one, if it can be."""
+    """A core for the servers and one for the generator; not two threads of one core if possible."""
     allowed = sorted(os.sched_getaffinity(0))
     if len(allowed) < 2:
-        raise Missing("a second core: one is for the servers, one for the generator.")
+        raise Missing("a second core. One is for the servers, one for the generator.")
     others = [core for core in allowed[1:] if core not in siblings(allowed[0])]
     return allowed[0], (others or allowed[1:])[0]
 
 
 def siblings(core: int) -> set[int]:
-    """The threads that share a core with this one."""
+    """The logical cores that share a physical core with `core`, itself included."""
     file = Path(f"/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list")
     text = file.read_text("utf-8").strip() if file.exists() else str(core)
     found: set[int] = set()
@@ -41,9 +38,9 @@ def siblings(core: int) -> set[int]:
 
 
 def prepare() -> None:
-    """Checks the kernel's help, and takes the open files that load needs."""
+    """Checks that the kernel lists child processes, and raises the limit of open files."""
     if not Path(f"/proc/self/task/{os.getpid()}/children").exists():
-        raise Missing("/proc/PID/task/TID/children: a kernel with CONFIG_PROC_CHILDREN.")
+        raise Missing("/proc/PID/task/TID/children. It needs a kernel with CONFIG_PROC_CHILDREN.")
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     allowed = OPEN_FILES_MAX if hard == resource.RLIM_INFINITY else hard
     if allowed < OPEN_FILES_MIN:
@@ -53,12 +50,12 @@ def prepare() -> None:
 
 
 def open_files() -> int:
-    """How many a process may have."""
+    """The number of files that a process may open."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def describe(cores: tuple[int, int]) -> dict[str, str]:
-    """The machine in words."""
+    """The machine, as the page shows it."""
     shared = "threads of one core" if cores[1] in siblings(cores[0]) else "not siblings"
     return {
         "processor": processor(),
@@ -72,7 +69,7 @@ def describe(cores: tuple[int, int]) -> dict[str, str]:
 
 
 def processor() -> str:
-    """Its model, and whether it is a virtual one."""
+    """The processor's model, and whether it is virtual."""
     text = Path("/proc/cpuinfo").read_text("utf-8")
     model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     virtual = ", virtual" if re.search(r"^flags\s*:.*\bhypervisor\b", text, re.MULTILINE) else ""
@@ -88,14 +85,14 @@ def system() -> str:
 
 
 def commit() -> str:
-    """The commit that was built, and whether it was changed."""
+    """The commit that was built, and whether the work tree had changes."""
     command = ["git", "describe", "--always", "--dirty=, with changes", "--exclude=*"]
-    went_well, text = run(command, cwd=REPOSITORY)
-    return text.strip() if went_well else "unknown"
+    succeeded, text = run(command, cwd=REPOSITORY)
+    return text.strip() if succeeded else "unknown"
 
 
 def versions(contenders: Mapping[str, Contender], python: Path) -> dict[str, str]:
-    """Of the generators and of each contender, as it says itself or as it is locked."""
+    """The versions of the generators and of each contender."""
     found = {"wrk": first_version(run(["wrk", "-v"])[1])}
     found["ab"] = first_version(run(["ab", "-V"])[1])
     found |= {name: version(name, one, python) for name, one in contenders.items()}
@@ -103,7 +100,7 @@ def versions(contenders: Mapping[str, Contender], python: Path) -> dict[str, str
 
 
 def version(name: str, contender: Contender, python: Path) -> str:
-    """The version of one; a crate's as it is locked, of Python servers all they are made of."""
+    """A contender's version: its own output, its crate's in Cargo.lock, or those of its wheels."""
     if contender.program:
         flag = "--version" if contender.program == "h2o" else "-v"
         return first_version(run([contender.program, flag])[1])
@@ -119,6 +116,6 @@ def version(name: str, contender: Contender, python: Path) -> str:
 
 
 def first_version(text: str) -> str:
-    """The first number with a dot in it."""
+    """The first version number in `text`."""
     found = re.search(r"\d+\.\d+(\.\d+)*", text)
     return found.group(0) if found else ""

@@ -1,7 +1,4 @@
-"""The page of results: written from the stored figures only, so that nobody edits it by hand.
-
-It refuses to know how figures are taken, and how plots are drawn.
-"""
+"""The page of results. It is written from the stored figures only, and never edited by hand."""
 
 from __future__ import annotations
 
@@ -18,42 +15,86 @@ from .scenarios import ALONE, SCENARIOS
 STORED = "figures.json"
 PAGE = "README.md"
 
-# What the articles printed, on their own machine: requests/s, p50 and longest in ms.
+# The figures of the articles, from their authors' machine: requests/s, p50 and longest in ms.
 PUBLISHED = (("uvicorn + FastAPI", 1352, 69, 106), ("gevent WSGIServer", 1556, 61, 84))
 PUBLISHED_HERE = {"uvicorn + FastAPI": "uvicorn-fastapi", "gevent WSGIServer": "gevent"}
 
 HEAD = """# Results
 
-Written by `bench/run`; whoever wants other figures runs it again. [How they are
-taken](../README.md#method) and [how to read them](../README.md#read) is said there. In short: the
-figure is CPU time per request; only ratios within one run are compared; a run counts only if the
-same server, run twice, differs from itself by less than 2 %.
+This page, its pictures and `figures.json` are written by `bench/run`. [Method](../README.md#method)
+explains how the figures are measured, and [Reading the results](../README.md#reading-the-results)
+how to read them. In short:
+
+- The figure is CPU time per request, unless a scenario says otherwise.
+- Only ratios within one run are compared. Absolute figures change from one minute to the next.
+- A run counts only if it has 40 rounds, and if two instances of the same server (A/A) differ by at
+  most 2 %. Where latency is compared, the interval of that ratio must include 1.
+
+[What was tried](trials.md) lists the changes that were measured, and where the remaining time goes.
+
+## Names
+
+| name | meaning |
+| --- | --- |
+| `coring` | coring on io_uring, as `cargo build --release` builds it |
+| `coring-epoll` | the same program on epoll |
+| `coring-pgo` | coring as `deploy/build` builds it for releases: statically linked, and optimized \
+with a profile of its own work (PGO). It takes part in some scenarios only |
+| `floor-ring`, `floor-epoll` | [the floors](../README.md#the-floors): the cheapest HTTP servers \
+over io_uring and epoll that we could write |
+| `floor-close-oneshot`, `floor-close-multishot`, `floor-close-epoll` | the floors that [close \
+each connection after one response](../README.md#a-connection-for-each-request) |
+| `…-2` | a second instance of a contender. The ratio of the two shows the noise |
+| `…-alone` | a contender without the download or the idle connections of the scenario |
+| `…-wsgi`, `…-asgi`, `…-flask`, `…-fastapi` | a Python server, and the application of \
+`bench/apps` that it runs |
+
+All other names are those of [the peers](../README.md#contenders).
+
+## The pictures
+
+coring is red, the floors are grey, all other servers are blue. Bars are medians. A CPU time of more
+than 20 times the shortest is cut. A dot is the median of the paired ratios of coring to the other
+server, and its line is their 95 % interval. Left of 1 coring is better. The grey band is the
+interval of A/A, the noise. Second instances (`…-2`) are not drawn.
+
+Latency is drawn only where it is measured at a fixed rate: for coring, the floor, nginx, and the
+best of the other servers. Such a rate is the same for all contenders, so requests/s are not drawn
+there. In [cold](#cold) and [latency-idle](#latency-idle) the ratio is that of a server to itself
+without the download or the idle connections (`…-alone`, dashed).
 """
 
 ARTICLES = """
-The articles that coring's idea comes from printed the first two rows, taken on their authors'
-machine. **They cannot be compared with the rows below them**: another machine, other versions of
-Python and of both servers. The same two servers, run here, say how far the machines are apart.
-`ab` counts milliseconds.
+The first two rows are the figures of the articles that inspired coring, from their authors'
+machine. **They cannot be compared with the rows below them**: the machine is another one, and so
+are the versions of Python and of both servers. The same two servers were measured here too, which
+shows how much the machines differ. `ab` measures latency in whole milliseconds.
 """
 
 
 def store(directory: Path, figures: Sequence[Figures]) -> None:
-    """Replaces the figures of these scenarios, leaves those of others, and writes the page."""
+    """Replaces the stored figures of these scenarios, and keeps those of the others.
+
+    All descriptions are set to those of SCENARIOS, so that a changed wording needs no new run.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     found = stored(directory) | {one["scenario"]: one for one in figures}
-    ordered = {name: found[name] for name in SCENARIOS if name in found}
+    ordered = {
+        name: found[name] | {"about": scenario.about}
+        for name, scenario in SCENARIOS.items()
+        if name in found
+    }
     (directory / STORED).write_text(json.dumps(ordered, indent=1) + "\n")
 
 
 def stored(directory: Path) -> dict[str, Figures]:
-    """The figures by scenario."""
+    """The stored figures, by scenario."""
     file = directory / STORED
     return json.loads(file.read_text()) if file.exists() else {}
 
 
 def write(directory: Path, python: Path, no_plots: str) -> None:
-    """Writes the page and its plots, or says why there are none."""
+    """Writes the page and its plots. `no_plots` is the reason why there can be none, if any."""
     found = stored(directory)
     if not no_plots:
         script = BENCH / "harness" / "plots.py"
@@ -61,7 +102,7 @@ def write(directory: Path, python: Path, no_plots: str) -> None:
         no_plots = fault(command)
     parts = [HEAD]
     if no_plots:
-        parts.append(f"There are no plots: {no_plots}.\n")
+        parts.append(f"There are no pictures: {no_plots}.\n")
     parts.append(machines(found))
     parts.append(contents(found))
     parts += [section(one, plots=not no_plots) for one in found.values()]
@@ -70,16 +111,17 @@ def write(directory: Path, python: Path, no_plots: str) -> None:
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
-    """A table whose columns but the first `left` are numbers."""
+    """A table. All columns but the first `left` are right-aligned."""
     rule = ["---" if column < left else "---:" for column in range(len(heads))]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in (heads, rule, *rows))
 
 
 def machines(found: Mapping[str, Figures]) -> str:
-    """What the scenarios were taken on: once where it is the same for all."""
+    """The machines that the scenarios were measured on, without coring's commit."""
     seen: dict[str, tuple[Mapping[str, str], list[str]]] = {}
     for name, one in found.items():
-        seen.setdefault(json.dumps(one["machine"]), (one["machine"], []))[1].append(name)
+        machine = {key: text for key, text in one["machine"].items() if key != "coring"}
+        seen.setdefault(json.dumps(machine), (machine, []))[1].append(name)
     parts = ["## The machine\n"]
     for machine, names in seen.values():
         if len(seen) > 1:
@@ -94,7 +136,7 @@ def machines(found: Mapping[str, Figures]) -> str:
 
 
 def contents(found: Mapping[str, Figures]) -> str:
-    """All scenarios, with coring's cost and the verdict."""
+    """The table of all scenarios, with the verdicts."""
     rows = []
     for name, one in found.items():
         ours = [r for r in one["ratios"] if r["above"] != "coring-pgo"]
@@ -102,29 +144,30 @@ def contents(found: Mapping[str, Figures]) -> str:
         met = sum("met" in note for note in notes)
         targets = f"{met} of {len(notes)}" if notes else "none"
         rows.append([f"[{name}](#{name})", one["about"], targets, one["verdict"]])
-    heads = ("scenario", "", "targets met", "verdict")
+    heads = ("scenario", "load", "targets met", "verdict")
     return "## The scenarios\n\n" + table(heads, rows, left=4)
 
 
 def section(one: Figures, *, plots: bool) -> str:
-    """One scenario."""
+    """The section of one scenario."""
     name = one["scenario"]
     lines = [f"## {name}\n", f"{sentence(one['about'])}.\n"]
     if one["asked_per_second"]:
-        lines.append(f"{one['asked_per_second']:,.0f} requests/s were asked for.\n")
+        lines.append(f"The rate was {one['asked_per_second']:,.0f} requests/s.\n")
     lines.append(
-        f"{one['date']}, {one['rounds']} × {one['seconds']} s: `{one['command']}`."
-        f" Verdict: **{one['verdict']}**.\n"
+        f"{one['date']}, commit {one['machine']['coring']}, {one['rounds']} rounds of"
+        f" {one['seconds']} s: `{one['command']}`. Verdict: **{one['verdict']}**.\n"
     )
     if name == "articles":
         lines.append(articles(one["contenders"]))
     lines.append(contenders(one["contenders"]))
     if plots:
-        lines.append(f"![CPU per request, requests/s and latency of {name}]({name}.svg)\n")
+        shown = "latency and ratios" if one["asked_per_second"] else "ratios and requests/s"
+        lines.append(f"![CPU time per request, {shown} of {name}]({name}.svg)\n")
     if one["ratios"]:
-        what = "CPU per request" if one["figure"] == "cpu" else one["figure"]
+        figure = "CPU per request" if one["figure"] == "cpu" else one["figure"]
         rows = [[f"{r['above']} ÷ {r['below']}", interval(r), r["note"]] for r in one["ratios"]]
-        lines.append(table((f"{what}, paired ratios", "median [95 %]", ""), rows, left=3))
+        lines.append(table((f"{figure}, paired ratios", "median [95 %]", ""), rows, left=3))
     if one["left_out"]:
         lines.append("Left out:\n")
         lines += [f"- {who}: {why}" for who, why in one["left_out"].items()]
@@ -133,12 +176,12 @@ def section(one: Figures, *, plots: bool) -> str:
 
 
 def sentence(text: str) -> str:
-    """With a large letter, unless a program's name begins it."""
+    """The text with a capital letter, unless it begins with the name of a program."""
     return text if text.startswith(("wrk", "ab ")) else text[0].upper() + text[1:]
 
 
 def contenders(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """The medians, cheapest first."""
+    """The table of medians, cheapest contender first."""
     heads = ["", *HEADS]
     ordered = sorted(found.items(), key=lambda item: item[1]["cpu_us"])
     rows = [[name, *row(one)] for name, one in ordered]
@@ -146,13 +189,13 @@ def contenders(found: Mapping[str, Mapping[str, Any]]) -> str:
         heads.append("B/idle connection")
         rows = [[*r, optional(one, "idle_bytes")] for r, (_, one) in zip(rows, ordered)]
     if any("beside_mib" in one for one in found.values()):
-        heads.append("MiB beside")
+        heads.append("MiB downloaded")
         rows = [[*r, optional(one, "beside_mib")] for r, (_, one) in zip(rows, ordered)]
     return table(heads, rows)
 
 
 def articles(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """The articles' table, made again beside theirs."""
+    """The figures of the articles, and the same figures measured here."""
     rows = [
         [f"{who}, as published", f"{rate:,}", str(p50), str(longest), ""]
         for who, rate, p50, longest in PUBLISHED
@@ -170,7 +213,7 @@ def articles(found: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def engines(found: Mapping[str, Figures]) -> str:
-    """The same server on io_uring and on epoll."""
+    """The table of coring's counters on io_uring and on epoll."""
     rows = []
     for name, one in found.items():
         for who, counted in one["engines"].items():
@@ -183,10 +226,10 @@ def engines(found: Mapping[str, Figures]) -> str:
     counted = ("enters/request", "submissions/request", "completions/enter")
     text = """## Engines side by side
 
-The same server on either engine, by its own counters (`--stats`). An enter is a call of
-io_uring_enter, or of epoll_wait: on epoll each receive and each send is a call besides. Accepting
-and receiving are asked for once per connection on io_uring, so that a submission is a send, but for
-what a connection's beginning and end take.
+coring on both engines, by its own counters (`--stats`). An enter is a call of io_uring_enter(2), or
+of epoll_wait(2). On epoll each receive and each send is one more system call. On io_uring the
+accept and the receives stay armed (multishot), so nearly every submission is a send. The others
+belong to the start and the end of a connection.
 
 """
-    return text + table(("", "", "CPU µs/request", *counted), rows, left=2)
+    return text + table(("scenario", "contender", "CPU µs/request", *counted), rows, left=2)

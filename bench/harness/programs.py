@@ -1,7 +1,4 @@
-"""Runs other programs and takes what they print.
-
-It refuses to know which.
-"""
+"""Runs other programs and captures their output."""
 
 from __future__ import annotations
 
@@ -15,16 +12,19 @@ def run(
     *,
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
-    says: str = "",
+    stdin: str = "",
     seconds: float | None = None,
 ) -> tuple[bool, str]:
-    """Whether it ended well, and all it printed; `says` is its input."""
+    """Returns whether the exit status was 0, and the output of both streams.
+
+    `stdin` is written to its standard input. After `seconds` it is killed, which is a failure.
+    """
     try:
         done = subprocess.run(
             command,
             cwd=cwd,
             env=env,
-            input=says,
+            input=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -39,6 +39,6 @@ def run(
 
 
 def last_line(output: str) -> str:
-    """What a failed program said at last."""
+    """The last line that a failed program has printed."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     return lines[-1] if lines else "no reason given"

@@ -1,7 +1,4 @@
-"""Medians, paired ratios with their intervals, and what they prove.
-
-Pure functions: they refuse to know where the figures come from.
-"""
+"""Medians, paired ratios with their intervals, and verdicts. Pure functions."""
 
 from __future__ import annotations
 
@@ -16,17 +13,17 @@ CLAIM_ROUNDS = 40
 AA_RANGE = (0.98, 1.02)
 FLOOR_TO_NGINX_MAX = 0.9
 BOOTSTRAP_SAMPLES = 2000
-TWIN = "-2"  # what the name of a twin ends with
+TWIN = "-2"  # the suffix of a contender's second instance
 
 
 class Sample(NamedTuple):
-    """One contender's share of one round."""
+    """The measurement of one contender in one round."""
 
     requests: float
     errors: int
     cpu_us: float  # per request, of the whole process tree
     rate: float  # requests per second
-    latency_us: dict[str, float]  # by percentile; empty where the generator's figure is wrong
+    latency_us: dict[str, float]  # by percentile; empty if the generator cannot measure it
     pss_kib: int
 
     def figure(self, name: str) -> float:
@@ -45,11 +42,11 @@ class Ratio(NamedTuple):
 
     @property
     def separable(self) -> bool:
-        """Whether the interval leaves 1 out."""
+        """Whether the interval excludes 1."""
         return not self.low <= 1.0 <= self.high
 
     def meets(self, limit: float) -> bool:
-        """Whether a target holds."""
+        """Whether the ratio meets a target."""
         return self.median <= limit and self.low < limit
 
 
@@ -57,7 +54,7 @@ Samples = dict[str, list[Sample]]
 
 
 def paired(samples: Samples, above: str, below: str, figure: str) -> Ratio:
-    """The median of the ratios within the rounds and its 95 % interval by bootstrap."""
+    """The median of the per-round ratios, and its 95 % interval by bootstrap."""
     pairs = zip(samples[above], samples[below])
     ratios = [a.figure(figure) / max(b.figure(figure), 1e-9) for a, b in pairs]
     draw = random.Random(1)
@@ -69,7 +66,7 @@ def paired(samples: Samples, above: str, below: str, figure: str) -> Ratio:
 
 
 def pairs_of(names: Sequence[str], twin: str) -> list[tuple[str, str]]:
-    """Whom to compare: the floors with each other, the engines, coring with everyone."""
+    """The pairs to compare: the floors, coring's engines and builds, coring and each other."""
     pairs = [
         (twin, twin + TWIN),
         ("floor-ring", "nginx"),
@@ -90,7 +87,7 @@ def pairs_of(names: Sequence[str], twin: str) -> list[tuple[str, str]]:
 
 
 def targets_of(scenario: Scenario, ratios: Sequence[Ratio]) -> list[Target]:
-    """The scenario's targets; to be below h2o is asked where a closing floor is."""
+    """The scenario's targets. coring must also be below h2o if a closing floor is."""
     below_h2o = [r for r in ratios if r.above in CLOSING_FLOORS and r.below == "h2o"]
     if any(ratio.median < 1.0 for ratio in below_h2o):
         return [*scenario.targets, *(Target(ours, "h2o", 1.0) for ours in OURS)]
@@ -98,7 +95,7 @@ def targets_of(scenario: Scenario, ratios: Sequence[Ratio]) -> list[Target]:
 
 
 def judge(ratio: Ratio, targets: Sequence[Target], twin: str) -> str:
-    """What a ratio means, in words."""
+    """The note beside a ratio: noise, not separable, targets met or missed."""
     if (ratio.above, ratio.below) == (twin, twin + TWIN):
         return "A/A: the noise"
     notes = [] if ratio.separable else ["not separable"]
@@ -110,7 +107,7 @@ def judge(ratio: Ratio, targets: Sequence[Target], twin: str) -> str:
 
 
 def refusal(scenario: Scenario, ratios: Sequence[Ratio]) -> str:
-    """Why the run does not count, if it does not."""
+    """The reason why a run is refused. Empty if it is not."""
     by_pair = {(ratio.above, ratio.below): ratio for ratio in ratios}
     noise = by_pair.get((scenario.twin, scenario.twin + TWIN))
     fair = by_pair.get(("floor-ring", "nginx"))
@@ -119,12 +116,12 @@ def refusal(scenario: Scenario, ratios: Sequence[Ratio]) -> str:
     if noise and scenario.figure == "cpu" and not AA_RANGE[0] <= noise.median <= AA_RANGE[1]:
         return f"A/A is {noise.median:.3f}, outside {AA_RANGE[0]} to {AA_RANGE[1]}"
     if scenario.fair_floor and fair and fair.median > FLOOR_TO_NGINX_MAX:
-        return f"floor ÷ nginx is {fair.median:.3f}, above {FLOOR_TO_NGINX_MAX}: it proves nothing"
+        return f"floor ÷ nginx is {fair.median:.3f}, above {FLOOR_TO_NGINX_MAX}: a slow floor"
     return ""
 
 
 def lacks(scenario: Scenario, names: Sequence[str], rounds: int) -> str:
-    """What a run needs besides to support a claim, if anything."""
+    """What the run lacks to support a claim. Empty if nothing."""
     wanted = [scenario.twin, scenario.twin + TWIN]
     wanted += ["floor-ring", "nginx"] if scenario.fair_floor else []
     missing = [name for name in dict.fromkeys(wanted) if name not in names]

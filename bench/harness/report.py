@@ -1,7 +1,4 @@
-"""A scenario's figures as they are stored, and as a terminal shows them.
-
-It refuses to know how they were taken.
-"""
+"""The figures of a scenario, as they are stored and as a terminal shows them."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from .ratios import Ratio, Sample, judge, lacks, paired, pairs_of, refusal, targ
 from .rounds import Outcome
 from .scenarios import Scenario
 
-Figures = dict[str, Any]  # as JSON has them; `summary` makes them
+Figures = dict[str, Any]  # one scenario of figures.json, made by `summary`
 
 PERCENTILES = ("50", "99", "99.9", "100")
 TIMES = ("p50 µs", "p99 µs", "p99.9 µs", "longest µs")
@@ -21,7 +18,7 @@ HEADS = ("CPU µs/request", "requests/s", *TIMES, "PSS MiB", "errors")
 
 
 def summary(name: str, scenario: Scenario, outcome: Outcome, rounds: int) -> Figures:
-    """The medians, the ratios and what they mean."""
+    """The figures of a scenario: medians, ratios, verdict."""
     names = list(outcome.samples)
     ratios = [
         paired(outcome.samples, above, below, scenario.figure)
@@ -60,7 +57,7 @@ def summary(name: str, scenario: Scenario, outcome: Outcome, rounds: int) -> Fig
 
 
 def medians(samples: Sequence[Sample]) -> Figures:
-    """Of each figure of a contender."""
+    """The medians of a contender's samples."""
     timed = [s.latency_us for s in samples if s.latency_us]
     percentiles = timed[0] if timed else {}
     return {
@@ -72,7 +69,7 @@ def medians(samples: Sequence[Sample]) -> Figures:
 
 
 def engine(counters: Mapping[str, int]) -> dict[str, float]:
-    """How often coring asked the kernel, by its own counters."""
+    """Ratios of coring's own counters: kernel entries, submissions and completions."""
     requests, enters = max(counters["requests"], 1), max(counters["enters"], 1)
     return {
         "enters_per_request": counters["enters"] / requests,
@@ -84,7 +81,7 @@ def engine(counters: Mapping[str, int]) -> dict[str, float]:
 def verdict(
     scenario: Scenario, ratios: Sequence[Ratio], errors: Mapping[str, int], rounds: int
 ) -> tuple[str, int]:
-    """Whether the run supports a claim, and the exit status that says so."""
+    """Whether the run supports a claim, and the exit status."""
     seen = ", ".join(f"{name} {count}" for name, count in errors.items() if count)
     if any(count for name, count in errors.items() if name.startswith(("coring", "floor-"))):
         return f"FAILED: errors seen: {seen}", EXIT_FAILED
@@ -99,7 +96,7 @@ def verdict(
 
 
 def row(contender: Mapping[str, Any]) -> list[str]:
-    """The figures of one contender below HEADS."""
+    """The cells of one contender, in the order of HEADS."""
     latency = contender["latency_us"]
     return [
         number(contender["cpu_us"]),
@@ -111,33 +108,33 @@ def row(contender: Mapping[str, Any]) -> list[str]:
 
 
 def optional(contender: Mapping[str, Any], figure: str) -> str:
-    """What only those have that something disturbs."""
+    """A figure that only contenders with a disturbance have."""
     return f"{contender[figure]:,.0f}" if figure in contender else "–"
 
 
 def number(value: float) -> str:
-    """Four digits or so."""
+    """A number with about four significant digits."""
     return f"{value:.3f}" if value < 10 else f"{value:.2f}" if value < 100 else f"{value:,.1f}"
 
 
 def interval(ratio: Mapping[str, Any]) -> str:
-    """A ratio with what surrounds it."""
+    """A ratio with its interval."""
     return f"{ratio['median']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}]"
 
 
 def show(figures: Figures) -> None:
-    """Prints a scenario."""
+    """Prints the figures of a scenario."""
     found = figures["contenders"]
     print(f"\n{figures['scenario']}: {figures['about']}")
     if figures["asked_per_second"]:
-        print(f"{figures['asked_per_second']:,.0f} requests/s are asked for")
-    heads = [*HEADS, "answer B"]
+        print(f"at a fixed rate of {figures['asked_per_second']:,.0f} requests/s")
+    heads = [*HEADS, "response B"]
     rows = [[*row(one), f"{one['answer_bytes']:,}"] for one in found.values()]
     if any("idle_bytes" in one for one in found.values()):
         heads.append("B/idle")
         rows = [[*r, optional(one, "idle_bytes")] for r, one in zip(rows, found.values())]
     if any("beside_mib" in one for one in found.values()):
-        heads.append("MiB beside")
+        heads.append("MiB downloaded")
         rows = [[*r, optional(one, "beside_mib")] for r, one in zip(rows, found.values())]
     print_table(["", *heads], [[name, *cells] for name, cells in zip(found, rows)])
     if figures["ratios"]:
@@ -155,7 +152,7 @@ def show(figures: Figures) -> None:
 
 
 def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """The first column to the left, all others to the right."""
+    """Prints a table: the first column is left-aligned, the others are right-aligned."""
     lines = [list(heads), *map(list, rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
     for line in lines:

@@ -1,7 +1,4 @@
-"""A scenario from its first server's start to its last one's end: the contenders in turn.
-
-It refuses to know what the figures mean.
-"""
+"""Runs one scenario: starts all contenders, measures them in turn, stops them."""
 
 from __future__ import annotations
 
@@ -23,35 +20,35 @@ from .ratios import TWIN, Sample, Samples
 from .scenarios import ALONE, BODY, COLD_BYTES, FILES, MIB, Scenario
 from .server import Places, Server
 
-BESIDE = 1000  # descriptors that a server needs besides its idle connections
+OTHER_FILES = 1000  # descriptors that a server needs besides its idle connections
 
-# Without these a scenario proves nothing, so that their failure ends it.
+# The kinds of contenders without which a scenario is useless. If one fails, the scenario fails.
 VITAL = ("coring", "floor")
 
 
 class Outcome(NamedTuple):
-    """What a scenario has brought."""
+    """The measurements of a scenario."""
 
     samples: Samples
-    answer_bytes: dict[str, int]
-    failed: dict[str, str]  # contenders that were left out on the way, and why
-    counters: dict[str, dict[str, int]]  # of coring's engines
+    answer_bytes: dict[str, int]  # the length of a response
+    failed: dict[str, str]  # contenders that failed and were left out, each with the reason
+    counters: dict[str, dict[str, int]]  # coring's own counters
     idle_bytes: dict[str, float]  # memory for each idle connection
-    beside_mib: dict[str, list[float]]  # of the download that disturbs
-    rate: float  # open loop: what was asked for, per second
+    beside_mib: dict[str, list[float]]  # MiB downloaded meanwhile, for each sample
+    rate: float  # open loop: requests per second that were due
 
 
 class Progress:
-    """How far a run is: a bar on a terminal, else a line now and then."""
+    """Shows the progress of a run: a bar on a terminal, else a line for each 5 %."""
 
     def __init__(self, total: int) -> None:
         self._total = total
         self._done = 0
-        self._said = 0
+        self._printed = 0
         self._started = time.monotonic()
 
     def step(self, label: str, count: int = 1) -> None:
-        """One measurement more is done, or will not be made."""
+        """Counts measurements that were made, or that will not be made."""
         self._done = min(self._done + count, self._total)
         passed = time.monotonic() - self._started
         left = int(passed / max(self._done, 1) * (self._total - self._done))
@@ -59,19 +56,19 @@ class Progress:
         if sys.stderr.isatty():
             hashes = ("#" * (30 * self._done // self._total)).ljust(30, ".")
             print(f"\r[{hashes}] {text}  {label}\x1b[K", end="", file=sys.stderr, flush=True)
-        elif 20 * self._done // self._total > self._said:
-            self._said = 20 * self._done // self._total
-            print(f"{5 * self._said} %, {text}, {label}", file=sys.stderr, flush=True)
+        elif 20 * self._done // self._total > self._printed:
+            self._printed = 20 * self._done // self._total
+            print(f"{5 * self._printed} %, {text}, {label}", file=sys.stderr, flush=True)
 
     @staticmethod
     def clear() -> None:
-        """Makes room for a line."""
+        """Removes the bar, so that a line can be printed."""
         if sys.stderr.isatty():
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def make_site(site: Path) -> None:
-    """The folder that the static scenarios serve; its page is the others'."""
+    """Creates the folder that the static scenarios serve. Its index.html is the page of `hello`."""
     site.mkdir()
     (site / "index.html").write_bytes(BODY)
     for name, size in FILES.items():
@@ -79,7 +76,7 @@ def make_site(site: Path) -> None:
 
 
 def make_cold(file: Path) -> None:
-    """The file that is to be out of memory: on a disk, then, and written to it."""
+    """Creates a file on a disk, and checks that it can be dropped from the page cache."""
     with open(file, "xb") as out:
         block = random.Random(COLD_BYTES).randbytes(MIB)
         for _ in range(COLD_BYTES // MIB):
@@ -89,18 +86,19 @@ def make_cold(file: Path) -> None:
     drop_from_memory(file)
     descriptor = os.open(file, os.O_RDONLY)
     try:
+        # RWF_NOWAIT reads from the page cache only, and fails with EAGAIN otherwise.
         os.preadv(descriptor, [bytearray(1)], COLD_BYTES // 2, os.RWF_NOWAIT)
     except BlockingIOError:
         return
     except OSError as error:
-        raise Failed(f"cannot tell whether {file} is in memory: {error}") from error
+        raise Failed(f"cannot check whether {file} is in the page cache: {error}") from error
     finally:
         os.close(descriptor)
-    raise Failed(f"{file} does not leave memory: set TMPDIR to a folder on a disk")
+    raise Failed(f"{file} stays in the page cache: set TMPDIR to a folder on a disk")
 
 
 class Round:
-    """The servers of one scenario, all up for its whole length."""
+    """The servers of one scenario. All of them run for its whole length."""
 
     def __init__(self, scenario: Scenario, places: Places, seconds: int) -> None:
         self._scenario = scenario
@@ -117,8 +115,8 @@ class Round:
     def run(
         self, contenders: Mapping[str, Contender], rounds: int, warm_up: int, progress: Progress
     ) -> Outcome:
-        """Starts and checks all, measures them in turn, ends all."""
-        needed, allowed = self._scenario.idle + BESIDE, open_files()
+        """Starts and checks all contenders, measures them in turn, stops all."""
+        needed, allowed = self._scenario.idle + OTHER_FILES, open_files()
         if needed > allowed:
             raise Failed(f"needs {needed} open files, {allowed} are allowed (ulimit -Hn)")
         with contextlib.ExitStack() as stack:
@@ -133,7 +131,7 @@ class Round:
             for index in range(warm_up + rounds):
                 order = list(self._servers)
                 random.shuffle(order)
-                progress.step("", len(contenders) - len(order))  # those that were left out
+                progress.step("", len(contenders) - len(order))  # contenders that were left out
                 for server in order:
                     progress.step(server.name)
                     self._measure(server, samples, keep=index >= warm_up)
@@ -152,12 +150,12 @@ class Round:
         )
 
     def _start_all(self, contenders: Mapping[str, Contender], stack: contextlib.ExitStack) -> None:
-        answer = ""
+        response = ""
         for name, contender in contenders.items():
             server = Server(name, contender, self._scenario, self._places)
             stack.callback(server.stop)
             try:
-                server.start(answer if contender.kind == "floor" else "")
+                server.start(response if contender.kind == "floor" else "")
                 exact = check(server, self._scenario, self._places.site)
                 if self._scenario.idle and not name.endswith(ALONE):
                     self._hold_idle(server, stack)
@@ -169,16 +167,17 @@ class Round:
             if self._scenario.cold:
                 self._answer_bytes[name + ALONE] = len(exact)
             if name == "coring":
-                file = self._places.scratch / "answer"
+                file = self._places.scratch / "response"
                 file.write_bytes(exact)
-                answer = f"--answer-file {shlex.quote(str(file))}"
-            if contender.kind == "floor" and answer:
-                self._same_length(name)
+                response = f"--response-file {shlex.quote(str(file))}"
+            if contender.kind == "floor" and response:
+                self._check_length(name)
 
-    def _same_length(self, name: str) -> None:
+    def _check_length(self, name: str) -> None:
+        """Fails unless the floor's response is as long as coring's."""
         ours, theirs = self._answer_bytes["coring"], self._answer_bytes[name]
         if ours != theirs:
-            raise Failed(f"{name} answers {theirs} bytes, coring {ours}")
+            raise Failed(f"{name} responds with {theirs} bytes, coring with {ours}")
 
     def _hold_idle(self, server: Server, stack: contextlib.ExitStack) -> None:
         before = server.pss_kib()
@@ -197,7 +196,7 @@ class Round:
         print(f"LEFT OUT: {server.name} {failure}", file=sys.stderr)
 
     def _saturate(self) -> None:
-        """Finds the rate that the open loop asks for."""
+        """Sets the rate of the open loop, by saturating each contender."""
         rates = [self._generator.wrk(server).rate for server in self._servers]
         self._generator.rate = min(rates) * self._scenario.load
 
@@ -217,14 +216,14 @@ class Round:
             samples.setdefault(name, []).append(one)
 
     def _samples(self, server: Server) -> dict[str, Sample]:
-        """One; where a download disturbs, one beside it and one alone."""
+        """Takes one sample; with a download meanwhile, one beside it and one without it."""
         if not self._scenario.cold:
             return {server.name: self._sample(server)}
         names = random.sample((server.name, server.name + ALONE), 2)
         return {name: self._sample(server, beside=name == server.name) for name in names}
 
     def _sample(self, server: Server, *, beside: bool = False) -> Sample:
-        """What a generator sees and what it costs."""
+        """Loads the server once, and measures its CPU time and memory."""
         before = server.cpu_ns()
         load = self._generator.run(server, self._answer_bytes[server.name], beside=beside)
         server.check_access_log(load.requests)
@@ -235,7 +234,7 @@ class Round:
         return Sample(load.requests, load.errors, cpu_us, load.rate, load.latency_us, pss_kib)
 
     def _count_lost(self, samples: Samples) -> None:
-        """Idle connections that a server has closed are errors of its last round."""
+        """Adds the idle connections that a server has closed to the errors of its last round."""
         for name in set(self._idle) & set(samples):
             lost = self._idle[name].lost()
             last = samples[name][-1]
@@ -243,12 +242,12 @@ class Round:
 
 
 def with_twin(contenders: Mapping[str, Contender], twin: str) -> dict[str, Contender]:
-    """The contenders, and the one that shows the noise a second time."""
+    """The contenders, and a second instance of `twin`, which shows the noise."""
     if twin not in contenders:
         return dict(contenders)
     return {**contenders, twin + TWIN: contenders[twin]}
 
 
 def with_alone(contenders: Mapping[str, Contender]) -> dict[str, Contender]:
-    """The contenders, each followed by one of its kind that nothing disturbs."""
+    """The contenders, each followed by an instance of it without idle connections."""
     return {each: one for name, one in contenders.items() for each in (name, name + ALONE)}

@@ -1,7 +1,4 @@
-"""The scenarios: what is asked of the servers, and which ratios have to hold.
-
-It refuses to know how load is made and who the servers are beyond their names.
-"""
+"""The scenarios: the load on the servers, and the target ratios. Servers are known by name only."""
 
 from __future__ import annotations
 
@@ -11,19 +8,20 @@ KIB = 1024
 MIB = 1024 * KIB
 BODY = b"<b>hello world</b>"
 
-# Who has to be beaten where a target says "every peer".
+# The peers that a target for "every peer" means.
 RUST_PEERS = ("hyper", "axum", "actix-web", "may_minihttp", "ntex", "monoio", "glommio")
 PEERS = ("nginx", "h2o", "haproxy", "lighttpd", *RUST_PEERS)
 CLOSING_FLOORS = ("floor-close-multishot", "floor-close-oneshot")
-# coring as cargo builds it, and as deploy/build does: by a profile.
+# coring as cargo builds it, and as deploy/build does: static, and optimized by a profile (PGO).
 OURS = ("coring", "coring-pgo")
 
-# Who is measured without what disturbs the others: the end of its name.
+# The suffix of a contender that is measured without the disturbance (a download or idle
+# connections) that the contender of the same name has.
 ALONE = "-alone"
 
 
 class Target(NamedTuple):
-    """`above` ÷ `below` in the scenario's figure is at most `limit`."""
+    """A target: `above` ÷ `below` in the scenario's figure is at most `limit`."""
 
     above: str
     below: str
@@ -31,12 +29,12 @@ class Target(NamedTuple):
 
 
 def undisturbed(names: tuple[str, ...], limit: float) -> tuple[Target, ...]:
-    """Each is at most `limit` times itself without what disturbs it."""
+    """Targets: each contender's figure is at most `limit` times its figure without disturbance."""
     return tuple(Target(name, name + ALONE, limit) for name in names)
 
 
 def beats(peers: tuple[str, ...], limit: float = 1.0) -> tuple[Target, ...]:
-    """coring is at most `limit` times each of them, and so of the best."""
+    """Targets: coring's figure is at most `limit` times that of each peer."""
     return tuple(Target(ours, peer, limit) for ours in OURS for peer in peers)
 
 
@@ -44,36 +42,36 @@ ON_EPOLL = (Target("coring-epoll", "floor-epoll", 1.05),)
 
 
 class Scenario(NamedTuple):
-    """One kind of load on one kind of server."""
+    """One load on one kind of server."""
 
     about: str
-    task: str = "hello"  # what a server is started as: hello, static or echo
+    task: str = "hello"  # the command that starts the servers: hello, static or echo
     generator: str = "wrk"  # wrk, ab or load
     connections: int = 64
-    pipelined: int = 1
+    pipelined: int = 1  # requests sent at once
     closing: bool = False  # a connection for each request
     ab: str = ""  # the arguments of ab; {seconds} is filled in
-    file: str = "index.html"  # static: the file asked for, below the site
+    file: str = "index.html"  # static: the requested file, relative to the site
     upload: int = 0  # bytes of a request's body
-    logs: bool = False  # each answer has a line in an access log, a file in the combined format
-    idle: int = 0  # connections that say nothing meanwhile; in an open loop also without them
-    cold: str = ""  # a file that is not in memory, which one client downloads meanwhile
-    load: float = 0.0  # open loop: share of the rate that saturates the slowest contender
-    workers: int = 1  # and as many cores
-    threads: int = 1  # of wrk; more than one run on the server's core, too
-    figure: str = "cpu"  # what is compared: cpu, p99 or p99.9
-    twin: str = "floor-ring"  # who runs twice, to show the noise
-    fair_floor: bool = False  # the floor has to be well below nginx, else it proves nothing
+    logs: bool = False  # servers write an access log, a file in the combined format
+    idle: int = 0  # idle connections meanwhile; an open loop is also measured without them
+    cold: str = ""  # a file that is not in the page cache, and that one client downloads meanwhile
+    load: float = 0.0  # open loop: the rate, as a share of what saturates the slowest contender
+    workers: int = 1  # worker threads or processes of a server; it has as many cores
+    threads: int = 1  # threads of wrk; if more than one, they use the server's core too
+    figure: str = "cpu"  # the figure that is compared: cpu, p99 or p99.9
+    twin: str = "floor-ring"  # the contender that runs twice, to show the noise
+    fair_floor: bool = False  # refuse a run in which the floor is not well below nginx
     targets: tuple[Target, ...] = ()
 
     @property
     def path(self) -> str:
-        """The path asked for."""
+        """The requested path."""
         return {"hello": "/", "static": f"/{self.file}", "echo": "/echo"}[self.task]
 
     @property
     def idles_beside(self) -> bool:
-        """Whether each contender is measured beside one of its kind that holds no idle ones."""
+        """Whether each contender has a second instance that holds no idle connections."""
         return self.idle > 0 and self.load > 0
 
 
@@ -81,7 +79,7 @@ KEEPALIVE = beats(("floor-ring",), 1.05) + beats(PEERS) + ON_EPOLL
 
 SCENARIOS = {
     "articles": Scenario(
-        "ab -c 100 -n 1000, as the articles ran it",
+        "ab -c 100 -n 1000, as in the articles",
         generator="ab",
         connections=100,
         closing=True,
@@ -100,13 +98,13 @@ SCENARIOS = {
         "wrk, 512 connections", connections=512, fair_floor=True, targets=KEEPALIVE
     ),
     "saturated": Scenario(
-        "wrk, 64 connections, two threads on both cores: more than one worker can answer",
+        "wrk, 64 connections, two threads on both cores: more load than one worker can serve",
         threads=2,
         fair_floor=True,
         targets=beats(PEERS),
     ),
     "logged": Scenario(
-        "wrk, 64 connections, each answer with a line in an access log",
+        "wrk, 64 connections, each response logged in an access log",
         logs=True,
         twin="coring",
         targets=beats(("nginx",)),
@@ -118,7 +116,7 @@ SCENARIOS = {
         targets=beats(("floor-ring",), 1.25) + beats(PEERS),
     ),
     "close": Scenario(
-        "wrk, 64 at a time, a connection for each request",
+        "wrk, 64 connections at a time, one for each request",
         closing=True,
         twin="floor-close-oneshot",
         targets=beats(CLOSING_FLOORS, 1.05) + beats(("nginx", "haproxy", "hyper")),
@@ -152,20 +150,20 @@ SCENARIOS = {
         targets=beats(("nginx", "lighttpd")),
     ),
     "upload": Scenario(
-        "wrk, 16 connections, 1 MiB sent and sent back",
+        "wrk, 16 connections, 1 MiB uploaded and echoed",
         task="echo",
         connections=16,
         upload=MIB,
         twin="coring",
     ),
     "idle": Scenario(
-        "wrk, 64 connections, beside 10,000 that idle after a request each",
+        "wrk, 64 connections, beside 10,000 that are idle after one request each",
         idle=10_000,
         twin="coring",
     ),
     "latency-idle": Scenario(
         "open loop, 64 connections, 30 % of what saturates the slowest; alone, and beside 10,000"
-        " that idle after a request each",
+        " connections that are idle after one request each",
         generator="load",
         load=0.3,
         idle=10_000,
@@ -188,7 +186,7 @@ SCENARIOS = {
     ),
     "cold": Scenario(
         "open loop, 64 connections, a file of 1 KiB, 10 % of what saturates the slowest; alone,"
-        " and beside one client that downloads 1 GiB which is not in memory",
+        " and beside one client that downloads 1 GiB from the disk",
         task="static",
         generator="load",
         file="1k.bin",
@@ -199,7 +197,7 @@ SCENARIOS = {
         targets=undisturbed(("coring", "coring-epoll"), 2.0),
     ),
     "two-workers": Scenario(
-        "wrk, 64 connections, two workers on two cores with the generator beside them",
+        "wrk, 64 connections, two workers on two cores, which the generator shares",
         workers=2,
         threads=2,
         twin="coring",

@@ -1,7 +1,4 @@
-"""A server that runs from its start to the end of a scenario, and what it costs meanwhile.
-
-It refuses to know what is asked of it: `check` and `generators` do.
-"""
+"""A server process: it runs for a whole scenario, and its CPU time and memory are measured."""
 
 from __future__ import annotations
 
@@ -24,39 +21,42 @@ from .scenarios import Scenario
 
 START_SECONDS = 15
 STOP_SECONDS = 5
-LINE_BYTES_MIN = 60  # of an access log
+LINE_BYTES_MIN = 60  # the shortest line of an access log
 MEMORY = Path("/dev/shm")
-CONNECTIONS_MAX = 12_000  # the most that a server is asked to hold
+CONNECTIONS_MAX = 12_000  # the most connections that a scenario opens, with some room
 
 
 class Places(NamedTuple):
-    """Where things are, and who runs on which core."""
+    """The folders that a run uses, and its cores."""
 
-    binaries: Path
+    binaries: Path  # coring, the floors and load
     peers: Path
-    python: Path
+    python: Path  # the interpreter of the virtual environment
     site: Path
     scratch: Path
     cores: tuple[int, int]  # the server's and the generator's
 
 
 class Server:
-    """One contender, or the twin of one, on a port of its own."""
+    """An instance of a contender, on a port of its own."""
 
     def __init__(self, name: str, contender: Contender, scenario: Scenario, places: Places) -> None:
         self.name = name
         self.contender = contender
         self.port = free_port()
         self.log = places.scratch / f"{name}.log"
-        # In memory if that can be: the server is measured, not the disk.
+        # In memory if possible, so that the disk's speed does not matter.
         folder = MEMORY if MEMORY.is_dir() else places.scratch
         self._access_log = folder / f"coring-bench-{os.getpid()}-{name}.access.log"
         self._scenario = scenario
         self._places = places
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, answer: str) -> None:
-        """Starts it on its core and waits until it listens; `answer` is for a floor."""
+    def start(self, response: str) -> None:
+        """Starts it on its core and waits until it listens.
+
+        `response` is the argument that gives a floor the bytes of its response.
+        """
         workers = self._scenario.workers
         cores = ",".join(str(core) for core in self._places.cores[:workers])
         command = self.contender.commands[self._scenario.task].format(
@@ -68,17 +68,18 @@ class Server:
             config=shlex.quote(str(self._configure())),
             port=self.port,
             workers=workers,
-            answer=answer,
+            response=response,
             log=f"--access-log {shlex.quote(str(self._access_log))}" if self._scenario.logs else "",
         )
-        # A group of its own: it is ended with all its children, and not by a terminal.
+        # In a session of its own, so that it is killed with all its children, and a terminal's
+        # Ctrl-C does not reach it.
         words = ["setsid", "taskset", "-c", cores, *shlex.split(command)]
         with open(self.log, "wb") as out:
             self._process = subprocess.Popen(words, stdin=DEVNULL, stdout=out, stderr=STDOUT)
         self._wait_until_listening()
 
     def _configure(self) -> Path:
-        """Its configuration, with the fields filled in; its own folder for what it writes."""
+        """Writes its configuration with the fields filled in; creates a folder for its files."""
         if not self.contender.config:
             return Path("/dev/null")
         directory = self._places.scratch / self.name
@@ -93,11 +94,11 @@ class Server:
             workers=workers,
             connections=CONNECTIONS_MAX,
             open_files=open_files(),
-            # Gathered as the others gather: a write for each line would be another comparison.
+            # Buffered, as coring's access log is. Else nginx would write each line by itself.
             access_log=f"{self._access_log} combined buffer=64k flush=1s" if logs else "off",
-            # With none lighttpd serves by itself; with one it only adds a process that watches.
+            # With 0 workers lighttpd is one process that serves. 1 would only add a supervisor.
             lighttpd_workers=workers if workers > 1 else 0,
-            # Without it they would give up root, and with it the right to read the site.
+            # Else they would drop root, and could no longer read the site.
             user_line=self._user_line() if os.geteuid() == 0 else "",
         )
         file = self._places.scratch / f"{self.name}.conf"
@@ -114,46 +115,46 @@ class Server:
                 socket.create_connection(("127.0.0.1", self.port), 1).close()
                 return
             time.sleep(0.02)
-        raise Failed(f"does not listen; it says: {self.last_words()}")
+        raise Failed(f"does not listen; its output: {self.last_output()}")
 
     def runs(self) -> bool:
-        """Whether it has not ended by itself."""
+        """Whether the process is still running."""
         return self._process is not None and self._process.poll() is None
 
     def empty_access_log(self) -> None:
-        """Makes it short again, where one is kept; both kinds of server only append to it."""
+        """Truncates the access log, if the scenario has one. Servers open it with O_APPEND."""
         if self._scenario.logs:
             if not self._access_log.exists():
                 raise Failed("writes no access log")
             os.truncate(self._access_log, 0)
 
     def check_access_log(self, requests: float) -> None:
-        """A second is enough for what is gathered to be written; a line has a hundred bytes."""
+        """Fails unless the access log has about a line for each request."""
         if self._scenario.logs:
-            time.sleep(1.2)
+            time.sleep(1.2)  # servers flush their buffers after at most 1 s
             written = self._access_log.stat().st_size
             if written < requests * LINE_BYTES_MIN:
                 raise Failed(f"has logged {written} bytes for {requests:.0f} requests")
 
     def end(self) -> str:
-        """How it ended."""
+        """How the process ended."""
         status = self._process.poll() if self._process else None
         return f"by signal {-status}" if status and status < 0 else f"with status {status}"
 
-    def last_words(self) -> str:
-        """The end of what it has printed, on one line."""
+    def last_output(self) -> str:
+        """The last lines that it has printed, joined to one."""
         lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
         return " / ".join(line.strip() for line in lines[-3:] if line.strip()) or "nothing"
 
     def stop(self) -> None:
-        """Asks it to end, then makes it."""
+        """Terminates it, and kills it if it takes too long."""
         self._access_log.unlink(missing_ok=True)
         if self._process is None:
             return
         self._signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(STOP_SECONDS)
-        self._signal(signal.SIGKILL)  # whoever of the group is left
+        self._signal(signal.SIGKILL)  # the processes of its group that are left
         self._process.wait()
 
     def _signal(self, number: int) -> None:
@@ -161,22 +162,22 @@ class Server:
             os.killpg(self._pid(), number)
 
     def cpu_ns(self) -> dict[int, int]:
-        """User and system time of each process, threads that have ended included."""
+        """User and system time of each process of the tree, including threads that have ended."""
         found = {}
         for pid in tree(self._pid()):
-            with contextlib.suppress(OSError):  # it has ended
+            with contextlib.suppress(OSError):  # the process has ended
                 found[pid] = time.clock_gettime_ns(cpu_clock(pid))
         return found
 
     def cpu_ns_since(self, before: dict[int, int]) -> int:
-        """User and system time of the process tree since then."""
+        """User and system time that the process tree has used since `before`."""
         now = self.cpu_ns()
         if before.keys() - now.keys():
-            raise Failed(f"lost a process under load; it says: {self.last_words()}")
+            raise Failed(f"lost a process under load; its output: {self.last_output()}")
         return sum(ns - before.get(pid, 0) for pid, ns in now.items())
 
     def pss_kib(self) -> int:
-        """Memory of the process tree, a shared page divided among those who share it."""
+        """Memory of the process tree as PSS: a shared page is divided among its processes."""
         rollups = proc(tree(self._pid()), "smaps_rollup")
         return sum(int(words[words.index("Pss:") + 1]) for words in rollups if "Pss:" in words)
 
@@ -186,7 +187,7 @@ class Server:
         return self._process.pid
 
     def counters(self) -> dict[str, int]:
-        """What coring's `--stats` has printed at its end: a name and the sum of all workers."""
+        """The counters that coring's `--stats` has printed: by name, the sum over all workers."""
         lines = (line.split() for line in self.log.read_text(errors="replace").splitlines())
         return {
             words[0]: int(words[1])
@@ -196,7 +197,7 @@ class Server:
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
+    """A port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -204,19 +205,19 @@ def free_port() -> int:
 
 
 def cpu_clock(pid: int) -> int:
-    """The kernel's clock of a whole process, clock_getcpuclockid(3): in ns, not in ticks."""
-    scheduler = 2
-    return (~pid << 3) | scheduler
+    """The ID of a process's CPU clock, as clock_getcpuclockid(3) computes it. It counts ns."""
+    cpuclock_sched = 2
+    return (~pid << 3) | cpuclock_sched
 
 
 def tree(pid: int) -> list[int]:
-    """A process and all that descend from it."""
+    """A process and all its descendants."""
     children = (int(child) for words in proc([pid], "task/*/children") for child in words)
     return [pid, *(found for child in children for found in tree(child))]
 
 
 def proc(pids: list[int], pattern: str) -> Iterator[list[str]]:
-    """The words of each file below /proc/PID that matches and has not gone meanwhile."""
+    """The words of each file below /proc/PID that matches. Skips processes that have ended."""
     for file in (file for pid in pids for file in Path(f"/proc/{pid}").glob(pattern)):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             yield file.read_text().split()
