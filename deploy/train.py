@@ -1,7 +1,7 @@
-"""Gives an instrumented coring the work that most servers have, so that its profile tells what is
-worth optimising: train.py PATH_OF_CORING
+"""Puts a typical load on an instrumented coring, which records the profile for the release build:
+train.py PATH_OF_CORING
 
-It refuses to measure, and to check answers beyond their status and length.
+It measures nothing, and checks only the status and the length of responses.
 """
 
 import random
@@ -27,7 +27,7 @@ BROWSER = (
 
 
 class Server:
-    """One that runs from `with` to its end; its end is what writes the profile."""
+    """A server that runs inside a `with` statement. It writes its profile when it exits."""
 
     def __init__(self, coring: str, *words: str) -> None:
         self._command = [coring, *words, "--bind", "127.0.0.1:0", "--cores", "1", "--pin", "never"]
@@ -35,15 +35,15 @@ class Server:
 
     def __enter__(self) -> "Server":
         self._process = subprocess.Popen(self._command, stderr=subprocess.PIPE, text=True)
-        said = []
+        output = []
         for line in self._process.stderr:
-            said.append(line)
+            output.append(line)
             if line.split()[:1] == ["on"]:
                 port = line.strip().strip("/").rpartition(":")[2]
                 self.address = ("127.0.0.1", int(port))
             if line.split()[:1] == ["cores"]:
                 return self
-        sys.exit("".join(said).strip())
+        sys.exit("".join(output).strip())
 
     def __exit__(self, *_: object) -> None:
         self._process.send_signal(signal.SIGTERM)
@@ -67,16 +67,16 @@ def connect(server: Server) -> socket.socket:
     return stream
 
 
-def answer_bytes(server: Server, asked: bytes, status: int) -> int:
-    """How long the answer is, end of connection included in it."""
+def response_bytes(server: Server, message: bytes, status: int) -> int:
+    """The length of the response to `message`: that of two responses, minus that of the second."""
     with connect(server) as stream:
-        stream.sendall(asked + request("/", "Connection: close\r\n"))
+        stream.sendall(message + request("/", "Connection: close\r\n"))
         both = read_all(stream)
     with connect(server) as stream:
         stream.sendall(request("/", "Connection: close\r\n"))
         last = read_all(stream)
     if not both.startswith(f"HTTP/1.1 {status} ".encode()):
-        sys.exit(f"{asked[:60]!r} is answered by {both[:60]!r}, not {status}")
+        sys.exit(f"the response to {message[:60]!r} is {both[:60]!r}, not {status}")
     return len(both) - len(last)
 
 
@@ -88,17 +88,17 @@ def read(stream: socket.socket, wanted: int) -> None:
     while wanted > 0:
         got = len(stream.recv(min(wanted, 1 << 20)))
         if got == 0:
-            sys.exit("coring closed a connection in the middle of an answer")
+            sys.exit("coring closed a connection in the middle of a response")
         wanted -= got
 
 
-def keep_alive(server: Server, asked: bytes, times: int, *, status: int = 200, at_once=1) -> None:
-    """On each of the connections, as often; all have a request under way."""
-    length = answer_bytes(server, asked, status) * at_once
+def keep_alive(server: Server, message: bytes, times: int, *, status: int = 200, at_once=1) -> None:
+    """Sends `at_once` pipelined requests `times` times on each of CONNECTIONS connections."""
+    length = response_bytes(server, message, status) * at_once
     streams = [connect(server) for _ in range(CONNECTIONS)]
     for _ in range(times):
         for stream in streams:
-            stream.sendall(asked * at_once)
+            stream.sendall(message * at_once)
         for stream in streams:
             read(stream, length)
     for stream in streams:
@@ -106,12 +106,12 @@ def keep_alive(server: Server, asked: bytes, times: int, *, status: int = 200, a
 
 
 def close(server: Server, times: int) -> None:
-    """A connection for each request."""
-    asked = request("/", "Connection: close\r\n")
+    """Opens a connection for each request."""
+    message = request("/", "Connection: close\r\n")
     for _ in range(times):
         streams = [connect(server) for _ in range(CONNECTIONS)]
         for stream in streams:
-            stream.sendall(asked)
+            stream.sendall(message)
         for stream in streams:
             read_all(stream)
             stream.close()

@@ -1,7 +1,8 @@
-"""Holds what is in deploy/ against the program: check.py PATH_OF_CORING
+"""Checks the files of deploy/ against the program: check.py PATH_OF_CORING
 
-Manifests by Kubernetes' schemas, Pod Security's `restricted` and their own sums; the image and the
-unit by the flags, sizes and times that `coring --help` states. It refuses to know Rust.
+The manifests are checked by the schemas of Kubernetes, by the rules of Pod Security `restricted`,
+and for sufficient memory and drain time. The image and the unit are checked against the flags,
+sizes and times in `coring --help`. Tests that need Rust are in tests/integration.
 """
 
 import copy
@@ -28,18 +29,18 @@ KUSTOMIZE = DEPLOY / "kustomize"
 SITE = KUSTOMIZE / "base" / "site"
 UNIT = DEPLOY / "systemd" / "coring.service"
 PLACES = ["base", "overlays/io_uring"]
-# The sleep action of preStop came with 1.30.
+# The oldest version has the sleep action of preStop.
 KUBERNETES_VERSIONS = ["1.30", "1.34", "1.37"]
 
-# src/server/drain.rs: how long the backlog is looked into, and requests may still arrive, before
-# --drain-timeout begins.
+# The time of a drain before --drain-timeout begins: coring accepts from the backlog for 1 s, and
+# responds to new requests for 1 s (src/server/drain.rs).
 GRACE_S = 2
-SPARE_S = 5
-# An idle connection, with what the kernel needs for it.
+SLACK_S = 5
+# An idle connection, including the kernel's memory for it.
 CONNECTION_BYTES = 6 << 10
-# The blocks of a running exchange, which it may have also at the bound of --max-receive-memory.
+# The blocks that a running exchange may use in addition to --max-receive-memory.
 EXCHANGE_BYTES = 20 << 10
-# Beyond what is received, what is cached and what is connected: code, stacks, rings, answers.
+# Everything but received bytes, cached files and connections: code, stacks, rings, responses.
 REST_BYTES = 16 << 20
 EXPOSURE_MAX = 1.3  # of systemd-analyze security; 0 is best, 10 worst
 
@@ -54,12 +55,12 @@ def run(*command, **options):
 
 
 def tool(name):
-    """A program that pip put beside this Python."""
+    """The path of a program that pip has installed beside this Python."""
     return str(Path(sys.executable).parent / name)
 
 
 def render(place):
-    """The manifests of a base or overlay, as they would be applied, by kind."""
+    """The manifests of a base or overlay as kubectl would apply them: {kind: resource}."""
     text = run(tool("kubectl"), "kustomize", str(KUSTOMIZE / place))
     return {resource["kind"]: resource for resource in yaml.safe_load_all(text)}
 
@@ -74,7 +75,7 @@ def container_of(resources):
 
 
 def flags_of(words):
-    """{"--flag": value} of arguments written as --flag=value."""
+    """{"--flag": value} for arguments in the form --flag=value."""
     return dict(word.split("=", 1) for word in words if word.startswith("--"))
 
 
@@ -83,7 +84,7 @@ def help_text():
 
 
 def default_of(flag):
-    """The default of a flag, as --help states it."""
+    """The default of a flag according to --help."""
     pattern = rf"{flag} <[A-Z]+> (?:(?! --).)*?\[default: ([^\]]+)\]"
     return re.search(pattern, help_text())[1]
 
@@ -99,13 +100,13 @@ def seconds_of(text):
 
 
 def drain_seconds(words):
-    """How long coring may take to end, run with `words`."""
+    """The longest drain in seconds if coring runs with the arguments `words`."""
     limit = flags_of(words).get("--drain-timeout") or default_of("--drain-timeout")
     return GRACE_S + seconds_of(limit)
 
 
 def containerfile():
-    """The instructions of the image that is kept: {"USER": ["65532:65532"], …}."""
+    """The instructions of the last stage of the image: {"USER": ["65532:65532"], …}."""
     text = (DEPLOY / "container" / "Containerfile").read_text(encoding="utf-8")
     last = text[text.index("FROM scratch") :].replace("\\\n", " ")
     pairs = (line.split(None, 1) for line in last.splitlines() if re.match(r"[A-Z]+ ", line))
@@ -121,10 +122,10 @@ def unit_settings():
 
 
 def restricted_faults(pod):
-    """What Pod Security's level `restricted` (Kubernetes 1.37) finds wrong with a pod."""
+    """The fields of a pod that Pod Security's level `restricted` (Kubernetes 1.37) rejects."""
     faults = []
 
-    def insist(holds, what):
+    def require(holds, what):
         if not holds:
             faults.append(what)
 
@@ -132,9 +133,9 @@ def restricted_faults(pod):
     volumes = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "image"}
     volumes |= {"persistentVolumeClaim", "projected", "secret", "name"}
     for name in ("hostNetwork", "hostPID", "hostIPC"):
-        insist(not pod.get(name), name)
+        require(not pod.get(name), name)
     for volume in pod.get("volumes", []):
-        insist(set(volume) <= volumes, f"volume {volume['name']}")
+        require(set(volume) <= volumes, f"volume {volume['name']}")
     for container in pod["containers"] + pod.get("initContainers", []):
         of = container.get("securityContext", {})
         both = of_pod | of
@@ -142,16 +143,16 @@ def restricted_faults(pod):
         seccomp = both.get("seccompProfile", {}).get("type")
         probes = [container.get(f"{kind}Probe", {}) for kind in ("liveness", "readiness")]
         hosts = [probe.get("httpGet", {}).get("host") for probe in probes]
-        insist(seccomp in ("RuntimeDefault", "Localhost"), "seccompProfile")
-        insist(both.get("runAsNonRoot") is True, "runAsNonRoot")
-        insist(both.get("runAsUser") != 0, "runAsUser")
-        insist(of.get("allowPrivilegeEscalation") is False, "allowPrivilegeEscalation")
-        insist(not of.get("privileged"), "privileged")
-        insist("ALL" in capabilities.get("drop", []), "capabilities.drop")
-        insist(set(capabilities.get("add", [])) <= {"NET_BIND_SERVICE"}, "capabilities.add")
-        insist(of.get("procMount", "Default") == "Default", "procMount")
-        insist(not any(port.get("hostPort") for port in container["ports"]), "hostPort")
-        insist(not any(hosts), "host of a probe")
+        require(seccomp in ("RuntimeDefault", "Localhost"), "seccompProfile")
+        require(both.get("runAsNonRoot") is True, "runAsNonRoot")
+        require(both.get("runAsUser") != 0, "runAsUser")
+        require(of.get("allowPrivilegeEscalation") is False, "allowPrivilegeEscalation")
+        require(not of.get("privileged"), "privileged")
+        require("ALL" in capabilities.get("drop", []), "capabilities.drop")
+        require(set(capabilities.get("add", [])) <= {"NET_BIND_SERVICE"}, "capabilities.add")
+        require(of.get("procMount", "Default") == "Default", "procMount")
+        require(not any(port.get("hostPort") for port in container["ports"]), "hostPort")
+        require(not any(hosts), "host of a probe")
     return faults
 
 
@@ -161,25 +162,25 @@ class Manifests(unittest.TestCase):
         cls.rendered = {place: render(place) for place in PLACES}
         cls.each = cls.rendered.values()
 
-    def test_they_are_of_the_schema(self):
+    def test_manifests_match_the_schemas(self):
         with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
             every = [resource for resources in self.each for resource in resources.values()]
             yaml.safe_dump_all(every, file)
             file.flush()
             for version in KUBERNETES_VERSIONS:
                 check = (tool("kubernetes-validate"), "--strict", "-k", version)
-                said = run(*check, file.name)
-                # A kind without a schema is no more than a warning.
-                self.assertEqual(said.count(" passed for resource "), len(every), said)
+                output = run(*check, file.name)
+                # For a kind without a schema the tool only warns, so count the resources.
+                self.assertEqual(output.count(" passed for resource "), len(every), output)
 
-    def test_pod_security_restricted_admits_them(self):
+    def test_pod_security_restricted_admits_the_pods(self):
         for resources in self.each:
             self.assertEqual(restricted_faults(pod_of(resources)), [])
             labels = resources["Namespace"]["metadata"]["labels"]
             self.assertEqual(labels["pod-security.kubernetes.io/enforce"], "restricted")
 
-    def test_the_check_of_restricted_can_fail(self):
-        spoil = [
+    def test_restricted_faults_finds_each_fault(self):
+        changes = [
             lambda pod, _: pod.update(hostNetwork=True),
             lambda pod, _: pod["securityContext"].pop("seccompProfile"),
             lambda pod, _: pod["securityContext"].pop("runAsNonRoot"),
@@ -193,24 +194,24 @@ class Manifests(unittest.TestCase):
             lambda _, box: box["ports"][0].update(hostPort=80),
             lambda _, box: box["livenessProbe"]["httpGet"].update(host="example.com"),
         ]
-        for change in spoil:
+        for change in changes:
             pod = copy.deepcopy(pod_of(self.rendered["base"]))
             change(pod, pod["containers"][0])
             self.assertEqual(len(restricted_faults(pod)), 1, pod)
 
-    def test_the_root_is_read_only_and_nothing_else_is_given(self):
+    def test_root_is_read_only_and_no_token_is_mounted(self):
         for resources in self.each:
             self.assertTrue(container_of(resources)["securityContext"]["readOnlyRootFilesystem"])
             self.assertFalse(pod_of(resources)["automountServiceAccountToken"])
 
-    def test_the_drain_adds_up(self):
+    def test_stop_timeout_covers_the_drain(self):
         for resources in self.each:
             box = container_of(resources)
             sleep = box["lifecycle"]["preStop"]["sleep"]["seconds"]
-            needed = sleep + drain_seconds(box["args"]) + SPARE_S
+            needed = sleep + drain_seconds(box["args"]) + SLACK_S
             self.assertGreaterEqual(pod_of(resources)["terminationGracePeriodSeconds"], needed)
 
-    def test_the_memory_adds_up(self):
+    def test_memory_limit_is_sufficient(self):
         for resources in self.each:
             box = container_of(resources)
             limits, requests = box["resources"]["limits"], box["resources"]["requests"]
@@ -218,10 +219,10 @@ class Manifests(unittest.TestCase):
             self.assertEqual(cores["valueFrom"]["resourceFieldRef"]["resource"], "requests.cpu")
             workers = math.ceil(float(requests["cpu"]))
             received = bytes_of(flags_of(box["args"])["--max-receive-memory"])
-            # What is sent without a copy may take twice its bound.
+            # The cache may take twice its limit while files change.
             cached = 2 * bytes_of(default_of("--file-cache"))
             cached += bytes_of(flags_of(box["args"])["--answer-memory"])
-            # A head that does not fit into a block is kept beside what is bounded.
+            # A head larger than a block does not count against --max-receive-memory.
             connection = CONNECTION_BYTES + EXCHANGE_BYTES + bytes_of(default_of("--max-head"))
             connected = int(flags_of(box["args"])["--max-connections"]) * connection
             needed = workers * (received + cached) + connected + REST_BYTES
@@ -229,7 +230,7 @@ class Manifests(unittest.TestCase):
             self.assertGreaterEqual(limit, needed)
             self.assertEqual(limits["memory"], requests["memory"])
 
-    def test_selectors_find_the_pods(self):
+    def test_selectors_match_the_pods(self):
         for resources in self.each:
             spec = resources["Deployment"]["spec"]
             labels = spec["template"]["metadata"]["labels"].items()
@@ -243,7 +244,7 @@ class Manifests(unittest.TestCase):
             self.assertGreater(spec["replicas"], budget["maxUnavailable"])
             self.assertEqual(spec["strategy"]["rollingUpdate"]["maxUnavailable"], 0)
 
-    def test_ports_have_their_names(self):
+    def test_named_ports_exist(self):
         for resources in self.each:
             box = container_of(resources)
             names = {port["name"] for port in box["ports"]}
@@ -251,19 +252,19 @@ class Manifests(unittest.TestCase):
             used |= {box[f"{kind}Probe"]["httpGet"]["port"] for kind in ("liveness", "readiness")}
             self.assertLessEqual(used, names)
 
-    def test_the_profile_is_the_one_beside_them(self):
+    def test_overlay_names_the_seccomp_profile(self):
         context = pod_of(self.rendered["overlays/io_uring"])["securityContext"]
         name = context["seccompProfile"]["localhostProfile"]
         self.assertEqual(name, "profiles/coring.json")
         profile = json.loads((DEPLOY / "seccomp" / "coring.json").read_text(encoding="utf-8"))
-        # containerd reads the form of the OCI runtime specification, and skips what is not in it.
+        # containerd reads profiles by the OCI runtime specification, and ignores other keys.
         of_oci = {"defaultAction", "defaultErrnoRet", "architectures", "syscalls"}
         self.assertLessEqual(set(profile), of_oci)
         for rule in profile["syscalls"]:
             self.assertLessEqual(set(rule), {"names", "action", "errnoRet", "args"})
 
-    def test_probes_are_answered_and_a_new_site_is_seen(self):
-        """The real program with the manifest's arguments, on a volume as the kubelet makes it."""
+    def test_program_responds_to_probes_and_serves_a_changed_site(self):
+        """Runs the program with the manifest's arguments, on a volume like the kubelet's."""
         box = container_of(self.rendered["base"])
         with tempfile.TemporaryDirectory() as volume, tempfile.TemporaryFile("w+") as log:
             swap_in(volume, "1", {path.name: path.read_text() for path in SITE.iterdir()})
@@ -285,7 +286,7 @@ class Manifests(unittest.TestCase):
 
 
 def swap_in(volume, version, files):
-    """Makes `files` the volume's content, as the kubelet does: by renaming the link ..data."""
+    """Replaces the volume's content by `files` as the kubelet does: it renames the link ..data."""
     folder = Path(volume, f"..{version}")
     folder.mkdir()
     for name, text in files.items():
@@ -303,8 +304,8 @@ def address_in(log):
 
 
 def fetch(url):
-    with urllib.request.urlopen(url, timeout=10) as answer:
-        return answer.read().decode()
+    with urllib.request.urlopen(url, timeout=10) as response:
+        return response.read().decode()
 
 
 def wait_for(probe):
@@ -313,11 +314,11 @@ def wait_for(probe):
         if found := probe():
             return found
         time.sleep(0.05)
-    raise AssertionError("not within 20 s")
+    raise AssertionError("the condition did not become true within 20 s")
 
 
 class Image(unittest.TestCase):
-    def test_it_is_what_the_manifests_run(self):
+    def test_image_agrees_with_the_manifests(self):
         image, resources = containerfile(), render("base")
         box, context = container_of(resources), pod_of(resources)["securityContext"]
         (user,) = image["USER"]
@@ -333,18 +334,18 @@ class Image(unittest.TestCase):
         self.assertEqual(command[1], box["volumeMounts"][0]["mountPath"])
         self.assertNotIn("subPath", box["volumeMounts"][0])
 
-    def test_it_has_the_version_of_the_program(self):
+    def test_image_has_the_version_of_the_program(self):
         manifest = (DEPLOY.parent / "Cargo.toml").read_text(encoding="utf-8")
         version = tomllib.loads(manifest)["package"]["version"]
         self.assertIn(f"VERSION={version}", containerfile()["ARG"])
         self.assertEqual(container_of(render("base"))["image"].rsplit(":", 1)[1], version)
 
-    def test_it_ends_by_the_signal_that_drains(self):
+    def test_image_stops_with_sigterm(self):
         self.assertEqual(containerfile()["STOPSIGNAL"], ["SIGTERM"])
 
 
 class Flags(unittest.TestCase):
-    def test_every_flag_and_variable_is_one_of_the_program(self):
+    def test_every_flag_and_variable_exists(self):
         box = container_of(render("base"))
         texts = [UNIT.read_text(encoding="utf-8"), " ".join(box["args"])]
         texts.append(" ".join(variable["name"] for variable in box["env"]))
@@ -359,7 +360,7 @@ class Flags(unittest.TestCase):
 
 class Unit(unittest.TestCase):
     def analyze(self, *arguments):
-        """systemd-analyze on the unit, with a program that is there."""
+        """Runs systemd-analyze on a copy of the unit that starts CORING."""
         with tempfile.TemporaryDirectory() as folder:
             copied = Path(folder, UNIT.name)
             text = UNIT.read_text(encoding="utf-8")
@@ -367,21 +368,21 @@ class Unit(unittest.TestCase):
             copied.write_text(text.replace("/usr/local/bin/coring", CORING), encoding="utf-8")
             return run("systemd-analyze", "--no-pager", *arguments, str(copied))
 
-    def test_systemd_understands_it(self):
+    def test_unit_is_valid(self):
         self.assertEqual(self.analyze("verify"), "")
 
-    def test_it_exposes_little(self):
-        said = self.analyze("security", "--offline=true")
-        exposure = float(re.search(r"Overall exposure level for \S+: ([\d.]+)", said)[1])
+    def test_exposure_is_low(self):
+        output = self.analyze("security", "--offline=true")
+        exposure = float(re.search(r"Overall exposure level for \S+: ([\d.]+)", output)[1])
         self.assertLessEqual(exposure, EXPOSURE_MAX)
 
-    def test_the_drain_adds_up(self):
+    def test_stop_timeout_covers_the_drain(self):
         settings = unit_settings()
-        needed = drain_seconds(shlex.split(settings["ExecStart"])) + SPARE_S
+        needed = drain_seconds(shlex.split(settings["ExecStart"])) + SLACK_S
         self.assertGreaterEqual(seconds_of(settings["TimeoutStopSec"]), needed)
         self.assertEqual(settings["KillSignal"], "SIGTERM")
 
-    def test_exit_statuses_that_stay_are_those_of_the_program(self):
+    def test_statuses_without_restart_are_documented(self):
         statuses = set(unit_settings()["RestartPreventExitStatus"].split())
         listed = re.findall(r"^  (\d+) +\S", run(CORING, "--help"), re.MULTILINE)
         self.assertLessEqual(statuses, set(listed))
@@ -394,5 +395,5 @@ if __name__ == "__main__":
     by_pip = ("kubectl", "kubernetes-validate")
     missing += [name for name in by_pip if not Path(tool(name)).exists()]
     if missing:
-        sys.exit(f"check.py: missing {' '.join(missing)}: tests/run installs them")
+        sys.exit(f"check.py: missing programs: {' '.join(missing)}; run tests/run --prepare")
     unittest.main()
