@@ -1,4 +1,4 @@
-//! The end of a worker as its coroutines see it: it is announced, and they may hold it up.
+//! How the coroutines of a worker learn that it drains, and how they can delay its end.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -14,12 +14,13 @@ use super::waker::note_waker;
 #[derive(Debug, Default)]
 pub(super) struct Drain {
     begun: Rc<Event>,
+    /// The number of live [`DrainHold`] guards.
     holds: Cell<usize>,
-    /// Waits until nobody holds the drain up.
+    /// The waker of the task in [`drain_released`].
     released: RefCell<Option<Waker>>,
 }
 
-/// Tells the current worker's coroutines that it drains.
+/// Tells the coroutines of the current worker that it drains.
 ///
 /// # Panics
 /// Outside a worker.
@@ -27,10 +28,10 @@ pub fn begin_drain() {
     drain().begun.happen();
 }
 
-/// Waits until the server that this coroutine belongs to drains: it accepts no more connections,
-/// and will end when what runs has ended. Something that could go on for ever (an event stream, a
-/// background coroutine) should end now. A program of [`run`](crate::run), which has no server, is
-/// never told.
+/// Waits until the server that this coroutine belongs to drains. A draining server accepts no more
+/// connections, and ends when the running requests have ended. A task without an end of its own (an
+/// event stream, a background coroutine) should end at this point. In a program of
+/// [`run`](crate::run), which has no server, this future never completes.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -55,9 +56,10 @@ pub fn draining() -> impl Future<Output = ()> + Unpin + 'static {
     drain().begun.wait()
 }
 
-/// Has the server's drain wait for this coroutine, until the guard is dropped or the drain's limit
-/// is reached ([`Limits::drain_timeout`](crate::Limits::drain_timeout)). A service's own call is
-/// waited for anyway; a coroutine that it has spawned is not, and would be dropped.
+/// Makes the server's drain wait until the returned guard is dropped, or until
+/// [`Limits::drain_timeout`](crate::Limits::drain_timeout) has passed. The drain waits for calls of
+/// a service in any case. It does not wait for coroutines that a service has spawned: without a
+/// guard they are dropped.
 ///
 /// ```
 /// # use coring::{Request, Response, StatusCode};
@@ -79,9 +81,9 @@ pub fn hold_drain() -> DrainHold {
     DrainHold(drain)
 }
 
-/// Holds a drain up while it lives; see [`hold_drain`].
+/// A guard that delays the end of a drain until it is dropped; see [`hold_drain`].
 #[derive(Debug)]
-#[must_use = "the drain is held up while this lives"]
+#[must_use = "the drain waits only while this guard lives"]
 pub struct DrainHold(Rc<Drain>);
 
 impl Drop for DrainHold {
@@ -93,7 +95,7 @@ impl Drop for DrainHold {
     }
 }
 
-/// Waits until nobody holds the drain up.
+/// Waits until no [`DrainHold`] is left.
 ///
 /// # Panics
 /// Outside a worker.

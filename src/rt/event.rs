@@ -1,4 +1,4 @@
-//! Something that happens once, and those that wait for it.
+//! A one-shot event, and the futures that wait for it.
 
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
@@ -8,43 +8,45 @@ use std::task::{Context, Poll, Waker};
 use super::foreign::{drop_waker, wake};
 use super::waker::note_waker;
 
-/// An event on one worker.
+/// An event that happens once. Tasks of one worker can wait for it.
 #[derive(Debug, Default)]
 pub struct Event {
     has_happened: Cell<bool>,
-    /// The waiters, by the place that each has taken.
+    /// The wakers of the waiting futures. Each [`Occurrence`] has an index into this list.
     waiting: RefCell<Vec<Option<Waker>>>,
+    /// Unused indices of `waiting`.
     vacant: RefCell<Vec<usize>>,
 }
 
 impl Event {
-    /// It happens now, if it has not happened before.
+    /// Marks the event as happened and wakes all waiting tasks. A second call has no effect.
     pub fn happen(&self) {
         self.has_happened.set(true);
         let waiting = self.waiting.take();
         waiting.into_iter().flatten().for_each(wake);
     }
 
-    /// Whether it has happened.
+    /// Whether the event has happened.
     pub fn has_happened(&self) -> bool {
         self.has_happened.get()
     }
 
-    /// Waits until it has happened.
+    /// Waits until the event has happened; ready at once if it has happened already.
     pub fn wait(self: &Rc<Self>) -> Occurrence {
         Occurrence {
             event: self.clone(),
-            place: None,
+            index: None,
         }
     }
 }
 
 /// The future of [`Event::wait`].
 #[derive(Debug)]
-#[must_use = "nothing waits before it is awaited"]
+#[must_use = "this future does nothing unless it is awaited"]
 pub struct Occurrence {
     event: Rc<Event>,
-    place: Option<usize>,
+    /// Its index in the event's `waiting`, from the first poll on.
+    index: Option<usize>,
 }
 
 impl Future for Occurrence {
@@ -53,18 +55,18 @@ impl Future for Occurrence {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let event = self.event.clone();
         if event.has_happened() {
-            self.place = None;
+            self.index = None;
             return Poll::Ready(());
         }
         let mut waiting = event.waiting.borrow_mut();
-        let place = *self.place.get_or_insert_with(|| {
+        let index = *self.index.get_or_insert_with(|| {
             let vacant = event.vacant.borrow_mut().pop();
             vacant.unwrap_or_else(|| {
                 waiting.push(None);
                 waiting.len() - 1
             })
         });
-        let replaced = note_waker(&mut waiting[place], context.waker());
+        let replaced = note_waker(&mut waiting[index], context.waker());
         drop(waiting);
         drop(replaced);
         Poll::Pending
@@ -73,16 +75,16 @@ impl Future for Occurrence {
 
 impl Drop for Occurrence {
     fn drop(&mut self) {
-        let Some(place) = self.place else { return };
+        let Some(index) = self.index else { return };
         let waker = self
             .event
             .waiting
             .borrow_mut()
-            .get_mut(place)
+            .get_mut(index)
             .and_then(Option::take);
-        // After the event there are no places any more.
+        // `happen` has emptied `waiting`, so afterwards there is no index to reuse.
         if !self.event.has_happened() {
-            self.event.vacant.borrow_mut().push(place);
+            self.event.vacant.borrow_mut().push(index);
         }
         waker.into_iter().for_each(drop_waker);
     }
@@ -107,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn wakes_those_that_wait_and_forgets_the_others() {
+    fn wakes_waiting_futures_and_reuses_the_indices_of_dropped_ones() {
         let event = Rc::new(Event::default());
         let count = Arc::new(Count::default());
         let waker = Waker::from(count.clone());
@@ -116,13 +118,16 @@ mod tests {
         assert!(first.as_mut().poll(context).is_pending());
         assert!(first.as_mut().poll(context).is_pending());
         for _ in 0..10 {
-            let mut given_up = Box::pin(event.wait());
-            assert!(given_up.as_mut().poll(context).is_pending());
+            let mut dropped = Box::pin(event.wait());
+            assert!(dropped.as_mut().poll(context).is_pending());
         }
-        assert_eq!(event.waiting.borrow().len(), 2, "places are used again");
+        assert_eq!(event.waiting.borrow().len(), 2, "indices are reused");
         event.happen();
         assert_eq!(count.0.load(Ordering::Relaxed), 1);
         assert!(first.as_mut().poll(context).is_ready());
-        assert!(pin!(event.wait()).poll(context).is_ready(), "it stays so");
+        assert!(
+            pin!(event.wait()).poll(context).is_ready(),
+            "still happened"
+        );
     }
 }

@@ -1,8 +1,9 @@
-//! The executor of one worker: a slab of tasks, a queue of those that can run, and the wheel.
+//! The executor of one worker: a slab of tasks, a queue of the tasks that can run, and the timer
+//! wheel.
 //!
-//! It is driven in turns. A turn runs the tasks that were ready when it began, each once: a task
-//! that wakes itself waits for the next turn, so busy tasks never keep the engine from the
-//! kernel, and the completions of one visit never keep tasks from running.
+//! The engine drives the executor in turns. A turn polls each task that was ready when the turn
+//! began, once. A task that wakes itself waits for the next turn. So busy tasks do not keep the
+//! engine from visiting the kernel between two turns.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -24,42 +25,42 @@ use crate::sys::mutants::mutate;
 type Future = Pin<Box<dyn std::future::Future<Output = ()>>>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    /// No task is here.
+enum TaskState {
+    /// The slot holds no task.
     Vacant,
-    /// It waits to be woken.
+    /// The task waits to be woken.
     Waiting,
-    /// It is in the run queue.
+    /// The task is in the run queue.
     Queued,
-    /// It is being polled.
+    /// The task is being polled.
     Running,
-    /// It is being polled and has been woken meanwhile.
+    /// The task is being polled, and was woken meanwhile.
     RunningWoken,
 }
 
-struct Slot {
+struct TaskSlot {
     generation: u32,
-    state: State,
-    /// Absent while the task is being polled: a task may spawn others and so move the slab.
+    state: TaskState,
+    /// `None` while the task is being polled: the task may spawn others, which may move the slab.
     future: Option<Future>,
 }
 
 #[derive(Default)]
 struct Tasks {
-    slots: Vec<Slot>,
+    slots: Vec<TaskSlot>,
     vacant: Vec<u32>,
 }
 
-/// A turn of the loop that takes longer, and a sleep that ends later, hold up the worker's peers:
-/// what is beyond this does not count against them, in ms.
+/// The longest expected turn of the loop, and the longest expected overrun of a sleep, in ms. Any
+/// excess is a delay of the worker, which the peer clock does not count.
 const DELAY_MS_MAX: u64 = 100;
 
-/// What a turn leaves to do.
+/// What is left to do after a turn.
 #[derive(Debug, Clone, Copy)]
 pub struct Turn {
     /// Tasks are ready: the engine must not sleep.
     pub runnable: bool,
-    /// When time must be advanced next, in ms; none when no timer is armed.
+    /// When time must be advanced next, in ms; `None` if no timer needs that.
     pub next_ms: Option<u64>,
 }
 
@@ -70,15 +71,15 @@ pub struct Executor {
     run_queue: RefCell<VecDeque<u32>>,
     pub(super) wheel: RefCell<Wheel>,
     pub(super) now_ms: Cell<u64>,
-    /// `now_ms` without `lost_ms`.
+    /// The peer clock: `now_ms` minus `lost_ms`.
     pub(super) peer_now_ms: Cell<u64>,
-    /// The time that does not count against peers so far, in ms.
+    /// The sum of all delays of the worker so far, in ms.
     pub(super) lost_ms: Cell<u64>,
-    /// When the clock is read next, unless something holds the worker up, in ms.
+    /// The latest time at which the clock is read next, unless the worker is delayed, in ms.
     expected_ms: Cell<u64>,
     /// The first time at which a timer may be due, as of the end of the last turn, in ms.
     next_ms: Cell<u64>,
-    /// Room for those whose time has come.
+    /// Reusable space for the wakers of timers that are due.
     due: RefCell<Vec<Waker>>,
     inbox: Arc<Inbox>,
     pub(super) drain: Rc<Drain>,
@@ -86,13 +87,13 @@ pub struct Executor {
 }
 
 per_thread! {
-    /// The executor whose tasks are running on this thread, while [`Executor::enter`] lasts.
+    /// The executor whose tasks run on this thread; null outside [`Executor::enter`].
     static CURRENT: Cell<*const Executor> = const { Cell::new(std::ptr::null()) };
 }
 
 impl Executor {
-    /// An executor without tasks. `unpark` ends the worker's sleep in the kernel and is called
-    /// from other threads; the time is `now_ms`, in ms since any fixed moment.
+    /// Makes an executor without tasks. Other threads call `unpark` to end the worker's sleep in
+    /// the kernel. The time starts at `now_ms`, in ms since any fixed moment.
     pub fn new(
         metrics: Arc<WorkerMetrics>,
         now_ms: u64,
@@ -118,23 +119,23 @@ impl Executor {
         }
     }
 
-    /// Its number; the workers that live at one time have different ones.
+    /// The worker's number. Workers that are alive at the same time have different numbers.
     #[inline]
     pub(super) fn worker(&self) -> u16 {
         self.worker
     }
 
-    /// The time of this turn.
+    /// The time of this turn, in ms.
     pub fn now_ms(&self) -> u64 {
         self.now_ms.get()
     }
 
-    /// The door for other threads.
+    /// The queue of wake-ups from other threads.
     pub fn inbox(&self) -> &Inbox {
         &self.inbox
     }
 
-    /// Makes this executor the current one of the thread while `body` runs.
+    /// Makes this executor the thread's current one while `body` runs.
     pub fn enter<R>(&self, body: impl FnOnce() -> R) -> R {
         struct Restore(*const Executor);
         impl Drop for Restore {
@@ -150,17 +151,17 @@ impl Executor {
     pub fn spawn(&self, future: impl std::future::Future<Output = ()> + 'static) -> TaskId {
         let mut tasks = self.tasks.borrow_mut();
         let slot = tasks.vacant.pop().unwrap_or_else(|| {
-            tasks.slots.push(Slot {
+            tasks.slots.push(TaskSlot {
                 generation: 0,
-                state: State::Vacant,
+                state: TaskState::Vacant,
                 future: None,
             });
             u32::try_from(tasks.slots.len() - 1).expect("fewer than 2^32 tasks")
         });
         let task = &mut tasks.slots[slot as usize];
-        debug_assert_eq!(task.state, State::Vacant);
+        debug_assert_eq!(task.state, TaskState::Vacant);
         task.future = Some(Box::pin(future));
-        task.state = State::Queued;
+        task.state = TaskState::Queued;
         let generation = task.generation;
         self.run_queue.borrow_mut().push_back(slot);
         self.metrics.tasks_live.add(1);
@@ -175,13 +176,14 @@ impl Executor {
         }
     }
 
-    /// Whether a timer may be due at `now_ms`. Then the engine is to look what has come until now
-    /// before it calls [`Executor::advance`].
+    /// Whether a timer may be due at `now_ms`. If so, the engine must process everything that has
+    /// arrived by now before it calls [`Executor::advance`].
     pub fn is_due(&self, now_ms: u64) -> bool {
         self.next_ms.get() <= now_ms
     }
 
-    /// Moves time forward and wakes whoever waited for it. Called by the engine, before a turn.
+    /// Moves time to `now_ms`. Wakes the tasks whose timers are due, and those that other threads
+    /// have woken. The engine calls this before each turn.
     pub fn advance(&self, now_ms: u64) {
         self.note_delay(now_ms);
         self.expected_ms.set(now_ms + DELAY_MS_MAX);
@@ -195,27 +197,27 @@ impl Executor {
         self.wheel
             .borrow_mut()
             .advance(now_ms, |waker| due.push(waker));
-        // Only now: a waker may be others' code, and set a timer.
+        // The wheel is no longer borrowed: a foreign waker may set a timer.
         due.drain(..).for_each(wake);
         self.due.replace(due);
         self.count_timers();
     }
 
-    /// The worker sleeps from `now_ms` on, until `until_ms` at the latest.
+    /// Notes that the worker sleeps from `now_ms` until `until_ms` at the latest.
     pub fn note_sleep(&self, now_ms: u64, until_ms: u64) {
         self.note_delay(now_ms);
         let expected_ms = until_ms.max(now_ms).saturating_add(DELAY_MS_MAX);
         self.expected_ms.set(expected_ms);
     }
 
-    /// The clock says `now_ms`: what is later than expected is lost for the worker's peers.
+    /// Adds the time by which `now_ms` is later than expected to `lost_ms`.
     fn note_delay(&self, now_ms: u64) {
         let delay_ms = now_ms.saturating_sub(self.expected_ms.get());
         let lost_ms = self.lost_ms.get() + mutate!(CountDelays, 0, delay_ms);
         self.lost_ms.set(lost_ms);
     }
 
-    /// Polls every task that is ready now, once.
+    /// Polls each task that is ready now, once.
     pub fn turn(&self) -> Turn {
         let ready = self.run_queue.borrow().len();
         for _ in 0..mutate!(GreedyTurn, usize::MAX, ready) {
@@ -231,8 +233,8 @@ impl Executor {
         Turn { runnable, next_ms }
     }
 
-    /// Drops every task. What their destructors spawn is dropped as well; a panic in one costs the
-    /// others nothing.
+    /// Drops every task, and every task that their destructors spawn. A panic in a destructor does
+    /// not affect the other tasks.
     pub fn clear(&self) {
         loop {
             let futures: Vec<Future> = {
@@ -258,13 +260,13 @@ impl Executor {
         self.count_timers();
     }
 
-    /// Makes every task run again: for rare events that concern them all.
+    /// Wakes every waiting task, for rare events that concern all of them.
     pub(super) fn wake_all(&self) {
         let mut tasks = self.tasks.borrow_mut();
         let mut run_queue = self.run_queue.borrow_mut();
         for (slot, task) in (0..).zip(&mut tasks.slots) {
-            if task.state == State::Waiting {
-                task.state = State::Queued;
+            if task.state == TaskState::Waiting {
+                task.state = TaskState::Queued;
                 run_queue.push_back(slot);
             }
         }
@@ -285,12 +287,12 @@ impl Executor {
             return;
         }
         match task.state {
-            State::Waiting => {
-                task.state = State::Queued;
+            TaskState::Waiting => {
+                task.state = TaskState::Queued;
                 self.run_queue.borrow_mut().push_back(id.slot);
             }
-            State::Running => task.state = State::RunningWoken,
-            State::Vacant | State::Queued | State::RunningWoken => {}
+            TaskState::Running => task.state = TaskState::RunningWoken,
+            TaskState::Vacant | TaskState::Queued | TaskState::RunningWoken => {}
         }
     }
 
@@ -301,36 +303,36 @@ impl Executor {
             let Some(future) = task.future.take() else {
                 return;
             };
-            task.state = State::Running;
+            task.state = TaskState::Running;
             (future, task.generation)
         };
         self.metrics.task_polls.add(1);
         let waker = self.id(slot, generation).waker();
         let mut context = Context::from_waker(&waker);
-        // A panic costs its own task; the panic hook has reported it.
+        // A panic ends only the task that panicked. The panic hook has reported it.
         let polled = contain(|| future.as_mut().poll(&mut context));
         if let Some(Poll::Pending) = polled {
             let mut tasks = self.tasks.borrow_mut();
             let task = &mut tasks.slots[slot as usize];
             task.future = Some(future);
-            if mutate!(LoseSelfWake, false, task.state == State::RunningWoken) {
-                task.state = State::Queued;
+            if mutate!(LoseSelfWake, false, task.state == TaskState::RunningWoken) {
+                task.state = TaskState::Queued;
                 self.run_queue.borrow_mut().push_back(slot);
             } else {
-                task.state = State::Waiting;
+                task.state = TaskState::Waiting;
             }
             return;
         }
         self.metrics.task_panics.add(u64::from(polled.is_none()));
         self.vacate(&mut self.tasks.borrow_mut(), slot as usize);
-        // Dropped last: destructors may wake and spawn tasks, and panic.
+        // Dropped when nothing is borrowed: destructors may wake and spawn tasks, and may panic.
         let dropped = contain(|| drop(future));
         self.metrics.task_panics.add(u64::from(dropped.is_none()));
     }
 
     fn vacate(&self, tasks: &mut Tasks, slot: usize) {
         let task = &mut tasks.slots[slot];
-        task.state = State::Vacant;
+        task.state = TaskState::Vacant;
         task.generation = (task.generation + 1) & ((1 << GENERATION_BITS) - 1);
         tasks
             .vacant
@@ -342,7 +344,7 @@ impl Executor {
 impl Drop for Executor {
     fn drop(&mut self) {
         self.enter(|| self.clear());
-        // Timers that were carried elsewhere, or leaked.
+        // The wakers of timers that were leaked, or dropped on another worker.
         self.wheel.get_mut().take_wakers().for_each(drop_waker);
     }
 }
@@ -355,7 +357,7 @@ impl fmt::Debug for Executor {
     }
 }
 
-/// Hands the thread's current executor to `body`; none when no executor runs here.
+/// Calls `body` with the thread's current executor; `None` if there is none.
 #[inline]
 pub(super) fn with_current<R>(body: impl FnOnce(&Executor) -> R) -> Option<R> {
     let current = CURRENT.with(Cell::get);
@@ -367,15 +369,15 @@ pub(super) fn with_current<R>(body: impl FnOnce(&Executor) -> R) -> Option<R> {
     Some(body(unsafe { &*current }))
 }
 
-/// Wakes the task if it belongs to the thread's current executor. False: it does not.
+/// Wakes the task if it belongs to the thread's current executor. Returns whether it does.
 #[inline]
 pub(super) fn wake_local(id: TaskId) -> bool {
     with_current(|executor| {
-        let mine = executor.worker == id.worker;
-        if mine {
+        let is_local = executor.worker == id.worker;
+        if is_local {
             executor.schedule(id);
         }
-        mine
+        is_local
     })
     .unwrap_or(false)
 }

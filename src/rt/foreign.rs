@@ -1,6 +1,6 @@
-//! Code that is not ours: wakers of a program, destructors of what its tasks own, payloads of its
-//! panics. It may panic, and a panic that reached the worker's loop would end the worker and with
-//! it the server.
+//! Calls into foreign code: a program's wakers, the destructors of values that its tasks own, and
+//! the payloads of its panics. Foreign code may panic. A panic that reached the worker's loop would
+//! end the worker, and with it the server.
 
 use std::any::Any;
 use std::mem::{ManuallyDrop, forget};
@@ -9,14 +9,14 @@ use std::task::Waker;
 
 use super::waker::{is_ours, wake_ours};
 
-/// Runs `body`; none when it panicked, which the panic hook has reported.
+/// Runs `body`. Returns `None` if it panicked; the panic hook has then reported the panic.
 #[inline]
 pub fn contain<R>(body: impl FnOnce() -> R) -> Option<R> {
     catch_unwind(AssertUnwindSafe(body)).map_err(discard).ok()
 }
 
-/// Drops the payload of a panic that was caught. Its destructor may panic with a payload of its
-/// own, which is dropped likewise; the fourth is leaked, because this could go on for ever.
+/// Drops the payload of a caught panic. The payload's destructor may itself panic; the payload of
+/// that panic is dropped in the same way. The fourth payload is leaked, so that the loop ends.
 #[cold]
 pub fn discard(mut payload: Box<dyn Any + Send>) {
     for _ in 0..3 {
@@ -28,7 +28,7 @@ pub fn discard(mut payload: Box<dyn Any + Send>) {
     forget(payload);
 }
 
-/// Wakes a task, from wherever a panic must not go further.
+/// Wakes a task. Catches a panic of a foreign waker.
 #[inline]
 pub fn wake(waker: Waker) {
     if is_ours(&waker) {
@@ -38,7 +38,7 @@ pub fn wake(waker: Waker) {
     }
 }
 
-/// Drops a waker, from wherever a panic must not go further.
+/// Drops a waker. Catches a panic in the destructor of a foreign waker.
 #[inline]
 pub fn drop_waker(waker: Waker) {
     if is_ours(&waker) {

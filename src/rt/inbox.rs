@@ -1,9 +1,9 @@
-//! The one door by which other threads reach a worker: wake-ups, and the end of its sleep.
+//! The queue by which other threads wake a worker's tasks, and end its sleep.
 //!
-//! The worker says that it will sleep, *then* looks once more whether something came; a sender
-//! puts its wake-up in, *then* looks whether the worker sleeps. Both touch the flag by a swap, and
-//! the later of two swaps sees the earlier with all that came before it: either the sender sees
-//! that the worker sleeps, or the worker sees what was put in. No wake-up is lost.
+//! The worker announces that it will sleep, and *then* checks the queue again. A sender queues a
+//! wake-up, and *then* checks whether the worker sleeps. Both swap the flag `sleeping`, and the
+//! later swap sees everything that preceded the earlier one. So either the sender sees that the
+//! worker sleeps, or the worker sees the queued wake-up. No wake-up is lost.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -14,15 +14,16 @@ use super::sync::{AtomicBool, Mutex};
 use super::waker::{TaskId, WORKER_BITS};
 use crate::sys::mutants::mutate;
 
-/// What other threads know of a worker.
+/// The wake-ups that other threads have queued for a worker's tasks.
 pub struct Inbox {
-    /// Each task once, however often it was woken: a task that is woken all the time, while its
-    /// worker is busy, must not take memory each time.
+    /// The woken tasks, each of them once, so that repeated wake-ups of one task use no more memory
+    /// while its worker is busy.
     woken: Mutex<BTreeSet<TaskId>>,
-    /// Whether `woken` holds anything: spares the worker the lock.
+    /// Whether `woken` may hold tasks. If not, the worker need not take the lock.
     pending: AtomicBool,
+    /// The worker sleeps, or is about to sleep.
     sleeping: AtomicBool,
-    /// Ends the worker's sleep in the kernel; may be called at any time from any thread.
+    /// Ends the worker's sleep in the kernel. Any thread may call it at any time.
     unpark: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -36,15 +37,15 @@ impl Inbox {
         }
     }
 
-    /// Announces that the worker is about to sleep. False when something has come meanwhile:
-    /// then it must not.
+    /// Announces that the worker is about to sleep. Returns false, and withdraws the announcement,
+    /// if a wake-up is queued: the worker must then not sleep.
     pub fn prepare_sleep(&self) -> bool {
         self.sleeping.swap(true, Ordering::AcqRel);
-        let came = mutate!(SleepUnchecked, false, self.pending.load(Ordering::Acquire));
-        if came {
+        let is_queued = mutate!(SleepUnchecked, false, self.pending.load(Ordering::Acquire));
+        if is_queued {
             self.awake();
         }
-        !came
+        !is_queued
     }
 
     /// Announces that the worker is awake again.
@@ -52,12 +53,12 @@ impl Inbox {
         self.sleeping.swap(false, Ordering::AcqRel);
     }
 
-    /// Hands every task woken from outside to `wake`.
+    /// Passes every task that another thread has woken to `wake`.
     pub(super) fn drain(&self, mut wake: impl FnMut(TaskId)) {
         if !self.pending.load(Ordering::Relaxed) {
             return;
         }
-        // Cleared before the list is taken: what is put in after that sets it again.
+        // Cleared before the list is taken: a sender that queues a wake-up later sets it again.
         self.pending.store(false, Ordering::Relaxed);
         let woken = std::mem::take(&mut *self.woken.lock().unwrap_or_else(PoisonError::into_inner));
         woken.into_iter().for_each(&mut wake);
@@ -87,23 +88,23 @@ impl fmt::Debug for Inbox {
     }
 }
 
-/// The workers alive in this process.
+/// The live workers of this process.
 static WORKERS: RwLock<Workers> = RwLock::new(Workers {
     inboxes: Vec::new(),
     next: 0,
 });
 
-/// Workers by number. Numbers go round: whoever still wakes a task of a worker that is gone shall
-/// not reach the one that was made next.
+/// Workers by number. Numbers are assigned in rotation, so that a stale waker of a worker that has
+/// ended does not reach the worker that started next.
 struct Workers {
     inboxes: Vec<Weak<Inbox>>,
     next: usize,
 }
 
-/// Gives the worker behind `inbox` a number of its own for as long as the inbox lives.
+/// Assigns a number to the worker of `inbox`. The number is unique while the inbox lives.
 ///
 /// # Panics
-/// When 4,096 workers are alive.
+/// If 4,096 workers are alive already.
 pub(super) fn register(inbox: &Arc<Inbox>) -> u16 {
     const COUNT: usize = 1 << WORKER_BITS;
     let mut workers = WORKERS.write().unwrap_or_else(PoisonError::into_inner);
@@ -122,7 +123,7 @@ pub(super) fn register(inbox: &Arc<Inbox>) -> u16 {
     u16::try_from(number).expect("a worker's number has 12 bits")
 }
 
-/// Wakes a task of another thread's worker; does nothing when that worker is gone.
+/// Wakes a task of another thread's worker; does nothing if that worker is gone.
 pub(super) fn wake_remote(id: TaskId) {
     let inbox = {
         let workers = WORKERS.read().unwrap_or_else(PoisonError::into_inner);
@@ -139,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn wake_ups_of_one_task_are_kept_once() {
+    fn repeated_wake_ups_of_a_task_are_queued_once() {
         let inbox = Inbox::new(Box::new(|| {}));
         let id = |slot, generation| TaskId {
             worker: 0,
@@ -149,13 +150,13 @@ mod tests {
         for _ in 0..1000 {
             (0..3).for_each(|slot| inbox.push(id(slot, 7)));
         }
-        // Another task, which has the slot of one that has ended.
+        // Another task, in the reused slot of one that has ended.
         inbox.push(id(0, 8));
         let mut woken = Vec::new();
         inbox.drain(|id| woken.push((id.slot, id.generation)));
         woken.sort_unstable();
         assert_eq!(woken, [(0, 7), (0, 8), (1, 7), (2, 7)]);
-        inbox.drain(|id| panic!("{id:?} was woken again"));
+        inbox.drain(|id| panic!("{id:?} is still queued"));
         inbox.push(id(1, 7));
         let mut again = 0;
         inbox.drain(|_| again += 1);
@@ -163,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_is_not_used_again_at_once() {
+    fn a_worker_number_is_not_reused_at_once() {
         let number = || register(&Arc::new(Inbox::new(Box::new(|| {}))));
         let first = number();
         assert!((0..1000).all(|_| number() != first));

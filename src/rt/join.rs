@@ -1,5 +1,5 @@
-//! A task that somebody may wait for: its outcome is kept until it is asked for. It knows the
-//! executor only as what runs and wakes tasks.
+//! Tasks with a handle: the outcome of such a task is kept until the handle is polled. This module
+//! uses the executor only to run and to wake tasks.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -14,23 +14,24 @@ use super::foreign::{discard, wake};
 use super::task::current;
 use super::waker::TaskId;
 
-/// The other end of a spawned coroutine: await it for what the coroutine returns.
+/// The handle of a spawned coroutine. Awaiting it returns the coroutine's outcome.
 ///
-/// Dropping it lets the coroutine run on by itself. It stays on its worker's thread.
+/// Dropping the handle does not stop the coroutine. The handle stays on its worker's thread.
 pub struct JoinHandle<T> {
     join: Rc<Join<T>>,
     task: TaskId,
 }
 
-/// Why a spawned coroutine, or a call on another thread, returned nothing.
+/// Why a spawned coroutine, or a call on another thread, returned no value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum JoinError {
-    /// The coroutine was aborted, or its worker ended before it did.
+    /// The coroutine was aborted, or its worker ended before the coroutine did.
     Cancelled,
-    /// It panicked with this message. The worker and its other coroutines continue.
+    /// The coroutine or the call panicked with this message. The worker and its other coroutines
+    /// continue.
     Panicked(Box<str>),
-    /// The system refused to start a thread for the call, with this error number.
+    /// The kernel refused to start a thread for the call, with this `errno`.
     NoThread(i32),
 }
 
@@ -60,9 +61,19 @@ impl From<JoinError> for io::Error {
 }
 
 impl<T> JoinHandle<T> {
-    /// Ends the coroutine where it waits: in the next turn of the worker's loop its future is
-    /// dropped, and whoever awaits the handle gets [`JoinError::Cancelled`]. One that has ended
-    /// keeps its outcome.
+    /// Cancels the coroutine: its future is dropped in the worker's next turn, and awaiting the
+    /// handle returns [`JoinError::Cancelled`]. A coroutine that has already ended keeps its
+    /// outcome.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// coring::run(async {
+    ///     let sleeper = coring::spawn(coring::time::sleep(Duration::from_secs(60)));
+    ///     sleeper.abort();
+    ///     assert_eq!(sleeper.await, Err(coring::task::JoinError::Cancelled));
+    /// });
+    /// ```
     pub fn abort(&self) {
         self.join.is_aborted.set(true);
         self.task.wake();
@@ -89,7 +100,7 @@ impl<T> fmt::Debug for JoinHandle<T> {
     }
 }
 
-/// Starts a coroutine on the current worker, whose outcome can be waited for.
+/// Starts a coroutine on the current worker. The returned handle waits for its outcome.
 ///
 /// # Panics
 /// Outside a worker.
@@ -111,17 +122,18 @@ where
     JoinHandle { join, task }
 }
 
-/// What a task and its handle share.
+/// The state that a task shares with its handle.
 struct Join<T> {
     outcome: Cell<Option<Result<T, JoinError>>>,
-    /// Who awaits the handle.
+    /// The waker of the task that awaits the handle.
     waiter: Cell<Option<Waker>>,
     is_aborted: Cell<bool>,
 }
 
-/// The task: the coroutine, and where its outcome goes; nowhere any more once that is told.
+/// The task: a coroutine that stores its outcome for the handle.
 struct Joined<F: Future> {
     future: F,
+    /// `None` once the outcome is stored.
     join: Option<Rc<Join<F::Output>>>,
 }
 
@@ -143,7 +155,7 @@ impl<F: Future> Future for Joined<F> {
         if this.join.as_ref().is_none_or(|join| join.is_aborted.get()) {
             return Poll::Ready(());
         }
-        // SAFETY: it is a part of what is pinned, and stays there until it is dropped.
+        // SAFETY: `this` is pinned, and `future` stays in its place there until it is dropped.
         let future = unsafe { Pin::new_unchecked(&mut this.future) };
         match catch_unwind(AssertUnwindSafe(|| future.poll(context))) {
             Ok(Poll::Pending) => return Poll::Pending,
@@ -151,7 +163,7 @@ impl<F: Future> Future for Joined<F> {
             Err(panic) => {
                 let message = message(&*panic).into();
                 Self::end(&mut this.join, Err(JoinError::Panicked(message)));
-                // The executor counts it.
+                // The executor counts the panic.
                 resume_unwind(panic);
             }
         }
@@ -165,7 +177,7 @@ impl<F: Future> Drop for Joined<F> {
     }
 }
 
-/// Calls `job`. A panic in it, which the panic hook has reported, is an error.
+/// Calls `job`. Returns a panic in it as an error; the panic hook has already reported it.
 pub fn outcome_of<T>(job: impl FnOnce() -> T) -> Result<T, JoinError> {
     catch_unwind(AssertUnwindSafe(job)).map_err(|panic| {
         let message = message(&*panic).into();
@@ -174,7 +186,7 @@ pub fn outcome_of<T>(job: impl FnOnce() -> T) -> Result<T, JoinError> {
     })
 }
 
-/// What a panic was called with, if that was text.
+/// The message of a panic, or a substitute if its payload is not a string.
 fn message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))

@@ -1,8 +1,8 @@
-//! The executor: tasks, wakers, timers. It knows no file descriptor.
+//! The executor: tasks, wakers, timers. It uses no file descriptors.
 //!
-//! A worker's tasks are coroutines that never leave its thread. What wakes them is a completion
-//! (the engine's business), a timer, another task, or another thread through the [`Inbox`]; the
-//! thread's sleep and the way to end it belong to the engine.
+//! A task is a spawned coroutine, and never leaves its worker's thread. A task is woken by a
+//! completion (from the engine), by a timer, by another task, or by another thread through the
+//! `Inbox`. The engine puts the thread to sleep and ends that sleep.
 
 mod drain;
 mod event;

@@ -1,6 +1,7 @@
-//! The sleep of a worker in every way in which other threads can meet it, as loom explores them:
-//! real executors, inboxes and wakers. Of the kernel there is the eventfd that ends a sleep, and
-//! it refuses to let a worker sleep on when nobody is left to wake it: that wake-up was lost.
+//! A model of a worker's sleep for loom, which explores how wake-ups from other threads can
+//! interleave with it. Executors, inboxes and wakers are real. The eventfd that ends a sleep is
+//! modelled: it fails the test if a worker sleeps when no thread is left to wake it, because then
+//! a wake-up was lost.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -15,19 +16,20 @@ use loom::thread::{self, JoinHandle};
 use super::{Executor, spawn_detached};
 use crate::metrics::WorkerMetrics;
 
-/// What ends a worker's sleep. A write that nobody waits for ends the next one at once.
+/// The eventfd that ends a worker's sleep. A write while the worker is awake ends its next sleep at
+/// once.
 #[derive(Default)]
 struct Eventfd {
-    state: Mutex<State>,
+    state: Mutex<EventfdState>,
     changed: Condvar,
-    /// How often it was written; not part of the model.
+    /// The number of writes; not part of the model.
     writes: AtomicU64,
 }
 
 #[derive(Default)]
-struct State {
+struct EventfdState {
     written: bool,
-    /// Threads that may still write.
+    /// The number of threads that may still write.
     senders: usize,
 }
 
@@ -47,25 +49,25 @@ impl Eventfd {
         state.written = false;
     }
 
-    fn join(&self) {
+    fn add_sender(&self) {
         self.state.lock().unwrap().senders += 1;
     }
 
-    fn leave(&self) {
+    fn remove_sender(&self) {
         self.state.lock().unwrap().senders -= 1;
         self.changed.notify_one();
     }
 }
 
 /// A worker with tasks that wait for other threads.
-struct Worker {
+struct ModelWorker {
     executor: Executor,
     eventfd: Arc<Eventfd>,
     metrics: Arc<WorkerMetrics>,
     wakers: Arc<std::sync::Mutex<Vec<Waker>>>,
 }
 
-impl Worker {
+impl ModelWorker {
     fn new() -> Self {
         let (eventfd, metrics) = (Arc::<Eventfd>::default(), Arc::<WorkerMetrics>::default());
         let unpark = eventfd.clone();
@@ -77,13 +79,13 @@ impl Worker {
         }
     }
 
-    /// Starts a task that ends when `count` has come to `last`, and returns its waker.
+    /// Starts a task that ends when `count` reaches `last`, and returns its waker.
     fn wait_for(&self, count: &Arc<AtomicUsize>, last: usize) -> Waker {
         let (count, wakers) = (count.clone(), self.wakers.clone());
         self.executor.enter(|| {
             spawn_detached(poll_fn(move |context| {
                 wakers.lock().unwrap().push(context.waker().clone());
-                // What was written before a wake-up is seen after it, without an order of its own.
+                // Relaxed is enough: a task sees all writes that preceded its wake-up.
                 match count.load(Relaxed) == last {
                     true => Poll::Ready(()),
                     false => Poll::Pending,
@@ -94,20 +96,20 @@ impl Worker {
         self.wakers.lock().unwrap().pop().expect("polled once")
     }
 
-    /// A thread that counts up and wakes, `times` times.
+    /// Starts a thread that increments `count` and wakes the task, `times` times.
     fn sender(&self, count: &Arc<AtomicUsize>, waker: Waker, times: usize) -> JoinHandle<()> {
         let (count, eventfd) = (count.clone(), self.eventfd.clone());
-        eventfd.join();
+        eventfd.add_sender();
         thread::spawn(move || {
             for _ in 0..times {
                 count.fetch_add(1, Relaxed);
                 waker.wake_by_ref();
             }
-            eventfd.leave();
+            eventfd.remove_sender();
         })
     }
 
-    /// Turns the loop until every task has ended, as `engine` does.
+    /// Runs turns of the loop until every task has ended, as the engine does.
     fn run(&self) {
         let mut sleeps_announced = 0;
         self.executor.enter(|| {
@@ -128,22 +130,23 @@ impl Worker {
         let writes = self.eventfd.writes.load(Relaxed);
         assert!(
             writes <= sleeps_announced,
-            "a sleep is ended more than once"
+            "a sleep was ended more than once"
         );
     }
 }
 
-/// Explores `scene` in every interleaving with at most so many preemptions, or in all there are.
-/// Three threads have so many that only a few preemptions can be had: those find the usual bugs.
-fn explore(preemptions_max: impl Into<Option<usize>>, scene: impl Fn() + Sync + Send + 'static) {
+/// Explores every interleaving of `scenario` with at most `preemptions_max` preemptions (`None`: no
+/// limit). Three threads have too many interleavings to explore without a limit; a few preemptions
+/// find the usual bugs.
+fn explore(preemptions_max: impl Into<Option<usize>>, scenario: impl Fn() + Sync + Send + 'static) {
     let mut builder = Builder::new();
     builder.preemption_bound = preemptions_max.into();
-    builder.check(scene);
+    builder.check(scenario);
 }
 
-/// One thread wakes one task: before its worker sleeps, while, and after.
+/// One thread wakes one task `times` times, before, during and after its worker's sleep.
 fn wake_one(times: usize) {
-    let worker = Worker::new();
+    let worker = ModelWorker::new();
     let count = Arc::new(AtomicUsize::new(0));
     let waker = worker.wait_for(&count, times);
     let sender = worker.sender(&count, waker, times);
@@ -157,14 +160,14 @@ fn no_wake_up_is_lost() {
 }
 
 #[test]
-fn no_wake_up_is_lost_to_the_one_before() {
+fn no_wake_up_is_lost_after_an_earlier_one() {
     explore(3, || wake_one(3));
 }
 
 #[test]
 fn each_of_two_tasks_is_woken_once() {
     explore(3, || {
-        let worker = Worker::new();
+        let worker = ModelWorker::new();
         let senders = [(); 2].map(|()| {
             let count = Arc::new(AtomicUsize::new(0));
             let waker = worker.wait_for(&count, 1);
@@ -180,9 +183,9 @@ fn each_of_two_tasks_is_woken_once() {
 }
 
 #[test]
-fn wake_ups_of_one_task_by_two_threads_may_become_one() {
+fn wake_ups_of_one_task_by_two_threads_may_be_merged() {
     explore(3, || {
-        let worker = Worker::new();
+        let worker = ModelWorker::new();
         let count = Arc::new(AtomicUsize::new(0));
         let waker = worker.wait_for(&count, 2);
         let senders = [(); 2].map(|()| worker.sender(&count, waker.clone(), 1));
@@ -196,7 +199,7 @@ fn wake_ups_of_one_task_by_two_threads_may_become_one() {
     });
 }
 
-/// The model notices faults, or it proves nothing.
+/// Plants faults, to show that the model detects them.
 #[cfg(feature = "mutants")]
 mod planted {
     use super::{explore, wake_one};
@@ -204,7 +207,7 @@ mod planted {
 
     #[test]
     #[should_panic(expected = "a wake-up was lost")]
-    fn a_worker_that_does_not_look_again_sleeps_for_ever() {
+    fn a_worker_that_does_not_check_its_inbox_again_sleeps_for_ever() {
         with_mutant(Mutant::SleepUnchecked, || explore(None, || wake_one(1)));
     }
 

@@ -1,5 +1,5 @@
-//! What threads share and what each has of its own: std's, or loom's where `model.rs` explores
-//! every way in which threads can meet.
+//! The types for shared and thread-local state: those of std, or those of loom when `model.rs`
+//! explores how threads can interleave.
 
 #[cfg(all(test, loom))]
 pub(super) use loom::sync::{Mutex, atomic::AtomicBool};
@@ -10,7 +10,7 @@ pub(super) use std::{
     thread_local as per_thread,
 };
 
-/// As std's `thread_local!`; loom's own takes no `const`.
+/// Like std's `thread_local!`. The macro of loom accepts no `const` block.
 #[cfg(all(test, loom))]
 macro_rules! per_thread {
     ($(#[$doc:meta])* static $name:ident: $type:ty = const $init:block;) => {

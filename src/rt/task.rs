@@ -1,12 +1,12 @@
-//! What a coroutine may ask of the executor it runs on.
+//! The functions by which a coroutine uses the executor that it runs on.
 
 use std::future::poll_fn;
 use std::task::Poll;
 
 use super::executor::{Executor, with_current};
 
-/// Starts a coroutine on the current worker; it runs beside its caller, and nobody can wait for it.
-/// It costs no allocation for an outcome, unlike [`spawn_joined`](super::spawn_joined).
+/// Starts a coroutine on the current worker, without a handle to wait for it. Unlike
+/// [`spawn_joined`](super::spawn_joined), this allocates no memory for an outcome.
 ///
 /// # Panics
 /// Outside a worker.
@@ -19,7 +19,7 @@ pub fn is_within_worker() -> bool {
     with_current(|_| ()).is_some()
 }
 
-/// Lets every other coroutine that is ready have its turn first.
+/// Suspends the coroutine until every other coroutine that is ready has run once.
 pub async fn yield_now() {
     let mut yielded = false;
     poll_fn(|context| {
@@ -32,7 +32,8 @@ pub async fn yield_now() {
     .await;
 }
 
-/// The worker's time, in ms since a fixed moment; read from the clock once per loop turn.
+/// The worker's time, in ms since a fixed moment. The worker reads the clock once per turn of its
+/// loop.
 ///
 /// # Panics
 /// Outside a worker.
@@ -41,9 +42,9 @@ pub fn now_ms() -> u64 {
     current(|executor| executor.now_ms.get())
 }
 
-/// The time by which the worker's peers are judged, in ms: as [`now_ms`], without the time in which
-/// something held the worker up (a task that blocks, a stopped process). A peer may have sent
-/// meanwhile, and could not be heard.
+/// The peer clock, in ms: [`now_ms`] minus the time during which something delayed the worker (a
+/// task that blocked, a stopped process). The deadlines of peers are on this clock, because a
+/// delayed worker cannot receive what a peer sends.
 ///
 /// # Panics
 /// Outside a worker.
@@ -52,7 +53,7 @@ pub fn peer_now_ms() -> u64 {
     current(|executor| executor.peer_now_ms.get())
 }
 
-/// The moment `duration_ms` from now on the clock of [`peer_now_ms`]; `u64::MAX` is for ever.
+/// The time `duration_ms` from now on the peer clock ([`peer_now_ms`]); `u64::MAX` means never.
 ///
 /// # Panics
 /// Outside a worker.
@@ -61,7 +62,7 @@ pub fn peer_after_ms(duration_ms: u64) -> u64 {
     peer_now_ms().saturating_add(duration_ms)
 }
 
-/// Makes every coroutine of the current worker run again.
+/// Wakes every waiting coroutine of the current worker.
 ///
 /// # Panics
 /// Outside a worker.

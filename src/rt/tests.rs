@@ -1,4 +1,4 @@
-//! The executor driven by hand: turns, wake-ups from everywhere, panics, and the sleep protocol.
+//! An executor whose turns a test runs: wake-ups from any thread, panics, and the sleep protocol.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -66,7 +66,7 @@ fn sleepers_wake_in_the_order_of_their_deadlines() {
 }
 
 #[test]
-fn a_panic_costs_its_own_task() {
+fn a_panic_ends_only_its_own_task() {
     let executor = executor();
     let done = Rc::new(Cell::new(false));
     executor.enter(|| {
@@ -106,43 +106,43 @@ fn a_waker_that_outlived_its_task_does_nothing() {
         assert_eq!(
             polls.get(),
             1,
-            "the slot was used again, but its generation is another"
+            "the slot was reused, with another generation"
         );
     });
 }
 
-/// A wake-up that comes before the worker has said that it sleeps keeps it awake; one that comes
-/// after that ends its sleep, and a second one has no need to.
+/// A wake-up that is queued before the worker announces its sleep keeps it awake. A wake-up after
+/// the announcement ends its sleep; a second one need not.
 #[test]
-fn pitfall_20_who_falls_asleep_looks_once_more() {
-    let (unparked, woken) = (Arc::new(AtomicU64::new(0)), Arc::new(Mutex::new(None)));
-    let (count, put) = (unparked.clone(), woken.clone());
+fn pitfall_20_a_worker_checks_for_wake_ups_again_before_it_sleeps() {
+    let (unparks, stored) = (Arc::new(AtomicU64::new(0)), Arc::new(Mutex::new(None)));
+    let (count, store) = (unparks.clone(), stored.clone());
     let unpark = move || {
         count.fetch_add(1, Ordering::SeqCst);
     };
     let executor = Executor::new(Arc::default(), 0, Box::new(unpark));
     executor.spawn(poll_fn(move |context| {
-        *put.lock().unwrap() = Some(context.waker().clone());
+        *store.lock().unwrap() = Some(context.waker().clone());
         Poll::Pending
     }));
     executor.enter(|| executor.turn());
-    let waker: Waker = woken.lock().unwrap().take().expect("a waker");
-    // From outside of `enter` a wake-up goes the way of another thread's.
+    let waker: Waker = stored.lock().unwrap().take().expect("a waker");
+    // Outside `enter`, a wake-up is queued like one of another thread.
     waker.wake_by_ref();
     assert!(
         !executor.inbox().prepare_sleep(),
-        "somebody has come already"
+        "a wake-up is queued already"
     );
-    assert_eq!(unparked.load(Ordering::SeqCst), 0);
+    assert_eq!(unparks.load(Ordering::SeqCst), 0);
     executor.advance(0);
     assert!(executor.inbox().prepare_sleep());
     waker.wake_by_ref();
     waker.wake_by_ref();
-    assert_eq!(unparked.load(Ordering::SeqCst), 1);
+    assert_eq!(unparks.load(Ordering::SeqCst), 1);
 }
 
 #[test]
-fn a_handle_tells_how_its_task_ended() {
+fn a_handle_returns_the_outcome_of_its_task() {
     let executor = executor();
     let outcomes = Rc::new(RefCell::new(Vec::new()));
     let late = executor.enter(|| {
@@ -174,7 +174,7 @@ fn a_handle_tells_how_its_task_ended() {
     assert_eq!(
         Box::pin(late).as_mut().poll(context),
         Poll::Ready(Err(JoinError::Cancelled)),
-        "its worker is gone"
+        "its worker has ended"
     );
 }
 
@@ -192,7 +192,7 @@ fn an_aborted_task_is_dropped_and_a_finished_one_keeps_its_outcome() {
         executor.turn();
         waits.abort();
         done.abort();
-        assert_eq!(dropped.strong_count(), 1, "only a turn ends it");
+        assert_eq!(dropped.strong_count(), 1, "dropped before the next turn");
         executor.turn();
         assert_eq!(dropped.strong_count(), 0);
         let joined = spawn_joined(async move { (waits.await, done.await) });
@@ -207,7 +207,7 @@ fn an_aborted_task_is_dropped_and_a_finished_one_keeps_its_outcome() {
 }
 
 #[test]
-fn a_dropped_handle_lets_its_task_run_on() {
+fn a_task_continues_when_its_handle_is_dropped() {
     let executor = executor();
     let done = Rc::new(Cell::new(false));
     let set = done.clone();
@@ -223,7 +223,7 @@ fn a_dropped_handle_lets_its_task_run_on() {
 }
 
 #[test]
-fn a_future_has_until_its_deadline() {
+fn a_timeout_ends_a_future_at_its_deadline() {
     let executor = executor();
     let outcomes = Rc::new(RefCell::new(Vec::new()));
     executor.enter(|| {
@@ -244,33 +244,33 @@ fn a_future_has_until_its_deadline() {
     assert_eq!(executor.wheel.borrow().live(), 0);
 }
 
-/// Somebody else's waker, which comes back to the executor when it is woken and when it is dropped.
-struct Meddler;
+/// A foreign waker that calls the executor when it is woken and when it is dropped.
+struct ReentrantWaker;
 
-impl std::task::Wake for Meddler {
+impl std::task::Wake for ReentrantWaker {
     fn wake(self: Arc<Self>) {
         drop(Timer::new());
     }
 }
 
-impl Drop for Meddler {
+impl Drop for ReentrantWaker {
     fn drop(&mut self) {
         drop(Timer::new());
     }
 }
 
 #[test]
-fn a_waker_of_others_may_use_the_wheel() {
+fn a_foreign_waker_may_use_the_wheel() {
     let executor = executor();
     executor.enter(|| {
         let timer = Timer::new();
         let wait = || {
-            let waker = Waker::from(Arc::new(Meddler));
+            let waker = Waker::from(Arc::new(ReentrantWaker));
             timer.poll_expired(&mut Context::from_waker(&waker))
         };
         timer.set(10);
         assert!(wait().is_pending());
-        // The second takes the place of the first, and is woken.
+        // The second waker replaces the first, which is dropped. The second is woken.
         assert!(wait().is_pending());
         executor.advance(10);
         assert!(wait().is_ready());
@@ -281,57 +281,61 @@ fn a_waker_of_others_may_use_the_wheel() {
     assert_eq!(executor.wheel.borrow().live(), 0);
 }
 
-/// The payload of a panic whose destructor panics, with another of its kind.
-struct Bomb;
+/// A value whose destructor panics, with another such value as the payload.
+struct PanicOnDrop;
 
-impl Drop for Bomb {
+impl Drop for PanicOnDrop {
     fn drop(&mut self) {
         std::panic::resume_unwind(Box::new(Self));
     }
 }
 
-/// A program's waker that panics when it is woken, and one that panics when it is dropped.
-struct Saboteur {
-    woken: bool,
+/// A foreign waker that panics when it is woken, or else when it is dropped.
+struct PanickingWaker {
+    when_woken: bool,
 }
 
-impl std::task::Wake for Saboteur {
+impl std::task::Wake for PanickingWaker {
     fn wake(self: Arc<Self>) {
-        if self.woken {
-            std::panic::resume_unwind(Box::new(Bomb));
+        if self.when_woken {
+            std::panic::resume_unwind(Box::new(PanicOnDrop));
         }
     }
 }
 
-impl Drop for Saboteur {
+impl Drop for PanickingWaker {
     fn drop(&mut self) {
-        if !self.woken {
-            std::panic::resume_unwind(Box::new(Bomb));
+        if !self.when_woken {
+            std::panic::resume_unwind(Box::new(PanicOnDrop));
         }
     }
 }
 
-fn saboteur(woken: bool) -> Waker {
-    Waker::from(Arc::new(Saboteur { woken }))
+fn panicking_waker(when_woken: bool) -> Waker {
+    Waker::from(Arc::new(PanickingWaker { when_woken }))
 }
 
-/// Notes that it was woken.
+/// A waker that records that it was woken.
 #[derive(Default)]
-struct Bell(AtomicBool);
+struct WakeFlag(AtomicBool);
 
-impl std::task::Wake for Bell {
+impl std::task::Wake for WakeFlag {
     fn wake(self: Arc<Self>) {
         self.0.store(true, Ordering::Relaxed);
     }
 }
 
 #[test]
-fn a_waker_that_panics_takes_no_wake_up_from_others() {
-    for woken in [false, true] {
-        let (executor, bell) = (executor(), Arc::new(Bell::default()));
+fn a_panicking_waker_does_not_prevent_other_wake_ups() {
+    for when_woken in [false, true] {
+        let (executor, flag) = (executor(), Arc::new(WakeFlag::default()));
         executor.enter(|| {
             let timers = [(); 3].map(|()| Timer::new());
-            let wakers = [saboteur(woken), Waker::from(bell.clone()), saboteur(woken)];
+            let wakers = [
+                panicking_waker(when_woken),
+                Waker::from(flag.clone()),
+                panicking_waker(when_woken),
+            ];
             for (timer, waker) in timers.iter().zip(wakers) {
                 timer.set(10);
                 let mut context = Context::from_waker(&waker);
@@ -339,18 +343,18 @@ fn a_waker_that_panics_takes_no_wake_up_from_others() {
             }
             executor.advance(10);
         });
-        assert!(bell.0.load(Ordering::Relaxed));
+        assert!(flag.0.load(Ordering::Relaxed));
     }
 }
 
 #[test]
-fn a_worker_ends_in_order_with_wakers_that_panic() {
+fn dropping_an_executor_with_panicking_wakers_does_not_panic() {
     let executor = executor();
     executor.enter(|| {
         for _ in 0..2 {
             let timer = Timer::new();
             timer.set(10);
-            let waker = saboteur(false);
+            let waker = panicking_waker(false);
             let mut context = Context::from_waker(&waker);
             assert!(timer.poll_expired(&mut context).is_pending());
             std::mem::forget(timer);
@@ -360,18 +364,18 @@ fn a_worker_ends_in_order_with_wakers_that_panic() {
 }
 
 #[test]
-fn a_payload_whose_destructor_panics_costs_its_own_task() {
+fn a_panic_in_a_destructor_ends_only_its_own_task() {
     let executor = executor();
     let done = Rc::new(Cell::new(false));
     executor.enter(|| {
-        spawn_detached(async { std::panic::resume_unwind(Box::new(Bomb)) });
-        // Its future panics when it is dropped.
+        spawn_detached(async { std::panic::resume_unwind(Box::new(PanicOnDrop)) });
+        // This task panics when its future drops the value.
         spawn_detached(async {
-            let _bomb = Bomb;
+            let _value = PanicOnDrop;
         });
         for _ in 0..2 {
             spawn_detached(async {
-                let _bomb = Bomb;
+                let _value = PanicOnDrop;
                 std::future::pending().await
             });
         }
@@ -385,15 +389,15 @@ fn a_payload_whose_destructor_panics_costs_its_own_task() {
     assert_eq!(executor.metrics.tasks_live.get(), 0);
 }
 
-/// The waker of whoever joins may panic while the panic of the joined task is under way.
+/// The waker of the waiting task may panic while the joined task panics.
 #[test]
-fn a_joined_task_panics_once_whatever_its_waiter_does() {
+fn a_joined_task_counts_one_panic_even_if_the_waker_panics() {
     let executor = executor();
     executor.enter(|| {
         let mut handle = Box::pin(spawn_joined(async {
-            std::panic::resume_unwind(Box::new(Bomb));
+            std::panic::resume_unwind(Box::new(PanicOnDrop));
         }));
-        let waker = saboteur(true);
+        let waker = panicking_waker(true);
         let mut context = Context::from_waker(&waker);
         assert!(handle.as_mut().poll(&mut context).is_pending());
         executor.turn();
@@ -404,11 +408,11 @@ fn a_joined_task_panics_once_whatever_its_waiter_does() {
     assert_eq!(executor.metrics.task_panics.get(), 1);
 }
 
-/// What a task costs besides its future: its slot, a reference to its outcome, and the timer and
-/// the outcome of one that sleeps and is waited for.
+/// The memory that a task needs besides its future, in bytes: its slot, its timer while it sleeps,
+/// and its handle.
 #[test]
 fn a_task_is_small() {
-    assert_eq!(size_of::<Slot>(), 24);
+    assert_eq!(size_of::<TaskSlot>(), 24);
     assert_eq!(size_of::<Timer>(), 8);
     executor().enter(|| {
         assert_eq!(size_of_val(&crate::rt::sleep_until(1)), 8);
@@ -416,21 +420,21 @@ fn a_task_is_small() {
     });
 }
 
-/// A pair of threads pass the turn to and fro; a single lost wake-up would stop them.
+/// Two threads wake each other in turn, so a single lost wake-up would stop both.
 #[test]
 fn pitfall_20_no_wake_up_from_another_thread_is_lost() {
     const ROUNDS: u64 = if cfg!(miri) { 50 } else { 50_000 };
     let parked = Arc::new((Mutex::new(false), Condvar::new()));
     let waker_slot: Arc<Mutex<Option<Waker>>> = Arc::default();
-    let (asked, answered) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let (requests, replies) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let stop = Arc::new(AtomicBool::new(false));
     let other = {
-        let (waker_slot, asked) = (waker_slot.clone(), asked.clone());
-        let (answered, stop) = (answered.clone(), stop.clone());
+        let (waker_slot, requests) = (waker_slot.clone(), requests.clone());
+        let (replies, stop) = (replies.clone(), stop.clone());
         std::thread::spawn(move || {
             while !stop.load(Ordering::Relaxed) {
-                if answered.load(Ordering::SeqCst) < asked.load(Ordering::SeqCst) {
-                    answered.fetch_add(1, Ordering::SeqCst);
+                if replies.load(Ordering::SeqCst) < requests.load(Ordering::SeqCst) {
+                    replies.fetch_add(1, Ordering::SeqCst);
                     let waker = waker_slot.lock().unwrap().take();
                     waker.into_iter().for_each(Waker::wake);
                 }
@@ -450,10 +454,10 @@ fn pitfall_20_no_wake_up_from_another_thread_is_lost() {
     executor.enter(|| {
         spawn_detached(async move {
             for round in 1..=ROUNDS {
-                asked.store(round, Ordering::SeqCst);
+                requests.store(round, Ordering::SeqCst);
                 poll_fn(|context| {
                     *waker_slot.lock().unwrap() = Some(context.waker().clone());
-                    if answered.load(Ordering::SeqCst) == round {
+                    if replies.load(Ordering::SeqCst) == round {
                         Poll::Ready(())
                     } else {
                         Poll::Pending

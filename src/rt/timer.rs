@@ -1,4 +1,4 @@
-//! Timers as coroutines see them.
+//! Timers for coroutines: deadlines, sleeps and timeouts.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -9,19 +9,20 @@ use std::task::{Context, Poll};
 use super::executor::{Executor, with_current};
 use super::task::{current, now_ms};
 
-/// A deadline that can be moved as often as one likes: moving it later is one store.
+/// A deadline that can be moved at any time. Moving it later costs one store.
 ///
-/// It stays with the worker that made it: elsewhere its slot is somebody else's.
+/// A timer can be used only on the worker that made it: on another worker, its slot belongs to
+/// another timer.
 #[derive(Debug)]
 pub struct Timer {
     slot: u32,
     worker: u16,
-    /// It stays on its thread, too.
+    /// Keeps the timer on its thread (`!Send`).
     _thread: PhantomData<*const ()>,
 }
 
 impl Timer {
-    /// A timer on the current worker, not armed.
+    /// Makes a timer on the current worker, not armed.
     ///
     /// # Panics
     /// Outside a worker.
@@ -43,9 +44,10 @@ impl Timer {
         });
     }
 
-    /// Has the caller woken at `deadline_ms` on the clock of [`peer_now_ms`](super::peer_now_ms),
-    /// soon if that has come, and never at `u64::MAX`. If the clock stands still later, the caller
-    /// is woken early: it looks at the clock, and calls this again.
+    /// Arranges for the caller to be woken at `deadline_ms` on the peer clock
+    /// ([`peer_now_ms`](super::peer_now_ms)): soon if that has passed, never if it is `u64::MAX`.
+    /// If the worker is delayed after this call, the caller is woken early. It must therefore check
+    /// the peer clock, and call this again.
     #[inline]
     pub fn wake_for_peer(&self, deadline_ms: u64, context: &Context<'_>) {
         current(|executor| {
@@ -59,7 +61,8 @@ impl Timer {
         });
     }
 
-    /// Ready once the deadline has come; until then the caller is woken when it comes.
+    /// Ready once the deadline has come. Until then, arranges for the caller to be woken when it
+    /// comes.
     #[inline]
     pub fn poll_expired(&self, context: &mut Context<'_>) -> Poll<()> {
         current(|executor| {
@@ -75,13 +78,16 @@ impl Timer {
         })
     }
 
-    /// The same as [`Timer::poll_expired`], wherever it may have been carried.
+    /// As [`Timer::poll_expired`], for a timer that a program may have moved to another worker.
     ///
     /// # Panics
-    /// Outside the worker that made it.
+    /// Outside the worker that made the timer.
     fn poll_expired_here(&self, context: &mut Context<'_>) -> Poll<()> {
         let worker = current(Executor::worker);
-        assert_eq!(worker, self.worker, "a timer stays with its worker");
+        assert_eq!(
+            worker, self.worker,
+            "a timer was polled outside the worker that created it"
+        );
         self.poll_expired(context)
     }
 }
@@ -94,7 +100,7 @@ impl Default for Timer {
 
 impl Drop for Timer {
     fn drop(&mut self) {
-        // Outside its worker there is no wheel left to forget the timer.
+        // Outside its worker, the slot belongs to another timer, or there is no wheel.
         with_current(|executor| {
             if executor.worker() == self.worker {
                 let waker = executor.wheel.borrow_mut().remove(self.slot);
@@ -104,7 +110,7 @@ impl Drop for Timer {
     }
 }
 
-/// Waits for `duration_ms`, counted from the beginning of this turn of the worker's loop: so it
+/// Waits for `duration_ms`, counted from the start of this turn of the worker's loop, so that it
 /// need not read the clock.
 pub async fn sleep_ms(duration_ms: u64) {
     sleep_until(now_ms().saturating_add(duration_ms)).await;
@@ -120,26 +126,27 @@ pub fn sleep_until(deadline_ms: u64) -> impl Future<Output = ()> + Unpin {
     poll_fn(move |context| timer.poll_expired_here(context))
 }
 
-/// A future that has until a deadline: [`Elapsed`] if it is not ready by then.
+/// A future with a deadline, made by [`timeout`](crate::time::timeout). It returns [`Elapsed`] if
+/// the inner future is not ready by then.
 pub struct Timeout<F> {
     future: F,
     timer: Timer,
 }
 
-/// The time was over before the future was ready.
+/// The error of a future that was not ready by its deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Elapsed;
 
 impl fmt::Display for Elapsed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the time was over")
+        f.write_str("the deadline has passed")
     }
 }
 
 impl std::error::Error for Elapsed {}
 
 impl<F> Timeout<F> {
-    /// Gives `future` until `deadline_ms` on the clock of [`now_ms`](super::now_ms).
+    /// Limits `future` to the time until `deadline_ms` on the clock of [`now_ms`](super::now_ms).
     ///
     /// # Panics
     /// Outside a worker.
@@ -156,7 +163,7 @@ impl<F: Future> Future for Timeout<F> {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         // SAFETY: `future` is not moved out of its place below, and `timer` is not pinned.
         let this = unsafe { self.get_unchecked_mut() };
-        // SAFETY: it is a part of what is pinned, and stays there until it is dropped.
+        // SAFETY: `this` is pinned, and `future` stays in its place there until it is dropped.
         let future = unsafe { Pin::new_unchecked(&mut this.future) };
         if let Poll::Ready(output) = future.poll(context) {
             return Poll::Ready(Ok(output));

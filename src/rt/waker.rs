@@ -1,6 +1,6 @@
 //! Wakers that are numbers: (worker, generation, slot) packed into the data pointer.
 //!
-//! Cloning and dropping such a waker is free, and a waker that outlives its task finds another
+//! Cloning and dropping such a waker is free. A waker that outlives its task finds another
 //! generation in the slot and does nothing.
 
 use std::task::{RawWaker, RawWakerVTable, Waker};
@@ -15,9 +15,9 @@ pub(super) const WORKER_BITS: u32 = 12;
 /// Bits of the generation of a task slot.
 pub(super) const GENERATION_BITS: u32 = 20;
 
-/// A task's name, unique among the tasks of all workers alive (until a generation or the workers'
-/// numbers wrap around, when a stale waker may cause a spurious wake-up, which every future must
-/// bear anyway).
+/// A task's id, unique among the tasks of all live workers. After a generation or the worker
+/// numbers have wrapped around, a stale waker may cause a spurious wake-up. Every future must
+/// tolerate spurious wake-ups anyway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TaskId {
     pub(super) worker: u16,
@@ -46,14 +46,15 @@ impl TaskId {
         }
     }
 
-    /// The waker of this task.
+    /// Makes a waker of this task.
     pub(super) fn waker(self) -> Waker {
-        // SAFETY: the vtable's functions treat the data as a number and never follow it; they
+        // SAFETY: the vtable's functions treat the data as a number and never dereference it. They
         // may be called from any thread.
         unsafe { Waker::from_raw(raw(self)) }
     }
 
-    /// Makes the task run again: directly on its own thread, else through its worker's inbox.
+    /// Schedules the task: directly if its worker runs on this thread, otherwise through the
+    /// worker's inbox.
     pub(super) fn wake(self) {
         if !executor::wake_local(self) {
             inbox::wake_remote(self);
@@ -61,10 +62,11 @@ impl TaskId {
     }
 }
 
-/// Notes in `place` whom to wake. Whom that replaces is handed back, to be dropped when nothing is
-/// borrowed: a waker may be others' code, which comes back here.
+/// Stores a clone of `waker` in `place`, unless the waker there wakes the same task. Returns the
+/// waker that was replaced. The caller must drop it after all borrows have ended: the destructor
+/// of a foreign waker may call back into this crate.
 #[inline]
-#[must_use = "to be dropped when nothing is borrowed"]
+#[must_use = "drop the replaced waker when nothing is borrowed"]
 pub fn note_waker(place: &mut Option<Waker>, waker: &Waker) -> Option<Waker> {
     if place.as_ref().is_some_and(|known| known.will_wake(waker)) {
         return None;
@@ -72,13 +74,13 @@ pub fn note_waker(place: &mut Option<Waker>, waker: &Waker) -> Option<Waker> {
     place.replace(waker.clone())
 }
 
-/// Whether it is the waker of a task of ours. Such a waker owns nothing, and does not panic.
+/// Whether this is the waker of one of our tasks. Such a waker owns nothing, and does not panic.
 #[inline]
 pub(super) fn is_ours(waker: &Waker) -> bool {
     std::ptr::eq(waker.vtable(), &VTABLE)
 }
 
-/// Wakes a task of ours; the waker must be [`is_ours`].
+/// Wakes one of our tasks. The waker must satisfy [`is_ours`].
 #[inline]
 pub(super) fn wake_ours(waker: &Waker) {
     id(waker.data()).wake();

@@ -1,9 +1,9 @@
-//! The timer wheel: hierarchical, of 1 ms, in the spirit of picoev's timer ring.
+//! The timer wheel: hierarchical, with a resolution of 1 ms, inspired by picoev's timer ring.
 //!
-//! Six levels of 64 slots; a slot of level n spans 64^n ms. Arming, moving and cancelling are O(1)
-//! whatever the number of timers, where a heap needs O(log n). A deadline that moves *later* is
-//! only written down: the timer stays where it is, and is placed anew when its old slot comes up.
-//! A connection whose deadline moves with every request thus costs the wheel nothing.
+//! It has six levels of 64 slots; a slot of level n spans 64^n ms. Arming, moving and cancelling a
+//! timer is O(1) for any number of timers, where a heap needs O(log n). Moving a deadline *later*
+//! only stores it: the timer stays in its slot, and is placed again when that slot comes up. So a
+//! connection whose deadline moves with every request costs the wheel nothing.
 
 use std::task::Waker;
 
@@ -12,9 +12,9 @@ use super::waker::note_waker;
 const LEVELS: usize = 6;
 const SLOT_BITS: usize = 6;
 const SLOTS: usize = 1 << SLOT_BITS;
-/// The furthest a timer is placed ahead, in ms (two years); a later one is placed again then. It is
-/// a slot less than the wheel's whole round: who is placed in the slot that time is in would hide
-/// all others of its level.
+/// How far ahead a timer is placed at most, in ms (two years). A timer with a later deadline is
+/// placed again when that time has come. The range is one slot less than a full round of the top
+/// level: a timer in the slot that contains the present would hide all others of its level.
 const RANGE_MS: u64 = (SLOTS as u64 - 1) << ((LEVELS - 1) * SLOT_BITS);
 const NIL: u32 = u32::MAX;
 /// The deadline of a timer that is not armed.
@@ -22,32 +22,38 @@ pub(super) const NEVER: u64 = u64::MAX;
 
 #[derive(Debug)]
 struct Entry {
-    /// When the owner wants to be woken, in ms; `NEVER` when it does not.
+    /// When the owner wants to be woken, in ms; `NEVER` if the timer is not armed.
     deadline_ms: u64,
-    /// When the wheel will look at this entry, in ms; `NEVER` when it is in no list.
+    /// When the wheel will check this entry, in ms; `NEVER` if the entry is in no list.
     placed_ms: u64,
-    /// The list it is in: level * SLOTS + slot. In the free list, `next` alone counts.
+    /// The list that contains the entry: level * SLOTS + slot.
     list: u16,
+    /// The next entry of that list. In an unused entry: the next unused one.
     next: u32,
     prev: u32,
     waker: Option<Waker>,
 }
 
-/// All timers of one worker. Time is an argument, in ms since any fixed moment.
+/// All timers of one worker. The caller passes the time, in ms since any fixed moment.
 #[derive(Debug)]
 pub struct Wheel {
     now_ms: u64,
     entries: Vec<Entry>,
+    /// The first unused entry, or `NIL`.
     free: u32,
     live: usize,
+    /// The first entry of each list, or `NIL`.
     heads: [u32; LEVELS * SLOTS],
     /// Per level, a bit for each slot whose list is not empty.
     occupied: [u64; LEVELS],
 }
 
-#[allow(clippy::new_without_default, reason = "a worker makes one, by name")]
+#[allow(
+    clippy::new_without_default,
+    reason = "only the executor makes a wheel"
+)]
 impl Wheel {
-    /// A wheel without timers that stands at 0.
+    /// Makes a wheel without timers, at time 0.
     pub fn new() -> Self {
         Self {
             now_ms: 0,
@@ -59,12 +65,12 @@ impl Wheel {
         }
     }
 
-    /// Timers that exist, armed or not.
+    /// The number of timers, armed or not.
     pub fn live(&self) -> usize {
         self.live
     }
 
-    /// Makes a timer, not armed, and returns its slot.
+    /// Makes a timer, not armed, and returns the index of its entry.
     pub fn insert(&mut self) -> u32 {
         self.live += 1;
         let entry = Entry {
@@ -85,7 +91,7 @@ impl Wheel {
         slot
     }
 
-    /// Forgets a timer. Its waker is to be dropped when the wheel is free again.
+    /// Removes a timer. The caller must drop the returned waker when the wheel is not borrowed.
     pub fn remove(&mut self, timer: u32) -> Option<Waker> {
         self.unlink(timer);
         let entry = &mut self.entries[timer as usize];
@@ -107,31 +113,31 @@ impl Wheel {
         }
     }
 
-    /// The deadline of a timer, or the largest number if it is not armed.
+    /// The deadline of a timer, in ms; `NEVER` if it is not armed.
     pub fn deadline_ms(&self, timer: u32) -> u64 {
         self.entries[timer as usize].deadline_ms
     }
 
-    /// Names who is to be woken when the timer's deadline has come, in place of whom it returns.
+    /// Sets the waker for a timer's deadline, and returns the waker that it replaces.
     #[inline]
     pub fn set_waker(&mut self, timer: u32, waker: &Waker) -> Option<Waker> {
         note_waker(&mut self.entries[timer as usize].waker, waker)
     }
 
-    /// Takes all wakers out, when no timer will fire any more.
+    /// Takes all wakers out, for an executor that ends.
     pub(super) fn take_wakers(&mut self) -> impl Iterator<Item = Waker> {
         self.entries
             .iter_mut()
             .filter_map(|entry| entry.waker.take())
     }
 
-    /// When the wheel must be advanced next, in ms; none when no timer is armed. It may be
-    /// earlier than the earliest deadline, never later.
+    /// When the wheel must be advanced next, in ms; `None` if all lists are empty. This may be
+    /// earlier than the earliest deadline, but is never later.
     pub fn next_ms(&self) -> Option<u64> {
         self.next_list().map(|(at_ms, _)| at_ms)
     }
 
-    /// Moves time forward and hands the waker of each timer whose deadline has come to `fire`.
+    /// Moves time to `now_ms`, and passes the waker of each timer that is due to `fire`.
     pub fn advance(&mut self, now_ms: u64, mut fire: impl FnMut(Waker)) {
         while let Some((at_ms, list)) = self.next_list() {
             if at_ms > now_ms {
@@ -157,8 +163,8 @@ impl Wheel {
         self.now_ms = self.now_ms.max(now_ms);
     }
 
-    /// The list that comes up first, and when. Lists of a lower level come before those of a
-    /// higher one: a slot of level n + 1 begins where the slots of level n end.
+    /// The list that comes up first, and its time in ms. The lists of a lower level come up before
+    /// those of a higher one: a slot of level n + 1 begins where the slots of level n end.
     fn next_list(&self) -> Option<(u64, usize)> {
         let level = self.occupied.iter().position(|&slots| slots != 0)?;
         let shift = level * SLOT_BITS;
@@ -178,7 +184,7 @@ impl Wheel {
         Some((at_ms, level * SLOTS + slot))
     }
 
-    /// Puts an armed timer that is in no list where its deadline belongs.
+    /// Puts an armed timer that is in no list into the list for its deadline.
     fn place(&mut self, timer: u32) {
         let now_ms = self.now_ms;
         let entry = &mut self.entries[timer as usize];
@@ -238,15 +244,16 @@ mod tests {
 
     use super::*;
 
-    struct Note(Arc<Mutex<Vec<u32>>>, u32);
+    /// A waker that appends its number to a list when it is woken.
+    struct Recorder(Arc<Mutex<Vec<u32>>>, u32);
 
-    impl Wake for Note {
+    impl Wake for Recorder {
         fn wake(self: Arc<Self>) {
             self.0.lock().unwrap().push(self.1);
         }
     }
 
-    /// A deterministic stream of numbers (xorshift).
+    /// A deterministic pseudo-random number (xorshift).
     fn random(seed: &AtomicU64) -> u64 {
         let mut x = seed.load(Ordering::Relaxed);
         x ^= x << 13;
@@ -256,17 +263,17 @@ mod tests {
         x
     }
 
-    /// Every random life of a wheel agrees with a plain list of deadlines, ms by ms.
+    /// Compares random operations on a wheel with a plain list of deadlines.
     #[test]
-    fn it_fires_exactly_what_a_plain_list_would() {
-        let (lives, steps) = if cfg!(miri) { (2, 100) } else { (39, 2000) };
-        for start in 1..=lives {
+    fn fires_the_same_timers_as_a_plain_list() {
+        let (rounds, steps) = if cfg!(miri) { (2, 100) } else { (39, 2000) };
+        for start in 1..=rounds {
             let seed = AtomicU64::new(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(start));
             let fired = Arc::new(Mutex::new(Vec::new()));
             let mut wheel = Wheel::new();
             let mut now_ms = random(&seed) % (1 << 40);
             wheel.advance(now_ms, |_| ());
-            // Every other life is one of years.
+            // Every other round covers years.
             let (span_bits, pause_bits) = if start % 2 == 0 { (39, 38) } else { (24, 20) };
             let timers: Vec<u32> = (0..20).map(|_| wheel.insert()).collect();
             let mut expected = [NEVER; 20];
@@ -278,8 +285,8 @@ mod tests {
                     _ => expected[n] = now_ms + 1 + random(&seed) % span,
                 }
                 wheel.set(timers[n], expected[n]);
-                let note = Note(fired.clone(), u32::try_from(n).unwrap());
-                let _ = wheel.set_waker(timers[n], &Waker::from(Arc::new(note)));
+                let recorder = Recorder(fired.clone(), u32::try_from(n).unwrap());
+                let _ = wheel.set_waker(timers[n], &Waker::from(Arc::new(recorder)));
                 now_ms += random(&seed) % (1 << (random(&seed) % pause_bits));
                 if let Some(next_ms) = wheel.next_ms() {
                     let earliest = expected.iter().min().unwrap();
@@ -301,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_later_deadline_is_only_written_down() {
+    fn moving_a_deadline_later_leaves_the_timer_in_its_list() {
         let mut wheel = Wheel::new();
         let timer = wheel.insert();
         wheel.set(timer, 10);
@@ -317,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timer_of_years_hides_no_other() {
+    fn a_timer_years_ahead_does_not_hide_a_near_one() {
         let mut wheel = Wheel::new();
         let boundary_ms = 5 << 30;
         wheel.advance(boundary_ms - 10, |_| ());
@@ -331,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn slots_are_used_again() {
+    fn entries_are_reused() {
         let mut wheel = Wheel::new();
         let first = wheel.insert();
         wheel.set(first, 7);
