@@ -1,4 +1,4 @@
-//! A bounded queue between coroutines of one worker. It knows no thread: no lock, no atomic.
+//! A bounded queue between coroutines of one worker. It needs no lock and no atomic operation.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 
 use crate::rt::{note_waker, wake};
 
-/// A channel for up to `capacity` values that wait to be received. Its ends stay on their worker.
+/// Makes a channel that queues up to `capacity` values. Both ends stay on their worker.
 ///
 /// ```
 /// coring::run(async {
@@ -28,9 +28,9 @@ use crate::rt::{note_waker, wake};
 /// ```
 ///
 /// # Panics
-/// When `capacity` is 0.
+/// If `capacity` is 0.
 pub fn channel<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
-    assert!(capacity > 0, "a channel has room for a value at least");
+    assert!(capacity > 0, "a channel's capacity must be greater than 0");
     let shared = Rc::new(RefCell::new(Shared {
         values: VecDeque::new(),
         capacity,
@@ -43,15 +43,15 @@ pub fn channel<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
     (Sender(shared.clone()), Receiver(shared))
 }
 
-/// The end that values are put into; a clone is another one. When the last is dropped, the
-/// receiver gets what is left and then learns that nothing more will come.
+/// The sending end. Its clones send into the same channel. When the last sender is dropped, the
+/// receiver gets the values that are still queued, and then `None`.
 pub struct Sender<T>(Rc<RefCell<Shared<T>>>);
 
-/// The end that values are taken from. When it is dropped, what waits is dropped with it, and
-/// senders get their values back.
+/// The receiving end. When it is dropped, the queued values are dropped, and senders get their
+/// values back.
 pub struct Receiver<T>(Rc<RefCell<Shared<T>>>);
 
-/// Nobody receives any more: the value comes back.
+/// The error of a send after the receiver was dropped. It contains the value that was not sent.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Closed<T>(pub T);
 
@@ -59,32 +59,32 @@ struct Shared<T> {
     values: VecDeque<T>,
     capacity: usize,
     senders: usize,
-    /// The receiver is gone.
+    /// The receiver was dropped.
     is_closed: bool,
     receiver: Option<Waker>,
-    /// Senders that wait for room, in the order of their numbers. The first stays until it has
-    /// sent or is dropped, so a wake-up is never lost with it.
-    waiting: VecDeque<Waiting>,
+    /// Senders that wait for room, in the order of their numbers. A sender stays here until it has
+    /// sent or is dropped, and then wakes the next one. So no wake-up is lost if it is dropped.
+    waiting: VecDeque<WaitingSender>,
     next_number: u64,
 }
 
-struct Waiting {
+struct WaitingSender {
     number: u64,
     waker: Waker,
 }
 
 impl<T> Sender<T> {
-    /// Puts `value` in; waits while there is no room, first come, first served. If the future is
-    /// dropped before it is ready, the value was not sent.
+    /// Sends `value`. Waits while the channel is full; waiting senders are served in their order.
+    /// If the future is dropped before it is ready, the value was not sent, and is dropped.
     ///
     /// # Errors
-    /// When the receiver is gone.
+    /// [`Closed`], with the value, if the receiver was dropped.
     pub async fn send(&self, value: T) -> Result<(), Closed<T>> {
-        let mut turn = Turn {
+        let mut wait = RoomWait {
             shared: &self.0,
             number: None,
         };
-        poll_fn(|context| turn.poll(context)).await;
+        poll_fn(|context| wait.poll(context)).await;
         let mut shared = self.0.borrow_mut();
         if shared.is_closed {
             return Err(Closed(value));
@@ -98,8 +98,8 @@ impl<T> Sender<T> {
 }
 
 impl<T> Receiver<T> {
-    /// The next value, in the order they were sent; none when all senders are gone. If the future
-    /// is dropped, no value is lost.
+    /// Receives the next value, in the order of sending; `None` when all senders were dropped and
+    /// no value is left. If the future is dropped, no value is lost.
     pub async fn recv(&mut self) -> Option<T> {
         poll_fn(|context| {
             let mut shared = self.0.borrow_mut();
@@ -124,21 +124,22 @@ impl<T> Shared<T> {
         self.is_closed || self.values.len() < self.capacity
     }
 
-    /// Who can send next, if anybody can and waits for it.
+    /// The waker of the sender that has waited longest, if it can send now.
     fn next_sender(&self) -> Option<Waker> {
         let first = self.waiting.front().filter(|_| self.has_room());
         first.map(|waiting| waiting.waker.clone())
     }
 }
 
-/// A sender's place among those that wait; it is given up on drop.
-struct Turn<'a, T> {
+/// A sender's wait for room. Dropping it removes the sender from the queue.
+struct RoomWait<'a, T> {
     shared: &'a RefCell<Shared<T>>,
+    /// The sender's number, once it is in the queue.
     number: Option<u64>,
 }
 
-impl<T> Turn<'_, T> {
-    /// Ready when there is room and nobody was here before.
+impl<T> RoomWait<'_, T> {
+    /// Ready when the channel is closed, or has room and no other sender has waited longer.
     fn poll(&mut self, context: &Context<'_>) -> Poll<()> {
         let mut shared = self.shared.borrow_mut();
         let first = shared.waiting.front().map(|waiting| waiting.number);
@@ -152,19 +153,19 @@ impl<T> Turn<'_, T> {
                 std::mem::swap(&mut mine.waker, &mut waker);
             }
             drop(shared);
-            // Last: it may be others' code that is replaced.
+            // Dropped when nothing is borrowed: the replaced waker may be foreign code.
             drop(waker);
         } else {
             let number = shared.next_number;
             shared.next_number += 1;
-            shared.waiting.push_back(Waiting { number, waker });
+            shared.waiting.push_back(WaitingSender { number, waker });
             self.number = Some(number);
         }
         Poll::Pending
     }
 }
 
-impl<T> Drop for Turn<'_, T> {
+impl<T> Drop for RoomWait<'_, T> {
     fn drop(&mut self) {
         if let Some(number) = self.number {
             let mut shared = self.shared.borrow_mut();
@@ -209,7 +210,7 @@ impl<T> Drop for Receiver<T> {
         drop(shared);
         drop(receiver);
         waiting.into_iter().for_each(|sender| wake(sender.waker));
-        // Dropped last: their destructors may use this channel.
+        // Dropped last: the destructors of values may use this channel.
         drop(values);
     }
 }
@@ -234,7 +235,7 @@ impl<T> fmt::Debug for Closed<T> {
 
 impl<T> fmt::Display for Closed<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the channel has no receiver any more")
+        f.write_str("the channel's receiver was dropped")
     }
 }
 

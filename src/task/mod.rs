@@ -1,6 +1,6 @@
-//! Starting coroutines, and waiting for what they return.
+//! Starting coroutines, and waiting for their outcomes.
 //!
-//! A coroutine stays on the worker that it was started on: nothing here is `Send`.
+//! A coroutine stays on the worker that started it, so its handle is not `Send`.
 
 pub(crate) mod channel;
 pub(crate) mod run;
@@ -11,11 +11,12 @@ pub use crate::rt::{JoinError, JoinHandle, yield_now};
 
 use crate::rt;
 
-/// Starts a coroutine on this worker. It runs beside its caller, from the worker's next turn on;
-/// await the handle for what it returns, or drop the handle and let it run by itself.
+/// Starts a coroutine on this worker. The coroutine runs concurrently with its caller, from the
+/// worker's next turn on. Await the returned handle for the coroutine's value. If the handle is
+/// dropped, the coroutine continues.
 ///
-/// A panic in it is told to the handle and costs nobody else anything. What still runs when the
-/// worker ends is dropped.
+/// The handle returns a panic of the coroutine as [`JoinError::Panicked`]; other coroutines are not
+/// affected. Coroutines that still run when the worker ends are dropped.
 ///
 /// ```
 /// coring::run(async {
@@ -34,10 +35,10 @@ where
     rt::spawn_joined(coroutine)
 }
 
-/// Waits for all of `handles`. Their outcomes come in the order of the handles, and it takes as
-/// long as the coroutine that takes longest.
+/// Waits for all of `handles`, and returns their outcomes in the order of the handles. This takes
+/// as long as the slowest coroutine.
 ///
-/// Dropping the future lets the coroutines run on.
+/// Dropping the future does not stop the coroutines.
 ///
 /// ```
 /// use std::time::Duration;
@@ -55,8 +56,8 @@ where
 pub async fn join_all<T>(
     handles: impl IntoIterator<Item = JoinHandle<T>>,
 ) -> Vec<Result<T, JoinError>> {
-    // They may be spawned by this very iterator. From then on they run by themselves: whichever is
-    // waited for first, the others go on.
+    // The iterator may spawn the coroutines, so it is consumed first. Then all of them run, in
+    // whatever order their handles are awaited.
     let handles: Vec<_> = handles.into_iter().collect();
     let mut outcomes = Vec::with_capacity(handles.len());
     for handle in handles {

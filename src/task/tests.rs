@@ -1,5 +1,4 @@
-//! Coroutines on both engines: what each of them promises, and what a channel does when its ends
-//! come and go.
+//! Coroutines on both engines, and channels whose ends are dropped.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -14,7 +13,7 @@ use crate::rt::Elapsed;
 
 const ENGINES: [EngineChoice; 2] = [EngineChoice::Auto, EngineChoice::Epoll];
 
-/// Runs what `coroutine` makes on each engine.
+/// Runs a coroutine made by `coroutine` on each engine.
 fn on_each<T: 'static>(coroutine: impl AsyncFn() -> T + Copy + 'static) -> [T; 2] {
     ENGINES.map(|engine| run_with(engine, async move { coroutine().await }).expect("an engine"))
 }
@@ -24,7 +23,7 @@ fn ms(duration_ms: u64) -> Duration {
 }
 
 #[test]
-fn coroutines_that_are_spawned_while_they_are_joined_run_side_by_side() {
+fn coroutines_spawned_by_the_iterator_of_join_all_run_concurrently() {
     run(async {
         let running = Rc::new(Cell::new(0));
         let spawned = (0..3).map(|_| {
@@ -56,9 +55,9 @@ fn joined_coroutines_take_as_long_as_the_longest() {
     assert!(took < ms(2 * (900 + 500)), "one after the other: {took:?}");
 }
 
-/// A turn that has taken long already does not shorten the sleep that begins at its end.
+/// A long turn does not shorten a sleep that begins at its end.
 #[test]
-fn a_sleep_is_never_shorter_than_asked_for() {
+fn a_sleep_is_never_shorter_than_its_duration() {
     on_each(async || {
         for n in 0..20 {
             std::thread::sleep(ms(n));
@@ -69,7 +68,7 @@ fn a_sleep_is_never_shorter_than_asked_for() {
     });
 }
 
-/// What another worker made is no timer here: it is refused, and its end frees nobody else's.
+/// Polling a sleep of another worker panics. Dropping it does not remove a timer of this worker.
 #[test]
 fn a_sleep_does_not_outlive_its_worker() {
     let [left, polled] = run(async { [0; 2].map(|_| sleep(ms(600_000))) });
@@ -77,14 +76,14 @@ fn a_sleep_does_not_outlive_its_worker() {
         let mine = spawn(sleep(ms(10)));
         drop(left);
         let (first, second) = (spawn(sleep(ms(20))), spawn(sleep(ms(30))));
-        let refused = spawn(polled).await;
-        (mine.await, first.await, second.await, refused.is_err())
+        let panicked = spawn(polled).await;
+        (mine.await, first.await, second.await, panicked.is_err())
     });
     assert_eq!(woken, (Ok(()), Ok(()), Ok(()), true));
 }
 
 #[test]
-fn a_timeout_ends_what_takes_longer() {
+fn a_timeout_ends_a_future_that_takes_longer() {
     on_each(async || {
         assert_eq!(timeout(ms(10), sleep(ms(60_000))).await, Err(Elapsed));
         assert_eq!(timeout(ms(60_000), sleep(ms(10))).await, Ok(()));
@@ -93,16 +92,16 @@ fn a_timeout_ends_what_takes_longer() {
 }
 
 #[test]
-fn a_panic_reaches_the_handle_and_nobody_else() {
+fn a_panic_is_returned_by_its_own_handle_only() {
     on_each(async || {
         let fails = spawn(async { std::panic::resume_unwind(Box::new("on purpose")) });
-        let goes_on = spawn(async {
+        let other = spawn(async {
             sleep(ms(20)).await;
             1
         });
         let failed: Result<(), JoinError> = fails.await;
         assert_eq!(failed, Err(JoinError::Panicked("on purpose".into())));
-        assert_eq!(goes_on.await, Ok(1));
+        assert_eq!(other.await, Ok(1));
     });
 }
 
@@ -115,7 +114,7 @@ fn an_aborted_coroutine_is_cancelled() {
     });
 }
 
-/// What is left when the first coroutine returns is dropped, and not waited for.
+/// Coroutines that still run when the first one returns are dropped.
 #[test]
 fn a_worker_ends_with_its_first_coroutine() {
     let handles = on_each(async || spawn(sleep(ms(60_000))));
@@ -127,7 +126,7 @@ fn a_worker_ends_with_its_first_coroutine() {
 
 #[test]
 #[should_panic(expected = "spawn the coroutine there")]
-fn a_worker_within_a_worker_is_refused() {
+fn run_panics_within_a_worker() {
     let inner = Rc::new(Cell::new(None));
     let message = inner.clone();
     run(async move {
@@ -156,7 +155,7 @@ fn coroutines_take_turns() {
 }
 
 #[test]
-fn a_full_channel_slows_its_senders_down_in_their_order() {
+fn a_full_channel_makes_its_senders_wait_in_order() {
     run(async {
         let (sender, mut receiver) = channel(2);
         let sent = Rc::new(Cell::new(0));
@@ -182,7 +181,7 @@ fn a_full_channel_slows_its_senders_down_in_their_order() {
 }
 
 #[test]
-fn a_sender_that_gives_up_passes_its_turn_on() {
+fn an_aborted_sender_passes_its_turn_on() {
     run(async {
         let (sender, mut receiver) = channel(1);
         sender.send(0).await.expect("room");
@@ -192,7 +191,7 @@ fn a_sender_that_gives_up_passes_its_turn_on() {
         };
         let (first, second) = (spawn_sender(1), spawn_sender(2));
         yield_now().await;
-        // The first is woken by this, and dropped before it runs.
+        // This wakes the first sender, which is dropped before it runs.
         assert_eq!(receiver.recv().await, Some(0));
         first.abort();
         assert_eq!(first.await, Err(JoinError::Cancelled));
@@ -203,50 +202,50 @@ fn a_sender_that_gives_up_passes_its_turn_on() {
 }
 
 #[test]
-fn values_come_back_when_nobody_receives_any_more() {
+fn senders_get_their_values_back_when_the_receiver_is_dropped() {
     run(async {
         let (sender, receiver) = channel(1);
-        sender.send("taken").await.expect("room");
+        sender.send("queued").await.expect("room");
         let waiting = {
             let sender = sender.clone();
-            spawn(async move { sender.send("waits").await })
+            spawn(async move { sender.send("waiting").await })
         };
         yield_now().await;
         drop(receiver);
-        assert_eq!(waiting.await, Ok(Err(Closed("waits"))));
+        assert_eq!(waiting.await, Ok(Err(Closed("waiting"))));
         assert_eq!(sender.send("late").await, Err(Closed("late")));
     });
 }
 
-/// A waker of the program's that panics when it is woken.
-struct Saboteur;
+/// A foreign waker that panics when it is woken.
+struct PanickingWaker;
 
-impl std::task::Wake for Saboteur {
+impl std::task::Wake for PanickingWaker {
     fn wake(self: std::sync::Arc<Self>) {
         std::panic::resume_unwind(Box::new("on purpose"));
     }
 }
 
 #[test]
-fn a_sender_whose_waker_panics_takes_no_wake_up_from_the_next() {
+fn a_panicking_waker_of_one_sender_does_not_prevent_the_wake_up_of_the_next() {
     run(async {
         let (sender, receiver) = channel(1);
         sender.send(0).await.expect("room");
         let mut first = Box::pin(sender.send(1));
-        let waker = std::task::Waker::from(std::sync::Arc::new(Saboteur));
+        let waker = std::task::Waker::from(std::sync::Arc::new(PanickingWaker));
         let mut context = std::task::Context::from_waker(&waker);
         assert!(first.as_mut().poll(&mut context).is_pending());
         let second = sender.clone();
         let second = spawn(async move { second.send(2).await });
         yield_now().await;
         drop(receiver);
-        let told = timeout(ms(30_000), second).await;
-        assert_eq!(told, Ok(Ok(Err(Closed(2)))));
+        let outcome = timeout(ms(30_000), second).await;
+        assert_eq!(outcome, Ok(Ok(Err(Closed(2)))));
     });
 }
 
 #[test]
-fn a_receiver_learns_that_the_last_sender_is_gone() {
+fn recv_returns_none_when_the_last_sender_is_dropped() {
     run(async {
         let (sender, mut receiver) = channel::<()>(1);
         let other = sender.clone();

@@ -1,12 +1,22 @@
-//! Waiting for a time to pass, to the millisecond.
+//! Sleeps and timeouts, with a resolution of 1 ms.
 
 use std::time::Duration;
 
 use crate::engine::monotonic_ms;
 use crate::rt::{self, Timeout};
 
-/// Waits for at least `duration`, counted from now, to the millisecond; other coroutines run
+/// Waits for at least `duration`, counted from now, with a resolution of 1 ms. Other coroutines run
 /// meanwhile.
+///
+/// ```
+/// use std::time::{Duration, Instant};
+///
+/// coring::run(async {
+///     let started = Instant::now();
+///     coring::time::sleep(Duration::from_millis(5)).await;
+///     assert!(started.elapsed() >= Duration::from_millis(5));
+/// });
+/// ```
 ///
 /// # Panics
 /// Outside a worker.
@@ -14,9 +24,9 @@ pub fn sleep(duration: Duration) -> impl Future<Output = ()> + Unpin {
     rt::sleep_until(deadline_ms(duration))
 }
 
-/// Gives `future` at least `duration`, counted from now, to the millisecond. One that is not ready
-/// by then is dropped with what is returned here: an operation that it had in the kernel is
-/// cancelled.
+/// Limits `future` to `duration`, counted from now, with a resolution of 1 ms. If `future` is not
+/// ready by then, the returned [`Timeout`] is ready with [`Elapsed`](crate::time::Elapsed).
+/// Dropping the `Timeout` drops `future`, and cancels an operation that it has in the kernel.
 ///
 /// ```
 /// use std::time::Duration;
@@ -34,10 +44,10 @@ pub fn timeout<F: Future>(duration: Duration, future: F) -> Timeout<F> {
     Timeout::new(deadline_ms(duration), future)
 }
 
-/// The first moment of the worker's clock at which `duration` has certainly passed. The clock is
-/// asked itself: this turn may have taken long already.
+/// The first time of the worker's clock at which `duration` has certainly passed, in ms. This reads
+/// the clock itself, because the current turn may have begun long ago.
 fn deadline_ms(duration: Duration) -> u64 {
     let duration_ms = u64::try_from(duration.as_micros().div_ceil(1000)).unwrap_or(u64::MAX);
-    // A part of the present millisecond has passed.
+    // Plus 1, because a part of the current millisecond has passed already.
     (monotonic_ms() + 1).saturating_add(duration_ms)
 }
