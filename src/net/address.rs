@@ -1,4 +1,4 @@
-//! Where a server listens, as an operator writes it.
+//! The addresses on which a server listens, as an operator writes them.
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
@@ -18,8 +18,9 @@ pub enum Address {
 impl FromStr for Address {
     type Err = String;
 
-    /// Reads `host:port`, `[::1]:8000`, `:8000` and `8000` (both: every IPv4 address), or
-    /// `unix:PATH`. A host name stands for its first IPv4 address, or its first one.
+    /// Parses `host:port`, `[::1]:8000`, `:8000`, `8000` (the last two: every IPv4 address) or
+    /// `unix:PATH`. A host name is resolved to its first IPv4 address or, without one, to its first
+    /// address.
     fn from_str(text: &str) -> Result<Self, String> {
         if let Some(path) = text.strip_prefix("unix:") {
             return match path {
@@ -42,10 +43,10 @@ impl FromStr for Address {
         });
         let Some((host, port)) = named else {
             return Err(format!(
-                "{text:?} is no address: write HOST:PORT, [IPV6]:PORT, :PORT or unix:PATH"
+                "{text:?} is not an address: write HOST:PORT, [IPV6]:PORT, :PORT or unix:PATH"
             ));
         };
-        // RFC 6761 §6.3: known without asking, also where there is no /etc/hosts and no resolver.
+        // RFC 6761 §6.3: localhost needs no lookup, and works without /etc/hosts and a resolver.
         let host = if host.eq_ignore_ascii_case("localhost") {
             "127.0.0.1"
         } else {
@@ -61,7 +62,7 @@ impl FromStr for Address {
             .or_else(|| found.first());
         first
             .map(|&address| Self::Tcp(address))
-            .ok_or_else(|| "the name has no address".to_owned())
+            .ok_or_else(|| format!("{host} has no address"))
     }
 }
 
@@ -90,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_as_operators_write_them() {
+    fn parses_every_form_of_an_address() {
         check("127.0.0.1:8000", Ok("127.0.0.1:8000"));
         check("localhost:80", Ok("127.0.0.1:80"));
         check("LocalHost:80", Ok("127.0.0.1:80"));
@@ -99,13 +100,13 @@ mod tests {
         check("8000", Ok("0.0.0.0:8000"));
         check("unix:/run/a b.sock", Ok("unix:/run/a b.sock"));
         check("unix:", Err("needs a path"));
-        check("", Err("no address"));
-        check(":", Err("no address"));
-        check("127.0.0.1", Err("no address"));
-        check("127.0.0.1:", Err("no address"));
-        check("127.0.0.1:99999", Err("no address"));
+        check("", Err("not an address"));
+        check(":", Err("not an address"));
+        check("127.0.0.1", Err("not an address"));
+        check("127.0.0.1:", Err("not an address"));
+        check("127.0.0.1:99999", Err("not an address"));
         check("99999", Err("not below 65536"));
-        check("::1:http", Err("no address"));
-        check("http://localhost:80", Err("no address"));
+        check("::1:http", Err("not an address"));
+        check("http://localhost:80", Err("not an address"));
     }
 }

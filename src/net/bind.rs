@@ -1,9 +1,9 @@
-//! Taking an address: for all workers at once, and for nobody who does not ask to share it.
+//! Binding an address for all workers at once.
 //!
-//! The first TCP socket is bound and listens *without* `SO_REUSEPORT`, so a port that anybody has
-//! is refused. Then the option is switched on, and the other workers' sockets, which have it from
-//! the start, can join. Since the first one was alone when it began to listen, two servers can
-//! never share a port by accident, even if they start at the same moment.
+//! The first TCP socket is bound and listens *without* `SO_REUSEPORT`, so binding fails if any
+//! other socket has the port. Then the option is switched on, and the sockets of the other workers,
+//! which have it from the start, can join. Because the first socket was alone when it began to
+//! listen, two servers cannot share a port by accident, even if they start at the same moment.
 
 use std::fmt;
 use std::io;
@@ -20,26 +20,27 @@ use rustix::process::{Pid, test_kill_process};
 use super::address::Address;
 use crate::sys::port;
 
-/// Connections that may wait to be accepted, per socket; `net.core.somaxconn` may lower it.
+/// The number of connections that can wait in the backlog of each socket. The kernel caps it at
+/// `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
-/// The sockets that a killed process gave to its ring outlive it by some milliseconds: nobody has
-/// them, yet they are there. So long we wait for them to go.
-const GHOST_TRIES: u32 = 20;
-const GHOST_PAUSE: Duration = Duration::from_millis(50);
+/// Sockets in the ring of a killed process outlive the process by some milliseconds. They keep
+/// their address although no process has them. Binding is retried this often until they are gone.
+const RETRIES_MAX: u32 = 20;
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
-/// An address that is ours: a listening socket for each worker.
+/// A bound address, with a listening socket for each worker.
 #[derive(Debug)]
 pub struct Bound {
     /// The address with the real port.
     pub address: Address,
-    /// One per worker. Those of a Unix address are the same socket.
+    /// One descriptor per worker. Those of a Unix address refer to the same socket.
     pub sockets: Vec<OwnedFd>,
-    /// Removes a Unix socket's file when the server is gone.
+    /// The file of a Unix socket. Dropping this removes it.
     pub file: Option<SocketFile>,
 }
 
-/// Why an address cannot be had: one line, with the cure.
+/// Why an address cannot be bound: one line, with the cure.
 #[derive(Debug)]
 pub struct BindError {
     address: String,
@@ -69,10 +70,11 @@ impl fmt::Display for BindError {
     }
 }
 
-/// Takes `address` for `workers` workers.
+/// Binds `address` for `workers` workers.
 ///
 /// # Errors
-/// When somebody has it, it is not ours to take, or it does not exist here.
+/// If another socket has the address, this process may not bind it, or this machine has no such
+/// address.
 pub fn bind(address: &Address, workers: usize) -> Result<Bound, BindError> {
     match address {
         Address::Tcp(tcp) => {
@@ -80,10 +82,10 @@ pub fn bind(address: &Address, workers: usize) -> Result<Bound, BindError> {
                 kind: io::Error::from(errno).kind(),
                 ..BindError::new(address, explain_tcp(errno, tcp.port()))
             };
-            let has_ghost = |errno: &Errno| {
+            let has_no_owner = |errno: &Errno| {
                 *errno == Errno::ADDRINUSE && port::listener_of(tcp.port()).is_none()
             };
-            let sockets = patiently(|| bind_tcp(*tcp, workers), has_ghost).map_err(explain)?;
+            let sockets = retry(|| bind_tcp(*tcp, workers), has_no_owner).map_err(explain)?;
             let first = rustix::net::getsockname(&sockets[0]).map_err(explain)?;
             let real = std::net::SocketAddr::try_from(first).map_err(explain)?;
             Ok(Bound {
@@ -104,17 +106,17 @@ pub fn bind(address: &Address, workers: usize) -> Result<Bound, BindError> {
     }
 }
 
-/// Tries again while the failure is that of a ghost.
-fn patiently<T, E>(
+/// Repeats `attempt` while its error `is_transient`, up to [`RETRIES_MAX`] times.
+fn retry<T, E>(
     mut attempt: impl FnMut() -> Result<T, E>,
-    has_ghost: impl Fn(&E) -> bool,
+    is_transient: impl Fn(&E) -> bool,
 ) -> Result<T, E> {
-    let mut tries = 0;
+    let mut retries = 0;
     loop {
         match attempt() {
-            Err(error) if tries < GHOST_TRIES && has_ghost(&error) => {
-                tries += 1;
-                std::thread::sleep(GHOST_PAUSE);
+            Err(error) if retries < RETRIES_MAX && is_transient(&error) => {
+                retries += 1;
+                std::thread::sleep(RETRY_PAUSE);
             }
             outcome => return outcome,
         }
@@ -130,7 +132,7 @@ fn bind_tcp(address: std::net::SocketAddr, workers: usize) -> Result<Vec<OwnedFd
     let open = || -> Result<OwnedFd, Errno> {
         let flags = SocketFlags::CLOEXEC;
         let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
-        // What every connection shall have is set here once: it is inherited.
+        // Accepted connections inherit these options.
         sockopt::set_socket_reuseaddr(&socket, true)?;
         sockopt::set_tcp_nodelay(&socket, true)?;
         sockopt::set_socket_keepalive(&socket, true)?;
@@ -158,8 +160,8 @@ fn explain_tcp(errno: Errno, port: u16) -> String {
         Errno::ADDRINUSE => match port::listener_of(port) {
             Some(process) if process.pid == std::process::id() => {
                 format!(
-                    "this very {process} has the port; if another of its addresses takes this \
-                     one in (`[::]` is for IPv4, too), leave one of them out"
+                    "{process} has the port, and is this process; if another of its addresses \
+                     covers this one (`[::]` covers IPv4, too), leave one of them out"
                 )
             }
             Some(process) => format!("{process} has the port; stop it or choose another port"),
@@ -177,9 +179,9 @@ fn explain_tcp(errno: Errno, port: u16) -> String {
 fn bind_unix(path: &Path, workers: usize) -> Result<(Vec<OwnedFd>, SocketFile), String> {
     let text = |errno: Errno| io::Error::from(errno).to_string();
     let address = SocketAddrUnix::new(path).map_err(|_| {
-        "the path is too long for a Unix socket (107 bytes); choose a shorter one".to_owned()
+        "the path is too long for a Unix socket (at most 107 bytes); shorten it".to_owned()
     })?;
-    let _alone = lock_folder_of(path);
+    let _lock = lock_folder_of(path);
     clear_stale(path, &address)?;
     let socket = unix_socket().map_err(text)?;
     rustix::net::bind(&socket, &address).map_err(|errno| match errno {
@@ -201,8 +203,9 @@ fn unix_socket() -> Result<OwnedFd, Errno> {
     rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
 }
 
-/// Keeps other servers of ours from the folder while a socket is made there (flock(2)): one that is
-/// bound and does not listen yet looks like a dead one's. Who cannot have the lock goes on without.
+/// Locks the directory while a socket is made in it (flock(2)), against other instances of coring:
+/// a socket that is bound but does not listen yet looks like one of a dead process. Returns `None`
+/// if the directory cannot be locked; the caller then continues without the lock.
 fn lock_folder_of(path: &Path) -> Option<OwnedFd> {
     let folder = path.parent().filter(|folder| *folder != Path::new(""));
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -213,47 +216,49 @@ fn lock_folder_of(path: &Path) -> Option<OwnedFd> {
     )
     .ok()?;
     let lock = || flock(&folder, FlockOperation::NonBlockingLockExclusive);
-    patiently(lock, |errno| *errno == Errno::WOULDBLOCK).ok()?;
+    retry(lock, |errno| *errno == Errno::WOULDBLOCK).ok()?;
     Some(folder)
 }
 
-/// Removes the socket that a dead process left at `path`. Whatever else is there stays.
+/// Removes the socket that a dead process has left at `path`. Any other file stays.
 fn clear_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), String> {
     let Ok(metadata) = path.symlink_metadata() else {
         return Ok(());
     };
     if !metadata.file_type().is_socket() {
-        return Err("that path exists and is no socket; choose another or remove it".to_owned());
+        return Err("that path exists and is not a socket; choose another or remove it".to_owned());
     }
-    let refused = || match ask_owner(address) {
+    // `Ok`: the socket has no listener. `Err`: it has one, with this pid if that is known.
+    let refused = || match listener_pid(address) {
         Err(Errno::CONNREFUSED) => Ok(()),
         owner => Err(owner.ok()),
     };
     let is_dead = |pid: &Option<Pid>| pid.is_some_and(|pid| test_kill_process(pid).is_err());
-    match patiently(refused, is_dead) {
+    match retry(refused, is_dead) {
         Ok(()) => std::fs::remove_file(path)
-            .map_err(|error| format!("a stale socket is there and cannot be removed: {error}")),
+            .map_err(|error| format!("cannot remove the stale socket at that path: {error}")),
         Err(_) => Err("another process serves that socket; stop it or choose another path".into()),
     }
 }
 
 /// The process that listens on the socket at `address`.
-fn ask_owner(address: &SocketAddrUnix) -> Result<Pid, Errno> {
+fn listener_pid(address: &SocketAddrUnix) -> Result<Pid, Errno> {
     let probe = unix_socket()?;
-    // A backlog that is full would let us wait; it has an owner.
+    // With a full backlog, connect(2) would otherwise block. It fails with EAGAIN instead.
     fcntl_setfl(&probe, OFlags::NONBLOCK)?;
     rustix::net::connect(&probe, address)?;
     Ok(sockopt::socket_peercred(&probe)?.pid)
 }
 
-/// A Unix socket's file, removed on drop if it still is the one that was made.
+/// A Unix socket's file. Dropping this removes the file, unless another file has replaced it.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
     identity: Identity,
 }
 
-/// Device and number, which another file may have later, and the time of birth, if it is known.
+/// Device and inode number, and the time of creation if it is known. The time is needed because an
+/// inode number may be reused.
 type Identity = (u64, u64, Option<SystemTime>);
 
 impl SocketFile {
@@ -273,7 +278,7 @@ impl SocketFile {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         if Self::identity(&self.path).is_ok_and(|identity| identity == self.identity) {
-            // Whoever cannot remove it finds a stale socket, which the next start removes.
+            // If this fails, the file stays as a stale socket, which the next start removes.
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -283,8 +288,8 @@ impl Drop for SocketFile {
 mod tests {
     use super::*;
 
-    /// Who ends late leaves the socket of who came after it, though a file system may give its file
-    /// the same number at once.
+    /// A server that ends late does not remove its successor's socket, even if the file system has
+    /// reused the inode number.
     #[test]
     fn a_successors_socket_is_not_removed() {
         let name = format!("coring-test-{}-successor", std::process::id());
@@ -299,7 +304,7 @@ mod tests {
         assert!(!path.exists());
     }
 
-    /// Connections reach every socket of the address, though the first joined the others late.
+    /// Connections reach every socket of the address, even the first, which got the option late.
     #[test]
     fn connections_are_spread_over_all_workers() {
         let bound = bind(&Address::Tcp("127.0.0.1:0".parse().unwrap()), 2).unwrap();
@@ -319,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_that_start_at_once_one_is_refused() {
+    fn of_two_concurrent_binds_one_fails() {
         for _ in 0..20 {
             let port = std::net::TcpListener::bind("127.0.0.1:0")
                 .unwrap()
@@ -328,7 +333,7 @@ mod tests {
             let address = Address::Tcp(port);
             let taken = std::thread::scope(|scope| {
                 let both = [0, 1].map(|_| scope.spawn(|| bind(&address, 2).ok()));
-                // Kept until both are known: the first must not make room for the second.
+                // Both results are kept, so that the first does not free the port for the second.
                 both.map(|one| one.join().unwrap())
             });
             assert_eq!(taken.iter().flatten().count(), 1);
@@ -336,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn workers_share_a_port_that_nobody_else_can_have() {
+    fn workers_share_a_port_that_cannot_be_bound_again() {
         let any = Address::Tcp("127.0.0.1:0".parse().unwrap());
         let bound = bind(&any, 3).unwrap();
         assert_eq!(bound.sockets.len(), 3);
@@ -347,6 +352,6 @@ mod tests {
         );
         let address = bound.address.clone();
         drop(bound);
-        bind(&address, 2).expect("a port that was given up can be had again");
+        bind(&address, 2).expect("a released port can be bound again");
     }
 }

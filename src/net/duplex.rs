@@ -1,4 +1,4 @@
-//! Reading from and writing to a stream, and both at once. It knows no addresses.
+//! Reading from and writing to a stream, and splitting it for two coroutines.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -11,7 +11,7 @@ use super::transport::{Filled, Transport};
 use crate::buf::{Chunk, Part};
 use crate::engine;
 
-/// A stream whose reads and writes take as long as they take.
+/// A stream whose reads and writes have no deadline.
 #[derive(Debug)]
 pub(super) struct Duplex(Transport);
 
@@ -41,7 +41,7 @@ impl Duplex {
             match ready!(self.0.poll_fill(context))? {
                 Filled::Bytes(_) => {}
                 Filled::Fin => return Poll::Ready(Ok(None)),
-                Filled::Overdue => unreachable!("it has no deadlines"),
+                Filled::Overdue => unreachable!("this transport has no deadlines"),
             }
         }
     }
@@ -50,7 +50,7 @@ impl Duplex {
         self.0.poll_flush(context).map_err(io::Error::from)
     }
 
-    /// Tells the peer that no more will come (FIN), or resets the connection if bytes are unsent.
+    /// Ends our side of the stream (FIN), or resets the connection if bytes are unsent.
     pub(super) fn shutdown_write(&mut self) {
         self.0.shutdown_write();
     }
@@ -67,7 +67,7 @@ impl Drop for Duplex {
     }
 }
 
-/// The incoming side of a stream; the socket is closed when both sides are dropped.
+/// The reading half of a stream. The socket is closed when both halves are dropped.
 #[derive(Debug)]
 pub struct ReadHalf(Rc<RefCell<Duplex>>);
 
@@ -75,14 +75,14 @@ impl ReadHalf {
     /// As [`TcpStream::read`](super::TcpStream::read).
     ///
     /// # Errors
-    /// When the connection broke.
+    /// If the connection is broken.
     pub async fn read(&mut self) -> io::Result<Option<Chunk>> {
         poll_fn(|context| self.0.borrow_mut().poll_read(context)).await
     }
 }
 
-/// The outgoing side of a stream. When it is dropped, the peer is told that no more will come; if
-/// bytes are unsent then, or a panic drops it, the connection is reset instead.
+/// The writing half of a stream. Dropping it ends our side of the stream (FIN). If bytes are
+/// unsent, or if a panic drops it, the connection is reset instead.
 #[derive(Debug)]
 pub struct WriteHalf(Rc<RefCell<Duplex>>);
 
@@ -90,7 +90,7 @@ impl WriteHalf {
     /// As [`TcpStream::write_all`](super::TcpStream::write_all).
     ///
     /// # Errors
-    /// When the connection broke.
+    /// If the connection is broken.
     pub async fn write_all(&mut self, bytes: impl Into<Part>) -> io::Result<()> {
         self.0.borrow_mut().0.send_queue.push(bytes.into());
         poll_fn(|context| self.0.borrow_mut().poll_flush(context)).await

@@ -1,4 +1,4 @@
-//! One worker's end of an address.
+//! The listening socket of one worker.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -15,7 +15,7 @@ use crate::engine::{self, Accepting, Descriptor};
 pub struct Listener {
     socket: Descriptor,
     accepting: Accepting,
-    /// Of the connections that come.
+    /// The address family of accepted connections.
     family: AddressFamily,
 }
 
@@ -25,7 +25,7 @@ impl Listener {
     /// # Panics
     /// Outside a worker.
     pub fn new(socket: OwnedFd) -> Self {
-        // A descriptor that is not a socket fails when it is asked for connections.
+        // A descriptor that is not a socket has no name. The first accept on it fails.
         let family = getsockname(&socket).map_or(AddressFamily::UNSPEC, |own| own.address_family());
         let socket = Descriptor::new(socket);
         Self {
@@ -35,23 +35,24 @@ impl Listener {
         }
     }
 
-    /// The next connection; none after [`Listener::stop`], when all that were accepted are handed
-    /// out.
+    /// The next connection. After [`Listener::stop`], `None` once all accepted connections were
+    /// returned.
     ///
     /// # Errors
-    /// Those of accept(2) that are not about a single connection: descriptors or memory are
-    /// exhausted, say. Polling again tries again.
+    /// Those of accept(2) that do not concern a single connection, for example exhausted
+    /// descriptors or memory. The next poll tries again.
     pub fn poll_accept(&self, context: &Context<'_>) -> Poll<Option<io::Result<Stream>>> {
         let accepted = self.accepting.poll_next(context);
         accepted.map(|next| next.map(|result| result.map(|socket| self.stream(socket))))
     }
 
-    /// Accepts no more; connections that come wait in the kernel's backlog.
+    /// Stops accepting. New connections wait in the kernel's backlog.
     pub fn stop(&self) {
         self.accepting.stop();
     }
 
-    /// Takes a connection out of the backlog, if one waits there. To be called once stopped.
+    /// Accepts a connection that waits in the backlog, if there is one, without waiting. Call this
+    /// only after [`Listener::stop`].
     ///
     /// # Errors
     /// Those of accept(2).
@@ -65,7 +66,7 @@ impl Listener {
         Stream::new(Descriptor::new(socket), self.family)
     }
 
-    /// Closes the socket at once: connections that come are refused from now on.
+    /// Closes the socket at once. From now on, new connections are refused.
     pub fn close(self) {
         let Self {
             socket, accepting, ..

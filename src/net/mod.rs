@@ -1,4 +1,4 @@
-//! Listeners and streams as coroutines see them. Nobody above knows which engine runs.
+//! Listeners, streams and other sockets for coroutines, the same on both engines.
 //!
 //! All of this needs a worker: call it from a service, or from a coroutine of
 //! [`run`](crate::run).

@@ -1,4 +1,4 @@
-//! Waiting until a descriptor of any kind is ready. It neither reads nor writes.
+//! Waiting until a descriptor of any kind is ready, without reading or writing.
 
 use std::future::poll_fn;
 use std::io;
@@ -6,9 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::engine::{self, Descriptor, Events};
 
-/// Waits until a descriptor is ready: an eventfd, a pipe, a pidfd, a timerfd, a socket, and
-/// whatever else poll(2) supports. What is then to be done with it, such as a read, is the
-/// program's, by a system call that does not wait (`O_NONBLOCK`).
+/// Waits until a descriptor is ready: an eventfd, a pipe, a pidfd, a timerfd, a socket, or anything
+/// else that poll(2) supports. The program itself then reads or writes, by a system call that does
+/// not block (`O_NONBLOCK`).
 ///
 /// ```
 /// use std::io::{Read, Write, pipe};
@@ -35,8 +35,8 @@ pub struct Polling {
 }
 
 impl Polling {
-    /// Takes over a descriptor, to wait for the events of `interest`. That the peer has gone or the
-    /// descriptor has failed is reported in any case.
+    /// Takes over a descriptor, to wait for the events of `interest`. `HALF_CLOSED`, `HUNG_UP` and
+    /// `FAILED` are always reported.
     ///
     /// # Panics
     /// Outside a worker.
@@ -48,14 +48,13 @@ impl Polling {
         }
     }
 
-    /// The first call reports the state as it is, each further one what has changed since (as
-    /// epoll(7) does, edge-triggered). So read until nothing is left (`WouldBlock`) before the next
-    /// call. An event may be reported although it has passed by then. Nothing is lost if the future
-    /// is dropped.
+    /// The first call returns the current state. Each further call waits for a change and returns
+    /// it (edge-triggered, as in epoll(7)). So read until `WouldBlock` before the next call. An
+    /// event may be reported that is over already. If the future is dropped, no event is lost.
     ///
     /// # Errors
-    /// When the kernel cannot poll this descriptor: a file on a disk is always ready, which epoll
-    /// refuses to report.
+    /// If the kernel cannot poll this descriptor. For example, epoll refuses regular files, because
+    /// they are always ready.
     pub async fn ready(&mut self) -> io::Result<Events> {
         poll_fn(|context| self.polling.poll_events(context)).await
     }
@@ -88,18 +87,18 @@ mod tests {
 
     const BLINK: Duration = Duration::from_millis(30);
 
-    fn doorbell() -> io::Result<OwnedFd> {
+    fn new_eventfd() -> io::Result<OwnedFd> {
         Ok(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
     }
 
-    fn ring(doorbell: &OwnedFd) {
-        rustix::io::write(doorbell, &1_u64.to_ne_bytes()).expect("room in the counter");
+    fn signal(eventfd: &OwnedFd) {
+        rustix::io::write(eventfd, &1_u64.to_ne_bytes()).expect("room in the counter");
     }
 
-    /// How often it was rung since this was last called.
-    fn rings(doorbell: impl AsFd) -> u64 {
+    /// Reads the number of signals since the last call.
+    fn take_signals(eventfd: impl AsFd) -> u64 {
         let mut counter = [0; 8];
-        match rustix::io::read(doorbell, &mut counter) {
+        match rustix::io::read(eventfd, &mut counter) {
             Ok(_) => u64::from_ne_bytes(counter),
             Err(errno) => {
                 assert_eq!(errno, Errno::AGAIN);
@@ -109,20 +108,20 @@ mod tests {
     }
 
     #[test]
-    fn a_doorbell_that_a_thread_rings_is_heard_each_time() {
+    fn every_signal_of_another_thread_is_reported() {
         on_each(async || {
-            let bell = doorbell()?;
-            let mut polling = Polling::new(bell.try_clone()?, Events::READABLE);
+            let eventfd = new_eventfd()?;
+            let mut polling = Polling::new(eventfd.try_clone()?, Events::READABLE);
             assert!(timeout(BLINK, polling.ready()).await.is_err());
-            let ringer = thread::spawn(move || (0..1000).for_each(|_| ring(&bell)));
-            let mut heard = 0;
-            while heard < 1000 {
+            let sender = thread::spawn(move || (0..1000).for_each(|_| signal(&eventfd)));
+            let mut received = 0;
+            while received < 1000 {
                 assert_eq!(polling.ready().await?, Events::READABLE);
-                heard += rings(&polling);
+                received += take_signals(&polling);
             }
-            assert_eq!(heard, 1000);
-            ringer.join().expect("no panic");
-            // At most one report is left, of a ring that was counted before it came.
+            assert_eq!(received, 1000);
+            sender.join().expect("no panic");
+            // At most one report is left, of a signal that was read before the report came.
             let _ = timeout(BLINK, polling.ready()).await;
             assert!(timeout(BLINK, polling.ready()).await.is_err());
             Ok(())
@@ -130,26 +129,26 @@ mod tests {
     }
 
     #[test]
-    fn each_of_several_waiters_for_one_descriptor_is_told() {
+    fn every_waiter_for_one_descriptor_gets_a_report() {
         on_each(async || {
-            let bell = doorbell()?;
+            let eventfd = new_eventfd()?;
             let waiters = (0..3).map(|_| {
-                let polling = bell
+                let polling = eventfd
                     .try_clone()
                     .map(|fd| Polling::new(fd, Events::READABLE));
                 let mut polling = polling.expect("a descriptor");
                 spawn(async move { polling.ready().await })
             });
             let waiters: Vec<_> = waiters.collect();
-            let descriptor = Descriptor::new(bell.try_clone()?);
+            let descriptor = Descriptor::new(eventfd.try_clone()?);
             let shared = [Events::READABLE, Events::READABLE, Events::NONE]
                 .map(|interest| engine::Polling::new(descriptor.clone(), interest));
             let next = async |n: usize| poll_fn(|context| shared[n].poll_events(context)).await;
             assert!(timeout(BLINK, next(0)).await.is_err());
             assert!(timeout(BLINK, next(2)).await.is_err());
-            ring(&bell);
+            signal(&eventfd);
             assert_eq!(next(0).await?, Events::READABLE);
-            // This one comes later, when it is readable already.
+            // This one is first polled when the descriptor is readable already.
             assert_eq!(next(1).await?, Events::READABLE);
             assert!(timeout(BLINK, next(2)).await.is_err());
             for waiter in waiters {
@@ -159,7 +158,7 @@ mod tests {
         });
     }
 
-    /// A stream whose socket has two polls beside it.
+    /// A stream, and two polls of the same socket.
     struct Watched {
         stream: Stream,
         polls: [engine::Polling; 2],
@@ -194,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fin_and_then_a_reset_are_reported_beside_a_stream_that_receives() {
+    fn a_fin_and_a_later_reset_are_reported_while_a_stream_receives() {
         on_each(async || {
             let (watched, mut client) = Watched::new()?;
             let early = watched.report(Events::HALF_CLOSED);
@@ -206,7 +205,7 @@ mod tests {
             watched.report(Events::HALF_CLOSED).await?;
             assert_eq!(watched.receive().await?.as_deref(), Some(&b"b"[..]));
             assert!(watched.receive().await?.is_none());
-            // A half-close is not reported again and again.
+            // At most one more report of the half-close is left.
             let again = watched.report(Events::HALF_CLOSED);
             let _ = timeout(BLINK, again).await;
             let again = watched.report(Events::HALF_CLOSED);
@@ -233,12 +232,12 @@ mod tests {
     }
 
     #[test]
-    fn a_descriptor_is_closed_when_its_wait_is_dropped() {
+    fn a_descriptor_is_closed_when_its_polling_is_dropped() {
         on_each(async || {
-            for waits in [false, true] {
+            for is_polled in [false, true] {
                 let (mut reader, writer) = pipe()?;
                 let mut polling = Polling::new(writer, Events::NONE);
-                if waits {
+                if is_polled {
                     assert!(timeout(BLINK, polling.ready()).await.is_err());
                 }
                 drop(polling);
@@ -250,17 +249,17 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_is_used_again_has_none_of_the_former_waits() {
+    fn a_reused_descriptor_number_gets_no_report_of_its_former_descriptor() {
         on_each(async || {
-            let bell = doorbell()?;
-            let mut former = Polling::new(bell.try_clone()?, Events::READABLE);
+            let eventfd = new_eventfd()?;
+            let mut former = Polling::new(eventfd.try_clone()?, Events::READABLE);
             let number = former.as_fd().as_raw_fd();
             assert!(timeout(BLINK, former.ready()).await.is_err());
-            ring(&bell);
+            signal(&eventfd);
             drop(former);
-            // The ring closes with its next batch.
+            // The ring closes the descriptor with its next batch.
             crate::time::sleep(BLINK).await;
-            let other = doorbell()?;
+            let other = new_eventfd()?;
             let mut later = Polling::new(other.try_clone()?, Events::READABLE);
             for _ in 0..16 {
                 if later.as_fd().as_raw_fd() != number {
@@ -268,15 +267,15 @@ mod tests {
                 }
             }
             assert!(timeout(BLINK, later.ready()).await.is_err());
-            ring(&other);
+            signal(&other);
             assert_eq!(later.ready().await?, Events::READABLE);
             Ok(())
         });
     }
 
-    /// epoll cannot watch a file on a disk, and says so each time.
+    /// epoll cannot watch a regular file; each call returns that error.
     #[test]
-    fn what_cannot_be_watched_is_an_error_each_time() {
+    fn a_descriptor_that_cannot_be_polled_is_an_error_each_time() {
         let outcome = run_with(EngineChoice::Epoll, async {
             let mut polling = Polling::new(File::open("Cargo.toml")?, Events::READABLE);
             for _ in 0..2 {

@@ -1,4 +1,4 @@
-//! A connection's socket.
+//! The socket of one connection.
 
 use std::future::poll_fn;
 use std::io;
@@ -16,8 +16,8 @@ use crate::rt::Occurrence;
 use crate::sys::mutants::mutate;
 use crate::sys::{limits, socket};
 
-/// A connected byte stream, TCP or Unix, on the current worker. Dropping it cancels what is in
-/// flight and closes the socket when the kernel is done.
+/// A connected byte stream, TCP or Unix, on the current worker. Dropping it cancels its operations.
+/// The socket is closed when the kernel has completed them.
 #[derive(Debug)]
 pub struct Stream {
     sending: Option<Sending>,
@@ -26,7 +26,7 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Takes over a connected socket of that family.
+    /// Takes over a connected socket of the address family `family`.
     ///
     /// # Panics
     /// Outside a worker.
@@ -38,8 +38,8 @@ impl Stream {
         }
     }
 
-    /// Connects a new socket. If the future is dropped before it is ready, the kernel is told to
-    /// give up, and the socket is closed when it has.
+    /// Connects a new socket to `address`. If the future is dropped before it is ready, the connect
+    /// is cancelled, and the socket is closed when the kernel has completed it.
     ///
     /// # Errors
     /// Those of socket(2) and connect(2).
@@ -56,28 +56,28 @@ impl Stream {
         Ok(Self::new(socket, family))
     }
 
-    /// The next piece that arrives; none when the peer will send no more.
+    /// The next received chunk; `None` after the peer's FIN.
     ///
     /// # Errors
-    /// When the connection broke.
+    /// If the connection is broken.
     #[inline]
     pub fn poll_recv(&self, context: &Context<'_>) -> Poll<io::Result<Option<Chunk>>> {
         self.receiving.poll_next(context)
     }
 
-    /// Asks the kernel at once for all that has arrived by now, on this stream or another. False:
-    /// nothing has.
+    /// Processes all completions that have arrived at the worker by now, for this stream and all
+    /// others, without waiting. Returns whether there were any.
     pub fn look(&self) -> bool {
         self.receiving.look()
     }
 
-    /// Whether more is known to have arrived.
+    /// Whether [`Stream::poll_recv`] has more bytes to return, as far as is known.
     pub fn has_more(&self) -> bool {
         self.receiving.has_more()
     }
 
-    /// Tells whether the peer is still there, while nothing is received from it. The caller is
-    /// woken when that may have changed.
+    /// The state of the peer, for a caller that does not receive from it meanwhile. The caller is
+    /// woken when the state may have changed.
     pub fn poll_peer(&self, context: &Context<'_>) -> Peer {
         let peer = self.receiving.poll_peer(context);
         if peer != Peer::Present {
@@ -86,21 +86,22 @@ impl Stream {
         peer
     }
 
-    /// The stream as others may know it.
+    /// Makes a reference to the stream that does not keep the socket open.
     #[inline]
     pub fn remote(&self) -> Remote {
         Remote(self.socket.downgrade())
     }
 
-    /// Gives `outgoing` to the kernel, and says what comes after it. There is one send at a time.
+    /// Gives `outgoing` to the kernel to be sent. `then` says what follows it. Only one send can be
+    /// in flight.
     ///
     /// # Panics
-    /// While another send is in flight, and in another run than the stream's own.
+    /// If another send is in flight, and outside the run that made the stream.
     #[inline(always)]
     pub fn start_send(&mut self, outgoing: Outgoing, then: Then) {
         assert!(
             mutate!(SecondSend, true, self.sending.is_none()),
-            "one send at a time keeps the bytes in order"
+            "a send is in flight already; two would mix their bytes"
         );
         let socket = self.socket.clone();
         self.sending = Some(Sending::new(&self.receiving, socket, outgoing, then));
@@ -111,17 +112,17 @@ impl Stream {
         self.sending.is_some()
     }
 
-    /// Whether a send has not sent everything, as far as is known by now.
+    /// Whether a send is in flight that has not sent everything, as far as is known.
     pub fn has_unsent(&self) -> bool {
         self.sending
             .as_ref()
             .is_some_and(|sending| !sending.is_done())
     }
 
-    /// How the send in flight ended. The caller is woken for what it has an `interest` in.
+    /// The outcome of the send in flight. `interest` selects the outcomes that wake the caller.
     ///
     /// # Panics
-    /// When no send is in flight.
+    /// If no send is in flight.
     #[inline]
     pub fn poll_sent(&mut self, context: &Context<'_>, interest: Interest) -> Poll<Sent> {
         let sending = self.sending.as_ref().expect("a send is in flight");
@@ -132,45 +133,49 @@ impl Stream {
         end
     }
 
-    /// Asks the kernel to end the send in flight; [`Stream::poll_sent`] then tells how far it came.
+    /// Asks the kernel to cancel the send in flight. [`Stream::poll_sent`] then returns how many
+    /// bytes were sent.
     pub fn cancel_send(&self) {
         if let Some(sending) = &self.sending {
             sending.cancel();
         }
     }
 
-    /// Tells the peer that nothing more will come (FIN); receiving goes on.
+    /// Ends our side of the stream (FIN). Receiving continues.
     pub fn shutdown_write(&self) {
-        // It can only fail when the peer is gone already.
+        // This fails only if the peer is gone already.
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Write);
     }
 
-    /// Lets the close of the socket break the connection off (RST); what the peer has not yet
-    /// received is lost. A Unix socket knows no such end.
+    /// Makes the close of the socket reset the connection (RST). Bytes that the peer has not
+    /// received by then are lost. This has no effect on a Unix socket, which cannot be reset.
     pub fn reset_on_close(&self) {
-        // It can only fail when the peer is gone already.
+        // This fails only if the peer is gone already.
         let _ = sockopt::set_socket_linger(&self.socket, Some(Duration::ZERO));
     }
 
-    /// Breaks the connection off at once (RST); what is in flight ends with an error. On a Unix
-    /// socket, which knows no such end, the peer is told that nothing more will come.
+    /// Resets the connection at once (RST). Operations in flight end with an error. A Unix socket
+    /// cannot be reset; its side of the stream is ended instead, as by
+    /// [`Stream::shutdown_write`].
     pub fn reset(&self) {
         if self.is_unix() {
             self.shutdown_write();
         } else {
             self.reset_on_close();
-            // Dissolves the association (connect(2)). A kernel that refuses this while one of its
-            // threads waits on the socket does it at the close.
+            // connect(2) to AF_UNSPEC disconnects the socket with a RST. A kernel that refuses this
+            // while one of its threads waits on the socket sends the RST at the close.
             let _ = rustix::net::connect_unspec(&self.socket);
         }
     }
 
-    /// How many bytes of what was sent have not reached the peer; none when that cannot be known.
+    /// The number of sent bytes that the peer has not acknowledged (Unix: not read); `None` if that
+    /// cannot be known.
     pub fn unacknowledged(&self) -> Option<u32> {
         socket::unacknowledged(&self.socket).ok()
     }
 
-    /// Sends what is written at once, and finds out by itself when a peer is gone.
+    /// Sets `TCP_NODELAY` and `SO_KEEPALIVE`: the kernel sends written bytes at once, and detects a
+    /// peer that has disappeared.
     ///
     /// # Errors
     /// Those of setsockopt(2).
@@ -179,12 +184,12 @@ impl Stream {
         Ok(sockopt::set_socket_keepalive(&self.socket, true)?)
     }
 
-    /// The number of its descriptor.
+    /// The number of the socket's descriptor.
     pub fn number(&self) -> u64 {
         limits::number(&self.socket)
     }
 
-    /// Our own address.
+    /// The local address.
     ///
     /// # Errors
     /// Those of getsockname(2).
@@ -198,7 +203,7 @@ impl Stream {
             .is_ok_and(|local| local.address_family() == AddressFamily::UNIX)
     }
 
-    /// The peer's address; none for a Unix socket, or when the peer is gone already.
+    /// The peer's address; `None` for a Unix socket, or if the peer is gone already.
     pub fn peer(&self) -> Option<SocketAddr> {
         peer_of(&self.socket)
     }
@@ -210,24 +215,24 @@ impl Drop for Stream {
     }
 }
 
-/// A stream's two ends, for those that neither own it nor keep it open.
+/// A reference to a stream that does not keep the socket open.
 #[derive(Debug, Clone)]
 pub struct Remote(WeakDescriptor);
 
 impl Remote {
-    /// As [`Stream::peer`]; none when the stream is closed.
+    /// As [`Stream::peer`]; `None` also if the stream is closed.
     pub fn peer(&self) -> Option<SocketAddr> {
         peer_of(&self.0.upgrade()?)
     }
 
-    /// Our own address; none for a Unix socket, or when the stream is closed.
+    /// The local address; `None` for a Unix socket, or if the stream is closed.
     pub fn local(&self) -> Option<SocketAddr> {
         let address = rustix::net::getsockname(self.0.upgrade()?).ok()?;
         address.try_into().ok()
     }
 
-    /// Waits until the peer has ended its side or reset the stream, or the stream is dropped. The
-    /// first two are noticed while somebody polls the stream.
+    /// Waits until the peer has half-closed or reset the stream, or the stream is dropped. A
+    /// half-close and a reset are noticed only while a task calls [`Stream::poll_peer`].
     pub fn gone(&self) -> Occurrence {
         self.0.gone()
     }

@@ -1,4 +1,4 @@
-//! TCP as programs see it.
+//! TCP streams and listeners for programs.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -12,20 +12,20 @@ use super::listener::Listener;
 use super::stream::Stream;
 use crate::buf::{Chunk, Part};
 
-/// A TCP connection. Dropping it ends what is under way and closes it. If bytes that were given to
-/// [`TcpStream::write_all`] are unsent then, or a panic drops it, the connection is reset (RST), so
-/// that the peer does not take a part for the whole.
+/// A TCP connection. Dropping it cancels its operations and closes the socket. If bytes that were
+/// given to [`TcpStream::write_all`] are still unsent, or if a panic drops the stream, the
+/// connection is reset (RST). So the peer cannot mistake a truncated stream for a complete one.
 ///
-/// Bytes are given away in both directions: the kernel chooses where it puts what it receives, and
-/// owns what it sends until it has sent it. So no buffer is lent for as long as somebody waits, and
-/// a future may be dropped at any time.
+/// Bytes are passed by value in both directions: the kernel chooses the memory for bytes that it
+/// receives, and owns bytes to be sent until it has sent them. So no buffer is borrowed while a
+/// coroutine waits, and a future may be dropped at any time.
 ///
-/// A stream belongs to the [`run`](crate::run) or server in which it was made. Reading or writing
-/// it in another one panics.
+/// A stream belongs to the [`run`](crate::run) or server that made it. Reading or writing it
+/// elsewhere panics.
 pub struct TcpStream(Duplex);
 
 impl TcpStream {
-    /// Connects to `address`. Names are not looked up, which would keep the worker waiting.
+    /// Connects to `address`. It takes no host name, because resolving one would block the worker.
     ///
     /// # Errors
     /// Those of connect(2).
@@ -38,31 +38,31 @@ impl TcpStream {
         Ok(Self(Duplex::new(stream)))
     }
 
-    /// The next piece that arrives, of up to 4 KiB; none when the peer will send no more. Nothing
-    /// is lost if the future is dropped.
+    /// Receives the next chunk, of up to 4 KiB; `None` after the peer's FIN. If the future is
+    /// dropped, no bytes are lost.
     ///
     /// # Errors
-    /// When the connection broke.
+    /// If the connection is broken.
     pub async fn read(&mut self) -> io::Result<Option<Chunk>> {
         self.0.read().await
     }
 
-    /// Gives `bytes` away to be sent, and waits until the kernel has taken all of them. If the
-    /// future is dropped, it may send them yet, or a part of them; the next write goes on behind.
+    /// Sends `bytes`, and waits until the kernel has taken all of them. If the future is dropped,
+    /// any number of the bytes may have been sent. The next write sends the rest first.
     ///
     /// # Errors
-    /// When the connection broke.
+    /// If the connection is broken.
     pub async fn write_all(&mut self, bytes: impl Into<Part>) -> io::Result<()> {
         self.0.write_all(bytes.into()).await
     }
 
-    /// Tells the peer that no more will come (FIN); what it sends can still be read. If bytes of a
-    /// write that was given up are unsent, the connection is reset instead.
+    /// Ends our side of the stream (FIN). Bytes of the peer can still be read. If bytes of a
+    /// dropped write are unsent, the connection is reset instead.
     pub fn shutdown_write(&mut self) {
         self.0.shutdown_write();
     }
 
-    /// Both directions apart, for two coroutines.
+    /// Splits the stream into its two directions, for two coroutines.
     pub fn split(self) -> (ReadHalf, WriteHalf) {
         self.0.split()
     }
@@ -70,13 +70,13 @@ impl TcpStream {
     /// The peer's address.
     ///
     /// # Errors
-    /// When the connection broke.
+    /// `NotConnected` if the connection is broken.
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
         let peer = self.0.stream().peer();
         peer.ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
-    /// Our own address.
+    /// The local address.
     ///
     /// # Errors
     /// Those of getsockname(2).
@@ -91,9 +91,8 @@ impl fmt::Debug for TcpStream {
     }
 }
 
-/// A TCP address that is ours, and the connections that come to it. While it lives, no other user's
-/// process can have the address, and none of this user's that does not ask to share it
-/// (`SO_REUSEPORT`, socket(7)).
+/// A listening TCP socket. While it lives, a process of another user cannot bind its address, and a
+/// process of the same user can bind it only with `SO_REUSEPORT` (socket(7)).
 ///
 /// ```
 /// use coring::net::{TcpListener, TcpStream};
@@ -126,7 +125,8 @@ impl TcpListener {
     /// Listens on `address`; port 0 lets the kernel choose.
     ///
     /// # Errors
-    /// When the address cannot be had: one line, with who has the port where that can be known.
+    /// If the address cannot be bound. The message is one line; it names the process that has the
+    /// port, if that can be known.
     ///
     /// # Panics
     /// Outside a worker.
@@ -135,24 +135,24 @@ impl TcpListener {
             address, sockets, ..
         } = bind(&Address::Tcp(address.into()), 1)?;
         let (Address::Tcp(address), Some(socket)) = (address, sockets.into_iter().next()) else {
-            unreachable!("one socket was asked for, with a TCP address")
+            unreachable!("one socket was requested, with a TCP address")
         };
         let listener = Listener::new(socket);
         Ok(Self { listener, address })
     }
 
-    /// The next connection.
+    /// Accepts the next connection.
     ///
     /// # Errors
-    /// When no connection can be accepted: descriptors or memory are exhausted, say. The next call
-    /// tries again, so it is wise to sleep before.
+    /// If no connection can be accepted, for example because descriptors or memory are exhausted.
+    /// Sleep before the next call, which tries again.
     pub async fn accept(&mut self) -> io::Result<TcpStream> {
         let accepted = poll_fn(|context| self.listener.poll_accept(context)).await;
-        let stream = accepted.expect("it is never stopped")?;
+        let stream = accepted.expect("this listener is never stopped")?;
         Ok(TcpStream(Duplex::new(stream)))
     }
 
-    /// Where it listens, with the real port.
+    /// The address on which it listens, with the real port.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
     }

@@ -1,5 +1,5 @@
-//! Streams and listeners on both engines, with each other and with the standard library's, which
-//! knows nothing of ours.
+//! Streams and listeners on both engines, connected to each other and to sockets of the standard
+//! library.
 
 use std::future::poll_fn;
 use std::io::{self, Read, Write};
@@ -22,7 +22,7 @@ use crate::{run_with, spawn};
 const PATIENCE: Duration = Duration::from_secs(30);
 const BLINK: Duration = Duration::from_millis(50);
 
-/// Runs what `coroutine` makes on each engine.
+/// Runs a coroutine made by `coroutine` on each engine.
 pub(super) fn on_each(coroutine: impl AsyncFn() -> io::Result<()> + Copy + 'static) {
     for engine in [EngineChoice::Auto, EngineChoice::Epoll] {
         let outcome = run_with(engine, async move { coroutine().await });
@@ -40,7 +40,7 @@ fn pattern(len: usize) -> Vec<u8> {
     bytes.map(|byte| u8::try_from(byte).unwrap()).collect()
 }
 
-/// A client of the standard library's, on a thread of its own.
+/// A client with a socket of the standard library, on its own thread.
 fn std_client<T: Send + 'static>(
     address: SocketAddr,
     client: impl FnOnce(std::net::TcpStream) -> T + Send + 'static,
@@ -53,7 +53,7 @@ fn std_client<T: Send + 'static>(
 }
 
 #[test]
-fn what_is_written_is_read_at_the_other_end() {
+fn written_bytes_are_read_at_the_other_end() {
     on_each(async || {
         let mut listener = listen()?;
         let address = listener.local_addr();
@@ -115,7 +115,7 @@ fn both_directions_flow_at_once() {
 }
 
 #[test]
-fn unix_sockets_are_the_same_by_a_path() {
+fn unix_streams_are_connected_by_a_path() {
     on_each(async || {
         let name = format!("coring-net-{}.sock", std::process::id());
         let path = std::env::temp_dir().join(name);
@@ -130,20 +130,20 @@ fn unix_sockets_are_the_same_by_a_path() {
         stream.write_all("hello").await?;
         assert_eq!(stream.read().await?.as_deref(), Some(&b"hello"[..]));
         server.await.expect("no panic")?;
-        assert!(!path.exists(), "the file goes with its listener");
-        let refused = UnixStream::connect(&path).await.expect_err("nobody there");
+        assert!(!path.exists(), "the listener has removed its file");
+        let refused = UnixStream::connect(&path).await.expect_err("no listener");
         assert_eq!(refused.kind(), io::ErrorKind::NotFound);
         Ok(())
     });
 }
 
 #[test]
-fn nobody_there_is_an_error() {
+fn connecting_without_a_listener_is_an_error() {
     on_each(async || {
         let address = listen()?.local_addr();
         // The listener is closed with the worker's next batch.
         sleep(BLINK).await;
-        let refused = TcpStream::connect(address).await.expect_err("nobody there");
+        let refused = TcpStream::connect(address).await.expect_err("no listener");
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
         Ok(())
     });
@@ -153,7 +153,7 @@ fn nobody_there_is_an_error() {
 fn a_taken_port_is_an_error_of_one_line() {
     on_each(async || {
         let listener = listen()?;
-        let error = TcpListener::bind(listener.local_addr()).expect_err("it is taken");
+        let error = TcpListener::bind(listener.local_addr()).expect_err("a taken port");
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         let line = error.to_string();
         let (address, pid) = (listener.local_addr(), std::process::id());
@@ -167,31 +167,31 @@ fn a_taken_port_is_an_error_of_one_line() {
     });
 }
 
-/// A listener whose backlog is full answers nobody: what connects waits, until its time is over.
+/// With a full backlog, a listener does not complete connections, so connecting times out.
 #[test]
-fn a_connect_can_be_given_up() {
-    let deaf = rustix::net::socket_with(
+fn a_connect_can_be_cancelled() {
+    let listener = rustix::net::socket_with(
         rustix::net::AddressFamily::INET,
         rustix::net::SocketType::STREAM,
         rustix::net::SocketFlags::CLOEXEC,
         None,
     );
-    let deaf = deaf.expect("a socket");
+    let listener = listener.expect("a socket");
     let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
-    rustix::net::bind(&deaf, &any).expect("a port");
-    rustix::net::listen(&deaf, 0).expect("a listener");
-    let address = rustix::net::getsockname(&deaf).expect("a name");
+    rustix::net::bind(&listener, &any).expect("a port");
+    rustix::net::listen(&listener, 0).expect("a listener");
+    let address = rustix::net::getsockname(&listener).expect("a name");
     let address = SocketAddr::try_from(address).expect("an IP address");
     let started = Instant::now();
     on_each(async move || {
         let mut connected = Vec::new();
-        let given_up = loop {
+        let backlog = loop {
             match timeout(BLINK * 4, TcpStream::connect(address)).await {
                 Ok(stream) => connected.push(stream?),
                 Err(Elapsed) => break connected.len(),
             }
         };
-        assert!(given_up < 10, "a backlog of none holds few");
+        assert!(backlog < 10, "a backlog of 0 accepts few connections");
         let aborted = spawn(TcpStream::connect(address));
         sleep(BLINK).await;
         aborted.abort();
@@ -199,22 +199,22 @@ fn a_connect_can_be_given_up() {
         assert_eq!(outcome, Err(JoinError::Cancelled));
         Ok(())
     });
-    assert!(started.elapsed() < PATIENCE, "the kernel was told");
+    assert!(started.elapsed() < PATIENCE, "the connects were cancelled");
 }
 
 #[test]
-fn a_read_that_is_given_up_loses_nothing() {
+fn a_dropped_read_loses_no_bytes() {
     on_each(async || {
         let mut listener = listen()?;
         let (go, gate) = std::sync::mpsc::channel::<()>();
         let client = std_client(listener.local_addr(), move |mut stream| {
-            gate.recv().expect("a word");
+            gate.recv().expect("a signal");
             stream.write_all(b"late").expect("a peer");
         });
         let mut stream = listener.accept().await?;
         for _ in 0..3 {
-            let given_up = timeout(BLINK, stream.read()).await;
-            assert!(given_up.is_err(), "nothing was sent: {given_up:?}");
+            let read = timeout(BLINK, stream.read()).await;
+            assert!(read.is_err(), "nothing was sent: {read:?}");
         }
         go.send(()).expect("a client");
         assert_eq!(stream.read().await?.as_deref(), Some(&b"late"[..]));
@@ -225,24 +225,24 @@ fn a_read_that_is_given_up_loses_nothing() {
 }
 
 #[test]
-fn a_write_that_is_given_up_keeps_its_place() {
+fn the_bytes_of_a_dropped_write_precede_those_of_later_writes() {
     on_each(async || {
         let mut listener = listen()?;
         let (go, gate) = std::sync::mpsc::channel::<()>();
         let client = std_client(listener.local_addr(), move |mut stream| {
-            gate.recv().expect("a word");
+            gate.recv().expect("a signal");
             let mut received = Vec::new();
-            stream.read_to_end(&mut received).expect("an end in order");
+            stream.read_to_end(&mut received).expect("a clean end");
             received
         });
         let mut stream = listener.accept().await?;
         let large = pattern(20_000_000);
-        let given_up = timeout(BLINK, stream.write_all(large.clone())).await;
-        assert!(given_up.is_err(), "nobody reads: {given_up:?}");
+        let written = timeout(BLINK, stream.write_all(large.clone())).await;
+        assert!(written.is_err(), "the client does not read: {written:?}");
         go.send(()).expect("a client");
         stream.write_all("and the end").await?;
         drop(stream);
-        // Its last bytes are sent while the worker lives.
+        // The worker must run until the last bytes are sent.
         while !client.is_finished() {
             sleep(BLINK).await;
         }
@@ -262,7 +262,7 @@ fn a_broken_connection_is_an_error() {
         let mut stream = listener.accept().await?;
         let error = stream.read().await.expect_err("a reset");
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
-        assert!(stream.write_all("nobody").await.is_err());
+        assert!(stream.write_all("lost").await.is_err());
         client.join().expect("no panic")?;
         Ok(())
     });
@@ -296,7 +296,8 @@ fn bytes_that_arrived_before_a_reset_are_received() {
     });
 }
 
-/// What a peer receives until the end of a stream, and how it ended; it begins when told to.
+/// Starts a client that reads to the end of its stream once the returned sender sends or is
+/// dropped. The client returns how many bytes it received, and how the stream ended.
 fn read_to_end(
     address: SocketAddr,
 ) -> (
@@ -313,7 +314,7 @@ fn read_to_end(
     (go, client)
 }
 
-/// Waits for a thread, with the worker at work.
+/// Waits for a thread without blocking the worker.
 async fn join<T>(thread: thread::JoinHandle<T>) -> T {
     while !thread.is_finished() {
         sleep(BLINK).await;
@@ -332,8 +333,8 @@ fn a_stream_that_is_dropped_with_bytes_unsent_is_reset() {
         let mut listener = listen()?;
         let (go, client) = read_to_end(listener.local_addr());
         let mut stream = listener.accept().await?;
-        let given_up = timeout(BLINK, stream.write_all(pattern(20_000_000))).await;
-        assert!(given_up.is_err(), "nobody reads: {given_up:?}");
+        let written = timeout(BLINK, stream.write_all(pattern(20_000_000))).await;
+        assert!(written.is_err(), "the client does not read: {written:?}");
         drop(stream);
         drop(go);
         assert_reset(join(client).await);
@@ -342,7 +343,7 @@ fn a_stream_that_is_dropped_with_bytes_unsent_is_reset() {
 }
 
 #[test]
-fn a_stream_that_a_panic_drops_is_reset() {
+fn a_stream_that_is_dropped_by_a_panic_is_reset() {
     on_each(async || {
         let mut listener = listen()?;
         let (go, client) = read_to_end(listener.local_addr());
@@ -358,15 +359,15 @@ fn a_stream_that_a_panic_drops_is_reset() {
     });
 }
 
-/// The other half may live on, waiting for a peer that waits for the rest.
+/// The reading half may still be in use: it waits for a peer that waits for the missing bytes.
 #[test]
-fn the_writing_half_of_a_stream_that_is_cut_is_reset_at_once() {
+fn dropping_a_writing_half_with_bytes_unsent_resets_the_stream_at_once() {
     on_each(async || {
         let mut listener = listen()?;
         let (go, client) = read_to_end(listener.local_addr());
         let (mut reader, mut writer) = listener.accept().await?.split();
-        let given_up = timeout(BLINK, writer.write_all(pattern(20_000_000))).await;
-        assert!(given_up.is_err(), "nobody reads: {given_up:?}");
+        let written = timeout(BLINK, writer.write_all(pattern(20_000_000))).await;
+        assert!(written.is_err(), "the client does not read: {written:?}");
         let reading = spawn(async move { reader.read().await.map(drop) });
         drop(writer);
         drop(go);
@@ -380,7 +381,7 @@ fn the_writing_half_of_a_stream_that_is_cut_is_reset_at_once() {
     });
 }
 
-/// All was sent and its end as well: whatever happens then cuts nothing.
+/// Everything was sent, and a FIN: a later panic does not truncate the stream.
 #[test]
 fn a_stream_that_has_ended_is_not_reset() {
     on_each(async || {
@@ -402,33 +403,33 @@ fn a_stream_that_has_ended_is_not_reset() {
             assert!(failed.await.is_err());
             drop(go);
             let (received, end) = join(client).await;
-            end.expect("an end in order");
+            end.expect("a clean end");
             assert_eq!(received, "the whole".len());
         }
         Ok(())
     });
 }
 
-/// Reads `len` bytes that are there.
+/// Reads `len` bytes that have been sent already.
 async fn read_all(mut read: impl AsyncFnMut() -> io::Result<Option<Chunk>>, len: usize) -> Vec<u8> {
     let mut received = Vec::new();
     while received.len() < len {
-        let piece = timeout(PATIENCE / 6, read()).await;
-        let piece = piece.unwrap_or_else(|_| panic!("{} of {len} bytes", received.len()));
-        received.extend_from_slice(&piece.expect("no error").expect("more"));
+        let chunk = timeout(PATIENCE / 6, read()).await;
+        let chunk = chunk.unwrap_or_else(|_| panic!("{} of {len} bytes", received.len()));
+        received.extend_from_slice(&chunk.expect("no error").expect("more bytes"));
     }
     received
 }
 
-/// A receive ends at the mark of an urgent byte, with more behind it.
+/// A receive ends at the mark of an urgent byte, even if more bytes follow.
 #[test]
-fn urgent_data_hides_nothing_behind_it() {
+fn bytes_after_an_urgent_byte_are_received() {
     on_each(async || {
         let mut listener = listen()?;
         let client = std::net::TcpStream::connect(listener.local_addr())?;
         let mut stream = listener.accept().await?;
         for _ in 0..3 {
-            // All of it is there before the worker looks.
+            // All of it has arrived before the worker receives.
             (&client).write_all(b"before")?;
             rustix::net::send(&client, b"!", rustix::net::SendFlags::OOB)?;
             (&client).write_all(b"behind")?;
@@ -439,9 +440,9 @@ fn urgent_data_hides_nothing_behind_it() {
     });
 }
 
-/// A receive ends behind the bytes that a descriptor came with, and at the mark of an urgent byte.
+/// A receive ends after the bytes that carry a descriptor, and at the mark of an urgent byte.
 #[test]
-fn descriptors_that_come_along_hide_nothing_behind_them() {
+fn bytes_after_a_passed_descriptor_are_received() {
     use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, send, sendmsg};
     on_each(async || {
         let name = format!("coring-net-rights-{}.sock", std::process::id());
@@ -460,7 +461,7 @@ fn descriptors_that_come_along_hide_nothing_behind_them() {
             let received = read_all(async || stream.read().await, 12).await;
             assert_eq!(received, b"beforebehind");
             (&client).write_all(b"before")?;
-            // Not every kernel has urgent data here.
+            // Not every kernel supports urgent data on Unix sockets.
             let _ = send(&client, b"!", SendFlags::OOB);
             (&client).write_all(b"behind")?;
             let received = read_all(async || stream.read().await, 12).await;
@@ -470,39 +471,39 @@ fn descriptors_that_come_along_hide_nothing_behind_them() {
     });
 }
 
-/// Somebody else's waker, which comes back to the engine when it is woken and when it is dropped.
-struct Meddler;
+/// A foreign waker that uses the engine when it is dropped, which also follows a wake-up.
+struct ReentrantWaker;
 
-impl Wake for Meddler {
+impl Wake for ReentrantWaker {
     fn wake(self: Arc<Self>) {}
 }
 
-impl Drop for Meddler {
+impl Drop for ReentrantWaker {
     fn drop(&mut self) {
         drop(listen());
     }
 }
 
 #[test]
-fn a_waker_of_others_may_use_sockets() {
+fn a_foreign_waker_may_use_sockets() {
     on_each(async || {
         let mut listener = listen()?;
         let mut client = std::net::TcpStream::connect(listener.local_addr())?;
         let mut stream = listener.accept().await?;
         let mut reading = Box::pin(stream.read());
-        // The second takes the place of the first, and is woken.
+        // The second waker replaces the first, which is dropped. The second is woken.
         for _ in 0..2 {
-            let waker = Waker::from(Arc::new(Meddler));
+            let waker = Waker::from(Arc::new(ReentrantWaker));
             let read = reading.as_mut().poll(&mut Context::from_waker(&waker));
             assert!(read.is_pending());
         }
         client.write_all(b"a byte")?;
         sleep(BLINK).await;
         assert_eq!(reading.await?.as_deref(), Some(&b"a byte"[..]));
-        // Given up while it is woken for, twice.
+        // The write is dropped while it has a waker, which has replaced another.
         let mut writing = Box::pin(stream.write_all(pattern(20_000_000)));
         for _ in 0..2 {
-            let waker = Waker::from(Arc::new(Meddler));
+            let waker = Waker::from(Arc::new(ReentrantWaker));
             let written = writing.as_mut().poll(&mut Context::from_waker(&waker));
             assert!(written.is_pending());
         }
@@ -518,55 +519,55 @@ async fn pair() -> io::Result<(TcpStream, TcpStream)> {
     Ok((client, listener.accept().await?))
 }
 
-/// Carries what `made` makes into another run, where `used` uses it beside sockets that may have
-/// the numbers of those that were carried: on each engine that must panic.
+/// Makes a value in one run and uses it in another, on each engine. The use must panic. The second
+/// run has sockets of its own, whose operations may have the ids of the first run's.
 #[track_caller]
-fn is_a_stranger<T: 'static>(
-    made: impl AsyncFn() -> io::Result<T> + Clone + 'static,
-    used: impl AsyncFn(T) -> io::Result<()> + Clone + 'static,
+fn assert_panics_in_another_run<T: 'static>(
+    make: impl AsyncFn() -> io::Result<T> + Clone + 'static,
+    use_it: impl AsyncFn(T) -> io::Result<()> + Clone + 'static,
 ) {
     for engine in [EngineChoice::Auto, EngineChoice::Epoll] {
-        let (made, used) = (made.clone(), used.clone());
-        let carried = run_with(engine, async move { made().await });
-        let carried = carried.expect("an engine").expect("sockets");
-        let elsewhere = async move {
+        let (make, use_it) = (make.clone(), use_it.clone());
+        let value = run_with(engine, async move { make().await });
+        let value = value.expect("an engine").expect("sockets");
+        let second_run = async move {
             let (mut client, mut server) = pair().await?;
-            client.write_all("not yours").await?;
-            server.write_all("nor yours").await?;
-            // Nor is it to wait for ever.
-            timeout(PATIENCE, used(carried)).await.unwrap_or(Ok(()))
+            client.write_all("other bytes").await?;
+            server.write_all("other bytes").await?;
+            // A use that waits for ever fails the test as well.
+            timeout(PATIENCE, use_it(value)).await.unwrap_or(Ok(()))
         };
-        let outcome = catch_unwind(AssertUnwindSafe(|| run_with(engine, elsewhere)));
+        let outcome = catch_unwind(AssertUnwindSafe(|| run_with(engine, second_run)));
         let outcome = outcome.map(|outcome| outcome.expect("an engine"));
-        assert!(outcome.is_err(), "{engine:?}: it was told {outcome:?}");
+        assert!(outcome.is_err(), "{engine:?}: no panic, but {outcome:?}");
     }
 }
 
 #[test]
 fn a_stream_is_read_in_the_run_that_made_it_only() {
-    is_a_stranger(pair, async |(mut client, _server)| {
+    assert_panics_in_another_run(pair, async |(mut client, _server)| {
         client.read().await.map(drop)
     });
 }
 
 #[test]
 fn a_stream_is_written_in_the_run_that_made_it_only() {
-    is_a_stranger(pair, async |(mut client, _server)| {
+    assert_panics_in_another_run(pair, async |(mut client, _server)| {
         client.write_all("a word").await
     });
 }
 
-/// Bytes that were under way when a run ended have not all gone out, so a later write that went
-/// well would leave a hole.
+/// The end of a run discards unsent bytes, so a later write that succeeded would leave a gap in the
+/// stream.
 #[test]
-fn a_write_that_the_end_of_its_run_cut_off_is_not_continued() {
+fn a_write_that_the_end_of_its_run_has_interrupted_is_not_continued() {
     let interrupted = async || {
         let (mut client, server) = pair().await?;
-        let given_up = timeout(BLINK, client.write_all(pattern(20_000_000))).await;
-        assert!(given_up.is_err(), "nobody reads: {given_up:?}");
+        let written = timeout(BLINK, client.write_all(pattern(20_000_000))).await;
+        assert!(written.is_err(), "the server does not read: {written:?}");
         Ok((client, server))
     };
-    is_a_stranger(interrupted, async |(mut client, _server)| {
+    assert_panics_in_another_run(interrupted, async |(mut client, _server)| {
         client.write_all("").await
     });
 }
@@ -574,13 +575,13 @@ fn a_write_that_the_end_of_its_run_cut_off_is_not_continued() {
 #[test]
 fn a_listener_accepts_in_the_run_that_made_it_only() {
     let listening = async || listen();
-    is_a_stranger(listening, async |mut listener| {
+    assert_panics_in_another_run(listening, async |mut listener| {
         let _client = std::net::TcpStream::connect(listener.local_addr())?;
         listener.accept().await.map(drop)
     });
 }
 
-/// Connections that wait in the kernel's backlog of a listener (proc_net_tcp(5)).
+/// The number of connections in a listener's backlog (proc_net_tcp(5)).
 fn backlog(address: SocketAddr) -> usize {
     let table = std::fs::read_to_string("/proc/net/tcp").expect("a table of sockets");
     let local = format!(" 0100007F:{:04X} ", address.port());
@@ -592,7 +593,7 @@ fn backlog(address: SocketAddr) -> usize {
     usize::from_str_radix(waiting.expect("a listener").1, 16).expect("a number")
 }
 
-/// Clients that connect and send their number.
+/// Connects a client for each of `numbers`, which sends its number.
 fn std_clients(address: SocketAddr, numbers: std::ops::Range<u32>) -> Vec<std::net::TcpStream> {
     let connect = |number: u32| {
         let mut client = std::net::TcpStream::connect(address).expect("a listener");
@@ -617,7 +618,7 @@ async fn numbers_of(listener: &mut TcpListener, count: usize) -> io::Result<Vec<
 }
 
 #[test]
-fn a_listener_takes_what_is_asked_for_and_leaves_the_rest_in_the_backlog() {
+fn a_listener_accepts_one_connection_per_call_and_leaves_the_rest_in_the_backlog() {
     on_each(async || {
         let mut listener = listen()?;
         let _clients = std_clients(listener.local_addr(), 0..100);
@@ -632,17 +633,17 @@ fn a_listener_takes_what_is_asked_for_and_leaves_the_rest_in_the_backlog() {
 }
 
 #[test]
-fn a_program_that_stops_accepting_is_given_a_bounded_number_of_connections() {
+fn a_listener_that_is_not_polled_takes_a_bounded_number_of_connections() {
     on_each(async || {
         let mut listener = listen()?;
         let address = listener.local_addr();
         let mut clients = std_clients(address, 0..20);
-        // It keeps up at first.
+        // At first the program accepts every connection.
         for _ in 0..20 {
             listener.accept().await?;
         }
         let accepting = timeout(BLINK, listener.accept()).await;
-        assert!(accepting.is_err(), "nobody connects: {accepting:?}");
+        assert!(accepting.is_err(), "no client connects: {accepting:?}");
         let more = thread::spawn(move || std_clients(address, 20..420));
         while !more.is_finished() {
             sleep(BLINK).await;
@@ -659,13 +660,13 @@ fn a_program_that_stops_accepting_is_given_a_bounded_number_of_connections() {
 }
 
 #[test]
-fn a_listener_that_cannot_be_watched_says_so_each_time() {
+fn accepting_on_a_file_is_an_error_each_time() {
     on_each(async || {
         let file = std::fs::File::open("/proc/self/exe")?;
         let listener = Listener::new(OwnedFd::from(file));
         for _ in 0..3 {
             let accepted = poll_fn(|context| listener.poll_accept(context));
-            let accepted = timeout(PATIENCE, accepted).await.expect("an answer");
+            let accepted = timeout(PATIENCE, accepted).await.expect("an outcome");
             assert!(matches!(accepted, Some(Err(_))), "{accepted:?}");
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! Unix sockets as programs see them: the same streams, by a path.
+//! Unix stream sockets for programs, with a path as their address.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -14,15 +14,16 @@ use super::listener::Listener;
 use super::stream::Stream;
 use crate::buf::{Chunk, Part};
 
-/// A connection by a Unix socket; in all else a [`TcpStream`](super::TcpStream). A Unix socket
-/// cannot be reset: its peer sees an ordinary end, also when bytes were unsent.
+/// A connection over a Unix socket. It works like a [`TcpStream`](super::TcpStream), except that a
+/// Unix socket cannot be reset: its peer sees an ordinary end of the stream even if bytes were
+/// unsent.
 pub struct UnixStream(Duplex);
 
 impl UnixStream {
     /// Connects to the socket at `path`.
     ///
     /// # Errors
-    /// Those of connect(2); on epoll also `WouldBlock`, when the listener's backlog is full.
+    /// Those of connect(2). On epoll also `WouldBlock` if the listener's backlog is full.
     ///
     /// # Panics
     /// Outside a worker.
@@ -35,7 +36,7 @@ impl UnixStream {
     /// As [`TcpStream::read`](super::TcpStream::read).
     ///
     /// # Errors
-    /// When the connection broke.
+    /// If the connection is broken.
     pub async fn read(&mut self) -> io::Result<Option<Chunk>> {
         self.0.read().await
     }
@@ -43,17 +44,17 @@ impl UnixStream {
     /// As [`TcpStream::write_all`](super::TcpStream::write_all).
     ///
     /// # Errors
-    /// When the connection broke.
+    /// If the connection is broken.
     pub async fn write_all(&mut self, bytes: impl Into<Part>) -> io::Result<()> {
         self.0.write_all(bytes.into()).await
     }
 
-    /// Tells the peer that no more will come; what it sends can still be read.
+    /// Ends our side of the stream. Bytes of the peer can still be read.
     pub fn shutdown_write(&mut self) {
         self.0.shutdown_write();
     }
 
-    /// Both directions apart, for two coroutines.
+    /// Splits the stream into its two directions, for two coroutines.
     pub fn split(self) -> (ReadHalf, WriteHalf) {
         self.0.split()
     }
@@ -65,7 +66,7 @@ impl fmt::Debug for UnixStream {
     }
 }
 
-/// A Unix socket that is ours, and the connections that come to it. Its file goes with it.
+/// A listening Unix socket. Dropping it removes the socket's file.
 pub struct UnixListener {
     listener: Listener,
     path: PathBuf,
@@ -73,10 +74,10 @@ pub struct UnixListener {
 }
 
 impl UnixListener {
-    /// Listens at `path`; the socket that a dead process has left there is replaced.
+    /// Listens at `path`. Replaces a socket file that a dead process has left there.
     ///
     /// # Errors
-    /// When the path cannot be had, in one line.
+    /// If the path cannot be bound. The message is one line.
     ///
     /// # Panics
     /// Outside a worker.
@@ -84,7 +85,7 @@ impl UnixListener {
         let path = path.into();
         let Bound { sockets, file, .. } = bind(&Address::Unix(path.clone()), 1)?;
         let Some(socket) = sockets.into_iter().next() else {
-            unreachable!("one socket was asked for")
+            unreachable!("one socket was requested")
         };
         Ok(Self {
             listener: Listener::new(socket),
@@ -93,17 +94,17 @@ impl UnixListener {
         })
     }
 
-    /// The next connection.
+    /// Accepts the next connection.
     ///
     /// # Errors
-    /// As of [`TcpListener::accept`](super::TcpListener::accept).
+    /// Those of [`TcpListener::accept`](super::TcpListener::accept).
     pub async fn accept(&mut self) -> io::Result<UnixStream> {
         let accepted = poll_fn(|context| self.listener.poll_accept(context)).await;
-        let stream = accepted.expect("it is never stopped")?;
+        let stream = accepted.expect("this listener is never stopped")?;
         Ok(UnixStream(Duplex::new(stream)))
     }
 
-    /// Where it listens.
+    /// The path at which it listens.
     pub fn path(&self) -> &Path {
         &self.path
     }

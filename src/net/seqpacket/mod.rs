@@ -1,4 +1,4 @@
-//! Unix sockets that keep the bounds of messages and carry descriptors (`SOCK_SEQPACKET`, unix(7)).
+//! Unix sockets that preserve message boundaries and pass descriptors (`SOCK_SEQPACKET`, unix(7)).
 
 use std::fmt;
 use std::future::poll_fn;
@@ -10,9 +10,8 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair, sockopt};
 use crate::buf::Part;
 use crate::engine::{DESCRIPTORS_MAX, Descriptor, Message, MessageReceiver, MessageSender};
 
-/// A connected Unix socket of messages: each is received as it was sent, whole, with the
-/// descriptors that it carries. It connects processes of one machine, a program and its children
-/// mostly.
+/// A connected Unix socket for messages. Each message is received whole, as it was sent, with the
+/// descriptors that it carries. The typical use is between a program and its child processes.
 ///
 /// ```
 /// use coring::net::UnixSeqpacket;
@@ -20,7 +19,7 @@ use crate::engine::{DESCRIPTORS_MAX, Descriptor, Message, MessageReceiver, Messa
 /// # fn main() -> std::io::Result<()> {
 /// coring::run(async {
 ///     let (mut near, far) = UnixSeqpacket::pair()?;
-///     // The other end is a child's, say.
+///     // A program would pass this end to a child process.
 ///     let mut far = UnixSeqpacket::new(far)?;
 ///     let file = std::fs::File::open("Cargo.toml")?;
 ///     near.send("read this", vec![file.into()]).await?;
@@ -37,10 +36,10 @@ pub struct UnixSeqpacket {
 }
 
 impl UnixSeqpacket {
-    /// Descriptors that one message may carry.
+    /// The maximum number of descriptors in one message.
     pub const DESCRIPTORS_MAX: usize = DESCRIPTORS_MAX;
 
-    /// A socket, and the other end of it to be given away.
+    /// Makes a connected pair: a socket for this process, and the descriptor of the other end.
     ///
     /// # Errors
     /// Those of socketpair(2).
@@ -56,7 +55,7 @@ impl UnixSeqpacket {
     /// Takes over a connected socket.
     ///
     /// # Errors
-    /// When it is of another type.
+    /// `InvalidInput` if the socket has another type. Otherwise those of getsockopt(2).
     ///
     /// # Panics
     /// Outside a worker.
@@ -79,36 +78,38 @@ impl UnixSeqpacket {
         }
     }
 
-    /// The next message; none when the peer will send no more. It is received into the capacity of
-    /// `buffer`; what the buffer contains is dropped.
+    /// Receives the next message into the capacity of `buffer`, whose contents are discarded.
+    /// Returns `None` after the peer has ended its side.
     ///
-    /// If the future is dropped, the receive goes on, and the next call gets what it brings, in the
-    /// buffer that was given to it: no message is lost.
+    /// If the future is dropped, the receive continues with the same buffer, and the next call
+    /// returns its message. So no message is lost.
     ///
     /// # Errors
-    /// `InvalidData` if the message was longer than the buffer, or carried more descriptors than
-    /// [`UnixSeqpacket::DESCRIPTORS_MAX`] or than this process may open; the message is lost then,
-    /// and its descriptors are closed. Else those of recvmsg(2).
+    /// `InvalidData` if the message was longer than the buffer's capacity, or carried more
+    /// descriptors than [`UnixSeqpacket::DESCRIPTORS_MAX`] or than this process may open. The
+    /// message is then lost, and its descriptors are closed. Otherwise those of recvmsg(2).
     pub async fn recv(&mut self, buffer: Vec<u8>) -> io::Result<Option<Message>> {
         self.receiver.recv(buffer).await
     }
 
-    /// As [`UnixSeqpacket::recv`], if a message waits.
+    /// As [`UnixSeqpacket::recv`], without waiting.
     ///
     /// # Errors
-    /// `WouldBlock` if no message waits; `ResourceBusy` after a [`UnixSeqpacket::recv`] whose
-    /// future was dropped, until another one has got its message.
+    /// `WouldBlock` if no message has arrived. `ResourceBusy` after a [`UnixSeqpacket::recv`] whose
+    /// future was dropped, until another call of it has returned that message. Otherwise those of
+    /// [`UnixSeqpacket::recv`].
     pub fn try_recv(&mut self, buffer: Vec<u8>) -> io::Result<Option<Message>> {
         self.receiver.try_recv(buffer)
     }
 
-    /// Sends a message with `descriptors`, which are closed here when they are on their way. If the
-    /// future is dropped, the message is sent before any other one, or not at all.
+    /// Sends a message with `descriptors`, which are closed in this process once they are sent. If
+    /// the future is dropped, the message is sent before all later ones, or not at all.
     ///
     /// # Errors
-    /// `InvalidInput` if the message is empty, which would be taken for the end, or carries more
-    /// descriptors than [`UnixSeqpacket::DESCRIPTORS_MAX`]. Else those of sendmsg(2), such as
-    /// `EMSGSIZE` for a message that is longer than the socket's buffer. It is not sent then.
+    /// `InvalidInput` if the message carries more descriptors than
+    /// [`UnixSeqpacket::DESCRIPTORS_MAX`], or is empty: the peer could not tell an empty message
+    /// from the end of the stream. Otherwise those of sendmsg(2), for example `EMSGSIZE` for a
+    /// message that is longer than the socket's buffer. In all these cases it is not sent.
     pub async fn send(
         &mut self,
         bytes: impl Into<Part>,
@@ -117,7 +118,7 @@ impl UnixSeqpacket {
         self.sender.send(bytes, descriptors).await
     }
 
-    /// Both directions apart, for two coroutines.
+    /// Splits the socket into its two directions, for two coroutines.
     pub fn split(self) -> (SeqpacketReceiver, SeqpacketSender) {
         (self.receiver, self.sender)
     }
@@ -129,7 +130,7 @@ impl fmt::Debug for UnixSeqpacket {
     }
 }
 
-/// The incoming side of a [`UnixSeqpacket`]; the socket is closed when both sides are dropped.
+/// The receiving half of a [`UnixSeqpacket`]. The socket is closed when both halves are dropped.
 #[derive(Debug)]
 pub struct SeqpacketReceiver(MessageReceiver);
 
@@ -137,7 +138,7 @@ impl SeqpacketReceiver {
     /// As [`UnixSeqpacket::recv`].
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`UnixSeqpacket::recv`].
     pub async fn recv(&mut self, buffer: Vec<u8>) -> io::Result<Option<Message>> {
         self.0.start(buffer);
         poll_fn(|context| self.0.poll_end(context)).await
@@ -146,13 +147,13 @@ impl SeqpacketReceiver {
     /// As [`UnixSeqpacket::try_recv`].
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`UnixSeqpacket::try_recv`].
     pub fn try_recv(&mut self, buffer: Vec<u8>) -> io::Result<Option<Message>> {
         self.0.receive_now(buffer)
     }
 }
 
-/// The outgoing side of a [`UnixSeqpacket`].
+/// The sending half of a [`UnixSeqpacket`].
 #[derive(Debug)]
 pub struct SeqpacketSender(MessageSender);
 
@@ -160,7 +161,7 @@ impl SeqpacketSender {
     /// As [`UnixSeqpacket::send`].
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`UnixSeqpacket::send`].
     pub async fn send(
         &mut self,
         bytes: impl Into<Part>,
@@ -168,12 +169,14 @@ impl SeqpacketSender {
     ) -> io::Result<()> {
         let bytes = bytes.into();
         if bytes.is_empty() {
-            return Err(invalid("an empty message would be taken for the end"));
+            return Err(invalid(
+                "a message must not be empty: the peer would take it for the end of the stream",
+            ));
         }
         if descriptors.len() > DESCRIPTORS_MAX {
             return Err(invalid("a message carries at most 16 descriptors"));
         }
-        // How a message ended that was given up is nobody's any more.
+        // First finishes a message whose future was dropped. Its outcome is ignored.
         let _ = poll_fn(|context| self.0.poll_end(context)).await;
         self.0.start(bytes, descriptors);
         poll_fn(|context| self.0.poll_end(context)).await

@@ -1,5 +1,5 @@
-//! Messages and descriptors on both engines. Descriptors are counted by the kernel: the reading
-//! end of a pipe tells when nobody has the writing end any more.
+//! Messages and descriptors on both engines. The tests pass writing ends of pipes: the reading end
+//! of a pipe reports when all copies of its writing end are closed.
 
 use std::future::{Future, poll_fn};
 use std::io::{IoSlice, PipeReader, Write, pipe};
@@ -22,7 +22,7 @@ use crate::task::yield_now;
 use crate::time::{sleep, timeout};
 
 const BLINK: Duration = Duration::from_millis(20);
-/// More than a block, and less than a socket's buffer.
+/// A length in bytes that is more than a block, and less than a socket's buffer.
 const LONG: usize = 100_000;
 
 fn ends() -> io::Result<(UnixSeqpacket, UnixSeqpacket)> {
@@ -30,11 +30,12 @@ fn ends() -> io::Result<(UnixSeqpacket, UnixSeqpacket)> {
     Ok((near, UnixSeqpacket::new(far)?))
 }
 
-/// Pipes whose writing ends are passed around.
+/// Pipes whose writing ends are passed in messages.
 #[derive(Default)]
-struct Counted(Vec<PipeReader>);
+struct Pipes(Vec<PipeReader>);
 
-impl Counted {
+impl Pipes {
+    /// Makes `count` pipes, and returns their writing ends.
     fn make(&mut self, count: usize) -> Vec<OwnedFd> {
         let new = (0..count).map(|_| {
             let (reader, writer) = pipe().expect("a pipe");
@@ -44,7 +45,7 @@ impl Counted {
         new.collect()
     }
 
-    /// Waits until none has a writing end.
+    /// Waits until all writing ends are closed.
     fn assert_closed(&self) {
         for reader in &self.0 {
             let patience = Timespec {
@@ -89,7 +90,7 @@ fn messages_arrive_as_they_were_sent() {
 }
 
 #[test]
-fn a_message_that_comes_later_is_waited_for() {
+fn recv_waits_for_a_message() {
     on_each(async || {
         let (mut near, mut far) = ends()?;
         let receiving = spawn(async move { next(&mut far, 9).await });
@@ -101,22 +102,22 @@ fn a_message_that_comes_later_is_waited_for() {
 }
 
 #[test]
-fn descriptors_come_along_up_to_the_limit() {
+fn a_message_carries_descriptors_up_to_the_limit() {
     on_each(async || {
         let (mut near, mut far) = ends()?;
-        let mut counted = Counted::default();
+        let mut pipes = Pipes::default();
         for count in [0, 1, 3, UnixSeqpacket::DESCRIPTORS_MAX] {
-            near.send("a", counted.make(count)).await?;
+            near.send("a", pipes.make(count)).await?;
             let message = next(&mut far, 1).await?;
             assert_eq!(message.descriptors.len(), count);
             for descriptor in &message.descriptors {
                 assert!(fcntl_getfd(descriptor)?.contains(FdFlags::CLOEXEC));
             }
         }
-        let too_many = counted.make(UnixSeqpacket::DESCRIPTORS_MAX + 1);
+        let too_many = pipes.make(UnixSeqpacket::DESCRIPTORS_MAX + 1);
         let error = near.send("a", too_many).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
-        counted.assert_closed();
+        pipes.assert_closed();
         let (mut reader, writer) = pipe()?;
         near.send("a", vec![writer.into()]).await?;
         let mut message = next(&mut far, 1).await?;
@@ -130,18 +131,18 @@ fn descriptors_come_along_up_to_the_limit() {
 }
 
 #[test]
-fn a_message_longer_than_its_buffer_is_an_error_and_leaks_nothing() {
+fn a_message_longer_than_its_buffer_is_an_error_and_leaks_no_descriptor() {
     on_each(async || {
         let (mut near, mut far) = ends()?;
-        let mut counted = Counted::default();
+        let mut pipes = Pipes::default();
         for (len, capacity) in [(1, 0), (2, 1), (LONG, LONG - 1)] {
-            near.send(vec![7; len], counted.make(2)).await?;
+            near.send(vec![7; len], pipes.make(2)).await?;
             let mut buffer = Vec::with_capacity(capacity);
             buffer.shrink_to(capacity);
             assert_eq!(buffer.capacity(), capacity);
             let error = far.recv(buffer).await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidData);
-            counted.assert_closed();
+            pipes.assert_closed();
         }
         near.send("b", Vec::new()).await?;
         assert_eq!(next(&mut far, 1).await?.bytes, b"b");
@@ -149,7 +150,7 @@ fn a_message_longer_than_its_buffer_is_an_error_and_leaks_nothing() {
     });
 }
 
-/// Sends more descriptors than our own side would.
+/// Sends a message with any number of descriptors, without the limit of `UnixSeqpacket::send`.
 fn send_many(socket: impl AsFd, descriptors: &[OwnedFd]) {
     let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
@@ -163,31 +164,31 @@ fn send_many(socket: impl AsFd, descriptors: &[OwnedFd]) {
 fn more_descriptors_than_the_limit_are_an_error_and_closed() {
     on_each(async || {
         let (mut near, far) = UnixSeqpacket::pair()?;
-        let mut counted = Counted::default();
+        let mut pipes = Pipes::default();
         for count in [UnixSeqpacket::DESCRIPTORS_MAX + 1, 64] {
-            send_many(&far, &counted.make(count));
+            send_many(&far, &pipes.make(count));
             let error = near.recv(Vec::with_capacity(9)).await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidData);
-            counted.assert_closed();
+            pipes.assert_closed();
         }
-        send_many(&far, &counted.make(UnixSeqpacket::DESCRIPTORS_MAX));
+        send_many(&far, &pipes.make(UnixSeqpacket::DESCRIPTORS_MAX));
         assert_eq!(next(&mut near, 9).await?.bytes, b"many");
-        counted.assert_closed();
+        pipes.assert_closed();
         Ok(())
     });
 }
 
-/// The kernel then tells who has sent a message, before its descriptors.
+/// With `SO_PASSCRED`, the sender's credentials precede the descriptors.
 #[test]
-fn descriptors_are_found_behind_other_control_data() {
+fn descriptors_are_found_after_other_control_data() {
     on_each(async || {
         let (mut far, near) = UnixSeqpacket::pair()?;
         sockopt::set_socket_passcred(&near, true)?;
         let mut near = UnixSeqpacket::new(near)?;
-        let mut counted = Counted::default();
-        far.send("a", counted.make(2)).await?;
+        let mut pipes = Pipes::default();
+        far.send("a", pipes.make(2)).await?;
         assert_eq!(next(&mut near, 9).await?.descriptors.len(), 2);
-        counted.assert_closed();
+        pipes.assert_closed();
         Ok(())
     });
 }
@@ -205,7 +206,7 @@ fn an_empty_message_and_another_type_of_socket_are_refused() {
             let error = UnixSeqpacket::new(socket).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
         }
-        // A peer that sends one has ended, as far as can be told.
+        // An empty message of the peer cannot be told from the end of the stream.
         rustix::net::send(&far, b"", SendFlags::empty())?;
         assert!(near.recv(Vec::with_capacity(9)).await?.is_none());
         Ok(())
@@ -225,12 +226,12 @@ fn a_message_that_is_longer_than_the_sockets_buffer_is_an_error() {
 }
 
 #[test]
-fn a_receive_that_is_given_up_loses_no_message() {
+fn a_dropped_receive_loses_no_message() {
     on_each(async || {
         let (mut near, mut far) = ends()?;
         for n in 0..20 {
-            let given_up = far.recv(Vec::with_capacity(9));
-            assert!(timeout(BLINK / 10, given_up).await.is_err());
+            let dropped = far.recv(Vec::with_capacity(9));
+            assert!(timeout(BLINK / 10, dropped).await.is_err());
             if n == 0 {
                 let error = far.try_recv(Vec::new()).unwrap_err();
                 assert_eq!(error.kind(), io::ErrorKind::ResourceBusy);
@@ -245,8 +246,9 @@ fn a_receive_that_is_given_up_loses_no_message() {
     });
 }
 
-/// Sends until there is no room: how many messages, the last of which is not out yet.
-async fn fill(socket: &mut UnixSeqpacket) -> usize {
+/// Sends until the socket's buffer is full. Returns the number of messages; the last of them is
+/// still to be sent.
+async fn send_until_full(socket: &mut UnixSeqpacket) -> usize {
     let mut count = 1_usize;
     while let Ok(sent) = timeout(
         BLINK,
@@ -261,10 +263,10 @@ async fn fill(socket: &mut UnixSeqpacket) -> usize {
 }
 
 #[test]
-fn a_send_that_is_given_up_keeps_its_place() {
+fn the_message_of_a_dropped_send_precedes_later_messages() {
     on_each(async || {
         let (mut near, mut far) = ends()?;
-        let count = fill(&mut near).await;
+        let count = send_until_full(&mut near).await;
         let sending = spawn(async move { near.send("last", Vec::new()).await });
         for n in 1..=count {
             let message = next(&mut far, LONG).await?;
@@ -275,12 +277,13 @@ fn a_send_that_is_given_up_keeps_its_place() {
     });
 }
 
-/// Such a peer is reported whenever the ring is asked for room.
+/// A poll of the ring for room completes at once while the peer is half-closed, so such polls must
+/// not be repeated.
 #[test]
-fn a_full_socket_with_a_half_closed_peer_is_not_asked_again_and_again() {
+fn a_full_socket_with_a_half_closed_peer_is_not_polled_in_a_loop() {
     on_each(async || {
         let (mut near, far) = UnixSeqpacket::pair()?;
-        fill(&mut near).await;
+        send_until_full(&mut near).await;
         shutdown(&far, Shutdown::Write)?;
         let mut polls = 0;
         let mut sending = pin!(near.send("a", Vec::new()));
@@ -321,26 +324,27 @@ fn both_directions_are_used_at_once() {
     });
 }
 
-/// The link to a worker process: messages on a socket that nobody waits on, and a bell.
+/// As in a link to a worker process: the program waits for an eventfd, and then collects messages
+/// by `try_recv`.
 #[test]
-fn messages_are_collected_when_a_bell_rings() {
+fn messages_are_collected_when_an_eventfd_is_signalled() {
     on_each(async || {
         let (mut near, far) = UnixSeqpacket::pair()?;
-        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let mut heard = Polling::new(bell.try_clone()?, Events::READABLE);
+        let signal = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let mut polling = Polling::new(signal.try_clone()?, Events::READABLE);
         let worker = thread::spawn(move || {
             for n in 0..100_u8 {
                 rustix::net::send(&far, &[n], SendFlags::empty()).expect("room");
                 if n % 10 == 9 {
-                    rustix::io::write(&bell, &1_u64.to_ne_bytes()).expect("room");
+                    rustix::io::write(&signal, &1_u64.to_ne_bytes()).expect("room");
                 }
             }
             far
         });
         let mut expected = 0;
         while expected < 100 {
-            heard.ready().await?;
-            let _ = rustix::io::read(&heard, &mut [0; 8]);
+            polling.ready().await?;
+            let _ = rustix::io::read(&polling, &mut [0; 8]);
             loop {
                 match near.try_recv(Vec::with_capacity(9)) {
                     Ok(message) => assert_eq!(message.expect("a message").bytes, [expected]),
@@ -358,7 +362,7 @@ fn messages_are_collected_when_a_bell_rings() {
     });
 }
 
-/// Polls a future so many times, with a turn of the loop in between, and drops it.
+/// Polls a future up to `times` times, with a turn of the loop in between, and drops it.
 async fn poll_times(times: usize, future: impl Future) {
     let mut future = pin!(future);
     for _ in 0..times {
@@ -370,9 +374,9 @@ async fn poll_times(times: usize, future: impl Future) {
 }
 
 #[test]
-fn no_descriptor_is_left_open_wherever_futures_are_dropped() {
+fn no_descriptor_is_left_open_whenever_futures_are_dropped() {
     on_each(async || {
-        let mut counted = Counted::default();
+        let mut pipes = Pipes::default();
         for (sends, receives, ends_first) in (0..48).map(|n| (n % 4, n / 4 % 4, n / 16)) {
             let (mut near, mut far) = ends()?;
             if ends_first == 2 {
@@ -380,7 +384,7 @@ fn no_descriptor_is_left_open_wherever_futures_are_dropped() {
                 poll_times(receives, far.recv(Vec::with_capacity(9))).await;
             }
             for _ in 0..2 {
-                poll_times(sends, near.send("a", counted.make(3))).await;
+                poll_times(sends, near.send("a", pipes.make(3))).await;
                 poll_times(receives, far.recv(Vec::with_capacity(9))).await;
             }
             if ends_first == 0 {
@@ -392,29 +396,29 @@ fn no_descriptor_is_left_open_wherever_futures_are_dropped() {
                 drop(near);
             }
         }
-        // The kernel's last words on what was dropped.
+        // Time for the final completions of the dropped operations.
         sleep(BLINK).await;
-        counted.assert_closed();
+        pipes.assert_closed();
         Ok(())
     });
 }
 
 #[test]
-fn the_end_of_a_run_closes_what_is_on_its_way() {
+fn the_end_of_a_run_closes_descriptors_in_flight() {
     for engine in [crate::EngineChoice::Auto, crate::EngineChoice::Epoll] {
         let outcome = crate::run_with(engine, async {
-            let mut counted = Counted::default();
+            let mut pipes = Pipes::default();
             let (mut near, mut far) = ends()?;
             poll_times(1, far.recv(Vec::with_capacity(9))).await;
-            poll_times(1, near.send("a", counted.make(3))).await;
+            poll_times(1, near.send("a", pipes.make(3))).await;
             spawn(async move {
                 let _ends = (near, far);
                 std::future::pending::<()>().await;
             });
-            io::Result::Ok(counted)
+            io::Result::Ok(pipes)
         });
-        let counted = outcome.expect("an engine").expect("no error");
-        counted.assert_closed();
+        let pipes = outcome.expect("an engine").expect("no error");
+        pipes.assert_closed();
     }
 }
 

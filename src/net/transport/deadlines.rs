@@ -1,4 +1,4 @@
-//! The two deadlines of a transport, and the timer that stands at the earlier one.
+//! The two deadlines of a transport, and the timer that is armed for the earlier one.
 
 use std::rc::Rc;
 use std::task::Context;
@@ -8,24 +8,24 @@ use super::pace::Pace;
 use crate::net::Stream;
 use crate::rt::{Timer, peer_now_ms};
 
-/// How slow a peer may be to take what is sent.
+/// How slowly a peer may accept sent bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct SendLimits {
     timeout_ms: u64,
-    /// How long after its start, or the last look at it, a send is looked at.
-    look_ms: u64,
+    /// The time from a send's start, or from its last check, until its next check, in ms.
+    check_ms: u64,
     bytes_per_second_min: u64,
 }
 
 impl SendLimits {
-    /// A send must make progress within each `timeout_ms` (`u64::MAX`: at any time), and move
-    /// at `bytes_per_second_min` on average (0: at any rate) after a grace of one timeout.
+    /// A send must make progress within each `timeout_ms` (`u64::MAX`: no limit). After a grace
+    /// period of one timeout it must average `bytes_per_second_min` (0: no limit).
     pub fn new(timeout_ms: u64, bytes_per_second_min: u64) -> Self {
         Self {
             timeout_ms,
-            look_ms: match timeout_ms {
+            check_ms: match timeout_ms {
                 Deadlines::NEVER_MS => Deadlines::NEVER_MS,
-                // The next look is never due at once.
+                // At least 1, so that the next check is not due at once.
                 timeout_ms => (timeout_ms / 2).max(1),
             },
             bytes_per_second_min,
@@ -33,23 +33,23 @@ impl SendLimits {
     }
 }
 
-/// Until when the peer must have sent something, and taken something. Times are on the clock by
-/// which peers are judged.
+/// When the peer must have sent bytes, and when it must have accepted some. Times are on the peer
+/// clock ([`peer_now_ms`]).
 #[derive(Debug)]
 pub(super) struct Deadlines {
     timer: Timer,
     limits: Rc<SendLimits>,
-    /// The time by which the awaited bytes of the peer must have come.
+    /// When the awaited bytes of the peer must have arrived; `NEVER_MS` if none are awaited.
     pub(super) recv_ms: u64,
-    /// When the send in flight is to be looked at; never if nothing is being sent.
+    /// When the send in flight is checked next; `NEVER_MS` if nothing is being sent.
     send_ms: u64,
     pace: Pace,
-    /// What the peer had not acknowledged when we last looked, in bytes.
+    /// The bytes that the peer had not acknowledged at the last check.
     unacknowledged: u32,
 }
 
 impl Deadlines {
-    /// A deadline that does not come.
+    /// A deadline that never comes.
     pub(super) const NEVER_MS: u64 = u64::MAX;
 
     pub(super) fn new(limits: Rc<SendLimits>) -> Self {
@@ -63,21 +63,23 @@ impl Deadlines {
         }
     }
 
-    /// Has the caller woken at the earlier deadline. True: the receive is overdue, which the caller
-    /// has to tell if it receives; it is woken at the other deadline then.
+    /// Arranges for the caller to be woken at the earlier deadline. Returns true if the receive is
+    /// overdue. The caller then reports that if it receives, and is woken only at the send's
+    /// deadline.
     pub(super) fn arm(&mut self, stream: &Stream, context: &Context<'_>) -> bool {
         let mut next_ms = self.recv_ms.min(self.send_ms);
-        let is_overdue = peer_now_ms() >= next_ms && self.arrive(stream, &mut next_ms);
+        let is_overdue = peer_now_ms() >= next_ms && self.pass(stream, &mut next_ms);
         self.timer.wake_for_peer(next_ms, context);
         is_overdue
     }
 
-    /// A deadline has come: sets the next one. True: it was the receive's.
+    /// A deadline has come: handles it, and sets the next one. Returns whether the receive is
+    /// overdue.
     #[cold]
-    fn arrive(&mut self, stream: &Stream, next_ms: &mut u64) -> bool {
+    fn pass(&mut self, stream: &Stream, next_ms: &mut u64) -> bool {
         let now_ms = peer_now_ms();
         if now_ms >= self.send_ms {
-            self.look_at_send(stream, now_ms);
+            self.check_send(stream, now_ms);
         }
         *next_ms = self.send_ms;
         if now_ms >= self.recv_ms {
@@ -87,7 +89,8 @@ impl Deadlines {
         false
     }
 
-    /// A send starts. If it `continues` the one before, their rate is that of both together.
+    /// Notes the start of a send. If it `continues` the send before it, the two count as one
+    /// transfer.
     #[inline(always)]
     pub(super) fn send_started(&mut self, continues: bool) {
         let now_ms = peer_now_ms();
@@ -102,13 +105,14 @@ impl Deadlines {
         self.move_send_deadline(now_ms);
     }
 
-    /// Nothing is left to be sent.
+    /// Notes that nothing is left to be sent.
     #[inline]
     pub(super) fn nothing_to_send(&mut self) {
         self.send_ms = Self::NEVER_MS;
     }
 
-    /// A send has ended, with so many bytes `sent`. Fails if that was too slow and more follows.
+    /// Notes that a send has ended with `sent` bytes. Fails if that was too slow and more bytes
+    /// follow.
     #[inline]
     pub(super) fn sent(&mut self, sent: u32, more_follows: bool) -> Result<(), TransportError> {
         let now_ms = peer_now_ms();
@@ -124,12 +128,13 @@ impl Deadlines {
         Ok(())
     }
 
-    /// The send in flight has not ended for half a timeout or more. The kernel reports room only
-    /// when a third of the socket's buffer is free, so a slow peer's progress is seen in what it
-    /// acknowledges. Without any since we last looked, the send is cancelled at the deadline: how
-    /// far it came, and so whether it was fast enough, is what its last completion tells. (So it is
-    /// seen even if the socket is as full again as it was: then some of this very send is in it.)
-    fn look_at_send(&mut self, stream: &Stream, now_ms: u64) {
+    /// Checks a send that has been in flight for half a timeout or more. The kernel reports room
+    /// only when a third of the socket buffer is free, so the progress of a slow peer shows earlier
+    /// in the bytes that it acknowledges. If it acknowledges none, the send is cancelled at the
+    /// deadline. The last completion of the send then says how many bytes were sent, and so whether
+    /// the peer was fast enough. (This also counts bytes that refilled the socket buffer, where the
+    /// number of unacknowledged bytes shows no progress.)
+    fn check_send(&mut self, stream: &Stream, now_ms: u64) {
         let unacknowledged = stream.unacknowledged().unwrap_or(u32::MAX);
         if unacknowledged < self.unacknowledged {
             self.pace.moved(0, now_ms);
@@ -142,15 +147,16 @@ impl Deadlines {
         }
     }
 
-    /// Sets the time to look at the send in flight: half a timeout from now, or the deadline.
+    /// Schedules the next check of the send in flight: after half a timeout, or at the deadline if
+    /// that is earlier.
     #[inline]
     fn move_send_deadline(&mut self, now_ms: u64) {
         let SendLimits {
             timeout_ms,
-            look_ms,
+            check_ms,
             bytes_per_second_min,
         } = *self.limits;
         let deadline_ms = self.pace.deadline_ms(timeout_ms, bytes_per_second_min);
-        self.send_ms = deadline_ms.min(now_ms.saturating_add(look_ms));
+        self.send_ms = deadline_ms.min(now_ms.saturating_add(check_ms));
     }
 }

@@ -1,4 +1,4 @@
-//! The bytes of one connection, in both directions: [`Transport`].
+//! The bytes of one connection, in both directions, with their deadlines: [`Transport`].
 
 mod deadlines;
 mod pace;
@@ -17,76 +17,76 @@ use crate::buf::{Outgoing, RecvBuf, SendQueue};
 use crate::engine::{Interest, Peer, Sent, Then};
 use crate::sys::mutants::mutate;
 
-/// The most bytes in one send. A send ends within a bounded time then, so that the progress of a
-/// slow peer shows.
+/// The maximum size of one send from memory, in bytes. With this bound, each send ends soon enough
+/// to show the progress of a slow peer.
 const SEND_BYTES_MAX: usize = 256 << 10;
 
-/// How often the kernel is asked for the bytes of an overdue peer, while each call brings some.
-const LOOKS_MAX: u32 = 8;
+/// How often completions are processed to find bytes of an overdue peer, while there are any.
+const ATTEMPTS_MAX: u32 = 8;
 
-/// A stream with what was received and not yet used, and what is queued and not yet sent. It knows
-/// no protocol.
+/// A stream with its received bytes and its queued bytes, independent of any protocol.
 ///
-/// It alone has the bytes of a send that was short: a caller queues bytes once, and the transport
-/// sends all of them in order or fails.
+/// A caller queues bytes once. The transport sends all of them in order, also the rest of a short
+/// send, or fails.
 ///
-/// Each of the `poll_` functions that leaves its caller waiting has armed the timer for the earlier
-/// deadline: the one of the receive ([`Transport::set_recv_deadline`]) or that of the send in
-/// flight ([`SendLimits`]). Nothing else starts a send. So a caller that returns `Pending` after
-/// any of them is woken in time.
+/// Each `poll_` function that leaves its caller waiting has armed the timer for the earlier of two
+/// deadlines: that of the receive ([`Transport::set_recv_deadline`]) and that of the send in flight
+/// ([`SendLimits`]). No other function starts a send. So a caller that returns `Pending` after any
+/// of them is woken in time.
 ///
-/// A TLS session will be one more field, `Option<Box<Session>>`. `fill` gives it the ciphertext,
-/// and puts its plaintext into `recv_buf`. `start_send` seals what it takes from `send_queue`, with
-/// a close_notify behind the last of it, as does `shutdown_write`. `keep_rest` leaves ciphertext
-/// with the session, to be sent before anything else, and puts nothing back into the queue. The
-/// deadlines count ciphertext then, because they count what is handed to the stream.
+/// TLS is planned as one more field, `Option<Box<Session>>`. `recv` will give it the ciphertext and
+/// put the plaintext into `recv_buf`. `start_send` will encrypt the bytes from `send_queue`, and
+/// append a close_notify to the last of them; so will `shutdown_write`. `keep_rest` will leave
+/// unsent ciphertext in the session, which sends it first, and put nothing back into the queue. The
+/// deadlines will count ciphertext, because they count the bytes that the stream gets.
 #[derive(Debug)]
 pub struct Transport {
     stream: Stream,
-    /// Received and not yet used.
+    /// Received bytes that were not used yet.
     pub recv_buf: RecvBuf,
-    /// Queued and not yet sent.
+    /// Queued bytes that were not sent yet.
     pub send_queue: SendQueue,
-    /// None: every wait takes as long as it takes.
+    /// `None`: no wait has a deadline.
     deadlines: Option<Deadlines>,
     write_side: WriteSide,
-    /// The peer will send no more (FIN).
+    /// A FIN of the peer was received.
     has_fin: bool,
-    /// The last send ended in a span of a file.
+    /// The last send contains a span of a file, at its end.
     sends_file: bool,
-    /// The size of the last send.
+    /// The size of the last send, in bytes.
     send_bytes: u32,
 }
 
-/// Our side of the connection.
+/// The state of our side of the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum WriteSide {
     Open,
-    /// The queued bytes are the last, and the close of the socket follows them.
+    /// The queued bytes are the last. The end of the stream follows them.
     Finishing,
-    /// The peer was told that no more will come, with everything sent.
+    /// Everything was sent, and then a FIN.
     Ended,
-    /// A send has failed, or bytes were given up. The peer misses them, so nothing may follow.
+    /// A send has failed, or unsent bytes were discarded. The peer misses bytes, so no others may
+    /// follow.
     Cut,
 }
 
-/// How a receive ended.
+/// The outcome of a receive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Filled {
-    /// So many bytes are there now that were not before.
+    /// This number of bytes was received into `recv_buf`.
     Bytes(usize),
-    /// The peer will send no more (FIN).
+    /// The peer has sent a FIN.
     Fin,
-    /// Nothing came until the deadline of the receive, and nothing waits in the kernel.
+    /// Nothing arrived before the receive deadline, and nothing waits in the kernel.
     Overdue,
 }
 
-/// Why a transport cannot go on.
+/// Why a transport has failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TransportError {
-    /// The connection is broken: the peer has reset it (RST), or cannot be reached any more.
+    /// The connection is broken: the peer has reset it (RST), or is unreachable.
     Broken(Errno),
-    /// The peer was too slow to take what was sent.
+    /// The peer accepted the sent bytes too slowly.
     SendTimeout,
     /// A span of a file in the queue could not be read.
     Unreadable,
@@ -103,7 +103,7 @@ impl From<TransportError> for io::Error {
 }
 
 impl Transport {
-    /// A transport that waits for its peer as long as it takes.
+    /// Makes a transport without deadlines.
     pub fn new(stream: Stream) -> Self {
         Self {
             stream,
@@ -117,7 +117,7 @@ impl Transport {
         }
     }
 
-    /// A transport whose waits have deadlines, on the clock by which peers are judged.
+    /// Makes a transport with deadlines, which are on the peer clock.
     pub fn with_deadlines(stream: Stream, limits: Rc<SendLimits>) -> Self {
         Self {
             deadlines: Some(Deadlines::new(limits)),
@@ -125,22 +125,22 @@ impl Transport {
         }
     }
 
-    /// The socket, for what concerns it as a whole.
+    /// The underlying stream.
     pub fn stream(&self) -> &Stream {
         &self.stream
     }
 
-    /// The awaited bytes of the peer must come until `deadline_ms`.
+    /// Sets the deadline for the awaited bytes of the peer, in ms on the peer clock.
     #[inline]
     pub fn set_recv_deadline(&mut self, deadline_ms: u64) {
         let deadlines = self.deadlines.as_mut();
-        debug_assert!(deadlines.is_some(), "made without deadlines");
+        debug_assert!(deadlines.is_some(), "this transport has no deadlines");
         if let Some(deadlines) = deadlines {
             deadlines.recv_ms = deadline_ms;
         }
     }
 
-    /// Nothing is awaited from the peer.
+    /// Removes the receive deadline, when no bytes of the peer are awaited.
     #[inline]
     pub fn clear_recv_deadline(&mut self) {
         if let Some(deadlines) = &mut self.deadlines {
@@ -148,18 +148,18 @@ impl Transport {
         }
     }
 
-    /// Receives a piece into `recv_buf`.
+    /// Receives a chunk into `recv_buf`.
     #[inline(always)]
     pub fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<Result<Filled, TransportError>> {
-        let filled = self.fill(context);
-        if filled.is_pending() && self.arm(context) {
-            return Poll::Ready(self.fill_overdue(context));
+        let received = self.recv(context);
+        if received.is_pending() && self.arm(context) {
+            return Poll::Ready(self.recv_overdue(context));
         }
-        filled
+        received
     }
 
-    /// Receives a piece into `recv_buf`, and sends what is queued meanwhile. The caller does not
-    /// wait for the end of the send: it is woken only if that cannot go on by itself.
+    /// Receives a chunk into `recv_buf`, and sends queued bytes meanwhile. The end of the last send
+    /// wakes the caller only if that send failed.
     #[inline(always)]
     pub fn poll_fill_and_send(
         &mut self,
@@ -171,7 +171,7 @@ impl Transport {
         self.poll_fill(context)
     }
 
-    /// Ready when everything is sent.
+    /// Ready when all queued bytes are sent.
     #[inline]
     pub fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
         let sent = self.poll_send(context, Interest::End);
@@ -181,9 +181,8 @@ impl Transport {
         sent
     }
 
-    /// As [`Transport::poll_flush`], of the last bytes: the caller closes the socket then, or tells
-    /// the peer by [`Transport::shutdown_write`] that no more will come. The end of the stream can
-    /// share the last packet.
+    /// As [`Transport::poll_flush`], for the last bytes: the caller then closes the socket or calls
+    /// [`Transport::shutdown_write`]. So the end of the stream can share the last packet.
     pub fn poll_finish(&mut self, context: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
         if self.write_side == WriteSide::Open {
             self.write_side = WriteSide::Finishing;
@@ -191,8 +190,8 @@ impl Transport {
         self.poll_flush(context)
     }
 
-    /// Tells whether the peer is still there, while nothing is received from it. The caller is
-    /// woken when that may have changed.
+    /// The state of the peer, for a caller that does not receive from it meanwhile. The caller is
+    /// woken when the state may have changed.
     pub fn poll_peer(&mut self, context: &mut Context<'_>) -> Peer {
         let peer = self.stream.poll_peer(context);
         if peer != Peer::Gone {
@@ -201,30 +200,30 @@ impl Transport {
         peer
     }
 
-    /// Whether the peer has told that it will send no more (FIN), with everything before that
-    /// received.
+    /// Whether the peer's FIN was received, and everything before it.
     pub fn has_fin(&self) -> bool {
         self.has_fin
     }
 
-    /// Whether more is known to have arrived than is in `recv_buf`.
+    /// Whether bytes are known to have arrived that are not yet in `recv_buf`.
     pub fn has_more(&self) -> bool {
         self.stream.has_more()
     }
 
-    /// Whether a send has failed. The peer misses bytes then, and nothing can follow.
+    /// Whether a send has failed, or unsent bytes were discarded. Then nothing can be sent any
+    /// more.
     pub fn is_cut(&self) -> bool {
         self.write_side == WriteSide::Cut
     }
 
-    /// Whether the kernel has not taken all that was queued, as far as is known by now.
+    /// Whether the kernel has not taken all queued bytes, as far as is known.
     pub fn has_unsent(&self) -> bool {
         self.is_cut() || !self.send_queue.is_empty() || self.stream.has_unsent()
     }
 
-    /// Bytes that are queued, and all bytes of a span of a file that is being sent. Before a span
-    /// is queued, its caller checks that its content is in the kernel's memory. Counting the span
-    /// until it is out lets this be checked late for the next one.
+    /// The number of queued bytes, plus the bytes of a file span that is being sent. A caller that
+    /// limits this number queues the next span late. It checks only then that the content of that
+    /// span is in the page cache, shortly before it is sent.
     pub fn unsent_bytes(&self) -> usize {
         let span_bytes = match self.sends_file && self.stream.is_sending() {
             true => self.send_bytes as usize,
@@ -233,9 +232,9 @@ impl Transport {
         self.send_queue.len() + span_bytes
     }
 
-    /// Tells the peer that no more will come (FIN); receiving goes on. A peer that does not get
-    /// everything must not take this for the end: if bytes are unsent, or the thread panics, which
-    /// mostly was about to send more, the connection is reset instead.
+    /// Ends our side of the stream (FIN). Receiving continues. If bytes are unsent, the connection
+    /// is reset instead, so that the peer does not mistake a truncated stream for a complete one.
+    /// The same holds if the thread panics, because the task was probably about to send more.
     pub fn shutdown_write(&mut self) {
         if self.write_side == WriteSide::Ended {
             return;
@@ -249,8 +248,8 @@ impl Transport {
         }
     }
 
-    /// Lets the close of the socket break the connection off (RST), unless the peer got everything
-    /// and was told so.
+    /// Makes the close of the socket reset the connection (RST) if bytes are unsent or the thread
+    /// panics. Does nothing after [`Transport::shutdown_write`] has sent a FIN.
     pub fn reset_unless_ended(&self) {
         let has_ended = self.write_side == WriteSide::Ended;
         if !has_ended && (self.has_unsent() || std::thread::panicking()) {
@@ -258,8 +257,8 @@ impl Transport {
         }
     }
 
-    /// Arms the timer: each poll that leaves its caller waiting does. True: the receive is overdue,
-    /// and only the other deadline is armed.
+    /// Arms the timer; each poll that leaves its caller waiting calls this. Returns true if the
+    /// receive is overdue; then only the send's deadline is armed.
     #[inline]
     fn arm(&mut self, context: &Context<'_>) -> bool {
         match &mut self.deadlines {
@@ -269,7 +268,7 @@ impl Transport {
     }
 
     #[inline]
-    fn fill(&mut self, context: &Context<'_>) -> Poll<Result<Filled, TransportError>> {
+    fn recv(&mut self, context: &Context<'_>) -> Poll<Result<Filled, TransportError>> {
         if self.has_fin {
             return Poll::Ready(Ok(Filled::Fin));
         }
@@ -288,25 +287,26 @@ impl Transport {
         }
     }
 
-    /// The peer seems to be overdue. Its bytes may still wait in the kernel: then they are
-    /// received.
+    /// The receive deadline has come. Bytes of the peer may still wait in the kernel: if so,
+    /// receives them.
     #[cold]
-    fn fill_overdue(&mut self, context: &Context<'_>) -> Result<Filled, TransportError> {
-        for _ in 0..mutate!(JudgeUnheard, 0, LOOKS_MAX) {
-            let has_come = self.stream.look();
-            if let Poll::Ready(filled) = self.fill(context) {
-                return filled;
+    fn recv_overdue(&mut self, context: &Context<'_>) -> Result<Filled, TransportError> {
+        for _ in 0..mutate!(JudgeUnheard, 0, ATTEMPTS_MAX) {
+            let any_completed = self.stream.look();
+            if let Poll::Ready(received) = self.recv(context) {
+                return received;
             }
-            // What came may be of others, and have ended this receive unheard.
-            if !has_come {
+            // The completions may be those of other streams, or may have ended this receive without
+            // bytes. `recv` has armed it again, so another attempt can succeed.
+            if !any_completed {
                 break;
             }
         }
         Ok(Filled::Overdue)
     }
 
-    /// Ready when everything is sent. If less than everything is handed to the stream, the caller
-    /// is woken for the end of the send whatever its `interest` is, to hand over more.
+    /// Ready when all queued bytes are sent. While bytes are left in the queue, the end of a send
+    /// wakes the caller whatever its `interest` is, because the next send must be started.
     fn poll_send(
         &mut self,
         context: &Context<'_>,
@@ -343,13 +343,13 @@ impl Transport {
         }
     }
 
-    /// Hands over what is queued. False: nothing is.
+    /// Starts to send queued bytes. Returns false if there are none.
     #[inline]
     fn start_send(&mut self) -> Result<bool, TransportError> {
         if self.is_cut() {
             return Err(self.cut(TransportError::Broken(Errno::PIPE)));
         }
-        // The common case apart: what is known to be one block is moved in pieces that fit.
+        // The common case is separate for speed: moving a single chunk takes few instructions.
         if let Some(chunk) = self.send_queue.take_one(SEND_BYTES_MAX) {
             self.start_send_of(Outgoing::One(chunk));
             return Ok(true);
@@ -370,10 +370,11 @@ impl Transport {
 
     #[inline(always)]
     fn start_send_of(&mut self, outgoing: Outgoing) {
+        // A span without a head continues the file of the send before it.
         let continues =
             self.sends_file && matches!(&outgoing, Outgoing::File(file) if file.head.is_none());
         self.sends_file = matches!(outgoing, Outgoing::File(_));
-        self.send_bytes = u32::try_from(outgoing.len()).expect("a send has its bound");
+        self.send_bytes = u32::try_from(outgoing.len()).expect("a send is smaller than 4 GiB");
         if let Some(deadlines) = &mut self.deadlines {
             deadlines.send_started(continues);
         }
@@ -382,8 +383,8 @@ impl Transport {
         self.stream.start_send(outgoing, then);
     }
 
-    /// A send has ended before all of `outgoing` was sent: keeps the rest if only that send was
-    /// cancelled.
+    /// A send has ended before all of `outgoing` was sent. If it was cancelled, puts the rest back
+    /// into the queue; after any other error, fails.
     #[cold]
     fn keep_rest(
         &mut self,
@@ -393,21 +394,21 @@ impl Transport {
     ) -> Result<(), TransportError> {
         match error.raw_os_error() {
             Some(libc::ECANCELED) => {}
-            // The content of a file that was to be sent cannot be had.
+            // A span's file could not be read, or has become shorter.
             Some(libc::EIO) | None => return Err(self.cut(TransportError::Unreadable)),
             Some(_) => return Err(self.cut(broken(error))),
         }
         self.send_queue.put_back(outgoing, sent);
         match &mut self.deadlines {
             Some(deadlines) => {
-                let sent = u32::try_from(sent).expect("a send has its bound");
+                let sent = u32::try_from(sent).expect("a send is smaller than 4 GiB");
                 deadlines.sent(sent, !self.send_queue.is_empty())
             }
             None => Ok(()),
         }
     }
 
-    /// Sends nothing any more.
+    /// Discards the queued bytes, and prevents further sends.
     #[cold]
     fn cut(&mut self, error: TransportError) -> TransportError {
         self.write_side = WriteSide::Cut;

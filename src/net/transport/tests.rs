@@ -1,4 +1,4 @@
-//! A transport on both engines, against sockets of the standard library.
+//! Transports on both engines, connected to sockets of the standard library.
 
 use std::future::poll_fn;
 use std::io::{Read, Write};
@@ -15,14 +15,14 @@ use crate::time::{sleep, timeout};
 use crate::{run_with, spawn};
 
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The time by which everything is due, in ms.
-const LATE_MS: u64 = 10_000;
-/// More than the buffers of two sockets hold.
+/// The longest time that a wake-up may come after its deadline, in ms.
+const LATE_MS_MAX: u64 = 10_000;
+/// More bytes than the buffers of two sockets hold.
 const LARGE_BYTES: usize = 20_000_000;
 
 type Pair = (Transport, std::net::TcpStream);
 
-/// Runs what `coroutine` makes on each engine.
+/// Runs a coroutine made by `coroutine` on each engine.
 fn on_each(coroutine: impl AsyncFn() + Copy + 'static) {
     for engine in [EngineChoice::Auto, EngineChoice::Epoll] {
         let outcome = run_with(engine, async move { timeout(PATIENCE, coroutine()).await });
@@ -32,7 +32,8 @@ fn on_each(coroutine: impl AsyncFn() + Copy + 'static) {
 
 async fn connect(make: impl FnOnce(Stream) -> Transport) -> Pair {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    // Connections inherit it. With more, the kernel may take all that a test sends at once.
+    // Connections inherit this size. With a larger buffer, the kernel might take all bytes of a
+    // test at once.
     sockopt::set_socket_recv_buffer_size(&listener, 64 << 10).expect("a socket");
     let address = listener.local_addr().expect("an address");
     let stream = Stream::connect(address.into()).await.expect("a listener");
@@ -44,20 +45,20 @@ async fn with_limits(limits: SendLimits) -> Pair {
     connect(|stream| Transport::with_deadlines(stream, Rc::new(limits))).await
 }
 
-/// A transport whose sends are not limited, beside what the test sets.
-async fn patient() -> Pair {
+/// A transport with deadlines, but without limits for its sends.
+async fn without_limits() -> Pair {
     with_limits(SendLimits::new(u64::MAX, 0)).await
 }
 
-async fn fill(transport: &mut Transport) -> Result<Filled, TransportError> {
+async fn receive(transport: &mut Transport) -> Result<Filled, TransportError> {
     poll_fn(|context| transport.poll_fill(context)).await
 }
 
-/// Receives until something else than bytes comes; how many bytes came.
-async fn fill_all(transport: &mut Transport) -> (usize, Result<Filled, TransportError>) {
+/// Receives until the outcome is not bytes. Returns the number of bytes, and that outcome.
+async fn receive_all(transport: &mut Transport) -> (usize, Result<Filled, TransportError>) {
     let mut received = 0;
     loop {
-        match fill(transport).await {
+        match receive(transport).await {
             Ok(Filled::Bytes(bytes)) => received += bytes,
             end => return (received, end),
         }
@@ -68,7 +69,7 @@ async fn peer_of(transport: &mut Transport) -> Peer {
     poll_fn(|context| Poll::Ready(transport.poll_peer(context))).await
 }
 
-/// Reads up to the end, and lets the worker work.
+/// Reads to the end of the stream without blocking the worker.
 async fn read_to_end(mut peer: std::net::TcpStream) -> Vec<u8> {
     peer.set_nonblocking(true).expect("a socket");
     let mut received = Vec::new();
@@ -83,7 +84,7 @@ async fn read_to_end(mut peer: std::net::TcpStream) -> Vec<u8> {
     }
 }
 
-/// Queues ten megabytes in parts of both kinds; returns them.
+/// Queues ten megabytes, in blocks and in parts, and returns these bytes.
 fn queue_many(transport: &mut Transport) -> Vec<u8> {
     let pool = engine::pool();
     let mut expected = Vec::new();
@@ -101,9 +102,9 @@ fn queue_many(transport: &mut Transport) -> Vec<u8> {
 }
 
 #[test]
-fn what_a_partial_send_left_goes_out_next() {
+fn the_rest_of_a_cancelled_send_is_sent_next() {
     on_each(async || {
-        let (mut transport, peer) = patient().await;
+        let (mut transport, peer) = without_limits().await;
         let expected = queue_many(&mut transport);
         let reader = spawn(read_to_end(peer));
         let mut cancelled = 0;
@@ -116,7 +117,7 @@ fn what_a_partial_send_left_goes_out_next() {
             finished
         });
         assert_eq!(finished.await, Ok(()));
-        assert!(cancelled > 0, "all of it went out at once");
+        assert!(cancelled > 0, "all bytes were sent at once");
         assert!(!transport.has_unsent());
         transport.shutdown_write();
         let received = reader.await.expect("no panic");
@@ -125,36 +126,38 @@ fn what_a_partial_send_left_goes_out_next() {
 }
 
 #[test]
-fn a_fin_is_told_from_a_reset() {
+fn a_fin_is_distinguished_from_a_reset() {
     on_each(async || {
-        let (mut transport, mut peer) = patient().await;
+        let (mut transport, mut peer) = without_limits().await;
         assert_eq!(peer_of(&mut transport).await, Peer::Present);
         peer.write_all(&[1; 10_000]).expect("a peer");
         peer.shutdown(Shutdown::Write).expect("a socket");
-        assert_eq!(fill_all(&mut transport).await, (10_000, Ok(Filled::Fin)));
+        assert_eq!(receive_all(&mut transport).await, (10_000, Ok(Filled::Fin)));
         assert_eq!(transport.recv_buf.unread().len(), 10_000);
         assert!(transport.has_fin());
-        assert_eq!(fill(&mut transport).await, Ok(Filled::Fin), "it stays so");
+        assert_eq!(receive(&mut transport).await, Ok(Filled::Fin), "once more");
         assert_eq!(peer_of(&mut transport).await, Peer::HalfClosed);
-        transport.send_queue.push(Part::from("it still reads"));
+        transport
+            .send_queue
+            .push(Part::from("the peer still reads"));
         let flushed = poll_fn(|context| transport.poll_flush(context)).await;
         assert_eq!(flushed, Ok(()));
 
-        let (mut transport, mut peer) = patient().await;
+        let (mut transport, mut peer) = without_limits().await;
         peer.write_all(&[1; 10_000]).expect("a peer");
         sockopt::set_socket_linger(&peer, Some(Duration::ZERO)).expect("a socket");
         drop(peer);
         let reset = Err(TransportError::Broken(Errno::CONNRESET));
-        assert_eq!(fill_all(&mut transport).await, (10_000, reset));
+        assert_eq!(receive_all(&mut transport).await, (10_000, reset));
         assert!(!transport.has_fin());
         assert_eq!(peer_of(&mut transport).await, Peer::Gone);
     });
 }
 
 #[test]
-fn nothing_follows_a_send_that_failed() {
+fn nothing_is_sent_after_a_failed_send() {
     on_each(async || {
-        let (mut transport, peer) = patient().await;
+        let (mut transport, peer) = without_limits().await;
         sockopt::set_socket_linger(&peer, Some(Duration::ZERO)).expect("a socket");
         drop(peer);
         transport.send_queue.push(Part::from("lost"));
@@ -168,7 +171,7 @@ fn nothing_follows_a_send_that_failed() {
             transport.send_queue.push(Part::from("too late"));
             let flushed = poll_fn(|context| transport.poll_flush(context)).await;
             assert_eq!(flushed, Err(TransportError::Broken(Errno::PIPE)));
-            assert!(transport.send_queue.is_empty(), "it keeps no memory");
+            assert!(transport.send_queue.is_empty(), "its memory is released");
         }
     });
 }
@@ -176,25 +179,25 @@ fn nothing_follows_a_send_that_failed() {
 #[test]
 fn a_receive_is_overdue_only_if_nothing_waits_in_the_kernel() {
     on_each(async || {
-        let (mut transport, mut peer) = patient().await;
+        let (mut transport, mut peer) = without_limits().await;
         peer.write_all(b"there").expect("a peer");
         transport.set_recv_deadline(0);
-        assert_eq!(fill(&mut transport).await, Ok(Filled::Bytes(5)));
-        assert_eq!(fill(&mut transport).await, Ok(Filled::Overdue));
+        assert_eq!(receive(&mut transport).await, Ok(Filled::Bytes(5)));
+        assert_eq!(receive(&mut transport).await, Ok(Filled::Overdue));
         transport.clear_recv_deadline();
         peer.write_all(b"more").expect("a peer");
-        assert_eq!(fill(&mut transport).await, Ok(Filled::Bytes(4)));
+        assert_eq!(receive(&mut transport).await, Ok(Filled::Bytes(4)));
     });
 }
 
-/// A poll of a transport. True: its caller waits.
+/// A poll of a transport. Returns whether the caller must wait.
 type Wait = fn(&mut Transport, &mut Context<'_>) -> bool;
 
 const WAITS: [(&str, Wait); 5] = [
-    ("fill", |transport, context| {
+    ("receive", |transport, context| {
         transport.poll_fill(context).is_pending()
     }),
-    ("fill and send", |transport, context| {
+    ("receive and send", |transport, context| {
         transport.poll_fill_and_send(context).is_pending()
     }),
     ("flush", |transport, context| {
@@ -208,23 +211,23 @@ const WAITS: [(&str, Wait); 5] = [
     }),
 ];
 
-/// Waits in one way until `deadline_ms`, which nothing but the transport's timer tells.
-async fn is_woken(name: &str, wait: Wait, transport: &mut Transport, deadline_ms: u64) {
+/// Waits with `wait` until `deadline_ms`. Only the transport's timer wakes this task.
+async fn assert_woken(name: &str, wait: Wait, transport: &mut Transport, deadline_ms: u64) {
     let woken_ms = poll_fn(|context| {
         let waits = wait(transport, context);
         match peer_now_ms() {
             now_ms if now_ms >= deadline_ms => Poll::Ready(now_ms),
             _ => {
-                assert!(waits, "{name}: nothing happens before the deadline");
+                assert!(waits, "{name}: ready before the deadline");
                 Poll::Pending
             }
         }
     });
     let late_ms = woken_ms.await - deadline_ms;
-    assert!(late_ms < LATE_MS, "{name}: woken {late_ms} ms late");
+    assert!(late_ms < LATE_MS_MAX, "{name}: woken {late_ms} ms late");
 }
 
-/// Queues more than the kernel takes, and starts to send it.
+/// Queues more bytes than the kernel takes, and starts to send them.
 async fn start_sending(transport: &mut Transport) {
     transport.send_queue.push(Part::from(vec![0; LARGE_BYTES]));
     poll_fn(|context| Poll::Ready(transport.poll_flush(context).is_pending())).await;
@@ -238,7 +241,7 @@ fn every_poll_that_waits_has_armed_the_deadline_of_the_receive() {
             start_sending(&mut transport).await;
             let deadline_ms = peer_after_ms(100);
             transport.set_recv_deadline(deadline_ms);
-            is_woken(name, wait, &mut transport, deadline_ms).await;
+            assert_woken(name, wait, &mut transport, deadline_ms).await;
         }
     });
 }
@@ -250,8 +253,8 @@ fn every_poll_that_waits_has_armed_the_deadline_of_the_send() {
             let (mut transport, _peer) = with_limits(SendLimits::new(200, 0)).await;
             start_sending(&mut transport).await;
             transport.set_recv_deadline(peer_after_ms(60_000));
-            // The send is looked at after half its time.
-            is_woken(name, wait, &mut transport, peer_after_ms(90)).await;
+            // The send is checked after half its timeout.
+            assert_woken(name, wait, &mut transport, peer_after_ms(90)).await;
             let flushed = poll_fn(|context| transport.poll_flush(context)).await;
             assert_eq!(flushed, Err(TransportError::SendTimeout), "{name}");
         }
@@ -259,19 +262,23 @@ fn every_poll_that_waits_has_armed_the_deadline_of_the_send() {
 }
 
 #[test]
-fn a_peer_that_does_not_read_is_given_up_while_more_is_received() {
+fn a_send_times_out_while_the_caller_receives() {
     on_each(async || {
         for timeout_ms in [1, 200] {
             let (mut transport, _peer) = with_limits(SendLimits::new(timeout_ms, 0)).await;
             transport.send_queue.push(Part::from(vec![0; LARGE_BYTES]));
-            let filled = poll_fn(|context| transport.poll_fill_and_send(context)).await;
-            assert_eq!(filled, Err(TransportError::SendTimeout), "{timeout_ms} ms");
+            let received = poll_fn(|context| transport.poll_fill_and_send(context)).await;
+            assert_eq!(
+                received,
+                Err(TransportError::SendTimeout),
+                "{timeout_ms} ms"
+            );
         }
     });
 }
 
 #[test]
-fn a_transport_without_deadlines_waits_for_its_peer() {
+fn a_transport_without_deadlines_waits_for_a_slow_peer() {
     on_each(async || {
         let (mut transport, peer) = connect(Transport::new).await;
         let expected = queue_many(&mut transport);
@@ -284,6 +291,6 @@ fn a_transport_without_deadlines_waits_for_its_peer() {
         transport.shutdown_write();
         let received = reader.await.expect("no panic");
         assert!(received == expected, "{} bytes came", received.len());
-        assert_eq!(fill(&mut transport).await, Ok(Filled::Fin));
+        assert_eq!(receive(&mut transport).await, Ok(Filled::Fin));
     });
 }
