@@ -1,5 +1,5 @@
-//! Descriptors that are real in all they do, such as an eventfd. What becomes of an operation on
-//! one is the real kernel's to say; when it completes is chance.
+//! Operations on real descriptors, such as an eventfd. The real kernel determines their results; a
+//! random decision determines when they complete.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
@@ -17,8 +17,8 @@ use super::network::{Identity, borrow};
 use crate::engine::Events;
 
 impl Kernel {
-    /// Takes a poll that reports each change. Of a simulated connection nothing but its peer's
-    /// going can be polled.
+    /// Starts a poll that reports each change. On a simulated connection it can only wait for the
+    /// peer's hang-up.
     pub(super) fn start_watch(&mut self, fd: RawFd, events: Events) -> Action {
         match self.network.identity(fd) {
             None => watch(fd, events).unwrap_or_else(|()| self.misuse("poll", fd)),
@@ -33,13 +33,13 @@ impl Kernel {
         }
     }
 
-    /// Receives a message to where the operation wants it.
+    /// Receives a message into the operation's memory.
     pub(super) fn recv_message(&mut self, fd: RawFd, header: *mut libc::msghdr) -> i32 {
         if let Some(errno) = self.message_errno() {
             return -errno;
         }
         if self.random.chance(self.faults.exhausted) {
-            // The process has no numbers left for more descriptors than these.
+            // As if the process could open only a few more descriptors.
             let room = size_of::<libc::cmsghdr>() + self.random.below(3) * size_of::<RawFd>();
             // SAFETY: the operation keeps the header until its final completion.
             let header = unsafe { &mut *header };
@@ -47,7 +47,7 @@ impl Kernel {
             header.msg_controllen = room.min(all) as _;
         }
         let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
-        // SAFETY: the operation keeps the header, and what it names, until its final completion.
+        // SAFETY: the operation keeps the header and its buffers until its final completion.
         result(unsafe { libc::recvmsg(fd, header, flags) })
     }
 
@@ -57,25 +57,26 @@ impl Kernel {
             return -errno;
         }
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-        // SAFETY: the operation keeps the header, and what it names, until its final completion.
+        // SAFETY: the operation keeps the header and its buffers until its final completion.
         result(unsafe { libc::sendmsg(fd, header, flags) })
     }
 
+    /// The error that a fault gives to a send or receive of a message, if any.
     fn message_errno(&mut self) -> Option<i32> {
         if self.random.chance(self.faults.passing) {
-            return Some(self.random.pick(faults::STREAM_PASSING));
+            return Some(self.random.pick(faults::STREAM_TRANSIENT));
         }
         let fails = self.random.chance(self.faults.fatal);
         fails.then(|| self.random.pick(faults::MESSAGE_FATAL))
     }
 }
 
-/// Whether it is a real socket that keeps the bounds of messages.
+/// Whether it is a real socket that preserves message boundaries.
 pub(super) fn keeps_bounds(fd: RawFd) -> bool {
     sockopt::socket_type(borrow(fd)) == Ok(SocketType::SEQPACKET)
 }
 
-/// Bytes, or the error of the call that was made last.
+/// The result of a completion: `len` bytes or, if that is negative, the error of the last call.
 fn result(len: isize) -> i32 {
     match usize::try_from(len) {
         Ok(len) => count(len),
@@ -85,8 +86,8 @@ fn result(len: isize) -> i32 {
     }
 }
 
-/// Pipes whose writing ends are passed around. The kernel counts these ends: a pipe without any
-/// reports that it has hung up.
+/// Pipes whose writing ends are passed in messages. A pipe whose writing ends are all closed
+/// reports a hang-up.
 #[derive(Debug, Default)]
 pub(super) struct Counted(Vec<OwnedFd>);
 
@@ -97,14 +98,14 @@ impl Counted {
         Ok(writer.into())
     }
 
-    /// How many pipes have a writing end.
+    /// The number of pipes that still have a writing end.
     pub(super) fn open(&self) -> usize {
         let has_writer = |reader: &&OwnedFd| !is_readable(reader.as_fd());
         self.0.iter().filter(has_writer).count()
     }
 }
 
-/// An instance that is readable when the descriptor has changed since it was last waited for.
+/// Makes an epoll instance that is readable when the descriptor has changed since the last wait.
 fn watch(fd: RawFd, events: Events) -> Result<Action, ()> {
     let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(drop)?;
     let flags = EventFlags::from_bits_retain(events.bits()) | EventFlags::RDHUP | EventFlags::ET;
@@ -112,7 +113,7 @@ fn watch(fd: RawFd, events: Events) -> Result<Action, ()> {
     Ok(Action::Watch { epoll })
 }
 
-/// Events of a descriptor that is watched by itself.
+/// The events of the one descriptor that `epoll` watches.
 pub(super) fn watched(epoll: &OwnedFd) -> i32 {
     let mut events: Vec<Event> = Vec::with_capacity(1);
     let _ = epoll::wait(

@@ -1,42 +1,42 @@
-//! What a simulated kernel does to those who trust it, and how often.
+//! The faults of a simulated kernel, and how often they occur.
 
 use super::random::Random;
 
-/// The faults of one simulation: chances per mille, and sizes.
+/// The faults of one simulation. Those of type `u16` are probabilities per mille, except `buffers`.
 #[derive(Debug, Clone)]
 pub struct Faults {
-    /// A completion comes later than it could.
+    /// A completion is delayed.
     pub delay: u16,
-    /// By so much at most, in ms.
+    /// The longest such delay, in ms.
     pub delay_ms_max: u64,
     /// A receive or a send moves fewer bytes than it could.
     pub short: u16,
-    /// A multishot ends, with or without data.
+    /// A multishot ends with a completion, with or without data.
     pub lose_more: u16,
-    /// An operation fails with an error that only ends the attempt.
+    /// An operation fails with a transient error, after which it can be repeated.
     pub passing: u16,
     /// An operation fails with an error that ends the connection.
     pub fatal: u16,
-    /// There is no descriptor or memory for a connection that could be accepted.
+    /// No descriptor or memory is left for an accepted connection or for received descriptors.
     pub exhausted: u16,
-    /// A connection in the backlog is gone before it is taken from there.
+    /// A connection in the backlog is aborted before it is accepted.
     pub aborted: u16,
     /// Entering the kernel fails with EINTR, EAGAIN or EBUSY.
     pub enter: u16,
-    /// Cancelling comes too late to be more than a wish (EALREADY).
+    /// A cancellation finds its target already running (EALREADY).
     pub already: u16,
-    /// Places in the submission queue.
+    /// The size of the submission queue.
     pub submissions: usize,
-    /// Places in the completion queue.
+    /// The size of the completion queue.
     pub completions: usize,
-    /// Provided buffers, a power of two.
+    /// The number of provided buffers, a power of two.
     pub buffers: u16,
-    /// Bytes on their way to a client, per connection.
+    /// The maximum bytes in flight to one client.
     pub window_max: usize,
 }
 
 impl Faults {
-    /// A kernel that does what one hopes for.
+    /// No faults.
     pub fn none() -> Self {
         Self {
             delay: 0,
@@ -56,7 +56,8 @@ impl Faults {
         }
     }
 
-    /// Some faults, others not: what always fails together hides what fails alone.
+    /// A random subset of the faults: faults that always occur together could hide each other's
+    /// effects.
     pub fn random(random: &mut Random) -> Self {
         let mut some = |per_mille_max: usize| match random.below(2) {
             0 => 0,
@@ -81,8 +82,8 @@ impl Faults {
     }
 }
 
-/// What accept(2) may answer that concerns one attempt only.
-pub(super) const ACCEPT_PASSING: &[i32] = &[
+/// Errors of accept(2) that concern only one attempt.
+pub(super) const ACCEPT_TRANSIENT: &[i32] = &[
     libc::EINTR,
     libc::EAGAIN,
     libc::ECONNABORTED,
@@ -91,9 +92,9 @@ pub(super) const ACCEPT_PASSING: &[i32] = &[
     libc::EHOSTUNREACH,
     libc::ENETUNREACH,
 ];
-/// … and of these, what it says of a connection that was gone before it could be accepted.
+/// Those of them that report a connection which was aborted before it was accepted.
 pub(super) const ACCEPT_GONE: &[i32] = &[libc::ECONNABORTED, libc::EPROTO];
-/// … and when something is used up, or forbidden.
+/// Errors of accept(2) if a resource is exhausted, or accepting is forbidden.
 pub(super) const ACCEPT_EXHAUSTED: &[i32] = &[
     libc::EMFILE,
     libc::ENFILE,
@@ -101,9 +102,9 @@ pub(super) const ACCEPT_EXHAUSTED: &[i32] = &[
     libc::ENOMEM,
     libc::EPERM,
 ];
-/// What recv(2) and send(2) may answer without harm to the connection.
-pub(super) const STREAM_PASSING: &[i32] = &[libc::EINTR, libc::EAGAIN];
-/// What recv(2) answers when the connection is gone.
+/// Errors of recv(2) and send(2) that do not affect the connection.
+pub(super) const STREAM_TRANSIENT: &[i32] = &[libc::EINTR, libc::EAGAIN];
+/// Errors of recv(2) after which the connection is broken.
 pub(super) const RECV_FATAL: &[i32] = &[
     libc::ECONNRESET,
     libc::ECONNREFUSED,
@@ -111,7 +112,7 @@ pub(super) const RECV_FATAL: &[i32] = &[
     libc::ENOTCONN,
     libc::ENOMEM,
 ];
-/// What send(2) and sendmsg(2) answer when the connection is gone.
+/// Errors of send(2) and sendmsg(2) after which the connection is broken.
 pub(super) const SEND_FATAL: &[i32] = &[
     libc::ECONNRESET,
     libc::EPIPE,
@@ -120,10 +121,10 @@ pub(super) const SEND_FATAL: &[i32] = &[
     libc::ENOBUFS,
     libc::ENOMEM,
 ];
-/// What recvmsg(2) and sendmsg(2) on a Unix socket answer when there is no memory. The message
-/// stays where it is.
+/// Errors of recvmsg(2) and sendmsg(2) on a Unix socket without memory. The message is neither
+/// received nor sent.
 pub(super) const MESSAGE_FATAL: &[i32] = &[libc::ENOBUFS, libc::ENOMEM];
-/// What connect(2) answers when the peer is not to be had.
+/// Errors of connect(2) if the peer is unreachable.
 pub(super) const CONNECT: &[i32] = &[
     libc::ECONNREFUSED,
     libc::ETIMEDOUT,
@@ -131,7 +132,7 @@ pub(super) const CONNECT: &[i32] = &[
     libc::EHOSTUNREACH,
     libc::EADDRNOTAVAIL,
 ];
-/// What close(2) may answer; the descriptor is gone all the same.
+/// Errors of close(2), which closes the descriptor nevertheless.
 pub(super) const CLOSE: &[i32] = &[libc::EINTR, libc::EIO, libc::ENOSPC, libc::EDQUOT];
-/// What io_uring_enter(2) may answer without having waited.
+/// Errors of io_uring_enter(2) without having waited.
 pub(super) const ENTER: &[i32] = &[libc::EINTR, libc::EAGAIN, libc::EBUSY];

@@ -1,4 +1,4 @@
-//! Files as a simulated machine has them: those of the real one.
+//! Files of a simulated machine, which are those of the real one.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -8,8 +8,8 @@ use rustix::path::Arg;
 
 use super::now_ms;
 
-/// openat2(2), or in a simulation without it openat(2): below valgrind there is none, and what is
-/// opened there is a test's own.
+/// openat2(2). In a simulation it falls back to openat(2), because valgrind does not support
+/// openat2(2). That is safe there: a simulation opens only files that its test has made.
 pub(crate) fn openat2(
     folder: impl AsFd,
     path: impl Arg,

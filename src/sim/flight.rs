@@ -1,18 +1,18 @@
-//! Operations in the kernel's hands, with what they may still read and write.
+//! Operations in flight, with the memory that they may still read and write.
 
 use std::os::fd::{OwnedFd, RawFd};
 
 use super::kernel::count;
 use super::network::borrow;
 
-/// What is under way on one ring.
+/// One operation in flight on a ring.
 #[derive(Debug)]
 pub(super) struct Flight {
     pub(super) user_data: u64,
     pub(super) action: Action,
-    /// It does not complete before, in ms.
+    /// The earliest time of its next completion, in ms.
     pub(super) after_ms: u64,
-    /// It is ended then, in ms.
+    /// When its cancellation takes effect, in ms.
     pub(super) cancel_ms: Option<u64>,
 }
 
@@ -21,66 +21,64 @@ pub(super) enum Action {
     Accept {
         fd: RawFd,
         listener: usize,
-        /// It is a multishot.
-        goes_on: bool,
+        is_multishot: bool,
     },
     Recv {
         socket: usize,
-        /// It is a multishot.
-        goes_on: bool,
+        is_multishot: bool,
     },
     Send {
         socket: usize,
         outgoing: Outgoing,
     },
-    /// Of the client's end; reports each change once.
+    /// A poll for the client's hang-up. It reports each change once.
     Hangup {
         socket: usize,
         /// The events that were reported.
         reported: u32,
     },
-    /// Of a real descriptor, such as an eventfd, which alone is in this epoll instance.
+    /// A poll of a real descriptor, such as an eventfd. This epoll instance watches nothing else.
     Watch {
         epoll: OwnedFd,
     },
-    /// Of a message, from a real socket.
+    /// A receive of a message from a real socket.
     RecvMsg {
         fd: RawFd,
         header: *mut libc::msghdr,
     },
-    /// Of a message, on a real socket.
+    /// A send of a message on a real socket.
     SendMsg {
         fd: RawFd,
         header: *const libc::msghdr,
         outgoing: Outgoing,
     },
-    /// Of room to send.
+    /// A poll for room to send.
     Room {
         socket: usize,
         /// It is a multishot, which reports each change once.
         edges: bool,
-        /// The number of changes when it last reported.
+        /// The number of changes at its last report.
         reported: Option<u64>,
     },
-    /// Of an eventfd, which is a real one.
+    /// A read of a real eventfd.
     Read {
         fd: RawFd,
         to: *mut u8,
     },
-    /// To a peer that is not of this machine, and not to be had.
+    /// A connect to a peer outside the simulation. It fails with `errno`.
     Connect {
         errno: i32,
         address: Outgoing,
     },
-    /// What is decided already and was not yet told.
-    Answer(i32),
+    /// An operation with this result, which is decided but not yet posted.
+    Decided(i32),
 }
 
-/// What a send was given.
+/// The memory that a send was given.
 #[derive(Debug)]
 pub(super) struct Outgoing {
     parts: Vec<(*const u8, usize)>,
-    /// The bytes as they were then.
+    /// A copy of the bytes, made when the send was issued.
     pub(super) copy: Vec<u8>,
 }
 
@@ -93,7 +91,7 @@ impl Outgoing {
         Self { parts, copy }
     }
 
-    /// Whether the bytes are what they were.
+    /// Whether the memory still contains the same bytes.
     fn is_intact(&self) -> bool {
         let mut rest = &self.copy[..];
         self.parts.iter().all(|part| {
@@ -104,7 +102,7 @@ impl Outgoing {
     }
 }
 
-/// The memory of a part of a send.
+/// The bytes of one part of a send.
 fn memory(&(start, len): &(*const u8, usize)) -> &[u8] {
     // SAFETY: the operation keeps its memory until its final completion.
     unsafe { std::slice::from_raw_parts(start, len) }
@@ -112,10 +110,10 @@ fn memory(&(start, len): &(*const u8, usize)) -> &[u8] {
 
 impl Flight {
     pub(super) fn is_decided(&self) -> bool {
-        matches!(self.action, Action::Answer(_))
+        matches!(self.action, Action::Decided(_))
     }
 
-    /// Whether the memory it was given is what it was.
+    /// Whether the memory that it was given is unchanged.
     pub(super) fn is_intact(&self) -> bool {
         match &self.action {
             Action::Send { outgoing: all, .. }
@@ -125,7 +123,7 @@ impl Flight {
         }
     }
 
-    /// The connection whose descriptor it uses.
+    /// The simulated connection that it uses.
     pub(super) fn socket(&self) -> Option<usize> {
         match self.action {
             Action::Recv { socket, .. }
@@ -136,7 +134,7 @@ impl Flight {
         }
     }
 
-    /// The real descriptor that it uses.
+    /// The real socket for messages that it uses.
     pub(super) fn descriptor(&self) -> Option<RawFd> {
         match self.action {
             Action::RecvMsg { fd, .. } | Action::SendMsg { fd, .. } => Some(fd),
@@ -144,12 +142,13 @@ impl Flight {
         }
     }
 
+    /// Whether it sends on a connection, or waits there for room to send.
     pub(super) fn sends_on(&self, socket: usize) -> bool {
         let is_sender = matches!(self.action, Action::Send { .. } | Action::Room { .. });
         is_sender && self.socket() == Some(socket)
     }
 
-    /// What it concerns, for the trace.
+    /// The number of its listener or connection, for the trace.
     pub(super) fn which(&self) -> usize {
         match self.action {
             Action::Accept { listener, .. } => listener,
@@ -162,12 +161,12 @@ impl Flight {
             | Action::RecvMsg { .. }
             | Action::SendMsg { .. }
             | Action::Connect { .. }
-            | Action::Answer(_) => usize::MAX,
+            | Action::Decided(_) => usize::MAX,
         }
     }
 }
 
-/// Reads a real eventfd, which is readable, to where the operation wants it.
+/// Reads a readable, real eventfd into the operation's memory.
 pub(super) fn read_counter(fd: RawFd, to: *mut u8) -> i32 {
     let mut counter = [0; 8];
     match rustix::io::read(borrow(fd), &mut counter) {
@@ -180,11 +179,11 @@ pub(super) fn read_counter(fd: RawFd, to: *mut u8) -> i32 {
     }
 }
 
-/// The vectors of a gathering send.
+/// The parts of a gathering send (`msg_iov`).
 pub(super) fn parts(header: *const libc::msghdr) -> Vec<(*const u8, usize)> {
     // SAFETY: the operation keeps the header until its final completion.
     let header = unsafe { &*header };
-    // SAFETY: as above, for the vectors that the header names.
+    // SAFETY: as above, for the vectors to which the header points.
     let vectors = unsafe { std::slice::from_raw_parts(header.msg_iov, header.msg_iovlen) };
     let part = |vector: &libc::iovec| (vector.iov_base.cast_const().cast(), vector.iov_len);
     vectors.iter().map(part).collect()

@@ -1,5 +1,5 @@
-//! The kernel itself: operations in flight, and when and how each completes. What is due to chance
-//! comes from one stream; what must never happen is checked where it would.
+//! The simulated kernel: operations in flight, and when and how each of them completes. All random
+//! decisions come from one stream of numbers. Invariants are checked where they could be violated.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -10,32 +10,35 @@ use super::buffers::Provided;
 use super::descriptors::{Counted, is_readable, keeps_bounds, watched};
 use super::faults::{self, Faults};
 use super::flight::{Action, Flight, Outgoing, parts, read_counter};
-use super::network::{Identity, Network, Socket, borrow};
+use super::network::{Identity, Network, SimSocket, borrow};
 use super::random::Random;
 use crate::engine::{Cqe, Sqe};
 
-/// `IORING_CQE_F_BUFFER`, `IORING_CQE_F_MORE` and where the buffer's number stands
-/// (io_uring(7)).
+/// `IORING_CQE_F_BUFFER` (io_uring(7)).
 pub(super) const CQE_BUFFER: u32 = 1 << 0;
+/// `IORING_CQE_F_MORE`.
 const CQE_MORE: u32 = 1 << 1;
+/// `IORING_CQE_BUFFER_SHIFT`: the position of the buffer's number in the flags.
 pub(super) const CQE_BUFFER_SHIFT: u32 = 16;
-/// Completions that one call runs the task work for (`IO_LOCAL_TW_DEFAULT_MAX`, Linux 6.13).
+/// How many completions' task work one call runs (`IO_LOCAL_TW_DEFAULT_MAX`, Linux 6.13).
 const TASK_WORK_MAX: usize = 20;
-/// Submissions on one connection without anything having moved there: more are a spin. Neighbours
-/// that flood the server take the buffers away from one that waits some hundred times.
+/// How many submissions one connection may have without moving a byte; more are a busy loop. Other
+/// connections that flood the server may take the buffers from a waiting one some hundred times.
 const IDLE_SUBMISSIONS_MAX: u32 = 2000;
 
-/// One ring.
+/// The state of one ring.
 #[derive(Debug, Default)]
-pub(super) struct Rings {
+pub(super) struct RingState {
     pub(super) submissions: VecDeque<(Sqe, u64)>,
     pub(super) completions: VecDeque<Cqe>,
-    /// Completions for which there was no room.
+    /// Completions that did not fit into the queue.
     pub(super) overflow: VecDeque<Cqe>,
+    /// The operations in flight.
     pub(super) flights: Vec<Flight>,
-    /// How long the worker would sleep that has given way, in ms.
+    /// When the sleep of the ring's worker ends, in ms; `None`: it has no limit. Valid after
+    /// `enter` has returned `WouldBlock` instead of sleeping.
     pub(super) sleeps_until_ms: Option<u64>,
-    /// None when the ring is gone.
+    /// `None` when the ring has been dropped.
     pub(super) buffers: Option<Provided>,
 }
 
@@ -46,13 +49,15 @@ pub(super) struct Kernel {
     pub(super) random: Random,
     pub(super) faults: Faults,
     pub(super) network: Network,
-    pub(super) rings: Vec<Rings>,
-    /// A worker is being stepped: whoever would sleep gives way.
-    pub(super) gives_way: bool,
-    /// Descriptors that were made to be passed around.
+    pub(super) rings: Vec<RingState>,
+    /// A worker is being stepped: `enter` returns `WouldBlock` instead of sleeping.
+    pub(super) is_stepping: bool,
+    /// The descriptors of [`super::World::descriptor`].
     pub(super) counted: Counted,
     pub(super) violation: Option<String>,
+    /// A hash of all events so far.
     pub(super) trace: u64,
+    /// Whether events are printed.
     traced: bool,
 }
 
@@ -64,7 +69,7 @@ impl Kernel {
             faults,
             network: Network::new(),
             rings: Vec::new(),
-            gives_way: false,
+            is_stepping: false,
             counted: Counted::default(),
             violation: None,
             trace: 0xcbf2_9ce4_8422_2325,
@@ -72,8 +77,8 @@ impl Kernel {
         }
     }
 
-    /// Puts something into the trace.
-    #[expect(clippy::print_stderr, reason = "a trace is for whoever replays a seed")]
+    /// Adds an event to the trace.
+    #[expect(clippy::print_stderr, reason = "the trace is printed to debug a seed")]
     pub(super) fn note(&mut self, what: &'static str, which: usize, value: i64) {
         let numbers = [self.now_ms, which as u64, value.cast_unsigned()];
         let bytes = numbers.into_iter().flat_map(u64::to_le_bytes);
@@ -91,13 +96,15 @@ impl Kernel {
         }
     }
 
-    /// Sees which connections the server has closed: no operation may be using them.
+    /// Notes which connections the server has closed, and checks that no operation uses them.
     pub(super) fn observe(&mut self) {
         for socket in self.network.observe() {
             self.note("server closes", socket, 0);
             let in_use = |flight: &Flight| flight.socket() == Some(socket);
             if self.rings.iter().flat_map(|ring| &ring.flights).any(in_use) {
-                self.fail(&format!("connection {socket} is closed under an operation"));
+                self.fail(&format!(
+                    "connection {socket} was closed during an operation"
+                ));
             }
             if !self.network.sockets[socket].inbound.is_empty() {
                 self.refuse(socket);
@@ -105,8 +112,9 @@ impl Kernel {
         }
     }
 
-    /// What reaches a closed connection resets it; what the client has not yet read may be lost
-    /// (RFC 9112 §9.6).
+    /// Bytes have reached a connection that the server has closed. The kernel then resets it, and
+    /// the client may lose bytes that it has not yet read (RFC 9112 §9.6); here in half of the
+    /// cases.
     pub(super) fn refuse(&mut self, socket: usize) {
         let loses = self.random.chance(500);
         let socket = &mut self.network.sockets[socket];
@@ -116,7 +124,7 @@ impl Kernel {
         }
     }
 
-    /// What must hold when all workers are gone.
+    /// Checks the invariants that must hold when all workers have ended.
     pub(super) fn check_end(&mut self) {
         let in_flight: usize = self.rings.iter().map(|ring| ring.flights.len()).sum();
         if in_flight > 0 {
@@ -126,7 +134,7 @@ impl Kernel {
         if passed > 0 {
             self.fail(&format!("{passed} passed descriptors are left open"));
         }
-        let open = |socket: &Socket| socket.accepted && !socket.closed;
+        let open = |socket: &SimSocket| socket.accepted && !socket.closed;
         let open = self.network.sockets.iter().filter(|socket| open(socket));
         let open = open.count();
         if open > 0 {
@@ -134,8 +142,8 @@ impl Kernel {
         }
     }
 
-    /// A worker sleeps while receives on the sockets `queued` wait for a buffer: there must be no
-    /// buffer, or nothing to receive.
+    /// Checks a worker that sleeps while receives on the sockets `queued` wait for a buffer: there
+    /// must be no buffer, or nothing to receive.
     #[cfg(feature = "mutants")]
     pub(super) fn check_sleep(&mut self, ring: usize, queued: &[RawFd]) {
         let buffers = self.rings[ring].buffers.as_ref().map_or(0, Provided::len);
@@ -145,13 +153,13 @@ impl Kernel {
                 && !self.network.sockets[number].inbound.is_empty()
             {
                 self.fail(&format!(
-                    "a worker sleeps while connection {number} has sent and {buffers} buffers wait"
+                    "a worker sleeps, but connection {number} has data and {buffers} buffers are free"
                 ));
             }
         }
     }
 
-    /// Takes up to `count` submissions.
+    /// Issues up to `count` queued submissions.
     pub(super) fn submit(&mut self, ring: usize, count: usize) {
         for _ in 0..count {
             let Some((sqe, user_data)) = self.rings[ring].submissions.pop_front() else {
@@ -161,7 +169,7 @@ impl Kernel {
         }
     }
 
-    /// Runs what can complete, in any order, and posts what did.
+    /// Completes operations that are ready, in random order, and posts their completions.
     pub(super) fn run_task_work(&mut self, ring: usize) {
         self.flush_overflow(ring);
         for _ in 0..TASK_WORK_MAX {
@@ -171,11 +179,12 @@ impl Kernel {
                 break;
             }
             let chosen = self.random.pick(&ready);
-            self.shoot(ring, chosen);
+            self.complete(ring, chosen);
         }
     }
 
-    /// When something can complete or be fetched, in ms; none if only others can bring that about.
+    /// When something can complete or be fetched, in ms; `None` if that takes an event from outside
+    /// this ring.
     pub(super) fn next_ms(&self, ring: usize) -> Option<u64> {
         let state = &self.rings[ring];
         if !state.completions.is_empty() || !state.overflow.is_empty() {
@@ -188,7 +197,7 @@ impl Kernel {
             .min()
     }
 
-    /// Whether the ring has task work to run, or completions that did not fit.
+    /// Whether the ring has task work to run, or completions that did not fit into the queue.
     pub(super) fn needs_enter(&self, ring: usize) -> bool {
         let flights = 0..self.rings[ring].flights.len();
         !self.rings[ring].overflow.is_empty() || flights.into_iter().any(|n| self.is_ready(ring, n))
@@ -200,14 +209,14 @@ impl Kernel {
             .is_some_and(|at_ms| at_ms <= self.now_ms)
     }
 
-    /// When an operation goes on, in ms, if it can.
+    /// When an operation can complete or post, in ms; `None` if it cannot yet.
     fn ready_ms(&self, ring: usize, flight: &Flight) -> Option<u64> {
-        let after_ms = self.can_go_on(ring, flight).then_some(flight.after_ms);
+        let after_ms = self.can_complete(ring, flight).then_some(flight.after_ms);
         after_ms.into_iter().chain(flight.cancel_ms).min()
     }
 
-    /// Whether there is something for an operation.
-    fn can_go_on(&self, ring: usize, flight: &Flight) -> bool {
+    /// Whether an operation has a result to report.
+    fn can_complete(&self, ring: usize, flight: &Flight) -> bool {
         match &flight.action {
             Action::Accept { listener, .. } => self.network.backlog(*listener) > 0,
             Action::Recv { socket, .. } => {
@@ -231,7 +240,7 @@ impl Kernel {
             Action::Send { .. }
             | Action::SendMsg { .. }
             | Action::Connect { .. }
-            | Action::Answer(_) => true,
+            | Action::Decided(_) => true,
         }
     }
 
@@ -259,8 +268,8 @@ impl Kernel {
                 errno: self.random.pick(faults::CONNECT),
                 address: Outgoing::new(vec![(address.cast(), len as usize)]),
             },
-            Sqe::Close { fd } => Action::Answer(self.close(fd)),
-            Sqe::Cancel { target } => Action::Answer(self.cancel(ring, target)),
+            Sqe::Close { fd } => Action::Decided(self.close(fd)),
+            Sqe::Cancel { target } => Action::Decided(self.cancel(ring, target)),
         };
         let after_ms = self.delayed_ms();
         self.rings[ring].flights.push(Flight {
@@ -271,14 +280,17 @@ impl Kernel {
         });
     }
 
-    fn start_recv(&mut self, fd: RawFd, goes_on: bool) -> Action {
+    fn start_recv(&mut self, fd: RawFd, is_multishot: bool) -> Action {
         match self.submitted_on(fd) {
-            Some(socket) => Action::Recv { socket, goes_on },
+            Some(socket) => Action::Recv {
+                socket,
+                is_multishot,
+            },
             None => self.misuse("recv", fd),
         }
     }
 
-    /// The connection that an operation is submitted on.
+    /// The connection on which an operation is submitted. Counts the submission.
     pub(super) fn submitted_on(&mut self, fd: RawFd) -> Option<usize> {
         let Some(Identity::Socket(number)) = self.network.identity(fd) else {
             return None;
@@ -287,29 +299,30 @@ impl Kernel {
         socket.idle_submissions += 1;
         if socket.idle_submissions > IDLE_SUBMISSIONS_MAX {
             self.fail(&format!(
-                "connection {number} is submitted on again and again"
+                "operations are submitted on connection {number} in a loop, without progress"
             ));
         }
         Some(number)
     }
 
+    /// Reports an operation on a descriptor that does not support it.
     pub(super) fn misuse(&mut self, what: &str, fd: RawFd) -> Action {
         self.fail(&format!(
-            "{what} on descriptor {fd}, which is none for that"
+            "{what} on descriptor {fd}, which does not support it"
         ));
-        Action::Answer(-libc::EBADF)
+        Action::Decided(-libc::EBADF)
     }
 
-    /// Closes a descriptor, now: the number may be another's at once.
+    /// Closes a descriptor at once, so its number can be reused at once.
     fn close(&mut self, fd: RawFd) -> i32 {
         if let Some(Identity::Socket(socket)) = self.network.identity(fd) {
             self.note("close", socket, 0);
         }
         let in_use = |flight: &Flight| flight.descriptor() == Some(fd);
         if self.rings.iter().flat_map(|ring| &ring.flights).any(in_use) {
-            self.fail(&format!("descriptor {fd} is closed under an operation"));
+            self.fail(&format!("descriptor {fd} was closed during an operation"));
         }
-        // SAFETY: a submission to close gives its descriptor away.
+        // SAFETY: the submission of a close passes ownership of the descriptor.
         drop(unsafe { OwnedFd::from_raw_fd(fd) });
         self.observe();
         if self.random.chance(self.faults.passing) {
@@ -318,6 +331,7 @@ impl Kernel {
         0
     }
 
+    /// Cancels an operation now or some time later, and returns the result of the cancellation.
     fn cancel(&mut self, ring: usize, target: u64) -> i32 {
         let flights = &self.rings[ring].flights;
         let of_target = |flight: &Flight| flight.user_data == target && !flight.is_decided();
@@ -331,7 +345,7 @@ impl Kernel {
         if is_running { -libc::EALREADY } else { 0 }
     }
 
-    /// Now, or some time later.
+    /// The present time or, by chance, some time later, in ms.
     fn delayed_ms(&mut self) -> u64 {
         let is_delayed = self.random.chance(self.faults.delay);
         let most = usize::try_from(self.faults.delay_ms_max).unwrap_or(0);
@@ -343,21 +357,25 @@ impl Kernel {
             }
     }
 
-    /// Lets an operation that is ready go on.
-    fn shoot(&mut self, ring: usize, flight: usize) {
+    /// Posts a completion of an operation that is ready.
+    fn complete(&mut self, ring: usize, flight: usize) {
         let mut flight = self.rings[ring].flights.swap_remove(flight);
-        let cancelled = flight.cancel_ms.is_some_and(|at_ms| at_ms <= self.now_ms);
-        // Between the wish and the end there may be more of a multishot.
-        let ends = cancelled && (!self.can_go_on(ring, &flight) || self.random.chance(500));
+        let was_cancelled = flight.cancel_ms.is_some_and(|at_ms| at_ms <= self.now_ms);
+        // A multishot may post more completions between its cancellation and its end.
+        let is_cancelled =
+            was_cancelled && (!self.can_complete(ring, &flight) || self.random.chance(500));
         let (result, flags) = match &mut flight.action {
-            Action::Answer(result) => (*result, 0),
-            _ if ends => (-libc::ECANCELED, 0),
+            Action::Decided(result) => (*result, 0),
+            _ if is_cancelled => (-libc::ECANCELED, 0),
             Action::Accept {
                 fd,
                 listener,
-                goes_on,
-            } => self.accept(*fd, *listener, *goes_on),
-            Action::Recv { socket, goes_on } => self.recv(ring, *socket, *goes_on),
+                is_multishot,
+            } => self.accept(*fd, *listener, *is_multishot),
+            Action::Recv {
+                socket,
+                is_multishot,
+            } => self.recv(ring, *socket, *is_multishot),
             Action::Hangup { socket, reported } => {
                 *reported = self.network.sockets[*socket].hangup();
                 (reported.cast_signed(), self.more())
@@ -380,17 +398,17 @@ impl Kernel {
             Action::Connect { errno, .. } => (-*errno, 0),
         };
         if !flight.is_intact() {
-            self.fail(&"the memory of an operation has changed");
+            self.fail(&"the memory of an operation was changed while in flight");
         }
         let state = &self.rings[ring];
         let has_room = state.completions.len() < self.faults.completions;
-        // A multishot whose completion does not fit ends with it.
+        // A multishot ends if its completion does not fit into the queue.
         let more = flags & CQE_MORE != 0 && has_room && state.overflow.is_empty();
         let flags = if more { flags } else { flags & !CQE_MORE };
-        // A descriptor's number is not the same in two runs; the connection's is.
+        // Descriptor numbers differ between runs, so the trace leaves them out.
         let is_accept = matches!(flight.action, Action::Accept { .. });
-        let told = if is_accept { result.min(0) } else { result };
-        self.note("completes", flight.which(), i64::from(told));
+        let traced_result = if is_accept { result.min(0) } else { result };
+        self.note("completes", flight.which(), i64::from(traced_result));
         let user_data = flight.user_data;
         let cqe = Cqe {
             user_data,
@@ -404,6 +422,7 @@ impl Kernel {
         }
     }
 
+    /// The flag that a multishot continues, or 0 if a fault ends it.
     pub(super) fn more(&mut self) -> u32 {
         if self.random.chance(self.faults.lose_more) {
             0
@@ -432,7 +451,7 @@ impl Kernel {
     }
 }
 
-/// Bytes as a result.
+/// A number of bytes as the result of an operation.
 pub(super) fn count(bytes: usize) -> i32 {
     i32::try_from(bytes).expect("an operation moves less than 2 GiB")
 }

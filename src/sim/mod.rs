@@ -1,18 +1,18 @@
-//! A simulated kernel below the ring's engine: it takes our `Sqe`s and gives our `Cqe`s, has
-//! provided buffers, a clock, and connections whose other ends a test holds. All chance comes from
-//! one seed, so a life that went wrong can be lived again. For tests only.
+//! A simulated kernel below the io_uring engine, for tests only. It takes our `Sqe`s and returns
+//! our `Cqe`s. It has provided buffers, a clock, and connections whose client ends a test controls.
+//! All random decisions come from one seed, so a failed run can be repeated.
 //!
-//! **Identities are real, bytes are not.** A simulated socket has a real descriptor: a listener is
-//! a Unix socket in the abstract namespace, and each connection a real one to it. So whatever the
-//! code above does with a plain system call (taking from the backlog, a shutdown, a close) is true,
-//! and is seen at the client's real end. What is received and sent goes through here, by the
-//! ring or by stand-ins for recv(2) and send(2). Other descriptors (an eventfd, a socket of
-//! messages) are real in all they do: chance decides when their operations complete, and how they
-//! fail.
+//! **Descriptors are real, bytes are simulated.** A simulated listener is a real Unix socket in the
+//! abstract namespace, and a simulated connection is a real connection to it. So a plain system
+//! call of the code under test (accepting from the backlog, a shutdown, a close) has its real
+//! effect, which is visible at the client's real end. Received and sent bytes pass through the
+//! simulation, by its ring or by its substitutes for recv(2) and send(2). Other descriptors (an
+//! eventfd, a socket for messages) are entirely real. For these, random decisions determine only
+//! when operations complete, and which of them fail.
 //!
-//! Nothing runs in parallel: a worker is stepped, and its `enter` gives way (`WouldBlock`) where
-//! the real one would sleep. Outside of a step, when an engine is dropped, `enter` moves the clock
-//! itself until something completes.
+//! Nothing runs in parallel. A test steps the workers, and `enter` returns `WouldBlock` where the
+//! real call would sleep. Outside a step, when an engine is dropped, `enter` moves the clock
+//! forward until something completes.
 
 mod accepting;
 mod buffers;
@@ -49,28 +49,28 @@ pub use server::Simulated;
 pub use stepped::Step;
 pub(crate) use streams::send;
 
-/// A simulated machine: kernel, network and clock. Cloning makes another handle to it.
+/// A simulated machine: kernel, network and clock. A clone is another handle to the same machine.
 #[derive(Clone)]
 pub struct World(Rc<RefCell<Kernel>>);
 
 thread_local! {
-    /// The machine that this thread is in.
+    /// The machine that this thread has entered.
     static CURRENT: RefCell<Option<World>> = const { RefCell::new(None) };
 }
 
 impl World {
-    /// A machine with these faults, whose chances come from `seed`. It prints what happens if it is
-    /// to be `traced`.
+    /// Makes a machine with these faults, whose random decisions come from `seed`. If `traced`, it
+    /// prints each event to standard error.
     pub fn new(seed: u64, faults: Faults, traced: bool) -> Self {
         Self::with_random(Random::new(seed), faults, traced)
     }
 
-    /// As [`World::new`], with the source of its chances.
+    /// As [`World::new`], with a given source of random numbers.
     pub fn with_random(random: Random, faults: Faults, traced: bool) -> Self {
         Self(Rc::new(RefCell::new(Kernel::new(random, faults, traced))))
     }
 
-    /// Puts this thread into the machine while `body` runs.
+    /// Runs `body` with this machine as the thread's current one.
     pub fn enter<R>(&self, body: impl FnOnce() -> R) -> R {
         struct Restore(Option<World>);
         impl Drop for Restore {
@@ -86,28 +86,28 @@ impl World {
         body(&mut self.0.borrow_mut())
     }
 
-    /// The machine that this thread is in.
+    /// The machine that this thread has entered, if any.
     pub(crate) fn current() -> Option<Self> {
         CURRENT.with_borrow(Clone::clone)
     }
 
-    /// Size of a ring's provided buffers, and the first place in it.
+    /// The number of provided buffers of a ring, and the index of the first.
     pub(crate) fn buffers(&self) -> (u16, u16) {
         let mut kernel = self.0.borrow_mut();
-        // Mostly close to the end of the numbers, so that they wrap around.
+        // Close to the largest index, so that indices wrap around.
         let first = u16::MAX - u16::try_from(kernel.random.below(300)).unwrap_or(0);
         (kernel.faults.buffers, first)
     }
 
-    /// A listening socket.
+    /// Makes a listening socket.
     ///
     /// # Errors
-    /// When this machine has no more descriptors.
+    /// Those of socket(2), bind(2) and listen(2), on the real machine.
     pub fn listen(&self) -> io::Result<OwnedFd> {
         self.0.borrow_mut().network.listen()
     }
 
-    /// A client's connection to a listener; none when it is refused.
+    /// Connects a client to a listener; `None` if the connection is refused.
     pub fn connect(&self, listener: usize) -> Option<Connection> {
         let mut kernel = self.0.borrow_mut();
         let window = 1 + kernel.random.below(4);
@@ -117,58 +117,58 @@ impl World {
         number.map(|number| Connection::new(self.clone(), number))
     }
 
-    /// A descriptor to be passed around: when all workers are gone, it must be closed, and so must
-    /// all that were passed on instead of it.
+    /// Makes a descriptor to be passed in messages. It and all its copies must be closed when all
+    /// workers have ended.
     ///
     /// # Errors
-    /// When this machine has no more descriptors.
+    /// Those of pipe(2), on the real machine.
     pub fn descriptor(&self) -> io::Result<OwnedFd> {
         self.0.borrow_mut().counted.make()
     }
 
-    /// Connections that the server has accepted.
+    /// The number of connections that the server has accepted.
     pub fn accepted(&self) -> usize {
         self.0.borrow().network.accepted()
     }
 
-    /// Connections to a listener that the server has accepted and not closed. A socket stays open
-    /// until the kernel is done with the last operation on it.
+    /// The number of connections to a listener that the server has accepted and not closed. A
+    /// socket stays open until the last operation on it has completed.
     pub fn held(&self, listener: usize) -> usize {
         self.0.borrow().network.held(listener)
     }
 
-    /// The time, in ms.
+    /// The simulated time, in ms.
     pub fn now_ms(&self) -> u64 {
         self.0.borrow().now_ms
     }
 
-    /// Moves time forward.
+    /// Moves the clock forward to `now_ms`.
     pub fn advance(&self, now_ms: u64) {
         let mut kernel = self.0.borrow_mut();
         kernel.now_ms = kernel.now_ms.max(now_ms);
     }
 
-    /// What has gone wrong first, if anything has.
+    /// The first violation of an invariant, if there was one.
     pub fn violation(&self) -> Option<String> {
         self.0.borrow().violation.clone()
     }
 
-    /// Says that something has gone wrong. The kernel does nothing more from then on.
+    /// Reports a violation. From then on the simulated kernel does nothing.
     pub fn fail(&self, what: impl fmt::Display) {
         self.0.borrow_mut().fail(&what);
     }
 
-    /// A number that two runs share exactly when all that happened in them was the same.
+    /// A hash of all events so far, for comparing two runs.
     pub fn trace(&self) -> u64 {
         self.0.borrow().trace
     }
 
-    /// Puts what happened outside the kernel into the trace.
+    /// Adds an event outside the kernel to the trace.
     pub fn note(&self, what: &'static str, which: usize, value: i64) {
         self.0.borrow_mut().note(what, which, value);
     }
 
-    /// Checks what must hold when all workers are gone.
+    /// Checks the invariants that must hold when all workers have ended.
     pub fn check_end(&self) {
         let mut kernel = self.0.borrow_mut();
         kernel.observe();
@@ -182,7 +182,7 @@ impl fmt::Debug for World {
     }
 }
 
-/// What accept(2) as a plain system call is to fail with, if it is to.
+/// The error that accept(2) as a plain system call must return in the simulation, if any.
 pub(crate) fn accept_error() -> Option<i32> {
     let world = World::current()?;
     world.with(|kernel| {
@@ -191,7 +191,7 @@ pub(crate) fn accept_error() -> Option<i32> {
     })
 }
 
-/// recvmsg(2) as a plain system call that does not wait, if this thread is in a simulation.
+/// recvmsg(2) with `MSG_DONTWAIT` as a plain system call; `None` outside a simulation.
 pub(crate) fn recvmsg(
     socket: BorrowedFd<'_>,
     to: &mut [IoSliceMut<'_>],
@@ -200,15 +200,15 @@ pub(crate) fn recvmsg(
     Some(world.with(|kernel| kernel.recv_at_once(socket.as_raw_fd(), to)))
 }
 
-/// Lets time pass in the machine that this thread is in, but not beyond `end_ms`: a task that calls
-/// this holds its worker up.
+/// Delays the worker of the calling task: moves the machine's clock forward by `duration_ms`, but
+/// not beyond `end_ms`.
 pub fn hold_up(duration_ms: u64, end_ms: u64) {
     if let Some(world) = World::current() {
         world.advance(end_ms.min(world.now_ms() + duration_ms));
     }
 }
 
-/// The simulated time in ms, if this thread is in a simulation.
+/// The simulated time in ms; `None` outside a simulation.
 pub(crate) fn now_ms() -> Option<u64> {
     CURRENT.with_borrow(|world| world.as_ref().map(World::now_ms))
 }

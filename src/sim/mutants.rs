@@ -1,12 +1,12 @@
-//! The faults that can be planted in the core, one at a time: a test suite that does not notice one
-//! of them is not worth its time. The macro that plants them is in `sys/mutants.rs`.
+//! The faults that tests can plant in the core, one at a time, to check that the test suite detects
+//! each of them. The macro that plants them is in `sys/mutants.rs`.
 
 use std::cell::Cell;
 
 /// Declares the faults, and the list of them.
 macro_rules! mutants {
     ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// A fault that can be planted.
+        /// A fault that a test can plant.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum Mutant {
             $($(#[$doc])* $name,)*
@@ -20,91 +20,91 @@ macro_rules! mutants {
 }
 
 mutants! {
-    /// A name is taken for an operation's whatever its generation.
+    /// An operation's id is matched by its slot alone, without its generation.
     IgnoreGeneration,
-    /// An operation whose owner is gone gives its descriptor up before its final completion.
+    /// An orphaned operation releases its descriptor before its final completion.
     CloseBeforeFinal,
-    /// An operation whose owner is gone gives its bytes up before its final completion.
+    /// An orphaned operation frees its bytes before its final completion.
     FreeOrphan,
-    /// A short send is taken for the whole.
+    /// A short send is treated as complete.
     ShortSendIsWhole,
-    /// A peer that has half-closed is asked about again and again.
+    /// A poll for room is repeated although it reports only a half-closed peer.
     AskForRoomAgain,
-    /// The error behind a partial send is forgotten, so the socket is sent on again.
+    /// The error after a partial send is ignored, so more is sent on the socket.
     ForgetSendError,
-    /// The end of a stream is not noted, so the receive is armed again.
+    /// The end of a stream is ignored, so the receive is armed again.
     RearmOnEof,
     /// A reset is not noticed while no receive is armed.
     DeafAfterEnd,
-    /// The result of the last completion of a multishot is dropped.
+    /// The data of the last completion of a multishot is dropped.
     DropLastData,
-    /// The descriptors that a message brings which nobody waits for any more are forgotten.
+    /// The descriptors of a message whose receive is orphaned are not closed.
     LeakDescriptors,
-    /// A multishot that ended with data is thought to go on.
+    /// A multishot that ended with data is treated as still armed.
     MissLostMore,
-    /// A receive that found no buffer does not wait for one.
+    /// A receive that found no buffer is not queued for one.
     ForgetQueued,
-    /// A receive that asks for a buffer does not wait behind those that asked before.
+    /// A receive that needs a buffer does not queue behind earlier ones.
     Overtake,
     /// A worker sleeps while receives wait for their turn to get a buffer.
     SleepInQueue,
-    /// A wake-up from outside does not end the worker's sleep.
+    /// A wake-up from another thread does not end the worker's sleep.
     LoseRemoteWake,
-    /// A worker goes to sleep without looking once more whether something came.
+    /// A worker goes to sleep without checking again for queued wake-ups.
     SleepUnchecked,
-    /// A task that wakes itself while it runs is not run again.
+    /// A task that wakes itself while it is polled is not polled again.
     LoseSelfWake,
     /// A buffer's number is returned twice.
     DoubleReturn,
-    /// The buffer of a completion that nobody waits for is not returned.
+    /// The buffer of a completion whose operation is orphaned is not returned.
     LeakBuffer,
-    /// Every byte of a head moves its deadline.
+    /// Every byte of a request head extends the head's deadline.
     SlowlorisDeadline,
-    /// What a short send left goes out after what was queued later.
+    /// The rest of a short send is sent after bytes that were queued later.
     PutBackLast,
-    /// The completion of a cancel is taken for that of its target.
+    /// The completion of a cancellation is treated as that of its target.
     CancelIsFinal,
-    /// An operation whose owner is gone is not cancelled.
+    /// An orphaned operation is not cancelled.
     ForgetCancel,
     /// A connection is closed while its peer may still send.
     NoLinger,
-    /// An answer during a drain does not say that it is the last.
+    /// A response during a drain does not announce that it is the last.
     SilentDrain,
-    /// What waits in the backlog when a drain begins is left there.
+    /// Connections that are in the backlog when a drain begins are not accepted.
     ForgetBacklog,
-    /// A failed accept is tried again at once.
+    /// A failed accept is repeated at once.
     SpinOnExhausted,
-    /// A connection that was accepted after the accept was stopped is forgotten.
+    /// A connection that was accepted after accepting was stopped is leaked.
     LoseLateAccept,
-    /// A receive goes on however much waits to be asked for.
+    /// A receive stays armed however many received bytes wait for their reader.
     NeverFull,
-    /// A worker's memory goes before the kernel has given it back.
+    /// A worker's memory is freed while the kernel may still use it.
     SkipFinish,
-    /// Buffers are returned only once none is left.
+    /// Buffers are returned only when none is left.
     StingyTopUp,
-    /// The place for the next buffer does not wrap around.
+    /// The index of the next buffer does not wrap around.
     StuckTail,
-    /// A signal during the wait is an error.
+    /// A signal during the wait is treated as an error.
     FatalSignal,
-    /// A send is begun while another one is in flight.
+    /// A send is started while another one is in flight.
     SecondSend,
-    /// What follows the last request of a connection is answered, too.
+    /// Bytes after the last request of a connection get a response.
     AnswerAfterClose,
     /// While tasks are busy, completions that wait to be posted are not fetched.
     NeverFetch,
-    /// A turn of the loop goes on while tasks are ready.
+    /// A turn of the loop does not end while tasks are ready.
     GreedyTurn,
-    /// Of the tasks that are ready, the one that was woken last runs first.
+    /// The task that was woken last runs first.
     NewestFirst,
-    /// A deadline is acted on before the kernel was asked what has come.
+    /// A deadline is enforced before pending completions are processed.
     JudgeUnheard,
-    /// The time in which something holds the worker up counts against its peers.
+    /// Delays of the worker count against its peers.
     CountDelays,
-    /// A connection in the backlog that is gone before it is taken hides those behind it.
+    /// An aborted connection in the backlog prevents the acceptance of those behind it.
     AbortedIsLast,
-    /// A span of a file that was sent in part goes on from its start.
+    /// After a partial send, a file span is sent again from its start.
     SpanFromStart,
-    /// A body whose writer broke it off ends as if it were whole.
+    /// A body whose writer has failed ends as if it were complete.
     BrokenIsWhole,
     /// The trailers of a body are not sent.
     ForgetTrailers,

@@ -1,5 +1,5 @@
-//! Listeners and connections of a simulated machine: real descriptors for their identity, plain
-//! queues for their bytes. It knows no ring and no operation.
+//! Listeners and connections of a simulated machine. Their descriptors are real, and their bytes
+//! are in plain queues. This module uses neither rings nor operations.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -16,69 +16,70 @@ use rustix::net::{
 
 use super::World;
 
-/// Tells the networks of one process apart.
+/// The number of networks that this process has made; part of their socket names.
 static NETWORKS: AtomicU64 = AtomicU64::new(0);
 
-/// What a descriptor stands for.
+/// The simulated object of a descriptor, by its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Identity {
     Listener(usize),
     Socket(usize),
 }
 
-/// A connection: the client holds the real end that is kept here, the server the other one.
+/// A connection. The client's real end is kept here; the server holds the other end.
 #[derive(Debug)]
-pub(super) struct Socket {
+pub(super) struct SimSocket {
     end: OwnedFd,
-    /// The number of the listener that it is a connection to.
+    /// The number of its listener.
     listener: usize,
-    /// The server has taken it from the backlog.
+    /// The server has accepted it.
     pub(super) accepted: bool,
-    /// Sent by the client and not yet received.
+    /// Bytes that the client has sent and the server has not yet received.
     pub(super) inbound: VecDeque<u8>,
-    /// The client sends no more.
+    /// The client has ended its side (FIN).
     pub(super) finished: bool,
-    /// The client, or the network, has cut it.
+    /// The connection is reset.
     pub(super) reset: bool,
-    /// The server has been told of that. The kernel does so once.
-    error_told: bool,
-    /// Sent by the server and not yet read by the client.
+    /// The server has received the error of the reset. The kernel reports it once.
+    error_reported: bool,
+    /// Bytes that the server has sent and the client has not yet read.
     pub(super) outbound: VecDeque<u8>,
-    /// Room for that.
+    /// The capacity of `outbound`, in bytes.
     pub(super) window: usize,
-    /// The server sends no more.
+    /// The server has ended its side (FIN).
     pub(super) ended: bool,
     /// The server has closed its end.
     pub(super) closed: bool,
-    /// An error was made up for it, so what becomes of it is nobody's fault.
-    pub(super) excused: bool,
-    /// The server was told that sending on it has failed.
+    /// The simulation has made an operation on it fail, so the server may end it early.
+    pub(super) had_injected_error: bool,
+    /// A send on it has failed.
     pub(super) broken: bool,
-    /// The server is to be told when there is room to send.
+    /// The server waits for room to send.
     wants_room: bool,
-    /// Reports that the server may have had: of room, and of the client's end.
+    /// The number of changes to report so far: of room to send, and of the client's end.
     pub(super) changes: u64,
-    /// Submissions since something last moved: many of them are a spin.
+    /// The number of submissions since bytes last moved. Too many are a busy loop.
     pub(super) idle_submissions: u32,
     /// When the server last received or sent bytes, in ms.
     pub(super) moved_ms: u64,
 }
 
 #[derive(Debug)]
-struct Listener {
+struct SimListener {
     address: SocketAddrUnix,
+    /// The number of connections in the backlog.
     backlog: usize,
-    /// Accepts submitted at one instant without a connection, and when.
+    /// A time in ms, and the number of accepts submitted then since the last connection.
     attempts: (u64, u32),
 }
 
-/// Everything that is reachable in one simulation.
+/// All listeners and connections of one simulation.
 #[derive(Debug)]
 pub(super) struct Network {
     name: String,
-    listeners: Vec<Listener>,
-    pub(super) sockets: Vec<Socket>,
-    /// Tells when the server shuts a connection down or closes it.
+    listeners: Vec<SimListener>,
+    pub(super) sockets: Vec<SimSocket>,
+    /// An epoll instance that reports when the server shuts down or closes a connection.
     watch: OwnedFd,
 }
 
@@ -98,7 +99,7 @@ impl Network {
         let socket = stream_socket()?;
         rustix::net::bind(&socket, &address)?;
         rustix::net::listen(&socket, 128)?;
-        self.listeners.push(Listener {
+        self.listeners.push(SimListener {
             address,
             backlog: 0,
             attempts: (0, 0),
@@ -116,19 +117,19 @@ impl Network {
         let data = EventData::new_u64(number as u64);
         let flags = EventFlags::RDHUP | EventFlags::ET;
         epoll::add(&self.watch, &end, data, flags).expect("a descriptor can be watched");
-        self.sockets.push(Socket {
+        self.sockets.push(SimSocket {
             end,
             listener,
             accepted: false,
             inbound: VecDeque::new(),
             finished: false,
             reset: false,
-            error_told: false,
+            error_reported: false,
             outbound: VecDeque::new(),
             window: window.max(1),
             ended: false,
             closed: false,
-            excused: false,
+            had_injected_error: false,
             broken: false,
             wants_room: false,
             changes: 0,
@@ -138,13 +139,13 @@ impl Network {
         Some(number)
     }
 
-    /// Connections that wait at a listener.
+    /// The number of connections in a listener's backlog.
     pub(super) fn backlog(&self, listener: usize) -> usize {
         self.listeners[listener].backlog
     }
 
-    /// How often an accept was submitted at this instant since there was a connection, this time
-    /// included.
+    /// Counts an accept that is submitted at `now_ms`. Returns the number of accepts at this time
+    /// since the last connection, including this one.
     pub(super) fn attempts(&mut self, listener: usize, now_ms: u64) -> u32 {
         let (instant_ms, count) = &mut self.listeners[listener].attempts;
         if std::mem::replace(instant_ms, now_ms) != now_ms {
@@ -154,7 +155,8 @@ impl Network {
         *count
     }
 
-    /// Accepts a connection as the kernel would: what is returned is the server's.
+    /// Accepts a connection as the kernel does. Returns the server's descriptor, and the number of
+    /// the connection.
     pub(super) fn accept(&mut self, listener: usize, fd: RawFd) -> Option<(OwnedFd, usize)> {
         let listener = &mut self.listeners[listener];
         listener.backlog = listener.backlog.checked_sub(1)?;
@@ -168,7 +170,8 @@ impl Network {
         Some((accepted, number))
     }
 
-    /// What the server's descriptor stands for; none when it is not open.
+    /// The object of one of the server's descriptors; `None` if it has none or is closed. Marks a
+    /// connection as accepted, because a plain accept(2) may have returned the descriptor.
     pub(super) fn identity(&mut self, fd: RawFd) -> Option<Identity> {
         let socket = borrow(fd);
         if let Ok(Some(peer)) = getpeername(socket) {
@@ -183,14 +186,14 @@ impl Network {
         self.sockets.iter().filter(|socket| socket.accepted).count()
     }
 
-    /// Connections to a listener that the server has accepted and not closed.
+    /// The number of connections to a listener that the server has accepted and not closed.
     pub(super) fn held(&self, listener: usize) -> usize {
         let is_held =
-            |socket: &&Socket| socket.listener == listener && socket.accepted && !socket.closed;
+            |socket: &&SimSocket| socket.listener == listener && socket.accepted && !socket.closed;
         self.sockets.iter().filter(is_held).count()
     }
 
-    /// Connections whose end the server has newly closed.
+    /// The connections that the server has closed since the last call.
     pub(super) fn observe(&mut self) -> Vec<usize> {
         let mut closed = Vec::new();
         let mut events = Vec::with_capacity(64);
@@ -216,7 +219,7 @@ impl Network {
         Ok(SocketAddrUnix::new_abstract_name(name.as_bytes())?)
     }
 
-    /// The number in a name of this network's.
+    /// The number in an address of this network.
     fn number(&self, address: SocketAddrAny) -> Option<usize> {
         let address = SocketAddrUnix::try_from(address).ok()?;
         let name = std::str::from_utf8(address.abstract_name()?).ok()?;
@@ -230,46 +233,46 @@ fn stream_socket() -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// The descriptor with this number, for system calls that answer EBADF where there is none.
+/// Borrows the descriptor with this number. If there is none, system calls on it return EBADF.
 pub(super) fn borrow<'a>(fd: RawFd) -> BorrowedFd<'a> {
-    // SAFETY: a number that is not -1; what a call does to it is the answer that is looked for.
+    // SAFETY: the number is not -1. All callers handle EBADF.
     unsafe { BorrowedFd::borrow_raw(fd) }
 }
 
-/// What a client finds when it reads.
+/// The result of a client's read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Received {
-    /// Nothing as yet.
+    /// No bytes have arrived yet.
     Nothing,
-    /// These bytes.
+    /// These bytes were read.
     Bytes(Vec<u8>),
-    /// The server sends no more.
+    /// The server has ended its side (FIN).
     End,
-    /// The connection is cut.
+    /// The connection is reset (RST).
     Reset,
 }
 
-impl Socket {
-    /// The server has received or sent bytes.
+impl SimSocket {
+    /// Notes that the server has received or sent bytes at `now_ms`.
     pub(super) fn moved(&mut self, now_ms: u64) {
         self.idle_submissions = 0;
         self.moved_ms = now_ms;
     }
 
-    /// There is more to send than there is room, or the server asks for room.
+    /// Notes that the server waits for room to send.
     pub(super) fn want_room(&mut self) {
         self.wants_room = true;
     }
 
-    /// The error of a connection that is reset; none if an earlier call has returned it. A receive
-    /// then finds the end of the stream.
+    /// The error of a reset connection; `None` if an earlier call has returned it. A receive then
+    /// returns the end of the stream.
     pub(super) fn take_error(&mut self) -> Option<i32> {
-        let was_told = std::mem::replace(&mut self.error_told, true);
-        (!was_told).then_some(libc::ECONNRESET)
+        let was_reported = std::mem::replace(&mut self.error_reported, true);
+        (!was_reported).then_some(libc::ECONNRESET)
     }
 
-    /// The client has read: the kernel reports room when a third of it is free, and only to who
-    /// found none before.
+    /// Reports room after a read of the client. The kernel does this when a third of the buffer is
+    /// free, and only if the server has found no room before.
     fn report_room(&mut self) {
         if self.wants_room && self.has_room() {
             self.wants_room = false;
@@ -281,7 +284,7 @@ impl Socket {
         self.window.saturating_sub(self.outbound.len()) * 3 >= self.window
     }
 
-    /// What poll(2) tells a sender. The client's end is always told.
+    /// The events that poll(2) reports to a sender. The client's hang-up is always reported.
     pub(super) fn events(&self) -> u32 {
         let broken = libc::POLLOUT | libc::POLLERR | libc::POLLHUP | libc::POLLRDHUP;
         let events = [
@@ -294,8 +297,8 @@ impl Socket {
     }
 }
 
-impl Socket {
-    /// What poll(2) says of the client's end, whatever it is asked for.
+impl SimSocket {
+    /// The events that poll(2) always reports about the client's end.
     pub(super) fn hangup(&self) -> u32 {
         let events = match (self.reset, self.finished) {
             (true, _) => libc::POLLERR | libc::POLLHUP | libc::POLLRDHUP,
@@ -317,12 +320,12 @@ impl Connection {
         Self { world, number }
     }
 
-    /// Its number among all connections.
+    /// The connection's number.
     pub fn number(&self) -> usize {
         self.number
     }
 
-    /// Sends.
+    /// Sends `bytes`.
     pub fn send(&self, bytes: &[u8]) {
         let refused = self.with("client sends", bytes.len(), |socket| {
             if !socket.closed && !socket.reset {
@@ -354,21 +357,21 @@ impl Connection {
         })
     }
 
-    /// Whether there is something to read.
+    /// Whether a read would return something other than [`Received::Nothing`].
     pub fn is_readable(&self) -> bool {
         let kernel = self.world.0.borrow();
         let socket = &kernel.network.sockets[self.number];
         socket.reset || socket.ended || !socket.outbound.is_empty()
     }
 
-    /// Bytes that were sent and that the server has not yet received.
+    /// The number of bytes that the client has sent and the server has not yet received.
     pub fn in_flight(&self) -> usize {
         self.world.0.borrow().network.sockets[self.number]
             .inbound
             .len()
     }
 
-    /// Says that nothing more will come (FIN).
+    /// Ends the client's side (FIN).
     pub fn finish(&self) {
         self.with("client finishes", 0, |socket| {
             socket.finished = true;
@@ -376,7 +379,7 @@ impl Connection {
         });
     }
 
-    /// Cuts the connection (RST).
+    /// Resets the connection (RST).
     pub fn reset(&self) {
         self.with("client resets", 0, |socket| {
             socket.reset = true;
@@ -386,9 +389,9 @@ impl Connection {
         });
     }
 
-    /// Whether the kernel has made up an error for it.
+    /// Whether the simulation has made an operation on it fail.
     pub fn is_excused(&self) -> bool {
-        self.world.0.borrow().network.sockets[self.number].excused
+        self.world.0.borrow().network.sockets[self.number].had_injected_error
     }
 
     /// When the server last received or sent bytes on it, in ms; 0 if it never did.
@@ -396,7 +399,12 @@ impl Connection {
         self.world.0.borrow().network.sockets[self.number].moved_ms
     }
 
-    fn with<R>(&self, what: &'static str, value: usize, body: impl FnOnce(&mut Socket) -> R) -> R {
+    fn with<R>(
+        &self,
+        what: &'static str,
+        value: usize,
+        body: impl FnOnce(&mut SimSocket) -> R,
+    ) -> R {
         let mut kernel = self.world.0.borrow_mut();
         kernel.note(what, self.number, i64::try_from(value).unwrap_or(0));
         let socket = &mut kernel.network.sockets[self.number];
@@ -413,7 +421,7 @@ impl fmt::Debug for Connection {
     }
 }
 
-impl AsFd for Socket {
+impl AsFd for SimSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.end.as_fd()
     }

@@ -1,13 +1,14 @@
-//! A stream of numbers from a seed (SplitMix64): the one source of chance in a simulation.
+//! A stream of random numbers from a seed (SplitMix64): the only source of randomness in a
+//! simulation.
 
-/// Bytes of a number that is not from the seed.
+/// The bytes per number that is not from the seed.
 const FED_BYTES: usize = 2;
 
-/// A deterministic stream of numbers.
+/// A deterministic stream of random numbers.
 #[derive(Debug, Clone)]
 pub struct Random {
     state: u64,
-    /// Numbers that come before those of the seed, the next one last.
+    /// Numbers to return before those of the seed, in reverse order.
     fed: Vec<u16>,
 }
 
@@ -18,8 +19,8 @@ impl Random {
         Self { state, fed }
     }
 
-    /// The numbers in `bytes`, small ones, and behind them the stream of seed 0. A fuzzer that
-    /// changes a byte changes one decision.
+    /// The numbers in `bytes`, each of [`FED_BYTES`] bytes, followed by the stream of seed 0. So a
+    /// fuzzer that changes a byte changes one decision.
     pub fn fed(bytes: &[u8]) -> Self {
         let numbers = bytes.as_chunks::<FED_BYTES>().0.iter().rev();
         Self {
@@ -28,7 +29,7 @@ impl Random {
         }
     }
 
-    /// Any number.
+    /// The next number.
     pub fn any(&mut self) -> u64 {
         if let Some(number) = self.fed.pop() {
             return number.into();
@@ -56,7 +57,7 @@ impl Random {
         choices[self.below(choices.len())]
     }
 
-    /// Another stream, which goes its own way.
+    /// Makes an independent stream. It takes the last half of the fed numbers.
     pub fn fork(&mut self) -> Self {
         let rest = self.fed.len() / 2;
         Self {

@@ -1,4 +1,4 @@
-//! The ring as the engine sees it: the kernel's, or a simulated one.
+//! The ring that the engine uses: one of the real kernel, or a simulated one.
 
 use std::fmt;
 use std::io;
@@ -11,10 +11,10 @@ use io_uring::types::BufRingEntry;
 use super::World;
 use super::buffers::Provided;
 use super::faults;
-use super::kernel::{Kernel, Rings, error};
+use super::kernel::{Kernel, RingState, error};
 use crate::engine::{Cqe, KernelRing, Sqe, forgive};
 
-/// A ring of one kernel or the other.
+/// A ring of the real kernel, or of a simulated one.
 #[derive(Debug)]
 pub(crate) enum Ring {
     Kernel(KernelRing),
@@ -32,7 +32,8 @@ impl Ring {
         Self::Kernel(KernelRing::new(ring))
     }
 
-    /// A ring of `world`. Its `capacity` buffers stand at `entries` and begin with place `first`.
+    /// Makes a ring of `world`, with `capacity` provided buffers. Their entries are at `entries`;
+    /// the first index is `first`.
     pub(crate) fn simulated(
         world: &World,
         entries: NonNull<BufRingEntry>,
@@ -40,9 +41,9 @@ impl Ring {
         first: u16,
     ) -> Self {
         let mut kernel = world.0.borrow_mut();
-        kernel.rings.push(Rings {
+        kernel.rings.push(RingState {
             buffers: Some(Provided::new(entries, capacity, first)),
-            ..Rings::default()
+            ..RingState::default()
         });
         Self::Simulated(SimulatedRing {
             world: world.clone(),
@@ -51,11 +52,11 @@ impl Ring {
     }
 
     /// # Safety
-    /// As for the kernel's ring, whose place this takes: a simulated kernel follows the pointers.
+    /// As for a ring of the real kernel: a simulated kernel dereferences the same pointers.
     #[inline]
     pub(crate) unsafe fn push(&mut self, sqe: Sqe, user_data: u64) -> bool {
         match self {
-            // SAFETY: the caller answers for what `sqe` refers to.
+            // SAFETY: the caller guarantees that all pointers in `sqe` stay valid.
             Self::Kernel(ring) => unsafe { ring.push(sqe, user_data) },
             Self::Simulated(ring) => ring.with(|kernel, ring| {
                 let submissions = &mut kernel.rings[ring].submissions;
@@ -129,7 +130,7 @@ impl SimulatedRing {
         body(&mut self.world.0.borrow_mut(), self.number)
     }
 
-    /// io_uring_enter(2). Where it would sleep it gives way, if somebody else can go on.
+    /// io_uring_enter(2). During a step it returns `WouldBlock` instead of sleeping.
     fn enter(&self, want: u32, timeout: Option<Duration>) -> io::Result<()> {
         self.with(|kernel, ring| {
             let state = &kernel.rings[ring];
@@ -137,7 +138,7 @@ impl SimulatedRing {
                 kernel.fail(&fault);
             }
             if kernel.violation.is_some() {
-                return Err(io::Error::other("the simulation is over"));
+                return Err(io::Error::other("the simulation has ended"));
             }
             let unsubmitted = kernel.rings[ring].submissions.len();
             if kernel.random.chance(kernel.faults.enter) {
@@ -155,7 +156,7 @@ impl SimulatedRing {
             if want == 0 || !kernel.rings[ring].completions.is_empty() {
                 return Ok(());
             }
-            if kernel.gives_way {
+            if kernel.is_stepping {
                 kernel.rings[ring].sleeps_until_ms = deadline_ms(kernel, timeout);
                 return Err(io::ErrorKind::WouldBlock.into());
             }
@@ -164,7 +165,7 @@ impl SimulatedRing {
     }
 }
 
-/// When a wait of that length ends, in ms.
+/// When a wait of `timeout` ends, in ms; `None` if it has no limit.
 fn deadline_ms(kernel: &Kernel, timeout: Option<Duration>) -> Option<u64> {
     let timeout_ms = u64::try_from(timeout?.as_millis()).unwrap_or(u64::MAX);
     Some(kernel.now_ms.saturating_add(timeout_ms))
@@ -175,7 +176,7 @@ fn sleep(kernel: &mut Kernel, ring: usize, timeout: Option<Duration>) -> io::Res
     let until_ms = deadline_ms(kernel, timeout);
     while kernel.rings[ring].completions.is_empty() {
         if kernel.violation.is_some() {
-            return Err(io::Error::other("the simulation is over"));
+            return Err(io::Error::other("the simulation has ended"));
         }
         match (kernel.next_ms(ring), until_ms) {
             (Some(next_ms), until_ms) if until_ms.is_none_or(|until_ms| next_ms <= until_ms) => {
@@ -188,7 +189,7 @@ fn sleep(kernel: &mut Kernel, ring: usize, timeout: Option<Duration>) -> io::Res
             }
             (_, None) => {
                 kernel.fail(&"a worker sleeps for ever");
-                return Err(io::Error::other("the simulation is over"));
+                return Err(io::Error::other("the simulation has ended"));
             }
         }
     }

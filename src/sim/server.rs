@@ -1,5 +1,5 @@
-//! A server on a simulated machine: the real workers, listeners and connections, turned by hand.
-//! For tests only.
+//! A server on a simulated machine, for tests only. Its workers, listeners and connections are
+//! real; a test steps the workers.
 
 use std::sync::Arc;
 
@@ -19,10 +19,10 @@ pub struct Simulated {
 }
 
 impl Simulated {
-    /// A server of so many workers, each with a listener of its own.
+    /// Makes a server with `workers` workers, each with its own listener.
     ///
     /// # Panics
-    /// When this machine has no more descriptors, or a limit makes no sense.
+    /// If the real machine has no descriptors left, or a limit is invalid.
     pub fn new<S: Service + 'static>(
         world: &World,
         workers: usize,
@@ -59,12 +59,12 @@ impl Simulated {
         }
     }
 
-    /// When a worker has something to do, in ms; none if only others can bring that about.
+    /// When a worker has something to do, in ms; `None` if it waits for another worker or a client.
     pub fn next_ms(&self, worker: usize) -> Option<u64> {
         self.workers[worker].next_ms()
     }
 
-    /// Turns a worker's loop once; it must have something to do.
+    /// Runs one turn of a worker's loop. The worker must have something to do.
     pub fn step(&mut self, worker: usize) -> Step {
         self.workers[worker].step()
     }
@@ -84,7 +84,7 @@ impl Simulated {
         &self.all_metrics
     }
 
-    /// Checks, when all workers are gone, that every connection that was accepted has ended with
+    /// Checks, when all workers have ended, that each accepted connection was counted as ended for
     /// one reason.
     pub fn check_end(&self) {
         let sum = |counter: fn(&WorkerMetrics) -> u64| -> u64 {
@@ -108,7 +108,7 @@ impl Simulated {
         let accepted = self.world.accepted() as u64;
         if reasons != accepted && !self.control.has_reached(Phase::Stopping) {
             self.world.fail(format_args!(
-                "{accepted} connections were accepted, {reasons} have ended with a reason"
+                "{accepted} connections were accepted, but {reasons} were counted as ended"
             ));
         }
         self.world.check_end();

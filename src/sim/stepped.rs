@@ -1,4 +1,4 @@
-//! A worker whose loop is turned by hand, one turn at a time.
+//! A worker whose loop a test runs one turn at a time.
 
 use std::fmt;
 use std::io;
@@ -10,34 +10,34 @@ use crate::buf::Pool;
 use crate::engine::{Running, Worker, pool};
 use crate::metrics::WorkerMetrics;
 
-/// What a worker does after a turn of its loop.
+/// The state of a worker after a turn of its loop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// It has more to do.
     Runs,
     /// It sleeps in the kernel.
     Sleeps,
-    /// It is gone.
+    /// It has ended.
     Ended,
 }
 
 /// A worker on a ring of a simulated machine.
 pub struct Stepped {
     world: World,
-    /// None when it is gone.
+    /// `None` when the worker has ended.
     running: Option<Running<()>>,
     ring: usize,
-    /// It sleeps, until then at most, in ms.
+    /// `Some` while the worker sleeps: when the sleep ends at the latest, in ms, if ever.
     sleeps: Option<Option<u64>>,
     pool: Pool,
     metrics: Arc<WorkerMetrics>,
 }
 
 impl Stepped {
-    /// A worker that runs `main`.
+    /// Makes a worker that runs `main`.
     ///
     /// # Panics
-    /// When this machine has no more descriptors.
+    /// If the real machine has no descriptors left.
     pub fn new(
         world: &World,
         metrics: &Arc<WorkerMetrics>,
@@ -45,9 +45,7 @@ impl Stepped {
     ) -> Self {
         let ring = world.0.borrow().rings.len();
         let worker = world.enter(|| Worker::simulated(metrics));
-        let running = worker
-            .expect("a simulated ring is always to be had")
-            .start(main);
+        let running = worker.expect("a descriptor for the simulation").start(main);
         Self {
             world: world.clone(),
             ring,
@@ -58,7 +56,7 @@ impl Stepped {
         }
     }
 
-    /// When it has something to do, in ms; none if only others can bring that about.
+    /// When it has something to do, in ms; `None` if it waits for another worker or a client.
     pub fn next_ms(&self) -> Option<u64> {
         self.running.as_ref()?;
         let kernel = self.world.0.borrow();
@@ -68,14 +66,14 @@ impl Stepped {
         kernel.next_ms(self.ring).into_iter().chain(until_ms).min()
     }
 
-    /// Turns its loop once; it must have something to do.
+    /// Runs one turn of its loop. It must have something to do.
     pub fn step(&mut self) -> Step {
         let Some(running) = &self.running else {
             return Step::Ended;
         };
         let world = self.world.clone();
         let turned = world.enter(|| {
-            world.with(|kernel| kernel.gives_way = true);
+            world.with(|kernel| kernel.is_stepping = true);
             let was_asleep = self.sleeps.take().is_some();
             let turned = running.scope(|| {
                 if was_asleep {
@@ -83,7 +81,7 @@ impl Stepped {
                 }
                 running.turn()
             });
-            world.with(|kernel| kernel.gives_way = false);
+            world.with(|kernel| kernel.is_stepping = false);
             turned
         });
         world.with(Kernel::observe);
@@ -105,7 +103,7 @@ impl Stepped {
         }
     }
 
-    /// Drops the worker, and checks that nothing of it is left.
+    /// Drops the worker, and checks that it has released everything.
     fn end(&mut self) -> Step {
         let world = self.world.clone();
         world.enter(|| drop(self.running.take()));
@@ -121,7 +119,7 @@ impl Stepped {
         ];
         for (what, count) in left.into_iter().filter(|(_, count)| *count > 0) {
             world.fail(format_args!(
-                "a worker that is gone has left {count} {what}"
+                "a worker has ended without releasing {count} {what}"
             ));
         }
         if metrics.task_panics.get() > 0 {

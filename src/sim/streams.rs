@@ -1,4 +1,5 @@
-//! What receives and sends move, how they fail, and how a socket reports room. Nothing waits here.
+//! How receives and sends move bytes, how they fail, and how a socket reports room. Nothing here
+//! waits.
 
 use std::io::IoSliceMut;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
@@ -14,16 +15,16 @@ use crate::buf;
 use crate::engine::Descriptor;
 
 impl Kernel {
-    /// A receive into a provided buffer: result and flags.
-    pub(super) fn recv(&mut self, ring: usize, number: usize, goes_on: bool) -> (i32, u32) {
+    /// Receives into a provided buffer. Returns the result and the flags of the completion.
+    pub(super) fn recv(&mut self, ring: usize, number: usize, is_multishot: bool) -> (i32, u32) {
         if self.random.chance(self.faults.passing) {
-            return (-self.random.pick(faults::STREAM_PASSING), 0);
+            return (-self.random.pick(faults::STREAM_TRANSIENT), 0);
         }
         if self.random.chance(self.faults.fatal) {
-            self.network.sockets[number].excused = true;
+            self.network.sockets[number].had_injected_error = true;
             return (-self.random.pick(faults::RECV_FATAL), 0);
         }
-        let more = if goes_on { self.more() } else { 0 };
+        let more = if is_multishot { self.more() } else { 0 };
         let is_short = self.random.chance(self.faults.short);
         let socket = &mut self.network.sockets[number];
         if socket.reset {
@@ -46,7 +47,7 @@ impl Kernel {
         (count(len), flags)
     }
 
-    /// recvmsg(2) with `MSG_DONTWAIT`, outside of the ring.
+    /// recvmsg(2) with `MSG_DONTWAIT`, as a plain system call.
     pub(super) fn recv_at_once(
         &mut self,
         fd: RawFd,
@@ -80,7 +81,7 @@ impl Kernel {
         Ok(len)
     }
 
-    /// Takes a send of `parts` from the ring.
+    /// Starts a send of `parts`.
     pub(super) fn start_send(
         &mut self,
         ring: usize,
@@ -96,7 +97,7 @@ impl Kernel {
         }
     }
 
-    /// Takes a wait for room from the ring.
+    /// Starts a poll for room to send.
     pub(super) fn start_poll(&mut self, ring: usize, fd: RawFd, edges: bool) -> Action {
         let Some(socket) = self.start_sender(ring, fd) else {
             return self.misuse("poll", fd);
@@ -109,7 +110,8 @@ impl Kernel {
         }
     }
 
-    /// The connection that a sender submits an operation on: it has only one at a time.
+    /// The connection on which a send or a poll for room is submitted. Checks that no other one is
+    /// in flight there.
     fn start_sender(&mut self, ring: usize, fd: RawFd) -> Option<usize> {
         let socket = self.submitted_on(fd)?;
         let sends = |flight: &Flight| flight.sends_on(socket);
@@ -119,10 +121,10 @@ impl Kernel {
         Some(socket)
     }
 
-    /// Executes a send of the ring's.
+    /// Executes a send of the ring.
     pub(super) fn send(&mut self, socket: usize, outgoing: &Outgoing) -> i32 {
         if self.random.chance(self.faults.passing) {
-            return -self.random.pick(faults::STREAM_PASSING);
+            return -self.random.pick(faults::STREAM_TRANSIENT);
         }
         match self.take(socket, &[&outgoing.copy]) {
             Ok(sent) => count(sent),
@@ -130,7 +132,7 @@ impl Kernel {
         }
     }
 
-    /// Executes send(2) with `MSG_DONTWAIT`.
+    /// Executes send(2) with `MSG_DONTWAIT`, as a plain system call.
     fn send_now(&mut self, fd: RawFd, parts: &[&[u8]]) -> Result<usize, i32> {
         let Some(Identity::Socket(socket)) = self.network.identity(fd) else {
             self.misuse("send", fd);
@@ -140,21 +142,23 @@ impl Kernel {
             return Err(libc::EINTR);
         }
         let result = self.take(socket, parts);
-        let told = result.map_or_else(|errno| -errno, count);
-        self.note("sends at once", socket, told.into());
+        let traced_result = result.map_or_else(|errno| -errno, count);
+        self.note("sends at once", socket, traced_result.into());
         result
     }
 
-    /// Takes as many bytes as there is room for.
+    /// Moves as many bytes of `parts` as there is room for to the client.
     fn take(&mut self, number: usize, parts: &[&[u8]]) -> Result<usize, i32> {
         if self.network.sockets[number].broken {
-            self.fail(&format!("connection {number} is sent on after it broke"));
+            self.fail(&format!(
+                "a send on connection {number} follows a failed one"
+            ));
         }
         let is_short = self.random.chance(self.faults.short);
         let fails = self.random.chance(self.faults.fatal);
         let socket = &mut self.network.sockets[number];
         if fails || socket.reset {
-            (socket.broken, socket.excused) = (true, socket.excused || fails);
+            (socket.broken, socket.had_injected_error) = (true, socket.had_injected_error || fails);
             return Err(match fails {
                 true => self.random.pick(faults::SEND_FATAL),
                 false => socket.take_error().unwrap_or(libc::EPIPE),
@@ -182,7 +186,7 @@ impl Kernel {
     }
 }
 
-/// The content of a span, as far as its file goes.
+/// The content of a file span. It is shorter than the span if the file ends before.
 fn read(span: &buf::FileSpan) -> Result<Vec<u8>, Errno> {
     let mut content = vec![0; span.len()];
     let mut len = 0;
@@ -196,8 +200,8 @@ fn read(span: &buf::FileSpan) -> Result<Vec<u8>, Errno> {
     Ok(content)
 }
 
-/// What send(2) with `MSG_DONTWAIT` returns for all of `outgoing` but the first `sent` bytes, if
-/// this thread is in a simulation.
+/// send(2) with `MSG_DONTWAIT` of `outgoing` without its first `sent` bytes; `None` outside a
+/// simulation.
 pub(crate) fn send(
     socket: &Descriptor,
     outgoing: &buf::Outgoing,
