@@ -1,20 +1,20 @@
-"""An ASGI application without a framework: a page at `/`, an echo at `/echo`, else 404."""
+"""An ASGI application without a framework: a page at `/`, an echo at `/echo`, 404 elsewhere."""
 
 
-async def answer(send, status, body):
+async def respond(send, status, body):
     fields = [(b"content-type", b"text/html"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": fields})
     await send({"type": "http.response.body", "body": body})
 
 
 async def read(receive):
-    pieces = []
+    parts = []
     more = True
     while more:
         message = await receive()
-        pieces.append(message.get("body", b""))
+        parts.append(message.get("body", b""))
         more = message.get("more_body", False)
-    return b"".join(pieces)
+    return b"".join(parts)
 
 
 async def app(scope, receive, send):
@@ -23,8 +23,8 @@ async def app(scope, receive, send):
             await send({"type": "lifespan.startup.complete"})
         await send({"type": "lifespan.shutdown.complete"})
     elif scope["path"] == "/":
-        await answer(send, 200, b"<b>hello world</b>")
+        await respond(send, 200, b"<b>hello world</b>")
     elif scope["path"] == "/echo":
-        await answer(send, 200, await read(receive))
+        await respond(send, 200, await read(receive))
     else:
-        await answer(send, 404, b"<h1>Not Found</h1>")
+        await respond(send, 404, b"<h1>Not Found</h1>")

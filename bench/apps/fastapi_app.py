@@ -1,4 +1,4 @@
-"""The page as a FastAPI application, as the articles had it."""
+"""The page as a FastAPI application, as in the articles."""
 
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse

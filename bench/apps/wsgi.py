@@ -1,4 +1,4 @@
-"""A WSGI application without a framework: a page at `/`, an echo at `/echo`, else 404."""
+"""A WSGI application without a framework: a page at `/`, an echo at `/echo`, 404 elsewhere."""
 
 HTML = [("Content-Type", "text/html")]
 

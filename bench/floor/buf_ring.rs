@@ -49,7 +49,7 @@ impl BufRing {
         let start = self
             .buffers
             .wrapping_add(usize::from(id) * RECV_BUFFER_BYTES);
-        // SAFETY: the kernel initialized `len` bytes there, and does not write to the buffer again
+        // SAFETY: the kernel initialised `len` bytes there, and does not write to the buffer again
         // until it is given back. `give_back` needs `&mut self`, so this borrow ends before.
         unsafe { std::slice::from_raw_parts(start, len) }
     }

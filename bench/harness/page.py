@@ -38,7 +38,7 @@ how to read them. In short:
 | --- | --- |
 | `coring` | coring on io_uring, as `cargo build --release` builds it |
 | `coring-epoll` | the same program on epoll |
-| `coring-pgo` | coring as `deploy/build` builds it for releases: statically linked, and optimized \
+| `coring-pgo` | coring as `deploy/build` builds it for releases: statically linked, and optimised \
 with a profile of its own work (PGO). It takes part in some scenarios only |
 | `floor-ring`, `floor-epoll` | [the floors](../README.md#the-floors): the cheapest HTTP servers \
 over io_uring and epoll that we could write |

@@ -12,7 +12,7 @@ BODY = b"<b>hello world</b>"
 RUST_PEERS = ("hyper", "axum", "actix-web", "may_minihttp", "ntex", "monoio", "glommio")
 PEERS = ("nginx", "h2o", "haproxy", "lighttpd", *RUST_PEERS)
 CLOSING_FLOORS = ("floor-close-multishot", "floor-close-oneshot")
-# coring as cargo builds it, and as deploy/build does: static, and optimized by a profile (PGO).
+# coring as cargo builds it, and as deploy/build does: static, and optimised by a profile (PGO).
 OURS = ("coring", "coring-pgo")
 
 # The suffix of a contender that is measured without the disturbance (a download or idle

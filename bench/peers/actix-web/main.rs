@@ -1,4 +1,4 @@
-//! actix-web with its own workers. It refuses to know more than a page and an echo.
+//! actix-web with its own workers: a page and an echo.
 
 use std::io;
 
@@ -17,7 +17,7 @@ async fn main() -> io::Result<()> {
             .route("/", web::get().to(page))
             .route("/echo", web::post().to(echo))
     };
-    // Idle connections are to stay, as they do with the other peers.
+    // Keep idle connections open, as the other peers do.
     HttpServer::new(app)
         .workers(arguments.workers)
         .keep_alive(KeepAlive::Os)

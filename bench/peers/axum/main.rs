@@ -1,5 +1,4 @@
-//! axum: its own `serve`, with a runtime of its own for each worker. It refuses to know more than
-//! a page and an echo.
+//! axum with its own `serve`, and a runtime for each worker: a page and an echo.
 
 use std::io;
 

@@ -1,5 +1,4 @@
-//! glommio on io_uring, with `httparse` and one write for all that one read asks for. It refuses to
-//! know more than a page.
+//! glommio on io_uring, with `httparse`, and one write for all requests of one read: a page only.
 
 use std::io;
 use std::os::fd::{FromRawFd as _, IntoRawFd as _};
@@ -21,12 +20,12 @@ fn main() -> io::Result<()> {
 }
 
 async fn serve(listener: std::net::TcpListener) -> io::Result<()> {
-    // SAFETY: the descriptor is a listener's, and given away with this call.
+    // SAFETY: `into_raw_fd` gives up ownership of the descriptor, so it has no other owner.
     let listener = unsafe { TcpListener::from_raw_fd(listener.into_raw_fd()) };
     loop {
         let stream = listener.accept().await.map_err(io::Error::from)?;
         glommio::spawn_local(async move {
-            // A peer that goes away is no news.
+            // An error of one connection, such as a reset by the client, is ignored.
             drop(converse(stream).await);
         })
         .detach();

@@ -1,5 +1,5 @@
-//! hyper 1: a runtime of its own for each worker, as hyper's single-threaded example has it. It
-//! refuses to know more than a page and an echo.
+//! hyper 1 with a runtime for each worker, as in hyper's example `single_threaded`: a page and an
+//! echo.
 
 use std::convert::Infallible;
 use std::io;
@@ -29,16 +29,16 @@ async fn serve(listener: std::net::TcpListener) -> io::Result<()> {
         let (stream, _) = listener.accept().await?;
         spawn_local(async move {
             let mut builder = http1::Builder::new();
-            // There is no timer, so there are no timeouts either.
+            // No timer is set, so there can be no timeouts.
             builder.pipeline_flush(true).header_read_timeout(None);
-            let connection = builder.serve_connection(TokioIo::new(stream), service_fn(answer));
-            // A peer that goes away is no news.
+            let connection = builder.serve_connection(TokioIo::new(stream), service_fn(respond));
+            // An error of one connection, such as a reset by the client, is ignored.
             drop(connection.await);
         });
     }
 }
 
-async fn answer(
+async fn respond(
     request: Request<Incoming>,
 ) -> Result<Response<Either<Full<Bytes>, Incoming>>, Infallible> {
     if request.method() == Method::POST && request.uri().path() == "/echo" {

@@ -1,5 +1,4 @@
-//! may_minihttp: stackful coroutines over epoll, the listener its own. It refuses to know more
-//! than a page.
+//! may_minihttp: stackful coroutines over epoll, with a listener of its own: a page only.
 
 use std::io;
 

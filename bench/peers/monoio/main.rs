@@ -1,5 +1,4 @@
-//! monoio on io_uring, with `httparse` and one write for all that one read asks for. It refuses to
-//! know more than a page.
+//! monoio on io_uring, with `httparse`, and one write for all requests of one read: a page only.
 
 use std::io;
 use std::mem;
@@ -20,13 +19,13 @@ fn main() -> io::Result<()> {
 }
 
 async fn serve(listener: std::net::TcpListener) -> io::Result<()> {
-    // The ring waits by itself; a nonblocking listener would have it return at once.
+    // The accept waits in the ring. With a nonblocking listener it would return EAGAIN at once.
     listener.set_nonblocking(false)?;
     let listener = TcpListener::from_std(listener)?;
     loop {
         let (stream, _) = listener.accept().await?;
         monoio::spawn(async move {
-            // A peer that goes away is no news.
+            // An error of one connection, such as a reset by the client, is ignored.
             drop(converse(stream).await);
         });
     }

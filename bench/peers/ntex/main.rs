@@ -1,5 +1,4 @@
-//! ntex on io_uring (its own runtime, `neon`) with its own workers. It refuses to know more than a
-//! page and an echo.
+//! ntex on io_uring (its own runtime, `neon`), with its own workers: a page and an echo.
 
 use std::error::Error;
 use std::io;
@@ -17,7 +16,7 @@ use peer_shared::{Arguments, PAGE, PAGE_TYPE};
 #[ntex::main]
 async fn main() -> io::Result<()> {
     let arguments = Arguments::from_env();
-    // Idle connections are to stay, as they do with the other peers.
+    // Keep idle connections open, as the other peers do.
     let http = HttpServiceConfig::new().set_keepalive(KeepAlive::Os);
     let app = async || {
         App::new()
@@ -39,9 +38,8 @@ async fn page() -> HttpResponse {
 async fn echo(request: HttpRequest, payload: Payload) -> HttpResponse {
     match length(request.headers()) {
         Some(length) => {
-            let pieces =
-                payload.map(|piece| piece.map_err(|error| Rc::new(error) as Rc<dyn Error>));
-            HttpResponse::Ok().body(SizedStream::new(length, pieces))
+            let parts = payload.map(|part| part.map_err(|error| Rc::new(error) as Rc<dyn Error>));
+            HttpResponse::Ok().body(SizedStream::new(length, parts))
         }
         None => HttpResponse::Ok().streaming(payload),
     }

@@ -1,5 +1,5 @@
-//! What the peers share: the command line, the listener, the page, and for those that are a
-//! runtime only, HTTP by `httparse`. It refuses to know what runs it.
+//! Code shared by the peers: the command line, the listener, the page, and HTTP with `httparse` for
+//! those that are only a runtime.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -17,13 +17,13 @@ const BACKLOG: i32 = 4096;
 const FIELDS_MAX: usize = 64;
 const REQUEST_BYTES_MAX: usize = 64 * 1024;
 
-const PAGE_ANSWER: &[u8] =
+const PAGE_RESPONSE: &[u8] =
     b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 18\r\n\r\n<b>hello world</b>";
-const CLOSING_ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\
+const CLOSING_RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\
     Content-Length: 18\r\nConnection: close\r\n\r\n<b>hello world</b>";
-const NOT_FOUND_ANSWER: &[u8] = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
+const NOT_FOUND_RESPONSE: &[u8] = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
 
-/// What the command line asks for.
+/// The command line.
 #[derive(Clone, Copy)]
 pub struct Arguments {
     pub bind: SocketAddr,
@@ -31,7 +31,7 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    /// Reads `--bind HOST:PORT` and `--workers N`; ends the process if there is anything else.
+    /// Reads `--bind HOST:PORT` and `--workers N`. Exits with status 2 if either is invalid.
     pub fn from_env() -> Self {
         let mut words = std::env::args().skip(1);
         let (mut bind, mut workers) = (None, NonZeroUsize::MIN);
@@ -49,8 +49,8 @@ impl Arguments {
         }
     }
 
-    /// A nonblocking listener for each worker; the kernel spreads connections over them, and they
-    /// inherit `TCP_NODELAY`.
+    /// Opens a nonblocking listener. Each worker has one of its own: with `SO_REUSEPORT` the kernel
+    /// distributes the connections among them. Connections inherit `TCP_NODELAY`.
     pub fn listen(&self) -> io::Result<TcpListener> {
         let domain = Domain::for_address(self.bind);
         let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
@@ -63,8 +63,8 @@ impl Arguments {
         Ok(socket.into())
     }
 
-    /// Runs `worker` on as many threads as asked for, with a listener each. The first that ends
-    /// ends the process.
+    /// Runs `worker` on `--workers` threads, each with its own listener. When one of them returns,
+    /// the process exits.
     pub fn run(self, worker: fn(TcpListener) -> io::Result<()>) -> io::Result<()> {
         for _ in 1..self.workers {
             let listener = self.listen()?;
@@ -79,24 +79,24 @@ impl Arguments {
 }
 
 fn parse<T: FromStr>(flag: &str, value: &str) -> T {
-    let what = || usage(&format!("{flag} cannot be {value:?}"));
-    value.parse().unwrap_or_else(|_| what())
+    let invalid = || usage(&format!("{flag} {value:?} is invalid"));
+    value.parse().unwrap_or_else(|_| invalid())
 }
 
-fn usage(what: &str) -> ! {
-    eprintln!("{what}; usage: --bind ADDRESS:PORT [--workers N]");
+fn usage(error: &str) -> ! {
+    eprintln!("{error}; usage: --bind ADDRESS:PORT [--workers N]");
     process::exit(2)
 }
 
-/// What is to be done when all whole requests are answered.
+/// What a peer does with the connection after it has sent the responses.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Next {
-    GoOn,
+    Keep,
     Close,
 }
 
-/// Takes all whole requests off `input` and appends their answers to `output`. Requests are taken
-/// to have no body.
+/// Removes all complete requests from `input`, and appends their responses to `output`. Assumes
+/// that requests have no body.
 pub fn answer_all(input: &mut Vec<u8>, output: &mut Vec<u8>) -> Next {
     let mut done = 0;
     let next = loop {
@@ -105,7 +105,7 @@ pub fn answer_all(input: &mut Vec<u8>, output: &mut Vec<u8>) -> Next {
         match request.parse(&input[done..]) {
             Ok(httparse::Status::Complete(bytes)) => done += bytes,
             Ok(httparse::Status::Partial) if input.len() - done < REQUEST_BYTES_MAX => {
-                break Next::GoOn;
+                break Next::Keep;
             }
             Ok(httparse::Status::Partial) | Err(_) => break Next::Close,
         }
@@ -114,9 +114,9 @@ pub fn answer_all(input: &mut Vec<u8>, output: &mut Vec<u8>) -> Next {
                 && field.value.eq_ignore_ascii_case(b"close")
         });
         output.extend_from_slice(match request.path {
-            Some("/") if closes => CLOSING_ANSWER,
-            Some("/") => PAGE_ANSWER,
-            _ => NOT_FOUND_ANSWER,
+            Some("/") if closes => CLOSING_RESPONSE,
+            Some("/") => PAGE_RESPONSE,
+            _ => NOT_FOUND_RESPONSE,
         });
         if closes {
             break Next::Close;
