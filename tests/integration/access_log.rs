@@ -1,4 +1,4 @@
-//! The access log: one line for each request, in the combined format, complete at the end.
+//! The access log: one line per request in the combined format, and no line is lost silently.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Read};
@@ -10,26 +10,28 @@ use std::time::Duration;
 use coring::{AccessLog, Request, Response, Server};
 use rustix::fs::{CWD, FileType, Mode, OFlags, fcntl_setfl, mknodat};
 
-use crate::support::{Coring, Ended, Family, Folder, GET, Local, StalledPipe, coring, eventually};
+use crate::support::{
+    Coring, Ended, Family, Folder, GET, Local, StalledPipe, coring, eventually, get, request,
+};
 
-/// Splits a line into its parts: a bracketed or quoted one is one part, without its marks.
-fn parts(line: &str) -> Vec<String> {
-    let mut parts = Vec::new();
+/// Splits a line into its columns. A column in brackets or quotes is returned without them.
+fn columns(line: &str) -> Vec<String> {
+    let mut columns = Vec::new();
     let mut rest = line;
     while !rest.is_empty() {
-        let (part, after) = match rest.as_bytes()[0] {
+        let (column, after) = match rest.as_bytes()[0] {
             b'[' => rest[1..].split_once(']').expect("a closing bracket"),
             b'"' => rest[1..].split_at(closing_quote(&rest[1..])),
             _ => rest.split_at(rest.find(' ').unwrap_or(rest.len())),
         };
-        parts.push(part.to_owned());
+        columns.push(column.to_owned());
         let after = after.strip_prefix('"').unwrap_or(after);
         rest = after.strip_prefix(' ').unwrap_or(after);
     }
-    parts
+    columns
 }
 
-/// Where the first quote is that no backslash makes part of the text.
+/// The offset of the first quote that is not escaped by a backslash.
 fn closing_quote(text: &str) -> usize {
     let mut escaped = false;
     let is_end = |c: char| {
@@ -40,8 +42,8 @@ fn closing_quote(text: &str) -> usize {
     text.find(is_end).expect("a closing quote")
 }
 
-/// Sends each of `requests` on one connection and ends the server.
-fn after(family: Family, arguments: &[&str], requests: &[&str]) -> Ended {
+/// Starts a server, sends each of `requests` on one connection, and stops the server.
+fn serve_requests(family: Family, arguments: &[&str], requests: &[&str]) -> Ended {
     let server = Coring::start_on(family, arguments);
     let mut client = server.connect();
     for request in requests {
@@ -49,17 +51,17 @@ fn after(family: Family, arguments: &[&str], requests: &[&str]) -> Ended {
         if request.starts_with("HEAD") {
             client.head()
         } else {
-            client.answer()
+            client.response()
         };
     }
     drop(client);
     server.stop()
 }
 
-/// A client that resets the connection behind its request has no address any more when its line is
-/// begun.
+/// After a reset the kernel no longer reports the client's address. The line must not name the
+/// client as a Unix socket.
 #[test]
-fn who_is_gone_is_no_unix_socket() {
+fn a_client_that_resets_is_not_logged_as_a_unix_socket() {
     let folder = Folder::new();
     let file = folder.file("access.log");
     let server = Coring::start_on(Family::V4, &["--access-log", &file]);
@@ -75,15 +77,16 @@ fn who_is_gone_is_no_unix_socket() {
 }
 
 #[test]
-fn each_request_has_its_line_in_the_combined_format() {
+fn each_request_has_a_line_in_the_combined_format() {
     let folder = Folder::new();
     let file = folder.file("access.log");
-    let requests = [
-        "GET / HTTP/1.1\r\nHost: a\r\nUser-Agent: test/1 (x)\r\nReferer: http://b/c\r\n\r\n",
+    let fields = ["User-Agent: test/1 (x)", "Referer: http://b/c"];
+    let requests: [&str; 3] = [
+        &request("GET", "/", &fields),
         "GET /missing?q=%20 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
-        "HEAD / HTTP/1.1\r\nHost: a\r\n\r\n",
+        &request("HEAD", "/", &[]),
     ];
-    after(Family::V4, &["--access-log", &file], &requests);
+    serve_requests(Family::V4, &["--access-log", &file], &requests);
     let log = fs::read_to_string(&file).expect("a log");
     let expected = [
         ["GET / HTTP/1.1", "200", "18", "http://b/c", "test/1 (x)"],
@@ -92,18 +95,18 @@ fn each_request_has_its_line_in_the_combined_format() {
     ];
     assert_eq!(log.lines().count(), expected.len(), "{log}");
     for (line, expected) in log.lines().zip(expected) {
-        let parts = parts(line);
-        assert_eq!(parts[..3], ["127.0.0.1", "-", "-"], "{line}");
-        assert_eq!(parts[4..], expected, "{line}");
-        let date = &parts[3];
-        let places: String = date
+        let columns = columns(line);
+        assert_eq!(columns[..3], ["127.0.0.1", "-", "-"], "{line}");
+        assert_eq!(columns[4..], expected, "{line}");
+        let date = &columns[3];
+        let separators: String = date
             .chars()
             .filter(|c| !c.is_ascii_alphanumeric())
             .collect();
-        assert_eq!((places.as_str(), date.len()), ("//::: +", 26), "{line}");
+        assert_eq!((separators.as_str(), date.len()), ("//::: +", 26), "{line}");
     }
-    // A second server goes on in the same file.
-    after(Family::V6, &["--access-log", &file], &[GET]);
+    // A second server appends to the same file.
+    serve_requests(Family::V6, &["--access-log", &file], &[GET]);
     let log = fs::read_to_string(&file).expect("a log");
     assert_eq!(log.lines().count(), expected.len() + 1);
     assert!(
@@ -115,12 +118,12 @@ fn each_request_has_its_line_in_the_combined_format() {
 }
 
 #[test]
-fn what_a_client_sends_cannot_break_its_line() {
+fn a_client_cannot_inject_quotes_or_control_bytes() {
     let folder = Folder::new();
     let file = folder.file("access.log");
-    let nasty = "GET /%22?\\ HTTP/1.1\r\nHost: a\r\nReferer: \" 200 0 \"\r\n\
-        User-Agent: a\"b\tc\\d\u{e9}\r\n\r\n";
-    after(Family::V4, &["--access-log", &file], &[nasty]);
+    let fields = ["Referer: \" 200 0 \"", "User-Agent: a\"b\tc\\d\u{e9}"];
+    let request = request("GET", "/%22?\\", &fields);
+    serve_requests(Family::V4, &["--access-log", &file], &[&request]);
     let log = fs::read(&file).expect("a log");
     let is_plain = |byte: &u8| matches!(byte, b' '..=b'~' | b'\n');
     assert!(
@@ -130,16 +133,16 @@ fn what_a_client_sends_cannot_break_its_line() {
     );
     let log = String::from_utf8(log).expect("plain text");
     assert_eq!(log.lines().count(), 1, "{log}");
-    let parts = parts(log.trim_end());
-    assert_eq!(parts.len(), 9, "{log}");
-    assert_eq!(parts[4], r"GET /%22?\\ HTTP/1.1");
-    assert_eq!(parts[7], r#"\" 200 0 \""#);
-    assert_eq!(parts[8], r#"a\"b\x09c\\d\xC3\xA9"#);
+    let columns = columns(log.trim_end());
+    assert_eq!(columns.len(), 9, "{log}");
+    assert_eq!(columns[4], r"GET /%22?\\ HTTP/1.1");
+    assert_eq!(columns[7], r#"\" 200 0 \""#);
+    assert_eq!(columns[8], r#"a\"b\x09c\\d\xC3\xA9"#);
 }
 
 #[test]
-fn standard_output_can_be_the_log() {
-    let ended = after(Family::Unix, &["--access-log", "-"], &[GET, GET]);
+fn a_dash_logs_to_standard_output() {
+    let ended = serve_requests(Family::Unix, &["--access-log", "-"], &[GET, GET]);
     let lines: Vec<&str> = ended.stdout.lines().collect();
     assert_eq!(lines.len(), 2, "{}", ended.stdout);
     assert!(
@@ -151,9 +154,9 @@ fn standard_output_can_be_the_log() {
 }
 
 #[test]
-fn no_log_is_the_default() {
+fn the_log_is_off_by_default() {
     for arguments in [&[][..], &["--access-log", "off"]] {
-        assert_eq!(after(Family::V4, arguments, &[GET]).stdout, "");
+        assert_eq!(serve_requests(Family::V4, arguments, &[GET]).stdout, "");
     }
 }
 
@@ -168,7 +171,7 @@ fn no_line_is_lost_under_load() {
                 let mut client = server.connect();
                 for _ in 0..100 {
                     client.send(GET.repeat(16));
-                    (0..16).for_each(|_| drop(client.answer()));
+                    (0..16).for_each(|_| drop(client.response()));
                 }
             });
         }
@@ -176,12 +179,12 @@ fn no_line_is_lost_under_load() {
     assert_eq!(server.stop().stats()["log_lines_dropped"], 0);
     let log = fs::read_to_string(&file).expect("a log");
     assert_eq!(log.lines().count(), 4 * 100 * 16);
-    assert!(log.lines().all(|line| parts(line).len() == 9));
+    assert!(log.lines().all(|line| columns(line).len() == 9));
 }
 
-/// An answer to what was no request has its line, too: the request is shown as "-".
+/// A malformed or missing request gets a line, too; its request line is logged as "-".
 #[test]
-fn refusals_have_their_lines() {
+fn error_responses_without_a_valid_request_have_a_line() {
     let folder = Folder::new();
     let file = folder.file("access.log");
     let server = Coring::start(&[
@@ -195,17 +198,21 @@ fn refusals_have_their_lines() {
         "1s",
     ]);
     let mut client = server.connect();
-    client.send(format!("{GET}GET /a b HTTP/1.1\r\nHost: a\r\n\r\n"));
-    assert_eq!([client.answer().status, client.answer().status], [200, 400]);
+    client.send(format!("{GET}{}", get("/a b")));
+    assert_eq!(
+        [client.response().status, client.response().status],
+        [200, 400]
+    );
     assert_eq!(server.ask("").status, 503);
     drop(client);
-    eventually("a line of a late head", || {
+    eventually("a response to a late head", || {
         let status = server.connect().exchange("GET /").ok()??.status;
         (status == 408).then_some(())
     });
     server.stop();
     let log = fs::read_to_string(&file).expect("a log");
-    let found: Vec<_> = log.lines().map(|line| parts(line)[4..].join("|")).collect();
+    let found = log.lines().map(|line| columns(line)[4..].join("|"));
+    let found: Vec<String> = found.collect();
     assert_eq!(found[0], "GET / HTTP/1.1|200|18|-|-");
     for status in ["400", "503", "408"] {
         let is_line =
@@ -214,9 +221,9 @@ fn refusals_have_their_lines() {
     }
 }
 
-/// A worker that nobody asks for anything has no reason to wake up.
+/// The log must not wake an idle worker periodically.
 #[test]
-fn a_log_does_not_tick() {
+fn the_log_does_not_wake_an_idle_worker() {
     let folder = Folder::new();
     let file = folder.file("access.log");
     let builder = Server::builder().access_log(AccessLog::File(file.clone().into()));
@@ -224,9 +231,9 @@ fn a_log_does_not_tick() {
     let mut client = server.connect();
     for count in 1..3 {
         client.send(GET);
-        assert_eq!(client.answer().status, 200);
-        // One line is not much, but it does not wait for ever.
-        eventually("the line", || {
+        assert_eq!(client.response().status, 200);
+        // A single line is written after a short delay.
+        eventually("the line is in the file", || {
             let log = fs::read_to_string(&file).expect("a log");
             (log.lines().count() == count).then_some(())
         });
@@ -237,39 +244,39 @@ fn a_log_does_not_tick() {
     server.stop();
 }
 
-/// A pipe without a reader must not hold up the end of the server. Every line is then either in the
-/// pipe or counted as lost.
+/// The process exits although nothing reads the log's pipe. Every line is then either in the pipe
+/// or counted as dropped.
 #[test]
-fn a_log_that_nobody_reads_does_not_hold_up_the_end() {
+fn a_log_pipe_that_is_not_read_does_not_delay_the_exit() {
     const REQUESTS: usize = 1400;
     let folder = Folder::new();
     let pipe = folder.file("pipe");
     mknodat(CWD, &pipe, FileType::Fifo, Mode::RWXU, 0).expect("a pipe");
-    // Held open, so that the server can open its end, and not read.
+    // The server can open a FIFO for writing only while a reader has it open.
     let reader = OpenOptions::new().read(true).write(true).open(&pipe);
     let server = Coring::start(&["--access-log", &pipe, "--cores", "1"]);
     let mut client = server.connect();
-    // Each line as long as it may be: more than may wait for the writer.
+    // The lines are as long as possible and exceed what the log buffers.
     let request = GET.replacen("/", &format!("/{}", "x".repeat(8000)), 1);
     for _ in 0..REQUESTS {
         client.send(&request);
-        assert_eq!(client.answer().status, 404);
+        assert_eq!(client.response().status, 404);
     }
     drop(client);
     let ended = server.stop();
     let dropped = ended.stats()["log_lines_dropped"];
     assert!(dropped > 0);
-    assert!(ended.stderr.contains("it has lost"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("lines were lost"), "{}", ended.stderr);
     let mut reader = reader.expect("a pipe");
-    fcntl_setfl(&reader, OFlags::NONBLOCK).expect("a pipe that takes flags");
+    fcntl_setfl(&reader, OFlags::NONBLOCK).expect("a pipe whose flags can be set");
     let mut log = Vec::new();
-    // It ends with an error once the pipe is empty, for nobody has closed it.
+    // The read fails with EAGAIN once the pipe is empty, because its writing end is open.
     reader.read_to_end(&mut log).expect_err("an empty pipe");
-    let whole = log.iter().filter(|&&byte| byte == b'\n').count();
-    assert_eq!(whole as u64 + dropped, REQUESTS as u64);
+    let written = log.iter().filter(|&&byte| byte == b'\n').count();
+    assert_eq!(written as u64 + dropped, REQUESTS as u64);
 }
 
-/// Another process that has the same pipe may make it non-blocking; its reader is slow.
+/// Another process that shares the pipe may set O_NONBLOCK on it, and the reader may be slow.
 #[test]
 fn no_line_is_lost_on_a_pipe_that_another_process_made_nonblocking() {
     const REQUESTS: usize = 400;
@@ -281,22 +288,22 @@ fn no_line_is_lost_on_a_pipe_that_another_process_made_nonblocking() {
     let request = GET.replacen("/", &format!("/{}", "x".repeat(1000)), 1);
     for _ in 0..REQUESTS {
         client.send(&request);
-        client.answer();
+        client.response();
     }
     drop(client);
-    // Long enough for more than the pipe holds to be written.
+    // Give the log time to fill the pipe: the lines exceed its capacity.
     thread::sleep(Duration::from_secs(2));
     let reading = thread::spawn(move || pipe.read_to_end());
     let ended = server.stop();
     assert_eq!(ended.stats()["log_lines_dropped"], 0);
     let log = String::from_utf8(reading.join().expect("a reader")).expect("text");
     assert_eq!(log.lines().count(), REQUESTS);
-    assert!(log.lines().all(|line| parts(line).len() == 9));
+    assert!(log.lines().all(|line| columns(line).len() == 9));
 }
 
-/// The reader of a pipe is restarted: what it misses is counted, and reported when it is back.
+/// Lines that are lost while a pipe has no reader are counted, and reported when a reader is back.
 #[test]
-fn lines_that_are_lost_by_an_error_are_counted_and_reported() {
+fn lines_lost_to_a_write_error_are_counted_and_reported() {
     let folder = Folder::new();
     let pipe = folder.file("pipe");
     mknodat(CWD, &pipe, FileType::Fifo, Mode::RWXU, 0).expect("a pipe");
@@ -327,7 +334,7 @@ fn lines_that_are_lost_by_an_error_are_counted_and_reported() {
     for path in ["/lost-1", "/lost-2", "/lost-3"] {
         ask(path);
     }
-    eventually("a word about the failure", || {
+    eventually("a message about the failure", || {
         server
             .stderr()
             .contains("cannot write the access log")
@@ -336,9 +343,9 @@ fn lines_that_are_lost_by_an_error_are_counted_and_reported() {
     let mut reader = open();
     ask("/back");
     assert!(next_line(&mut reader).contains("/back"));
-    let told = "coring: the access log is written again; it has lost 3 lines\n";
-    eventually("a word about the lines", || {
-        server.stderr().contains(told).then_some(())
+    let message = "coring: the access log is written again: 3 lines were lost\n";
+    eventually("a message about the lost lines", || {
+        server.stderr().contains(message).then_some(())
     });
     let ended = server.stop();
     assert_eq!(ended.stats()["log_lines_dropped"], 3);

@@ -1,5 +1,5 @@
-//! What is in `deploy/`, held against the program by `deploy/tests/check.py`. How coring fares
-//! under what they ask of the kernel is in `sandbox`.
+//! The files in `deploy/`: runs `deploy/tests/check.py`, which checks them against the program.
+//! `sandbox` runs the program under the restrictions that they set.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,11 +7,11 @@ use std::process::Command;
 use crate::support::run_with;
 
 #[test]
-fn the_manifests_the_image_and_the_unit_fit_the_program() {
+fn the_manifests_the_image_and_the_unit_match_the_program() {
     let python = Path::new(env!("CARGO_TARGET_TMPDIR")).join("deploy/bin/python");
     assert!(
         python.exists(),
-        "no {}: tests/run installs what reads the manifests",
+        "no {}: run tests/run, which installs the tools that read the manifests",
         python.display()
     );
     let mut check = Command::new(python);

@@ -1,5 +1,5 @@
-//! The library as programs meet that embed it: what a server's handles promise, and what a service
-//! may do to it.
+//! A server embedded in another program: what its handles guarantee, and that no service can break
+//! the server.
 
 use std::cell::Cell;
 use std::fs;
@@ -18,9 +18,12 @@ use ::http::header::LOCATION;
 use bytes::Bytes;
 use coring::{ErrorKind, Handle, HeaderValue, Limits, Request, Response, Service, StatusCode};
 
-use crate::support::{Address, Client, Folder, GET, HELLO, builder, eventually, is_timeout};
+use crate::support::{
+    Address, Client, Folder, GET, GET_AND_CLOSE, HALF_A_HEAD, HELLO, builder, eventually, get,
+    head_with_length, is_timeout,
+};
 
-/// A server of one worker on a free port.
+/// Starts a server with one worker on a free port.
 fn start<S: Service + 'static>(factory: impl Fn() -> S + Send + Sync + 'static) -> Handle {
     builder()
         .bind("127.0.0.1:0")
@@ -44,13 +47,13 @@ fn hello() -> impl Service {
 
 fn descriptors() -> usize {
     fs::read_dir("/proc/self/fd")
-        .expect("our descriptors")
+        .expect("this process's descriptors")
         .count()
 }
 
-/// However many operations are under way, a stop waits for the kernel's last word on each.
+/// With many operations in flight, a stop waits until the kernel has completed each of them.
 #[test]
-fn a_stop_leaves_nothing_behind() {
+fn a_stop_releases_all_buffers_operations_tasks_and_timers() {
     let server = start(hello);
     let address = address(&server);
     let mut clients: Vec<Client> = (0..1500)
@@ -58,21 +61,21 @@ fn a_stop_leaves_nothing_behind() {
         .collect();
     for client in &mut clients {
         client.send(GET);
-        assert_eq!(client.answer().text(), HELLO);
+        assert_eq!(client.response().text(), HELLO);
     }
     let metrics = &server.metrics()[0];
-    // Half a head is memory that is held.
+    // Each incomplete head holds a buffer.
     for client in &mut clients {
-        client.send("GET / HTTP/1.1\r\nHo");
+        client.send(HALF_A_HEAD);
     }
-    let received = (clients.len() * (GET.len() + 18)) as u64;
-    eventually("the halves", || {
+    let received = (clients.len() * (GET.len() + HALF_A_HEAD.len())) as u64;
+    eventually("the incomplete heads", || {
         (metrics.bytes_received.get() == received).then_some(())
     });
     server.stop();
-    server.wait().expect("an end in order");
+    server.wait().expect("an orderly end");
     for mut client in clients {
-        client.ends();
+        client.expect_fin();
     }
     let left = [
         &metrics.blocks_in_use,
@@ -84,42 +87,42 @@ fn a_stop_leaves_nothing_behind() {
 }
 
 #[test]
-fn servers_come_and_go_in_one_process() {
-    // The first one makes what stays: threads' caches, say.
+fn a_server_that_ends_closes_its_descriptors() {
+    // The first server opens descriptors that the process keeps.
     start(hello).stop();
     let before = descriptors();
     for _ in 0..20 {
         let server = start(hello);
         let mut client = Client::connect(&address(&server)).expect("a connection");
         client.send(GET);
-        assert_eq!(client.answer().text(), HELLO);
+        assert_eq!(client.response().text(), HELLO);
     }
-    // Other tests of this process have descriptors of their own meanwhile; a leak would grow.
-    eventually("descriptors back", || {
+    // Other tests in this process open descriptors, too. Twenty leaky servers would add more.
+    eventually("the descriptors are closed", || {
         (descriptors() < before + 20).then_some(())
     });
 }
 
-/// The server lives as long as one of its handles.
+/// The server runs as long as it has a handle.
 #[test]
-fn the_last_handle_ends_the_server() {
+fn dropping_the_last_handle_stops_the_server() {
     let server = start(hello);
     let address = address(&server);
     let mut client = Client::connect(&address).expect("a connection");
     let other = server.clone();
     drop(server);
     client.send(GET);
-    assert_eq!(client.answer().text(), HELLO);
+    assert_eq!(client.response().text(), HELLO);
     drop(other);
-    client.ends();
+    client.expect_fin();
     assert!(
         Client::connect(&address).is_err(),
-        "nobody listens any more"
+        "the listener is still open"
     );
 }
 
 #[test]
-fn everybody_may_wait_for_the_end() {
+fn several_threads_may_wait_for_the_end() {
     let server = start(hello);
     thread::scope(|scope| {
         let waiting = [0, 1].map(|_| scope.spawn(|| server.wait()));
@@ -127,40 +130,40 @@ fn everybody_may_wait_for_the_end() {
         assert!(waiting.iter().all(|thread| !thread.is_finished()));
         server.drain();
         for thread in waiting {
-            thread.join().expect("no panic").expect("an end in order");
+            thread.join().expect("no panic").expect("an orderly end");
         }
     });
-    server.wait().expect("it is over, again and again");
+    server.wait().expect("the same result as before");
 }
 
-/// A handle that a service gives away, or uses itself.
-type Place = Arc<Mutex<Option<Handle>>>;
+/// A slot through which a service gets the handle of its own server.
+type HandleSlot = Arc<Mutex<Option<Handle>>>;
 
-/// A service may keep the only handle, for a `/stop` of its own.
+/// A service may hold the only handle, for example to offer a `/stop`.
 #[test]
 fn the_last_handle_may_be_dropped_on_a_worker() {
     for cores in [1, 2] {
-        let (place, folder) = (Place::default(), Folder::new());
+        let (slot, folder) = (HandleSlot::default(), Folder::new());
         let socket = folder.file("last.sock");
         let outcome = Arc::new(Mutex::new(None));
-        let (taken, told) = (place.clone(), outcome.clone());
+        let (service_slot, service_outcome) = (slot.clone(), outcome.clone());
         let server = builder()
             .bind("127.0.0.1:0")
             .bind(format!("unix:{socket}"))
             .cores(cores)
             .start(move || {
-                let place = taken.clone();
-                let told = told.clone();
+                let slot = service_slot.clone();
+                let outcome = service_outcome.clone();
                 async move |_: Request| {
-                    let handle = place.lock().expect("no panic").take();
+                    let handle = slot.lock().expect("no panic").take();
                     let dropped = catch_unwind(AssertUnwindSafe(|| drop(handle)));
-                    *told.lock().expect("no panic") = Some(dropped.is_ok());
+                    *outcome.lock().expect("no panic") = Some(dropped.is_ok());
                     Response::html(HELLO)
                 }
             });
         let server = server.expect("a server");
         let address = address(&server);
-        *place.lock().expect("no panic") = Some(server);
+        *slot.lock().expect("no panic") = Some(server);
         let mut client = Client::connect(&address).expect("a connection");
         client.send(GET);
         eventually("the server's end", || {
@@ -171,44 +174,44 @@ fn the_last_handle_may_be_dropped_on_a_worker() {
         assert_eq!(
             outcome,
             Some(true),
-            "{cores}: the drop did not return in order"
+            "{cores} cores: dropping the handle panicked or did not return"
         );
     }
 }
 
 #[test]
 fn a_worker_that_waits_for_its_own_server_gets_an_error() {
-    let place = Place::default();
-    let own = place.clone();
+    let slot = HandleSlot::default();
+    let service_slot = slot.clone();
     let server = start(move || {
-        let place = own.clone();
+        let slot = service_slot.clone();
         async move |_: Request| {
-            let server = place.lock().expect("no panic").clone();
+            let server = slot.lock().expect("no panic").clone();
             let waited = server.expect("a handle").wait();
-            Response::text(waited.expect_err("it serves").to_string())
+            Response::text(waited.expect_err("an error").to_string())
         }
     });
-    *place.lock().expect("no panic") = Some(server.clone());
+    *slot.lock().expect("no panic") = Some(server.clone());
     let mut client = Client::connect(&address(&server)).expect("a connection");
     client.send(GET);
-    let answer = client.answer();
-    assert!(answer.text().contains("itself"), "{}", answer.text());
-    drop(place.lock().expect("no panic").take());
+    let response = client.response();
+    assert!(response.text().contains("itself"), "{}", response.text());
+    drop(slot.lock().expect("no panic").take());
     server.stop();
-    server.wait().expect("an end in order");
+    server.wait().expect("an orderly end");
 }
 
-/// The payload of a panic whose destructor panics, too.
+/// A panic payload whose destructor panics, too.
 struct Bomb;
 
 impl Drop for Bomb {
     fn drop(&mut self) {
-        std::panic::resume_unwind(Box::new("as it was asked to"));
+        std::panic::resume_unwind(Box::new("planted"));
     }
 }
 
 #[test]
-fn the_payload_of_a_factory_that_panics_may_panic_too() {
+fn a_factory_whose_panic_payload_panics_is_reported() {
     let factory = || -> fn() { std::panic::resume_unwind(Box::new(Bomb)) };
     let started = builder().bind("127.0.0.1:0").start(move || {
         factory();
@@ -218,10 +221,10 @@ fn the_payload_of_a_factory_that_panics_may_panic_too() {
     assert_eq!(error.kind(), ErrorKind::Runtime);
 }
 
-/// A factory that panics is an error of the start, not a start that never returns.
+/// `start` returns an error if the factory panics; it must not wait for ever.
 #[test]
 fn a_factory_that_panics_is_reported() {
-    let factory = || -> fn() { panic!("as it was asked to") };
+    let factory = || -> fn() { panic!("planted") };
     let server = builder().bind("127.0.0.1:0").start(move || {
         factory();
         hello()
@@ -231,42 +234,42 @@ fn a_factory_that_panics_is_reported() {
     assert!(error.to_string().contains("panicked"), "{error}");
 }
 
-/// Bytes whose owner panics when they are dropped.
-struct Spiteful(Vec<u8>);
+/// The owner of a response body. Its destructor panics.
+struct PanicWhenDropped(Vec<u8>);
 
-impl AsRef<[u8]> for Spiteful {
+impl AsRef<[u8]> for PanicWhenDropped {
     fn as_ref(&self) -> &[u8] {
         &self.0
     }
 }
 
-impl Drop for Spiteful {
+impl Drop for PanicWhenDropped {
     fn drop(&mut self) {
-        panic!("as it was asked to");
+        panic!("planted");
     }
 }
 
-/// A server belongs to no thread: its rings are made by the workers themselves, so whoever starts
-/// it, holds it or ends it may be anybody.
+/// Each worker makes its own ring, so a server may be started, held and ended on different
+/// threads.
 #[test]
-fn pitfall_25_a_ring_made_on_another_thread() {
+fn pitfall_25_a_server_may_be_started_and_ended_on_any_thread() {
     let started = thread::spawn(|| start(hello)).join();
     let server = started.expect("no panic");
     let mut client = Client::connect(&address(&server)).expect("a connection");
     client.send(GET);
-    assert_eq!(client.answer().text(), HELLO);
+    assert_eq!(client.response().text(), HELLO);
     let other = server.clone();
     thread::spawn(move || drop(other)).join().expect("no panic");
     client.send(GET);
-    assert_eq!(client.answer().text(), HELLO);
+    assert_eq!(client.response().text(), HELLO);
     server.drain();
     let waited = thread::spawn(move || server.wait()).join();
-    waited.expect("no panic").expect("an end in order");
+    waited.expect("no panic").expect("an orderly end");
 }
 
-/// Each listener's connections get the service that was made for it, on every worker.
+/// `bind_with` gives a listener its own service, which is made once on each worker.
 #[test]
-fn a_listener_may_have_a_service_of_its_own() {
+fn each_listener_may_have_its_own_service() {
     static MADE: AtomicUsize = AtomicUsize::new(0);
     let server = builder()
         .bind_with("127.0.0.1:0", || {
@@ -300,25 +303,25 @@ fn a_listener_may_have_a_service_of_its_own() {
     let mut admin = connect(0);
     for call in 1..=3 {
         admin.send(GET);
-        assert_eq!(admin.answer().text(), format!("admin {call}"));
+        assert_eq!(admin.response().text(), format!("admin {call}"));
     }
     for main in [connect(1), connect(3)] {
         let mut main = main;
         main.send(GET);
-        assert_eq!(main.answer().text(), HELLO);
+        assert_eq!(main.response().text(), HELLO);
     }
     let mut redirect = connect(2);
     redirect.send("GET / HTTP/1.1\r\nHost: a.example\r\n\r\n");
-    let answer = redirect.answer();
-    assert_eq!(answer.status, 308);
-    assert_eq!(answer.field("location"), Some("https://a.example/"));
-    admin.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
-    assert_eq!(admin.answer().text(), "admin 4");
+    let response = redirect.response();
+    assert_eq!(response.status, 308);
+    assert_eq!(response.field("location"), Some("https://a.example/"));
+    admin.send(GET_AND_CLOSE);
+    assert_eq!(admin.response().text(), "admin 4");
     server.drain();
-    server.wait().expect("an end in order");
+    server.wait().expect("an orderly end");
 }
 
-/// A service that logs its requests sees what was asked; the body is left to be read.
+/// The debug output of a request has its method, target and fields, and does not consume the body.
 #[test]
 fn a_request_can_be_printed() {
     let server = start(|| async |request: Request| Response::text(format!("{request:?}")));
@@ -326,36 +329,37 @@ fn a_request_can_be_printed() {
     client.send("POST /a?b=%20 HTTP/1.1\r\nHost: c\r\nX-Y: é\r\nContent-Length: 1\r\n\r\nz");
     let expected = "Request { method: POST, target: \"/a?b=%20\", fields: {\"Host\": \"c\", \
                     \"X-Y\": \"é\", \"Content-Length\": \"1\"}, .. }";
-    assert_eq!(client.answer().text(), expected);
+    assert_eq!(client.response().text(), expected);
 }
 
-/// Gives way once, without anybody else who would wake this task.
-async fn give_way() {
-    let mut gave_way = false;
+/// Yields once. The task wakes itself.
+async fn yield_once() {
+    let mut has_yielded = false;
     poll_fn(|context| {
-        if gave_way {
+        if has_yielded {
             return Poll::Ready(());
         }
-        gave_way = true;
+        has_yielded = true;
         context.waker().wake_by_ref();
         Poll::Pending
     })
     .await;
 }
 
-/// Calls that are busy and never block: what others send meanwhile is seen all the same.
+/// Tasks that yield all the time and never wait keep the worker busy. It must still receive from
+/// other connections.
 #[test]
-fn pitfall_18_a_busy_ring_is_not_advanced() {
+fn pitfall_18_busy_tasks_do_not_keep_the_worker_from_receiving() {
     let server = start(|| {
-        let freed = Rc::new(Cell::new(false));
+        let released = Rc::new(Cell::new(false));
         move |request: Request| {
-            let freed = freed.clone();
+            let released = released.clone();
             async move {
-                if request.path() == "/free" {
-                    freed.set(true);
+                if request.path() == "/release" {
+                    released.set(true);
                 }
-                while !freed.get() {
-                    give_way().await;
+                while !released.get() {
+                    yield_once().await;
                 }
                 Response::html(HELLO)
             }
@@ -369,62 +373,70 @@ fn pitfall_18_a_busy_ring_is_not_advanced() {
     }
     let requests = &server.metrics()[0].requests;
     eventually("the calls", || (requests.get() == 10).then_some(()));
-    other.send("GET /free HTTP/1.1\r\nHost: a\r\n\r\n");
+    other.send(get("/release"));
     for client in busy.iter_mut().chain([&mut other]) {
-        assert_eq!(client.answer().text(), HELLO);
+        assert_eq!(client.response().text(), HELLO);
     }
 }
 
-/// Who sends much to a service that sleeps is slowed down by TCP, and what it sends is not stored.
+/// A client sends a large body to a service that does not read it. The server stops receiving, so
+/// that TCP stops the client, and stores little of the body.
 #[test]
-fn pitfall_21_a_slow_service_stores_nothing() {
-    const MOST: u64 = 1 << 20;
+fn pitfall_21_a_body_that_is_not_read_is_not_stored() {
+    const STORED_BYTES_MAX: u64 = 1 << 20;
     let server = start(|| async |_: Request| std::future::pending().await);
     let Address::Tcp(address) = address(&server) else {
-        unreachable!("an address of TCP")
+        unreachable!("the server listens on TCP")
     };
     let mut client = TcpStream::connect(address).expect("a connection");
     client
         .set_write_timeout(Some(Duration::from_secs(2)))
         .expect("an open connection");
-    let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 16000000\r\n\r\n";
+    let head = head_with_length("POST", "/", 16_000_000);
     client
         .write_all(head.as_bytes())
         .expect("a peer that reads");
-    // More than a connection's buffers in both kernels and in the server can be.
+    // More than the socket buffers of both sides and the server's own buffers hold together.
     let sent = client.write_all(&vec![b'a'; 15_000_000]);
-    assert!(is_timeout(&sent.expect_err("a peer that does not read")));
+    assert!(is_timeout(&sent.expect_err("a server that does not read")));
     let metrics = &server.metrics()[0];
     let (received, blocks) = (metrics.bytes_received.get(), metrics.blocks_in_use.get());
-    assert!(received < MOST, "{received} bytes were received");
-    assert!(blocks * 4096 < MOST, "{blocks} blocks are held");
+    assert!(
+        received < STORED_BYTES_MAX,
+        "{received} bytes were received"
+    );
+    assert!(
+        blocks * 4096 < STORED_BYTES_MAX,
+        "{blocks} blocks are in use"
+    );
 }
 
-/// What a service gives away may be dropped anywhere, even by the engine: no worker dies of it.
+/// The engine drops a response body after sending it. If the body's destructor panics, the worker
+/// survives.
 #[test]
-fn a_destructor_that_panics_costs_no_worker() {
+fn a_body_whose_destructor_panics_does_not_end_the_worker() {
     let server = start(|| {
         async |_: Request| {
-            let bytes = Bytes::from_owner(Spiteful(vec![b'x'; 10_000]));
+            let bytes = Bytes::from_owner(PanicWhenDropped(vec![b'x'; 10_000]));
             Response::html(HELLO).with_body(bytes)
         }
     });
     for _ in 0..3 {
         let mut client = Client::connect(&address(&server)).expect("a connection");
         client.send(GET);
-        assert_eq!(client.answer().body.len(), 10_000);
+        assert_eq!(client.response().body.len(), 10_000);
     }
     server.drain();
-    server.wait().expect("an end in order");
+    server.wait().expect("an orderly end");
 }
 
-/// Clients that send and do not read, as many as it takes to use all memory up, keep nobody else
-/// from being served.
+/// Clients that pipeline requests and do not read use up all of the memory for receiving. The
+/// server still serves other clients.
 #[test]
-fn a_lack_of_memory_does_not_stop_the_others() {
+fn clients_that_use_up_the_receive_memory_do_not_stop_others() {
     let mut limits = Limits::default();
     limits.receive_memory_max = Some(2 << 20);
-    let never = || {
+    let service = || {
         async |request: Request| match request.path() {
             "/never" => std::future::pending().await,
             _ => Response::html(HELLO),
@@ -434,20 +446,22 @@ fn a_lack_of_memory_does_not_stop_the_others() {
         .bind("127.0.0.1:0")
         .cores(1)
         .limits(limits)
-        .start(never);
+        .start(service);
     let server = server.expect("a server");
     let address = address(&server);
-    let hoarders: Vec<Client> = (0..300)
+    let pending: Vec<Client> = (0..300)
         .map(|_| {
             let mut client = Client::connect(&address).expect("a connection");
-            client.send("GET /never HTTP/1.1\r\nHost: a\r\n\r\n");
+            client.send(get("/never"));
             client
         })
         .collect();
     let metrics = &server.metrics()[0];
-    eventually("requests", || (metrics.requests.get() == 300).then_some(()));
-    for mut client in hoarders.iter().map(Client::twin) {
-        // What is pipelined behind a request that waits has to wait, too.
+    eventually("the requests", || {
+        (metrics.requests.get() == 300).then_some(())
+    });
+    for mut client in pending.iter().map(Client::twin) {
+        // The server keeps these requests until the first one has its response.
         client.send(GET.repeat(400));
     }
     eventually("the limit", || {
@@ -456,8 +470,8 @@ fn a_lack_of_memory_does_not_stop_the_others() {
     for _ in 0..50 {
         let mut client = Client::connect(&address).expect("a connection");
         client.send(GET);
-        assert_eq!(client.answer().text(), HELLO);
+        assert_eq!(client.response().text(), HELLO);
     }
     server.stop();
-    server.wait().expect("an end in order");
+    server.wait().expect("an orderly end");
 }

@@ -1,27 +1,30 @@
-//! Responses that do not end, to very many clients of the example `events`: whoever does not read
-//! costs a bounded amount of memory, and the others get every event.
+//! Endless responses to many clients, sent by the example `events`: a client that does not read
+//! costs a bounded amount of memory, and each client that reads gets every event.
 
 use coring::EngineChoice;
 
 use crate::examples::{Running, example};
 use crate::resources::{affordable, private_bytes};
-use crate::support::{Address, Client, Folder, engine, has_io_uring, python, report};
+use crate::support::{
+    Address, Client, Folder, engine, get, has_io_uring, python, report, request_with_body,
+};
 
-/// Clients in all, and how many of them do not read.
+/// The number of clients.
 const CLIENTS: usize = 1000;
+/// The number of clients that do not read.
 const SILENT: usize = 300;
-/// Rounds of events. All events of a round are read before the next one begins, so no reader is
-/// ever slower than its room allows, however slow the machine is.
+/// Rounds of events. The reading clients read all events of a round before the next one begins,
+/// so they never exceed the bound on queued bytes, even on a slow machine.
 const ROUNDS: usize = 20;
 const EVENTS: usize = 16;
-/// Small enough for being copied to each client: nothing is shared between them.
+/// Small enough to be copied to each client: the clients share no memory.
 const EVENT_BYTES: usize = 2000;
-/// What the example lets wait for a client (`WAITING_BYTES_MAX`).
+/// The most bytes that the example queues for a client (`WAITING_BYTES_MAX`).
 const WAITING_BYTES_MAX: usize = 64 << 10;
 
-/// The example, on the engine that the tests are about, at a Unix socket: unlike that of TCP, its
-/// buffer does not grow, so clients that do not read soon fill it.
-fn events(socket: &str) -> Running {
+/// Starts the example on the engine under test and on a Unix socket. The buffer of a Unix socket
+/// does not grow, so a client that does not read fills it soon.
+fn start_events(socket: &str) -> Running {
     if engine() != EngineChoice::Epoll {
         return Running::start("events", &[socket]);
     }
@@ -31,24 +34,25 @@ fn events(socket: &str) -> Running {
     Running::of(&mut refused)
 }
 
-/// The event of a round: its number, and so many letters.
-fn words(number: usize) -> String {
+/// The text of event `number`, padded to [`EVENT_BYTES`].
+fn event_text(number: usize) -> String {
     format!("{number:08}{}", "x".repeat(EVENT_BYTES - 8))
 }
 
 fn join(address: &Address) -> Client {
     let mut client = Client::connect(address).expect("a listener");
-    client.send("GET /events HTTP/1.1\r\nHost: a\r\n\r\n");
+    client.send(get("/events"));
     client
 }
 
 #[test]
-fn a_thousand_event_streams_some_of_which_are_not_read() {
+fn a_thousand_event_streams_of_which_some_are_not_read() {
     has_io_uring("a thousand event streams on the ring");
     let folder = Folder::new();
     let socket = folder.file("socket");
-    let mut server = events(&format!("unix:{socket}"));
-    assert!(server.line().contains(&socket), "it listens");
+    let mut server = start_events(&format!("unix:{socket}"));
+    let line = server.line();
+    assert!(line.contains(&socket), "not the listener's address: {line}");
     let address = Address::Unix(socket.into());
     let clients = affordable(CLIENTS);
     let silent = SILENT.min(clients / 3);
@@ -65,38 +69,36 @@ fn a_thousand_event_streams_some_of_which_are_not_read() {
     for round in 0..ROUNDS {
         let numbers = round * EVENTS..(round + 1) * EVENTS;
         for number in numbers.clone() {
-            let said = speaker
-                .exchange(&format!(
-                    "POST /say HTTP/1.1\r\nHost: a\r\nContent-Length: {EVENT_BYTES}\r\n\r\n{}",
-                    words(number)
-                ))
-                .expect("an answer");
-            assert_eq!(said.map(|answer| answer.status), Some(204));
+            let response = speaker
+                .exchange(&request_with_body("POST", "/say", &event_text(number)))
+                .expect("a response");
+            assert_eq!(response.map(|response| response.status), Some(204));
         }
         let expected: String = numbers
-            .map(|number| format!("data: {}\n\n", words(number)))
+            .map(|number| format!("data: {}\n\n", event_text(number)))
             .collect();
         for reader in &mut readers {
             let mut events = Vec::new();
             while events.len() < expected.len() {
-                let part = reader.chunk().expect("an event");
-                assert!(!part.is_empty(), "no reader is cut off");
-                events.extend(part);
+                let chunk = reader.chunk().expect("an event");
+                assert!(!chunk.is_empty(), "the server cut off a reading client");
+                events.extend(chunk);
             }
-            assert!(events == expected.as_bytes(), "every event, in order");
+            assert!(events == expected.as_bytes(), "missing or reordered events");
         }
     }
     let each = private_bytes(server.pid()).saturating_sub(fresh_bytes) / clients as u64;
     report(&format!(
         "event streams: {each} bytes for each of {clients} clients, {silent} of which do not read"
     ));
-    // Three times what may wait: in the body's queue, in the connection's, and in flight.
+    // A silent client may have the bound in each of: the body's queue, the connection's queue, and
+    // the sends in flight.
     let bound = (silent * 3 * (WAITING_BYTES_MAX + 8192)) / clients + 16_384;
     if !cfg!(asan) {
         assert!(each < bound as u64, "{each} of {bound} bytes");
     }
-    // They were cut off, and can tell.
-    let cut = unread.pop().expect("a client").broken();
-    let whole = ROUNDS * EVENTS * EVENT_BYTES;
-    assert!(cut.len() < whole && !cut.ends_with(b"0\r\n\r\n"));
+    // The silent clients were cut off, without the last chunk.
+    let received = unread.pop().expect("a client").expect_fin_or_reset();
+    let all = ROUNDS * EVENTS * EVENT_BYTES;
+    assert!(received.len() < all && !received.ends_with(b"0\r\n\r\n"));
 }

@@ -1,4 +1,5 @@
-//! The examples as their readers meet them: built by cargo, started, spoken to.
+//! The programs in `examples/`, the code in README.md, and the unit test of an example: all are
+//! built by cargo and run.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -9,19 +10,19 @@ use std::sync::OnceLock;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::serve::request;
 use crate::support::{
-    Address, Client, Folder, GET, HELLO, PATIENCE, engine, eventually, noise, run, run_with,
+    Address, Client, Folder, GET, HELLO, PATIENCE, engine, eventually, get, head_with_length,
+    noise, request, run, run_with,
 };
 
-/// The profile that the tests were built by, so that nothing is built twice.
+/// The profile with which the tests were built, so that cargo builds nothing twice.
 const PROFILE: &str = if cfg!(debug_assertions) {
     "test"
 } else {
     "release"
 };
 
-/// The example's program.
+/// A command that runs the example `name`. The first call builds all examples.
 pub(crate) fn example(name: &str) -> Command {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| {
@@ -32,7 +33,10 @@ pub(crate) fn example(name: &str) -> Command {
             build.args(["--features", "mutants"]);
         }
         let built = build.current_dir(env!("CARGO_MANIFEST_DIR")).status();
-        assert!(built.expect("cargo").success(), "the examples are built");
+        assert!(
+            built.expect("cargo").success(),
+            "cargo failed to build the examples"
+        );
         let program = Path::new(env!("CARGO_BIN_EXE_coring"));
         program.with_file_name("examples")
     });
@@ -54,7 +58,7 @@ impl Running {
         let mut child = command
             .stdout(Stdio::piped())
             .spawn()
-            .expect("a program that is built");
+            .expect("the program of an example");
         let stdout: Box<dyn Read> = Box::new(child.stdout.take().expect("a pipe"));
         Self {
             child,
@@ -66,14 +70,14 @@ impl Running {
         self.child.id()
     }
 
-    /// The next line that it prints.
+    /// Reads the next line of its standard output.
     pub(crate) fn line(&mut self) -> String {
         let mut line = String::new();
         self.stdout.read_line(&mut line).expect("a line");
         line.trim_end().to_owned()
     }
 
-    /// The address that it says it listens on.
+    /// Reads the address on which it listens from its output.
     fn address(&mut self) -> SocketAddr {
         let line = self.line();
         let address = line.trim_start_matches("http://").trim_end_matches('/');
@@ -83,57 +87,57 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // Both fail only if it has exited already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// A port that nobody had a moment ago.
+/// An address whose port was free a moment ago.
 fn free_address() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.local_addr().expect("its address")
 }
 
 #[test]
-fn hello_answers() {
+fn hello_serves_one_page() {
     let address = free_address();
     let _server = Running::start("hello", &[&address.to_string()]);
     let mut client = eventually("a listener", || {
         Client::connect(&Address::Tcp(address)).ok()
     });
     client.send(GET);
-    let answer = client.answer();
-    assert_eq!((answer.status, answer.text()), (200, HELLO));
-    client.send(GET.replace("/ ", "/nothing "));
-    assert_eq!(client.answer().status, 404);
+    let response = client.response();
+    assert_eq!((response.status, response.text()), (200, HELLO));
+    client.send(get("/nothing"));
+    assert_eq!(client.response().status, 404);
 }
 
-/// A package of somebody else's, with the code that README.md shows and coring by its path. Only
-/// the address is another one: the one shown may be taken here.
+/// Makes a package with the code in README.md that depends on coring by its path. Only the address
+/// is replaced, because the one in README.md may be in use.
 #[test]
 fn the_readme_compiles_in_a_package_of_its_own() {
     let coring = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let readme = fs::read_to_string(coring.join("README.md")).expect("our README.md");
+    let readme = fs::read_to_string(coring.join("README.md")).expect("README.md");
     let code = readme.split("```rust\n").nth(1).expect("a block of Rust");
-    let (code, _) = code.split_once("```").expect("its end");
+    let (code, _) = code.split_once("```").expect("the end of the block");
     let shown = "127.0.0.1:8000";
     assert!(code.contains(shown), "{code}");
     let address = free_address();
     let folder = Folder::new();
     fs::create_dir(folder.file("src")).expect("a new folder");
     folder.write("src/main.rs", code.replace(shown, &address.to_string()));
-    // Suites that run side by side build into one folder.
-    let name = format!("of-somebody-else-{:?}", engine()).to_lowercase();
+    // tests/run runs this test on two engines at once, and both build into one target folder.
+    let name = format!("readme-package-{:?}", engine()).to_lowercase();
     let manifest = format!(
         "[package]\nname = \"{name}\"\nedition = \"2024\"\n\n\
          [dependencies]\ncoring = {{ path = {coring:?}, default-features = false }}\n\n\
          [profile.test]\nopt-level = 1\n"
     );
     folder.write("Cargo.toml", manifest);
-    // The same versions as ours, which are here.
+    // With the versions of our Cargo.lock cargo works offline: they are downloaded already.
     fs::copy(coring.join("Cargo.lock"), folder.file("Cargo.lock")).expect("a copy");
-    // Into the folder of the tests: what coring depends on is built there.
+    // Build into the target folder of the tests, which has coring's dependencies.
     let programs = Path::new(env!("CARGO_BIN_EXE_coring")).parent();
     let programs = programs.expect("a folder of programs");
     let target = programs.parent().expect("a folder for all profiles");
@@ -150,7 +154,7 @@ fn the_readme_compiles_in_a_package_of_its_own() {
     assert!(tree.contains("\nrustix "), "{tree}");
     assert!(
         !tree.contains("\nclap"),
-        "only the program has flags: {tree}"
+        "the library depends on clap, which only the program needs: {tree}"
     );
     let mut program = Command::new(programs.join(name));
     let _server = Running::of(&mut program);
@@ -158,43 +162,41 @@ fn the_readme_compiles_in_a_package_of_its_own() {
         Client::connect(&Address::Tcp(address)).ok()
     });
     client.send(GET);
-    let answer = client.answer();
-    assert_eq!((answer.status, answer.text()), (200, HELLO));
+    let response = client.response();
+    assert_eq!((response.status, response.text()), (200, HELLO));
 }
 
 #[test]
-fn graceful_shutdown_answers_what_was_asked() {
+fn graceful_shutdown_finishes_a_request_after_term() {
     let mut server = Running::start("graceful_shutdown", &["127.0.0.1:0"]);
     let mut client = Client::connect(&Address::Tcp(server.address())).expect("a connection");
     client.send(GET);
-    assert_eq!(client.answer().text(), "done\n");
-    client.send(GET.replace("/ ", "/slow "));
-    // Whether the call has begun by then or not, it is answered.
+    assert_eq!(client.response().text(), "done\n");
+    client.send(get("/slow"));
+    // The response arrives whether or not the call has begun when the signal arrives.
     let process = Pid::from_child(&server.child);
-    kill_process(process, Signal::TERM).expect("a process to be told");
-    assert_eq!(client.answer().text(), "done\n");
+    kill_process(process, Signal::TERM).expect("a child process");
+    assert_eq!(client.response().text(), "done\n");
     assert_eq!(server.line(), "every request is answered");
-    assert!(server.child.wait().expect("its end").success());
+    assert!(server.child.wait().expect("a child process").success());
 }
 
 #[test]
-fn todo_keeps_what_it_is_given() {
+fn todo_stores_lists_changes_and_deletes_entries() {
     let mut server = Running::start("todo", &["127.0.0.1:0"]);
     let mut client = Client::connect(&Address::Tcp(server.address())).expect("a connection");
     let mut ask = |method: &str, target: &str, content: &str| {
-        client.send(format!(
-            "{method} {target} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n\
-             Content-Length: {}\r\n\r\n{content}",
-            content.len()
-        ));
-        let answer = match method {
+        let length = format!("Content-Length: {}", content.len());
+        let fields = ["Content-Type: application/json", &length];
+        client.send(request(method, target, &fields) + content);
+        let response = match method {
             "HEAD" => client.head(),
-            _ => client.answer(),
+            _ => client.response(),
         };
-        let text = answer.text().to_owned();
+        let text = response.text().to_owned();
         (
-            answer.status,
-            answer.field("allow").map(str::to_owned),
+            response.status,
+            response.field("allow").map(str::to_owned),
             text,
         )
     };
@@ -224,20 +226,20 @@ fn todo_keeps_what_it_is_given() {
         (status, allow.as_deref()),
         (204, Some("GET, POST, HEAD, OPTIONS"))
     );
-    let (status, _, told) = ask("POST", "/todos", "{");
+    let (status, _, message) = ask("POST", "/todos", "{");
     assert_eq!(status, 400);
-    assert!(told.contains("line 1 column 1"), "{told}");
+    assert!(message.contains("line 1 column 1"), "{message}");
     assert_eq!(ask("POST", "/todos", &" ".repeat(5000)).0, 413);
     client.send(request("POST", "/todos", &["Content-Length: 0"]));
-    assert_eq!(client.answer().status, 415);
+    assert_eq!(client.response().status, 415);
     let process = Pid::from_child(&server.child);
-    kill_process(process, Signal::TERM).expect("a process to be told");
-    assert!(server.child.wait().expect("its end").success());
+    kill_process(process, Signal::TERM).expect("a child process");
+    assert!(server.child.wait().expect("a child process").success());
 }
 
-/// The unit test of an example, which calls its services without a server.
+/// Runs the unit test of the example, which calls its services without a server.
 #[test]
-fn todo_is_tested_without_a_server() {
+fn todo_has_a_unit_test_that_passes() {
     example("todo");
     let mut test = Command::new(env!("CARGO"));
     test.args([
@@ -262,23 +264,23 @@ fn todo_is_tested_without_a_server() {
 }
 
 #[test]
-fn a_taken_port_is_told_in_one_line() {
-    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = taken.local_addr().expect("its address").to_string();
+fn a_port_in_use_is_reported_in_one_line() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("its address").to_string();
     for name in ["hello", "files", "upload", "chat_lines", "events", "todo"] {
-        let ended = example(name).arg(&address).output().expect("an end");
-        assert!(!ended.status.success());
-        let stderr = String::from_utf8_lossy(&ended.stderr);
-        let told = format!("cannot listen on {address}: ");
-        assert!(stderr.contains(&told), "{name}: {stderr}");
+        let output = example(name).arg(&address).output().expect("its output");
+        assert!(!output.status.success());
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let message = format!("cannot listen on {address}: ");
+        assert!(stderr.contains(&message), "{name}: {stderr}");
         assert_eq!(stderr.lines().count(), 1, "{name}: {stderr}");
     }
 }
 
 #[test]
-fn tasks_take_as_long_as_the_longest() {
-    let ended = example("tasks").output().expect("an end");
-    let stdout = String::from_utf8_lossy(&ended.stdout);
+fn tasks_take_as_long_as_the_longest_of_them() {
+    let output = example("tasks").output().expect("its output");
+    let stdout = String::from_utf8_lossy(&output.stdout);
     let lines: Vec<&str> = stdout.lines().collect();
     assert_eq!(
         lines[..3],
@@ -295,7 +297,7 @@ fn tasks_take_as_long_as_the_longest() {
 }
 
 #[test]
-fn upload_saves_what_it_tells_the_digest_of() {
+fn upload_saves_each_body_and_returns_its_digest() {
     let folder = Folder::new();
     let uploads = folder.path().to_str().expect("a path in UTF-8");
     let mut server = Running::start("upload", &["127.0.0.1:0", uploads]);
@@ -306,38 +308,37 @@ fn upload_saves_what_it_tells_the_digest_of() {
         let sum = run("sha256sum", &[&file]);
         let digest = sum.split(' ').next().expect("a digest");
         let mut client = Client::connect(&Address::Tcp(address)).expect("a listener");
-        client.send(format!(
-            "PUT /any HTTP/1.1\r\nHost: a\r\nContent-Length: {len}\r\n\r\n"
-        ));
+        client.send(head_with_length("PUT", "/any", len));
         client.send(&sent);
-        let answer = client.answer();
-        assert_eq!((answer.status, answer.text().trim_end()), (201, digest));
-        let saved = fs::read(folder.file(digest)).expect("a file of that name");
+        let response = client.response();
+        assert_eq!((response.status, response.text().trim_end()), (201, digest));
+        let saved = fs::read(folder.file(digest)).expect("a file named after the digest");
         assert!(saved == sent, "{len}: {} bytes were saved", saved.len());
     }
     let mut client = Client::connect(&Address::Tcp(address)).expect("a listener");
     client.send(GET);
-    assert_eq!(client.answer().status, 405);
+    assert_eq!(client.response().status, 405);
 }
 
-/// Whether its peer breaks off or says that no more will come: of half a body nothing stays.
+/// The example removes an incomplete file, whether the client resets or half-closes the
+/// connection.
 #[test]
-fn upload_keeps_nothing_of_what_does_not_come_whole() {
+fn upload_removes_the_file_of_an_incomplete_body() {
     let folder = Folder::new();
     let uploads = folder.path().to_str().expect("a path in UTF-8");
     let mut server = Running::start("upload", &["127.0.0.1:0", uploads]);
     let address = server.address();
-    let files = || fs::read_dir(uploads).expect("our folder").count();
-    for breaks_off in [true, false] {
+    let files = || fs::read_dir(uploads).expect("the folder").count();
+    for resets in [true, false] {
         let mut client = Client::connect(&Address::Tcp(address)).expect("a listener");
-        client.send("PUT /any HTTP/1.1\r\nHost: a\r\nContent-Length: 2000000\r\n\r\n");
+        client.send(head_with_length("PUT", "/any", 2_000_000));
         client.send(noise(1_000_000));
         eventually("a file that grows", || (files() == 1).then_some(()));
-        if breaks_off {
+        if resets {
             client.reset();
         } else {
             client.half_close();
-            client.broken();
+            client.expect_fin_or_reset();
         }
         eventually("an empty folder", || (files() == 0).then_some(()));
     }
@@ -353,17 +354,17 @@ fn files_serves_a_folder() {
     let mut server = Running::start("files", &["127.0.0.1:0", path]);
     let mut client = Client::connect(&Address::Tcp(server.address())).expect("a listener");
     client.send(GET);
-    let answer = client.answer();
-    assert_eq!((answer.status, answer.text()), (200, "<b>files</b>"));
+    let response = client.response();
+    assert_eq!((response.status, response.text()), (200, "<b>files</b>"));
     assert_eq!(
-        answer.field("content-type"),
+        response.field("content-type"),
         Some("text/html; charset=utf-8")
     );
     client.send(request("GET", "/large", &["Range: bytes=500000-"]));
-    let answer = client.answer();
-    assert!(answer.status == 206 && answer.body == content[500_000..]);
-    client.send(request("GET", "/none", &[]));
-    assert_eq!(client.answer().status, 404);
+    let response = client.response();
+    assert!(response.status == 206 && response.body == content[500_000..]);
+    client.send(get("/none"));
+    assert_eq!(client.response().status, 404);
     let none = folder.file("none");
     let finished = run_with(example("files").args(["127.0.0.1:0", &none]), b"");
     assert_eq!(finished.code, Some(1));
@@ -371,7 +372,7 @@ fn files_serves_a_folder() {
 }
 
 #[test]
-fn events_reach_every_page() {
+fn events_reach_every_open_page() {
     let mut server = Running::start("events", &["127.0.0.1:0"]);
     let address = Address::Tcp(server.address());
     let connect = || Client::connect(&address).expect("a listener");
@@ -379,28 +380,27 @@ fn events_reach_every_page() {
     speaker.send(GET);
     assert!(
         speaker
-            .answer()
+            .response()
             .text()
             .contains("new EventSource(\"/events\")")
     );
     let mut pages = [(); 3].map(|()| {
         let mut page = connect();
-        page.send(request("GET", "/events", &[]));
+        page.send(get("/events"));
         let head = page.head();
         assert_eq!(head.field("content-type"), Some("text/event-stream"));
         page
     });
-    let mut say = |words: &str, status| {
-        let length = format!("Content-Length: {}", words.len());
-        speaker.send(request("POST", "/say", &[&length]));
-        speaker.send(words);
-        assert_eq!(speaker.answer().status, status);
+    let mut say = |text: &str, status| {
+        speaker.send(head_with_length("POST", "/say", text.len()));
+        speaker.send(text);
+        assert_eq!(speaker.response().status, status);
     };
-    for (words, event) in [
+    for (text, event) in [
         ("hello", "data: hello\n\n"),
         ("two\nlines", "data: two\ndata: lines\n\n"),
     ] {
-        say(words, 204);
+        say(text, 204);
         for page in &mut pages {
             assert_eq!(page.chunk().expect("an event"), event.as_bytes());
         }
@@ -411,28 +411,28 @@ fn events_reach_every_page() {
     assert_eq!(second.chunk().expect("an event"), b"data: still there?\n\n");
 }
 
-/// One who takes part in a chat.
-struct Person {
+/// A client of the example `chat_lines`.
+struct ChatClient {
     reader: BufReader<TcpStream>,
 }
 
-impl Person {
+impl ChatClient {
     fn join(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).expect("a listener");
         stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
-        let mut person = Self {
+        let mut client = Self {
             reader: BufReader::new(stream),
         };
-        assert!(person.hears().starts_with("you are "));
-        person
+        assert!(client.receive_line().starts_with("you are "));
+        client
     }
 
-    fn says(&mut self, words: &str) {
+    fn send(&mut self, text: &str) {
         let stream = self.reader.get_mut();
-        stream.write_all(words.as_bytes()).expect("a listener");
+        stream.write_all(text.as_bytes()).expect("a connection");
     }
 
-    fn hears(&mut self) -> String {
+    fn receive_line(&mut self) -> String {
         let mut line = String::new();
         self.reader.read_line(&mut line).expect("a line in time");
         line
@@ -440,23 +440,23 @@ impl Person {
 }
 
 #[test]
-fn chat_lines_reach_everybody_else() {
+fn chat_lines_reach_all_other_clients() {
     let mut server = Running::start("chat_lines", &["127.0.0.1:0"]);
     let address = server.address();
-    let [mut one, mut two, mut three] = [(); 3].map(|()| Person::join(address));
-    one.says("hel");
-    one.says("lo\nhow are you?\n");
+    let [mut one, mut two, mut three] = [(); 3].map(|()| ChatClient::join(address));
+    one.send("hel");
+    one.send("lo\nhow are you?\n");
     for other in [&mut two, &mut three] {
-        assert_eq!(other.hears(), "1: hello\n");
-        assert_eq!(other.hears(), "1: how are you?\n");
+        assert_eq!(other.receive_line(), "1: hello\n");
+        assert_eq!(other.receive_line(), "1: how are you?\n");
     }
     drop(two);
-    three.says("fine\n");
-    assert_eq!(one.hears(), "3: fine\n");
+    three.send("fine\n");
+    assert_eq!(one.receive_line(), "3: fine\n");
     let stream = three.reader.get_mut();
     stream.shutdown(Shutdown::Write).expect("a connection");
-    one.says("still there?\n");
-    let mut four = Person::join(address);
-    one.says("welcome\n");
-    assert_eq!(four.hears(), "1: welcome\n");
+    one.send("still there?\n");
+    let mut four = ChatClient::join(address);
+    one.send("welcome\n");
+    assert_eq!(four.receive_line(), "1: welcome\n");
 }

@@ -1,5 +1,5 @@
-//! Every limit on the command line has its effect: what stays below it passes, what goes beyond it
-//! is answered or cut.
+//! Every limit that a flag sets: requests within the limit are served, and others get an error
+//! response or the end of their connection.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -7,48 +7,49 @@ use std::time::{Duration, Instant};
 
 use coring::{Limits, Request, Response, Server};
 
-use crate::support::{Answer, Client, Coring, Folder, GET, Local, eventually, is_timeout, noise};
+use crate::support::{
+    Client, Coring, Folder, GET, HALF_A_HEAD, Local, ReceivedResponse, eventually, get,
+    head_with_chunks, head_with_length, is_timeout, noise, request, request_with_body,
+};
 
-/// Long enough to tell one deadline of a second from the defaults of ten and more.
+/// A fraction of the one-second timeouts that the tests set.
 const WHILE: Duration = Duration::from_millis(200);
 
-/// Makes a request that has the given number of something.
+/// Makes a request with the given length, number of fields, or length of the target or body.
 type RequestOf = fn(usize) -> String;
 
 /// A head of exactly `len` bytes, padded by a field.
 fn head_of(len: usize) -> String {
-    let bare = "GET / HTTP/1.1\r\nHost: a\r\nX: \r\n\r\n";
-    bare.replace("X: ", &format!("X: {}", "x".repeat(len - bare.len())))
+    let padding = len - request("GET", "/", &["X: "]).len();
+    request("GET", "/", &[&format!("X: {}", "x".repeat(padding))])
 }
 
 /// A request with a target of `len` bytes.
 fn target_of(len: usize) -> String {
-    format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "t".repeat(len - 1))
+    get(&format!("/{}", "t".repeat(len - 1)))
 }
 
 /// A request with `count` fields.
 fn fields_of(count: usize) -> String {
-    format!(
-        "GET / HTTP/1.1\r\nHost: a\r\n{}\r\n",
-        "X: y\r\n".repeat(count - 1)
-    )
+    // `Host` is a field, too.
+    request("GET", "/", &vec!["X: y"; count - 1])
 }
 
+/// A request with a body of `len` bytes.
 fn body_of(len: usize) -> String {
-    format!(
-        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {len}\r\n\r\n{}",
-        "b".repeat(len)
-    )
+    request_with_body("POST", "/", &"b".repeat(len))
 }
 
+/// A request with a body of one chunk of `len` bytes.
 fn chunks_of(len: usize) -> String {
-    let head = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let head = head_with_chunks("POST", "/");
     format!("{head}{len:x}\r\n{}\r\n0\r\n\r\n", "b".repeat(len))
 }
 
-/// With the flag at `limit`, as by default, `limit` passes and one more is answered by `status`.
+/// Asserts that with `flag` set to `limit`, a request at the limit is served, and one beyond it is
+/// answered with `status`.
 #[track_caller]
-fn limits(flag: &str, limit: usize, request: RequestOf, status: u16) {
+fn assert_limit(flag: &str, limit: usize, request: RequestOf, status: u16) {
     let server = Coring::start(&["echo", flag, &limit.to_string()]);
     let fits = server.ask(request(limit));
     assert_ne!(fits.status, status, "{flag} {limit}: {}", fits.head);
@@ -63,47 +64,48 @@ fn limits(flag: &str, limit: usize, request: RequestOf, status: u16) {
 }
 
 #[test]
-fn max_head() {
-    limits("--max-head", 1000, head_of, 431);
-    limits("--max-head", 16384, head_of, 431);
-    limits("--max-head", 65535, head_of, 431);
+fn max_head_limits_the_length_of_a_head() {
+    assert_limit("--max-head", 1000, head_of, 431);
+    assert_limit("--max-head", 16384, head_of, 431);
+    assert_limit("--max-head", 65535, head_of, 431);
 }
 
 #[test]
-fn max_target() {
-    limits("--max-target", 1, target_of, 414);
-    limits("--max-target", 100, target_of, 414);
-    limits("--max-target", 8192, target_of, 414);
+fn max_target_limits_the_length_of_a_target() {
+    assert_limit("--max-target", 1, target_of, 414);
+    assert_limit("--max-target", 100, target_of, 414);
+    assert_limit("--max-target", 8192, target_of, 414);
 }
 
 #[test]
-fn max_fields() {
+fn max_fields_limits_the_number_of_fields() {
     for limit in [1, 10, 100, 256] {
-        limits("--max-fields", limit, fields_of, 431);
+        assert_limit("--max-fields", limit, fields_of, 431);
     }
 }
 
 #[test]
-fn max_body() {
-    limits("--max-body", 1, body_of, 413);
-    limits("--max-body", 1000, body_of, 413);
+fn max_body_limits_the_length_of_a_body() {
+    assert_limit("--max-body", 1, body_of, 413);
+    assert_limit("--max-body", 1000, body_of, 413);
 }
 
-/// The answer to a chunked body may have begun before the limit is reached; then it is cut.
+/// The response to a chunked body may have begun before the limit is reached. The server then cuts
+/// it short.
 #[test]
-fn max_body_in_chunks() {
+fn max_body_limits_the_length_of_a_chunked_body() {
     let server = Coring::start(&["echo", "--max-body", "1000"]);
     assert_eq!(server.ask(chunks_of(1000)).body.len(), 1000);
     let mut client = server.connect();
     client.send(chunks_of(1001));
-    if let Ok(answer) = client.try_answer() {
-        assert_eq!(answer.map(|answer| answer.status), Some(413));
+    if let Ok(response) = client.try_response() {
+        assert_eq!(response.map(|response| response.status), Some(413));
     }
-    client.broken();
+    client.expect_fin_or_reset();
 }
 
 #[test]
-fn the_defaults_are_the_documented_ones() {
+fn the_defaults_are_as_documented() {
     let server = Coring::start(&["echo"]);
     let rows: [(RequestOf, usize, u16); 3] = [
         (head_of, 16384, 431),
@@ -114,7 +116,7 @@ fn the_defaults_are_the_documented_ones() {
         assert_eq!(server.ask(request(limit)).status, 200);
         assert_eq!(server.ask(request(limit + 1)).status, status);
     }
-    let head = |len: u32| format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {len}\r\n\r\n");
+    let head = |len: u32| head_with_length("POST", "/", len);
     assert_eq!(server.ask(head((16 << 20) + 1)).status, 413);
     let mut client = server.connect();
     client.send(head(16 << 20));
@@ -122,43 +124,45 @@ fn the_defaults_are_the_documented_ones() {
     let mut sender = client.twin();
     thread::scope(|scope| {
         scope.spawn(|| sender.send(&body));
-        assert!(client.answer().body == body);
+        assert!(client.response().body == body);
     });
 }
 
-/// The connection ends by a deadline: 408 where an answer could still be given, then the end.
+/// Asserts that the server ends the connection after a timeout. If no response has begun, it may
+/// send a 408 first.
 #[track_caller]
-fn times_out(mut client: Client) {
-    match client.try_answer() {
-        Ok(Some(Answer { status, head, .. })) => assert_eq!(status, 408, "{head}"),
+fn assert_times_out(mut client: Client) {
+    match client.try_response() {
+        Ok(Some(ReceivedResponse { status, head, .. })) => assert_eq!(status, 408, "{head}"),
         Ok(None) => {}
         Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof, "{error}"),
     }
-    client.broken();
+    client.expect_fin_or_reset();
 }
 
+/// Stops the server and asserts that `expected` connections ended because of a timeout.
 #[track_caller]
-fn counts_timeouts(server: Coring, expected: u64) {
+fn assert_timeouts(server: Coring, expected: u64) {
     assert_eq!(server.stop().stats()["closed_by_timeout"], expected);
 }
 
 #[test]
-fn head_timeout() {
+fn head_timeout_ends_an_incomplete_head() {
     let server = Coring::start(&["--head-timeout", "1s"]);
     let mut half = server.connect();
-    half.send("GET / HTTP/1.1\r\nHo");
-    times_out(half);
+    half.send(HALF_A_HEAD);
+    assert_times_out(half);
     let mut later = server.connect();
     later.send(GET);
-    assert_eq!(later.answer().status, 200);
-    later.send("GET / HTTP/1.1\r\nHo");
-    times_out(later);
-    counts_timeouts(server, 2);
+    assert_eq!(later.response().status, 200);
+    later.send(HALF_A_HEAD);
+    assert_times_out(later);
+    assert_timeouts(server, 2);
 }
 
-/// Each byte is progress, but a head has one deadline as a whole.
+/// Each byte is progress, but the timeout applies to the head as a whole.
 #[test]
-fn pitfall_30_head_timeout_for_a_byte_at_a_time() {
+fn pitfall_30_head_timeout_ends_a_head_sent_byte_by_byte() {
     let server = Coring::start(&["--head-timeout", "1s"]);
     let mut client = server.connect();
     let mut sender = client.twin();
@@ -169,135 +173,138 @@ fn pitfall_30_head_timeout_for_a_byte_at_a_time() {
                 sender.try_send([byte]).is_ok()
             })
         });
-        client.broken();
+        client.expect_fin_or_reset();
     });
-    counts_timeouts(server, 1);
+    assert_timeouts(server, 1);
 }
 
 #[test]
-fn head_timeout_for_a_client_that_never_speaks() {
+fn head_timeout_ends_a_connection_without_a_request() {
     let server = Coring::start(&["--head-timeout", "1s"]);
-    times_out(server.connect());
+    assert_times_out(server.connect());
 }
 
 #[test]
-fn idle_timeout() {
+fn idle_timeout_ends_an_idle_connection() {
     let server = Coring::start(&["--idle-timeout", "1s"]);
     let mut client = server.connect();
     for _ in 0..3 {
         client.send(GET);
-        assert_eq!(client.answer().status, 200);
+        assert_eq!(client.response().status, 200);
         thread::sleep(WHILE);
     }
-    client.ends();
+    client.expect_fin();
     assert_eq!(server.stop().stats()["closed_by_fault"], 0);
 }
 
-/// RFC 9112 §2.2: some clients send an empty line after a body. It begins no request.
+/// Some clients send an empty line after a body (RFC 9112 §2.2). It is not the beginning of a
+/// request, so it starts no head timeout and does not delay a drain.
 #[test]
-fn no_head_timeout_behind_an_empty_line() {
-    const POST: &str = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc\r\n";
-    let asks = |client: &mut Client| {
-        client.send(POST);
-        assert_eq!(client.answer().text(), "abc");
+fn an_empty_line_after_a_body_starts_no_head_timeout() {
+    let post = request_with_body("POST", "/", "abc") + "\r\n";
+    let ask = |client: &mut Client| {
+        client.send(&post);
+        assert_eq!(client.response().text(), "abc");
     };
     let server = Coring::start(&["echo", "--head-timeout", "1s"]);
     let mut client = server.connect();
-    asks(&mut client);
+    ask(&mut client);
     thread::sleep(Duration::from_secs(2));
-    asks(&mut client);
-    counts_timeouts(server, 0);
+    ask(&mut client);
+    assert_timeouts(server, 0);
 
     let server = Coring::start(&["echo", "--head-timeout", "1m"]);
     let mut client = server.connect();
-    asks(&mut client);
-    let asked = Instant::now();
-    counts_timeouts(server, 0);
-    client.ends();
-    let waited = asked.elapsed();
-    assert!(waited < Duration::from_secs(20), "drained for {waited:?}");
+    ask(&mut client);
+    let started = Instant::now();
+    assert_timeouts(server, 0);
+    client.expect_fin();
+    let drained = started.elapsed();
+    assert!(
+        drained < Duration::from_secs(20),
+        "the drain took {drained:?}"
+    );
 }
 
 #[test]
-fn body_timeout() {
+fn body_timeout_ends_an_incomplete_body() {
     let server = Coring::start(&["echo", "--body-timeout", "1s"]);
     for request in [
-        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n",
-        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf",
-        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+        head_with_length("POST", "/", 9),
+        head_with_length("POST", "/", 9) + "half",
+        head_with_chunks("POST", "/") + "4\r\nhalf\r\n",
     ] {
         let mut client = server.connect();
         client.send(request);
-        times_out(client);
+        assert_times_out(client);
     }
-    counts_timeouts(server, 3);
+    assert_timeouts(server, 3);
 }
 
-/// Who does not read is cut, and so can no longer hold what is queued for it.
+/// The client does not read. The server closes the connection and frees the queued response.
 #[test]
-fn write_timeout() {
+fn write_timeout_ends_a_response_that_is_not_read() {
     let server = Coring::start(&["echo", "--write-timeout", "1s", "--max-body", "0"]);
     let mut client = server.connect();
-    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999\r\n\r\n");
+    client.send(head_with_length("POST", "/", 99_999_999));
     let part = noise(1 << 20);
     let sent = (0..99).find_map(|_| client.try_send(&part).err());
-    let error = sent.expect("the server to stop reading");
-    assert!(!is_timeout(&error), "the server holds on: {error}");
-    counts_timeouts(server, 1);
+    let error = sent.expect("the server stops receiving");
+    assert!(!is_timeout(&error), "the connection is still open: {error}");
+    assert_timeouts(server, 1);
 }
 
-/// Who reads slowly but steadily is not cut, though the kernel takes nothing more of the answer for
-/// much longer than the limit.
+/// The client reads slowly but steadily. The server must not close the connection, although the
+/// socket buffer accepts no bytes for much longer than the timeout.
 #[test]
-fn write_timeout_for_a_slow_reader() {
+fn write_timeout_spares_a_slow_client() {
     let mut limits = Limits::default();
     limits.write_timeout = Some(Duration::from_millis(2000));
     let server = Local::start_within(limits, || {
         async |_: Request| Response::text(vec![b'x'; 32 << 20])
     });
     let mut client = server.connect();
-    client.receive_at_most(1 << 20);
+    client.set_receive_buffer(1 << 20);
     client.send(GET);
-    // A fast beginning, so that the server's buffer grows.
-    client.take(8 << 20).expect("a piece of the answer");
+    // Read fast at first, so that the server's socket buffer grows.
+    client.take(8 << 20).expect("a part of the response");
     for _ in 0..50 {
-        client.take(20 << 10).expect("a piece of the answer");
+        client.take(20 << 10).expect("a part of the response");
         thread::sleep(WHILE / 2);
     }
     assert_eq!(server.count("closed_by_timeout"), 0);
-    // Then it stops.
-    eventually("the end", || {
+    // Now the client stops reading.
+    eventually("the write timeout", || {
         (server.count("closed_by_timeout") == 1).then_some(())
     });
     server.stop();
 }
 
-/// An answer that is a large file is held to the rate as a whole, not send by send.
+/// The minimum rate applies to the response as a whole, not to each send of a large file.
 #[test]
-fn min_rate_of_a_file() {
+fn min_rate_ends_a_slow_download() {
     let folder = Folder::new();
     folder.write("large", noise(40 << 20));
-    let folder = folder.path().to_str().expect("a path in UTF-8");
     let limits = ["--min-rate", "8m", "--write-timeout", "2s"];
-    let server = Coring::start(&[&["serve", folder][..], &limits].concat());
+    let server = Coring::serve(&folder, &limits);
     let mut client = server.connect();
-    client.receive_at_most(64 << 10);
-    client.send("GET /large HTTP/1.1\r\nHost: a\r\n\r\n");
+    client.set_receive_buffer(64 << 10);
+    client.send(get("/large"));
     let taken = (0..400).find_map(|_| {
         thread::sleep(WHILE / 2);
         client.take(100 << 10).err()
     });
-    let error = taken.expect("an end before the file's");
-    assert!(!is_timeout(&error), "the server holds on: {error}");
-    counts_timeouts(server, 1);
+    let error = taken.expect("the server closes the connection before the end of the file");
+    assert!(!is_timeout(&error), "the connection is still open: {error}");
+    assert_timeouts(server, 1);
 }
 
-/// There is progress all the time, but too little.
+/// The client sends all the time, but too slowly.
 #[test]
-fn min_rate() {
+fn min_rate_ends_a_slow_upload() {
     let server = Coring::start(&["echo", "--min-rate", "1m", "--body-timeout", "3s"]);
     let mut client = server.connect();
-    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n");
+    client.send(head_with_length("POST", "/", 100_000));
     let mut sender = client.twin();
     thread::scope(|scope| {
         scope.spawn(move || {
@@ -306,14 +313,14 @@ fn min_rate() {
                 sender.try_send("ten bytes.").is_ok()
             })
         });
-        client.broken();
+        client.expect_fin_or_reset();
     });
-    counts_timeouts(server, 1);
+    assert_timeouts(server, 1);
 }
 
-/// The same where a coroutine of its own reads the body.
+/// The same if a spawned task reads the body.
 #[test]
-fn min_rate_whoever_reads() {
+fn min_rate_ends_a_slow_upload_that_a_task_reads() {
     let mut limits = Limits::default();
     limits.body_timeout = Some(Duration::from_millis(2000));
     limits.bytes_per_second_min = Some(1_000_000);
@@ -325,27 +332,28 @@ fn min_rate_whoever_reads() {
         }
     });
     let mut client = server.connect();
-    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n");
+    client.send(head_with_length("POST", "/", 100_000));
     let mut sender = client.twin();
-    let is_over = AtomicBool::new(false);
+    let is_refused = AtomicBool::new(false);
     let sent = thread::scope(|scope| {
         let sending = scope.spawn(|| {
-            let goes_on = |_: &usize| {
+            let send_again = |_: &usize| {
                 thread::sleep(WHILE);
-                sender.try_send("ten bytes.").is_ok() && !is_over.load(Ordering::Relaxed)
+                sender.try_send("ten bytes.").is_ok() && !is_refused.load(Ordering::Relaxed)
             };
-            (0..100).take_while(goes_on).count()
+            (0..100).take_while(send_again).count()
         });
-        assert_eq!(client.answer().status, 408);
-        is_over.store(true, Ordering::Relaxed);
+        assert_eq!(client.response().status, 408);
+        is_refused.store(true, Ordering::Relaxed);
         sending.join().expect("a sender")
     });
-    assert!(sent < 50, "it may trickle for ever");
+    assert!(sent < 50, "the server accepted {sent} slow parts");
     server.stop();
 }
 
-/// A server whose answer to `/long` just fills a Unix socket's buffer: the next has to wait.
-fn filling_server(folder: &Folder, limits: Limits) -> Local {
+/// A server whose response to `/long` just fills the buffer of a Unix socket, so that the next
+/// response cannot be sent until the client reads.
+fn server_that_fills_the_buffer(folder: &Folder, limits: Limits) -> Local {
     let builder = Server::builder()
         .bind(format!("unix:{}", folder.file("socket")))
         .limits(limits);
@@ -357,36 +365,35 @@ fn filling_server(folder: &Folder, limits: Limits) -> Local {
     })
 }
 
-/// A head that was begun is not idle while an earlier answer is owed, nor after it.
+/// A client begins a head while earlier responses wait to be read. The connection is not idle,
+/// neither then nor after these responses: the head timeout applies, not the idle timeout.
 #[test]
-fn head_timeout_behind_an_answer() {
+fn head_timeout_applies_after_a_delayed_response() {
     let mut limits = Limits::default();
     limits.head_timeout = Some(Duration::from_millis(1000));
     limits.idle_timeout = Some(Duration::from_millis(600_000));
     let folder = Folder::new();
-    let server = filling_server(&folder, limits);
+    let server = server_that_fills_the_buffer(&folder, limits);
     let mut client = server.connect();
-    client.send(format!(
-        "GET /long HTTP/1.1\r\nHost: a\r\n\r\n{GET}GET / HT"
-    ));
+    client.send(get("/long") + GET + "GET / HT");
     thread::sleep(7 * WHILE);
     client.send("T");
     thread::sleep(7 * WHILE);
-    assert_eq!(client.answer().body.len(), 212_000);
-    assert_eq!(client.answer().body.len(), 60_000);
-    assert_eq!(client.answer().status, 408);
-    client.ends();
+    assert_eq!(client.response().body.len(), 212_000);
+    assert_eq!(client.response().body.len(), 60_000);
+    assert_eq!(client.response().status, 408);
+    client.expect_fin();
     server.stop();
 }
 
-/// Echoes a body that the service has read whole.
-async fn store_and_echo(mut request: Request) -> Response {
+/// Reads the whole body and then sends it back.
+async fn read_and_echo(mut request: Request) -> Response {
     let body = request.body().read(1000).await;
     Response::text(body.expect("a small body"))
 }
 
 #[test]
-fn a_time_may_be_as_large_as_a_number() {
+fn timeouts_and_the_minimum_rate_may_have_the_greatest_value() {
     let mut limits = Limits::default();
     limits.head_timeout = Some(Duration::MAX);
     limits.body_timeout = Some(Duration::MAX);
@@ -394,7 +401,7 @@ fn a_time_may_be_as_large_as_a_number() {
     limits.idle_timeout = Some(Duration::MAX);
     limits.drain_timeout = Some(Duration::MAX);
     limits.bytes_per_second_min = Some(u64::MAX);
-    let server = Local::start_within(limits, || store_and_echo);
+    let server = Local::start_within(limits, || read_and_echo);
     let mut client = server.connect();
     for _ in 0..2 {
         let request = body_of(100);
@@ -402,71 +409,74 @@ fn a_time_may_be_as_large_as_a_number() {
         client.send(head);
         thread::sleep(WHILE);
         client.send(body);
-        assert_eq!(client.answer().body.len(), 100);
+        assert_eq!(client.response().body.len(), 100);
         thread::sleep(WHILE);
     }
     server.drain();
-    client.ends();
+    client.expect_fin();
     assert_eq!(server.count("task_panics"), 0);
     server.stop();
 }
 
-/// With hardly any patience for idle ones, a connection still ends only when its answers are sent.
+/// Even with the shortest idle timeout, a connection ends only when its responses are sent.
 #[test]
-fn a_time_may_be_next_to_nothing() {
+fn the_shortest_idle_timeout_does_not_cut_responses() {
     let mut limits = Limits::default();
     limits.idle_timeout = Some(Duration::from_millis(1));
     let folder = Folder::new();
-    let server = filling_server(&folder, limits);
+    let server = server_that_fills_the_buffer(&folder, limits);
     for _ in 0..2 {
         let mut client = server.connect();
-        client.send(format!("GET /long HTTP/1.1\r\nHost: a\r\n\r\n{GET}"));
+        client.send(get("/long") + GET);
         thread::sleep(WHILE);
-        assert_eq!(client.answer().body.len(), 212_000);
-        assert_eq!(client.answer().body.len(), 60_000);
-        client.ends();
+        assert_eq!(client.response().body.len(), 212_000);
+        assert_eq!(client.response().body.len(), 60_000);
+        client.expect_fin();
     }
     server.stop();
 }
 
 #[test]
-fn max_connections() {
+fn max_connections_refuses_further_connections() {
     let server = Coring::start(&["--cores", "1", "--max-connections", "4"]);
     let mut held: Vec<Client> = (0..4).map(|_| server.connect()).collect();
     for client in &mut held {
         client.send(GET);
-        assert_eq!(client.answer().status, 200);
+        assert_eq!(client.response().status, 200);
     }
     let mut excess = server.connect();
     excess.send(GET);
-    let answer = excess.answer();
-    assert_eq!((answer.status, answer.closes()), (503, true));
-    excess.ends();
+    let response = excess.response();
+    assert_eq!((response.status, response.closes()), (503, true));
+    excess.expect_fin();
     drop(held);
-    eventually("room after others left", || {
-        let answer = server.connect().exchange(GET);
-        answer.ok().flatten().filter(|answer| answer.status == 200)
+    eventually("a response after others have left", || {
+        let response = server.connect().exchange(GET);
+        response
+            .ok()
+            .flatten()
+            .filter(|response| response.status == 200)
     });
     assert!(server.stop().stats()["connections_shed"] >= 1);
 }
 
-/// After a refusal the server goes on receiving, so that a client which reads only when it has sent
-/// everything gets the answer. It does not go on for ever.
+/// After a refusal the server continues to receive, so that a client that reads only after it has
+/// sent everything gets the response. The number of bytes is bounded.
 #[test]
-fn what_is_received_after_a_refusal_is_bounded() {
+fn the_bytes_received_after_a_refusal_are_bounded() {
     let server = Coring::start(&["echo", "--max-body", "1000"]);
-    let head = |len: u64| format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {len}\r\n\r\n");
+    let head = |len: u64| head_with_length("POST", "/", len);
     let part = noise(1 << 20);
     let mut patient = server.connect();
     patient.send(head(12 << 20));
     for _ in 0..12 {
         patient.send(&part);
     }
-    assert_eq!(patient.answer().status, 413);
+    assert_eq!(patient.response().status, 413);
     let mut endless = server.connect();
     endless.send(head(1 << 40));
     let sent = (0..256).find(|_| endless.try_send(&part).is_err());
-    let sent = sent.expect("an end of the connection");
+    let sent = sent.expect("the server closes the connection");
     assert!(sent < 64, "{sent} MiB were sent after the refusal");
     let ended = server.stop();
     assert!(
@@ -476,15 +486,12 @@ fn what_is_received_after_a_refusal_is_bounded() {
     );
 }
 
-/// At the bound of the memory for receiving clients wait, and nobody is lost.
+/// When the memory for receiving is used up, clients wait; all of them get their responses.
 #[test]
-fn max_receive_memory() {
+fn max_receive_memory_makes_clients_wait() {
     let server = Coring::start(&["echo", "--cores", "1", "--max-receive-memory", "4m"]);
     let body = noise(4 << 20);
-    let head = format!(
-        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n",
-        body.len()
-    );
+    let head = head_with_length("POST", "/", body.len());
     let clients: Vec<Client> = (0..64).map(|_| server.connect()).collect();
     thread::scope(|scope| {
         for mut client in clients {
@@ -494,9 +501,9 @@ fn max_receive_memory() {
                 sender.send(body);
             });
             scope.spawn(move || {
-                // All of them send while nobody reads: that is more than the bound.
+                // All clients send while none of them reads. Together that exceeds the bound.
                 thread::sleep(WHILE * 5);
-                assert!(client.answer().body == *body);
+                assert!(client.response().body == *body);
             });
         }
     });
@@ -504,7 +511,7 @@ fn max_receive_memory() {
 }
 
 #[test]
-fn cores() {
+fn cores_sets_the_number_of_workers() {
     let ended = Coring::start(&["--cores", "1"]).stop();
     assert_eq!(ended.shares("requests"), [0], "one worker");
 }

@@ -1,38 +1,41 @@
-//! The program as its users meet it: the real binary, real sockets, real clients. One file for
-//! each subject. It refuses to know how coring works; what a counter is called is as far as it
-//! looks inside.
+//! Integration tests: the real program and the public API, over real sockets. Each file tests one
+//! subject. The tests use no internals except the names of the counters.
+//!
+//! The number in a test named `pitfall_NN_…` refers to the table of known pitfalls in
+//! `tests/simulation/pitfalls.rs`.
 
 mod access_log;
-mod answer_memory;
-mod basics;
-mod bodies;
-mod clients;
-mod deadlines;
+mod client_disconnects;
 mod deploy;
-mod draining;
+mod drain_in_services;
 mod embedding;
 mod event_streams;
 mod examples;
-mod extremes;
-mod faults;
-mod files;
-mod generated;
-mod gone;
-mod inherited;
-mod interim;
-mod lifecycle;
+mod file_bodies;
+mod graceful_shutdown;
+mod http_exchanges;
+mod inherited_state;
+mod interim_responses;
+mod limit_extremes;
 mod limits;
-mod messages;
+mod malformed_requests;
 mod panics;
+mod real_clients;
 mod receive_memory;
+mod request_bodies;
+mod request_trailers;
 mod resources;
+mod response_memory;
 mod sandbox;
-mod serve;
-mod serve_bodies;
-mod serve_changes;
-mod serve_replaced;
-mod signals;
+mod serve_changed_files;
+mod serve_confinement;
+mod serve_digests;
+mod serve_replaced_folder;
+mod serve_requests;
+mod stalled_server;
+mod stalled_stderr;
 mod startup;
+mod streamed_bodies;
 mod support;
-mod trailers;
 mod upgrade;
+mod write_signals;

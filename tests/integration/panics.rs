@@ -1,5 +1,5 @@
-//! A service that panics, or fails otherwise, costs its own connection; it is counted, and the
-//! worker lives.
+//! Services that panic or fail otherwise: only the connection of the request ends, the failure is
+//! counted, and the worker continues.
 
 use std::future::{Ready, pending, ready};
 use std::panic::resume_unwind;
@@ -12,23 +12,23 @@ use bytes::Bytes;
 use coring::net::{TcpListener, TcpStream};
 use coring::{Request, Response, Service, StatusCode};
 
-use crate::support::{GET, HELLO, Local, eventually};
+use crate::support::{GET, HELLO, Local, eventually, get, head_with_length, request_with_body};
 
-/// A server whose service panics for some paths, before and after its first wait.
+/// A server whose service panics for some paths, before or after its first `.await`.
 fn panicking_server() -> Local {
     Local::start(|| {
         async |mut request: Request| match request.path() {
-            "/panic" => panic!("as it was asked to"),
+            "/panic" => panic!("planted"),
             "/panic-later" => {
                 let body = request.body().read(100).await;
-                panic!("as it was asked to, after {body:?}")
+                panic!("planted, after {body:?}")
             }
             "/panic-at-the-end" => {
-                let _at_the_end = PanicAtTheEnd;
+                let _panics = PanicWhenDropped;
                 Response::html(HELLO)
             }
             "/panic-when-dropped" => {
-                let _at_the_end = PanicAtTheEnd;
+                let _panics = PanicWhenDropped;
                 pending().await
             }
             _ => Response::html(HELLO),
@@ -36,89 +36,91 @@ fn panicking_server() -> Local {
     })
 }
 
-struct PanicAtTheEnd;
+struct PanicWhenDropped;
 
-impl Drop for PanicAtTheEnd {
+impl Drop for PanicWhenDropped {
     fn drop(&mut self) {
-        panic!("as it was asked to, in a destructor");
+        panic!("planted, in a destructor");
     }
 }
 
-/// A service that panics before there is a future.
+/// A service whose `call` panics before it returns a future.
 struct PanicInCall;
 
 impl Service for PanicInCall {
-    #[expect(refining_impl_trait, reason = "there is nothing to wait for")]
+    #[expect(refining_impl_trait, reason = "the response is ready at once")]
     fn call(&self, request: Request) -> Ready<Response> {
-        assert_ne!(request.path(), "/panic", "as it was asked to");
+        assert_ne!(request.path(), "/panic", "planted");
         ready(Response::html(HELLO))
     }
 }
 
-/// Content that takes an address when it is dropped, and so comes back to the engine.
-struct Busy(Vec<u8>);
+/// The owner of a response body. Its destructor binds a listener, and so calls the engine while
+/// the engine drops the body.
+struct BindWhenDropped(Vec<u8>);
 
-impl AsRef<[u8]> for Busy {
+impl AsRef<[u8]> for BindWhenDropped {
     fn as_ref(&self) -> &[u8] {
         &self.0
     }
 }
 
-impl Drop for Busy {
+impl Drop for BindWhenDropped {
     fn drop(&mut self) {
         TcpListener::bind(([127, 0, 0, 1], 0)).expect("an address");
     }
 }
 
 #[test]
-fn content_may_use_the_engine_when_it_is_dropped() {
+fn the_destructor_of_a_body_may_use_the_engine() {
     let server = Local::start(|| {
         async |_: Request| {
-            Response::new(StatusCode::OK).with_body(Bytes::from_owner(Busy(vec![b'x'; 10_000])))
+            let body = Bytes::from_owner(BindWhenDropped(vec![b'x'; 10_000]));
+            Response::new(StatusCode::OK).with_body(body)
         }
     });
     let mut client = server.connect();
     for _ in 0..3 {
         client.send(GET);
-        assert_eq!(client.answer().body.len(), 10_000);
+        assert_eq!(client.response().body.len(), 10_000);
     }
     server.stop();
 }
 
 #[test]
-fn a_panic_costs_one_connection() {
+fn a_panic_ends_only_its_own_connection() {
     let server = panicking_server();
     let mut bystander = server.connect();
     bystander.send(GET);
-    assert_eq!(bystander.answer().text(), HELLO);
-    let at_once = "GET /panic HTTP/1.1\r\nHost: a\r\n\r\n";
-    let later = "POST /panic-later HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody";
-    for (count, request) in (1..).zip([at_once, later, at_once, later]) {
+    assert_eq!(bystander.response().text(), HELLO);
+    let at_once = get("/panic");
+    let later = request_with_body("POST", "/panic-later", "body");
+    for (count, request) in (1..).zip([&at_once, &later, &at_once, &later]) {
         let mut client = server.connect();
         client.send(request);
-        // What is pipelined behind goes with the connection.
+        // A pipelined request gets no response.
         client.send(GET);
-        let answer = client.answer();
+        let response = client.response();
         assert_eq!(
-            (answer.status, answer.closes()),
+            (response.status, response.closes()),
             (500, true),
             "{}",
-            answer.head
+            response.head
         );
-        client.ends();
+        client.expect_fin();
         eventually("the count", || {
             (server.count("service_panics") == count).then_some(())
         });
         bystander.send(GET);
-        assert_eq!(bystander.answer().text(), HELLO, "others go on");
+        assert_eq!(bystander.response().text(), HELLO, "another connection");
     }
     drop(bystander);
     server.stop();
 }
 
-/// What was answered before the panic still arrives, wherever in the service it was.
+/// The response to an earlier request still arrives, wherever the service panics.
 #[test]
-fn answers_before_a_panic_are_sent() {
+fn responses_before_a_panic_are_sent() {
     let in_call = Local::start(|| PanicInCall);
     for (server, path) in [
         (panicking_server(), "/panic"),
@@ -126,10 +128,10 @@ fn answers_before_a_panic_are_sent() {
         (in_call, "/panic"),
     ] {
         let mut client = server.connect();
-        client.send(format!("{GET}GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
-        assert_eq!(client.answer().text(), HELLO);
-        assert_eq!(client.answer().status, 500, "{path}");
-        client.ends();
+        client.send(GET.to_owned() + &get(path));
+        assert_eq!(client.response().text(), HELLO);
+        assert_eq!(client.response().status, 500, "{path}");
+        client.expect_fin();
         let counted = || (server.count("closed_by_service") == 1).then_some(());
         eventually("the connection's end", counted);
         assert_eq!(server.count("service_panics"), 1);
@@ -137,12 +139,13 @@ fn answers_before_a_panic_are_sent() {
     }
 }
 
-/// The call is dropped because its client has gone, and its destructor panics.
+/// The server drops the call because the client has reset the connection, and the call's
+/// destructor panics. This counts as a failure of the service.
 #[test]
-fn a_panic_of_a_dropped_call_is_the_services() {
+fn a_panic_while_a_call_is_dropped_counts_as_a_service_failure() {
     let server = panicking_server();
     let mut client = server.connect();
-    client.send("GET /panic-when-dropped HTTP/1.1\r\nHost: a\r\n\r\n");
+    client.send(get("/panic-when-dropped"));
     eventually("the call", || (server.count("requests") == 1).then_some(()));
     client.reset();
     let counted = || (server.count("closed_by_service") == 1).then_some(());
@@ -152,7 +155,8 @@ fn a_panic_of_a_dropped_call_is_the_services() {
     server.stop();
 }
 
-/// The payload of a panic whose destructor panics, too; and content that does.
+/// A value whose destructor panics with a payload whose destructor panics, too. It serves as a
+/// panic payload and as a response body.
 struct Bomb;
 
 impl AsRef<[u8]> for Bomb {
@@ -163,23 +167,23 @@ impl AsRef<[u8]> for Bomb {
 
 impl Drop for Bomb {
     fn drop(&mut self) {
-        resume_unwind(Box::new(PanicAtTheEnd));
+        resume_unwind(Box::new(PanicWhenDropped));
     }
 }
 
-/// A waker of the service's that panics.
-struct PanicAtWake;
+/// A waker that panics.
+struct PanicWhenWoken;
 
-impl Wake for PanicAtWake {
+impl Wake for PanicWhenWoken {
     fn wake(self: Arc<Self>) {
         resume_unwind(Box::new(Bomb));
     }
 }
 
-/// Polls `future` once, to be woken by a waker that panics.
+/// Polls `future` once with a waker that panics, and waits until the waker has been called.
 async fn poll_with_panicking_waker(future: impl Future) {
     let mut future = pin!(future);
-    let waker = Waker::from(Arc::new(PanicAtWake));
+    let waker = Waker::from(Arc::new(PanicWhenWoken));
     assert!(
         future
             .as_mut()
@@ -189,8 +193,8 @@ async fn poll_with_panicking_waker(future: impl Future) {
     coring::time::sleep(Duration::from_millis(300)).await;
 }
 
-/// An accept and a receive, each of which wakes a waker that panics.
-async fn wait_for_sockets_with_panicking_waker() {
+/// Polls an accept and a receive with a waker that panics.
+async fn poll_sockets_with_panicking_waker() {
     let mut listener = TcpListener::bind(([127, 0, 0, 1], 0)).expect("an address");
     let client = coring::spawn(TcpStream::connect(listener.local_addr()));
     poll_with_panicking_waker(listener.accept()).await;
@@ -204,9 +208,10 @@ async fn wait_for_sockets_with_panicking_waker() {
     late.await.expect("no panic").expect("a connection");
 }
 
-/// Code of the service's runs wherever the worker wakes or drops what the service has left there.
+/// The worker calls wakers and drops panic payloads and bodies that come from the service. If any
+/// of them panics, the worker continues.
 #[test]
-fn no_waker_payload_or_content_of_the_services_ends_a_worker() {
+fn no_panicking_waker_payload_or_body_ends_the_worker() {
     let server = Local::start(|| {
         async |mut request: Request| {
             match request.path() {
@@ -219,18 +224,18 @@ fn no_waker_payload_or_content_of_the_services_ends_a_worker() {
                     let spawned = coring::spawn(async { resume_unwind(Box::new(Bomb)) });
                     let _: Result<(), _> = spawned.await;
                 }
-                "/content" => {
-                    let content = Bytes::from_owner(Bomb);
-                    return Response::new(StatusCode::OK).with_body(content);
+                "/response-body" => {
+                    let body = Bytes::from_owner(Bomb);
+                    return Response::new(StatusCode::OK).with_body(body);
                 }
                 "/timer" => {
                     poll_with_panicking_waker(coring::time::sleep(Duration::from_millis(20))).await
                 }
-                "/job" => {
-                    let job = || std::thread::sleep(Duration::from_millis(20));
-                    poll_with_panicking_waker(coring::task::blocking(job)).await;
+                "/blocking" => {
+                    let sleep = || std::thread::sleep(Duration::from_millis(20));
+                    poll_with_panicking_waker(coring::task::blocking(sleep)).await;
                 }
-                "/sockets" => wait_for_sockets_with_panicking_waker().await,
+                "/sockets" => poll_sockets_with_panicking_waker().await,
                 "/body" => poll_with_panicking_waker(request.body().read(10)).await,
                 _ => {}
             }
@@ -242,31 +247,33 @@ fn no_waker_payload_or_content_of_the_services_ends_a_worker() {
         ("/payload", 500),
         ("/payload-later", 500),
         ("/spawned-payload", 200),
-        ("/content", 200),
+        ("/response-body", 200),
         ("/timer", 200),
-        ("/job", 200),
+        ("/blocking", 200),
         ("/sockets", 200),
         ("/body", 200),
     ] {
         let mut client = server.connect();
-        client.send(format!(
-            "POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n"
-        ));
+        client.send(head_with_length("POST", path, 4));
         if path == "/body" {
-            // The body's reader waits by then.
+            // By then the service waits for the body.
             std::thread::sleep(Duration::from_millis(50));
         }
         client.send("body");
-        assert_eq!(client.answer().status, status, "{path}");
+        assert_eq!(client.response().status, status, "{path}");
         bystander.send(GET);
-        assert_eq!(bystander.answer().text(), HELLO, "{path}: others go on");
+        assert_eq!(
+            bystander.response().text(),
+            HELLO,
+            "{path}: another connection"
+        );
     }
     server.stop();
 }
 
-/// An interim response that none follows is no answer.
+/// A service must not return a 1xx response that is not followed by another.
 #[test]
-fn an_interim_response_without_another_is_a_failure() {
+fn an_interim_response_without_a_final_one_is_answered_with_500() {
     let server = Local::start(|| {
         async |request: Request| {
             let status = request.path()[1..].parse().expect("a status");
@@ -276,9 +283,13 @@ fn an_interim_response_without_another_is_a_failure() {
     for (status, version) in [(100, "1.1"), (101, "1.1"), (103, "1.1"), (103, "1.0")] {
         let mut client = server.connect();
         client.send(format!("GET /{status} HTTP/{version}\r\nHost: a\r\n\r\n"));
-        let answer = client.answer();
-        assert_eq!((answer.status, answer.closes()), (500, true), "{status}");
-        client.ends();
+        let response = client.response();
+        assert_eq!(
+            (response.status, response.closes()),
+            (500, true),
+            "{status}"
+        );
+        client.expect_fin();
     }
     assert_eq!(server.count("responses_1xx"), 0);
     assert_eq!(server.count("task_panics"), 0);

@@ -1,22 +1,27 @@
-//! The memory that a server takes for what its clients send: bounded, whatever the clients do.
+//! The memory for bytes received from clients is bounded, even if the clients do not read.
 
 use std::thread;
 use std::time::Duration;
 
 use coring::{Limits, Request, Response, StatusCode};
 
-use crate::support::{Client, Folder, Local, PATIENCE, builder, noise, report};
+use crate::support::{
+    Client, Folder, Local, PATIENCE, builder, head_with_chunks, head_with_length, noise, report,
+};
 
-/// Clients at a time.
+/// The number of concurrent clients.
 const CLIENTS: usize = 100;
-/// What each client sends. It is more than the server and the kernel hold for one connection.
+/// The length of each client's body. It exceeds what the server and the kernel hold for one
+/// connection.
 const BODY_BYTES: usize = 1 << 20;
 const BLOCK_BYTES: u64 = 4096;
-/// What one exchange may hold beyond the bound: a received piece, one more that the ring has
-/// received ahead, a request's head, the head of its answer, and the exchange's own state.
+/// The most bytes that one exchange may hold beyond the bound: a received block, another block
+/// that the ring has received ahead, the request's head, the response's head, and the state of the
+/// exchange.
 const EXCHANGE_BYTES_MAX: u64 = 5 * BLOCK_BYTES;
 
-/// A server that sends each body back while it arrives. A Unix socket's buffers have a fixed size.
+/// A server that sends each body back while it arrives. It listens on a Unix socket, whose buffers
+/// do not grow.
 fn echo_server(folder: &Folder, limits: Limits) -> Local {
     let builder = builder()
         .bind(format!("unix:{}", folder.file("socket")))
@@ -38,13 +43,13 @@ fn wait_until_receiving_stops(server: &Local) {
         }
         received = now;
     }
-    panic!("the server goes on receiving from clients that do not read");
+    panic!("the server continues to receive from clients that do not read");
 }
 
-/// Clients that send and do not read are slowed down when the server holds `bound_bytes`, and get
-/// their whole echo as soon as they read.
+/// Asserts that the server stops receiving when it holds about `bound_bytes` of clients that do
+/// not read, and that each client gets its whole body back when it reads.
 #[track_caller]
-fn unread_echoes_are_bounded(bound_bytes: usize, request: &[u8]) {
+fn assert_echoes_bounded(bound_bytes: usize, request: &[u8]) {
     let mut limits = Limits::default();
     limits.receive_memory_max = Some(bound_bytes);
     let folder = Folder::new();
@@ -57,15 +62,18 @@ fn unread_echoes_are_bounded(bound_bytes: usize, request: &[u8]) {
         }
         wait_until_receiving_stops(&server);
         let held_bytes = server.count("blocks_in_use") * BLOCK_BYTES;
-        // Let all clients end before anything is judged.
+        // All clients must finish before an assertion can fail.
         for client in &mut clients {
-            scope.spawn(move || assert!(client.answer().body == noise(BODY_BYTES)));
+            scope.spawn(move || assert!(client.response().body == noise(BODY_BYTES)));
         }
         let most_bytes = bound_bytes as u64 + CLIENTS as u64 * EXCHANGE_BYTES_MAX;
         report(&format!(
             "unread echoes: {held_bytes} bytes are held with a bound of {bound_bytes}"
         ));
-        assert!(held_bytes <= most_bytes, "{most_bytes} are allowed");
+        assert!(
+            held_bytes <= most_bytes,
+            "{held_bytes} bytes are held, {most_bytes} are allowed"
+        );
     });
     assert_eq!(server.count("responses_2xx"), CLIENTS as u64);
     assert_eq!(server.stop_and_count("blocks_in_use"), 0);
@@ -73,15 +81,15 @@ fn unread_echoes_are_bounded(bound_bytes: usize, request: &[u8]) {
 
 #[test]
 fn unread_echoes_of_a_known_length_are_bounded() {
-    let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {BODY_BYTES}\r\n\r\n");
+    let head = head_with_length("POST", "/", BODY_BYTES);
     let request = [head.as_bytes(), &noise(BODY_BYTES)].concat();
-    unread_echoes_are_bounded(4 << 20, &request);
+    assert_echoes_bounded(4 << 20, &request);
 }
 
-/// The least bound: the clients' first pieces alone reach it.
+/// With the least bound the first bytes of all clients reach it already.
 #[test]
 fn unread_echoes_in_chunks_are_bounded() {
-    let head = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let head = head_with_chunks("POST", "/");
     let mut request = head.as_bytes().to_vec();
     for chunk in noise(BODY_BYTES).chunks(3000) {
         request.extend(format!("{:x}\r\n", chunk.len()).bytes());
@@ -89,5 +97,5 @@ fn unread_echoes_in_chunks_are_bounded() {
         request.extend(b"\r\n");
     }
     request.extend(b"0\r\n\r\n");
-    unread_echoes_are_bounded(Limits::RECEIVE_MEMORY_MIN, &request);
+    assert_echoes_bounded(Limits::RECEIVE_MEMORY_MIN, &request);
 }

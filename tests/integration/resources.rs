@@ -1,5 +1,5 @@
-//! What clients cost: memory, descriptors, buffers and processor time, while they are there and
-//! after they have gone.
+//! The resources that clients cost: memory, descriptors, buffers, kernel threads and processor
+//! time, while they are connected and after they have left.
 
 use std::fs;
 use std::io;
@@ -11,10 +11,11 @@ use coring::{Handle, Limits, Request, Response, Server};
 use rustix::process::{Resource, getrlimit};
 
 use crate::support::{
-    Address, Answer, Client, Coring, Folder, GET, HELLO, Program, eventually, noise, python, report,
+    Address, Client, Coring, Folder, GET, HALF_A_HEAD, HELLO, Program, ReceivedResponse,
+    eventually, get, noise, python, report, request,
 };
 
-/// `wanted` connections, or as many as the limit of open files allows on either side.
+/// The number of connections a test can use: `wanted`, or less if RLIMIT_NOFILE does not allow it.
 pub(crate) fn affordable(wanted: usize) -> usize {
     let files = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
     let count = usize::try_from(files)
@@ -29,32 +30,32 @@ pub(crate) fn affordable(wanted: usize) -> usize {
     count
 }
 
-/// How held connections end.
+/// How the connections of [`hold`] end.
 #[derive(Clone, Copy)]
 enum End {
     Fin,
     Reset,
 }
 
-/// `count` connections of another process that have sent `request` and then received `answer_len`
-/// bytes; they end with what is returned.
+/// Opens `count` connections from another process, sends `request` on each and receives
+/// `response_len` bytes. The connections end when the returned program is dropped.
 #[track_caller]
-fn hold(port: u16, count: usize, answer_len: usize, request: &str, end: End) -> Program {
-    let numbers = [usize::from(port), count, answer_len].map(|number| number.to_string());
+fn hold(port: u16, count: usize, response_len: usize, request: &str, end: End) -> Program {
+    let numbers = [usize::from(port), count, response_len].map(|number| number.to_string());
     let end = match end {
         End::Fin => "fin",
         End::Reset => "reset",
     };
-    let [port, count, answer_len] = &numbers;
+    let [port, count, response_len] = &numbers;
     Program::start(&mut python(
         "hold.py",
-        &[port, count, answer_len, end, request],
+        &[port, count, response_len, end, request],
     ))
 }
 
-/// Private memory of a process, in bytes.
+/// The private memory of a process, in bytes (proc_pid_smaps(5)).
 pub(crate) fn private_bytes(pid: u32) -> u64 {
-    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("our own child");
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("a child process");
     let lines = rollup.lines().filter(|line| line.starts_with("Private_"));
     let kib = lines.map(|line| {
         line.split_whitespace()
@@ -67,13 +68,13 @@ pub(crate) fn private_bytes(pid: u32) -> u64 {
 
 fn descriptors(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd"))
-        .expect("our own child")
+        .expect("a child process")
         .count()
 }
 
-/// Processor time of a process so far, in ticks of 10 ms (proc_pid_stat(5)).
+/// The processor time of a process so far, in ticks of 10 ms (proc_pid_stat(5)).
 fn cpu_ticks(pid: u32) -> u64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("our own child");
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("a child process");
     let (_, fields) = stat.rsplit_once(')').expect("a name in parentheses");
     let ticks = fields.split_whitespace().skip(11).take(2);
     ticks
@@ -81,47 +82,49 @@ fn cpu_ticks(pid: u32) -> u64 {
         .sum()
 }
 
-/// The share of one processor that `pid` takes for two seconds, in percent.
+/// The processor time that a process takes during two seconds, in percent of one processor.
 fn cpu_percent(pid: u32) -> u64 {
     let before = cpu_ticks(pid);
     thread::sleep(Duration::from_secs(2));
     (cpu_ticks(pid) - before) / 2
 }
 
+/// Sends one request, so that the server has allocated what every request needs. Returns the
+/// length of the response.
 #[track_caller]
 fn warm_up(server: &Coring) -> usize {
     let mut client = server.connect();
     client.send(GET);
-    let answer = client.answer();
-    assert_eq!(answer.text(), HELLO);
-    answer.head.len() + answer.body.len()
+    let response = client.response();
+    assert_eq!(response.text(), HELLO);
+    response.head.len() + response.body.len()
 }
 
 #[test]
-fn an_idle_connection_costs_little_and_leaves_nothing() {
+fn an_idle_connection_costs_little_and_releases_everything() {
     let count = affordable(10_000);
     let server = Coring::start(&[]);
-    let answer_len = warm_up(&server);
+    let response_len = warm_up(&server);
     let (pid, port) = (server.pid(), server.address().port());
     thread::sleep(Duration::from_secs(1));
     let (fresh_bytes, fresh_descriptors) = (private_bytes(pid), descriptors(pid));
-    let clients = hold(port, count, answer_len, GET, End::Fin);
+    let clients = hold(port, count, response_len, GET, End::Fin);
     assert_eq!(descriptors(pid), fresh_descriptors + count);
     let full_bytes = private_bytes(pid);
     let each = full_bytes.saturating_sub(fresh_bytes) / count as u64;
     report(&format!(
         "idle: {fresh_bytes} bytes fresh, {full_bytes} bytes with {count} connections: \
-         {each} bytes each (aim: 1024)"
+         {each} bytes each (goal: 1024)"
     ));
-    assert!(cpu_percent(pid) < 10, "idle connections keep it busy");
+    assert!(cpu_percent(pid) < 10, "idle connections take CPU time");
     drop(clients);
-    eventually("the descriptors' end", || {
+    eventually("the descriptors are closed", || {
         (descriptors(pid) == fresh_descriptors).then_some(())
     });
     if cfg!(asan) {
-        report("idle: not judged, for AddressSanitizer pads every allocation");
+        report("idle: not checked, because AddressSanitizer pads every allocation");
     } else {
-        assert!(each < 2048, "{each} bytes for each idle connection");
+        assert!(each < 2048, "{each} bytes per idle connection");
     }
     let ended = server.stop();
     let stats = ended.stats();
@@ -137,24 +140,25 @@ fn an_idle_connection_costs_little_and_leaves_nothing() {
     }
 }
 
-/// Each half of a head holds a block of 4 KiB until its client goes.
+/// Each incomplete head holds a block of 4 KiB until its client leaves.
 #[test]
-fn the_memory_of_a_burst_is_given_back() {
+fn the_memory_of_a_burst_is_returned_to_the_kernel() {
     let count = affordable(3000);
     let server = Coring::start(&["--cores", "1"]);
     warm_up(&server);
     let held_bytes = count as u64 * 4096;
     let fresh_bytes = private_bytes(server.pid());
-    let half = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}", "x".repeat(3000));
+    let head = request("GET", "/", &[&format!("X: {}", "x".repeat(3000))]);
+    let incomplete = head.trim_end();
     let clients: Vec<Client> = (0..count)
         .map(|_| {
             let mut client = server.connect();
-            client.send(&half);
+            client.send(incomplete);
             client
         })
         .collect();
-    // All of them have come when no more memory is taken.
-    let full_bytes = eventually("the halves", || {
+    // All heads have arrived when the memory no longer grows.
+    let full_bytes = eventually("the incomplete heads", || {
         let before_bytes = private_bytes(server.pid());
         thread::sleep(Duration::from_millis(300));
         let full_bytes = private_bytes(server.pid());
@@ -162,95 +166,101 @@ fn the_memory_of_a_burst_is_given_back() {
         has_all.then_some(full_bytes)
     });
     drop(clients);
-    let left_bytes = eventually("the memory", || {
+    let left_bytes = eventually("the memory is returned", || {
         let left_bytes = private_bytes(server.pid());
         (left_bytes + held_bytes * 3 / 4 < full_bytes).then_some(left_bytes)
     });
     report(&format!(
-        "burst: {fresh_bytes} bytes fresh, {full_bytes} with {count} halves, {left_bytes} after"
+        "burst: {fresh_bytes} bytes fresh, {full_bytes} with {count} heads, {left_bytes} after"
     ));
-    assert!(cpu_percent(server.pid()) < 10, "what is left keeps it busy");
-    // The memory that was given back can be used again.
+    assert!(cpu_percent(server.pid()) < 10, "the burst left work behind");
+    // The returned memory can be used again.
     let again: Vec<Client> = (0..count.min(500))
         .map(|_| {
             let mut client = server.connect();
-            client.send(&half);
+            client.send(incomplete);
             client
         })
         .collect();
     for mut client in again {
         client.send("\r\n\r\n");
-        assert_eq!(client.answer().text(), HELLO);
+        assert_eq!(client.response().text(), HELLO);
     }
     assert_eq!(server.stop().stats()["blocks_in_use"], 0);
 }
 
-/// Requests of a client that asks for more small answers than its connection's buffers hold.
+/// A number of requests whose responses exceed what the buffers of a connection hold.
 const MANY: usize = 3000;
 
-/// A client that has asked for the small file more often than there is room for, has half-closed
-/// and does not read. Of its connection poll(2) reports the half-close at once and always.
+/// Requests the small file [`MANY`] times, half-closes and does not read. For such a connection
+/// poll(2) always reports the half-close at once.
 fn leave_unread(mut client: Client) -> Client {
-    client.receive_at_most(4096);
-    client.send("GET /small HTTP/1.1\r\nHost: a\r\n\r\n".repeat(MANY));
+    client.set_receive_buffer(4096);
+    client.send(get("/small").repeat(MANY));
     client.half_close();
     client
 }
 
-/// A server of a small file, which is sent from memory, and a large one, which is not.
-fn small_and_large() -> (Folder, Coring) {
+/// Starts a server with a small file, which it sends from memory, and a large one, which it sends
+/// from the file.
+fn serve_small_and_large() -> (Folder, Coring) {
     let folder = Folder::new();
     folder.write("small", noise(4000));
     folder.write("large", noise(1_000_000));
-    let server = Coring::start(&["serve", "--cores", "1", &folder.path().to_string_lossy()]);
+    let server = Coring::serve(&folder, &["--cores", "1"]);
     (folder, server)
 }
 
-/// Clients that have half-closed and do not read keep none of the kernel's threads busy, so another
-/// client that half-closes does not wait for them.
+/// Clients that have half-closed and do not read occupy no io-wq thread, so another client that
+/// half-closes does not wait for them.
 #[test]
-fn pitfall_23_a_send_waits_in_a_thread_of_the_kernel() {
-    let (_folder, server) = small_and_large();
-    let stuck: Vec<Client> = (0..60).map(|_| leave_unread(server.connect())).collect();
+fn pitfall_23_sends_to_half_closed_clients_occupy_no_kernel_thread() {
+    let (_folder, server) = serve_small_and_large();
+    let stalled: Vec<Client> = (0..60).map(|_| leave_unread(server.connect())).collect();
     let mut reader = server.connect();
-    reader.send("GET /small HTTP/1.1\r\nHost: a\r\n\r\n".repeat(MANY));
+    reader.send(get("/small").repeat(MANY));
     reader.half_close();
-    // Until its socket is full, too.
+    // By then the buffers of this connection are full, too.
     thread::sleep(Duration::from_millis(500));
     for _ in 0..MANY {
-        assert_eq!(reader.answer().body.len(), 4000);
+        assert_eq!(reader.response().body.len(), 4000);
     }
-    reader.ends();
+    reader.expect_fin();
     assert_eq!(kernel_threads(server.pid()), 0);
-    drop(stuck);
+    drop(stalled);
     server.stop();
 }
 
-/// Threads of a process that the kernel has made for io_uring.
+/// The number of io-wq threads of a process: the kernel makes them for io_uring.
 fn kernel_threads(pid: u32) -> usize {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("our own child");
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("a child process");
     let names = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
     names.filter(|name| name.starts_with("iou-wrk")).count()
 }
 
+/// On a socket with O_NONBLOCK a send that would block fails with EAGAIN. A single-shot poll of a
+/// half-closed socket completes at once, so a server that sends and polls in turn would spin.
 #[test]
-fn pitfall_24_a_socket_that_does_not_wait_is_asked_again_and_again() {
-    let (_folder, server) = small_and_large();
+fn pitfall_24_a_blocked_send_on_a_nonblocking_socket_does_not_spin() {
+    let (_folder, server) = serve_small_and_large();
     let mut client = server.connect();
-    // Sending a file makes the socket one that does not wait.
-    let large = "GET /large HTTP/1.1\r\nHost: a\r\n\r\n";
-    let answer = client.exchange(large).expect("an answer");
-    assert_eq!(answer.map(|answer| answer.body.len()), Some(1_000_000));
+    // To send a file, the server sets O_NONBLOCK on the socket.
+    let large = get("/large");
+    let response = client.exchange(&large).expect("a response");
+    assert_eq!(
+        response.map(|response| response.body.len()),
+        Some(1_000_000)
+    );
     let client = leave_unread(client);
     thread::sleep(Duration::from_millis(500));
-    assert!(cpu_percent(server.pid()) < 20, "it goes round and round");
+    assert!(cpu_percent(server.pid()) < 20, "the blocked send spins");
     drop(client);
     server.stop();
 }
 
-/// The kernel ends whoever writes more to a file than it may, also to one in memory only.
+/// RLIMIT_FSIZE applies to memfds, too, and its default action is SIGXFSZ, which kills the process.
 #[test]
-fn a_limit_of_the_size_of_files_ends_nobody() {
+fn a_limit_on_the_file_size_does_not_end_the_program() {
     let folder = Folder::new();
     folder.write("file", noise(20_000));
     let mut command = Command::new("sh");
@@ -260,19 +270,16 @@ fn a_limit_of_the_size_of_files_ends_nobody() {
         .args([folder.path(), &folder.path().join("log")]);
     let server = Coring::start_as(command);
     for _ in 0..5 {
-        let answer = server.ask("GET /file HTTP/1.1\r\nHost: a\r\n\r\n");
-        assert_eq!(answer.body.len(), 20_000);
+        let response = server.get("/file");
+        assert_eq!(response.body.len(), 20_000);
         thread::sleep(Duration::from_millis(600));
     }
-    // Some ten lines are as much as its log may take.
+    // The limit is reached after about ten lines of the log.
     for _ in 0..30 {
-        server.ask(format!(
-            "GET /{} HTTP/1.1\r\nHost: a\r\n\r\n",
-            "x".repeat(100)
-        ));
+        server.get(&format!("/{}", "x".repeat(100)));
     }
     thread::sleep(Duration::from_millis(600));
-    server.ask("GET /file HTTP/1.1\r\nHost: a\r\n\r\n");
+    server.get("/file");
     let ended = server.stop();
     assert!(ended.stderr.contains("File too large"), "{}", ended.stderr);
 }
@@ -283,10 +290,14 @@ fn an_idle_server_sleeps() {
     warm_up(&server);
     assert!(cpu_percent(server.pid()) < 5);
     let ended = server.stop();
-    assert!(ended.stats()["enters"] < 200, "it ticks: {}", ended.stderr);
+    assert!(
+        ended.stats()["enters"] < 200,
+        "the idle server wakes up: {}",
+        ended.stderr
+    );
 }
 
-/// The sum of one of the gauges of a server in this process.
+/// The sum of a gauge over all workers of a server in this process.
 fn gauge(server: &Handle, name: &str) -> u64 {
     let lists = server.metrics().iter().map(|worker| worker.list());
     lists
@@ -296,13 +307,13 @@ fn gauge(server: &Handle, name: &str) -> u64 {
         .sum()
 }
 
-/// A server in this process: `/later` waits for ever, all else is answered.
+/// Starts a server in this process. Calls of `/never` do not finish; other paths get a page.
 #[track_caller]
-fn waiting_server() -> (Handle, Address) {
+fn start_with_pending_calls() -> (Handle, Address) {
     let mut limits = Limits::default();
     limits.head_timeout = Some(Duration::from_millis(600_000));
     let service = async |request: Request| {
-        if request.path() == "/later" {
+        if request.path() == "/never" {
             std::future::pending::<()>().await;
         }
         Response::html(HELLO)
@@ -319,12 +330,12 @@ fn waiting_server() -> (Handle, Address) {
     (server, Address::Tcp(address))
 }
 
-/// Holds pending requests against a server of this process and sees what is left in its rings.
+/// Asserts that many connections that have sent `request` leave the rings almost all of their
+/// buffers. The server is in this process, so that its gauges can be read; the clients are not.
 #[track_caller]
-fn pending_leaves_the_rings_full(request: &str) {
-    // The server is in this process, so that its gauges can be read; its clients are not.
+fn assert_pending_leave_the_rings_full(request: &str) {
     let count = affordable(10_000);
-    let (server, address) = waiting_server();
+    let (server, address) = start_with_pending_calls();
     let blocks = eventually("full rings", || {
         let rings = server
             .metrics()
@@ -337,13 +348,13 @@ fn pending_leaves_the_rings_full(request: &str) {
     });
     let clients = hold(address.port(), count, 0, request, End::Reset);
     let all_bytes = (count * request.len()) as u64;
-    eventually("all of it to be received", || {
+    eventually("the server has received all requests", || {
         (gauge(&server, "bytes_received") == all_bytes).then_some(())
     });
     let started = Instant::now();
     let mut client = Client::connect(&address).expect("a connection");
     client.send(GET);
-    assert_eq!(client.answer().text(), HELLO);
+    assert_eq!(client.response().text(), HELLO);
     assert!(
         started.elapsed() < Duration::from_secs(5),
         "{:?}",
@@ -355,28 +366,27 @@ fn pending_leaves_the_rings_full(request: &str) {
     ));
     assert!(in_ring * 10 >= blocks * 9);
     drop((clients, client));
-    eventually("their end", || {
+    eventually("the connections are closed", || {
         (gauge(&server, "connections_open") == 0).then_some(())
     });
     server.drain();
-    server.wait().expect("an end in order");
+    server.wait().expect("an orderly end");
     assert_eq!(gauge(&server, "blocks_in_use"), 0);
     assert_eq!(gauge(&server, "tasks_live"), 0);
 }
 
-/// One after the other: both need most of the descriptors that this process may have.
+/// The two cases are in one test, because each needs most of the descriptors that this process may
+/// open.
 #[test]
 fn pitfall_34_pending_requests_leave_the_rings_full() {
-    let half_a_head = "GET / HTTP/1.1\r\nHost: coring\r\nX-Half: ";
-    let never_answered = "GET /later HTTP/1.1\r\nHost: coring\r\n\r\n";
-    pending_leaves_the_rings_full(half_a_head);
-    pending_leaves_the_rings_full(never_answered);
+    assert_pending_leave_the_rings_full(HALF_A_HEAD);
+    assert_pending_leave_the_rings_full(&get("/never"));
 }
 
-/// Fewer descriptors than clients: some are served, the others wait or are told so, nothing spins,
-/// and when some leave there is room again.
+/// There are more clients than descriptors. The server serves some clients; the others wait or are
+/// refused. It does not spin, and it serves new clients when others have left.
 #[test]
-fn pitfall_06_too_few_descriptors_are_no_disaster() {
+fn pitfall_06_a_lack_of_descriptors_does_not_make_the_server_spin() {
     let program = env!("CARGO_BIN_EXE_coring");
     let script = format!("ulimit -n 64 && exec {program} --bind 127.0.0.1:0 --stats");
     let mut command = Command::new("sh");
@@ -384,32 +394,29 @@ fn pitfall_06_too_few_descriptors_are_no_disaster() {
     let server = Coring::start_as(command);
     let mut clients: Vec<Client> = (0..100).map(|_| server.connect()).collect();
     for client in &mut clients {
-        // One that is turned away may be gone already.
+        // The server may have refused this client already.
         let _ = client.try_send(GET);
     }
     let busy = cpu_percent(server.pid());
-    assert!(
-        busy < 50,
-        "{busy} % of a processor while descriptors are short"
-    );
-    let served = clients.iter_mut().map(|client| client.try_answer());
+    assert!(busy < 50, "{busy} % of a processor without descriptors");
+    let served = clients.iter_mut().map(|client| client.try_response());
     let served = served.filter(is_hello).count();
     assert!((10..64).contains(&served), "{served} of 100 were served");
     drop(clients);
-    eventually("room after others left", || {
+    eventually("a response after others have left", || {
         is_hello(&server.connect().exchange(GET)).then_some(())
     });
     let ended = server.stop();
     let stats = ended.stats();
-    let turned_away = stats["connections_shed"] + stats["accept_errors"];
-    assert!(turned_away > 0, "the limit was never met: {}", ended.stderr);
+    let refused = stats["connections_shed"] + stats["accept_errors"];
+    assert!(refused > 0, "no client was refused: {}", ended.stderr);
     assert_eq!(stats["connections_open"], 0);
 }
 
-/// A download holds two descriptors, the connection's and the file's. When downloads have all that
-/// there are, a new client is told so.
+/// A download holds two descriptors, the socket's and the file's. When downloads hold all
+/// descriptors, a new client is served or gets a 503.
 #[test]
-fn clients_are_answered_while_downloads_hold_all_descriptors() {
+fn clients_get_a_response_while_downloads_hold_all_descriptors() {
     let folder = Folder::new();
     folder.write("large", noise(16 << 20));
     folder.write("small", "small");
@@ -422,28 +429,28 @@ fn clients_are_answered_while_downloads_hold_all_descriptors() {
     let readers: Vec<Client> = (0..500)
         .map(|_| {
             let mut reader = server.connect();
-            reader.receive_at_most(4096);
-            // The server may have refused it already.
-            let _ = reader.try_send("GET /large HTTP/1.1\r\nHost: a\r\n\r\n");
+            reader.set_receive_buffer(4096);
+            // The server may have refused this client already.
+            let _ = reader.try_send(get("/large"));
             reader
         })
         .collect();
-    // The readers that were refused do not take their answer, and are let go after two seconds.
+    // The refused clients do not read their response. The server closes them after two seconds.
     thread::sleep(Duration::from_secs(4));
-    let get = "GET /small HTTP/1.1\r\nHost: a\r\n\r\n";
+    let small = get("/small");
     for number in 0..40 {
-        let answer = server.connect().exchange(get);
-        let answer = answer.unwrap_or_else(|error| panic!("client {number}: {error}"));
-        let status = answer.map(|answer| answer.status);
+        let response = server.connect().exchange(&small);
+        let response = response.unwrap_or_else(|error| panic!("client {number}: {error}"));
+        let status = response.map(|response| response.status);
         assert!(
             matches!(status, Some(200 | 503)),
             "client {number}: {status:?}"
         );
     }
     drop(readers);
-    eventually("room after the downloads", || {
-        let answer = server.connect().exchange(get).ok().flatten();
-        answer.filter(|answer| answer.status == 200)
+    eventually("a response after the downloads", || {
+        let response = server.connect().exchange(&small).ok().flatten();
+        response.filter(|response| response.status == 200)
     });
     let ended = server.stop();
     let stats = ended.stats();
@@ -451,14 +458,14 @@ fn clients_are_answered_while_downloads_hold_all_descriptors() {
     assert_eq!(stats["connections_open"], 0);
 }
 
-fn is_hello(answer: &io::Result<Option<Answer>>) -> bool {
-    matches!(answer, Ok(Some(answer)) if answer.status == 200 && answer.text() == HELLO)
+fn is_hello(response: &io::Result<Option<ReceivedResponse>>) -> bool {
+    matches!(response, Ok(Some(response)) if response.status == 200 && response.text() == HELLO)
 }
 
-/// The kernel spreads connections over the workers' listeners by their ports. Few may all meet at
-/// one worker; of many each gets some, and the counters show how many.
+/// The kernel distributes connections among the workers' listeners by a hash of their addresses.
+/// Of many connections each worker must get a fair share; the counters show how many it got.
 #[test]
-fn pitfall_29_one_worker_gets_all_connections() {
+fn pitfall_29_connections_are_distributed_among_the_workers() {
     for count in [8, 64, 512] {
         let server = Coring::start(&["--cores", "2", "--pin", "never"]);
         let mut clients: Vec<Client> = (0..affordable(count)).map(|_| server.connect()).collect();
@@ -466,17 +473,17 @@ fn pitfall_29_one_worker_gets_all_connections() {
             client.send(GET);
         }
         for client in &mut clients {
-            assert_eq!(client.answer().text(), HELLO);
+            assert_eq!(client.response().text(), HELLO);
         }
         let ended = server.stop();
         let shares = ended.shares("requests");
         let (least, most) = (shares.iter().min(), shares.iter().max());
-        report(&format!("{count} connections over the workers: {shares:?}"));
+        report(&format!("{count} connections per worker: {shares:?}"));
         assert_eq!(shares, ended.shares("connections_accepted"));
         assert_eq!(shares.iter().sum::<u64>(), clients.len() as u64);
         if shares.len() == 1 {
             return report(
-                "not tested: how connections are spread: one worker is all there can be",
+                "not tested: the distribution of connections: there can be only one worker",
             );
         }
         assert!(count < 64 || least > Some(&0), "{shares:?}");

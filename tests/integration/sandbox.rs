@@ -1,5 +1,5 @@
-//! Where `deploy/` puts coring: under the unit's system call filter, under the containers' one, and
-//! alone in an empty root. Each is the real thing: libseccomp's filter, a static binary, `chroot`.
+//! The program under the restrictions of `deploy/`: with the system call filters of the systemd
+//! unit and of the container profile, and as a static binary alone in an empty root.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,8 +10,7 @@ use std::time::Duration;
 use coring::EngineChoice;
 use rustix::io::Errno;
 
-use crate::serve::{get, request};
-use crate::support::{Coring, Folder, engine, has_io_uring, noise, python, run_with};
+use crate::support::{Coring, Folder, engine, get, has_io_uring, noise, python, request, run_with};
 
 const UNIT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/systemd/coring.service");
 const PROFILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/seccomp/coring.json");
@@ -21,10 +20,10 @@ const WITHOUT_IO_URING: &[&str] = &[
     "--without=io_uring_register",
 ];
 
-/// The size that the static binary may have.
+/// The greatest size of the static binary.
 const STATIC_BYTES_MAX: u64 = 6 << 20;
 
-/// The engine that the tests are about, by the name of its flag: no falling back.
+/// The flag that selects the engine under test, without a fallback.
 fn engine_flag() -> &'static str {
     match engine() {
         EngineChoice::Epoll => "--engine=epoll",
@@ -32,26 +31,27 @@ fn engine_flag() -> &'static str {
     }
 }
 
-/// What every server here is asked for, and that it ends as asked.
+/// Asserts that the server serves the files of [`make_site`], stops it and returns its output.
 #[track_caller]
-fn serves(server: Coring, large: &[u8]) -> String {
+fn assert_serves(server: Coring, large: &[u8]) -> String {
     for _ in 0..2 {
-        let answer = get(&server, "/");
-        assert_eq!((answer.status, answer.text()), (200, "top"));
-        let answer = get(&server, "/large");
-        assert_eq!(answer.status, 200);
-        assert!(answer.body == large, "{} bytes", answer.body.len());
+        let response = server.get("/");
+        assert_eq!((response.status, response.text()), (200, "top"));
+        let response = server.get("/large");
+        assert_eq!(response.status, 200);
+        assert!(response.body == large, "{} bytes", response.body.len());
     }
-    let answer = server.ask(request("GET", "/large", &["Range: bytes=5-9"]));
-    assert_eq!((answer.status, &answer.body[..]), (206, &large[5..10]));
-    assert_eq!(get(&server, "/none").status, 404);
-    let banner = server.stop().stderr;
-    assert!(!banner.contains("panic"), "{banner}");
-    banner
+    let response = server.ask(request("GET", "/large", &["Range: bytes=5-9"]));
+    assert_eq!((response.status, &response.body[..]), (206, &large[5..10]));
+    assert_eq!(server.get("/none").status, 404);
+    let stderr = server.stop().stderr;
+    assert!(!stderr.contains("panic"), "{stderr}");
+    stderr
 }
 
-/// Makes `srv` in `folder`, with a page and a large file, which is returned.
-fn site(folder: &Folder) -> Vec<u8> {
+/// Makes the folder `srv` in `folder`, with a page and a large file. Returns the content of the
+/// large file.
+fn make_site(folder: &Folder) -> Vec<u8> {
     let large = noise(3 << 20);
     fs::create_dir(folder.file("srv")).expect("a new folder");
     folder.write("srv/index.html", "top");
@@ -59,12 +59,13 @@ fn site(folder: &Folder) -> Vec<u8> {
     large
 }
 
-/// Runs `program` where only what `profile` allows is allowed, with `options` of seccomp.py.
+/// A command that runs `program` under `profile`, with `options` of seccomp.py.
 fn under(profile: &str, options: &[&str], program: &[&str]) -> Command {
     python("seccomp.py", &[options, &[profile], program].concat())
 }
 
-/// Runs coring there: with an access log and pinned, so that it does all that it can do.
+/// A command that runs coring under `profile`. It has an access log and pins its workers, so that
+/// it makes all of the system calls that it may need.
 fn coring_under(profile: &str, options: &[&str], arguments: &[&str]) -> Command {
     let program = [
         env!("CARGO_BIN_EXE_coring"),
@@ -75,29 +76,29 @@ fn coring_under(profile: &str, options: &[&str], arguments: &[&str]) -> Command 
     under(profile, options, &[&program, arguments].concat())
 }
 
-/// Nothing fails quietly: a call that is not allowed is the server's end here.
+/// A forbidden system call kills the server here, so that no failure goes unnoticed.
 #[test]
-fn the_unit_and_the_profile_allow_all_that_is_needed() {
+fn the_unit_and_the_profile_allow_all_system_calls_that_coring_needs() {
     for profile in [UNIT, PROFILE] {
         let folder = Folder::new();
-        let large = site(&folder);
+        let large = make_site(&folder);
         let path = folder.file("srv");
         let command = coring_under(profile, &["--kill"], &["serve", &path, engine_flag()]);
-        let banner = serves(Coring::start_as(command), &large);
+        let banner = assert_serves(Coring::start_as(command), &large);
         let name = engine_flag().trim_start_matches("--engine=");
         assert!(banner.contains(name), "{profile}: {banner}");
     }
 }
 
 #[test]
-fn without_its_three_calls_epoll_serves_and_the_banner_says_why() {
+fn without_the_io_uring_calls_epoll_serves_and_the_banner_says_why() {
     for profile in [UNIT, PROFILE] {
         let folder = Folder::new();
-        let large = site(&folder);
+        let large = make_site(&folder);
         let path = folder.file("srv");
         let without = WITHOUT_IO_URING;
         let command = coring_under(profile, without, &["serve", &path, "--engine=auto"]);
-        let banner = serves(Coring::start_as(command), &large);
+        let banner = assert_serves(Coring::start_as(command), &large);
         assert!(
             banner.contains(" engine  epoll (io_uring is refused: "),
             "{banner}"
@@ -110,7 +111,8 @@ fn without_its_three_calls_epoll_serves_and_the_banner_says_why() {
     }
 }
 
-/// Runs coring where `call` fails with `errno`, and all else is allowed.
+/// A command that runs coring under a profile in which only `call` fails, with `errno`. The
+/// returned folder has the profile.
 fn coring_without(call: &str, errno: Errno, arguments: &[&str]) -> (Folder, Command) {
     let folder = Folder::new();
     let profile = format!(
@@ -125,20 +127,20 @@ fn coring_without(call: &str, errno: Errno, arguments: &[&str]) -> (Folder, Comm
 }
 
 #[test]
-fn who_may_not_be_pinned_is_said_not_to_be() {
+fn the_banner_says_why_workers_are_not_pinned() {
     let arguments = ["--pin=always", engine_flag()];
     let (_folder, command) = coring_without("sched_setaffinity", Errno::PERM, &arguments);
     let banner = Coring::start_as(command).stop().stderr;
-    let told = ", not pinned (sched_setaffinity is refused: allow it in the seccomp profile)";
-    assert!(banner.contains(told), "{banner}");
+    let message = ", not pinned (sched_setaffinity is refused: allow it in the seccomp profile)";
+    assert!(banner.contains(message), "{banner}");
 }
 
-/// No other engine is tried for it, and io_uring is not blamed.
+/// Each engine needs these calls. The error must name the call, and must not blame io_uring.
 #[test]
-fn a_call_that_no_engine_can_do_without_is_named_where_it_is_refused() {
+fn a_refused_call_that_the_engine_needs_is_named() {
     let mut refused = vec![("eventfd2", "auto"), ("eventfd2", "epoll")];
     refused.push(("epoll_create1", "epoll"));
-    if has_io_uring("that a ring without eventfd2 names it") {
+    if has_io_uring("the error of a ring that cannot make an eventfd") {
         refused.push(("eventfd2", "uring"));
     }
     for (call, engine) in refused {
@@ -156,34 +158,36 @@ fn a_call_that_no_engine_can_do_without_is_named_where_it_is_refused() {
     }
 }
 
-/// As sendfile(2) advises: what cannot be sent from the file is read.
+/// If sendfile(2) fails, the server reads the file and sends the bytes, as the manual page
+/// recommends.
 #[test]
-fn where_sendfile_is_refused_files_are_served_all_the_same() {
+fn files_are_served_without_sendfile() {
     for errno in [Errno::INVAL, Errno::NOSYS, Errno::PERM] {
         let folder = Folder::new();
-        let large = site(&folder);
+        let large = make_site(&folder);
         let arguments = ["serve", &folder.file("srv"), engine_flag()];
         let (_profile, command) = coring_without("sendfile", errno, &arguments);
         let server = Coring::start_as(command);
         let mut slow = server.connect();
-        slow.receive_at_most(64 << 10);
-        slow.send(request("GET", "/large", &[]));
+        slow.set_receive_buffer(64 << 10);
+        slow.send(get("/large"));
         slow.head();
         let mut received = Vec::new();
         while received.len() < large.len() {
             let next = (large.len() - received.len()).min(100_000);
-            received.extend(slow.take(next).expect("more of it"));
+            received.extend(slow.take(next).expect("more of the file"));
             thread::sleep(Duration::from_millis(1));
         }
         assert!(received == large, "{errno}");
         drop(slow);
-        serves(server, &large);
+        assert_serves(server, &large);
     }
 }
 
-/// What a server has no use for, and who broke into one has.
+/// The profile forbids system calls that a server does not need but an attacker might use. The
+/// default profiles of the container runtimes forbid them, too.
 #[test]
-fn the_profile_forbids_what_the_runtimes_forbid() {
+fn the_profile_forbids_dangerous_system_calls() {
     let attempts = "\
 import ctypes, errno, os
 libc = ctypes.CDLL(None, use_errno=True)
@@ -196,7 +200,7 @@ for name, number in {'ptrace': 101, 'mount': 165, 'unshare': 272, 'setns': 308, 
 assert libc.syscall(39) == os.getpid()
 ";
     if cfg!(not(target_arch = "x86_64")) {
-        return; // The numbers are those of x86-64.
+        return; // The script has the numbers of x86-64.
     }
     let mut command = under(PROFILE, &[], &["python3", "-c", attempts]);
     assert_eq!(run_with(&mut command, b"").succeeded(), "");
@@ -206,16 +210,14 @@ assert libc.syscall(39) == os.getpid()
 #[track_caller]
 fn static_binary() -> PathBuf {
     let profile = Path::new(env!("CARGO_BIN_EXE_coring")).parent();
-    let target = profile
-        .and_then(Path::parent)
-        .expect("a folder for what is built");
+    let target = profile.and_then(Path::parent).expect("the target folder");
     let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let path = target.join(triple).join("release/coring");
     assert!(path.exists(), "no {}: tests/run builds it", path.display());
     path
 }
 
-/// A program that needs no loader has no PT_INTERP among its program headers (elf(5)).
+/// A program without a dynamic loader has no PT_INTERP among its program headers (elf(5)).
 #[test]
 fn the_static_binary_is_static_and_small() {
     const PT_INTERP: u32 = 3;
@@ -231,8 +233,9 @@ fn the_static_binary_is_static_and_small() {
     assert!(len <= STATIC_BYTES_MAX, "{len} bytes");
 }
 
-/// Runs the binary in `root` as the image does: root's own root, user 65532, nothing else there.
-fn alone_in(root: &Folder, arguments: &[&str]) -> Command {
+/// A command that runs `/coring` as the container image does: with `root` as the root directory,
+/// as user 65532 if this process may change its user.
+fn coring_alone_in(root: &Folder, arguments: &[&str]) -> Command {
     let path = root.path();
     let mut command = if rustix::process::geteuid().is_root() {
         let mut command = Command::new("chroot");
@@ -254,14 +257,14 @@ fn alone_in(root: &Folder, arguments: &[&str]) -> Command {
 fn the_static_binary_serves_alone_in_an_empty_root() {
     let root = Folder::new();
     fs::copy(static_binary(), root.file("coring")).expect("a copy");
-    let large = site(&root);
+    let large = make_site(&root);
     for host in ["127.0.0.1", "localhost"] {
         let bind = format!("--bind={host}:0");
-        let command = alone_in(&root, &["serve", "/srv", engine_flag(), &bind]);
-        serves(Coring::start_as(command), &large);
+        let command = coring_alone_in(&root, &["serve", "/srv", engine_flag(), &bind]);
+        assert_serves(Coring::start_as(command), &large);
     }
-    let mut named = alone_in(&root, &["--bind=no.such.name.invalid:0"]);
-    let finished = run_with(&mut named, b"");
+    let mut unknown_host = coring_alone_in(&root, &["--bind=no.such.name.invalid:0"]);
+    let finished = run_with(&mut unknown_host, b"");
     assert!(
         finished.error_line().contains("no.such.name.invalid"),
         "{finished:?}"

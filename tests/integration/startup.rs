@@ -1,5 +1,5 @@
-//! How coring begins, and how it says in one line that it can't: the cause, the cure, and the exit
-//! code.
+//! The start of the program: addresses, flags and engines, and the one-line error with the cause,
+//! the cure and the exit code if it cannot start.
 
 use std::env;
 use std::fs;
@@ -9,13 +9,13 @@ use std::process::{Child, Command, Stdio};
 use coring::EngineChoice;
 
 use crate::support::{
-    Address, Client, Coring, Finished, Folder, GET, HELLO, coring, engine, eventually,
-    has_io_uring, python, report, run_with,
+    Address, Client, Coring, Finished, Folder, GET, GET_AND_CLOSE, HELLO, coring, engine,
+    eventually, has_io_uring, python, report, run_with,
 };
 
-/// Runs coring to an end that is meant to come at once.
+/// Runs coring and asserts that it exits with `code` and writes nothing to standard output.
 #[track_caller]
-fn fails(arguments: &[&str], code: i32) -> Finished {
+fn assert_fails(arguments: &[&str], code: i32) -> Finished {
     let finished = run_with(&mut coring(arguments), b"");
     assert_eq!(
         finished.code,
@@ -27,9 +27,9 @@ fn fails(arguments: &[&str], code: i32) -> Finished {
     finished
 }
 
-/// Says each of `words`, on one line.
+/// Asserts that the error has one line, with each of `words`.
 #[track_caller]
-fn says(finished: &Finished, words: &[&str]) {
+fn assert_error_line(finished: &Finished, words: &[&str]) {
     let line = finished.error_line();
     for word in words {
         assert!(line.contains(word), "no `{word}` in: {line}");
@@ -37,32 +37,32 @@ fn says(finished: &Finished, words: &[&str]) {
 }
 
 #[test]
-fn a_second_coring_on_a_port_says_who_has_it() {
+fn a_second_coring_on_a_port_names_the_process_that_has_it() {
     let first = Coring::start(&[]);
     let bind = format!("127.0.0.1:{}", first.address().port());
     let pid = format!("(pid {})", first.pid());
     for command in [&["-b", &bind][..], &["echo", "-b", &bind]] {
-        says(&fails(command, 1), &["coring", &pid, &bind]);
+        assert_error_line(&assert_fails(command, 1), &["coring", &pid, &bind]);
     }
     let any = format!("0.0.0.0:{}", first.address().port());
-    says(&fails(&["-b", &any], 1), &["coring", &pid]);
+    assert_error_line(&assert_fails(&["-b", &any], 1), &["coring", &pid]);
     assert_eq!(first.ask(GET).text(), HELLO);
 }
 
 #[test]
-fn a_port_of_another_program_is_named_with_it() {
+fn the_program_that_has_a_port_is_named() {
     for host in ["127.0.0.1", "[::1]"] {
         let other = TcpListener::bind(format!("{host}:0")).expect("a free port");
         let bind = other.local_addr().expect("an address").to_string();
-        says(
-            &fails(&["-b", &bind], 1),
+        assert_error_line(
+            &assert_fails(&["-b", &bind], 1),
             &[&bind, &format!("(pid {})", std::process::id())],
         );
     }
 }
 
 #[test]
-fn a_bad_flag_is_a_usage_error() {
+fn an_invalid_flag_is_a_usage_error() {
     for arguments in [
         &["--no-such-flag"][..],
         &["no-such-command"],
@@ -81,7 +81,7 @@ fn a_bad_flag_is_a_usage_error() {
 }
 
 #[test]
-fn a_bad_address_is_said_so() {
+fn an_invalid_address_is_named() {
     for bind in ["127.0.0.1:99999", "nonsense", "127.0.0.1:", "unix:"] {
         let finished = run_with(&mut coring(&["-b", bind]), b"");
         assert!(
@@ -90,42 +90,43 @@ fn a_bad_address_is_said_so() {
         );
         assert!(finished.stderr.contains(bind), "{bind}: {finished:?}");
     }
-    // An address of a network for documentation (RFC 5737), which is not this machine's.
-    says(&fails(&["-b", "192.0.2.1:0"], 1), &["192.0.2.1:0"]);
+    // An address reserved for documentation (RFC 5737); no interface has it.
+    assert_error_line(&assert_fails(&["-b", "192.0.2.1:0"], 1), &["192.0.2.1:0"]);
 }
 
 #[test]
-fn a_path_that_is_no_socket_is_left_alone() {
+fn a_file_that_is_not_a_socket_is_not_replaced() {
     let folder = Folder::new();
     let path = folder.write("precious", "do not touch");
     let bind = format!("unix:{path}");
-    says(&fails(&["-b", &bind], 1), &[&path]);
-    assert_eq!(fs::read(&path).expect("still there"), b"do not touch");
+    assert_error_line(&assert_fails(&["-b", &bind], 1), &[&path]);
+    assert_eq!(fs::read(&path).expect("the file"), b"do not touch");
     let within = format!("unix:{}", folder.file("no/such/folder"));
-    says(&fails(&["-b", &within], 1), &["no/such/folder"]);
+    assert_error_line(&assert_fails(&["-b", &within], 1), &["no/such/folder"]);
 }
 
 #[test]
-fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
+fn a_stale_socket_is_replaced_and_one_in_use_is_not() {
     let folder = Folder::new();
     let bind = format!("unix:{}", folder.file("socket"));
     let start = || Coring::start_as(coring(&["--stats", "-b", &bind]));
     drop(start());
     assert!(
         folder.path().join("socket").exists(),
-        "who is killed can't clean up"
+        "a killed server must leave its socket behind"
     );
     let first = start();
     assert_eq!(first.ask(GET).text(), HELLO);
-    says(&fails(&["-b", &bind], 1), &[&folder.file("socket")]);
+    assert_error_line(&assert_fails(&["-b", &bind], 1), &[&folder.file("socket")]);
     assert_eq!(first.ask(GET).text(), HELLO);
     first.stop();
     start().stop();
 }
 
-/// A killed server's socket is there; those who find it refuse no connection to one another.
+/// Several servers find the socket of a killed server and try to replace it at the same time. One
+/// of them must get it, and the others must exit.
 #[test]
-fn of_those_who_start_at_once_one_has_the_socket() {
+fn of_several_servers_started_at_once_one_gets_the_socket() {
     let folder = Folder::new();
     let path = folder.file("socket");
     let bind = format!("unix:{path}");
@@ -137,52 +138,55 @@ fn of_those_who_start_at_once_one_has_the_socket() {
             command.spawn().expect("coring")
         };
         let mut all: Vec<Child> = (0..6).map(|_| start()).collect();
-        let is_over = |one: &mut Child| one.try_wait().expect("our own child").is_some();
-        eventually("five that give up", || {
-            let over = all.iter_mut().map(is_over).filter(|&is_over| is_over);
-            (over.count() == 5).then_some(())
+        let has_exited = |one: &mut Child| one.try_wait().expect("a child process").is_some();
+        eventually("the exit of five servers", || {
+            let exited = all.iter_mut().map(has_exited).filter(|&exited| exited);
+            (exited.count() == 5).then_some(())
         });
-        let mut client = Client::connect(&Address::Unix(path.clone().into())).expect("the sixth");
+        let address = Address::Unix(path.clone().into());
+        let mut client = Client::connect(&address).expect("a connection to the sixth server");
         client.send(GET);
-        assert_eq!(client.answer().text(), HELLO);
+        assert_eq!(client.response().text(), HELLO);
         for one in &mut all {
-            // Fails where it has ended.
+            // This fails if the process has exited.
             let _ = one.kill();
-            one.wait().expect("our own child");
+            one.wait().expect("a child process");
         }
     }
 }
 
 #[test]
-fn addresses_that_overlap_are_said_so() {
+fn overlapping_addresses_are_named() {
     let port = free_port();
     let both = [format!("0.0.0.0:{port}"), format!("[::]:{port}")];
-    says(
-        &fails(&["-b", &both[0], "-b", &both[1]], 1),
+    assert_error_line(
+        &assert_fails(&["-b", &both[0], "-b", &both[1]], 1),
         &[&both[1], "leave one of them out"],
     );
 }
 
-/// No signal would be heard meanwhile.
+/// Opening a FIFO for writing waits for a reader. coring must fail instead, because it could not
+/// handle signals while it waits.
 #[test]
-fn a_log_that_nobody_reads_is_not_waited_for() {
+fn a_log_pipe_without_a_reader_is_an_error() {
     let folder = Folder::new();
     let pipe = folder.file("pipe");
     let made = Command::new("mkfifo").arg(&pipe).status();
     assert!(made.expect("mkfifo").success());
     let log = ["-b", "127.0.0.1:0", "--access-log", &pipe];
-    says(&fails(&log, 78), &[&pipe, "nobody reads that pipe"]);
+    assert_error_line(&assert_fails(&log, 78), &[&pipe, "the pipe has no reader"]);
 }
 
-/// A port that nobody has, at least not a moment ago.
+/// A port that was free a moment ago.
 fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("an address").port()
 }
 
-/// The kernel gives what a killed ring held back a little later than it reports the process's end.
+/// The kernel releases the sockets of a killed ring a little later than it reports the exit of the
+/// process.
 #[test]
-fn a_killed_server_can_be_started_again_at_once() {
+fn a_killed_server_can_be_restarted_at_once() {
     let folder = Folder::new();
     let port = free_port();
     for bind in [
@@ -193,26 +197,27 @@ fn a_killed_server_can_be_started_again_at_once() {
             let server = Coring::start_as(coring(&["-b", &bind]));
             let mut client = server.connect();
             client.send(GET);
-            assert_eq!(client.answer().text(), HELLO);
+            assert_eq!(client.response().text(), HELLO);
             drop(server);
         }
     }
 }
 
-/// Connections that the first server closed must not keep the second one from the port.
+/// Connections that the first server closed are in TIME_WAIT and must not keep the second server
+/// from the port.
 #[test]
-fn a_drained_server_can_be_started_again_at_once() {
+fn a_drained_server_can_be_restarted_at_once() {
     let port = free_port();
     for _ in 0..3 {
         let server = Coring::start_as(coring(&["-b", &format!("127.0.0.1:{port}"), "--stats"]));
-        let answer = server.ask("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
-        assert_eq!(answer.text(), HELLO);
+        let response = server.ask(GET_AND_CLOSE);
+        assert_eq!(response.text(), HELLO);
         server.stop();
     }
 }
 
 #[test]
-fn the_banner_has_the_real_port_of_each_address() {
+fn the_banner_has_the_actual_port_of_each_address() {
     let server = Coring::start_as(coring(&["-b", "127.0.0.1:0", "-b", "[::1]:0", "--stats"]));
     let banner = server.stderr();
     assert_ne!(server.address().port(), 0);
@@ -223,48 +228,52 @@ fn the_banner_has_the_real_port_of_each_address() {
     assert_eq!(server.ask(GET).text(), HELLO);
 }
 
-/// The server that `arguments` and `variables` make, asked on this machine's own address.
+/// Starts coring with these environment variables and arguments, and asserts that it serves on
+/// 127.0.0.1.
 #[track_caller]
-fn answers_with(variables: &[(&str, &str)], arguments: &[&str]) {
+fn assert_serves_with(variables: &[(&str, &str)], arguments: &[&str]) {
     let mut command = coring(arguments);
     command
         .env("CORING_STATS", "true")
         .envs(variables.iter().copied());
     let server = Coring::start_as(command);
     let port = server.address().port();
-    let here = Address::Tcp(([127, 0, 0, 1], port).into());
-    let mut client = Client::connect(&here).expect("a connection");
+    let address = Address::Tcp(([127, 0, 0, 1], port).into());
+    let mut client = Client::connect(&address).expect("a connection");
     client.send(GET);
-    assert_eq!(client.answer().text(), HELLO, "{variables:?} {arguments:?}");
+    assert_eq!(
+        client.response().text(),
+        HELLO,
+        "{variables:?} {arguments:?}"
+    );
     server.stop();
 }
 
 #[test]
 fn addresses_come_from_flags_or_the_environment() {
-    answers_with(&[("PORT", "0")], &[]);
-    answers_with(&[("CORING_BIND", "127.0.0.1:0")], &[]);
-    answers_with(&[("CORING_BIND", "127.0.0.1:0"), ("PORT", "1")], &[]);
-    answers_with(
+    assert_serves_with(&[("PORT", "0")], &[]);
+    assert_serves_with(&[("CORING_BIND", "127.0.0.1:0")], &[]);
+    assert_serves_with(&[("CORING_BIND", "127.0.0.1:0"), ("PORT", "1")], &[]);
+    assert_serves_with(
         &[("CORING_BIND", "192.0.2.1:1"), ("PORT", "1")],
         &["-b", "127.0.0.1:0"],
     );
-    answers_with(&[], &["-b", "0"]);
-    answers_with(&[], &["-b", ":0"]);
-    answers_with(&[], &["-b", "localhost:0"]);
-    answers_with(&[], &["-b", "[::]:0"]);
+    assert_serves_with(&[], &["-b", "0"]);
+    assert_serves_with(&[], &["-b", ":0"]);
+    assert_serves_with(&[], &["-b", "localhost:0"]);
+    assert_serves_with(&[], &["-b", "[::]:0"]);
 }
 
 #[test]
-fn flags_have_variables_of_their_name() {
+fn a_flag_can_be_set_by_an_environment_variable() {
     let mut command = coring(&["-b", "127.0.0.1:0"]);
     command.env("CORING_MAX_TARGET", "9");
     let server = Coring::start_as(command);
-    let answer = server.ask("GET /ten-bytes HTTP/1.1\r\nHost: a\r\n\r\n");
-    assert_eq!(answer.status, 414);
+    assert_eq!(server.get("/ten-bytes").status, 414);
 }
 
 #[test]
-fn help_and_version_are_no_errors() {
+fn help_and_version_exit_with_code_0() {
     for arguments in [&["--help"][..], &["echo", "--help"], &["-h"]] {
         let finished = run_with(&mut coring(arguments), b"");
         assert!(finished.succeeded().contains("--bind"), "{arguments:?}");
@@ -272,14 +281,14 @@ fn help_and_version_are_no_errors() {
     let help = run_with(&mut coring(&["--help"]), b"").succeeded();
     assert!(help.contains("16") && help.contains("unlimited"), "{help}");
     for arguments in ["--version", "version"] {
-        let said = run_with(&mut coring(&[arguments]), b"").succeeded();
-        assert!(said.contains(env!("CARGO_PKG_VERSION")), "{said}");
+        let output = run_with(&mut coring(&[arguments]), b"").succeeded();
+        assert!(output.contains(env!("CARGO_PKG_VERSION")), "{output}");
     }
-    let said = run_with(&mut coring(&["version"]), b"").succeeded();
-    assert!(said.contains(engine_name()), "{said}");
+    let output = run_with(&mut coring(&["version"]), b"").succeeded();
+    assert!(output.contains(engine_name()), "{output}");
 }
 
-/// What the program calls the engine that the tests are about.
+/// The name of the engine under test in messages.
 fn engine_name() -> &'static str {
     match engine() {
         EngineChoice::Epoll => "epoll",
@@ -287,21 +296,21 @@ fn engine_name() -> &'static str {
     }
 }
 
-/// Runs `arguments` of coring where `what` is refused: io_uring_setup, by an error of this name, or
-/// to enter a ring that is `unregistered`.
-fn where_io_uring_is(what: &str, arguments: &[&str]) -> Command {
+/// A command that runs coring under a filter that restricts io_uring. `what` is an argument of
+/// `support/refuse_io_uring.py`.
+fn with_io_uring_refused(what: &str, arguments: &[&str]) -> Command {
     let program = [what, env!("CARGO_BIN_EXE_coring")];
     python("refuse_io_uring.py", &[&program, arguments].concat())
 }
 
-/// A ring is entered by the number that it is registered under: a filter lets nothing else pass.
+/// A filter allows io_uring_enter only with the registered descriptor of the ring.
 #[test]
-fn pitfall_26_the_registered_descriptor_forgotten() {
+fn pitfall_26_a_ring_is_entered_by_its_registered_descriptor() {
     if !has_io_uring("how a ring is entered") {
         return;
     }
     let arguments = ["--engine", "uring", "-b", "127.0.0.1:0", "--stats"];
-    let server = Coring::start_as(where_io_uring_is("unregistered", &arguments));
+    let server = Coring::start_as(with_io_uring_refused("unregistered", &arguments));
     assert_eq!(server.ask(GET).text(), HELLO);
     assert!(server.stop().stats()["enters"] > 0);
 }
@@ -309,18 +318,18 @@ fn pitfall_26_the_registered_descriptor_forgotten() {
 #[test]
 fn pitfall_27_a_filter_that_refuses_io_uring_is_named() {
     for errno in ["EPERM", "ENOSYS"] {
-        let wanted = ["--engine", "uring", "-b", "127.0.0.1:0"];
-        let finished = run_with(&mut where_io_uring_is(errno, &wanted), b"");
+        let arguments = ["--engine", "uring", "-b", "127.0.0.1:0"];
+        let finished = run_with(&mut with_io_uring_refused(errno, &arguments), b"");
         assert_eq!(finished.code, Some(77), "{errno}: {}", finished.stderr);
-        says(&finished, &["io_uring_setup", "seccomp", "allow"]);
+        assert_error_line(&finished, &["io_uring_setup", "seccomp", "allow"]);
     }
 }
 
 #[test]
-fn pitfall_27_where_io_uring_is_refused_epoll_serves_and_says_why() {
+fn pitfall_27_if_io_uring_is_refused_epoll_serves_and_the_banner_says_why() {
     for errno in ["EPERM", "ENOSYS"] {
-        let any = ["--engine", "auto", "-b", "127.0.0.1:0"];
-        let server = Coring::start_as(where_io_uring_is(errno, &any));
+        let arguments = ["--engine", "auto", "-b", "127.0.0.1:0"];
+        let server = Coring::start_as(with_io_uring_refused(errno, &arguments));
         assert_eq!(server.ask(GET).text(), HELLO);
         let ended = server.stop();
         assert_eq!(ended.code, Some(0));
@@ -331,28 +340,30 @@ fn pitfall_27_where_io_uring_is_refused_epoll_serves_and_says_why() {
     }
 }
 
-/// A copy of the program where everybody may run it: where we build may be closed to others.
+/// Copies the program into `folder`, where all users may run it. Other users may have no access to
+/// the target folder.
 fn public_program(folder: &Folder) -> String {
     let program = folder.file("coring");
     fs::copy(env!("CARGO_BIN_EXE_coring"), &program).expect("a copy");
     program
 }
 
-/// Runs `program` as a plain user who may lock so many KiB of memory, with the shell's `arguments`.
+/// A command that runs `program` as an unprivileged user with RLIMIT_MEMLOCK set to `kib`.
 fn with_locked_memory(program: &str, kib: u32, arguments: &str) -> Command {
     as_plain_user(&format!(
         "ulimit -l {kib} && exec {program} -b 127.0.0.1:0 {arguments}"
     ))
 }
 
-/// Runs a shell's `script` as a plain user, who has no other process if we may choose the user.
+/// A command that runs a shell script as an unprivileged user. If this process is root, the user
+/// has no other process.
 fn as_plain_user(script: &str) -> Command {
     if !rustix::process::geteuid().is_root() {
         let mut command = Command::new("sh");
         command.args(["-c", script]);
         return command;
     }
-    // What a user has locked is counted over all that runs as this user: so it is one of our own.
+    // The kernel adds up the locked memory of all processes of a user. So use a user of our own.
     let user = 50_000 + std::process::id() % 10_000;
     let mut command = Command::new("setpriv");
     command.args([
@@ -364,50 +375,50 @@ fn as_plain_user(script: &str) -> Command {
     command
 }
 
-/// Messages are written by a thread of their own, which cannot be had here.
+/// Messages are usually written by a separate thread, which cannot be started here.
 #[test]
 fn a_lack_of_threads_is_reported() {
     if cfg!(asan) {
-        return report("not tested: a lack of threads, for AddressSanitizer reports it, too");
+        return report("not tested: a lack of threads, because AddressSanitizer reports it, too");
     }
     let folder = Folder::new();
     let program = public_program(&folder);
     let script = format!("exec prlimit --nproc=1 {program} --engine epoll -b 127.0.0.1:0");
     let finished = run_with(&mut as_plain_user(&script), b"");
     assert_eq!(finished.code, Some(1), "{finished:?}");
-    says(&finished, &["error: cannot start a thread"]);
+    assert_error_line(&finished, &["error: cannot start a thread"]);
 }
 
-/// The kernel gives back what a ring has locked some time after the ring's end. Whoever starts
-/// again at once, where there is room for one ring and not for two, waits for it.
+/// The kernel releases the locked memory of a ring some time after the ring is closed. A server
+/// that is restarted at once must wait for it, if the limit allows one ring but not two.
 #[test]
-fn pitfall_17_locked_memory_comes_back_late() {
-    /// A worker's ring has some 170 KiB.
-    const ROOM_KIB: u32 = 256;
+fn pitfall_17_a_restart_waits_for_locked_memory() {
+    /// The ring of a worker locks about 170 KiB.
+    const LIMIT_KIB: u32 = 256;
     if !has_io_uring("a fast restart within little locked memory") {
         return;
     }
     let folder = Folder::new();
     let program = public_program(&folder);
     for _ in 0..20 {
-        let wanted = "--engine uring --cores 1";
-        let server = Coring::start_as(with_locked_memory(&program, ROOM_KIB, wanted));
+        let arguments = "--engine uring --cores 1";
+        let server = Coring::start_as(with_locked_memory(&program, LIMIT_KIB, arguments));
         assert_eq!(server.ask(GET).text(), HELLO);
         drop(server);
     }
 }
 
-/// Locked memory counts for a plain user, and from Linux 6.14 on a ring is made of it.
+/// From Linux 6.14 on the memory of a ring counts towards RLIMIT_MEMLOCK of an unprivileged user.
 #[test]
 fn pitfall_27_a_lack_of_locked_memory_is_named() {
     let folder = Folder::new();
-    let mut wanted = with_locked_memory(&public_program(&folder), 0, "--engine uring");
-    if charges_rings() {
-        let finished = run_with(&mut wanted, b"");
+    let mut command = with_locked_memory(&public_program(&folder), 0, "--engine uring");
+    if kernel_charges_rings() {
+        let finished = run_with(&mut command, b"");
         assert_eq!(finished.code, Some(77), "{}", finished.stderr);
-        says(&finished, &["locked-memory", "ulimit -l is 0"]);
+        assert_error_line(&finished, &["locked-memory", "ulimit -l is 0"]);
     } else {
-        assert_eq!(Coring::start_as(wanted).ask(GET).text(), HELLO);
+        assert_eq!(Coring::start_as(command).ask(GET).text(), HELLO);
     }
 }
 
@@ -418,7 +429,7 @@ fn pitfall_27_without_locked_memory_epoll_serves() {
     let server = Coring::start_as(with_locked_memory(&program, 0, "--engine auto"));
     assert_eq!(server.ask(GET).text(), HELLO);
     let banner = server.stop().stderr;
-    let word = if charges_rings() {
+    let word = if kernel_charges_rings() {
         "ulimit -l is 0"
     } else {
         "io_uring"
@@ -426,7 +437,7 @@ fn pitfall_27_without_locked_memory_epoll_serves() {
     assert!(banner.contains(word), "no `{word}` in: {banner}");
 }
 
-/// The sysctl of this name with another value, until this is dropped.
+/// A changed sysctl. Dropping it restores the previous value.
 struct Sysctl {
     path: &'static str,
     before: String,
@@ -436,44 +447,45 @@ impl Sysctl {
     fn set(path: &'static str, value: &str) -> Self {
         let before = fs::read_to_string(path).expect("a sysctl");
         let this = Self { path, before };
-        fs::write(path, value).expect("a sysctl that we may set");
+        fs::write(path, value).expect("a writable sysctl");
         this
     }
 }
 
 impl Drop for Sysctl {
     fn drop(&mut self) {
-        fs::write(self.path, &self.before).expect("the sysctl as it was");
+        fs::write(self.path, &self.before).expect("a writable sysctl");
     }
 }
 
-/// It concerns the whole machine, and the other tests as well: so it is for those who ask for it,
-/// and alone.
+/// The sysctl applies to the whole machine and so to the other tests. This test runs only on
+/// request, and must run alone.
 #[test]
 fn pitfall_27_the_sysctl_that_forbids_io_uring_is_named() {
     if env::var_os("CORING_TEST_SYSCTL").is_none() {
         return report(
-            "not tested: kernel.io_uring_disabled=2, which is the whole machine's. As root:\n    \
+            "not tested: kernel.io_uring_disabled=2, a setting of the whole machine. As root:\n    \
              CORING_TEST_SYSCTL=1 cargo test --test integration \
              pitfall_27_the_sysctl_that_forbids_io_uring_is_named",
         );
     }
     let _forbidden = Sysctl::set("/proc/sys/kernel/io_uring_disabled", "2");
-    let any = ["--engine", "auto", "-b", "127.0.0.1:0"];
-    let server = Coring::start_as(coring(&any));
+    let arguments = ["--engine", "auto", "-b", "127.0.0.1:0"];
+    let server = Coring::start_as(coring(&arguments));
     assert_eq!(server.ask(GET).text(), HELLO);
     let banner = server.stop().stderr;
     for word in ["epoll", "kernel.io_uring_disabled is 2"] {
         assert!(banner.contains(word), "no `{word}` in: {banner}");
     }
-    let finished = fails(&["--engine", "uring", "-b", "127.0.0.1:0"], 77);
-    says(
+    let finished = assert_fails(&["--engine", "uring", "-b", "127.0.0.1:0"], 77);
+    assert_error_line(
         &finished,
         &["io_uring_setup", "kernel.io_uring_disabled is 2"],
     );
 }
 
-fn charges_rings() -> bool {
+/// Whether the kernel counts the memory of rings towards RLIMIT_MEMLOCK (from Linux 6.14 on).
+fn kernel_charges_rings() -> bool {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("a kernel's release");
     let mut numbers = release.split(|c: char| !c.is_ascii_digit());
     let mut next = || numbers.next().and_then(|number| number.parse::<u32>().ok());

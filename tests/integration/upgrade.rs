@@ -1,4 +1,4 @@
-//! Connections that leave HTTP for another protocol.
+//! Connections that switch from HTTP to another protocol (`Upgrade`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,12 +7,15 @@ use std::time::Duration;
 
 use coring::{Builder, HalfClose, HeaderValue, Limits, Request, Response, StatusCode, Upgraded};
 
-use crate::support::{Client, GET, HELLO, Local, builder, eventually, noise};
+use crate::support::{Client, GET, HELLO, Local, builder, eventually, get, noise, request};
 
-const UPGRADE: &str = "GET /echo HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\n\
-                       Upgrade: other, Echo\r\n\r\n";
+/// A request to switch to the protocol of `path`.
+fn upgrade(path: &str) -> String {
+    let fields = ["Connection: keep-alive, Upgrade", "Upgrade: other, Echo"];
+    request("GET", path, &fields)
+}
 
-/// Sends back what comes.
+/// Sends the received bytes back.
 async fn echo(mut stream: Upgraded) {
     while let Ok(Some(bytes)) = stream.read().await {
         if stream.write(bytes).await.is_err() {
@@ -21,7 +24,7 @@ async fn echo(mut stream: Upgraded) {
     }
 }
 
-/// A server, and how many of its continuations have ended.
+/// A server that switches protocols, and the number of connections on which `/echo` has ended.
 fn server(builder: Builder) -> (Local, Arc<AtomicUsize>) {
     let ended: Arc<AtomicUsize> = Arc::default();
     let count = ended.clone();
@@ -37,7 +40,7 @@ fn server(builder: Builder) -> (Local, Arc<AtomicUsize>) {
                 }),
                 "/panic" => Response::upgrade(&request, protocol, async |mut stream| {
                     stream.write("begun").await.expect("a client");
-                    panic!("as it was asked to");
+                    panic!("planted");
                 }),
                 "/drain" => Response::upgrade(&request, protocol, async |mut stream| {
                     coring::draining().await;
@@ -51,8 +54,9 @@ fn server(builder: Builder) -> (Local, Arc<AtomicUsize>) {
     (server, ended)
 }
 
+/// Asserts that the next response is a 101 that switches to `echo`.
 #[track_caller]
-fn is_switched(client: &mut Client) {
+fn assert_switched(client: &mut Client) {
     let head = client.head();
     assert_eq!(head.status, 101);
     assert_eq!(head.field("upgrade"), Some("echo"));
@@ -61,23 +65,24 @@ fn is_switched(client: &mut Client) {
     assert_eq!(head.field("transfer-encoding"), None);
 }
 
-/// What a client sends behind its request belongs to the other protocol, however it is cut.
+/// Bytes behind the head belong to the other protocol, however the stream is split.
 #[test]
-fn bytes_behind_the_head_are_not_lost() {
+fn bytes_behind_the_head_go_to_the_other_protocol() {
     let (server, ended) = server(builder());
-    let bytes = format!("{UPGRADE}GET / HTTP/1.1\r\n\r\n\0behind");
-    let behind = &bytes[UPGRADE.len()..];
-    for cut in 0..=bytes.len() {
+    let head = upgrade("/echo");
+    let behind = format!("{GET}\0behind");
+    let bytes = format!("{head}{behind}");
+    for at in 0..=bytes.len() {
         let mut client = server.connect();
-        let (first, second) = bytes.split_at(cut);
+        let (first, second) = bytes.split_at(at);
         client.send(first);
         thread::sleep(Duration::from_millis(2));
         client.send(second);
-        is_switched(&mut client);
+        assert_switched(&mut client);
         let echoed = client.take(behind.len()).expect("an echo");
-        assert_eq!(echoed, behind.as_bytes(), "cut after {cut}");
+        assert_eq!(echoed, behind.as_bytes(), "split at {at}");
         client.half_close();
-        client.ends();
+        client.expect_fin();
     }
     assert_eq!(ended.load(Ordering::Relaxed), bytes.len() + 1);
     assert_eq!(
@@ -87,17 +92,17 @@ fn bytes_behind_the_head_are_not_lost() {
 }
 
 #[test]
-fn much_goes_both_ways_behind_earlier_responses() {
+fn an_upgraded_connection_carries_much_data_both_ways() {
     let mut limits = Limits::default();
-    // A half-close is not the end of a call that has left HTTP.
+    // After the switch these two limits do not apply.
     limits.half_close = HalfClose::End;
     limits.body_bytes_max = Some(10);
     let (server, _) = server(builder().limits(limits));
     let mut client = server.connect();
-    client.send(format!("{GET}{GET}{UPGRADE}"));
-    assert_eq!(client.answer().text(), HELLO);
-    assert_eq!(client.answer().text(), HELLO);
-    is_switched(&mut client);
+    client.send(GET.repeat(2) + &upgrade("/echo"));
+    assert_eq!(client.response().text(), HELLO);
+    assert_eq!(client.response().text(), HELLO);
+    assert_switched(&mut client);
     let much = noise(3 << 20);
     let mut twin = client.twin();
     let sent = much.clone();
@@ -105,56 +110,58 @@ fn much_goes_both_ways_behind_earlier_responses() {
         twin.send(sent);
         twin.half_close();
     });
-    assert!(client.rest().expect("an end in order") == much);
-    writer.join().expect("all is sent");
+    assert!(client.rest().expect("an orderly end") == much);
+    writer.join().expect("no panic in the writer");
     server.stop();
 }
 
 #[test]
-fn a_client_that_does_not_ask_is_told_to() {
+fn a_request_without_a_valid_upgrade_is_answered_with_426() {
     let (server, _) = server(builder());
-    let asked = [
-        "GET /echo HTTP/1.1\r\nHost: a\r\n\r\n",
-        "GET /echo HTTP/1.1\r\nHost: a\r\nUpgrade: echo\r\n\r\n",
-        "GET /echo HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: other\r\n\r\n",
-        "GET /echo HTTP/1.0\r\nHost: a\r\nConnection: keep-alive, upgrade\r\nUpgrade: echo\r\n\r\n",
+    let fields = ["Connection: keep-alive, upgrade", "Upgrade: echo"];
+    let requests = [
+        get("/echo"),
+        request("GET", "/echo", &["Upgrade: echo"]),
+        request("GET", "/echo", &["Connection: upgrade", "Upgrade: other"]),
+        request("GET", "/echo", &fields).replace("HTTP/1.1", "HTTP/1.0"),
     ];
     let mut client = server.connect();
-    for request in asked {
+    for request in &requests {
         client.send(request);
-        let answer = client.answer();
-        assert_eq!(answer.status, 426, "{request}");
-        assert_eq!(answer.field("upgrade"), Some("echo"));
+        let response = client.response();
+        assert_eq!(response.status, 426, "{request}");
+        assert_eq!(response.field("upgrade"), Some("echo"));
     }
     client.send(GET);
-    assert_eq!(client.answer().status, 200, "the connection persists");
-    client.send(UPGRADE.replace("/echo", "/nothing"));
-    assert_eq!(client.answer().status, 500);
+    assert_eq!(client.response().status, 200, "the connection persists");
+    client.send(upgrade("/nothing"));
+    assert_eq!(client.response().status, 500);
+    // The service does not read the body of this request, so the connection cannot be switched.
     let mut client = server.connect();
-    let with_body = UPGRADE.replace("Host: a", "Host: a\r\nContent-Length: 5");
-    client.send(with_body);
-    assert_eq!(client.answer().status, 500, "its body has not been read");
+    let fields = ["Content-Length: 5", "Connection: upgrade", "Upgrade: echo"];
+    client.send(request("GET", "/echo", &fields));
+    assert_eq!(client.response().status, 500);
     server.stop();
 }
 
 #[test]
-fn a_panic_resets_the_connection() {
+fn a_panic_after_the_switch_resets_the_connection() {
     let (server, _) = server(builder());
     let mut client = server.connect();
-    client.send(UPGRADE.replace("/echo", "/panic"));
-    is_switched(&mut client);
-    let failed = client.rest().is_err();
-    assert!(failed, "a panic must not look like an end in order");
+    client.send(upgrade("/panic"));
+    assert_switched(&mut client);
+    let is_reset = client.rest().is_err();
+    assert!(is_reset, "the connection ended with a FIN");
     assert_eq!(server.stop_and_count("closed_by_service"), 1);
 }
 
 #[test]
-fn a_reset_ends_the_other_protocol_too() {
+fn a_reset_ends_an_upgraded_connection() {
     let (server, ended) = server(builder());
     let clients = [(); 10].map(|()| {
         let mut client = server.connect();
-        client.send(UPGRADE);
-        is_switched(&mut client);
+        client.send(upgrade("/echo"));
+        assert_switched(&mut client);
         client
     });
     assert_eq!(server.count("connections_open"), 10);
@@ -167,13 +174,13 @@ fn a_reset_ends_the_other_protocol_too() {
 }
 
 #[test]
-fn a_drain_is_told_and_waits() {
+fn a_drain_waits_for_an_upgraded_connection() {
     let (server, _) = server(builder());
     let mut client = server.connect();
-    client.send(UPGRADE.replace("/echo", "/drain"));
-    is_switched(&mut client);
+    client.send(upgrade("/drain"));
+    assert_switched(&mut client);
     server.drain();
-    assert_eq!(client.rest().expect("an end in order"), b"the end");
+    assert_eq!(client.rest().expect("an orderly end"), b"the end");
     drop(client);
     server.wait();
 }

@@ -1,5 +1,5 @@
-//! A client that sends exactly the bytes it is given and reads answers one by one. It refuses to
-//! be helpful: no retries, no redirects, no headers of its own.
+//! A client that sends exactly the given bytes and reads the responses one by one. It does not
+//! retry, follow redirects or add header fields.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
@@ -13,18 +13,18 @@ use rustix::net::{Shutdown, shutdown};
 
 use super::{Address, GET, HELLO, PATIENCE};
 
-/// One connection.
+/// One connection to a server.
 pub(crate) struct Client {
     socket: File,
-    /// Received and not yet read.
+    /// Bytes received and not yet returned to the test.
     pending: Vec<u8>,
-    /// A chunk's data was read, and the line end behind it was not.
+    /// Whether the next bytes are the CRLF that ends the data of the last chunk.
     within_chunks: bool,
 }
 
-/// One answer, interim ones included.
+/// One response. It may be an interim response.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Answer {
+pub(crate) struct ReceivedResponse {
     pub(crate) status: u16,
     /// The status line and the field lines.
     pub(crate) head: String,
@@ -60,9 +60,9 @@ impl Client {
         }
     }
 
-    /// The same connection once more, for another thread to send on.
+    /// A second handle to the same connection, so that another thread can send on it.
     pub(crate) fn twin(&self) -> Self {
-        let socket = self.socket.try_clone().expect("a descriptor");
+        let socket = self.socket.try_clone().expect("a free descriptor");
         Self::new(socket)
     }
 
@@ -75,40 +75,42 @@ impl Client {
         self.socket.write_all(bytes.as_ref())
     }
 
-    /// Sends one request and reads its answer.
-    pub(crate) fn exchange(&mut self, request: &str) -> io::Result<Option<Answer>> {
+    /// Sends one request and reads its response.
+    pub(crate) fn exchange(&mut self, request: &str) -> io::Result<Option<ReceivedResponse>> {
         self.try_send(request)?;
-        self.try_answer()
+        self.try_response()
     }
 
-    /// Ends our side only: FIN.
+    /// Shuts down the client's sending side (FIN). The client can still receive.
     pub(crate) fn half_close(&self) {
         shutdown(&self.socket, Shutdown::Write).expect("an open connection");
     }
 
-    /// Breaks the connection off: RST.
+    /// Resets the connection (RST).
     pub(crate) fn reset(self) {
         set_socket_linger(&self.socket, Some(Duration::ZERO)).expect("an open connection");
     }
 
-    /// Lets the kernel hold so many bytes for us until we read them.
-    pub(crate) fn receive_at_most(&self, bytes: usize) {
+    /// Sets the size of the socket's receive buffer, so that a client that does not read soon
+    /// stops the server from sending.
+    pub(crate) fn set_receive_buffer(&self, bytes: usize) {
         set_socket_recv_buffer_size(&self.socket, bytes).expect("an open connection");
     }
 
-    /// The next answer to a request other than HEAD.
+    /// Reads the next response to a request other than HEAD.
     #[track_caller]
-    pub(crate) fn answer(&mut self) -> Answer {
-        self.try_answer()
-            .expect("an answer")
-            .expect("an answer before the end")
+    pub(crate) fn response(&mut self) -> ReceivedResponse {
+        self.try_response()
+            .expect("a response")
+            .expect("a response before the FIN")
     }
 
-    /// The next answer, or nothing where the connection ended in order before its first byte.
+    /// Reads the next response. Returns `None` if the server closed the connection (FIN) before
+    /// the first byte.
     ///
     /// # Errors
-    /// Among the socket's own, `UnexpectedEof` for an answer that is cut short.
-    pub(crate) fn try_answer(&mut self) -> io::Result<Option<Answer>> {
+    /// The errors of the socket, and `UnexpectedEof` if the response is cut short.
+    pub(crate) fn try_response(&mut self) -> io::Result<Option<ReceivedResponse>> {
         let Some(head) = self.try_head()? else {
             return Ok(None);
         };
@@ -122,18 +124,18 @@ impl Client {
         } else {
             self.rest()?
         };
-        Ok(Some(Answer { body, ..head }))
+        Ok(Some(ReceivedResponse { body, ..head }))
     }
 
-    /// The head of the next answer: all there is of an answer to HEAD.
+    /// Reads the head of the next response. A response to HEAD has nothing else.
     #[track_caller]
-    pub(crate) fn head(&mut self) -> Answer {
+    pub(crate) fn head(&mut self) -> ReceivedResponse {
         self.try_head()
-            .expect("an answer")
-            .expect("an answer before the end")
+            .expect("a response")
+            .expect("a response before the FIN")
     }
 
-    fn try_head(&mut self) -> io::Result<Option<Answer>> {
+    fn try_head(&mut self) -> io::Result<Option<ReceivedResponse>> {
         let len = loop {
             if let Some(at) = find(&self.pending, b"\r\n\r\n") {
                 break at + 4;
@@ -153,14 +155,14 @@ impl Client {
             .nth(1)
             .and_then(|status| status.parse().ok());
         let status = status.ok_or(ErrorKind::InvalidData)?;
-        Ok(Some(Answer {
+        Ok(Some(ReceivedResponse {
             status,
             head,
             body: Vec::new(),
         }))
     }
 
-    /// The next `len` bytes.
+    /// Reads the next `len` bytes.
     pub(crate) fn take(&mut self, len: usize) -> io::Result<Vec<u8>> {
         while self.pending.len() < len {
             self.fill()?;
@@ -168,7 +170,7 @@ impl Client {
         Ok(self.pending.drain(..len).collect())
     }
 
-    /// A chunked body, with nothing left out: each size line, its data, the empty trailer section.
+    /// Reads a whole chunked body with its trailer section and returns the data.
     fn chunks(&mut self) -> io::Result<Vec<u8>> {
         let mut body = Vec::new();
         loop {
@@ -180,7 +182,8 @@ impl Client {
         }
     }
 
-    /// The data of the next chunk, as soon as it is there; empty at the body's end.
+    /// Reads the next chunk and returns its data, which is empty at the end of the body. Does not
+    /// wait for the CRLF after the data.
     pub(crate) fn chunk(&mut self) -> io::Result<Vec<u8>> {
         if mem::take(&mut self.within_chunks) && !self.line()?.is_empty() {
             return Err(ErrorKind::InvalidData.into());
@@ -189,12 +192,12 @@ impl Client {
         if len == 0 {
             self.trailers()?;
         }
-        // The line end after the data may come with the next chunk.
+        // The server may send the CRLF after the data together with the next chunk.
         self.within_chunks = len > 0;
         self.take(len)
     }
 
-    /// The trailer section behind the last chunk, line by line.
+    /// Reads the last chunk and returns the lines of its trailer section.
     pub(crate) fn last_chunk(&mut self) -> io::Result<Vec<String>> {
         if mem::take(&mut self.within_chunks) && !self.line()?.is_empty() || self.line()? != "0" {
             return Err(ErrorKind::InvalidData.into());
@@ -212,7 +215,7 @@ impl Client {
         }
     }
 
-    /// The next line, without its end.
+    /// Reads the next line and returns it without its CRLF.
     fn line(&mut self) -> io::Result<String> {
         let len = loop {
             match find(&self.pending, b"\r\n") {
@@ -224,26 +227,27 @@ impl Client {
         Ok(String::from_utf8_lossy(&line[..len]).into_owned())
     }
 
-    /// Everything up to the peer's FIN.
+    /// Reads everything up to the server's FIN.
     pub(crate) fn rest(&mut self) -> io::Result<Vec<u8>> {
         self.socket.read_to_end(&mut self.pending)?;
         Ok(mem::take(&mut self.pending))
     }
 
-    /// The peer has ended the connection in order, and nothing was left to read.
+    /// Asserts that the server closes the connection with a FIN and sends nothing before it.
     #[track_caller]
-    pub(crate) fn ends(&mut self) {
-        let rest = self.rest().expect("an end in order");
+    pub(crate) fn expect_fin(&mut self) {
+        let rest = self.rest().expect("a FIN");
         assert_eq!(
             String::from_utf8_lossy(&rest),
             "",
-            "something came before the end"
+            "bytes arrived before the FIN"
         );
     }
 
-    /// The peer has ended the connection one way or another; what came before.
+    /// Asserts that the server ends the connection, by FIN or RST, and returns the bytes received
+    /// before that.
     #[track_caller]
-    pub(crate) fn broken(&mut self) -> Vec<u8> {
+    pub(crate) fn expect_fin_or_reset(&mut self) -> Vec<u8> {
         match self.socket.read_to_end(&mut self.pending) {
             Err(error) if is_timeout(&error) => panic!("still open after {PATIENCE:?}"),
             _ => mem::take(&mut self.pending),
@@ -262,8 +266,8 @@ impl Client {
     }
 }
 
-impl Answer {
-    /// The value of a field; panics where it came twice.
+impl ReceivedResponse {
+    /// The value of a field, if the response has it. Panics if the field occurs twice.
     #[track_caller]
     pub(crate) fn field(&self, name: &str) -> Option<&str> {
         let lines = self
@@ -273,37 +277,50 @@ impl Answer {
             .filter_map(|line| line.split_once(':'));
         let mut values = lines.filter(|(key, _)| key.eq_ignore_ascii_case(name));
         let value = values.next().map(|(_, value)| value.trim());
-        assert!(values.next().is_none(), "{name} came twice: {}", self.head);
+        assert!(
+            values.next().is_none(),
+            "{name} occurs twice: {}",
+            self.head
+        );
         value
     }
 
+    /// The value of a field. Panics if the response does not have it.
+    #[track_caller]
+    pub(crate) fn expect_field(&self, name: &str) -> &str {
+        let value = self.field(name);
+        value.unwrap_or_else(|| panic!("no {name} in {}", self.head))
+    }
+
+    /// The body as text.
     pub(crate) fn text(&self) -> &str {
         str::from_utf8(&self.body).expect("a body in UTF-8")
     }
 
-    /// Whether it says that the connection ends after it.
+    /// Whether the response has `Connection: close`.
     pub(crate) fn closes(&self) -> bool {
         self.field("connection")
             .is_some_and(|value| value.eq_ignore_ascii_case("close"))
     }
 }
 
-/// Asks until the answer says that the connection ends, which it must before it does.
+/// Repeats [`GET`] until a response has `Connection: close`, and asserts that a FIN follows it.
+/// Panics if the connection ends without such a response.
 #[track_caller]
-pub(crate) fn is_told_to_leave(client: &mut Client) {
+pub(crate) fn read_until_told_to_close(client: &mut Client) {
     let started = Instant::now();
     while started.elapsed() < PATIENCE {
         client.send(GET);
-        let answer = client.answer();
-        assert_eq!(answer.text(), HELLO);
-        if answer.closes() {
-            return client.ends();
+        let response = client.response();
+        assert_eq!(response.text(), HELLO);
+        if response.closes() {
+            return client.expect_fin();
         }
     }
-    panic!("not told to leave within {PATIENCE:?}");
+    panic!("no response had `Connection: close` within {PATIENCE:?}");
 }
 
-/// Whether a read or write ended because its time was over.
+/// Whether a read or write of the client's socket timed out.
 pub(crate) fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }
@@ -312,6 +329,8 @@ fn has_no_body(status: u16) -> bool {
     status < 200 || status == 204 || status == 304
 }
 
-fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
-    bytes.windows(what.len()).position(|window| window == what)
+fn find(bytes: &[u8], pattern: &[u8]) -> Option<usize> {
+    bytes
+        .windows(pattern.len())
+        .position(|window| window == pattern)
 }

@@ -1,10 +1,10 @@
-"""Opens connections, sends the same bytes on each, reads what is asked for, and holds them open.
+"""Opens connections to 127.0.0.1, sends the same request on each, and holds them open.
 
-hold.py PORT COUNT ANSWER_LEN fin|reset REQUEST
+hold.py PORT COUNT RESPONSE_LEN fin|reset REQUEST
 
-Says so by a line when all are open and, with ANSWER_LEN > 0, each has received that many bytes.
-They end, by FIN or by a reset, when its standard input ends or it is killed. They come from several
-source addresses, so that ports do not run out.
+Reads RESPONSE_LEN bytes from each connection. Prints "ready" when all COUNT connections are open
+and have received these bytes. Closes them, with a FIN or a reset, when standard input is closed or
+the process is killed. The connections use several source addresses, so that ports do not run out.
 """
 
 import resource
@@ -12,10 +12,10 @@ import socket
 import struct
 import sys
 
-IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h; the module names it from Python 3.12 on
+IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h; the socket module has it since Python 3.12
 PER_SOURCE = 5000
 
-port, count, answer_len = (int(argument) for argument in sys.argv[1:4])
+port, count, response_len = (int(argument) for argument in sys.argv[1:4])
 end, request = sys.argv[4], sys.argv[5].encode()
 _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -30,12 +30,12 @@ for number in range(count):
     connection.bind((f"127.0.0.{2 + number // PER_SOURCE}", 0))
     connection.connect(("127.0.0.1", port))
     connection.sendall(request)
-    answer = b""
-    while len(answer) < answer_len:
-        received = connection.recv(answer_len - len(answer))
+    response = b""
+    while len(response) < response_len:
+        received = connection.recv(response_len - len(response))
         if not received:
-            sys.exit(f"connection {number} was closed after {answer!r}")
-        answer += received
+            sys.exit(f"connection {number} was closed after {response!r}")
+        response += received
     connections.append(connection)
 
 print("ready", flush=True)

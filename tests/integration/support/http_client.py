@@ -1,4 +1,7 @@
-"""Talks to `coring echo` with Python's http.client, on one connection: http_client.py URL|PATH"""
+"""Sends requests to `coring echo` with Python's http.client, all on one connection.
+
+http_client.py URL|PATH-OF-A-UNIX-SOCKET
+"""
 
 import http.client
 import socket
@@ -42,11 +45,11 @@ response, body = exchange(connection, "POST", body_sent, **{"Content-Type": "x/y
 assert (response.status, body) == (200, body_sent), response.status
 assert response.getheader("Content-Type") == "x/y", response.headers
 
-pieces = [bytes([number]) * number for number in range(1, 200)]
+chunks = [bytes([number]) * number for number in range(1, 200)]
 response, body = exchange(
-    connection, "PUT", iter(pieces), chunked=True, **{"Transfer-Encoding": "chunked"}
+    connection, "PUT", iter(chunks), chunked=True, **{"Transfer-Encoding": "chunked"}
 )
-assert (response.status, body) == (200, b"".join(pieces)), response.status
+assert (response.status, body) == (200, b"".join(chunks)), response.status
 
 response, body = exchange(connection, "HEAD")
 assert (response.status, body) == (200, b""), (response.status, body)

@@ -1,7 +1,10 @@
-"""Runs a program with process state that it inherits: inherited.py STATE PROGRAM [ARGUMENT ...]
+"""Runs a program that inherits unusual process state: inherited.py STATE PROGRAM [ARGUMENT ...]
 
-STATE is "blocked" or "ignored": every signal is; "pending": TERM is blocked and has arrived;
-"closed": the three standard descriptors are.
+STATE is one of
+    blocked    all signals are blocked
+    ignored    all signals are ignored
+    pending    SIGTERM is blocked and pending
+    closed     the three standard descriptors are closed
 """
 
 import os

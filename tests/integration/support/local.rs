@@ -1,4 +1,4 @@
-//! A server in this process, by the library's face: for services that the program does not have.
+//! A server in this process, started through the public API, for services of the tests' own.
 
 use std::future::poll_fn;
 use std::task::Poll;
@@ -9,14 +9,14 @@ use coring::{Builder, Handle, Limits, Service};
 
 use super::{Address, Client, builder};
 
-/// A server of one worker; stopped when dropped.
+/// A server with one worker; stopped when dropped.
 pub(crate) struct Local {
     handle: Handle,
     address: Address,
 }
 
 impl Local {
-    /// Serves what `factory` makes, by the default limits.
+    /// Starts a server with the service that `factory` makes and the default limits.
     #[track_caller]
     pub(crate) fn start<S: Service + 'static>(
         factory: impl Fn() -> S + Send + Sync + 'static,
@@ -24,7 +24,7 @@ impl Local {
         Self::start_within(Limits::default(), factory)
     }
 
-    /// As [`Local::start`], within `limits`.
+    /// Like [`Local::start`], with these limits.
     #[track_caller]
     pub(crate) fn start_within<S: Service + 'static>(
         limits: Limits,
@@ -33,8 +33,8 @@ impl Local {
         Self::start_with(builder().limits(limits), factory)
     }
 
-    /// As [`Local::start`], as `builder` has it; reached at the builder's own address, if it has
-    /// one.
+    /// Like [`Local::start`], with this builder. Clients connect to the builder's first address if
+    /// it has one, and to a free port otherwise.
     #[track_caller]
     pub(crate) fn start_with<S: Service + 'static>(
         builder: Builder,
@@ -55,7 +55,7 @@ impl Local {
         Client::connect(&self.address).expect("a connection")
     }
 
-    /// The present value of a counter.
+    /// The current value of the worker's counter `name`.
     #[track_caller]
     pub(crate) fn count(&self, name: &str) -> u64 {
         let list = self.handle.metrics()[0].list();
@@ -63,28 +63,29 @@ impl Local {
         found.expect("a counter of that name").1
     }
 
+    /// Begins a drain.
     pub(crate) fn drain(&self) {
         self.handle.drain();
     }
 
-    /// Waits for an end in order.
+    /// Waits until the server has ended, and asserts that it reports no error.
     #[track_caller]
     pub(crate) fn wait(self) {
-        self.handle.wait().expect("an end in order");
+        self.handle.wait().expect("an orderly end");
     }
 
-    /// Stops it and insists on an end in order.
+    /// Stops the server and asserts that it reports no error.
     #[track_caller]
     pub(crate) fn stop(self) {
         self.handle.stop();
-        self.handle.wait().expect("an end in order");
+        self.handle.wait().expect("an orderly end");
     }
 
-    /// As [`Local::stop`]; the last value of a counter.
+    /// Like [`Local::stop`]; returns the last value of the counter `name`.
     #[track_caller]
     pub(crate) fn stop_and_count(self, name: &str) -> u64 {
         self.handle.stop();
-        self.handle.wait().expect("an end in order");
+        self.handle.wait().expect("an orderly end");
         self.count(name)
     }
 }
@@ -95,7 +96,7 @@ impl Drop for Local {
     }
 }
 
-/// Waits within a service, which has no timer of ours: another thread wakes it.
+/// Sleeps within a service without coring's timers: another thread wakes the task.
 pub(crate) async fn nap(duration: Duration) {
     let end = Instant::now() + duration;
     let mut is_set = false;

@@ -1,11 +1,13 @@
-//! What the tests share: the server as a process, a client of raw bytes, other programs, and waits
-//! that end. It refuses to judge: what is right is for the tests to say.
+//! Shared helpers: coring as a process or in this process, a client that sends raw bytes, the
+//! requests it sends, other programs, and bounded waits. The assertions on responses stay in the
+//! tests.
 
 mod client;
 mod local;
 mod pipe;
 mod process;
 mod program;
+mod requests;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -16,42 +18,43 @@ use std::{env, fs, process as std_process};
 
 use coring::{Builder, EngineChoice, Server};
 
-pub(crate) use client::{Answer, Client, is_timeout, is_told_to_leave};
+pub(crate) use client::{Client, ReceivedResponse, is_timeout, read_until_told_to_close};
 pub(crate) use local::{Local, nap};
 pub(crate) use pipe::StalledPipe;
 pub(crate) use process::{Address, Coring, Ended, Family, coring};
 pub(crate) use program::{Finished, Program, python, run, run_with};
+pub(crate) use requests::{
+    GET, GET_AND_CLOSE, GET_HTTP_1_0, HALF_A_HEAD, get, head_with_chunks, head_with_length,
+    request, request_with_body,
+};
 
-/// What takes longer than this does not come any more. A bound for failures, not a measure.
+/// The longest that a test waits for an event before it fails. It says nothing about how fast
+/// coring should be.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The variable of our environment that says on which engine to test: uring or epoll.
+/// The environment variable that selects the engine under test: `uring` or `epoll`.
 pub(crate) const ENGINE: &str = "CORING_ENGINE";
 
-/// A whole request that keeps its connection.
-pub(crate) const GET: &str = "GET / HTTP/1.1\r\nHost: coring\r\n\r\n";
-
-/// The embedded site's answer to [`GET`].
+/// The body of the embedded site's response to [`GET`].
 pub(crate) const HELLO: &str = "<b>hello world</b>";
 
-/// The engine that the tests are about: the variable that the program itself heeds, so that the
-/// whole suite can be run on each.
+/// The engine under test. The program reads the same variable, so the whole suite runs on one
+/// engine.
 pub(crate) fn engine() -> EngineChoice {
     match env::var(ENGINE).as_deref() {
         Err(_) | Ok("auto") => EngineChoice::Auto,
         Ok("uring") => EngineChoice::Uring,
         Ok("epoll") => EngineChoice::Epoll,
-        Ok(other) => panic!("{ENGINE} is {other:?}"),
+        Ok(other) => panic!("{ENGINE} is {other:?}; it must be auto, uring or epoll"),
     }
 }
 
-/// A server in this process, on that engine.
+/// A builder for a server in this process, on the engine under test.
 pub(crate) fn builder() -> Builder {
     Server::builder().engine(engine())
 }
 
-/// Whether there is a ring to be had here; says so where there is none, for `what` is then not
-/// tested.
+/// Whether the kernel lets this process use io_uring. If not, reports that `what` is not tested.
 pub(crate) fn has_io_uring(what: &str) -> bool {
     let selected = EngineChoice::Uring.probe();
     if let Err(refused) = &selected {
@@ -60,13 +63,13 @@ pub(crate) fn has_io_uring(what: &str) -> bool {
     selected.is_ok()
 }
 
-/// Said on the terminal even where the test passes.
+/// Prints `line` on standard error, even if the test passes.
 pub(crate) fn report(line: &str) {
-    // A terminal that is gone is no failure of the server.
+    // A closed standard error must not fail the test.
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// Asks `probe` until it has something; panics, naming `what`, when it never does.
+/// Calls `probe` every 10 ms until it returns a value. Panics, naming `what`, after [`PATIENCE`].
 #[track_caller]
 pub(crate) fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
     let started = Instant::now();
@@ -76,13 +79,13 @@ pub(crate) fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) ->
         }
         assert!(
             started.elapsed() < PATIENCE,
-            "{what}: not within {PATIENCE:?}"
+            "{what}: did not happen within {PATIENCE:?}"
         );
         thread::sleep(Duration::from_millis(10));
     }
 }
 
-/// A folder of its own for a test, gone with it.
+/// A new temporary folder, removed when dropped.
 pub(crate) struct Folder(PathBuf);
 
 impl Folder {
@@ -99,31 +102,36 @@ impl Folder {
         &self.0
     }
 
-    /// The path of `name` in the folder, as text.
+    /// The path of `name` in the folder.
     pub(crate) fn file(&self, name: &str) -> String {
         self.0
             .join(name)
             .into_os_string()
             .into_string()
-            .expect("a path in UTF-8")
+            .expect("a temporary path in UTF-8")
+    }
+
+    /// Makes a folder in this folder.
+    pub(crate) fn make(&self, name: &str) {
+        fs::create_dir(self.file(name)).expect("a new folder");
     }
 
     /// Writes a file and returns its path.
     pub(crate) fn write(&self, name: &str, content: impl AsRef<[u8]>) -> String {
         let path = self.file(name);
-        fs::write(&path, content).expect("a file that can be written");
+        fs::write(&path, content).expect("a writable folder");
         path
     }
 }
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // A test that failed has more to say than that its folder stays.
+        // A panic here would hide the failure of the test.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
 
-/// Bytes without a pattern, the same ones each time (xorshift64).
+/// Pseudo-random bytes (xorshift64), the same for every call.
 pub(crate) fn noise(len: usize) -> Vec<u8> {
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;
     let mut bytes = Vec::with_capacity(len + 8);

@@ -1,10 +1,11 @@
-//! Pipes whose reader stalls, and pipes that another process has made non-blocking.
+//! A pipe whose reader can stall, and which can be made non-blocking, as another process that
+//! shares the pipe might do.
 
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
-/// A pipe that nobody reads from until the test does.
+/// A pipe; nothing is read from it until the test calls [`StalledPipe::read_to_end`].
 pub(crate) struct StalledPipe {
     reader: PipeReader,
     writer: PipeWriter,
@@ -16,19 +17,19 @@ impl StalledPipe {
         Self { reader, writer }
     }
 
-    /// The end that a child process writes to.
+    /// A new descriptor of the writing end, for a child process.
     pub(crate) fn writer(&self) -> PipeWriter {
-        self.writer.try_clone().expect("a descriptor")
+        self.writer.try_clone().expect("a free descriptor")
     }
 
-    /// Sets or clears `O_NONBLOCK` for all processes that share the writer's end.
+    /// Sets or clears `O_NONBLOCK` on the writing end, for all processes that share it.
     pub(crate) fn set_nonblocking(&self, nonblocking: bool) {
         let flags = fcntl_getfl(&self.writer).expect("a pipe's flags");
         let flags = match nonblocking {
             true => flags | OFlags::NONBLOCK,
             false => flags - OFlags::NONBLOCK,
         };
-        fcntl_setfl(&self.writer, flags).expect("a pipe that takes flags");
+        fcntl_setfl(&self.writer, flags).expect("a pipe whose flags can be set");
     }
 
     /// Fills the pipe, so that the next write to it blocks.
@@ -40,12 +41,12 @@ impl StalledPipe {
         self.set_nonblocking(false);
     }
 
-    /// Reads all that was written, once no other process has the writer's end.
+    /// Reads until all other processes have closed the writing end, and returns the bytes.
     pub(crate) fn read_to_end(self) -> Vec<u8> {
         let Self { mut reader, writer } = self;
         drop(writer);
         let mut bytes = Vec::new();
-        reader.read_to_end(&mut bytes).expect("a pipe");
+        reader.read_to_end(&mut bytes).expect("a readable pipe");
         bytes
     }
 }

@@ -1,5 +1,5 @@
-//! coring as a process: started on an address of its own, read from its banner, and never left
-//! behind.
+//! coring as a child process: it listens on a free address, which is read from its banner, and it
+//! is killed when the test ends.
 
 use std::collections::HashMap;
 use std::env;
@@ -14,9 +14,9 @@ use std::thread::{self, JoinHandle};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Client, ENGINE, Folder, eventually};
+use super::{Client, ENGINE, Folder, ReceivedResponse, eventually, get};
 
-/// Where a server can be reached.
+/// The address of a server.
 #[derive(Clone, Debug)]
 pub(crate) enum Address {
     Tcp(SocketAddr),
@@ -24,7 +24,7 @@ pub(crate) enum Address {
 }
 
 impl Address {
-    /// Reads `http://127.0.0.1:80/` or `unix:/path` out of a line of the banner.
+    /// Finds `http://127.0.0.1:80/` or `unix:/path` in a line of the banner.
     fn find(line: &str) -> Option<Self> {
         line.split([' ', ',']).find_map(|word| {
             if let Some(path) = word.strip_prefix("unix:") {
@@ -43,7 +43,7 @@ impl Address {
     }
 }
 
-/// As a URL for TCP, as a path for Unix.
+/// A URL for TCP, a path for a Unix socket.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -53,7 +53,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// The kinds of address that coring listens on.
+/// The kinds of address that coring can listen on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Family {
     V4,
@@ -66,20 +66,20 @@ impl Family {
     pub(crate) const TCP: [Self; 2] = [Self::V4, Self::V6];
 }
 
-/// A command that runs coring with nothing of our own environment that it would heed, but for the
-/// engine.
+/// A command that runs coring without the environment variables that it reads, except
+/// [`ENGINE`].
 pub(crate) fn coring(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_coring"));
     let names = env::vars_os().map(|(name, _)| name);
-    let heeded = |name: &OsString| name.to_string_lossy().starts_with("CORING_");
-    for name in names.filter(|name| heeded(name) && name != ENGINE) {
+    let is_read = |name: &OsString| name.to_string_lossy().starts_with("CORING_");
+    for name in names.filter(|name| is_read(name) && name != ENGINE) {
         command.env_remove(name);
     }
     command.env_remove("PORT").args(arguments);
     command
 }
 
-/// A running server; killed when dropped.
+/// A running coring process; killed when dropped.
 pub(crate) struct Coring {
     child: Child,
     address: Address,
@@ -88,7 +88,7 @@ pub(crate) struct Coring {
     _folder: Folder,
 }
 
-/// How a server ended.
+/// The exit code and the output of a coring process that has ended.
 pub(crate) struct Ended {
     pub(crate) code: Option<i32>,
     pub(crate) stdout: String,
@@ -116,20 +116,28 @@ impl Coring {
         Self::spawn(command, folder)
     }
 
+    /// Starts `coring serve` for `folder` with more flags and waits until it listens.
+    #[track_caller]
+    pub(crate) fn serve(folder: &Folder, flags: &[&str]) -> Self {
+        let path = folder.path().to_str().expect("a path in UTF-8");
+        Self::start(&[&["serve", path], flags].concat())
+    }
+
     /// Starts `command`, which runs coring, and waits until it listens.
     #[track_caller]
     pub(crate) fn start_as(command: Command) -> Self {
         Self::spawn(command, Folder::new())
     }
 
-    /// Starts `command` with `stderr` as its standard error, which is then not read here.
+    /// Starts `command` with `stderr` as its standard error and waits until it listens.
     #[track_caller]
-    pub(crate) fn start_unread(command: Command, stderr: impl Into<Stdio>) -> Self {
+    pub(crate) fn start_with_stderr(command: Command, stderr: impl Into<Stdio>) -> Self {
         Self::start_on_socket(command, Stdio::piped(), stderr)
     }
 
-    /// Starts `command` with these standard descriptors and waits until it listens on the Unix
-    /// socket that the variable `CORING_BIND` names. Pipes are followed, others are not read here.
+    /// Starts `command` with these standard descriptors and waits until it listens on a Unix
+    /// socket, which the variable `CORING_BIND` names. Reads its output if a descriptor is
+    /// [`Stdio::piped`].
     #[track_caller]
     pub(crate) fn start_on_socket(
         mut command: Command,
@@ -141,7 +149,7 @@ impl Coring {
         command.env("CORING_BIND", format!("unix:{path}"));
         let stdio = [Stdio::null(), stdout.into(), stderr.into()];
         let this = Self::run(command, stdio, Address::Unix(path.into()), folder);
-        eventually("a server that listens", || this.try_connect().ok());
+        eventually("the server listens", || this.try_connect().ok());
         this
     }
 
@@ -151,7 +159,7 @@ impl Coring {
         let stdio = [Stdio::null(), Stdio::piped(), Stdio::piped()];
         let mut this = Self::run(command, stdio, Address::Unix(PathBuf::new()), folder);
         this.address = eventually("the banner's address", || {
-            let status = this.child.try_wait().expect("our own child");
+            let status = this.child.try_wait().expect("a child process");
             let text = this.stderr.text();
             assert!(status.is_none(), "{described} ended ({status:?}): {text}");
             text.lines().find_map(Address::find)
@@ -185,7 +193,7 @@ impl Coring {
         &self.address
     }
 
-    /// The address as other programs want it: a URL, or a Unix socket's path.
+    /// The address as a URL, or the path of a Unix socket.
     pub(crate) fn url(&self) -> String {
         self.address.to_string()
     }
@@ -194,7 +202,7 @@ impl Coring {
         self.child.id()
     }
 
-    /// What it has written to stderr so far.
+    /// The standard error of the process so far.
     pub(crate) fn stderr(&self) -> String {
         self.stderr.text()
     }
@@ -208,23 +216,29 @@ impl Coring {
         Client::connect(&self.address)
     }
 
-    /// Sends one request on a new connection and returns all that comes back.
+    /// Sends one request on a new connection and reads the response.
     #[track_caller]
-    pub(crate) fn ask(&self, request: impl AsRef<[u8]>) -> super::Answer {
+    pub(crate) fn ask(&self, request: impl AsRef<[u8]>) -> ReceivedResponse {
         let mut client = self.connect();
         client.send(request);
-        client.answer()
+        client.response()
+    }
+
+    /// Sends a GET request on a new connection and reads the response.
+    #[track_caller]
+    pub(crate) fn get(&self, target: &str) -> ReceivedResponse {
+        self.ask(get(target))
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).expect("our own child");
+        kill_process(Pid::from_child(&self.child), signal).expect("a child process");
     }
 
     pub(crate) fn is_running(&mut self) -> bool {
-        self.child.try_wait().expect("our own child").is_none()
+        self.child.try_wait().expect("a child process").is_none()
     }
 
-    /// Ends it by TERM and insists on exit code 0.
+    /// Sends TERM and asserts that the process exits with code 0.
     #[track_caller]
     pub(crate) fn stop(self) -> Ended {
         self.signal(Signal::TERM);
@@ -233,11 +247,11 @@ impl Coring {
         ended
     }
 
-    /// Waits until it has ended by itself.
+    /// Waits until the process has exited.
     #[track_caller]
     pub(crate) fn wait(mut self) -> Ended {
-        let status = eventually("the server's end", || {
-            self.child.try_wait().expect("our child")
+        let status = eventually("the server's exit", || {
+            self.child.try_wait().expect("a child process")
         });
         Ended {
             code: status.code(),
@@ -249,14 +263,14 @@ impl Coring {
 
 impl Drop for Coring {
     fn drop(&mut self) {
-        // Both fail only when it has ended already.
+        // Both fail only if the process has exited already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
 impl Ended {
-    /// Each worker's share of a counter.
+    /// The values of the counter `name`, one per worker.
     #[track_caller]
     pub(crate) fn shares(&self, name: &str) -> Vec<u64> {
         let line = self.stderr.lines().find(|line| {
@@ -269,7 +283,7 @@ impl Ended {
         shares.split_whitespace().map(number).collect()
     }
 
-    /// The counters that `--stats` prints at the end, each with its sum over all workers.
+    /// The counters that `--stats` prints at exit, each with its sum over all workers.
     #[track_caller]
     pub(crate) fn stats(&self) -> HashMap<&str, u64> {
         let stats: HashMap<_, _> = self.stderr.lines().filter_map(counter).collect();
@@ -292,7 +306,8 @@ fn counter(line: &str) -> Option<(&str, u64)> {
         .then_some((name, total))
 }
 
-/// What a child writes, read by a thread so that it never waits for us; nothing without a pipe.
+/// The output of a child process. A thread reads it, so that the child never waits for the test.
+/// It stays empty if the output is not a pipe.
 struct Lines {
     text: Arc<Mutex<String>>,
     reader: Option<JoinHandle<()>>,
@@ -322,10 +337,10 @@ impl Lines {
         self.text.lock().expect("a lock").clone()
     }
 
-    /// Everything, once the child has ended.
+    /// Waits until the pipe is closed and returns all of the output.
     fn whole(&mut self) -> String {
         if let Some(reader) = self.reader.take() {
-            reader.join().expect("a reader that does not panic");
+            reader.join().expect("no panic in the reader");
         }
         self.text()
     }

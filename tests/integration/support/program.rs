@@ -1,4 +1,4 @@
-//! Other programs: run to their end within a bound, their output kept.
+//! Other programs: run to their end within a time limit, with their output captured.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -6,10 +6,10 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// No program of ours needs longer, however slow the machine.
-const BOUND: Duration = Duration::from_secs(120);
+/// The longest that a program may run, even on a slow machine.
+const TIME_MAX: Duration = Duration::from_secs(120);
 
-/// What a program left behind.
+/// The exit code and the output of a program.
 #[derive(Debug)]
 pub(crate) struct Finished {
     pub(crate) code: Option<i32>,
@@ -18,7 +18,7 @@ pub(crate) struct Finished {
 }
 
 impl Finished {
-    /// The only line on stderr: an error is said once, and on one line.
+    /// The only line on standard error. Panics if there are more: an error message has one line.
     #[track_caller]
     pub(crate) fn error_line(&self) -> &str {
         let mut lines = self.stderr.lines();
@@ -32,7 +32,7 @@ impl Finished {
     }
 }
 
-/// Runs `program` to its end and insists on exit code 0; its standard output.
+/// Runs `program` to its end, asserts exit code 0, and returns its standard output.
 #[track_caller]
 pub(crate) fn run<S: AsRef<str>>(program: &str, arguments: &[S]) -> String {
     run_with(
@@ -43,7 +43,7 @@ pub(crate) fn run<S: AsRef<str>>(program: &str, arguments: &[S]) -> String {
 }
 
 impl Finished {
-    /// Insists on exit code 0; the standard output.
+    /// Asserts exit code 0 and returns the standard output.
     #[track_caller]
     pub(crate) fn succeeded(self) -> String {
         assert_eq!(self.code, Some(0), "{}\n{}", self.stdout, self.stderr);
@@ -64,13 +64,13 @@ pub(crate) fn run_with(command: &mut Command, input: &[u8]) -> Finished {
     let (mut stdin, stdout, stderr) =
         (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let (code, stdout, stderr) = thread::scope(|scope| {
-        let stdout = scope.spawn(|| whole(stdout));
-        let stderr = scope.spawn(|| whole(stderr));
+        let stdout = scope.spawn(|| read_all(stdout));
+        let stderr = scope.spawn(|| read_all(stderr));
         scope.spawn(move || {
-            // A program may end without having read it all.
+            // Writing fails if the program ends without reading all of its input.
             stdin.take().map(|mut stdin| stdin.write_all(input))
         });
-        let code = end(&mut child);
+        let code = wait_or_kill(&mut child);
         (
             code,
             stdout.join().expect("a reader"),
@@ -78,7 +78,7 @@ pub(crate) fn run_with(command: &mut Command, input: &[u8]) -> Finished {
         )
     });
     let code =
-        code.unwrap_or_else(|| panic!("{command:?}: not done in {BOUND:?}\n{stdout}{stderr}"));
+        code.unwrap_or_else(|| panic!("{command:?}: ran for {TIME_MAX:?}\n{stdout}{stderr}"));
     Finished {
         code,
         stdout,
@@ -86,30 +86,31 @@ pub(crate) fn run_with(command: &mut Command, input: &[u8]) -> Finished {
     }
 }
 
-fn whole(pipe: Option<impl Read>) -> String {
+fn read_all(pipe: Option<impl Read>) -> String {
     let mut bytes = Vec::new();
     pipe.expect("a pipe")
         .read_to_end(&mut bytes)
-        .expect("a pipe that can be read");
+        .expect("a readable pipe");
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Its exit code; nothing where it had to be killed.
-fn end(child: &mut Child) -> Option<Option<i32>> {
+/// Waits until the child has exited and returns its exit code. Kills it after [`TIME_MAX`] and
+/// returns `None`.
+fn wait_or_kill(child: &mut Child) -> Option<Option<i32>> {
     let started = Instant::now();
-    while started.elapsed() < BOUND {
-        if let Some(status) = child.try_wait().expect("our own child") {
+    while started.elapsed() < TIME_MAX {
+        if let Some(status) = child.try_wait().expect("a child process") {
             return Some(status.code());
         }
         thread::sleep(Duration::from_millis(10));
     }
-    // It fails only when the program has ended in the last moment.
+    // This fails only if the program has just exited.
     let _ = child.kill();
-    child.wait().expect("our own child");
+    child.wait().expect("a child process");
     None
 }
 
-/// A command that runs one of the scripts beside this file.
+/// A command that runs one of the Python scripts in this folder.
 pub(crate) fn python(script: &str, arguments: &[&str]) -> Command {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/integration/support");
     let mut command = Command::new("python3");
@@ -117,11 +118,11 @@ pub(crate) fn python(script: &str, arguments: &[&str]) -> Command {
     command
 }
 
-/// A program that runs beside the test; killed when dropped.
+/// A program that runs in the background; killed when dropped.
 pub(crate) struct Program(Child);
 
 impl Program {
-    /// Starts `command` and waits for its first line, which says that it is ready.
+    /// Starts `command` and waits for its first output, which it writes when it is ready.
     #[track_caller]
     pub(crate) fn start(command: &mut Command) -> Self {
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
@@ -130,14 +131,14 @@ impl Program {
         let stdout = this.0.stdout.as_mut().expect("a pipe");
         stdout
             .read_exact(&mut ready)
-            .unwrap_or_else(|_| panic!("{command:?} ended early"));
+            .unwrap_or_else(|_| panic!("{command:?} exited before it was ready"));
         this
     }
 }
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // Both fail only when it has ended already.
+        // Both fail only if the program has exited already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

@@ -1,9 +1,10 @@
-"""Runs a program that io_uring is refused to: refuse_io_uring.py WHAT PROGRAM [ARGUMENT ...]
+"""Runs a program under a seccomp filter that restricts io_uring.
 
-A seccomp filter of a few instructions, as container runtimes install one. WHAT is the name of an
-error: the system call that makes a ring fails with it. Or it is "unregistered": the one that enters
-a ring fails with EPERM, unless it names the ring by the number that this is registered under. All
-others pass.
+refuse_io_uring.py WHAT PROGRAM [ARGUMENT ...]
+
+WHAT is the name of an error, for example EPERM: io_uring_setup fails with it. Or WHAT is
+"unregistered": io_uring_enter fails with EPERM unless it is called with
+IORING_ENTER_REGISTERED_RING. All other system calls are allowed.
 """
 
 import ctypes
@@ -21,7 +22,8 @@ JUMP_IF_EQUAL, JUMP_IF_SET = 0x15, 0x45  # BPF_JMP|JEQ|K, BPF_JMP|JSET|K
 SECCOMP_RET_ERRNO, SECCOMP_RET_ALLOW = 0x00050000, 0x7FFF0000
 
 
-# In struct seccomp_data the system call's number comes first; its arguments have 64 bits each.
+# Offsets in struct seccomp_data: the number of the system call, and the low half of its fourth
+# argument. Each argument has 64 bits.
 NUMBER, FLAGS_OF_ENTER = 0, 16 + 3 * 8 + (4 if sys.byteorder == "big" else 0)
 
 

@@ -2,11 +2,11 @@
 
 seccomp.py [--kill] [--without NAME]... PROFILE PROGRAM [ARG...]
 
-PROFILE is a container runtime's profile in JSON, in the form of the OCI runtime specification, or
-a systemd unit, whose SystemCallFilter=, RestrictAddressFamilies= and MemoryDenyWriteExecute= are
-translated. libseccomp makes the filter, as it does for systemd and the runtimes. --without takes a
-system call off the list of those allowed; with --kill the first call that is not on it is the
-program's end (SIGSYS), where it would have failed.
+PROFILE is a seccomp profile in JSON, in the format of the OCI runtime specification, or a systemd
+unit. Of a unit the script translates SystemCallFilter=, RestrictAddressFamilies= and
+MemoryDenyWriteExecute=. libseccomp compiles the filter, as it does for systemd and the container
+runtimes. --without removes a system call from those that PROFILE allows. With --kill a forbidden
+system call kills the program (SIGSYS) instead of failing with an error.
 """
 
 import argparse
@@ -28,7 +28,7 @@ OPERATORS = {
     for number, name in enumerate(("NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ"), start=1)
 }
 ARCHITECTURES = {"SCMP_ARCH_X86_64": 0xC000003E, "SCMP_ARCH_AARCH64": 0xC00000B7}
-UNKNOWN = -1  # __NR_SCMP_ERROR: no system call of that name
+UNKNOWN = -1  # __NR_SCMP_ERROR: libseccomp knows no system call of that name
 PROT_WRITE, PROT_EXEC = 2, 4
 
 
@@ -63,9 +63,9 @@ def library():
     return lib
 
 
-def insist(answer, what):
-    if answer < 0:
-        sys.exit(f"seccomp.py: {what}: {os.strerror(-answer)}")
+def check(result, what):
+    if result < 0:
+        sys.exit(f"seccomp.py: {what}: {os.strerror(-result)}")
 
 
 def action(name, number):
@@ -79,7 +79,7 @@ def load(profile):
     context = lib.seccomp_init(default)
     for name in profile.get("architectures", []):
         if lib.seccomp_arch_exist(context, ARCHITECTURES[name]) != 0:
-            insist(lib.seccomp_arch_add(context, ARCHITECTURES[name]), name)
+            check(lib.seccomp_arch_add(context, ARCHITECTURES[name]), name)
     for rule in profile["syscalls"]:
         wanted = action(rule["action"], rule.get("errnoRet"))
         if wanted == default:
@@ -96,22 +96,22 @@ def load(profile):
         array = (Argument * len(arguments))(*arguments)
         for name in rule["names"]:
             number = lib.seccomp_syscall_resolve_name(name.encode())
-            # What this libseccomp has not heard of stays forbidden; the runtimes do the same.
+            # System calls that this libseccomp does not know stay forbidden, as with the runtimes.
             if number != UNKNOWN:
                 added = lib.seccomp_rule_add_array(context, wanted, number, len(array), array)
-                insist(added, name)
-    insist(lib.seccomp_load(context), "seccomp_load")
+                check(added, name)
+    check(lib.seccomp_load(context), "seccomp_load")
 
 
 def settings(unit):
-    """The unit's lines `name=value`, in their order."""
+    """The `name=value` lines of the unit, in order."""
     with open(unit, encoding="utf-8") as lines:
         pairs = (line.strip().split("=", 1) for line in lines if not line.startswith("#"))
         return [pair for pair in pairs if len(pair) == 2]
 
 
 def call_sets():
-    """systemd's sets of system calls: what stands under each name."""
+    """systemd's sets of system calls: the members listed under each set's name."""
     command = ["systemd-analyze", "--no-pager", "syscall-filter"]
     listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     sets, current = {}, None
@@ -120,21 +120,22 @@ def call_sets():
         if line.startswith("@"):
             current = sets.setdefault(word, [])
         elif not line.startswith(" "):
-            current = None  # "# Ungrouped", and what is in no set
+            current = None  # the heading "# Ungrouped"; the calls below it are in no set
         elif current is not None and not word.startswith("#"):
             current.append(word)
     return sets
 
 
 def members(name, sets):
-    """The system calls that `name` stands for."""
+    """The system calls that `name`, a system call or a set, stands for."""
     if not name.startswith("@"):
         return {name}
     return set().union(*(members(member, sets) for member in sets[name]))
 
 
 def allowed(unit):
-    """What SystemCallFilter= allows; systemd.exec(5): a first list that allows brings @default."""
+    """The system calls that SystemCallFilter= allows. An allow-list includes @default
+    (systemd.exec(5))."""
     sets = call_sets()
     names = members("@default", sets)
     for value in (value for name, value in settings(unit) if name == "SystemCallFilter"):
@@ -149,7 +150,7 @@ def masked(index, mask):
 
 
 def translate(unit):
-    """A unit's settings as a profile."""
+    """Translates the settings of a unit into a profile."""
     values = dict(settings(unit))
     names = allowed(unit)
     rules = []

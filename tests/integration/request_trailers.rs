@@ -1,11 +1,11 @@
-//! Trailers of requests: services get them after the body, and can pass them on.
+//! Trailers of requests: a service gets them after the body, or sends them on with it.
 
 use std::thread;
 use std::time::Duration;
 
 use coring::{Request, Response};
 
-use crate::support::Local;
+use crate::support::{Local, head_with_chunks};
 
 #[test]
 fn the_trailers_of_a_request_follow_its_body() {
@@ -23,10 +23,8 @@ fn the_trailers_of_a_request_follow_its_body() {
         }
     });
     let chunked = |path: &str, trailers: &str| {
-        format!(
-            "POST {path} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n\
-             5\r\nhello\r\n0\r\n{trailers}\r\n"
-        )
+        let head = head_with_chunks("POST", path);
+        format!("{head}5\r\nhello\r\n0\r\n{trailers}\r\n")
     };
     let mut client = server.connect();
     for (trailers, expected) in [
@@ -42,18 +40,17 @@ fn the_trailers_of_a_request_follow_its_body() {
             client.send(first);
             thread::sleep(Duration::from_millis(1));
             client.send(second);
-            assert_eq!(client.answer().text(), expected, "cut at {at}");
+            assert_eq!(client.response().text(), expected, "split at {at}");
         }
     }
     client.send(chunked("/echo", "X-A: 1\r\nAuthorization: x\r\n"));
     client.head();
-    let end = client
-        .take("5\r\nhello\r\n0\r\nx-a: 1\r\n\r\n".len())
-        .expect("a body");
-    assert_eq!(end, b"5\r\nhello\r\n0\r\nx-a: 1\r\n\r\n");
-    // Held to the limits of a head.
+    let expected = "5\r\nhello\r\n0\r\nx-a: 1\r\n\r\n";
+    let body = client.take(expected.len()).expect("a body");
+    assert_eq!(body, expected.as_bytes());
+    // The limits of a head apply to trailers, too.
     let mut other = server.connect();
     other.send(chunked("/", &"A: b\r\n".repeat(1000)));
-    assert_eq!(other.answer().status, 431);
+    assert_eq!(other.response().status, 431);
     server.stop();
 }

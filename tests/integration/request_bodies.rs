@@ -1,5 +1,5 @@
-//! What services may do with bodies: read them by parts, stop reading, pass them on, keep them for
-//! another request. The client's side is told the truth, and nobody waits for ever.
+//! Request bodies in services: a service may read a body in parts, stop reading, return it as a
+//! response body, or give it to another request or task. Neither side waits for ever.
 
 use std::cell::RefCell;
 use std::future::{pending, poll_fn};
@@ -14,30 +14,34 @@ use coring::fs::{Entry, Root};
 use coring::task::JoinHandle;
 use coring::{Body, BodyError, EngineChoice, Limits, Request, Response, Server};
 
-use crate::support::{Folder, GET, Local, eventually, nap, noise};
+use crate::support::{
+    Folder, GET, GET_HTTP_1_0, Local, eventually, head_with_chunks, head_with_length, nap, noise,
+    request, request_with_body,
+};
 
-/// A service of two requests: `PUT` leaves its body there, and `GET` answers with it.
+/// A server that relays a body between two requests: `PUT` stores its body and waits, and `GET`
+/// responds with the stored body. `PUT /fails` panics after it has stored the body.
 fn relay() -> Local {
     Local::start(|| {
-        let left: Rc<RefCell<Option<Body>>> = Rc::default();
+        let stored: Rc<RefCell<Option<Body>>> = Rc::default();
         async move |request: Request| {
             if request.method() == "GET" {
-                let body = left.take().expect("a body was left");
+                let body = stored.take().expect("a stored body");
                 return Response::text(body);
             }
             let fails = request.path() == "/fails";
-            *left.borrow_mut() = Some(request.into_body());
-            assert!(!fails, "as it was asked to");
+            *stored.borrow_mut() = Some(request.into_body());
+            assert!(!fails, "planted");
             pending().await
         }
     })
 }
 
 #[test]
-fn a_body_can_be_another_requests_answer() {
+fn a_body_can_be_the_response_to_another_request() {
     let server = relay();
     let mut from = server.connect();
-    from.send("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhello");
+    from.send(head_with_length("PUT", "/", 10) + "hello");
     eventually("the call", || (server.count("requests") == 1).then_some(()));
     let mut to = server.connect();
     to.send(GET);
@@ -48,9 +52,9 @@ fn a_body_can_be_another_requests_answer() {
     server.stop();
 }
 
-/// Whoever reads a body is told when it will never be whole, however its connection ended.
+/// If a request body cannot arrive whole, the response that relays it is cut short, too.
 #[test]
-fn a_reader_elsewhere_learns_of_the_end() {
+fn a_relayed_body_is_cut_short_when_its_request_fails() {
     let server = relay();
     for (path, rest) in [
         ("/", Some("no chunk\r\n")),
@@ -59,14 +63,12 @@ fn a_reader_elsewhere_learns_of_the_end() {
     ] {
         let calls = server.count("requests") + 1;
         let mut from = server.connect();
-        let request =
-            format!("PUT {path} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
-        from.send(request);
+        from.send(head_with_chunks("PUT", path));
         eventually("the call", || {
             (server.count("requests") == calls).then_some(())
         });
         if path == "/fails" {
-            assert_eq!(from.answer().status, 500);
+            assert_eq!(from.response().status, 500);
         }
         let mut to = server.connect();
         to.send(GET);
@@ -75,22 +77,23 @@ fn a_reader_elsewhere_learns_of_the_end() {
             Some(rest) => drop(from.try_send(rest)),
             None => from.reset(),
         }
-        assert_eq!(to.broken(), b"", "no last chunk: it is cut short");
+        assert_eq!(to.expect_fin_or_reset(), b"", "there must be no last chunk");
     }
     server.stop();
 }
 
-/// The end of a connection is the end of such an answer, so that it must be told from a failure.
+/// A response without length or chunks ends with the connection (HTTP/1.0). A FIN means that it is
+/// complete, so a failure must reset the connection.
 #[test]
-fn an_answer_until_the_close_is_cut_by_a_reset() {
-    let put = "PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+fn a_failed_response_that_ends_with_the_connection_is_reset() {
+    let put = head_with_chunks("PUT", "/");
     for is_whole in [true, false] {
         let server = relay();
         let mut from = server.connect();
         from.send(format!("{put}5\r\nhello\r\n"));
         eventually("the call", || (server.count("requests") == 1).then_some(()));
         let mut to = server.connect();
-        to.send("GET / HTTP/1.0\r\n\r\n");
+        to.send(GET_HTTP_1_0);
         assert_eq!(to.head().field("content-length"), None);
         assert_eq!(to.take(5).expect("the first part"), b"hello");
         from.send(if is_whole {
@@ -98,6 +101,7 @@ fn an_answer_until_the_close_is_cut_by_a_reset() {
         } else {
             "no chunk\r\n"
         });
+        // A FIN if the relayed body is whole, a reset if not.
         match to.rest() {
             Ok(rest) => assert_eq!((is_whole, &rest[..]), (true, &b""[..])),
             Err(error) => {
@@ -111,23 +115,23 @@ fn an_answer_until_the_close_is_cut_by_a_reset() {
     }
 }
 
-/// The server's own end is no end of such an answer either.
+/// The same if the server stops before the response is complete.
 #[test]
-fn an_answer_until_the_close_is_cut_by_a_stop() {
+fn a_stop_resets_a_response_that_ends_with_the_connection() {
     let server = relay();
     let mut from = server.connect();
-    from.send("PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
+    from.send(head_with_chunks("PUT", "/"));
     eventually("the call", || (server.count("requests") == 1).then_some(()));
     let mut to = server.connect();
-    to.send("GET / HTTP/1.0\r\n\r\n");
+    to.send(GET_HTTP_1_0);
     assert_eq!(to.head().status, 200);
     server.stop();
-    let error = to.rest().expect_err("no end in order");
+    let error = to.rest().expect_err("a reset");
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
 }
 
 #[test]
-fn what_is_left_of_a_body_can_be_passed_on() {
+fn the_unread_rest_of_a_body_can_be_the_response() {
     let server = Local::start(|| {
         async |mut request: Request| {
             let first = request.body().part().await.expect("a part");
@@ -137,7 +141,7 @@ fn what_is_left_of_a_body_can_be_passed_on() {
         }
     });
     let mut client = server.connect();
-    for (answers, (framing, first, second)) in (1..).zip([
+    for (responses, (framing, first, second)) in (1..).zip([
         ("Content-Length: 10", "hello", "world"),
         (
             "Transfer-Encoding: chunked",
@@ -145,20 +149,18 @@ fn what_is_left_of_a_body_can_be_passed_on() {
             "5\r\nworld\r\n0\r\n\r\n",
         ),
     ]) {
-        client.send(format!(
-            "POST / HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n{first}"
-        ));
+        client.send(request("POST", "/", &[framing]) + first);
         eventually("the first half", || {
-            (server.count("responses_2xx") == answers).then_some(())
+            (server.count("responses_2xx") == responses).then_some(())
         });
         client.send(second);
-        assert_eq!(client.answer().text(), "world", "{framing}");
+        assert_eq!(client.response().text(), "world", "{framing}");
     }
     server.stop();
 }
 
 #[test]
-fn a_body_may_be_too_large_for_its_reader() {
+fn a_service_can_limit_the_size_of_a_body() {
     let server = Local::start(|| {
         async |mut request: Request| match request.body().read(4).await {
             Err(error @ BodyError::TooLarge) => Response::text(error.to_string()),
@@ -166,31 +168,31 @@ fn a_body_may_be_too_large_for_its_reader() {
         }
     });
     let mut client = server.connect();
-    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody");
-    assert_eq!(client.answer().text(), "Ok([98, 111, 100, 121])");
-    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nlarge");
+    client.send(request_with_body("POST", "/", "body"));
+    assert_eq!(client.response().text(), "Ok([98, 111, 100, 121])");
+    client.send(request_with_body("POST", "/", "large"));
     assert_eq!(
-        client.answer().text(),
-        "the body is larger than its reader wants"
+        client.response().text(),
+        "the body is larger than the limit of its reader"
     );
     server.stop();
 }
 
-/// Only who waits for a body holds its client to the deadline.
+/// The body timeout runs only while the service waits for the body.
 #[test]
-fn a_reader_may_give_up() {
+fn a_service_may_stop_waiting_for_a_body() {
     let mut limits = Limits::default();
     limits.body_timeout = Some(Duration::from_millis(300));
     let server = Local::start_within(limits, || {
         async |mut request: Request| {
             {
                 let mut part = pin!(request.body().part());
-                let mut patience = pin!(nap(Duration::from_millis(100)));
+                let mut timeout = pin!(nap(Duration::from_millis(100)));
                 let first = poll_fn(|context| match part.as_mut().poll(context) {
                     Poll::Ready(part) => Poll::Ready(Some(part)),
-                    Poll::Pending => patience.as_mut().poll(context).map(|()| None),
+                    Poll::Pending => timeout.as_mut().poll(context).map(|()| None),
                 });
-                assert!(first.await.is_none(), "nothing was sent");
+                assert!(first.await.is_none(), "the client sent nothing");
             }
             nap(Duration::from_millis(1000)).await;
             Response::text("without the body")
@@ -198,30 +200,30 @@ fn a_reader_may_give_up() {
     });
     let started = Instant::now();
     let mut client = server.connect();
-    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n");
-    assert_eq!(client.answer().text(), "without the body");
+    client.send(head_with_length("POST", "/", 5));
+    assert_eq!(client.response().text(), "without the body");
     assert!(started.elapsed() >= Duration::from_millis(1100));
     server.stop();
 }
 
-/// The same where a coroutine of its own reads, and keeps the body or lets go of it.
+/// The same if a spawned task reads the body, and then keeps or drops it.
 #[test]
-fn a_reader_elsewhere_may_give_up() {
+fn a_spawned_task_may_stop_waiting_for_a_body() {
     let mut limits = Limits::default();
     limits.body_timeout = Some(Duration::from_millis(1000));
     let server = Local::start_within(limits, || {
         async |request: Request| {
-            let comes_back = request.path() == "/comes/back";
+            let keeps_the_body = request.path() == "/keeps";
             let mut body = request.into_body();
             let reader = coring::spawn(async move {
-                let patience = Duration::from_millis(200);
-                if comes_back {
-                    let part = coring::time::timeout(patience, body.part()).await;
-                    assert!(part.is_err(), "nothing was sent");
+                let timeout = Duration::from_millis(200);
+                if keeps_the_body {
+                    let part = coring::time::timeout(timeout, body.part()).await;
+                    assert!(part.is_err(), "the client sent nothing");
                 } else {
-                    // By hand, so that nothing but the body itself is dropped.
+                    // Poll directly, so that no future is dropped before the body itself.
                     let part = poll_fn(|context| Poll::Ready(body.poll_part(context)));
-                    assert!(part.await.is_pending(), "nothing was sent");
+                    assert!(part.await.is_pending(), "the client sent nothing");
                     body = Body::empty();
                 }
                 coring::time::sleep(Duration::from_millis(2000)).await;
@@ -231,24 +233,25 @@ fn a_reader_elsewhere_may_give_up() {
         }
     });
     let mut client = server.connect();
-    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n");
-    assert_eq!(client.answer().text(), "Ok([])");
-    client.send("xPOST /comes/back HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n");
+    client.send(head_with_length("POST", "/", 1));
+    assert_eq!(client.response().text(), "Ok([])");
+    client.send(format!("x{}", head_with_length("POST", "/keeps", 1)));
     thread::sleep(Duration::from_millis(2500));
     client.send("a");
-    assert_eq!(client.answer().text(), "Ok([97])");
+    assert_eq!(client.response().text(), "Ok([97])");
     server.stop();
 }
 
-/// The answer is out before its reader's first turn, and ends what is received.
+/// The response is sent before the reading task first runs. The server then stops receiving the
+/// body, but the task still gets the bytes that arrived with the request.
 #[test]
-fn a_reader_elsewhere_gets_what_came_before_the_answer() {
+fn a_spawned_task_gets_a_body_that_arrived_before_the_response() {
     let server = Local::start(|| {
         let reader = Rc::new(RefCell::new(None));
         async move |request: Request| {
             if request.method() == "GET" {
-                let reader: JoinHandle<_> = reader.take().expect("a body was sent");
-                return Response::text(format!("{:?}", reader.await.expect("a reader")));
+                let reader: JoinHandle<_> = reader.take().expect("a spawned reader");
+                return Response::text(format!("{:?}", reader.await.expect("no panic")));
             }
             let mut body = request.into_body();
             *reader.borrow_mut() = Some(coring::spawn(async move { body.read(1000).await }));
@@ -260,66 +263,65 @@ fn a_reader_elsewhere_gets_what_came_before_the_answer() {
         ("Content-Length: 2", "ab"),
         ("Transfer-Encoding: chunked", "2\r\nab\r\n0\r\n\r\n"),
     ] {
-        client.send(format!(
-            "PUT / HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n{body}"
-        ));
-        assert_eq!(client.answer().text(), "at once");
+        client.send(request("PUT", "/", &[framing]) + body);
+        assert_eq!(client.response().text(), "at once");
         client.send(GET);
-        assert_eq!(client.answer().text(), "Ok([97, 98])", "{framing}");
+        assert_eq!(client.response().text(), "Ok([97, 98])", "{framing}");
     }
     server.stop();
 }
 
-/// Who waits to be told to go on and is given the answer instead need not send the body: whoever
-/// reads it elsewhere does not hold the client to a deadline.
+/// A client that expects `100 Continue` and receives the final response instead need not send the
+/// body. A task that still waits for the body must not start the body timeout.
 #[test]
-fn an_answer_in_place_of_a_continue_ends_the_body() {
+fn a_final_response_instead_of_continue_ends_the_body() {
     let mut limits = Limits::default();
     limits.body_timeout = Some(Duration::from_millis(1000));
     limits.bytes_per_second_min = None;
     let server = Local::start_within(limits, || {
-        let left: Rc<RefCell<Option<Body>>> = Rc::default();
+        let stored: Rc<RefCell<Option<Body>>> = Rc::default();
         async move |request: Request| {
-            let is_left = request.method() == "PUT";
+            let is_put = request.method() == "PUT";
             let mut body = request.into_body();
-            if is_left {
-                *left.borrow_mut() = Some(body);
+            if is_put {
+                *stored.borrow_mut() = Some(body);
                 return pending().await;
             }
             coring::spawn(async move { body.read(1000).await });
-            Response::text(left.take().expect("a body was left"))
+            Response::text(stored.take().expect("a stored body"))
         }
     });
     let mut from = server.connect();
-    from.send("PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
+    from.send(head_with_chunks("PUT", "/"));
     eventually("the call", || (server.count("requests") == 1).then_some(()));
     let mut to = server.connect();
-    let expects = "Expect: 100-continue\r\nContent-Length: 1";
-    to.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{expects}\r\n\r\n"));
+    let fields = ["Expect: 100-continue", "Content-Length: 1"];
+    to.send(request("POST", "/", &fields));
     let head = to.head();
     assert_eq!(head.status, 200);
     assert!(head.closes(), "{}", head.head);
     for _ in 0..20 {
         thread::sleep(Duration::from_millis(100));
         from.send("1\r\na\r\n");
-        assert_eq!(to.chunk().expect("what was sent"), b"a");
+        assert_eq!(to.chunk().expect("the relayed chunk"), b"a");
     }
     from.send("0\r\n\r\n");
     assert_eq!(to.chunk().expect("the last chunk"), b"");
-    to.ends();
+    to.expect_fin();
     server.stop();
 }
 
-/// Two connections whose answers are each other's bodies wait, and do nothing else.
+/// Two connections, each of which responds with the other's request body, must not keep the
+/// worker busy while neither body arrives.
 #[test]
-fn bodies_may_be_passed_on_crosswise() {
+fn two_requests_may_respond_with_each_others_bodies() {
     let server = Local::start(|| {
-        let left: Rc<RefCell<[Option<Body>; 2]>> = Rc::default();
+        let stored: Rc<RefCell<[Option<Body>; 2]>> = Rc::default();
         async move |request: Request| {
             let mine = usize::from(request.path() == "/b");
-            left.borrow_mut()[mine] = Some(request.into_body());
+            stored.borrow_mut()[mine] = Some(request.into_body());
             loop {
-                let theirs = left.borrow_mut()[1 - mine].take();
+                let theirs = stored.borrow_mut()[1 - mine].take();
                 match theirs {
                     Some(body) => return Response::text(body),
                     None => coring::time::sleep(Duration::from_millis(10)).await,
@@ -329,17 +331,15 @@ fn bodies_may_be_passed_on_crosswise() {
     });
     let ask = |path| {
         let mut client = server.connect();
-        client.send(format!(
-            "POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n"
-        ));
+        client.send(head_with_length("POST", path, 4));
         client
     };
     let (mut a, mut b) = (ask("/a"), ask("/b"));
     assert_eq!((a.head().status, b.head().status), (200, 200));
     let before = server.count("task_polls");
     thread::sleep(Duration::from_millis(500));
-    let turns = server.count("task_polls") - before;
-    assert!(turns < 50, "{turns} turns for nothing");
+    let polls = server.count("task_polls") - before;
+    assert!(polls < 50, "{polls} polls although nothing arrived");
     a.send("aa");
     b.send("bb");
     assert_eq!(a.take(2).expect("half of b's"), b"bb");
@@ -348,31 +348,31 @@ fn bodies_may_be_passed_on_crosswise() {
     server.stop();
 }
 
-/// A part that arrives is one turn of its connection, not two. Seen with epoll, which does not wait
-/// for the end of a send.
+/// Echoing a part polls the connection's task once, not twice. Tested on epoll, where a send
+/// completes at once and does not wake the task.
 #[test]
-fn a_part_costs_one_turn() {
+fn echoing_a_part_polls_the_connection_once() {
     let builder = Server::builder().engine(EngineChoice::Epoll);
     let server = Local::start_with(builder, || {
         async |request: Request| Response::text(request.into_body())
     });
     let mut client = server.connect();
-    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n");
+    client.send(head_with_length("POST", "/", 100));
     assert_eq!(client.head().status, 200);
     let before = server.count("task_polls");
     for _ in 0..100 {
         client.send("x");
         assert_eq!(client.take(1).expect("the echo"), b"x");
     }
-    let turns = server.count("task_polls") - before;
-    assert!(turns <= 110, "{turns} turns for 100 parts");
+    let polls = server.count("task_polls") - before;
+    assert!(polls <= 110, "{polls} polls for 100 parts");
     server.stop();
 }
 
-/// The bytes of the body that have arrived are decoded before the answer begins, so that an error
-/// in them is answered with its status, and not with a 200 that is cut.
+/// The body bytes that have arrived are decoded before the response begins. So a malformed chunk
+/// among them is answered with 400, not with a 200 that is cut short.
 #[test]
-fn an_error_in_what_has_arrived_of_a_body_is_the_answer() {
+fn a_malformed_chunk_that_has_arrived_is_answered_with_400() {
     let server = Local::start(|| {
         async |request: Request| {
             if request.path() == "/later" {
@@ -381,31 +381,33 @@ fn an_error_in_what_has_arrived_of_a_body_is_the_answer() {
             Response::text(request.into_body())
         }
     });
-    let head =
-        |path| format!("POST {path} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
     for body in ["0x5\r\nhello", "5\r\nhello, ", "0\r\nno trailer\r\n"] {
-        let mut together = server.connect();
-        together.send(format!("{}{body}", head("/")));
-        let mut apart = server.connect();
+        let mut with_head = server.connect();
+        with_head.send(head_with_chunks("POST", "/") + body);
+        let mut after_head = server.connect();
         let calls = server.count("requests");
-        apart.send(head("/later"));
+        after_head.send(head_with_chunks("POST", "/later"));
         eventually("the call", || {
             (server.count("requests") > calls).then_some(())
         });
-        apart.send(body);
-        for client in [&mut together, &mut apart] {
-            let answer = client.answer();
-            assert_eq!((answer.status, answer.closes()), (400, true), "{body:?}");
-            client.ends();
+        after_head.send(body);
+        for client in [&mut with_head, &mut after_head] {
+            let response = client.response();
+            assert_eq!(
+                (response.status, response.closes()),
+                (400, true),
+                "{body:?}"
+            );
+            client.expect_fin();
         }
     }
     server.stop();
 }
 
-/// A task reads the request's body while a file is sent as the answer. Whatever happens to the
-/// body concerns its reader: the download goes on to its end.
+/// A task reads the request body while the response sends a file. An error in the body goes to the
+/// task; the download still completes.
 #[test]
-fn an_answer_outlives_the_body_that_another_task_reads() {
+fn an_error_in_a_body_that_a_task_reads_does_not_cut_the_response() {
     let folder = Folder::new();
     let content = noise(16 << 20);
     folder.write("large", &content);
@@ -417,11 +419,11 @@ fn an_answer_outlives_the_body_that_another_task_reads() {
         let reader = Rc::new(RefCell::new(None));
         async move |request: Request| {
             if request.method() == "GET" {
-                let reader: JoinHandle<_> = reader.take().expect("a body was sent");
-                return Response::text(format!("{:?}", reader.await.expect("a reader")));
+                let reader: JoinHandle<_> = reader.take().expect("a spawned reader");
+                return Response::text(format!("{:?}", reader.await.expect("no panic")));
             }
             let Ok(Entry::File(file)) = root.open_file("large").await else {
-                panic!("the file is gone");
+                panic!("the file cannot be opened");
             };
             let len = file.metadata().len();
             let mut body = request.into_body();
@@ -429,32 +431,32 @@ fn an_answer_outlives_the_body_that_another_task_reads() {
             Response::text(Body::file(file, 0..len))
         }
     });
-    let post = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n";
+    let post = head_with_chunks("POST", "/") + "3\r\nabc\r\n";
     for (rest, outcome) in [
         ("", "Err(Incomplete)"),
         ("no chunk\r\n", "Err(Incomplete)"),
         ("0\r\n\r\n", "Ok([97, 98, 99])"),
     ] {
         let mut client = server.connect();
-        client.receive_at_most(64 << 10);
-        client.send(post);
+        client.set_receive_buffer(64 << 10);
+        client.send(&post);
         assert_eq!(client.head().status, 200);
         client.send(rest);
         thread::sleep(Duration::from_millis(2500));
         assert!(client.take(content.len()).expect("the whole file") == content);
         let mut other = server.connect();
         other.send(GET);
-        assert_eq!(other.answer().text(), outcome, "{rest:?}");
+        assert_eq!(other.response().text(), outcome, "{rest:?}");
         if outcome.starts_with("Err") {
-            client.ends();
+            client.expect_fin();
         }
     }
     server.stop();
 }
 
-/// Received parts lie in memory of the worker; a thread is given them as bytes.
+/// A received part lies in the worker's buffers. `into_bytes` makes it `Send`.
 #[test]
-fn parts_of_a_body_may_be_given_to_a_thread() {
+fn a_part_can_be_sent_to_another_thread_as_bytes() {
     let server = Local::start(|| {
         async |mut request: Request| {
             let mut sum = 0;
@@ -471,8 +473,8 @@ fn parts_of_a_body_may_be_given_to_a_thread() {
     let body = noise(100_000);
     let sum: u64 = body.iter().map(|&byte| u64::from(byte)).sum();
     let mut client = server.connect();
-    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n");
+    client.send(head_with_length("POST", "/", body.len()));
     client.send(&body);
-    assert_eq!(client.answer().text(), sum.to_string());
+    assert_eq!(client.response().text(), sum.to_string());
     server.stop();
 }

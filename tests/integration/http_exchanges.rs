@@ -1,42 +1,45 @@
-//! What every answer looks like, over IPv4, IPv6 and a Unix socket: the embedded site, the two
-//! fixtures, persistence, pipelining, and requests that arrive in pieces.
+//! Plain exchanges over IPv4, IPv6 and Unix sockets: the embedded site, `coring respond` and
+//! `coring echo`, persistent connections, pipelining, and requests that arrive in parts.
 
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use crate::support::{Answer, Client, Coring, Family, GET, HELLO, noise};
+use crate::support::{
+    Client, Coring, Family, GET, GET_AND_CLOSE, HELLO, ReceivedResponse, get, head_with_chunks,
+    noise, request,
+};
 
-const MISSING: &str = "GET /missing HTTP/1.1\r\nHost: coring\r\n\r\n";
 const NOT_FOUND: &str = "<h1>Not Found</h1>";
 
-/// Long enough for the server to see a piece on its own; nothing depends on whether it did.
+/// Long enough for the server to receive the bytes sent before it separately. The tests do not
+/// depend on that.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// The fields that an answer of the embedded site has, whatever was asked.
+/// Asserts the status line and the fields that all responses of the embedded site have.
 #[track_caller]
-fn is_html(answer: &Answer, status: &str, len: usize) {
-    let head = &answer.head;
+fn assert_html(response: &ReceivedResponse, status: &str, len: usize) {
+    let head = &response.head;
     assert_eq!(
         head.lines().next(),
         Some(format!("HTTP/1.1 {status}").as_str())
     );
     assert_eq!(
-        answer.field("content-type"),
+        response.field("content-type"),
         Some("text/html; charset=utf-8"),
         "{head}"
     );
     assert_eq!(
-        answer.field("content-length"),
+        response.field("content-length"),
         Some(len.to_string().as_str()),
         "{head}"
     );
     assert!(
-        answer
+        response
             .field("server")
             .is_some_and(|name| name.starts_with("coring")),
         "{head}"
     );
-    let date = answer
+    let date = response
         .field("date")
         .and_then(|date| httpdate::parse_http_date(date).ok());
     let age = SystemTime::now()
@@ -46,52 +49,53 @@ fn is_html(answer: &Answer, status: &str, len: usize) {
 }
 
 #[test]
-fn the_site_answers_hello_world_and_not_found() {
+fn the_embedded_site_has_one_page() {
     for family in Family::ALL {
         let server = Coring::start_on(family, &[]);
         let mut client = server.connect();
         for (request, status, body) in [
-            (GET, "200 OK", HELLO),
-            (MISSING, "404 Not Found", NOT_FOUND),
+            (get("/"), "200 OK", HELLO),
+            (get("/missing"), "404 Not Found", NOT_FOUND),
         ] {
             client.send(request);
-            let answer = client.answer();
-            is_html(&answer, status, body.len());
-            assert_eq!(answer.text(), body);
+            let response = client.response();
+            assert_html(&response, status, body.len());
+            assert_eq!(response.text(), body);
         }
         server.stop();
     }
 }
 
 #[test]
-fn head_has_the_fields_of_get_and_no_body() {
+fn a_response_to_head_has_the_fields_of_get_and_no_body() {
     let server = Coring::start(&[]);
     let mut client = server.connect();
-    client.send(GET.replace("GET", "HEAD"));
-    is_html(&client.head(), "200 OK", HELLO.len());
-    client.send(MISSING.replace("GET", "HEAD"));
-    is_html(&client.head(), "404 Not Found", NOT_FOUND.len());
+    client.send(request("HEAD", "/", &[]));
+    assert_html(&client.head(), "200 OK", HELLO.len());
+    client.send(request("HEAD", "/missing", &[]));
+    assert_html(&client.head(), "404 Not Found", NOT_FOUND.len());
     client.send(GET);
     assert_eq!(
-        client.answer().text(),
+        client.response().text(),
         HELLO,
-        "a body of HEAD's was in the way"
+        "a response to HEAD had a body"
     );
 }
 
 #[test]
-fn the_page_can_only_be_read() {
+fn the_embedded_site_allows_only_get_and_head() {
     let server = Coring::start(&[]);
-    let answer = server.ask(GET.replace("GET", "DELETE"));
+    let response = server.ask(request("DELETE", "/", &[]));
     assert_eq!(
-        (answer.status, answer.field("allow")),
+        (response.status, response.field("allow")),
         (405, Some("GET, HEAD"))
     );
-    assert_eq!(server.ask(MISSING.replace("GET", "DELETE")).status, 404);
+    let missing = server.ask(request("DELETE", "/missing", &[]));
+    assert_eq!(missing.status, 404);
 }
 
 #[test]
-fn a_query_and_an_absolute_target_find_the_same_page() {
+fn a_query_or_an_absolute_target_selects_the_same_page() {
     let server = Coring::start(&[]);
     let mut client = server.connect();
     for target in [
@@ -100,15 +104,15 @@ fn a_query_and_an_absolute_target_find_the_same_page() {
         "http://coring",
         "http://coring?x",
     ] {
-        client.send(format!("GET {target} HTTP/1.1\r\nHost: coring\r\n\r\n"));
-        assert_eq!(client.answer().text(), HELLO, "{target}");
+        client.send(get(target));
+        assert_eq!(client.response().text(), HELLO, "{target}");
     }
 }
 
 #[test]
-fn connections_persist_as_the_client_wishes() {
+fn a_connection_persists_as_the_client_asks() {
     let server = Coring::start(&[]);
-    // The version, what the request says of the connection, what the answer says; whether it stays.
+    // The version, the Connection field of the request and of the response, whether it persists.
     let table = [
         ("1.1", None, None, true),
         ("1.1", Some("keep-alive"), None, true),
@@ -118,22 +122,22 @@ fn connections_persist_as_the_client_wishes() {
         ("1.0", Some("Keep-Alive"), Some("keep-alive"), true),
         ("1.0", Some("keep-alive, close"), Some("close"), false),
     ];
-    for (version, asked, answered, stays) in table {
-        let row = format!("HTTP/{version}, Connection: {asked:?}");
-        let field = asked
+    for (version, requested, responded, persists) in table {
+        let row = format!("HTTP/{version}, Connection: {requested:?}");
+        let field = requested
             .map(|value| format!("Connection: {value}\r\n"))
             .unwrap_or_default();
         let request = format!("GET / HTTP/{version}\r\nHost: coring\r\n{field}\r\n");
         let mut client = server.connect();
         client.send(&request);
-        let answer = client.answer();
-        assert_eq!(answer.text(), HELLO, "{row}");
-        assert_eq!(answer.field("connection"), answered, "{row}");
-        if stays {
+        let response = client.response();
+        assert_eq!(response.text(), HELLO, "{row}");
+        assert_eq!(response.field("connection"), responded, "{row}");
+        if persists {
             client.send(&request);
-            assert_eq!(client.answer().text(), HELLO, "{row}");
+            assert_eq!(client.response().text(), HELLO, "{row}");
         } else {
-            client.ends();
+            client.expect_fin();
         }
     }
 }
@@ -143,33 +147,34 @@ fn sixteen_pipelined_requests_are_answered_in_order() {
     for family in Family::ALL {
         let server = Coring::start_on(family, &[]);
         let mut client = server.connect();
-        client.send(format!("{GET}{MISSING}").repeat(8));
+        client.send([get("/"), get("/missing")].concat().repeat(8));
         for _ in 0..8 {
-            assert_eq!(client.answer().text(), HELLO);
-            assert_eq!(client.answer().text(), NOT_FOUND);
+            assert_eq!(client.response().text(), HELLO);
+            assert_eq!(client.response().text(), NOT_FOUND);
         }
         client.half_close();
-        client.ends();
+        client.expect_fin();
         assert_eq!(server.stop().stats()["requests"], 16);
     }
 }
 
-/// Three requests of each kind of framing in a row, and what `echo` answers to them.
+/// Three pipelined requests, one of each kind of framing.
 const PIPELINED: &str = "POST /a HTTP/1.1\r\nHost: coring\r\nContent-Length: 5\r\n\r\nhello\
     GET /b HTTP/1.1\r\nHost: coring\r\n\r\n\
     PUT /c HTTP/1.1\r\nHost: coring\r\nTransfer-Encoding: chunked\r\n\r\n\
     3\r\none\r\n4;x=y\r\n two\r\n0\r\nTrailer: x\r\n\r\n";
 
+/// Asserts that `coring echo` responds to [`PIPELINED`].
 #[track_caller]
-fn answers_pipelined(client: &mut Client) {
+fn assert_pipelined_responses(client: &mut Client) {
     for body in ["hello", "", "one two"] {
-        let answer = client.answer();
-        assert_eq!((answer.status, answer.text()), (200, body));
+        let response = client.response();
+        assert_eq!((response.status, response.text()), (200, body));
     }
 }
 
 #[test]
-fn requests_may_be_cut_anywhere() {
+fn requests_may_be_split_anywhere() {
     let server = Coring::start(&["echo"]);
     for at in 1..PIPELINED.len() {
         let (first, second) = PIPELINED.split_at(at);
@@ -177,12 +182,12 @@ fn requests_may_be_cut_anywhere() {
         client.send(first);
         thread::sleep(PAUSE);
         client.send(second);
-        answers_pipelined(&mut client);
+        assert_pipelined_responses(&mut client);
     }
 }
 
 #[test]
-fn requests_may_come_byte_by_byte() {
+fn requests_may_arrive_byte_by_byte() {
     for family in Family::ALL {
         let server = Coring::start_on(family, &["echo"]);
         let mut client = server.connect();
@@ -190,31 +195,31 @@ fn requests_may_come_byte_by_byte() {
             client.send([byte]);
             thread::sleep(PAUSE);
         }
-        answers_pipelined(&mut client);
+        assert_pipelined_responses(&mut client);
     }
 }
 
 #[test]
-fn a_half_closed_connection_is_still_answered() {
+fn a_half_closed_connection_still_gets_its_responses() {
     for family in Family::ALL {
         let server = Coring::start_on(family, &["echo"]);
         let mut client = server.connect();
         client.send(PIPELINED);
         client.half_close();
-        answers_pipelined(&mut client);
-        client.ends();
+        assert_pipelined_responses(&mut client);
+        client.expect_fin();
     }
 }
 
 #[test]
-fn many_connections_come_one_after_the_other() {
+fn connections_can_be_opened_one_after_the_other() {
     for family in Family::ALL {
         let server = Coring::start_on(family, &[]);
         for _ in 0..500 {
             let mut client = server.connect();
-            client.send("GET / HTTP/1.1\r\nHost: coring\r\nConnection: close\r\n\r\n");
-            assert_eq!(client.answer().text(), HELLO);
-            client.ends();
+            client.send(GET_AND_CLOSE);
+            assert_eq!(client.response().text(), HELLO);
+            client.expect_fin();
         }
         let ended = server.stop();
         let stats = ended.stats();
@@ -225,7 +230,7 @@ fn many_connections_come_one_after_the_other() {
 }
 
 #[test]
-fn respond_answers_as_it_was_told() {
+fn respond_sends_the_given_status_type_and_text() {
     let server = Coring::start(&[
         "respond",
         "no tea",
@@ -236,59 +241,58 @@ fn respond_answers_as_it_was_told() {
     ]);
     let mut client = server.connect();
     for target in ["/", "/any"] {
-        client.send(format!("GET {target} HTTP/1.1\r\nHost: coring\r\n\r\n"));
-        let answer = client.answer();
-        assert_eq!((answer.status, answer.text()), (418, "no tea"));
-        assert_eq!(answer.field("content-type"), Some("text/x-pot"));
+        client.send(get(target));
+        let response = client.response();
+        assert_eq!((response.status, response.text()), (418, "no tea"));
+        assert_eq!(response.field("content-type"), Some("text/x-pot"));
     }
 }
 
 #[test]
-fn respond_without_content_has_no_body_and_no_length() {
+fn a_status_without_content_has_no_body_and_no_chunks() {
     for status in ["204", "304"] {
         let server = Coring::start(&["respond", "--status", status]);
         let mut client = server.connect();
         client.send(GET.repeat(2));
         for _ in 0..2 {
-            let answer = client.answer();
-            assert_eq!(answer.status.to_string(), status);
-            assert_eq!(answer.field("transfer-encoding"), None);
+            let response = client.response();
+            assert_eq!(response.status.to_string(), status);
+            assert_eq!(response.field("transfer-encoding"), None);
         }
         client.half_close();
-        client.ends();
+        client.expect_fin();
     }
 }
 
 #[test]
-fn echo_returns_any_body_with_its_type() {
+fn echo_returns_the_body_of_any_method_with_its_type() {
     let server = Coring::start(&["echo"]);
     let body = noise(300_000);
     for method in ["POST", "PUT", "PATCH", "DELETE", "GET", "OPTIONS", "X-OWN"] {
         let mut client = server.connect();
         let len = body.len();
-        client.send(format!(
-            "{method} /any?q HTTP/1.1\r\nHost: coring\r\nContent-Type: x/y\r\n\
-             Content-Length: {len}\r\nConnection: close\r\n\r\n"
-        ));
+        let length = format!("Content-Length: {len}");
+        let fields = ["Content-Type: x/y", &length, "Connection: close"];
+        client.send(request(method, "/any?q", &fields));
         let mut sender = client.twin();
         thread::scope(|scope| {
             scope.spawn(|| sender.send(&body));
-            let answer = client.answer();
+            let response = client.response();
             assert_eq!(
-                (answer.status, answer.field("content-type")),
+                (response.status, response.field("content-type")),
                 (200, Some("x/y"))
             );
-            assert!(answer.body == body, "{method}: another body came back");
+            assert!(response.body == body, "{method}: the body differs");
         });
-        client.ends();
+        client.expect_fin();
     }
 }
 
 #[test]
-fn echo_streams_as_it_comes() {
+fn echo_sends_each_chunk_back_at_once() {
     let server = Coring::start(&["echo"]);
     let mut client = server.connect();
-    client.send("POST / HTTP/1.1\r\nHost: coring\r\nTransfer-Encoding: chunked\r\n\r\n");
+    client.send(head_with_chunks("POST", "/"));
     client.send("5\r\nfirst\r\n");
     let head = client.head();
     assert_eq!(
@@ -300,24 +304,24 @@ fn echo_streams_as_it_comes() {
     assert_eq!(client.chunk().expect("the second chunk"), b"second");
     assert_eq!(client.chunk().expect("the last chunk"), b"");
     client.send(GET);
-    assert_eq!(client.answer().status, 200);
+    assert_eq!(client.response().status, 200);
 }
 
 #[test]
-fn a_client_that_waits_for_continue_is_told_to() {
+fn a_client_that_expects_continue_receives_it() {
     let server = Coring::start(&["echo"]);
     let mut client = server.connect();
-    let head = "POST / HTTP/1.1\r\nHost: coring\r\nContent-Length: 4\r\n\
-        Expect: 100-continue\r\n\r\n";
-    client.send(head);
-    assert_eq!(client.answer().status, 100);
+    let fields = ["Content-Length: 4", "Expect: 100-continue"];
+    let head = request("POST", "/", &fields);
+    client.send(&head);
+    assert_eq!(client.response().status, 100);
     client.send("body");
-    assert_eq!(client.answer().text(), "body");
-    // Who does not wait need not be told, but may be.
+    assert_eq!(client.response().text(), "body");
+    // If the client sends the body at once, the server may leave out the interim response.
     client.send(format!("{head}body"));
-    let mut answer = client.answer();
-    if answer.status == 100 {
-        answer = client.answer();
+    let mut response = client.response();
+    if response.status == 100 {
+        response = client.response();
     }
-    assert_eq!((answer.status, answer.text()), (200, "body"));
+    assert_eq!((response.status, response.text()), (200, "body"));
 }

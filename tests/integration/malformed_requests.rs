@@ -1,12 +1,14 @@
-//! Requests that break the protocol: each gets its status and the end of its connection, and what
-//! was smuggled behind it is never taken for a request.
+//! Malformed requests: each is answered with an error status and the end of its connection, and
+//! bytes smuggled behind it are never parsed as a request.
 
 use std::thread;
 use std::time::Duration;
 
-use crate::support::{Coring, GET};
+use crate::support::{
+    Coring, GET, GET_AND_CLOSE, HALF_A_HEAD, head_with_chunks, head_with_length, request,
+};
 
-/// What is wrong, the request, and the status that answers it.
+/// The fault, the request, and the status of the response.
 type Row = (&'static str, &'static str, u16);
 
 const FAULTS: &[Row] = &[
@@ -47,9 +49,13 @@ const FAULTS: &[Row] = &[
         "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
         400,
     ),
-    ("no valid Host", "GET / HTTP/1.1\r\nHost: a b\r\n\r\n", 400),
     (
-        "another Host",
+        "an invalid Host",
+        "GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
+        400,
+    ),
+    (
+        "a Host that differs from the target",
         "GET http://a/ HTTP/1.1\r\nHost: b\r\n\r\n",
         400,
     ),
@@ -69,10 +75,10 @@ const FAULTS: &[Row] = &[
         "GET / HTTP/1.1\r\n Host: a\r\n\r\n",
         400,
     ),
-    ("an old version", "GET / HTTP/0.9\r\nHost: a\r\n\r\n", 505),
-    ("a later version", "GET / HTTP/2.0\r\nHost: a\r\n\r\n", 505),
+    ("version 0.9", "GET / HTTP/0.9\r\nHost: a\r\n\r\n", 505),
+    ("version 2.0", "GET / HTTP/2.0\r\nHost: a\r\n\r\n", 505),
     (
-        "a longer version",
+        "a version with two digits",
         "GET / HTTP/1.10\r\nHost: a\r\n\r\n",
         400,
     ),
@@ -82,7 +88,7 @@ const FAULTS: &[Row] = &[
         501,
     ),
     (
-        "an expectation",
+        "an unknown expectation",
         "GET / HTTP/1.1\r\nHost: a\r\nExpect: tea\r\n\r\n",
         417,
     ),
@@ -94,15 +100,15 @@ const FAULTS: &[Row] = &[
 ];
 
 #[test]
-fn a_fault_is_answered_with_its_status_and_the_end() {
+fn a_malformed_request_gets_its_status_and_ends_the_connection() {
     let server = Coring::start(&[]);
     for (what, request, status) in FAULTS {
         let mut client = server.connect();
         client.send(request);
-        let answer = client.answer();
-        assert_eq!(answer.status, *status, "{what}: {}", answer.head);
-        assert!(answer.closes(), "{what}: {}", answer.head);
-        client.ends();
+        let response = client.response();
+        assert_eq!(response.status, *status, "{what}: {}", response.head);
+        assert!(response.closes(), "{what}: {}", response.head);
+        client.expect_fin();
     }
     assert_eq!(server.ask(GET).status, 200);
     assert_eq!(
@@ -111,8 +117,8 @@ fn a_fault_is_answered_with_its_status_and_the_end() {
     );
 }
 
-/// Framings that two servers in a row may read differently, each with a request hidden behind. The
-/// status is that of the only answer.
+/// Framings that a proxy and the server behind it may interpret differently. A request is hidden
+/// behind each. There must be only one response; the row has its status.
 const SMUGGLED: &[Row] = &[
     (
         "CL and TE",
@@ -145,19 +151,19 @@ const SMUGGLED: &[Row] = &[
         "Content-Length: 18446744073709551616\r\n\r\n",
         400,
     ),
-    ("another coding", "Transfer-Encoding: gzip\r\n\r\n", 501),
+    ("an unknown coding", "Transfer-Encoding: gzip\r\n\r\n", 501),
     (
         "two codings",
         "Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
         501,
     ),
     (
-        "chunked within",
+        "chunked, but not last",
         "Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
         501,
     ),
     (
-        "chunked, almost",
+        "a coding that ends with chunked",
         "Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
         501,
     ),
@@ -167,7 +173,7 @@ const SMUGGLED: &[Row] = &[
         501,
     ),
     (
-        "chunked with a tab",
+        "chunked after a vertical tab",
         "Transfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n",
         400,
     ),
@@ -189,13 +195,14 @@ const SMUGGLED: &[Row] = &[
 ];
 
 #[test]
-fn what_is_smuggled_behind_a_fault_is_not_a_request() {
+fn a_request_smuggled_behind_a_fault_is_not_parsed() {
     let server = Coring::start(&["echo"]);
     for (what, framing, status) in SMUGGLED {
         let mut client = server.connect();
         client.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{framing}{GET}"));
-        assert_eq!(client.answer().status, *status, "{what}");
-        client.ends();
+        assert_eq!(client.response().status, *status, "{what}");
+        // A second response would arrive before the FIN.
+        client.expect_fin();
     }
     assert_eq!(
         server.stop().stats()["closed_by_fault"],
@@ -203,13 +210,14 @@ fn what_is_smuggled_behind_a_fault_is_not_a_request() {
     );
 }
 
-/// `Transfer-Encoding` is of HTTP/1.1; who sends it in 1.0 may be a proxy that does not know it.
+/// HTTP/1.0 has no `Transfer-Encoding`. The request may have passed through a proxy that ignored
+/// the field (RFC 9112 §6.1).
 #[test]
-fn chunks_in_http_1_0_are_refused() {
+fn a_transfer_encoding_in_http_1_0_is_refused() {
     let server = Coring::start(&["echo"]);
     let framing = "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
-    let answer = server.ask(format!("POST / HTTP/1.0\r\nHost: a\r\n{framing}{GET}"));
-    assert_eq!((answer.status, answer.closes()), (400, true));
+    let response = server.ask(format!("POST / HTTP/1.0\r\nHost: a\r\n{framing}{GET}"));
+    assert_eq!((response.status, response.closes()), (400, true));
 }
 
 const BAD_CHUNKS: &[&str] = &[
@@ -228,25 +236,25 @@ const BAD_CHUNKS: &[&str] = &[
     "0\r\nX: y\n\r\n",
 ];
 
-/// The answer may have begun before the bad chunk came. It is then cut short, so that nobody takes
-/// it for whole.
+/// If the response has begun before the malformed chunk arrives, the server cuts the response
+/// short, so that the client does not take it for complete.
 #[test]
 fn a_malformed_chunk_ends_the_connection() {
     let server = Coring::start(&["echo"]);
     for chunks in BAD_CHUNKS {
         let mut client = server.connect();
-        client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
+        client.send(head_with_chunks("POST", "/"));
         client.send(format!("{chunks}{GET}"));
-        match client.try_answer() {
-            Ok(Some(answer)) => assert_eq!(answer.status, 400, "{chunks:?}: {}", answer.head),
-            Ok(None) => panic!("{chunks:?}: no answer"),
+        match client.try_response() {
+            Ok(Some(response)) => assert_eq!(response.status, 400, "{chunks:?}: {}", response.head),
+            Ok(None) => panic!("{chunks:?}: no response"),
             Err(error) => assert_eq!(
                 error.kind(),
                 std::io::ErrorKind::UnexpectedEof,
                 "{chunks:?}"
             ),
         }
-        let rest = client.broken();
+        let rest = client.expect_fin_or_reset();
         assert!(
             rest.is_empty(),
             "{chunks:?}: {}",
@@ -260,95 +268,91 @@ fn a_malformed_chunk_ends_the_connection() {
 }
 
 #[test]
-fn a_request_cut_short_costs_only_its_connection() {
+fn a_request_cut_short_ends_only_its_connection() {
     let server = Coring::start(&["echo"]);
-    let cuts = [
-        "GET / HT",
-        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhell",
-    ];
+    let half_a_body = head_with_length("POST", "/", 5) + "hell";
+    let cuts = ["GET / HT", &half_a_body];
     for request in cuts {
         let mut client = server.connect();
         client.send(request);
         client.half_close();
-        // Nobody may be there to read it, but a 400 does no harm; neither does a cut answer.
-        if let Ok(Some(answer)) = client.try_answer() {
-            assert_eq!(answer.status, 400, "{request}: {}", answer.head);
+        // A 400, a response that is cut short, or no response: all are allowed.
+        if let Ok(Some(response)) = client.try_response() {
+            assert_eq!(response.status, 400, "{request}: {}", response.head);
         }
-        client.broken();
+        client.expect_fin_or_reset();
     }
     assert_eq!(server.ask(GET).status, 200);
 }
 
-/// A client that sends all of its body before it reads must find the answer, not a reset: the
-/// server reads on for a while after it has answered.
+/// A client that sends its whole body before it reads must get the response, not a reset: after
+/// the response the server continues to receive for a while.
 #[test]
-fn pitfall_22_an_answer_is_not_lost_to_a_client_that_still_sends() {
+fn pitfall_22_a_client_that_still_sends_gets_the_response() {
     const LEN: usize = 10 << 20;
     let length = format!("Content-Length: {LEN}");
     let chunked = "Transfer-Encoding: chunked".to_owned();
-    // The server, the framing, the first bytes of the body, the status.
+    // The flag, the framing, the first bytes of the body, the status.
     let refused = ("--max-body=1024", &length, String::new(), 413);
     let unread = ("--max-body=0", &length, String::new(), 405);
     let unread_chunk = ("--max-body=0", &chunked, format!("{LEN:x}\r\n"), 405);
     for (flag, framing, first, status) in [refused, unread, unread_chunk] {
         let server = Coring::start(&[flag]);
         let mut client = server.connect();
-        client.send(format!(
-            "POST / HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n{first}"
-        ));
+        client.send(request("POST", "/", &[framing]) + &first);
         client
             .try_send(vec![b'a'; LEN])
-            .expect("a server that still reads");
-        let answer = client.answer();
+            .expect("a server that continues to receive");
+        let response = client.response();
         assert_eq!(
-            (answer.status, answer.closes()),
+            (response.status, response.closes()),
             (status, true),
             "{}",
-            answer.head
+            response.head
         );
         client.half_close();
-        client.ends();
+        client.expect_fin();
         server.stop();
     }
 }
 
-/// Nobody can keep the server reading without end.
+/// A client that keeps sending after the response cannot keep the connection open for ever.
 #[test]
-fn reading_on_after_an_answer_is_bounded() {
+fn the_time_of_receiving_after_a_response_is_bounded() {
     let server = Coring::start(&["--max-body", "1024"]);
     let mut client = server.connect();
-    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999\r\n\r\n");
-    assert_eq!(client.answer().status, 413);
+    client.send(head_with_length("POST", "/", 99_999_999_999_u64));
+    assert_eq!(client.response().status, 413);
     let refused = (0..120).find_map(|_| {
         thread::sleep(Duration::from_millis(500));
         client.try_send("a").err()
     });
-    refused.expect("the server to leave within a minute");
+    refused.expect("the server closes the connection within a minute");
     assert_eq!(server.stop().stats()["connections_open"], 0);
 }
 
-/// What follows the last request of a connection is not answered, and must not take the answer with
-/// it: a close with bytes unread is a reset, which makes the peer forget what it has received.
+/// Bytes behind the last request of a connection are ignored. They must not cost the client the
+/// response: closing a socket with unread bytes resets the connection, and the client's kernel
+/// then discards received bytes.
 #[test]
-fn an_answer_survives_what_is_sent_behind_it() {
+fn bytes_behind_the_last_request_do_not_destroy_its_response() {
     let server = Coring::start(&["--head-timeout", "1s"]);
     let garbage = "G".repeat(20_000);
     for _ in 0..20 {
         let mut client = server.connect();
-        let request = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
-        client.send(format!("{request}{garbage}"));
+        client.send(format!("{GET_AND_CLOSE}{garbage}"));
         for _ in 0..20 {
             client.send(&garbage);
         }
-        assert_eq!(client.answer().status, 200);
-        client.ends();
+        assert_eq!(client.response().status, 200);
+        client.expect_fin();
     }
     let mut late = server.connect();
-    late.send("GET / HTTP/1.1\r\nHo");
+    late.send(HALF_A_HEAD);
     assert_eq!(late.head().status, 408);
     for _ in 0..20 {
         late.send(&garbage);
         thread::sleep(Duration::from_millis(10));
     }
-    late.broken();
+    late.expect_fin_or_reset();
 }

@@ -1,4 +1,4 @@
-//! Interim responses that a service makes (103, 100), reason phrases, and lines of fields.
+//! Interim responses from a service (100 and 103), reason phrases, and pre-encoded field lines.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -8,14 +8,11 @@ use coring::sync::channel;
 use coring::time::sleep;
 use coring::{FieldLines, HeaderName, HeaderValue, Request, Response, StatusCode};
 
-use crate::support::Local;
+use crate::support::{GET_HTTP_1_0, Local, get, request};
 
 const LINK: HeaderName = HeaderName::from_static("link");
 
-fn get(target: &str) -> String {
-    format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n")
-}
-
+/// A `103 Early Hints` with this `Link`.
 fn hints(link: &'static str) -> Response {
     Response::new(StatusCode::EARLY_HINTS).with_header(LINK, HeaderValue::from_static(link))
 }
@@ -44,13 +41,13 @@ fn an_interim_response_arrives_while_the_service_works() {
         assert_eq!((first.status, first.field("link")), (103, Some("</a.css>")));
         assert_eq!(first.field("content-length"), None);
         other.send(get("/go"));
-        assert_eq!(other.answer().text(), "gone");
+        assert_eq!(other.response().text(), "gone");
         let second = client.head();
         assert_eq!(
             (second.status, second.field("link")),
             (103, Some("</b.css>"))
         );
-        let last = client.answer();
+        let last = client.response();
         assert_eq!((last.status, last.text()), (200, "done"));
         assert_eq!(last.field("link"), None);
     }
@@ -74,12 +71,12 @@ fn pipelined_responses_keep_their_order_around_interim_ones() {
     client.send(["/", "/hint", "/", "/slow", "/hint", "/"].map(get).concat());
     let mut seen = Vec::new();
     for _ in 0..9 {
-        let answer = client.head();
-        if answer.status == 103 {
+        let response = client.head();
+        if response.status == 103 {
             seen.push("103".to_owned());
             continue;
         }
-        let len = answer.field("content-length").expect("a length").parse();
+        let len = response.field("content-length").expect("a length").parse();
         let body = client.take(len.expect("a number")).expect("a body");
         seen.push(String::from_utf8(body).expect("text"));
     }
@@ -91,19 +88,19 @@ fn pipelined_responses_keep_their_order_around_interim_ones() {
 }
 
 #[test]
-fn to_http_1_0_there_are_no_interim_responses() {
+fn an_http_1_0_client_gets_no_interim_responses() {
     let server = Local::start(|| {
         async |_: Request| hints("</a.css>").then(async { Response::text("done") })
     });
     let mut client = server.connect();
-    client.send("GET / HTTP/1.0\r\n\r\n");
-    let answer = client.answer();
-    assert_eq!((answer.status, answer.text()), (200, "done"));
+    client.send(GET_HTTP_1_0);
+    let response = client.response();
+    assert_eq!((response.status, response.text()), (200, "done"));
     assert_eq!(server.stop_and_count("responses_1xx"), 0);
 }
 
 #[test]
-fn continue_is_said_once_if_the_service_says_it() {
+fn a_service_that_sends_continue_itself_sends_it_once() {
     let server = Local::start(|| {
         async |mut request: Request| {
             let mut body = std::mem::take(request.body());
@@ -114,20 +111,19 @@ fn continue_is_said_once_if_the_service_says_it() {
         }
     });
     let mut client = server.connect();
+    let fields = ["Content-Length: 5", "Expect: 100-continue"];
     for _ in 0..2 {
-        client.send(
-            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n",
-        );
+        client.send(request("POST", "/", &fields));
         assert_eq!(client.head().status, 100);
         client.send("hello");
-        let answer = client.answer();
-        assert_eq!((answer.status, answer.text()), (200, "hello"));
+        let response = client.response();
+        assert_eq!((response.status, response.text()), (200, "hello"));
     }
     assert_eq!(server.stop_and_count("responses_1xx"), 2);
 }
 
 #[test]
-fn interim_responses_without_end_cost_no_memory() {
+fn endless_interim_responses_do_not_block_other_clients() {
     fn another() -> Response {
         hints("</a.css>").then(async { another() })
     }
@@ -137,21 +133,21 @@ fn interim_responses_without_end_cost_no_memory() {
             _ => Response::text("done"),
         }
     });
-    // The client does not read; others are served meanwhile.
     let mut client = server.connect();
     client.send(get("/endless"));
     for _ in 0..1000 {
         assert_eq!(client.head().status, 103);
     }
+    // From here on this client does not read.
     let mut other = server.connect();
     other.send(get("/"));
-    assert_eq!(other.answer().text(), "done");
+    assert_eq!(other.response().text(), "done");
     drop(client);
     server.stop();
 }
 
 #[test]
-fn a_panic_after_an_interim_response_costs_one_connection() {
+fn a_panic_after_an_interim_response_is_answered_with_500() {
     let server = Local::start(|| {
         async |_: Request| {
             hints("</a.css>").then(async {
@@ -163,12 +159,12 @@ fn a_panic_after_an_interim_response_costs_one_connection() {
     let mut client = server.connect();
     client.send(get("/"));
     assert_eq!(client.head().status, 103);
-    assert_eq!(client.answer().status, 500);
+    assert_eq!(client.response().status, 500);
     assert_eq!(server.stop_and_count("service_panics"), 1);
 }
 
 #[test]
-fn a_reason_phrase_and_lines_of_fields_are_sent() {
+fn a_reason_phrase_and_field_lines_are_sent() {
     let server = Local::start(|| {
         let fields = [("X-A", "1"), ("Server", "mine"), ("Content-Length", "7")];
         let lines = Rc::new(FieldLines::from_bytes(fields).expect("valid fields"));
@@ -182,13 +178,17 @@ fn a_reason_phrase_and_lines_of_fields_are_sent() {
     let mut client = server.connect();
     for _ in 0..2 {
         client.send(get("/"));
-        let answer = client.answer();
-        assert!(answer.head.starts_with("HTTP/1.1 418 Short And Stout\r\n"));
-        assert_eq!(answer.text(), "short");
-        assert_eq!(answer.field("x-a"), Some("1"));
-        assert_eq!(answer.field("server"), Some("mine"));
+        let response = client.response();
+        assert!(
+            response
+                .head
+                .starts_with("HTTP/1.1 418 Short And Stout\r\n")
+        );
+        assert_eq!(response.text(), "short");
+        assert_eq!(response.field("x-a"), Some("1"));
+        assert_eq!(response.field("server"), Some("mine"));
         assert_eq!(
-            answer.field("content-type"),
+            response.field("content-type"),
             Some("text/plain; charset=utf-8")
         );
     }

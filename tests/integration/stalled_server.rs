@@ -1,5 +1,5 @@
-//! A client that sends in time is served, however long the server was kept from looking: by a
-//! service that blocks its worker, or because its process was stopped.
+//! A client that sends in time is served even if the server did not run for longer than its
+//! timeouts: because a service blocked the worker, or because the process was stopped.
 
 use std::thread;
 use std::time::Duration;
@@ -7,23 +7,23 @@ use std::time::Duration;
 use coring::{Limits, Request, Response};
 use rustix::process::Signal;
 
-use crate::support::{Client, Coring, GET, Local, noise};
+use crate::support::{Client, Coring, Folder, GET, Local, get, head_with_length, noise};
 
-/// Every limit on a client's time.
-const LIMIT_MS: u64 = 1000;
-/// Longer than any of them.
+/// Each of the server's timeouts.
+const TIMEOUT_MS: u64 = 1000;
+/// Longer than the timeouts.
 const LONG: Duration = Duration::from_millis(2500);
-/// Long enough for what was sent to arrive.
+/// Long enough for sent bytes to arrive.
 const SHORT: Duration = Duration::from_millis(300);
 
-/// A server whose worker stands still while it answers `/block` (for [`LONG`]) and `/pause` (for
-/// [`SHORT`]), and in each part of a body that is sent to `/parts`.
+/// A server whose service blocks its worker: for [`LONG`] in `/block`, for [`SHORT`] in `/pause`,
+/// and for [`LONG`] after each part of a body that is sent to `/parts`.
 fn blocking_server() -> Local {
     let mut limits = Limits::default();
-    limits.head_timeout = Some(Duration::from_millis(LIMIT_MS));
-    limits.body_timeout = Some(Duration::from_millis(LIMIT_MS));
-    limits.idle_timeout = Some(Duration::from_millis(LIMIT_MS));
-    limits.write_timeout = Some(Duration::from_millis(LIMIT_MS));
+    limits.head_timeout = Some(Duration::from_millis(TIMEOUT_MS));
+    limits.body_timeout = Some(Duration::from_millis(TIMEOUT_MS));
+    limits.idle_timeout = Some(Duration::from_millis(TIMEOUT_MS));
+    limits.write_timeout = Some(Duration::from_millis(TIMEOUT_MS));
     Local::start_within(limits, || {
         async |mut request: Request| {
             match request.path() {
@@ -45,89 +45,83 @@ fn blocking_server() -> Local {
     })
 }
 
-fn get(path: &str) -> String {
-    format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")
-}
-
-fn post(path: &str, len: usize) -> String {
-    format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {len}\r\n\r\n")
-}
-
-/// The worker learns of the new connections in the turn in which a service blocks it. By the time
-/// it may ask for what they have sent, the time for their heads is over.
+/// The worker accepts the new connections in the same turn in which a service blocks it. When it
+/// reads from them, their head timeout is over.
 #[test]
-fn new_connections_outlive_a_service_that_blocks() {
+fn new_connections_survive_a_service_that_blocks() {
     let server = blocking_server();
     for _ in 0..2 {
-        let mut blocks = server.connect();
-        blocks.send(GET);
-        assert_eq!(blocks.answer().status, 200);
-        let mut pauses = server.connect();
-        pauses.send(get("/pause"));
+        let mut blocking = server.connect();
+        blocking.send(GET);
+        assert_eq!(blocking.response().status, 200);
+        let mut pausing = server.connect();
+        pausing.send(get("/pause"));
         thread::sleep(SHORT / 3);
-        blocks.send(get("/block"));
+        blocking.send(get("/block"));
         let mut new: Vec<Client> = (0..10).map(|_| server.connect()).collect();
         for client in &mut new {
             client.send(GET);
         }
         for client in &mut new {
-            assert_eq!(client.answer().status, 200);
+            assert_eq!(client.response().status, 200);
         }
     }
     server.stop();
 }
 
-/// Each of them sends while the worker stands still.
+/// The clients send while the worker is blocked: one continues a head, one continues a body, one
+/// was idle, and one had sent nothing yet.
 #[test]
-fn begun_requests_outlive_a_service_that_blocks() {
+fn begun_requests_survive_a_service_that_blocks() {
     let server = blocking_server();
     let mut idle = server.connect();
     idle.send(GET);
-    assert_eq!(idle.answer().status, 200);
+    assert_eq!(idle.response().status, 200);
     let mut head = server.connect();
     head.send(&GET[..20]);
     let mut body = server.connect();
-    body.send(format!("{}ab", post("/", 4)));
+    body.send(head_with_length("POST", "/", 4) + "ab");
     let mut silent = server.connect();
     thread::sleep(SHORT);
-    let mut blocks = server.connect();
-    blocks.send(get("/block"));
+    let mut blocking = server.connect();
+    blocking.send(get("/block"));
     thread::sleep(SHORT);
     idle.send(GET);
     head.send(&GET[20..]);
     body.send("cd");
     silent.send(GET);
     for client in [&mut idle, &mut head, &mut silent] {
-        assert_eq!(client.answer().status, 200);
+        assert_eq!(client.response().status, 200);
     }
-    assert_eq!(body.answer().text(), "abcd");
+    assert_eq!(body.response().text(), "abcd");
     server.stop();
 }
 
-/// The time until the next request begins when the answer is made, not when the service was called.
+/// The timeout for the next request or part starts when the service has finished, not when it was
+/// called.
 #[test]
-fn a_service_that_blocks_leaves_its_own_client_all_its_time() {
+fn a_timeout_does_not_include_the_time_that_a_service_blocks() {
     let server = blocking_server();
     let mut client = server.connect();
     for _ in 0..2 {
         client.send(get("/block"));
-        assert_eq!(client.answer().status, 200);
+        assert_eq!(client.response().status, 200);
         thread::sleep(SHORT);
     }
-    client.send(format!("{}a", post("/parts", 3)));
+    client.send(head_with_length("POST", "/parts", 3) + "a");
     for part in ["b", "c"] {
-        // The server asks for the next part only when it is done with this one.
+        // The service asks for the next part when it has stopped blocking.
         thread::sleep(LONG + SHORT);
         client.send(part);
     }
-    assert_eq!(client.answer().text(), "abc");
+    assert_eq!(client.response().text(), "abc");
     server.stop();
 }
 
-/// A stopped process (a debugger, a frozen container, a suspended machine) does not look at what
-/// its clients send; that is not their fault.
+/// A process may be stopped by a debugger, a frozen container or a suspended machine. When it
+/// continues, it must first read what its clients sent meanwhile, and not time them out.
 #[test]
-fn clients_outlive_a_process_that_was_stopped() {
+fn clients_survive_a_stopped_process() {
     let limits = [
         ["--head-timeout", "1s"],
         ["--body-timeout", "1s"],
@@ -135,16 +129,16 @@ fn clients_outlive_a_process_that_was_stopped() {
         ["--write-timeout", "1s"],
     ];
     let server = Coring::start(&[&["echo", "--cores", "1"][..], limits.as_flattened()].concat());
-    // More than the kernel tells a ring of at a time.
+    // Together the clients cause more events than the kernel reports at a time.
     let mut idle: Vec<Client> = (0..100).map(|_| server.connect()).collect();
     let mut uploads: Vec<Client> = (0..50).map(|_| server.connect()).collect();
     let part = noise(1000);
     for client in &mut idle {
         client.send(GET);
-        assert_eq!(client.answer().status, 200);
+        assert_eq!(client.response().status, 200);
     }
     for client in &mut uploads {
-        client.send(post("/", 3 * part.len()));
+        client.send(head_with_length("POST", "/", 3 * part.len()));
         client.send(&part);
         assert_eq!(client.head().status, 200);
         assert!(client.take(part.len()).expect("the first part") == part);
@@ -157,7 +151,7 @@ fn clients_outlive_a_process_that_was_stopped() {
         thread::sleep(LONG);
         server.signal(Signal::CONT);
         for client in &mut idle {
-            assert_eq!(client.answer().status, 200);
+            assert_eq!(client.response().status, 200);
         }
         for client in &mut uploads {
             assert!(client.take(part.len()).expect("the next part") == part);
@@ -166,17 +160,17 @@ fn clients_outlive_a_process_that_was_stopped() {
     server.stop();
 }
 
-/// The same for a client that receives slowly: the answer's time stands still as well.
+/// The same for a client that reads slowly: the write timeout and the minimum rate do not count
+/// the time that the process is stopped.
 #[test]
-fn downloads_outlive_a_process_that_was_stopped() {
-    let folder = crate::support::Folder::new();
+fn downloads_survive_a_stopped_process() {
+    let folder = Folder::new();
     let content = noise(32 << 20);
     folder.write("large", &content);
-    let path = folder.path().to_str().expect("a path in UTF-8");
     let limits = ["--write-timeout", "1s", "--min-rate", "1m", "--cores", "1"];
-    let server = Coring::start(&[&["serve", path][..], &limits].concat());
+    let server = Coring::serve(&folder, &limits);
     let mut client = server.connect();
-    client.receive_at_most(64 << 10);
+    client.set_receive_buffer(64 << 10);
     client.send(get("/large"));
     assert_eq!(client.head().status, 200);
     let (first, rest) = content.split_at(1 << 20);

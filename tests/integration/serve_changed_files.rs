@@ -1,5 +1,5 @@
-//! `coring serve` while the files in its folder change: what is new is seen soon, and what is
-//! served is of one piece. What happens to the folder itself is in `serve_replaced`.
+//! `coring serve` while the files in its folder change: new content is served within a second, and
+//! no response mixes old and new content. `serve_replaced_folder` replaces the folder itself.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -9,30 +9,29 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::serve::{field, get, request, serve};
-use crate::support::{Client, Coring, Folder, coring, eventually};
+use crate::support::{Client, Coring, Folder, coring, eventually, get, request};
 
-/// A change is noticed within a second; the rest is for a slow machine.
+/// The server notices a change within a second. Another second allows for a slow machine.
 const SOON: Duration = Duration::from_secs(2);
 
-/// Puts `content` in the place of what is called `name`, at once.
+/// Replaces the file `name` with `content`, by rename(2).
 fn replace(folder: &Folder, name: &str, content: impl AsRef<[u8]>) {
     let new = folder.write(&format!("{name}.new"), content);
     fs::rename(new, folder.file(name)).expect("a renamed file");
 }
 
 #[test]
-fn a_change_is_noticed() {
+fn a_changed_file_is_served_soon() {
     let folder = Folder::new();
-    let server = serve(&folder, &[]);
+    let server = Coring::serve(&folder, &[]);
     let mut client = server.connect();
     let mut ask = |fields: &[&str]| {
         client.send(request("GET", "/a", fields));
-        client.answer()
+        client.response()
     };
     assert_eq!(ask(&[]).status, 404);
     let mut etags = Vec::new();
-    // Another length, the same length, an empty one; in place and by another file.
+    // A different length, the same length, and an empty file; written in place and replaced.
     let contents = ["one", "three", "seven", "", "eight"];
     for (index, content) in contents.into_iter().enumerate() {
         if index % 2 == 0 {
@@ -41,16 +40,16 @@ fn a_change_is_noticed() {
             replace(&folder, "a", content);
         }
         thread::sleep(SOON);
-        let answer = ask(&[]);
-        assert_eq!((answer.status, answer.text()), (200, content));
-        let etag = field(&answer, "etag").to_owned();
-        assert!(!etags.contains(&etag), "{etag} again");
+        let response = ask(&[]);
+        assert_eq!((response.status, response.text()), (200, content));
+        let etag = response.expect_field("etag").to_owned();
+        assert!(!etags.contains(&etag), "{etag} was used before");
         assert_eq!(ask(&[&format!("If-None-Match: {etag}")]).status, 304);
         etags.push(etag);
-        // Now it is in memory.
+        // This response comes from the cache.
         assert_eq!(ask(&[]).text(), content);
     }
-    fs::remove_file(folder.file("a")).expect("a file of ours");
+    fs::remove_file(folder.file("a")).expect("a file that we own");
     thread::sleep(SOON);
     assert_eq!(ask(&[]).status, 404);
     fs::create_dir(folder.file("a")).expect("a new folder");
@@ -58,12 +57,12 @@ fn a_change_is_noticed() {
 }
 
 #[test]
-fn an_answer_is_of_one_piece() {
+fn a_response_does_not_mix_old_and_new_content() {
     const LEN: usize = 64 << 10;
     let folder = Folder::new();
     folder.write("a", [b'a'; LEN]);
     for flags in [&[][..], &["--file-cache", "0"]] {
-        let server = serve(&folder, flags);
+        let server = Coring::serve(&folder, flags);
         let done = AtomicBool::new(false);
         thread::scope(|scope| {
             scope.spawn(|| {
@@ -79,21 +78,21 @@ fn an_answer_is_of_one_piece() {
             let started = Instant::now();
             let mut seen = std::collections::BTreeSet::new();
             while started.elapsed() < SOON {
-                client.send(request("GET", "/a", &[]));
-                let body = client.answer().body;
+                client.send(get("/a"));
+                let body = client.response().body;
                 let first = *body.first().expect("a body");
                 assert!(body.len() == LEN && body.iter().all(|&byte| byte == first));
                 seen.insert(first);
             }
             done.store(true, Ordering::Relaxed);
-            assert!(seen.len() > 1, "nothing was noticed");
+            assert!(seen.len() > 1, "no change was served");
         });
     }
 }
 
-/// Makes the tree number `version` and swaps it in as Kubernetes does with a ConfigMap: files are
-/// links through `..data`, a link to a folder of its own for each version, and the former folder is
-/// removed at once.
+/// Replaces the files with those of `version`, as Kubernetes updates a ConfigMap: the files are
+/// links through `..data`, which is a link to a folder that each version has for itself. The folder
+/// of the previous version is removed at once.
 fn swap(folder: &Folder, version: u64) {
     let name = |version| format!("..{version}");
     fs::create_dir(folder.file(&name(version))).expect("a new folder");
@@ -101,33 +100,36 @@ fn swap(folder: &Folder, version: u64) {
     symlink(name(version), folder.file("..data_tmp")).expect("a new link");
     fs::rename(folder.file("..data_tmp"), folder.file("..data")).expect("a renamed link");
     if version > 0 {
-        fs::remove_dir_all(folder.file(&name(version - 1))).expect("a folder of ours");
+        fs::remove_dir_all(folder.file(&name(version - 1))).expect("a folder that we own");
     }
 }
 
 #[test]
-fn a_tree_that_is_swapped_is_served_without_a_gap() {
+fn a_config_map_update_is_served_without_a_gap() {
     let folder = Folder::new();
     swap(&folder, 0);
     symlink("..data/index.html", folder.file("index.html")).expect("a new link");
     for flags in [&[][..], &["--file-cache", "0"]] {
-        let server = serve(&folder, flags);
-        let first: u64 = get(&server, "/").text().parse().expect("a version");
+        let server = Coring::serve(&folder, flags);
+        let first: u64 = server.get("/").text().parse().expect("a version");
         let current = AtomicU64::new(first);
-        // The version that had been in its place for so long that nothing older may be served.
+        // The newest version that has been current for longer than SOON. Older ones are stale.
         let oldest = AtomicU64::new(first);
         let done = AtomicBool::new(false);
         let ask = || {
             let mut client = server.connect();
             while !done.load(Ordering::Relaxed) {
                 let oldest = oldest.load(Ordering::Relaxed);
-                client.send(request("GET", "/", &[]));
-                let answer = client.answer();
+                client.send(get("/"));
+                let response = client.response();
                 let now = current.load(Ordering::Relaxed);
-                assert_eq!(answer.status, 200, "at version {now}");
-                let version: u64 = answer.text().parse().expect("a version");
+                assert_eq!(response.status, 200, "at version {now}");
+                let version: u64 = response.text().parse().expect("a version");
                 assert!(version <= now + 1, "{version} at version {now}");
-                assert!(version >= oldest, "{version} is stale: {oldest} is old");
+                assert!(
+                    version >= oldest,
+                    "{version} is stale, as {oldest} must be noticed"
+                );
             }
         };
         thread::scope(|scope| {
@@ -143,34 +145,35 @@ fn a_tree_that_is_swapped_is_served_without_a_gap() {
                     oldest.store(*old, Ordering::Relaxed);
                     swapped.pop_front();
                 }
-                // Long enough for what was served first to become stale.
+                // So slow that the first versions become stale before the last swap.
                 thread::sleep(Duration::from_millis(3));
             }
             thread::sleep(SOON);
-            let last = get(&server, "/");
+            let last = server.get("/");
             done.store(true, Ordering::Relaxed);
             assert_eq!(last.text(), (first + 1000).to_string());
             for client in clients {
-                client.join().expect("a client without a complaint");
+                client.join().expect("no panic in the client");
             }
         });
     }
 }
 
-/// What nobody has asked for since is as old for the second who asks as for the first.
+/// A file changed while no client requested it. No client gets the old content afterwards, neither
+/// the first to request the file nor the next.
 #[test]
-fn what_changed_long_ago_is_served_to_nobody() {
+fn a_file_that_changed_between_requests_is_never_served_stale() {
     let folder = Folder::new();
     replace(&folder, "a", "old");
-    let server = serve(&folder, &[]);
+    let server = Coring::serve(&folder, &[]);
     let mut clients: Vec<Client> = (0..8).map(|_| server.connect()).collect();
     let mut ask = |expected: &str| {
         thread::sleep(SOON);
         for client in &mut clients {
-            client.send(request("GET", "/a", &[]));
+            client.send(get("/a"));
         }
         for client in &mut clients {
-            assert_eq!(client.answer().text(), expected);
+            assert_eq!(client.response().text(), expected);
         }
     };
     ask("old");
@@ -179,33 +182,36 @@ fn what_changed_long_ago_is_served_to_nobody() {
 }
 
 #[test]
-fn a_file_that_shrinks_while_it_is_sent_ends_its_connection() {
+fn a_file_that_shrinks_during_a_download_ends_the_connection() {
     const LEN: u64 = 256 << 20;
     let folder = Folder::new();
     folder.write("small", "still here");
     let file = File::create(folder.file("large")).expect("a new file");
     file.set_len(LEN).expect("a sparse file");
-    let server = serve(&folder, &[]);
+    let server = Coring::serve(&folder, &[]);
     let mut client = server.connect();
-    client.receive_at_most(64 << 10);
-    client.send(request("GET", "/large", &[]));
-    assert_eq!(field(&client.head(), "content-length"), LEN.to_string());
+    client.set_receive_buffer(64 << 10);
+    client.send(get("/large"));
+    assert_eq!(
+        client.head().expect_field("content-length"),
+        LEN.to_string()
+    );
     client.take(1 << 20).expect("the beginning");
-    file.set_len(2 << 20).expect("a file of ours");
-    let rest = client.broken();
+    file.set_len(2 << 20).expect("a file that we own");
+    let rest = client.expect_fin_or_reset();
     assert!(
         (rest.len() as u64) < LEN - (1 << 20),
         "{} bytes",
         rest.len()
     );
-    assert_eq!(get(&server, "/small").text(), "still here");
+    assert_eq!(server.get("/small").text(), "still here");
     let ended = server.stop();
     let stats = ended.stats();
     assert_eq!((stats["service_panics"], stats["task_panics"]), (0, 0));
 }
 
 #[test]
-fn exhausted_descriptors_are_503_and_pass() {
+fn a_lack_of_descriptors_is_503_until_some_are_closed() {
     const DESCRIPTORS: u32 = 40;
     let folder = Folder::new();
     let file = File::create(folder.file("large")).expect("a new file");
@@ -213,7 +219,7 @@ fn exhausted_descriptors_are_503_and_pass() {
     folder.write("small", "small");
     folder.write("kept", "kept");
     let mut command = Command::new("sh");
-    // What of our environment coring would heed is gone; a shell only lowers the limit.
+    // The environment is empty except for the engine. The shell only lowers the limit.
     let inner = coring(&[]);
     command.env_clear().envs(
         inner
@@ -234,26 +240,26 @@ fn exhausted_descriptors_are_503_and_pass() {
         "127.0.0.1:0",
     ]);
     let server = Coring::start_as(command);
-    assert_eq!(get(&server, "/kept").text(), "kept");
-    // Each of them takes two descriptors, and keeps them.
-    let mut answered = Vec::new();
+    assert_eq!(server.get("/kept").text(), "kept");
+    // Each download holds two descriptors until its client leaves.
+    let mut served = Vec::new();
     let mut refused = None;
-    while refused.is_none() && answered.len() < DESCRIPTORS as usize {
+    while refused.is_none() && served.len() < DESCRIPTORS as usize {
         let mut client = server.connect();
-        client.receive_at_most(4 << 10);
-        client.send(request("GET", "/large", &[]));
+        client.set_receive_buffer(4 << 10);
+        client.send(get("/large"));
         let head = client.head();
         match head.status {
-            200 => answered.push(client),
+            200 => served.push(client),
             503 => refused = Some(head),
             _ => panic!("{}", head.head),
         }
     }
-    let refused = refused.expect("a limit that is met");
-    assert!(field(&refused, "retry-after").parse::<u32>().is_ok());
-    drop(answered);
-    eventually("descriptors", || {
-        (get(&server, "/small").status == 200).then_some(())
+    let refused = refused.expect("a refused download");
+    assert!(refused.expect_field("retry-after").parse::<u32>().is_ok());
+    drop(served);
+    eventually("a response after the downloads", || {
+        (server.get("/small").status == 200).then_some(())
     });
     server.stop();
 }

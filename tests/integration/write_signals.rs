@@ -1,5 +1,5 @@
-//! The library in a program with signal dispositions of its own: a failed write is an error, never
-//! a signal.
+//! Signals caused by failed writes: coring's own writes raise neither SIGPIPE nor SIGXFSZ, also in
+//! a program that handles these signals itself.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -11,27 +11,28 @@ use coring::{AccessLog, Files, fs::Root};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use signal_hook::consts::{SIGPIPE, SIGXFSZ};
 
-use crate::support::{Folder, Local, builder, eventually, noise, run};
+use crate::support::{Folder, GET, Local, builder, eventually, get, noise, run};
 
-/// Set in the process that a test has for itself.
+/// This environment variable is set in a process that runs a single test.
 const ALONE: &str = "CORING_TEST_ALONE";
 
-/// Whether this process is the test's own. If not, the test named `name` is run in one.
+/// Whether this process runs only the test `name`. If not, runs that test in a process of its own
+/// and asserts that it passes.
 fn is_alone(name: &str) -> bool {
     if env::var_os(ALONE).is_some() {
         return true;
     }
-    let mut command = Command::new(env::current_exe().expect("the tests' own path"));
+    let mut command = Command::new(env::current_exe().expect("the path of this program"));
     command
         .args(["--exact", name, "--nocapture"])
         .env(ALONE, "1");
-    let output = command.output().expect("the tests once more");
+    let output = command.output().expect("the output of the test");
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{}: {text}", output.status);
     false
 }
 
-/// Tells whether `signal` has reached any thread of this process.
+/// A flag that is set when `signal` reaches any thread of this process.
 fn watch(signal: i32) -> Arc<AtomicBool> {
     let raised = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(signal, raised.clone()).expect("a handler");
@@ -40,7 +41,7 @@ fn watch(signal: i32) -> Arc<AtomicBool> {
 
 #[test]
 fn a_client_that_resets_during_a_file_raises_no_signal() {
-    if !is_alone("signals::a_client_that_resets_during_a_file_raises_no_signal") {
+    if !is_alone("write_signals::a_client_that_resets_during_a_file_raises_no_signal") {
         return;
     }
     let raised = watch(SIGPIPE);
@@ -50,9 +51,9 @@ fn a_client_that_resets_during_a_file_raises_no_signal() {
     let server = Local::start(move || Files::new(root.clone()));
     for round in 0..40 {
         let mut client = server.connect();
-        client.send("GET /file HTTP/1.1\r\nHost: a\r\n\r\n");
+        client.send(get("/file"));
         assert_eq!(client.head().status, 200);
-        // Of a client that has ended its side the kernel says EPIPE at once, not ECONNRESET.
+        // If the client half-closed before the reset, the send fails with EPIPE, not ECONNRESET.
         if round % 2 == 0 {
             client.half_close();
         }
@@ -68,7 +69,7 @@ fn a_client_that_resets_during_a_file_raises_no_signal() {
 
 #[test]
 fn an_access_log_that_cannot_be_written_raises_no_signal() {
-    if !is_alone("signals::an_access_log_that_cannot_be_written_raises_no_signal") {
+    if !is_alone("write_signals::an_access_log_that_cannot_be_written_raises_no_signal") {
         return;
     }
     let (raised, too_large) = (watch(SIGPIPE), watch(SIGXFSZ));
@@ -91,8 +92,8 @@ fn an_access_log_that_cannot_be_written_raises_no_signal() {
         });
         drop(reader);
         let mut client = server.connect();
-        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
-        assert_eq!(client.answer().status, 200);
+        client.send(GET);
+        assert_eq!(client.response().status, 200);
         drop(client);
         server.stop();
     }

@@ -1,5 +1,5 @@
-//! Clients that ask for files and do not read: the server holds a bounded amount of memory for
-//! their answers, and each of them gets its file whole when it reads after all.
+//! The memory for file responses that clients do not read. It is bounded (`--answer-memory`), and
+//! each client gets its whole file when it reads at last.
 
 use std::fs::File;
 use std::thread;
@@ -8,21 +8,20 @@ use std::time::Duration;
 use rustix::fs::{Advice, fadvise};
 
 use crate::resources::private_bytes;
-use crate::serve::{get, request};
-use crate::support::{Client, Coring, Family, Folder, eventually, noise, report};
+use crate::support::{Client, Coring, Family, Folder, eventually, get, noise, report};
 
-/// The largest file that is read into memory whole.
+/// The largest file that the server reads into memory.
 const LEN: usize = 256 << 10;
 const CLIENTS: usize = 300;
 const MIB: u64 = 1 << 20;
 
-/// A folder of as many files as there are clients. Each begins with its own number.
+/// Makes a folder of `count` files. Each begins with its own number.
 fn files(count: usize) -> Folder {
     let folder = Folder::new();
     for number in 0..count {
         folder.write(&number.to_string(), content(number));
     }
-    // A file that has just been written is read again a little later.
+    // The server reads a file twice if it was written just before.
     thread::sleep(Duration::from_millis(100));
     folder
 }
@@ -33,62 +32,61 @@ fn content(number: usize) -> Vec<u8> {
     content
 }
 
-/// On a Unix socket, which holds less than a file for a client that does not read.
+/// Starts a server on a Unix socket, whose buffer holds less than a file.
 fn serve(folder: &Folder, flags: &[&str]) -> Coring {
     let path = folder.file("");
     let flags = [&["serve", &path, "--cores", "1"], flags].concat();
     Coring::start_on(Family::Unix, &flags)
 }
 
-/// A client that has asked for the file and reads nothing.
-fn silent(server: &Coring, number: usize) -> Client {
+/// Connects a client that requests a file and reads nothing.
+fn silent_client(server: &Coring, number: usize) -> Client {
     let mut client = server.connect();
-    client.send(request("GET", &format!("/{number}"), &[]));
+    client.send(get(&format!("/{number}")));
     client
 }
 
-/// Until all are answered, and nothing more is read.
+/// Waits until the server's memory no longer changes.
 fn settle(server: &Coring) {
     let mut before = 0;
-    eventually("a pause", || {
+    eventually("steady memory", || {
         thread::sleep(Duration::from_millis(300));
         let now = private_bytes(server.pid());
         (now.abs_diff(std::mem::replace(&mut before, now)) < MIB / 4).then_some(())
     });
 }
 
-/// The memory that `clients` silent clients of as many files cost, in bytes.
+/// The memory that `clients` silent clients, each of its own file, cost the server, in bytes.
+/// Asserts that each client then receives its whole file.
 fn cost(server: &Coring, clients: usize) -> u64 {
-    get(server, "/0");
+    server.get("/0");
     let before = private_bytes(server.pid());
-    let mut clients: Vec<Client> = (0..clients).map(|number| silent(server, number)).collect();
+    let clients = (0..clients).map(|number| silent_client(server, number));
+    let mut clients: Vec<Client> = clients.collect();
     settle(server);
     let cost = private_bytes(server.pid()).saturating_sub(before);
     report(&format!("{} silent clients: {cost} bytes", clients.len()));
     for (number, client) in clients.iter_mut().enumerate() {
-        let answer = client.answer();
-        assert_eq!(answer.status, 200, "file {number}");
-        assert!(answer.body == content(number), "file {number}");
+        let response = client.response();
+        assert_eq!(response.status, 200, "file {number}");
+        assert!(response.body == content(number), "file {number}");
     }
     cost
 }
 
-/// Insists on a cost below `bound`, where memory is what it seems to be.
+/// Asserts that `cost` is below `bound`, except under AddressSanitizer.
 #[track_caller]
 fn assert_below(cost: u64, bound: u64) {
     if cfg!(asan) {
-        report("memory: not judged, for AddressSanitizer keeps what is freed");
+        report("memory: not checked, because AddressSanitizer keeps freed memory");
     } else {
-        assert!(
-            cost < bound,
-            "{cost} bytes, where less than {bound} are allowed"
-        );
+        assert!(cost < bound, "{cost} bytes; must be less than {bound}");
     }
 }
 
-/// By default 32 MiB, beside the cache. The rest is what connections cost.
+/// The default bound is 32 MiB in addition to the cache. The rest is the cost of the connections.
 #[test]
-fn clients_that_do_not_read_take_a_bounded_amount_of_memory() {
+fn unread_responses_take_a_bounded_amount_of_memory() {
     let folder = files(CLIENTS);
     let server = serve(&folder, &["--file-cache", "0"]);
     let cost = cost(&server, CLIENTS);
@@ -96,9 +94,9 @@ fn clients_that_do_not_read_take_a_bounded_amount_of_memory() {
     server.stop();
 }
 
-/// Content that has left the cache counts as long as an answer has it.
+/// An entry evicted from the cache counts towards the bound as long as a response uses it.
 #[test]
-fn clients_of_files_that_leave_the_cache_take_no_more() {
+fn evicted_cache_entries_count_towards_the_bound() {
     let folder = files(CLIENTS);
     let server = serve(&folder, &["--file-cache", "8m", "--answer-memory", "4m"]);
     let cost = cost(&server, CLIENTS);
@@ -106,10 +104,9 @@ fn clients_of_files_that_leave_the_cache_take_no_more() {
     server.stop();
 }
 
-/// From no memory at all to no bound: each file comes whole, also one that the kernel does not have
-/// in memory when it is asked for.
+/// From a bound of 0 to no bound: each file arrives whole, even if it is not in the page cache.
 #[test]
-fn with_any_bound_files_come_whole() {
+fn files_arrive_whole_with_any_bound() {
     const FEW: usize = 40;
     let folder = files(FEW);
     let all = (FEW * LEN) as u64;
@@ -119,7 +116,7 @@ fn with_any_bound_files_come_whole() {
             let server = serve(&folder, &flags);
             for number in (0..FEW).filter(|_| cold) {
                 let file = File::open(folder.file(&number.to_string())).expect("a file");
-                file.sync_all().expect("a disk that takes it");
+                file.sync_all().expect("a written file");
                 fadvise(&file, 0, None, Advice::DontNeed).expect("advice");
             }
             let cost = cost(&server, FEW);

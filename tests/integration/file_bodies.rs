@@ -1,5 +1,5 @@
-//! Bodies from files: every byte of the range that was asked for, in order, to quick and slow
-//! clients; and an end, not a filling, when the file does not have what was promised.
+//! `Body::file` in services: every byte of the range arrives in order, at fast and slow clients.
+//! If the file has become shorter than the announced length, the connection ends without padding.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -9,9 +9,9 @@ use std::time::Duration;
 use coring::fs::{Entry, Root};
 use coring::{Body, Files, Limits, Request, Response};
 
-use crate::support::{Client, Folder, GET, HELLO, Local, eventually, noise};
+use crate::support::{Client, Folder, GET, HELLO, Local, eventually, get, noise, request};
 
-/// A server of the folder's files: `/name?from-to` is the part of one, `/` a greeting.
+/// A server of the folder's files: `/NAME?FROM-TO` is a range of a file, `/` is a small page.
 fn serve(folder: &Folder) -> Local {
     serve_within(Limits::default(), folder)
 }
@@ -38,17 +38,14 @@ fn serve_within(limits: Limits, folder: &Folder) -> Local {
     })
 }
 
-fn get(target: &str) -> String {
-    format!("GET /{target} HTTP/1.1\r\nHost: a\r\n\r\n")
-}
-
-/// Both sides of every bound there is: a copied part, a part, what is owed at most, a send.
+/// Sizes around the sizes at which the server sends differently: the greatest part that it copies,
+/// a part, the bytes that it queues, and a send.
 const SIZES: &[usize] = &[
     0, 1, 2048, 2049, 65_535, 65_536, 65_537, 131_073, 262_145, 3_000_001,
 ];
 
 #[test]
-fn every_size_comes_whole_one_after_the_other() {
+fn files_of_every_size_arrive_whole() {
     let folder = Folder::new();
     let content = noise(3_000_001);
     for len in SIZES {
@@ -57,21 +54,21 @@ fn every_size_comes_whole_one_after_the_other() {
     let server = serve(&folder);
     let mut client = server.connect();
     for len in SIZES {
-        client.send(get(&len.to_string()));
-        assert!(client.answer().body == content[..*len], "{len} bytes");
+        client.send(get(&format!("/{len}")));
+        assert!(client.response().body == content[..*len], "{len} bytes");
     }
-    let all: String = SIZES.iter().map(|len| get(&len.to_string())).collect();
+    let all: String = SIZES.iter().map(|len| get(&format!("/{len}"))).collect();
     client.send(all);
     for len in SIZES {
-        assert!(client.answer().body == content[..*len], "{len} pipelined");
+        assert!(client.response().body == content[..*len], "{len} pipelined");
     }
     server.stop();
 }
 
-/// Content of 8 to 96 KiB that is asked for often is sent from anonymous files. A batch of such
-/// answers is queued together, so the connection is not polled once for each.
+/// Cached files of 8 to 96 KiB that are requested often are sent from memfds. The server queues a
+/// batch of such responses together and does not poll the connection once for each.
 #[test]
-fn pipelined_answers_from_anonymous_files_share_a_poll() {
+fn pipelined_responses_from_memfds_share_a_poll() {
     const LEN: usize = 8 << 10;
     const BATCH: u64 = 16;
     let folder = Folder::new();
@@ -84,13 +81,13 @@ fn pipelined_answers_from_anonymous_files_share_a_poll() {
     let mut client = server.connect();
     let mut batch = || {
         let before = server.count("task_polls");
-        client.send(get("a").repeat(usize::try_from(BATCH).expect("a few")));
+        client.send(get("/a").repeat(usize::try_from(BATCH).expect("a small number")));
         for _ in 0..BATCH {
-            assert!(client.answer().body == content);
+            assert!(client.response().body == content);
         }
         server.count("task_polls") - before
     };
-    // The content moves to an anonymous file within three looks at the file, half a second apart.
+    // The content moves to a memfd within three revalidations, which are half a second apart.
     for _ in 0..4 {
         batch();
         thread::sleep(Duration::from_millis(600));
@@ -100,7 +97,7 @@ fn pipelined_answers_from_anonymous_files_share_a_poll() {
 }
 
 #[test]
-fn ranges_come_as_asked_for() {
+fn ranges_arrive_as_requested() {
     let folder = Folder::new();
     let content = noise(1_000_000);
     folder.write("a", &content);
@@ -113,69 +110,69 @@ fn ranges_come_as_asked_for() {
         (65_000, 700_001),
         (5, 5),
     ] {
-        client.send(get(&format!("a?{from}-{to}")));
-        assert!(client.answer().body == content[from..to], "{from}-{to}");
+        client.send(get(&format!("/a?{from}-{to}")));
+        assert!(client.response().body == content[from..to], "{from}-{to}");
     }
     server.stop();
 }
 
 #[test]
-fn a_slow_reader_gets_it_whole_and_keeps_nobody_waiting() {
+fn a_slow_client_gets_the_whole_file_and_does_not_delay_others() {
     let folder = Folder::new();
     let content = noise(8_000_000);
     folder.write("a", &content);
     let server = serve(&folder);
     let mut slow = server.connect();
-    slow.receive_at_most(64 << 10);
-    slow.send(get("a"));
+    slow.set_receive_buffer(64 << 10);
+    slow.send(get("/a"));
     assert_eq!(slow.head().field("content-length"), Some("8000000"));
     let mut other = server.connect();
     let mut received = Vec::new();
     while received.len() < content.len() {
         let len = (content.len() - received.len()).min(400_000);
-        received.extend(slow.take(len).expect("more of it"));
+        received.extend(slow.take(len).expect("more of the file"));
         other.send(GET);
-        assert_eq!(other.answer().text(), HELLO);
+        assert_eq!(other.response().text(), HELLO);
     }
     assert!(received == content);
     server.stop();
 }
 
 #[test]
-fn a_file_that_is_not_in_memory_comes_whole() {
+fn a_file_that_is_not_in_the_page_cache_arrives_whole() {
     let folder = Folder::new();
     let content = noise(5_000_000);
     let path = folder.write("a", &content);
     let file = File::open(path).expect("the file");
-    file.sync_all().expect("a disk that takes it");
+    file.sync_all().expect("a written file");
     let server = serve(&folder);
     let mut clients: Vec<Client> = (0..6).map(|_| server.connect()).collect();
     rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).expect("advice");
     for client in &mut clients {
-        client.send(get("a"));
+        client.send(get("/a"));
     }
     for client in &mut clients {
-        assert!(client.answer().body == content);
+        assert!(client.response().body == content);
     }
     server.stop();
 }
 
 #[test]
-fn nothing_is_read_for_who_asks_for_the_head_only() {
+fn a_response_to_head_does_not_read_the_file() {
     let folder = Folder::new();
     let sparse = File::create(folder.file("sparse")).expect("a new file");
     sparse.set_len(1 << 40).expect("a sparse file");
     let server = serve(&folder);
     let mut client = server.connect();
-    client.send("HEAD /sparse HTTP/1.1\r\nHost: a\r\n\r\n");
+    client.send(request("HEAD", "/sparse", &[]));
     assert_eq!(client.head().field("content-length"), Some("1099511627776"));
     client.send(GET);
-    assert_eq!(client.answer().text(), HELLO);
+    assert_eq!(client.response().text(), HELLO);
     server.stop();
 }
 
 #[test]
-fn offsets_go_beyond_four_gib() {
+fn a_range_may_lie_beyond_4_gib() {
     let folder = Folder::new();
     let len = 5 << 30;
     let sparse = File::create(folder.file("sparse")).expect("a new file");
@@ -183,18 +180,18 @@ fn offsets_go_beyond_four_gib() {
     let content = noise(100_000);
     sparse
         .write_all_at(&content, len - 100_000)
-        .expect("its end");
+        .expect("a written file");
     let server = serve(&folder);
     let mut client = server.connect();
-    client.send(get(&format!("sparse?{}-{len}", len - 200_000)));
-    let body = client.answer().body;
+    client.send(get(&format!("/sparse?{}-{len}", len - 200_000)));
+    let body = client.response().body;
     assert!(body[..100_000] == [0; 100_000] && body[100_000..] == content);
     server.stop();
 }
 
-/// However quickly a client takes what comes: others have their turn after each 256 KiB.
+/// The connection's task yields after each 256 KiB, even if the client reads without pause.
 #[test]
-fn a_quick_reader_leaves_others_their_turn() {
+fn a_download_to_a_fast_client_yields_to_other_tasks() {
     const LEN: u64 = 64 << 20;
     let folder = Folder::new();
     let sparse = File::create(folder.file("sparse")).expect("a new file");
@@ -203,25 +200,26 @@ fn a_quick_reader_leaves_others_their_turn() {
     let mut client = server.connect();
     for _ in 0..3 {
         let before = server.count("task_polls");
-        client.send(get("sparse"));
-        assert_eq!(client.answer().body.len() as u64, LEN);
+        client.send(get("/sparse"));
+        assert_eq!(client.response().body.len() as u64, LEN);
         let polls = server.count("task_polls") - before;
-        // Now and then a turn takes the rest of a span and the next one.
-        assert!(polls >= LEN / (384 << 10), "{polls} turns");
+        // One poll may send the rest of one span and all of the next.
+        assert!(polls >= LEN / (384 << 10), "{polls} polls");
     }
     server.stop();
 }
 
-/// Its end is known at once and again and again, its room is what is waited for.
+/// For a half-closed socket poll(2) reports readiness at once. A server that waits until the
+/// client reads must not spin because of that.
 #[test]
-fn who_sends_no_more_and_does_not_read_keeps_nobody_busy() {
+fn a_half_closed_client_that_does_not_read_does_not_make_the_server_spin() {
     let folder = Folder::new();
     let content = noise(20_000_000);
     folder.write("a", &content);
     let server = serve(&folder);
     let mut client = server.connect();
-    client.receive_at_most(64 << 10);
-    client.send(get("a"));
+    client.set_receive_buffer(64 << 10);
+    client.send(get("/a"));
     client.half_close();
     assert_eq!(client.head().field("content-length"), Some("20000000"));
     let mut received = Vec::new();
@@ -230,103 +228,108 @@ fn who_sends_no_more_and_does_not_read_keeps_nobody_busy() {
         let before = server.count("enters");
         thread::sleep(Duration::from_millis(100));
         let enters = server.count("enters") - before;
-        assert!(enters < 20, "{enters} in a tenth of a second");
+        assert!(enters < 20, "{enters} system calls in 100 ms");
         let len = (content.len() - received.len()).min(4_000_000);
-        received.extend(client.take(len).expect("more of it"));
+        received.extend(client.take(len).expect("more of the file"));
     }
     assert!(received == content);
     server.stop();
 }
 
-/// The most of a file in one send, in bytes.
+/// The most bytes of a file in one send.
 const SPAN: usize = 256 << 10;
 
-/// A client that asks for the first `len` bytes of the file `a` and takes nothing.
-fn stuck(server: &Local, len: usize) -> Client {
+/// Connects a client that requests the first `len` bytes of the file `a` and reads nothing.
+fn stalled_client(server: &Local, len: usize) -> Client {
     let mut client = server.connect();
-    client.receive_at_most(64 << 10);
-    client.send(get(&format!("a?0-{len}")));
+    client.set_receive_buffer(64 << 10);
+    client.send(get(&format!("/a?0-{len}")));
     client
 }
 
-/// How many bytes have been sent when no more are.
-fn sent(server: &Local) -> u64 {
+/// Waits until the server has stopped sending, and returns the number of bytes it has sent.
+fn bytes_sent_until_stalled(server: &Local) -> u64 {
     let mut before = 0;
-    eventually("a pause", || {
+    eventually("sending stops", || {
         thread::sleep(Duration::from_millis(100));
         let sent = server.count("bytes_sent");
         (std::mem::replace(&mut before, sent) == sent && sent > 0).then_some(sent)
     })
 }
 
-/// The end of the send that is on its way to a client which takes nothing of a file of `len` bytes.
-fn end_of_stuck_send(server: &Local, len: usize) -> usize {
-    let _client = stuck(server, len);
-    let sent = usize::try_from(sent(server)).expect("what is in memory");
+/// The offset at which the blocked send ends if a client requests `len` bytes and reads nothing.
+fn end_of_blocked_send(server: &Local, len: usize) -> usize {
+    let _client = stalled_client(server, len);
+    let sent = usize::try_from(bytes_sent_until_stalled(server)).expect("a number of bytes");
     let end = sent.next_multiple_of(SPAN);
-    assert!(end + SPAN < len, "the sockets take {sent} bytes");
+    assert!(
+        end + SPAN < len,
+        "the socket buffers hold {sent} bytes; the file is too small"
+    );
     end
 }
 
-/// Who takes nothing for so long that the send is cancelled, and goes on before it is cut, misses
-/// nothing of what was on its way, nor of what was to follow: a part, a span, or many.
+/// A client stops reading for so long that the server cancels the blocked send, and reads again
+/// before the server closes the connection. It must lose nothing, whether a part of a span, one
+/// span or many spans follow the cancelled send.
 #[test]
-fn who_stops_and_goes_on_misses_nothing() {
+fn a_client_that_reads_again_after_a_cancelled_send_loses_nothing() {
     let mut limits = Limits::default();
     limits.write_timeout = Some(Duration::from_millis(4000));
     let folder = Folder::new();
     let content = noise(20_000_000);
     folder.write("a", &content);
     let server = serve_within(limits, &folder);
-    let end = end_of_stuck_send(&server, content.len());
+    let end = end_of_blocked_send(&server, content.len());
     let lens = [end + 10_000, end + SPAN, content.len()];
-    let clients = lens.map(|len| stuck(&server, len));
+    let clients = lens.map(|len| stalled_client(&server, len));
     thread::sleep(Duration::from_secs(6));
     for (mut client, len) in clients.into_iter().zip(lens) {
-        let body = client.answer().body;
+        let body = client.response().body;
         assert!(body == content[..len], "{} of {len} bytes", body.len());
-        client.send(get("a?0-1"));
-        assert_eq!(client.answer().body, content[..1]);
+        client.send(get("/a?0-1"));
+        assert_eq!(client.response().body, content[..1]);
     }
     assert_eq!(server.stop_and_count("closed_by_timeout"), 0);
 }
 
-/// All of the answer is on its way already: what cannot be sent of it is not made up for.
+/// The file shrinks by its last bytes while the last send is blocked. The server sends no padding
+/// in their place.
 #[test]
-fn a_file_that_shrinks_by_its_last_bytes_is_followed_by_nothing() {
+fn a_file_that_shrinks_during_the_last_send_is_not_padded() {
     let folder = Folder::new();
     let content = noise(20_000_000);
     let path = folder.write("a", &content);
     let server = serve(&folder);
-    let len = end_of_stuck_send(&server, content.len());
-    let mut client = stuck(&server, len);
-    sent(&server);
+    let len = end_of_blocked_send(&server, content.len());
+    let mut client = stalled_client(&server, len);
+    bytes_sent_until_stalled(&server);
     let file = File::options().write(true).open(path).expect("the file");
     file.set_len(len as u64 - 50).expect("a shorter file");
     assert_eq!(
         client.head().field("content-length"),
         Some(&*len.to_string())
     );
-    let body = client.broken();
+    let body = client.expect_fin_or_reset();
     assert!(body.len() < len, "{} of {len} bytes", body.len());
-    assert!(body == content[..body.len()], "something else came");
+    assert!(body == content[..body.len()], "other bytes arrived");
     assert_eq!(server.stop_and_count("closed_by_service"), 1);
 }
 
-/// The promised length is not made up with anything, and nobody waits for it.
+/// The server does not pad the response to the announced length, and does not wait for more.
 #[test]
-fn a_file_that_shrinks_ends_its_connection() {
+fn a_file_that_shrinks_during_a_download_ends_the_connection() {
     let folder = Folder::new();
     let content = noise(20_000_000);
     let path = folder.write("a", &content);
     let server = serve(&folder);
     let mut client = server.connect();
-    client.receive_at_most(64 << 10);
-    client.send(get("a"));
+    client.set_receive_buffer(64 << 10);
+    client.send(get("/a"));
     assert_eq!(client.head().field("content-length"), Some("20000000"));
     let file = File::options().write(true).open(path).expect("the file");
     file.set_len(15_000_001).expect("a shorter file");
-    let body = client.broken();
+    let body = client.expect_fin_or_reset();
     assert!(body.len() <= 15_000_001, "{}", body.len());
     assert!(body == content[..body.len()]);
     eventually("the end of the connection", || {
@@ -336,28 +339,28 @@ fn a_file_that_shrinks_ends_its_connection() {
 }
 
 #[test]
-fn a_file_that_is_empty_by_now_is_no_answer() {
+fn a_file_shorter_than_the_announced_length_ends_the_connection() {
     let folder = Folder::new();
     folder.write("a", b"short");
     let server = serve(&folder);
     let mut client = server.connect();
-    client.send(get("a?0-100000"));
+    client.send(get("/a?0-100000"));
     assert_eq!(client.head().field("content-length"), Some("100000"));
-    assert_eq!(client.broken(), b"short");
+    assert_eq!(client.expect_fin_or_reset(), b"short");
     assert_eq!(server.stop_and_count("closed_by_service"), 1);
 }
 
 #[test]
-fn who_breaks_off_leaves_nothing_behind() {
+fn a_client_that_resets_leaves_no_file_open() {
     let folder = Folder::new();
     let path = folder.write("a", noise(20_000_000));
     let file = File::open(path).expect("the file");
-    file.sync_all().expect("a disk that takes it");
+    file.sync_all().expect("a written file");
     let server = serve(&folder);
     for _ in 0..20 {
         rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).expect("advice");
         let mut client = server.connect();
-        client.send(get("a"));
+        client.send(get("/a"));
         client.head();
         client.reset();
     }
@@ -365,14 +368,13 @@ fn who_breaks_off_leaves_nothing_behind() {
         (server.count("connections_open") == 0).then_some(())
     });
     let open = || {
-        let all = fs::read_dir("/proc/self/fd").expect("our descriptors");
+        let all = fs::read_dir("/proc/self/fd").expect("this process's descriptors");
         let links = all.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
         links
             .filter(|link| link.starts_with(folder.path()) && link.ends_with("a"))
             .count()
     };
-    eventually("the file closed but for our own", || {
-        (open() == 1).then_some(())
-    });
+    // The test itself has the file open once.
+    eventually("the server closes the file", || (open() == 1).then_some(()));
     assert_eq!(server.stop_and_count("blocks_in_use"), 0);
 }

@@ -1,6 +1,6 @@
-//! `coring serve`: what arrives is what lies there, by its digest (SHA-256). Whole and in ranges
-//! around every bound on the way, to quick readers and a slow one, all at once over connections
-//! that are kept; and a file of more than 4 GiB.
+//! `coring serve`: the received bytes are those of the file, compared by SHA-256. Files arrive
+//! whole and in ranges around every internal size limit, at fast clients and a slow one at the
+//! same time, over persistent connections. One file is longer than 4 GiB.
 
 use std::env;
 use std::fs::File;
@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use crate::serve::{field, request, serve};
-use crate::support::{Client, Coring, Folder, noise, report};
+use crate::support::{Client, Coring, Folder, get, noise, report, request};
 
-/// Where the way of a file changes: what is read rather than sent from the file, a part, a span.
+/// The sizes at which the server sends differently: the greatest content that it reads rather than
+/// sends from the file, a part, and a span.
 const BOUNDS: [u64; 3] = [32 << 10, 64 << 10, 256 << 10];
 
-/// One of the files that are asked for.
+/// One of the served files.
 struct Served {
     path: String,
     content: Vec<u8>,
@@ -34,8 +34,8 @@ impl Served {
         self.content.len() as u64
     }
 
-    /// The first, middle and last bytes, and what goes from one byte before a bound to one behind
-    /// it or another.
+    /// Ranges of the first, middle and last bytes, and ranges that begin or end at a bound or one
+    /// byte before or after it.
     fn ranges(&self) -> Vec<Range<u64>> {
         let len = self.len();
         let mut ranges = vec![0..1, len / 2..len / 2 + 1, len / 2..len, len - 1..len];
@@ -48,29 +48,31 @@ impl Served {
         ranges
     }
 
-    /// Asks for `range`, as the last bytes where it has the last one, and compares.
+    /// Requests `range` and compares the digests. A range at the end of the file is requested as a
+    /// suffix range.
     fn check(&self, client: &mut Client, range: &Range<u64>, pause: Duration) {
         let (path, len) = (&self.path, self.len());
-        let asked = if range.end == len {
+        let field = if range.end == len {
             format!("Range: bytes=-{}", range.end - range.start)
         } else {
             format!("Range: bytes={}-{}", range.start, range.end - 1)
         };
-        client.send(request("GET", path, &[&asked]));
+        client.send(request("GET", path, &[&field]));
         let head = client.head();
-        assert_eq!(head.status, 206, "{path} {asked}");
-        let told = format!("bytes {}-{}/{len}", range.start, range.end - 1);
-        assert_eq!(field(&head, "content-range"), told);
+        assert_eq!(head.status, 206, "{path} {field}");
+        let content_range = format!("bytes {}-{}/{len}", range.start, range.end - 1);
+        assert_eq!(head.expect_field("content-range"), content_range);
         let at = |offset| usize::try_from(offset).expect("an offset in memory");
         let expected = &self.content[at(range.start)..at(range.end)];
         let received = digest_of_next(client, range.end - range.start, pause);
-        assert_eq!(received, digest(expected), "{path} {asked}");
+        assert_eq!(received, digest(expected), "{path} {field}");
     }
 
+    /// Requests the whole file and compares the digests.
     fn check_whole(&self, client: &mut Client, pause: Duration) {
-        client.send(request("GET", &self.path, &[]));
+        client.send(get(&self.path));
         let head = client.head();
-        assert_eq!(field(&head, "content-length"), self.len().to_string());
+        assert_eq!(head.expect_field("content-length"), self.len().to_string());
         let received = digest_of_next(client, self.len(), pause);
         assert_eq!(received, digest(&self.content), "{}", self.path);
     }
@@ -80,7 +82,7 @@ fn digest(bytes: &[u8]) -> String {
     format!("{:x}", Sha256::digest(bytes))
 }
 
-/// The digest of the next `len` bytes. The reader rests after each of its reads.
+/// The digest of the next `len` bytes. The client pauses after each read.
 fn digest_of_next(client: &mut Client, len: u64, pause: Duration) -> String {
     let mut sum = Sha256::new();
     let mut left = usize::try_from(len).expect("a length in memory");
@@ -94,11 +96,11 @@ fn digest_of_next(client: &mut Client, len: u64, pause: Duration) -> String {
 }
 
 #[test]
-fn digests_agree_for_many_at_once_over_kept_connections() {
+fn digests_match_for_concurrent_clients_on_persistent_connections() {
     let folder = Folder::new();
     let files = [1, 64 << 10, 1 << 20, 64 << 20].map(|len| Served::new(&folder, len));
     for cache in [&[][..], &["--file-cache", "0"]] {
-        let server = serve(&folder, cache);
+        let server = Coring::serve(&folder, cache);
         thread::scope(|scope| {
             for first in 0..files.len() {
                 let (files, server) = (&files, &server);
@@ -112,16 +114,16 @@ fn digests_agree_for_many_at_once_over_kept_connections() {
                     }
                 });
             }
-            scope.spawn(|| reads_slowly(&server, &files));
+            scope.spawn(|| check_slowly(&server, &files));
         });
     }
 }
 
-/// The smaller files whole, and of the largest what surrounds its bounds.
-fn reads_slowly(server: &Coring, files: &[Served]) {
+/// Checks the smaller files as a whole and the largest around its bounds, with a slow client.
+fn check_slowly(server: &Coring, files: &[Served]) {
     const PAUSE: Duration = Duration::from_millis(2);
     let mut client = server.connect();
-    client.receive_at_most(64 << 10);
+    client.set_receive_buffer(64 << 10);
     let (largest, smaller) = files.split_last().expect("some files");
     for file in smaller {
         file.check_whole(&mut client, PAUSE);
@@ -136,8 +138,8 @@ fn reads_slowly(server: &Coring, files: &[Served]) {
     );
 }
 
-/// A sparse file in which every MiB begins with its number, so that no two are alike.
-fn numbered(folder: &Folder, len: u64) -> File {
+/// Makes a sparse file in which every MiB begins with its number, so that no two are equal.
+fn make_numbered(folder: &Folder, len: u64) -> File {
     let path = folder.file("numbered");
     let mut options = File::options();
     let file = options.read(true).write(true).create_new(true).open(path);
@@ -150,15 +152,16 @@ fn numbered(folder: &Folder, len: u64) -> File {
     file
 }
 
-const GIANT: u64 = 5 << 30;
+/// The length of a file that needs 64-bit offsets.
+const LEN_5_GIB: u64 = 5 << 30;
 
-/// The digest of a part of `file`, read in pieces.
-fn digest_of_file(file: &File, part: Range<u64>) -> String {
+/// The digest of a range of `file`.
+fn digest_of_file(file: &File, range: Range<u64>) -> String {
     let mut sum = Sha256::new();
     let mut bytes = vec![0; 1 << 20];
-    let mut at = part.start;
-    while at < part.end {
-        let len = usize::try_from(part.end - at).map_or(bytes.len(), |left| left.min(bytes.len()));
+    let mut at = range.start;
+    while at < range.end {
+        let len = usize::try_from(range.end - at).map_or(bytes.len(), |left| left.min(bytes.len()));
         file.read_exact_at(&mut bytes[..len], at)
             .expect("a file of that length");
         sum.update(&bytes[..len]);
@@ -168,16 +171,16 @@ fn digest_of_file(file: &File, part: Range<u64>) -> String {
 }
 
 #[test]
-fn digests_agree_near_the_end_of_5_gib() {
+fn digests_match_near_the_end_of_5_gib() {
     let folder = Folder::new();
-    let file = numbered(&folder, GIANT);
-    let server = serve(&folder, &[]);
+    let file = make_numbered(&folder, LEN_5_GIB);
+    let server = Coring::serve(&folder, &[]);
     let mut client = server.connect();
     for from in [
         (4 << 30) - (1 << 20) - 1,
         (4 << 30) - 1,
         4 << 30,
-        GIANT - (3 << 20) - 1,
+        LEN_5_GIB - (3 << 20) - 1,
     ] {
         for len in [1, (256 << 10) + 1, 3 << 20] {
             let range = format!("Range: bytes={from}-{}", from + len - 1);
@@ -194,8 +197,11 @@ fn digests_agree_near_the_end_of_5_gib() {
     for suffix in [1, 8, (1 << 20) + 1, 10 << 20] {
         let range = format!("Range: bytes=-{suffix}");
         client.send(request("GET", "/numbered", &[&range]));
-        assert_eq!(field(&client.head(), "content-length"), suffix.to_string());
-        let expected = digest_of_file(&file, GIANT - suffix..GIANT);
+        assert_eq!(
+            client.head().expect_field("content-length"),
+            suffix.to_string()
+        );
+        let expected = digest_of_file(&file, LEN_5_GIB - suffix..LEN_5_GIB);
         assert_eq!(
             digest_of_next(&mut client, suffix, Duration::ZERO),
             expected,
@@ -205,20 +211,23 @@ fn digests_agree_near_the_end_of_5_gib() {
 }
 
 #[test]
-fn the_digest_of_5_gib_agrees() {
+fn the_digest_of_5_gib_matches() {
     if env::var_os("CORING_TEST_LONG").is_none() {
         return report(
-            "not tested: the digest of 5 GiB, which takes a quarter of a minute:\n    \
-             CORING_TEST_LONG=1 cargo test --test integration the_digest_of_5_gib_agrees",
+            "not tested: the digest of 5 GiB, which takes 15 s:\n    \
+             CORING_TEST_LONG=1 cargo test --test integration the_digest_of_5_gib_matches",
         );
     }
     let folder = Folder::new();
-    let file = numbered(&folder, GIANT);
-    let server = serve(&folder, &[]);
+    let file = make_numbered(&folder, LEN_5_GIB);
+    let server = Coring::serve(&folder, &[]);
     let mut client = server.connect();
-    client.send(request("GET", "/numbered", &[]));
-    assert_eq!(field(&client.head(), "content-length"), GIANT.to_string());
-    let reader = thread::spawn(move || digest_of_file(&file, 0..GIANT));
-    let received = digest_of_next(&mut client, GIANT, Duration::ZERO);
+    client.send(get("/numbered"));
+    assert_eq!(
+        client.head().expect_field("content-length"),
+        LEN_5_GIB.to_string()
+    );
+    let reader = thread::spawn(move || digest_of_file(&file, 0..LEN_5_GIB));
+    let received = digest_of_next(&mut client, LEN_5_GIB, Duration::ZERO);
     assert_eq!(received, reader.join().expect("a file that can be read"));
 }

@@ -1,14 +1,16 @@
-//! What a process keeps over execve(2): whatever its parent did to signals and to the standard
-//! descriptors, coring serves and can be told to end.
+//! Process state that survives execve(2): coring serves and can be stopped even if its parent
+//! blocked or ignored signals or closed the standard descriptors.
 
 use std::fs;
 use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 
-use crate::support::{Coring, GET, HELLO, coring, eventually, is_told_to_leave, python, run_with};
+use crate::support::{
+    Coring, GET, HELLO, coring, eventually, python, read_until_told_to_close, run_with,
+};
 
-/// Runs coring with inherited `state`; see the script.
+/// A command that runs coring with the inherited `state`, which `support/inherited.py` sets up.
 fn with_inherited(state: &str, arguments: &[&str]) -> Command {
     let inner = coring(arguments);
     let program = inner.get_program().to_str().expect("a path in UTF-8");
@@ -28,13 +30,13 @@ fn signals_that_the_parent_blocked_or_ignored_are_obeyed() {
             let server = Coring::start_as(command);
             let mut client = server.connect();
             server.signal(Signal::HUP);
-            eventually("a word about HUP", || {
+            eventually("a message about SIGHUP", || {
                 server.stderr().contains("SIGHUP").then_some(())
             });
             client.send(GET);
-            assert_eq!(client.answer().text(), HELLO);
+            assert_eq!(client.response().text(), HELLO);
             server.signal(signal);
-            is_told_to_leave(&mut client);
+            read_until_told_to_close(&mut client);
             assert_eq!(server.wait().code, Some(0), "{state}, {signal:?}");
         }
     }
@@ -48,9 +50,9 @@ fn a_signal_that_arrived_before_the_start_is_obeyed() {
     assert!(finished.stderr.contains("draining"), "{finished:?}");
 }
 
-/// A socket that took the number of standard error would be sent the messages.
+/// If a socket got the descriptor number 2, coring would write its messages to a client.
 #[test]
-fn standard_descriptors_that_are_closed_do_not_become_sockets() {
+fn closed_standard_descriptors_are_opened_on_dev_null() {
     let command = with_inherited("closed", &["--access-log", "-", "--stats"]);
     let server = Coring::start_on_socket(command, Stdio::null(), Stdio::null());
     server.signal(Signal::HUP);

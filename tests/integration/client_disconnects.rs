@@ -1,5 +1,5 @@
-//! Clients that leave while their request is being handled: a reset always ends the call, and a
-//! half-close does where the limit says so.
+//! Clients that disconnect while a service handles their request: a reset always drops the call. A
+//! half-close drops it only if `Limits::half_close` is `End`.
 
 use std::future::pending;
 use std::rc::Rc;
@@ -10,23 +10,28 @@ use std::time::Duration;
 
 use coring::{Body, HalfClose, Limits, Request, Response};
 
-use crate::support::{Client, Folder, GET, HELLO, Local, builder, eventually, nap};
+use crate::support::{
+    Client, Folder, GET, HELLO, Local, builder, eventually, get, head_with_length, nap,
+};
 
-/// Long enough for a worker to take note of what a client did.
+/// Long enough for a worker to notice what a client has done.
 const WHILE: Duration = Duration::from_millis(300);
 
-/// Counts the calls that have been dropped.
-struct Call(Arc<AtomicUsize>);
+/// Increments the counter when dropped.
+struct CountWhenDropped(Arc<AtomicUsize>);
 
-impl Drop for Call {
+impl Drop for CountWhenDropped {
     fn drop(&mut self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// A server whose calls wait for ever, by a Unix socket if there is a `path`; and how many calls
-/// were dropped.
-fn waiting(half_close: HalfClose, path: Option<&str>) -> (Local, Arc<AtomicUsize>) {
+/// A server whose calls never finish, and the number of calls that were dropped. It listens on a
+/// Unix socket if there is a `path`.
+fn server_with_pending_calls(
+    half_close: HalfClose,
+    path: Option<&str>,
+) -> (Local, Arc<AtomicUsize>) {
     let mut limits = Limits::default();
     limits.half_close = half_close;
     let mut builder = builder().limits(limits);
@@ -38,14 +43,15 @@ fn waiting(half_close: HalfClose, path: Option<&str>) -> (Local, Arc<AtomicUsize
     let server = Local::start_with(builder, move || {
         let count = count.clone();
         async move |_: Request| {
-            let _call = Call(count.clone());
+            let _counted = CountWhenDropped(count.clone());
             pending().await
         }
     });
     (server, dropped)
 }
 
-/// `count` clients whose calls wait.
+/// Connects `count` clients that send `request`, and waits until the service has been called for
+/// each.
 #[track_caller]
 fn callers(server: &Local, count: u64, request: &str) -> Vec<Client> {
     let calls = server.count("requests") + count;
@@ -61,9 +67,9 @@ fn callers(server: &Local, count: u64, request: &str) -> Vec<Client> {
     clients
 }
 
-/// All calls are dropped, and nothing is held for their connections any more.
+/// Waits until `count` calls have been dropped and their connections hold nothing.
 #[track_caller]
-fn all_are_gone(server: &Local, dropped: &AtomicUsize, count: usize) {
+fn wait_until_dropped(server: &Local, dropped: &AtomicUsize, count: usize) {
     eventually("the end of the calls", || {
         (dropped.load(Ordering::Relaxed) == count).then_some(())
     });
@@ -74,18 +80,19 @@ fn all_are_gone(server: &Local, dropped: &AtomicUsize, count: usize) {
 }
 
 #[test]
-fn a_reset_ends_a_call() {
-    let (server, dropped) = waiting(HalfClose::Serve, None);
+fn a_reset_drops_the_call() {
+    let (server, dropped) = server_with_pending_calls(HalfClose::Serve, None);
     for client in callers(&server, 50, GET) {
         client.reset();
     }
-    all_are_gone(&server, &dropped, 50);
+    wait_until_dropped(&server, &dropped, 50);
     assert_eq!(server.stop_and_count("closed_by_peer"), 50);
 }
 
-/// A coroutine that a service has spawned learns of it as well, whatever ends the call.
+/// `Request::gone` tells a spawned task that the client is gone: after a half-close, after a
+/// reset, and when a client closes its connection after the response.
 #[test]
-fn others_are_told_that_a_client_has_gone() {
+fn a_spawned_task_learns_that_the_client_is_gone() {
     let told: Arc<AtomicUsize> = Arc::default();
     let count = told.clone();
     let server = Local::start_with(builder(), move || {
@@ -102,107 +109,113 @@ fn others_are_told_that_a_client_has_gone() {
             }
         }
     });
-    let are_told = |expected: usize| {
-        eventually("all to be told", || {
+    let wait_until_told = |expected: usize| {
+        eventually("the tasks learn it", || {
             (told.load(Ordering::Relaxed) == expected).then_some(())
         });
     };
     let half_closed = callers(&server, 10, GET);
     half_closed.iter().for_each(Client::half_close);
-    are_told(10);
+    wait_until_told(10);
     assert_eq!(
         server.count("connections_open"),
         10,
-        "a half-close is no end"
+        "a half-close ended a connection"
     );
     callers(&server, 10, GET)
         .into_iter()
         .for_each(Client::reset);
-    are_told(20);
-    let mut clients = callers(&server, 10, &GET.replacen("/", "/now", 1));
-    clients.iter_mut().for_each(|client| drop(client.answer()));
-    assert_eq!(told.load(Ordering::Relaxed), 20, "they are still here");
+    wait_until_told(20);
+    let mut clients = callers(&server, 10, &get("/now"));
+    clients
+        .iter_mut()
+        .for_each(|client| drop(client.response()));
+    assert_eq!(
+        told.load(Ordering::Relaxed),
+        20,
+        "a connected client was reported as gone"
+    );
     drop(clients);
-    are_told(30);
+    wait_until_told(30);
     server.stop();
     assert_eq!(told.load(Ordering::Relaxed), 30);
 }
 
 #[test]
-fn a_reset_after_a_half_close_ends_a_call() {
-    let (server, dropped) = waiting(HalfClose::Serve, None);
+fn a_reset_after_a_half_close_drops_the_call() {
+    let (server, dropped) = server_with_pending_calls(HalfClose::Serve, None);
     let clients = callers(&server, 50, GET);
     clients.iter().for_each(Client::half_close);
     thread::sleep(WHILE);
     assert_eq!(
         server.count("connections_open"),
         50,
-        "a half-close is no end"
+        "a half-close ended a connection"
     );
     clients.into_iter().for_each(Client::reset);
-    all_are_gone(&server, &dropped, 50);
+    wait_until_dropped(&server, &dropped, 50);
     server.stop();
 }
 
-/// Behind more than a worker receives in advance.
+/// The client has sent more than the worker receives while a call is pending.
 #[test]
-fn a_reset_behind_unread_requests_ends_a_call() {
-    let (server, dropped) = waiting(HalfClose::Serve, None);
+fn a_reset_behind_unread_requests_drops_the_call() {
+    let (server, dropped) = server_with_pending_calls(HalfClose::Serve, None);
     let requests = GET.repeat(2_000);
     let clients = callers(&server, 5, &requests);
     thread::sleep(WHILE);
     assert_eq!(server.count("connections_open"), 5);
     clients.into_iter().for_each(Client::reset);
-    all_are_gone(&server, &dropped, 5);
+    wait_until_dropped(&server, &dropped, 5);
     server.stop();
 }
 
 #[test]
-fn a_half_close_ends_a_call_where_it_shall() {
-    let (server, dropped) = waiting(HalfClose::End, None);
+fn a_half_close_drops_the_call_if_configured() {
+    let (server, dropped) = server_with_pending_calls(HalfClose::End, None);
     let clients = callers(&server, 25, GET);
     clients.iter().for_each(Client::half_close);
-    all_are_gone(&server, &dropped, 25);
-    // A close of the whole socket is the same to us.
+    wait_until_dropped(&server, &dropped, 25);
+    // The server sees a close as a half-close.
     drop(callers(&server, 25, GET));
-    all_are_gone(&server, &dropped, 50);
-    // And behind more than is received in advance.
+    wait_until_dropped(&server, &dropped, 50);
+    // The same behind more bytes than the worker receives while a call is pending.
     let clients = callers(&server, 5, &GET.repeat(2_000));
     thread::sleep(WHILE);
     clients.iter().for_each(Client::half_close);
-    all_are_gone(&server, &dropped, 55);
+    wait_until_dropped(&server, &dropped, 55);
     assert_eq!(server.stop_and_count("closed_by_peer"), 55);
 }
 
-/// The other end of a Unix socket is seen to be closed, which a half-close is not.
+/// On a Unix socket the kernel reports a close of the peer, and distinguishes it from a half-close.
 #[test]
-fn a_close_of_a_unix_socket_ends_a_call() {
+fn closing_a_unix_socket_drops_the_call() {
     let folder = Folder::new();
     let path = format!("unix:{}", folder.file("socket"));
-    let (server, dropped) = waiting(HalfClose::Serve, Some(&path));
+    let (server, dropped) = server_with_pending_calls(HalfClose::Serve, Some(&path));
     drop(callers(&server, 25, GET));
-    all_are_gone(&server, &dropped, 25);
+    wait_until_dropped(&server, &dropped, 25);
     let clients = callers(&server, 25, GET);
     clients.iter().for_each(Client::half_close);
     thread::sleep(WHILE);
     assert_eq!(
         server.count("connections_open"),
         25,
-        "a half-close is no end"
+        "a half-close ended a connection"
     );
     drop(clients);
-    all_are_gone(&server, &dropped, 50);
+    wait_until_dropped(&server, &dropped, 50);
     server.stop();
 }
 
 #[test]
-fn a_half_closed_client_is_answered_where_it_shall() {
+fn a_half_closed_client_gets_its_response_if_configured() {
     let limits = |half_close| {
         let mut limits = Limits::default();
         limits.half_close = half_close;
         limits
     };
-    for (half_close, is_answered) in [(HalfClose::Serve, true), (HalfClose::End, false)] {
+    for (half_close, is_served) in [(HalfClose::Serve, true), (HalfClose::End, false)] {
         let server = Local::start_within(limits(half_close), || {
             async |request: Request| {
                 if request.path() == "/waits" {
@@ -212,25 +225,25 @@ fn a_half_closed_client_is_answered_where_it_shall() {
             }
         });
         let mut client = server.connect();
-        client.send("GET /waits HTTP/1.1\r\nHost: a\r\n\r\n");
+        client.send(get("/waits"));
         client.half_close();
-        let answer = client.try_answer();
-        let has_text = matches!(&answer, Ok(Some(answer)) if answer.text() == HELLO);
-        assert_eq!(has_text, is_answered, "{half_close:?}: {answer:?}");
-        // A call that does not wait is answered in any case.
+        let response = client.try_response();
+        let has_text = matches!(&response, Ok(Some(response)) if response.text() == HELLO);
+        assert_eq!(has_text, is_served, "{half_close:?}: {response:?}");
+        // A call that does not wait finishes with either setting.
         let mut client = server.connect();
         client.send(GET);
         client.half_close();
-        assert_eq!(client.answer().text(), HELLO);
-        client.ends();
+        assert_eq!(client.response().text(), HELLO);
+        client.expect_fin();
         server.stop();
     }
 }
 
-/// A half-close that ends a call takes no answer to an earlier request with it, also where the
-/// worker learns of both requests and the half-close at once.
+/// If a half-close drops a call, the responses to earlier requests are still sent, even if the
+/// worker receives both requests and the half-close in one turn.
 #[test]
-fn a_half_close_that_ends_a_call_leaves_earlier_answers_whole() {
+fn a_half_close_that_drops_a_call_keeps_earlier_responses() {
     let mut limits = Limits::default();
     limits.half_close = HalfClose::End;
     let server = Local::start_within(limits, || {
@@ -244,32 +257,32 @@ fn a_half_close_that_ends_a_call_leaves_earlier_answers_whole() {
         }
     });
     let mut blocking = server.connect();
-    blocking.send("GET /blocks HTTP/1.1\r\nHost: a\r\n\r\n");
+    blocking.send(get("/blocks"));
     let mut client = server.connect();
-    client.send(format!("{GET}GET /waits HTTP/1.1\r\nHost: a\r\n\r\n"));
+    client.send(GET.to_owned() + &get("/waits"));
     client.half_close();
-    assert_eq!(client.answer().text(), HELLO);
-    client.ends();
-    assert_eq!(blocking.answer().text(), HELLO);
+    assert_eq!(client.response().text(), HELLO);
+    client.expect_fin();
+    assert_eq!(blocking.response().text(), HELLO);
     server.stop();
 }
 
-/// The answer's body waits, half of it sent.
+/// The server has sent half of the response and waits for the rest of its body.
 #[test]
-fn a_reset_is_noticed_while_an_answer_flows() {
+fn a_reset_is_noticed_while_a_response_waits_for_its_body() {
     let server = Local::start(|| {
-        let left: Rc<std::cell::RefCell<Option<Body>>> = Rc::default();
+        let stored: Rc<std::cell::RefCell<Option<Body>>> = Rc::default();
         async move |request: Request| {
             if request.method() == "GET" {
-                return Response::text(left.take().expect("a body was left"));
+                return Response::text(stored.take().expect("a stored body"));
             }
-            *left.borrow_mut() = Some(request.into_body());
+            *stored.borrow_mut() = Some(request.into_body());
             pending().await
         }
     });
     for half_closes in [false, true] {
-        let put = "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhello";
-        let from = callers(&server, 1, put);
+        let put = head_with_length("PUT", "/", 10) + "hello";
+        let from = callers(&server, 1, &put);
         let mut to = server.connect();
         to.send(GET);
         assert_eq!(to.head().field("content-length"), Some("10"));
@@ -280,7 +293,7 @@ fn a_reset_is_noticed_while_an_answer_flows() {
         }
         assert_eq!(server.count("connections_open"), 2);
         to.reset();
-        eventually("the end of the answer", || {
+        eventually("the end of the response", || {
             (server.count("connections_open") == 1).then_some(())
         });
         from.into_iter().for_each(Client::reset);

@@ -1,35 +1,35 @@
-//! Every limit at 0, at 1, at the least and the largest valid value, and beyond: the server
-//! works within it, or says which limit is wrong and how to mend it.
+//! Every limit at 0, at 1, at its least and greatest valid value, and beyond: the server serves
+//! with it, or names the wrong limit and the cure.
 
 use std::time::Duration;
 
 use coring::{Error, ErrorKind, Limits, Request, Response};
 
-use crate::support::{Client, Coring, Folder, Local, builder, coring, is_timeout, run_with};
-
-/// The shortest request: its head fits into the smallest limits.
-const SHORTEST: &str = "GET / HTTP/1.0\r\n\r\n";
+use crate::support::{
+    Client, Coring, Folder, GET_HTTP_1_0, Local, builder, coring, is_timeout, request, run_with,
+};
 
 async fn hello(_: Request) -> Response {
     Response::text("hello")
 }
 
-/// Asks once. A server whose time limit is next to nothing may close the connection first.
+/// Asserts that the server responds to the shortest request, whose head fits the least limits. If
+/// `may_time_out`, a timeout of the server is so short that it may close the connection first.
 #[track_caller]
-fn is_served(mut client: Client, is_hasty: bool, what: &str) {
-    match client.exchange(SHORTEST) {
-        Ok(Some(answer)) if answer.status == 200 => {}
-        Ok(_) if is_hasty => {}
-        Err(error) if is_hasty && !is_timeout(&error) => {}
+fn assert_served(mut client: Client, may_time_out: bool, what: &str) {
+    match client.exchange(GET_HTTP_1_0) {
+        Ok(Some(response)) if response.status == 200 => {}
+        Ok(_) if may_time_out => {}
+        Err(error) if may_time_out && !is_timeout(&error) => {}
         other => panic!("{what}: {other:?}"),
     }
 }
 
-/// A field of the limits: its name, how it is set (as far as the value fits; none: no limit), and
-/// its least and largest valid values.
+/// A field of [`Limits`]: its name, a function that sets it, and its least and greatest valid
+/// values. The function clamps the value to the field's type; `None` means no limit.
 type Field = (&'static str, fn(&mut Limits, Option<u64>), u64, u64);
 
-/// A field that must have a value.
+/// The value of a field that cannot be `None`.
 fn small(value: Option<u64>) -> u16 {
     value.map_or(u16::MAX, |value| value.try_into().unwrap_or(u16::MAX))
 }
@@ -101,7 +101,7 @@ const FIELDS: [Field; 12] = [
 fn every_field_of_the_limits_at_its_extremes() {
     for (name, set, least, most) in FIELDS {
         let mut values = vec![0, 1, least.saturating_sub(1), least, most];
-        // What the field's type cannot hold cannot be asked for.
+        // A value beyond the range of the field's type cannot be set.
         values.extend(most.checked_add(1).filter(|&beyond| beyond < 65_536));
         values.dedup();
         for value in values.into_iter().map(Some).chain([None]) {
@@ -110,39 +110,42 @@ fn every_field_of_the_limits_at_its_extremes() {
             let what = format!("{name}: {value:?}");
             if value.is_none_or(|value| (least..=most).contains(&value)) {
                 let server = Local::start_within(limits, || hello);
-                let is_hasty = name.ends_with("_timeout") && value == Some(1);
-                is_served(server.connect(), is_hasty, &what);
+                let may_time_out = name.ends_with("_timeout") && value == Some(1);
+                assert_served(server.connect(), may_time_out, &what);
                 server.stop();
                 continue;
             }
             let error: Error = builder().limits(limits).start(|| hello).expect_err(&what);
             assert_eq!(error.kind(), ErrorKind::Configuration, "{what}");
-            let says = error.to_string();
+            let message = error.to_string();
             let is_low = value.is_some_and(|value| value < least);
             let cure = if is_low { "raise" } else { "lower" };
-            assert!(says.contains(name) && says.contains(cure), "{what}: {says}");
+            assert!(
+                message.contains(name) && message.contains(cure),
+                "{what}: {message}"
+            );
         }
     }
 }
 
-/// Without request bodies, a request that has none is served, and another is refused.
+/// With `body_bytes_max` 0, requests with an empty body or none are served, others are refused.
 #[test]
-fn no_request_bodies() {
+fn a_body_limit_of_0_admits_only_empty_bodies() {
     let mut limits = Limits::default();
     limits.body_bytes_max = Some(0);
     let server = Local::start_within(limits, || hello);
-    let ask = |framing: &str| {
+    let ask = |framing: &[&str], body: &str| {
         let mut client = server.connect();
-        client.send(format!("PUT / HTTP/1.1\r\nHost: a\r\n{framing}"));
-        client.answer().status
+        client.send(request("PUT", "/", framing) + body);
+        client.response().status
     };
-    assert_eq!(ask("\r\n"), 200);
-    assert_eq!(ask("Content-Length: 0\r\n\r\n"), 200);
-    assert_eq!(ask("Content-Length: 1\r\n\r\n"), 413);
-    assert_eq!(ask("Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"), 200);
+    assert_eq!(ask(&[], ""), 200);
+    assert_eq!(ask(&["Content-Length: 0"], ""), 200);
+    assert_eq!(ask(&["Content-Length: 1"], ""), 413);
+    assert_eq!(ask(&["Transfer-Encoding: chunked"], "0\r\n\r\n"), 200);
 }
 
-/// A flag with the values that are refused, and those within which the server works.
+/// A flag, the values that coring refuses, and values with which it serves.
 type Flag = (
     &'static str,
     &'static [&'static str],
@@ -197,16 +200,16 @@ fn every_flag_of_a_limit_at_its_extremes() {
             let what = format!("{flag} {value}");
             let ended = run_with(&mut coring(&["serve", folder, flag, value]), b"");
             assert_eq!(ended.code, Some(2), "{what}: {}", ended.stderr);
-            let says = &ended.stderr;
+            let message = &ended.stderr;
             assert!(
-                says.contains(flag) && says.contains(value),
-                "{what}: {says}"
+                message.contains(flag) && message.contains(value),
+                "{what}: {message}"
             );
         }
         for value in served {
             let what = format!("{flag} {value}");
             let server = Coring::start(&["serve", folder, "--cores", "1", flag, value]);
-            is_served(server.connect(), value.ends_with("ms"), &what);
+            assert_served(server.connect(), value.ends_with("ms"), &what);
             server.stop();
         }
     }

@@ -1,4 +1,5 @@
-//! Drains as services see them: they are told, and may have a coroutine waited for.
+//! Drains as seen by services: `coring::draining` tells a task that a drain has begun, and
+//! `coring::hold_drain` makes the drain wait for a task.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,12 +9,13 @@ use coring::{Body, Limits, Request, Response, StatusCode};
 
 use crate::support::{GET, Local, builder, eventually};
 
-/// Longer than a drain lets new requests arrive: what is not waited for is dropped then.
+/// Longer than the time in which a drain accepts new requests. After that time the server drops
+/// the tasks that do not hold the drain.
 const BEYOND_GRACE: Duration = Duration::from_millis(2500);
 
-/// A response that would go on for ever ends as a whole.
+/// A task that would write a response for ever finishes it when the drain begins.
 #[test]
-fn a_stream_that_is_told_of_a_drain_ends_in_order() {
+fn an_endless_response_ends_with_a_last_chunk_in_a_drain() {
     let server = Local::start_with(builder(), || {
         async |_: Request| {
             let (mut sender, body) = Body::channel(1024);
@@ -23,9 +25,9 @@ fn a_stream_that_is_told_of_a_drain_ends_in_order() {
                     .await
                     .is_err()
                 {
-                    sender.write("tick ").await.expect("the client is there");
+                    sender.write("tick ").await.expect("a connected client");
                 }
-                sender.write("the end").await.expect("the client is there");
+                sender.write("the end").await.expect("a connected client");
                 sender.finish();
             });
             Response::text(body)
@@ -37,20 +39,20 @@ fn a_stream_that_is_told_of_a_drain_ends_in_order() {
     assert_eq!(client.chunk().expect("a chunk"), b"tick ");
     server.drain();
     let last = std::iter::repeat_with(|| client.chunk().expect("a chunk")).find(|chunk| {
-        assert!(!chunk.is_empty(), "the response ends too early");
+        assert!(!chunk.is_empty(), "the response ended without \"the end\"");
         chunk.ends_with(b"the end")
     });
     assert!(last.is_some());
     assert_eq!(client.chunk().expect("the last chunk"), b"");
-    client.ends();
+    client.expect_fin();
     server.stop();
 }
 
-/// A server whose calls spawn a coroutine that takes its time and counts its end; it holds the
-/// drain up if it `holds`.
-fn slow(holds: bool, limits: Limits) -> (Local, Arc<AtomicUsize>) {
-    let done: Arc<AtomicUsize> = Arc::default();
-    let count = done.clone();
+/// A server whose calls spawn a slow task, which holds the drain if `holds` is set; and the number
+/// of these tasks that have finished.
+fn server_with_slow_tasks(holds: bool, limits: Limits) -> (Local, Arc<AtomicUsize>) {
+    let finished: Arc<AtomicUsize> = Arc::default();
+    let count = finished.clone();
     let server = Local::start_with(builder().limits(limits), move || {
         let count = count.clone();
         async move |_: Request| {
@@ -64,16 +66,16 @@ fn slow(holds: bool, limits: Limits) -> (Local, Arc<AtomicUsize>) {
             Response::new(StatusCode::ACCEPTED)
         }
     });
-    (server, done)
+    (server, finished)
 }
 
-/// How many of three coroutines come to their end in a drain.
-fn ended_in_drain(holds: bool, limits: Limits) -> usize {
-    let (server, done) = slow(holds, limits);
+/// Starts three tasks, drains the server, and returns how many of the tasks finished.
+fn tasks_finished_in_drain(holds: bool, limits: Limits) -> usize {
+    let (server, finished) = server_with_slow_tasks(holds, limits);
     let mut client = server.connect();
     for _ in 0..3 {
         client.send(GET);
-        assert_eq!(client.answer().status, 202);
+        assert_eq!(client.response().status, 202);
     }
     drop(client);
     eventually("the end of the connection", || {
@@ -81,18 +83,18 @@ fn ended_in_drain(holds: bool, limits: Limits) -> usize {
     });
     server.drain();
     server.wait();
-    done.load(Ordering::Relaxed)
+    finished.load(Ordering::Relaxed)
 }
 
 #[test]
-fn a_drain_waits_for_what_holds_it_up() {
-    assert_eq!(ended_in_drain(true, Limits::default()), 3);
-    assert_eq!(ended_in_drain(false, Limits::default()), 0);
+fn a_drain_waits_for_tasks_that_hold_it() {
+    assert_eq!(tasks_finished_in_drain(true, Limits::default()), 3);
+    assert_eq!(tasks_finished_in_drain(false, Limits::default()), 0);
 }
 
 #[test]
-fn a_drain_is_not_held_up_beyond_its_limit() {
+fn a_drain_does_not_wait_beyond_its_timeout() {
     let mut limits = Limits::default();
     limits.drain_timeout = Some(Duration::from_millis(100));
-    assert_eq!(ended_in_drain(true, limits), 0);
+    assert_eq!(tasks_finished_in_drain(true, limits), 0);
 }

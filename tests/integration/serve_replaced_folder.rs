@@ -1,5 +1,5 @@
-//! `coring serve` while its folder itself is replaced, removed or taken away: what its path leads
-//! to is served within a second, and nothing that the path no longer leads to.
+//! `coring serve` while its folder is replaced, removed or renamed: within a second the server
+//! serves the folder that its path leads to now, and nothing else.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,20 +12,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::serve::{get, request};
-use crate::support::{Coring, Folder, coring, eventually, report};
+use crate::support::{Coring, Folder, coring, eventually, get, report};
 
-/// A second is promised; the rest is for a slow machine.
+/// The server notices a change within a second. Another second allows for a slow machine.
 const SOON: Duration = Duration::from_secs(2);
 
-/// With the cache, and with every request asking the kernel.
+/// The flags of a server with the file cache, and of one without.
 const CACHES: [&[&str]; 2] = [&[], &["--file-cache", "0"]];
 
 fn start(path: &str, flags: &[&str]) -> Coring {
     Coring::start(&[&["serve", path, "--cores", "2"], flags].concat())
 }
 
-/// A server of one worker, started in `directory`; `prefix` may be a program that starts it.
+/// Starts a server with one worker in the working directory `directory`. If `prefix` is not empty,
+/// it is the command that runs coring.
 fn start_in(directory: &Path, prefix: &[&str], path: &str) -> Coring {
     let inner = coring(&["serve", path, "--bind", "127.0.0.1:0", "--cores", "1"]);
     let mut words = prefix
@@ -44,54 +44,56 @@ fn start_in(directory: &Path, prefix: &[&str], path: &str) -> Coring {
     Coring::start_as(command)
 }
 
-/// Puts a file `a` with `content` into the folder at `path`, which is made anew if it is gone.
+/// Writes the file `a` into the folder at `path`, which is made if it does not exist.
 fn fill(path: &str, content: &str) {
     fs::create_dir_all(path).expect("a folder");
     fs::write(format!("{path}/a"), content).expect("a file");
 }
 
-/// Makes the link at `path` lead to `target`, at once.
+/// Replaces the link at `path` with one to `target`, by rename(2).
 fn switch(path: &str, target: &str) {
     let new = format!("{path}.new");
     symlink(target, &new).expect("a new link");
     fs::rename(new, path).expect("a renamed link");
 }
 
-/// Asks until `/a` is answered with this status and text, which must be soon; meanwhile only what
-/// is in `allowed` is answered.
+/// Requests `/a` until the response has this status and, if it is a 200, this text. Asserts that
+/// this happens within [`SOON`], and that other responses have a status in `allowed`.
 #[track_caller]
-fn becomes(server: &Coring, status: u16, text: &str, allowed: &[u16]) {
+fn assert_becomes(server: &Coring, status: u16, text: &str, allowed: &[u16]) {
     let started = Instant::now();
     loop {
-        let answer = get(server, "/a");
-        if answer.status == status && (status != 200 || answer.text() == text) {
+        let response = server.get("/a");
+        if response.status == status && (status != 200 || response.text() == text) {
             return;
         }
-        assert!(allowed.contains(&answer.status), "{}", answer.head);
-        let now = answer.text();
-        assert!(started.elapsed() < SOON, "still {} {now}", answer.status);
+        assert!(allowed.contains(&response.status), "{}", response.head);
+        let now = response.text();
+        assert!(started.elapsed() < SOON, "still {} {now}", response.status);
         thread::sleep(Duration::from_millis(20));
     }
 }
 
-/// Lines on standard error that have all of `words`.
-fn says(server: &Coring, words: &[&str]) -> usize {
+/// The number of lines on standard error that have all of `words`.
+fn count_messages(server: &Coring, words: &[&str]) -> usize {
     let stderr = server.stderr();
     let has_all = |line: &&str| words.iter().all(|word| line.contains(word));
     stderr.lines().filter(has_all).count()
 }
 
-/// Both workers have seen what there is to be seen, and one of them has said so.
+/// Waits for a message with `words`, and asserts that only one of the two workers writes it.
 #[track_caller]
-fn says_once(server: &Coring, words: &[&str]) {
-    eventually("a word about it", || {
-        (says(server, words) > 0).then_some(())
+fn assert_one_message(server: &Coring, words: &[&str]) {
+    eventually("a message", || {
+        (count_messages(server, words) > 0).then_some(())
     });
+    // By then both workers have noticed the change.
     thread::sleep(SOON);
-    assert_eq!(says(server, words), 1, "{words:?}: {}", server.stderr());
+    let count = count_messages(server, words);
+    assert_eq!(count, 1, "{words:?}: {}", server.stderr());
 }
 
-/// As every front-end build does it.
+/// Front-end build tools remove their output folder and make it again.
 #[test]
 fn a_folder_that_is_removed_and_made_again_is_served() {
     for flags in CACHES {
@@ -99,50 +101,51 @@ fn a_folder_that_is_removed_and_made_again_is_served() {
         let dist = parent.file("dist");
         fill(&dist, "build 0");
         let server = start(&dist, flags);
-        assert_eq!(get(&server, "/a").text(), "build 0");
+        assert_eq!(server.get("/a").text(), "build 0");
         for build in 1..=3 {
-            fs::remove_dir_all(&dist).expect("a folder of ours");
+            fs::remove_dir_all(&dist).expect("a folder that we own");
             fs::create_dir(&dist).expect("a new folder");
             fill(&dist, &format!("build {build}"));
-            becomes(&server, 200, &format!("build {build}"), &[200, 404]);
+            assert_becomes(&server, 200, &format!("build {build}"), &[200, 404]);
         }
-        let told = says(&server, &[&dist, "another folder"]);
+        let told = count_messages(&server, &[&dist, "another directory"]);
         assert!((1..=3).contains(&told), "{}", server.stderr());
     }
 }
 
 #[test]
-fn a_folder_that_is_gone_is_404_until_it_is_back() {
+fn a_folder_that_is_missing_is_404_until_it_is_back() {
     for flags in CACHES {
         let parent = Folder::new();
         let (dist, aside) = (parent.file("dist"), parent.file("aside"));
         fill(&dist, "here");
         let server = start(&dist, flags);
-        becomes(&server, 200, "here", &[]);
-        // Also what could still be read of it, and is in memory, is no longer at its path.
+        assert_becomes(&server, 200, "here", &[]);
+        // The file still exists elsewhere and is in the cache. Its path no longer leads to it.
         fs::rename(&dist, &aside).expect("a renamed folder");
-        becomes(&server, 404, "", &[200]);
-        // Each worker looks for itself.
+        assert_becomes(&server, 404, "", &[200]);
+        // Each worker notices the change on its own.
         thread::sleep(SOON);
         for _ in 0..20 {
-            assert_eq!(get(&server, "/a").status, 404);
+            assert_eq!(server.get("/a").status, 404);
             thread::sleep(Duration::from_millis(50));
         }
         fs::rename(&aside, &dist).expect("a renamed folder");
-        // At once: the gap is as short for clients as it was on the disk.
-        becomes(&server, 200, "here", &[]);
-        says_once(&server, &[&dist, "No such file"]);
-        says_once(&server, &[&dist, "is back"]);
+        // The server looks for a missing folder at each request, so it notices this at once.
+        assert_becomes(&server, 200, "here", &[]);
+        assert_one_message(&server, &[&dist, "No such file"]);
+        assert_one_message(&server, &[&dist, "is back"]);
     }
 }
 
 const RELEASES: u8 = 4;
 
-/// The files of a release: a small one, one that is sent without a copy, and a large one.
+/// The files of a release: one that is copied from the cache, one that is sent from a memfd, and
+/// one that is sent from the file.
 const LENS: [(&str, usize); 3] = [("a", 10), ("b", 20_000), ("c", 1_000_000)];
 
 #[test]
-fn a_link_that_is_switched_is_followed_within_a_second() {
+fn a_switched_link_is_followed_within_a_second() {
     for flags in CACHES {
         let parent = Folder::new();
         for release in 0..RELEASES {
@@ -155,7 +158,7 @@ fn a_link_that_is_switched_is_followed_within_a_second() {
         let current = parent.file("current");
         switch(&current, "releases/0");
         let server = start(&current, flags);
-        // The releases that may not be served any more, for the link has long led elsewhere.
+        // The releases that must no longer be served, because the link was switched long ago.
         let old = Mutex::new(BTreeSet::new());
         let done = AtomicBool::new(false);
         let ask = || {
@@ -165,12 +168,12 @@ fn a_link_that_is_switched_is_followed_within_a_second() {
                     return;
                 }
                 let old = old.lock().expect("a lock").clone();
-                client.send(request("GET", &format!("/{name}"), &[]));
-                let answer = client.answer();
-                assert_eq!(answer.status, 200, "{name}");
-                assert_eq!(answer.body.len(), *len, "{name}");
-                let release = answer.body[0];
-                assert!(answer.body.iter().all(|byte| *byte == release), "{name}");
+                client.send(get(&format!("/{name}")));
+                let response = client.response();
+                assert_eq!(response.status, 200, "{name}");
+                assert_eq!(response.body.len(), *len, "{name}");
+                let release = response.body[0];
+                assert!(response.body.iter().all(|byte| *byte == release), "{name}");
                 assert!(!old.contains(&release), "{name} is stale: {release}");
                 thread::sleep(Duration::from_millis(2));
             }
@@ -178,7 +181,7 @@ fn a_link_that_is_switched_is_followed_within_a_second() {
         thread::scope(|scope| {
             let clients: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
             for release in 1..RELEASES {
-                // An absolute link is the operator's own as well.
+                // The path of the served folder may also lead through an absolute link.
                 let target = match release % 2 {
                     0 => format!("releases/{release}"),
                     _ => parent.file(&format!("releases/{release}")),
@@ -190,15 +193,15 @@ fn a_link_that_is_switched_is_followed_within_a_second() {
             thread::sleep(Duration::from_millis(200));
             done.store(true, Ordering::Relaxed);
             for client in clients {
-                client.join().expect("a client without a complaint");
+                client.join().expect("no panic in the client");
             }
         });
     }
 }
 
-/// After a pause of any length the first answer is of the folder that is there now.
+/// After a pause without requests the first response comes from the new folder already.
 #[test]
-fn a_switch_while_nobody_asks_is_seen_by_the_first_who_does() {
+fn a_switch_between_requests_is_noticed_by_the_first_request() {
     let parent = Folder::new();
     let current = parent.file("current");
     for release in ["1", "2"] {
@@ -211,16 +214,16 @@ fn a_switch_while_nobody_asks_is_seen_by_the_first_who_does() {
         switch(&current, release);
         thread::sleep(SOON);
         for client in &mut clients {
-            client.send(request("GET", "/a", &[]));
+            client.send(get("/a"));
         }
         for client in &mut clients {
-            assert_eq!(client.answer().text(), release);
+            assert_eq!(client.response().text(), release);
         }
     }
 }
 
 #[test]
-fn what_leads_out_of_the_new_folder_is_not_served() {
+fn links_that_lead_out_of_the_new_folder_are_not_followed() {
     let parent = Folder::new();
     let current = parent.file("current");
     parent.write("secret", "secret");
@@ -234,9 +237,9 @@ fn what_leads_out_of_the_new_folder_is_not_served() {
     }
     switch(&current, "1");
     let server = start(&current, &[]);
-    becomes(&server, 200, "1", &[]);
+    assert_becomes(&server, 200, "1", &[]);
     switch(&current, "2");
-    becomes(&server, 200, "2", &[200]);
+    assert_becomes(&server, 200, "2", &[200]);
     for path in [
         "/up",
         "/absolute",
@@ -245,14 +248,14 @@ fn what_leads_out_of_the_new_folder_is_not_served() {
         "/%2e%2e/secret",
         "/../1/a",
     ] {
-        assert_eq!(get(&server, path).status, 404, "{path}");
+        assert_eq!(server.get(path).status, 404, "{path}");
     }
 }
 
-/// A relative path is one in the folder that was the working directory's at the start, by the path
-/// that this had then.
+/// A relative path is resolved against the path that the working directory had at the start, even
+/// if the working directory itself is replaced.
 #[test]
-fn a_relative_path_is_followed_although_the_working_directory_is_replaced() {
+fn a_relative_path_is_followed_after_the_working_directory_is_replaced() {
     for (directory, path, served) in [
         ("work", ".", "work"),
         ("work", "site", "work/site"),
@@ -268,28 +271,29 @@ fn a_relative_path_is_followed_although_the_working_directory_is_replaced() {
         };
         make("old");
         let server = start_in(Path::new(&parent.file(directory)), &[], path);
-        becomes(&server, 200, "old", &[]);
+        assert_becomes(&server, 200, "old", &[]);
         for folder in ["work", "other"] {
-            fs::remove_dir_all(parent.file(folder)).expect("a folder of ours");
+            fs::remove_dir_all(parent.file(folder)).expect("a folder that we own");
         }
         make("new");
-        becomes(&server, 200, "new", &[200, 404]);
+        assert_becomes(&server, 200, "new", &[200, 404]);
     }
 }
 
-/// The working directory may lie below a folder that the server may not enter, as after `sudo -u`
-/// in another user's home.
+/// The working directory may lie in a folder that the server may not enter, for example after
+/// `sudo -u` in another user's home.
 #[test]
-fn a_working_directory_whose_own_path_is_forbidden_is_served() {
+fn a_working_directory_whose_path_is_inaccessible_is_served() {
     if !rustix::process::geteuid().is_root() {
         return report(
-            "not tested: a forbidden path to the working directory: only root can be there",
+            "not tested: an inaccessible path to the working directory, which needs root",
         );
     }
     let parent = Folder::new();
     let (home, site) = (parent.file("home"), parent.file("home/site"));
     fill(&site, "mine");
-    fs::set_permissions(&home, fs::Permissions::from_mode(0o000)).expect("ours");
+    let no_access = fs::Permissions::from_mode(0o000);
+    fs::set_permissions(&home, no_access).expect("a folder that we own");
     let prefix = [
         "setpriv",
         "--reuid=65534",
@@ -299,75 +303,82 @@ fn a_working_directory_whose_own_path_is_forbidden_is_served() {
     let server = start_in(Path::new(&site), &prefix, ".");
     let started = Instant::now();
     while started.elapsed() < SOON {
-        assert_eq!(get(&server, "/a").text(), "mine");
+        assert_eq!(server.get("/a").text(), "mine");
         thread::sleep(Duration::from_millis(100));
     }
-    assert_eq!(says(&server, &["cannot be"]), 0, "{}", server.stderr());
+    assert_eq!(
+        count_messages(&server, &["cannot be"]),
+        0,
+        "{}",
+        server.stderr()
+    );
 }
 
-/// A file, a link that leads nowhere, a folder that may not be entered on the way: each is what
-/// such a file would be, is said once, and passes.
+/// A file or a dangling link replaces the folder, or a parent folder becomes inaccessible: each is
+/// 404 or 403, as it would be for a file, and is reported once. When the folder is back, it is
+/// served again.
 #[test]
-fn what_stands_in_the_folders_place_is_said_once_and_passes() {
+fn an_obstacle_in_place_of_the_folder_is_reported_once() {
     let parent = Folder::new();
     fs::create_dir(parent.file("srv")).expect("a new folder");
     let (site, aside) = (parent.file("srv/site"), parent.file("srv/aside"));
     fill(&site, "here");
     let mut command = coring(&["serve", &site, "--bind", "127.0.0.1:0", "--cores", "2"]);
     if rustix::process::geteuid().is_root() {
-        // Nothing is forbidden to root.
+        // No permission stops root.
         command.uid(65534).gid(65534);
     }
     let server = Coring::start_as(command);
-    becomes(&server, 200, "here", &[]);
+    assert_becomes(&server, 200, "here", &[]);
     let move_folder = |from: &str, to: &str| fs::rename(from, to).expect("a renamed folder");
     let lock = |mode| {
         let srv = parent.file("srv");
-        fs::set_permissions(srv, fs::Permissions::from_mode(mode)).expect("ours");
+        let permissions = fs::Permissions::from_mode(mode);
+        fs::set_permissions(srv, permissions).expect("a folder that we own");
     };
-    let is_back = |meanwhile| {
-        becomes(&server, 200, "here", &[meanwhile]);
-        // So that either worker has seen it.
+    let assert_back = |meanwhile| {
+        assert_becomes(&server, 200, "here", &[meanwhile]);
+        // By then both workers have noticed it.
         thread::sleep(SOON);
-        assert_eq!(get(&server, "/a").text(), "here");
+        assert_eq!(server.get("/a").text(), "here");
     };
     move_folder(&site, &aside);
     fs::write(&site, "a file").expect("a file");
-    becomes(&server, 404, "", &[200]);
-    says_once(&server, &[&site, "Not a directory"]);
+    assert_becomes(&server, 404, "", &[200]);
+    assert_one_message(&server, &[&site, "Not a directory"]);
     for path in ["/", "/a", "/none"] {
-        assert_eq!(get(&server, path).status, 404, "{path}");
+        assert_eq!(server.get(path).status, 404, "{path}");
     }
-    fs::remove_file(&site).expect("a file of ours");
+    fs::remove_file(&site).expect("a file that we own");
     move_folder(&aside, &site);
-    is_back(404);
+    assert_back(404);
     move_folder(&site, &aside);
     symlink("nowhere", &site).expect("a new link");
-    becomes(&server, 404, "", &[200]);
-    says_once(&server, &[&site, "No such file"]);
-    fs::remove_file(&site).expect("a link of ours");
+    assert_becomes(&server, 404, "", &[200]);
+    assert_one_message(&server, &[&site, "No such file"]);
+    fs::remove_file(&site).expect("a link that we own");
     move_folder(&aside, &site);
-    is_back(404);
+    assert_back(404);
     lock(0);
-    becomes(&server, 403, "", &[200]);
-    says_once(&server, &[&site, "Permission denied"]);
+    assert_becomes(&server, 403, "", &[200]);
+    assert_one_message(&server, &[&site, "Permission denied"]);
     for path in ["/", "/a", "/none"] {
-        assert_eq!(get(&server, path).status, 403, "{path}");
+        assert_eq!(server.get(path).status, 403, "{path}");
     }
     lock(0o755);
-    is_back(403);
-    // A worker that is asked for nothing meanwhile does not notice that the folder was gone.
+    assert_back(403);
+    // A worker without requests in the meantime does not notice that the folder was missing.
     eventually("a message that the folder is back", || {
         (1..=3)
-            .contains(&says(&server, &[&site, "is back"]))
+            .contains(&count_messages(&server, &[&site, "is back"]))
             .then_some(())
     });
 }
 
-/// A file system that is mounted over the folder is what its path leads to, and so is what is below
-/// when it is unmounted again.
+/// A file system is mounted over the folder and unmounted again: the server serves the mounted
+/// files, and then those of the folder.
 #[test]
-fn a_mount_on_top_is_served_and_so_is_what_is_below() {
+fn a_file_system_mounted_over_the_folder_is_served() {
     let parent = Folder::new();
     let site = parent.file("site");
     fill(&site, "below");
@@ -377,10 +388,10 @@ fn a_mount_on_top_is_served_and_so_is_what_is_below() {
         .arg("true")
         .output();
     if !trial.is_ok_and(|trial| trial.status.success()) {
-        return report("not tested: a mount over the folder: no namespaces here");
+        return report("not tested: a mount over the folder, which needs user namespaces");
     }
     let server = start_in(parent.path(), &namespace, &site);
-    becomes(&server, 200, "below", &[]);
+    assert_becomes(&server, 200, "below", &[]);
     let inside = |script: &str| {
         let pid = server.pid().to_string();
         let status = Command::new("nsenter")
@@ -396,10 +407,10 @@ fn a_mount_on_top_is_served_and_so_is_what_is_below() {
         assert!(status.expect("nsenter").success(), "{script}");
     };
     inside("mount -t tmpfs top \"$0\" && echo -n top >\"$0/a\"");
-    becomes(&server, 200, "top", &[200, 404]);
+    assert_becomes(&server, 200, "top", &[200, 404]);
     inside("umount -l \"$0\"");
-    becomes(&server, 200, "below", &[200, 404]);
+    assert_becomes(&server, 200, "below", &[200, 404]);
     eventually("a message for each change", || {
-        (says(&server, &[&site, "another folder"]) == 2).then_some(())
+        (count_messages(&server, &[&site, "another directory"]) == 2).then_some(())
     });
 }

@@ -1,4 +1,4 @@
-//! The clients people use: ab, wrk, curl, Python's http.client, nc. No request fails.
+//! Common clients: ab, wrk, curl, Python's http.client and nc. No request may fail.
 
 use std::fs;
 use std::process::Command;
@@ -6,12 +6,13 @@ use std::process::Command;
 use coring::EngineChoice;
 
 use crate::support::{
-    Address, Coring, Family, Folder, HELLO, engine, has_io_uring, noise, python, run, run_with,
+    Address, Coring, Family, Folder, GET, GET_HTTP_1_0, HELLO, engine, has_io_uring, noise, python,
+    run, run_with,
 };
 
-/// Whether `line` is in `report`, whatever the number of spaces.
+/// Asserts that `report` has `line`, up to the number of spaces.
 #[track_caller]
-fn says(report: &str, line: &str) {
+fn assert_reports(report: &str, line: &str) {
     let spaced = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(
         report.lines().any(|each| spaced(each) == line),
@@ -27,17 +28,17 @@ fn ab(family: Family, arguments: &[&str], requests: u32) -> String {
         "ab",
         &[&["-q", "-n", &requests, "-c", "100"], arguments, &[&url]].concat(),
     );
-    says(&report, &format!("Complete requests: {requests}"));
-    says(&report, "Failed requests: 0");
+    assert_reports(&report, &format!("Complete requests: {requests}"));
+    assert_reports(&report, "Failed requests: 0");
     assert!(!report.contains("Non-2xx"), "{report}");
     server.stop();
     report
 }
 
-/// Connections that keep their sockets full and read all answers: each gets its share, and so does
-/// a client beside them that asks for little.
+/// Many clients send as fast as they can and read all responses. Each of them must make progress,
+/// and so must a client that sends only now and then.
 #[test]
-fn greedy_clients_leave_others_their_share() {
+fn greedy_clients_do_not_starve_others() {
     let server = match engine() {
         EngineChoice::Epoll => "epoll",
         _ if has_io_uring("greedy clients on io_uring") => "uring",
@@ -63,7 +64,7 @@ fn greedy_clients_leave_others_their_share() {
 }
 
 #[test]
-fn ab_as_the_articles_ran_it() {
+fn ab_with_a_connection_per_request() {
     for family in Family::TCP {
         ab(family, &[], 1000);
     }
@@ -73,7 +74,7 @@ fn ab_as_the_articles_ran_it() {
 fn ab_with_persistent_connections() {
     for family in Family::TCP {
         let report = ab(family, &["-k"], 200_000);
-        says(&report, "Keep-Alive requests: 200000");
+        assert_reports(&report, "Keep-Alive requests: 200000");
     }
 }
 
@@ -123,10 +124,10 @@ fn wrk_with_16_pipelined_requests() {
         .for_each(|family| wrk(family, &["-c64", "-s", &script]));
 }
 
-/// The arguments that lead curl to `server`, without noise.
+/// The arguments with which curl connects to `server`, quietly and with a time limit.
 fn curl(server: &Coring, family: Family) -> Vec<String> {
     let url = server.url();
-    let place = match family {
+    let destination = match family {
         Family::Unix => vec![
             "--unix-socket".to_owned(),
             url,
@@ -141,7 +142,7 @@ fn curl(server: &Coring, family: Family) -> Vec<String> {
             "--max-time".to_owned(),
             "60".to_owned(),
         ],
-        place,
+        destination,
     ]
     .concat()
 }
@@ -156,18 +157,18 @@ fn curl_reads_the_site() {
     for family in Family::ALL {
         let server = Coring::start_on(family, &[]);
         let arguments = curl(&server, family);
-        let said = run(
+        let output = run(
             "curl",
             &with(arguments.clone(), &["-w", "|%{http_code} %{content_type}"]),
         );
-        assert_eq!(said, format!("{HELLO}|200 text/html; charset=utf-8"));
+        assert_eq!(output, format!("{HELLO}|200 text/html; charset=utf-8"));
         let head = run("curl", &with(arguments, &["--head"]));
         assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
         server.stop();
     }
 }
 
-/// How curl is told to upload a file: its flags, the file among them.
+/// Makes the arguments with which curl uploads a file.
 type Upload = fn(&str) -> Vec<String>;
 
 const BY_LENGTH: Upload = |file| vec!["--data-binary".to_owned(), format!("@{file}")];
@@ -192,13 +193,13 @@ fn uploads(family: Family, len: usize, ways: &[Upload]) {
     for upload in ways {
         let arguments = [curl(&server, family), upload(&file)].concat();
         run("curl", &with(arguments, &["--output", &back]));
-        let received = fs::read(&back).expect("what curl wrote");
+        let received = fs::read(&back).expect("the output of curl");
         assert!(
             received == sent,
-            "{family:?}: {} of {len} bytes, or others",
+            "{family:?}: received {} bytes that are not the {len} bytes sent",
             received.len()
         );
-        fs::remove_file(&back).expect("a file of ours");
+        fs::remove_file(&back).expect("the output of curl");
     }
     server.stop();
 }
@@ -212,7 +213,7 @@ fn curl_uploads_and_gets_every_byte_back() {
 }
 
 #[test]
-fn a_hundred_mebibytes_go_both_ways_at_once() {
+fn curl_uploads_100_mib_and_receives_them_at_the_same_time() {
     uploads(Family::V4, 100 << 20, &[BY_PUT, CHUNKED]);
     uploads(Family::V6, 100 << 20, &[CHUNKED]);
     uploads(Family::Unix, 100 << 20, &[BY_PUT]);
@@ -224,12 +225,12 @@ fn curl_uploads_from_a_pipe() {
     let arguments = with(curl(&server, Family::V4), &["--upload-file", "-"]);
     let mut command = Command::new("curl");
     let text = "line\n".repeat(100_000);
-    let said = run_with(command.args(arguments), text.as_bytes()).succeeded();
-    assert!(said == text);
+    let output = run_with(command.args(arguments), text.as_bytes()).succeeded();
+    assert!(output == text);
 }
 
 #[test]
-fn python_http_client_keeps_one_connection() {
+fn python_http_client_uses_one_connection() {
     for family in Family::ALL {
         let server = Coring::start_on(family, &["echo"]);
         run_with(&mut python("http_client.py", &[&server.url()]), b"").succeeded();
@@ -238,10 +239,10 @@ fn python_http_client_keeps_one_connection() {
 }
 
 #[test]
-fn nc_sends_its_end_and_reads_to_ours() {
+fn nc_half_closes_and_reads_the_whole_response() {
     for family in Family::ALL {
         let server = Coring::start_on(family, &[]);
-        let place = match server.address() {
+        let destination = match server.address() {
             Address::Tcp(address) => {
                 vec![address.ip().to_string(), address.port().to_string()]
             }
@@ -249,17 +250,14 @@ fn nc_sends_its_end_and_reads_to_ours() {
                 vec!["-U".to_owned(), path.display().to_string()]
             }
         };
-        for request in [
-            "GET / HTTP/1.0\r\n\r\n",
-            "GET / HTTP/1.1\r\nHost: nc\r\n\r\n",
-        ] {
-            // With -N the end of the input becomes a FIN, which must not cost the answer.
+        for request in [GET_HTTP_1_0, GET] {
+            // With -N nc sends a FIN after the request. The server must respond nevertheless.
             let mut command = Command::new("nc");
-            command.args(["-N", "-w", "10"]).args(&place);
-            let said = run_with(&mut command, request.as_bytes()).succeeded();
+            command.args(["-N", "-w", "10"]).args(&destination);
+            let output = run_with(&mut command, request.as_bytes()).succeeded();
             assert!(
-                said.starts_with("HTTP/1.1 200 OK\r\n") && said.ends_with(HELLO),
-                "{said}"
+                output.starts_with("HTTP/1.1 200 OK\r\n") && output.ends_with(HELLO),
+                "{output}"
             );
         }
         server.stop();

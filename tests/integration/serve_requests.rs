@@ -1,0 +1,393 @@
+//! `coring serve`: the responses to paths, methods, conditions and ranges, while the files do not
+//! change.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::FileExt;
+use std::thread;
+use std::time::Duration;
+
+use crate::support::{
+    Address, Coring, Folder, PATIENCE, ReceivedResponse, coring, eventually, get, noise, request,
+    run_with,
+};
+
+#[test]
+fn a_path_selects_a_file_or_redirects_to_a_folder() {
+    let folder = Folder::new();
+    folder.write("index.html", "top");
+    folder.write("empty", "");
+    folder.write("a b.txt", "spaced");
+    folder.write("ä", "umlaut");
+    folder.make("docs");
+    folder.write("docs/index.html", "docs");
+    folder.make("bare");
+    folder.make(".well-known");
+    folder.write(".well-known/x", "known");
+    folder.write(".hidden", "hidden");
+    folder.make("a:b");
+    let server = Coring::serve(&folder, &[]);
+    for (path, body, media_type) in [
+        ("/", "top", "text/html; charset=utf-8"),
+        ("/index.html?x=1", "top", "text/html; charset=utf-8"),
+        ("/docs/", "docs", "text/html; charset=utf-8"),
+        ("//docs//index.html", "docs", "text/html; charset=utf-8"),
+        ("/a%20b.txt", "spaced", "text/plain; charset=utf-8"),
+        ("/%C3%A4", "umlaut", "application/octet-stream"),
+        ("/.well-known/x", "known", "application/octet-stream"),
+        ("/empty", "", "application/octet-stream"),
+    ] {
+        // The first response comes from the file, the second from the cache.
+        for _ in 0..2 {
+            let response = server.get(path);
+            assert_eq!((response.status, response.text()), (200, body), "{path}");
+            assert_eq!(response.expect_field("content-type"), media_type, "{path}");
+            assert_eq!(response.expect_field("accept-ranges"), "bytes", "{path}");
+        }
+    }
+    for (path, location) in [
+        ("/docs", "./docs/"),
+        ("/docs?a=//b", "./docs/?a=//b"),
+        ("//docs", "./docs/"),
+        ("/%64ocs", "./%64ocs/"),
+        ("/a:b", "./a:b/"),
+    ] {
+        let response = server.get(path);
+        assert_eq!(response.status, 301, "{path}");
+        assert_eq!(response.expect_field("location"), location, "{path}");
+    }
+    for path in [
+        "/none",
+        "/bare/",
+        "/index.html/",
+        "/.hidden",
+        "/docs/none",
+        "/none/",
+    ] {
+        assert_eq!(server.get(path).status, 404, "{path}");
+    }
+    for method in ["POST", "PUT", "DELETE", "OPTIONS"] {
+        let response = server.ask(request(method, "/", &["Content-Length: 0"]));
+        assert_eq!(
+            (response.status, response.expect_field("allow")),
+            (405, "GET, HEAD"),
+            "{method}"
+        );
+    }
+}
+
+#[test]
+fn responses_to_get_and_head_have_the_same_head() {
+    let folder = Folder::new();
+    folder.write("small.css", "p {}");
+    folder.write("large", noise(1 << 20));
+    folder.make("d");
+    let server = Coring::serve(&folder, &[]);
+    for path in ["/small.css", "/large", "/none", "/d"] {
+        let mut client = server.connect();
+        client.send(request("HEAD", path, &[]));
+        let head = client.head();
+        client.send(get(path));
+        let response = client.response();
+        let lines = |response: &ReceivedResponse| -> Vec<String> {
+            let lines = response
+                .head
+                .lines()
+                .filter(|line| !line.starts_with("Date:"));
+            lines.map(str::to_owned).collect()
+        };
+        assert_eq!(lines(&head), lines(&response), "{path}");
+        // If the response to HEAD had a body, it would be taken for the next response.
+        client.send(get("/small.css"));
+        assert_eq!(client.response().text(), "p {}");
+    }
+}
+
+#[test]
+fn files_arrive_whole_and_in_ranges() {
+    let folder = Folder::new();
+    for (name, len) in [
+        ("a", 1),
+        ("b", 64 << 10),
+        ("c", (256 << 10) + 1),
+        ("d", 1 << 20),
+        ("e", 64 << 20),
+    ] {
+        let content = noise(len);
+        folder.write(name, &content);
+        for flags in [&[][..], &["--file-cache", "0"]] {
+            let server = Coring::serve(&folder, flags);
+            let path = format!("/{name}");
+            for _ in 0..2 {
+                assert!(server.get(&path).body == content, "{len} bytes");
+            }
+            let mut slow = server.connect();
+            slow.set_receive_buffer(16 << 10);
+            slow.send(get(&path));
+            let head = slow.head();
+            assert_eq!(head.expect_field("content-length"), len.to_string());
+            let mut received = Vec::new();
+            while received.len() < len {
+                if received.len() < 1 << 20 {
+                    thread::sleep(Duration::from_millis(10));
+                }
+                let next = (len - received.len()).min(len / 16 + 1);
+                received.extend(slow.take(next).expect("more of the body"));
+            }
+            assert!(received == content, "{len} bytes to a slow client");
+            let mut client = server.connect();
+            for (range, part) in [
+                ("0-0".to_owned(), 0..1),
+                (format!("{}-", len / 2), len / 2..len),
+                (format!("{}-{}", len / 3, len * 9), len / 3..len),
+                ("-1".to_owned(), len - 1..len),
+            ] {
+                client.send(request("GET", &path, &[&format!("Range: bytes={range}")]));
+                let response = client.response();
+                assert_eq!(response.status, 206, "{range} of {len}");
+                assert_eq!(
+                    response.expect_field("content-range"),
+                    format!("bytes {}-{}/{len}", part.start, part.end - 1)
+                );
+                assert!(response.body == content[part], "{range} of {len}");
+            }
+        }
+    }
+}
+
+/// Whether the process has a memfd with cached content.
+fn has_memfd(pid: u32) -> bool {
+    let names = fs::read_dir(format!("/proc/{pid}/fd")).expect("a child process");
+    names
+        .filter_map(|name| fs::read_link(name.ok()?.path()).ok())
+        .any(|path| path.starts_with("/memfd:coring-kept (deleted)"))
+}
+
+/// Responses from a memfd arrive in order between other responses. If the file is replaced while a
+/// slow client reads them, each response has either all of the old or all of the new content.
+#[test]
+fn responses_from_a_memfd_arrive_in_order_and_whole() {
+    let folder = Folder::new();
+    let (large, copied, small) = (noise(90_000), noise(200_000), noise(3000));
+    folder.write("large", &large);
+    folder.write("copied", &copied);
+    folder.write("small", &small);
+    // The server does not cache a file that was written just before.
+    thread::sleep(Duration::from_millis(50));
+    let server = Coring::serve(&folder, &["--cores", "1"]);
+    eventually("a memfd", || {
+        assert!(server.get("/large").body == large);
+        has_memfd(server.pid()).then_some(())
+    });
+    let round = [
+        get("/large"),
+        request("HEAD", "/large", &[]),
+        get("/small"),
+        get("/copied"),
+        request("GET", "/large", &["Range: bytes=7-80000"]),
+    ];
+    let mut client = server.connect();
+    client.send(round.concat().repeat(20));
+    for _ in 0..20 {
+        assert!(client.response().body == large);
+        assert_eq!(client.head().expect_field("content-length"), "90000");
+        assert!(client.response().body == small);
+        assert!(client.response().body == copied);
+        assert!(client.response().body == large[7..=80_000]);
+    }
+    let mut slow = server.connect();
+    slow.set_receive_buffer(64 << 10);
+    slow.send(get("/large").repeat(60));
+    assert_eq!(slow.head().status, 200);
+    let next: Vec<u8> = large.iter().rev().copied().collect();
+    folder.write("next", &next);
+    fs::rename(folder.file("next"), folder.file("large")).expect("a replaced file");
+    eventually("the new content", || {
+        (server.get("/large").body == next).then_some(())
+    });
+    assert!(slow.take(large.len()).expect("the body") == large);
+    for _ in 1..60 {
+        let body = slow.response().body;
+        assert!(body == large || body == next);
+    }
+}
+
+#[test]
+fn a_sparse_file_of_5_gib_is_served() {
+    const LEN: u64 = 5 << 30;
+    let folder = Folder::new();
+    let file = File::create(folder.file("sparse")).expect("a new file");
+    file.set_len(LEN).expect("a file system with sparse files");
+    file.write_all_at(b"beyond 4 GiB", 4 << 30)
+        .expect("a write");
+    file.write_all_at(b"end", LEN - 3).expect("a write");
+    let server = Coring::serve(&folder, &[]);
+    let mut client = server.connect();
+    client.send(request("HEAD", "/sparse", &[]));
+    assert_eq!(
+        client.head().expect_field("content-length"),
+        LEN.to_string()
+    );
+    for (range, expected) in [
+        (
+            format!("bytes={}-{}", 4_u64 << 30, (4_u64 << 30) + 11),
+            "beyond 4 GiB",
+        ),
+        ("bytes=-3".to_owned(), "end"),
+        (format!("bytes={}-", LEN - 4), "\0end"),
+    ] {
+        client.send(request("GET", "/sparse", &[&format!("Range: {range}")]));
+        let response = client.response();
+        assert_eq!(
+            (response.status, response.text()),
+            (206, expected),
+            "{range}"
+        );
+    }
+    let beyond = server.ask(request(
+        "GET",
+        "/sparse",
+        &[&format!("Range: bytes={LEN}-")],
+    ));
+    assert_eq!(beyond.status, 416);
+    let Address::Tcp(address) = server.address() else {
+        unreachable!("the server listens on TCP");
+    };
+    let mut stream = TcpStream::connect(address).expect("a connection");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    let whole = request("GET", "/sparse", &["Connection: close"]);
+    stream
+        .write_all(whole.as_bytes())
+        .expect("a peer that reads");
+    let mut reader = BufReader::with_capacity(1 << 20, stream);
+    let mut line = String::new();
+    while line != "\r\n" {
+        line.clear();
+        reader.read_line(&mut line).expect("a line of the head");
+    }
+    let mut most = reader.by_ref().take(LEN - 3);
+    let count = io::copy(&mut most, &mut io::sink()).expect("most of the body");
+    let mut end = Vec::new();
+    reader.read_to_end(&mut end).expect("the end of the body");
+    assert_eq!((count, &end[..]), (LEN - 3, &b"end"[..]));
+}
+
+#[test]
+fn preconditions_are_evaluated() {
+    let folder = Folder::new();
+    folder.write("a", "content");
+    let server = Coring::serve(&folder, &[]);
+    let first = server.get("/a");
+    let (etag, date) = (
+        first.expect_field("etag"),
+        first.expect_field("last-modified"),
+    );
+    assert!(etag.starts_with('"'), "a strong tag: {etag}");
+    let past = "Thu, 01 Jan 1970 00:00:00 GMT";
+    let future = "Fri, 31 Dec 9999 23:59:59 GMT";
+    for (line, status) in [
+        (format!("If-None-Match: {etag}"), 304),
+        (format!("If-None-Match: W/{etag}"), 304),
+        ("If-None-Match: *".to_owned(), 304),
+        ("If-None-Match: \"x\"".to_owned(), 200),
+        (format!("If-Modified-Since: {date}"), 304),
+        (format!("If-Modified-Since: {future}"), 304),
+        (format!("If-Modified-Since: {past}"), 200),
+        (
+            format!("If-None-Match: \"x\"\r\nIf-Modified-Since: {date}"),
+            200,
+        ),
+        (format!("If-Match: {etag}"), 200),
+        ("If-Match: *".to_owned(), 200),
+        (format!("If-Match: W/{etag}"), 412),
+        ("If-Match: \"x\"".to_owned(), 412),
+        (format!("If-Unmodified-Since: {date}"), 200),
+        (format!("If-Unmodified-Since: {past}"), 412),
+    ] {
+        for method in ["GET", "HEAD"] {
+            let mut client = server.connect();
+            client.send(request(method, "/a", &[&line]));
+            let head = client.head();
+            assert_eq!(head.status, status, "{method} {line}");
+            if status == 304 {
+                assert_eq!(
+                    (
+                        head.expect_field("etag"),
+                        head.expect_field("last-modified")
+                    ),
+                    (etag, date)
+                );
+                assert!(
+                    head.field("content-length").is_none_or(|len| len == "7"),
+                    "{}",
+                    head.head
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_range_is_served_only_for_get_single_and_current() {
+    let folder = Folder::new();
+    folder.write("a", "0123456789");
+    folder.write("empty", "");
+    let old = File::open(folder.file("a")).expect("a file");
+    let an_hour_ago = std::time::SystemTime::now() - Duration::from_secs(3600);
+    old.set_modified(an_hour_ago).expect("a file that we own");
+    let server = Coring::serve(&folder, &[]);
+    let first = server.get("/a");
+    let (etag, date) = (
+        first.expect_field("etag"),
+        first.expect_field("last-modified"),
+    );
+    let ask = |method, path, fields: &[&str]| {
+        let mut client = server.connect();
+        client.send(request(method, path, fields));
+        if method == "HEAD" {
+            client.head()
+        } else {
+            client.response()
+        }
+    };
+    for (if_range, expected) in [
+        (etag, (206, "345")),
+        (date, (206, "345")),
+        ("\"x\"", (200, "0123456789")),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", (200, "0123456789")),
+        (&format!("W/{etag}"), (200, "0123456789")),
+    ] {
+        let if_range = format!("If-Range: {if_range}");
+        let response = ask("GET", "/a", &["Range: bytes=3-5", &if_range]);
+        assert_eq!((response.status, response.text()), expected, "{if_range}");
+    }
+    for range in ["bytes=0-1,3-4", "lines=1-2", "bytes=5-4"] {
+        let response = ask("GET", "/a", &[&format!("Range: {range}")]);
+        assert_eq!(
+            (response.status, response.text()),
+            (200, "0123456789"),
+            "{range}"
+        );
+    }
+    let response = ask("GET", "/a", &["Range: bytes=10-"]);
+    assert_eq!(
+        (response.status, response.expect_field("content-range")),
+        (416, "bytes */10")
+    );
+    let response = ask("GET", "/empty", &["Range: bytes=0-"]);
+    assert_eq!(
+        (response.status, response.expect_field("content-range")),
+        (416, "bytes */0")
+    );
+    let response = ask("HEAD", "/a", &["Range: bytes=3-5"]);
+    assert_eq!(
+        (response.status, response.expect_field("content-length")),
+        (200, "10")
+    );
+    let not_modified = format!("If-None-Match: {etag}");
+    assert_eq!(
+        ask("GET", "/a", &["Range: bytes=3-5", &not_modified]).status,
+        304
+    );
+}
