@@ -50,7 +50,7 @@ impl Polling {
 
     /// The first call returns the current state. Each further call waits for a change and returns
     /// it (edge-triggered, as in epoll(7)). So read until `WouldBlock` before the next call. An
-    /// event may be reported that is over already. If the future is dropped, no event is lost.
+    /// event may be reported after it has passed. If the future is dropped, no event is lost.
     ///
     /// # Errors
     /// If the kernel cannot poll this descriptor. For example, epoll refuses regular files, because

@@ -48,7 +48,7 @@ impl TcpStream {
     }
 
     /// Sends `bytes`, and waits until the kernel has taken all of them. If the future is dropped,
-    /// any number of the bytes may have been sent. The next write sends the rest first.
+    /// the kernel may still send all or some of them. The next write sends the rest first.
     ///
     /// # Errors
     /// If the connection is broken.

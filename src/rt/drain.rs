@@ -29,7 +29,7 @@ pub fn begin_drain() {
 }
 
 /// Waits until the server that this coroutine belongs to drains. A draining server accepts no more
-/// connections, and ends when the running requests have ended. A task without an end of its own (an
+/// connections, and ends when the running requests have ended. Work that does not end by itself (an
 /// event stream, a background coroutine) should end at this point. In a program of
 /// [`run`](crate::run), which has no server, this future never completes.
 ///
@@ -66,7 +66,7 @@ pub fn draining() -> impl Future<Output = ()> + Unpin + 'static {
 /// async fn order(_: Request) -> Response {
 ///     let hold = coring::hold_drain();
 ///     coring::spawn(async move {
-///         // Sends a mail, say.
+///         // For example, sends an e-mail.
 ///         drop(hold);
 ///     });
 ///     Response::new(StatusCode::ACCEPTED)

@@ -55,7 +55,7 @@ struct Tasks {
 /// excess is a delay of the worker, which the peer clock does not count.
 const DELAY_MS_MAX: u64 = 100;
 
-/// What is left to do after a turn.
+/// The state of the executor after a turn.
 #[derive(Debug, Clone, Copy)]
 pub struct Turn {
     /// Tasks are ready: the engine must not sleep.

@@ -21,7 +21,7 @@ pub struct Inbox {
     woken: Mutex<BTreeSet<TaskId>>,
     /// Whether `woken` may hold tasks. If not, the worker need not take the lock.
     pending: AtomicBool,
-    /// The worker sleeps, or is about to sleep.
+    /// The worker sleeps, or is about to, and no sender has ended that sleep yet.
     sleeping: AtomicBool,
     /// Ends the worker's sleep in the kernel. Any thread may call it at any time.
     unpark: Box<dyn Fn() + Send + Sync>,

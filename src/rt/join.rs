@@ -177,9 +177,9 @@ impl<F: Future> Drop for Joined<F> {
     }
 }
 
-/// Calls `job`. Returns a panic in it as an error; the panic hook has already reported it.
-pub fn outcome_of<T>(job: impl FnOnce() -> T) -> Result<T, JoinError> {
-    catch_unwind(AssertUnwindSafe(job)).map_err(|panic| {
+/// Runs `body`. Returns a panic in it as an error; the panic hook has then reported the panic.
+pub fn outcome_of<T>(body: impl FnOnce() -> T) -> Result<T, JoinError> {
+    catch_unwind(AssertUnwindSafe(body)).map_err(|panic| {
         let message = message(&*panic).into();
         discard(panic);
         JoinError::Panicked(message)

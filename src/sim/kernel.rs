@@ -20,7 +20,7 @@ pub(super) const CQE_BUFFER: u32 = 1 << 0;
 const CQE_MORE: u32 = 1 << 1;
 /// `IORING_CQE_BUFFER_SHIFT`: the position of the buffer's number in the flags.
 pub(super) const CQE_BUFFER_SHIFT: u32 = 16;
-/// How many completions' task work one call runs (`IO_LOCAL_TW_DEFAULT_MAX`, Linux 6.13).
+/// The maximum number of completions that one call posts (`IO_LOCAL_TW_DEFAULT_MAX`, Linux 6.13).
 const TASK_WORK_MAX: usize = 20;
 /// How many submissions one connection may have without moving a byte; more are a busy loop. Other
 /// connections that flood the server may take the buffers from a waiting one some hundred times.
@@ -78,7 +78,10 @@ impl Kernel {
     }
 
     /// Adds an event to the trace.
-    #[expect(clippy::print_stderr, reason = "the trace is printed to debug a seed")]
+    #[expect(
+        clippy::print_stderr,
+        reason = "prints a trace to debug a failing seed"
+    )]
     pub(super) fn note(&mut self, what: &'static str, which: usize, value: i64) {
         let numbers = [self.now_ms, which as u64, value.cast_unsigned()];
         let bytes = numbers.into_iter().flat_map(u64::to_le_bytes);
@@ -153,7 +156,7 @@ impl Kernel {
                 && !self.network.sockets[number].inbound.is_empty()
             {
                 self.fail(&format!(
-                    "a worker sleeps, but connection {number} has data and {buffers} buffers are free"
+                    "a worker sleeps, but connection {number} has data, with {buffers} free buffers"
                 ));
             }
         }

@@ -22,12 +22,12 @@ use crate::sys::mutants::mutate;
 const SEND_BYTES_MAX: usize = 256 << 10;
 
 /// How often completions are processed to find bytes of an overdue peer, while there are any.
-const ATTEMPTS_MAX: u32 = 8;
+const FETCHES_MAX: u32 = 8;
 
 /// A stream with its received bytes and its queued bytes, independent of any protocol.
 ///
-/// A caller queues bytes once. The transport sends all of them in order, also the rest of a short
-/// send, or fails.
+/// A caller queues bytes once. The transport sends all of them in order, including the rest of a
+/// short send, or it fails.
 ///
 /// Each `poll_` function that leaves its caller waiting has armed the timer for the earlier of two
 /// deadlines: that of the receive ([`Transport::set_recv_deadline`]) and that of the send in flight
@@ -291,13 +291,13 @@ impl Transport {
     /// receives them.
     #[cold]
     fn recv_overdue(&mut self, context: &Context<'_>) -> Result<Filled, TransportError> {
-        for _ in 0..mutate!(JudgeUnheard, 0, ATTEMPTS_MAX) {
+        for _ in 0..mutate!(JudgeUnheard, 0, FETCHES_MAX) {
             let any_completed = self.stream.look();
             if let Poll::Ready(received) = self.recv(context) {
                 return received;
             }
             // The completions may be those of other streams, or may have ended this receive without
-            // bytes. `recv` has armed it again, so another attempt can succeed.
+            // bytes. `recv` has armed it again, so another try can succeed.
             if !any_completed {
                 break;
             }
