@@ -16,6 +16,7 @@ mod scan;
 mod shape;
 
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 
 use crate::files::{documents, read, tree};
 
@@ -418,6 +419,17 @@ fn architecture_gives_a_reason_for_each_dependency() {
         &read("Cargo.toml"),
         &read("ARCHITECTURE.md"),
     ));
+}
+
+/// Says in the output of a plain `cargo test` which tests it has left out. `eprintln!` would not: the
+/// harness hides the output of a test that passes.
+#[test]
+fn a_note_names_the_tests_that_need_a_feature() {
+    if !cfg!(feature = "mutants") {
+        let note = "note: this run leaves out the simulation and the fuzz corpus; to run them: \
+                    cargo test --features mutants --test simulation --test fuzz\n";
+        let _ = io::stderr().write_all(note.as_bytes());
+    }
 }
 
 /// Asserts that the rule finds one violation in `text`, at `line`.
