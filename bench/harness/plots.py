@@ -43,7 +43,7 @@ COST_SHOWN = 20  # a CPU time of more than this many times the shortest is cut
 # The ticks of ratios: each list is for ratios that are at most this many times apart.
 TICKS = (
     (2.5, (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.4, 1.6, 1.8, 2, 2.2)),
-    (6, (0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 4)),
+    (8, (0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 4)),
     (float("inf"), (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)),
 )
 LABEL_GAP = 0.095  # between the labels of lines, as a share of the axes
@@ -150,7 +150,7 @@ def latencies(axes, one):
     ends = []
     for name, shade in lines_of(one).items():
         latency = one["contenders"][name]["latency_us"]
-        points = [(100 - min(float(p), 99.99), us / 1000) for p, us in latency.items()]
+        points = [(100 - min(float(p), 99.99), us / 1000) for p, us in latency.items() if us > 0]
         style = "--" if name.endswith(ALONE) else "-"
         axes.plot(*zip(*points), color=shade, linestyle=style, marker="o", markersize=3)
         ends.append((points[-1][1], name, shade))
@@ -202,7 +202,7 @@ def draw(scenario, one, directory):
     found = {n: c for n, c in one["contenders"].items() if not n.endswith((TWIN, TWIN + ALONE))}
     names = sorted(found, key=lambda name: found[name]["cpu_us"])
     height = HEAD + ROW * max(len(names), 4)
-    fixed_rate = bool(one["asked_per_second"])
+    fixed_rate = bool(one["asked_per_second"] and lines_of(one))
     figure = pyplot.figure(figsize=(WIDTH, height + LATENCY * fixed_rate), layout="constrained")
     figure.get_layout_engine().set(h_pad=0.06)
     if fixed_rate:
