@@ -11,7 +11,7 @@ use coring::{AccessLog, Request, Response, Server};
 use rustix::fs::{CWD, FileType, Mode, OFlags, fcntl_setfl, mknodat};
 
 use crate::support::{
-    Coring, Ended, Family, Folder, GET, Local, StalledPipe, coring, eventually, get, request,
+    Coring, Ended, Family, GET, Local, StalledPipe, TempDir, coring, eventually, get, request,
 };
 
 /// Splits a line into its columns. A column in brackets or quotes is returned without them.
@@ -62,8 +62,8 @@ fn serve_requests(family: Family, arguments: &[&str], requests: &[&str]) -> Ende
 /// client as a Unix socket.
 #[test]
 fn a_client_that_resets_is_not_logged_as_a_unix_socket() {
-    let folder = Folder::new();
-    let file = folder.file("access.log");
+    let directory = TempDir::new();
+    let file = directory.file("access.log");
     let server = Coring::start_on(Family::V4, &["--access-log", &file]);
     for _ in 0..200 {
         let mut client = server.connect();
@@ -78,8 +78,8 @@ fn a_client_that_resets_is_not_logged_as_a_unix_socket() {
 
 #[test]
 fn each_request_has_a_line_in_the_combined_format() {
-    let folder = Folder::new();
-    let file = folder.file("access.log");
+    let directory = TempDir::new();
+    let file = directory.file("access.log");
     let fields = ["User-Agent: test/1 (x)", "Referer: http://b/c"];
     let requests: [&str; 3] = [
         &request("GET", "/", &fields),
@@ -119,8 +119,8 @@ fn each_request_has_a_line_in_the_combined_format() {
 
 #[test]
 fn a_client_cannot_inject_quotes_or_control_bytes() {
-    let folder = Folder::new();
-    let file = folder.file("access.log");
+    let directory = TempDir::new();
+    let file = directory.file("access.log");
     let fields = ["Referer: \" 200 0 \"", "User-Agent: a\"b\tc\\d\u{e9}"];
     let request = request("GET", "/%22?\\", &fields);
     serve_requests(Family::V4, &["--access-log", &file], &[&request]);
@@ -162,8 +162,8 @@ fn the_log_is_off_by_default() {
 
 #[test]
 fn no_line_is_lost_under_load() {
-    let folder = Folder::new();
-    let file = folder.file("access.log");
+    let directory = TempDir::new();
+    let file = directory.file("access.log");
     let server = Coring::start(&["--access-log", &file]);
     thread::scope(|scope| {
         for _ in 0..4 {
@@ -185,8 +185,8 @@ fn no_line_is_lost_under_load() {
 /// A malformed or missing request gets a line, too; its request line is logged as "-".
 #[test]
 fn error_responses_without_a_valid_request_have_a_line() {
-    let folder = Folder::new();
-    let file = folder.file("access.log");
+    let directory = TempDir::new();
+    let file = directory.file("access.log");
     let server = Coring::start(&[
         "--access-log",
         &file,
@@ -224,8 +224,8 @@ fn error_responses_without_a_valid_request_have_a_line() {
 /// The log must not wake an idle worker periodically.
 #[test]
 fn the_log_does_not_wake_an_idle_worker() {
-    let folder = Folder::new();
-    let file = folder.file("access.log");
+    let directory = TempDir::new();
+    let file = directory.file("access.log");
     let builder = Server::builder().access_log(AccessLog::File(file.clone().into()));
     let server = Local::start_with(builder, || async |_: Request| Response::html("hello"));
     let mut client = server.connect();
@@ -249,8 +249,8 @@ fn the_log_does_not_wake_an_idle_worker() {
 #[test]
 fn a_log_pipe_that_is_not_read_does_not_delay_the_exit() {
     const REQUESTS: usize = 1400;
-    let folder = Folder::new();
-    let pipe = folder.file("pipe");
+    let directory = TempDir::new();
+    let pipe = directory.file("pipe");
     mknodat(CWD, &pipe, FileType::Fifo, Mode::RWXU, 0).expect("a pipe");
     // The server can open a FIFO for writing only while a reader has it open.
     let reader = OpenOptions::new().read(true).write(true).open(&pipe);
@@ -304,8 +304,8 @@ fn no_line_is_lost_on_a_pipe_that_another_process_made_nonblocking() {
 /// Lines that are lost while a pipe has no reader are counted, and reported when a reader is back.
 #[test]
 fn lines_lost_to_a_write_error_are_counted_and_reported() {
-    let folder = Folder::new();
-    let pipe = folder.file("pipe");
+    let directory = TempDir::new();
+    let pipe = directory.file("pipe");
     mknodat(CWD, &pipe, FileType::Fifo, Mode::RWXU, 0).expect("a pipe");
     const NONBLOCK: i32 = OFlags::NONBLOCK.bits().cast_signed();
     let open = || {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use coring::{Body, HalfClose, Limits, Request, Response};
 
 use crate::support::{
-    Client, Folder, GET, HELLO, Local, builder, eventually, get, head_with_length, nap,
+    Client, GET, HELLO, Local, TempDir, builder, eventually, get, head_with_length, nap,
 };
 
 /// Long enough for a worker to notice what a client has done.
@@ -190,8 +190,8 @@ fn a_half_close_drops_the_call_if_configured() {
 /// On a Unix socket the kernel reports a close of the peer, and distinguishes it from a half-close.
 #[test]
 fn closing_a_unix_socket_drops_the_call() {
-    let folder = Folder::new();
-    let path = format!("unix:{}", folder.file("socket"));
+    let directory = TempDir::new();
+    let path = format!("unix:{}", directory.file("socket"));
     let (server, dropped) = server_with_pending_calls(HalfClose::Serve, Some(&path));
     drop(callers(&server, 25, GET));
     wait_until_dropped(&server, &dropped, 25);

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use coring::{ErrorKind, Handle, HeaderValue, Limits, Request, Response, Service, StatusCode};
 
 use crate::support::{
-    Address, Client, Folder, GET, GET_AND_CLOSE, HALF_A_HEAD, HELLO, builder, eventually, get,
+    Address, Client, GET, GET_AND_CLOSE, HALF_A_HEAD, HELLO, TempDir, builder, eventually, get,
     head_with_length, is_timeout,
 };
 
@@ -143,8 +143,8 @@ type HandleSlot = Arc<Mutex<Option<Handle>>>;
 #[test]
 fn the_last_handle_may_be_dropped_on_a_worker() {
     for cores in [1, 2] {
-        let (slot, folder) = (HandleSlot::default(), Folder::new());
-        let socket = folder.file("last.sock");
+        let (slot, directory) = (HandleSlot::default(), TempDir::new());
+        let socket = directory.file("last.sock");
         let outcome = Arc::new(Mutex::new(None));
         let (service_slot, service_outcome) = (slot.clone(), outcome.clone());
         let server = builder()
@@ -168,7 +168,7 @@ fn the_last_handle_may_be_dropped_on_a_worker() {
         client.send(GET);
         eventually("the server's end", || {
             let is_refused = Client::connect(&address).is_err();
-            (is_refused && !fs::exists(&socket).expect("a folder")).then_some(())
+            (is_refused && !fs::exists(&socket).expect("a directory")).then_some(())
         });
         let outcome = *outcome.lock().expect("no panic");
         assert_eq!(
@@ -195,7 +195,11 @@ fn a_worker_that_waits_for_its_own_server_gets_an_error() {
     let mut client = Client::connect(&address(&server)).expect("a connection");
     client.send(GET);
     let response = client.response();
-    assert!(response.text().contains("itself"), "{}", response.text());
+    assert!(
+        response.text().contains("its own server"),
+        "{}",
+        response.text()
+    );
     drop(slot.lock().expect("no panic").take());
     server.stop();
     server.wait().expect("an orderly end");

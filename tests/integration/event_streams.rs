@@ -6,7 +6,7 @@ use coring::EngineChoice;
 use crate::examples::{Running, example};
 use crate::resources::{affordable, private_bytes};
 use crate::support::{
-    Address, Client, Folder, engine, get, has_io_uring, python, report, request_with_body,
+    Address, Client, TempDir, engine, get, has_io_uring, python, report, request_with_body,
 };
 
 /// The number of clients.
@@ -48,8 +48,8 @@ fn join(address: &Address) -> Client {
 #[test]
 fn a_thousand_event_streams_of_which_some_are_not_read() {
     has_io_uring("a thousand event streams on the ring");
-    let folder = Folder::new();
-    let socket = folder.file("socket");
+    let directory = TempDir::new();
+    let socket = directory.file("socket");
     let mut server = start_events(&format!("unix:{socket}"));
     let line = server.line();
     assert!(line.contains(&socket), "not the listener's address: {line}");

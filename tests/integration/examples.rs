@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{
-    Address, Client, Folder, GET, HELLO, PATIENCE, engine, eventually, get, head_with_length,
+    Address, Client, GET, HELLO, PATIENCE, TempDir, engine, eventually, get, head_with_length,
     noise, request, run, run_with,
 };
 
@@ -25,7 +25,7 @@ const PROFILE: &str = if cfg!(debug_assertions) {
 /// A command that runs the example `name`. The first call builds all examples.
 pub(crate) fn example(name: &str) -> Command {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    let folder = FOLDER.get_or_init(|| {
+    let directory = FOLDER.get_or_init(|| {
         let mut build = Command::new(env!("CARGO"));
         build.args(["build", "--quiet", "--examples", "--profile", PROFILE]);
         build.args(["--features", "json"]);
@@ -40,7 +40,7 @@ pub(crate) fn example(name: &str) -> Command {
         let program = Path::new(env!("CARGO_BIN_EXE_coring"));
         program.with_file_name("examples")
     });
-    Command::new(folder.join(name))
+    Command::new(directory.join(name))
 }
 
 /// A running example; killed when dropped.
@@ -124,33 +124,33 @@ fn the_readme_compiles_in_a_package_of_its_own() {
     let shown = "127.0.0.1:8000";
     assert!(code.contains(shown), "{code}");
     let address = free_address();
-    let folder = Folder::new();
-    fs::create_dir(folder.file("src")).expect("a new folder");
-    folder.write("src/main.rs", code.replace(shown, &address.to_string()));
-    // tests/run runs this test on two engines at once, and both build into one target folder.
+    let directory = TempDir::new();
+    fs::create_dir(directory.file("src")).expect("a new directory");
+    directory.write("src/main.rs", code.replace(shown, &address.to_string()));
+    // tests/run runs this test on two engines at once, and both build into one target directory.
     let name = format!("readme-package-{:?}", engine()).to_lowercase();
     let manifest = format!(
         "[package]\nname = \"{name}\"\nedition = \"2024\"\n\n\
          [dependencies]\ncoring = {{ path = {coring:?}, default-features = false }}\n\n\
          [profile.test]\nopt-level = 1\n"
     );
-    folder.write("Cargo.toml", manifest);
+    directory.write("Cargo.toml", manifest);
     // With the versions of our Cargo.lock cargo works offline: they are downloaded already.
-    fs::copy(coring.join("Cargo.lock"), folder.file("Cargo.lock")).expect("a copy");
-    // Build into the target folder of the tests, which has coring's dependencies.
+    fs::copy(coring.join("Cargo.lock"), directory.file("Cargo.lock")).expect("a copy");
+    // Build into the target directory of the tests, which has coring's dependencies.
     let programs = Path::new(env!("CARGO_BIN_EXE_coring")).parent();
-    let programs = programs.expect("a folder of programs");
-    let target = programs.parent().expect("a folder for all profiles");
+    let programs = programs.expect("a directory of programs");
+    let target = programs.parent().expect("a directory for all profiles");
     let mut build = Command::new(env!("CARGO"));
     build.args(["build", "--quiet", "--offline", "--profile", PROFILE]);
     build.arg("--target-dir").arg(target);
-    let built = build.current_dir(folder.path()).output();
+    let built = build.current_dir(directory.path()).output();
     let built = built.expect("cargo runs");
     let stderr = String::from_utf8_lossy(&built.stderr);
     assert!(built.status.success() && stderr.is_empty(), "{stderr}");
     let mut tree = Command::new(env!("CARGO"));
     tree.args(["tree", "--offline", "--edges=normal", "--prefix=none"]);
-    let tree = run_with(tree.current_dir(folder.path()), b"").succeeded();
+    let tree = run_with(tree.current_dir(directory.path()), b"").succeeded();
     assert!(tree.contains("\nrustix "), "{tree}");
     assert!(
         !tree.contains("\nclap"),
@@ -298,13 +298,13 @@ fn tasks_take_as_long_as_the_longest_of_them() {
 
 #[test]
 fn upload_saves_each_body_and_returns_its_digest() {
-    let folder = Folder::new();
-    let uploads = folder.path().to_str().expect("a path in UTF-8");
+    let directory = TempDir::new();
+    let uploads = directory.path().to_str().expect("a path in UTF-8");
     let mut server = Running::start("upload", &["127.0.0.1:0", uploads]);
     let address = server.address();
     for len in [0, 1, 5_000_000] {
         let sent = noise(len);
-        let file = folder.write("sent", &sent);
+        let file = directory.write("sent", &sent);
         let sum = run("sha256sum", &[&file]);
         let digest = sum.split(' ').next().expect("a digest");
         let mut client = Client::connect(&Address::Tcp(address)).expect("a listener");
@@ -312,7 +312,7 @@ fn upload_saves_each_body_and_returns_its_digest() {
         client.send(&sent);
         let response = client.response();
         assert_eq!((response.status, response.text().trim_end()), (201, digest));
-        let saved = fs::read(folder.file(digest)).expect("a file named after the digest");
+        let saved = fs::read(directory.file(digest)).expect("a file named after the digest");
         assert!(saved == sent, "{len}: {} bytes were saved", saved.len());
     }
     let mut client = Client::connect(&Address::Tcp(address)).expect("a listener");
@@ -324,11 +324,11 @@ fn upload_saves_each_body_and_returns_its_digest() {
 /// connection.
 #[test]
 fn upload_removes_the_file_of_an_incomplete_body() {
-    let folder = Folder::new();
-    let uploads = folder.path().to_str().expect("a path in UTF-8");
+    let directory = TempDir::new();
+    let uploads = directory.path().to_str().expect("a path in UTF-8");
     let mut server = Running::start("upload", &["127.0.0.1:0", uploads]);
     let address = server.address();
-    let files = || fs::read_dir(uploads).expect("the folder").count();
+    let files = || fs::read_dir(uploads).expect("the directory").count();
     for resets in [true, false] {
         let mut client = Client::connect(&Address::Tcp(address)).expect("a listener");
         client.send(head_with_length("PUT", "/any", 2_000_000));
@@ -340,17 +340,17 @@ fn upload_removes_the_file_of_an_incomplete_body() {
             client.half_close();
             client.expect_fin_or_reset();
         }
-        eventually("an empty folder", || (files() == 0).then_some(()));
+        eventually("an empty directory", || (files() == 0).then_some(()));
     }
 }
 
 #[test]
-fn files_serves_a_folder() {
-    let folder = Folder::new();
-    folder.write("index.html", "<b>files</b>");
+fn files_serves_a_directory() {
+    let directory = TempDir::new();
+    directory.write("index.html", "<b>files</b>");
     let content = noise(1_000_000);
-    folder.write("large", &content);
-    let path = folder.path().to_str().expect("a path in UTF-8");
+    directory.write("large", &content);
+    let path = directory.path().to_str().expect("a path in UTF-8");
     let mut server = Running::start("files", &["127.0.0.1:0", path]);
     let mut client = Client::connect(&Address::Tcp(server.address())).expect("a listener");
     client.send(GET);
@@ -365,7 +365,7 @@ fn files_serves_a_folder() {
     assert!(response.status == 206 && response.body == content[500_000..]);
     client.send(get("/none"));
     assert_eq!(client.response().status, 404);
-    let none = folder.file("none");
+    let none = directory.file("none");
     let finished = run_with(example("files").args(["127.0.0.1:0", &none]), b"");
     assert_eq!(finished.code, Some(1));
     assert!(finished.error_line().contains(&none), "{finished:?}");

@@ -9,15 +9,15 @@ use std::time::Duration;
 use coring::fs::{Entry, Root};
 use coring::{Body, Files, Limits, Request, Response};
 
-use crate::support::{Client, Folder, GET, HELLO, Local, eventually, get, noise, request};
+use crate::support::{Client, GET, HELLO, Local, TempDir, eventually, get, noise, request};
 
-/// A server of the folder's files: `/NAME?FROM-TO` is a range of a file, `/` is a small page.
-fn serve(folder: &Folder) -> Local {
-    serve_within(Limits::default(), folder)
+/// A server of the directory's files: `/NAME?FROM-TO` is a range of a file, `/` is a small page.
+fn serve(directory: &TempDir) -> Local {
+    serve_within(Limits::default(), directory)
 }
 
-fn serve_within(limits: Limits, folder: &Folder) -> Local {
-    let root = Root::open(folder.path()).expect("a folder");
+fn serve_within(limits: Limits, directory: &TempDir) -> Local {
+    let root = Root::open(directory.path()).expect("a directory");
     Local::start_within(limits, move || {
         let root = root.clone();
         async move |request: Request| {
@@ -46,12 +46,12 @@ const SIZES: &[usize] = &[
 
 #[test]
 fn files_of_every_size_arrive_whole() {
-    let folder = Folder::new();
+    let directory = TempDir::new();
     let content = noise(3_000_001);
     for len in SIZES {
-        folder.write(&len.to_string(), &content[..*len]);
+        directory.write(&len.to_string(), &content[..*len]);
     }
-    let server = serve(&folder);
+    let server = serve(&directory);
     let mut client = server.connect();
     for len in SIZES {
         client.send(get(&format!("/{len}")));
@@ -71,12 +71,12 @@ fn files_of_every_size_arrive_whole() {
 fn pipelined_responses_from_memfds_share_a_poll() {
     const LEN: usize = 8 << 10;
     const BATCH: u64 = 16;
-    let folder = Folder::new();
+    let directory = TempDir::new();
     let content = noise(LEN);
-    folder.write("a", &content);
+    directory.write("a", &content);
     // The cache does not trust a file that has just been written.
     thread::sleep(Duration::from_millis(50));
-    let root = Root::open(folder.path()).expect("a folder");
+    let root = Root::open(directory.path()).expect("a directory");
     let server = Local::start(move || Files::new(root.clone()));
     let mut client = server.connect();
     let mut batch = || {
@@ -98,10 +98,10 @@ fn pipelined_responses_from_memfds_share_a_poll() {
 
 #[test]
 fn ranges_arrive_as_requested() {
-    let folder = Folder::new();
+    let directory = TempDir::new();
     let content = noise(1_000_000);
-    folder.write("a", &content);
-    let server = serve(&folder);
+    directory.write("a", &content);
+    let server = serve(&directory);
     let mut client = server.connect();
     for (from, to) in [
         (0, 1),
@@ -118,10 +118,10 @@ fn ranges_arrive_as_requested() {
 
 #[test]
 fn a_slow_client_gets_the_whole_file_and_does_not_delay_others() {
-    let folder = Folder::new();
+    let directory = TempDir::new();
     let content = noise(8_000_000);
-    folder.write("a", &content);
-    let server = serve(&folder);
+    directory.write("a", &content);
+    let server = serve(&directory);
     let mut slow = server.connect();
     slow.set_receive_buffer(64 << 10);
     slow.send(get("/a"));
@@ -140,12 +140,12 @@ fn a_slow_client_gets_the_whole_file_and_does_not_delay_others() {
 
 #[test]
 fn a_file_that_is_not_in_the_page_cache_arrives_whole() {
-    let folder = Folder::new();
+    let directory = TempDir::new();
     let content = noise(5_000_000);
-    let path = folder.write("a", &content);
+    let path = directory.write("a", &content);
     let file = File::open(path).expect("the file");
     file.sync_all().expect("a written file");
-    let server = serve(&folder);
+    let server = serve(&directory);
     let mut clients: Vec<Client> = (0..6).map(|_| server.connect()).collect();
     rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).expect("advice");
     for client in &mut clients {
@@ -159,10 +159,10 @@ fn a_file_that_is_not_in_the_page_cache_arrives_whole() {
 
 #[test]
 fn a_response_to_head_does_not_read_the_file() {
-    let folder = Folder::new();
-    let sparse = File::create(folder.file("sparse")).expect("a new file");
+    let directory = TempDir::new();
+    let sparse = File::create(directory.file("sparse")).expect("a new file");
     sparse.set_len(1 << 40).expect("a sparse file");
-    let server = serve(&folder);
+    let server = serve(&directory);
     let mut client = server.connect();
     client.send(request("HEAD", "/sparse", &[]));
     assert_eq!(client.head().field("content-length"), Some("1099511627776"));
@@ -173,15 +173,15 @@ fn a_response_to_head_does_not_read_the_file() {
 
 #[test]
 fn a_range_may_lie_beyond_4_gib() {
-    let folder = Folder::new();
+    let directory = TempDir::new();
     let len = 5 << 30;
-    let sparse = File::create(folder.file("sparse")).expect("a new file");
+    let sparse = File::create(directory.file("sparse")).expect("a new file");
     sparse.set_len(len).expect("a sparse file");
     let content = noise(100_000);
     sparse
         .write_all_at(&content, len - 100_000)
         .expect("a written file");
-    let server = serve(&folder);
+    let server = serve(&directory);
     let mut client = server.connect();
     client.send(get(&format!("/sparse?{}-{len}", len - 200_000)));
     let body = client.response().body;
@@ -193,10 +193,10 @@ fn a_range_may_lie_beyond_4_gib() {
 #[test]
 fn a_download_to_a_fast_client_yields_to_other_tasks() {
     const LEN: u64 = 64 << 20;
-    let folder = Folder::new();
-    let sparse = File::create(folder.file("sparse")).expect("a new file");
+    let directory = TempDir::new();
+    let sparse = File::create(directory.file("sparse")).expect("a new file");
     sparse.set_len(LEN).expect("a sparse file");
-    let server = serve(&folder);
+    let server = serve(&directory);
     let mut client = server.connect();
     for _ in 0..3 {
         let before = server.count("task_polls");
@@ -213,10 +213,10 @@ fn a_download_to_a_fast_client_yields_to_other_tasks() {
 /// client reads must not spin because of that.
 #[test]
 fn a_half_closed_client_that_does_not_read_does_not_make_the_server_spin() {
-    let folder = Folder::new();
+    let directory = TempDir::new();
     let content = noise(20_000_000);
-    folder.write("a", &content);
-    let server = serve(&folder);
+    directory.write("a", &content);
+    let server = serve(&directory);
     let mut client = server.connect();
     client.set_receive_buffer(64 << 10);
     client.send(get("/a"));
@@ -276,10 +276,10 @@ fn end_of_blocked_send(server: &Local, len: usize) -> usize {
 fn a_client_that_reads_again_after_a_cancelled_send_loses_nothing() {
     let mut limits = Limits::default();
     limits.write_timeout = Some(Duration::from_millis(4000));
-    let folder = Folder::new();
+    let directory = TempDir::new();
     let content = noise(20_000_000);
-    folder.write("a", &content);
-    let server = serve_within(limits, &folder);
+    directory.write("a", &content);
+    let server = serve_within(limits, &directory);
     let end = end_of_blocked_send(&server, content.len());
     let lens = [end + 10_000, end + SPAN, content.len()];
     let clients = lens.map(|len| stalled_client(&server, len));
@@ -297,10 +297,10 @@ fn a_client_that_reads_again_after_a_cancelled_send_loses_nothing() {
 /// in their place.
 #[test]
 fn a_file_that_shrinks_during_the_last_send_is_not_padded() {
-    let folder = Folder::new();
+    let directory = TempDir::new();
     let content = noise(20_000_000);
-    let path = folder.write("a", &content);
-    let server = serve(&folder);
+    let path = directory.write("a", &content);
+    let server = serve(&directory);
     let len = end_of_blocked_send(&server, content.len());
     let mut client = stalled_client(&server, len);
     bytes_sent_until_stalled(&server);
@@ -319,10 +319,10 @@ fn a_file_that_shrinks_during_the_last_send_is_not_padded() {
 /// The server does not pad the response to the announced length, and does not wait for more.
 #[test]
 fn a_file_that_shrinks_during_a_download_ends_the_connection() {
-    let folder = Folder::new();
+    let directory = TempDir::new();
     let content = noise(20_000_000);
-    let path = folder.write("a", &content);
-    let server = serve(&folder);
+    let path = directory.write("a", &content);
+    let server = serve(&directory);
     let mut client = server.connect();
     client.set_receive_buffer(64 << 10);
     client.send(get("/a"));
@@ -340,9 +340,9 @@ fn a_file_that_shrinks_during_a_download_ends_the_connection() {
 
 #[test]
 fn a_file_shorter_than_the_announced_length_ends_the_connection() {
-    let folder = Folder::new();
-    folder.write("a", b"short");
-    let server = serve(&folder);
+    let directory = TempDir::new();
+    directory.write("a", b"short");
+    let server = serve(&directory);
     let mut client = server.connect();
     client.send(get("/a?0-100000"));
     assert_eq!(client.head().field("content-length"), Some("100000"));
@@ -352,11 +352,11 @@ fn a_file_shorter_than_the_announced_length_ends_the_connection() {
 
 #[test]
 fn a_client_that_resets_leaves_no_file_open() {
-    let folder = Folder::new();
-    let path = folder.write("a", noise(20_000_000));
+    let directory = TempDir::new();
+    let path = directory.write("a", noise(20_000_000));
     let file = File::open(path).expect("the file");
     file.sync_all().expect("a written file");
-    let server = serve(&folder);
+    let server = serve(&directory);
     for _ in 0..20 {
         rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).expect("advice");
         let mut client = server.connect();
@@ -371,7 +371,7 @@ fn a_client_that_resets_leaves_no_file_open() {
         let all = fs::read_dir("/proc/self/fd").expect("this process's descriptors");
         let links = all.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
         links
-            .filter(|link| link.starts_with(folder.path()) && link.ends_with("a"))
+            .filter(|link| link.starts_with(directory.path()) && link.ends_with("a"))
             .count()
     };
     // The test itself has the file open once.

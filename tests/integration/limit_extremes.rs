@@ -6,7 +6,7 @@ use std::time::Duration;
 use coring::{Error, ErrorKind, Limits, Request, Response};
 
 use crate::support::{
-    Client, Coring, Folder, GET_HTTP_1_0, Local, builder, coring, is_timeout, request, run_with,
+    Client, Coring, GET_HTTP_1_0, Local, TempDir, builder, coring, is_timeout, request, run_with,
 };
 
 async fn hello(_: Request) -> Response {
@@ -119,11 +119,13 @@ fn every_field_of_the_limits_at_its_extremes() {
             assert_eq!(error.kind(), ErrorKind::Configuration, "{what}");
             let message = error.to_string();
             let is_low = value.is_some_and(|value| value < least);
-            let cure = if is_low { "raise" } else { "lower" };
-            assert!(
-                message.contains(name) && message.contains(cure),
-                "{what}: {message}"
-            );
+            let cures: &[&str] = if is_low {
+                &["raise it", "at least"]
+            } else {
+                &["at most"]
+            };
+            let has_cure = cures.iter().any(|cure| message.contains(cure));
+            assert!(message.contains(name) && has_cure, "{what}: {message}");
         }
     }
 }
@@ -192,13 +194,13 @@ const FLAGS: [Flag; 13] = [
 
 #[test]
 fn every_flag_of_a_limit_at_its_extremes() {
-    let folder = Folder::new();
-    folder.write("index.html", "hello");
-    let folder = folder.path().to_str().expect("a path in UTF-8");
+    let directory = TempDir::new();
+    directory.write("index.html", "hello");
+    let directory = directory.path().to_str().expect("a path in UTF-8");
     for (flag, refused, served) in FLAGS {
         for value in refused {
             let what = format!("{flag} {value}");
-            let ended = run_with(&mut coring(&["serve", folder, flag, value]), b"");
+            let ended = run_with(&mut coring(&["serve", directory, flag, value]), b"");
             assert_eq!(ended.code, Some(2), "{what}: {}", ended.stderr);
             let message = &ended.stderr;
             assert!(
@@ -208,7 +210,7 @@ fn every_flag_of_a_limit_at_its_extremes() {
         }
         for value in served {
             let what = format!("{flag} {value}");
-            let server = Coring::start(&["serve", folder, "--cores", "1", flag, value]);
+            let server = Coring::start(&["serve", directory, "--cores", "1", flag, value]);
             assert_served(server.connect(), value.ends_with("ms"), &what);
             server.stop();
         }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use coring::{Limits, Request, Response, Server};
 
 use crate::support::{
-    Client, Coring, Folder, GET, HALF_A_HEAD, Local, ReceivedResponse, eventually, get,
+    Client, Coring, GET, HALF_A_HEAD, Local, ReceivedResponse, TempDir, eventually, get,
     head_with_chunks, head_with_length, is_timeout, noise, request, request_with_body,
 };
 
@@ -283,10 +283,10 @@ fn write_timeout_spares_a_slow_client() {
 /// The minimum rate applies to the response as a whole, not to each send of a large file.
 #[test]
 fn min_rate_ends_a_slow_download() {
-    let folder = Folder::new();
-    folder.write("large", noise(40 << 20));
+    let directory = TempDir::new();
+    directory.write("large", noise(40 << 20));
     let limits = ["--min-rate", "8m", "--write-timeout", "2s"];
-    let server = Coring::serve(&folder, &limits);
+    let server = Coring::serve(&directory, &limits);
     let mut client = server.connect();
     client.set_receive_buffer(64 << 10);
     client.send(get("/large"));
@@ -353,9 +353,9 @@ fn min_rate_ends_a_slow_upload_that_a_task_reads() {
 
 /// A server whose response to `/long` just fills the buffer of a Unix socket, so that the next
 /// response cannot be sent until the client reads.
-fn server_that_fills_the_buffer(folder: &Folder, limits: Limits) -> Local {
+fn server_that_fills_the_buffer(directory: &TempDir, limits: Limits) -> Local {
     let builder = Server::builder()
-        .bind(format!("unix:{}", folder.file("socket")))
+        .bind(format!("unix:{}", directory.file("socket")))
         .limits(limits);
     Local::start_with(builder, || {
         async |request: Request| {
@@ -372,8 +372,8 @@ fn head_timeout_applies_after_a_delayed_response() {
     let mut limits = Limits::default();
     limits.head_timeout = Some(Duration::from_millis(1000));
     limits.idle_timeout = Some(Duration::from_millis(600_000));
-    let folder = Folder::new();
-    let server = server_that_fills_the_buffer(&folder, limits);
+    let directory = TempDir::new();
+    let server = server_that_fills_the_buffer(&directory, limits);
     let mut client = server.connect();
     client.send(get("/long") + GET + "GET / HT");
     thread::sleep(7 * WHILE);
@@ -423,8 +423,8 @@ fn timeouts_and_the_minimum_rate_may_have_the_greatest_value() {
 fn the_shortest_idle_timeout_does_not_cut_responses() {
     let mut limits = Limits::default();
     limits.idle_timeout = Some(Duration::from_millis(1));
-    let folder = Folder::new();
-    let server = server_that_fills_the_buffer(&folder, limits);
+    let directory = TempDir::new();
+    let server = server_that_fills_the_buffer(&directory, limits);
     for _ in 0..2 {
         let mut client = server.connect();
         client.send(get("/long") + GET);

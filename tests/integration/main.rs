@@ -30,7 +30,7 @@ mod sandbox;
 mod serve_changed_files;
 mod serve_confinement;
 mod serve_digests;
-mod serve_replaced_folder;
+mod serve_replaced_directory;
 mod serve_requests;
 mod stalled_server;
 mod stalled_stderr;

@@ -6,8 +6,8 @@ use std::process::Command;
 use coring::EngineChoice;
 
 use crate::support::{
-    Address, Coring, Family, Folder, GET, GET_HTTP_1_0, HELLO, engine, has_io_uring, noise, python,
-    run, run_with,
+    Address, Coring, Family, GET, GET_HTTP_1_0, HELLO, TempDir, engine, has_io_uring, noise,
+    python, run, run_with,
 };
 
 /// Asserts that `report` has `line`, up to the number of spaces.
@@ -113,8 +113,8 @@ fn wrk_with_512_connections() {
 
 #[test]
 fn wrk_with_16_pipelined_requests() {
-    let folder = Folder::new();
-    let script = folder.write(
+    let directory = TempDir::new();
+    let script = directory.write(
         "pipeline.lua",
         "function init() sixteen = wrk.format('GET', '/'):rep(16) end
          function request() return sixteen end",
@@ -187,9 +187,9 @@ const CHUNKED: Upload = |file| {
 #[track_caller]
 fn uploads(family: Family, len: usize, ways: &[Upload]) {
     let server = Coring::start_on(family, &["echo", "--max-body", "0"]);
-    let folder = Folder::new();
+    let directory = TempDir::new();
     let sent = noise(len);
-    let (file, back) = (folder.write("sent", &sent), folder.file("back"));
+    let (file, back) = (directory.write("sent", &sent), directory.file("back"));
     for upload in ways {
         let arguments = [curl(&server, family), upload(&file)].concat();
         run("curl", &with(arguments, &["--output", &back]));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use coring::{Limits, Request, Response, StatusCode};
 
 use crate::support::{
-    Client, Folder, Local, PATIENCE, builder, head_with_chunks, head_with_length, noise, report,
+    Client, Local, PATIENCE, TempDir, builder, head_with_chunks, head_with_length, noise, report,
 };
 
 /// The number of concurrent clients.
@@ -22,9 +22,9 @@ const EXCHANGE_BYTES_MAX: u64 = 5 * BLOCK_BYTES;
 
 /// A server that sends each body back while it arrives. It listens on a Unix socket, whose buffers
 /// do not grow.
-fn echo_server(folder: &Folder, limits: Limits) -> Local {
+fn echo_server(directory: &TempDir, limits: Limits) -> Local {
     let builder = builder()
-        .bind(format!("unix:{}", folder.file("socket")))
+        .bind(format!("unix:{}", directory.file("socket")))
         .limits(limits);
     Local::start_with(builder, || {
         async |request: Request| Response::new(StatusCode::OK).with_body(request.into_body())
@@ -52,8 +52,8 @@ fn wait_until_receiving_stops(server: &Local) {
 fn assert_echoes_bounded(bound_bytes: usize, request: &[u8]) {
     let mut limits = Limits::default();
     limits.receive_memory_max = Some(bound_bytes);
-    let folder = Folder::new();
-    let server = echo_server(&folder, limits);
+    let directory = TempDir::new();
+    let server = echo_server(&directory, limits);
     let mut clients: Vec<Client> = (0..CLIENTS).map(|_| server.connect()).collect();
     thread::scope(|scope| {
         for client in &clients {

@@ -15,7 +15,7 @@ use coring::task::JoinHandle;
 use coring::{Body, BodyError, EngineChoice, Limits, Request, Response, Server};
 
 use crate::support::{
-    Folder, GET, GET_HTTP_1_0, Local, eventually, head_with_chunks, head_with_length, nap, noise,
+    GET, GET_HTTP_1_0, Local, TempDir, eventually, head_with_chunks, head_with_length, nap, noise,
     request, request_with_body,
 };
 
@@ -408,10 +408,10 @@ fn a_malformed_chunk_that_has_arrived_is_answered_with_400() {
 /// task; the download still completes.
 #[test]
 fn an_error_in_a_body_that_a_task_reads_does_not_cut_the_response() {
-    let folder = Folder::new();
+    let directory = TempDir::new();
     let content = noise(16 << 20);
-    folder.write("large", &content);
-    let root = Root::open(folder.path()).expect("a folder");
+    directory.write("large", &content);
+    let root = Root::open(directory.path()).expect("a directory");
     let mut limits = Limits::default();
     limits.body_timeout = Some(Duration::from_millis(1000));
     let server = Local::start_within(limits, move || {

@@ -11,7 +11,7 @@ use coring::{Handle, Limits, Request, Response, Server};
 use rustix::process::{Resource, getrlimit};
 
 use crate::support::{
-    Address, Client, Coring, Folder, GET, HALF_A_HEAD, HELLO, Program, ReceivedResponse,
+    Address, Client, Coring, GET, HALF_A_HEAD, HELLO, Program, ReceivedResponse, TempDir,
     eventually, get, noise, python, report, request,
 };
 
@@ -203,19 +203,19 @@ fn leave_unread(mut client: Client) -> Client {
 
 /// Starts a server with a small file, which it sends from memory, and a large one, which it sends
 /// from the file.
-fn serve_small_and_large() -> (Folder, Coring) {
-    let folder = Folder::new();
-    folder.write("small", noise(4000));
-    folder.write("large", noise(1_000_000));
-    let server = Coring::serve(&folder, &["--cores", "1"]);
-    (folder, server)
+fn serve_small_and_large() -> (TempDir, Coring) {
+    let directory = TempDir::new();
+    directory.write("small", noise(4000));
+    directory.write("large", noise(1_000_000));
+    let server = Coring::serve(&directory, &["--cores", "1"]);
+    (directory, server)
 }
 
 /// Clients that have half-closed and do not read occupy no io-wq thread, so another client that
 /// half-closes does not wait for them.
 #[test]
 fn pitfall_23_sends_to_half_closed_clients_occupy_no_kernel_thread() {
-    let (_folder, server) = serve_small_and_large();
+    let (_directory, server) = serve_small_and_large();
     let stalled: Vec<Client> = (0..60).map(|_| leave_unread(server.connect())).collect();
     let mut reader = server.connect();
     reader.send(get("/small").repeat(MANY));
@@ -242,7 +242,7 @@ fn kernel_threads(pid: u32) -> usize {
 /// half-closed socket completes at once, so a server that sends and polls in turn would spin.
 #[test]
 fn pitfall_24_a_blocked_send_on_a_nonblocking_socket_does_not_spin() {
-    let (_folder, server) = serve_small_and_large();
+    let (_directory, server) = serve_small_and_large();
     let mut client = server.connect();
     // To send a file, the server sets O_NONBLOCK on the socket.
     let large = get("/large");
@@ -261,13 +261,13 @@ fn pitfall_24_a_blocked_send_on_a_nonblocking_socket_does_not_spin() {
 /// RLIMIT_FSIZE applies to memfds, too, and its default action is SIGXFSZ, which kills the process.
 #[test]
 fn a_limit_on_the_file_size_does_not_end_the_program() {
-    let folder = Folder::new();
-    folder.write("file", noise(20_000));
+    let directory = TempDir::new();
+    directory.write("file", noise(20_000));
     let mut command = Command::new("sh");
     let script = "ulimit -f 1 && exec \"$0\" serve \"$1\" --bind 127.0.0.1:0 --access-log \"$2\"";
     command
         .args(["-c", script, env!("CARGO_BIN_EXE_coring")])
-        .args([folder.path(), &folder.path().join("log")]);
+        .args([directory.path(), &directory.path().join("log")]);
     let server = Coring::start_as(command);
     for _ in 0..5 {
         let response = server.get("/file");
@@ -417,14 +417,14 @@ fn pitfall_06_a_lack_of_descriptors_does_not_make_the_server_spin() {
 /// descriptors, a new client is served or gets a 503.
 #[test]
 fn clients_get_a_response_while_downloads_hold_all_descriptors() {
-    let folder = Folder::new();
-    folder.write("large", noise(16 << 20));
-    folder.write("small", "small");
+    let directory = TempDir::new();
+    directory.write("large", noise(16 << 20));
+    directory.write("small", "small");
     let mut command = Command::new("sh");
     let script = "ulimit -n 256 && exec \"$0\" serve \"$1\" --bind 127.0.0.1:0 --stats";
     command
         .args(["-c", script, env!("CARGO_BIN_EXE_coring")])
-        .arg(folder.path());
+        .arg(directory.path());
     let server = Coring::start_as(command);
     let readers: Vec<Client> = (0..500)
         .map(|_| {

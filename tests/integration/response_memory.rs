@@ -8,22 +8,22 @@ use std::time::Duration;
 use rustix::fs::{Advice, fadvise};
 
 use crate::resources::private_bytes;
-use crate::support::{Client, Coring, Family, Folder, eventually, get, noise, report};
+use crate::support::{Client, Coring, Family, TempDir, eventually, get, noise, report};
 
 /// The largest file that the server reads into memory.
 const LEN: usize = 256 << 10;
 const CLIENTS: usize = 300;
 const MIB: u64 = 1 << 20;
 
-/// Makes a folder of `count` files. Each begins with its own number.
-fn files(count: usize) -> Folder {
-    let folder = Folder::new();
+/// Makes a directory of `count` files. Each begins with its own number.
+fn files(count: usize) -> TempDir {
+    let directory = TempDir::new();
     for number in 0..count {
-        folder.write(&number.to_string(), content(number));
+        directory.write(&number.to_string(), content(number));
     }
     // The server reads a file twice if it was written just before.
     thread::sleep(Duration::from_millis(100));
-    folder
+    directory
 }
 
 fn content(number: usize) -> Vec<u8> {
@@ -33,8 +33,8 @@ fn content(number: usize) -> Vec<u8> {
 }
 
 /// Starts a server on a Unix socket, whose buffer holds less than a file.
-fn serve(folder: &Folder, flags: &[&str]) -> Coring {
-    let path = folder.file("");
+fn serve(directory: &TempDir, flags: &[&str]) -> Coring {
+    let path = directory.file("");
     let flags = [&["serve", &path, "--cores", "1"], flags].concat();
     Coring::start_on(Family::Unix, &flags)
 }
@@ -87,8 +87,8 @@ fn assert_below(cost: u64, bound: u64) {
 /// The default bound is 32 MiB in addition to the cache. The rest is the cost of the connections.
 #[test]
 fn unread_responses_take_a_bounded_amount_of_memory() {
-    let folder = files(CLIENTS);
-    let server = serve(&folder, &["--file-cache", "0"]);
+    let directory = files(CLIENTS);
+    let server = serve(&directory, &["--file-cache", "0"]);
     let cost = cost(&server, CLIENTS);
     assert_below(cost, 45 * MIB);
     server.stop();
@@ -97,8 +97,8 @@ fn unread_responses_take_a_bounded_amount_of_memory() {
 /// An entry evicted from the cache counts towards the bound as long as a response uses it.
 #[test]
 fn evicted_cache_entries_count_towards_the_bound() {
-    let folder = files(CLIENTS);
-    let server = serve(&folder, &["--file-cache", "8m", "--answer-memory", "4m"]);
+    let directory = files(CLIENTS);
+    let server = serve(&directory, &["--file-cache", "8m", "--answer-memory", "4m"]);
     let cost = cost(&server, CLIENTS);
     assert_below(cost, 25 * MIB);
     server.stop();
@@ -108,14 +108,14 @@ fn evicted_cache_entries_count_towards_the_bound() {
 #[test]
 fn files_arrive_whole_with_any_bound() {
     const FEW: usize = 40;
-    let folder = files(FEW);
+    let directory = files(FEW);
     let all = (FEW * LEN) as u64;
     for bound in ["0", "1", "300k", &u64::MAX.to_string()] {
         for cold in [false, true] {
             let flags = ["--file-cache", "0", "--answer-memory", bound];
-            let server = serve(&folder, &flags);
+            let server = serve(&directory, &flags);
             for number in (0..FEW).filter(|_| cold) {
-                let file = File::open(folder.file(&number.to_string())).expect("a file");
+                let file = File::open(directory.file(&number.to_string())).expect("a file");
                 file.sync_all().expect("a written file");
                 fadvise(&file, 0, None, Advice::DontNeed).expect("advice");
             }

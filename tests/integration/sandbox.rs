@@ -10,7 +10,9 @@ use std::time::Duration;
 use coring::EngineChoice;
 use rustix::io::Errno;
 
-use crate::support::{Coring, Folder, engine, get, has_io_uring, noise, python, request, run_with};
+use crate::support::{
+    Coring, TempDir, engine, get, has_io_uring, noise, python, request, run_with,
+};
 
 const UNIT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/systemd/coring.service");
 const PROFILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/seccomp/coring.json");
@@ -49,13 +51,13 @@ fn assert_serves(server: Coring, large: &[u8]) -> String {
     stderr
 }
 
-/// Makes the folder `srv` in `folder`, with a page and a large file. Returns the content of the
-/// large file.
-fn make_site(folder: &Folder) -> Vec<u8> {
+/// Makes the directory `srv` in `directory`, with a page and a large file. Returns the content of
+/// the large file.
+fn make_site(directory: &TempDir) -> Vec<u8> {
     let large = noise(3 << 20);
-    fs::create_dir(folder.file("srv")).expect("a new folder");
-    folder.write("srv/index.html", "top");
-    folder.write("srv/large", &large);
+    fs::create_dir(directory.file("srv")).expect("a new directory");
+    directory.write("srv/index.html", "top");
+    directory.write("srv/large", &large);
     large
 }
 
@@ -80,9 +82,9 @@ fn coring_under(profile: &str, options: &[&str], arguments: &[&str]) -> Command 
 #[test]
 fn the_unit_and_the_profile_allow_all_system_calls_that_coring_needs() {
     for profile in [UNIT, PROFILE] {
-        let folder = Folder::new();
-        let large = make_site(&folder);
-        let path = folder.file("srv");
+        let directory = TempDir::new();
+        let large = make_site(&directory);
+        let path = directory.file("srv");
         let command = coring_under(profile, &["--kill"], &["serve", &path, engine_flag()]);
         let banner = assert_serves(Coring::start_as(command), &large);
         let name = engine_flag().trim_start_matches("--engine=");
@@ -93,9 +95,9 @@ fn the_unit_and_the_profile_allow_all_system_calls_that_coring_needs() {
 #[test]
 fn without_the_io_uring_calls_epoll_serves_and_the_banner_says_why() {
     for profile in [UNIT, PROFILE] {
-        let folder = Folder::new();
-        let large = make_site(&folder);
-        let path = folder.file("srv");
+        let directory = TempDir::new();
+        let large = make_site(&directory);
+        let path = directory.file("srv");
         let without = WITHOUT_IO_URING;
         let command = coring_under(profile, without, &["serve", &path, "--engine=auto"]);
         let banner = assert_serves(Coring::start_as(command), &large);
@@ -112,24 +114,24 @@ fn without_the_io_uring_calls_epoll_serves_and_the_banner_says_why() {
 }
 
 /// A command that runs coring under a profile in which only `call` fails, with `errno`. The
-/// returned folder has the profile.
-fn coring_without(call: &str, errno: Errno, arguments: &[&str]) -> (Folder, Command) {
-    let folder = Folder::new();
+/// returned directory has the profile.
+fn coring_without(call: &str, errno: Errno, arguments: &[&str]) -> (TempDir, Command) {
+    let directory = TempDir::new();
     let profile = format!(
         r#"{{"defaultAction": "SCMP_ACT_ALLOW", "syscalls":
             [{{"names": ["{call}"], "action": "SCMP_ACT_ERRNO", "errnoRet": {}}}]}}"#,
         errno.raw_os_error()
     );
-    let profile = folder.write("profile.json", profile);
+    let profile = directory.write("profile.json", profile);
     let program = [env!("CARGO_BIN_EXE_coring"), "--bind=127.0.0.1:0"];
     let command = under(&profile, &[], &[&program, arguments].concat());
-    (folder, command)
+    (directory, command)
 }
 
 #[test]
 fn the_banner_says_why_workers_are_not_pinned() {
     let arguments = ["--pin=always", engine_flag()];
-    let (_folder, command) = coring_without("sched_setaffinity", Errno::PERM, &arguments);
+    let (_directory, command) = coring_without("sched_setaffinity", Errno::PERM, &arguments);
     let banner = Coring::start_as(command).stop().stderr;
     let message = ", not pinned (sched_setaffinity is refused: allow it in the seccomp profile)";
     assert!(banner.contains(message), "{banner}");
@@ -144,7 +146,7 @@ fn a_refused_call_that_the_engine_needs_is_named() {
         refused.push(("eventfd2", "uring"));
     }
     for (call, engine) in refused {
-        let (_folder, mut command) = coring_without(call, Errno::PERM, &["--engine", engine]);
+        let (_directory, mut command) = coring_without(call, Errno::PERM, &["--engine", engine]);
         let finished = run_with(&mut command, b"");
         assert_eq!(finished.code, Some(1), "{engine}: {}", finished.stderr);
         let line = finished.error_line();
@@ -163,9 +165,9 @@ fn a_refused_call_that_the_engine_needs_is_named() {
 #[test]
 fn files_are_served_without_sendfile() {
     for errno in [Errno::INVAL, Errno::NOSYS, Errno::PERM] {
-        let folder = Folder::new();
-        let large = make_site(&folder);
-        let arguments = ["serve", &folder.file("srv"), engine_flag()];
+        let directory = TempDir::new();
+        let large = make_site(&directory);
+        let arguments = ["serve", &directory.file("srv"), engine_flag()];
         let (_profile, command) = coring_without("sendfile", errno, &arguments);
         let server = Coring::start_as(command);
         let mut slow = server.connect();
@@ -210,7 +212,9 @@ assert libc.syscall(39) == os.getpid()
 #[track_caller]
 fn static_binary() -> PathBuf {
     let profile = Path::new(env!("CARGO_BIN_EXE_coring")).parent();
-    let target = profile.and_then(Path::parent).expect("the target folder");
+    let target = profile
+        .and_then(Path::parent)
+        .expect("the target directory");
     let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let path = target.join(triple).join("release/coring");
     assert!(path.exists(), "no {}: tests/run builds it", path.display());
@@ -235,7 +239,7 @@ fn the_static_binary_is_static_and_small() {
 
 /// A command that runs `/coring` as the container image does: with `root` as the root directory,
 /// as user 65532 if this process may change its user.
-fn coring_alone_in(root: &Folder, arguments: &[&str]) -> Command {
+fn coring_alone_in(root: &TempDir, arguments: &[&str]) -> Command {
     let path = root.path();
     let mut command = if rustix::process::geteuid().is_root() {
         let mut command = Command::new("chroot");
@@ -255,7 +259,7 @@ fn coring_alone_in(root: &Folder, arguments: &[&str]) -> Command {
 
 #[test]
 fn the_static_binary_serves_alone_in_an_empty_root() {
-    let root = Folder::new();
+    let root = TempDir::new();
     fs::copy(static_binary(), root.file("coring")).expect("a copy");
     let large = make_site(&root);
     for host in ["127.0.0.1", "localhost"] {

@@ -1,5 +1,6 @@
-//! `coring serve` while the files in its folder change: new content is served within a second, and
-//! no response mixes old and new content. `serve_replaced_folder` replaces the folder itself.
+//! `coring serve` while the files in its directory change: new content is served within a second,
+//! and no response mixes old and new content. `serve_replaced_directory` replaces the directory
+//! itself.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -9,21 +10,21 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{Client, Coring, Folder, coring, eventually, get, request};
+use crate::support::{Client, Coring, TempDir, coring, eventually, get, request};
 
 /// The server notices a change within a second. Another second allows for a slow machine.
 const SOON: Duration = Duration::from_secs(2);
 
 /// Replaces the file `name` with `content`, by rename(2).
-fn replace(folder: &Folder, name: &str, content: impl AsRef<[u8]>) {
-    let new = folder.write(&format!("{name}.new"), content);
-    fs::rename(new, folder.file(name)).expect("a renamed file");
+fn replace(directory: &TempDir, name: &str, content: impl AsRef<[u8]>) {
+    let new = directory.write(&format!("{name}.new"), content);
+    fs::rename(new, directory.file(name)).expect("a renamed file");
 }
 
 #[test]
 fn a_changed_file_is_served_soon() {
-    let folder = Folder::new();
-    let server = Coring::serve(&folder, &[]);
+    let directory = TempDir::new();
+    let server = Coring::serve(&directory, &[]);
     let mut client = server.connect();
     let mut ask = |fields: &[&str]| {
         client.send(request("GET", "/a", fields));
@@ -35,9 +36,9 @@ fn a_changed_file_is_served_soon() {
     let contents = ["one", "three", "seven", "", "eight"];
     for (index, content) in contents.into_iter().enumerate() {
         if index % 2 == 0 {
-            folder.write("a", content);
+            directory.write("a", content);
         } else {
-            replace(&folder, "a", content);
+            replace(&directory, "a", content);
         }
         thread::sleep(SOON);
         let response = ask(&[]);
@@ -49,20 +50,20 @@ fn a_changed_file_is_served_soon() {
         // This response comes from the cache.
         assert_eq!(ask(&[]).text(), content);
     }
-    fs::remove_file(folder.file("a")).expect("a file that we own");
+    fs::remove_file(directory.file("a")).expect("a file that we own");
     thread::sleep(SOON);
     assert_eq!(ask(&[]).status, 404);
-    fs::create_dir(folder.file("a")).expect("a new folder");
+    fs::create_dir(directory.file("a")).expect("a new directory");
     assert_eq!(ask(&[]).status, 301);
 }
 
 #[test]
 fn a_response_does_not_mix_old_and_new_content() {
     const LEN: usize = 64 << 10;
-    let folder = Folder::new();
-    folder.write("a", [b'a'; LEN]);
+    let directory = TempDir::new();
+    directory.write("a", [b'a'; LEN]);
     for flags in [&[][..], &["--file-cache", "0"]] {
-        let server = Coring::serve(&folder, flags);
+        let server = Coring::serve(&directory, flags);
         let done = AtomicBool::new(false);
         thread::scope(|scope| {
             scope.spawn(|| {
@@ -70,7 +71,7 @@ fn a_response_does_not_mix_old_and_new_content() {
                     if done.load(Ordering::Relaxed) {
                         break;
                     }
-                    replace(&folder, "a", [letter; LEN]);
+                    replace(&directory, "a", [letter; LEN]);
                     thread::sleep(Duration::from_millis(1));
                 }
             });
@@ -91,26 +92,26 @@ fn a_response_does_not_mix_old_and_new_content() {
 }
 
 /// Replaces the files with those of `version`, as Kubernetes updates a ConfigMap: the files are
-/// links through `..data`, which is a link to a folder that each version has for itself. The folder
-/// of the previous version is removed at once.
-fn swap(folder: &Folder, version: u64) {
+/// links through `..data`, which is a link to a directory that each version has for itself. The
+/// directory of the previous version is removed at once.
+fn swap(directory: &TempDir, version: u64) {
     let name = |version| format!("..{version}");
-    fs::create_dir(folder.file(&name(version))).expect("a new folder");
-    folder.write(&format!("..{version}/index.html"), version.to_string());
-    symlink(name(version), folder.file("..data_tmp")).expect("a new link");
-    fs::rename(folder.file("..data_tmp"), folder.file("..data")).expect("a renamed link");
+    fs::create_dir(directory.file(&name(version))).expect("a new directory");
+    directory.write(&format!("..{version}/index.html"), version.to_string());
+    symlink(name(version), directory.file("..data_tmp")).expect("a new link");
+    fs::rename(directory.file("..data_tmp"), directory.file("..data")).expect("a renamed link");
     if version > 0 {
-        fs::remove_dir_all(folder.file(&name(version - 1))).expect("a folder that we own");
+        fs::remove_dir_all(directory.file(&name(version - 1))).expect("a directory that we own");
     }
 }
 
 #[test]
 fn a_config_map_update_is_served_without_a_gap() {
-    let folder = Folder::new();
-    swap(&folder, 0);
-    symlink("..data/index.html", folder.file("index.html")).expect("a new link");
+    let directory = TempDir::new();
+    swap(&directory, 0);
+    symlink("..data/index.html", directory.file("index.html")).expect("a new link");
     for flags in [&[][..], &["--file-cache", "0"]] {
-        let server = Coring::serve(&folder, flags);
+        let server = Coring::serve(&directory, flags);
         let first: u64 = server.get("/").text().parse().expect("a version");
         let current = AtomicU64::new(first);
         // The newest version that has been current for longer than SOON. Older ones are stale.
@@ -137,7 +138,7 @@ fn a_config_map_update_is_served_without_a_gap() {
             let mut swapped = VecDeque::new();
             for version in first + 1..=first + 1000 {
                 current.store(version, Ordering::Relaxed);
-                swap(&folder, version);
+                swap(&directory, version);
                 swapped.push_back((version, Instant::now()));
                 while let Some((old, at)) = swapped.front()
                     && at.elapsed() > SOON
@@ -163,9 +164,9 @@ fn a_config_map_update_is_served_without_a_gap() {
 /// the first to request the file nor the next.
 #[test]
 fn a_file_that_changed_between_requests_is_never_served_stale() {
-    let folder = Folder::new();
-    replace(&folder, "a", "old");
-    let server = Coring::serve(&folder, &[]);
+    let directory = TempDir::new();
+    replace(&directory, "a", "old");
+    let server = Coring::serve(&directory, &[]);
     let mut clients: Vec<Client> = (0..8).map(|_| server.connect()).collect();
     let mut ask = |expected: &str| {
         thread::sleep(SOON);
@@ -177,18 +178,18 @@ fn a_file_that_changed_between_requests_is_never_served_stale() {
         }
     };
     ask("old");
-    replace(&folder, "a", "new");
+    replace(&directory, "a", "new");
     ask("new");
 }
 
 #[test]
 fn a_file_that_shrinks_during_a_download_ends_the_connection() {
     const LEN: u64 = 256 << 20;
-    let folder = Folder::new();
-    folder.write("small", "still here");
-    let file = File::create(folder.file("large")).expect("a new file");
+    let directory = TempDir::new();
+    directory.write("small", "still here");
+    let file = File::create(directory.file("large")).expect("a new file");
     file.set_len(LEN).expect("a sparse file");
-    let server = Coring::serve(&folder, &[]);
+    let server = Coring::serve(&directory, &[]);
     let mut client = server.connect();
     client.set_receive_buffer(64 << 10);
     client.send(get("/large"));
@@ -213,11 +214,11 @@ fn a_file_that_shrinks_during_a_download_ends_the_connection() {
 #[test]
 fn a_lack_of_descriptors_is_503_until_some_are_closed() {
     const DESCRIPTORS: u32 = 40;
-    let folder = Folder::new();
-    let file = File::create(folder.file("large")).expect("a new file");
+    let directory = TempDir::new();
+    let file = File::create(directory.file("large")).expect("a new file");
     file.set_len(64 << 20).expect("a sparse file");
-    folder.write("small", "small");
-    folder.write("kept", "kept");
+    directory.write("small", "small");
+    directory.write("kept", "kept");
     let mut command = Command::new("sh");
     // The environment is empty except for the engine. The shell only lowers the limit.
     let inner = coring(&[]);
@@ -233,7 +234,7 @@ fn a_lack_of_descriptors_is_503_until_some_are_closed() {
     command.args(["-c", &script]).arg(inner.get_program());
     command.args([
         "serve",
-        &folder.file(""),
+        &directory.file(""),
         "--cores",
         "1",
         "--bind",

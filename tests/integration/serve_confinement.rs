@@ -1,5 +1,5 @@
-//! `coring serve` confines itself to its folder: no path and no link leads to a file outside it.
-//! Only readable regular files are served, and the folder itself must be valid.
+//! `coring serve` confines itself to its directory: no path and no link leads to a file outside it.
+//! Only readable regular files are served, and the directory itself must be valid.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -10,45 +10,45 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{Coring, Folder, coring, get, run_with};
+use crate::support::{Coring, TempDir, coring, get, run_with};
 
-/// The content of the files outside the folder.
+/// The content of the files outside the directory.
 const SECRET: &str = "not for any client";
 
-/// Makes a folder with a secret file and the folder `top`, which has links of every kind. Returns
-/// it and the path of `top`, which is to be served.
-fn folder_with_links() -> (Folder, String) {
-    let folder = Folder::new();
-    let secret = folder.write("secret", SECRET);
-    folder.make("outside");
-    folder.write("outside/secret", SECRET);
-    folder.make("top");
-    folder.make("top/in");
-    folder.write("top/in/file", "inside");
-    let link = |to: &str, name: &str| symlink(to, folder.file(name)).expect("a new link");
+/// Makes a directory with a secret file and the directory `top`, which has links of every kind.
+/// Returns it and the path of `top`, which is to be served.
+fn directory_with_links() -> (TempDir, String) {
+    let directory = TempDir::new();
+    let secret = directory.write("secret", SECRET);
+    directory.make("outside");
+    directory.write("outside/secret", SECRET);
+    directory.make("top");
+    directory.make("top/in");
+    directory.write("top/in/file", "inside");
+    let link = |to: &str, name: &str| symlink(to, directory.file(name)).expect("a new link");
     link("in/file", "top/good");
     link("good", "top/good-twice");
     link("../in/file", "top/in/good-up");
     link(&secret, "top/absolute");
-    link(&folder.file("top/in/file"), "top/absolute-inside");
+    link(&directory.file("top/in/file"), "top/absolute-inside");
     link("../secret", "top/relative");
     link("relative", "top/twice");
-    link("../outside", "top/folder");
+    link("../outside", "top/directory");
     link("/", "top/slash");
     link("loop", "top/loop");
     link("/proc/self/root", "top/magic");
-    let top = folder.file("top");
-    (folder, top)
+    let top = directory.file("top");
+    (directory, top)
 }
 
 #[test]
-fn no_path_or_link_leads_outside_the_folder() {
-    let (folder, top) = folder_with_links();
+fn no_path_or_link_leads_outside_the_directory() {
+    let (directory, top) = directory_with_links();
     let server = Coring::start(&["serve", &top, "--file-cache", "0"]);
     for path in ["/good", "/good-twice", "/in/good-up", "/in/file"] {
         assert_eq!(server.get(path).text(), "inside", "{path}");
     }
-    let absolute = folder.file("secret");
+    let absolute = directory.file("secret");
     for path in [
         "/../secret",
         "/in/../../secret",
@@ -83,8 +83,8 @@ fn no_path_or_link_leads_outside_the_folder() {
         "/absolute-inside",
         "/relative",
         "/twice",
-        "/folder/secret",
-        "/folder",
+        "/directory/secret",
+        "/directory",
         "/loop",
         "/magic/etc/passwd",
         "/slash/etc/passwd",
@@ -107,7 +107,7 @@ fn no_path_or_link_leads_outside_the_folder() {
 
 #[test]
 fn a_link_that_changes_during_requests_does_not_lead_outside() {
-    let (folder, top) = folder_with_links();
+    let (directory, top) = directory_with_links();
     let top = Path::new(&top);
     let server = Coring::start(&["serve", top.to_str().expect("UTF-8"), "--file-cache", "0"]);
     let done = AtomicBool::new(false);
@@ -147,17 +147,18 @@ fn a_link_that_changes_during_requests_does_not_lead_outside() {
             "{served} served, {refused} refused"
         );
     });
-    drop(folder);
+    drop(directory);
 }
 
 #[test]
 fn only_regular_files_are_served() {
-    let folder = Folder::new();
-    let fifo = folder.file("pipe");
+    let directory = TempDir::new();
+    let fifo = directory.file("pipe");
     let made = run_with(Command::new("mkfifo").arg(&fifo), b"");
     made.succeeded();
-    let _socket = std::os::unix::net::UnixListener::bind(folder.file("socket")).expect("a socket");
-    let server = Coring::serve(&folder, &[]);
+    let _socket =
+        std::os::unix::net::UnixListener::bind(directory.file("socket")).expect("a socket");
+    let server = Coring::serve(&directory, &[]);
     for path in ["/pipe", "/socket"] {
         assert_eq!(server.get(path).status, 404, "{path}");
     }
@@ -165,22 +166,22 @@ fn only_regular_files_are_served() {
 
 #[test]
 fn a_file_without_read_permission_is_403() {
-    let folder = Folder::new();
-    folder.write("open", "open");
-    folder.make("locked");
-    folder.make("unlisted");
-    folder.write("unlisted/index.html", "open");
+    let directory = TempDir::new();
+    directory.write("open", "open");
+    directory.make("locked");
+    directory.make("unlisted");
+    directory.write("unlisted/index.html", "open");
     for name in ["private", "locked/file"] {
-        folder.write(name, SECRET);
+        directory.write(name, SECRET);
     }
     let lock = |name: &str, mode| {
         let permissions = fs::Permissions::from_mode(mode);
-        fs::set_permissions(folder.file(name), permissions).expect("a file that we own");
+        fs::set_permissions(directory.file(name), permissions).expect("a file that we own");
     };
     lock("private", 0);
     lock("locked", 0);
     lock("unlisted", 0o711);
-    let mut command = coring(&["serve", &folder.file(""), "--bind", "127.0.0.1:0"]);
+    let mut command = coring(&["serve", &directory.file(""), "--bind", "127.0.0.1:0"]);
     if rustix::process::geteuid().is_root() {
         // No permission stops root from reading, so run as the user nobody.
         command.uid(65534).gid(65534);
@@ -190,7 +191,7 @@ fn a_file_without_read_permission_is_403() {
     for path in ["/private", "/locked/file", "/locked/"] {
         assert_eq!(server.get(path).status, 403, "{path}");
     }
-    // A folder that may be entered but not listed can be served.
+    // A directory that may be entered but not listed can be served.
     assert_eq!(server.get("/unlisted").status, 301);
     assert_eq!(server.get("/unlisted/").text(), "open");
     drop(server);
@@ -198,20 +199,17 @@ fn a_file_without_read_permission_is_403() {
 }
 
 #[test]
-fn a_path_that_is_not_a_folder_is_a_configuration_error() {
-    let folder = Folder::new();
-    let file = folder.write("file", "");
-    for (path, word) in [
-        (folder.file("none"), "make it"),
-        (file, "the folder that it is in"),
-    ] {
+fn a_path_that_is_not_a_directory_is_a_configuration_error() {
+    let directory = TempDir::new();
+    let file = directory.write("file", "");
+    for (path, word) in [(directory.file("none"), "create it"), (file, "contains it")] {
         let finished = run_with(&mut coring(&["serve", &path]), b"");
         assert_eq!(finished.code, Some(78), "{}", finished.stderr);
         let line = finished.error_line();
         assert!(line.contains(&path) && line.contains(word), "{line}");
     }
-    let path = folder.path().to_str().expect("UTF-8");
-    let server = Coring::serve(&folder, &[]);
+    let path = directory.path().to_str().expect("UTF-8");
+    let server = Coring::serve(&directory, &[]);
     assert!(
         server.stderr().contains(&format!("the files of {path}")),
         "{}",
@@ -219,7 +217,7 @@ fn a_path_that_is_not_a_folder_is_a_configuration_error() {
     );
     // Without a path coring serves its working directory.
     let mut command = coring(&["serve", "--bind", "127.0.0.1:0"]);
-    command.current_dir(folder.path());
+    command.current_dir(directory.path());
     let server = Coring::start_as(command);
     assert_eq!(server.get("/file").status, 200);
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use crate::support::{Client, Coring, Folder, get, noise, report, request};
+use crate::support::{Client, Coring, TempDir, get, noise, report, request};
 
 /// The sizes at which the server sends differently: the greatest content that it reads rather than
 /// sends from the file, a part, and a span.
@@ -24,9 +24,9 @@ struct Served {
 }
 
 impl Served {
-    fn new(folder: &Folder, len: usize) -> Self {
+    fn new(directory: &TempDir, len: usize) -> Self {
         let (path, content) = (format!("/{len}"), noise(len));
-        folder.write(&path[1..], &content);
+        directory.write(&path[1..], &content);
         Self { path, content }
     }
 
@@ -97,10 +97,10 @@ fn digest_of_next(client: &mut Client, len: u64, pause: Duration) -> String {
 
 #[test]
 fn digests_match_for_concurrent_clients_on_persistent_connections() {
-    let folder = Folder::new();
-    let files = [1, 64 << 10, 1 << 20, 64 << 20].map(|len| Served::new(&folder, len));
+    let directory = TempDir::new();
+    let files = [1, 64 << 10, 1 << 20, 64 << 20].map(|len| Served::new(&directory, len));
     for cache in [&[][..], &["--file-cache", "0"]] {
-        let server = Coring::serve(&folder, cache);
+        let server = Coring::serve(&directory, cache);
         thread::scope(|scope| {
             for first in 0..files.len() {
                 let (files, server) = (&files, &server);
@@ -139,8 +139,8 @@ fn check_slowly(server: &Coring, files: &[Served]) {
 }
 
 /// Makes a sparse file in which every MiB begins with its number, so that no two are equal.
-fn make_numbered(folder: &Folder, len: u64) -> File {
-    let path = folder.file("numbered");
+fn make_numbered(directory: &TempDir, len: u64) -> File {
+    let path = directory.file("numbered");
     let mut options = File::options();
     let file = options.read(true).write(true).create_new(true).open(path);
     let file = file.expect("a new file");
@@ -172,9 +172,9 @@ fn digest_of_file(file: &File, range: Range<u64>) -> String {
 
 #[test]
 fn digests_match_near_the_end_of_5_gib() {
-    let folder = Folder::new();
-    let file = make_numbered(&folder, LEN_5_GIB);
-    let server = Coring::serve(&folder, &[]);
+    let directory = TempDir::new();
+    let file = make_numbered(&directory, LEN_5_GIB);
+    let server = Coring::serve(&directory, &[]);
     let mut client = server.connect();
     for from in [
         (4 << 30) - (1 << 20) - 1,
@@ -218,9 +218,9 @@ fn the_digest_of_5_gib_matches() {
              CORING_TEST_LONG=1 cargo test --test integration the_digest_of_5_gib_matches",
         );
     }
-    let folder = Folder::new();
-    let file = make_numbered(&folder, LEN_5_GIB);
-    let server = Coring::serve(&folder, &[]);
+    let directory = TempDir::new();
+    let file = make_numbered(&directory, LEN_5_GIB);
+    let server = Coring::serve(&directory, &[]);
     let mut client = server.connect();
     client.send(get("/numbered"));
     assert_eq!(

@@ -9,25 +9,24 @@ use std::thread;
 use std::time::Duration;
 
 use crate::support::{
-    Address, Coring, Folder, PATIENCE, ReceivedResponse, coring, eventually, get, noise, request,
-    run_with,
+    Address, Coring, PATIENCE, ReceivedResponse, TempDir, coring, eventually, get, noise, request,
 };
 
 #[test]
-fn a_path_selects_a_file_or_redirects_to_a_folder() {
-    let folder = Folder::new();
-    folder.write("index.html", "top");
-    folder.write("empty", "");
-    folder.write("a b.txt", "spaced");
-    folder.write("ä", "umlaut");
-    folder.make("docs");
-    folder.write("docs/index.html", "docs");
-    folder.make("bare");
-    folder.make(".well-known");
-    folder.write(".well-known/x", "known");
-    folder.write(".hidden", "hidden");
-    folder.make("a:b");
-    let server = Coring::serve(&folder, &[]);
+fn a_path_selects_a_file_or_redirects_to_a_directory() {
+    let directory = TempDir::new();
+    directory.write("index.html", "top");
+    directory.write("empty", "");
+    directory.write("a b.txt", "spaced");
+    directory.write("ä", "umlaut");
+    directory.make("docs");
+    directory.write("docs/index.html", "docs");
+    directory.make("bare");
+    directory.make(".well-known");
+    directory.write(".well-known/x", "known");
+    directory.write(".hidden", "hidden");
+    directory.make("a:b");
+    let server = Coring::serve(&directory, &[]);
     for (path, body, media_type) in [
         ("/", "top", "text/html; charset=utf-8"),
         ("/index.html?x=1", "top", "text/html; charset=utf-8"),
@@ -79,11 +78,11 @@ fn a_path_selects_a_file_or_redirects_to_a_folder() {
 
 #[test]
 fn responses_to_get_and_head_have_the_same_head() {
-    let folder = Folder::new();
-    folder.write("small.css", "p {}");
-    folder.write("large", noise(1 << 20));
-    folder.make("d");
-    let server = Coring::serve(&folder, &[]);
+    let directory = TempDir::new();
+    directory.write("small.css", "p {}");
+    directory.write("large", noise(1 << 20));
+    directory.make("d");
+    let server = Coring::serve(&directory, &[]);
     for path in ["/small.css", "/large", "/none", "/d"] {
         let mut client = server.connect();
         client.send(request("HEAD", path, &[]));
@@ -106,7 +105,7 @@ fn responses_to_get_and_head_have_the_same_head() {
 
 #[test]
 fn files_arrive_whole_and_in_ranges() {
-    let folder = Folder::new();
+    let directory = TempDir::new();
     for (name, len) in [
         ("a", 1),
         ("b", 64 << 10),
@@ -115,9 +114,9 @@ fn files_arrive_whole_and_in_ranges() {
         ("e", 64 << 20),
     ] {
         let content = noise(len);
-        folder.write(name, &content);
+        directory.write(name, &content);
         for flags in [&[][..], &["--file-cache", "0"]] {
-            let server = Coring::serve(&folder, flags);
+            let server = Coring::serve(&directory, flags);
             let path = format!("/{name}");
             for _ in 0..2 {
                 assert!(server.get(&path).body == content, "{len} bytes");
@@ -168,14 +167,14 @@ fn has_memfd(pid: u32) -> bool {
 /// slow client reads them, each response has either all of the old or all of the new content.
 #[test]
 fn responses_from_a_memfd_arrive_in_order_and_whole() {
-    let folder = Folder::new();
+    let directory = TempDir::new();
     let (large, copied, small) = (noise(90_000), noise(200_000), noise(3000));
-    folder.write("large", &large);
-    folder.write("copied", &copied);
-    folder.write("small", &small);
+    directory.write("large", &large);
+    directory.write("copied", &copied);
+    directory.write("small", &small);
     // The server does not cache a file that was written just before.
     thread::sleep(Duration::from_millis(50));
-    let server = Coring::serve(&folder, &["--cores", "1"]);
+    let server = Coring::serve(&directory, &["--cores", "1"]);
     eventually("a memfd", || {
         assert!(server.get("/large").body == large);
         has_memfd(server.pid()).then_some(())
@@ -201,8 +200,8 @@ fn responses_from_a_memfd_arrive_in_order_and_whole() {
     slow.send(get("/large").repeat(60));
     assert_eq!(slow.head().status, 200);
     let next: Vec<u8> = large.iter().rev().copied().collect();
-    folder.write("next", &next);
-    fs::rename(folder.file("next"), folder.file("large")).expect("a replaced file");
+    directory.write("next", &next);
+    fs::rename(directory.file("next"), directory.file("large")).expect("a replaced file");
     eventually("the new content", || {
         (server.get("/large").body == next).then_some(())
     });
@@ -216,13 +215,13 @@ fn responses_from_a_memfd_arrive_in_order_and_whole() {
 #[test]
 fn a_sparse_file_of_5_gib_is_served() {
     const LEN: u64 = 5 << 30;
-    let folder = Folder::new();
-    let file = File::create(folder.file("sparse")).expect("a new file");
+    let directory = TempDir::new();
+    let file = File::create(directory.file("sparse")).expect("a new file");
     file.set_len(LEN).expect("a file system with sparse files");
     file.write_all_at(b"beyond 4 GiB", 4 << 30)
         .expect("a write");
     file.write_all_at(b"end", LEN - 3).expect("a write");
-    let server = Coring::serve(&folder, &[]);
+    let server = Coring::serve(&directory, &[]);
     let mut client = server.connect();
     client.send(request("HEAD", "/sparse", &[]));
     assert_eq!(
@@ -275,9 +274,9 @@ fn a_sparse_file_of_5_gib_is_served() {
 
 #[test]
 fn preconditions_are_evaluated() {
-    let folder = Folder::new();
-    folder.write("a", "content");
-    let server = Coring::serve(&folder, &[]);
+    let directory = TempDir::new();
+    directory.write("a", "content");
+    let server = Coring::serve(&directory, &[]);
     let first = server.get("/a");
     let (etag, date) = (
         first.expect_field("etag"),
@@ -330,13 +329,13 @@ fn preconditions_are_evaluated() {
 
 #[test]
 fn a_range_is_served_only_for_get_single_and_current() {
-    let folder = Folder::new();
-    folder.write("a", "0123456789");
-    folder.write("empty", "");
-    let old = File::open(folder.file("a")).expect("a file");
+    let directory = TempDir::new();
+    directory.write("a", "0123456789");
+    directory.write("empty", "");
+    let old = File::open(directory.file("a")).expect("a file");
     let an_hour_ago = std::time::SystemTime::now() - Duration::from_secs(3600);
     old.set_modified(an_hour_ago).expect("a file that we own");
-    let server = Coring::serve(&folder, &[]);
+    let server = Coring::serve(&directory, &[]);
     let first = server.get("/a");
     let (etag, date) = (
         first.expect_field("etag"),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use coring::{Limits, Request, Response};
 use rustix::process::Signal;
 
-use crate::support::{Client, Coring, Folder, GET, Local, get, head_with_length, noise};
+use crate::support::{Client, Coring, GET, Local, TempDir, get, head_with_length, noise};
 
 /// Each of the server's timeouts.
 const TIMEOUT_MS: u64 = 1000;
@@ -164,11 +164,11 @@ fn clients_survive_a_stopped_process() {
 /// the time that the process is stopped.
 #[test]
 fn downloads_survive_a_stopped_process() {
-    let folder = Folder::new();
+    let directory = TempDir::new();
     let content = noise(32 << 20);
-    folder.write("large", &content);
+    directory.write("large", &content);
     let limits = ["--write-timeout", "1s", "--min-rate", "1m", "--cores", "1"];
-    let server = Coring::serve(&folder, &limits);
+    let server = Coring::serve(&directory, &limits);
     let mut client = server.connect();
     client.set_receive_buffer(64 << 10);
     client.send(get("/large"));

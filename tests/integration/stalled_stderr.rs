@@ -10,7 +10,7 @@ use coring::{Request, Response, messages};
 use rustix::process::Signal;
 
 use crate::support::{
-    Coring, Folder, GET, HELLO, StalledPipe, builder, coring, eventually, head_with_chunks,
+    Coring, GET, HELLO, StalledPipe, TempDir, builder, coring, eventually, head_with_chunks,
     read_until_told_to_close,
 };
 
@@ -68,16 +68,16 @@ fn a_second_signal_ends_a_server_whose_standard_error_is_full() {
 }
 
 #[test]
-fn a_message_about_a_moved_folder_does_not_block_a_worker() {
-    let parent = Folder::new();
+fn a_message_about_a_moved_directory_does_not_block_a_worker() {
+    let parent = TempDir::new();
     let path = parent.file("site");
-    fs::create_dir(&path).expect("a new folder");
+    fs::create_dir(&path).expect("a new directory");
     parent.write("site/a", "content");
     let (server, _pipe) =
         start_and_fill_stderr(&["serve", &path, "--cores", "1", "--file-cache", "0"]);
     assert_eq!(server.get("/a").text(), "content");
-    fs::rename(&path, parent.file("moved")).expect("a renamed folder");
-    // The server checks the folder's path twice a second and reports that the folder is gone.
+    fs::rename(&path, parent.file("moved")).expect("a renamed directory");
+    // The server checks the directory's path twice a second and reports that the directory is gone.
     let started = Instant::now();
     while started.elapsed() < Duration::from_secs(3) {
         server.get("/a");
@@ -107,9 +107,9 @@ fn a_message_about_a_failed_access_log_does_not_delay_the_exit() {
 
 #[test]
 fn a_failed_start_has_its_exit_code_although_standard_error_is_full() {
-    let no_folder = ["serve", "/no/such/folder"];
+    let no_directory = ["serve", "/no/such/directory"];
     for (arguments, code) in [
-        (&no_folder[..], 78),
+        (&no_directory[..], 78),
         (&["--no-such-flag"], 2),
         (&["-b", "nonsense"], 78),
     ] {

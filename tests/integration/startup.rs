@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use coring::EngineChoice;
 
 use crate::support::{
-    Address, Client, Coring, Finished, Folder, GET, GET_AND_CLOSE, HELLO, coring, engine,
+    Address, Client, Coring, Finished, GET, GET_AND_CLOSE, HELLO, TempDir, coring, engine,
     eventually, has_io_uring, python, report, run_with,
 };
 
@@ -96,28 +96,31 @@ fn an_invalid_address_is_named() {
 
 #[test]
 fn a_file_that_is_not_a_socket_is_not_replaced() {
-    let folder = Folder::new();
-    let path = folder.write("precious", "do not touch");
+    let directory = TempDir::new();
+    let path = directory.write("precious", "do not touch");
     let bind = format!("unix:{path}");
     assert_error_line(&assert_fails(&["-b", &bind], 1), &[&path]);
     assert_eq!(fs::read(&path).expect("the file"), b"do not touch");
-    let within = format!("unix:{}", folder.file("no/such/folder"));
-    assert_error_line(&assert_fails(&["-b", &within], 1), &["no/such/folder"]);
+    let within = format!("unix:{}", directory.file("no/such/directory"));
+    assert_error_line(&assert_fails(&["-b", &within], 1), &["no/such/directory"]);
 }
 
 #[test]
 fn a_stale_socket_is_replaced_and_one_in_use_is_not() {
-    let folder = Folder::new();
-    let bind = format!("unix:{}", folder.file("socket"));
+    let directory = TempDir::new();
+    let bind = format!("unix:{}", directory.file("socket"));
     let start = || Coring::start_as(coring(&["--stats", "-b", &bind]));
     drop(start());
     assert!(
-        folder.path().join("socket").exists(),
+        directory.path().join("socket").exists(),
         "a killed server must leave its socket behind"
     );
     let first = start();
     assert_eq!(first.ask(GET).text(), HELLO);
-    assert_error_line(&assert_fails(&["-b", &bind], 1), &[&folder.file("socket")]);
+    assert_error_line(
+        &assert_fails(&["-b", &bind], 1),
+        &[&directory.file("socket")],
+    );
     assert_eq!(first.ask(GET).text(), HELLO);
     first.stop();
     start().stop();
@@ -127,8 +130,8 @@ fn a_stale_socket_is_replaced_and_one_in_use_is_not() {
 /// of them must get it, and the others must exit.
 #[test]
 fn of_several_servers_started_at_once_one_gets_the_socket() {
-    let folder = Folder::new();
-    let path = folder.file("socket");
+    let directory = TempDir::new();
+    let path = directory.file("socket");
     let bind = format!("unix:{path}");
     for _ in 0..5 {
         drop(Coring::start_as(coring(&["-b", &bind])));
@@ -169,8 +172,8 @@ fn overlapping_addresses_are_named() {
 /// handle signals while it waits.
 #[test]
 fn a_log_pipe_without_a_reader_is_an_error() {
-    let folder = Folder::new();
-    let pipe = folder.file("pipe");
+    let directory = TempDir::new();
+    let pipe = directory.file("pipe");
     let made = Command::new("mkfifo").arg(&pipe).status();
     assert!(made.expect("mkfifo").success());
     let log = ["-b", "127.0.0.1:0", "--access-log", &pipe];
@@ -187,11 +190,11 @@ fn free_port() -> u16 {
 /// process.
 #[test]
 fn a_killed_server_can_be_restarted_at_once() {
-    let folder = Folder::new();
+    let directory = TempDir::new();
     let port = free_port();
     for bind in [
         format!("127.0.0.1:{port}"),
-        format!("unix:{}", folder.file("socket")),
+        format!("unix:{}", directory.file("socket")),
     ] {
         for _ in 0..5 {
             let server = Coring::start_as(coring(&["-b", &bind]));
@@ -340,10 +343,10 @@ fn pitfall_27_if_io_uring_is_refused_epoll_serves_and_the_banner_says_why() {
     }
 }
 
-/// Copies the program into `folder`, where all users may run it. Other users may have no access to
-/// the target folder.
-fn public_program(folder: &Folder) -> String {
-    let program = folder.file("coring");
+/// Copies the program into `directory`, where all users may run it. Other users may have no access
+/// to the target directory.
+fn public_program(directory: &TempDir) -> String {
+    let program = directory.file("coring");
     fs::copy(env!("CARGO_BIN_EXE_coring"), &program).expect("a copy");
     program
 }
@@ -381,8 +384,8 @@ fn a_lack_of_threads_is_reported() {
     if cfg!(asan) {
         return report("not tested: a lack of threads, because AddressSanitizer reports it, too");
     }
-    let folder = Folder::new();
-    let program = public_program(&folder);
+    let directory = TempDir::new();
+    let program = public_program(&directory);
     let script = format!("exec prlimit --nproc=1 {program} --engine epoll -b 127.0.0.1:0");
     let finished = run_with(&mut as_plain_user(&script), b"");
     assert_eq!(finished.code, Some(1), "{finished:?}");
@@ -398,8 +401,8 @@ fn pitfall_17_a_restart_waits_for_locked_memory() {
     if !has_io_uring("a fast restart within little locked memory") {
         return;
     }
-    let folder = Folder::new();
-    let program = public_program(&folder);
+    let directory = TempDir::new();
+    let program = public_program(&directory);
     for _ in 0..20 {
         let arguments = "--engine uring --cores 1";
         let server = Coring::start_as(with_locked_memory(&program, LIMIT_KIB, arguments));
@@ -411,8 +414,8 @@ fn pitfall_17_a_restart_waits_for_locked_memory() {
 /// From Linux 6.14 on the memory of a ring counts towards RLIMIT_MEMLOCK of an unprivileged user.
 #[test]
 fn pitfall_27_a_lack_of_locked_memory_is_named() {
-    let folder = Folder::new();
-    let mut command = with_locked_memory(&public_program(&folder), 0, "--engine uring");
+    let directory = TempDir::new();
+    let mut command = with_locked_memory(&public_program(&directory), 0, "--engine uring");
     if kernel_charges_rings() {
         let finished = run_with(&mut command, b"");
         assert_eq!(finished.code, Some(77), "{}", finished.stderr);
@@ -424,8 +427,8 @@ fn pitfall_27_a_lack_of_locked_memory_is_named() {
 
 #[test]
 fn pitfall_27_without_locked_memory_epoll_serves() {
-    let folder = Folder::new();
-    let program = public_program(&folder);
+    let directory = TempDir::new();
+    let program = public_program(&directory);
     let server = Coring::start_as(with_locked_memory(&program, 0, "--engine auto"));
     assert_eq!(server.ask(GET).text(), HELLO);
     let banner = server.stop().stderr;

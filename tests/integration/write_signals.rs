@@ -11,7 +11,7 @@ use coring::{AccessLog, Files, fs::Root};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use signal_hook::consts::{SIGPIPE, SIGXFSZ};
 
-use crate::support::{Folder, GET, Local, builder, eventually, get, noise, run};
+use crate::support::{GET, Local, TempDir, builder, eventually, get, noise, run};
 
 /// This environment variable is set in a process that runs a single test.
 const ALONE: &str = "CORING_TEST_ALONE";
@@ -45,9 +45,9 @@ fn a_client_that_resets_during_a_file_raises_no_signal() {
         return;
     }
     let raised = watch(SIGPIPE);
-    let folder = Folder::new();
-    folder.write("file", noise(20_000_000));
-    let root = Root::open(folder.path()).expect("a folder");
+    let directory = TempDir::new();
+    directory.write("file", noise(20_000_000));
+    let root = Root::open(directory.path()).expect("a directory");
     let server = Local::start(move || Files::new(root.clone()));
     for round in 0..40 {
         let mut client = server.connect();
@@ -73,15 +73,15 @@ fn an_access_log_that_cannot_be_written_raises_no_signal() {
         return;
     }
     let (raised, too_large) = (watch(SIGPIPE), watch(SIGXFSZ));
-    let folder = Folder::new();
-    let pipe = folder.file("pipe");
+    let directory = TempDir::new();
+    let pipe = directory.file("pipe");
     run("mkfifo", &[&pipe]);
     let limit = Rlimit {
         current: Some(10),
         maximum: None,
     };
     setrlimit(Resource::Fsize, limit).expect("a lower limit");
-    for log in [pipe, folder.file("log")] {
+    for log in [pipe, directory.file("log")] {
         let reader = log.ends_with("pipe").then(|| {
             let mut options = std::fs::OpenOptions::new();
             options.read(true).write(true).open(&log).expect("a pipe")

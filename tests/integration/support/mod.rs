@@ -85,16 +85,16 @@ pub(crate) fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) ->
     }
 }
 
-/// A new temporary folder, removed when dropped.
-pub(crate) struct Folder(PathBuf);
+/// A new temporary directory, removed when dropped.
+pub(crate) struct TempDir(PathBuf);
 
-impl Folder {
+impl TempDir {
     pub(crate) fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("coring-test-{}-{number}", std_process::id());
         let path = env::temp_dir().join(name);
-        fs::create_dir(&path).expect("a new folder");
+        fs::create_dir(&path).expect("a new directory");
         Self(path)
     }
 
@@ -102,7 +102,7 @@ impl Folder {
         &self.0
     }
 
-    /// The path of `name` in the folder.
+    /// The path of `name` in the directory.
     pub(crate) fn file(&self, name: &str) -> String {
         self.0
             .join(name)
@@ -111,20 +111,20 @@ impl Folder {
             .expect("a temporary path in UTF-8")
     }
 
-    /// Makes a folder in this folder.
+    /// Makes a directory in this directory.
     pub(crate) fn make(&self, name: &str) {
-        fs::create_dir(self.file(name)).expect("a new folder");
+        fs::create_dir(self.file(name)).expect("a new directory");
     }
 
     /// Writes a file and returns its path.
     pub(crate) fn write(&self, name: &str, content: impl AsRef<[u8]>) -> String {
         let path = self.file(name);
-        fs::write(&path, content).expect("a writable folder");
+        fs::write(&path, content).expect("a writable directory");
         path
     }
 }
 
-impl Drop for Folder {
+impl Drop for TempDir {
     fn drop(&mut self) {
         // A panic here would hide the failure of the test.
         let _ = fs::remove_dir_all(&self.0);

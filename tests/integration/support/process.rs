@@ -14,7 +14,7 @@ use std::thread::{self, JoinHandle};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Client, ENGINE, Folder, ReceivedResponse, eventually, get};
+use super::{Client, ENGINE, ReceivedResponse, TempDir, eventually, get};
 
 /// The address of a server.
 #[derive(Clone, Debug)]
@@ -85,7 +85,7 @@ pub(crate) struct Coring {
     address: Address,
     stderr: Lines,
     stdout: Lines,
-    _folder: Folder,
+    _directory: TempDir,
 }
 
 /// The exit code and the output of a coring process that has ended.
@@ -105,28 +105,28 @@ impl Coring {
     /// Starts on a free address of `family` and waits until it listens.
     #[track_caller]
     pub(crate) fn start_on(family: Family, arguments: &[&str]) -> Self {
-        let folder = Folder::new();
+        let directory = TempDir::new();
         let bind = match family {
             Family::V4 => "127.0.0.1:0".to_owned(),
             Family::V6 => "[::1]:0".to_owned(),
-            Family::Unix => format!("unix:{}", folder.file("socket")),
+            Family::Unix => format!("unix:{}", directory.file("socket")),
         };
         let mut command = coring(arguments);
         command.args(["--bind", &bind, "--stats"]);
-        Self::spawn(command, folder)
+        Self::spawn(command, directory)
     }
 
-    /// Starts `coring serve` for `folder` with more flags and waits until it listens.
+    /// Starts `coring serve` for `directory` with more flags and waits until it listens.
     #[track_caller]
-    pub(crate) fn serve(folder: &Folder, flags: &[&str]) -> Self {
-        let path = folder.path().to_str().expect("a path in UTF-8");
+    pub(crate) fn serve(directory: &TempDir, flags: &[&str]) -> Self {
+        let path = directory.path().to_str().expect("a path in UTF-8");
         Self::start(&[&["serve", path], flags].concat())
     }
 
     /// Starts `command`, which runs coring, and waits until it listens.
     #[track_caller]
     pub(crate) fn start_as(command: Command) -> Self {
-        Self::spawn(command, Folder::new())
+        Self::spawn(command, TempDir::new())
     }
 
     /// Starts `command` with `stderr` as its standard error and waits until it listens.
@@ -144,20 +144,20 @@ impl Coring {
         stdout: impl Into<Stdio>,
         stderr: impl Into<Stdio>,
     ) -> Self {
-        let folder = Folder::new();
-        let path = folder.file("socket");
+        let directory = TempDir::new();
+        let path = directory.file("socket");
         command.env("CORING_BIND", format!("unix:{path}"));
         let stdio = [Stdio::null(), stdout.into(), stderr.into()];
-        let this = Self::run(command, stdio, Address::Unix(path.into()), folder);
+        let this = Self::run(command, stdio, Address::Unix(path.into()), directory);
         eventually("the server listens", || this.try_connect().ok());
         this
     }
 
     #[track_caller]
-    fn spawn(command: Command, folder: Folder) -> Self {
+    fn spawn(command: Command, directory: TempDir) -> Self {
         let described = format!("{command:?}");
         let stdio = [Stdio::null(), Stdio::piped(), Stdio::piped()];
-        let mut this = Self::run(command, stdio, Address::Unix(PathBuf::new()), folder);
+        let mut this = Self::run(command, stdio, Address::Unix(PathBuf::new()), directory);
         this.address = eventually("the banner's address", || {
             let status = this.child.try_wait().expect("a child process");
             let text = this.stderr.text();
@@ -172,7 +172,7 @@ impl Coring {
         mut command: Command,
         [stdin, stdout, stderr]: [Stdio; 3],
         address: Address,
-        folder: Folder,
+        directory: TempDir,
     ) -> Self {
         let mut child = command
             .stdin(stdin)
@@ -185,7 +185,7 @@ impl Coring {
             stdout: Lines::follow(child.stdout.take()),
             child,
             address,
-            _folder: folder,
+            _directory: directory,
         }
     }
 

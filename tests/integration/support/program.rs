@@ -110,11 +110,11 @@ fn wait_or_kill(child: &mut Child) -> Option<Option<i32>> {
     None
 }
 
-/// A command that runs one of the Python scripts in this folder.
+/// A command that runs one of the Python scripts in this directory.
 pub(crate) fn python(script: &str, arguments: &[&str]) -> Command {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/integration/support");
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/integration/support");
     let mut command = Command::new("python3");
-    command.arg(folder.join(script)).args(arguments);
+    command.arg(directory.join(script)).args(arguments);
     command
 }
 

@@ -1,5 +1,5 @@
-//! `coring serve` while its folder is replaced, removed or renamed: within a second the server
-//! serves the folder that its path leads to now, and nothing else.
+//! `coring serve` while its directory is replaced, removed or renamed: within a second the server
+//! serves the directory that its path leads to now, and nothing else.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{Coring, Folder, coring, eventually, get, report};
+use crate::support::{Coring, TempDir, coring, eventually, get, report};
 
 /// The server notices a change within a second. Another second allows for a slow machine.
 const SOON: Duration = Duration::from_secs(2);
@@ -44,9 +44,9 @@ fn start_in(directory: &Path, prefix: &[&str], path: &str) -> Coring {
     Coring::start_as(command)
 }
 
-/// Writes the file `a` into the folder at `path`, which is made if it does not exist.
+/// Writes the file `a` into the directory at `path`, which is made if it does not exist.
 fn fill(path: &str, content: &str) {
-    fs::create_dir_all(path).expect("a folder");
+    fs::create_dir_all(path).expect("a directory");
     fs::write(format!("{path}/a"), content).expect("a file");
 }
 
@@ -93,18 +93,18 @@ fn assert_one_message(server: &Coring, words: &[&str]) {
     assert_eq!(count, 1, "{words:?}: {}", server.stderr());
 }
 
-/// Front-end build tools remove their output folder and make it again.
+/// Front-end build tools remove their output directory and make it again.
 #[test]
-fn a_folder_that_is_removed_and_made_again_is_served() {
+fn a_directory_that_is_removed_and_made_again_is_served() {
     for flags in CACHES {
-        let parent = Folder::new();
+        let parent = TempDir::new();
         let dist = parent.file("dist");
         fill(&dist, "build 0");
         let server = start(&dist, flags);
         assert_eq!(server.get("/a").text(), "build 0");
         for build in 1..=3 {
-            fs::remove_dir_all(&dist).expect("a folder that we own");
-            fs::create_dir(&dist).expect("a new folder");
+            fs::remove_dir_all(&dist).expect("a directory that we own");
+            fs::create_dir(&dist).expect("a new directory");
             fill(&dist, &format!("build {build}"));
             assert_becomes(&server, 200, &format!("build {build}"), &[200, 404]);
         }
@@ -114,15 +114,15 @@ fn a_folder_that_is_removed_and_made_again_is_served() {
 }
 
 #[test]
-fn a_folder_that_is_missing_is_404_until_it_is_back() {
+fn a_directory_that_is_missing_is_404_until_it_is_back() {
     for flags in CACHES {
-        let parent = Folder::new();
+        let parent = TempDir::new();
         let (dist, aside) = (parent.file("dist"), parent.file("aside"));
         fill(&dist, "here");
         let server = start(&dist, flags);
         assert_becomes(&server, 200, "here", &[]);
         // The file still exists elsewhere and is in the cache. Its path no longer leads to it.
-        fs::rename(&dist, &aside).expect("a renamed folder");
+        fs::rename(&dist, &aside).expect("a renamed directory");
         assert_becomes(&server, 404, "", &[200]);
         // Each worker notices the change on its own.
         thread::sleep(SOON);
@@ -130,8 +130,8 @@ fn a_folder_that_is_missing_is_404_until_it_is_back() {
             assert_eq!(server.get("/a").status, 404);
             thread::sleep(Duration::from_millis(50));
         }
-        fs::rename(&aside, &dist).expect("a renamed folder");
-        // The server looks for a missing folder at each request, so it notices this at once.
+        fs::rename(&aside, &dist).expect("a renamed directory");
+        // The server looks for a missing directory at each request, so it notices this at once.
         assert_becomes(&server, 200, "here", &[]);
         assert_one_message(&server, &[&dist, "No such file"]);
         assert_one_message(&server, &[&dist, "is back"]);
@@ -147,10 +147,10 @@ const LENS: [(&str, usize); 3] = [("a", 10), ("b", 20_000), ("c", 1_000_000)];
 #[test]
 fn a_switched_link_is_followed_within_a_second() {
     for flags in CACHES {
-        let parent = Folder::new();
+        let parent = TempDir::new();
         for release in 0..RELEASES {
             let path = format!("releases/{release}");
-            fs::create_dir_all(parent.file(&path)).expect("a new folder");
+            fs::create_dir_all(parent.file(&path)).expect("a new directory");
             for (name, len) in LENS {
                 parent.write(&format!("{path}/{name}"), vec![b'0' + release; len]);
             }
@@ -181,7 +181,7 @@ fn a_switched_link_is_followed_within_a_second() {
         thread::scope(|scope| {
             let clients: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
             for release in 1..RELEASES {
-                // The path of the served folder may also lead through an absolute link.
+                // The path of the served directory may also lead through an absolute link.
                 let target = match release % 2 {
                     0 => format!("releases/{release}"),
                     _ => parent.file(&format!("releases/{release}")),
@@ -199,10 +199,10 @@ fn a_switched_link_is_followed_within_a_second() {
     }
 }
 
-/// After a pause without requests the first response comes from the new folder already.
+/// After a pause without requests the first response comes from the new directory already.
 #[test]
 fn a_switch_between_requests_is_noticed_by_the_first_request() {
-    let parent = Folder::new();
+    let parent = TempDir::new();
     let current = parent.file("current");
     for release in ["1", "2"] {
         fill(&parent.file(release), release);
@@ -223,8 +223,8 @@ fn a_switch_between_requests_is_noticed_by_the_first_request() {
 }
 
 #[test]
-fn links_that_lead_out_of_the_new_folder_are_not_followed() {
-    let parent = Folder::new();
+fn links_that_lead_out_of_the_new_directory_are_not_followed() {
+    let parent = TempDir::new();
     let current = parent.file("current");
     parent.write("secret", "secret");
     for release in ["1", "2"] {
@@ -262,25 +262,25 @@ fn a_relative_path_is_followed_after_the_working_directory_is_replaced() {
         ("work", "../other", "other"),
         ("work/deep", "../site", "work/site"),
     ] {
-        let parent = Folder::new();
+        let parent = TempDir::new();
         let make = |content: &str| {
-            for folder in ["work/deep", "work/site", "other"] {
-                fs::create_dir_all(parent.file(folder)).expect("a new folder");
+            for directory in ["work/deep", "work/site", "other"] {
+                fs::create_dir_all(parent.file(directory)).expect("a new directory");
             }
             fill(&parent.file(served), content);
         };
         make("old");
         let server = start_in(Path::new(&parent.file(directory)), &[], path);
         assert_becomes(&server, 200, "old", &[]);
-        for folder in ["work", "other"] {
-            fs::remove_dir_all(parent.file(folder)).expect("a folder that we own");
+        for directory in ["work", "other"] {
+            fs::remove_dir_all(parent.file(directory)).expect("a directory that we own");
         }
         make("new");
         assert_becomes(&server, 200, "new", &[200, 404]);
     }
 }
 
-/// The working directory may lie in a folder that the server may not enter, for example after
+/// The working directory may lie in a directory that the server may not enter, for example after
 /// `sudo -u` in another user's home.
 #[test]
 fn a_working_directory_whose_path_is_inaccessible_is_served() {
@@ -289,11 +289,11 @@ fn a_working_directory_whose_path_is_inaccessible_is_served() {
             "not tested: an inaccessible path to the working directory, which needs root",
         );
     }
-    let parent = Folder::new();
+    let parent = TempDir::new();
     let (home, site) = (parent.file("home"), parent.file("home/site"));
     fill(&site, "mine");
     let no_access = fs::Permissions::from_mode(0o000);
-    fs::set_permissions(&home, no_access).expect("a folder that we own");
+    fs::set_permissions(&home, no_access).expect("a directory that we own");
     let prefix = [
         "setpriv",
         "--reuid=65534",
@@ -314,13 +314,13 @@ fn a_working_directory_whose_path_is_inaccessible_is_served() {
     );
 }
 
-/// A file or a dangling link replaces the folder, or a parent folder becomes inaccessible: each is
-/// 404 or 403, as it would be for a file, and is reported once. When the folder is back, it is
-/// served again.
+/// A file or a dangling link replaces the directory, or a parent directory becomes inaccessible:
+/// each is 404 or 403, as it would be for a file, and is reported once. When the directory is back,
+/// it is served again.
 #[test]
-fn an_obstacle_in_place_of_the_folder_is_reported_once() {
-    let parent = Folder::new();
-    fs::create_dir(parent.file("srv")).expect("a new folder");
+fn an_obstacle_in_place_of_the_directory_is_reported_once() {
+    let parent = TempDir::new();
+    fs::create_dir(parent.file("srv")).expect("a new directory");
     let (site, aside) = (parent.file("srv/site"), parent.file("srv/aside"));
     fill(&site, "here");
     let mut command = coring(&["serve", &site, "--bind", "127.0.0.1:0", "--cores", "2"]);
@@ -330,11 +330,11 @@ fn an_obstacle_in_place_of_the_folder_is_reported_once() {
     }
     let server = Coring::start_as(command);
     assert_becomes(&server, 200, "here", &[]);
-    let move_folder = |from: &str, to: &str| fs::rename(from, to).expect("a renamed folder");
+    let move_directory = |from: &str, to: &str| fs::rename(from, to).expect("a renamed directory");
     let lock = |mode| {
         let srv = parent.file("srv");
         let permissions = fs::Permissions::from_mode(mode);
-        fs::set_permissions(srv, permissions).expect("a folder that we own");
+        fs::set_permissions(srv, permissions).expect("a directory that we own");
     };
     let assert_back = |meanwhile| {
         assert_becomes(&server, 200, "here", &[meanwhile]);
@@ -342,7 +342,7 @@ fn an_obstacle_in_place_of_the_folder_is_reported_once() {
         thread::sleep(SOON);
         assert_eq!(server.get("/a").text(), "here");
     };
-    move_folder(&site, &aside);
+    move_directory(&site, &aside);
     fs::write(&site, "a file").expect("a file");
     assert_becomes(&server, 404, "", &[200]);
     assert_one_message(&server, &[&site, "Not a directory"]);
@@ -350,14 +350,14 @@ fn an_obstacle_in_place_of_the_folder_is_reported_once() {
         assert_eq!(server.get(path).status, 404, "{path}");
     }
     fs::remove_file(&site).expect("a file that we own");
-    move_folder(&aside, &site);
+    move_directory(&aside, &site);
     assert_back(404);
-    move_folder(&site, &aside);
+    move_directory(&site, &aside);
     symlink("nowhere", &site).expect("a new link");
     assert_becomes(&server, 404, "", &[200]);
     assert_one_message(&server, &[&site, "No such file"]);
     fs::remove_file(&site).expect("a link that we own");
-    move_folder(&aside, &site);
+    move_directory(&aside, &site);
     assert_back(404);
     lock(0);
     assert_becomes(&server, 403, "", &[200]);
@@ -367,19 +367,19 @@ fn an_obstacle_in_place_of_the_folder_is_reported_once() {
     }
     lock(0o755);
     assert_back(403);
-    // A worker without requests in the meantime does not notice that the folder was missing.
-    eventually("a message that the folder is back", || {
+    // A worker without requests in the meantime does not notice that the directory was missing.
+    eventually("a message that the directory is back", || {
         (1..=3)
             .contains(&count_messages(&server, &[&site, "is back"]))
             .then_some(())
     });
 }
 
-/// A file system is mounted over the folder and unmounted again: the server serves the mounted
-/// files, and then those of the folder.
+/// A file system is mounted over the directory and unmounted again: the server serves the mounted
+/// files, and then those of the directory.
 #[test]
-fn a_file_system_mounted_over_the_folder_is_served() {
-    let parent = Folder::new();
+fn a_file_system_mounted_over_the_directory_is_served() {
+    let parent = TempDir::new();
     let site = parent.file("site");
     fill(&site, "below");
     let namespace = ["unshare", "--user", "--map-root-user", "--mount"];
@@ -388,7 +388,7 @@ fn a_file_system_mounted_over_the_folder_is_served() {
         .arg("true")
         .output();
     if !trial.is_ok_and(|trial| trial.status.success()) {
-        return report("not tested: a mount over the folder, which needs user namespaces");
+        return report("not tested: a mount over the directory, which needs user namespaces");
     }
     let server = start_in(parent.path(), &namespace, &site);
     assert_becomes(&server, 200, "below", &[]);
