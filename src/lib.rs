@@ -59,6 +59,10 @@ mod engine;
 pub mod fs;
 #[doc = include_str!("guide.md")]
 pub mod guide {}
+/// The examples of that page are tested.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/library.md")]
+mod library {}
 mod http;
 pub mod messages;
 pub mod metrics;
