@@ -19,7 +19,7 @@ impl Random {
         Self { state, fed }
     }
 
-    /// The numbers in `bytes`, each of [`FED_BYTES`] bytes, followed by the stream of seed 0. So a
+    /// The numbers in `bytes`, each of two bytes, followed by the stream of seed 0. So a
     /// fuzzer that changes a byte changes one decision.
     pub fn fed(bytes: &[u8]) -> Self {
         let numbers = bytes.as_chunks::<FED_BYTES>().0.iter().rev();
