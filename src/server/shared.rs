@@ -54,8 +54,8 @@ pub(super) struct Shared {
     /// The metrics of all workers, which count the connections of the process.
     pub(super) all_metrics: Arc<[Arc<WorkerMetrics>]>,
     pub(super) log: Option<WorkerLog>,
-    /// Listeners that still accept.
     /// Listeners that are not yet closed.
+    listening: Cell<usize>,
     /// Connections that are not yet closed, including those that get a 503.
     open: Cell<usize>,
     /// Woken when a listener or a connection is closed.
