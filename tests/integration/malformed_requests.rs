@@ -318,7 +318,7 @@ fn pitfall_22_a_client_that_still_sends_gets_the_response() {
 
 /// A client that keeps sending after the response cannot keep the connection open for ever.
 #[test]
-fn the_time_of_receiving_after_a_response_is_bounded() {
+fn a_client_that_keeps_sending_after_the_response_is_cut_off() {
     let server = Coring::start(&["--max-body", "1024"]);
     let mut client = server.connect();
     client.send(head_with_length("POST", "/", 99_999_999_999_u64));

@@ -137,7 +137,7 @@ fn the_banner_says_why_workers_are_not_pinned() {
     assert!(banner.contains(message), "{banner}");
 }
 
-/// Each engine needs these calls. The error must name the call, and must not blame io_uring.
+/// An engine cannot work without such a call. The error must name the call and not blame io_uring.
 #[test]
 fn a_refused_call_that_the_engine_needs_is_named() {
     let mut refused = vec![("eventfd2", "auto"), ("eventfd2", "epoll")];

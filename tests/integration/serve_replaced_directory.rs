@@ -108,8 +108,8 @@ fn a_directory_that_is_removed_and_made_again_is_served() {
             fill(&dist, &format!("build {build}"));
             assert_becomes(&server, 200, &format!("build {build}"), &[200, 404]);
         }
-        let told = count_messages(&server, &[&dist, "another directory"]);
-        assert!((1..=3).contains(&told), "{}", server.stderr());
+        let count = count_messages(&server, &[&dist, "another directory"]);
+        assert!((1..=3).contains(&count), "{}", server.stderr());
     }
 }
 

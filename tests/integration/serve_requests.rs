@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::support::{
-    Address, Coring, PATIENCE, ReceivedResponse, TempDir, coring, eventually, get, noise, request,
+    Address, Coring, PATIENCE, ReceivedResponse, TempDir, eventually, get, noise, request,
 };
 
 #[test]
@@ -328,7 +328,7 @@ fn preconditions_are_evaluated() {
 }
 
 #[test]
-fn a_range_is_served_only_for_get_single_and_current() {
+fn a_range_needs_get_a_single_range_and_a_matching_if_range() {
     let directory = TempDir::new();
     directory.write("a", "0123456789");
     directory.write("empty", "");

@@ -71,7 +71,7 @@ fn an_invalid_flag_is_a_usage_error() {
         &["--cores", "0"],
         &["respond", "--status", "99"],
     ] {
-        let finished = fails(arguments, 2);
+        let finished = assert_fails(arguments, 2);
         assert!(
             finished.stderr.contains(arguments[arguments.len() - 1]),
             "{}",
