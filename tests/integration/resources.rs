@@ -258,7 +258,7 @@ fn pitfall_24_a_blocked_send_on_a_nonblocking_socket_does_not_spin() {
     server.stop();
 }
 
-/// A write beyond RLIMIT_FSIZE, even to a memfd, raises SIGXFSZ, which by default kills the process.
+/// A write beyond RLIMIT_FSIZE, also to a memfd, raises SIGXFSZ, which kills by default.
 #[test]
 fn a_limit_on_the_file_size_does_not_end_the_program() {
     let directory = TempDir::new();
