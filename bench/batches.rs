@@ -55,7 +55,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// What each connection sends in a round.
+/// The requests that each connection sends in a round.
 #[derive(Clone, Copy)]
 enum Load {
     /// Several requests at once. The connection is kept for the next round.

@@ -121,7 +121,7 @@ def refusal(scenario: Scenario, ratios: Sequence[Ratio]) -> str:
 
 
 def lacks(scenario: Scenario, names: Sequence[str], rounds: int) -> str:
-    """What the run lacks to support a claim. Empty if nothing."""
+    """The reason why a run supports no claim. Empty if it does."""
     wanted = [scenario.twin, scenario.twin + TWIN]
     wanted += ["floor-ring", "nginx"] if scenario.fair_floor else []
     missing = [name for name in dict.fromkeys(wanted) if name not in names]

@@ -88,7 +88,7 @@ fn usage(error: &str) -> ! {
     process::exit(2)
 }
 
-/// What a peer does with the connection after it has sent the responses.
+/// How to continue with the connection after the responses have been sent.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Next {
     Keep,
