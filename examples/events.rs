@@ -4,9 +4,9 @@
 //! Every page gets a response that does not end, and each event is written to all of these
 //! responses. A page that reads too slowly is disconnected, so that it neither occupies memory nor
 //! delays the others; the browser then reconnects by itself. All pages belong to one worker, so the
-//! list of them needs no lock. With several workers, each worker would have a list, and events would
-//! go between the workers through channels for threads (of `async-channel` or `tokio::sync`), which
-//! a coroutine can await.
+//! list of them needs no lock. With several workers, each worker would have a list, and events
+//! would go between the workers through channels for threads (of `async-channel` or `tokio::sync`),
+//! which a coroutine can await.
 
 #![allow(clippy::print_stdout, reason = "prints the address")]
 

@@ -25,9 +25,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Registered before the server starts, so that no signal is missed.
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let mut limits = Limits::default();
-    // The whole shutdown takes up to 2 s longer than this, because the server first accepts from the
-    // backlog and responds to new requests. Keep the sum below the time after which the supervisor
-    // kills the program (Kubernetes: 30 s by default).
+    // The whole shutdown takes up to 2 s longer than this, because the server first accepts from
+    // the backlog and responds to new requests. Keep the sum below the time after which the
+    // supervisor kills the program (Kubernetes: 30 s by default).
     limits.drain_timeout = Some(Duration::from_secs(20));
     let address = std::env::args().nth(1);
     let server = Server::builder()

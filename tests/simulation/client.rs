@@ -1,5 +1,5 @@
-//! A client whose requests and behaviour, good or bad, follow from a seed. It checks every byte that
-//! it receives.
+//! A client whose requests and behaviour, good or bad, follow from a seed. It checks every byte
+//! that it receives.
 
 use coring::sim::{Connection, Random, Received, World};
 

@@ -1,9 +1,10 @@
 //! Known pitfalls of an `io_uring` server. Each test here runs the server on a kernel in which the
-//! pitfall is frequent: every run must pass. Then the remedy is disabled by a planted fault, and one
-//! of the runs must fail.
+//! pitfall is frequent: every run must pass. Then the remedy is disabled by a planted fault, and
+//! one of the runs must fail.
 //!
-//! The name of each test contains the number of its pitfall, in every suite: `cargo test pitfall_17`
-//! finds it. The tests here and in `turns` are simulations, the others use the real kernel.
+//! The name of each test contains the number of its pitfall, in every suite: `cargo test
+//! pitfall_17` finds it. The tests here and in `turns` are simulations, the others use the real
+//! kernel.
 //!
 //! | number | pitfall | where |
 //! |---|---|---|

@@ -43,7 +43,8 @@ pub(crate) fn run_until(
     Err("a busy loop".to_owned())
 }
 
-/// Runs a server until a client has received `count` responses, and stops it. Returns all responses.
+/// Runs a server until a client has received `count` responses, and stops it. Returns all
+/// responses.
 fn run(seed: u64, count: usize) -> Result<String, String> {
     let mut random = Random::new(seed);
     let faults = Faults {

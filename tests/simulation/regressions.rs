@@ -29,8 +29,8 @@ const SEEDS: &[(u64, &str)] = &[
     (19_069, OVERFLOW),
 ];
 
-const NO_CLOSE: &str = "the server took the rest of a request body for another request, and sent no \
-                        `Connection: close` during a drain";
+const NO_CLOSE: &str =
+    "the server took the rest of a body for another request: it sent no Connection: close";
 const ASLEEP: &str = "a worker slept although a socket had data and buffers were free";
 const OVERFLOW: &str = "the completion queue was full, and each re-armed poll ended another poll";
 const SLOW_TRANSFER: &str =

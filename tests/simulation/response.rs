@@ -1,4 +1,5 @@
-//! A simple parser of the responses that a simulated client receives. It does not know the requests.
+//! A simple parser of the responses that a simulated client receives. It does not know the
+//! requests.
 
 /// A response that has arrived completely.
 #[derive(Debug)]

@@ -150,7 +150,8 @@ pub(crate) fn check(seed: u64) -> Result<(), String> {
     let (world, content) = (scene.world.clone(), content());
     world.enter(|| {
         let client = world.connect(0).ok_or("no listener")?;
-        // The cache moves the content to an anonymous file when it has checked the file three times.
+        // The cache moves the content to an anonymous file when it has checked the file three
+        // times.
         for _ in 0..5 {
             client.send(request(Some(&(0..LEN))).as_bytes());
             scene.responses(&client, 1, LEN, usize::MAX)?;

@@ -267,8 +267,8 @@ fn a_drain_ends_while_clients_connect() {
         let mut server = Simulated::new(&world, 1, &limits, || Site(Rc::default()));
         server.step(0);
         server.drain();
-        // A drain accepts from the backlog for one second, and responds to new requests for another.
-        // The last term is slack, because each step advances the clock by 200 ms.
+        // A drain accepts from the backlog for one second, and responds to new requests for
+        // another. The last term is slack, because each step advances the clock by 200 ms.
         let end_ms = world.now_ms() + 2000 + DRAIN_MS + 2000;
         while server.step(0) != Step::Ended {
             assert!(world.now_ms() < end_ms, "the drain does not end");

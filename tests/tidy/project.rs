@@ -1,5 +1,5 @@
-//! Rules about the whole project: every file is part of a crate, and ARCHITECTURE.md agrees with the
-//! sources and with Cargo.toml. The caller passes all texts; no function here reads a file.
+//! Rules about the whole project: every file is part of a crate, and ARCHITECTURE.md agrees with
+//! the sources and with Cargo.toml. The caller passes all texts; no function here reads a file.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -59,26 +59,26 @@ pub(crate) fn import_rows(architecture: &str, files: &BTreeMap<String, String>) 
     faults
 }
 
-/// Every room has a section of `architecture` (a heading such as "### `src/buf/`"), which mentions
-/// `unsafe` in its heading if the room may use it, and only then.
+/// Every room has a row in the code map of `architecture` ("| `buf/` | …"). A room that may use
+/// `unsafe` has a section whose heading says so ("### `buf/` (unsafe)"), and no other heading does.
 pub(crate) fn sections(architecture: &str) -> Vec<String> {
     let mut faults = Vec::new();
     for (room, _) in imports::TABLE {
-        let folder = format!("src/{room}/");
-        let begin = format!("### `{folder}`");
-        let heading = (1..)
-            .zip(architecture.lines())
-            .find(|(_, line)| line.starts_with(&begin));
-        let Some((number, heading)) = heading else {
-            let what = format!("`{room}` has no section; add a heading that begins `{begin}`");
+        let row = format!("| `{room}/` |");
+        if !architecture.lines().any(|line| line.starts_with(&row)) {
+            let what = format!("`{room}` is not in the code map; add a row `{row} … |`");
             faults.push(violation("ARCHITECTURE.md", 1, "sections", &what));
-            continue;
-        };
+        }
+        let begin = format!("### `{room}/`");
+        let mut lines = (1..).zip(architecture.lines());
+        let heading = lines.find(|(_, line)| line.starts_with(&begin));
+        let (number, heading) = heading.unwrap_or((1, ""));
+        let folder = format!("src/{room}/");
         let may_be_unsafe = UNSAFE_HOMES.contains(&folder.as_str());
-        if heading.contains("`unsafe`") != may_be_unsafe {
+        if heading.contains("unsafe") != may_be_unsafe {
             let what = format!(
-                "`{folder}` may use `unsafe`: {may_be_unsafe} (UNSAFE_HOMES of \
-                 tests/tidy/shape.rs); say the same in this heading"
+                "`{folder}` may use `unsafe`: {may_be_unsafe} (UNSAFE_HOMES in \
+                 tests/tidy/shape.rs); say the same in the heading `{begin}`"
             );
             faults.push(violation("ARCHITECTURE.md", number, "sections", &what));
         }

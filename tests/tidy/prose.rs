@@ -1,5 +1,5 @@
 //! Words and phrases that comments and pages may not use, because they hide the actor or the fact.
-//! What is in backticks is not checked, so a comment can name an identifier of any kind.
+//! Text in backticks is not checked, so a comment can name any identifier.
 
 use std::ops::Range;
 
@@ -9,8 +9,10 @@ use crate::violation;
 /// A phrase that is refused, as whole words and with the case as given here.
 struct Phrase {
     text: &'static str,
-    /// It is refused only where a sentence or a clause ends behind it.
+    /// It is refused only at the end of a sentence or a clause.
     at_end: bool,
+    /// It is allowed behind this word.
+    unless_after: Option<&'static str>,
     /// It is refused only in files whose path begins with this.
     below: &'static str,
     cure: &'static str,
@@ -42,6 +44,7 @@ const PHRASES: &[Phrase] = &[
     refused("rungs", "write: feature levels"),
     Phrase {
         at_end: true,
+        unless_after: Some("there"),
         ..refused("is none", "write: is not valid, is not a …, does not exist")
     },
     in_src("nobody"),
@@ -56,6 +59,7 @@ const fn refused(text: &'static str, cure: &'static str) -> Phrase {
     Phrase {
         text,
         at_end: false,
+        unless_after: None,
         below: "",
         cure,
     }
@@ -133,7 +137,11 @@ impl Paragraph {
                     .trim_start()
                     .starts_with(['.', ',', ';', ':', '!', '?', ')', '|']);
             let is_quoted = quoted.iter().any(|span| span.contains(&at));
-            is_whole && (ends || !phrase.at_end) && !is_quoted
+            let before = before.trim_end();
+            let is_allowed = phrase
+                .unless_after
+                .is_some_and(|word| before.ends_with(word));
+            is_whole && (ends || !phrase.at_end) && !is_allowed && !is_quoted
         });
         found.collect()
     }

@@ -32,8 +32,8 @@ pub(super) struct Client {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Circumstances {
     pub(super) kind: Kind,
-    /// A connection may end early: the kernel injects faults, a deadline may have passed, or a drain
-    /// has begun.
+    /// A connection may end early: the kernel injects faults, a deadline may have passed, or a
+    /// drain has begun.
     pub(super) may_break: bool,
 }
 

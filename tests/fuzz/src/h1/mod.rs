@@ -84,8 +84,8 @@ fn replay(pieces: &[&[u8]], limits: &Limits, policy: ResponsePolicy) -> Vec<Stri
     script.finish()
 }
 
-/// Asserts that the reports are the same, up to a fault. The kind of the fault may differ: if a head
-/// with two faults arrives in pieces, the parser may report the other one.
+/// Asserts that the reports are the same, up to a fault. The kind of the fault may differ: if a
+/// head with two faults arrives in pieces, the parser may report the other one.
 fn compare(whole: &[String], pieces: &[String]) {
     let until_fault = |report: &[String]| {
         let fault = report.iter().position(|line| script::is_fault(line));

@@ -142,8 +142,8 @@ impl<'a> Script<'a> {
         }
     }
 
-    /// The parser has paused, because there are bytes behind a request without a response, or behind
-    /// the last request.
+    /// The parser has paused, because there are bytes behind a request without a response, or
+    /// behind the last request.
     fn resume(&mut self, used: usize) {
         assert!(
             used == 0 && !self.unread.is_empty(),
