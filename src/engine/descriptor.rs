@@ -24,7 +24,7 @@ struct Inner {
     fd: Option<OwnedFd>,
     /// We have set `O_NONBLOCK`. The flag may have been set before, too.
     nonblocking: Cell<bool>,
-    /// [`Descriptor::tell_gone`] was called.
+    /// [`Descriptor::notify_gone`] was called.
     is_gone: Cell<bool>,
     /// The event for those that wait in [`WeakDescriptor::gone`]; created for the first of them.
     gone: RefCell<Option<Rc<Event>>>,
@@ -49,7 +49,7 @@ impl Descriptor {
 
     /// Wakes all tasks that wait in [`WeakDescriptor::gone`]: the peer is gone, or the owner no
     /// longer uses the descriptor.
-    pub fn tell_gone(&self) {
+    pub fn notify_gone(&self) {
         self.0.is_gone.set(true);
         let gone = self.0.gone.take();
         gone.into_iter().for_each(|gone| gone.happen());
@@ -87,7 +87,7 @@ impl WeakDescriptor {
         self.0.upgrade().map(Descriptor)
     }
 
-    /// Waits until [`Descriptor::tell_gone`] is called. Ready at once if the descriptor is closed.
+    /// Waits until [`Descriptor::notify_gone`] is called. Ready at once if the descriptor is closed.
     pub fn gone(&self) -> Occurrence {
         let inner = self.0.upgrade().filter(|inner| !inner.is_gone.get());
         let event = match &inner {

@@ -185,7 +185,7 @@ impl Receiving {
     /// Fetches all completions that are available now, without waiting. If this receive is queued
     /// for a buffer, its bytes are received, too. Returns false if there were no completions.
     #[cold]
-    pub fn look(&self) -> bool {
+    pub fn fetch_completions(&self) -> bool {
         self.0.with(|engine, id| {
             // A failed ring fails again at the next visit, which reports the error.
             let has_come = engine.fetch_completions().unwrap_or(false);

@@ -34,6 +34,6 @@ pub use worker::Worker;
 /// run turn by turn.
 #[cfg(feature = "sim")]
 pub(crate) use {
-    uring::{Cqe, KernelRing, Sqe, forgive},
-    worker::Running,
+    uring::{Cqe, KernelRing, Sqe, ignore_transient},
+    worker::RunningWorker,
 };

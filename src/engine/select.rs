@@ -25,10 +25,10 @@ pub enum EngineChoice {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Selected {
-    /// io_uring, with a ring of the feature level that `rung` names.
+    /// io_uring, with a ring of the feature level that `feature_level` names.
     Uring {
         /// The Linux release that introduced this feature level, for example "6.6".
-        rung: &'static str,
+        feature_level: &'static str,
     },
     /// epoll.
     Epoll {
@@ -39,7 +39,7 @@ pub enum Selected {
 
 impl Selected {
     /// The fallback when io_uring was refused: epoll.
-    pub(crate) fn instead(refused: &Refused) -> Self {
+    pub(crate) fn epoll_fallback(refused: &Refused) -> Self {
         Self::Epoll {
             why: Some(refused.to_string()),
         }
@@ -49,7 +49,9 @@ impl Selected {
 impl fmt::Display for Selected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Uring { rung } => write!(f, "io_uring (feature level: Linux {rung})"),
+            Self::Uring { feature_level } => {
+                write!(f, "io_uring (feature level: Linux {feature_level})")
+            }
             Self::Epoll { why: None } => f.write_str("epoll (as requested)"),
             Self::Epoll { why: Some(why) } => write!(f, "epoll ({why})"),
         }
@@ -78,7 +80,7 @@ impl Refused {
     }
 
     /// Whether io_uring was refused, so that epoll may still work.
-    pub(crate) fn is_of_ring(&self) -> bool {
+    pub(crate) fn is_uring(&self) -> bool {
         matches!(self.0, Cause::Ring(_))
     }
 }
@@ -133,9 +135,9 @@ impl EngineChoice {
             trial.map(|trial| trial.join().expect("the probe does not panic"))
         });
         match tried.map_err(|error| Refused(Cause::Thread(error)))? {
-            Ok(rung) => Ok(Selected::Uring { rung }),
+            Ok(feature_level) => Ok(Selected::Uring { feature_level }),
             Err(refusal) => match Refused::ring(refusal) {
-                refused if self == Self::Auto => Ok(Selected::instead(&refused)),
+                refused if self == Self::Auto => Ok(Selected::epoll_fallback(&refused)),
                 refused => Err(refused),
             },
         }

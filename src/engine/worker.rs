@@ -1,5 +1,5 @@
 //! A worker: an engine and an executor on one thread. [`Worker::run`] is its loop,
-//! [`Running::turn`] one turn of the loop, and [`visit`] the part of a turn that calls the kernel.
+//! [`RunningWorker::turn`] one turn of the loop, and [`visit`] the part of a turn that calls the kernel.
 
 use std::cell::RefCell;
 use std::io;
@@ -78,7 +78,9 @@ impl Worker {
     /// If the simulated machine has no descriptors left.
     #[cfg(feature = "sim")]
     pub(crate) fn simulated(metrics: &Arc<WorkerMetrics>) -> Result<Self, Refused> {
-        let selected = Selected::Uring { rung: "sim" };
+        let selected = Selected::Uring {
+            feature_level: "sim",
+        };
         Ok(Self {
             // No threads: their scheduling would make a simulated run irreproducible.
             blocking: BlockingPool::new(0),
@@ -105,8 +107,11 @@ impl Worker {
         })
     }
 
-    /// Prepares the loop, with `main` as its first coroutine. [`Running::turn`] runs it.
-    pub(crate) fn start<T: 'static>(self, main: impl Future<Output = T> + 'static) -> Running<T> {
+    /// Prepares the loop, with `main` as its first coroutine. [`RunningWorker::turn`] runs it.
+    pub(crate) fn start<T: 'static>(
+        self,
+        main: impl Future<Output = T> + 'static,
+    ) -> RunningWorker<T> {
         let output = Rc::new(RefCell::new(None));
         let result = output.clone();
         let alive = Rc::new(());
@@ -115,7 +120,7 @@ impl Worker {
             let _alive = alive;
             *result.borrow_mut() = Some(main.await);
         });
-        Running {
+        RunningWorker {
             worker: self,
             output,
             main_alive,
@@ -125,13 +130,13 @@ impl Worker {
 
 /// A running worker. Dropping it drops its coroutines, and returns once the kernel uses nothing of
 /// the worker any more.
-pub(crate) struct Running<T> {
+pub(crate) struct RunningWorker<T> {
     worker: Worker,
     output: Rc<RefCell<Option<T>>>,
     main_alive: Weak<()>,
 }
 
-impl<T> Running<T> {
+impl<T> RunningWorker<T> {
     /// Makes this worker the thread's current one while `body` runs.
     pub(crate) fn scope<R>(&self, body: impl FnOnce() -> R) -> R {
         current::scope(&self.worker, || self.worker.executor.enter(body))
@@ -164,7 +169,7 @@ impl<T> Running<T> {
 }
 
 #[cfg(feature = "sim")]
-impl<T> Running<T> {
+impl<T> RunningWorker<T> {
     /// Finishes the visit in which the worker fell asleep on a simulated kernel.
     pub(crate) fn wake_up(&self) -> io::Result<()> {
         let Worker {
@@ -187,7 +192,7 @@ impl<T> Running<T> {
     }
 }
 
-impl<T> Drop for Running<T> {
+impl<T> Drop for RunningWorker<T> {
     fn drop(&mut self) {
         self.scope(|| self.worker.executor.clear());
     }
@@ -232,7 +237,7 @@ pub(in crate::engine) enum Engine {
 }
 
 /// The most calls of epoll_wait(2) in a row that [`Engine::fetch_completions`] makes.
-const FETCHES_MAX: u32 = 1000;
+const VISITS_MAX: u32 = 1000;
 
 impl Engine {
     pub(super) fn pool(&self) -> &Pool {
@@ -250,7 +255,7 @@ impl Engine {
             Self::Epoll(epoll) => {
                 let mut calls = 0;
                 // One call of epoll_wait(2) returns a limited number of events.
-                while calls < FETCHES_MAX && epoll.visit(None)? > 0 {
+                while calls < VISITS_MAX && epoll.visit(None)? > 0 {
                     calls += 1;
                 }
                 Ok(calls > 0)

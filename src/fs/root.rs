@@ -15,7 +15,7 @@ use super::file::{File, Metadata};
 use crate::engine::blocking;
 #[cfg(feature = "sim")]
 use crate::sim::openat2;
-use crate::sys::limits::is_spare_descriptor;
+use crate::sys::limits::is_reserved_descriptor;
 
 /// How often a name is resolved at most, if openat2(2) fails with `EAGAIN`: another process renamed
 /// a directory meanwhile, so the kernel cannot be sure that a `..` stayed beneath the root.
@@ -232,7 +232,7 @@ impl Inner {
             opened => opened?,
         };
         // The last descriptors are reserved for connections, so that their clients can get 503.
-        if is_spare_descriptor(&fd) {
+        if is_reserved_descriptor(&fd) {
             return Err(Errno::MFILE);
         }
         let metadata = Metadata::new(&fstat(&fd)?);

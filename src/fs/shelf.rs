@@ -22,8 +22,8 @@ use rustix::io::{Errno, pread, pwrite};
 
 use crate::buf::FileSpan;
 use crate::engine::{blocking, monotonic_ms};
-use crate::sys::file::{LARGE_PAGE_BYTES, anonymous_file, fill_with_large_page, give_up_writing};
-use crate::sys::limits::{is_short_of_descriptors, may_write};
+use crate::sys::file::{HUGE_PAGE_BYTES, anonymous_file, fill_with_huge_page, seal_writes};
+use crate::sys::limits::{is_file_size_allowed, is_short_of_descriptors};
 
 /// Content begins at a page boundary. The kernel moves it to the socket through a pipe, which holds
 /// a limited number of pages; unaligned content would touch one more and need another step.
@@ -70,8 +70,8 @@ impl Shelf {
     /// is too low: writing would then fail, and kill the process by SIGXFSZ unless that signal is
     /// blocked (getrlimit(2)).
     pub(crate) fn new(bytes_max: usize) -> Self {
-        let files_max = match may_write(LARGE_PAGE_BYTES as u64) {
-            true => KEPT_FILES_MAX.min(bytes_max / LARGE_PAGE_BYTES),
+        let files_max = match is_file_size_allowed(HUGE_PAGE_BYTES as u64) {
+            true => KEPT_FILES_MAX.min(bytes_max / HUGE_PAGE_BYTES),
             false => 0,
         };
         Self(Rc::new(Memfds {
@@ -91,7 +91,7 @@ impl Shelf {
     /// If `bytes` are more than 2 MiB, the size of a file.
     pub(crate) fn keep(&self, bytes: &[u8]) -> io::Result<Kept> {
         assert!(
-            bytes.len() <= LARGE_PAGE_BYTES,
+            bytes.len() <= HUGE_PAGE_BYTES,
             "content must fit into a file"
         );
         let (file, offset) = self.0.allocate(bytes.len()).ok_or(Errno::AGAIN)?;
@@ -130,7 +130,7 @@ impl Memfds {
         let mut memfds = self.memfds.borrow_mut();
         let memfd = memfds
             .iter_mut()
-            .find(|memfd| len <= LARGE_PAGE_BYTES - memfd.used)?;
+            .find(|memfd| len <= HUGE_PAGE_BYTES - memfd.used)?;
         let offset = memfd.used;
         memfd.used = (offset + len).next_multiple_of(ALIGNMENT);
         Some((memfd.file.clone(), offset))
@@ -147,7 +147,7 @@ impl Memfds {
             if is_short_of_descriptors(&file, SPARE_DESCRIPTORS) {
                 return Err(Errno::MFILE.into());
             }
-            fill_with_large_page(&file)?;
+            fill_with_huge_page(&file)?;
             io::Result::Ok(Arc::new(file))
         });
         let file = file.await??;
@@ -159,13 +159,13 @@ impl Memfds {
     async fn remove(&self) -> io::Result<()> {
         let memfd = self.take_unused().ok_or(Errno::MFILE)?;
         let file = memfd.file.clone();
-        let given_up = blocking(move || give_up_writing(&file)).await;
-        let given_up = given_up.unwrap_or_else(|error| Err(error.into()));
-        if given_up.is_err() {
+        let sealed = blocking(move || seal_writes(&file)).await;
+        let sealed = sealed.unwrap_or_else(|error| Err(error.into()));
+        if sealed.is_err() {
             // A socket refers to it, so it still counts. At the end others are tried before it.
             self.memfds.borrow_mut().push(memfd);
         }
-        given_up
+        sealed
     }
 
     /// Takes a file out that has no [`Kept`] and no span.
@@ -250,7 +250,7 @@ mod tests {
     #[test]
     fn content_and_ranges_of_it_are_read_back() {
         run(async {
-            let shelf = Shelf::new(LARGE_PAGE_BYTES);
+            let shelf = Shelf::new(HUGE_PAGE_BYTES);
             let bytes: Vec<u8> = (0..=250).cycle().take(70_001).collect();
             let kept = keep(&shelf, &bytes).await;
             let more = keep(&shelf, &bytes[9..]).await;
@@ -273,7 +273,7 @@ mod tests {
     #[test]
     fn space_is_not_reused_before_its_file_is_removed() {
         run(async {
-            let shelf = Shelf::new(2 * LARGE_PAGE_BYTES + 1);
+            let shelf = Shelf::new(2 * HUGE_PAGE_BYTES + 1);
             let mut all = Vec::new();
             for _ in 0..4 {
                 all.push(keep(&shelf, &[1; LARGE]).await);
@@ -295,7 +295,7 @@ mod tests {
     #[test]
     fn a_file_in_a_socket_buffer_is_not_removed() {
         run(async {
-            let shelf = Shelf::new(LARGE_PAGE_BYTES);
+            let shelf = Shelf::new(HUGE_PAGE_BYTES);
             let kept = keep(&shelf, &[1; LARGE]).await;
             let rest = keep(&shelf, &[2; LARGE]).await;
             let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a pair of sockets");
@@ -314,7 +314,7 @@ mod tests {
     #[test]
     fn a_cache_without_room_for_a_file_stays_empty() {
         run(async {
-            let shelf = Shelf::new(LARGE_PAGE_BYTES - 1);
+            let shelf = Shelf::new(HUGE_PAGE_BYTES - 1);
             assert!(shelf.keep(b"a").is_err());
             assert!(shelf.grow().is_none());
         });

@@ -67,8 +67,8 @@ impl Stream {
 
     /// Processes all completions that have arrived at the worker by now, for this stream and all
     /// others, without waiting. Returns whether there were any.
-    pub fn look(&self) -> bool {
-        self.receiving.look()
+    pub fn fetch_completions(&self) -> bool {
+        self.receiving.fetch_completions()
     }
 
     /// Whether [`Stream::poll_recv`] has more bytes to return, as far as is known.
@@ -81,7 +81,7 @@ impl Stream {
     pub fn poll_peer(&self, context: &Context<'_>) -> Peer {
         let peer = self.receiving.poll_peer(context);
         if peer != Peer::Present {
-            self.socket.tell_gone();
+            self.socket.notify_gone();
         }
         peer
     }
@@ -211,7 +211,7 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.socket.tell_gone();
+        self.socket.notify_gone();
     }
 }
 

@@ -14,7 +14,7 @@ use crate::buf::Pool;
 use crate::metrics::WorkerMetrics;
 use crate::net::SendLimits;
 use crate::rt::{note_waker, sleep_ms, spawn_detached};
-use crate::sys::limits::spare_descriptors;
+use crate::sys::limits::reserved_descriptors;
 
 /// How many connections beyond the limit get a 503 at a time. Others are closed without a response.
 const REFUSED_MAX: u64 = 32;
@@ -88,21 +88,21 @@ impl Shared {
     }
 
     /// Decides how to treat a new connection whose descriptor is `number`. The kernel gives out the
-    /// lowest free number (open(2)), so a high number means that few are left. With `spare` from
-    /// [`spare_descriptors`]:
+    /// lowest free number (open(2)), so a high number means that few are left. With `reserved` from
+    /// [`reserved_descriptors`]:
     ///
-    /// - A connection that has one of the last `spare / 2` numbers is closed.
-    /// - A connection that has one of the `spare` numbers before them gets a 503. Files may use the
-    ///   lower half of these numbers, so that served connections can open some.
+    /// - A connection that has one of the last `reserved / 2` numbers is closed.
+    /// - A connection that has one of the `reserved` numbers before them gets a 503. Files may use
+    ///   the lower half of these numbers, so that served connections can open some.
     /// - A connection that has a lower number is served.
     pub(super) fn admission(&self, number: u64) -> Admission {
         let metrics = self.all_metrics.iter();
         let open: u64 = metrics.map(|metrics| metrics.connections_open.get()).sum();
-        let spare = spare_descriptors(self.files_max);
-        if open < self.limits.connections_max && number < self.files_max - spare - spare / 2 {
+        let reserved = reserved_descriptors(self.files_max);
+        if open < self.limits.connections_max && number < self.files_max - reserved - reserved / 2 {
             Admission::Serve
         } else if open < self.limits.connections_max.saturating_add(REFUSED_MAX)
-            && number < self.files_max - spare / 2
+            && number < self.files_max - reserved / 2
         {
             Admission::Refuse
         } else {

@@ -161,13 +161,13 @@ fn settle(
                 .for_each(|worker| tell(worker, Verdict::Serve));
             return Ok(selected);
         };
-        if !why.is_of_ring() {
+        if !why.is_uring() {
             return Err(Error::new(ErrorKind::Runtime, why));
         }
         if choice != EngineChoice::Auto {
             return Err(Error::new(ErrorKind::Engine, why));
         }
-        selected = Selected::instead(&why);
+        selected = Selected::epoll_fallback(&why);
         for worker in verdicts {
             tell(worker, Verdict::TryAgain(selected.clone()));
         }

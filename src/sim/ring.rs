@@ -12,7 +12,7 @@ use super::World;
 use super::buffers::Provided;
 use super::faults;
 use super::kernel::{Kernel, RingState, error};
-use crate::engine::{Cqe, KernelRing, Sqe, forgive};
+use crate::engine::{Cqe, KernelRing, Sqe, ignore_transient};
 
 /// A ring of the real kernel, or of a simulated one.
 #[derive(Debug)]
@@ -96,7 +96,7 @@ impl Ring {
     pub(crate) fn enter(&mut self, want: u32, timeout: Option<Duration>) -> io::Result<()> {
         match self {
             Self::Kernel(ring) => ring.enter(want, timeout),
-            Self::Simulated(ring) => ring.enter(want, timeout).or_else(forgive),
+            Self::Simulated(ring) => ring.enter(want, timeout).or_else(ignore_transient),
         }
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::World;
 use super::kernel::Kernel;
 use crate::buf::Pool;
-use crate::engine::{Running, Worker, pool};
+use crate::engine::{RunningWorker, Worker, pool};
 use crate::metrics::WorkerMetrics;
 
 /// The state of a worker after a turn of its loop.
@@ -25,7 +25,7 @@ pub enum Step {
 pub struct Stepped {
     world: World,
     /// `None` when the worker has ended.
-    running: Option<Running<()>>,
+    running: Option<RunningWorker<()>>,
     ring: usize,
     /// `Some` while the worker sleeps: when the sleep ends at the latest, in ms, if ever.
     sleeps: Option<Option<u64>>,

@@ -10,7 +10,7 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create
 use rustix::io::{Errno, ReadWriteFlags, preadv2, pwrite};
 
 /// The size of a huge page on machines whose normal page has 4 KiB.
-pub const LARGE_PAGE_BYTES: usize = 2 << 20;
+pub const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 /// Whether the byte at `offset` is in the page cache, as far as the file system can tell. If it is
 /// not, the kernel begins to read it (preadv2(2), `RWF_NOWAIT`).
@@ -64,17 +64,17 @@ pub fn anonymous_file(name: &str) -> io::Result<OwnedFd> {
 ///
 /// # Errors
 /// `EBUSY` if the pages are in use elsewhere.
-pub fn give_up_writing(file: &OwnedFd) -> io::Result<()> {
+pub fn seal_writes(file: &OwnedFd) -> io::Result<()> {
     Ok(fcntl_add_seals(file, SealFlags::WRITE)?)
 }
 
-/// Extends an empty anonymous file to [`LARGE_PAGE_BYTES`] zeros. They are one huge page if the
+/// Extends an empty anonymous file to [`HUGE_PAGE_BYTES`] zeros. They are one huge page if the
 /// kernel has one (madvise(2), `MADV_COLLAPSE`, Linux 6.1), else normal pages.
 ///
 /// # Errors
 /// Those of ftruncate(2) and pwrite(2).
-pub fn fill_with_large_page(file: &OwnedFd) -> io::Result<()> {
-    ftruncate(file, LARGE_PAGE_BYTES as u64)?;
+pub fn fill_with_huge_page(file: &OwnedFd) -> io::Result<()> {
+    ftruncate(file, HUGE_PAGE_BYTES as u64)?;
     // A file without any page cannot be collapsed.
     pwrite(file, &[0], 0)?;
     collapse(file);
@@ -83,7 +83,7 @@ pub fn fill_with_large_page(file: &OwnedFd) -> io::Result<()> {
 
 /// Collapses the file into a huge page, through a mapping that is aligned like the page.
 fn collapse(file: &OwnedFd) {
-    let len = LARGE_PAGE_BYTES;
+    let len = HUGE_PAGE_BYTES;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     // SAFETY: reserves unused addresses without memory; the kernel chooses where.
     let room = unsafe { libc::mmap(ptr::null_mut(), 2 * len, libc::PROT_NONE, flags, -1, 0) };
@@ -115,7 +115,7 @@ mod tests {
     #[test]
     fn an_anonymous_file_is_full_of_zeros_and_can_be_written() {
         let file = anonymous_file("test").expect("an anonymous file");
-        fill_with_large_page(&file).expect("memory");
+        fill_with_huge_page(&file).expect("memory");
         let stat = fstat(&file).expect("a file");
         assert_eq!(stat.st_size, 2 << 20);
         let knows_noexec = rustix::system::uname()
@@ -129,8 +129,8 @@ mod tests {
             });
         assert_eq!(stat.st_mode & 0o111 == 0, knows_noexec);
         let mut bytes = [1; 2];
-        assert_eq!(pwrite(&file, b"a", LARGE_PAGE_BYTES as u64 - 1), Ok(1));
-        assert_eq!(pread(&file, &mut bytes, LARGE_PAGE_BYTES as u64 - 2), Ok(2));
+        assert_eq!(pwrite(&file, b"a", HUGE_PAGE_BYTES as u64 - 1), Ok(1));
+        assert_eq!(pread(&file, &mut bytes, HUGE_PAGE_BYTES as u64 - 2), Ok(2));
         assert_eq!(bytes, *b"\0a");
     }
 }

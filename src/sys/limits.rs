@@ -21,7 +21,7 @@ pub fn raise_open_files() -> u64 {
 
 /// Whether a file may have `bytes` bytes. A write beyond the limit raises SIGXFSZ, even if the file
 /// is only in memory (getrlimit(2), `RLIMIT_FSIZE`).
-pub fn may_write(bytes: u64) -> bool {
+pub fn is_file_size_allowed(bytes: u64) -> bool {
     getrlimit(Resource::Fsize)
         .current
         .is_none_or(|max| bytes <= max)
@@ -30,7 +30,7 @@ pub fn may_write(bytes: u64) -> bool {
 /// How many of `files_max` descriptors are reserved, so that the server can still accept a client
 /// and tell it that no descriptors are left. Descriptors for sent files and for served connections
 /// must not have one of the highest numbers.
-pub fn spare_descriptors(files_max: u64) -> u64 {
+pub fn reserved_descriptors(files_max: u64) -> u64 {
     (files_max / 4).min(64)
 }
 
@@ -41,9 +41,9 @@ pub fn number(descriptor: impl AsFd) -> u64 {
 }
 
 /// Whether `newest`, which was opened just now, is one of the reserved descriptors.
-pub fn is_spare_descriptor(newest: impl AsFd) -> bool {
+pub fn is_reserved_descriptor(newest: impl AsFd) -> bool {
     let limit = open_files_max();
-    number(newest) >= limit - spare_descriptors(limit)
+    number(newest) >= limit - reserved_descriptors(limit)
 }
 
 /// Whether fewer than `spare` descriptors are free. `newest` is the one that was opened last.

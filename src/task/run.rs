@@ -70,8 +70,8 @@ fn worker(selected: &Selected, choice: EngineChoice) -> Result<Worker, Refused> 
     // `usize::MAX`: a program without a server has no limit on the memory for received bytes.
     let make = |selected: &Selected| Worker::new(selected, usize::MAX, &metrics);
     match make(selected) {
-        Err(refused) if choice == EngineChoice::Auto && refused.is_of_ring() => {
-            make(&Selected::instead(&refused))
+        Err(refused) if choice == EngineChoice::Auto && refused.is_uring() => {
+            make(&Selected::epoll_fallback(&refused))
         }
         made => made,
     }

@@ -138,7 +138,7 @@ impl SendMessage {
         Sqe::SendMsg {
             fd: self.socket.raw(),
             header: self.prepare(),
-            then: super::Then::GoOn,
+            then: super::Then::KeepOpen,
         }
     }
 

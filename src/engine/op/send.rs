@@ -54,7 +54,7 @@ const SENDER_EVENTS: u32 = (libc::POLLOUT | libc::POLLERR | libc::POLLHUP).unsig
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Then {
     /// Perhaps other sends.
-    GoOn,
+    KeepOpen,
     /// The close of the socket, as soon as this send has ended. With `MSG_MORE` the FIN leaves in
     /// the last packet of the data instead of a packet of its own. If the close is delayed, the
     /// kernel sends the data after at most 200 ms.
@@ -66,7 +66,7 @@ impl Then {
     #[inline]
     pub(in crate::engine) fn flag(self) -> libc::c_int {
         match self {
-            Self::GoOn => 0,
+            Self::KeepOpen => 0,
             Self::Close => libc::MSG_MORE,
         }
     }
@@ -79,7 +79,7 @@ pub enum Interest {
     End,
     /// Only an error or a cancellation. Usually the owner waits for the next request, not for the
     /// send.
-    Trouble,
+    Failure,
 }
 
 /// How a send ended.
@@ -268,7 +268,7 @@ impl Interest {
     fn step_when_sent(self) -> After {
         match self {
             Self::End => After::WakeAndForget,
-            Self::Trouble => After::Forget,
+            Self::Failure => After::Forget,
         }
     }
 }

@@ -42,7 +42,7 @@ pub(in crate::engine) struct Uring {
     failure: RefCell<Option<io::Error>>,
     pub(super) pool: Pool,
     blocks_max: usize,
-    pub(in crate::engine) rung: &'static str,
+    pub(in crate::engine) feature_level: &'static str,
     pub(super) metrics: Arc<WorkerMetrics>,
 }
 
@@ -67,7 +67,7 @@ impl Uring {
             failure: RefCell::default(),
             pool,
             blocks_max,
-            rung: made.rung,
+            feature_level: made.feature_level,
             metrics,
         };
         let read = || Op::Read(Read::new(wake));
@@ -449,7 +449,7 @@ impl Uring {
 impl fmt::Debug for Uring {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Uring")
-            .field("rung", &self.rung)
+            .field("feature_level", &self.feature_level)
             .finish_non_exhaustive()
     }
 }

@@ -14,7 +14,7 @@ mod setup;
 
 pub(super) use driver::Uring;
 #[cfg(feature = "sim")]
-pub(crate) use ring::{Ring as KernelRing, forgive};
+pub(crate) use ring::{Ring as KernelRing, ignore_transient};
 pub(super) use setup::{Refusal, preflight};
 
 #[cfg(feature = "sim")]

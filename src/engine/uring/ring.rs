@@ -108,7 +108,7 @@ impl Ring {
         {
             std::thread::sleep(SHORTAGE_PAUSE);
         }
-        entered.map(|_| ()).or_else(forgive)
+        entered.map(|_| ()).or_else(ignore_transient)
     }
 
     /// Whether completions can be reaped without entering the kernel.
@@ -201,7 +201,7 @@ fn prepare(sqe: Sqe) -> Entry {
 }
 
 /// Ignores the transient errors of io_uring_enter(2): the next call submits and reaps the rest.
-pub(crate) fn forgive(error: io::Error) -> io::Result<()> {
+pub(crate) fn ignore_transient(error: io::Error) -> io::Result<()> {
     match error.raw_os_error() {
         Some(libc::EINTR) => mutate!(FatalSignal, Err(error), Ok(())),
         Some(libc::ETIME | libc::EAGAIN | libc::EBUSY | libc::ENOMEM) => Ok(()),

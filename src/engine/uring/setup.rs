@@ -34,7 +34,7 @@ const UNREGISTER_RING_FDS: u8 = 21;
 pub(super) struct Made {
     pub(super) ring: Ring,
     pub(super) buffers: BufRing,
-    pub(super) rung: &'static str,
+    pub(super) feature_level: &'static str,
 }
 
 /// Why io_uring cannot be used here.
@@ -119,7 +119,7 @@ pub(in crate::engine) fn preflight() -> Result<&'static str, Refusal> {
     }
     let works = |cqe: &Cqe| cqe.result == 1 && cqe.more() && cqe.buffer().is_some();
     if completions.first().is_some_and(works) {
-        return Ok(made.rung);
+        return Ok(made.feature_level);
     }
     let error = completions.first().map_or(0, |cqe| cqe.result.min(0));
     let errno = if error == 0 { libc::EINVAL } else { -error };
@@ -160,14 +160,15 @@ fn simulated(pool: &Pool) -> Option<Made> {
     Some(Made {
         ring: Ring::simulated(&world, buffers.entries(), capacity, first),
         buffers,
-        rung: "sim",
+        feature_level: "sim",
     })
 }
 
 fn make(pool: &Pool, submissions: u32, completions: u32, buffers: u16) -> Result<Made, Refusal> {
     // Declared before the ring, so dropped after it.
     let mut buffers = BufRing::new(buffers, 0);
-    let (ring, rung) = build(submissions, completions).map_err(Refusal::new("io_uring_setup"))?;
+    let (ring, feature_level) =
+        build(submissions, completions).map_err(Refusal::new("io_uring_setup"))?;
     if !ring.params().is_feature_ext_arg() {
         let error = io::Error::from_raw_os_error(libc::EINVAL);
         return Err(Refusal {
@@ -194,7 +195,7 @@ fn make(pool: &Pool, submissions: u32, completions: u32, buffers: u16) -> Result
     Ok(Made {
         ring: Ring::new(ring),
         buffers,
-        rung,
+        feature_level,
     })
 }
 

@@ -165,7 +165,7 @@ impl Transport {
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Result<Filled, TransportError>> {
-        if let Poll::Ready(Err(error)) = self.poll_send(context, Interest::Trouble) {
+        if let Poll::Ready(Err(error)) = self.poll_send(context, Interest::Failure) {
             return Poll::Ready(Err(error));
         }
         self.poll_fill(context)
@@ -292,7 +292,7 @@ impl Transport {
     #[cold]
     fn recv_overdue(&mut self, context: &Context<'_>) -> Result<Filled, TransportError> {
         for _ in 0..mutate!(JudgeUnheard, 0, FETCHES_MAX) {
-            let any_completed = self.stream.look();
+            let any_completed = self.stream.fetch_completions();
             if let Poll::Ready(received) = self.recv(context) {
                 return received;
             }
@@ -379,7 +379,7 @@ impl Transport {
             deadlines.send_started(continues);
         }
         let is_last = self.write_side == WriteSide::Finishing && self.send_queue.is_empty();
-        let then = if is_last { Then::Close } else { Then::GoOn };
+        let then = if is_last { Then::Close } else { Then::KeepOpen };
         self.stream.start_send(outgoing, then);
     }
 
