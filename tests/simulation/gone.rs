@@ -104,7 +104,7 @@ impl Scene {
 /// A client sends a request, perhaps sends more requests, perhaps half-closes, and resets.
 ///
 /// # Errors
-/// If the service or its task learns of it too early or too late; the text says of what.
+/// If the service or its task learns of an event too early or too late; the text says which event.
 pub(crate) fn check(seed: u64) -> Result<(), String> {
     let mut random = Random::new(seed);
     let faults = Faults {

@@ -28,7 +28,7 @@ pub(super) struct Client {
     finished: bool,
 }
 
-/// What the checks need to know of the run.
+/// Facts about the run that the checks need.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Circumstances {
     pub(super) kind: Kind,
@@ -106,7 +106,7 @@ impl Client {
     /// Checks everything that was received.
     ///
     /// # Panics
-    /// If it is not what the requests must be answered with.
+    /// If a response is not the one that its request must get.
     pub(super) fn check(&self, limits: &Limits, circumstances: Circumstances) {
         assert!(self.ended, "client {} is left open", self.number);
         assert!(
