@@ -118,7 +118,7 @@ fn rooms_do_not_use_forbidden_names() {
     );
     shows(
         "src/service/request.rs",
-        "use crate::http::h1::Limits;",
+        "use crate::http::h1::RequestLimits;",
         imports::absences,
         1,
     );

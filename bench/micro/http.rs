@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use coring::parts::Head;
-use coring::parts::h1::{Answer, BodyLength, Connection, Event, Framing, Limits};
+use coring::parts::h1::{BodyLength, Codec, Event, Framing, RequestLimits, ResponseHead};
 use coring::{HeaderName, HeaderValue, StatusCode};
 
 use crate::measure::time;
@@ -29,10 +29,10 @@ If-None-Match: \"5e-62a1b2c3d4e5f\"\r\n\
 Priority: u=0, i\r\n\r\n";
 
 pub(crate) fn measure() {
-    let limits = Limits::default();
+    let limits = RequestLimits::default();
     let name = HeaderName::from_static("content-type");
     let value = HeaderValue::from_static("text/html; charset=utf-8");
-    let response = Answer {
+    let response = ResponseHead {
         status: StatusCode::OK,
         reason: None,
         shared: None,
@@ -41,37 +41,37 @@ pub(crate) fn measure() {
     };
     for (kind, bytes) in [("short", SHORT), ("long", LONG)] {
         time(&format!("http: parse a {kind} head"), || {
-            read(&mut Connection::server(), bytes, &limits);
+            read(&mut Codec::server(), bytes, &limits);
         });
         // All requests use one connection, as with keep-alive.
-        let mut connection = Connection::server();
+        let mut codec = Codec::server();
         let mut out = [0; 512];
         time(
             &format!("http: parse a {kind} head, write a response's"),
             || {
-                read(&mut connection, bytes, &limits);
-                let len = connection.send_head(black_box(&response), &DATE, &mut out);
+                read(&mut codec, bytes, &limits);
+                let len = codec.encode_head(black_box(&response), &DATE, &mut out);
                 black_box(&out[..len]);
-                send_body(&mut connection);
+                send_body(&mut codec);
             },
         );
     }
 }
 
-fn read(connection: &mut Connection, bytes: &[u8], limits: &Limits) {
+fn read(codec: &mut Codec, bytes: &[u8], limits: &RequestLimits) {
     let mut head = Head::new();
-    let step = connection.next_event(black_box(bytes), limits, &mut head);
+    let step = codec.next_event(black_box(bytes), limits, &mut head);
     assert_eq!(step, Ok((bytes.len(), Event::Request(Framing::None))));
     black_box(&head);
 }
 
-fn send_body(connection: &mut Connection) {
-    let prefix = connection
-        .send_data(BODY_BYTES)
+fn send_body(codec: &mut Codec) {
+    let prefix = codec
+        .encode_data_prefix(BODY_BYTES)
         .expect("the body has the declared length");
     assert!(
         prefix.is_none(),
         "a body of known length has no chunk prefix"
     );
-    connection.send_end().expect("the whole body has been sent");
+    codec.encode_end().expect("the whole body has been sent");
 }

@@ -87,7 +87,8 @@ impl WeakDescriptor {
         self.0.upgrade().map(Descriptor)
     }
 
-    /// Waits until [`Descriptor::notify_gone`] is called. Ready at once if the descriptor is closed.
+    /// Waits until [`Descriptor::notify_gone`] is called. Ready at once if the descriptor is
+    /// closed.
     pub fn gone(&self) -> Occurrence {
         let inner = self.0.upgrade().filter(|inner| !inner.is_gone.get());
         let event = match &inner {

@@ -1,5 +1,6 @@
 //! A worker: an engine and an executor on one thread. [`Worker::run`] is its loop,
-//! [`RunningWorker::turn`] one turn of the loop, and [`visit`] the part of a turn that calls the kernel.
+//! [`RunningWorker::turn`] one turn of the loop, and [`visit`] the part of a turn that calls the
+//! kernel.
 
 use std::cell::RefCell;
 use std::io;

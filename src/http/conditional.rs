@@ -30,7 +30,7 @@ impl Validators<'_> {
     /// Evaluates the preconditions among `fields` in the order of precedence (RFC 9110 §13.2.2).
     /// If-Range is evaluated separately, by [`Validators::if_range`].
     #[must_use]
-    pub fn judge(&self, method: &Method, fields: Fields<'_>) -> Outcome {
+    pub fn evaluate(&self, method: &Method, fields: Fields<'_>) -> Outcome {
         let is_get_or_head = matches!(*method, Method::GET | Method::HEAD);
         match self.matches(fields, "if-match", is_strong_match) {
             Some(false) => return Outcome::Failed,
@@ -155,7 +155,7 @@ mod tests {
     #[track_caller]
     fn check(method: &Method, fields: &[(&str, &str)], expected: Outcome) {
         let section = lines(fields);
-        let outcome = CURRENT.judge(method, Fields::new(section.as_bytes()));
+        let outcome = CURRENT.evaluate(method, Fields::new(section.as_bytes()));
         assert_eq!(outcome, expected, "{method} {section}");
     }
 

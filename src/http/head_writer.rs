@@ -18,7 +18,7 @@ impl Head {
     /// # Errors
     /// The [`Fault`] that a received request would cause: CONNECT, an invalid target, field or
     /// Host, or more than [`WRITTEN_BYTES_MAX`] bytes.
-    pub fn write<'a>(
+    pub fn build<'a>(
         method: Method,
         target: &str,
         version: Version,
@@ -71,19 +71,19 @@ mod tests {
 
     type Field<'a> = (&'a [u8], &'a [u8]);
 
-    fn write(target: &str, fields: &[Field<'_>]) -> Result<(Head, Vec<u8>), Fault> {
+    fn build(target: &str, fields: &[Field<'_>]) -> Result<(Head, Vec<u8>), Fault> {
         let fields = fields.iter().copied();
-        Head::write(Method::GET, target, Version::Http11, fields)
+        Head::build(Method::GET, target, Version::Http11, fields)
     }
 
     #[test]
-    fn a_written_head_reads_like_a_received_one() {
+    fn a_built_head_reads_like_a_received_one() {
         let fields: [Field<'_>; 3] = [
             (b"host", b"a.example"),
             (b"accept", b" a\t"),
             (b"x", b"\xff"),
         ];
-        let (head, bytes) = write("/a%20b?q=1", &fields).unwrap();
+        let (head, bytes) = build("/a%20b?q=1", &fields).unwrap();
         assert_eq!(head.path(&bytes), b"/a%20b");
         assert_eq!(head.query(&bytes), Some("q=1"));
         assert_eq!(head.target(&bytes), "/a%20b?q=1");
@@ -91,7 +91,7 @@ mod tests {
         let read: Vec<_> = head.fields(&bytes).collect();
         assert_eq!(read[1], (&b"accept"[..], &b"a"[..]));
         assert_eq!(read[2], (&b"x"[..], &b"\xff"[..]));
-        let (head, bytes) = write("http://a:80/x", &[]).unwrap();
+        let (head, bytes) = build("http://a:80/x", &[]).unwrap();
         assert_eq!(
             (head.host(&bytes), head.path(&bytes)),
             (Some("a:80"), &b"/x"[..])
@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn invalid_requests_are_refused() {
-        let fault = |target: &str, fields: &[Field<'_>]| write(target, fields).unwrap_err();
+        let fault = |target: &str, fields: &[Field<'_>]| build(target, fields).unwrap_err();
         assert_eq!(fault("", &[]), Fault::BadTarget);
         assert_eq!(fault("/ HTTP/1.1\r\nX: y", &[]), Fault::BadTarget);
         assert_eq!(fault("/", &[(b"a b", b"c")]), Fault::BadField);
@@ -112,20 +112,20 @@ mod tests {
             Fault::BadHost
         );
         assert_eq!(fault("http://a/", &[(b"Host", b"b")]), Fault::BadHost);
-        let connect = Head::write(Method::CONNECT, "a:80", Version::Http11, []);
+        let connect = Head::build(Method::CONNECT, "a:80", Version::Http11, []);
         assert_eq!(connect.unwrap_err(), Fault::UnsupportedMethod);
     }
 
     #[test]
     fn a_head_up_to_the_size_limit_is_accepted() {
         let target = "/".repeat(WRITTEN_BYTES_MAX);
-        assert_eq!(write(&format!("{target}/"), &[]), Err(Fault::TargetTooLong));
-        let (head, bytes) = write(&target, &[]).unwrap();
+        assert_eq!(build(&format!("{target}/"), &[]), Err(Fault::TargetTooLong));
+        let (head, bytes) = build(&target, &[]).unwrap();
         assert_eq!(head.path(&bytes).len(), WRITTEN_BYTES_MAX);
         let room = WRITTEN_BYTES_MAX - "/\r\nx: \r\n".len();
         for (len, fits) in [(0, true), (1, true), (room, true), (room + 1, false)] {
             let value = vec![b'v'; len];
-            match write("/", &[(b"x", &value)]) {
+            match build("/", &[(b"x", &value)]) {
                 Ok((head, bytes)) => {
                     assert!(fits && head.fields(&bytes).get("x") == Some(&value));
                 }

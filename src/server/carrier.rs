@@ -192,7 +192,7 @@ impl Carrier for Connection {
     }
 
     fn refuse_body(&mut self) {
-        self.http.refuse();
+        self.http.fail_request();
     }
 
     fn interim(&mut self, response: &Response) {

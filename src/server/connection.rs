@@ -31,7 +31,7 @@ const GATHER_BYTES_MAX: usize = 64 << 10;
 /// A connection, with all the state that it keeps between requests.
 #[derive(Debug)]
 pub(super) struct Connection {
-    pub(super) http: h1::Connection,
+    pub(super) http: h1::Codec,
     pub(super) transport: Transport,
     /// The state that all connections of the worker share.
     pub(super) shared: Rc<Shared>,
@@ -84,7 +84,7 @@ impl Connection {
         let mut transport = Transport::with_deadlines(stream, shared.send_limits.clone());
         transport.set_recv_deadline(arrival_deadline_ms);
         Self {
-            http: h1::Connection::server(),
+            http: h1::Codec::server(),
             transport,
             shared,
             line: None,
@@ -153,7 +153,7 @@ impl Connection {
             mutate!(
                 AnswerAfterClose,
                 if self.http.must_close() && !self.transport.recv_buf.is_empty() {
-                    self.http = h1::Connection::server();
+                    self.http = h1::Codec::server();
                 }
             );
             if self.transport.recv_buf.is_empty() && self.http.request_complete() {

@@ -11,7 +11,7 @@ use super::connection::Connection;
 use super::date::Date;
 use super::shared::Manner;
 use crate::buf::{FileSpan, Part, Pool, SendQueue};
-use crate::http::h1::{self, Answer, BodyLength};
+use crate::http::h1::{self, BodyLength, ResponseHead};
 use crate::service::Response;
 use crate::sys::mutants::mutate;
 
@@ -23,7 +23,7 @@ impl Connection {
     /// Encodes `100 Continue` if the client waits for it.
     pub(super) fn encode_continue(&mut self) {
         if self.http.wants_continue() {
-            let interim = self.http.send_continue();
+            let interim = self.http.encode_continue();
             self.transport.send_queue.write(&self.shared.pool, interim);
             self.shared.metrics.responses_1xx.add(1);
         }
@@ -37,7 +37,7 @@ impl Connection {
         let mut is_sent = false;
         let send_queue = &mut self.transport.send_queue;
         send_queue.write_with(&shared.pool, head.head_bytes_max(), |out| {
-            let head_len = http.send_head(&head, date.now(), out);
+            let head_len = http.encode_head(&head, date.now(), out);
             is_sent = head_len > 0;
             head_len
         });
@@ -88,8 +88,8 @@ impl Connection {
         self.transport
             .send_queue
             .write_with(&shared.pool, len_max, |out| {
-                let head_len = http.send_head(&head, date.now(), out);
-                if http.body_allowed() && matches!(http.send_data(body.len()), Ok(None)) {
+                let head_len = http.encode_head(&head, date.now(), out);
+                if http.body_allowed() && matches!(http.encode_data_prefix(body.len()), Ok(None)) {
                     sent = body.len();
                     out[head_len..head_len + sent].copy_from_slice(body);
                 }
@@ -145,7 +145,7 @@ impl Connection {
         }
         let prefix = self
             .http
-            .send_data(len)
+            .encode_data_prefix(len)
             .map_err(|_| CloseReason::ServiceFailed)?;
         if let Some(line) = &mut self.line {
             line.body_bytes += len as u64;
@@ -166,7 +166,7 @@ impl Connection {
     pub(super) fn encode_end(&mut self) -> Result<(), CloseReason> {
         let end = self
             .http
-            .send_end()
+            .encode_end()
             .map_err(|_| CloseReason::ServiceFailed)?;
         self.transport.send_queue.write(&self.shared.pool, end);
         self.write_line();
@@ -177,7 +177,7 @@ impl Connection {
     pub(super) fn encode_end_with(&mut self, trailers: &HeaderMap) -> Result<(), CloseReason> {
         let end = self
             .http
-            .send_end_with(trailers)
+            .encode_end_with_trailers(trailers)
             .map_err(|_| CloseReason::ServiceFailed)?;
         self.transport.send_queue.write(&self.shared.pool, &end);
         self.write_line();
@@ -209,8 +209,8 @@ impl Connection {
 #[inline(always)]
 fn head_of(
     response: &Response,
-) -> Answer<'_, impl Clone + IntoIterator<Item = (&HeaderName, &HeaderValue)>> {
-    Answer {
+) -> ResponseHead<'_, impl Clone + IntoIterator<Item = (&HeaderName, &HeaderValue)>> {
+    ResponseHead {
         status: response.status(),
         reason: response.reason(),
         shared: response.shared(),

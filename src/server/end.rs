@@ -42,11 +42,11 @@ enum End {
 }
 
 impl End {
-    /// `can_answer`: no response has been begun, so an error response can still be sent.
-    fn of(reason: CloseReason, can_answer: bool) -> Self {
+    /// `can_respond`: no response has been begun, so an error response can still be sent.
+    fn of(reason: CloseReason, can_respond: bool) -> Self {
         match reason {
             CloseReason::Reset | CloseReason::WriteTimeout => Self::Silent,
-            CloseReason::HalfClosed if !can_answer => Self::Silent,
+            CloseReason::HalfClosed if !can_respond => Self::Silent,
             CloseReason::HalfClosed
             | CloseReason::PeerClosed
             | CloseReason::Idle
@@ -56,7 +56,7 @@ impl End {
             | CloseReason::ServicePanicked
             | CloseReason::ServiceFailed
             | CloseReason::Shed => match reason.refusal() {
-                Some(refusal) if can_answer => Self::Refuse(refusal),
+                Some(refusal) if can_respond => Self::Refuse(refusal),
                 _ => Self::Deliver,
             },
         }
@@ -78,7 +78,7 @@ impl Connection {
     async fn end(&mut self, reason: CloseReason) {
         let mut end = match self.transport.is_cut() {
             true => End::Silent,
-            false => End::of(reason, self.http.can_answer()),
+            false => End::of(reason, self.http.can_respond()),
         };
         // If the peer is still sending when the socket is closed, the kernel answers with a reset,
         // and the peer may lose the last response (RFC 9112 §9.6).
@@ -107,7 +107,7 @@ impl Connection {
 
     /// Encodes the response that ends the connection.
     fn encode_refusal(&mut self, refusal: &mut Response) {
-        self.http.refuse();
+        self.http.fail_request();
         if let Some((line, mut date)) = self.next_line()
             && !line.is_begun()
         {
@@ -175,14 +175,14 @@ mod tests {
             (CloseReason::Drained, "deliver", "deliver"),
             (CloseReason::Shed, "503", "deliver"),
         ] {
-            for (can_answer, expected) in [(true, unanswered), (false, begun)] {
-                let found = match End::of(reason, can_answer) {
+            for (can_respond, expected) in [(true, unanswered), (false, begun)] {
+                let found = match End::of(reason, can_respond) {
                     End::Silent => "silent".to_owned(),
                     End::Flush => "flush".to_owned(),
                     End::Deliver => "deliver".to_owned(),
                     End::Refuse(refusal) => refusal.status().as_u16().to_string(),
                 };
-                assert_eq!(found, expected, "{reason:?}, can answer: {can_answer}");
+                assert_eq!(found, expected, "{reason:?}, can answer: {can_respond}");
             }
         }
     }

@@ -115,7 +115,7 @@ impl Request {
         let fields = parts.headers.iter();
         let fields = fields.map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
         let target = parts.uri.to_string();
-        let (head, bytes) = Head::write(parts.method, &target, version, fields)
+        let (head, bytes) = Head::build(parts.method, &target, version, fields)
             .map_err(|fault| InvalidRequest(Cause::Fault(fault)))?;
         let mut request = Self::written(head, bytes, body.into());
         if !parts.extensions.is_empty() {
@@ -177,7 +177,7 @@ mod tests {
 
     /// Builds a request without the `http` crate's builder, which rejects some of these targets.
     fn request(target: &str) -> Result<Request, Fault> {
-        let written = Head::write(Method::OPTIONS, target, Version::Http11, [])?;
+        let written = Head::build(Method::OPTIONS, target, Version::Http11, [])?;
         Ok(Request::written(written.0, written.1, Body::empty()))
     }
 
@@ -261,7 +261,7 @@ mod tests {
             let (name, value) = ([b'a', byte], [b'a', byte, b'a']);
             let fields = [(&name[..], &b""[..]), (b"b", &value[..])];
             for field in fields {
-                let written = Head::write(Method::GET, "/", Version::Http10, [field]);
+                let written = Head::build(Method::GET, "/", Version::Http10, [field]);
                 if let Ok((head, bytes)) = written {
                     let request = Request::written(head, bytes, Body::empty()).into_http();
                     assert_eq!(request.version(), ::http::Version::HTTP_10);

@@ -1,5 +1,5 @@
 //! Encodes the heads of responses (RFC 9112 §4 to §7). Framing and persistence are decided in
-//! `connection.rs` and only encoded here.
+//! `codec.rs` and only encoded here.
 
 use ::http::header::UPGRADE;
 use ::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -11,11 +11,11 @@ use crate::http::field_lines::FieldFlags;
 /// The parts of a response that its head depends on.
 ///
 /// `fields` yields names and values. Content-Length, Transfer-Encoding and the fields that concern
-/// the connection are not sent: [`Connection::send_head`] writes its own.
+/// the connection are not sent: [`Codec::encode_head`] writes its own.
 ///
-/// [`Connection::send_head`]: super::Connection::send_head
+/// [`Codec::encode_head`]: super::Codec::encode_head
 #[derive(Clone, Copy, Debug)]
-pub struct Answer<'a, F> {
+pub struct ResponseHead<'a, F> {
     /// The status.
     pub status: StatusCode,
     /// The reason phrase, if it is not the standard one of the status.
@@ -29,7 +29,7 @@ pub struct Answer<'a, F> {
     pub length: BodyLength,
 }
 
-impl<'a, F> Answer<'a, F>
+impl<'a, F> ResponseHead<'a, F>
 where
     F: Clone + IntoIterator<Item = (&'a HeaderName, &'a HeaderValue)>,
 {
@@ -95,7 +95,7 @@ pub(super) enum Persistence {
 /// Writes the parts of a head, in order.
 ///
 /// # Panics
-/// Every function panics if the head does not fit into `out`: see [`Answer::head_bytes_max`].
+/// Every function panics if the head does not fit into `out`: see [`ResponseHead::head_bytes_max`].
 pub(super) struct HeadWriter<'a> {
     out: &'a mut [u8],
     len: usize,

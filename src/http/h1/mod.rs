@@ -2,14 +2,14 @@
 //! does no I/O, and it does not interpret requests.
 
 pub mod body;
-pub mod connection;
+pub mod codec;
 pub mod encode;
 pub mod parse;
 pub mod state;
 
-pub use connection::{Connection, DATA_SUFFIX, Event, is_blank};
-pub use encode::{Answer, BodyLength};
-pub use parse::{FIELDS_MAX, Framing, Limits};
+pub use codec::{Codec, DATA_SUFFIX, Event, is_blank};
+pub use encode::{BodyLength, ResponseHead};
+pub use parse::{FIELDS_MAX, Framing, RequestLimits};
 
 #[cfg(test)]
 mod tests;

@@ -12,7 +12,7 @@ use crate::http::{Fault, Head, Span, Version};
 
 /// The limits of a request. A request that exceeds one is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct RequestLimits {
     /// The length of a head in bytes, including its empty line; also of a trailer section. It has
     /// 16 bits, as the offsets of a [`Span`] do.
     pub head_bytes_max: u16,
@@ -25,17 +25,17 @@ pub struct Limits {
     pub body_bytes_max: u64,
 }
 
-/// The largest effective value of [`Limits::fields_max`].
+/// The largest effective value of [`RequestLimits::fields_max`].
 pub const FIELDS_MAX: usize = 256;
 
-impl Limits {
+impl RequestLimits {
     /// Whether a body of `len` bytes exceeds its limit.
     pub(super) const fn is_body_too_large(&self, len: u64) -> bool {
         len > self.body_bytes_max
     }
 }
 
-impl Default for Limits {
+impl Default for RequestLimits {
     fn default() -> Self {
         Self {
             head_bytes_max: 16 * 1024,
@@ -80,7 +80,7 @@ pub(super) struct RequestFlags {
 pub(super) fn parse(
     bytes: &[u8],
     scanned: &mut u32,
-    limits: &Limits,
+    limits: &RequestLimits,
     head: &mut Head,
     flags: &mut RequestFlags,
 ) -> Result<Option<(usize, Framing)>, Fault> {
@@ -137,7 +137,7 @@ const METHOD_BYTES_MAX: usize = 32;
 
 /// Refuses a target that exceeds its limit, even before its end has arrived. Earlier calls have
 /// checked the first `before` bytes.
-fn refuse_long_target(head: &[u8], before: usize, limits: &Limits) -> Result<(), Fault> {
+fn refuse_long_target(head: &[u8], before: usize, limits: &RequestLimits) -> Result<(), Fault> {
     let max = usize::from(limits.target_bytes_max);
     if head.len() <= max || before > max + METHOD_BYTES_MAX + 1 + LEADING_BLANK_MAX {
         return Ok(());
@@ -157,7 +157,7 @@ fn refuse_long_target(head: &[u8], before: usize, limits: &Limits) -> Result<(),
 fn parse_request(
     window: &[u8],
     blank: usize,
-    limits: &Limits,
+    limits: &RequestLimits,
     head: &mut Head,
     flags: &mut RequestFlags,
 ) -> Result<Option<(usize, Framing)>, Fault> {
@@ -390,7 +390,7 @@ impl HeadSummary {
     }
 
     /// The framing of the body (RFC 9112 §6.3). Every doubtful case is refused.
-    fn framing(&self, version: Version, limits: &Limits) -> Result<Framing, Fault> {
+    fn framing(&self, version: Version, limits: &RequestLimits) -> Result<Framing, Fault> {
         match (self.has_coding, self.length) {
             (true, Some(_)) => Err(Fault::ConflictingFraming),
             (true, None) if version == Version::Http10 => Err(Fault::ConflictingFraming),

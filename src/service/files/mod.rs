@@ -339,7 +339,7 @@ fn respond(request: &Request, facts: &Facts, content: Content) -> Response {
     let requested = if has_conditions(request.headers()) {
         match facts
             .validators()
-            .judge(request.method(), request.headers())
+            .evaluate(request.method(), request.headers())
         {
             Outcome::Proceed => requested(request, facts, length),
             Outcome::NotModified => return not_modified(facts),

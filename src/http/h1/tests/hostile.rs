@@ -2,7 +2,7 @@
 //! events however they are split.
 
 use super::replay;
-use crate::http::h1::Limits;
+use crate::http::h1::RequestLimits;
 
 const SEED: u64 = 0x5eed_c0de_0001;
 const ROUNDS: usize = if cfg!(miri) { 20 } else { 6000 };
@@ -87,10 +87,10 @@ fn mutate(random: &mut Random) -> Vec<u8> {
 
 #[test]
 fn mutated_requests_yield_the_same_events_however_split() {
-    let limits = Limits {
+    let limits = RequestLimits {
         head_bytes_max: 512,
         target_bytes_max: 64,
-        ..Limits::default()
+        ..RequestLimits::default()
     };
     let mut random = Random(SEED);
     let mut refused = 0;

@@ -1,4 +1,4 @@
-//! Tests of the whole protocol through [`Connection`]. Every input is also passed in two fragments,
+//! Tests of the whole protocol through [`Codec`]. Every input is also passed in two fragments,
 //! split at every offset, and byte by byte; it must yield the same events each time.
 
 mod bodies;
@@ -9,7 +9,7 @@ mod response_heads;
 mod responses;
 mod trailers;
 
-use super::{Answer, BodyLength, Connection, Event, Framing, Limits};
+use super::{BodyLength, Codec, Event, Framing, RequestLimits, ResponseHead};
 use crate::http::{Fault, Head};
 use ::http::{HeaderName, HeaderValue, StatusCode};
 
@@ -21,18 +21,18 @@ const NO_FIELDS: [(&HeaderName, &HeaderValue); 0] = [];
 /// A server that receives fragments and responds to each request with an empty 200. It logs what it
 /// has received.
 struct Script<'a> {
-    connection: Connection,
-    limits: &'a Limits,
+    codec: Codec,
+    limits: &'a RequestLimits,
     unread: Vec<u8>,
     log: Vec<String>,
     is_over: bool,
 }
 
 impl<'a> Script<'a> {
-    fn new(limits: &'a Limits) -> Self {
-        let connection = Connection::server();
+    fn new(limits: &'a RequestLimits) -> Self {
+        let codec = Codec::server();
         Self {
-            connection,
+            codec,
             limits,
             unread: Vec::new(),
             log: Vec::new(),
@@ -45,9 +45,7 @@ impl<'a> Script<'a> {
         self.unread.extend_from_slice(fragment);
         while !self.is_over {
             let mut head = Head::new();
-            let step = self
-                .connection
-                .next_event(&self.unread, self.limits, &mut head);
+            let step = self.codec.next_event(&self.unread, self.limits, &mut head);
             match step {
                 Ok((used, event)) => {
                     if self.log_event(used, event, &head) {
@@ -66,11 +64,11 @@ impl<'a> Script<'a> {
         match event {
             Event::NeedData => return true,
             Event::Paused => {
-                assert!(self.connection.must_close() && used == 0 && !self.unread.is_empty());
+                assert!(self.codec.must_close() && used == 0 && !self.unread.is_empty());
                 self.is_over = true;
             }
             Event::Request(framing) => {
-                let line = describe(&self.connection, head, framing, &bytes);
+                let line = describe(&self.codec, head, framing, &bytes);
                 self.log.push(line);
                 if framing == Framing::None {
                     self.respond();
@@ -94,38 +92,36 @@ impl<'a> Script<'a> {
     }
 
     fn respond(&mut self) {
-        assert!(self.connection.request_complete() && self.connection.can_answer());
+        assert!(self.codec.request_complete() && self.codec.can_respond());
         let mut out = [0; 256];
         let status = StatusCode::OK;
-        let response = Answer {
+        let response = ResponseHead {
             status,
             reason: None,
             shared: None,
             fields: NO_FIELDS,
             length: BodyLength::Known(0),
         };
-        self.connection.send_head(&response, &DATE, &mut out);
-        assert_eq!(self.connection.send_end(), Ok(b"".as_slice()));
-        assert_eq!(self.connection.is_idle(), !self.connection.must_close());
+        self.codec.encode_head(&response, &DATE, &mut out);
+        assert_eq!(self.codec.encode_end(), Ok(b"".as_slice()));
+        assert_eq!(self.codec.is_idle(), !self.codec.must_close());
     }
 
     fn log_fault(&mut self, fault: Fault) {
         self.log.push(format!("{fault:?}"));
         self.is_over = true;
         // No event follows a fault. A response can still be sent, because none has begun.
-        assert!(self.connection.can_answer());
-        assert!(!self.connection.is_idle() && !self.connection.wants_continue());
+        assert!(self.codec.can_respond());
+        assert!(!self.codec.is_idle() && !self.codec.wants_continue());
         let more = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
-        let again = self
-            .connection
-            .next_event(more, self.limits, &mut Head::new());
+        let again = self.codec.next_event(more, self.limits, &mut Head::new());
         assert_eq!(again, Ok((0, Event::Paused)));
     }
 
     /// The peer half-closes the connection. Returns the log.
     fn finish(mut self) -> Vec<String> {
         if !self.is_over
-            && let Err(fault) = self.connection.receive_eof(&self.unread)
+            && let Err(fault) = self.codec.receive_eof(&self.unread)
         {
             self.log.push(format!("{fault:?}"));
         }
@@ -134,33 +130,32 @@ impl<'a> Script<'a> {
 }
 
 /// The next event of a connection, for tests that do not need the head.
-fn next(
-    connection: &mut Connection,
-    bytes: &[u8],
-    limits: &Limits,
-) -> Result<(usize, Event), Fault> {
-    connection.next_event(bytes, limits, &mut Head::new())
+fn next(codec: &mut Codec, bytes: &[u8], limits: &RequestLimits) -> Result<(usize, Event), Fault> {
+    codec.next_event(bytes, limits, &mut Head::new())
 }
 
 /// Describes a head in one line: method, target, and properties that are not the default.
-fn describe(connection: &Connection, head: &Head, framing: Framing, bytes: &[u8]) -> String {
+fn describe(codec: &Codec, head: &Head, framing: Framing, bytes: &[u8]) -> String {
     let mut line = format!("{} {}", head.method, head.target(bytes));
     match framing {
         Framing::None => {}
         Framing::Length(length) => line += &format!(" length {length}"),
         Framing::Chunked => line += " chunked",
     }
-    if connection.is_last_request() {
+    if codec.is_last_request() {
         line += " close";
     }
-    if connection.wants_continue() {
+    if codec.wants_continue() {
         line += " continue";
     }
     line
 }
 
 /// Receives these fragments and half-closes. Returns the log.
-fn replay<'p>(fragments: impl IntoIterator<Item = &'p [u8]>, limits: &Limits) -> Vec<String> {
+fn replay<'p>(
+    fragments: impl IntoIterator<Item = &'p [u8]>,
+    limits: &RequestLimits,
+) -> Vec<String> {
     let mut script = Script::new(limits);
     for fragment in fragments {
         script.receive(fragment);
@@ -169,7 +164,7 @@ fn replay<'p>(fragments: impl IntoIterator<Item = &'p [u8]>, limits: &Limits) ->
 }
 
 /// Checks that `input` yields the log `expected`, however it is split.
-fn check_with(limits: &Limits, input: impl AsRef<[u8]>, expected: &[&str]) {
+fn check_with(limits: &RequestLimits, input: impl AsRef<[u8]>, expected: &[&str]) {
     let input = input.as_ref();
     let text = String::from_utf8_lossy(&input[..input.len().min(400)]);
     assert_eq!(
@@ -204,5 +199,5 @@ fn check_with(limits: &Limits, input: impl AsRef<[u8]>, expected: &[&str]) {
 
 /// Like [`check_with`], with the default limits.
 fn check(input: impl AsRef<[u8]>, expected: &[&str]) {
-    check_with(&Limits::default(), input, expected);
+    check_with(&RequestLimits::default(), input, expected);
 }

@@ -5,7 +5,7 @@ use ::http::{HeaderValue, StatusCode};
 use super::responses::{GET, after, typed};
 use super::{DATE, NO_FIELDS};
 use crate::http::FieldLines;
-use crate::http::h1::{Answer, BodyLength};
+use crate::http::h1::{BodyLength, ResponseHead};
 
 #[test]
 fn a_reason_phrase_replaces_the_standard_one() {
@@ -20,7 +20,7 @@ fn a_reason_phrase_replaces_the_standard_one() {
         ),
     ] {
         let reason = HeaderValue::from_str(reason).expect("no controls");
-        let response = Answer {
+        let response = ResponseHead {
             status: StatusCode::from_u16(status).expect("a status"),
             reason: Some(&reason),
             shared: None,
@@ -28,7 +28,7 @@ fn a_reason_phrase_replaces_the_standard_one() {
             length: BodyLength::Unknown,
         };
         let mut out = vec![0; response.head_bytes_max()];
-        let len = after(GET).send_head(&response, &DATE, &mut out);
+        let len = after(GET).encode_head(&response, &DATE, &mut out);
         let head = str::from_utf8(&out[..len]).expect("text");
         assert!(head.starts_with(expected), "{head}");
     }
@@ -39,7 +39,7 @@ fn shared_fields_are_encoded_like_own_fields() {
     let head = |shared, own| {
         let own = typed(own);
         let shared = FieldLines::new(typed(shared));
-        let response = Answer {
+        let response = ResponseHead {
             status: StatusCode::OK,
             reason: None,
             shared: Some(&shared),
@@ -47,7 +47,7 @@ fn shared_fields_are_encoded_like_own_fields() {
             length: BodyLength::Known(0),
         };
         let mut out = vec![0; response.head_bytes_max()];
-        let len = after(GET).send_head(&response, &DATE, &mut out);
+        let len = after(GET).encode_head(&response, &DATE, &mut out);
         out.truncate(len);
         String::from_utf8(out).expect("text")
     };

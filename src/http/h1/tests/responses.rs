@@ -6,7 +6,7 @@ use super::{DATE, NO_FIELDS, next};
 use crate::http::Fault;
 use crate::http::h1::DATA_SUFFIX;
 use crate::http::h1::encode::{DataPrefix, WrongLength};
-use crate::http::h1::{Answer, BodyLength, Connection, Event, Limits};
+use crate::http::h1::{BodyLength, Codec, Event, RequestLimits, ResponseHead};
 
 pub(super) const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const HEAD: &str = "HEAD / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -18,11 +18,11 @@ const EXPECT: &str =
 const POST: &str = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n";
 
 /// A connection that has read `request`.
-pub(super) fn after(request: &str) -> Connection {
-    let mut connection = Connection::server();
-    let event = next(&mut connection, request.as_bytes(), &Limits::default());
+pub(super) fn after(request: &str) -> Codec {
+    let mut codec = Codec::server();
+    let event = next(&mut codec, request.as_bytes(), &RequestLimits::default());
     assert!(matches!(event, Ok((_, Event::Request(_)))), "{event:?}");
-    connection
+    codec
 }
 
 /// Converts fields to the types that a service uses.
@@ -35,16 +35,11 @@ pub(super) fn typed(fields: &[(&str, &str)]) -> Vec<(HeaderName, HeaderValue)> {
 }
 
 /// Encodes a head and returns it without Server and Date, which it must have.
-fn send(
-    connection: &mut Connection,
-    status: u16,
-    fields: &[(&str, &str)],
-    length: BodyLength,
-) -> String {
+fn send(codec: &mut Codec, status: u16, fields: &[(&str, &str)], length: BodyLength) -> String {
     let fields = typed(fields);
     let fields = fields.iter().map(|(name, value)| (name, value));
     let status = StatusCode::from_u16(status).expect("a status");
-    let response = Answer {
+    let response = ResponseHead {
         status,
         reason: None,
         shared: None,
@@ -52,7 +47,7 @@ fn send(
         length,
     };
     let mut out = vec![0; response.head_bytes_max()];
-    let len = connection.send_head(&response, &DATE, &mut out);
+    let len = codec.encode_head(&response, &DATE, &mut out);
     let text = str::from_utf8(&out[..len]).expect("text").to_owned();
     let common = "Server: coring\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
     assert!(text.contains(common), "{text}");
@@ -61,18 +56,18 @@ fn send(
 
 /// Checks the head of the response to `request`, and whether the connection persists after it.
 fn check(request: &str, status: u16, length: BodyLength, expected: &str, persists: bool) {
-    let mut connection = after(request);
-    let head = send(&mut connection, status, &[], length);
+    let mut codec = after(request);
+    let head = send(&mut codec, status, &[], length);
     assert_eq!(head, expected, "{request}");
     if let BodyLength::Known(length) = length
-        && connection.body_allowed()
+        && codec.body_allowed()
     {
-        connection
-            .send_data(usize::try_from(length).expect("64 bits"))
+        codec
+            .encode_data_prefix(usize::try_from(length).expect("64 bits"))
             .expect("the announced length");
     }
-    connection.send_end().expect("an end");
-    let after = (connection.is_idle(), connection.must_close());
+    codec.encode_end().expect("an end");
+    let after = (codec.is_idle(), codec.must_close());
     assert_eq!(after, (persists, !persists), "{request}");
 }
 
@@ -140,9 +135,9 @@ fn frames_by_status() {
 #[test]
 fn every_head_fits_head_bytes_max() {
     for status in (200..=599).step_by(if cfg!(miri) { 57 } else { 1 }) {
-        let mut connection = after(OLD_KEEP_ALIVE);
+        let mut codec = after(OLD_KEEP_ALIVE);
         send(
-            &mut connection,
+            &mut codec,
             status,
             &[("X-A", "b"), ("C", "")],
             BodyLength::Known(u64::MAX),
@@ -162,8 +157,8 @@ fn framing_and_connection_fields_are_left_out() {
         ("Upgrade", "h2c"),
         ("X-Empty", ""),
     ];
-    let mut connection = after(GET);
-    let head = send(&mut connection, 200, &fields, BodyLength::Known(3));
+    let mut codec = after(GET);
+    let head = send(&mut codec, 200, &fields, BodyLength::Known(3));
     let expected = "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\nx-empty: \r\n\
         Content-Length: 3\r\n\r\n";
     assert_eq!(head, expected);
@@ -171,9 +166,9 @@ fn framing_and_connection_fields_are_left_out() {
 
 #[test]
 fn a_response_may_set_close_date_and_server() {
-    let mut connection = after(GET);
+    let mut codec = after(GET);
     let head = send(
-        &mut connection,
+        &mut codec,
         200,
         &[("connection", "Close")],
         BodyLength::Known(0),
@@ -182,11 +177,11 @@ fn a_response_may_set_close_date_and_server() {
         head,
         "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
     );
-    connection.send_end().expect("an end");
-    assert!(connection.must_close());
+    codec.encode_end().expect("an end");
+    assert!(codec.must_close());
 
     let fields = typed(&[("date", "never"), ("Server", "x")]);
-    let response = Answer {
+    let response = ResponseHead {
         status: StatusCode::OK,
         reason: None,
         shared: None,
@@ -194,7 +189,7 @@ fn a_response_may_set_close_date_and_server() {
         length: BodyLength::Known(0),
     };
     let mut out = [0; 300];
-    let len = after(GET).send_head(&response, &DATE, &mut out);
+    let len = after(GET).encode_head(&response, &DATE, &mut out);
     let expected = "HTTP/1.1 200 OK\r\ndate: never\r\nserver: x\r\nContent-Length: 0\r\n\r\n";
     assert_eq!(str::from_utf8(&out[..len]), Ok(expected));
 }
@@ -205,22 +200,24 @@ fn the_error_response_to_a_head_request_has_no_content() {
         ("HEAD / HTTP/1.1\r\n\r\n", false),
         ("GET / HTTP/1.1\r\n\r\n", true),
     ] {
-        let mut connection = Connection::server();
-        let step = next(&mut connection, request.as_bytes(), &Limits::default());
+        let mut codec = Codec::server();
+        let step = next(&mut codec, request.as_bytes(), &RequestLimits::default());
         assert_eq!(step, Err(Fault::MissingHost));
-        let head = send(&mut connection, 400, &[], BodyLength::Known(5));
+        let head = send(&mut codec, 400, &[], BodyLength::Known(5));
         assert!(head.contains("Content-Length: 5\r\n"), "{head}");
-        assert_eq!(connection.body_allowed(), has_content);
+        assert_eq!(codec.body_allowed(), has_content);
     }
 }
 
 #[test]
 fn chunks_a_body_of_unknown_length() {
-    let mut connection = after(GET);
-    send(&mut connection, 200, &[], BodyLength::Unknown);
+    let mut codec = after(GET);
+    send(&mut codec, 200, &[], BodyLength::Unknown);
     let mut body = Vec::new();
     for data in ["hello", "", &"x".repeat(0x1f40)] {
-        let prefix = connection.send_data(data.len()).expect("no wrong length");
+        let prefix = codec
+            .encode_data_prefix(data.len())
+            .expect("no wrong length");
         assert_eq!(prefix.is_some(), !data.is_empty());
         if let Some(prefix) = prefix {
             body.extend_from_slice(prefix.as_bytes());
@@ -228,14 +225,14 @@ fn chunks_a_body_of_unknown_length() {
             body.extend_from_slice(DATA_SUFFIX);
         }
     }
-    body.extend_from_slice(connection.send_end().expect("an end"));
+    body.extend_from_slice(codec.encode_end().expect("an end"));
     let expected = format!("5\r\nhello\r\n1f40\r\n{}\r\n0\r\n\r\n", "x".repeat(0x1f40));
     assert_eq!(String::from_utf8(body), Ok(expected));
-    assert!(connection.is_idle());
+    assert!(codec.is_idle());
 
-    let mut connection = after(GET);
-    send(&mut connection, 200, &[], BodyLength::Unknown);
-    assert_eq!(connection.send_end(), Ok(b"0\r\n\r\n".as_slice()));
+    let mut codec = after(GET);
+    send(&mut codec, 200, &[], BodyLength::Unknown);
+    assert_eq!(codec.encode_end(), Ok(b"0\r\n\r\n".as_slice()));
     let longest = DataPrefix::chunk(usize::MAX);
     assert_eq!(longest.as_bytes(), b"ffffffffffffffff\r\n");
 }
@@ -243,63 +240,54 @@ fn chunks_a_body_of_unknown_length() {
 #[test]
 fn counts_a_body_of_known_length() {
     let ready = || {
-        let mut connection = after(GET);
-        send(&mut connection, 200, &[], BodyLength::Known(5));
-        connection.send_data(3).expect("three of five");
-        connection
+        let mut codec = after(GET);
+        send(&mut codec, 200, &[], BodyLength::Known(5));
+        codec.encode_data_prefix(3).expect("three of five");
+        codec
     };
-    let mut connection = ready();
-    assert!(connection.send_data(2).expect("the rest").is_none());
-    assert_eq!(connection.send_end(), Ok(b"".as_slice()));
-    assert!(connection.is_idle());
+    let mut codec = ready();
+    assert!(codec.encode_data_prefix(2).expect("the rest").is_none());
+    assert_eq!(codec.encode_end(), Ok(b"".as_slice()));
+    assert!(codec.is_idle());
 
-    let mut connection = ready();
-    assert_eq!(connection.send_end(), Err(WrongLength::Short));
-    assert!(connection.must_close() && !connection.can_answer());
+    let mut codec = ready();
+    assert_eq!(codec.encode_end(), Err(WrongLength::Short));
+    assert!(codec.must_close() && !codec.can_respond());
 
-    let mut connection = ready();
+    let mut codec = ready();
     assert_eq!(
-        connection.send_data(3).map(|_| ()),
+        codec.encode_data_prefix(3).map(|_| ()),
         Err(WrongLength::Excess)
     );
-    assert!(connection.must_close());
+    assert!(codec.must_close());
 
-    let mut connection = after(HEAD);
-    send(&mut connection, 200, &[], BodyLength::Known(5));
-    assert!(!connection.body_allowed());
-    assert_eq!(connection.send_end(), Ok(b"".as_slice()));
-    assert!(connection.is_idle());
+    let mut codec = after(HEAD);
+    send(&mut codec, 200, &[], BodyLength::Known(5));
+    assert!(!codec.body_allowed());
+    assert_eq!(codec.encode_end(), Ok(b"".as_slice()));
+    assert!(codec.is_idle());
 }
 
 #[test]
 fn a_100_continue_is_sent_once_and_only_to_a_waiting_client() {
-    let mut connection = after(EXPECT);
-    assert!(connection.wants_continue());
-    assert_eq!(connection.send_continue(), b"HTTP/1.1 100 Continue\r\n\r\n");
-    assert!(!connection.wants_continue());
-    assert_eq!(connection.send_continue(), b"");
-    let limits = Limits::default();
-    assert_eq!(
-        next(&mut connection, b"hi", &limits),
-        Ok((2, Event::Data(0..2)))
-    );
-    assert_eq!(next(&mut connection, b"", &limits), Ok((0, Event::End)));
-    send(&mut connection, 200, &[], BodyLength::Known(0));
-    connection.send_end().expect("an end");
-    assert!(connection.is_idle());
+    let mut codec = after(EXPECT);
+    assert!(codec.wants_continue());
+    assert_eq!(codec.encode_continue(), b"HTTP/1.1 100 Continue\r\n\r\n");
+    assert!(!codec.wants_continue());
+    assert_eq!(codec.encode_continue(), b"");
+    let limits = RequestLimits::default();
+    assert_eq!(next(&mut codec, b"hi", &limits), Ok((2, Event::Data(0..2))));
+    assert_eq!(next(&mut codec, b"", &limits), Ok((0, Event::End)));
+    send(&mut codec, 200, &[], BodyLength::Known(0));
+    codec.encode_end().expect("an end");
+    assert!(codec.is_idle());
 
     // The client sends the body without 100 Continue, so it no longer waits.
-    let mut connection = after(EXPECT);
-    assert_eq!(
-        next(&mut connection, b"", &limits),
-        Ok((0, Event::NeedData))
-    );
-    assert!(connection.wants_continue());
-    assert_eq!(
-        next(&mut connection, b"h", &limits),
-        Ok((1, Event::Data(0..1)))
-    );
-    assert!(!connection.wants_continue());
+    let mut codec = after(EXPECT);
+    assert_eq!(next(&mut codec, b"", &limits), Ok((0, Event::NeedData)));
+    assert!(codec.wants_continue());
+    assert_eq!(next(&mut codec, b"h", &limits), Ok((1, Event::Data(0..1))));
+    assert!(!codec.wants_continue());
 
     assert!(!after(POST).wants_continue());
     let empty = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nExpect: 100-continue\r\n\r\n";
@@ -308,164 +296,152 @@ fn a_100_continue_is_sent_once_and_only_to_a_waiting_client() {
 
 #[test]
 fn a_final_response_instead_of_100_continue_closes_the_connection() {
-    let mut connection = after(EXPECT);
-    let head = send(&mut connection, 403, &[], BodyLength::Known(0));
+    let mut codec = after(EXPECT);
+    let head = send(&mut codec, 403, &[], BodyLength::Known(0));
     assert!(head.ends_with("Connection: close\r\n\r\n"), "{head}");
-    connection.send_end().expect("an end");
-    assert!(connection.must_close() && !connection.wants_continue());
+    codec.encode_end().expect("an end");
+    assert!(codec.must_close() && !codec.wants_continue());
 }
 
 #[test]
 fn interim_responses_precede_the_final_one() {
-    let mut connection = after(GET);
+    let mut codec = after(GET);
     let link = [("Link", "</a.css>; rel=preload")];
-    let head = send(&mut connection, 103, &link, BodyLength::Known(0));
+    let head = send(&mut codec, 103, &link, BodyLength::Known(0));
     assert_eq!(
         head,
         "HTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\n\r\n"
     );
-    assert!(connection.can_answer());
-    send(&mut connection, 200, &[], BodyLength::Known(0));
-    connection.send_end().expect("an end");
-    assert!(connection.is_idle());
+    assert!(codec.can_respond());
+    send(&mut codec, 200, &[], BodyLength::Known(0));
+    codec.encode_end().expect("an end");
+    assert!(codec.is_idle());
 
     let status = StatusCode::EARLY_HINTS;
-    let response = Answer {
+    let response = ResponseHead {
         status,
         reason: None,
         shared: None,
         fields: NO_FIELDS,
         length: BodyLength::Known(0),
     };
-    assert_eq!(after(OLD).send_head(&response, &DATE, &mut []), 0);
+    assert_eq!(after(OLD).encode_head(&response, &DATE, &mut []), 0);
 }
 
 #[test]
 fn a_response_may_precede_the_request_body() {
-    let limits = Limits::default();
+    let limits = RequestLimits::default();
     // The body is then read, and the next request can follow.
-    let mut connection = after(POST);
-    send(&mut connection, 200, &[], BodyLength::Known(0));
-    connection.send_end().expect("an end");
-    assert!(!connection.is_idle() && !connection.must_close() && !connection.request_complete());
-    assert_eq!(
-        next(&mut connection, b"hi", &limits),
-        Ok((2, Event::Data(0..2)))
-    );
-    assert_eq!(next(&mut connection, b"", &limits), Ok((0, Event::End)));
-    assert!(connection.is_idle());
+    let mut codec = after(POST);
+    send(&mut codec, 200, &[], BodyLength::Known(0));
+    codec.encode_end().expect("an end");
+    assert!(!codec.is_idle() && !codec.must_close() && !codec.request_complete());
+    assert_eq!(next(&mut codec, b"hi", &limits), Ok((2, Event::Data(0..2))));
+    assert_eq!(next(&mut codec, b"", &limits), Ok((0, Event::End)));
+    assert!(codec.is_idle());
 
     // With `close_after` the connection closes instead.
-    let mut connection = after(POST);
-    connection.close_after();
-    let head = send(&mut connection, 413, &[], BodyLength::Known(0));
+    let mut codec = after(POST);
+    codec.close_after();
+    let head = send(&mut codec, 413, &[], BodyLength::Known(0));
     assert!(head.ends_with("Connection: close\r\n\r\n"), "{head}");
-    connection.send_end().expect("an end");
-    assert!(connection.must_close());
+    codec.encode_end().expect("an end");
+    assert!(codec.must_close());
 }
 
 #[test]
 fn a_pipelined_request_waits_for_the_current_response() {
-    let mut connection = after(GET);
-    let limits = Limits::default();
+    let mut codec = after(GET);
+    let limits = RequestLimits::default();
+    assert_eq!(next(&mut codec, b"", &limits), Ok((0, Event::NeedData)));
     assert_eq!(
-        next(&mut connection, b"", &limits),
-        Ok((0, Event::NeedData))
-    );
-    assert_eq!(
-        next(&mut connection, GET.as_bytes(), &limits),
+        next(&mut codec, GET.as_bytes(), &limits),
         Ok((0, Event::Paused))
     );
-    send(&mut connection, 200, &[], BodyLength::Known(0));
+    send(&mut codec, 200, &[], BodyLength::Known(0));
     assert_eq!(
-        next(&mut connection, GET.as_bytes(), &limits),
+        next(&mut codec, GET.as_bytes(), &limits),
         Ok((0, Event::Paused))
     );
-    connection.send_end().expect("an end");
-    let next = next(&mut connection, GET.as_bytes(), &limits);
+    codec.encode_end().expect("an end");
+    let next = next(&mut codec, GET.as_bytes(), &limits);
     assert!(matches!(next, Ok((27, Event::Request(_)))), "{next:?}");
 }
 
 #[test]
 fn close_after_on_an_idle_connection_affects_the_next_response() {
-    let mut connection = Connection::server();
-    connection.close_after();
-    assert!(connection.is_idle());
-    let event = next(&mut connection, GET.as_bytes(), &Limits::default());
+    let mut codec = Codec::server();
+    codec.close_after();
+    assert!(codec.is_idle());
+    let event = next(&mut codec, GET.as_bytes(), &RequestLimits::default());
     assert!(matches!(event, Ok((_, Event::Request(_)))));
-    let head = send(&mut connection, 200, &[], BodyLength::Known(0));
+    let head = send(&mut codec, 200, &[], BodyLength::Known(0));
     assert!(head.ends_with("Connection: close\r\n\r\n"), "{head}");
-    connection.send_end().expect("an end");
-    assert!(connection.must_close());
+    codec.encode_end().expect("an end");
+    assert!(codec.must_close());
 }
 
 #[test]
 fn the_connection_closes_after_an_error_response() {
-    let limits = Limits::default();
+    let limits = RequestLimits::default();
     let refused = "HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
     // A head misses its deadline. The exchange before it, with HEAD and HTTP/1.0, must not affect
     // the error response.
     let head = "HEAD / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n";
-    let mut connection = after(head);
-    send(&mut connection, 200, &[], BodyLength::Known(9));
-    connection.send_end().expect("an end");
-    assert!(connection.is_idle());
-    connection.refuse();
+    let mut codec = after(head);
+    send(&mut codec, 200, &[], BodyLength::Known(9));
+    codec.encode_end().expect("an end");
+    assert!(codec.is_idle());
+    codec.fail_request();
     let length = BodyLength::Known(0);
     assert_eq!(
         send(
-            &mut connection,
+            &mut codec,
             Fault::HeadTimeout.status().as_u16(),
             &[],
             length
         ),
         refused
     );
-    assert!(connection.body_allowed());
-    connection.send_end().expect("an end");
-    assert!(connection.must_close());
+    assert!(codec.body_allowed());
+    codec.encode_end().expect("an end");
+    assert!(codec.must_close());
 
     // A body misses its deadline, before and after the response has begun.
-    let mut connection = after(POST);
-    connection.refuse();
-    assert!(connection.can_answer());
-    assert_eq!(send(&mut connection, 408, &[], length), refused);
-    let mut connection = after(POST);
-    send(&mut connection, 200, &[], length);
-    connection.refuse();
-    assert!(!connection.can_answer());
-    connection.send_end().expect("an end");
-    assert!(connection.must_close());
-    assert_eq!(
-        next(&mut connection, b"hi", &limits),
-        Ok((0, Event::Paused))
-    );
+    let mut codec = after(POST);
+    codec.fail_request();
+    assert!(codec.can_respond());
+    assert_eq!(send(&mut codec, 408, &[], length), refused);
+    let mut codec = after(POST);
+    send(&mut codec, 200, &[], length);
+    codec.fail_request();
+    assert!(!codec.can_respond());
+    codec.encode_end().expect("an end");
+    assert!(codec.must_close());
+    assert_eq!(next(&mut codec, b"hi", &limits), Ok((0, Event::Paused)));
 }
 
 #[test]
 fn a_half_close_is_distinguished_from_a_truncated_request() {
-    let mut connection = Connection::server();
-    assert_eq!(connection.receive_eof(b""), Ok(()));
-    assert!(connection.must_close());
-    assert_eq!(
-        Connection::server().receive_eof(b"GET"),
-        Err(Fault::Truncated)
-    );
+    let mut codec = Codec::server();
+    assert_eq!(codec.receive_eof(b""), Ok(()));
+    assert!(codec.must_close());
+    assert_eq!(Codec::server().receive_eof(b"GET"), Err(Fault::Truncated));
     assert_eq!(after(POST).receive_eof(b""), Err(Fault::Truncated));
 
     // The request is complete: it still gets its response, which is the last one.
-    let mut connection = after(GET);
-    assert_eq!(connection.receive_eof(b""), Ok(()));
-    let head = send(&mut connection, 200, &[], BodyLength::Known(0));
+    let mut codec = after(GET);
+    assert_eq!(codec.receive_eof(b""), Ok(()));
+    let head = send(&mut codec, 200, &[], BodyLength::Known(0));
     assert!(head.ends_with("Connection: close\r\n\r\n"), "{head}");
-    connection.send_end().expect("an end");
-    assert!(connection.must_close());
-    assert_eq!(connection.receive_eof(GET.as_bytes()), Ok(()));
+    codec.encode_end().expect("an end");
+    assert!(codec.must_close());
+    assert_eq!(codec.receive_eof(GET.as_bytes()), Ok(()));
 
     // A pipelined request is still served.
-    let mut connection = after(GET);
-    assert_eq!(connection.receive_eof(GET.as_bytes()), Ok(()));
-    send(&mut connection, 200, &[], BodyLength::Known(0));
-    connection.send_end().expect("an end");
-    assert!(connection.is_idle());
+    let mut codec = after(GET);
+    assert_eq!(codec.receive_eof(GET.as_bytes()), Ok(()));
+    send(&mut codec, 200, &[], BodyLength::Known(0));
+    codec.encode_end().expect("an end");
+    assert!(codec.is_idle());
 }

@@ -1,7 +1,7 @@
 //! Trailers: those of a request become events; those of a response are sent if the body is chunked
 //! and the field is allowed as a trailer.
 
-use super::{Answer, BodyLength, Connection, DATE, Event, Head, Limits, NO_FIELDS};
+use super::{BodyLength, Codec, DATE, Event, Head, NO_FIELDS, RequestLimits, ResponseHead};
 use crate::http::h1::encode::WrongLength;
 use ::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
@@ -11,10 +11,14 @@ fn end(
     length: BodyLength,
     trailers: &[(&str, &str)],
 ) -> Result<String, WrongLength> {
-    let mut connection = Connection::server();
-    let step = connection.next_event(request.as_bytes(), &Limits::default(), &mut Head::new());
+    let mut codec = Codec::server();
+    let step = codec.next_event(
+        request.as_bytes(),
+        &RequestLimits::default(),
+        &mut Head::new(),
+    );
     step.expect("a request");
-    let response = Answer {
+    let response = ResponseHead {
         status: StatusCode::OK,
         reason: None,
         shared: None,
@@ -22,14 +26,14 @@ fn end(
         length,
     };
     let mut head = vec![0; response.head_bytes_max()];
-    connection.send_head(&response, &DATE, &mut head);
+    codec.encode_head(&response, &DATE, &mut head);
     let mut map = HeaderMap::new();
     for (name, value) in trailers {
         let name: HeaderName = name.parse().expect("a name");
         map.append(name, HeaderValue::from_str(value).expect("a value"));
     }
-    let end = connection.send_end_with(&map)?;
-    assert!(connection.is_idle() || connection.must_close());
+    let end = codec.encode_end_with_trailers(&map)?;
+    assert!(codec.is_idle() || codec.must_close());
     Ok(String::from_utf8(end.into_owned()).expect("text"))
 }
 
@@ -110,11 +114,11 @@ fn the_trailers_of_a_request_become_events() {
     let body = "1\r\nx\r\n0\r\nX-A: 1\r\nx-b:\t\u{e9} \r\nC:\r\n\r\n";
     let request = format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{body}");
     for split in 1..=request.len() {
-        let mut connection = Connection::server();
+        let mut codec = Codec::server();
         let (mut at, mut shown, mut lines) = (0, split, Vec::new());
         loop {
             let bytes = &request.as_bytes()[at..shown];
-            let step = connection.next_event(bytes, &Limits::default(), &mut Head::new());
+            let step = codec.next_event(bytes, &RequestLimits::default(), &mut Head::new());
             let (used, event) = step.expect("a valid request");
             match event {
                 Event::Trailer(line) => lines.push(&bytes[line]),

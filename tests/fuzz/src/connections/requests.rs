@@ -2,7 +2,7 @@
 //! under test: the target `h1` checks it.
 
 use coring::Limits;
-use coring::parts::h1::{self, Answer, BodyLength, Connection, Event, Framing};
+use coring::parts::h1::{self, BodyLength, Codec, Event, Framing, ResponseHead};
 use coring::parts::{Head, Version};
 use http::{HeaderName, HeaderValue, StatusCode};
 
@@ -30,18 +30,18 @@ pub(super) struct ParsedRequest {
 
 /// The requests in `sent`, up to the first fault.
 pub(super) fn read(sent: &[u8], limits: &Limits) -> Vec<ParsedRequest> {
-    let limits = h1::Limits {
+    let limits = h1::RequestLimits {
         head_bytes_max: limits.head_bytes_max,
         target_bytes_max: limits.target_bytes_max,
         fields_max: limits.fields_max,
         body_bytes_max: limits.body_bytes_max.unwrap_or(u64::MAX),
     };
-    let mut connection = Connection::server();
+    let mut codec = Codec::server();
     let mut requests: Vec<ParsedRequest> = Vec::new();
     let mut at = 0;
     loop {
         let mut head = Head::new();
-        let event = connection.next_event(&sent[at..], &limits, &mut head);
+        let event = codec.next_event(&sent[at..], &limits, &mut head);
         let Ok((used, event)) = event else {
             return requests;
         };
@@ -50,9 +50,9 @@ pub(super) fn read(sent: &[u8], limits: &Limits) -> Vec<ParsedRequest> {
         match event {
             Event::NeedData | Event::Paused => return requests,
             Event::Request(framing) => {
-                requests.push(request(&connection, &head, bytes, at));
+                requests.push(request(&codec, &head, bytes, at));
                 if framing == Framing::None {
-                    respond(&mut connection);
+                    respond(&mut codec);
                     requests.last_mut().expect("a request").complete = true;
                 }
             }
@@ -65,19 +65,19 @@ pub(super) fn read(sent: &[u8], limits: &Limits) -> Vec<ParsedRequest> {
             Event::End => {
                 let last = requests.last_mut().expect("a request");
                 (last.complete, last.end) = (true, at);
-                respond(&mut connection);
+                respond(&mut codec);
             }
         }
     }
 }
 
-fn request(connection: &Connection, head: &Head, bytes: &[u8], end: usize) -> ParsedRequest {
+fn request(codec: &Codec, head: &Head, bytes: &[u8], end: usize) -> ParsedRequest {
     let (method, path) = (head.method.as_str(), head.path(bytes));
     let (query, host) = (head.query(bytes), head.host(bytes));
     ParsedRequest {
         method: method.to_owned(),
         is_http10: head.version == Version::Http10,
-        expects_continue: connection.wants_continue(),
+        expects_continue: codec.wants_continue(),
         complete: false,
         body: Vec::new(),
         head_text: site::describe_head(method, path, query, host, head.fields(bytes)),
@@ -88,15 +88,15 @@ fn request(connection: &Connection, head: &Head, bytes: &[u8], end: usize) -> Pa
 }
 
 /// Sends an empty response to nowhere, so that the connection reads the next request.
-fn respond(connection: &mut Connection) {
-    let response = Answer {
+fn respond(codec: &mut Codec) {
+    let response = ResponseHead {
         status: StatusCode::OK,
         reason: None,
         shared: None,
         fields: NO_FIELDS,
         length: BodyLength::Known(0),
     };
-    connection.send_continue();
-    connection.send_head(&response, b"Sun, 06 Nov 1994 08:49:37 GMT", &mut [0; 256]);
-    connection.send_end().expect("the right length");
+    codec.encode_continue();
+    codec.encode_head(&response, b"Sun, 06 Nov 1994 08:49:37 GMT", &mut [0; 256]);
+    codec.encode_end().expect("the right length");
 }

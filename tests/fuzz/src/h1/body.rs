@@ -1,9 +1,9 @@
 //! A naive parser of chunked bodies. It has the whole body at once.
 
-use coring::parts::h1::Limits;
+use coring::parts::h1::RequestLimits;
 
 /// Asserts that `wire` is exactly one chunked body, with the content `data`.
-pub(super) fn check(wire: &[u8], data: &[u8], limits: &Limits) {
+pub(super) fn check(wire: &[u8], data: &[u8], limits: &RequestLimits) {
     let mut rest = wire;
     let mut read: Vec<u8> = Vec::new();
     loop {

@@ -1,14 +1,14 @@
 //! Checks a parsed head against its bytes: the bytes are exactly the request line and the fields,
 //! and a naive parser derives the same values from them.
 
-use coring::parts::h1::{Connection, Framing, Limits};
+use coring::parts::h1::{Codec, Framing, RequestLimits};
 use coring::parts::{Head, Version};
 
 /// The most bytes of empty lines before a request.
 const BLANK_MAX: usize = 8;
 
 /// The head as a line of a report.
-pub(super) fn line(connection: &Connection, head: &Head, framing: Framing, bytes: &[u8]) -> String {
+pub(super) fn line(codec: &Codec, head: &Head, framing: Framing, bytes: &[u8]) -> String {
     let fields: Vec<String> = head
         .fields(bytes)
         .map(|(name, value)| format!("{}={}", name.escape_ascii(), value.escape_ascii()))
@@ -18,8 +18,8 @@ pub(super) fn line(connection: &Connection, head: &Head, framing: Framing, bytes
         head.method,
         head.target(bytes),
         head.version,
-        connection.is_last_request(),
-        connection.wants_continue(),
+        codec.is_last_request(),
+        codec.wants_continue(),
         head.host(bytes),
         head.path(bytes).escape_ascii(),
         head.query(bytes),
@@ -39,11 +39,11 @@ struct FieldFacts {
 
 /// Asserts that `head` and `framing` agree with `bytes`.
 pub(super) fn check(
-    connection: &Connection,
+    codec: &Codec,
     head: &Head,
     framing: Framing,
     bytes: &[u8],
-    limits: &Limits,
+    limits: &RequestLimits,
 ) {
     assert!(bytes.len() <= usize::from(limits.head_bytes_max));
     let begin = bytes.chunks(2).take_while(|two| *two == b"\r\n").count() * 2;
@@ -71,7 +71,7 @@ pub(super) fn check(
         assert!(len <= limits.body_bytes_max);
     }
     let persists = facts.keep_alive || head.version == Version::Http11;
-    assert_eq!(connection.is_last_request(), facts.close || !persists);
+    assert_eq!(codec.is_last_request(), facts.close || !persists);
     check_target(head, bytes);
 }
 

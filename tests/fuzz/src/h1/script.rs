@@ -1,7 +1,7 @@
 //! A connection that receives bytes and responds to each request as its policy says. It records
 //! each event as a line of a report.
 
-use coring::parts::h1::{Answer, BodyLength, Connection, Event, Framing, Limits, is_blank};
+use coring::parts::h1::{BodyLength, Codec, Event, Framing, RequestLimits, ResponseHead, is_blank};
 use coring::parts::{Fault, Head};
 use http::{HeaderName, HeaderValue, StatusCode};
 
@@ -44,8 +44,8 @@ pub(super) struct ResponsePolicy {
 }
 
 pub(super) struct Script<'a> {
-    connection: Connection,
-    limits: &'a Limits,
+    codec: Codec,
+    limits: &'a RequestLimits,
     policy: ResponsePolicy,
     unread: Vec<u8>,
     report: Vec<String>,
@@ -70,9 +70,9 @@ pub(super) fn is_fault(line: &str) -> bool {
 }
 
 impl<'a> Script<'a> {
-    pub(super) fn new(limits: &'a Limits, policy: ResponsePolicy) -> Self {
+    pub(super) fn new(limits: &'a RequestLimits, policy: ResponsePolicy) -> Self {
         Self {
-            connection: Connection::server(),
+            codec: Codec::server(),
             limits,
             policy,
             unread: Vec::new(),
@@ -96,7 +96,7 @@ impl<'a> Script<'a> {
             self.calls += 1;
             let mut head = Head::new();
             let shown = exact(&self.unread);
-            match self.connection.next_event(&shown, self.limits, &mut head) {
+            match self.codec.next_event(&shown, self.limits, &mut head) {
                 Ok((used, event)) => {
                     let needs_more = matches!(event, Event::NeedData);
                     self.take(used, event, &head);
@@ -136,8 +136,8 @@ impl<'a> Script<'a> {
             Event::Trailer(line) => assert!(bytes[line].contains(&b':'), "not a field"),
             Event::End => self.end(),
         }
-        self.over |= self.connection.must_close() && self.body.is_none();
-        if self.connection.is_idle() {
+        self.over |= self.codec.must_close() && self.body.is_none();
+        if self.codec.is_idle() {
             self.answered = false;
         }
     }
@@ -149,11 +149,11 @@ impl<'a> Script<'a> {
             used == 0 && !self.unread.is_empty(),
             "paused without a reason"
         );
-        if self.connection.must_close() {
+        if self.codec.must_close() {
             self.over = true;
             return;
         }
-        assert!(!self.connection.is_idle(), "paused while idle");
+        assert!(!self.codec.is_idle(), "paused while idle");
         assert!(!self.answered, "paused after a complete exchange");
         self.respond();
     }
@@ -163,16 +163,16 @@ impl<'a> Script<'a> {
             !bytes.is_empty() && self.body.is_none(),
             "a request inside another"
         );
-        head::check(&self.connection, head, framing, bytes, self.limits);
-        let line = head::line(&self.connection, head, framing, bytes);
+        head::check(&self.codec, head, framing, bytes, self.limits);
+        let line = head::line(&self.codec, head, framing, bytes);
         self.report.push(line);
         self.answered = false;
         self.wire.clear();
         self.data.clear();
         self.body = Some(framing).filter(|framing| *framing != Framing::None);
-        assert_eq!(self.connection.request_complete(), self.body.is_none());
-        if self.policy.continues && self.connection.wants_continue() {
-            let interim = self.connection.send_continue();
+        assert_eq!(self.codec.request_complete(), self.body.is_none());
+        if self.policy.continues && self.codec.wants_continue() {
+            let interim = self.codec.encode_continue();
             assert_eq!(interim, b"HTTP/1.1 100 Continue\r\n\r\n");
         }
         if self.body.is_none() || self.policy.timing == ResponseTiming::AtTheHead {
@@ -196,16 +196,16 @@ impl<'a> Script<'a> {
     }
 
     fn respond(&mut self) {
-        assert!(self.connection.can_answer());
+        assert!(self.codec.can_respond());
         self.answered = true;
         if self.policy.closes {
-            self.connection.close_after();
+            self.codec.close_after();
         }
         let length = match self.policy.timing {
             ResponseTiming::Chunked => BodyLength::Unknown,
             _ => BodyLength::Known(0),
         };
-        let response = Answer {
+        let response = ResponseHead {
             status: StatusCode::OK,
             reason: None,
             shared: None,
@@ -213,22 +213,22 @@ impl<'a> Script<'a> {
             length,
         };
         let mut out = [0; 256];
-        let len = self.connection.send_head(&response, &DATE, &mut out);
+        let len = self.codec.encode_head(&response, &DATE, &mut out);
         let text = out[..len].to_ascii_lowercase();
         assert!(text.starts_with(b"http/1.1 200 ok\r\n") && text.ends_with(b"\r\n\r\n"));
         let says_close = text.windows(17).any(|bytes| bytes == b"connection: close");
-        if self.policy.timing == ResponseTiming::Chunked && self.connection.body_allowed() {
-            assert!(self.connection.send_data(5).is_ok());
+        if self.policy.timing == ResponseTiming::Chunked && self.codec.body_allowed() {
+            assert!(self.codec.encode_data_prefix(5).is_ok());
         }
-        let end = self.connection.send_end().expect("the right length");
+        let end = self.codec.encode_end().expect("the right length");
         assert!(end.is_empty() || end == b"0\r\n\r\n");
         self.responses
             .push(format!("response, closes: {says_close}"));
-        if self.connection.request_complete() {
-            assert_eq!(self.connection.is_idle(), !self.connection.must_close());
+        if self.codec.request_complete() {
+            assert_eq!(self.codec.is_idle(), !self.codec.must_close());
             assert_eq!(
                 says_close,
-                self.connection.must_close(),
+                self.codec.must_close(),
                 "the header and the state of the connection differ"
             );
         }
@@ -241,28 +241,26 @@ impl<'a> Script<'a> {
         self.over = true;
         assert!(fault.status().is_client_error() || fault.status().is_server_error());
         assert!(!fault.reason().is_empty());
-        assert!(!self.connection.is_idle() && !self.connection.wants_continue());
-        assert_eq!(self.connection.can_answer(), !self.answered);
+        assert!(!self.codec.is_idle() && !self.codec.wants_continue());
+        assert_eq!(self.codec.can_respond(), !self.answered);
         let more = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
-        let more = self
-            .connection
-            .next_event(more, self.limits, &mut Head::new());
+        let more = self.codec.next_event(more, self.limits, &mut Head::new());
         assert_eq!(more, Ok((0, Event::Paused)));
-        if self.connection.can_answer() {
+        if self.codec.can_respond() {
             self.respond();
-            assert!(self.connection.must_close());
+            assert!(self.codec.must_close());
         }
     }
 
     /// The client has sent everything. Returns the report.
     pub(super) fn finish(mut self) -> Vec<String> {
         if !self.over {
-            if let Err(fault) = self.connection.receive_eof(&self.unread) {
+            if let Err(fault) = self.codec.receive_eof(&self.unread) {
                 self.fault(fault);
             } else {
                 let is_within = !self.unread.is_empty() && !is_blank(&self.unread);
                 assert!(
-                    !is_within || !self.connection.is_idle(),
+                    !is_within || !self.codec.is_idle(),
                     "a cut head was not reported as a fault"
                 );
             }

@@ -52,7 +52,7 @@ pub(super) fn check(mut input: Input<'_>) {
     let judged = with_head(&bytes, |head, bytes| {
         // There is no naive model of If-Range: it must not panic.
         let _ = validators.if_range(head.fields(bytes), MODIFIED_SECONDS + 1);
-        validators.judge(&method, head.fields(bytes))
+        validators.evaluate(&method, head.fields(bytes))
     });
     if let Some(judged) = judged {
         assert_eq!(judged, naive(&method, &fields), "{}", bytes.escape_ascii());

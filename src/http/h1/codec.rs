@@ -8,15 +8,15 @@ use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use super::body::{BodyEvent, Decoder};
 use super::encode::{
-    Answer, BodyLength, DataPrefix, HeadWriter, Persistence, ResponseFraming, WrongLength,
+    BodyLength, DataPrefix, HeadWriter, Persistence, ResponseFraming, ResponseHead, WrongLength,
     last_chunk,
 };
-use super::parse::{self, Framing, Limits, RequestFlags};
+use super::parse::{self, Framing, RequestFlags, RequestLimits};
 use super::state::{Exchange, Party, PartyState, Step};
 use crate::http::date::DATE_LEN;
 use crate::http::{Fault, Head, Version};
 
-/// The result of [`Connection::next_event`].
+/// The result of [`Codec::next_event`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// More bytes are needed. Framing bytes of a chunked body may be consumed with this event.
@@ -40,7 +40,7 @@ pub enum Event {
 
 /// The protocol state of one connection. It is small, because every idle connection has one.
 #[derive(Clone, Debug)]
-pub struct Connection {
+pub struct Codec {
     body: Decoder,
     /// Bytes of the response's body that are not yet sent, by its Content-Length.
     response_left: u64,
@@ -53,7 +53,7 @@ pub struct Connection {
     version: Version,
 }
 
-const _: () = assert!(size_of::<Connection>() <= 48);
+const _: () = assert!(size_of::<Codec>() <= 48);
 
 /// The bytes to send after the data of a chunk.
 pub const DATA_SUFFIX: &[u8] = b"\r\n";
@@ -70,7 +70,7 @@ enum ResponseBody {
     UntilClose,
 }
 
-impl Connection {
+impl Codec {
     /// A new connection, before its first request.
     #[must_use]
     pub const fn server() -> Self {
@@ -93,13 +93,13 @@ impl Connection {
     /// returned: moving it through the results costs as much as parsing it.
     ///
     /// # Errors
-    /// A fault of the peer, which ends the request. If [`Connection::can_answer`], a response with
+    /// A fault of the peer, which ends the request. If [`Codec::can_respond`], a response with
     /// the fault's status can still be sent. Then the connection must close.
     #[inline(always)]
     pub fn next_event(
         &mut self,
         bytes: &[u8],
-        limits: &Limits,
+        limits: &RequestLimits,
         head: &mut Head,
     ) -> Result<(usize, Event), Fault> {
         let step = match self.exchange.requester() {
@@ -116,7 +116,7 @@ impl Connection {
             _ => Ok((0, Event::Paused)),
         };
         if step.is_err() {
-            self.refuse();
+            self.fail_request();
         }
         step
     }
@@ -124,7 +124,7 @@ impl Connection {
     /// Reports that the peer has half-closed the connection: no byte follows `unread`, the bytes
     /// that were received and not yet consumed.
     ///
-    /// Call it after [`Connection::next_event`] has returned [`Event::NeedData`] or
+    /// Call it after [`Codec::next_event`] has returned [`Event::NeedData`] or
     /// [`Event::Paused`]. Call it again if [`Event::NeedData`] is returned once the pipelined
     /// requests have been served.
     ///
@@ -137,7 +137,7 @@ impl Connection {
                 Ok(())
             }
             PartyState::Idle | PartyState::Body | PartyState::Waiting => {
-                self.refuse();
+                self.fail_request();
                 Err(Fault::Truncated)
             }
             PartyState::MustClose | PartyState::Closed | PartyState::Switched => {
@@ -157,7 +157,7 @@ impl Connection {
 
     /// Stops reading the request, because the caller has found a fault itself: a missed deadline,
     /// for example. The connection closes after the response.
-    pub fn refuse(&mut self) {
+    pub fn fail_request(&mut self) {
         self.exchange.fail(Party::Requester);
     }
 
@@ -193,7 +193,7 @@ impl Connection {
 
     /// Whether the head of a final response can still be sent.
     #[must_use]
-    pub fn can_answer(&self) -> bool {
+    pub fn can_respond(&self) -> bool {
         matches!(
             self.exchange.responder(),
             PartyState::Idle | PartyState::Head
@@ -207,7 +207,7 @@ impl Connection {
     }
 
     /// Encodes `100 Continue`; returns no bytes if the client does not wait for it.
-    pub fn send_continue(&mut self) -> &'static [u8] {
+    pub fn encode_continue(&mut self) -> &'static [u8] {
         if !self.wants_continue() {
             return b"";
         }
@@ -227,10 +227,10 @@ impl Connection {
     /// 101, which is the last response. The Upgrade fields of 101 and 426 are sent.
     ///
     /// # Panics
-    /// If `out` is shorter than the head. [`Answer::head_bytes_max`] bytes always suffice.
-    pub fn send_head<'f, F>(
+    /// If `out` is shorter than the head. [`ResponseHead::head_bytes_max`] bytes always suffice.
+    pub fn encode_head<'f, F>(
         &mut self,
-        response: &Answer<'f, F>,
+        response: &ResponseHead<'f, F>,
         date: &[u8; DATE_LEN],
         out: &mut [u8],
     ) -> usize
@@ -289,7 +289,7 @@ impl Connection {
     /// # Errors
     /// [`WrongLength::Excess`] if the body would exceed its Content-Length, or the response has no
     /// body. The `len` bytes must not be sent.
-    pub fn send_data(&mut self, len: usize) -> Result<Option<DataPrefix>, WrongLength> {
+    pub fn encode_data_prefix(&mut self, len: usize) -> Result<Option<DataPrefix>, WrongLength> {
         // An empty chunk would end the body.
         if len == 0 {
             return Ok(None);
@@ -314,12 +314,12 @@ impl Connection {
     }
 
     /// Completes the response and encodes the end of its body, if it needs one. The connection can
-    /// then continue with the rest of the request or the next one, or [`Connection::must_close`].
+    /// then continue with the rest of the request or the next one, or [`Codec::must_close`].
     ///
     /// # Errors
     /// [`WrongLength::Short`] if the body is shorter than its Content-Length. The connection must
     /// close, which is how the client learns of this.
-    pub fn send_end(&mut self) -> Result<&'static [u8], WrongLength> {
+    pub fn encode_end(&mut self) -> Result<&'static [u8], WrongLength> {
         if self.response_body == ResponseBody::Counted && self.response_left > 0 {
             self.exchange.fail(Party::Responder);
             return Err(WrongLength::Short);
@@ -332,17 +332,17 @@ impl Connection {
         Ok(end)
     }
 
-    /// Like [`Connection::send_end`], and sends `trailers` if the body is chunked. Other bodies
+    /// Like [`Codec::encode_end`], and sends `trailers` if the body is chunked. Other bodies
     /// cannot have trailers.
     ///
     /// # Errors
-    /// Those of [`Connection::send_end`].
-    pub fn send_end_with(
+    /// Those of [`Codec::encode_end`].
+    pub fn encode_end_with_trailers(
         &mut self,
         trailers: &HeaderMap,
     ) -> Result<Cow<'static, [u8]>, WrongLength> {
         let is_chunked = self.response_body == ResponseBody::Chunked;
-        let end = self.send_end()?;
+        let end = self.encode_end()?;
         Ok(match is_chunked {
             true => Cow::Owned(last_chunk(trailers)),
             false => Cow::Borrowed(end),
@@ -393,7 +393,7 @@ impl Connection {
     fn next_head(
         &mut self,
         bytes: &[u8],
-        limits: &Limits,
+        limits: &RequestLimits,
         head: &mut Head,
     ) -> Result<(usize, Event), Fault> {
         let mut flags = RequestFlags::default();
@@ -424,7 +424,11 @@ impl Connection {
     }
 
     /// Decodes the next event of the request's body.
-    fn next_body_event(&mut self, bytes: &[u8], limits: &Limits) -> Result<(usize, Event), Fault> {
+    fn next_body_event(
+        &mut self,
+        bytes: &[u8],
+        limits: &RequestLimits,
+    ) -> Result<(usize, Event), Fault> {
         if !bytes.is_empty() {
             self.exchange.proceed();
         }
@@ -445,7 +449,7 @@ impl Connection {
     }
 
     /// Decides how the response's body ends (RFC 9112 §6.3), and which framing field the head has.
-    fn frame<F>(&mut self, response: &Answer<'_, F>) -> ResponseFraming {
+    fn frame<F>(&mut self, response: &ResponseHead<'_, F>) -> ResponseFraming {
         let framing = match (response.status, response.length) {
             // RFC 9110 §8.6: 204 has no Content-Length; in a 304 it would be that of the 200.
             (StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED, _) => ResponseFraming::None,
