@@ -30,7 +30,7 @@ how to read them. In short:
 - A run counts only if it has 40 rounds, and if two instances of the same server (A/A) differ by at
   most 2 %. Where latency is compared, the interval of that ratio must include 1.
 
-[What was tried](trials.md) lists the changes that were measured, and where the remaining time goes.
+[Trials](trials.md) lists the changes that were measured, and where the remaining time goes.
 
 ## Names
 
