@@ -27,11 +27,13 @@ const SEEDS: &[(u64, &str)] = &[
     (88_079, NO_CLOSE),
     (88_923, NO_CLOSE),
     (19_069, OVERFLOW),
+    (95_015, BUSY),
 ];
 
 const NO_CLOSE: &str =
     "the server took the rest of a body for another request: it sent no Connection: close";
 const ASLEEP: &str = "a worker slept although a socket had data and buffers were free";
+const BUSY: &str = "this test took 25,000 short sends without a pause for an endless loop";
 const OVERFLOW: &str = "the completion queue was full, and each re-armed poll ended another poll";
 const SLOW_TRANSFER: &str =
     "this test took a transfer that the end of a drain cut off for a stuck one";

@@ -12,7 +12,7 @@ use crate::client::{Behaviour, Client};
 use crate::service::{PLANNED, Site, hold_up_until};
 
 /// More steps than this without any time passing are a busy loop.
-const STEPS_AT_ONCE_MAX: u32 = 20_000;
+const STEPS_AT_ONCE_MAX: u32 = 500_000;
 /// Blocks that a connection may hold: received bytes that the service has not taken, bytes received
 /// until the receive is cancelled, and bytes of an echo that are not sent.
 const BLOCKS_MAX: u64 = 16 + 32 + 64;
