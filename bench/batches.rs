@@ -6,7 +6,7 @@ use std::error::Error;
 use std::time::{Duration, SystemTime};
 
 use coring::fs::Root;
-use coring::sim::{Connection, Faults, Received, Simulated, Step, World};
+use coring::sim::{ClientEnd, Faults, Received, Simulated, Step, World};
 use coring::{Files, Limits, Request, Response, Service};
 
 const USAGE: &str = "usage: batches keepalive|pipelined|close | batches static FOLDER NAME";
@@ -114,7 +114,7 @@ fn until_next_second() -> Duration {
 struct Bench {
     world: World,
     server: Simulated,
-    connections: Vec<Connection>,
+    connections: Vec<ClientEnd>,
     /// The bytes that each connection sends in a round.
     requests: Vec<u8>,
     load: Load,
@@ -143,7 +143,7 @@ impl Bench {
                 self.check(connection.read(usize::MAX));
             }
             if matches!(self.load, Load::Closing) {
-                let closed = |connection: &Connection| connection.read(1) == Received::End;
+                let closed = |connection: &ClientEnd| connection.read(1) == Received::End;
                 assert!(
                     self.connections.iter().all(closed),
                     "the server did not close a connection after the response"

@@ -2,8 +2,8 @@
 //! one that is not in memory. The pool knows no files; it runs closures.
 //!
 //! Each worker has its own pool of a few threads, which are started when they are first needed. A
-//! finished blocking task wakes its waiter through the worker's inbox. A simulated worker has no
-//! threads; it runs each blocking task at once.
+//! finished blocking task wakes its waiter through the worker's wake queue. A simulated worker has
+//! no threads; it runs each blocking task at once.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -12,7 +12,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use crate::rt::{JoinError, contain, note_waker, outcome_of, wake};
+use crate::rt::{JoinError, catch_outcome, catch_panic, note_waker, wake};
 
 /// The most threads of one worker's pool, and so the most disk accesses at a time. If as many calls
 /// never return (because a file server is gone), the worker can run no further blocking tasks.
@@ -49,7 +49,7 @@ pub fn blocking<T: Send + 'static>(task: impl FnOnce() -> T + Send + 'static) ->
     let task_slot = slot.clone();
     let run = move || {
         if Arc::strong_count(&task_slot) > 1 {
-            finish(&task_slot, outcome_of(task));
+            finish(&task_slot, catch_outcome(task));
         }
     };
     if let Err(error) = super::current::with_blocking_pool(|pool| pool.start(Box::new(run))) {
@@ -136,7 +136,7 @@ impl BlockingPool {
     /// If the pool has no thread and none can be started.
     fn start(&self, task: BlockingTask) -> io::Result<()> {
         if self.threads_max == 0 {
-            contain(task);
+            catch_panic(task);
             return Ok(());
         }
         let mut queue = lock(&self.shared.queue);
@@ -176,7 +176,7 @@ impl Drop for BlockingPool {
 /// any code.
 fn drop_tasks(tasks: VecDeque<BlockingTask>) {
     for task in tasks {
-        contain(|| drop(task));
+        catch_panic(|| drop(task));
     }
 }
 
@@ -186,7 +186,7 @@ impl Shared {
         while let Some(task) = self.next_task() {
             // Panics of the task's closure are caught inside. This catches panics of its
             // destructors.
-            contain(task);
+            catch_panic(task);
         }
     }
 

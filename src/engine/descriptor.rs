@@ -7,7 +7,7 @@ use std::rc::{Rc, Weak};
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::io::Errno;
 
-use crate::rt::{Event, Occurrence};
+use crate::rt::{Event, EventWait};
 
 /// A reference-counted descriptor. Each operation on it holds a reference, so it is closed after
 /// the final completion of its last operation. (A socket that is closed while a receive is armed
@@ -52,7 +52,7 @@ impl Descriptor {
     pub fn notify_gone(&self) {
         self.0.is_gone.set(true);
         let gone = self.0.gone.take();
-        gone.into_iter().for_each(|gone| gone.happen());
+        gone.into_iter().for_each(|gone| gone.fire());
     }
 
     /// The descriptor's number, for the kernel.
@@ -89,14 +89,14 @@ impl WeakDescriptor {
 
     /// Waits until [`Descriptor::notify_gone`] is called. Ready at once if the descriptor is
     /// closed.
-    pub fn gone(&self) -> Occurrence {
+    pub fn gone(&self) -> EventWait {
         let inner = self.0.upgrade().filter(|inner| !inner.is_gone.get());
         let event = match &inner {
             Some(inner) => inner.gone.borrow_mut().get_or_insert_default().clone(),
             None => Rc::default(),
         };
         if inner.is_none() {
-            event.happen();
+            event.fire();
         }
         event.wait()
     }

@@ -153,7 +153,7 @@ impl<T> RunningWorker<T> {
         let now_ms = monotonic_ms();
         if executor.is_due(now_ms) {
             // Bytes that arrived before a deadline must be received before that deadline fires.
-            mutate!(JudgeUnheard, false, engine.fetch_completions()?);
+            mutate!(EnforceEarly, false, engine.fetch_completions()?);
         }
         executor.advance(now_ms);
         let turn = executor.turn();
@@ -179,7 +179,7 @@ impl<T> RunningWorker<T> {
         if let Engine::Uring(uring) = engine {
             uring.0.visit(None)?;
         }
-        executor.inbox().awake();
+        executor.wake_queue().awake();
         Ok(())
     }
 
@@ -203,9 +203,9 @@ impl<T> Drop for RunningWorker<T> {
 /// until a completion, the next timer, or a wake-up from another thread.
 fn visit(engine: &Engine, executor: &Executor, turn: Turn) -> io::Result<()> {
     let trim_ms = engine.pool().trim(executor.now_ms());
-    let inbox = executor.inbox();
+    let wake_queue = executor.wake_queue();
     // From here on, a thread that wakes one of our tasks also ends our sleep.
-    let may_sleep = !turn.runnable && inbox.prepare_sleep();
+    let may_sleep = !turn.runnable && wake_queue.prepare_sleep();
     let sleep = may_sleep.then(|| {
         let next_ms = turn.next_ms.into_iter().chain(trim_ms).min();
         let Some(next_ms) = next_ms else {
@@ -223,7 +223,7 @@ fn visit(engine: &Engine, executor: &Executor, turn: Turn) -> io::Result<()> {
         }
     }
     if may_sleep {
-        inbox.awake();
+        wake_queue.awake();
     }
     Ok(())
 }

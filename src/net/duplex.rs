@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use super::stream::Stream;
-use super::transport::{Filled, Transport};
+use super::transport::{RecvOutcome, Transport};
 use crate::buf::{Chunk, Part};
 use crate::engine;
 
@@ -38,10 +38,10 @@ impl Duplex {
             if let Some(chunk) = self.0.recv_buf.take_chunk(&engine::pool()) {
                 return Poll::Ready(Ok(Some(chunk)));
             }
-            match ready!(self.0.poll_fill(context))? {
-                Filled::Bytes(_) => {}
-                Filled::Fin => return Poll::Ready(Ok(None)),
-                Filled::Overdue => unreachable!("this transport has no deadlines"),
+            match ready!(self.0.poll_recv(context))? {
+                RecvOutcome::Bytes(_) => {}
+                RecvOutcome::Fin => return Poll::Ready(Ok(None)),
+                RecvOutcome::Overdue => unreachable!("this transport has no deadlines"),
             }
         }
     }

@@ -22,7 +22,7 @@ pub use polling::Polling;
 pub use seqpacket::{SeqpacketReceiver, SeqpacketSender, UnixSeqpacket};
 pub(crate) use stream::{Remote, Stream};
 pub use tcp::{TcpListener, TcpStream};
-pub(crate) use transport::{Filled, Pace, SendLimits, Transport, TransportError};
+pub(crate) use transport::{Pace, RecvOutcome, SendLimits, Transport, TransportError};
 pub use unix::{UnixListener, UnixStream};
 
 pub(crate) use crate::engine::Peer;

@@ -12,7 +12,7 @@ use crate::buf::{Chunk, Outgoing};
 use crate::engine::{
     Connecting, Descriptor, Interest, Peer, Receiving, Sending, Sent, Then, WeakDescriptor,
 };
-use crate::rt::Occurrence;
+use crate::rt::EventWait;
 use crate::sys::mutants::mutate;
 use crate::sys::{limits, socket};
 
@@ -233,7 +233,7 @@ impl Remote {
 
     /// Waits until the peer has half-closed or reset the stream, or the stream is dropped. A
     /// half-close and a reset are noticed only while a task calls [`Stream::poll_peer`].
-    pub fn gone(&self) -> Occurrence {
+    pub fn gone(&self) -> EventWait {
         self.0.gone()
     }
 }

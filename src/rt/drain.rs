@@ -25,7 +25,7 @@ pub(super) struct Drain {
 /// # Panics
 /// Outside a worker.
 pub fn begin_drain() {
-    drain().begun.happen();
+    drain().begun.fire();
 }
 
 /// Waits until the server that this coroutine belongs to drains. A draining server accepts no more

@@ -11,8 +11,8 @@ use super::waker::note_waker;
 /// An event that happens once. Tasks of one worker can wait for it.
 #[derive(Debug, Default)]
 pub struct Event {
-    has_happened: Cell<bool>,
-    /// The wakers of the waiting futures. Each [`Occurrence`] has an index into this list.
+    has_fired: Cell<bool>,
+    /// The wakers of the waiting futures. Each [`EventWait`] has an index into this list.
     waiting: RefCell<Vec<Option<Waker>>>,
     /// Unused indices of `waiting`.
     vacant: RefCell<Vec<usize>>,
@@ -20,20 +20,20 @@ pub struct Event {
 
 impl Event {
     /// Marks the event as happened and wakes all waiting tasks. A second call has no effect.
-    pub fn happen(&self) {
-        self.has_happened.set(true);
+    pub fn fire(&self) {
+        self.has_fired.set(true);
         let waiting = self.waiting.take();
         waiting.into_iter().flatten().for_each(wake);
     }
 
     /// Whether the event has happened.
-    pub fn has_happened(&self) -> bool {
-        self.has_happened.get()
+    pub fn has_fired(&self) -> bool {
+        self.has_fired.get()
     }
 
     /// Waits until the event has happened; ready at once if it has happened already.
-    pub fn wait(self: &Rc<Self>) -> Occurrence {
-        Occurrence {
+    pub fn wait(self: &Rc<Self>) -> EventWait {
+        EventWait {
             event: self.clone(),
             index: None,
         }
@@ -43,18 +43,18 @@ impl Event {
 /// The future of [`Event::wait`].
 #[derive(Debug)]
 #[must_use = "this future does nothing unless it is awaited"]
-pub struct Occurrence {
+pub struct EventWait {
     event: Rc<Event>,
     /// Its index in the event's `waiting`, from the first poll on.
     index: Option<usize>,
 }
 
-impl Future for Occurrence {
+impl Future for EventWait {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let event = self.event.clone();
-        if event.has_happened() {
+        if event.has_fired() {
             self.index = None;
             return Poll::Ready(());
         }
@@ -73,7 +73,7 @@ impl Future for Occurrence {
     }
 }
 
-impl Drop for Occurrence {
+impl Drop for EventWait {
     fn drop(&mut self) {
         let Some(index) = self.index else { return };
         let waker = self
@@ -82,8 +82,8 @@ impl Drop for Occurrence {
             .borrow_mut()
             .get_mut(index)
             .and_then(Option::take);
-        // `happen` has emptied `waiting`, so afterwards there is no index to reuse.
-        if !self.event.has_happened() {
+        // `fire` has emptied `waiting`, so afterwards there is no index to reuse.
+        if !self.event.has_fired() {
             self.event.vacant.borrow_mut().push(index);
         }
         waker.into_iter().for_each(drop_waker);
@@ -122,7 +122,7 @@ mod tests {
             assert!(dropped.as_mut().poll(context).is_pending());
         }
         assert_eq!(event.waiting.borrow().len(), 2, "indices are reused");
-        event.happen();
+        event.fire();
         assert_eq!(count.0.load(Ordering::Relaxed), 1);
         assert!(first.as_mut().poll(context).is_ready());
         assert!(

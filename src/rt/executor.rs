@@ -14,9 +14,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use super::drain::Drain;
-use super::foreign::{contain, drop_waker, wake};
-use super::inbox::{self, Inbox};
+use super::foreign::{catch_panic, drop_waker, wake};
 use super::sync::per_thread;
+use super::wake_queue::{self, RemoteWakeQueue};
 use super::waker::{GENERATION_BITS, TaskId};
 use super::wheel::Wheel;
 use crate::metrics::WorkerMetrics;
@@ -71,17 +71,17 @@ pub struct Executor {
     run_queue: RefCell<VecDeque<u32>>,
     pub(super) wheel: RefCell<Wheel>,
     pub(super) now_ms: Cell<u64>,
-    /// The peer clock: `now_ms` minus `lost_ms`.
+    /// The peer clock: `now_ms` minus `delayed_ms`.
     pub(super) peer_now_ms: Cell<u64>,
     /// The sum of all delays of the worker so far, in ms.
-    pub(super) lost_ms: Cell<u64>,
+    pub(super) delayed_ms: Cell<u64>,
     /// The latest time at which the clock is read next, unless the worker is delayed, in ms.
     expected_ms: Cell<u64>,
     /// The first time at which a timer may be due, as of the end of the last turn, in ms.
     next_ms: Cell<u64>,
     /// Reusable space for the wakers of timers that are due.
     due: RefCell<Vec<Waker>>,
-    inbox: Arc<Inbox>,
+    wake_queue: Arc<RemoteWakeQueue>,
     pub(super) drain: Rc<Drain>,
     metrics: Arc<WorkerMetrics>,
 }
@@ -99,21 +99,21 @@ impl Executor {
         now_ms: u64,
         unpark: Box<dyn Fn() + Send + Sync>,
     ) -> Self {
-        let inbox = Arc::new(Inbox::new(unpark));
+        let wake_queue = Arc::new(RemoteWakeQueue::new(unpark));
         let mut wheel = Wheel::new();
         wheel.advance(now_ms, drop);
         Self {
-            worker: inbox::register(&inbox),
+            worker: wake_queue::register(&wake_queue),
             tasks: RefCell::default(),
             run_queue: RefCell::default(),
             wheel: RefCell::new(wheel),
             now_ms: Cell::new(now_ms),
             peer_now_ms: Cell::new(now_ms),
-            lost_ms: Cell::new(0),
+            delayed_ms: Cell::new(0),
             expected_ms: Cell::new(u64::MAX),
             next_ms: Cell::new(u64::MAX),
             due: RefCell::default(),
-            inbox,
+            wake_queue,
             drain: Rc::default(),
             metrics,
         }
@@ -131,8 +131,8 @@ impl Executor {
     }
 
     /// The queue of wake-ups from other threads.
-    pub fn inbox(&self) -> &Inbox {
-        &self.inbox
+    pub fn wake_queue(&self) -> &RemoteWakeQueue {
+        &self.wake_queue
     }
 
     /// Makes this executor the thread's current one while `body` runs.
@@ -188,8 +188,8 @@ impl Executor {
         self.note_delay(now_ms);
         self.expected_ms.set(now_ms + DELAY_MS_MAX);
         self.now_ms.set(now_ms);
-        self.peer_now_ms.set(now_ms - self.lost_ms.get());
-        self.inbox.drain(|id| {
+        self.peer_now_ms.set(now_ms - self.delayed_ms.get());
+        self.wake_queue.drain(|id| {
             self.metrics.remote_wakes.add(1);
             self.schedule(id);
         });
@@ -210,11 +210,11 @@ impl Executor {
         self.expected_ms.set(expected_ms);
     }
 
-    /// Adds the time by which `now_ms` is later than expected to `lost_ms`.
+    /// Adds the time by which `now_ms` is later than expected to `delayed_ms`.
     fn note_delay(&self, now_ms: u64) {
         let delay_ms = now_ms.saturating_sub(self.expected_ms.get());
-        let lost_ms = self.lost_ms.get() + mutate!(CountDelays, 0, delay_ms);
-        self.lost_ms.set(lost_ms);
+        let delayed_ms = self.delayed_ms.get() + mutate!(CountDelays, 0, delay_ms);
+        self.delayed_ms.set(delayed_ms);
     }
 
     /// Polls each task that is ready now, once.
@@ -252,7 +252,7 @@ impl Executor {
                 break;
             }
             for future in futures {
-                let dropped = contain(|| drop(future));
+                let dropped = catch_panic(|| drop(future));
                 self.metrics.task_panics.add(u64::from(dropped.is_none()));
             }
         }
@@ -310,7 +310,7 @@ impl Executor {
         let waker = self.id(slot, generation).waker();
         let mut context = Context::from_waker(&waker);
         // A panic ends only the task that panicked. The panic hook has reported it.
-        let polled = contain(|| future.as_mut().poll(&mut context));
+        let polled = catch_panic(|| future.as_mut().poll(&mut context));
         if let Some(Poll::Pending) = polled {
             let mut tasks = self.tasks.borrow_mut();
             let task = &mut tasks.slots[slot as usize];
@@ -326,7 +326,7 @@ impl Executor {
         self.metrics.task_panics.add(u64::from(polled.is_none()));
         self.vacate(&mut self.tasks.borrow_mut(), slot as usize);
         // Dropped when nothing is borrowed: destructors may wake and spawn tasks, and may panic.
-        let dropped = contain(|| drop(future));
+        let dropped = catch_panic(|| drop(future));
         self.metrics.task_panics.add(u64::from(dropped.is_none()));
     }
 

@@ -11,14 +11,16 @@ use super::waker::{is_ours, wake_ours};
 
 /// Runs `body`. Returns `None` if it panicked; the panic hook has then reported the panic.
 #[inline]
-pub fn contain<R>(body: impl FnOnce() -> R) -> Option<R> {
-    catch_unwind(AssertUnwindSafe(body)).map_err(discard).ok()
+pub fn catch_panic<R>(body: impl FnOnce() -> R) -> Option<R> {
+    catch_unwind(AssertUnwindSafe(body))
+        .map_err(drop_panic_payload)
+        .ok()
 }
 
 /// Drops the payload of a caught panic. The payload's destructor may itself panic; the payload of
 /// that panic is dropped in the same way. The fourth payload is leaked, so that the loop ends.
 #[cold]
-pub fn discard(mut payload: Box<dyn Any + Send>) {
+pub fn drop_panic_payload(mut payload: Box<dyn Any + Send>) {
     for _ in 0..3 {
         match catch_unwind(AssertUnwindSafe(|| drop(payload))) {
             Ok(()) => return,
@@ -34,7 +36,7 @@ pub fn wake(waker: Waker) {
     if is_ours(&waker) {
         wake_ours(&ManuallyDrop::new(waker));
     } else {
-        contain(|| waker.wake());
+        catch_panic(|| waker.wake());
     }
 }
 
@@ -44,6 +46,6 @@ pub fn drop_waker(waker: Waker) {
     if is_ours(&waker) {
         forget(waker);
     } else {
-        contain(|| drop(waker));
+        catch_panic(|| drop(waker));
     }
 }

@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use super::foreign::{discard, wake};
+use super::foreign::{drop_panic_payload, wake};
 use super::task::current;
 use super::waker::TaskId;
 
@@ -178,10 +178,10 @@ impl<F: Future> Drop for Joined<F> {
 }
 
 /// Runs `body`. Returns a panic in it as an error; the panic hook has then reported the panic.
-pub fn outcome_of<T>(body: impl FnOnce() -> T) -> Result<T, JoinError> {
+pub fn catch_outcome<T>(body: impl FnOnce() -> T) -> Result<T, JoinError> {
     catch_unwind(AssertUnwindSafe(body)).map_err(|panic| {
         let message = message(&*panic).into();
-        discard(panic);
+        drop_panic_payload(panic);
         JoinError::Panicked(message)
     })
 }

@@ -2,27 +2,27 @@
 //!
 //! A task is a spawned coroutine, and never leaves its worker's thread. A task is woken by a
 //! completion (from the engine), by a timer, by another task, or by another thread through the
-//! `Inbox`. The engine puts the thread to sleep and ends that sleep.
+//! `RemoteWakeQueue`. The engine puts the thread to sleep and ends that sleep.
 
 mod drain;
 mod event;
 mod executor;
 mod foreign;
-mod inbox;
 mod join;
 #[cfg(all(test, loom))]
 mod model;
 mod sync;
 mod task;
 mod timer;
+mod wake_queue;
 mod waker;
 mod wheel;
 
 pub use drain::{DrainHold, begin_drain, drain_released, draining, hold_drain};
-pub use event::{Event, Occurrence};
+pub use event::{Event, EventWait};
 pub use executor::{Executor, Turn};
-pub use foreign::{contain, discard, drop_waker, wake};
-pub use join::{JoinError, JoinHandle, outcome_of, spawn_joined};
+pub use foreign::{catch_panic, drop_panic_payload, drop_waker, wake};
+pub use join::{JoinError, JoinHandle, catch_outcome, spawn_joined};
 pub use task::{
     is_within_worker, now_ms, peer_after_ms, peer_now_ms, spawn_detached, wake_all, yield_now,
 };

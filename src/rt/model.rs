@@ -1,5 +1,5 @@
 //! A model of a worker's sleep for loom, which explores how wake-ups from other threads can
-//! interleave with it. Executors, inboxes and wakers are real. The eventfd that ends a sleep is
+//! interleave with it. Executors, wake queues and wakers are real. The eventfd that ends a sleep is
 //! modelled: it fails the test if a worker sleeps when no thread is left to wake it, because then
 //! a wake-up was lost.
 
@@ -120,10 +120,10 @@ impl ModelWorker {
                     break;
                 }
                 sleeps_announced += u64::from(!turn.runnable);
-                let inbox = self.executor.inbox();
-                if !turn.runnable && inbox.prepare_sleep() {
+                let wake_queue = self.executor.wake_queue();
+                if !turn.runnable && wake_queue.prepare_sleep() {
                     self.eventfd.sleep();
-                    inbox.awake();
+                    wake_queue.awake();
                 }
             }
         });
@@ -207,13 +207,13 @@ mod planted {
 
     #[test]
     #[should_panic(expected = "a wake-up was lost")]
-    fn a_worker_that_does_not_check_its_inbox_again_sleeps_for_ever() {
+    fn a_worker_that_does_not_check_its_queue_again_never_wakes() {
         with_mutant(Mutant::SleepUnchecked, || explore(None, || wake_one(1)));
     }
 
     #[test]
     #[should_panic(expected = "a wake-up was lost")]
-    fn a_worker_that_is_not_unparked_sleeps_for_ever() {
+    fn a_worker_that_is_not_unparked_never_wakes() {
         with_mutant(Mutant::LoseRemoteWake, || explore(None, || wake_one(1)));
     }
 }

@@ -130,12 +130,12 @@ fn pitfall_20_a_worker_checks_for_wake_ups_again_before_it_sleeps() {
     // Outside `enter`, a wake-up is queued like one of another thread.
     waker.wake_by_ref();
     assert!(
-        !executor.inbox().prepare_sleep(),
+        !executor.wake_queue().prepare_sleep(),
         "a wake-up is queued already"
     );
     assert_eq!(unparks.load(Ordering::SeqCst), 0);
     executor.advance(0);
-    assert!(executor.inbox().prepare_sleep());
+    assert!(executor.wake_queue().prepare_sleep());
     waker.wake_by_ref();
     waker.wake_by_ref();
     assert_eq!(unparks.load(Ordering::SeqCst), 1);
@@ -470,7 +470,7 @@ fn pitfall_20_no_wake_up_from_another_thread_is_lost() {
             executor.advance(0);
             let turn = executor.turn();
             let done = executor.metrics.tasks_live.get() == 0;
-            if !turn.runnable && !done && executor.inbox().prepare_sleep() {
+            if !turn.runnable && !done && executor.wake_queue().prepare_sleep() {
                 let guard = parked.0.lock().unwrap();
                 let wait = parked
                     .1
@@ -479,7 +479,7 @@ fn pitfall_20_no_wake_up_from_another_thread_is_lost() {
                 assert!(!timeout.timed_out(), "a wake-up was lost");
                 *guard = false;
             }
-            executor.inbox().awake();
+            executor.wake_queue().awake();
         }
     });
     stop.store(true, Ordering::Relaxed);

@@ -53,7 +53,7 @@ impl Timer {
         current(|executor| {
             debug_assert_eq!(self.worker, executor.worker());
             let mut wheel = executor.wheel.borrow_mut();
-            let deadline_ms = deadline_ms.saturating_add(executor.lost_ms.get());
+            let deadline_ms = deadline_ms.saturating_add(executor.delayed_ms.get());
             wheel.set(self.slot, deadline_ms);
             let replaced = wheel.set_waker(self.slot, context.waker());
             drop(wheel);

@@ -5,7 +5,7 @@
 
 use std::task::{RawWaker, RawWakerVTable, Waker};
 
-use super::{executor, inbox};
+use super::{executor, wake_queue};
 
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("a waker packs 64 bits into a pointer");
@@ -54,10 +54,10 @@ impl TaskId {
     }
 
     /// Schedules the task: directly if its worker runs on this thread, otherwise through the
-    /// worker's inbox.
+    /// worker's wake queue.
     pub(super) fn wake(self) {
         if !executor::wake_local(self) {
-            inbox::wake_remote(self);
+            wake_queue::wake_remote(self);
         }
     }
 }

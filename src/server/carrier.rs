@@ -14,7 +14,7 @@ use crate::buf::Part;
 use crate::http::field::split_line;
 use crate::http::h1::Event;
 use crate::http::{Fault, Head};
-use crate::net::{Filled, Peer};
+use crate::net::{Peer, RecvOutcome};
 use crate::service::{Piece, Response};
 use crate::sys::mutants::mutate;
 
@@ -140,13 +140,13 @@ impl Carrier for Connection {
     ) -> Poll<Result<usize, CloseReason>> {
         self.encode_continue();
         self.transport.set_recv_deadline(deadline_ms);
-        Poll::Ready(match ready!(self.transport.poll_fill(context))? {
-            Filled::Bytes(bytes) => Ok(bytes),
-            Filled::Fin => {
+        Poll::Ready(match ready!(self.transport.poll_recv(context))? {
+            RecvOutcome::Bytes(bytes) => Ok(bytes),
+            RecvOutcome::Fin => {
                 let ended = self.http.receive_eof(self.transport.recv_buf.unread());
                 ended.map(|()| 0).map_err(CloseReason::Fault)
             }
-            Filled::Overdue => Err(CloseReason::Fault(Fault::BodyTimeout)),
+            RecvOutcome::Overdue => Err(CloseReason::Fault(Fault::BodyTimeout)),
         })
     }
 
@@ -154,10 +154,10 @@ impl Carrier for Connection {
         if self.http.request_complete() || !self.transport.has_more() {
             return Ok(0);
         }
-        match self.transport.poll_fill(context) {
+        match self.transport.poll_recv(context) {
             Poll::Ready(filled) => match filled? {
-                Filled::Bytes(bytes) => Ok(bytes),
-                Filled::Fin | Filled::Overdue => Ok(0),
+                RecvOutcome::Bytes(bytes) => Ok(bytes),
+                RecvOutcome::Fin | RecvOutcome::Overdue => Ok(0),
             },
             Poll::Pending => Ok(0),
         }

@@ -19,8 +19,8 @@ use super::shared::{Manner, Shared};
 use crate::buf::PoolBox;
 use crate::http::Fault;
 use crate::http::h1::{self, Event, Framing};
-use crate::net::{Filled, Stream, Transport};
-use crate::rt::{discard, peer_after_ms, yield_now};
+use crate::net::{RecvOutcome, Stream, Transport};
+use crate::rt::{drop_panic_payload, peer_after_ms, yield_now};
 use crate::service::{Inlet, Request, Response, Service};
 use crate::sys::mutants::mutate;
 
@@ -133,7 +133,7 @@ impl Connection {
         }))
         .unwrap_or_else(|panic| match in_service {
             true => {
-                discard(panic);
+                drop_panic_payload(panic);
                 Err(CloseReason::ServicePanicked)
             }
             false => resume_unwind(panic),
@@ -151,7 +151,7 @@ impl Connection {
     ) -> Result<Next<impl Future<Output = Response> + use<'a, S>>, CloseReason> {
         loop {
             mutate!(
-                AnswerAfterClose,
+                RespondAfterClose,
                 if self.http.must_close() && !self.transport.recv_buf.is_empty() {
                     self.http = h1::Codec::server();
                 }
@@ -278,9 +278,9 @@ impl Connection {
         if self.closes_for_drain() {
             self.transport.set_recv_deadline(0);
         }
-        match ready!(self.transport.poll_fill_and_send(context))? {
-            Filled::Bytes(_) | Filled::Fin => Poll::Ready(Ok(())),
-            Filled::Overdue => self.poll_overdue(context),
+        match ready!(self.transport.poll_recv_and_send(context))? {
+            RecvOutcome::Bytes(_) | RecvOutcome::Fin => Poll::Ready(Ok(())),
+            RecvOutcome::Overdue => self.poll_overdue(context),
         }
     }
 

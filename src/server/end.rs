@@ -12,7 +12,7 @@ use super::close_reason::CloseReason;
 use super::connection::Connection;
 use crate::buf::PoolBox;
 use crate::http::Fault;
-use crate::net::{Filled, Transport};
+use crate::net::{RecvOutcome, Transport};
 use crate::rt::peer_after_ms;
 use crate::service::Response;
 use crate::sys::mutants::mutate;
@@ -76,7 +76,7 @@ impl Connection {
     }
 
     async fn end(&mut self, reason: CloseReason) {
-        let mut end = match self.transport.is_cut() {
+        let mut end = match self.transport.is_broken() {
             true => End::Silent,
             false => End::of(reason, self.http.can_respond()),
         };
@@ -147,9 +147,9 @@ async fn linger(transport: &mut Transport) {
         transport.set_recv_deadline(end_ms.min(peer_after_ms(LINGER_PAUSE_MS)));
         let unread = transport.recv_buf.unread().len();
         transport.recv_buf.consume(unread);
-        match poll_fn(|context| transport.poll_fill(context)).await {
-            Ok(Filled::Bytes(received)) => left = left.saturating_sub(received),
-            Ok(Filled::Fin | Filled::Overdue) | Err(_) => break,
+        match poll_fn(|context| transport.poll_recv(context)).await {
+            Ok(RecvOutcome::Bytes(received)) => left = left.saturating_sub(received),
+            Ok(RecvOutcome::Fin | RecvOutcome::Overdue) | Err(_) => break,
         }
     }
 }

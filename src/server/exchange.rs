@@ -18,7 +18,7 @@ use super::close_reason::CloseReason;
 use crate::buf::PoolBox;
 use crate::http::Fault;
 use crate::net::Pace;
-use crate::rt::{contain, peer_now_ms, spawn_joined};
+use crate::rt::{catch_panic, peer_now_ms, spawn_joined};
 use crate::service::{Body, Inlet, NextResponse, Piece, Response, Upgraded};
 use crate::sys::mutants::mutate;
 
@@ -134,14 +134,15 @@ impl<F: Future<Output = Response>> Exchange<F> {
     ) -> Poll<Result<Response, CloseReason>> {
         loop {
             self.forget_own_reader(context);
-            let polled = contain(|| {
+            let polled = catch_panic(|| {
                 let polled = match &mut self.stage {
                     Stage::Pending(Pending::Call(call)) => call.as_mut().poll(context),
                     Stage::Next(next) => next.as_mut().poll(context),
                     _ => unreachable!("called only before there is a response"),
                 };
                 if polled.is_ready() {
-                    // Dropped within `contain`: the call's destructors are the service's code, too.
+                    // Dropped within `catch_panic`: the call's destructors are the service's code,
+                    // too.
                     self.stage = Stage::Body(None);
                 }
                 polled
@@ -279,7 +280,7 @@ impl<F: Future<Output = Response>> Exchange<F> {
         while self.has_room(carrier)
             && let Some(source) = self.body()
         {
-            match contain(|| source.poll_piece(context)).ok_or(CloseReason::ServicePanicked)? {
+            match catch_panic(|| source.poll_piece(context)).ok_or(CloseReason::ServicePanicked)? {
                 Poll::Pending => break,
                 Poll::Ready(Ok(Some(piece))) => {
                     pulled = pulled.max(match piece {

@@ -33,7 +33,7 @@ pub use limits::{HalfClose, Limits};
 use crate::engine::Selected;
 use crate::metrics::WorkerMetrics;
 use crate::net::{Address, SocketFile};
-use crate::rt::discard;
+use crate::rt::drop_panic_payload;
 use access_log::Writer;
 pub(crate) use control::{Control, Phase};
 use startup::Thread;
@@ -193,7 +193,7 @@ impl Running {
                 Ok(Ok(())) => continue,
                 Ok(Err(error)) => format!("a worker's engine failed: {error}"),
                 Err(panic) => {
-                    discard(panic);
+                    drop_panic_payload(panic);
                     "a worker panicked".to_owned()
                 }
             };

@@ -16,7 +16,7 @@ use super::control::{Control, Phase};
 use super::error::{Error, ErrorKind};
 use super::worker::{self, Plan};
 use crate::engine::{EngineChoice, Refused, Selected, Worker};
-use crate::rt::discard;
+use crate::rt::drop_panic_payload;
 
 /// A worker's thread.
 pub(super) type Thread = JoinHandle<io::Result<()>>;
@@ -90,7 +90,7 @@ pub(super) fn start(
     control: &Arc<Control>,
 ) -> Result<(Selected, Vec<Thread>)> {
     let factories = Arc::new(factories);
-    let (reports, inbox) = sync_channel(plans.len());
+    let (reports, worker_reports) = sync_channel(plans.len());
     let mut verdicts = Vec::new();
     let mut threads = Vec::new();
     let mut outcome = Ok(());
@@ -120,7 +120,7 @@ pub(super) fn start(
         }
         verdicts.push(verdict);
     }
-    let agreed = outcome.and_then(|()| settle(selected, choice, &inbox, &verdicts));
+    let agreed = outcome.and_then(|()| settle(selected, choice, &worker_reports, &verdicts));
     // Workers that wait for a verdict end when its channel is closed.
     drop(verdicts);
     match agreed {
@@ -128,7 +128,7 @@ pub(super) fn start(
         Err(error) => {
             for thread in threads {
                 // The start has failed with `error`; the outcome of this thread adds nothing to it.
-                let _ = thread.join().map_err(discard);
+                let _ = thread.join().map_err(drop_panic_payload);
             }
             Err(error)
         }

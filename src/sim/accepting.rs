@@ -34,7 +34,7 @@ impl Kernel {
         if self.random.chance(self.faults.exhausted) {
             return (-self.random.pick(faults::ACCEPT_EXHAUSTED), 0);
         }
-        if self.random.chance(self.faults.passing) {
+        if self.random.chance(self.faults.transient) {
             return (-self.random.pick(faults::ACCEPT_TRANSIENT), 0);
         }
         match self.network.accept(listener, fd) {

@@ -63,7 +63,7 @@ impl Kernel {
 
     /// The error that a fault gives to a send or receive of a message, if any.
     fn message_errno(&mut self) -> Option<i32> {
-        if self.random.chance(self.faults.passing) {
+        if self.random.chance(self.faults.transient) {
             return Some(self.random.pick(faults::STREAM_TRANSIENT));
         }
         let fails = self.random.chance(self.faults.fatal);

@@ -14,7 +14,7 @@ pub struct Faults {
     /// A multishot ends with a completion, with or without data.
     pub lose_more: u16,
     /// An operation fails with a transient error, after which it can be repeated.
-    pub passing: u16,
+    pub transient: u16,
     /// An operation fails with an error that ends the connection.
     pub fatal: u16,
     /// No descriptor or memory is left for an accepted connection or for received descriptors.
@@ -43,7 +43,7 @@ impl Faults {
             delay_ms_max: 0,
             short: 0,
             lose_more: 0,
-            passing: 0,
+            transient: 0,
             fatal: 0,
             exhausted: 0,
             aborted: 0,
@@ -68,7 +68,7 @@ impl Faults {
             delay_ms_max: 1 + u64::from(some(60)),
             short: some(500),
             lose_more: some(300),
-            passing: some(80),
+            transient: some(80),
             fatal: some(15),
             exhausted: some(300).max(some(300) * 3),
             aborted: some(500),

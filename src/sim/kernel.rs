@@ -328,7 +328,7 @@ impl Kernel {
         // SAFETY: the submission of a close passes ownership of the descriptor.
         drop(unsafe { OwnedFd::from_raw_fd(fd) });
         self.observe();
-        if self.random.chance(self.faults.passing) {
+        if self.random.chance(self.faults.transient) {
             return -self.random.pick(faults::CLOSE);
         }
         0

@@ -42,7 +42,7 @@ pub(crate) use files::openat2;
 use kernel::Kernel;
 #[cfg(feature = "mutants")]
 pub use mutants::{Mutant, with_mutant};
-pub use network::{Connection, Received};
+pub use network::{ClientEnd, Received};
 pub use random::Random;
 pub(crate) use ring::Ring;
 pub use server::Simulated;
@@ -108,13 +108,13 @@ impl World {
     }
 
     /// Connects a client to a listener; `None` if the connection is refused.
-    pub fn connect(&self, listener: usize) -> Option<Connection> {
+    pub fn connect(&self, listener: usize) -> Option<ClientEnd> {
         let mut kernel = self.0.borrow_mut();
         let window = 1 + kernel.random.below(4);
         let window = kernel.faults.window_max / window;
         let number = kernel.network.connect(listener, window);
         kernel.note("connect", listener, i64::from(number.is_some()));
-        number.map(|number| Connection::new(self.clone(), number))
+        number.map(|number| ClientEnd::new(self.clone(), number))
     }
 
     /// Makes a descriptor to be passed in messages. It and all its copies must be closed when all
@@ -202,7 +202,7 @@ pub(crate) fn recvmsg(
 
 /// Delays the worker of the calling task: moves the machine's clock forward by `duration_ms`, but
 /// not beyond `end_ms`.
-pub fn hold_up(duration_ms: u64, end_ms: u64) {
+pub fn delay_worker(duration_ms: u64, end_ms: u64) {
     if let Some(world) = World::current() {
         world.advance(end_ms.min(world.now_ms() + duration_ms));
     }

@@ -35,7 +35,7 @@ mutants! {
     /// The end of a stream is ignored, so the receive is armed again.
     RearmOnEof,
     /// A reset is not noticed while no receive is armed.
-    DeafAfterEnd,
+    MissReset,
     /// The data of the last completion of a multishot is dropped.
     DropLastData,
     /// The descriptors of a message whose receive is orphaned are not closed.
@@ -45,7 +45,7 @@ mutants! {
     /// A receive that found no buffer is not queued for one.
     ForgetQueued,
     /// A receive that needs a buffer does not queue behind earlier ones.
-    Overtake,
+    SkipBufferQueue,
     /// A worker sleeps while receives wait for their turn to get a buffer.
     SleepInQueue,
     /// A wake-up from another thread does not end the worker's sleep.
@@ -89,7 +89,7 @@ mutants! {
     /// A send is started while another one is in flight.
     SecondSend,
     /// Bytes after the last request of a connection get a response.
-    AnswerAfterClose,
+    RespondAfterClose,
     /// While tasks are busy, completions that wait to be posted are not fetched.
     NeverFetch,
     /// A turn of the loop does not end while tasks are ready.
@@ -97,7 +97,7 @@ mutants! {
     /// The task that was woken last runs first.
     NewestFirst,
     /// A deadline is enforced before pending completions are processed.
-    JudgeUnheard,
+    EnforceEarly,
     /// Delays of the worker count against its peers.
     CountDelays,
     /// An aborted connection in the backlog prevents the acceptance of those behind it.

@@ -310,12 +310,12 @@ impl SimSocket {
 }
 
 /// A client's end of a connection.
-pub struct Connection {
+pub struct ClientEnd {
     world: World,
     number: usize,
 }
 
-impl Connection {
+impl ClientEnd {
     pub(super) fn new(world: World, number: usize) -> Self {
         Self { world, number }
     }
@@ -390,7 +390,7 @@ impl Connection {
     }
 
     /// Whether the simulation has made an operation on it fail.
-    pub fn is_excused(&self) -> bool {
+    pub fn had_injected_error(&self) -> bool {
         self.world.0.borrow().network.sockets[self.number].had_injected_error
     }
 
@@ -415,9 +415,9 @@ impl Connection {
     }
 }
 
-impl fmt::Debug for Connection {
+impl fmt::Debug for ClientEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Connection({})", self.number)
+        write!(f, "ClientEnd({})", self.number)
     }
 }
 

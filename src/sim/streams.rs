@@ -17,7 +17,7 @@ use crate::engine::Descriptor;
 impl Kernel {
     /// Receives into a provided buffer. Returns the result and the flags of the completion.
     pub(super) fn recv(&mut self, ring: usize, number: usize, is_multishot: bool) -> (i32, u32) {
-        if self.random.chance(self.faults.passing) {
+        if self.random.chance(self.faults.transient) {
             return (-self.random.pick(faults::STREAM_TRANSIENT), 0);
         }
         if self.random.chance(self.faults.fatal) {
@@ -123,7 +123,7 @@ impl Kernel {
 
     /// Executes a send of the ring.
     pub(super) fn send(&mut self, socket: usize, outgoing: &Outgoing) -> i32 {
-        if self.random.chance(self.faults.passing) {
+        if self.random.chance(self.faults.transient) {
             return -self.random.pick(faults::STREAM_TRANSIENT);
         }
         match self.take(socket, &[&outgoing.copy]) {
@@ -138,7 +138,7 @@ impl Kernel {
             self.misuse("send", fd);
             return Err(libc::EBADF);
         };
-        if self.random.chance(self.faults.passing) {
+        if self.random.chance(self.faults.transient) {
             return Err(libc::EINTR);
         }
         let result = self.take(socket, parts);

@@ -1,7 +1,7 @@
 //! A client whose requests and behaviour, good or bad, follow from a seed. It checks every byte
 //! that it receives.
 
-use coring::sim::{Connection, Random, Received, World};
+use coring::sim::{ClientEnd, Random, Received, World};
 
 use crate::response::ParsedResponse;
 use crate::service::{Kind, TRAILER, content, states_length};
@@ -91,9 +91,9 @@ struct SentRequest {
 pub(crate) struct Client {
     number: usize,
     pub(crate) behaviour: Behaviour,
-    may_hold_up: bool,
+    may_delay_worker: bool,
     random: Random,
-    connection: Option<Connection>,
+    connection: Option<ClientEnd>,
     requests: Vec<SentRequest>,
     /// All bytes that the client sends.
     outgoing: Vec<u8>,
@@ -125,12 +125,12 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// A client that connects soon after `now_ms`. With `may_hold_up`, some of its requests block
-    /// their worker.
+    /// A client that connects soon after `now_ms`. With `may_delay_worker`, some of its requests
+    /// block their worker.
     pub(crate) fn new(
         number: usize,
         behaviour: Behaviour,
-        may_hold_up: bool,
+        may_delay_worker: bool,
         mut random: Random,
         now_ms: u64,
     ) -> Self {
@@ -139,7 +139,7 @@ impl Client {
         let mut client = Self {
             number,
             behaviour,
-            may_hold_up,
+            may_delay_worker,
             connection: None,
             requests: Vec::new(),
             outgoing: Vec::new(),
@@ -227,7 +227,7 @@ impl Client {
             Behaviour::Wrong | Behaviour::Overlong => {}
             _ if number + 1 == count && self.random.chance(100) => return Kind::Panic,
             _ if number + 1 == count && self.random.chance(100) => return Kind::Broken,
-            _ if self.may_hold_up && self.random.chance(100) => return Kind::HoldUp,
+            _ if self.may_delay_worker && self.random.chance(100) => return Kind::DelayWorker,
             _ => {}
         }
         self.random.pick(&[
@@ -279,10 +279,7 @@ impl Client {
         if self.done {
             return None;
         }
-        let reads = self
-            .connection
-            .as_ref()
-            .is_some_and(Connection::is_readable);
+        let reads = self.connection.as_ref().is_some_and(ClientEnd::is_readable);
         let reads_ms = reads.then_some(self.reads_at_ms);
         let sends_ms = self.wants_to_send().then_some(self.sends_at_ms);
         let watches_ms = Some(self.closed_until_ms).filter(|at_ms| *at_ms != u64::MAX);
@@ -525,7 +522,10 @@ impl Client {
         // The server does not linger after a request with `Connection: close`. If the client sends
         // more, that may reset the connection before it has read the response (RFC 9112 §9.6).
         let sent_after_close = self.sent > self.last_end;
-        let excused = self.connection.as_ref().is_none_or(Connection::is_excused)
+        let had_injected_error = self
+            .connection
+            .as_ref()
+            .is_none_or(ClientEnd::had_injected_error)
             || self.told_to_close
             || sent_after_close
             || matches!(
@@ -540,7 +540,7 @@ impl Client {
         let begun_ms = begun_ms.unwrap_or_else(|| self.finished.then_some(0));
         // The end of a drain may cut off a transfer that makes progress. A transfer without
         // progress is a fault, whether its bytes are at the client or in the server's socket.
-        let moved_ms = self.connection.as_ref().map_or(0, Connection::moved_ms);
+        let moved_ms = self.connection.as_ref().map_or(0, ClientEnd::moved_ms);
         let flows = now_ms <= moved_ms + STUCK_MS;
         let too_late = drain_ms.is_some_and(|drain_ms| {
             let is_cut = flows && now_ms > drain_ms + DRAIN_MS_MAX;
@@ -549,7 +549,7 @@ impl Client {
         let is_satisfied =
             self.answered == self.requests.len() && self.behaviour != Behaviour::Wrong;
         let is_aborted = self.pending().map(|request| request.kind) == Some(Kind::Broken);
-        if is_aborted || excused || too_late || is_satisfied {
+        if is_aborted || had_injected_error || too_late || is_satisfied {
             return Ok(());
         }
         Err(self.fault(&format!(
@@ -563,7 +563,7 @@ impl Client {
 
     fn fault(&self, what: &str) -> String {
         let (number, behaviour) = (self.number, self.behaviour);
-        let connection = self.connection.as_ref().map(Connection::number);
+        let connection = self.connection.as_ref().map(ClientEnd::number);
         format!("client {number} ({behaviour:?}, connection {connection:?}) {what}")
     }
 }

@@ -6,7 +6,7 @@ use coring::sim::{Faults, Mutant, Random};
 use crate::turns::{Bench, CLIENTS, TestClient, pitfall};
 
 /// The planted faults that only these tests detect.
-pub(crate) const MUTANTS: &[Mutant] = &[Mutant::Overtake, Mutant::SleepInQueue];
+pub(crate) const MUTANTS: &[Mutant] = &[Mutant::SkipBufferQueue, Mutant::SleepInQueue];
 
 /// Unread bytes that a greedy client keeps in its socket.
 const GREEDY_BYTES: usize = 32 << 10;
@@ -128,7 +128,7 @@ pub(crate) fn check(seed: u64) -> Result<(), String> {
 
 #[test]
 fn greedy_clients_share_the_buffers() {
-    pitfall(greedy_clients_share, &[Mutant::Overtake]);
+    pitfall(greedy_clients_share, &[Mutant::SkipBufferQueue]);
 }
 
 #[test]

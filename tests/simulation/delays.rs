@@ -8,7 +8,7 @@ use crate::run::{Setting, run_with};
 use crate::turns::{Bench, TestClient};
 
 /// The planted faults that only these tests detect.
-pub(crate) const MUTANTS: &[Mutant] = &[Mutant::JudgeUnheard, Mutant::CountDelays];
+pub(crate) const MUTANTS: &[Mutant] = &[Mutant::EnforceEarly, Mutant::CountDelays];
 
 const SEEDS: u64 = 300;
 /// The clients that send in time.
@@ -44,7 +44,7 @@ fn requests_sent_before_a_delay_are_answered(seed: u64) -> Result<(), String> {
             bench.wait_for_response(client)?;
         }
         bench.pass(IDLE_MS)?;
-        bench.hold_up(DELAY_MS);
+        bench.delay_worker(DELAY_MS);
     }
     drop(clients);
     bench.end()
@@ -68,7 +68,7 @@ pub(crate) fn check(seed: u64) -> Result<(), String> {
         },
         behaviours: IN_TIME,
         may_stop: true,
-        holds_up: true,
+        delays_worker: true,
     };
     run_with(&setting, random, false).map(drop)
 }

@@ -8,7 +8,7 @@ use coring::sim::{Faults, Mutant, Random, Simulated, World, sleep_ms, with_mutan
 use coring::{HalfClose, Limits, Request, Response, Service};
 
 /// The planted faults that only this test detects.
-pub(crate) const MUTANTS: &[Mutant] = &[Mutant::DeafAfterEnd];
+pub(crate) const MUTANTS: &[Mutant] = &[Mutant::MissReset];
 
 /// The duration of a call in ms, so long that no call ends by itself during a test.
 const CALL_MS: u64 = 60_000;

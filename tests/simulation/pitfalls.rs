@@ -71,7 +71,7 @@ fn pitfall(faults: Faults, behaviours: &'static [Behaviour], mutants: &[Mutant])
         faults,
         behaviours,
         may_stop: true,
-        holds_up: false,
+        delays_worker: false,
     };
     let run = |seed| run_with(&setting, Random::new(seed), false).map(|_| ());
     for seed in 0..SEEDS {
@@ -246,7 +246,7 @@ fn pitfall_32_drain() {
 
 #[test]
 fn pitfall_33_response_after_the_last() {
-    let mutants = [Mutant::AnswerAfterClose];
+    let mutants = [Mutant::RespondAfterClose];
     pitfall(Faults::none(), &[Behaviour::Overlong], &mutants);
 }
 

@@ -61,7 +61,7 @@ fn a_slow_transfer_may_be_cut_off_by_the_end_of_a_drain() {
         },
         behaviours: &[Behaviour::Flooding],
         may_stop: false,
-        holds_up: false,
+        delays_worker: false,
     };
     for seed in 0..10 {
         let outcome = run_with(&setting, Random::new(seed), false);

@@ -9,7 +9,7 @@ use coring::Limits;
 use coring::sim::{Faults, Random, Simulated, Step, World};
 
 use crate::client::{Behaviour, Client};
-use crate::service::{PLANNED, Site, hold_up_until};
+use crate::service::{PLANNED, Site, delay_worker_until};
 
 /// More steps than this without any time passing are a busy loop.
 const STEPS_AT_ONCE_MAX: u32 = 500_000;
@@ -40,7 +40,7 @@ pub(crate) struct Setting {
     /// In some runs the server is stopped during its drain, as by a second signal.
     pub(crate) may_stop: bool,
     /// Before the drain, workers are suspended now and then, and some calls block their worker.
-    pub(crate) holds_up: bool,
+    pub(crate) delays_worker: bool,
 }
 
 /// Runs `seed` with random faults and every kind of client.
@@ -53,7 +53,7 @@ pub(crate) fn run_seed(seed: u64, traced: bool) -> Result<Summary, String> {
         faults: Faults::random(&mut random),
         behaviours: Behaviour::ALL,
         may_stop: true,
-        holds_up: false,
+        delays_worker: false,
     };
     run_with(&setting, random, traced)
 }
@@ -123,19 +123,19 @@ impl Run {
         let server = Simulated::new(&world, workers, &limits, || Site);
         let now_ms = world.now_ms();
         // A blocking call advances the clock, so the clients of another worker would be late.
-        let may_hold_up = setting.holds_up && workers == 1;
+        let may_delay_worker = setting.delays_worker && workers == 1;
         let clients = 1 + random.below(10);
         let clients = (0..clients).map(|number| {
             let behaviour = random.pick(setting.behaviours);
-            Client::new(number, behaviour, may_hold_up, random.fork(), now_ms)
+            Client::new(number, behaviour, may_delay_worker, random.fork(), now_ms)
         });
         let clients = clients.collect();
         let drains_at_ms = now_ms + random.pick(&[50, 1000, 2000, 60_000]);
-        let (drains_at_ms, pauses) = match setting.holds_up {
+        let (drains_at_ms, pauses) = match setting.delays_worker {
             true => pauses(&mut random, now_ms, workers),
             false => (drains_at_ms, Vec::new()),
         };
-        hold_up_until(drains_at_ms);
+        delay_worker_until(drains_at_ms);
         let stops = setting.may_stop && random.chance(200);
         Self {
             server,

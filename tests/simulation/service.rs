@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::task::Poll;
 
-use coring::sim::{hold_up, sleep_ms};
+use coring::sim::{delay_worker, sleep_ms};
 use coring::{Body, HeaderMap, HeaderValue, Request, Response, Service, spawn};
 
 /// The message of the panics that the service causes on purpose.
@@ -33,7 +33,7 @@ pub(crate) enum Kind {
     /// Panics.
     Panic,
     /// Responds from memory after it has blocked the worker.
-    HoldUp,
+    DelayWorker,
 }
 
 impl Kind {
@@ -47,7 +47,7 @@ impl Kind {
         Self::Generated,
         Self::Broken,
         Self::Panic,
-        Self::HoldUp,
+        Self::DelayWorker,
     ];
 
     fn named(name: &str) -> Option<Self> {
@@ -65,7 +65,7 @@ impl Kind {
             Self::Generated => "generated",
             Self::Broken => "broken",
             Self::Panic => "panic",
-            Self::HoldUp => "hold-up",
+            Self::DelayWorker => "delay-worker",
         }
     }
 
@@ -108,8 +108,8 @@ impl Service for Site {
                 return Response::text(generate(content, kind == Kind::Generated));
             }
             Kind::Panic => panic!("{PLANNED}"),
-            Kind::HoldUp => {
-                hold_up(HOLD_UPS_MS[len % HOLD_UPS_MS.len()], HOLD_UPS_END_MS.get());
+            Kind::DelayWorker => {
+                delay_worker(DELAYS_MS[len % DELAYS_MS.len()], DELAYS_END_MS.get());
             }
             Kind::Item | Kind::Ignore => {}
         }
@@ -156,16 +156,16 @@ fn generate(content: Vec<u8>, is_finished: bool) -> Body {
 
 /// How long calls block their worker, in ms: less than all deadlines, or more than the timeout of a
 /// head, of a body, and of an idle connection.
-const HOLD_UPS_MS: [u64; 4] = [300, 12_000, 35_000, 80_000];
+const DELAYS_MS: [u64; 4] = [300, 12_000, 35_000, 80_000];
 
 thread_local! {
     /// No call on this thread blocks its worker beyond this time, in ms.
-    static HOLD_UPS_END_MS: Cell<u64> = const { Cell::new(0) };
+    static DELAYS_END_MS: Cell<u64> = const { Cell::new(0) };
 }
 
 /// Lets calls block their workers, until the given time at most.
-pub(crate) fn hold_up_until(end_ms: u64) {
-    HOLD_UPS_END_MS.set(end_ms);
+pub(crate) fn delay_worker_until(end_ms: u64) {
+    DELAYS_END_MS.set(end_ms);
 }
 
 /// Yields to other tasks `times` times. Nothing but the task itself wakes it.

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use coring::fs::Root;
-use coring::sim::{Connection, Faults, Mutant, Random, Received, Simulated, World, with_mutant};
+use coring::sim::{ClientEnd, Faults, Mutant, Random, Received, Simulated, World, with_mutant};
 use coring::{Files, Limits};
 
 use crate::response::ParsedResponse;
@@ -73,7 +73,7 @@ impl Scene {
     /// after `pause_at` bytes.
     fn responses(
         &mut self,
-        client: &Connection,
+        client: &ClientEnd,
         count: usize,
         piece_max: usize,
         mut pause_at: usize,
@@ -133,7 +133,7 @@ pub(crate) fn check(seed: u64) -> Result<(), String> {
     let mut random = Random::new(seed);
     let faults = Faults {
         short: random.pick(&[0, 300]),
-        passing: random.pick(&[0, 100]),
+        transient: random.pick(&[0, 100]),
         delay: random.pick(&[0, 300]),
         delay_ms_max: 40,
         window_max: random.pick(&[2_000, 20_000, 100_000]),

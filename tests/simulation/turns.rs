@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use coring::sim::{Connection, Faults, Mutant, Received, Simulated, Step, World};
+use coring::sim::{ClientEnd, Faults, Mutant, Received, Simulated, Step, World};
 use coring::{Limits, Request, Response, Service};
 
 use crate::response::ParsedResponse;
@@ -102,7 +102,7 @@ impl Bench {
     }
 
     /// Advances the clock while the worker is suspended.
-    pub(crate) fn hold_up(&self, duration_ms: u64) {
+    pub(crate) fn delay_worker(&self, duration_ms: u64) {
         self.world.advance(self.world.now_ms() + duration_ms);
     }
 
@@ -140,7 +140,7 @@ impl Bench {
 
 /// A client whose requests and responses are small.
 pub(crate) struct TestClient {
-    pub(crate) connection: Connection,
+    pub(crate) connection: ClientEnd,
     received: Vec<u8>,
 }
 

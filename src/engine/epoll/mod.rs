@@ -27,7 +27,7 @@ use crate::engine::op::{
     self, Interest, OP_EXISTS, OpId, PartialSend, Peer, Sent, StreamEnd, Then,
 };
 use crate::metrics::WorkerMetrics;
-use crate::rt::{contain, drop_waker, note_waker, wake};
+use crate::rt::{catch_panic, drop_waker, note_waker, wake};
 use polls::Polls;
 
 /// The most events taken in one visit.
@@ -304,7 +304,7 @@ impl Epoll {
         });
         drop(watches);
         // Dropped outside the borrow: it may close its descriptor, and run code of the service.
-        contain(|| drop(unsent));
+        catch_panic(|| drop(unsent));
     }
 
     /// Stops watching a descriptor, because its owner is gone.
@@ -321,7 +321,7 @@ impl Epoll {
         }
         drop(watches);
         // Dropped outside the borrow: it may close its descriptor, and run code of the service.
-        contain(|| drop(gone));
+        catch_panic(|| drop(gone));
     }
 
     fn watch(&self, owner: Descriptor, flags: EventFlags) -> OpId {
@@ -402,7 +402,7 @@ impl Epoll {
         }
         drop(watches);
         // Dropping the bytes that were sent may run code of the service.
-        contain(|| drop(sent));
+        catch_panic(|| drop(sent));
         unused_waker.into_iter().for_each(drop_waker);
         reader.into_iter().chain(writer).for_each(wake);
     }
@@ -413,7 +413,7 @@ impl Drop for Epoll {
         for watch in self.watches.take() {
             // The watch of a socket that was leaked. Dropping its unsent bytes may run code of the
             // service.
-            contain(|| drop(watch));
+            catch_panic(|| drop(watch));
         }
         // The gauge shows what is left after all coroutines were dropped.
         self.metrics.blocks_in_use.set(self.pool.in_use() as u64);

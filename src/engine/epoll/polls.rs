@@ -17,7 +17,7 @@ use rustix::time::Timespec;
 use super::{Epoll, POLLS};
 use crate::engine::descriptor::Descriptor;
 use crate::engine::op::{Events, OP_EXISTS, Op, OpId, OpState, Polling, Table};
-use crate::rt::{contain, wake};
+use crate::rt::{catch_panic, wake};
 
 /// The most events taken in one visit. The next visit takes the others.
 const EVENTS_MAX: usize = 64;
@@ -97,7 +97,7 @@ impl Polls {
             }
         }
         // Dropped last: it may hold the last reference to its descriptor.
-        contain(|| drop(entry));
+        catch_panic(|| drop(entry));
     }
 
     /// Takes the reported events, and wakes the waiters that they concern.

@@ -18,7 +18,7 @@ use crate::engine::op::{
     self, After, Interest, Op, OpId, OpState, Read, Send, Sent, Table, Tag, Then,
 };
 use crate::metrics::WorkerMetrics;
-use crate::rt::{contain, drop_waker, wake};
+use crate::rt::{catch_panic, drop_waker, wake};
 use crate::sys::mutants::mutate;
 
 /// How many steps of 100 ms without a final completion [`Uring::finish`] waits through.
@@ -270,7 +270,7 @@ impl Uring {
             drop(table);
             // Dropped outside the borrow of the table: it may close its descriptor, through this
             // engine, and dropping its bytes may run code of the service.
-            contain(|| drop(removed));
+            catch_panic(|| drop(removed));
             return;
         }
         entry.state = OpState::Orphaned;
@@ -429,7 +429,7 @@ impl Uring {
         drop(table);
         // Dropped outside the borrow of the table: it may close its descriptor, through this
         // engine, and dropping its bytes may run code of the service.
-        contain(|| drop(gone));
+        catch_panic(|| drop(gone));
         waker.into_iter().for_each(wake);
         match after {
             _ if orphaned => {}

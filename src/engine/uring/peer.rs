@@ -37,7 +37,7 @@ impl Uring {
         } else {
             Peer::Present
         };
-        if mutate!(DeafAfterEnd, true, is_armed && !has_hangup) {
+        if mutate!(MissReset, true, is_armed && !has_hangup) {
             return known;
         }
         known.max(self.poll_hangup(id, context))

@@ -62,7 +62,7 @@ impl Uring {
 
     /// Submits a receive. In a crowded ring it is queued for a buffer instead.
     pub(super) fn ask_to_receive(&self, id: OpId) {
-        if mutate!(Overtake, false, self.buffer_queue.is_crowded()) {
+        if mutate!(SkipBufferQueue, false, self.buffer_queue.is_crowded()) {
             self.enqueue_receive(id);
         } else {
             self.submit(id);

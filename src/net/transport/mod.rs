@@ -67,12 +67,12 @@ enum WriteSide {
     Ended,
     /// A send has failed, or unsent bytes were discarded. The peer misses bytes, so no others may
     /// follow.
-    Cut,
+    Broken,
 }
 
 /// The outcome of a receive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Filled {
+pub enum RecvOutcome {
     /// This number of bytes was received into `recv_buf`.
     Bytes(usize),
     /// The peer has sent a FIN.
@@ -150,7 +150,10 @@ impl Transport {
 
     /// Receives a chunk into `recv_buf`.
     #[inline(always)]
-    pub fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<Result<Filled, TransportError>> {
+    pub fn poll_recv(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<RecvOutcome, TransportError>> {
         let received = self.recv(context);
         if received.is_pending() && self.arm(context) {
             return Poll::Ready(self.recv_overdue(context));
@@ -161,14 +164,14 @@ impl Transport {
     /// Receives a chunk into `recv_buf`, and sends queued bytes meanwhile. The end of the last send
     /// wakes the caller only if that send failed.
     #[inline(always)]
-    pub fn poll_fill_and_send(
+    pub fn poll_recv_and_send(
         &mut self,
         context: &mut Context<'_>,
-    ) -> Poll<Result<Filled, TransportError>> {
+    ) -> Poll<Result<RecvOutcome, TransportError>> {
         if let Poll::Ready(Err(error)) = self.poll_send(context, Interest::Failure) {
             return Poll::Ready(Err(error));
         }
-        self.poll_fill(context)
+        self.poll_recv(context)
     }
 
     /// Ready when all queued bytes are sent.
@@ -212,13 +215,13 @@ impl Transport {
 
     /// Whether a send has failed, or unsent bytes were discarded. Then nothing can be sent any
     /// more.
-    pub fn is_cut(&self) -> bool {
-        self.write_side == WriteSide::Cut
+    pub fn is_broken(&self) -> bool {
+        self.write_side == WriteSide::Broken
     }
 
     /// Whether the kernel has not taken all queued bytes, as far as is known.
     pub fn has_unsent(&self) -> bool {
-        self.is_cut() || !self.send_queue.is_empty() || self.stream.has_unsent()
+        self.is_broken() || !self.send_queue.is_empty() || self.stream.has_unsent()
     }
 
     /// The number of queued bytes, plus the bytes of a file span that is being sent. A caller that
@@ -240,7 +243,7 @@ impl Transport {
             return;
         }
         if self.has_unsent() || std::thread::panicking() {
-            self.write_side = WriteSide::Cut;
+            self.write_side = WriteSide::Broken;
             self.stream.reset();
         } else {
             self.write_side = WriteSide::Ended;
@@ -268,20 +271,20 @@ impl Transport {
     }
 
     #[inline]
-    fn recv(&mut self, context: &Context<'_>) -> Poll<Result<Filled, TransportError>> {
+    fn recv(&mut self, context: &Context<'_>) -> Poll<Result<RecvOutcome, TransportError>> {
         if self.has_fin {
-            return Poll::Ready(Ok(Filled::Fin));
+            return Poll::Ready(Ok(RecvOutcome::Fin));
         }
         match self.stream.poll_recv(context) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(Some(chunk))) => {
                 let len = chunk.len();
                 self.recv_buf.push(chunk);
-                Poll::Ready(Ok(Filled::Bytes(len)))
+                Poll::Ready(Ok(RecvOutcome::Bytes(len)))
             }
             Poll::Ready(Ok(None)) => {
                 self.has_fin = true;
-                Poll::Ready(Ok(Filled::Fin))
+                Poll::Ready(Ok(RecvOutcome::Fin))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(broken(&error))),
         }
@@ -290,8 +293,8 @@ impl Transport {
     /// The receive deadline has come. Bytes of the peer may still wait in the kernel: if so,
     /// receives them.
     #[cold]
-    fn recv_overdue(&mut self, context: &Context<'_>) -> Result<Filled, TransportError> {
-        for _ in 0..mutate!(JudgeUnheard, 0, FETCHES_MAX) {
+    fn recv_overdue(&mut self, context: &Context<'_>) -> Result<RecvOutcome, TransportError> {
+        for _ in 0..mutate!(EnforceEarly, 0, FETCHES_MAX) {
             let any_completed = self.stream.fetch_completions();
             if let Poll::Ready(received) = self.recv(context) {
                 return received;
@@ -302,7 +305,7 @@ impl Transport {
                 break;
             }
         }
-        Ok(Filled::Overdue)
+        Ok(RecvOutcome::Overdue)
     }
 
     /// Ready when all queued bytes are sent. While bytes are left in the queue, the end of a send
@@ -346,7 +349,7 @@ impl Transport {
     /// Starts to send queued bytes. Returns false if there are none.
     #[inline]
     fn start_send(&mut self) -> Result<bool, TransportError> {
-        if self.is_cut() {
+        if self.is_broken() {
             return Err(self.cut(TransportError::Broken(Errno::PIPE)));
         }
         // The common case is separate for speed: moving a single chunk takes few instructions.
@@ -411,7 +414,7 @@ impl Transport {
     /// Discards the queued bytes, and prevents further sends.
     #[cold]
     fn cut(&mut self, error: TransportError) -> TransportError {
-        self.write_side = WriteSide::Cut;
+        self.write_side = WriteSide::Broken;
         self.send_queue = SendQueue::new();
         error
     }

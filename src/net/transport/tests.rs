@@ -50,16 +50,16 @@ async fn without_limits() -> Pair {
     with_limits(SendLimits::new(u64::MAX, 0)).await
 }
 
-async fn receive(transport: &mut Transport) -> Result<Filled, TransportError> {
-    poll_fn(|context| transport.poll_fill(context)).await
+async fn receive(transport: &mut Transport) -> Result<RecvOutcome, TransportError> {
+    poll_fn(|context| transport.poll_recv(context)).await
 }
 
 /// Receives until the outcome is not bytes. Returns the number of bytes, and that outcome.
-async fn receive_all(transport: &mut Transport) -> (usize, Result<Filled, TransportError>) {
+async fn receive_all(transport: &mut Transport) -> (usize, Result<RecvOutcome, TransportError>) {
     let mut received = 0;
     loop {
         match receive(transport).await {
-            Ok(Filled::Bytes(bytes)) => received += bytes,
+            Ok(RecvOutcome::Bytes(bytes)) => received += bytes,
             end => return (received, end),
         }
     }
@@ -132,10 +132,17 @@ fn a_fin_is_distinguished_from_a_reset() {
         assert_eq!(peer_of(&mut transport).await, Peer::Present);
         peer.write_all(&[1; 10_000]).expect("a peer");
         peer.shutdown(Shutdown::Write).expect("a socket");
-        assert_eq!(receive_all(&mut transport).await, (10_000, Ok(Filled::Fin)));
+        assert_eq!(
+            receive_all(&mut transport).await,
+            (10_000, Ok(RecvOutcome::Fin))
+        );
         assert_eq!(transport.recv_buf.unread().len(), 10_000);
         assert!(transport.has_fin());
-        assert_eq!(receive(&mut transport).await, Ok(Filled::Fin), "once more");
+        assert_eq!(
+            receive(&mut transport).await,
+            Ok(RecvOutcome::Fin),
+            "once more"
+        );
         assert_eq!(peer_of(&mut transport).await, Peer::HalfClosed);
         transport
             .send_queue
@@ -166,7 +173,7 @@ fn nothing_is_sent_after_a_failed_send() {
             matches!(flushed, Err(TransportError::Broken(_))),
             "{flushed:?}"
         );
-        assert!(transport.is_cut() && transport.has_unsent());
+        assert!(transport.is_broken() && transport.has_unsent());
         for _ in 0..2 {
             transport.send_queue.push(Part::from("too late"));
             let flushed = poll_fn(|context| transport.poll_flush(context)).await;
@@ -182,11 +189,11 @@ fn a_receive_is_overdue_only_if_nothing_waits_in_the_kernel() {
         let (mut transport, mut peer) = without_limits().await;
         peer.write_all(b"there").expect("a peer");
         transport.set_recv_deadline(0);
-        assert_eq!(receive(&mut transport).await, Ok(Filled::Bytes(5)));
-        assert_eq!(receive(&mut transport).await, Ok(Filled::Overdue));
+        assert_eq!(receive(&mut transport).await, Ok(RecvOutcome::Bytes(5)));
+        assert_eq!(receive(&mut transport).await, Ok(RecvOutcome::Overdue));
         transport.clear_recv_deadline();
         peer.write_all(b"more").expect("a peer");
-        assert_eq!(receive(&mut transport).await, Ok(Filled::Bytes(4)));
+        assert_eq!(receive(&mut transport).await, Ok(RecvOutcome::Bytes(4)));
     });
 }
 
@@ -195,10 +202,10 @@ type Wait = fn(&mut Transport, &mut Context<'_>) -> bool;
 
 const WAITS: [(&str, Wait); 5] = [
     ("receive", |transport, context| {
-        transport.poll_fill(context).is_pending()
+        transport.poll_recv(context).is_pending()
     }),
     ("receive and send", |transport, context| {
-        transport.poll_fill_and_send(context).is_pending()
+        transport.poll_recv_and_send(context).is_pending()
     }),
     ("flush", |transport, context| {
         transport.poll_flush(context).is_pending()
@@ -267,7 +274,7 @@ fn a_send_times_out_while_the_caller_receives() {
         for timeout_ms in [1, 200] {
             let (mut transport, _peer) = with_limits(SendLimits::new(timeout_ms, 0)).await;
             transport.send_queue.push(Part::from(vec![0; LARGE_BYTES]));
-            let received = poll_fn(|context| transport.poll_fill_and_send(context)).await;
+            let received = poll_fn(|context| transport.poll_recv_and_send(context)).await;
             assert_eq!(
                 received,
                 Err(TransportError::SendTimeout),
@@ -291,6 +298,6 @@ fn a_transport_without_deadlines_waits_for_a_slow_peer() {
         transport.shutdown_write();
         let received = reader.await.expect("no panic");
         assert!(received == expected, "{} bytes came", received.len());
-        assert_eq!(receive(&mut transport).await, Ok(Filled::Fin));
+        assert_eq!(receive(&mut transport).await, Ok(RecvOutcome::Fin));
     });
 }

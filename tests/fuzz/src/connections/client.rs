@@ -2,7 +2,7 @@
 //! checks it when the connection has ended.
 
 use coring::Limits;
-use coring::sim::{Connection, Received};
+use coring::sim::{ClientEnd, Received};
 
 use super::requests::{ParsedRequest, read};
 use super::response::ParsedResponse;
@@ -15,7 +15,7 @@ const FREED: u8 = 0xdd;
 
 pub(super) struct Client {
     number: u8,
-    connection: Connection,
+    connection: ClientEnd,
     pub(super) read_max: usize,
     sent: Vec<u8>,
     received: Vec<u8>,
@@ -38,7 +38,7 @@ pub(super) struct Circumstances {
 }
 
 impl Client {
-    pub(super) fn new(number: u8, connection: Connection, read_max: usize) -> Self {
+    pub(super) fn new(number: u8, connection: ClientEnd, read_max: usize) -> Self {
         Self {
             number,
             connection,
@@ -122,7 +122,8 @@ impl Client {
             self.number
         );
         let requests = read(&self.sent, limits);
-        let may_break = circumstances.may_break || self.reset || self.connection.is_excused();
+        let may_break =
+            circumstances.may_break || self.reset || self.connection.had_injected_error();
         let (mut at, mut number, mut closes) = (0, 0, false);
         let mut continued = None;
         while at < self.received.len() {

@@ -15,7 +15,7 @@ use super::waker::{TaskId, WORKER_BITS};
 use crate::sys::mutants::mutate;
 
 /// The wake-ups that other threads have queued for a worker's tasks.
-pub struct Inbox {
+pub struct RemoteWakeQueue {
     /// The woken tasks, each of them once, so that repeated wake-ups of one task use no more memory
     /// while its worker is busy.
     woken: Mutex<BTreeSet<TaskId>>,
@@ -27,7 +27,7 @@ pub struct Inbox {
     unpark: Box<dyn Fn() + Send + Sync>,
 }
 
-impl Inbox {
+impl RemoteWakeQueue {
     pub(super) fn new(unpark: Box<dyn Fn() + Send + Sync>) -> Self {
         Self {
             woken: Mutex::default(),
@@ -80,9 +80,9 @@ impl Inbox {
     }
 }
 
-impl fmt::Debug for Inbox {
+impl fmt::Debug for RemoteWakeQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Inbox")
+        f.debug_struct("RemoteWakeQueue")
             .field("sleeping", &self.sleeping)
             .finish_non_exhaustive()
     }
@@ -90,48 +90,48 @@ impl fmt::Debug for Inbox {
 
 /// The live workers of this process.
 static WORKERS: RwLock<Workers> = RwLock::new(Workers {
-    inboxes: Vec::new(),
+    wake_queues: Vec::new(),
     next: 0,
 });
 
 /// Workers by number. Numbers are assigned in rotation, so that a stale waker of a worker that has
 /// ended does not reach the worker that started next.
 struct Workers {
-    inboxes: Vec<Weak<Inbox>>,
+    wake_queues: Vec<Weak<RemoteWakeQueue>>,
     next: usize,
 }
 
-/// Assigns a number to the worker of `inbox`. The number is unique while the inbox lives.
+/// Assigns a number to the worker of `wake_queue`. The number is unique while the wake_queue lives.
 ///
 /// # Panics
 /// If 4,096 workers are alive already.
-pub(super) fn register(inbox: &Arc<Inbox>) -> u16 {
+pub(super) fn register(wake_queue: &Arc<RemoteWakeQueue>) -> u16 {
     const COUNT: usize = 1 << WORKER_BITS;
     let mut workers = WORKERS.write().unwrap_or_else(PoisonError::into_inner);
     let number = (workers.next..workers.next + COUNT)
         .map(|number| number % COUNT)
         .find(|&number| {
-            let inbox = workers.inboxes.get(number);
-            inbox.is_none_or(|inbox| inbox.strong_count() == 0)
+            let wake_queue = workers.wake_queues.get(number);
+            wake_queue.is_none_or(|wake_queue| wake_queue.strong_count() == 0)
         })
         .expect("fewer than 4,096 workers in one process");
-    if number >= workers.inboxes.len() {
-        workers.inboxes.resize_with(number + 1, Weak::new);
+    if number >= workers.wake_queues.len() {
+        workers.wake_queues.resize_with(number + 1, Weak::new);
     }
-    workers.inboxes[number] = Arc::downgrade(inbox);
+    workers.wake_queues[number] = Arc::downgrade(wake_queue);
     workers.next = number + 1;
     u16::try_from(number).expect("a worker's number has 12 bits")
 }
 
 /// Wakes a task of another thread's worker; does nothing if that worker is gone.
 pub(super) fn wake_remote(id: TaskId) {
-    let inbox = {
+    let wake_queue = {
         let workers = WORKERS.read().unwrap_or_else(PoisonError::into_inner);
-        let inbox = workers.inboxes.get(usize::from(id.worker));
-        inbox.and_then(Weak::upgrade)
+        let wake_queue = workers.wake_queues.get(usize::from(id.worker));
+        wake_queue.and_then(Weak::upgrade)
     };
-    if let Some(inbox) = inbox {
-        inbox.push(id);
+    if let Some(wake_queue) = wake_queue {
+        wake_queue.push(id);
     }
 }
 
@@ -141,31 +141,31 @@ mod tests {
 
     #[test]
     fn repeated_wake_ups_of_a_task_are_queued_once() {
-        let inbox = Inbox::new(Box::new(|| {}));
+        let wake_queue = RemoteWakeQueue::new(Box::new(|| {}));
         let id = |slot, generation| TaskId {
             worker: 0,
             generation,
             slot,
         };
         for _ in 0..1000 {
-            (0..3).for_each(|slot| inbox.push(id(slot, 7)));
+            (0..3).for_each(|slot| wake_queue.push(id(slot, 7)));
         }
         // Another task, in the reused slot of one that has ended.
-        inbox.push(id(0, 8));
+        wake_queue.push(id(0, 8));
         let mut woken = Vec::new();
-        inbox.drain(|id| woken.push((id.slot, id.generation)));
+        wake_queue.drain(|id| woken.push((id.slot, id.generation)));
         woken.sort_unstable();
         assert_eq!(woken, [(0, 7), (0, 8), (1, 7), (2, 7)]);
-        inbox.drain(|id| panic!("{id:?} is still queued"));
-        inbox.push(id(1, 7));
+        wake_queue.drain(|id| panic!("{id:?} is still queued"));
+        wake_queue.push(id(1, 7));
         let mut again = 0;
-        inbox.drain(|_| again += 1);
+        wake_queue.drain(|_| again += 1);
         assert_eq!(again, 1);
     }
 
     #[test]
     fn a_worker_number_is_not_reused_at_once() {
-        let number = || register(&Arc::new(Inbox::new(Box::new(|| {}))));
+        let number = || register(&Arc::new(RemoteWakeQueue::new(Box::new(|| {}))));
         let first = number();
         assert!((0..1000).all(|_| number() != first));
     }
