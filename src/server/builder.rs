@@ -3,13 +3,13 @@
 use std::sync::{Arc, Mutex};
 
 use super::accept::Factory;
-use super::access_log::{AccessLog, Writer};
+use super::access_log::{AccessLog, LogThread};
 use super::control::Control;
 use super::cores::{Cores, Pin};
 use super::error::{Error, ErrorKind};
 use super::limits::Limits;
-use super::worker::{Plan, Socket};
-use super::{Handle, Life, Result, Running, State, startup};
+use super::worker::{Socket, WorkerPlan};
+use super::{Handle, HandleState, Result, RunState, RunningServer, startup};
 use crate::engine::{EngineChoice, Refused};
 use crate::metrics::WorkerMetrics;
 use crate::net::{self, Address, SocketFile};
@@ -130,7 +130,7 @@ impl Builder {
                 .map_err(|error| Error::new(ErrorKind::Address, error))?;
             bound.push((taken, service.unwrap_or(main)));
         }
-        let mut writer = Writer::open(&self.access_log)?;
+        let mut log_thread = LogThread::open(&self.access_log)?;
         let all_metrics: Arc<[Arc<WorkerMetrics>]> =
             (0..cores.count).map(|_| Arc::default()).collect();
         let control = Arc::new(Control::new());
@@ -138,7 +138,7 @@ impl Builder {
         let plans = sockets
             .into_iter()
             .enumerate()
-            .map(|(number, sockets)| Plan {
+            .map(|(number, sockets)| WorkerPlan {
                 number,
                 cores: cores.clone(),
                 sockets,
@@ -146,9 +146,9 @@ impl Builder {
                 files_max,
                 control: control.clone(),
                 all_metrics: all_metrics.clone(),
-                log: writer
+                log: log_thread
                     .as_mut()
-                    .map(|writer| writer.worker(all_metrics[number].clone())),
+                    .map(|log_thread| log_thread.worker(all_metrics[number].clone())),
             });
         let (engine, threads) = startup::start(
             plans.collect(),
@@ -158,19 +158,19 @@ impl Builder {
             &control,
         )?;
         let workers = threads.iter().map(|thread| thread.thread().id()).collect();
-        let life = Mutex::new(Life::Running(Running {
+        let run_state = Mutex::new(RunState::Running(RunningServer {
             threads,
-            writer,
+            log_thread,
             files,
         }));
-        let state = State {
+        let state = HandleState {
             addresses,
             engine,
             cores,
             control,
             all_metrics,
             workers,
-            life,
+            run_state,
         };
         Ok(Handle(Arc::new(state)))
     }

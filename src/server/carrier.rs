@@ -19,7 +19,7 @@ use crate::service::{Piece, Response};
 use crate::sys::mutants::mutate;
 
 /// A response's body is pulled while fewer bytes than this are queued or being sent.
-const OWED_BYTES_MAX: usize = 128 << 10;
+const UNSENT_BYTES_MAX: usize = 128 << 10;
 
 /// A received part of a request's body.
 #[derive(Debug)]
@@ -88,10 +88,10 @@ pub(super) trait Carrier {
     /// The number of queued bytes.
     fn queued(&self) -> usize;
 
-    /// Whether more of the response's body can be queued: fewer than `owed_bytes_max` bytes are
+    /// Whether more of the response's body can be queued: fewer than `unsent_bytes_max` bytes are
     /// unsent. If that is 0, or memory is scarce, all queued bytes must have been sent. So a client
     /// that does not read gets no more memory, and every client that reads makes progress.
-    fn has_room(&self, owed_bytes_max: usize) -> bool;
+    fn has_room(&self, unsent_bytes_max: usize) -> bool;
 
     /// Sends the queued bytes. Ready when all of them are sent.
     fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), CloseReason>>;
@@ -231,10 +231,10 @@ impl Carrier for Connection {
         self.transport.send_queue.len()
     }
 
-    fn has_room(&self, owed_bytes_max: usize) -> bool {
-        match owed_bytes_max == 0 || self.shared.is_memory_scarce() {
+    fn has_room(&self, unsent_bytes_max: usize) -> bool {
+        match unsent_bytes_max == 0 || self.shared.is_memory_scarce() {
             true => !self.transport.has_unsent(),
-            false => self.transport.unsent_bytes() < OWED_BYTES_MAX.min(owed_bytes_max),
+            false => self.transport.unsent_bytes() < UNSENT_BYTES_MAX.min(unsent_bytes_max),
         }
     }
 

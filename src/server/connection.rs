@@ -15,7 +15,7 @@ use super::access_log::Line;
 use super::carrier::Carrier;
 use super::close_reason::CloseReason;
 use super::exchange::{Exchange, Pending};
-use super::shared::{Manner, Shared};
+use super::shared::{DrainState, Shared};
 use crate::buf::PoolBox;
 use crate::http::Fault;
 use crate::http::h1::{self, Event, Framing};
@@ -305,7 +305,7 @@ impl Connection {
 
     /// Whether the connection is idle and a drain closes idle connections.
     fn closes_for_drain(&self) -> bool {
-        self.shared.manner.get() == Manner::CloseIdle && self.is_idle()
+        self.shared.drain_state.get() == DrainState::CloseIdle && self.is_idle()
     }
 
     /// Whether nothing of the next request has arrived, and no other is in progress.

@@ -15,7 +15,7 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use super::control::{Control, Phase};
-use super::shared::{Manner, Shared};
+use super::shared::{DrainState, Shared};
 use crate::net::Listener;
 use crate::rt::{begin_drain, drain_released, sleep_ms, wake_all};
 
@@ -25,7 +25,7 @@ const GRACE_MS: u64 = 1000;
 /// Drains the worker. Returns when all connections are closed and no coroutine holds the drain, at
 /// the limit, or when the server is stopped.
 pub(super) async fn drain(listeners: Vec<Rc<Listener>>, control: &Control, shared: &Rc<Shared>) {
-    shared.manner.set(Manner::LastAnswers);
+    shared.drain_state.set(DrainState::LastResponses);
     begin_drain();
     for listener in &listeners {
         listener.stop();
@@ -34,7 +34,7 @@ pub(super) async fn drain(listeners: Vec<Rc<Listener>>, control: &Control, share
     let orderly = async {
         shared.listeners_closed().await;
         until(ended(shared), sleep_ms(GRACE_MS)).await;
-        shared.manner.set(Manner::CloseIdle);
+        shared.drain_state.set(DrainState::CloseIdle);
         wake_all();
         until(ended(shared), sleep_ms(shared.limits.drain_timeout_ms)).await;
     };

@@ -9,7 +9,7 @@ use super::access_log::Line;
 use super::close_reason::CloseReason;
 use super::connection::Connection;
 use super::date::Date;
-use super::shared::Manner;
+use super::shared::DrainState;
 use crate::buf::{FileSpan, Part, Pool, SendQueue};
 use crate::http::h1::{self, BodyLength, ResponseHead};
 use crate::service::Response;
@@ -75,7 +75,7 @@ impl Connection {
     /// the last one of its connection, unless another request has arrived.
     #[inline]
     fn encode_head_and(&mut self, response: &Response, body: &[u8]) {
-        if self.shared.manner.get() != Manner::Serving && !self.another_has_arrived() {
+        if self.shared.drain_state.get() != DrainState::Serving && !self.another_has_arrived() {
             // Requests that have already arrived get responses, too: only the last one closes.
             mutate!(SilentDrain, (), self.http.close_after());
         }

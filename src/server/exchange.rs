@@ -307,7 +307,7 @@ impl<F: Future<Output = Response>> Exchange<F> {
     /// Whether more of the response's body can be queued.
     fn has_room(&mut self, carrier: &impl Carrier) -> bool {
         let body = self.body().as_ref();
-        carrier.has_room(body.map_or(usize::MAX, Body::owed_bytes_max))
+        carrier.has_room(body.map_or(usize::MAX, Body::unsent_bytes_max))
     }
 
     /// Withdraws the request of a reader that runs in this coroutine. The reader is polled next,

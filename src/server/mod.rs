@@ -34,13 +34,13 @@ use crate::engine::Selected;
 use crate::metrics::WorkerMetrics;
 use crate::net::{Address, SocketFile};
 use crate::rt::drop_panic_payload;
-use access_log::Writer;
+use access_log::LogThread;
 pub(crate) use control::{Control, Phase};
 use startup::Thread;
 #[cfg(feature = "sim")]
 pub(crate) use {
     accept::Acceptor,
-    worker::{Plan, Socket, live},
+    worker::{Socket, WorkerPlan, serve_and_drain},
 };
 
 /// The result of starting or running a server.
@@ -73,10 +73,10 @@ impl Server {
 /// # }
 /// ```
 #[derive(Debug, Clone)]
-pub struct Handle(Arc<State>);
+pub struct Handle(Arc<HandleState>);
 
 #[derive(Debug)]
-struct State {
+struct HandleState {
     addresses: Vec<Address>,
     engine: Selected,
     cores: Arc<Cores>,
@@ -85,19 +85,19 @@ struct State {
     /// The workers' threads. A worker must not wait for its own end.
     workers: Vec<ThreadId>,
     /// Locked by the thread that joins the workers; other callers of `wait` block on the lock.
-    life: Mutex<Life>,
+    run_state: Mutex<RunState>,
 }
 
 #[derive(Debug)]
-enum Life {
-    Running(Running),
+enum RunState {
+    Running(RunningServer),
     Ended(Result<()>),
 }
 
 #[derive(Debug, Default)]
-struct Running {
+struct RunningServer {
     threads: Vec<Thread>,
-    writer: Option<Writer>,
+    log_thread: Option<LogThread>,
     files: Vec<SocketFile>,
 }
 
@@ -146,30 +146,38 @@ impl Handle {
     }
 }
 
-impl State {
+impl HandleState {
     fn wait(&self) -> Result<()> {
         if self.workers.contains(&thread::current().id()) {
             let message = "a worker cannot wait for the end of its own server; wait on another \
                            thread";
             return Err(Error::new(ErrorKind::Runtime, message));
         }
-        let mut life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Life::Running(running) = &mut *life {
+        let mut run_state = self
+            .run_state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let RunState::Running(running) = &mut *run_state {
             let outcome = running.finish();
-            *life = Life::Ended(outcome);
+            *run_state = RunState::Ended(outcome);
         }
-        match &*life {
-            Life::Ended(outcome) => outcome.clone(),
-            Life::Running(_) => unreachable!("replaced above"),
+        match &*run_state {
+            RunState::Ended(outcome) => outcome.clone(),
+            RunState::Running(_) => unreachable!("replaced above"),
         }
     }
 }
 
-impl Drop for State {
+impl Drop for HandleState {
     fn drop(&mut self) {
         self.control.enter(Phase::Stopping);
-        let life = self.life.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let Life::Running(running) = life else { return };
+        let run_state = self
+            .run_state
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        let RunState::Running(running) = run_state else {
+            return;
+        };
         // A failure is dropped, because no caller waits for it.
         if !self.workers.contains(&thread::current().id()) {
             let _ = running.finish();
@@ -184,7 +192,7 @@ impl Drop for State {
     }
 }
 
-impl Running {
+impl RunningServer {
     /// Joins the workers, then ends the access log and removes the socket files.
     fn finish(&mut self) -> Result<()> {
         let mut outcome = Ok(());
@@ -199,8 +207,8 @@ impl Running {
             };
             outcome = Err(Error::new(ErrorKind::Runtime, failure));
         }
-        if let Some(writer) = self.writer.take() {
-            writer.finish();
+        if let Some(log_thread) = self.log_thread.take() {
+            log_thread.finish();
         }
         self.files.clear();
         outcome

@@ -31,11 +31,11 @@ pub(super) enum Admission {
 
 /// How far the drain of a worker is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Manner {
+pub(super) enum DrainState {
     /// There is no drain. Connections persist.
     Serving,
     /// Each connection is closed after its response.
-    LastAnswers,
+    LastResponses,
     /// In addition, idle connections are closed.
     CloseIdle,
 }
@@ -49,7 +49,7 @@ pub(super) struct Shared {
     files_max: u64,
     pub(super) pool: Pool,
     pub(super) date: RefCell<Date>,
-    pub(super) manner: Cell<Manner>,
+    pub(super) drain_state: Cell<DrainState>,
     pub(super) metrics: Arc<WorkerMetrics>,
     /// The metrics of all workers, which count the connections of the process.
     pub(super) all_metrics: Arc<[Arc<WorkerMetrics>]>,
@@ -77,7 +77,7 @@ impl Shared {
             files_max,
             pool,
             date: RefCell::new(Date::new()),
-            manner: Cell::new(Manner::Serving),
+            drain_state: Cell::new(DrainState::Serving),
             metrics: all_metrics[worker].clone(),
             all_metrics,
             log,
@@ -148,7 +148,7 @@ impl Shared {
         self.wake_drained();
     }
 
-    /// Ends a line of the access log. The writer thread gets it within a second.
+    /// Ends a line of the access log. The log thread gets it within a second.
     pub(super) fn write_line(self: &Rc<Self>, line: &mut Line) {
         let must_hand_over = self.log.as_ref().is_some_and(|log| log.write(line));
         if must_hand_over {

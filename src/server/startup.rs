@@ -14,7 +14,7 @@ use super::Result;
 use super::accept::Factory;
 use super::control::{Control, Phase};
 use super::error::{Error, ErrorKind};
-use super::worker::{self, Plan};
+use super::worker::{self, WorkerPlan};
 use crate::engine::{EngineChoice, Refused, Selected, Worker};
 use crate::rt::drop_panic_payload;
 
@@ -36,14 +36,14 @@ enum Verdict {
 }
 
 /// A worker's side of the agreement on an engine.
-pub(super) struct Seat {
+pub(super) struct StartupBarrier {
     reports: SyncSender<Report>,
     verdicts: Receiver<Verdict>,
     /// Whether the worker knows the outcome of the start, and so has no report to send.
-    settled: Cell<bool>,
+    knows_outcome: Cell<bool>,
 }
 
-impl Seat {
+impl StartupBarrier {
     /// Creates the worker with `make`, and again if all have to use another engine. Returns `None`
     /// if the start has failed.
     pub(super) fn agree(
@@ -60,11 +60,11 @@ impl Seat {
             match self.verdicts.recv() {
                 Ok(Verdict::TryAgain(other)) => selected = other,
                 Ok(Verdict::Serve) => {
-                    self.settled.set(true);
+                    self.knows_outcome.set(true);
                     return worker;
                 }
                 Err(_) => {
-                    self.settled.set(true);
+                    self.knows_outcome.set(true);
                     return None;
                 }
             }
@@ -72,9 +72,9 @@ impl Seat {
     }
 }
 
-impl Drop for Seat {
+impl Drop for StartupBarrier {
     fn drop(&mut self) {
-        if !self.settled.get() {
+        if !self.knows_outcome.get() {
             // Fails if the start has already failed, because its receiver is gone.
             let _ = self.reports.send(Report::Gone);
         }
@@ -83,7 +83,7 @@ impl Drop for Seat {
 
 /// Starts a worker for each plan. Returns the engine of all workers, and their threads.
 pub(super) fn start(
-    plans: Vec<Plan>,
+    plans: Vec<WorkerPlan>,
     factories: Vec<Factory>,
     selected: Selected,
     choice: EngineChoice,
@@ -96,12 +96,12 @@ pub(super) fn start(
     let mut outcome = Ok(());
     for plan in plans {
         let (verdict, verdict_receiver) = channel();
-        let barrier = Seat {
+        let barrier = StartupBarrier {
             reports: reports.clone(),
             verdicts: verdict_receiver,
-            settled: Cell::new(false),
+            knows_outcome: Cell::new(false),
         };
-        let (factories, stop_on_exit) = (factories.clone(), Together(control.clone()));
+        let (factories, stop_on_exit) = (factories.clone(), StopOnExit(control.clone()));
         let selected = selected.clone();
         let thread = std::thread::Builder::new()
             .name(format!("coring-{}", plan.number))
@@ -120,7 +120,7 @@ pub(super) fn start(
         }
         verdicts.push(verdict);
     }
-    let agreed = outcome.and_then(|()| settle(selected, choice, &worker_reports, &verdicts));
+    let agreed = outcome.and_then(|()| choose_engine(selected, choice, &worker_reports, &verdicts));
     // Workers that wait for a verdict end when its channel is closed.
     drop(verdicts);
     match agreed {
@@ -137,7 +137,7 @@ pub(super) fn start(
 
 /// Collects the reports until all workers can serve, or until one fails for a reason that another
 /// engine does not cure.
-fn settle(
+fn choose_engine(
     mut selected: Selected,
     choice: EngineChoice,
     reports: &Receiver<Report>,
@@ -175,16 +175,16 @@ fn settle(
 }
 
 /// Sends a verdict. A worker that has ended meanwhile does not receive it: either it has reported
-/// `Gone`, or its [`Together`] stops the server.
+/// `Gone`, or its [`StopOnExit`] stops the server.
 fn tell(worker: &Sender<Verdict>, verdict: Verdict) {
     let _ = worker.send(verdict);
 }
 
 /// Is dropped at the end of a worker's thread. Stops the server then, unless a drain has begun: no
 /// worker serves without the others.
-struct Together(Arc<Control>);
+struct StopOnExit(Arc<Control>);
 
-impl Drop for Together {
+impl Drop for StopOnExit {
     fn drop(&mut self) {
         if !self.0.has_reached(Phase::Draining) {
             self.0.enter(Phase::Stopping);

@@ -290,11 +290,11 @@ impl Carrier for MemoryCarrier {
         self.wire.borrow().bytes
     }
 
-    fn has_room(&self, owed_bytes_max: usize) -> bool {
+    fn has_room(&self, unsent_bytes_max: usize) -> bool {
         let wire = self.wire.borrow();
-        match owed_bytes_max {
+        match unsent_bytes_max {
             0 => wire.frames.is_empty(),
-            _ => wire.bytes < QUEUED_BYTES_MAX.min(owed_bytes_max),
+            _ => wire.bytes < QUEUED_BYTES_MAX.min(unsent_bytes_max),
         }
     }
 

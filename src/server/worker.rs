@@ -12,7 +12,7 @@ use super::cores::Cores;
 use super::drain;
 use super::limits::Bounds;
 use super::shared::Shared;
-use super::startup::Seat;
+use super::startup::StartupBarrier;
 use crate::engine::{self, Selected};
 use crate::metrics::WorkerMetrics;
 use crate::net::Listener;
@@ -20,7 +20,7 @@ use crate::sys::signals::block_write_signals;
 
 /// The settings that a worker's thread is started with.
 #[derive(Debug)]
-pub(crate) struct Plan {
+pub(crate) struct WorkerPlan {
     pub(crate) number: usize,
     pub(crate) cores: Arc<Cores>,
     pub(crate) sockets: Vec<Socket>,
@@ -45,9 +45,9 @@ pub(crate) struct Socket {
 /// # Errors
 /// Fails if the engine fails while it runs.
 pub(super) fn run(
-    plan: Plan,
+    plan: WorkerPlan,
     factories: &[Factory],
-    barrier: Seat,
+    barrier: StartupBarrier,
     selected: Selected,
 ) -> io::Result<()> {
     // sendfile(2) has no flag that keeps a failed write from raising a signal.
@@ -58,14 +58,14 @@ pub(super) fn run(
     let blocks_max = plan.limits.receive_blocks_max;
     let make = |selected: &Selected| engine::Worker::new(selected, blocks_max, metrics);
     match barrier.agree(selected, make) {
-        Some(worker) => worker.run(live(plan, services)),
+        Some(worker) => worker.run(serve_and_drain(plan, services)),
         None => Ok(()),
     }
 }
 
 /// Accepts connections until the drain begins, then drains, or ends at once if the server stops.
-pub(crate) async fn live(plan: Plan, services: Vec<Acceptor>) {
-    let Plan {
+pub(crate) async fn serve_and_drain(plan: WorkerPlan, services: Vec<Acceptor>) {
+    let WorkerPlan {
         number,
         sockets,
         limits,

@@ -296,7 +296,7 @@ impl Body {
 
     /// The connection queues no more of this body while it has this many bytes to send. 0 means
     /// that memory is short: the next part must wait until everything before it is sent.
-    pub(crate) fn owed_bytes_max(&self) -> usize {
+    pub(crate) fn unsent_bytes_max(&self) -> usize {
         match &self.0 {
             Inner::File(file) if file.is_short_of_memory() => 0,
             Inner::Channel(reader) => reader.bytes_max().max(1),

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use super::World;
 use super::stepped::{Step, Stepped};
 use crate::metrics::WorkerMetrics;
-use crate::server::{Acceptor, Control, Cores, Limits, Phase, Pin, Plan, Socket, live};
+use crate::server::{
+    Acceptor, Control, Cores, Limits, Phase, Pin, Socket, WorkerPlan, serve_and_drain,
+};
 use crate::service::Service;
 
 /// A server whose workers are stepped.
@@ -35,7 +37,7 @@ impl Simulated {
         let cores = Arc::new(Cores::choose(1, Pin::Never));
         let worker = |number: usize| {
             let fd = world.listen().expect("a descriptor for the simulation");
-            let plan = Plan {
+            let plan = WorkerPlan {
                 number,
                 cores: cores.clone(),
                 sockets: vec![Socket { fd, service: 0 }],
@@ -48,7 +50,7 @@ impl Simulated {
             Stepped::new(
                 world,
                 &all_metrics[number],
-                live(plan, vec![Acceptor::new(factory())]),
+                serve_and_drain(plan, vec![Acceptor::new(factory())]),
             )
         };
         Self {

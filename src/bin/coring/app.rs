@@ -12,87 +12,87 @@ use bytes::Bytes;
 use coring::fs::Root;
 use coring::{Files, Request, Response, Service};
 
-/// The service that the operator has chosen. `F` is the folder: first its path, then the open
-/// folder, then a worker's [`Files`] service.
+/// The service that the operator has chosen. `F` is the directory: first its path, then the open
+/// directory, then a worker's [`Files`] service.
 #[derive(Debug, Clone)]
 pub(crate) enum App<F> {
     /// The embedded site.
     Site,
-    /// The files of a folder.
+    /// The files of a directory.
     Files(F),
     /// The same response to every request.
-    Respond(Answer),
+    Respond(FixedResponse),
     /// The body and the type of the request itself.
     Echo,
 }
 
-/// A folder to serve, by its path.
+/// A directory to serve, by its path.
 #[derive(Debug, Clone)]
-pub(crate) struct Folder {
+pub(crate) struct Directory {
     pub(crate) path: PathBuf,
     /// How many bytes of its files each worker may cache.
     pub(crate) cache_bytes_max: usize,
     /// How many more bytes of its files each worker may hold for responses.
-    pub(crate) answer_bytes_max: usize,
+    pub(crate) response_bytes_max: usize,
 }
 
-/// An open folder to serve.
+/// An open directory to serve.
 #[derive(Debug, Clone)]
-pub(crate) struct OpenFolder {
+pub(crate) struct OpenDirectory {
     root: Root,
     cache_bytes_max: usize,
-    answer_bytes_max: usize,
+    response_bytes_max: usize,
 }
 
-/// A folder that cannot be served, and the reason.
+/// A directory that cannot be served, and the reason.
 #[derive(Debug)]
-pub(crate) struct NoFolder {
+pub(crate) struct DirectoryError {
     path: PathBuf,
     error: io::Error,
 }
 
-impl fmt::Display for NoFolder {
+impl fmt::Display for DirectoryError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (path, error) = (self.path.display(), &self.error);
         let cure = match error.kind() {
             io::ErrorKind::NotFound => "create it, or name another: coring serve DIR",
-            io::ErrorKind::NotADirectory => "name the folder that contains it: coring serve DIR",
+            io::ErrorKind::NotADirectory => "name the directory that contains it: coring serve DIR",
             io::ErrorKind::PermissionDenied => "allow this user to enter and read it",
             io::ErrorKind::Unsupported => "openat2 is needed; a seccomp filter may forbid it",
             _ => "check it, or name another: coring serve DIR",
         };
-        write!(f, "cannot serve the folder `{path}`: {error}; {cure}")
+        write!(f, "cannot serve the directory `{path}`: {error}; {cure}")
     }
 }
 
 /// The response of `coring respond`.
 #[derive(Debug, Clone)]
-pub(crate) struct Answer {
+pub(crate) struct FixedResponse {
     pub(crate) status: StatusCode,
     pub(crate) content_type: HeaderValue,
     pub(crate) body: Bytes,
 }
 
 impl<F> App<F> {
-    /// Converts the folder with `convert`, if there is one.
+    /// Converts the directory with `convert`, if there is one.
     fn try_map<G, E>(&self, convert: impl FnOnce(&F) -> Result<G, E>) -> Result<App<G>, E> {
         Ok(match self {
             Self::Site => App::Site,
-            Self::Files(folder) => App::Files(convert(folder)?),
+            Self::Files(directory) => App::Files(convert(directory)?),
             Self::Respond(fixed_response) => App::Respond(fixed_response.clone()),
             Self::Echo => App::Echo,
         })
     }
 }
 
-impl App<Folder> {
+impl App<Directory> {
     /// A short description for the banner.
     pub(crate) fn description(&self) -> String {
         match self {
             Self::Site => "the embedded site".to_owned(),
-            Self::Files(folder) => {
-                let absolute = path::absolute(&folder.path);
-                let path = absolute.as_ref().unwrap_or(&folder.path);
+            Self::Files(directory) => {
+                let absolute = path::absolute(&directory.path);
+                let path = absolute.as_ref().unwrap_or(&directory.path);
                 format!("the files of {}", path.display())
             }
             Self::Respond(fixed_response) => format!(
@@ -104,32 +104,32 @@ impl App<Folder> {
         }
     }
 
-    /// Opens the folder, if there is one, before the server starts.
+    /// Opens the directory, if there is one, before the server starts.
     ///
     /// # Errors
-    /// Fails if the folder cannot be opened.
-    pub(crate) fn open(&self) -> Result<App<OpenFolder>, NoFolder> {
-        self.try_map(|folder| match Root::open(&folder.path) {
-            Ok(root) => Ok(OpenFolder {
+    /// Fails if the directory cannot be opened.
+    pub(crate) fn open(&self) -> Result<App<OpenDirectory>, DirectoryError> {
+        self.try_map(|directory| match Root::open(&directory.path) {
+            Ok(root) => Ok(OpenDirectory {
                 root,
-                cache_bytes_max: folder.cache_bytes_max,
-                answer_bytes_max: folder.answer_bytes_max,
+                cache_bytes_max: directory.cache_bytes_max,
+                response_bytes_max: directory.response_bytes_max,
             }),
-            Err(error) => Err(NoFolder {
-                path: folder.path.clone(),
+            Err(error) => Err(DirectoryError {
+                path: directory.path.clone(),
                 error,
             }),
         })
     }
 }
 
-impl App<OpenFolder> {
+impl App<OpenDirectory> {
     /// Makes the service of one worker.
     pub(crate) fn service(&self) -> App<Files> {
-        let Ok(service) = self.try_map(|folder| {
-            let files = Files::new(folder.root.clone())
-                .with_cache(folder.cache_bytes_max)
-                .with_answer_memory(folder.answer_bytes_max);
+        let Ok(service) = self.try_map(|directory| {
+            let files = Files::new(directory.root.clone())
+                .with_cache(directory.cache_bytes_max)
+                .with_answer_memory(directory.response_bytes_max);
             Ok::<_, Infallible>(files)
         });
         service
@@ -155,8 +155,8 @@ impl Service for App<Files> {
     }
 }
 
-/// The embedded site, which has one page. As in a folder, other paths are 404 whatever the method,
-/// and the page allows only GET and HEAD.
+/// The embedded site, which has one page. As in a directory, other paths are 404 whatever the
+/// method, and the page allows only GET and HEAD.
 fn site(request: &Request) -> Response {
     if request.path_bytes() != b"/" {
         return Response::not_found("<h1>Not Found</h1>");

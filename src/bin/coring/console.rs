@@ -9,10 +9,10 @@ use std::process;
 use coring::net::Address;
 use coring::{EngineChoice, Handle, messages};
 
-use crate::plan::Serving;
+use crate::plan::ServerConfig;
 
 /// Prints the banner to standard error, because standard output is for the access log.
-pub(crate) fn banner(serving: &Serving, handle: &Handle) {
+pub(crate) fn banner(config: &ServerConfig, handle: &Handle) {
     let (bold, plain) = if stderr_takes_colours() {
         ("\x1b[1m", "\x1b[0m")
     } else {
@@ -21,13 +21,13 @@ pub(crate) fn banner(serving: &Serving, handle: &Handle) {
     let version = env!("CARGO_PKG_VERSION");
     let mut text = format!("{bold}coring {version}{plain}, pid {}\n", process::id());
     let mut row = |name: &str, value: &dyn Display| text.push_str(&format!("  {name:<8}{value}\n"));
-    row("serves", &serving.app.description());
+    row("serves", &config.app.description());
     for address in handle.addresses() {
         row("on", &format_args!("{bold}{}{plain}", url(address)));
     }
     row("engine", &handle.engine());
     row("cores", handle.cores());
-    for note in &serving.notes {
+    for note in &config.notes {
         row("note", note);
     }
     messages::write(text);

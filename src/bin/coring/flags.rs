@@ -21,11 +21,11 @@ pub(crate) struct Flags {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
     #[command(flatten)]
-    pub(crate) place: Place,
+    pub(crate) listen: ListenArgs,
     #[command(flatten)]
-    pub(crate) times: Times,
+    pub(crate) times: TimeArgs,
     #[command(flatten)]
-    pub(crate) sizes: Sizes,
+    pub(crate) sizes: SizeArgs,
     #[command(flatten)]
     pub(crate) reports: Reports,
 }
@@ -33,7 +33,7 @@ pub(crate) struct Flags {
 /// The command. Without one, coring serves its embedded site.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Serve the files of a folder
+    /// Serve the files of a directory
     Serve(Serve),
     /// Send the same response to every request (for load tests)
     Respond(Respond),
@@ -46,9 +46,9 @@ pub(crate) enum Command {
 /// The arguments of `serve`.
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
-    /// The folder to serve. Symbolic links are followed if they stay in it
+    /// The directory to serve. Symbolic links are followed if they stay in it
     #[arg(value_name = "DIR", default_value = ".")]
-    pub(crate) folder: PathBuf,
+    pub(crate) directory: PathBuf,
 
     /// Memory of each worker for small files that are requested often. If these files change
     /// often, the cache may need twice as much. 0: no cache
@@ -84,7 +84,7 @@ pub(crate) struct Respond {
 /// The addresses that the server listens on, its workers and its engine.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Addresses and cores")]
-pub(crate) struct Place {
+pub(crate) struct ListenArgs {
     #[arg(
         short,
         long,
@@ -130,7 +130,7 @@ pub(crate) enum Engine {
 /// The limits of time.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Time limits (500ms, 10s, 2m, 1h; a bare number is seconds)")]
-pub(crate) struct Times {
+pub(crate) struct TimeArgs {
     /// How long a request head may take to arrive
     #[arg(long, global = true, env = "CORING_HEAD_TIMEOUT", value_name = "TIME")]
     #[arg(default_value_t = time(limits().head_timeout))]
@@ -178,7 +178,7 @@ pub(crate) enum HalfClose {
 /// The limits of size and number.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Size limits (bytes; 16k, 16m, 1g are binary units)")]
-pub(crate) struct Sizes {
+pub(crate) struct SizeArgs {
     /// Largest request head, 18 to 65535. A larger one gets a 431
     #[arg(long, global = true, env = "CORING_MAX_HEAD", value_name = "BYTES")]
     #[arg(default_value_t = Size(limits().head_bytes_max.into()))]
@@ -276,7 +276,7 @@ Exit status:
   1   failed to start, or failed later (an address is in use, say)
   2   wrong usage
   77  io_uring does not work here, and --engine uring requires it
-  78  bad configuration (a folder or an access log that cannot be opened, say)";
+  78  bad configuration (a directory or an access log that cannot be opened, say)";
 
 fn limits() -> coring::Limits {
     coring::Limits::default()
@@ -340,8 +340,8 @@ mod tests {
         ] {
             let flags = parse(line).expect(line);
             assert!(matches!(flags.command, Some(Command::Echo)), "{line}");
-            assert_eq!(flags.place.bind, [":1", ":2"], "{line}");
-            assert_eq!(flags.place.cores.map(NonZeroUsize::get), Some(2), "{line}");
+            assert_eq!(flags.listen.bind, [":1", ":2"], "{line}");
+            assert_eq!(flags.listen.cores.map(NonZeroUsize::get), Some(2), "{line}");
         }
     }
 
@@ -381,12 +381,12 @@ mod tests {
             other => panic!("{line}: {other:?}"),
         };
         let plain = serve("serve");
-        assert_eq!(plain.folder, PathBuf::from("."));
+        assert_eq!(plain.directory, PathBuf::from("."));
         assert_eq!(plain.file_cache, Size(32 << 20));
         assert_eq!(plain.answer_memory, Size(32 << 20));
         let full = serve("serve site --file-cache 0 --answer-memory 1");
         assert_eq!(full.answer_memory, Size(1));
-        assert_eq!(full.folder, PathBuf::from("site"));
+        assert_eq!(full.directory, PathBuf::from("site"));
         assert_eq!(full.file_cache, Size(0));
     }
 

@@ -17,17 +17,17 @@ use std::time::Duration;
 use clap::Parser;
 use coring::{ErrorKind, Server, messages};
 
-use app::NoFolder;
+use app::DirectoryError;
 use flags::Flags;
-use plan::{Plan, Serving};
+use plan::{Plan, ServerConfig};
 
 /// How long the process waits at its end until the last messages are written.
 const LAST_MESSAGES: Duration = Duration::from_secs(1);
 
 /// Waits for the last messages when it is dropped, also by a panic.
-struct Farewell;
+struct FlushOnDrop;
 
-impl Drop for Farewell {
+impl Drop for FlushOnDrop {
     fn drop(&mut self) {
         messages::flush(LAST_MESSAGES);
     }
@@ -35,7 +35,7 @@ impl Drop for Farewell {
 
 fn main() -> ExitCode {
     messages::report_panics();
-    let _flush = Farewell;
+    let _flush = FlushOnDrop;
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -56,7 +56,7 @@ fn run() -> Result<(), Failure> {
     })?;
     let port = env::var_os("PORT").map(|port| port.to_string_lossy().into_owned());
     match plan::plan(flags, port.as_deref()).map_err(Failure::Usage)? {
-        Plan::Serve(serving) => serve(&serving),
+        Plan::Serve(config) => serve(&config),
         Plan::Version(engine) => {
             console::version(engine);
             Ok(())
@@ -65,27 +65,27 @@ fn run() -> Result<(), Failure> {
 }
 
 /// Starts the server and waits until it ends.
-fn serve(serving: &Serving) -> Result<(), Failure> {
+fn serve(config: &ServerConfig) -> Result<(), Failure> {
     let signals = signals::install().map_err(Failure::Signals)?;
-    let app = serving.app.open().map_err(Failure::Folder)?;
+    let app = config.app.open().map_err(Failure::Directory)?;
     let mut builder = Server::builder()
-        .pin(serving.pin)
-        .engine(serving.engine)
-        .limits(serving.limits.clone())
-        .access_log(serving.access_log.clone());
-    for address in &serving.addresses {
+        .pin(config.pin)
+        .engine(config.engine)
+        .limits(config.limits.clone())
+        .access_log(config.access_log.clone());
+    for address in &config.addresses {
         builder = builder.bind(address);
     }
-    if let Some(cores) = serving.cores {
+    if let Some(cores) = config.cores {
         builder = builder.cores(cores);
     }
     let server = builder
         .start(move || app.service())
         .map_err(Failure::Server)?;
-    console::banner(serving, &server);
-    signals::handle(signals, server.clone(), serving.drain_timeout).map_err(Failure::Signals)?;
+    console::banner(config, &server);
+    signals::handle(signals, server.clone(), config.drain_timeout).map_err(Failure::Signals)?;
     let ended = server.wait().map_err(Failure::Server);
-    if serving.stats {
+    if config.stats {
         console::stats(&server);
     }
     ended
@@ -101,8 +101,8 @@ enum Failure {
     Flags(clap::Error),
     /// A flag or variable has a value that is out of bounds or does not fit the others.
     Usage(String),
-    /// The folder cannot be served.
-    Folder(NoFolder),
+    /// The directory cannot be served.
+    Directory(DirectoryError),
     /// The server did not start, or failed later.
     Server(coring::Error),
     /// Signals cannot be handled, so the server could not be drained.
@@ -113,7 +113,7 @@ impl Failure {
     fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::Flags(_) | Self::Usage(_) => 2,
-            Self::Folder(_) => EX_CONFIG,
+            Self::Directory(_) => EX_CONFIG,
             Self::Server(error) => match error.kind() {
                 ErrorKind::Engine => 77,
                 ErrorKind::Configuration => EX_CONFIG,
@@ -129,7 +129,7 @@ impl fmt::Display for Failure {
         match self {
             Self::Flags(error) => error.fmt(f),
             Self::Usage(line) => f.write_str(line),
-            Self::Folder(folder) => folder.fmt(f),
+            Self::Directory(directory) => directory.fmt(f),
             Self::Server(error) => error.fmt(f),
             Self::Signals(error) => write!(f, "cannot handle signals: {error}"),
         }

@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use ::http::StatusCode;
 use coring::{AccessLog, EngineChoice, HalfClose, Limits, Pin};
 
-use crate::app::{Answer, App, Folder};
+use crate::app::{App, Directory, FixedResponse};
 use crate::flags::{self, Command, Flags, Respond, Serve};
 use crate::units::{self, Size};
 
@@ -14,15 +14,15 @@ use crate::units::{self, Size};
 #[derive(Debug)]
 pub(crate) enum Plan {
     /// Serve until a signal ends the server.
-    Serve(Box<Serving>),
+    Serve(Box<ServerConfig>),
     /// Print the versions, and the engine that would be used.
     Version(EngineChoice),
 }
 
 /// The configuration of the server.
 #[derive(Debug)]
-pub(crate) struct Serving {
-    pub(crate) app: App<Folder>,
+pub(crate) struct ServerConfig {
+    pub(crate) app: App<Directory>,
     /// As typed; the library parses them.
     pub(crate) addresses: Vec<String>,
     pub(crate) cores: Option<usize>,
@@ -42,7 +42,7 @@ pub(crate) struct Serving {
 /// # Errors
 /// Fails if a value is out of bounds, with one line that has the cure.
 pub(crate) fn plan(flags: Flags, port: Option<&str>) -> Result<Plan, String> {
-    let engine = match flags.place.engine {
+    let engine = match flags.listen.engine {
         flags::Engine::Auto => EngineChoice::Auto,
         flags::Engine::Uring => EngineChoice::Uring,
         flags::Engine::Epoll => EngineChoice::Epoll,
@@ -50,16 +50,16 @@ pub(crate) fn plan(flags: Flags, port: Option<&str>) -> Result<Plan, String> {
     let limits = limits(&flags)?;
     let app = match flags.command {
         None => App::Site,
-        Some(Command::Serve(serve)) => App::Files(folder(serve)?),
+        Some(Command::Serve(serve)) => App::Files(directory(serve)?),
         Some(Command::Respond(respond)) => App::Respond(fixed_response(respond)?),
         Some(Command::Echo) => App::Echo,
         Some(Command::Version) => return Ok(Plan::Version(engine)),
     };
-    Ok(Plan::Serve(Box::new(Serving {
+    Ok(Plan::Serve(Box::new(ServerConfig {
         app,
-        addresses: addresses(flags.place.bind, port)?,
-        cores: flags.place.cores.map(NonZeroUsize::get),
-        pin: match flags.place.pin {
+        addresses: addresses(flags.listen.bind, port)?,
+        cores: flags.listen.cores.map(NonZeroUsize::get),
+        pin: match flags.listen.pin {
             flags::Pin::Auto => Pin::Auto,
             flags::Pin::Always => Pin::Always,
             flags::Pin::Never => Pin::Never,
@@ -136,19 +136,19 @@ where
     }
 }
 
-fn folder(serve: Serve) -> Result<Folder, String> {
+fn directory(serve: Serve) -> Result<Directory, String> {
     let addressable = |flag: &str, size: Size| {
         usize::try_from(size.0)
             .map_err(|_| format!("{flag} is {size}; this machine cannot address that much"))
     };
-    Ok(Folder {
-        path: serve.folder,
+    Ok(Directory {
+        path: serve.directory,
         cache_bytes_max: addressable("--file-cache", serve.file_cache)?,
-        answer_bytes_max: addressable("--answer-memory", serve.answer_memory)?,
+        response_bytes_max: addressable("--answer-memory", serve.answer_memory)?,
     })
 }
 
-fn fixed_response(respond: Respond) -> Result<Answer, String> {
+fn fixed_response(respond: Respond) -> Result<FixedResponse, String> {
     let Respond {
         body,
         status,
@@ -167,7 +167,7 @@ fn fixed_response(respond: Respond) -> Result<Answer, String> {
             status.as_u16()
         ));
     }
-    Ok(Answer {
+    Ok(FixedResponse {
         status,
         content_type,
         body: body.into(),
@@ -199,9 +199,9 @@ mod tests {
         plan(flags, port)
     }
 
-    fn serving(line: &str, port: Option<&str>) -> Box<Serving> {
+    fn config(line: &str, port: Option<&str>) -> Box<ServerConfig> {
         match plan_of(line, port) {
-            Ok(Plan::Serve(serving)) => serving,
+            Ok(Plan::Serve(config)) => config,
             other => panic!("{line}: {other:?}"),
         }
     }
@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn bind_wins_over_port_and_port_over_loopback() {
         let check = |line, port, expected: &[&str]| {
-            assert_eq!(serving(line, port).addresses, expected, "{line}, {port:?}");
+            assert_eq!(config(line, port).addresses, expected, "{line}, {port:?}");
         };
         check("", None, &["127.0.0.1:8000"]);
         check("", Some(""), &["127.0.0.1:8000"]);
@@ -234,12 +234,12 @@ mod tests {
 
     #[test]
     fn without_flags_the_defaults_of_the_library_apply() {
-        let serving = serving("", None);
-        let (limits, default) = (format!("{:?}", serving.limits), Limits::default());
+        let config = config("", None);
+        let (limits, default) = (format!("{:?}", config.limits), Limits::default());
         assert_eq!(limits, format!("{default:?}"));
-        assert!(matches!(serving.app, App::Site));
-        assert_eq!((serving.cores, serving.stats), (None, false));
-        assert!(serving.notes.is_empty());
+        assert!(matches!(config.app, App::Site));
+        assert_eq!((config.cores, config.stats), (None, false));
+        assert!(config.notes.is_empty());
     }
 
     #[test]
@@ -247,7 +247,7 @@ mod tests {
         let line = "--head-timeout 500ms --body-timeout 1m --write-timeout 2 --idle-timeout 3s \
                     --drain-timeout 4s --min-rate 1k --max-head 32k --max-target 1k --max-fields 9 \
                     --max-body 1g --max-connections 5 --max-receive-memory 8m --half-close end";
-        let limits = serving(line, None).limits;
+        let limits = config(line, None).limits;
         let seconds = |seconds| Some(Duration::from_secs(seconds));
         assert_eq!(limits.head_timeout, Some(Duration::from_millis(500)));
         assert_eq!(limits.body_timeout, seconds(60));
@@ -293,11 +293,11 @@ mod tests {
     #[test]
     fn unlimited_values_are_noted() {
         let line = "--max-body 0 --min-rate 0 --max-connections 0";
-        let serving = serving(line, None);
-        assert_eq!(serving.notes.len(), 2);
-        assert_eq!(serving.limits.body_bytes_max, None);
-        assert_eq!(serving.limits.bytes_per_second_min, None);
-        assert_eq!(serving.limits.connections_max, None);
+        let config = config(line, None);
+        assert_eq!(config.notes.len(), 2);
+        assert_eq!(config.limits.body_bytes_max, None);
+        assert_eq!(config.limits.bytes_per_second_min, None);
+        assert_eq!(config.limits.connections_max, None);
     }
 
     #[test]

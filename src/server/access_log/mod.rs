@@ -38,21 +38,21 @@ pub enum AccessLog {
 
 /// A worker passes its lines on at this size, in bytes, or a second after the first of them.
 const BATCH_BYTES: usize = 32 << 10;
-/// How many batches may wait for the writer thread. Further ones are dropped, and counted.
+/// How many batches may wait for the log thread. Further ones are dropped, and counted.
 const BATCHES_MAX: usize = 256;
 
 /// How long a worker that ends waits for room for its last lines, and how long the server that ends
-/// then waits for the writer thread, in ms. If the log is a pipe, its reader may hang.
+/// then waits for the log thread, in ms. If the log is a pipe, its reader may hang.
 const LAST_LINES_MS: u64 = 2_000;
-const WRITER_END_MS: u64 = 5_000;
+const LOG_THREAD_END_MS: u64 = 5_000;
 
 /// The server's handle of the thread that writes the log.
 #[derive(Debug)]
-pub(super) struct Writer {
+pub(super) struct LogThread {
     batches: SyncSender<Batch>,
     /// Disconnected when the thread ends.
     ended: Receiver<()>,
-    accounts: Vec<Arc<Account>>,
+    all_counts: Vec<Arc<LineCounts>>,
     losses: Arc<Losses>,
 }
 
@@ -62,12 +62,12 @@ struct Batch {
     lines: Vec<u8>,
     /// How many of the lines have not been written.
     left: u64,
-    account: Arc<Account>,
+    counts: Arc<LineCounts>,
 }
 
 /// Counts the lines of one worker that wait or are lost.
 #[derive(Debug)]
-struct Account {
+struct LineCounts {
     metrics: Arc<WorkerMetrics>,
     /// Lines that were passed on, and are neither written nor lost.
     waiting: AtomicU64,
@@ -83,9 +83,9 @@ struct Losses {
     is_over: AtomicBool,
 }
 
-impl Account {
+impl LineCounts {
     /// Counts `lines` as lost.
-    fn lose(&self, lines: u64) {
+    fn add_lost(&self, lines: u64) {
         self.metrics.log_lines_dropped.add_shared(lines);
         self.losses.unreported.fetch_add(lines, Ordering::Relaxed);
     }
@@ -102,7 +102,7 @@ impl Losses {
     }
 }
 
-impl Writer {
+impl LogThread {
     /// Opens the log and starts its thread. Returns `None` if the log is off.
     pub(super) fn open(log: &AccessLog) -> Result<Option<Self>, Error> {
         let output: Box<dyn Write + Send> = match log {
@@ -123,11 +123,11 @@ impl Writer {
         let (batches, receiver) = sync_channel(BATCHES_MAX);
         let (hang_up, ended) = sync_channel(0);
         let losses = Arc::new(Losses::default());
-        let scribe = Scribe::new(output, losses.clone());
+        let batch_writer = BatchWriter::new(output, losses.clone());
         let write = move || {
             let _hang_up = hang_up;
             block_write_signals();
-            scribe.write_all(&receiver);
+            batch_writer.write_all(&receiver);
         };
         std::thread::Builder::new()
             .name("coring-log".to_owned())
@@ -139,25 +139,25 @@ impl Writer {
         Ok(Some(Self {
             batches,
             ended,
-            accounts: Vec::new(),
+            all_counts: Vec::new(),
             losses,
         }))
     }
 
     /// Makes the log of one worker.
     pub(super) fn worker(&mut self, metrics: Arc<WorkerMetrics>) -> WorkerLog {
-        let account = Arc::new(Account {
+        let counts = Arc::new(LineCounts {
             metrics,
             waiting: AtomicU64::new(0),
             losses: self.losses.clone(),
         });
-        self.accounts.push(account.clone());
+        self.all_counts.push(counts.clone());
         WorkerLog {
             batches: self.batches.clone(),
             lines: RefCell::default(),
             count: Cell::new(0),
             is_awaited: Cell::new(false),
-            account,
+            counts,
         }
     }
 
@@ -165,11 +165,11 @@ impl Writer {
     /// workers have ended.
     pub(super) fn finish(self) {
         drop(self.batches);
-        let timeout = Duration::from_millis(WRITER_END_MS);
+        let timeout = Duration::from_millis(LOG_THREAD_END_MS);
         if self.ended.recv_timeout(timeout) == Err(RecvTimeoutError::Timeout) {
             self.losses.is_over.store(true, Ordering::Relaxed);
-            for account in &self.accounts {
-                account.lose(account.waiting.swap(0, Ordering::Relaxed));
+            for counts in &self.all_counts {
+                counts.add_lost(counts.waiting.swap(0, Ordering::Relaxed));
             }
             self.losses
                 .report("the access log was not written before the end");
@@ -203,22 +203,22 @@ impl Write for Stdout {
 /// Writes the batches of the workers. If a write fails (the disk is full, say), the server
 /// continues: the lines are lost, and counted. The first failure is reported. When a write succeeds
 /// again, the number of lost lines is reported.
-struct Scribe<W> {
+struct BatchWriter<W> {
     output: W,
     losses: Arc<Losses>,
     /// The last write failed.
     is_failing: bool,
     /// The last write ended within a line.
-    is_torn: bool,
+    ends_within_line: bool,
 }
 
-impl<W: Write> Scribe<W> {
+impl<W: Write> BatchWriter<W> {
     fn new(output: W, losses: Arc<Losses>) -> Self {
         Self {
             output,
             losses,
             is_failing: false,
-            is_torn: false,
+            ends_within_line: false,
         }
     }
 
@@ -250,8 +250,8 @@ impl<W: Write> Scribe<W> {
                     ));
                 }
                 let lost = batch.left;
-                batch.account.waiting.fetch_sub(lost, Ordering::Relaxed);
-                batch.account.lose(lost);
+                batch.counts.waiting.fetch_sub(lost, Ordering::Relaxed);
+                batch.counts.add_lost(lost);
             }
             self.is_failing = written.is_err();
         }
@@ -261,9 +261,9 @@ impl<W: Write> Scribe<W> {
     /// Writes a batch. If the last write ended within a line, ends that first. Counts each line as
     /// soon as it is written.
     fn write(&mut self, batch: &mut Batch) -> io::Result<()> {
-        if self.is_torn {
+        if self.ends_within_line {
             self.output.write_all(b"\n")?;
-            self.is_torn = false;
+            self.ends_within_line = false;
         }
         let mut rest = &batch.lines[..];
         while !rest.is_empty() {
@@ -275,13 +275,13 @@ impl<W: Write> Scribe<W> {
             };
             let written;
             (written, rest) = rest.split_at(len);
-            self.is_torn = !written.ends_with(b"\n");
+            self.ends_within_line = !written.ends_with(b"\n");
             let lines = match rest.is_empty() {
                 true => batch.left,
                 false => count_lines(written),
             };
             batch.left -= lines;
-            batch.account.waiting.fetch_sub(lines, Ordering::Relaxed);
+            batch.counts.waiting.fetch_sub(lines, Ordering::Relaxed);
         }
         Ok(())
     }
@@ -301,7 +301,7 @@ pub(crate) struct WorkerLog {
     count: Cell<u64>,
     /// A coroutine will call [`WorkerLog::hand_over`] after a pause.
     is_awaited: Cell<bool>,
-    account: Arc<Account>,
+    counts: Arc<LineCounts>,
 }
 
 impl WorkerLog {
@@ -325,33 +325,33 @@ impl WorkerLog {
         !is_full && !self.is_awaited.replace(true)
     }
 
-    /// Passes the gathered lines on to the writer thread.
+    /// Passes the gathered lines on to the log thread.
     pub(super) fn hand_over(&self) {
         self.is_awaited.set(false);
         self.send(Duration::ZERO);
     }
 
-    /// Passes the gathered lines on. If the writer thread has no room within `timeout`, they are
+    /// Passes the gathered lines on. If the log thread has no room within `timeout`, they are
     /// lost.
     fn send(&self, timeout: Duration) {
         let left = self.count.replace(0);
         if left == 0 {
             return;
         }
-        let account = &self.account;
-        account.waiting.fetch_add(left, Ordering::Relaxed);
+        let counts = &self.counts;
+        counts.waiting.fetch_add(left, Ordering::Relaxed);
         let mut batch = Batch {
             lines: self.lines.take(),
             left,
-            account: account.clone(),
+            counts: counts.clone(),
         };
         let started = Instant::now();
         while let Err(refused) = self.batches.try_send(batch) {
             match refused {
                 TrySendError::Full(unsent) if started.elapsed() < timeout => batch = unsent,
                 _ => {
-                    account.waiting.fetch_sub(left, Ordering::Relaxed);
-                    return account.lose(left);
+                    counts.waiting.fetch_sub(left, Ordering::Relaxed);
+                    return counts.add_lost(left);
                 }
             }
             std::thread::sleep(Duration::from_millis(10));
@@ -396,7 +396,7 @@ mod tests {
     fn every_line_is_whole_or_counted_as_lost() {
         let (batches, receiver) = sync_channel(4);
         let losses = Arc::new(Losses::default());
-        let account = Arc::new(Account {
+        let counts = Arc::new(LineCounts {
             metrics: Arc::default(),
             waiting: AtomicU64::new(0),
             losses: losses.clone(),
@@ -404,21 +404,21 @@ mod tests {
         for lines in ["a\nbcde\n", "lost\nlost\n", "whole\n", "more\n"] {
             let lines = lines.as_bytes().to_vec();
             let left = count_lines(&lines);
-            account.waiting.fetch_add(left, Ordering::Relaxed);
-            let account = account.clone();
+            counts.waiting.fetch_add(left, Ordering::Relaxed);
+            let counts = counts.clone();
             let batch = Batch {
                 lines,
                 left,
-                account,
+                counts,
             };
             batches.send(batch).expect("room");
         }
         drop(batches);
         let written = Arc::new(Mutex::new(Vec::new()));
-        Scribe::new(FullDisk(0, written.clone()), losses).write_all(&receiver);
+        BatchWriter::new(FullDisk(0, written.clone()), losses).write_all(&receiver);
         let written = written.lock().expect("a lock");
         assert_eq!(written.escape_ascii().to_string(), r"a\nb\nwhole\nmore\n");
-        assert_eq!(account.metrics.log_lines_dropped.get(), 3);
-        assert_eq!(account.waiting.load(Ordering::Relaxed), 0);
+        assert_eq!(counts.metrics.log_lines_dropped.get(), 3);
+        assert_eq!(counts.waiting.load(Ordering::Relaxed), 0);
     }
 }
