@@ -16,9 +16,9 @@
 //! ```
 
 mod file;
-mod obstacle;
+mod memfd_cache;
+mod open_error;
 mod root;
-mod shelf;
 
 use std::io;
 use std::path::PathBuf;
@@ -26,9 +26,9 @@ use std::path::PathBuf;
 use crate::engine::blocking;
 pub use file::{File, Metadata};
 pub(crate) use file::{Loading, Reading};
-pub(crate) use obstacle::Obstacle;
+pub(crate) use memfd_cache::{CachedSpan, MemfdCache};
+pub(crate) use open_error::OpenError;
 pub use root::{Entry, Root};
-pub(crate) use shelf::{Kept, Shelf};
 
 /// Reads a whole file.
 ///

@@ -41,19 +41,19 @@ const TRIES_MAX: u32 = 64;
 /// # }
 /// ```
 #[derive(Clone)]
-pub struct Root(Arc<Inner>);
+pub struct Root(Arc<RootDir>);
 
-struct Inner {
+struct RootDir {
     fd: OwnedFd,
     path: PathBuf,
     /// The directory's metadata. Device and inode number identify it as long as it is open.
     metadata: Metadata,
     /// Where the path was last found to lead. Clones and replacements share this, on all workers.
-    found: Arc<Mutex<Found>>,
+    path_target: Arc<Mutex<PathTarget>>,
 }
 
 /// A directory's device and inode number, or the errno of opening it.
-type Found = Result<(u64, u64), i32>;
+type PathTarget = Result<(u64, u64), i32>;
 
 /// The kind of file that a name leads to.
 #[derive(Debug)]
@@ -79,9 +79,9 @@ impl Root {
     /// allow openat2(2).
     pub fn open(path: impl Into<PathBuf>) -> io::Result<Self> {
         let mut path = path.into();
-        let fd = openat(CWD, &path, FOLDER, Mode::empty())?;
+        let fd = openat(CWD, &path, DIRECTORY_FLAGS, Mode::empty())?;
         // Without openat2(2) this fails now, and not with the first request.
-        openat2(&fd, ".", FOLDER, Mode::empty(), BENEATH)?;
+        openat2(&fd, ".", DIRECTORY_FLAGS, Mode::empty(), BENEATH_FLAGS)?;
         let metadata = Metadata::new(&fstat(&fd)?);
         if let Ok(absolute) = path::absolute(&path)
             && stat(&absolute)
@@ -89,12 +89,12 @@ impl Root {
         {
             path = absolute;
         }
-        let found = Arc::new(Mutex::new(Ok(metadata.identity())));
-        Ok(Self(Arc::new(Inner {
+        let path_target = Arc::new(Mutex::new(Ok(metadata.identity())));
+        Ok(Self(Arc::new(RootDir {
             fd,
             path,
             metadata,
-            found,
+            path_target,
         })))
     }
 
@@ -120,7 +120,7 @@ impl Root {
         if relative.as_os_str().is_empty() {
             relative = Path::new(".");
         }
-        match self.0.open_again(relative, ResolveFlags::CACHED) {
+        match self.0.open_with_retry(relative, ResolveFlags::CACHED) {
             // Not in the kernel's cache, or it lacks `RESOLVE_CACHED` (before Linux 5.12).
             Err(Errno::AGAIN | Errno::INVAL | Errno::OPNOTSUPP) => {}
             found => return Ok(found?),
@@ -129,7 +129,7 @@ impl Root {
         blocking(move || {
             let mut tries = 1;
             loop {
-                match root.0.open_again(&relative, ResolveFlags::empty()) {
+                match root.0.open_with_retry(&relative, ResolveFlags::empty()) {
                     Err(Errno::AGAIN | Errno::INTR) if tries < TRIES_MAX => tries += 1,
                     found => return found,
                 }
@@ -151,13 +151,13 @@ impl Root {
     /// # Panics
     /// If called outside a worker and the path is not in the kernel's cache.
     pub async fn replacement(&self) -> io::Result<Option<Self>> {
-        match self.0.follow_path(ResolveFlags::CACHED) {
+        match self.0.resolve_path(ResolveFlags::CACHED) {
             // Not in the kernel's cache, or it lacks `RESOLVE_CACHED` (before Linux 5.12).
             Err(Errno::AGAIN | Errno::INVAL | Errno::OPNOTSUPP) => {}
             found => return Ok(found?),
         }
         let root = self.clone();
-        Ok(blocking(move || root.0.follow_path(ResolveFlags::empty())).await??)
+        Ok(blocking(move || root.0.resolve_path(ResolveFlags::empty())).await??)
     }
 
     /// Whether both are the same directory.
@@ -173,23 +173,27 @@ impl Root {
             Some(errno) => Err(errno),
             None => Ok(self.0.metadata.identity()),
         };
-        let mut found = self.0.found.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::replace(&mut *found, now) != now
+        let mut path_target = self
+            .0
+            .path_target
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *path_target, now) != now
     }
 }
 
 /// Flags to open a directory that is not read, only used to resolve names in it.
-const FOLDER: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+const DIRECTORY_FLAGS: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// Flags that make openat2(2) refuse names that lead out of the root, or through a magic link of
 /// /proc.
-const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS);
+const BENEATH_FLAGS: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS);
 
-impl Inner {
+impl RootDir {
     /// Opens the directory at the path, if it is another one than this. The path may lead anywhere,
     /// because the operator chose it.
-    fn follow_path(&self, resolve: ResolveFlags) -> Result<Option<Root>, Errno> {
-        let fd = openat2(CWD, &self.path, FOLDER, Mode::empty(), resolve)?;
+    fn resolve_path(&self, resolve: ResolveFlags) -> Result<Option<Root>, Errno> {
+        let fd = openat2(CWD, &self.path, DIRECTORY_FLAGS, Mode::empty(), resolve)?;
         let metadata = Metadata::new(&fstat(&fd)?);
         if metadata.identity() == self.metadata.identity() {
             return Ok(None);
@@ -198,14 +202,14 @@ impl Inner {
             fd,
             path: self.path.clone(),
             metadata,
-            found: self.found.clone(),
+            path_target: self.path_target.clone(),
         }))))
     }
 
-    /// As [`Inner::open_beneath`], but tries up to three times on `ENOENT`. A tree is often
+    /// As [`RootDir::open_beneath`], but tries up to three times on `ENOENT`. A tree is often
     /// replaced by switching a symlink to a new one and deleting the old one. If that happens while
     /// the kernel follows the link, the next attempt finds the new tree.
-    fn open_again(&self, relative: &Path, resolve: ResolveFlags) -> Result<Entry, Errno> {
+    fn open_with_retry(&self, relative: &Path, resolve: ResolveFlags) -> Result<Entry, Errno> {
         let mut found = Err(Errno::NOENT);
         for _ in 0..3 {
             found = self.open_beneath(relative, resolve);
@@ -221,7 +225,13 @@ impl Inner {
     /// block. `O_NOCTTY`: a terminal must not become the process's controlling terminal.
     fn open_beneath(&self, relative: &Path, resolve: ResolveFlags) -> Result<Entry, Errno> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let opened = openat2(&self.fd, relative, flags, Mode::empty(), BENEATH | resolve);
+        let opened = openat2(
+            &self.fd,
+            relative,
+            flags,
+            Mode::empty(),
+            BENEATH_FLAGS | resolve,
+        );
         let fd = match opened {
             // A socket, or a device without a driver.
             Err(Errno::NXIO | Errno::NODEV) => return Ok(Entry::Other),
@@ -247,7 +257,14 @@ impl Inner {
 
     /// Whether `relative` names a directory, whatever its permissions.
     fn is_directory(&self, relative: &Path, resolve: ResolveFlags) -> bool {
-        openat2(&self.fd, relative, FOLDER, Mode::empty(), BENEATH | resolve).is_ok()
+        openat2(
+            &self.fd,
+            relative,
+            DIRECTORY_FLAGS,
+            Mode::empty(),
+            BENEATH_FLAGS | resolve,
+        )
+        .is_ok()
     }
 }
 

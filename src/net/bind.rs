@@ -207,17 +207,19 @@ fn unix_socket() -> Result<OwnedFd, Errno> {
 /// a socket that is bound but does not listen yet looks like one of a dead process. Returns `None`
 /// if the directory cannot be locked; the caller then continues without the lock.
 fn lock_folder_of(path: &Path) -> Option<OwnedFd> {
-    let folder = path.parent().filter(|folder| *folder != Path::new(""));
+    let directory = path
+        .parent()
+        .filter(|directory| *directory != Path::new(""));
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let folder = open(
-        folder.unwrap_or_else(|| Path::new(".")),
+    let directory = open(
+        directory.unwrap_or_else(|| Path::new(".")),
         flags,
         Mode::empty(),
     )
     .ok()?;
-    let lock = || flock(&folder, FlockOperation::NonBlockingLockExclusive);
+    let lock = || flock(&directory, FlockOperation::NonBlockingLockExclusive);
     retry(lock, |errno| *errno == Errno::WOULDBLOCK).ok()?;
-    Some(folder)
+    Some(directory)
 }
 
 /// Removes the socket that a dead process has left at `path`. Any other file stays.

@@ -15,7 +15,7 @@ use crate::http::field::split_line;
 use crate::http::h1::Event;
 use crate::http::{Fault, Head};
 use crate::net::{Peer, RecvOutcome};
-use crate::service::{Piece, Response};
+use crate::service::{BodyPart, Response};
 use crate::sys::mutants::mutate;
 
 /// A response's body is pulled while fewer bytes than this are queued or being sent.
@@ -79,8 +79,8 @@ pub(super) trait Carrier {
     /// Queues the response's head. Returns false if no body may follow (HEAD, 204, 304).
     fn head(&mut self, response: &Response) -> bool;
 
-    /// Queues a piece of the response's body.
-    fn piece(&mut self, piece: Piece) -> Result<(), CloseReason>;
+    /// Queues a part of the response's body.
+    fn body_part(&mut self, body_part: BodyPart) -> Result<(), CloseReason>;
 
     /// Queues the end of the response, with trailers if the protocol has a place for them.
     fn end(&mut self, trailers: Option<HeaderMap>) -> Result<(), CloseReason>;
@@ -212,10 +212,10 @@ impl Carrier for Connection {
         self.http.body_allowed()
     }
 
-    fn piece(&mut self, piece: Piece) -> Result<(), CloseReason> {
-        match piece {
-            Piece::Part(part) => self.encode_part(part),
-            Piece::Span(span) => self.encode_span(span),
+    fn body_part(&mut self, body_part: BodyPart) -> Result<(), CloseReason> {
+        match body_part {
+            BodyPart::Part(part) => self.encode_part(part),
+            BodyPart::Span(span) => self.encode_span(span),
         }
     }
 

@@ -21,7 +21,7 @@ use crate::http::Fault;
 use crate::http::h1::{self, Event, Framing};
 use crate::net::{RecvOutcome, Stream, Transport};
 use crate::rt::{drop_panic_payload, peer_after_ms, yield_now};
-use crate::service::{Inlet, Request, Response, Service};
+use crate::service::{Request, RequestBodySender, Response, Service};
 use crate::sys::mutants::mutate;
 
 /// Once responses of this many bytes are queued, spans of files included, they are sent, even if
@@ -52,7 +52,7 @@ enum Next<F> {
     /// Send the queued responses first, because they are large.
     Send,
     /// Complete an exchange.
-    Exchange(Pending<F>, Option<Inlet>),
+    Exchange(Pending<F>, Option<RequestBodySender>),
 }
 
 /// Serves a connection until it is closed.
@@ -195,7 +195,7 @@ impl Connection {
             drop(call);
             *in_service = false;
             let is_interim = response.status().is_informational();
-            if is_interim || incoming.is_some() || response.has_flowing_body() {
+            if is_interim || incoming.is_some() || response.has_streamed_body() {
                 let Poll::Ready(response) = polled else {
                     unreachable!("matched above");
                 };
@@ -228,7 +228,7 @@ impl Connection {
     fn exchange<'a, F: Future<Output = Response> + 'a>(
         &'a mut self,
         pending: Pending<F>,
-        incoming: Option<Inlet>,
+        incoming: Option<RequestBodySender>,
     ) -> Pin<PoolBox<impl Future<Output = Result<(), CloseReason>> + 'a>> {
         let pool = self.shared.pool.clone();
         PoolBox::pin(&pool, || async move {
@@ -327,15 +327,15 @@ impl Connection {
 /// Gives the request its body, which is still to be received. Returns the end that the connection
 /// writes to, or `None` if the request has no body.
 #[inline(always)]
-fn begin_body(framing: Framing, request: &mut Request) -> Option<Inlet> {
+fn begin_body(framing: Framing, request: &mut Request) -> Option<RequestBodySender> {
     let length = match framing {
         Framing::None => return None,
         Framing::Length(length) => Some(length),
         Framing::Chunked => None,
     };
-    let (inlet, body) = Inlet::new(length);
+    let (body_sender, body) = RequestBodySender::new(length);
     *request.body() = body;
-    Some(inlet)
+    Some(body_sender)
 }
 
 #[cfg(test)]

@@ -56,7 +56,7 @@ impl Connection {
                 self.encode_head(response);
                 if let Some(part) = response.body().take_full() {
                     self.encode_part(part)?;
-                } else if let Some(span) = response.body().take_kept() {
+                } else if let Some(span) = response.body().take_cached_span() {
                     self.encode_span(span)?;
                 }
             }

@@ -19,7 +19,7 @@ use crate::buf::PoolBox;
 use crate::http::Fault;
 use crate::net::Pace;
 use crate::rt::{catch_panic, peer_now_ms, spawn_joined};
-use crate::service::{Body, Inlet, NextResponse, Piece, Response, Upgraded};
+use crate::service::{Body, BodyPart, NextResponse, RequestBodySender, Response, Upgraded};
 use crate::sys::mutants::mutate;
 
 /// How many bytes of a response's body are gathered for one send while the request's body arrives.
@@ -39,7 +39,7 @@ const DISCARD_BYTES_MAX: u64 = 64 << 10;
 pub(super) struct Exchange<F> {
     stage: Stage<F>,
     /// Writes the request's body to its reader. `None`: there is no body, or no more of it is read.
-    incoming: Option<Inlet>,
+    incoming: Option<RequestBodySender>,
     /// The progress of the request's body. `None` until a reader asks for it.
     pace: Option<Pace>,
     /// When the reader stopped asking for more, in ms. `None` while it asks.
@@ -70,7 +70,7 @@ enum Stage<F> {
 
 impl<F: Future<Output = Response>> Exchange<F> {
     /// An exchange whose request body, if there is one, is written to `incoming`.
-    pub(super) fn new(pending: Pending<F>, incoming: Option<Inlet>) -> Self {
+    pub(super) fn new(pending: Pending<F>, incoming: Option<RequestBodySender>) -> Self {
         Self {
             stage: Stage::Pending(pending),
             incoming,
@@ -133,7 +133,7 @@ impl<F: Future<Output = Response>> Exchange<F> {
         context: &mut Context<'_>,
     ) -> Poll<Result<Response, CloseReason>> {
         loop {
-            self.forget_own_reader(context);
+            self.clear_own_wait(context);
             let polled = catch_panic(|| {
                 let polled = match &mut self.stage {
                     Stage::Pending(Pending::Call(call)) => call.as_mut().poll(context),
@@ -180,11 +180,11 @@ impl<F: Future<Output = Response>> Exchange<F> {
             return Err(CloseReason::ServiceFailed);
         }
         carrier.switch(response)?;
-        let (inlet, incoming) = Inlet::new(None);
+        let (body_sender, incoming) = RequestBodySender::new(None);
         let (stream, outgoing) = Upgraded::new(incoming);
         // The continuation is the service's code and may panic, so it is called in the coroutine.
         drop(spawn_joined(async move { continuation(stream).await }));
-        self.incoming = Some(inlet);
+        self.incoming = Some(body_sender);
         self.has_switched = true;
         Ok(outgoing)
     }
@@ -200,7 +200,7 @@ impl<F: Future<Output = Response>> Exchange<F> {
         // All that has arrived is passed on: after the head it would be too late.
         self.parts_left = u32::MAX;
         if let Some(incoming) = &self.incoming {
-            if response.passes_on(incoming) {
+            if response.forwards(incoming) {
                 // An error in these bytes can still be answered with its own status.
                 self.hand_over_arrived(carrier, context)?;
                 // A client that waits for `100 Continue` sends the rest only after it.
@@ -218,7 +218,7 @@ impl<F: Future<Output = Response>> Exchange<F> {
         }
         self.parts_left = PARTS_MAX;
         if !carrier.head(response) {
-            response.body().forgo();
+            response.body().discard();
         }
         Ok(mem::take(response.body()))
     }
@@ -269,25 +269,27 @@ impl<F: Future<Output = Response>> Exchange<F> {
         body
     }
 
-    /// Queues pieces of the response's body, while it has some and there is room.
+    /// Queues parts of the response's body, while it has some and there is room.
     fn pull(
         &mut self,
         carrier: &mut impl Carrier,
         context: &mut Context<'_>,
     ) -> Result<Pulled, CloseReason> {
-        self.forget_own_reader(context);
+        self.clear_own_wait(context);
         let mut pulled = Pulled::Nothing;
         while self.has_room(carrier)
             && let Some(source) = self.body()
         {
-            match catch_panic(|| source.poll_piece(context)).ok_or(CloseReason::ServicePanicked)? {
+            match catch_panic(|| source.poll_body_part(context))
+                .ok_or(CloseReason::ServicePanicked)?
+            {
                 Poll::Pending => break,
-                Poll::Ready(Ok(Some(piece))) => {
-                    pulled = pulled.max(match piece {
-                        Piece::Part(_) => Pulled::Parts,
-                        Piece::Span(_) => Pulled::Span,
+                Poll::Ready(Ok(Some(body_part))) => {
+                    pulled = pulled.max(match body_part {
+                        BodyPart::Part(_) => Pulled::Parts,
+                        BodyPart::Span(_) => Pulled::Span,
                     });
-                    carrier.piece(piece)?;
+                    carrier.body_part(body_part)?;
                 }
                 Poll::Ready(Ok(None)) => {
                     let trailers = source.take_trailers();
@@ -312,9 +314,9 @@ impl<F: Future<Output = Response>> Exchange<F> {
 
     /// Withdraws the request of a reader that runs in this coroutine. The reader is polled next,
     /// and asks again if it still waits.
-    fn forget_own_reader(&self, context: &Context<'_>) {
+    fn clear_own_wait(&self, context: &Context<'_>) {
         if let Some(incoming) = &self.incoming {
-            incoming.forget_own_reader(context);
+            incoming.clear_own_wait(context);
         }
     }
 
@@ -325,7 +327,8 @@ impl<F: Future<Output = Response>> Exchange<F> {
         carrier: &mut impl Carrier,
         context: &mut Context<'_>,
     ) -> Result<bool, CloseReason> {
-        let is_wanted = |incoming: &Inlet| !incoming.is_finished() && incoming.poll_wanted(context);
+        let is_wanted =
+            |incoming: &RequestBodySender| !incoming.is_finished() && incoming.poll_wanted(context);
         if !self.incoming.as_ref().is_some_and(is_wanted) {
             if self.pace.is_some() {
                 self.paused_ms.get_or_insert_with(peer_now_ms);
@@ -366,7 +369,7 @@ impl<F: Future<Output = Response>> Exchange<F> {
         context: &mut Context<'_>,
     ) -> Result<bool, CloseReason> {
         match (self.receive(carrier, context), &self.incoming) {
-            (Err(CloseReason::Fault(_)), Some(incoming)) if !self.passes_on(incoming) => {
+            (Err(CloseReason::Fault(_)), Some(incoming)) if !self.forwards(incoming) => {
                 carrier.refuse_body();
                 // The reader gets `BodyError::Incomplete`.
                 self.incoming = None;
@@ -377,8 +380,8 @@ impl<F: Future<Output = Response>> Exchange<F> {
     }
 
     /// Whether the response's body is the request's body.
-    fn passes_on(&self, incoming: &Inlet) -> bool {
-        matches!(&self.stage, Stage::Body(Some(body)) if body.comes_by(incoming))
+    fn forwards(&self, incoming: &RequestBodySender) -> bool {
+        matches!(&self.stage, Stage::Body(Some(body)) if body.is_sent_by(incoming))
     }
 
     /// Passes on the part of the body that is known to have arrived, up to [`RELAYED_BYTES_MAX`].
@@ -457,7 +460,7 @@ fn begin_next(
 }
 
 /// Whether the rest of a request's body is known to be small enough to be received and dropped.
-fn is_rest_small(incoming: &Inlet) -> bool {
+fn is_rest_small(incoming: &RequestBodySender) -> bool {
     incoming
         .left()
         .is_some_and(|left| left <= DISCARD_BYTES_MAX)

@@ -38,7 +38,7 @@ use super::limits::{Bounds, Limits};
 use crate::buf::PoolBox;
 use crate::engine;
 use crate::http::Fault;
-use crate::service::{Body, Inlet, Piece, Request, Response, Service};
+use crate::service::{Body, BodyPart, Request, RequestBodySender, Response, Service};
 
 /// Exchanges wait while a [`Wire`] holds this many bytes, or more, that are not read.
 const QUEUED_BYTES_MAX: usize = 128 << 10;
@@ -123,9 +123,9 @@ fn begin<S: Service>(
     let is_head = *request.method() == Method::HEAD;
     let source = mem::take(request.body());
     let incoming = (source.length() != Some(0)).then(|| {
-        let (inlet, body) = Inlet::new(source.length());
+        let (body_sender, body) = RequestBodySender::new(source.length());
         *request.body() = body;
-        inlet
+        body_sender
     });
     let call = PoolBox::pin(&engine::pool(), || service.call(request));
     let carrier = MemoryCarrier {
@@ -191,11 +191,11 @@ impl MemoryCarrier {
             .push_back((self.stream, frame));
     }
 
-    /// The bytes of a piece, read from its file if it is a span.
-    fn read(piece: Piece) -> io::Result<Vec<u8>> {
-        match piece {
-            Piece::Part(part) => Ok(part.to_vec()),
-            Piece::Span(span) => {
+    /// The bytes of a part, read from its file if it is a span.
+    fn read(body_part: BodyPart) -> io::Result<Vec<u8>> {
+        match body_part {
+            BodyPart::Part(part) => Ok(part.to_vec()),
+            BodyPart::Span(span) => {
                 let mut bytes = vec![0; span.len()];
                 let file = File::from(span.as_fd().try_clone_to_owned()?);
                 file.read_exact_at(&mut bytes, span.offset())?;
@@ -271,11 +271,11 @@ impl Carrier for MemoryCarrier {
         !self.is_head
     }
 
-    fn piece(&mut self, piece: Piece) -> Result<(), CloseReason> {
+    fn body_part(&mut self, body_part: BodyPart) -> Result<(), CloseReason> {
         if self.is_head {
             return Ok(());
         }
-        let bytes = Self::read(piece).map_err(|_| CloseReason::ServiceFailed)?;
+        let bytes = Self::read(body_part).map_err(|_| CloseReason::ServiceFailed)?;
         self.wire.borrow_mut().bytes += bytes.len();
         self.send(Frame::Data(bytes));
         Ok(())

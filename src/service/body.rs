@@ -9,25 +9,25 @@ use ::http::HeaderMap;
 use bytes::Bytes;
 use futures_core::Stream;
 
-use super::answer_memory::AnswerMemory;
+use super::body_channel::{BodyReader, RequestBodySender};
 use super::body_sender::BodySender;
-use super::file_body::{FileBody, Piece};
-use super::pipe::{BodyReader, Inlet};
+use super::file_body::{BodyPart, FileBody};
+use super::response_memory::ResponseMemory;
 use super::stream_body::StreamBody;
 use crate::buf::{FileSpan, Part};
-use crate::fs::{File, Kept};
+use crate::fs::{CachedSpan, File};
 
 /// The body of a request or a response. Reading a request's body receives it from the client. A
 /// response may have a request's body as its own, which the server then passes on as it arrives.
 #[derive(Debug, Default)]
-pub struct Body(Inner);
+pub struct Body(BodySource);
 
 #[derive(Debug, Default)]
-enum Inner {
+enum BodySource {
     #[default]
     Empty,
     Full(Bytes),
-    Kept(Kept),
+    CachedSpan(CachedSpan),
     Incoming(BodyReader),
     Channel(BodyReader),
     Stream(Box<StreamBody>),
@@ -65,7 +65,7 @@ impl std::error::Error for BodyError {}
 impl Body {
     /// A body without content.
     pub const fn empty() -> Self {
-        Self(Inner::Empty)
+        Self(BodySource::Empty)
     }
 
     /// The bytes of `file` in `range`. The server reads them while it sends the response.
@@ -75,15 +75,15 @@ impl Body {
     /// each client. If the file is truncated meanwhile, the server closes the connection, because
     /// it has already promised the original length.
     pub fn file(file: File, range: Range<u64>) -> Self {
-        Self::file_through(AnswerMemory::of_thread(), file, range)
+        Self::file_through(ResponseMemory::of_thread(), file, range)
     }
 
     /// As [`Body::file`]; content that is read into memory is counted by `memory`.
-    pub(super) fn file_through(memory: AnswerMemory, file: File, range: Range<u64>) -> Self {
+    pub(super) fn file_through(memory: ResponseMemory, file: File, range: Range<u64>) -> Self {
         Self(if range.is_empty() {
-            Inner::Empty
+            BodySource::Empty
         } else {
-            Inner::File(Box::new(FileBody::new(file, range, memory)))
+            BodySource::File(Box::new(FileBody::new(file, range, memory)))
         })
     }
 
@@ -119,7 +119,7 @@ impl Body {
     /// one. No timeout applies while the writer pauses.
     pub fn channel(bytes_max: usize) -> (BodySender, Self) {
         let (sender, reader) = BodySender::new(bytes_max);
-        (sender, Self(Inner::Channel(reader)))
+        (sender, Self(BodySource::Channel(reader)))
     }
 
     /// A body made of the parts that `stream` yields. The connection polls the stream while its
@@ -131,7 +131,7 @@ impl Body {
     where
         P: Into<Part>,
     {
-        Self(Inner::Stream(Box::new(StreamBody::new(stream))))
+        Self(BodySource::Stream(Box::new(StreamBody::new(stream))))
     }
 
     /// Declares the length in bytes of a body that [`Body::channel`] or [`Body::from_stream`] made.
@@ -141,8 +141,8 @@ impl Body {
     #[must_use]
     pub fn with_length(mut self, length: u64) -> Self {
         match &mut self.0 {
-            Inner::Channel(reader) => reader.set_length(length),
-            Inner::Stream(stream) => stream.set_length(length),
+            BodySource::Channel(reader) => reader.set_length(length),
+            BodySource::Stream(stream) => stream.set_length(length),
             _ => {}
         }
         self
@@ -152,33 +152,33 @@ impl Body {
     /// a request's head apply to its trailers, too.
     pub fn take_trailers(&mut self) -> Option<HeaderMap> {
         match &self.0 {
-            Inner::Incoming(reader) | Inner::Channel(reader) => reader.take_trailers(),
+            BodySource::Incoming(reader) | BodySource::Channel(reader) => reader.take_trailers(),
             _ => None,
         }
     }
 
     /// A body whose bytes are in the memfd cache.
-    pub(super) fn kept(kept: Kept) -> Self {
-        Self(match kept.len() {
-            0 => Inner::Empty,
-            _ => Inner::Kept(kept),
+    pub(super) fn cached_span(cached: CachedSpan) -> Self {
+        Self(match cached.len() {
+            0 => BodySource::Empty,
+            _ => BodySource::CachedSpan(cached),
         })
     }
 
     /// The body of a request, which the connection writes and `reader` reads.
     pub(super) fn incoming(reader: BodyReader) -> Self {
-        Self(Inner::Incoming(reader))
+        Self(BodySource::Incoming(reader))
     }
 
     /// The number of bytes that are not yet read; `None` if only the end of the body will tell.
     pub fn length(&self) -> Option<u64> {
         match &self.0 {
-            Inner::Empty => Some(0),
-            Inner::Full(bytes) => Some(bytes.len() as u64),
-            Inner::Kept(kept) => Some(kept.len()),
-            Inner::Incoming(reader) | Inner::Channel(reader) => reader.left(),
-            Inner::Stream(stream) => stream.left(),
-            Inner::File(file) => Some(file.left()),
+            BodySource::Empty => Some(0),
+            BodySource::Full(bytes) => Some(bytes.len() as u64),
+            BodySource::CachedSpan(cached) => Some(cached.len()),
+            BodySource::Incoming(reader) | BodySource::Channel(reader) => reader.left(),
+            BodySource::Stream(stream) => stream.left(),
+            BodySource::File(file) => Some(file.left()),
         }
     }
 
@@ -222,12 +222,12 @@ impl Body {
         context: &mut Context<'_>,
     ) -> Poll<Result<Option<Part>, BodyError>> {
         match &mut self.0 {
-            Inner::Incoming(reader) | Inner::Channel(reader) => reader.poll_part(context),
-            Inner::Stream(stream) => stream.poll_part(context),
-            Inner::File(file) => file.poll_part(context),
-            Inner::Kept(kept) => {
-                let bytes = kept.read().map_err(|_| BodyError::Unreadable);
-                self.0 = Inner::Empty;
+            BodySource::Incoming(reader) | BodySource::Channel(reader) => reader.poll_part(context),
+            BodySource::Stream(stream) => stream.poll_part(context),
+            BodySource::File(file) => file.poll_part(context),
+            BodySource::CachedSpan(cached) => {
+                let bytes = cached.read().map_err(|_| BodyError::Unreadable);
+                self.0 = BodySource::Empty;
                 Poll::Ready(bytes.map(|bytes| Some(bytes.into())))
             }
             _ => Poll::Ready(Ok(self.take_full())),
@@ -236,34 +236,36 @@ impl Body {
 
     /// As [`Body::poll_part`], but returns a span of a file where sending from the file is cheaper
     /// than reading it.
-    pub(crate) fn poll_piece(
+    pub(crate) fn poll_body_part(
         &mut self,
         context: &mut Context<'_>,
-    ) -> Poll<Result<Option<Piece>, BodyError>> {
-        if let Inner::File(file) = &mut self.0 {
-            return file.poll_piece(context);
+    ) -> Poll<Result<Option<BodyPart>, BodyError>> {
+        if let BodySource::File(file) = &mut self.0 {
+            return file.poll_body_part(context);
         }
-        match self.take_kept() {
-            Some(span) => Poll::Ready(Ok(Some(Piece::Span(span)))),
-            None => self.poll_part(context).map_ok(|part| part.map(Piece::Part)),
+        match self.take_cached_span() {
+            Some(span) => Poll::Ready(Ok(Some(BodyPart::Span(span)))),
+            None => self
+                .poll_part(context)
+                .map_ok(|part| part.map(BodyPart::Part)),
         }
     }
 
     /// Takes the whole body as a span, if it is in the memfd cache.
-    pub(crate) fn take_kept(&mut self) -> Option<FileSpan> {
-        let Inner::Kept(kept) = &self.0 else {
+    pub(crate) fn take_cached_span(&mut self) -> Option<FileSpan> {
+        let BodySource::CachedSpan(cached) = &self.0 else {
             return None;
         };
-        let span = kept.span();
-        self.0 = Inner::Empty;
+        let span = cached.span();
+        self.0 = BodySource::Empty;
         Some(span)
     }
 
     /// Takes the whole body, if it is in our memory and not empty.
     pub(crate) fn take_full(&mut self) -> Option<Part> {
         match std::mem::take(&mut self.0) {
-            Inner::Full(bytes) => Some(Part::Bytes(bytes)),
-            Inner::Empty => None,
+            BodySource::Full(bytes) => Some(Part::Bytes(bytes)),
+            BodySource::Empty => None,
             parts => {
                 self.0 = parts;
                 None
@@ -275,22 +277,25 @@ impl Body {
     #[inline]
     pub(crate) fn full(&self) -> Option<&[u8]> {
         match &self.0 {
-            Inner::Full(bytes) => Some(bytes),
-            Inner::Empty => Some(b""),
+            BodySource::Full(bytes) => Some(bytes),
+            BodySource::Empty => Some(b""),
             _ => None,
         }
     }
 
     /// Whether the body arrives part by part: from a client, a file, a sender or a stream.
-    pub(crate) fn flows(&self) -> bool {
-        !matches!(self.0, Inner::Empty | Inner::Full(_) | Inner::Kept(_))
+    pub(crate) fn is_streamed(&self) -> bool {
+        !matches!(
+            self.0,
+            BodySource::Empty | BodySource::Full(_) | BodySource::CachedSpan(_)
+        )
     }
 
     /// Drops a body that will not be sent (HEAD, 304). Keeps a request's body: its client still
     /// waits for it to be read.
-    pub(crate) fn forgo(&mut self) {
-        if !matches!(self.0, Inner::Incoming(_)) {
-            self.0 = Inner::Empty;
+    pub(crate) fn discard(&mut self) {
+        if !matches!(self.0, BodySource::Incoming(_)) {
+            self.0 = BodySource::Empty;
         }
     }
 
@@ -298,15 +303,15 @@ impl Body {
     /// that memory is short: the next part must wait until everything before it is sent.
     pub(crate) fn unsent_bytes_max(&self) -> usize {
         match &self.0 {
-            Inner::File(file) if file.is_short_of_memory() => 0,
-            Inner::Channel(reader) => reader.bytes_max().max(1),
+            BodySource::File(file) if file.is_short_of_memory() => 0,
+            BodySource::Channel(reader) => reader.bytes_max().max(1),
             _ => usize::MAX,
         }
     }
 
-    /// Whether this is the request body that `inlet` writes.
-    pub(crate) fn comes_by(&self, inlet: &Inlet) -> bool {
-        matches!(&self.0, Inner::Incoming(reader) if inlet.leads_to(reader))
+    /// Whether this is the request body that `body_sender` writes.
+    pub(crate) fn is_sent_by(&self, body_sender: &RequestBodySender) -> bool {
+        matches!(&self.0, BodySource::Incoming(reader) if body_sender.is_read_by(reader))
     }
 }
 
@@ -316,7 +321,7 @@ struct ReadGuard<'a>(&'a mut Body);
 
 impl Drop for ReadGuard<'_> {
     fn drop(&mut self) {
-        if let Inner::Incoming(reader) = &self.0.0 {
+        if let BodySource::Incoming(reader) = &self.0.0 {
             reader.give_up();
         }
     }
@@ -325,9 +330,9 @@ impl Drop for ReadGuard<'_> {
 impl From<Bytes> for Body {
     fn from(bytes: Bytes) -> Self {
         Self(if bytes.is_empty() {
-            Inner::Empty
+            BodySource::Empty
         } else {
-            Inner::Full(bytes)
+            BodySource::Full(bytes)
         })
     }
 }

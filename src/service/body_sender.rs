@@ -7,7 +7,7 @@ use std::rc::Rc;
 use ::http::HeaderMap;
 
 use super::body::BodyError;
-use super::pipe::{BodyPipe, BodyReader};
+use super::body_channel::{BodyChannel, BodyReader};
 use crate::buf::Part;
 
 /// Writes a body that [`Body::channel`](crate::Body::channel) made, part by part, from any
@@ -16,7 +16,7 @@ use crate::buf::Part;
 /// The server sends each part without waiting for the next one. If a sender is dropped without
 /// [`finish`](BodySender::finish), the server closes the connection, so that the client can tell
 /// that the response is incomplete.
-pub struct BodySender(Rc<BodyPipe>);
+pub struct BodySender(Rc<BodyChannel>);
 
 /// The body has no reader any more: the connection has ended, the response to this request has no
 /// body (HEAD), or the [`Body`](crate::Body) was dropped.
@@ -35,8 +35,8 @@ pub enum TryWriteError {
 impl BodySender {
     /// The sender and the reader of a new body whose queue holds up to `bytes_max` bytes.
     pub(super) fn new(bytes_max: usize) -> (Self, BodyReader) {
-        let pipe = BodyPipe::new(None, bytes_max);
-        (Self(pipe.clone()), BodyReader::new(pipe))
+        let channel = BodyChannel::new(None, bytes_max);
+        (Self(channel.clone()), BodyReader::new(channel))
     }
 
     /// Waits until the queue has room for `part`, and writes it. If the future is dropped before it

@@ -11,8 +11,8 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use super::answer_memory::{AnswerMemory, Share};
 use super::body::BodyError;
+use super::response_memory::{CountedBytes, ResponseMemory};
 use crate::buf::{FileSpan, Part};
 use crate::fs::{File, Loading, Reading};
 
@@ -30,7 +30,7 @@ const SPAN_BYTES_MIN: u64 = 32 << 10;
 
 /// The next part of a body, in the form that is cheapest to send.
 #[derive(Debug)]
-pub(crate) enum Piece {
+pub(crate) enum BodyPart {
     /// Bytes in our memory.
     Part(Part),
     /// Bytes that the kernel sends from a file.
@@ -42,8 +42,8 @@ pub(crate) enum Piece {
 pub(super) struct FileBody {
     file: File,
     left: Range<u64>,
-    memory: AnswerMemory,
-    reading: Option<(Reading, Share)>,
+    memory: ResponseMemory,
+    reading: Option<(Reading, CountedBytes)>,
     /// A blocking task that loads the next span into the page cache.
     loading: Option<Loading>,
     /// A loaded span was not in the page cache afterwards. Loading is not tried again.
@@ -52,7 +52,7 @@ pub(super) struct FileBody {
 
 impl FileBody {
     /// The bytes of `file` in `range`. `memory` counts those that are read into our memory.
-    pub(super) fn new(file: File, range: Range<u64>, memory: AnswerMemory) -> Self {
+    pub(super) fn new(file: File, range: Range<u64>, memory: ResponseMemory) -> Self {
         Self {
             file,
             left: range,
@@ -88,14 +88,14 @@ impl FileBody {
     }
 
     /// The next part or span; `None` at the end.
-    pub(super) fn poll_piece(
+    pub(super) fn poll_body_part(
         &mut self,
         context: &mut Context<'_>,
-    ) -> Poll<Result<Option<Piece>, BodyError>> {
+    ) -> Poll<Result<Option<BodyPart>, BodyError>> {
         if self.reading.is_none() && self.loading.is_none() {
             let is_short = self.is_short_of_memory();
             if let Some(span) = self.take_span(if is_short { 1 } else { SPAN_BYTES_MIN }) {
-                return Poll::Ready(Ok(Some(Piece::Span(span))));
+                return Poll::Ready(Ok(Some(BodyPart::Span(span))));
             }
             let left = self.left();
             if is_short && !self.is_loading_useless && left > 0 {
@@ -109,11 +109,12 @@ impl FileBody {
                 return Poll::Ready(Err(BodyError::Unreadable));
             }
             match self.take_span(1) {
-                Some(span) => return Poll::Ready(Ok(Some(Piece::Span(span)))),
+                Some(span) => return Poll::Ready(Ok(Some(BodyPart::Span(span)))),
                 None => self.is_loading_useless = true,
             }
         }
-        self.poll_part(context).map_ok(|part| part.map(Piece::Part))
+        self.poll_part(context)
+            .map_ok(|part| part.map(BodyPart::Part))
     }
 
     /// The next part, read into our memory; `None` at the end.
@@ -131,34 +132,38 @@ impl FileBody {
         }
         if self.reading.is_none() {
             let want = usize::try_from(want).expect("a part is small");
-            let share = self.memory.share(want);
+            let counted = self.memory.count(want);
             let mut bytes = Vec::with_capacity(want);
             match self.file.read_cached(&mut bytes, self.left.start) {
-                Ok(true) => return Poll::Ready(self.read(bytes, share)),
+                Ok(true) => return Poll::Ready(self.read(bytes, counted)),
                 Ok(false) => {
                     let reading = self.file.read_rest(bytes, self.left.start);
-                    self.reading = Some((reading, share));
+                    self.reading = Some((reading, counted));
                 }
                 Err(_) => return Poll::Ready(Err(BodyError::Unreadable)),
             }
         }
         let (reading, _) = self.reading.as_mut().expect("a read was started above");
         let read = ready!(Pin::new(reading).poll(context));
-        let (_, share) = self.reading.take().expect("the read was polled above");
+        let (_, counted) = self.reading.take().expect("the read was polled above");
         Poll::Ready(match read {
-            Ok(Ok(bytes)) => self.read(bytes, share),
+            Ok(Ok(bytes)) => self.read(bytes, counted),
             _ => Err(BodyError::Unreadable),
         })
     }
 
     /// Makes a part of bytes that were read. No bytes mean that the file was truncated.
-    fn read(&mut self, mut bytes: Vec<u8>, share: Share) -> Result<Option<Part>, BodyError> {
+    fn read(
+        &mut self,
+        mut bytes: Vec<u8>,
+        counted: CountedBytes,
+    ) -> Result<Option<Part>, BodyError> {
         bytes.truncate(usize::try_from(self.left()).unwrap_or(usize::MAX));
         if bytes.is_empty() {
             return Err(BodyError::Unreadable);
         }
         self.left.start += bytes.len() as u64;
-        Ok(Some(Part::Bytes(share.hold(bytes))))
+        Ok(Some(Part::Bytes(counted.wrap(bytes))))
     }
 }
 
@@ -172,38 +177,41 @@ mod tests {
 
     const LEN: usize = 700_001;
 
-    /// Reads a file's body: its content, and for each piece its length and whether it was a span.
-    async fn pieces(memory: &AnswerMemory, root: &Root) -> (Vec<u8>, Vec<(bool, usize)>) {
+    /// Reads a file's body: its content, and for each part its length and whether it was a span.
+    async fn body_parts(memory: &ResponseMemory, root: &Root) -> (Vec<u8>, Vec<(bool, usize)>) {
         let Ok(Entry::File(file)) = root.open_file("file").await else {
             panic!("not a regular file");
         };
         let mut body = FileBody::new(file.clone(), 1..LEN as u64, memory.clone());
-        let (mut content, mut pieces) = (Vec::new(), Vec::new());
-        while let Some(piece) = poll_fn(|context| body.poll_piece(context)).await.unwrap() {
-            let (is_span, bytes) = match piece {
-                Piece::Part(part) => (false, part.to_vec()),
-                Piece::Span(span) => {
+        let (mut content, mut body_parts) = (Vec::new(), Vec::new());
+        while let Some(body_part) = poll_fn(|context| body.poll_body_part(context))
+            .await
+            .unwrap()
+        {
+            let (is_span, bytes) = match body_part {
+                BodyPart::Part(part) => (false, part.to_vec()),
+                BodyPart::Span(span) => {
                     let bytes = file.read_at(span.offset(), span.len()).await.unwrap();
                     (true, bytes.to_vec())
                 }
             };
-            pieces.push((is_span, bytes.len()));
+            body_parts.push((is_span, bytes.len()));
             content.extend(bytes);
         }
-        (content, pieces)
+        (content, body_parts)
     }
 
     /// At the memory limit the whole file is sent as spans, whether it is in the page cache or not.
     /// Below the limit, content that is not in the page cache is read into memory instead.
     #[test]
     fn at_the_memory_limit_a_whole_file_is_sent_as_spans() {
-        let folder = std::env::temp_dir().join(format!("coring-body-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
+        let directory = std::env::temp_dir().join(format!("coring-body-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
         let content: Vec<u8> = (0..=250).cycle().take(LEN).collect();
-        std::fs::write(folder.join("file"), &content).unwrap();
-        let on_disk = std::fs::File::open(folder.join("file")).unwrap();
+        std::fs::write(directory.join("file"), &content).unwrap();
+        let on_disk = std::fs::File::open(directory.join("file")).unwrap();
         for engine in [EngineChoice::Auto, EngineChoice::Epoll] {
-            let (root, content) = (Root::open(&folder).unwrap(), content.clone());
+            let (root, content) = (Root::open(&directory).unwrap(), content.clone());
             let on_disk = on_disk.try_clone().unwrap();
             let test = async move {
                 for (bytes_max, spans) in [(0, 3), (1, 2), (usize::MAX, 2)] {
@@ -213,13 +221,13 @@ mod tests {
                             let advice = rustix::fs::Advice::DontNeed;
                             rustix::fs::fadvise(&on_disk, 0, None, advice).unwrap();
                         }
-                        let memory = AnswerMemory::new(bytes_max);
-                        let (read, pieces) = pieces(&memory, &root).await;
+                        let memory = ResponseMemory::new(bytes_max);
+                        let (read, body_parts) = body_parts(&memory, &root).await;
                         assert!(read == content[1..]);
-                        let is_span = |piece: &&(bool, usize)| piece.0;
-                        let count = pieces.iter().filter(is_span).count();
+                        let is_span = |body_part: &&(bool, usize)| body_part.0;
+                        let count = body_parts.iter().filter(is_span).count();
                         if !cold || bytes_max == 0 {
-                            assert!(count >= spans, "{bytes_max} {cold}: {pieces:?}");
+                            assert!(count >= spans, "{bytes_max} {cold}: {body_parts:?}");
                         }
                         assert_eq!(memory.is_full(), bytes_max == 0);
                     }
@@ -227,6 +235,6 @@ mod tests {
             };
             run_with(engine, test).unwrap();
         }
-        std::fs::remove_dir_all(folder).unwrap();
+        std::fs::remove_dir_all(directory).unwrap();
     }
 }

@@ -4,31 +4,31 @@
 //! how the protocol frames a message. Bodies are read and written through handles, so a service can
 //! receive a request's body while it sends the response's.
 
-mod answer_memory;
 mod body;
+mod body_channel;
 mod body_sender;
 mod content;
 mod factory;
 mod file_body;
 mod files;
-mod pipe;
-mod rare;
+mod optional_box;
 mod request;
 mod request_builder;
 mod response;
+mod response_memory;
 mod router;
 mod stream_body;
 mod upgrade;
 
 pub use body::{Body, BodyError};
+pub use body_channel::RequestBodySender;
 pub use body_sender::{BodySender, Gone, TryWriteError};
 pub use content::ContentError;
 pub use factory::ServiceFactory;
-pub(crate) use file_body::Piece;
+pub(crate) use file_body::BodyPart;
 pub use files::Files;
 #[cfg(feature = "sim")]
 pub use files::{Relative, with_slash};
-pub use pipe::Inlet;
 pub use request::Request;
 pub use request_builder::{InvalidRequest, RequestBuilder};
 pub use response::{NextResponse, Response};

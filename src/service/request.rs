@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use ::http::{Extensions, Method};
 
 use super::body::Body;
-use super::rare::Rare;
+use super::optional_box::OptionalBox;
 use super::request_builder::RequestBuilder;
 use crate::buf::{Part, Pool, PoolBox};
 use crate::http::Head;
@@ -19,23 +19,23 @@ use crate::net::Remote;
 use crate::rt::Event;
 
 /// A request: its head as received, and a handle to its body.
-pub struct Request(PoolBox<Parts>);
+pub struct Request(PoolBox<RequestParts>);
 
 /// The contents of a request. They are allocated before the head is read and never move, so passing
 /// a request on only moves a pointer.
-struct Parts {
+struct RequestParts {
     head: Head,
     /// The received bytes that the spans in `head` refer to.
     bytes: Part,
     body: Body,
     /// The client's connection; `None` for a built request.
     remote: Option<Remote>,
-    extra: Rare<Extra>,
+    extra: OptionalBox<RequestExtra>,
 }
 
 /// Data that few requests have.
 #[derive(Debug, Default)]
-struct Extra {
+struct RequestExtra {
     /// The client's address that a built request was given.
     peer: Option<SocketAddr>,
     extensions: Extensions,
@@ -69,29 +69,29 @@ impl Request {
     /// An empty request, into which the connection then reads the head.
     #[inline]
     pub(crate) fn unread(pool: &Pool, remote: Remote) -> Self {
-        Self(PoolBox::new(pool, || Parts {
+        Self(PoolBox::new(pool, || RequestParts {
             head: Head::new(),
             bytes: Part::Static(b""),
             body: Body::empty(),
             remote: Some(remote),
-            extra: Rare::NONE,
+            extra: OptionalBox::NONE,
         }))
     }
 
     /// A built request. `head` refers to `bytes`.
-    pub(super) fn written(head: Head, bytes: Vec<u8>, body: Body) -> Self {
+    pub(super) fn from_head(head: Head, bytes: Vec<u8>, body: Body) -> Self {
         thread_local! {
             /// A pool per thread, because a built request needs no worker.
             static POOL: Pool = Pool::new();
         }
         let bytes = Part::from(bytes);
         Self(POOL.with(|pool| {
-            PoolBox::new(pool, || Parts {
+            PoolBox::new(pool, || RequestParts {
                 head,
                 bytes,
                 body,
                 remote: None,
-                extra: Rare::NONE,
+                extra: OptionalBox::NONE,
             })
         }))
     }
@@ -278,7 +278,7 @@ impl Request {
         &mut self.extra().extensions
     }
 
-    fn extra(&mut self) -> &mut Extra {
+    fn extra(&mut self) -> &mut RequestExtra {
         self.0.extra.get_or_default()
     }
 

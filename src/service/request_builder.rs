@@ -117,7 +117,7 @@ impl Request {
         let target = parts.uri.to_string();
         let (head, bytes) = Head::build(parts.method, &target, version, fields)
             .map_err(|fault| InvalidRequest(Cause::Fault(fault)))?;
-        let mut request = Self::written(head, bytes, body.into());
+        let mut request = Self::from_head(head, bytes, body.into());
         if !parts.extensions.is_empty() {
             *request.extensions_mut() = parts.extensions;
         }
@@ -177,8 +177,8 @@ mod tests {
 
     /// Builds a request without the `http` crate's builder, which rejects some of these targets.
     fn request(target: &str) -> Result<Request, Fault> {
-        let written = Head::build(Method::OPTIONS, target, Version::Http11, [])?;
-        Ok(Request::written(written.0, written.1, Body::empty()))
+        let built = Head::build(Method::OPTIONS, target, Version::Http11, [])?;
+        Ok(Request::from_head(built.0, built.1, Body::empty()))
     }
 
     #[test]
@@ -261,9 +261,9 @@ mod tests {
             let (name, value) = ([b'a', byte], [b'a', byte, b'a']);
             let fields = [(&name[..], &b""[..]), (b"b", &value[..])];
             for field in fields {
-                let written = Head::build(Method::GET, "/", Version::Http10, [field]);
-                if let Ok((head, bytes)) = written {
-                    let request = Request::written(head, bytes, Body::empty()).into_http();
+                let built = Head::build(Method::GET, "/", Version::Http10, [field]);
+                if let Ok((head, bytes)) = built {
+                    let request = Request::from_head(head, bytes, Body::empty()).into_http();
                     assert_eq!(request.version(), ::http::Version::HTTP_10);
                     assert_eq!(request.headers().len(), 1);
                     converted += 1;

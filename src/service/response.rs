@@ -8,8 +8,8 @@ use ::http::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, UPGRADE}
 use ::http::{HeaderMap, StatusCode};
 
 use super::body::Body;
-use super::pipe::Inlet;
-use super::rare::Rare;
+use super::body_channel::RequestBodySender;
+use super::optional_box::OptionalBox;
 use super::request::Request;
 use super::upgrade::{Continuation, Upgraded};
 use crate::http::FieldLines;
@@ -28,12 +28,12 @@ pub struct Response {
     /// Fields that are already encoded, and may be shared with other responses.
     shared: Option<Rc<FieldLines>>,
     body: Body,
-    extra: Rare<Extra>,
+    extra: OptionalBox<ResponseExtra>,
 }
 
 /// Data that few responses have.
 #[derive(Default)]
-struct Extra {
+struct ResponseExtra {
     /// The response's own fields after the first.
     more: Vec<(HeaderName, HeaderValue)>,
     reason: Option<HeaderValue>,
@@ -69,7 +69,7 @@ impl Response {
             first: None,
             shared: None,
             body: Body::empty(),
-            extra: Rare::NONE,
+            extra: OptionalBox::NONE,
         }
     }
 
@@ -303,13 +303,13 @@ impl Response {
     }
 
     /// Whether the body arrives part by part.
-    pub(crate) fn has_flowing_body(&self) -> bool {
-        self.body.flows()
+    pub(crate) fn has_streamed_body(&self) -> bool {
+        self.body.is_streamed()
     }
 
     /// Whether the body is the request body that `incoming` writes.
-    pub(crate) fn passes_on(&self, incoming: &Inlet) -> bool {
-        self.body.comes_by(incoming)
+    pub(crate) fn forwards(&self, incoming: &RequestBodySender) -> bool {
+        self.body.is_sent_by(incoming)
     }
 
     /// Converts the response to the `http` crate's type. That type has no reason phrase, no
@@ -353,9 +353,9 @@ impl Response {
     }
 }
 
-impl fmt::Debug for Extra {
+impl fmt::Debug for ResponseExtra {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Extra")
+        f.debug_struct("ResponseExtra")
             .field("reason", &self.reason)
             .field("next", &self.next.as_ref().map(|_| ()))
             .finish()

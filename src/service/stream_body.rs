@@ -11,19 +11,19 @@ use crate::buf::Part;
 
 /// A stream of parts, and the rest of its declared length.
 pub(super) struct StreamBody {
-    state: State,
+    state: StreamState,
     /// The number of bytes that are not yet read, if a length was declared.
     left: Option<u64>,
 }
 
-enum State {
-    Open(Pin<Box<dyn Parts>>),
+enum StreamState {
+    Open(Pin<Box<dyn PartStream>>),
     /// The stream has ended. It is dropped, and every further poll returns this result.
     Ended(Result<(), BodyError>),
 }
 
 /// A stream of parts or errors, without the types of its items.
-trait Parts {
+trait PartStream {
     /// Polls the stream. The outer `None` is its end, the inner one an error.
     fn poll_next_part(
         self: Pin<&mut Self>,
@@ -31,7 +31,7 @@ trait Parts {
     ) -> Poll<Option<Option<Part>>>;
 }
 
-impl<S, P, E> Parts for S
+impl<S, P, E> PartStream for S
 where
     S: Stream<Item = Result<P, E>>,
     P: Into<Part>,
@@ -50,7 +50,7 @@ impl StreamBody {
         stream: impl Stream<Item = Result<P, E>> + 'static,
     ) -> Self {
         Self {
-            state: State::Open(Box::pin(stream)),
+            state: StreamState::Open(Box::pin(stream)),
             left: None,
         }
     }
@@ -71,8 +71,8 @@ impl StreamBody {
         context: &mut Context<'_>,
     ) -> Poll<Result<Option<Part>, BodyError>> {
         let stream = match &mut self.state {
-            State::Open(stream) => stream,
-            State::Ended(end) => return Poll::Ready(end.map(|()| None)),
+            StreamState::Open(stream) => stream,
+            StreamState::Ended(end) => return Poll::Ready(end.map(|()| None)),
         };
         let end = match ready!(stream.as_mut().poll_next_part(context)) {
             Some(Some(part)) if part.is_empty() => {
@@ -92,7 +92,7 @@ impl StreamBody {
             None if self.left.is_some_and(|left| left > 0) => Err(BodyError::WrongLength),
             None => Ok(()),
         };
-        self.state = State::Ended(end);
+        self.state = StreamState::Ended(end);
         Poll::Ready(end.map(|()| None))
     }
 }

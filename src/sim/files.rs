@@ -11,15 +11,17 @@ use super::now_ms;
 /// openat2(2). In a simulation it falls back to openat(2), because valgrind does not support
 /// openat2(2). That is safe there: a simulation opens only files that its test has made.
 pub(crate) fn openat2(
-    folder: impl AsFd,
+    directory: impl AsFd,
     path: impl Arg,
     flags: OFlags,
     mode: Mode,
     resolve: ResolveFlags,
 ) -> rustix::io::Result<OwnedFd> {
-    let (folder, path) = (folder.as_fd(), path.as_cow_c_str()?);
-    match rustix::fs::openat2(folder, &*path, flags, mode, resolve) {
-        Err(Errno::NOSYS) if now_ms().is_some() => rustix::fs::openat(folder, &*path, flags, mode),
+    let (directory, path) = (directory.as_fd(), path.as_cow_c_str()?);
+    match rustix::fs::openat2(directory, &*path, flags, mode, resolve) {
+        Err(Errno::NOSYS) if now_ms().is_some() => {
+            rustix::fs::openat(directory, &*path, flags, mode)
+        }
         opened => opened,
     }
 }

@@ -129,7 +129,7 @@ impl App<OpenDirectory> {
         let Ok(service) = self.try_map(|directory| {
             let files = Files::new(directory.root.clone())
                 .with_cache(directory.cache_bytes_max)
-                .with_answer_memory(directory.response_bytes_max);
+                .with_response_memory(directory.response_bytes_max);
             Ok::<_, Infallible>(files)
         });
         service

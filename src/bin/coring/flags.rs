@@ -59,7 +59,7 @@ pub(crate) struct Serve {
     /// Memory of each worker, besides the cache, for file content that clients have not received
     /// yet. Beyond it, files are sent without being read into memory
     #[arg(long, env = "CORING_ANSWER_MEMORY", value_name = "BYTES")]
-    #[arg(default_value_t = Size(u64::try_from(Files::ANSWER_BYTES_MAX).unwrap_or(u64::MAX)))]
+    #[arg(default_value_t = Size(u64::try_from(Files::RESPONSE_BYTES_MAX).unwrap_or(u64::MAX)))]
     pub(crate) answer_memory: Size,
 }
 
@@ -276,7 +276,7 @@ Exit status:
   1   failed to start, or failed later (an address is in use, say)
   2   wrong usage
   77  io_uring does not work here, and --engine uring requires it
-  78  bad configuration (a directory or an access log that cannot be opened, say)";
+  78  bad configuration (a directory or an access log cannot be opened, say)";
 
 fn limits() -> coring::Limits {
     coring::Limits::default()

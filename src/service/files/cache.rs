@@ -1,7 +1,7 @@
 //! A worker's cache of small files. It neither reads files nor the clock: the caller passes values,
 //! their sizes and the time.
 //!
-//! An entry is fresh for [`TRUST_MS`]. The first request after that gets [`Found::Due`] and checks
+//! An entry is fresh for [`TRUST_MS`]. The first request after that gets [`Lookup::Due`] and checks
 //! the file. Meanwhile other requests get the entry as fresh, for another [`TRUST_MS`]. So no entry
 //! is served for more than a second without a check, and cache hits do not wait for checks.
 //!
@@ -22,17 +22,17 @@ const ENTRY_BYTES: usize = 1024;
 /// A map from paths to values, with a limit in bytes.
 #[derive(Debug)]
 pub(super) struct Cache<V> {
-    /// The index of each path's entry in `slots`.
+    /// The index of each path's entry in `entries`.
     index: HashMap<Rc<[u8]>, usize>,
-    slots: Vec<Slot<V>>,
-    /// The index in `slots` at which the next eviction starts.
+    entries: Vec<CacheEntry<V>>,
+    /// The index in `entries` at which the next eviction starts.
     hand: usize,
     bytes: usize,
     bytes_max: usize,
 }
 
 #[derive(Debug)]
-struct Slot<V> {
+struct CacheEntry<V> {
     path: Rc<[u8]>,
     value: Rc<V>,
     bytes: usize,
@@ -46,7 +46,7 @@ struct Slot<V> {
 
 /// The result of a lookup.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Found<V> {
+pub(super) enum Lookup<V> {
     /// The value may be served.
     Fresh(Rc<V>),
     /// The caller must compare the value with its file.
@@ -60,7 +60,7 @@ impl<V> Cache<V> {
     pub(super) fn new(bytes_max: usize) -> Self {
         Self {
             index: HashMap::new(),
-            slots: Vec::new(),
+            entries: Vec::new(),
             hand: 0,
             bytes: 0,
             bytes_max,
@@ -72,39 +72,39 @@ impl<V> Cache<V> {
         len < self.bytes_max as u64 / 8
     }
 
-    /// Looks up `path`. If the entry is due, only this caller gets [`Found::Due`]; until
+    /// Looks up `path`. If the entry is due, only this caller gets [`Lookup::Due`]; until
     /// `checked_ms + 2 * TRUST_MS` later callers get it as fresh.
     #[inline]
-    pub(super) fn find(&mut self, path: &[u8], now_ms: u64) -> Found<V> {
+    pub(super) fn find(&mut self, path: &[u8], now_ms: u64) -> Lookup<V> {
         let Some(&at) = self.index.get(path) else {
-            return Found::Missing;
+            return Lookup::Missing;
         };
-        let slot = &mut self.slots[at];
-        slot.used = true;
-        if now_ms < slot.due_ms {
-            Found::Fresh(slot.value.clone())
+        let entry = &mut self.entries[at];
+        entry.used = true;
+        if now_ms < entry.due_ms {
+            Lookup::Fresh(entry.value.clone())
         } else {
-            slot.due_ms = slot.checked_ms + 2 * TRUST_MS;
-            Found::Due(slot.value.clone())
+            entry.due_ms = entry.checked_ms + 2 * TRUST_MS;
+            Lookup::Due(entry.value.clone())
         }
     }
 
     /// Marks `value` at `path` as fresh, because its file was unchanged at `checked_ms`. False if
     /// the cache no longer has this value there.
     pub(super) fn confirm(&mut self, path: &[u8], value: &Rc<V>, checked_ms: u64) -> bool {
-        let slot = self.index.get(path).map(|&at| &mut self.slots[at]);
-        let Some(slot) = slot.filter(|slot| Rc::ptr_eq(&slot.value, value)) else {
+        let entry = self.index.get(path).map(|&at| &mut self.entries[at]);
+        let Some(entry) = entry.filter(|entry| Rc::ptr_eq(&entry.value, value)) else {
             return false;
         };
-        slot.checked_ms = slot.checked_ms.max(checked_ms);
-        slot.due_ms = slot.checked_ms + TRUST_MS;
+        entry.checked_ms = entry.checked_ms.max(checked_ms);
+        entry.due_ms = entry.checked_ms + TRUST_MS;
         true
     }
 
     /// Puts a value with `len` bytes of content at `path`. It replaces the value that is there,
     /// unless that one was checked later. `checked_ms` is the time at which its file was opened.
     pub(super) fn insert(&mut self, path: &[u8], value: Rc<V>, len: usize, checked_ms: u64) {
-        let known = self.index.get(path).map(|&at| &self.slots[at]);
+        let known = self.index.get(path).map(|&at| &self.entries[at]);
         if known.is_some_and(|known| known.checked_ms > checked_ms) {
             return;
         }
@@ -117,9 +117,9 @@ impl<V> Cache<V> {
             self.evict();
         }
         let path: Rc<[u8]> = path.into();
-        self.index.insert(path.clone(), self.slots.len());
+        self.index.insert(path.clone(), self.entries.len());
         self.bytes += bytes;
-        self.slots.push(Slot {
+        self.entries.push(CacheEntry {
             path,
             value,
             bytes,
@@ -144,10 +144,10 @@ impl<V> Cache<V> {
     /// Removes one entry. The cache must not be empty.
     fn evict(&mut self) {
         loop {
-            self.hand %= self.slots.len();
+            self.hand %= self.entries.len();
             let at = self.hand;
             self.hand += 1;
-            if !std::mem::take(&mut self.slots[at].used) {
+            if !std::mem::take(&mut self.entries[at].used) {
                 // The last entry moves to this index, which the hand has just passed. So a new
                 // entry is not evicted before the hand comes round.
                 return self.remove_at(at);
@@ -156,10 +156,10 @@ impl<V> Cache<V> {
     }
 
     fn remove_at(&mut self, at: usize) {
-        let slot = self.slots.swap_remove(at);
-        self.index.remove(&slot.path);
-        self.bytes -= slot.bytes;
-        if let Some(moved) = self.slots.get(at) {
+        let entry = self.entries.swap_remove(at);
+        self.index.remove(&entry.path);
+        self.bytes -= entry.bytes;
+        if let Some(moved) = self.entries.get(at) {
             self.index.insert(moved.path.clone(), at);
         }
     }
@@ -176,50 +176,50 @@ mod tests {
 
     fn has(cache: &Cache<usize>, path: u8) -> bool {
         let at = cache.index.get(&[path][..]);
-        at.is_some_and(|&at| *cache.slots[at].path == [path])
+        at.is_some_and(|&at| *cache.entries[at].path == [path])
     }
 
-    fn value(found: Found<usize>) -> Option<usize> {
+    fn value(found: Lookup<usize>) -> Option<usize> {
         match found {
-            Found::Fresh(value) | Found::Due(value) => Some(*value),
-            Found::Missing => None,
+            Lookup::Fresh(value) | Lookup::Due(value) => Some(*value),
+            Lookup::Missing => None,
         }
     }
 
     #[test]
     fn an_entry_is_fresh_until_it_is_due() {
         let mut cache = cache(2, 100);
-        assert_eq!(cache.find(b"a", 0), Found::Missing);
+        assert_eq!(cache.find(b"a", 0), Lookup::Missing);
         cache.insert(b"a", Rc::new(1), 100, 1000);
-        assert_eq!(cache.find(b"a", 1000), Found::Fresh(Rc::new(1)));
+        assert_eq!(cache.find(b"a", 1000), Lookup::Fresh(Rc::new(1)));
         assert_eq!(
             cache.find(b"a", 1000 + TRUST_MS - 1),
-            Found::Fresh(Rc::new(1))
+            Lookup::Fresh(Rc::new(1))
         );
         // The first caller must check the file; the others get the entry for TRUST_MS more.
         let later_ms = 1000 + TRUST_MS;
-        assert_eq!(cache.find(b"a", later_ms), Found::Due(Rc::new(1)));
-        assert_eq!(cache.find(b"a", later_ms), Found::Fresh(Rc::new(1)));
+        assert_eq!(cache.find(b"a", later_ms), Lookup::Due(Rc::new(1)));
+        assert_eq!(cache.find(b"a", later_ms), Lookup::Fresh(Rc::new(1)));
         let later_ms = later_ms + TRUST_MS;
-        assert_eq!(cache.find(b"a", later_ms), Found::Due(Rc::new(1)));
-        assert_eq!(cache.find(b"a", later_ms), Found::Due(Rc::new(1)));
-        let Found::Due(known) = cache.find(b"a", later_ms) else {
+        assert_eq!(cache.find(b"a", later_ms), Lookup::Due(Rc::new(1)));
+        assert_eq!(cache.find(b"a", later_ms), Lookup::Due(Rc::new(1)));
+        let Lookup::Due(known) = cache.find(b"a", later_ms) else {
             panic!("the entry is not due");
         };
         assert!(!cache.confirm(b"a", &Rc::new(1), later_ms));
-        assert_eq!(cache.find(b"a", later_ms), Found::Due(Rc::new(1)));
+        assert_eq!(cache.find(b"a", later_ms), Lookup::Due(Rc::new(1)));
         assert!(cache.confirm(b"a", &known, later_ms));
-        assert_eq!(cache.find(b"a", later_ms), Found::Fresh(Rc::new(1)));
+        assert_eq!(cache.find(b"a", later_ms), Lookup::Fresh(Rc::new(1)));
         // After a long time without requests every caller must check.
-        assert_eq!(cache.find(b"a", 8000), Found::Due(Rc::new(1)));
-        assert_eq!(cache.find(b"a", 8000), Found::Due(Rc::new(1)));
+        assert_eq!(cache.find(b"a", 8000), Lookup::Due(Rc::new(1)));
+        assert_eq!(cache.find(b"a", 8000), Lookup::Due(Rc::new(1)));
         cache.insert(b"a", Rc::new(2), 100, 9000);
-        assert_eq!(cache.find(b"a", 9001), Found::Fresh(Rc::new(2)));
+        assert_eq!(cache.find(b"a", 9001), Lookup::Fresh(Rc::new(2)));
         // A slow check does not replace the result of a later one.
         cache.insert(b"a", Rc::new(1), 100, 8999);
-        assert_eq!(cache.find(b"a", 9001), Found::Fresh(Rc::new(2)));
+        assert_eq!(cache.find(b"a", 9001), Lookup::Fresh(Rc::new(2)));
         cache.remove(b"a");
-        assert_eq!(cache.find(b"a", 9001), Found::Missing);
+        assert_eq!(cache.find(b"a", 9001), Lookup::Missing);
         assert_eq!(cache.bytes, 0);
     }
 
@@ -250,12 +250,12 @@ mod tests {
         assert!(has(&cache, b'a') && !has(&cache, b'b'));
         // Nor does it replace the smaller value, which is outdated and must go.
         cache.insert(b"a", Rc::new(3), 1001, 0);
-        assert_eq!((cache.find(b"a", 0), cache.bytes), (Found::Missing, 0));
+        assert_eq!((cache.find(b"a", 0), cache.bytes), (Lookup::Missing, 0));
         assert!(cache.accepts(100) && !cache.accepts(1000));
         assert!(!Cache::<()>::new(0).accepts(0));
         cache.insert(b"a", Rc::new(4), 1000, 0);
         cache.clear();
-        assert_eq!((cache.find(b"a", 0), cache.bytes), (Found::Missing, 0));
+        assert_eq!((cache.find(b"a", 0), cache.bytes), (Lookup::Missing, 0));
         assert!(cache.accepts(100));
     }
 
@@ -280,8 +280,8 @@ mod tests {
                     assert!(found.is_none_or(|found| expected[&path] == found));
                 }
             }
-            assert_eq!(cache.index.len(), cache.slots.len());
-            assert_eq!(cache.bytes, cache.slots.len() * (10 + 2 + ENTRY_BYTES));
+            assert_eq!(cache.index.len(), cache.entries.len());
+            assert_eq!(cache.bytes, cache.entries.len() * (10 + 2 + ENTRY_BYTES));
             assert!(cache.bytes <= cache.bytes_max);
         }
     }

@@ -8,9 +8,9 @@
 //! truncated meanwhile, the server closes the connection.
 
 mod cache;
-mod facts;
-mod folder;
 mod path;
+mod representation;
+mod served_directory;
 
 use std::cell::RefCell;
 use std::fmt;
@@ -23,20 +23,20 @@ use ::http::header::{ALLOW, CONTENT_RANGE, ETAG, LAST_MODIFIED, LOCATION, RETRY_
 use ::http::{HeaderName, HeaderValue, Method, StatusCode};
 use bytes::Bytes;
 
-use super::answer_memory::{self, AnswerMemory};
+use super::response_memory::{self, ResponseMemory};
 use super::{Body, Request, Response, Service};
-use crate::fs::{Entry, File, Kept, Metadata, Obstacle, Root, Shelf};
+use crate::fs::{CachedSpan, Entry, File, MemfdCache, Metadata, OpenError, Root};
 use crate::http::conditional::Outcome;
 use crate::http::field::Fields;
 use crate::http::range::{ContentRange, Requested};
 use crate::rt::{now_ms, sleep_ms, spawn_detached};
-use cache::{Cache, Found};
-use facts::Facts;
-use folder::Folder;
+use cache::{Cache, Lookup};
 #[cfg(not(feature = "sim"))]
 use path::{Relative, with_slash};
 #[cfg(feature = "sim")]
 pub use path::{Relative, with_slash};
+use representation::Representation;
+use served_directory::ServedDirectory;
 
 /// The largest file that is read whole and may be cached, in bytes. It fits into one send.
 const SMALL_BYTES_MAX: u64 = 256 << 10;
@@ -45,12 +45,12 @@ const SMALL_BYTES_MAX: u64 = 256 << 10;
 /// without copying. Other content is copied into each send: copying little costs less, and so does
 /// copying much under TCP pacing, where 256 KiB from the memfd cache cost twice as much
 /// (bench/results/trials.md).
-const SHELF_BYTES: Range<usize> = (8 << 10) + 1..(96 << 10) + 1;
+const MEMFD_CONTENT_BYTES: Range<usize> = (8 << 10) + 1..(96 << 10) + 1;
 
 /// A small file is served from one read if its mtime is at least this old, in ms. The kernel sets
 /// the mtime when a write begins, and older kernels round it to ticks of up to 10 ms, so that two
 /// writes within a tick have the same mtime.
-const QUIET_MS: u64 = 20;
+const SETTLED_MS: u64 = 20;
 
 /// How often a small file is read at most while it changes.
 const READS_MAX: u32 = 4;
@@ -80,20 +80,20 @@ const READS_MAX: u32 = 4;
 /// remain accessible to the process. While the path leads to no directory, every request for a file
 /// gets 404; while the process may not resolve it, 403.
 pub struct Files {
-    folder: Folder,
-    cache: RefCell<Cache<Small>>,
+    directory: ServedDirectory,
+    cache: RefCell<Cache<SmallFile>>,
     /// The memfd cache, which holds the content of some cached files.
-    shelf: Shelf,
+    memfd_cache: MemfdCache,
     cache_bytes_max: usize,
     response_bytes_max: usize,
     /// Counts the content of the cache and of responses together, because content that the cache
     /// has evicted may still be part of a response.
-    memory: AnswerMemory,
+    memory: ResponseMemory,
 }
 
 /// The content of a small file and its header fields, from one consistent read.
-struct Small {
-    facts: Facts,
+struct SmallFile {
+    representation: Representation,
     content: Content,
 }
 
@@ -103,9 +103,9 @@ enum Content {
     /// In our memory.
     Memory(Bytes),
     /// In the memfd cache.
-    Kept(Kept),
+    CachedSpan(CachedSpan),
     /// Still to be read from the file; the memory for that is counted.
-    File(File, AnswerMemory),
+    File(File, ResponseMemory),
 }
 
 impl Files {
@@ -114,17 +114,17 @@ impl Files {
 
     /// The default limit, in bytes, of file content that each worker holds in memory for responses
     /// that are not yet sent, in addition to the cache.
-    pub const ANSWER_BYTES_MAX: usize = answer_memory::ANSWER_BYTES_MAX;
+    pub const RESPONSE_BYTES_MAX: usize = response_memory::RESPONSE_BYTES_MAX;
 
     /// Makes a service for the files beneath `root`.
     pub fn new(root: Root) -> Self {
         Self {
-            folder: Folder::new(root),
+            directory: ServedDirectory::new(root),
             cache: RefCell::new(Cache::new(0)),
-            shelf: Shelf::new(0),
+            memfd_cache: MemfdCache::new(0),
             cache_bytes_max: Self::CACHE_BYTES_MAX,
-            response_bytes_max: Self::ANSWER_BYTES_MAX,
-            memory: AnswerMemory::new(0),
+            response_bytes_max: Self::RESPONSE_BYTES_MAX,
+            memory: ResponseMemory::new(0),
         }
         .with_empty_caches()
     }
@@ -140,7 +140,7 @@ impl Files {
     /// to the cache. When it is reached, small files are sent like large ones. That costs more, and
     /// if a file is overwritten meanwhile, the response may mix old and new content.
     #[must_use]
-    pub fn with_answer_memory(mut self, bytes_max: usize) -> Self {
+    pub fn with_response_memory(mut self, bytes_max: usize) -> Self {
         self.response_bytes_max = bytes_max;
         self.with_empty_caches()
     }
@@ -149,26 +149,26 @@ impl Files {
     fn with_empty_caches(mut self) -> Self {
         let (cache_bytes_max, response_bytes_max) = (self.cache_bytes_max, self.response_bytes_max);
         self.cache = RefCell::new(Cache::new(cache_bytes_max));
-        self.shelf = Shelf::new(cache_bytes_max);
-        self.memory = AnswerMemory::new(cache_bytes_max.saturating_add(response_bytes_max));
+        self.memfd_cache = MemfdCache::new(cache_bytes_max);
+        self.memory = ResponseMemory::new(cache_bytes_max.saturating_add(response_bytes_max));
         self
     }
 
     /// Answers a request from the file system. `known` is the cached file, if it is due to be
     /// checked.
-    async fn answer_from_disk(
+    async fn respond_from_disk(
         &self,
         request: &Request,
         path: &Relative<'_>,
-        known: Option<Rc<Small>>,
+        known: Option<Rc<SmallFile>>,
     ) -> Response {
-        if self.folder.refresh().await {
+        if self.directory.refresh().await {
             self.cache.borrow_mut().clear();
         }
         // The time of the result is that of the last check of the directory, not now.
-        let checked_ms = self.folder.checked_ms();
+        let checked_ms = self.directory.checked_ms();
         let name = path.file();
-        let opened = self.folder.open_file(&name).await;
+        let opened = self.directory.open_file(&name).await;
         if let Some(known) = known
             && known.is_current(&opened)
         {
@@ -191,7 +191,7 @@ impl Files {
                 };
             }
         };
-        let read = Small::read(&name, &file, &self.memory).await;
+        let read = SmallFile::read(&name, &file, &self.memory).await;
         if let Ok(Some(small)) = read {
             let small = Rc::new(small);
             self.cache_small(path, &small, checked_ms);
@@ -201,16 +201,20 @@ impl Files {
         match read {
             Err(error) => error_response(&error),
             Ok(_) => {
-                let facts = Facts::new(&name, *file.metadata(), now_seconds());
-                respond(request, &facts, Content::File(file, self.memory.clone()))
+                let representation = Representation::new(&name, *file.metadata(), now_seconds());
+                respond(
+                    request,
+                    &representation,
+                    Content::File(file, self.memory.clone()),
+                )
             }
         }
     }
 
     /// Caches a small file, unless it changed too recently or is too large for the cache.
-    fn cache_small(&self, path: &Relative<'_>, small: &Rc<Small>, checked_ms: u64) {
+    fn cache_small(&self, path: &Relative<'_>, small: &Rc<SmallFile>, checked_ms: u64) {
         let (mut cache, len) = (self.cache.borrow_mut(), small.content.len());
-        if cache.accepts(len) && is_quiet(&small.facts.metadata) {
+        if cache.accepts(len) && is_settled(&small.representation.metadata) {
             let len = usize::try_from(len).expect("the file is small");
             cache.insert(path.as_bytes(), small.clone(), len, checked_ms);
         } else {
@@ -221,21 +225,29 @@ impl Files {
     /// Moves the content of a cached file into the memfd cache, if that makes it cheaper to send
     /// and there is room. Called only after a check found the file unchanged: so it was requested
     /// at least twice.
-    fn move_to_memfd(&self, path: &Relative<'_>, small: Rc<Small>, checked_ms: u64) -> Rc<Small> {
+    fn move_to_memfd(
+        &self,
+        path: &Relative<'_>,
+        small: Rc<SmallFile>,
+        checked_ms: u64,
+    ) -> Rc<SmallFile> {
         let Content::Memory(bytes) = &small.content else {
             return small;
         };
-        if !SHELF_BYTES.contains(&bytes.len()) {
+        if !MEMFD_CONTENT_BYTES.contains(&bytes.len()) {
             return small;
         }
-        let Ok(kept) = self.shelf.keep(bytes) else {
-            if let Some(growth) = self.shelf.grow() {
+        let Ok(span) = self.memfd_cache.insert(bytes) else {
+            if let Some(growth) = self.memfd_cache.grow() {
                 spawn_detached(growth);
             }
             return small;
         };
-        let (facts, content) = (small.facts.clone(), Content::Kept(kept));
-        let small = Rc::new(Small { facts, content });
+        let (representation, content) = (small.representation.clone(), Content::CachedSpan(span));
+        let small = Rc::new(SmallFile {
+            representation,
+            content,
+        });
         self.cache_small(path, &small, checked_ms);
         small
     }
@@ -252,42 +264,45 @@ impl Service for Files {
         };
         let found = self.cache.borrow_mut().find(path.as_bytes(), now_ms());
         let known = match found {
-            Found::Fresh(small) => return small.respond(&request),
-            Found::Due(small) => Some(small),
-            Found::Missing => None,
+            Lookup::Fresh(small) => return small.respond(&request),
+            Lookup::Due(small) => Some(small),
+            Lookup::Missing => None,
         };
         // Boxed, so that a cache hit does not pay for the size of this future.
-        Box::pin(self.answer_from_disk(&request, &path, known)).await
+        Box::pin(self.respond_from_disk(&request, &path, known)).await
     }
 }
 
 impl fmt::Debug for Files {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Files")
-            .field("folder", &self.folder)
+            .field("directory", &self.directory)
             .finish_non_exhaustive()
     }
 }
 
-impl Small {
+impl SmallFile {
     /// Reads the whole file called `name`. `None` if it is too large, if it changes with every
     /// read, or if the memory limit is reached.
-    async fn read(name: &[u8], file: &File, memory: &AnswerMemory) -> io::Result<Option<Self>> {
+    async fn read(name: &[u8], file: &File, memory: &ResponseMemory) -> io::Result<Option<Self>> {
         let mut metadata = *file.metadata();
         for reads_left in (0..READS_MAX).rev() {
             if metadata.len() > SMALL_BYTES_MAX || memory.is_full() {
                 break;
             }
             let len = usize::try_from(metadata.len()).expect("the file is small");
-            let share = memory.share(len);
+            let counted = memory.count(len);
             let content = file.read_vec(0, len).await?;
             let before = std::mem::replace(&mut metadata, file.metadata_now()?);
-            if before == metadata && (is_quiet(&metadata) || reads_left == 0) {
-                let facts = Facts::new(name, metadata, now_seconds());
-                let content = Content::Memory(share.hold(content));
-                return Ok(Some(Self { facts, content }));
+            if before == metadata && (is_settled(&metadata) || reads_left == 0) {
+                let representation = Representation::new(name, metadata, now_seconds());
+                let content = Content::Memory(counted.wrap(content));
+                return Ok(Some(Self {
+                    representation,
+                    content,
+                }));
             }
-            sleep_ms(QUIET_MS).await;
+            sleep_ms(SETTLED_MS).await;
             metadata = file.metadata_now()?;
         }
         Ok(None)
@@ -298,15 +313,15 @@ impl Small {
     /// error.
     fn is_current(&self, opened: &io::Result<Entry>) -> bool {
         match opened {
-            Ok(Entry::File(file)) => *file.metadata() == self.facts.metadata,
+            Ok(Entry::File(file)) => *file.metadata() == self.representation.metadata,
             Ok(_) => false,
-            Err(error) => Obstacle::of(error) == Obstacle::Exhausted,
+            Err(error) => OpenError::of(error) == OpenError::Exhausted,
         }
     }
 
     #[inline]
     fn respond(&self, request: &Request) -> Response {
-        respond(request, &self.facts, self.content.clone())
+        respond(request, &self.representation, self.content.clone())
     }
 }
 
@@ -315,7 +330,7 @@ impl Content {
     fn len(&self) -> u64 {
         match self {
             Self::Memory(bytes) => bytes.len() as u64,
-            Self::Kept(kept) => kept.len(),
+            Self::CachedSpan(span) => span.len(),
             Self::File(file, _) => file.metadata().len(),
         }
     }
@@ -327,28 +342,28 @@ impl Content {
                 let at = |offset| usize::try_from(offset).expect("the offset is in memory");
                 bytes.slice(at(part.start)..at(part.end)).into()
             }
-            Self::Kept(kept) => Body::kept(kept.part(part)),
+            Self::CachedSpan(span) => Body::cached_span(span.part(part)),
             Self::File(file, memory) => Body::file_through(memory, file, part),
         }
     }
 }
 
 /// The response to a request for an existing file: evaluates preconditions and the range.
-fn respond(request: &Request, facts: &Facts, content: Content) -> Response {
+fn respond(request: &Request, representation: &Representation, content: Content) -> Response {
     let length = content.len();
     let requested = if has_conditions(request.headers()) {
-        match facts
+        match representation
             .validators()
             .evaluate(request.method(), request.headers())
         {
-            Outcome::Proceed => requested(request, facts, length),
-            Outcome::NotModified => return not_modified(facts),
+            Outcome::Proceed => requested(request, representation, length),
+            Outcome::NotModified => return not_modified(representation),
             Outcome::Failed => return status_response(StatusCode::PRECONDITION_FAILED),
         }
     } else {
         Requested::Whole
     };
-    let response = |status| Response::new(status).with_field_lines(facts.fields.clone());
+    let response = |status| Response::new(status).with_field_lines(representation.fields.clone());
     match requested {
         Requested::Whole => response(StatusCode::OK).with_body(content.part(0..length)),
         Requested::Part(part) => {
@@ -377,13 +392,13 @@ fn has_conditions(mut fields: Fields<'_>) -> bool {
 }
 
 /// The range to send of a content of `length` bytes. Only a GET can have one (RFC 9110 §14.2).
-fn requested(request: &Request, facts: &Facts, length: u64) -> Requested {
+fn requested(request: &Request, representation: &Representation, length: u64) -> Requested {
     let fields = request.headers();
     let mut ranges = fields.get_all("range");
     match (ranges.next(), ranges.next()) {
         (Some(range), None)
             if *request.method() == Method::GET
-                && facts.validators().if_range(fields, now_seconds()) =>
+                && representation.validators().if_range(fields, now_seconds()) =>
         {
             Requested::of(range, length)
         }
@@ -392,10 +407,10 @@ fn requested(request: &Request, facts: &Facts, length: u64) -> Requested {
 }
 
 /// A 304 response with the file's validators.
-fn not_modified(facts: &Facts) -> Response {
+fn not_modified(representation: &Representation) -> Response {
     Response::new(StatusCode::NOT_MODIFIED)
-        .with_header(ETAG, facts.etag.clone())
-        .with_header(LAST_MODIFIED, facts.last_modified.clone())
+        .with_header(ETAG, representation.etag.clone())
+        .with_header(LAST_MODIFIED, representation.last_modified.clone())
 }
 
 fn content_range(part: Option<Range<u64>>, length: u64) -> (HeaderName, HeaderValue) {
@@ -418,12 +433,12 @@ fn redirect(request: &Request) -> Response {
 
 /// The response if a file cannot be opened or read.
 fn error_response(error: &io::Error) -> Response {
-    match Obstacle::of(error) {
-        Obstacle::NotFound => status_response(StatusCode::NOT_FOUND),
-        Obstacle::Exhausted => status_response(StatusCode::SERVICE_UNAVAILABLE)
+    match OpenError::of(error) {
+        OpenError::NotFound => status_response(StatusCode::NOT_FOUND),
+        OpenError::Exhausted => status_response(StatusCode::SERVICE_UNAVAILABLE)
             .with_header(RETRY_AFTER, HeaderValue::from_static("1")),
-        Obstacle::Forbidden => status_response(StatusCode::FORBIDDEN),
-        Obstacle::Broken => status_response(StatusCode::INTERNAL_SERVER_ERROR),
+        OpenError::Forbidden => status_response(StatusCode::FORBIDDEN),
+        OpenError::Broken => status_response(StatusCode::INTERNAL_SERVER_ERROR),
     }
 }
 
@@ -433,11 +448,11 @@ fn status_response(status: StatusCode) -> Response {
     Response::html(format!("<h1>{reason}</h1>")).with_status(status)
 }
 
-/// Whether the mtime is at least [`QUIET_MS`] old. An mtime in the future counts as old, because no
-/// recent write has set it.
-fn is_quiet(metadata: &Metadata) -> bool {
+/// Whether the mtime is at least [`SETTLED_MS`] old. An mtime in the future counts as old, because
+/// no recent write has set it.
+fn is_settled(metadata: &Metadata) -> bool {
     let age = SystemTime::now().duration_since(metadata.modified());
-    age.map_or(true, |age| age >= Duration::from_millis(QUIET_MS))
+    age.map_or(true, |age| age >= Duration::from_millis(SETTLED_MS))
 }
 
 fn now_seconds() -> u64 {

@@ -77,9 +77,9 @@ enum Services {
 /// Makes a [`Service`] of a function whose result converts into a response. `Service` itself is
 /// implemented only for functions that return a [`Response`], because the conversion costs one more
 /// future per call.
-struct Function<F>(F);
+struct FunctionService<F>(F);
 
-impl<F, R> Service for Function<F>
+impl<F, R> Service for FunctionService<F>
 where
     F: AsyncFn(Request) -> R,
     R: Into<Response>,
@@ -191,7 +191,7 @@ impl Router {
         };
         match services {
             Services::ByMethod(services) if find(services, &method).is_none() => {
-                services.push((method, Box::new(Function(service))));
+                services.push((method, Box::new(FunctionService(service))));
             }
             _ => panic!("{method} {path} already has a service"),
         }
@@ -265,7 +265,7 @@ impl Router {
 
     /// Finds the service for `request`, and gives the request its parameters and the service's
     /// path.
-    fn find(&self, request: &mut Request) -> Result<&dyn AnyService, Refusal> {
+    fn find(&self, request: &mut Request) -> Result<&dyn AnyService, RouterResponse> {
         let path = request.path();
         let Ok(found) = self.paths.at(path) else {
             let fallback = self.fallback.as_deref();
@@ -299,7 +299,7 @@ impl Service for Router {
     async fn call(&self, mut request: Request) -> Response {
         match self.find(&mut request) {
             Ok(service) => service.respond(request).await,
-            Err(refusal) => refusal.into(),
+            Err(response) => response.into(),
         }
     }
 }
@@ -325,13 +325,16 @@ fn find<'s>(services: &'s ByMethod, method: &Method) -> Option<&'s dyn AnyServic
     Some(&**service)
 }
 
-/// The service for `method`, where GET's also answers HEAD; else the refusal.
-fn by_method<'s>(services: &'s ByMethod, method: &Method) -> Result<&'s dyn AnyService, Refusal> {
+/// The service for `method`, where GET's also answers HEAD; else the router's own response.
+fn by_method<'s>(
+    services: &'s ByMethod,
+    method: &Method,
+) -> Result<&'s dyn AnyService, RouterResponse> {
     let found = match (find(services, method), method) {
         (None, &Method::HEAD) => find(services, &Method::GET),
         (found, _) => found,
     };
-    found.ok_or_else(|| Refusal {
+    found.ok_or_else(|| RouterResponse {
         status: match *method {
             Method::OPTIONS => StatusCode::NO_CONTENT,
             _ => StatusCode::METHOD_NOT_ALLOWED,
@@ -352,29 +355,29 @@ fn allow(services: &ByMethod) -> HeaderValue {
 }
 
 /// The router's own response, if no service is found.
-struct Refusal {
+struct RouterResponse {
     status: StatusCode,
     allow: Option<HeaderValue>,
 }
 
-impl From<StatusCode> for Refusal {
+impl From<StatusCode> for RouterResponse {
     fn from(status: StatusCode) -> Self {
         let allow = None;
         Self { status, allow }
     }
 }
 
-impl From<Refusal> for Response {
-    fn from(refusal: Refusal) -> Self {
-        let response = match refusal.status {
-            StatusCode::NO_CONTENT => Self::new(refusal.status),
+impl From<RouterResponse> for Response {
+    fn from(own: RouterResponse) -> Self {
+        let response = match own.status {
+            StatusCode::NO_CONTENT => Self::new(own.status),
             status => Self::text(format!(
                 "{}\n",
                 status.canonical_reason().unwrap_or_default()
             ))
             .with_status(status),
         };
-        match refusal.allow {
+        match own.allow {
             Some(allow) => response.with_header(ALLOW, allow),
             None => response,
         }

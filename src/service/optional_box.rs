@@ -5,9 +5,9 @@ use std::fmt;
 
 /// An `Option<Box<T>>` that is cheap to drop while it is empty: the check is inlined, and only
 /// dropping a value is a call.
-pub(super) struct Rare<T>(Option<Box<T>>);
+pub(super) struct OptionalBox<T>(Option<Box<T>>);
 
-impl<T> Rare<T> {
+impl<T> OptionalBox<T> {
     /// No value.
     pub(super) const NONE: Self = Self(None);
 
@@ -31,7 +31,7 @@ impl<T> Rare<T> {
     }
 }
 
-impl<T> Drop for Rare<T> {
+impl<T> Drop for OptionalBox<T> {
     #[inline(always)]
     fn drop(&mut self) {
         if let Some(value) = self.0.take() {
@@ -45,7 +45,7 @@ fn drop_value<T>(value: Box<T>) {
     drop(value);
 }
 
-impl<T: fmt::Debug> fmt::Debug for Rare<T> {
+impl<T: fmt::Debug> fmt::Debug for OptionalBox<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }

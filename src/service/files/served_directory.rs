@@ -18,12 +18,12 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 
 use super::cache::TRUST_MS;
-use crate::fs::{Entry, Obstacle, Root};
+use crate::fs::{Entry, OpenError, Root};
 use crate::messages::report;
 use crate::rt::now_ms;
 
 /// The served directory, as one worker knows it.
-pub(super) struct Folder {
+pub(super) struct ServedDirectory {
     root: RefCell<Root>,
     /// The errno of open(2), if the path last led to no directory.
     open_errno: Cell<Option<i32>>,
@@ -33,7 +33,7 @@ pub(super) struct Folder {
     due_ms: Cell<u64>,
 }
 
-impl Folder {
+impl ServedDirectory {
     /// Starts with the directory that is open as `root`. The first request resolves its path.
     pub(super) fn new(root: Root) -> Self {
         Self {
@@ -98,8 +98,8 @@ impl Folder {
                 }
                 was_gone || is_other
             }
-            Err(error) => match Obstacle::of(&error) {
-                Obstacle::NotFound | Obstacle::Forbidden => {
+            Err(error) => match OpenError::of(&error) {
+                OpenError::NotFound | OpenError::Forbidden => {
                     let errno = error.raw_os_error();
                     let is_new = self.open_errno.replace(errno) != errno;
                     if is_new {
@@ -110,7 +110,7 @@ impl Folder {
                     is_new
                 }
                 // These errors do not tell where the path leads.
-                Obstacle::Exhausted | Obstacle::Broken => false,
+                OpenError::Exhausted | OpenError::Broken => false,
             },
         }
     }
@@ -124,7 +124,7 @@ impl Folder {
     }
 }
 
-impl fmt::Debug for Folder {
+impl fmt::Debug for ServedDirectory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.root.borrow().fmt(f)
     }

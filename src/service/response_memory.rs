@@ -10,16 +10,16 @@ use bytes::Bytes;
 
 /// The default limit in bytes. A worker's file cache defaults to the same size, so files take up to
 /// 64 MiB of its memory.
-pub(super) const ANSWER_BYTES_MAX: usize = 32 << 20;
+pub(super) const RESPONSE_BYTES_MAX: usize = 32 << 20;
 
 thread_local! {
     /// Counts the file bodies that services make with [`Body::file`](super::Body::file).
-    static OF_THREAD: AnswerMemory = AnswerMemory::new(ANSWER_BYTES_MAX);
+    static OF_THREAD: ResponseMemory = ResponseMemory::new(RESPONSE_BYTES_MAX);
 }
 
 /// A count of bytes in use and its limit. Clones share both.
 #[derive(Clone)]
-pub(super) struct AnswerMemory(Arc<Usage>);
+pub(super) struct ResponseMemory(Arc<Usage>);
 
 struct Usage {
     /// Atomic, because content (`Bytes`) may be dropped on another thread.
@@ -29,12 +29,12 @@ struct Usage {
 
 /// Bytes that count as in use until this is dropped.
 #[derive(Debug)]
-pub(super) struct Share {
-    memory: AnswerMemory,
+pub(super) struct CountedBytes {
+    memory: ResponseMemory,
     bytes: usize,
 }
 
-impl AnswerMemory {
+impl ResponseMemory {
     /// A limit of `bytes_max` bytes. It is soft: content that is allocated while usage is below the
     /// limit may exceed it.
     pub(super) fn new(bytes_max: usize) -> Self {
@@ -55,46 +55,46 @@ impl AnswerMemory {
     }
 
     /// Counts `bytes` as in use, even if that exceeds the limit.
-    pub(super) fn share(&self, bytes: usize) -> Share {
+    pub(super) fn count(&self, bytes: usize) -> CountedBytes {
         self.0.bytes_used.fetch_add(bytes, Ordering::Relaxed);
         let memory = self.clone();
-        Share { memory, bytes }
+        CountedBytes { memory, bytes }
     }
 }
 
-impl fmt::Debug for AnswerMemory {
+impl fmt::Debug for ResponseMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Usage {
             bytes_used,
             bytes_max,
         } = &*self.0;
         let bytes_used = bytes_used.load(Ordering::Relaxed);
-        write!(f, "AnswerMemory({bytes_used} of {bytes_max} bytes)")
+        write!(f, "ResponseMemory({bytes_used} of {bytes_max} bytes)")
     }
 }
 
-impl Share {
+impl CountedBytes {
     /// Wraps the content that was counted. The count ends when the last clone or slice of the
     /// returned `Bytes` is dropped.
-    pub(super) fn hold(self, content: Vec<u8>) -> Bytes {
+    pub(super) fn wrap(self, content: Vec<u8>) -> Bytes {
         Bytes::from_owner(CountedContent {
             content,
-            _share: self,
+            _counted: self,
         })
     }
 }
 
-impl Drop for Share {
+impl Drop for CountedBytes {
     fn drop(&mut self) {
         let usage = &self.memory.0;
         usage.bytes_used.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
-/// The owner behind the `Bytes` that [`Share::hold`] returns.
+/// The owner behind the `Bytes` that [`CountedBytes::wrap`] returns.
 struct CountedContent {
     content: Vec<u8>,
-    _share: Share,
+    _counted: CountedBytes,
 }
 
 impl AsRef<[u8]> for CountedContent {
@@ -109,14 +109,14 @@ mod tests {
 
     #[test]
     fn content_counts_until_its_last_clone_is_dropped() {
-        let memory = AnswerMemory::new(100);
-        let content = memory.share(60).hold(vec![1; 60]);
+        let memory = ResponseMemory::new(100);
+        let content = memory.count(60).wrap(vec![1; 60]);
         assert!(!memory.is_full());
-        let reading = memory.share(50);
+        let reading = memory.count(50);
         assert!(memory.is_full());
         drop(reading);
         assert!(!memory.is_full());
-        let more = memory.share(40).hold(vec![2; 40]);
+        let more = memory.count(40).wrap(vec![2; 40]);
         let part = content.slice(7..8);
         drop(content);
         assert!(memory.is_full());
@@ -127,16 +127,16 @@ mod tests {
 
     #[test]
     fn a_limit_may_be_zero_one_or_the_largest_number() {
-        let none = AnswerMemory::new(0);
+        let none = ResponseMemory::new(0);
         assert!(none.is_full());
-        let least = AnswerMemory::new(1);
+        let least = ResponseMemory::new(1);
         assert!(!least.is_full());
-        let share = least.share(10);
+        let counted = least.count(10);
         assert!(least.is_full());
-        drop(share);
+        drop(counted);
         assert!(!least.is_full());
-        let any = AnswerMemory::new(usize::MAX);
-        let _share = any.share(usize::MAX - 1);
+        let any = ResponseMemory::new(usize::MAX);
+        let _counted = any.count(usize::MAX - 1);
         assert!(!any.is_full());
     }
 }

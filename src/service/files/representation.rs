@@ -16,7 +16,7 @@ use crate::http::date::DateCache;
 
 /// The header values of a file, made once for all its responses.
 #[derive(Debug, Clone)]
-pub(super) struct Facts {
+pub(super) struct Representation {
     /// The file's metadata, from which these values are derived.
     pub(super) metadata: Metadata,
     pub(super) etag: HeaderValue,
@@ -27,7 +27,7 @@ pub(super) struct Facts {
     modified_seconds: u64,
 }
 
-impl Facts {
+impl Representation {
     /// The header values of the file at `path`. `now_seconds` is the time since the epoch; it
     /// replaces an mtime in the future (RFC 9110 §8.8.2.1).
     pub(super) fn new(path: &[u8], metadata: Metadata, now_seconds: u64) -> Self {

@@ -33,13 +33,13 @@ const ALIGNMENT: usize = 4096;
 const PAUSE_MS: u64 = 1000;
 
 /// The most files that a worker has open here.
-const KEPT_FILES_MAX: usize = 64;
+const MEMFDS_MAX: usize = 64;
 
 /// No file is added unless this many descriptors stay free, because connections need them.
 const SPARE_DESCRIPTORS: u64 = 1024;
 
 /// A cache of content in anonymous files. The number of files is limited.
-pub(crate) struct Shelf(Rc<Memfds>);
+pub(crate) struct MemfdCache(Rc<Memfds>);
 
 /// The files of a cache.
 struct Memfds {
@@ -60,18 +60,18 @@ struct Memfd {
 
 /// A range of bytes in the cache. They do not change while a clone or a span of them exists.
 #[derive(Clone)]
-pub(crate) struct Kept {
+pub(crate) struct CachedSpan {
     file: Arc<OwnedFd>,
     range: Range<u64>,
 }
 
-impl Shelf {
+impl MemfdCache {
     /// A cache whose files together have up to `bytes_max` bytes. It has no files if `RLIMIT_FSIZE`
     /// is too low: writing would then fail, and kill the process by SIGXFSZ unless that signal is
     /// blocked (getrlimit(2)).
     pub(crate) fn new(bytes_max: usize) -> Self {
         let files_max = match is_file_size_allowed(HUGE_PAGE_BYTES as u64) {
-            true => KEPT_FILES_MAX.min(bytes_max / HUGE_PAGE_BYTES),
+            true => MEMFDS_MAX.min(bytes_max / HUGE_PAGE_BYTES),
             false => 0,
         };
         Self(Rc::new(Memfds {
@@ -85,11 +85,11 @@ impl Shelf {
     /// Copies `bytes` into the cache.
     ///
     /// # Errors
-    /// `EAGAIN` if no file has room: [`Shelf::grow`] may add one. Those of pwrite(2).
+    /// `EAGAIN` if no file has room: [`MemfdCache::grow`] may add one. Those of pwrite(2).
     ///
     /// # Panics
     /// If `bytes` are more than 2 MiB, the size of a file.
-    pub(crate) fn keep(&self, bytes: &[u8]) -> io::Result<Kept> {
+    pub(crate) fn insert(&self, bytes: &[u8]) -> io::Result<CachedSpan> {
         assert!(
             bytes.len() <= HUGE_PAGE_BYTES,
             "content must fit into a file"
@@ -103,7 +103,7 @@ impl Shelf {
             }
         }
         let range = offset as u64..(offset + bytes.len()) as u64;
-        Ok(Kept { file, range })
+        Ok(CachedSpan { file, range })
     }
 
     /// A future that adds a file, if that is possible now. The caller should spawn it and not await
@@ -168,7 +168,7 @@ impl Memfds {
         sealed
     }
 
-    /// Takes a file out that has no [`Kept`] and no span.
+    /// Takes a file out that has no [`CachedSpan`] and no span.
     fn take_unused(&self) -> Option<Memfd> {
         let mut memfds = self.memfds.borrow_mut();
         let is_unused = |memfd: &Memfd| Arc::strong_count(&memfd.file) == 1;
@@ -177,7 +177,7 @@ impl Memfds {
     }
 }
 
-impl Kept {
+impl CachedSpan {
     /// The length in bytes.
     pub(crate) fn len(&self) -> u64 {
         self.range.end - self.range.start
@@ -216,9 +216,9 @@ impl Kept {
     }
 }
 
-impl fmt::Debug for Kept {
+impl fmt::Debug for CachedSpan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Kept({} bytes)", self.len())
+        write!(f, "CachedSpan({} bytes)", self.len())
     }
 }
 
@@ -235,11 +235,11 @@ mod tests {
     const LARGE: usize = 1 << 20;
 
     /// Puts `bytes` into the cache; waits until there is room.
-    async fn keep(shelf: &Shelf, bytes: &[u8]) -> Kept {
+    async fn insert(cache: &MemfdCache, bytes: &[u8]) -> CachedSpan {
         loop {
-            match shelf.keep(bytes) {
-                Ok(kept) => break kept,
-                Err(_) => match shelf.grow() {
+            match cache.insert(bytes) {
+                Ok(cached) => break cached,
+                Err(_) => match cache.grow() {
                     Some(growth) => growth.await,
                     None => sleep(Duration::from_millis(10)).await,
                 },
@@ -250,14 +250,14 @@ mod tests {
     #[test]
     fn content_and_ranges_of_it_are_read_back() {
         run(async {
-            let shelf = Shelf::new(HUGE_PAGE_BYTES);
+            let cache = MemfdCache::new(HUGE_PAGE_BYTES);
             let bytes: Vec<u8> = (0..=250).cycle().take(70_001).collect();
-            let kept = keep(&shelf, &bytes).await;
-            let more = keep(&shelf, &bytes[9..]).await;
-            assert_eq!(kept.read().expect("reading a memfd succeeds"), bytes);
+            let cached = insert(&cache, &bytes).await;
+            let more = insert(&cache, &bytes[9..]).await;
+            assert_eq!(cached.read().expect("reading a memfd succeeds"), bytes);
             assert_eq!(more.read().expect("reading a memfd succeeds"), bytes[9..]);
             let part = more.part(5..60_000).part(10..20);
-            drop((kept, more));
+            drop((cached, more));
             assert_eq!(
                 part.read().expect("reading a memfd succeeds"),
                 bytes[24..34]
@@ -273,21 +273,21 @@ mod tests {
     #[test]
     fn space_is_not_reused_before_its_file_is_removed() {
         run(async {
-            let shelf = Shelf::new(2 * HUGE_PAGE_BYTES + 1);
+            let cache = MemfdCache::new(2 * HUGE_PAGE_BYTES + 1);
             let mut all = Vec::new();
             for _ in 0..4 {
-                all.push(keep(&shelf, &[1; LARGE]).await);
+                all.push(insert(&cache, &[1; LARGE]).await);
             }
-            assert!(shelf.0.remove().await.is_err());
+            assert!(cache.0.remove().await.is_err());
             drop(all.pop());
-            assert!(shelf.0.remove().await.is_err());
+            assert!(cache.0.remove().await.is_err());
             // A span that is still to be sent keeps its file.
-            let span = all.pop().map(|kept| kept.span());
-            assert!(shelf.0.remove().await.is_err());
+            let span = all.pop().map(|cached| cached.span());
+            assert!(cache.0.remove().await.is_err());
             drop(span);
-            assert!(shelf.keep(b"b").is_err());
-            keep(&shelf, b"b").await;
-            assert_eq!(shelf.0.memfds.borrow().len(), 2);
+            assert!(cache.insert(b"b").is_err());
+            insert(&cache, b"b").await;
+            assert_eq!(cache.0.memfds.borrow().len(), 2);
         });
     }
 
@@ -295,28 +295,28 @@ mod tests {
     #[test]
     fn a_file_in_a_socket_buffer_is_not_removed() {
         run(async {
-            let shelf = Shelf::new(HUGE_PAGE_BYTES);
-            let kept = keep(&shelf, &[1; LARGE]).await;
-            let rest = keep(&shelf, &[2; LARGE]).await;
+            let cache = MemfdCache::new(HUGE_PAGE_BYTES);
+            let cached = insert(&cache, &[1; LARGE]).await;
+            let rest = insert(&cache, &[2; LARGE]).await;
             let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a pair of sockets");
-            let span = kept.part(7..8).span();
+            let span = cached.part(7..8).span();
             let mut offset = span.offset();
             assert_eq!(sendfile(&ours, &span, Some(&mut offset), 1), Ok(1));
-            drop((kept, rest, span));
-            assert!(shelf.0.remove().await.is_err());
-            assert_eq!(shelf.0.memfds.borrow().len(), 1);
+            drop((cached, rest, span));
+            assert!(cache.0.remove().await.is_err());
+            assert_eq!(cache.0.memfds.borrow().len(), 1);
             assert_eq!(rustix::io::read(&theirs, &mut [0; 2]), Ok(1));
-            keep(&shelf, b"b").await;
-            assert_eq!(shelf.0.memfds.borrow().len(), 1);
+            insert(&cache, b"b").await;
+            assert_eq!(cache.0.memfds.borrow().len(), 1);
         });
     }
 
     #[test]
     fn a_cache_without_room_for_a_file_stays_empty() {
         run(async {
-            let shelf = Shelf::new(HUGE_PAGE_BYTES - 1);
-            assert!(shelf.keep(b"a").is_err());
-            assert!(shelf.grow().is_none());
+            let cache = MemfdCache::new(HUGE_PAGE_BYTES - 1);
+            assert!(cache.insert(b"a").is_err());
+            assert!(cache.grow().is_none());
         });
     }
 }

@@ -1,8 +1,8 @@
 //! The channel between the writer and the reader of a body, both on one worker.
 //!
-//! For a request's body the connection is the writer, through an [`Inlet`]. It receives only while
-//! the reader waits, so a slow service slows down only its own client. For a response's body the
-//! connection is the reader, and the program writes ahead of it up to a limit, through a
+//! For a request's body the connection is the writer, through an [`RequestBodySender`]. It receives
+//! only while the reader waits, so a slow service slows down only its own client. For a response's
+//! body the connection is the reader, and the program writes ahead of it up to a limit, through a
 //! [`BodySender`](super::BodySender).
 
 use std::cell::{Cell, RefCell};
@@ -20,14 +20,15 @@ use crate::rt::{note_waker, wake};
 
 /// The state that writer and reader share.
 #[derive(Debug)]
-pub(super) struct BodyPipe {
+pub(super) struct BodyChannel {
     /// The number of bytes that are not yet read, if the body's length is known.
     left: Cell<Option<u64>>,
     /// Parts that are written and not yet read.
     parts: RefCell<VecDeque<Part>>,
     /// The total length of `parts`, in bytes.
     queued_bytes: Cell<usize>,
-    /// The limit of `queued_bytes` for [`BodyPipe::poll_room`]. An [`Inlet`] does not use it.
+    /// The limit of `queued_bytes` for [`BodyChannel::poll_room`]. An [`RequestBodySender`] does
+    /// not use it.
     bytes_max: usize,
     /// How the body ended, once it has: complete, or with an error.
     end: Cell<Option<Result<(), BodyError>>>,
@@ -51,7 +52,7 @@ enum WaitsFor {
     End,
 }
 
-impl BodyPipe {
+impl BodyChannel {
     /// A channel for a body of `length` bytes, if that is known. Its queue holds up to `bytes_max`.
     pub(super) fn new(length: Option<u64>, bytes_max: usize) -> Rc<Self> {
         Rc::new(Self {
@@ -113,7 +114,7 @@ impl BodyPipe {
         self.wake_reader();
     }
 
-    /// Sets the trailers. The writer must call this before [`BodyPipe::end`].
+    /// Sets the trailers. The writer must call this before [`BodyChannel::end`].
     pub(super) fn set_trailers(&self, trailers: HeaderMap) {
         self.trailers.replace(Some(trailers));
     }
@@ -142,12 +143,12 @@ impl BodyPipe {
 
 /// The reader of a body. Dropping it wakes the writer of an unfinished body, which then stops.
 #[derive(Debug)]
-pub(super) struct BodyReader(Rc<BodyPipe>);
+pub(super) struct BodyReader(Rc<BodyChannel>);
 
 impl BodyReader {
-    /// The reader of `pipe`, which must not have one yet.
-    pub(super) fn new(pipe: Rc<BodyPipe>) -> Self {
-        Self(pipe)
+    /// The reader of `channel`, which must not have one yet.
+    pub(super) fn new(channel: Rc<BodyChannel>) -> Self {
+        Self(channel)
     }
 
     /// The number of bytes that are not yet read, if the body's length is known.
@@ -173,38 +174,38 @@ impl BodyReader {
 
     /// The next part; `None` at the end of the body.
     pub(super) fn poll_part(&self, context: &Context<'_>) -> Poll<Result<Option<Part>, BodyError>> {
-        let pipe = &*self.0;
+        let channel = &*self.0;
         // A separate statement, so that the borrow ends before the writer is woken below.
-        let part = pipe.parts.borrow_mut().pop_front();
+        let part = channel.parts.borrow_mut().pop_front();
         if let Some(part) = part {
             let len = part.len();
-            if let Some(left) = pipe.left.get() {
+            if let Some(left) = channel.left.get() {
                 let Some(left) = left.checked_sub(len as u64) else {
-                    pipe.end.set(Some(Err(BodyError::WrongLength)));
+                    channel.end.set(Some(Err(BodyError::WrongLength)));
                     return Poll::Ready(Err(BodyError::WrongLength));
                 };
-                pipe.left.set(Some(left));
+                channel.left.set(Some(left));
             }
-            pipe.queued_bytes.set(pipe.queued_bytes.get() - len);
-            if pipe.writer_waits_for.get() == WaitsFor::Room {
-                pipe.wake_writer();
+            channel.queued_bytes.set(channel.queued_bytes.get() - len);
+            if channel.writer_waits_for.get() == WaitsFor::Room {
+                channel.wake_writer();
             }
             return Poll::Ready(Ok(Some(part)));
         }
-        match pipe.end.get() {
-            Some(Ok(())) if pipe.left.get().is_some_and(|left| left > 0) => {
+        match channel.end.get() {
+            Some(Ok(())) if channel.left.get().is_some_and(|left| left > 0) => {
                 return Poll::Ready(Err(BodyError::WrongLength));
             }
             Some(end) => return Poll::Ready(end.map(|()| None)),
             None => {}
         }
-        set(&pipe.reader, context.waker());
+        set(&channel.reader, context.waker());
         // Wake the connection only once per wait. Otherwise two connections that read each other's
         // bodies would wake each other forever. A connection that reads the body in its own task
         // needs no wake-up: it checks `poll_wanted` after this poll.
-        if !pipe.wanted.replace(true)
-            && pipe.writer_waits_for.get() == WaitsFor::Request
-            && let Some(connection) = pipe.writer.take()
+        if !channel.wanted.replace(true)
+            && channel.writer_waits_for.get() == WaitsFor::Request
+            && let Some(connection) = channel.writer.take()
             && !connection.will_wake(context.waker())
         {
             wake(connection);
@@ -235,13 +236,17 @@ impl Drop for BodyReader {
 /// The connection's end of a request's body: the connection writes received parts to it. If it is
 /// dropped before the body is complete, the reader gets [`BodyError::Incomplete`].
 #[derive(Debug)]
-pub struct Inlet(Rc<BodyPipe>);
+pub struct RequestBodySender(Rc<BodyChannel>);
 
-impl Inlet {
-    /// Makes a request's body of `length` bytes, if that is known, and the [`Inlet`] to write it.
+impl RequestBodySender {
+    /// Makes a request's body of `length` bytes, if that is known, and the [`RequestBodySender`] to
+    /// write it.
     pub fn new(length: Option<u64>) -> (Self, Body) {
-        let pipe = BodyPipe::new(length, 0);
-        (Self(pipe.clone()), Body::incoming(BodyReader::new(pipe)))
+        let channel = BodyChannel::new(length, 0);
+        (
+            Self(channel.clone()),
+            Body::incoming(BodyReader::new(channel)),
+        )
     }
 
     /// The number of bytes that are not yet read, if the request has a Content-Length.
@@ -255,13 +260,13 @@ impl Inlet {
     }
 
     /// Whether `reader` reads this body.
-    pub(super) fn leads_to(&self, reader: &BodyReader) -> bool {
+    pub(super) fn is_read_by(&self, reader: &BodyReader) -> bool {
         Rc::ptr_eq(&self.0, &reader.0)
     }
 
     /// Cancels the wait of a reader that runs in the caller's own task. The caller is about to poll
     /// that reader, which asks again unless it has given up.
-    pub fn forget_own_reader(&self, context: &Context<'_>) {
+    pub fn clear_own_wait(&self, context: &Context<'_>) {
         let is_own = |reader: &mut Waker| reader.will_wake(context.waker());
         let own = self.0.reader.borrow_mut().take_if(is_own);
         if own.is_some() {
@@ -279,7 +284,7 @@ impl Inlet {
     /// Queues a part that was received and wakes the reader. A reader in the caller's own task is
     /// not woken, because the caller polls it next.
     pub fn push(&self, part: Part, context: &Context<'_>) {
-        self.forget_own_reader(context);
+        self.clear_own_wait(context);
         self.0.push(part);
     }
 
@@ -291,9 +296,9 @@ impl Inlet {
         trailers.try_append(name, value).is_ok()
     }
 
-    /// Marks the body as complete, and wakes the reader as [`Inlet::push`] does.
+    /// Marks the body as complete, and wakes the reader as [`RequestBodySender::push`] does.
     pub fn finish(&self, context: &Context<'_>) {
-        self.forget_own_reader(context);
+        self.clear_own_wait(context);
         self.0.end(Ok(()));
     }
 
@@ -303,7 +308,7 @@ impl Inlet {
     }
 }
 
-impl Drop for Inlet {
+impl Drop for RequestBodySender {
     fn drop(&mut self) {
         self.0.end(Err(BodyError::Incomplete));
     }

@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 /// Why a file cannot be opened or read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Obstacle {
+pub(crate) enum OpenError {
     /// The name leads to no file, or out of the root.
     NotFound,
     /// The process lacks the permission.
@@ -19,7 +19,7 @@ pub(crate) enum Obstacle {
     Broken,
 }
 
-impl Obstacle {
+impl OpenError {
     /// The class of an error of [`Root::open_file`] or [`File::read_at`].
     ///
     /// [`Root::open_file`]: super::Root::open_file
