@@ -221,7 +221,7 @@ class Manifests(unittest.TestCase):
             received = bytes_of(flags_of(box["args"])["--max-receive-memory"])
             # The cache may take twice its limit while files change.
             cached = 2 * bytes_of(default_of("--file-cache"))
-            cached += bytes_of(flags_of(box["args"])["--answer-memory"])
+            cached += bytes_of(flags_of(box["args"])["--response-memory"])
             # A head larger than a block does not count against --max-receive-memory.
             connection = CONNECTION_BYTES + EXCHANGE_BYTES + bytes_of(default_of("--max-head"))
             connected = int(flags_of(box["args"])["--max-connections"]) * connection

@@ -1,4 +1,4 @@
-//! The memory for file responses that clients do not read. It is bounded (`--answer-memory`), and
+//! The memory for file responses that clients do not read. It is bounded (`--response-memory`), and
 //! each client gets its whole file when it reads at last.
 
 use std::fs::File;
@@ -98,7 +98,10 @@ fn unread_responses_take_a_bounded_amount_of_memory() {
 #[test]
 fn evicted_cache_entries_count_towards_the_bound() {
     let directory = files(CLIENTS);
-    let server = serve(&directory, &["--file-cache", "8m", "--answer-memory", "4m"]);
+    let server = serve(
+        &directory,
+        &["--file-cache", "8m", "--response-memory", "4m"],
+    );
     let cost = cost(&server, CLIENTS);
     assert_below(cost, 25 * MIB);
     server.stop();
@@ -112,7 +115,7 @@ fn files_arrive_whole_with_any_bound() {
     let all = (FEW * LEN) as u64;
     for bound in ["0", "1", "300k", &u64::MAX.to_string()] {
         for cold in [false, true] {
-            let flags = ["--file-cache", "0", "--answer-memory", bound];
+            let flags = ["--file-cache", "0", "--response-memory", bound];
             let server = serve(&directory, &flags);
             for number in (0..FEW).filter(|_| cold) {
                 let file = File::open(directory.file(&number.to_string())).expect("a file");

@@ -58,9 +58,9 @@ pub(crate) struct Serve {
 
     /// Memory of each worker, besides the cache, for file content that clients have not received
     /// yet. Beyond it, files are sent without being read into memory
-    #[arg(long, env = "CORING_ANSWER_MEMORY", value_name = "BYTES")]
+    #[arg(long, env = "CORING_RESPONSE_MEMORY", value_name = "BYTES")]
     #[arg(default_value_t = Size(u64::try_from(Files::RESPONSE_BYTES_MAX).unwrap_or(u64::MAX)))]
-    pub(crate) answer_memory: Size,
+    pub(crate) response_memory: Size,
 }
 
 /// The arguments of `respond`.
@@ -383,9 +383,9 @@ mod tests {
         let plain = serve("serve");
         assert_eq!(plain.directory, PathBuf::from("."));
         assert_eq!(plain.file_cache, Size(32 << 20));
-        assert_eq!(plain.answer_memory, Size(32 << 20));
-        let full = serve("serve site --file-cache 0 --answer-memory 1");
-        assert_eq!(full.answer_memory, Size(1));
+        assert_eq!(plain.response_memory, Size(32 << 20));
+        let full = serve("serve site --file-cache 0 --response-memory 1");
+        assert_eq!(full.response_memory, Size(1));
         assert_eq!(full.directory, PathBuf::from("site"));
         assert_eq!(full.file_cache, Size(0));
     }

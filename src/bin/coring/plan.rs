@@ -144,7 +144,7 @@ fn directory(serve: Serve) -> Result<Directory, String> {
     Ok(Directory {
         path: serve.directory,
         cache_bytes_max: addressable("--file-cache", serve.file_cache)?,
-        response_bytes_max: addressable("--answer-memory", serve.answer_memory)?,
+        response_bytes_max: addressable("--response-memory", serve.response_memory)?,
     })
 }
 
