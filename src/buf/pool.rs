@@ -36,7 +36,7 @@ const TRIM_MAX: usize = 8192;
 
 /// The header at the start of each slab.
 struct SlabHeader {
-    pool: *const Shared,
+    pool: *const PoolState,
     /// The number of holders of each block. The first entry, for the header itself, is unused.
     counts: [Cell<u32>; BLOCKS_PER_SLAB + 1],
 }
@@ -45,7 +45,7 @@ const _: () = assert!(size_of::<SlabHeader>() <= BLOCK_BYTES);
 
 /// The state of a pool. It lives until the last [`Pool`] handle is dropped and the last block is
 /// returned.
-struct Shared {
+struct PoolState {
     /// Free blocks that have memory. The last one is taken first.
     free: RefCell<Vec<NonNull<u8>>>,
     /// Free blocks whose memory was returned to the system. The kernel gives them new pages when
@@ -65,7 +65,7 @@ struct Shared {
 
 /// The blocks of one worker. A clone is another handle to the same pool.
 pub struct Pool {
-    shared: NonNull<Shared>,
+    shared: NonNull<PoolState>,
     /// Makes the pool `!Send`: the pool and its blocks must not leave their thread.
     _local: std::marker::PhantomData<Rc<()>>,
 }
@@ -73,7 +73,7 @@ pub struct Pool {
 impl Pool {
     /// An empty pool. It allocates memory when a block is taken and none is free.
     pub fn new() -> Self {
-        let shared = Box::new(Shared {
+        let shared = Box::new(PoolState {
             free: RefCell::default(),
             unbacked: RefCell::default(),
             free_min: Cell::new(0),
@@ -160,7 +160,7 @@ impl Pool {
         self.shared().in_use.get()
     }
 
-    fn shared(&self) -> &Shared {
+    fn shared(&self) -> &PoolState {
         // SAFETY: `new` leaked `shared`, which lives until the last handle is dropped and the last
         // block is returned. `self` is a handle.
         unsafe { self.shared.as_ref() }
@@ -286,7 +286,7 @@ pub(super) fn return_block(start: NonNull<u8>) {
 }
 
 /// Frees the slabs and the pool's state if no handle and no block with a holder is left.
-fn release_if_done(shared: NonNull<Shared>) {
+fn release_if_done(shared: NonNull<PoolState>) {
     // SAFETY: the caller has just given up a handle or a block, so the state still lives.
     let state = unsafe { shared.as_ref() };
     if state.handles.get() != 0 || state.in_use.get() != 0 {

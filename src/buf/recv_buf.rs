@@ -13,11 +13,11 @@ use super::pool::{BLOCK_BYTES, Pool};
 /// block has another holder, all bytes move to the heap. An empty buffer holds no memory.
 #[derive(Debug, Default)]
 pub struct RecvBuf {
-    inner: Inner,
+    inner: Contents,
 }
 
 #[derive(Debug, Default)]
-enum Inner {
+enum Contents {
     #[default]
     Empty,
     Chunk(Chunk),
@@ -29,7 +29,7 @@ impl RecvBuf {
     /// An empty buffer.
     pub const fn new() -> Self {
         Self {
-            inner: Inner::Empty,
+            inner: Contents::Empty,
         }
     }
 
@@ -37,9 +37,9 @@ impl RecvBuf {
     #[inline]
     pub fn unread(&self) -> &[u8] {
         match &self.inner {
-            Inner::Empty => &[],
-            Inner::Chunk(chunk) => chunk,
-            Inner::Heap(bytes) => bytes,
+            Contents::Empty => &[],
+            Contents::Chunk(chunk) => chunk,
+            Contents::Heap(bytes) => bytes,
         }
     }
 
@@ -52,8 +52,8 @@ impl RecvBuf {
     #[inline]
     pub fn push(&mut self, chunk: Chunk) {
         match &mut self.inner {
-            Inner::Empty => self.inner = Inner::Chunk(chunk),
-            Inner::Chunk(_) | Inner::Heap(_) => self.append(&chunk),
+            Contents::Empty => self.inner = Contents::Chunk(chunk),
+            Contents::Chunk(_) | Contents::Heap(_) => self.append(&chunk),
         }
     }
 
@@ -64,12 +64,12 @@ impl RecvBuf {
     #[inline]
     pub fn consume(&mut self, n: usize) {
         match &mut self.inner {
-            Inner::Chunk(chunk) => chunk.advance(n),
-            Inner::Heap(bytes) => bytes.advance(n),
-            Inner::Empty => assert!(n == 0, "cannot consume from an empty buffer"),
+            Contents::Chunk(chunk) => chunk.advance(n),
+            Contents::Heap(bytes) => bytes.advance(n),
+            Contents::Empty => assert!(n == 0, "cannot consume from an empty buffer"),
         }
         if self.is_empty() {
-            self.inner = Inner::Empty;
+            self.inner = Contents::Empty;
         }
     }
 
@@ -80,12 +80,12 @@ impl RecvBuf {
     /// If fewer bytes are unread.
     #[inline(always)]
     pub fn take(&mut self, n: usize, target: &mut Part) {
-        if let Inner::Chunk(chunk) = &mut self.inner {
+        if let Contents::Chunk(chunk) = &mut self.inner {
             let mut taken = chunk.clone();
             taken.truncate(n);
             chunk.advance(n);
             if chunk.is_empty() {
-                self.inner = Inner::Empty;
+                self.inner = Contents::Empty;
             }
             *target = Part::Chunk(taken);
         } else {
@@ -97,14 +97,14 @@ impl RecvBuf {
     /// block of `pool` if the bytes are on the heap. `None` if no bytes are unread.
     pub fn take_chunk(&mut self, pool: &Pool) -> Option<Chunk> {
         match std::mem::take(&mut self.inner) {
-            Inner::Empty => None,
-            Inner::Chunk(chunk) => Some(chunk),
-            Inner::Heap(mut bytes) => {
+            Contents::Empty => None,
+            Contents::Chunk(chunk) => Some(chunk),
+            Contents::Heap(mut bytes) => {
                 let len = bytes.len().min(BLOCK_BYTES);
                 let mut block = pool.take();
                 bytes.copy_to_slice(&mut block.as_mut_slice()[..len]);
                 if !bytes.is_empty() {
-                    self.inner = Inner::Heap(bytes);
+                    self.inner = Contents::Heap(bytes);
                 }
                 Some(block.into_chunk(0..len))
             }
@@ -113,13 +113,13 @@ impl RecvBuf {
 
     #[cold]
     fn take_from_heap(&mut self, n: usize) -> Bytes {
-        let Inner::Heap(bytes) = &mut self.inner else {
+        let Contents::Heap(bytes) = &mut self.inner else {
             assert!(n == 0, "cannot take from an empty buffer");
             return Bytes::new();
         };
         let taken = bytes.split_to(n).freeze();
         if bytes.is_empty() {
-            self.inner = Inner::Empty;
+            self.inner = Contents::Empty;
         }
         taken
     }
@@ -127,16 +127,16 @@ impl RecvBuf {
     #[cold]
     fn append(&mut self, bytes: &[u8]) {
         let mut rest = bytes;
-        if let Inner::Chunk(chunk) = &mut self.inner {
+        if let Contents::Chunk(chunk) = &mut self.inner {
             if chunk.is_unique() {
                 let n = chunk.extend(rest);
                 rest = &rest[n..];
             }
             if !rest.is_empty() {
-                self.inner = Inner::Heap(Box::new(BytesMut::from(&**chunk)));
+                self.inner = Contents::Heap(Box::new(BytesMut::from(&**chunk)));
             }
         }
-        if let Inner::Heap(bytes) = &mut self.inner {
+        if let Contents::Heap(bytes) = &mut self.inner {
             bytes.extend_from_slice(rest);
         }
     }
@@ -198,7 +198,7 @@ mod tests {
         buf.consume(5999);
         assert_eq!(&*taken(&mut buf, 4), b"more");
         assert!(
-            matches!(buf.inner, Inner::Empty),
+            matches!(buf.inner, Contents::Empty),
             "an empty buffer holds no memory"
         );
         assert_eq!(&part[2999..], &[0, 1]);
@@ -221,6 +221,6 @@ mod tests {
             taken.extend_from_slice(&chunk);
         }
         assert_eq!(taken, [[0; 3000], [1; 3000], [2; 3000]].concat());
-        assert!(matches!(buf.inner, Inner::Empty));
+        assert!(matches!(buf.inner, Contents::Empty));
     }
 }

@@ -43,7 +43,7 @@ struct Tail {
 
 impl SendQueue {
     /// The largest number of parts in one send. The kernel's limit is 1024 (`UIO_MAXIOV`).
-    const PARTS_MAX: usize = 64;
+    const SEND_PARTS_MAX: usize = 64;
 
     /// An empty queue.
     pub const fn new() -> Self {
@@ -206,9 +206,9 @@ impl SendQueue {
     fn take_memory(&mut self, len_max: usize) -> Option<Vec<Part>> {
         self.seal();
         let sealed = self.sealed.as_mut()?;
-        let mut taken = Vec::with_capacity(sealed.len().min(Self::PARTS_MAX));
+        let mut taken = Vec::with_capacity(sealed.len().min(Self::SEND_PARTS_MAX));
         let mut room = len_max;
-        while room > 0 && taken.len() < Self::PARTS_MAX {
+        while room > 0 && taken.len() < Self::SEND_PARTS_MAX {
             match sealed.pop_front() {
                 Some(Queued::Memory(part)) if part.len() <= room => {
                     room -= part.len();

@@ -100,19 +100,19 @@ type BlockingTask = Box<dyn FnOnce() + Send>;
 /// One worker's blocking pool. Dropping it drops the tasks that have not started. It does not wait
 /// for running tasks, because a disk that does not respond must not keep the program from exiting.
 pub(super) struct BlockingPool {
-    shared: Arc<Shared>,
+    shared: Arc<TaskQueue>,
     threads_max: usize,
 }
 
 #[derive(Default)]
-struct Shared {
-    queue: Mutex<Queue>,
+struct TaskQueue {
+    queue: Mutex<TaskQueueState>,
     /// Signalled when a task was queued, and when the pool was closed.
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct Queue {
+struct TaskQueueState {
     tasks: VecDeque<BlockingTask>,
     threads: usize,
     /// Threads that wait for a task.
@@ -180,7 +180,7 @@ fn drop_tasks(tasks: VecDeque<BlockingTask>) {
     }
 }
 
-impl Shared {
+impl TaskQueue {
     /// The life of a thread: runs tasks until the pool is closed.
     fn work(&self) {
         while let Some(task) = self.next_task() {

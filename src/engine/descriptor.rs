@@ -13,14 +13,14 @@ use crate::rt::{Event, EventWait};
 /// the final completion of its last operation. (A socket that is closed while a receive is armed
 /// sends no FIN, and is leaked; io_uring_cancelation(7).)
 #[derive(Debug, Clone)]
-pub struct Descriptor(Rc<Inner>);
+pub struct Descriptor(Rc<DescriptorState>);
 
 /// A reference to a descriptor that does not keep it open.
 #[derive(Debug, Clone)]
-pub struct WeakDescriptor(Weak<Inner>);
+pub struct WeakDescriptor(Weak<DescriptorState>);
 
 #[derive(Debug)]
-struct Inner {
+struct DescriptorState {
     fd: Option<OwnedFd>,
     /// We have set `O_NONBLOCK`. The flag may have been set before, too.
     nonblocking: Cell<bool>,
@@ -33,7 +33,7 @@ struct Inner {
 impl Descriptor {
     /// Takes ownership of an open descriptor.
     pub fn new(fd: OwnedFd) -> Self {
-        Self(Rc::new(Inner {
+        Self(Rc::new(DescriptorState {
             fd: Some(fd),
             nonblocking: Cell::new(false),
             is_gone: Cell::new(false),
@@ -112,7 +112,7 @@ impl AsFd for Descriptor {
     }
 }
 
-impl Drop for Inner {
+impl Drop for DescriptorState {
     fn drop(&mut self) {
         if let Some(fd) = self.fd.take() {
             super::current::close(fd);

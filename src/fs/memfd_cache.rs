@@ -30,7 +30,7 @@ use crate::sys::limits::{is_file_size_allowed, is_short_of_descriptors};
 const ALIGNMENT: usize = 4096;
 
 /// How long not to try again after a file could not be added, in ms.
-const PAUSE_MS: u64 = 1000;
+const RETRY_PAUSE_MS: u64 = 1000;
 
 /// The most files that a worker has open here.
 const MEMFDS_MAX: usize = 64;
@@ -117,7 +117,7 @@ impl MemfdCache {
         let files = files.clone();
         Some(async move {
             if files.add().await.is_err() {
-                files.retry_at_ms.set(monotonic_ms() + PAUSE_MS);
+                files.retry_at_ms.set(monotonic_ms() + RETRY_PAUSE_MS);
             }
             files.is_growing.set(false);
         })

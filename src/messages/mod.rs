@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::Timespec;
 
-use crate::sys::output::{Blocking, wait_for_room};
+use crate::sys::output::{BlockingWriter, wait_for_room};
 use crate::sys::signals::block_write_signals;
 pub use panics::report_panics;
 use queue::Queue;
@@ -80,7 +80,7 @@ fn ensure_writer() -> bool {
         let thread = thread::Builder::new().name("coring-messages".to_owned());
         let started = thread.spawn(|| {
             block_write_signals();
-            STDERR.write_to(Blocking(io::stderr()))
+            STDERR.write_to(BlockingWriter(io::stderr()))
         });
         state.has_writer = started.is_ok();
     }
@@ -90,7 +90,7 @@ fn ensure_writer() -> bool {
 /// Writes the queued messages on this thread, until `end` or until none is left. Returns whether
 /// none is left. This is for a program that cannot start another thread: it can report that error.
 fn write_here(end: Instant) -> bool {
-    let mut output = Blocking(io::stderr());
+    let mut output = BlockingWriter(io::stderr());
     loop {
         let left = end.saturating_duration_since(Instant::now());
         let left = Timespec::try_from(left).unwrap_or_default();

@@ -256,12 +256,12 @@ fn listener_pid(address: &SocketAddrUnix) -> Result<Pid, Errno> {
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
-    identity: Identity,
+    identity: FileIdentity,
 }
 
 /// Device and inode number, and the time of creation if it is known. The time is needed because an
 /// inode number may be reused.
-type Identity = (u64, u64, Option<SystemTime>);
+type FileIdentity = (u64, u64, Option<SystemTime>);
 
 impl SocketFile {
     fn new(path: &Path) -> io::Result<Self> {
@@ -271,7 +271,7 @@ impl SocketFile {
         })
     }
 
-    fn identity(path: &Path) -> io::Result<Identity> {
+    fn identity(path: &Path) -> io::Result<FileIdentity> {
         let found = path.symlink_metadata()?;
         Ok((found.dev(), found.ino(), found.created().ok()))
     }

@@ -85,7 +85,7 @@ mod tests {
     use crate::time::timeout;
     use crate::{EngineChoice, run_with, spawn};
 
-    const BLINK: Duration = Duration::from_millis(30);
+    const EVENT_WAIT: Duration = Duration::from_millis(30);
 
     fn new_eventfd() -> io::Result<OwnedFd> {
         Ok(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
@@ -112,7 +112,7 @@ mod tests {
         on_each(async || {
             let eventfd = new_eventfd()?;
             let mut polling = Polling::new(eventfd.try_clone()?, Events::READABLE);
-            assert!(timeout(BLINK, polling.ready()).await.is_err());
+            assert!(timeout(EVENT_WAIT, polling.ready()).await.is_err());
             let sender = thread::spawn(move || (0..1000).for_each(|_| signal(&eventfd)));
             let mut received = 0;
             while received < 1000 {
@@ -122,8 +122,8 @@ mod tests {
             assert_eq!(received, 1000);
             sender.join().expect("no panic");
             // At most one report is left, of a signal that was read before the report came.
-            let _ = timeout(BLINK, polling.ready()).await;
-            assert!(timeout(BLINK, polling.ready()).await.is_err());
+            let _ = timeout(EVENT_WAIT, polling.ready()).await;
+            assert!(timeout(EVENT_WAIT, polling.ready()).await.is_err());
             Ok(())
         });
     }
@@ -144,13 +144,13 @@ mod tests {
             let shared = [Events::READABLE, Events::READABLE, Events::NONE]
                 .map(|interest| engine::Polling::new(descriptor.clone(), interest));
             let next = async |n: usize| poll_fn(|context| shared[n].poll_events(context)).await;
-            assert!(timeout(BLINK, next(0)).await.is_err());
-            assert!(timeout(BLINK, next(2)).await.is_err());
+            assert!(timeout(EVENT_WAIT, next(0)).await.is_err());
+            assert!(timeout(EVENT_WAIT, next(2)).await.is_err());
             signal(&eventfd);
             assert_eq!(next(0).await?, Events::READABLE);
             // This one is first polled when the descriptor is readable already.
             assert_eq!(next(1).await?, Events::READABLE);
-            assert!(timeout(BLINK, next(2)).await.is_err());
+            assert!(timeout(EVENT_WAIT, next(2)).await.is_err());
             for waiter in waiters {
                 assert_eq!(waiter.await.expect("no panic")?, Events::READABLE);
             }
@@ -197,7 +197,7 @@ mod tests {
         on_each(async || {
             let (watched, mut client) = Watched::new()?;
             let early = watched.report(Events::HALF_CLOSED);
-            assert!(timeout(BLINK, early).await.is_err());
+            assert!(timeout(EVENT_WAIT, early).await.is_err());
             client.write_all(b"a")?;
             assert_eq!(watched.receive().await?.as_deref(), Some(&b"a"[..]));
             client.write_all(b"b")?;
@@ -207,9 +207,9 @@ mod tests {
             assert!(watched.receive().await?.is_none());
             // At most one more report of the half-close is left.
             let again = watched.report(Events::HALF_CLOSED);
-            let _ = timeout(BLINK, again).await;
+            let _ = timeout(EVENT_WAIT, again).await;
             let again = watched.report(Events::HALF_CLOSED);
-            assert!(timeout(BLINK, again).await.is_err());
+            assert!(timeout(EVENT_WAIT, again).await.is_err());
             sockopt::set_socket_linger(&client, Some(Duration::ZERO))?;
             drop(client);
             watched.report(Events::HUNG_UP | Events::FAILED).await
@@ -221,7 +221,7 @@ mod tests {
         on_each(async || {
             let (watched, client) = Watched::new()?;
             let resetting = spawn(async move {
-                crate::time::sleep(BLINK).await;
+                crate::time::sleep(EVENT_WAIT).await;
                 rustix::net::connect_unspec(&client)
             });
             watched.report(Events::HUNG_UP | Events::FAILED).await?;
@@ -238,7 +238,7 @@ mod tests {
                 let (mut reader, writer) = pipe()?;
                 let mut polling = Polling::new(writer, Events::NONE);
                 if is_polled {
-                    assert!(timeout(BLINK, polling.ready()).await.is_err());
+                    assert!(timeout(EVENT_WAIT, polling.ready()).await.is_err());
                 }
                 drop(polling);
                 let end = crate::task::blocking(move || reader.read(&mut [0]));
@@ -254,11 +254,11 @@ mod tests {
             let eventfd = new_eventfd()?;
             let mut former = Polling::new(eventfd.try_clone()?, Events::READABLE);
             let number = former.as_fd().as_raw_fd();
-            assert!(timeout(BLINK, former.ready()).await.is_err());
+            assert!(timeout(EVENT_WAIT, former.ready()).await.is_err());
             signal(&eventfd);
             drop(former);
             // The ring closes the descriptor with its next batch.
-            crate::time::sleep(BLINK).await;
+            crate::time::sleep(EVENT_WAIT).await;
             let other = new_eventfd()?;
             let mut later = Polling::new(other.try_clone()?, Events::READABLE);
             for _ in 0..16 {
@@ -266,7 +266,7 @@ mod tests {
                     later = Polling::new(other.try_clone()?, Events::READABLE);
                 }
             }
-            assert!(timeout(BLINK, later.ready()).await.is_err());
+            assert!(timeout(EVENT_WAIT, later.ready()).await.is_err());
             signal(&other);
             assert_eq!(later.ready().await?, Events::READABLE);
             Ok(())

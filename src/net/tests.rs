@@ -19,8 +19,8 @@ use crate::task::{JoinError, join_all};
 use crate::time::{Elapsed, sleep, timeout};
 use crate::{run_with, spawn};
 
-const PATIENCE: Duration = Duration::from_secs(30);
-const BLINK: Duration = Duration::from_millis(50);
+const TEST_TIMEOUT: Duration = Duration::from_secs(30);
+const SHORT_WAIT: Duration = Duration::from_millis(50);
 
 /// Runs a coroutine made by `coroutine` on each engine.
 pub(super) fn on_each(coroutine: impl AsyncFn() -> io::Result<()> + Copy + 'static) {
@@ -47,7 +47,9 @@ fn std_client<T: Send + 'static>(
 ) -> thread::JoinHandle<T> {
     thread::spawn(move || {
         let stream = std::net::TcpStream::connect(address).expect("a listener");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        stream
+            .set_read_timeout(Some(TEST_TIMEOUT))
+            .expect("a socket");
         client(stream)
     })
 }
@@ -142,7 +144,7 @@ fn connecting_without_a_listener_is_an_error() {
     on_each(async || {
         let address = listen()?.local_addr();
         // The listener is closed with the worker's next batch.
-        sleep(BLINK).await;
+        sleep(SHORT_WAIT).await;
         let refused = TcpStream::connect(address).await.expect_err("no listener");
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
         Ok(())
@@ -186,20 +188,23 @@ fn a_connect_can_be_cancelled() {
     on_each(async move || {
         let mut connected = Vec::new();
         let backlog = loop {
-            match timeout(BLINK * 4, TcpStream::connect(address)).await {
+            match timeout(SHORT_WAIT * 4, TcpStream::connect(address)).await {
                 Ok(stream) => connected.push(stream?),
                 Err(Elapsed) => break connected.len(),
             }
         };
         assert!(backlog < 10, "a backlog of 0 accepts few connections");
         let aborted = spawn(TcpStream::connect(address));
-        sleep(BLINK).await;
+        sleep(SHORT_WAIT).await;
         aborted.abort();
         let outcome = aborted.await.map(drop);
         assert_eq!(outcome, Err(JoinError::Cancelled));
         Ok(())
     });
-    assert!(started.elapsed() < PATIENCE, "the connects were cancelled");
+    assert!(
+        started.elapsed() < TEST_TIMEOUT,
+        "the connects were cancelled"
+    );
 }
 
 #[test]
@@ -213,7 +218,7 @@ fn a_dropped_read_loses_no_bytes() {
         });
         let mut stream = listener.accept().await?;
         for _ in 0..3 {
-            let read = timeout(BLINK, stream.read()).await;
+            let read = timeout(SHORT_WAIT, stream.read()).await;
             assert!(read.is_err(), "nothing was sent: {read:?}");
         }
         go.send(()).expect("a client");
@@ -237,14 +242,14 @@ fn the_bytes_of_a_dropped_write_precede_those_of_later_writes() {
         });
         let mut stream = listener.accept().await?;
         let large = pattern(20_000_000);
-        let written = timeout(BLINK, stream.write_all(large.clone())).await;
+        let written = timeout(SHORT_WAIT, stream.write_all(large.clone())).await;
         assert!(written.is_err(), "the client does not read: {written:?}");
         go.send(()).expect("a client");
         stream.write_all("and the end").await?;
         drop(stream);
         // The worker must run until the last bytes are sent.
         while !client.is_finished() {
-            sleep(BLINK).await;
+            sleep(SHORT_WAIT).await;
         }
         let received = client.join().expect("no panic");
         assert!(received == [&large[..], b"and the end"].concat());
@@ -280,7 +285,7 @@ fn bytes_that_arrived_before_a_reset_are_received() {
         let mut stream = listener.accept().await?;
         join(client).await?;
         // The kernel reports the reset meanwhile.
-        sleep(BLINK).await;
+        sleep(SHORT_WAIT).await;
         let mut received = Vec::new();
         let error = loop {
             match stream.read().await {
@@ -317,7 +322,7 @@ fn read_to_end(
 /// Waits for a thread without blocking the worker.
 async fn join<T>(thread: thread::JoinHandle<T>) -> T {
     while !thread.is_finished() {
-        sleep(BLINK).await;
+        sleep(SHORT_WAIT).await;
     }
     thread.join().expect("no panic")
 }
@@ -333,7 +338,7 @@ fn a_stream_that_is_dropped_with_bytes_unsent_is_reset() {
         let mut listener = listen()?;
         let (go, client) = read_to_end(listener.local_addr());
         let mut stream = listener.accept().await?;
-        let written = timeout(BLINK, stream.write_all(pattern(20_000_000))).await;
+        let written = timeout(SHORT_WAIT, stream.write_all(pattern(20_000_000))).await;
         assert!(written.is_err(), "the client does not read: {written:?}");
         drop(stream);
         drop(go);
@@ -366,13 +371,13 @@ fn dropping_a_writing_half_with_bytes_unsent_resets_the_stream_at_once() {
         let mut listener = listen()?;
         let (go, client) = read_to_end(listener.local_addr());
         let (mut reader, mut writer) = listener.accept().await?.split();
-        let written = timeout(BLINK, writer.write_all(pattern(20_000_000))).await;
+        let written = timeout(SHORT_WAIT, writer.write_all(pattern(20_000_000))).await;
         assert!(written.is_err(), "the client does not read: {written:?}");
         let reading = spawn(async move { reader.read().await.map(drop) });
         drop(writer);
         drop(go);
         assert_reset(join(client).await);
-        timeout(PATIENCE, reading)
+        timeout(TEST_TIMEOUT, reading)
             .await
             .expect("an end")
             .expect("no panic")
@@ -414,7 +419,7 @@ fn a_stream_that_has_ended_is_not_reset() {
 async fn read_all(mut read: impl AsyncFnMut() -> io::Result<Option<Chunk>>, len: usize) -> Vec<u8> {
     let mut received = Vec::new();
     while received.len() < len {
-        let chunk = timeout(PATIENCE / 6, read()).await;
+        let chunk = timeout(TEST_TIMEOUT / 6, read()).await;
         let chunk = chunk.unwrap_or_else(|_| panic!("{} of {len} bytes", received.len()));
         received.extend_from_slice(&chunk.expect("no error").expect("more bytes"));
     }
@@ -498,7 +503,7 @@ fn a_foreign_waker_may_use_sockets() {
             assert!(read.is_pending());
         }
         client.write_all(b"a byte")?;
-        sleep(BLINK).await;
+        sleep(SHORT_WAIT).await;
         assert_eq!(reading.await?.as_deref(), Some(&b"a byte"[..]));
         // The write is dropped while it has a waker, which has replaced another.
         let mut writing = Box::pin(stream.write_all(pattern(20_000_000)));
@@ -535,7 +540,7 @@ fn assert_panics_in_another_run<T: 'static>(
             client.write_all("other bytes").await?;
             server.write_all("other bytes").await?;
             // A use that waits for ever fails the test as well.
-            timeout(PATIENCE, use_it(value)).await.unwrap_or(Ok(()))
+            timeout(TEST_TIMEOUT, use_it(value)).await.unwrap_or(Ok(()))
         };
         let outcome = catch_unwind(AssertUnwindSafe(|| run_with(engine, second_run)));
         let outcome = outcome.map(|outcome| outcome.expect("an engine"));
@@ -563,7 +568,7 @@ fn a_stream_is_written_in_the_run_that_made_it_only() {
 fn a_write_that_the_end_of_its_run_has_interrupted_is_not_continued() {
     let interrupted = async || {
         let (mut client, server) = pair().await?;
-        let written = timeout(BLINK, client.write_all(pattern(20_000_000))).await;
+        let written = timeout(SHORT_WAIT, client.write_all(pattern(20_000_000))).await;
         assert!(written.is_err(), "the server does not read: {written:?}");
         Ok((client, server))
     };
@@ -607,7 +612,7 @@ fn std_clients(address: SocketAddr, numbers: std::ops::Range<u32>) -> Vec<std::n
 async fn numbers_of(listener: &mut TcpListener, count: usize) -> io::Result<Vec<u32>> {
     let mut numbers = Vec::new();
     for _ in 0..count {
-        let accepted = timeout(PATIENCE, listener.accept()).await;
+        let accepted = timeout(TEST_TIMEOUT, listener.accept()).await;
         let mut stream = accepted.expect("no connection is lost")?;
         let chunk = stream.read().await?.expect("a number");
         numbers.push(u32::from_le_bytes(
@@ -623,7 +628,7 @@ fn a_listener_accepts_one_connection_per_call_and_leaves_the_rest_in_the_backlog
         let mut listener = listen()?;
         let _clients = std_clients(listener.local_addr(), 0..100);
         let mut numbers = numbers_of(&mut listener, 1).await?;
-        sleep(BLINK).await;
+        sleep(SHORT_WAIT).await;
         assert_eq!(backlog(listener.local_addr()), 99);
         numbers.extend(numbers_of(&mut listener, 99).await?);
         numbers.sort_unstable();
@@ -642,14 +647,14 @@ fn a_listener_that_is_not_polled_takes_a_bounded_number_of_connections() {
         for _ in 0..20 {
             listener.accept().await?;
         }
-        let accepting = timeout(BLINK, listener.accept()).await;
+        let accepting = timeout(SHORT_WAIT, listener.accept()).await;
         assert!(accepting.is_err(), "no client connects: {accepting:?}");
         let more = thread::spawn(move || std_clients(address, 20..420));
         while !more.is_finished() {
-            sleep(BLINK).await;
+            sleep(SHORT_WAIT).await;
         }
         clients.extend(more.join().expect("no panic"));
-        sleep(BLINK).await;
+        sleep(SHORT_WAIT).await;
         let waiting = backlog(address);
         assert!(waiting >= 200, "{waiting} of 400 are left in the backlog");
         let mut numbers = numbers_of(&mut listener, 400).await?;
@@ -666,7 +671,7 @@ fn accepting_on_a_file_is_an_error_each_time() {
         let listener = Listener::new(OwnedFd::from(file));
         for _ in 0..3 {
             let accepted = poll_fn(|context| listener.poll_accept(context));
-            let accepted = timeout(PATIENCE, accepted).await.expect("an outcome");
+            let accepted = timeout(TEST_TIMEOUT, accepted).await.expect("an outcome");
             assert!(matches!(accepted, Some(Err(_))), "{accepted:?}");
         }
         Ok(())

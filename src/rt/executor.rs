@@ -17,7 +17,7 @@ use super::drain::Drain;
 use super::foreign::{catch_panic, drop_waker, wake};
 use super::sync::per_thread;
 use super::wake_queue::{self, RemoteWakeQueue};
-use super::waker::{GENERATION_BITS, TaskId};
+use super::waker::{TASK_GENERATION_BITS, TaskId};
 use super::wheel::Wheel;
 use crate::metrics::WorkerMetrics;
 use crate::sys::mutants::mutate;
@@ -333,7 +333,7 @@ impl Executor {
     fn vacate(&self, tasks: &mut Tasks, slot: usize) {
         let task = &mut tasks.slots[slot];
         task.state = TaskState::Vacant;
-        task.generation = (task.generation + 1) & ((1 << GENERATION_BITS) - 1);
+        task.generation = (task.generation + 1) & ((1 << TASK_GENERATION_BITS) - 1);
         tasks
             .vacant
             .push(u32::try_from(slot).expect("fewer than 2^32 tasks"));

@@ -423,7 +423,7 @@ fn a_task_is_small() {
 /// Two threads wake each other in turn, so a single lost wake-up would stop both.
 #[test]
 fn pitfall_20_no_wake_up_from_another_thread_is_lost() {
-    const ROUNDS: u64 = if cfg!(miri) { 50 } else { 50_000 };
+    const WAKE_ROUNDS: u64 = if cfg!(miri) { 50 } else { 50_000 };
     let parked = Arc::new((Mutex::new(false), Condvar::new()));
     let waker_slot: Arc<Mutex<Option<Waker>>> = Arc::default();
     let (requests, replies) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
@@ -453,7 +453,7 @@ fn pitfall_20_no_wake_up_from_another_thread_is_lost() {
     );
     executor.enter(|| {
         spawn_detached(async move {
-            for round in 1..=ROUNDS {
+            for round in 1..=WAKE_ROUNDS {
                 requests.store(round, Ordering::SeqCst);
                 poll_fn(|context| {
                     *waker_slot.lock().unwrap() = Some(context.waker().clone());

@@ -13,7 +13,7 @@ compile_error!("a waker packs 64 bits into a pointer");
 /// Bits of the worker's number.
 pub(super) const WORKER_BITS: u32 = 12;
 /// Bits of the generation of a task slot.
-pub(super) const GENERATION_BITS: u32 = 20;
+pub(super) const TASK_GENERATION_BITS: u32 = 20;
 
 /// A task's id, unique among the tasks of all live workers. After a generation or the worker
 /// numbers have wrapped around, a stale waker may cause a spurious wake-up. Every future must
@@ -28,7 +28,7 @@ pub struct TaskId {
 impl TaskId {
     pub(super) fn pack(self) -> u64 {
         debug_assert!(u32::from(self.worker) < 1 << WORKER_BITS);
-        debug_assert!(self.generation < 1 << GENERATION_BITS);
+        debug_assert!(self.generation < 1 << TASK_GENERATION_BITS);
         u64::from(self.worker) << (64 - WORKER_BITS)
             | u64::from(self.generation) << 32
             | u64::from(self.slot)
@@ -41,7 +41,7 @@ impl TaskId {
     pub(super) fn unpack(packed: u64) -> Self {
         Self {
             worker: (packed >> (64 - WORKER_BITS)) as u16,
-            generation: (packed >> 32) as u32 & ((1 << GENERATION_BITS) - 1),
+            generation: (packed >> 32) as u32 & ((1 << TASK_GENERATION_BITS) - 1),
             slot: packed as u32,
         }
     }
@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn a_task_id_survives_packing() {
         for worker in [0, 1, 4095] {
-            for generation in [0, 1, (1 << GENERATION_BITS) - 1] {
+            for generation in [0, 1, (1 << TASK_GENERATION_BITS) - 1] {
                 for slot in [0, 77, u32::MAX] {
                     let id = TaskId {
                         worker,

@@ -21,7 +21,7 @@ const NIL: u32 = u32::MAX;
 pub(super) const NEVER: u64 = u64::MAX;
 
 #[derive(Debug)]
-struct Entry {
+struct TimerEntry {
     /// When the owner wants to be woken, in ms; `NEVER` if the timer is not armed.
     deadline_ms: u64,
     /// When the wheel will check this entry, in ms; `NEVER` if the entry is in no list.
@@ -38,7 +38,7 @@ struct Entry {
 #[derive(Debug)]
 pub struct Wheel {
     now_ms: u64,
-    entries: Vec<Entry>,
+    entries: Vec<TimerEntry>,
     /// The first unused entry, or `NIL`.
     free: u32,
     live: usize,
@@ -73,7 +73,7 @@ impl Wheel {
     /// Makes a timer, not armed, and returns the index of its entry.
     pub fn insert(&mut self) -> u32 {
         self.live += 1;
-        let entry = Entry {
+        let entry = TimerEntry {
             deadline_ms: NEVER,
             placed_ms: NEVER,
             list: 0,

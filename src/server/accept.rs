@@ -13,7 +13,7 @@ use crate::service::{Service, ServiceFactory};
 use crate::sys::mutants::mutate;
 
 /// How many connections a listener accepts in a row before its coroutine yields.
-const BURST_MAX: u32 = 64;
+const ACCEPT_BURST_MAX: u32 = 64;
 /// How long to wait after a failed accept(2), in ms: descriptors or memory are exhausted, say.
 const ACCEPT_PAUSE_MS: u64 = 100;
 /// How long a drain accepts connections from a backlog, in ms. If descriptors are exhausted, other
@@ -103,11 +103,11 @@ async fn accept<S: Service + 'static>(listener: Rc<Listener>, service: Rc<S>, sh
     shared.listener_closed();
 }
 
-/// Yields after [`BURST_MAX`] connections in a row, so that a client that keeps connecting does not
-/// starve the other connections.
+/// Yields after [`ACCEPT_BURST_MAX`] connections in a row, so that a client that keeps connecting
+/// does not starve the other connections.
 async fn yield_after_burst(burst: &mut u32) {
     *burst += 1;
-    if *burst >= BURST_MAX {
+    if *burst >= ACCEPT_BURST_MAX {
         *burst = 0;
         yield_now().await;
     }

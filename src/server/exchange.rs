@@ -31,7 +31,7 @@ const RELAYED_BYTES_MAX: usize = 32 << 10;
 const ROUNDS_MAX: u32 = 4;
 /// How many parts of a request's body are passed on before the coroutine yields. Parts are counted
 /// instead of bytes, because a tiny chunk costs almost as much as a large one.
-const PARTS_MAX: u32 = 1024;
+const BODY_PARTS_MAX: u32 = 1024;
 /// The most bytes of a request's body that are received and dropped to keep the connection open.
 const DISCARD_BYTES_MAX: u64 = 64 << 10;
 
@@ -76,7 +76,7 @@ impl<F: Future<Output = Response>> Exchange<F> {
             incoming,
             pace: None,
             paused_ms: None,
-            parts_left: PARTS_MAX,
+            parts_left: BODY_PARTS_MAX,
             has_switched: false,
         }
     }
@@ -87,7 +87,7 @@ impl<F: Future<Output = Response>> Exchange<F> {
         carrier: &mut impl Carrier,
         context: &mut Context<'_>,
     ) -> Poll<Result<(), CloseReason>> {
-        self.parts_left = PARTS_MAX;
+        self.parts_left = BODY_PARTS_MAX;
         loop {
             if matches!(
                 self.stage,
@@ -216,7 +216,7 @@ impl<F: Future<Output = Response>> Exchange<F> {
                 }
             }
         }
-        self.parts_left = PARTS_MAX;
+        self.parts_left = BODY_PARTS_MAX;
         if !carrier.head(response) {
             response.body().discard();
         }

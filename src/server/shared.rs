@@ -154,7 +154,7 @@ impl Shared {
         if must_hand_over {
             let shared = self.clone();
             spawn_detached(async move {
-                sleep_ms(WorkerLog::PAUSE_MS).await;
+                sleep_ms(WorkerLog::LINE_DELAY_MS).await;
                 if let Some(log) = &shared.log {
                     log.hand_over();
                 }

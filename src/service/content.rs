@@ -205,21 +205,21 @@ mod tests {
         assert_eq!(none.query_pairs().count(), 0);
 
         crate::run(async {
-            const FORM: &str = "application/x-www-form-urlencoded";
-            let pairs = request(FORM, "a=1&b=%26").form(100).await.unwrap();
+            const FORM_TYPE: &str = "application/x-www-form-urlencoded";
+            let pairs = request(FORM_TYPE, "a=1&b=%26").form(100).await.unwrap();
             assert_eq!(
                 pairs,
                 [("a", "1"), ("b", "&")].map(|(a, b)| (a.into(), b.into()))
             );
-            assert_eq!(request(FORM, "").form(0).await, Ok(Vec::new()));
+            assert_eq!(request(FORM_TYPE, "").form(0).await, Ok(Vec::new()));
             assert_eq!(
-                request(FORM, "a").form(0).await,
+                request(FORM_TYPE, "a").form(0).await,
                 Err(ContentError::TooLarge)
             );
             let wrong = request("text/plain", "a=1").form(100).await.unwrap_err();
             assert_eq!(
                 wrong.to_string(),
-                format!("the content is not of type {FORM}")
+                format!("the content is not of type {FORM_TYPE}")
             );
         });
     }

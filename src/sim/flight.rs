@@ -29,7 +29,7 @@ pub(super) enum Action {
     },
     Send {
         socket: usize,
-        outgoing: Outgoing,
+        outgoing: SendMemory,
     },
     /// A poll for the client's hang-up. It reports each change once.
     Hangup {
@@ -50,7 +50,7 @@ pub(super) enum Action {
     SendMsg {
         fd: RawFd,
         header: *const libc::msghdr,
-        outgoing: Outgoing,
+        outgoing: SendMemory,
     },
     /// A poll for room to send.
     Room {
@@ -68,7 +68,7 @@ pub(super) enum Action {
     /// A connect to a peer outside the simulation. It fails with `errno`.
     Connect {
         errno: i32,
-        address: Outgoing,
+        address: SendMemory,
     },
     /// An operation with this result, which is decided but not yet posted.
     Decided(i32),
@@ -76,13 +76,13 @@ pub(super) enum Action {
 
 /// The memory that a send was given.
 #[derive(Debug)]
-pub(super) struct Outgoing {
+pub(super) struct SendMemory {
     parts: Vec<(*const u8, usize)>,
     /// A copy of the bytes, made when the send was issued.
     pub(super) copy: Vec<u8>,
 }
 
-impl Outgoing {
+impl SendMemory {
     pub(super) fn new(parts: Vec<(*const u8, usize)>) -> Self {
         let mut copy = Vec::new();
         for part in &parts {

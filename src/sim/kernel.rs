@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use super::buffers::Provided;
 use super::descriptors::{Counted, is_readable, keeps_bounds, watched};
 use super::faults::{self, Faults};
-use super::flight::{Action, Flight, Outgoing, parts, read_counter};
+use super::flight::{Action, Flight, SendMemory, parts, read_counter};
 use super::network::{Identity, Network, SimSocket, borrow};
 use super::random::Random;
 use crate::engine::{Cqe, Sqe};
@@ -259,7 +259,7 @@ impl Kernel {
             Sqe::SendMsg { fd, header, .. } if keeps_bounds(fd) => Action::SendMsg {
                 fd,
                 header,
-                outgoing: Outgoing::new(parts(header)),
+                outgoing: SendMemory::new(parts(header)),
             },
             Sqe::SendMsg { fd, header, .. } => self.start_send(ring, fd, parts(header)),
             Sqe::RecvMsg { fd, header } if keeps_bounds(fd) => Action::RecvMsg { fd, header },
@@ -269,7 +269,7 @@ impl Kernel {
             Sqe::Read { fd, to, .. } => Action::Read { fd, to },
             Sqe::Connect { address, len, .. } => Action::Connect {
                 errno: self.random.pick(faults::CONNECT),
-                address: Outgoing::new(vec![(address.cast(), len as usize)]),
+                address: SendMemory::new(vec![(address.cast(), len as usize)]),
             },
             Sqe::Close { fd } => Action::Decided(self.close(fd)),
             Sqe::Cancel { target } => Action::Decided(self.cancel(ring, target)),

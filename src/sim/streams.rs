@@ -8,7 +8,7 @@ use rustix::io::{Errno, pread};
 
 use super::World;
 use super::faults;
-use super::flight::{Action, Flight, Outgoing};
+use super::flight::{Action, Flight, SendMemory};
 use super::kernel::{CQE_BUFFER, CQE_BUFFER_SHIFT, Kernel, count};
 use super::network::Identity;
 use crate::buf;
@@ -91,7 +91,7 @@ impl Kernel {
         match self.start_sender(ring, fd) {
             Some(socket) => Action::Send {
                 socket,
-                outgoing: Outgoing::new(parts),
+                outgoing: SendMemory::new(parts),
             },
             None => self.misuse("send", fd),
         }
@@ -122,7 +122,7 @@ impl Kernel {
     }
 
     /// Executes a send of the ring.
-    pub(super) fn send(&mut self, socket: usize, outgoing: &Outgoing) -> i32 {
+    pub(super) fn send(&mut self, socket: usize, outgoing: &SendMemory) -> i32 {
         if self.random.chance(self.faults.transient) {
             return -self.random.pick(faults::STREAM_TRANSIENT);
         }

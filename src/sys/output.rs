@@ -10,9 +10,9 @@ use rustix::io::{Errno, write};
 /// description: any process that shares it may set the flag, and would notice if we cleared it. So
 /// a write that would block is repeated once there is room.
 #[derive(Debug)]
-pub struct Blocking<F>(pub F);
+pub struct BlockingWriter<F>(pub F);
 
-impl<F: AsFd> Write for Blocking<F> {
+impl<F: AsFd> Write for BlockingWriter<F> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         loop {
             match write(&self.0, bytes) {
@@ -52,7 +52,7 @@ mod tests {
         fcntl_setfl(&writer, OFlags::NONBLOCK).unwrap();
         let content: Vec<u8> = (0..=255).cycle().take(1 << 20).collect();
         let sent = content.clone();
-        let writing = thread::spawn(move || Blocking(writer).write_all(&sent));
+        let writing = thread::spawn(move || BlockingWriter(writer).write_all(&sent));
         let mut received = Vec::new();
         reader.read_to_end(&mut received).unwrap();
         writing.join().unwrap().unwrap();
@@ -70,7 +70,7 @@ mod tests {
         assert!(wait_for_room(&writer, Some(&at_once)).unwrap());
         drop(reader);
         assert!(wait_for_room(&writer, Some(&at_once)).unwrap());
-        let error = Blocking(writer).write(b"a").unwrap_err();
+        let error = BlockingWriter(writer).write(b"a").unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
     }
 }

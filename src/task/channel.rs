@@ -31,7 +31,7 @@ use crate::rt::{note_waker, wake};
 /// If `capacity` is 0.
 pub fn channel<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
     assert!(capacity > 0, "a channel's capacity must be greater than 0");
-    let shared = Rc::new(RefCell::new(Shared {
+    let shared = Rc::new(RefCell::new(ChannelState {
         values: VecDeque::new(),
         capacity,
         senders: 1,
@@ -45,17 +45,17 @@ pub fn channel<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
 
 /// The sending end. Its clones send into the same channel. When the last sender is dropped, the
 /// receiver gets the values that are still queued, and then `None`.
-pub struct Sender<T>(Rc<RefCell<Shared<T>>>);
+pub struct Sender<T>(Rc<RefCell<ChannelState<T>>>);
 
 /// The receiving end. When it is dropped, the queued values are dropped, and senders get their
 /// values back.
-pub struct Receiver<T>(Rc<RefCell<Shared<T>>>);
+pub struct Receiver<T>(Rc<RefCell<ChannelState<T>>>);
 
 /// The error of a send after the receiver was dropped. It contains the value that was not sent.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Closed<T>(pub T);
 
-struct Shared<T> {
+struct ChannelState<T> {
     values: VecDeque<T>,
     capacity: usize,
     senders: usize,
@@ -119,7 +119,7 @@ impl<T> Receiver<T> {
     }
 }
 
-impl<T> Shared<T> {
+impl<T> ChannelState<T> {
     fn has_room(&self) -> bool {
         self.is_closed || self.values.len() < self.capacity
     }
@@ -133,7 +133,7 @@ impl<T> Shared<T> {
 
 /// A sender's wait for room. Dropping it removes the sender from the queue.
 struct RoomWait<'a, T> {
-    shared: &'a RefCell<Shared<T>>,
+    shared: &'a RefCell<ChannelState<T>>,
     /// The sender's number, once it is in the queue.
     number: Option<u64>,
 }

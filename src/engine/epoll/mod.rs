@@ -31,9 +31,9 @@ use crate::rt::{catch_panic, drop_waker, note_waker, wake};
 use polls::Polls;
 
 /// The most events taken in one visit.
-const EVENTS_MAX: usize = 512;
+const SOCKET_EVENTS_MAX: usize = 512;
 /// The most chunks that one socket hands out in a row before it yields to other sockets.
-const BURST_MAX: u8 = 16;
+const CHUNK_BURST_MAX: u8 = 16;
 /// The event data of the worker's eventfd. No socket has this value.
 const WAKE: u64 = u64::MAX;
 /// The event data of the inner epoll instance, in `polls`.
@@ -101,7 +101,7 @@ impl Epoll {
         Ok(Self {
             epoll,
             watches: RefCell::default(),
-            events: RefCell::new(Vec::with_capacity(EVENTS_MAX)),
+            events: RefCell::new(Vec::with_capacity(SOCKET_EVENTS_MAX)),
             polls: Polls::new(),
             _wake: wake,
             pool,
@@ -167,7 +167,7 @@ impl Epoll {
     ) -> Poll<io::Result<Option<Chunk>>> {
         let mut watches = self.watches.borrow_mut();
         let watch = find(&mut watches, id).expect(OP_EXISTS);
-        if watch.burst == BURST_MAX {
+        if watch.burst == CHUNK_BURST_MAX {
             watch.burst = 0;
             drop(watches);
             context.waker().wake_by_ref();

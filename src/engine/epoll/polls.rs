@@ -16,11 +16,11 @@ use rustix::time::Timespec;
 
 use super::{Epoll, POLLS};
 use crate::engine::descriptor::Descriptor;
-use crate::engine::op::{Events, OP_EXISTS, Op, OpId, OpState, Polling, Table};
+use crate::engine::op::{Events, OP_EXISTS, Op, OpId, OpState, PollEvents, Table};
 use crate::rt::{catch_panic, wake};
 
 /// The most events taken in one visit. The next visit takes the others.
-const EVENTS_MAX: usize = 64;
+const POLL_EVENTS_MAX: usize = 64;
 
 impl Epoll {
     pub(in crate::engine) fn start_polling(
@@ -28,7 +28,7 @@ impl Epoll {
         descriptor: Descriptor,
         interest: Events,
     ) -> OpId {
-        let polling = || Op::Polling(Polling::new(descriptor, interest));
+        let polling = || Op::PollEvents(PollEvents::new(descriptor, interest));
         self.polls.table.borrow_mut().insert(polling).0
     }
 
@@ -108,7 +108,7 @@ impl Polls {
         let Some(instance) = self.instance.get() else {
             return Ok(());
         };
-        let mut events = Vec::with_capacity(EVENTS_MAX);
+        let mut events = Vec::with_capacity(POLL_EVENTS_MAX);
         let at_once = Timespec::default();
         epoll::wait(instance, spare_capacity(&mut events), Some(&at_once))?;
         for event in events {
@@ -170,9 +170,9 @@ impl Polls {
     }
 }
 
-fn polling(op: &mut Op) -> &mut Polling {
+fn polling(op: &mut Op) -> &mut PollEvents {
     match op {
-        Op::Polling(polling) => polling,
+        Op::PollEvents(polling) => polling,
         _ => unreachable!("the table has only polls"),
     }
 }

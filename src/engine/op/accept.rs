@@ -36,7 +36,7 @@ pub(in crate::engine) struct Accept {
 impl Accept {
     /// The multishot is cancelled when this many connections wait to be handed out. Until the
     /// cancellation takes effect the kernel may accept a few more; they are kept.
-    const QUEUE_MAX: usize = 64;
+    const ACCEPT_QUEUE_MAX: usize = 64;
 
     pub(in crate::engine) fn new(listener: Descriptor) -> Self {
         Self {
@@ -78,7 +78,7 @@ impl Accept {
         {
             self.error = Some(error);
         }
-        if self.ready.len() >= Self::QUEUE_MAX {
+        if self.ready.len() >= Self::ACCEPT_QUEUE_MAX {
             After::WakeAndCancel
         } else {
             After::Wake

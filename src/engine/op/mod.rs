@@ -39,7 +39,7 @@ pub use message::Message;
 pub(super) use message::{RecvMessage, SendMessage};
 pub use msg_header::DESCRIPTORS_MAX;
 pub use polling::Events;
-pub(super) use polling::Polling;
+pub(super) use polling::PollEvents;
 pub(super) use read::Read;
 pub(super) use recv::{Recv, StreamEnd, recv};
 pub use send::{Interest, Sent, Then};
@@ -77,7 +77,7 @@ pub(super) enum Op {
     Read(Read),
     Connect(Connect),
     Hangup(Hangup),
-    Polling(Polling),
+    PollEvents(PollEvents),
     RecvMessage(Box<RecvMessage>),
     SendMessage(Box<SendMessage>),
 }
@@ -98,7 +98,7 @@ pub(super) struct OpId {
 }
 
 /// Bits of the generation in `user_data`. The slot takes 32 bits, the tag 8.
-const GENERATION_BITS: u32 = 24;
+const OP_GENERATION_BITS: u32 = 24;
 
 /// The purpose of a submission: the top byte of its `user_data`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,12 +130,12 @@ impl OpId {
     /// The `user_data` of a submission on behalf of this operation.
     pub(super) fn user_data(self, tag: Tag) -> u64 {
         (tag as u64) << 56
-            | u64::from(self.generation & GENERATION_MASK) << 32
+            | u64::from(self.generation & OP_GENERATION_MASK) << 32
             | u64::from(self.slot)
     }
 }
 
-const GENERATION_MASK: u32 = (1 << GENERATION_BITS) - 1;
+const OP_GENERATION_MASK: u32 = (1 << OP_GENERATION_BITS) - 1;
 
 /// Whether the kernel uses an operation, and whether it still has an owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,7 +149,7 @@ pub(super) enum OpState {
 }
 
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct OpEntry {
     pub(super) op: Op,
     pub(super) state: OpState,
     /// The current submission is being cancelled.
@@ -158,7 +158,7 @@ pub(super) struct Entry {
     pub(super) waker: Option<Waker>,
 }
 
-impl Entry {
+impl OpEntry {
     /// Sets the task that the next completion wakes. Returns the waker that this replaces, to be
     /// dropped once the table is no longer borrowed.
     #[inline]
@@ -170,7 +170,7 @@ impl Entry {
 #[derive(Debug)]
 struct TableSlot {
     generation: u32,
-    entry: Option<Entry>,
+    entry: Option<OpEntry>,
 }
 
 /// The operations of one engine.
@@ -190,7 +190,7 @@ impl Table {
 
     /// Adds an operation. `op` builds it in place, because moving it costs more than building it.
     #[inline(always)]
-    pub(super) fn insert(&mut self, op: impl FnOnce() -> Op) -> (OpId, &mut Entry) {
+    pub(super) fn insert(&mut self, op: impl FnOnce() -> Op) -> (OpId, &mut OpEntry) {
         let slot = self.vacant.pop().unwrap_or_else(|| {
             self.slots.push(TableSlot {
                 generation: 0,
@@ -200,7 +200,7 @@ impl Table {
         });
         let table_slot = &mut self.slots[slot as usize];
         assert!(table_slot.entry.is_none(), "a vacant slot is empty");
-        let entry = table_slot.entry.get_or_insert_with(|| Entry {
+        let entry = table_slot.entry.get_or_insert_with(|| OpEntry {
             op: op(),
             state: OpState::Idle,
             cancelled: false,
@@ -213,12 +213,15 @@ impl Table {
     #[inline]
     pub(super) fn completed(&self, user_data: u64) -> Option<OpId> {
         #[expect(clippy::cast_possible_truncation, reason = "the fields of `user_data`")]
-        let (slot, generation) = (user_data as u32, (user_data >> 32) as u32 & GENERATION_MASK);
+        let (slot, generation) = (
+            user_data as u32,
+            (user_data >> 32) as u32 & OP_GENERATION_MASK,
+        );
         let table_slot = self.slots.get(slot as usize)?;
         let is_same = mutate!(
             IgnoreGeneration,
             true,
-            table_slot.generation & GENERATION_MASK == generation
+            table_slot.generation & OP_GENERATION_MASK == generation
         );
         let is_live = table_slot.entry.is_some() && is_same;
         is_live.then_some(OpId::new(slot, table_slot.generation))
@@ -226,7 +229,7 @@ impl Table {
 
     /// The operation with this id; `None` if it is no longer in the table.
     #[inline]
-    pub(super) fn get(&mut self, id: OpId) -> Option<&mut Entry> {
+    pub(super) fn get(&mut self, id: OpId) -> Option<&mut OpEntry> {
         let slot = self.slots.get_mut(id.slot as usize)?;
         if mutate!(IgnoreGeneration, false, slot.generation != id.generation) {
             return None;
@@ -235,7 +238,7 @@ impl Table {
     }
 
     /// Removes the operation. Its id becomes invalid.
-    pub(super) fn remove(&mut self, id: OpId) -> Option<Entry> {
+    pub(super) fn remove(&mut self, id: OpId) -> Option<OpEntry> {
         let slot = self.slots.get_mut(id.slot as usize)?;
         if slot.generation != id.generation {
             return None;

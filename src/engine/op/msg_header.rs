@@ -14,9 +14,9 @@ const CONTROL_BYTES: usize = control_bytes(DESCRIPTORS_MAX);
 
 /// A `msghdr` with its one `iovec` and its control data, at addresses that do not change. `Rc`, not
 /// `Box`: moving a `Box` asserts that there is no other pointer to its content.
-pub(super) struct MsgHeader(Rc<UnsafeCell<Parts>>);
+pub(super) struct MsgHeader(Rc<UnsafeCell<HeaderParts>>);
 
-struct Parts {
+struct HeaderParts {
     header: libc::msghdr,
     vector: libc::iovec,
     /// `u64` aligns it for a `cmsghdr`.

@@ -88,7 +88,7 @@ impl fmt::Debug for Events {
 
 /// One waiter's poll of a descriptor.
 #[derive(Debug)]
-pub(in crate::engine) struct Polling {
+pub(in crate::engine) struct PollEvents {
     descriptor: Descriptor,
     interest: Events,
     /// Events that were reported and not yet taken.
@@ -96,7 +96,7 @@ pub(in crate::engine) struct Polling {
     error: Option<io::Error>,
 }
 
-impl Polling {
+impl PollEvents {
     pub(in crate::engine) fn new(descriptor: Descriptor, interest: Events) -> Self {
         Self {
             descriptor,

@@ -63,7 +63,7 @@ pub(in crate::engine) struct Recv {
 impl Recv {
     /// The receive is cancelled when this many chunks wait to be taken. Then the socket's buffer
     /// fills up, and TCP slows the peer down.
-    const QUEUE_MAX: usize = 8;
+    const RECV_QUEUE_MAX: usize = 8;
     /// Blocks that a turn receives directly, after its first chunk: enough to make the overhead of
     /// a turn small, and so few that other receives wait no longer than on epoll.
     const DIRECT_BLOCKS: usize = 8;
@@ -172,7 +172,7 @@ impl Recv {
     fn is_full(&self) -> bool {
         self.more
             .as_ref()
-            .is_some_and(|more| more.len() + 1 >= Self::QUEUE_MAX)
+            .is_some_and(|more| more.len() + 1 >= Self::RECV_QUEUE_MAX)
     }
 
     /// Whether no chunk waits to be taken.

@@ -308,7 +308,7 @@ impl Uring {
                 Op::Read(read) => read.sqe(),
                 Op::Connect(connect) => connect.sqe(),
                 Op::Hangup(hangup) => hangup.sqe(),
-                Op::Polling(polling) => polling.sqe(),
+                Op::PollEvents(polling) => polling.sqe(),
                 Op::RecvMessage(message) => message.sqe(),
                 Op::SendMessage(message) => message.sqe(),
             }
@@ -405,7 +405,7 @@ impl Uring {
             Op::Accept(accept) => accept.complete(cqe),
             Op::Connect(connect) => connect.complete(cqe),
             Op::Hangup(hangup) => hangup.complete(cqe),
-            Op::Polling(polling) => polling.complete(cqe),
+            Op::PollEvents(polling) => polling.complete(cqe),
             Op::RecvMessage(_) if mutate!(LeakDescriptors, orphaned, false) => After::Wake,
             Op::RecvMessage(message) => message.complete(cqe),
             Op::SendMessage(message) => message.complete(cqe),

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use super::Uring;
 use crate::buf::Part;
 use crate::engine::descriptor::Descriptor;
-use crate::engine::op::{Entry, Message, OP_EXISTS, Op, OpId, OpState, RecvMessage, SendMessage};
+use crate::engine::op::{Message, OP_EXISTS, Op, OpEntry, OpId, OpState, RecvMessage, SendMessage};
 
 impl Uring {
     pub(in crate::engine) fn start_recv_message(
@@ -61,7 +61,7 @@ impl Uring {
         &self,
         id: OpId,
         context: &Context<'_>,
-        take: impl FnOnce(&mut Entry) -> Option<R>,
+        take: impl FnOnce(&mut OpEntry) -> Option<R>,
     ) -> Poll<R> {
         let mut table = self.table.borrow_mut();
         let entry = table.get(id).expect(OP_EXISTS);

@@ -14,13 +14,13 @@ mod setup;
 
 pub(super) use driver::Uring;
 #[cfg(feature = "sim")]
-pub(crate) use ring::{Ring as KernelRing, ignore_transient};
+pub(crate) use ring::{KernelRing, ignore_transient};
 pub(super) use setup::{Refusal, preflight};
 
 #[cfg(feature = "sim")]
 use crate::sim::Ring;
 #[cfg(not(feature = "sim"))]
-use ring::Ring;
+use ring::KernelRing as Ring;
 
 use std::io;
 use std::os::fd::RawFd;

@@ -3,7 +3,7 @@
 use std::task::Context;
 
 use super::Uring;
-use crate::engine::op::{Entry, Hangup, OP_EXISTS, Op, OpId, OpState, Peer, StreamEnd};
+use crate::engine::op::{Hangup, OP_EXISTS, Op, OpEntry, OpId, OpState, Peer, StreamEnd};
 use crate::sys::mutants::mutate;
 
 impl Uring {
@@ -30,7 +30,7 @@ impl Uring {
         }
         // An armed receive reports a FIN or RST itself. But a hang-up poll that exists is always
         // consulted, because it may have reported a reset while no receive was armed.
-        let armed = |entry: &mut Entry| entry.state != OpState::Idle;
+        let armed = |entry: &mut OpEntry| entry.state != OpState::Idle;
         let is_armed = self.table.borrow_mut().get(id).is_some_and(armed);
         let known = if has_ended {
             Peer::HalfClosed

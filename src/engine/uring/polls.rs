@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 
 use super::Uring;
 use crate::engine::descriptor::Descriptor;
-use crate::engine::op::{Events, Op, OpId, Polling};
+use crate::engine::op::{Events, Op, OpId, PollEvents};
 
 impl Uring {
     pub(in crate::engine) fn start_polling(
@@ -13,7 +13,7 @@ impl Uring {
         descriptor: Descriptor,
         interest: Events,
     ) -> OpId {
-        let polling = || Op::Polling(Polling::new(descriptor, interest));
+        let polling = || Op::PollEvents(PollEvents::new(descriptor, interest));
         self.table.borrow_mut().insert(polling).0
     }
 
@@ -24,7 +24,7 @@ impl Uring {
         context: &Context<'_>,
     ) -> Poll<io::Result<Events>> {
         self.poll_result(id, context, |entry| match &mut entry.op {
-            Op::Polling(polling) => polling.take(),
+            Op::PollEvents(polling) => polling.take(),
             _ => unreachable!("the id of a poll"),
         })
     }

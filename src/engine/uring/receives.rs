@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use super::Uring;
 use crate::buf::Chunk;
 use crate::engine::descriptor::Descriptor;
-use crate::engine::op::{Entry, OP_EXISTS, Op, OpId, OpState, Recv};
+use crate::engine::op::{OP_EXISTS, Op, OpEntry, OpId, OpState, Recv};
 use crate::sys::mutants::mutate;
 
 impl Uring {
@@ -71,7 +71,7 @@ impl Uring {
 
     pub(super) fn enqueue_receive(&self, id: OpId) {
         let mut table = self.table.borrow_mut();
-        if let Some(Entry {
+        if let Some(OpEntry {
             op: Op::Recv(recv), ..
         }) = table.get(id)
         {

@@ -25,7 +25,7 @@ const SHORTAGE_PAUSE: Duration = Duration::from_millis(1);
 /// A ring and its two queues. These borrow from the ring while this value lives. The submitter is
 /// kept because only it knows that the ring is registered, the queues because they keep their
 /// positions.
-pub(crate) struct Ring {
+pub(crate) struct KernelRing {
     submitter: ManuallyDrop<Submitter<'static>>,
     submissions: ManuallyDrop<SubmissionQueue<'static>>,
     completions: ManuallyDrop<CompletionQueue<'static>>,
@@ -34,7 +34,7 @@ pub(crate) struct Ring {
     enter_flags: u32,
 }
 
-impl Ring {
+impl KernelRing {
     pub(crate) fn new(ring: IoUring) -> Self {
         let no_iowait = ring.params().is_feature_no_iowait();
         let owner = NonNull::from(Box::leak(Box::new(ring)));
@@ -129,7 +129,7 @@ impl Ring {
     }
 }
 
-impl Drop for Ring {
+impl Drop for KernelRing {
     fn drop(&mut self) {
         // SAFETY: dropped once, here.
         unsafe { ManuallyDrop::drop(&mut self.submissions) };
@@ -143,9 +143,9 @@ impl Drop for Ring {
     }
 }
 
-impl fmt::Debug for Ring {
+impl fmt::Debug for KernelRing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ring")
+        f.debug_struct("KernelRing")
             .field("unsubmitted", &self.unsubmitted())
             .finish_non_exhaustive()
     }
@@ -215,7 +215,7 @@ mod tests {
 
     struct Function<F>(F);
 
-    impl<F: Fn(&mut Ring, Sqe, u64) -> bool> Function<F> {
+    impl<F: Fn(&mut KernelRing, Sqe, u64) -> bool> Function<F> {
         fn is_safe(&self) -> bool {
             true
         }
@@ -229,11 +229,14 @@ mod tests {
 
     impl<F> Otherwise for &Function<F> {}
 
-    /// The kernel follows the pointers in the argument of `Ring::push`, so it must be unsafe. An
-    /// unsafe function does not implement `Fn`, so `Otherwise` applies to it.
+    /// The kernel follows the pointers in the argument of `KernelRing::push`, so it must be unsafe.
+    /// An unsafe function does not implement `Fn`, so `Otherwise` applies to it.
     #[test]
     fn safe_code_cannot_push() {
-        let (safe, push) = (&Function(|_: &mut Ring, _, _| true), &Function(Ring::push));
+        let (safe, push) = (
+            &Function(|_: &mut KernelRing, _, _| true),
+            &Function(KernelRing::push),
+        );
         assert!(safe.is_safe());
         assert!(!push.is_safe());
     }

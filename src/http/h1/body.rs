@@ -35,12 +35,12 @@ pub(super) struct Decoder {
     trailers: u16,
     /// Digits of the current chunk size so far.
     size_digits: u8,
-    stage: Stage,
+    syntax: Syntax,
 }
 
 /// The syntax element that the next byte belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+enum Syntax {
     /// Data of a body with a Content-Length. Also the state after the trailer section.
     Counted,
     ChunkSize,
@@ -66,22 +66,22 @@ const OVERHEAD_BYTES_FREE: u32 = 100 * 1024;
 impl Decoder {
     /// A decoder for a body of `length` bytes.
     pub(super) const fn counted(length: u64) -> Self {
-        Self::new(length, Stage::Counted)
+        Self::new(length, Syntax::Counted)
     }
 
     /// A decoder for a chunked body.
     pub(super) const fn chunked() -> Self {
-        Self::new(0, Stage::ChunkSize)
+        Self::new(0, Syntax::ChunkSize)
     }
 
-    const fn new(left: u64, stage: Stage) -> Self {
+    const fn new(left: u64, syntax: Syntax) -> Self {
         Self {
             left,
             announced: 0,
             overhead: 0,
             trailers: 0,
             size_digits: 0,
-            stage,
+            syntax,
         }
     }
 
@@ -96,10 +96,10 @@ impl Decoder {
     ) -> Result<(usize, BodyEvent), Fault> {
         let mut at = 0;
         loop {
-            match self.stage {
-                Stage::Counted if self.left == 0 => return Ok((at, BodyEvent::End)),
-                Stage::Counted | Stage::ChunkData => return Ok(self.take_data(bytes, at)),
-                Stage::Trailers => return self.take_trailers(bytes, at, scanned, limits),
+            match self.syntax {
+                Syntax::Counted if self.left == 0 => return Ok((at, BodyEvent::End)),
+                Syntax::Counted | Syntax::ChunkData => return Ok(self.take_data(bytes, at)),
+                Syntax::Trailers => return self.take_trailers(bytes, at, scanned, limits),
                 _ => {
                     let Some(&byte) = bytes.get(at) else {
                         return Ok((at, BodyEvent::NeedData));
@@ -119,8 +119,8 @@ impl Decoder {
         }
         let len = usize::try_from(self.left).unwrap_or(usize::MAX).min(here);
         self.left -= len as u64;
-        if self.left == 0 && self.stage == Stage::ChunkData {
-            self.stage = Stage::DataReturn;
+        if self.left == 0 && self.syntax == Syntax::ChunkData {
+            self.syntax = Syntax::DataReturn;
         }
         (at + len, BodyEvent::Data(at..at + len))
     }
@@ -132,20 +132,20 @@ impl Decoder {
         if self.overhead > OVERHEAD_BYTES_FREE && self.announced < u64::from(self.overhead) / 3 {
             return Err(Fault::BadChunk);
         }
-        self.stage = match (self.stage, byte) {
-            (Stage::ChunkSize, b'\r') if self.size_digits > 0 => Stage::SizeLineFeed,
-            (Stage::ChunkSize, b';') if self.size_digits > 0 => Stage::ChunkExtension,
-            (Stage::ChunkSize, _) if self.size_digits < SIZE_DIGITS_MAX => {
+        self.syntax = match (self.syntax, byte) {
+            (Syntax::ChunkSize, b'\r') if self.size_digits > 0 => Syntax::SizeLineFeed,
+            (Syntax::ChunkSize, b';') if self.size_digits > 0 => Syntax::ChunkExtension,
+            (Syntax::ChunkSize, _) if self.size_digits < SIZE_DIGITS_MAX => {
                 let digit = char::from(byte).to_digit(16).ok_or(Fault::BadChunk)?;
                 self.left = self.left << 4 | u64::from(digit);
                 self.size_digits += 1;
-                Stage::ChunkSize
+                Syntax::ChunkSize
             }
-            (Stage::ChunkExtension, b'\r') => Stage::SizeLineFeed,
-            (Stage::ChunkExtension, _) if is_value(&[byte]) => Stage::ChunkExtension,
-            (Stage::SizeLineFeed, b'\n') => return self.begin_chunk(limits),
-            (Stage::DataReturn, b'\r') => Stage::DataLineFeed,
-            (Stage::DataLineFeed, b'\n') => Stage::ChunkSize,
+            (Syntax::ChunkExtension, b'\r') => Syntax::SizeLineFeed,
+            (Syntax::ChunkExtension, _) if is_value(&[byte]) => Syntax::ChunkExtension,
+            (Syntax::SizeLineFeed, b'\n') => return self.begin_chunk(limits),
+            (Syntax::DataReturn, b'\r') => Syntax::DataLineFeed,
+            (Syntax::DataLineFeed, b'\n') => Syntax::ChunkSize,
             _ => return Err(Fault::BadChunk),
         };
         Ok(())
@@ -155,11 +155,11 @@ impl Decoder {
     fn begin_chunk(&mut self, limits: &RequestLimits) -> Result<(), Fault> {
         self.size_digits = 0;
         if self.left == 0 {
-            self.stage = Stage::Trailers;
+            self.syntax = Syntax::Trailers;
             self.overhead = 0;
             return Ok(());
         }
-        self.stage = Stage::ChunkData;
+        self.syntax = Syntax::ChunkData;
         self.announced = self
             .announced
             .checked_add(self.left)
@@ -197,7 +197,7 @@ impl Decoder {
             .strip_suffix(b"\r\n")
             .ok_or(Fault::BareLineFeed)?;
         if line.is_empty() {
-            self.stage = Stage::Counted;
+            self.syntax = Syntax::Counted;
             return Ok((at, BodyEvent::End));
         }
         if self.trailers == limits.fields_max {

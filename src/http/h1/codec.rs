@@ -12,7 +12,7 @@ use super::encode::{
     last_chunk,
 };
 use super::parse::{self, Framing, RequestFlags, RequestLimits};
-use super::state::{Exchange, Party, PartyState, Step};
+use super::state::{ExchangeState, Party, PartyState, Step};
 use crate::http::date::DATE_LEN;
 use crate::http::{Fault, Head, Version};
 
@@ -46,7 +46,7 @@ pub struct Codec {
     response_left: u64,
     /// How many of the unconsumed bytes were searched for the end of a head or a trailer line.
     scanned: u32,
-    exchange: Exchange,
+    exchange: ExchangeState,
     response_body: ResponseBody,
     /// Whether the request was HEAD.
     is_head: bool,
@@ -78,7 +78,7 @@ impl Codec {
             body: Decoder::counted(0),
             response_left: 0,
             scanned: 0,
-            exchange: Exchange::new(),
+            exchange: ExchangeState::new(),
             response_body: ResponseBody::None,
             is_head: false,
             version: Version::Http11,

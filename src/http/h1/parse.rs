@@ -289,7 +289,7 @@ fn is_line_whole(version: &[u8]) -> bool {
 /// Distinguishes an unsupported version, with which `rest` begins, from an invalid one; `Ok(None)`
 /// while it is incomplete.
 fn fault_of_version<T>(rest: &[u8]) -> Result<Option<T>, Fault> {
-    const FORM: &[u8] = b"HTTP/0.0";
+    const VERSION_FORM: &[u8] = b"HTTP/0.0";
     let fits = |(&byte, &form): (&u8, &u8)| {
         if form == b'0' {
             byte.is_ascii_digit()
@@ -297,10 +297,10 @@ fn fault_of_version<T>(rest: &[u8]) -> Result<Option<T>, Fault> {
             byte == form
         }
     };
-    if !rest.iter().zip(FORM).all(fits) {
+    if !rest.iter().zip(VERSION_FORM).all(fits) {
         return Err(Fault::BadRequestLine);
     }
-    match rest.get(FORM.len()) {
+    match rest.get(VERSION_FORM.len()) {
         Some(b'\r' | b'\n') => Err(Fault::UnsupportedVersion),
         Some(_) => Err(Fault::BadRequestLine),
         None => Ok(None),

@@ -90,7 +90,7 @@ pub enum Step {
 
 /// The states of both parties, and whether they have declared their messages to be the last ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Exchange {
+pub struct ExchangeState {
     requester: PartyState,
     responder: PartyState,
     /// The requester sends no request after the current one.
@@ -100,7 +100,7 @@ pub struct Exchange {
     is_last_response: bool,
 }
 
-impl Exchange {
+impl ExchangeState {
     /// The state before the first request.
     #[must_use]
     pub const fn new() -> Self {
@@ -244,7 +244,7 @@ impl Exchange {
     }
 }
 
-impl Default for Exchange {
+impl Default for ExchangeState {
     fn default() -> Self {
         Self::new()
     }
@@ -331,7 +331,7 @@ const TABLE: [[[Option<PartyState>; STEPS]; STATES]; PARTIES] = {
 
 #[cfg(test)]
 mod tests {
-    use super::{Exchange, Party, PartyState, RULES, Step, next};
+    use super::{ExchangeState, Party, PartyState, RULES, Step, next};
 
     /// The rules as a graph in the DOT language, with one cluster for each party.
     fn dot() -> String {
@@ -388,7 +388,7 @@ mod tests {
                      persists: bool,
                      after: (PartyState, PartyState),
                      reused| {
-            let mut exchange = Exchange {
+            let mut exchange = ExchangeState {
                 requester: before.0,
                 responder: before.1,
                 is_last_request: false,

@@ -21,7 +21,7 @@ use crate::spawn;
 use crate::task::yield_now;
 use crate::time::{sleep, timeout};
 
-const BLINK: Duration = Duration::from_millis(20);
+const MESSAGE_WAIT: Duration = Duration::from_millis(20);
 /// A length in bytes that is more than a block, and less than a socket's buffer.
 const LONG: usize = 100_000;
 
@@ -94,7 +94,7 @@ fn recv_waits_for_a_message() {
     on_each(async || {
         let (mut near, mut far) = ends()?;
         let receiving = spawn(async move { next(&mut far, 9).await });
-        sleep(BLINK).await;
+        sleep(MESSAGE_WAIT).await;
         near.send("late", Vec::new()).await?;
         assert_eq!(receiving.await.expect("no panic")?.bytes, b"late");
         Ok(())
@@ -231,7 +231,7 @@ fn a_dropped_receive_loses_no_message() {
         let (mut near, mut far) = ends()?;
         for n in 0..20 {
             let dropped = far.recv(Vec::with_capacity(9));
-            assert!(timeout(BLINK / 10, dropped).await.is_err());
+            assert!(timeout(MESSAGE_WAIT / 10, dropped).await.is_err());
             if n == 0 {
                 let error = far.try_recv(Vec::new()).unwrap_err();
                 assert_eq!(error.kind(), io::ErrorKind::ResourceBusy);
@@ -251,7 +251,7 @@ fn a_dropped_receive_loses_no_message() {
 async fn send_until_full(socket: &mut UnixSeqpacket) -> usize {
     let mut count = 1_usize;
     while let Ok(sent) = timeout(
-        BLINK,
+        MESSAGE_WAIT,
         socket.send(count.to_ne_bytes().repeat(1000), Vec::new()),
     )
     .await
@@ -291,7 +291,7 @@ fn a_full_socket_with_a_half_closed_peer_is_not_polled_in_a_loop() {
             polls += 1;
             sending.as_mut().poll(context)
         });
-        assert!(timeout(10 * BLINK, counting).await.is_err());
+        assert!(timeout(10 * MESSAGE_WAIT, counting).await.is_err());
         assert!(polls < 20, "polled {polls} times");
         Ok(())
     });
@@ -397,7 +397,7 @@ fn no_descriptor_is_left_open_whenever_futures_are_dropped() {
             }
         }
         // Time for the final completions of the dropped operations.
-        sleep(BLINK).await;
+        sleep(MESSAGE_WAIT).await;
         pipes.assert_closed();
         Ok(())
     });

@@ -14,7 +14,7 @@ use crate::rt::{peer_after_ms, peer_now_ms};
 use crate::time::{sleep, timeout};
 use crate::{run_with, spawn};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// The longest time that a wake-up may come after its deadline, in ms.
 const LATE_MS_MAX: u64 = 10_000;
 /// More bytes than the buffers of two sockets hold.
@@ -25,7 +25,10 @@ type Pair = (Transport, std::net::TcpStream);
 /// Runs a coroutine made by `coroutine` on each engine.
 fn on_each(coroutine: impl AsyncFn() + Copy + 'static) {
     for engine in [EngineChoice::Auto, EngineChoice::Epoll] {
-        let outcome = run_with(engine, async move { timeout(PATIENCE, coroutine()).await });
+        let outcome = run_with(
+            engine,
+            async move { timeout(TEST_TIMEOUT, coroutine()).await },
+        );
         outcome.expect("an engine").expect("an end");
     }
 }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use super::error::{Error, ErrorKind};
 use crate::messages::report;
 use crate::metrics::WorkerMetrics;
-use crate::sys::output::Blocking;
+use crate::sys::output::BlockingWriter;
 use crate::sys::signals::block_write_signals;
 pub(super) use line::Line;
 
@@ -108,17 +108,19 @@ impl LogThread {
         let output: Box<dyn Write + Send> = match log {
             AccessLog::Off => return Ok(None),
             AccessLog::Stdout => Box::new(Stdout),
-            AccessLog::File(path) => Box::new(Blocking(open_file(path).map_err(|error| {
-                let cure = match error.raw_os_error() {
-                    Some(libc::ENXIO) => {
-                        "the pipe has no reader, or it is a socket; start the reader first"
-                    }
-                    _ => "check the path and its permissions",
-                };
-                let path = path.display();
-                let message = format!("cannot open the access log {path}: {error}; {cure}");
-                Error::new(ErrorKind::Configuration, message)
-            })?)),
+            AccessLog::File(path) => {
+                Box::new(BlockingWriter(open_file(path).map_err(|error| {
+                    let cure = match error.raw_os_error() {
+                        Some(libc::ENXIO) => {
+                            "the pipe has no reader, or it is a socket; start the reader first"
+                        }
+                        _ => "check the path and its permissions",
+                    };
+                    let path = path.display();
+                    let message = format!("cannot open the access log {path}: {error}; {cure}");
+                    Error::new(ErrorKind::Configuration, message)
+                })?))
+            }
         };
         let (batches, receiver) = sync_channel(BATCHES_MAX);
         let (hang_up, ended) = sync_channel(0);
@@ -178,9 +180,9 @@ impl LogThread {
 }
 
 /// Opens a log for appending. If it is a pipe, open(2) must not wait for a reader, because the
-/// program would handle no signals meanwhile; hence `O_NONBLOCK`. A write by [`Blocking`] does wait
-/// for the reader, but returns once some bytes are written. So the number of written lines is known
-/// even if the process ends during a write.
+/// program would handle no signals meanwhile; hence `O_NONBLOCK`. A write by [`BlockingWriter`]
+/// does wait for the reader, but returns once some bytes are written. So the number of written
+/// lines is known even if the process ends during a write.
 fn open_file(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.create(true).append(true);
@@ -192,7 +194,7 @@ struct Stdout;
 
 impl Write for Stdout {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        Blocking(io::stdout().lock()).write(bytes)
+        BlockingWriter(io::stdout().lock()).write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -306,10 +308,10 @@ pub(crate) struct WorkerLog {
 
 impl WorkerLog {
     /// How long a line may wait before it is passed on, in ms.
-    pub(super) const PAUSE_MS: u64 = 1000;
+    pub(super) const LINE_DELAY_MS: u64 = 1000;
 
     /// Adds the line of a request whose response is complete or was cut short. Returns true if the
-    /// caller has to call [`WorkerLog::hand_over`] after [`WorkerLog::PAUSE_MS`].
+    /// caller has to call [`WorkerLog::hand_over`] after [`WorkerLog::LINE_DELAY_MS`].
     pub(super) fn write(&self, line: &mut Line) -> bool {
         let mut lines = self.lines.borrow_mut();
         if lines.capacity() == 0 {

@@ -5,7 +5,7 @@ use super::replay;
 use crate::http::h1::RequestLimits;
 
 const SEED: u64 = 0x5eed_c0de_0001;
-const ROUNDS: usize = if cfg!(miri) { 20 } else { 6000 };
+const MUTATED_INPUTS: usize = if cfg!(miri) { 20 } else { 6000 };
 
 /// A xorshift generator. It yields the same numbers on every machine.
 struct Random(u64);
@@ -94,7 +94,7 @@ fn mutated_requests_yield_the_same_events_however_split() {
     };
     let mut random = Random(SEED);
     let mut refused = 0;
-    for round in 0..ROUNDS {
+    for round in 0..MUTATED_INPUTS {
         let bytes = mutate(&mut random);
         let whole = replay([bytes.as_slice()], &limits);
         let split = random.below(bytes.len() + 1);
@@ -125,7 +125,7 @@ fn mutated_requests_yield_the_same_events_however_split() {
         }
     }
     assert!(
-        refused > ROUNDS / 10 && refused < ROUNDS,
+        refused > MUTATED_INPUTS / 10 && refused < MUTATED_INPUTS,
         "too few or too many mutations are refused: {refused}"
     );
 }

@@ -1,11 +1,11 @@
-//! Tests of [`Exchange`]: the states of both parties, and whether another exchange follows.
+//! Tests of [`ExchangeState`]: the states of both parties, and whether another exchange follows.
 
 use self::Action::{Close, Expect, Fail, Last, Proceed, Request, RequestEnd, Respond, ResponseEnd};
 use crate::http::h1::state::Party::{self, Requester, Responder};
 use crate::http::h1::state::PartyState::{
     self, Body, Closed, Done, Error, Head, Idle, MustClose, Waiting,
 };
-use crate::http::h1::state::{Exchange, Step};
+use crate::http::h1::state::{ExchangeState, Step};
 
 /// An action of a party, or of both.
 #[derive(Clone, Copy, Debug)]
@@ -38,8 +38,8 @@ fn check(table: &[Row<'_>]) {
     }
 }
 
-fn after(actions: &[Action]) -> Exchange {
-    let mut exchange = Exchange::new();
+fn after(actions: &[Action]) -> ExchangeState {
+    let mut exchange = ExchangeState::new();
     for each in actions {
         match *each {
             Request => {
