@@ -48,10 +48,10 @@ impl Upload {
     }
 
     /// Renames the file to its digest, which is returned.
-    fn finish(mut self, folder: &Path) -> io::Result<String> {
+    fn finish(mut self, directory: &Path) -> io::Result<String> {
         let digest = std::mem::take(&mut self.digest).finalize();
         let name: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        std::fs::rename(&self.part, folder.join(&name))?;
+        std::fs::rename(&self.part, directory.join(&name))?;
         Ok(name)
     }
 }
@@ -64,7 +64,7 @@ impl Drop for Upload {
 }
 
 /// Saves a body in a file that is named after its digest. Returns the digest.
-async fn save(body: &mut Body, folder: PathBuf, part: PathBuf) -> io::Result<String> {
+async fn save(body: &mut Body, directory: PathBuf, part: PathBuf) -> io::Result<String> {
     let mut upload = blocking(move || Upload::create(part)).await??;
     let mut batch = Vec::with_capacity(BATCH_BYTES);
     while let Some(part) = body.part().await.map_err(io::Error::other)? {
@@ -75,16 +75,16 @@ async fn save(body: &mut Body, folder: PathBuf, part: PathBuf) -> io::Result<Str
         }
     }
     let upload = upload.append(batch).await?;
-    blocking(move || upload.finish(&folder)).await?
+    blocking(move || upload.finish(&directory)).await?
 }
 
-async fn respond(mut request: Request, folder: PathBuf, number: u64) -> Response {
+async fn respond(mut request: Request, directory: PathBuf, number: u64) -> Response {
     if request.method() != Method::PUT {
         return Response::text("send it with PUT\n").with_status(StatusCode::METHOD_NOT_ALLOWED);
     }
     let part = format!(".{}-{number}.part", std::process::id());
-    let part = folder.join(part);
-    match save(request.body(), folder, part).await {
+    let part = directory.join(part);
+    match save(request.body(), directory, part).await {
         Ok(digest) => Response::text(format!("{digest}\n")).with_status(StatusCode::CREATED),
         Err(error) => {
             Response::text(format!("{error}\n")).with_status(StatusCode::INTERNAL_SERVER_ERROR)
@@ -95,7 +95,7 @@ async fn respond(mut request: Request, folder: PathBuf, number: u64) -> Response
 fn main() -> coring::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let address = arguments.next();
-    let folder = PathBuf::from(arguments.next().unwrap_or_else(|| ".".to_owned()));
+    let directory = PathBuf::from(arguments.next().unwrap_or_else(|| ".".to_owned()));
     // All workers share the counter, so that no two uploads have the same `part`.
     let count = Arc::new(AtomicU64::new(1));
     let mut limits = Limits::default();
@@ -104,10 +104,10 @@ fn main() -> coring::Result<()> {
         .bind(address.unwrap_or_else(|| "127.0.0.1:8000".to_owned()))
         .limits(limits)
         .start(move || {
-            let (folder, count) = (folder.clone(), count.clone());
+            let (directory, count) = (directory.clone(), count.clone());
             move |request: Request| {
                 let number = count.fetch_add(1, Ordering::Relaxed);
-                respond(request, folder.clone(), number)
+                respond(request, directory.clone(), number)
             }
         })?;
     println!("http://{}/", server.addresses()[0]);

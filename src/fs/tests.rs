@@ -235,10 +235,10 @@ fn a_link_that_is_swapped_repeatedly_never_leads_out_of_the_root() {
 fn replacing_a_tree_leaves_no_gap() {
     let test_dir = TestDir::new();
     let swap = |site: &Path, version: u32| {
-        let folder = format!("v{version}");
-        fs::create_dir(site.join(&folder)).unwrap();
-        fs::write(site.join(&folder).join("file"), "there").unwrap();
-        symlink(&folder, site.join("new")).unwrap();
+        let directory = format!("v{version}");
+        fs::create_dir(site.join(&directory)).unwrap();
+        fs::write(site.join(&directory).join("file"), "there").unwrap();
+        symlink(&directory, site.join("new")).unwrap();
         fs::rename(site.join("new"), site.join("current")).unwrap();
     };
     let site = test_dir.site("");

@@ -181,7 +181,7 @@ fn bind_unix(path: &Path, workers: usize) -> Result<(Vec<OwnedFd>, SocketFile), 
     let address = SocketAddrUnix::new(path).map_err(|_| {
         "the path is too long for a Unix socket (at most 107 bytes); shorten it".to_owned()
     })?;
-    let _lock = lock_folder_of(path);
+    let _lock = lock_directory_of(path);
     clear_stale(path, &address)?;
     let socket = unix_socket().map_err(text)?;
     rustix::net::bind(&socket, &address).map_err(|errno| match errno {
@@ -206,7 +206,7 @@ fn unix_socket() -> Result<OwnedFd, Errno> {
 /// Locks the directory while a socket is made in it (flock(2)), against other instances of coring:
 /// a socket that is bound but does not listen yet looks like one of a dead process. Returns `None`
 /// if the directory cannot be locked; the caller then continues without the lock.
-fn lock_folder_of(path: &Path) -> Option<OwnedFd> {
+fn lock_directory_of(path: &Path) -> Option<OwnedFd> {
     let directory = path
         .parent()
         .filter(|directory| *directory != Path::new(""));

@@ -158,7 +158,7 @@ fn choose_engine(
         let Some(why) = refused else {
             verdicts
                 .iter()
-                .for_each(|worker| tell(worker, Verdict::Serve));
+                .for_each(|worker| send_verdict(worker, Verdict::Serve));
             return Ok(selected);
         };
         if !why.is_uring() {
@@ -169,14 +169,14 @@ fn choose_engine(
         }
         selected = Selected::epoll_fallback(&why);
         for worker in verdicts {
-            tell(worker, Verdict::TryAgain(selected.clone()));
+            send_verdict(worker, Verdict::TryAgain(selected.clone()));
         }
     }
 }
 
 /// Sends a verdict. A worker that has ended meanwhile does not receive it: either it has reported
 /// `Gone`, or its [`StopOnExit`] stops the server.
-fn tell(worker: &Sender<Verdict>, verdict: Verdict) {
+fn send_verdict(worker: &Sender<Verdict>, verdict: Verdict) {
     let _ = worker.send(verdict);
 }
 

@@ -168,7 +168,7 @@ impl Recv {
         0
     }
 
-    /// Whether so many chunks wait to be taken that the peer must be slowed down.
+    /// Whether the queue of chunks is full, so that the peer must be slowed down.
     fn is_full(&self) -> bool {
         self.more
             .as_ref()

@@ -248,7 +248,7 @@ mod tests {
         cache.insert(b"a", Rc::new(1), 1000, 0);
         cache.insert(b"b", Rc::new(2), 1001, 0);
         assert!(has(&cache, b'a') && !has(&cache, b'b'));
-        // Nor does it replace the smaller value, which is outdated and must go.
+        // It does not replace the smaller value either. That value is outdated, so it is removed.
         cache.insert(b"a", Rc::new(3), 1001, 0);
         assert_eq!((cache.find(b"a", 0), cache.bytes), (Lookup::Missing, 0));
         assert!(cache.accepts(100) && !cache.accepts(1000));
