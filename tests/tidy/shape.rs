@@ -43,6 +43,8 @@ const RENAMED: &[(&str, &str, &str)] = &[
     ("shard", "", "worker"),
     ("session", "", "connection"),
     ("handler", "src/", "service"),
+    ("answer", "src/", "response"),
+    ("folder", "src/", "directory"),
 ];
 
 /// Every Rust file begins with a module doc.
