@@ -141,7 +141,7 @@ impl BodyChannel {
     }
 }
 
-/// The reader of a body. Dropping it wakes the writer of an unfinished body, which then stops.
+/// The reader of a body. Dropping it wakes the writer, unless the writer has completed the body.
 #[derive(Debug)]
 pub(super) struct BodyReader(Rc<BodyChannel>);
 
@@ -225,7 +225,8 @@ impl BodyReader {
 impl Drop for BodyReader {
     fn drop(&mut self) {
         let parts = mem::take(&mut *self.0.parts.borrow_mut());
-        if self.0.end.get().is_none() {
+        // The writer also waits if the reader itself has ended the body, as one of a wrong length.
+        if self.0.end.get() != Some(Ok(())) {
             self.0.wake_writer();
         }
         // Last: a part's memory may be foreign, and its destructor may use this channel.

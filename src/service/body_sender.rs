@@ -259,6 +259,29 @@ mod tests {
     }
 
     #[test]
+    fn the_writer_of_a_body_that_is_too_long_learns_that_its_reader_is_gone() {
+        for waits_for_room in [true, false] {
+            run(async move {
+                let (mut sender, body) = Body::channel(4);
+                let mut body = body.with_length(5);
+                sender.write("12345678").await.expect("the reader exists");
+                let writer = spawn(async move {
+                    if waits_for_room {
+                        assert_eq!(sender.write("more").await, Err(Gone));
+                    } else {
+                        sender.gone().await;
+                    }
+                });
+                yield_now().await;
+                assert_eq!(body.part().await.unwrap_err(), BodyError::WrongLength);
+                drop(body);
+                let end = timeout(Duration::from_secs(1), writer).await;
+                end.expect("the writer was woken").expect("no panic");
+            });
+        }
+    }
+
+    #[test]
     fn dropping_the_reader_frees_the_queued_parts() {
         run(async {
             let (mut sender, body) = Body::channel(100);
