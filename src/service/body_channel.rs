@@ -6,7 +6,6 @@
 //! [`BodySender`](super::BodySender).
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::mem;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -15,6 +14,7 @@ use ::http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::body::{Body, BodyError};
 use super::body_sender::Gone;
+use super::part_queue::PartQueue;
 use crate::buf::Part;
 use crate::rt::{note_waker, wake};
 
@@ -24,7 +24,7 @@ pub(super) struct BodyChannel {
     /// The number of bytes that are not yet read, if the body's length is known.
     left: Cell<Option<u64>>,
     /// Parts that are written and not yet read.
-    parts: RefCell<VecDeque<Part>>,
+    parts: RefCell<PartQueue>,
     /// The total length of `parts`, in bytes.
     queued_bytes: Cell<usize>,
     /// The limit of `queued_bytes` for [`BodyChannel::poll_room`]. An [`RequestBodySender`] does
@@ -110,7 +110,12 @@ impl BodyChannel {
     /// Queues `part`, which is not empty, and wakes the reader.
     pub(super) fn push(&self, part: Part) {
         self.queued_bytes.set(self.queued_bytes.get() + part.len());
-        self.parts.borrow_mut().push_back(part);
+        // A part that was copied is dropped after the borrow ends: its memory may be foreign, and
+        // its destructor may use this channel.
+        let is_copied = self.parts.borrow_mut().copy(&part);
+        if !is_copied {
+            self.parts.borrow_mut().push(part);
+        }
         self.wake_reader();
     }
 
@@ -176,7 +181,7 @@ impl BodyReader {
     pub(super) fn poll_part(&self, context: &Context<'_>) -> Poll<Result<Option<Part>, BodyError>> {
         let channel = &*self.0;
         // A separate statement, so that the borrow ends before the writer is woken below.
-        let part = channel.parts.borrow_mut().pop_front();
+        let part = channel.parts.borrow_mut().pop();
         if let Some(part) = part {
             let len = part.len();
             if let Some(left) = channel.left.get() {

@@ -203,7 +203,9 @@ mod tests {
                 assert!(body.part().await.unwrap().is_none(), "still at the end");
                 (content, parts)
             });
-            assert_eq!((&content[..], parts), (&b"onetwothreefour"[..], 4));
+            // In a queue with room for all parts, those behind the first are joined.
+            let expected = if bytes_max == usize::MAX { 2 } else { 4 };
+            assert_eq!((&content[..], parts), (&b"onetwothreefour"[..], expected));
         }
     }
 

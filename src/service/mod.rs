@@ -12,6 +12,7 @@ mod factory;
 mod file_body;
 mod files;
 mod optional_box;
+mod part_queue;
 mod request;
 mod request_builder;
 mod response;

@@ -1,12 +1,13 @@
 //! The memory for bytes received from clients is bounded, even if the clients do not read.
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use coring::{Limits, Request, Response, StatusCode};
+use coring::{Body, HeaderValue, Limits, Request, Response, StatusCode, Upgraded, spawn};
 
 use crate::support::{
     Client, Local, PATIENCE, TempDir, builder, head_with_chunks, head_with_length, noise, report,
+    request,
 };
 
 /// The number of concurrent clients.
@@ -98,4 +99,85 @@ fn unread_echoes_in_chunks_are_bounded() {
     }
     request.extend(b"0\r\n\r\n");
     assert_echoes_bounded(Limits::RECEIVE_MEMORY_MIN, &request);
+}
+
+/// The number of small parts that a client sends.
+const PARTS: usize = 2000;
+/// A part that is longer than the sockets' buffers.
+const FIRST_PART_BYTES: usize = 1 << 20;
+
+/// Copies a stream, after a part that the client does not read.
+async fn copy_upgraded(mut stream: Upgraded) {
+    let first = stream.write(noise(FIRST_PART_BYTES)).await;
+    first.expect("the client is connected");
+    while let Ok(Some(part)) = stream.read().await {
+        stream.write(part).await.expect("the client is connected");
+    }
+}
+
+/// A response that copies the request's body, after a part that the client does not read.
+fn copy_body(mut request: Request) -> Response {
+    let (mut sender, body) = Body::channel(16 << 10);
+    spawn(async move {
+        let first = sender.write(noise(FIRST_PART_BYTES)).await;
+        first.expect("the client is connected");
+        while let Some(part) = request.body().part().await.expect("a complete body") {
+            sender.write(part).await.expect("the client is connected");
+        }
+        sender.finish();
+    });
+    Response::text(body)
+}
+
+/// Sends `part` `PARTS` times. The server receives each by itself, in a block of its own.
+fn send_parts(server: &Local, client: &mut Client, part: &str) {
+    let mut received = server.count("bytes_received");
+    for _ in 0..PARTS {
+        client.send(part);
+        received += part.len() as u64;
+        let deadline = Instant::now() + PATIENCE;
+        while server.count("bytes_received") < received {
+            assert!(Instant::now() < deadline, "the server does not receive");
+            thread::yield_now();
+        }
+    }
+}
+
+/// Small parts that wait to be sent back must not hold the whole blocks that they were received in.
+#[test]
+fn small_received_parts_that_are_queued_again_hold_few_blocks() {
+    let directory = TempDir::new();
+    let builder = builder().bind(format!("unix:{}", directory.file("socket")));
+    let server = Local::start_with(builder, || {
+        async |request: Request| match request.path() {
+            "/upgraded" => {
+                let protocol = HeaderValue::from_static("echo");
+                Response::upgrade(&request, protocol, copy_upgraded)
+            }
+            _ => copy_body(request),
+        }
+    });
+    let mut expected = noise(FIRST_PART_BYTES);
+    expected.extend([b'x'; PARTS]);
+    let upgrade = ["Connection: upgrade", "Upgrade: echo"];
+    for (head, part, end) in [
+        (request("GET", "/upgraded", &upgrade), "x", ""),
+        (head_with_chunks("POST", "/"), "1\r\nx\r\n", "0\r\n\r\n"),
+    ] {
+        let mut client = server.connect();
+        client.send(&head);
+        send_parts(&server, &mut client, part);
+        let blocks = server.count("blocks_in_use");
+        report(&format!("{PARTS} queued parts hold {blocks} blocks"));
+        client.send(end);
+        let body = if end.is_empty() {
+            assert_eq!(client.head().status, 101);
+            client.take(expected.len()).expect("everything is copied")
+        } else {
+            client.response().body
+        };
+        assert!(body == expected, "{head}");
+        assert!(blocks <= 10, "{blocks} blocks are held: {head}");
+    }
+    server.stop();
 }
