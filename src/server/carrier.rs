@@ -62,9 +62,8 @@ pub(super) trait Carrier {
 
     /// Begins the response before the whole request body has arrived. `is_read`: the body has a
     /// reader, which gets the rest. `is_rest_small`: the rest is small enough to be received and
-    /// dropped; if it is not, the connection closes after the response. Returns false if the client
-    /// may never send the rest.
-    fn leave_body(&mut self, is_read: bool, is_rest_small: bool) -> Result<bool, CloseReason>;
+    /// dropped; if it is not, the connection closes after the response.
+    fn leave_body(&mut self, is_read: bool, is_rest_small: bool) -> Result<(), CloseReason>;
 
     /// Stops receiving the request's body, because it contains an error. The response continues.
     fn refuse_body(&mut self);
@@ -177,7 +176,7 @@ impl Carrier for Connection {
         self.encode_continue();
     }
 
-    fn leave_body(&mut self, is_read: bool, is_rest_small: bool) -> Result<bool, CloseReason> {
+    fn leave_body(&mut self, is_read: bool, is_rest_small: bool) -> Result<(), CloseReason> {
         while !is_read && !self.http.request_complete() {
             match self.next_of_body()? {
                 (0, _) => break,
@@ -187,8 +186,7 @@ impl Carrier for Connection {
         if !self.http.request_complete() && !is_rest_small {
             self.http.close_after();
         }
-        // Without `100 Continue` the client may never send the body.
-        Ok(!self.http.wants_continue())
+        Ok(())
     }
 
     fn refuse_body(&mut self) {

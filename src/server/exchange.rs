@@ -200,20 +200,25 @@ impl<F: Future<Output = Response>> Exchange<F> {
         // All that has arrived is passed on: after the head it would be too late.
         self.parts_left = u32::MAX;
         if let Some(incoming) = &self.incoming {
-            if response.forwards(incoming) {
+            let (is_read, is_rest_small) = (incoming.has_reader(), is_rest_small(incoming));
+            let is_forwarded = response.forwards(incoming);
+            if is_forwarded {
                 // An error in these bytes can still be answered with its own status.
                 self.hand_over_arrived(carrier, context)?;
-                // A client that waits for `100 Continue` sends the rest only after it.
+            } else if is_read {
+                // The response may end before the reader runs. After it nothing is received.
+                self.hand_over(carrier, context)?;
+            }
+            if is_read {
+                // A client that waits for `100 Continue` sends the rest only after it. After the
+                // head it is too late, and the reader may not have run yet.
                 carrier.ask_for_body();
-            } else {
-                let (is_read, is_rest_small) = (incoming.has_reader(), is_rest_small(incoming));
-                if is_read {
-                    // The response may end before the reader runs. After it nothing is received.
-                    self.hand_over(carrier, context)?;
-                }
-                if !carrier.leave_body(is_read, is_rest_small)? || !is_read {
-                    self.incoming = None;
-                }
+            }
+            if !is_forwarded {
+                carrier.leave_body(is_read, is_rest_small)?;
+            }
+            if !is_read {
+                self.incoming = None;
             }
         }
         self.parts_left = BODY_PARTS_MAX;

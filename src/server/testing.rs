@@ -243,11 +243,11 @@ impl Carrier for MemoryCarrier {
 
     fn ask_for_body(&mut self) {}
 
-    fn leave_body(&mut self, is_read: bool, _is_rest_small: bool) -> Result<bool, CloseReason> {
+    fn leave_body(&mut self, is_read: bool, _is_rest_small: bool) -> Result<(), CloseReason> {
         if !is_read {
             self.refuse_body();
         }
-        Ok(true)
+        Ok(())
     }
 
     fn refuse_body(&mut self) {

@@ -19,6 +19,9 @@ use crate::fs::{CachedSpan, File};
 
 /// The body of a request or a response. Reading a request's body receives it from the client. A
 /// response may have a request's body as its own, which the server then passes on as it arrives.
+///
+/// A client that waits for `100 Continue` gets it when its body is first read, and at the latest
+/// before the response, unless the body has been dropped by then. To refuse a body, drop it.
 #[derive(Debug, Default)]
 pub struct Body(BodySource);
 
