@@ -158,18 +158,20 @@ impl<'a> HeadWriter<'a> {
         self.flags.merge(lines.flags());
     }
 
-    /// Writes the Upgrade fields among `fields`, and a `Connection: upgrade` for each.
+    /// Writes the Upgrade fields among `fields`, and one `Connection: upgrade` if there are any.
     #[cold]
     pub(super) fn upgrade<'f>(
         &mut self,
         fields: impl IntoIterator<Item = (&'f HeaderName, &'f HeaderValue)>,
     ) {
-        for (name, value) in fields {
-            if *name == UPGRADE {
-                self.put(b"\r\nUpgrade: ");
-                self.put(value.as_bytes());
-                self.put(b"\r\nConnection: upgrade");
-            }
+        let mut has_upgrade = false;
+        for (_, value) in fields.into_iter().filter(|(name, _)| **name == UPGRADE) {
+            self.put(b"\r\nUpgrade: ");
+            self.put(value.as_bytes());
+            has_upgrade = true;
+        }
+        if has_upgrade {
+            self.put(b"\r\nConnection: upgrade");
         }
     }
 

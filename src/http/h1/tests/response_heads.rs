@@ -72,3 +72,32 @@ fn shared_fields_are_encoded_like_own_fields() {
         assert_eq!(head(&all[own..], &all[..own]), expected);
     }
 }
+
+#[test]
+fn any_number_of_upgrade_fields_gets_one_connection_field() {
+    for status in [
+        StatusCode::SWITCHING_PROTOCOLS,
+        StatusCode::UPGRADE_REQUIRED,
+    ] {
+        for count in [0, 1, 2, 100] {
+            let own = typed(&vec![("upgrade", "a/1"); count]);
+            let response = ResponseHead {
+                status,
+                reason: None,
+                shared: None,
+                fields: own.iter().map(|(name, value)| (name, value)),
+                length: BodyLength::Known(0),
+            };
+            let mut out = vec![0; response.head_bytes_max()];
+            let len = after(GET).encode_head(&response, &DATE, &mut out);
+            let head = str::from_utf8(&out[..len]).expect("text");
+            assert_eq!(head.matches("\r\nUpgrade: a/1").count(), count, "{head}");
+            let expected = count.min(1);
+            assert_eq!(
+                head.matches("\r\nConnection: upgrade").count(),
+                expected,
+                "{head}"
+            );
+        }
+    }
+}
