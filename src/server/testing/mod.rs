@@ -38,6 +38,7 @@ use super::limits::{Bounds, Limits};
 use crate::buf::PoolBox;
 use crate::engine;
 use crate::http::Fault;
+use crate::rt::catch_panic;
 use crate::service::{Body, BodyPart, Request, RequestBodySender, Response, Service};
 
 /// Exchanges wait while a [`Wire`] holds this many bytes, or more, that are not read.
@@ -67,7 +68,7 @@ impl fmt::Display for Failed {
         f.write_str(match self.0 {
             CloseReason::ServicePanicked => "the service panicked",
             CloseReason::Fault(_) => "the request's body was cut short",
-            _ => "the response was an interim one (1xx), or its body was incomplete",
+            _ => "no response followed an interim one (1xx), or a body was incomplete",
         })
     }
 }
@@ -76,14 +77,20 @@ impl std::error::Error for Failed {}
 
 /// Calls `service` with `request` as a server would, and receives the whole response.
 ///
+/// Interim responses are dropped, because the final one follows. After a switch of protocols
+/// ([`Response::upgrade`]) the client sends nothing and half-closes; the content is all that it
+/// receives.
+///
 /// # Errors
-/// Fails if the service panics, if its response is an interim one (1xx), or if a body is cut short.
+/// Fails if the service panics, if no response follows an interim one (1xx), or if a body is cut
+/// short.
 ///
 /// # Panics
 /// Panics outside a worker: call it within [`coring::run`](crate::run).
 pub async fn respond(service: &impl Service, request: Request) -> Result<Received, Failed> {
     let wire = Rc::default();
-    let (mut exchange, mut carrier) = begin(service, request, 0, &wire);
+    let begun = catch_panic(|| begin(service, request, 0, &wire));
+    let (mut exchange, mut carrier) = begun.ok_or(Failed(CloseReason::ServicePanicked))?;
     let mut received = Received {
         status: StatusCode::default(),
         headers: HeaderMap::new(),
@@ -127,13 +134,15 @@ fn begin<S: Service>(
         *request.body() = body;
         body_sender
     });
+    // The service may panic here, before its future exists.
     let call = PoolBox::pin(&engine::pool(), || service.call(request));
     let carrier = MemoryCarrier {
         wire: wire.clone(),
         stream,
         source,
         arrived: None,
-        is_head,
+        has_body: !is_head,
+        has_trailers: false,
         limits: Limits::default().bounds().expect("the defaults are valid"),
     };
     (Exchange::new(Pending::Call(call), incoming), carrier)
@@ -179,7 +188,10 @@ struct MemoryCarrier {
     /// The request's body, as the client sends it.
     source: Body,
     arrived: Option<Arrived>,
-    is_head: bool,
+    /// Whether the response has a body.
+    has_body: bool,
+    /// Whether the response has a place for trailers.
+    has_trailers: bool,
     limits: Bounds,
 }
 
@@ -267,12 +279,18 @@ impl Carrier for MemoryCarrier {
         for (name, value) in response.headers() {
             headers.append(name, value.clone());
         }
-        self.send(Frame::Head(response.status(), headers));
-        !self.is_head
+        let status = response.status();
+        self.send(Frame::Head(status, headers));
+        self.has_body &= !matches!(
+            status,
+            StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED
+        );
+        self.has_trailers = self.has_body && response.body_length().is_none();
+        self.has_body
     }
 
     fn body_part(&mut self, body_part: BodyPart) -> Result<(), CloseReason> {
-        if self.is_head {
+        if !self.has_body {
             return Ok(());
         }
         let bytes = Self::read(body_part).map_err(|_| CloseReason::ServiceFailed)?;
@@ -282,6 +300,7 @@ impl Carrier for MemoryCarrier {
     }
 
     fn end(&mut self, trailers: Option<HeaderMap>) -> Result<(), CloseReason> {
+        let trailers = trailers.filter(|_| self.has_trailers);
         self.send(Frame::End(trailers.unwrap_or_default()));
         Ok(())
     }
@@ -315,139 +334,4 @@ impl Carrier for MemoryCarrier {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{run, spawn};
-
-    /// Sends the request's body back, with the request's path before each part.
-    async fn prefixed(mut request: Request) -> Response {
-        let path = request.path().to_owned();
-        let (mut sender, body) = Body::channel(16);
-        spawn(async move {
-            while let Some(part) = request.body().part().await.expect("a whole body") {
-                sender.write(path.clone()).await.expect("a reader");
-                sender.write(part).await.expect("a reader");
-            }
-            sender.finish();
-        });
-        Response::text(body)
-    }
-
-    /// A request whose body has this many `parts`, each written in a turn of its own.
-    fn request(path: &str, parts: usize) -> Request {
-        let (mut sender, body) = Body::channel(1);
-        spawn(async move {
-            for number in 0..parts {
-                sender.write(format!("{number};")).await.expect("a reader");
-            }
-            sender.finish();
-        });
-        let builder = Request::builder().method(Method::POST).uri(path.to_owned());
-        builder.body(body).expect("a valid request")
-    }
-
-    #[test]
-    fn exchanges_interleave_on_one_connection() {
-        run(async {
-            let wire = Rc::default();
-            let (mut one, mut carrier_one) = begin(&prefixed, request("/one", 20), 1, &wire);
-            let (mut two, mut carrier_two) = begin(&prefixed, request("/two", 20), 2, &wire);
-            let mut frames = Vec::new();
-            let mut is_done = [false; 2];
-            poll_fn(|context| {
-                loop {
-                    is_done[0] = is_done[0] || one.poll(&mut carrier_one, context).is_ready();
-                    is_done[1] = is_done[1] || two.poll(&mut carrier_two, context).is_ready();
-                    let before = frames.len();
-                    while let Some(frame) = wire.borrow_mut().read() {
-                        frames.push(frame);
-                    }
-                    if is_done == [true; 2] {
-                        return Poll::Ready(());
-                    } else if frames.len() == before {
-                        return Poll::Pending;
-                    }
-                }
-            })
-            .await;
-            let changes = frames
-                .windows(2)
-                .filter(|pair| pair[0].0 != pair[1].0)
-                .count();
-            assert!(changes > 4, "only {changes} changes between the exchanges");
-            for (number, path) in [(1, "/one"), (2, "/two")] {
-                let own = || {
-                    frames
-                        .iter()
-                        .filter(|frame| frame.0 == number)
-                        .map(|frame| &frame.1)
-                };
-                assert!(matches!(own().next(), Some(Frame::Head(StatusCode::OK, _))));
-                assert!(matches!(own().next_back(), Some(Frame::End(_))));
-                let bytes = own().filter_map(|frame| match frame {
-                    Frame::Data(bytes) => Some(&bytes[..]),
-                    _ => None,
-                });
-                let expected: String = (0..20).map(|part| format!("{path}{part};")).collect();
-                assert_eq!(bytes.collect::<Vec<_>>().concat(), expected.as_bytes());
-            }
-        });
-    }
-
-    #[test]
-    fn a_response_is_received_as_a_client_would() {
-        run(async {
-            let echo = async |mut request: Request| match request.path() {
-                "/panic" => panic!("requested by the test"),
-                "/interim" => Response::new(StatusCode::CONTINUE),
-                "/cut" => Response::text(Body::channel(1).1),
-                _ => Response::text(mem::take(request.body())),
-            };
-            let ask = |method: Method, path: &'static str, content: &'static str| {
-                let request = Request::builder().method(method).uri(path).body(content);
-                respond(&echo, request.expect("a valid request"))
-            };
-            let received = ask(Method::POST, "/", "content").await.unwrap();
-            assert_eq!(received.status, StatusCode::OK);
-            assert_eq!(received.body, b"content");
-            assert_eq!(
-                received.headers["content-type"],
-                "text/plain; charset=utf-8"
-            );
-            let received = ask(Method::HEAD, "/", "content").await.unwrap();
-            assert_eq!(received.body, b"");
-            for path in ["/panic", "/interim", "/cut"] {
-                let failed = ask(Method::GET, path, "").await.expect_err(path);
-                assert!(
-                    failed.to_string().contains("service") == (path == "/panic"),
-                    "{failed}"
-                );
-            }
-        });
-    }
-
-    /// A client that does not read slows the service down.
-    #[test]
-    fn a_response_that_is_not_read_is_bounded() {
-        run(async {
-            let endless = async |_: Request| {
-                let (mut sender, body) = Body::channel(1 << 20);
-                spawn(async move { while sender.write(vec![1; 10_000]).await.is_ok() {} });
-                Response::text(body)
-            };
-            let wire = Rc::default();
-            let request = Request::builder().body("").unwrap();
-            let (mut exchange, mut carrier) = begin(&endless, request, 0, &wire);
-            for _ in 0..100 {
-                let polled = poll_fn(|context| Poll::Ready(exchange.poll(&mut carrier, context)));
-                assert!(polled.await.is_pending());
-                crate::rt::yield_now().await;
-            }
-            let bytes = wire.borrow().bytes;
-            assert!(
-                (QUEUED_BYTES_MAX..QUEUED_BYTES_MAX + 10_000).contains(&bytes),
-                "{bytes}"
-            );
-        });
-    }
-}
+mod tests;
