@@ -100,38 +100,29 @@ impl Response {
     /// ```
     #[must_use]
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        if let Some(shared) = &self.shared
-            && has_field(shared, &name)
-        {
-            let more = &mut self.extra.get_or_default().more;
-            more.extend_from_slice(shared.fields());
-            if shared.wants_close() {
-                more.push((CONNECTION, const { close() }));
-            }
-            self.shared = None;
-        }
+        self.unshare_if_it_has(&name);
         self.retain_more(|other| *other != name);
         match &mut self.first {
             Some((first, old)) if *first == name => *old = value,
-            _ => return self.append_header(name, value),
+            _ => self.push(name, value),
         }
         self
     }
 
     /// Adds a header field and keeps other fields of that name, as `HeaderMap::append` does. For
-    /// fields that may be repeated, such as `Set-Cookie`.
+    /// fields that may be repeated, such as `Set-Cookie`. They are sent in the order in which they
+    /// were added.
     #[must_use]
     pub fn append_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        if self.first.is_none() {
-            self.first = Some((name, value));
-        } else {
-            self.extra.get_or_default().more.push((name, value));
-        }
+        self.unshare_if_it_has(&name);
+        self.push(name, value);
         self
     }
 
     /// Sets header fields that are already encoded. They replace all fields of their names, and any
-    /// earlier `lines`. The server sends them after the response's other fields.
+    /// earlier `lines`. The server sends them after the response's other fields. If a field of one
+    /// of their names is set or added later, they become fields like the others, with names in
+    /// lower case.
     #[inline]
     #[must_use]
     pub fn with_field_lines(mut self, lines: Rc<FieldLines>) -> Self {
@@ -337,6 +328,28 @@ impl Response {
             })
     }
 
+    /// Adds a field after the others in `first` and `more`.
+    fn push(&mut self, name: HeaderName, value: HeaderValue) {
+        let has_more = |extra: &ResponseExtra| !extra.more.is_empty();
+        if self.first.is_none() && !self.extra.get().is_some_and(has_more) {
+            self.first = Some((name, value));
+        } else {
+            self.extra.get_or_default().more.push((name, value));
+        }
+    }
+
+    /// Moves the shared fields into `more` if one of them is called `name`, to replace that one or
+    /// to put another after it.
+    fn unshare_if_it_has(&mut self, name: &HeaderName) {
+        if let Some(shared) = self.shared.take_if(|shared| has_field(shared, name)) {
+            let more = &mut self.extra.get_or_default().more;
+            more.extend_from_slice(shared.fields());
+            if shared.wants_close() {
+                more.push((CONNECTION, const { close() }));
+            }
+        }
+    }
+
     /// Removes the fields in `more` whose names `keeps` rejects.
     fn retain_more(&mut self, keeps: impl Fn(&HeaderName) -> bool) {
         if let Some(extra) = self.extra.get_mut() {
@@ -386,107 +399,4 @@ const fn text() -> HeaderValue {
 }
 
 #[cfg(test)]
-mod tests {
-    use ::http::header::{ETAG, SET_COOKIE};
-
-    use super::*;
-
-    fn value(text: &'static str) -> HeaderValue {
-        HeaderValue::from_static(text)
-    }
-
-    fn fields(response: &Response) -> Vec<(&str, &str)> {
-        response
-            .headers()
-            .map(|(name, value)| (name.as_str(), value.to_str().unwrap()))
-            .collect()
-    }
-
-    #[test]
-    fn with_header_replaces_all_fields_of_its_name() {
-        let json = Response::text("{}").with_header(CONTENT_TYPE, value("application/json"));
-        assert_eq!(fields(&json), [("content-type", "application/json")]);
-        let cookies = json
-            .append_header(SET_COOKIE, value("a=1"))
-            .append_header(SET_COOKIE, value("b=2"));
-        assert_eq!(
-            fields(&cookies)[1..],
-            [("set-cookie", "a=1"), ("set-cookie", "b=2")]
-        );
-        let one = cookies.with_header(SET_COOKIE, value("c=3"));
-        assert_eq!(fields(&one)[1..], [("set-cookie", "c=3")]);
-        let first = Response::new(StatusCode::OK)
-            .append_header(SET_COOKIE, value("a=1"))
-            .append_header(SET_COOKIE, value("b=2"))
-            .with_header(SET_COOKIE, value("c=3"));
-        assert_eq!(fields(&first), [("set-cookie", "c=3")]);
-    }
-
-    #[test]
-    fn with_header_replaces_a_shared_field_in_this_response_only() {
-        let lines = Rc::new(FieldLines::new([
-            (CONTENT_TYPE, value("text/css")),
-            (ETAG, value("\"1\"")),
-        ]));
-        let shared = || Response::new(StatusCode::OK).with_field_lines(lines.clone());
-        let replaced = shared().with_header(CONTENT_TYPE, value("text/plain"));
-        assert_eq!(
-            fields(&replaced),
-            [("content-type", "text/plain"), ("etag", "\"1\"")]
-        );
-        let other = shared().with_header(SET_COOKIE, value("a=1"));
-        assert!(other.shared().is_some());
-        assert_eq!(fields(&other).len(), 3);
-    }
-
-    #[test]
-    fn with_field_lines_replaces_fields_of_their_names() {
-        let lines = Rc::new(FieldLines::new([
-            (CONTENT_TYPE, value("text/css")),
-            (CONNECTION, value("close")),
-        ]));
-        let response = Response::text("")
-            .append_header(ETAG, value("\"1\""))
-            .append_header(CONTENT_TYPE, value("text/html"))
-            .with_field_lines(lines);
-        let expected = [("etag", "\"1\""), ("content-type", "text/css")];
-        assert_eq!(fields(&response), expected);
-        // Replacing a shared field splits the lines up; their `Connection: close` must not get
-        // lost.
-        let replaced = response.with_header(CONTENT_TYPE, value("text/plain"));
-        let expected = [
-            ("etag", "\"1\""),
-            ("connection", "close"),
-            ("content-type", "text/plain"),
-        ];
-        let mut replaced = fields(&replaced);
-        replaced.sort_by_key(|(name, _)| expected.iter().position(|(other, _)| other == name));
-        assert_eq!(replaced, expected);
-    }
-
-    #[test]
-    fn only_an_interim_response_can_be_followed() {
-        for status in [101, 200, 404, 500] {
-            let status = StatusCode::from_u16(status).unwrap();
-            let then = || Response::new(status).then(async { Response::text("") });
-            assert!(std::panic::catch_unwind(then).is_err(), "{status}");
-        }
-        for status in [100, 102, 103, 199] {
-            let status = StatusCode::from_u16(status).unwrap();
-            let mut response = Response::new(status).then(async { Response::text("") });
-            assert!(response.take_next().is_some(), "{status}");
-            assert!(response.take_next().is_none(), "{status}");
-        }
-    }
-
-    #[test]
-    fn text_and_html_name_their_charset() {
-        for (response, expected) in [
-            (Response::html(""), "text/html; charset=utf-8"),
-            (Response::not_found(""), "text/html; charset=utf-8"),
-            (Response::text(""), "text/plain; charset=utf-8"),
-        ] {
-            assert_eq!(fields(&response), [("content-type", expected)]);
-        }
-    }
-}
+mod tests;
