@@ -26,7 +26,8 @@ use crate::buf::PoolBox;
 /// If no route matches the path, the client gets 404 or the response of [`Router::fallback`]. If
 /// the route has no service for the method, the client gets 405. The service for GET also answers
 /// HEAD; the server then omits the content. OPTIONS is answered with the list of methods, unless
-/// the route has a service for it. All services run on the same worker, so they can share state in
+/// the route has a service for it. `OPTIONS *`, which asks about the server as a whole, is answered
+/// with 204, or by the fallback. All services run on the same worker, so they can share state in
 /// an `Rc` without a lock.
 ///
 /// ```
@@ -269,7 +270,10 @@ impl Router {
         let path = request.path();
         let Ok(found) = self.paths.at(path) else {
             let fallback = self.fallback.as_deref();
-            return fallback.ok_or_else(|| StatusCode::NOT_FOUND.into());
+            return fallback.ok_or_else(|| match path {
+                "*" => StatusCode::NO_CONTENT.into(),
+                _ => StatusCode::NOT_FOUND.into(),
+            });
         };
         let route = &self.routes[*found.value];
         let mut params = Vec::new();

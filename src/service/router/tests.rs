@@ -100,6 +100,17 @@ fn options_and_405_list_the_methods_of_the_path() {
     });
 }
 
+/// `*` is the server itself (RFC 9110 §9.3.7).
+#[test]
+fn options_of_the_server_are_answered_without_a_route() {
+    let router = || Router::new().get("/{a}", echo).nest("/n", echo);
+    check(router(), &[("OPTIONS", "*", 204, "")]);
+    check(
+        router().fallback(echo),
+        &[("OPTIONS", "*", 200, "OPTIONS * ")],
+    );
+}
+
 #[test]
 fn parameters_are_decoded_and_must_be_utf_8() {
     let router = Router::new().get("/{a}", echo).get("/{a}/x/{*rest}", echo);
