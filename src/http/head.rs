@@ -72,6 +72,19 @@ impl Head {
         }
     }
 
+    /// As [`Head::path`], with what [`Head::strip_path`] has removed.
+    #[must_use]
+    pub fn full_path<'a>(&self, bytes: &'a [u8]) -> &'a str {
+        let start = match self.parts.authority {
+            Some(authority) => authority.end(),
+            None => self.target.start(),
+        };
+        match Span::new(start, self.parts.path.end()).text(bytes) {
+            "" => "/",
+            path => path,
+        }
+    }
+
     /// Removes the first `n` bytes of the path, for a service that is mounted below a prefix. The
     /// target does not change.
     pub fn strip_path(&mut self, n: usize) {

@@ -50,8 +50,9 @@ impl Span {
         (!self.0.get() & 0xffff) as usize
     }
 
+    /// The offset behind the last byte.
     #[inline]
-    fn end(self) -> usize {
+    pub(super) fn end(self) -> usize {
         (!self.0.get() >> 16) as usize
     }
 

@@ -254,6 +254,11 @@ impl Request {
         }
     }
 
+    /// The path with the prefixes that routers have removed.
+    pub(super) fn full_path(&self) -> &str {
+        self.0.head.full_path(&self.0.bytes)
+    }
+
     /// Removes the first `n` bytes of the path.
     pub(super) fn strip_path(&mut self, n: usize) {
         self.0.head.strip_path(n);

@@ -262,6 +262,11 @@ impl Service for Files {
         let Some(path) = Relative::read(request.path_bytes()) else {
             return status_response(StatusCode::NOT_FOUND);
         };
+        if path.is_directory() && !request.full_path().ends_with('/') {
+            // A router has removed the whole path. The links of a page would lead to the directory
+            // above the prefix.
+            return redirect(&request);
+        }
         let found = self.cache.borrow_mut().find(path.as_bytes(), now_ms());
         let known = match found {
             Lookup::Fresh(small) => return small.respond(&request),
@@ -423,7 +428,7 @@ fn content_range(part: Option<Range<u64>>, length: u64) -> (HeaderName, HeaderVa
 
 /// Redirects to the same path with a slash at its end.
 fn redirect(request: &Request) -> Response {
-    match HeaderValue::try_from(with_slash(request.path(), request.query())) {
+    match HeaderValue::try_from(with_slash(request.full_path(), request.query())) {
         Ok(location) => {
             status_response(StatusCode::MOVED_PERMANENTLY).with_header(LOCATION, location)
         }

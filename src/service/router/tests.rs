@@ -2,7 +2,11 @@
 
 use std::cell::Cell;
 
+use ::http::header::LOCATION;
+
 use super::*;
+use crate::fs::Root;
+use crate::service::Files;
 
 /// A service that responds with the method, path and parameters it got.
 async fn echo(request: Request) -> Response {
@@ -154,6 +158,42 @@ fn a_nested_service_gets_the_rest_of_the_path() {
             ("GET", "/in", 200, "fell back on /in"),
         ],
     );
+}
+
+/// At the prefix itself, relative links of `index.html` would lead out of the prefix.
+#[test]
+fn nested_files_redirect_from_their_prefix_to_the_one_with_a_slash() {
+    let site = || {
+        let root = Root::open(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/site"));
+        Files::new(root.expect("a directory"))
+    };
+    let inner = Router::new().nest("/{a}", site());
+    let router = Router::new().nest("/static", site()).nest("/in", inner);
+    crate::run(async move {
+        for (uri, status, location) in [
+            ("/static/", 200, ""),
+            ("/static", 301, "./static/"),
+            ("/static?q=/", 301, "./static/?q=/"),
+            ("http://a/static", 301, "./static/"),
+            ("/in/b%20c", 301, "./b%20c/"),
+            ("/in/b/", 200, ""),
+            ("/static//", 200, ""),
+        ] {
+            let request = Request::builder().uri(uri).body("").unwrap();
+            let response = router.call(request).await;
+            let mut headers = response.headers();
+            let found = headers.find(|(name, _)| *name == LOCATION);
+            let found = found.map_or("", |(_, value)| value.to_str().unwrap());
+            assert_eq!(
+                (response.status().as_u16(), found),
+                (status, location),
+                "{uri}"
+            );
+        }
+        // An absolute URI without a path means `/`, which has a slash.
+        let request = Request::builder().uri("http://a").body("").unwrap();
+        assert_eq!(site().call(request).await.status(), StatusCode::OK);
+    });
 }
 
 #[test]
