@@ -23,8 +23,8 @@ use super::field::{Fields, Owner, has_token, is_token, is_value, owner, trim_ows
 ///
 /// The rules for a response's other fields apply here too. The server writes the fields that frame
 /// the message or concern the connection, so these are left out; `Connection: close` still closes
-/// the connection. The server adds Date and Server if they are missing. Names are sent in lower
-/// case.
+/// the connection. The server adds Date and Server if they are missing. HTTP/1 sends the names with
+/// the letters that [`FieldLines::from_bytes`] got; a [`HeaderName`] is always in lower case.
 pub struct FieldLines {
     /// Each line has CR LF before it; the last line has none after it. HTTP/1 sends these bytes
     /// unchanged.
@@ -83,17 +83,17 @@ impl FieldLines {
     pub fn new(fields: impl IntoIterator<Item = (HeaderName, HeaderValue)>) -> Self {
         let (mut lines, mut flags) = (Vec::new(), FieldFlags::default());
         for (name, value) in fields {
-            write(
-                name.as_str().as_bytes(),
-                value.as_bytes(),
-                &mut lines,
-                &mut flags,
-            );
+            let (name, value) = (name.as_str().as_bytes(), value.as_bytes());
+            if flags.admits(name, value) {
+                write(name, value, &mut lines);
+            }
         }
         Self::from_lines(lines, flags)
     }
 
     /// Encodes fields whose names and values are raw bytes. White space around a value is removed.
+    /// The names keep their upper and lower case on HTTP/1, for clients that compare them exactly;
+    /// [`FieldLines::fields`] returns them in lower case.
     ///
     /// # Errors
     /// If a name is not a token (RFC 9110 §5.6.2) or is longer than 65,535 bytes, or if a value
@@ -114,7 +114,9 @@ impl FieldLines {
                     is_name_invalid,
                 });
             }
-            write(&name.to_ascii_lowercase(), value, &mut lines, &mut flags);
+            if flags.admits(&name.to_ascii_lowercase(), value) {
+                write(name, value, &mut lines);
+            }
         }
         Ok(Self::from_lines(lines, flags))
     }
@@ -127,7 +129,7 @@ impl FieldLines {
         }
     }
 
-    /// The fields, without those that were left out.
+    /// The fields, without those that were left out. Their names are in lower case.
     pub fn fields(&self) -> &[(HeaderName, HeaderValue)] {
         self.fields.get_or_init(|| {
             let typed = |(name, value)| {
@@ -163,12 +165,10 @@ impl FieldLines {
 /// The longest name that `HeaderName` accepts, in bytes.
 const NAME_BYTES_MAX: usize = u16::MAX as usize;
 
-/// Appends the line of a field, whose name must be in lower case, if a response sends that field.
-fn write(name: &[u8], value: &[u8], lines: &mut Vec<u8>, flags: &mut FieldFlags) {
-    if flags.admits(name, value) {
-        for part in [b"\r\n", name, b": ", value] {
-            lines.extend_from_slice(part);
-        }
+/// Appends the line of a field.
+fn write(name: &[u8], value: &[u8], lines: &mut Vec<u8>) {
+    for part in [b"\r\n", name, b": ", value] {
+        lines.extend_from_slice(part);
     }
 }
 
@@ -212,11 +212,11 @@ mod tests {
         assert_eq!((none.lines(), none.fields().len()), (&b""[..], 0));
         let given: [(&str, &[u8]); 3] = [("X-A", b" 1\t"), ("x-a", b""), ("etag", b"\"\xff:\"")];
         let lines = FieldLines::from_bytes(given).unwrap();
-        assert_eq!(lines.lines(), b"\r\nx-a: 1\r\nx-a: \r\netag: \"\xff:\"");
+        assert_eq!(lines.lines(), b"\r\nX-A: 1\r\nx-a: \r\netag: \"\xff:\"");
         let expected: [(&str, &[u8]); 3] = [("x-a", b"1"), ("x-a", b""), ("etag", b"\"\xff:\"")];
         assert_eq!(fields(&lines), expected);
         let again = FieldLines::new(lines.fields().to_vec());
-        assert_eq!(again.lines(), lines.lines());
+        assert_eq!(again.lines(), lines.lines().to_ascii_lowercase());
     }
 
     #[test]

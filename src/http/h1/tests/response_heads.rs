@@ -101,3 +101,28 @@ fn any_number_of_upgrade_fields_gets_one_connection_field() {
         }
     }
 }
+
+#[test]
+fn shared_fields_are_sent_with_the_letters_they_were_given() {
+    let given = [
+        ("X-Request-ID", "1"),
+        ("DATE", "d"),
+        ("sErver", "s"),
+        ("Connection", "Close"),
+    ];
+    let shared = FieldLines::from_bytes(given).expect("valid fields");
+    let response = ResponseHead {
+        status: StatusCode::OK,
+        reason: None,
+        shared: Some(&shared),
+        fields: NO_FIELDS,
+        length: BodyLength::Known(0),
+    };
+    let mut out = vec![0; response.head_bytes_max()];
+    let len = after(GET).encode_head(&response, &DATE, &mut out);
+    let head = str::from_utf8(&out[..len]).expect("text");
+    let own = "\r\nX-Request-ID: 1\r\nDATE: d\r\nsErver: s";
+    let expected =
+        format!("HTTP/1.1 200 OK{own}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    assert_eq!(head, expected);
+}
