@@ -10,7 +10,7 @@ use super::error::{Error, ErrorKind};
 use super::limits::Limits;
 use super::worker::{Socket, WorkerPlan};
 use super::{Handle, HandleState, Result, RunState, RunningServer, startup};
-use crate::engine::{EngineChoice, Refused};
+use crate::engine::EngineChoice;
 use crate::metrics::WorkerMetrics;
 use crate::net::{self, Address, SocketFile};
 use crate::service::{Service, ServiceFactory};
@@ -120,8 +120,7 @@ impl Builder {
         let invalid = |message: String| Error::new(ErrorKind::Configuration, message);
         let limits = self.limits.bounds().map_err(invalid)?;
         let addresses = self.parsed_addresses()?;
-        let no_engine = |refused: Refused| Error::new(ErrorKind::Engine, refused);
-        let selected = self.engine.probe().map_err(no_engine)?;
+        let selected = self.engine.probe().map_err(Error::no_engine)?;
         let cores = Arc::new(Cores::choose(self.cores, self.pin));
         let files_max = raise_open_files();
         let mut bound = Vec::new();

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::engine::Refused;
+
 /// The kind of an [`Error`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -29,6 +31,16 @@ impl Error {
             kind,
             message: message.to_string(),
         }
+    }
+
+    /// No engine can be used. Only a refusal of io_uring is the engine's; otherwise this machine
+    /// lacks a resource that every engine needs.
+    pub(super) fn no_engine(refused: Refused) -> Self {
+        let kind = match refused.is_uring() {
+            true => ErrorKind::Engine,
+            false => ErrorKind::Runtime,
+        };
+        Self::new(kind, refused)
     }
 
     /// The kind of the error.

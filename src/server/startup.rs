@@ -161,11 +161,8 @@ fn choose_engine(
                 .for_each(|worker| send_verdict(worker, Verdict::Serve));
             return Ok(selected);
         };
-        if !why.is_uring() {
-            return Err(Error::new(ErrorKind::Runtime, why));
-        }
-        if choice != EngineChoice::Auto {
-            return Err(Error::new(ErrorKind::Engine, why));
+        if choice != EngineChoice::Auto || !why.is_uring() {
+            return Err(Error::no_engine(why));
         }
         selected = Selected::epoll_fallback(&why);
         for worker in verdicts {
