@@ -55,11 +55,12 @@ impl Readiness {
         }
     }
 
-    /// Ready when the next attempt may succeed.
+    /// Ready when the next attempt may succeed, or when the socket cannot be polled.
     fn poll(&mut self, context: &Context<'_>) -> Poll<io::Result<()>> {
         if self.must_wait {
-            ready!(self.polling.poll_events(context))?;
+            let events = ready!(self.polling.poll_events(context));
             self.must_wait = false;
+            events?;
         }
         Poll::Ready(Ok(()))
     }
@@ -105,13 +106,17 @@ impl MessageReceiver {
     /// If no receive is in flight.
     pub fn poll_end(&mut self, context: &Context<'_>) -> Poll<io::Result<Option<Message>>> {
         loop {
-            ready!(self.readiness.poll(context))?;
-            let result = match self.in_flight.as_mut().expect("a receive was begun") {
-                InFlight::Ring(OwnedId(id)) => ready!(id.with(|engine, id| match engine {
-                    Engine::Uring(uring) => uring.0.poll_recv_message(id, context),
-                    Engine::Epoll(_) => unreachable!("epoll has no message operations"),
-                })),
-                InFlight::Direct(message) => message.receive_now(),
+            let in_flight = self.in_flight.as_mut().expect("a receive was begun");
+            let ready = ready!(self.readiness.poll(context));
+            let result = match (ready, in_flight) {
+                (Err(error), _) => Err(error),
+                (Ok(()), InFlight::Ring(OwnedId(id))) => {
+                    ready!(id.with(|engine, id| match engine {
+                        Engine::Uring(uring) => uring.0.poll_recv_message(id, context),
+                        Engine::Epoll(_) => unreachable!("epoll has no message operations"),
+                    }))
+                }
+                (Ok(()), InFlight::Direct(message)) => message.receive_now(),
             };
             if !self.readiness.must_retry(&result) {
                 self.in_flight = None;
@@ -168,13 +173,16 @@ impl MessageSender {
             let Some(in_flight) = &mut self.in_flight else {
                 return Poll::Ready(Ok(()));
             };
-            ready!(self.readiness.poll(context))?;
-            let result = match in_flight {
-                InFlight::Ring(OwnedId(id)) => ready!(id.with(|engine, id| match engine {
-                    Engine::Uring(uring) => uring.0.poll_send_message(id, context),
-                    Engine::Epoll(_) => unreachable!("epoll has no message operations"),
-                })),
-                InFlight::Direct(message) => message.send_now(),
+            let ready = ready!(self.readiness.poll(context));
+            let result = match (ready, in_flight) {
+                (Err(error), _) => Err(error),
+                (Ok(()), InFlight::Ring(OwnedId(id))) => {
+                    ready!(id.with(|engine, id| match engine {
+                        Engine::Uring(uring) => uring.0.poll_send_message(id, context),
+                        Engine::Epoll(_) => unreachable!("epoll has no message operations"),
+                    }))
+                }
+                (Ok(()), InFlight::Direct(message)) => message.send_now(),
             };
             if !self.readiness.must_retry(&result) {
                 self.in_flight = None;

@@ -27,6 +27,7 @@ mod request_trailers;
 mod resources;
 mod response_memory;
 mod sandbox;
+mod seqpacket;
 mod serve_changed_files;
 mod serve_confinement;
 mod serve_digests;

@@ -1,36 +1,16 @@
 //! Signals caused by failed writes: coring's own writes raise neither SIGPIPE nor SIGXFSZ, also in
 //! a program that handles these signals itself.
 
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
-use std::{env, thread};
 
 use coring::{AccessLog, Files, fs::Root};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use signal_hook::consts::{SIGPIPE, SIGXFSZ};
 
-use crate::support::{GET, Local, TempDir, builder, eventually, get, noise, run};
-
-/// This environment variable is set in a process that runs a single test.
-const ALONE: &str = "CORING_TEST_ALONE";
-
-/// Whether this process runs only the test `name`. If not, runs that test in a process of its own
-/// and asserts that it passes.
-fn is_alone(name: &str) -> bool {
-    if env::var_os(ALONE).is_some() {
-        return true;
-    }
-    let mut command = Command::new(env::current_exe().expect("the path of this program"));
-    command
-        .args(["--exact", name, "--nocapture"])
-        .env(ALONE, "1");
-    let output = command.output().expect("the output of the test");
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{}: {text}", output.status);
-    false
-}
+use crate::support::{GET, Local, TempDir, builder, eventually, get, is_alone, noise, run};
 
 /// A flag that is set when `signal` reaches any thread of this process.
 fn watch(signal: i32) -> Arc<AtomicBool> {

@@ -11,6 +11,7 @@ mod requests;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -67,6 +68,26 @@ pub(crate) fn has_io_uring(what: &str) -> bool {
 pub(crate) fn report(line: &str) {
     // A closed standard error must not fail the test.
     let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Whether this process runs only the test `name`, given with its module. If not, runs that test in
+/// a process of its own and asserts that it passes. For tests that change what belongs to the whole
+/// process, such as its limits.
+#[track_caller]
+pub(crate) fn is_alone(name: &str) -> bool {
+    /// This environment variable is set in a process that runs a single test.
+    const ALONE: &str = "CORING_TEST_ALONE";
+    if env::var_os(ALONE).is_some() {
+        return true;
+    }
+    let mut command = Command::new(env::current_exe().expect("the path of this program"));
+    command
+        .args(["--exact", name, "--nocapture"])
+        .env(ALONE, "1");
+    let output = command.output().expect("the output of the test");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {text}", output.status);
+    false
 }
 
 /// Calls `probe` every 10 ms until it returns a value. Panics, naming `what`, after [`PATIENCE`].
