@@ -1,12 +1,42 @@
-//! Child processes: waiting until one has exited, without blocking the worker. To start one, use
-//! [`std::process::Command`].
+//! Child processes: starting one with the usual signals, and waiting until it has exited, without
+//! blocking the worker. [`std::process::Command`] says what to start.
 
 use std::io;
-use std::process::{Child, ExitStatus};
+use std::process::{Child, Command, ExitStatus};
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::net::{Events, Polling};
+use crate::sys::signals::with_write_signals;
+
+/// As [`Command::spawn`], but the child does not inherit the signal mask of a server's thread.
+///
+/// The threads of a [`Server`](crate::Server) block `SIGPIPE` and `SIGXFSZ`, and a child process
+/// inherits the mask of the thread that starts it. If a child with this mask writes to a pipe
+/// without a reader, the write fails and does not end the child. A shell's loop in `... | head -1`, for
+/// example, then continues. This function starts the child with both signals unblocked. It can be
+/// called on any thread, also within [`task::blocking`](crate::task::blocking).
+///
+/// ```
+/// use std::process::{Command, Stdio};
+///
+/// # fn main() -> std::io::Result<()> {
+/// coring::run(async {
+///     let mut command = Command::new("sh");
+///     command.args(["-c", "yes | head -1"]).stdout(Stdio::piped());
+///     let child = coring::process::spawn(&mut command)?;
+///     let output = coring::task::blocking(|| child.wait_with_output()).await??;
+///     assert_eq!(output.stdout, b"y\n");
+///     Ok(())
+/// })
+/// # }
+/// ```
+///
+/// # Errors
+/// Those of [`Command::spawn`].
+pub fn spawn(command: &mut Command) -> io::Result<Child> {
+    with_write_signals(|| command.spawn())
+}
 
 /// Waits until `child` has exited, and returns its exit status. Other coroutines run meanwhile.
 ///

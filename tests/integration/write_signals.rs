@@ -1,12 +1,16 @@
 //! Signals caused by failed writes: coring's own writes raise neither SIGPIPE nor SIGXFSZ, also in
-//! a program that handles these signals itself.
+//! a program that handles these signals itself. The children that a service starts get them.
 
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::Duration;
+use std::{fs, thread};
 
-use coring::{AccessLog, Files, fs::Root};
+use coring::{AccessLog, Files, Request, Response, fs::Root, process};
+use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use signal_hook::consts::{SIGPIPE, SIGXFSZ};
 
@@ -63,13 +67,11 @@ fn an_access_log_that_cannot_be_written_raises_no_signal() {
     setrlimit(Resource::Fsize, limit).expect("a lower limit");
     for log in [pipe, directory.file("log")] {
         let reader = log.ends_with("pipe").then(|| {
-            let mut options = std::fs::OpenOptions::new();
+            let mut options = fs::OpenOptions::new();
             options.read(true).write(true).open(&log).expect("a pipe")
         });
         let logged = builder().access_log(AccessLog::File(log.into()));
-        let server = Local::start_with(logged, || {
-            async |_: coring::Request| coring::Response::text("")
-        });
+        let server = Local::start_with(logged, || async |_: Request| Response::text(""));
         drop(reader);
         let mut client = server.connect();
         client.send(GET);
@@ -79,4 +81,49 @@ fn an_access_log_that_cannot_be_written_raises_no_signal() {
     }
     assert!(!raised.load(Ordering::Relaxed), "SIGPIPE");
     assert!(!too_large.load(Ordering::Relaxed), "SIGXFSZ");
+}
+
+/// The mask of blocked signals in the text of `/proc/…/status`.
+fn blocked(status: &str) -> u64 {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
+    u64::from_str_radix(mask.expect("a mask").trim(), 16).expect("a number")
+}
+
+/// A child gets both signals unblocked, as from a shell. The worker that starts it keeps them
+/// blocked, and a failed write before the start raises no signal.
+#[test]
+fn a_child_can_be_ended_by_the_signal_of_a_failed_write() {
+    if !is_alone("write_signals::a_child_can_be_ended_by_the_signal_of_a_failed_write") {
+        return;
+    }
+    let raised = watch(SIGPIPE);
+    let server = Local::start(|| {
+        async |request: Request| {
+            let (reader, writer) = io::pipe().expect("a pipe");
+            drop(reader);
+            assert_eq!(rustix::io::write(&writer, b"x"), Err(Errno::PIPE));
+            let mut command = Command::new(&request.path()[1..]);
+            command.arg("/proc/self/status").stdout(Stdio::piped());
+            let mut child = process::spawn(&mut command).expect("a child");
+            if request.path() == "/yes" {
+                drop(child.stdout.take());
+            }
+            let output = coring::task::blocking(move || child.wait_with_output());
+            let output = output.await.expect("a thread").expect("an exit");
+            let own = fs::read_to_string("/proc/thread-self/status").expect("a status");
+            let text = String::from_utf8(output.stdout).expect("text");
+            Response::text(match output.status.signal() {
+                Some(signal) => format!("signal {signal}"),
+                None => format!("{:x} {:x}", blocked(&text), blocked(&own)),
+            })
+        }
+    });
+    let mut client = server.connect();
+    client.send(get("/cat"));
+    let both = 1_u64 << (SIGPIPE - 1) | 1 << (SIGXFSZ - 1);
+    assert_eq!(client.response().text(), format!("0 {both:x}"));
+    client.send(get("/yes"));
+    assert_eq!(client.response().text(), format!("signal {SIGPIPE}"));
+    server.stop();
+    assert!(!raised.load(Ordering::Relaxed), "SIGPIPE in the server");
 }

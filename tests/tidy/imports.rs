@@ -16,7 +16,7 @@ pub(crate) const TABLE: &[(&str, &[&str])] = &[
     ("net", &["engine", "rt", "buf", "sys"]),
     ("fs", &["engine", "buf", "sys", "sim"]),
     ("task", &["engine", "rt", "metrics"]),
-    ("process", &["net"]),
+    ("process", &["net", "sys"]),
     ("http", &[]),
     (
         "service",
@@ -102,8 +102,8 @@ const ABSENT: &[(Rooms, &[&str], &str)] = &[
     ),
     (
         Rooms::In(&["process"]),
-        &["Command"],
-        "this room waits for processes: its caller starts them",
+        &["Command::new", "CommandExt", "Stdio"],
+        "this room decides nothing about a process: its caller makes the command",
     ),
     (
         Rooms::In(&["engine"]),
