@@ -10,7 +10,7 @@
 
 #![allow(clippy::print_stdout, reason = "prints the address")]
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -44,16 +44,24 @@ const PAGE: &str = r#"<!doctype html>
 </script>
 "#;
 
-/// The writers of all pages.
+/// All pages of the worker.
 #[derive(Clone, Default)]
-struct Pages(Rc<RefCell<Vec<BodySender>>>);
+struct Pages(Rc<PagesState>);
+
+#[derive(Default)]
+struct PagesState {
+    /// The writers of the pages.
+    senders: RefCell<Vec<BodySender>>,
+    /// A coroutine sends comments.
+    sends_comments: Cell<bool>,
+}
 
 impl Pages {
     /// Adds a page. Returns the body of its response.
     fn join(&self) -> Body {
         let (sender, body) = Body::channel(QUEUED_BYTES_MAX);
-        self.0.borrow_mut().push(sender);
-        if self.0.borrow().len() == 1 {
+        self.0.senders.borrow_mut().push(sender);
+        if !self.0.sends_comments.replace(true) {
             spawn(self.clone().send_comments());
         }
         body
@@ -62,22 +70,25 @@ impl Pages {
     /// Writes `bytes` to all pages, and drops pages that have gone or whose queue is full.
     fn write(&self, bytes: impl Into<Bytes>) {
         let bytes = bytes.into();
-        let mut senders = self.0.borrow_mut();
+        let mut senders = self.0.senders.borrow_mut();
         senders.retain_mut(|sender| sender.try_write(bytes.clone()).is_ok());
     }
 
     /// Sends comments as long as there are pages.
     async fn send_comments(self) {
-        while !self.0.borrow().is_empty() {
+        while !self.0.senders.borrow().is_empty() {
             sleep(COMMENT_PAUSE).await;
             self.write(": still there\n\n");
         }
+        self.0.sends_comments.set(false);
     }
 }
 
-/// A message in the format of `text/event-stream`.
+/// A message in the format of `text/event-stream`. There a lone CR ends a line, too; without the
+/// split at it, a message could contain other fields.
 fn event(message: &str) -> String {
-    let lines = message.lines().map(|line| format!("data: {line}\n"));
+    let lines = message.lines().flat_map(|line| line.split('\r'));
+    let lines = lines.map(|line| format!("data: {line}\n"));
     lines.chain(["\n".to_owned()]).collect()
 }
 

@@ -7,6 +7,8 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
+use std::thread;
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -399,6 +401,9 @@ fn events_reach_every_open_page() {
     for (text, event) in [
         ("hello", "data: hello\n\n"),
         ("two\nlines", "data: two\ndata: lines\n\n"),
+        ("two\r\nlines", "data: two\ndata: lines\n\n"),
+        // A lone CR ends a line, too.
+        ("one\revent: forged", "data: one\ndata: event: forged\n\n"),
     ] {
         say(text, 204);
         for page in &mut pages {
@@ -409,6 +414,38 @@ fn events_reach_every_open_page() {
     first.reset();
     say("still there?", 204);
     assert_eq!(second.chunk().expect("an event"), b"data: still there?\n\n");
+}
+
+#[test]
+fn a_page_gets_one_comment_at_a_time_however_many_pages_have_left() {
+    let mut server = Running::start("events", &["127.0.0.1:0"]);
+    let address = Address::Tcp(server.address());
+    let connect = || Client::connect(&address).expect("a listener");
+    let join = || {
+        let mut page = connect();
+        page.send(get("/events"));
+        assert_eq!(page.head().status, 200);
+        page
+    };
+    let mut speaker = connect();
+    let mut say = |text: &str| {
+        speaker.send(head_with_length("POST", "/say", text.len()));
+        speaker.send(text);
+        assert_eq!(speaker.response().status, 204);
+    };
+    for _ in 0..5 {
+        join().reset();
+        // By the second message the server has noticed the reset, so it has no pages.
+        say("one");
+        say("two");
+    }
+    let mut page = join();
+    let comment = page.chunk().expect("a comment");
+    assert_eq!(comment, b": still there\n\n");
+    // Time for comments of pages that have left.
+    thread::sleep(Duration::from_millis(500));
+    say("the next");
+    assert_eq!(page.chunk().expect("an event"), b"data: the next\n\n");
 }
 
 /// A client of the example `chat_lines`.
