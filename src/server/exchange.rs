@@ -223,7 +223,8 @@ impl<F: Future<Output = Response>> Exchange<F> {
         }
         self.parts_left = BODY_PARTS_MAX;
         if !carrier.head(response) {
-            response.body().discard();
+            // The body's destructor is the service's code.
+            catch_panic(|| response.body().discard()).ok_or(CloseReason::ServicePanicked)?;
         }
         Ok(mem::take(response.body()))
     }

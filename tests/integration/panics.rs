@@ -1,18 +1,22 @@
 //! Services that panic or fail otherwise: only the connection of the request ends, the failure is
 //! counted, and the worker continues.
 
+use std::convert::Infallible;
 use std::future::{Ready, pending, ready};
 use std::panic::resume_unwind;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Wake, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
 use coring::net::{TcpListener, TcpStream};
-use coring::{Request, Response, Service, StatusCode};
+use coring::{Body, Request, Response, Service, StatusCode};
+use futures_core::Stream;
 
-use crate::support::{GET, HELLO, Local, eventually, get, head_with_length, request_with_body};
+use crate::support::{
+    GET, HELLO, Local, eventually, get, head_with_length, request, request_with_body,
+};
 
 /// A server whose service panics for some paths, before or after its first `.await`.
 fn panicking_server() -> Local {
@@ -268,6 +272,66 @@ fn no_panicking_waker_payload_or_body_ends_the_worker() {
             "{path}: another connection"
         );
     }
+    server.stop();
+}
+
+/// A stream of one part, whose destructor panics.
+struct PanickingStream {
+    part: Option<&'static str>,
+    _panics: PanicWhenDropped,
+}
+
+impl Stream for PanickingStream {
+    type Item = Result<&'static str, Infallible>;
+
+    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Poll::Ready(self.part.take().map(Ok))
+    }
+}
+
+/// The destructor of a response's body may panic at the end of the body, or before it if the body
+/// is not sent. Responses before it are sent.
+#[test]
+fn a_panic_in_the_destructor_of_a_response_body_counts_as_one_of_the_service() {
+    let server = Local::start(|| {
+        async |request: Request| {
+            let body = Body::from_stream(PanickingStream {
+                part: Some("part"),
+                _panics: PanicWhenDropped,
+            });
+            match request.path() {
+                "/stream" => Response::text(body),
+                "/length" => Response::text(body.with_length(4)),
+                "/short" => Response::text(body.with_length(3)),
+                "/304" => Response::text(body).with_status(StatusCode::NOT_MODIFIED),
+                _ => {
+                    std::mem::forget(body);
+                    Response::html(HELLO)
+                }
+            }
+        }
+    });
+    let cases = [
+        ("GET", "/stream"),
+        ("GET", "/length"),
+        ("GET", "/short"),
+        ("HEAD", "/stream"),
+        ("HEAD", "/length"),
+        ("GET", "/304"),
+    ];
+    for (count, (method, path)) in (1..).zip(cases) {
+        let mut client = server.connect();
+        client.send(GET.to_owned() + &request(method, path, &[]));
+        assert_eq!(client.response().text(), HELLO, "{method} {path}");
+        let status = if path == "/304" { 304 } else { 200 };
+        assert_eq!(client.head().status, status, "{method} {path}");
+        client.expect_fin_or_reset();
+        eventually("the connection's end", || {
+            (server.count("closed_by_service") == count).then_some(())
+        });
+        assert_eq!(server.count("service_panics"), count, "{method} {path}");
+    }
+    assert_eq!(server.count("task_panics"), 0);
     server.stop();
 }
 
