@@ -16,7 +16,7 @@ use crate::http::Head;
 use crate::http::field::{Fields, tokens};
 use crate::http::head::Version;
 use crate::net::Remote;
-use crate::rt::Event;
+use crate::rt::{Event, EventWait};
 
 /// A request: its head as received, and a handle to its body.
 pub struct Request(PoolBox<RequestParts>);
@@ -190,10 +190,12 @@ impl Request {
     /// }
     /// ```
     pub fn gone(&self) -> impl Future<Output = ()> + Unpin + 'static {
-        match &self.0.remote {
-            Some(remote) => remote.gone(),
-            None => Rc::new(Event::default()).wait(),
-        }
+        gone(self.0.remote.as_ref())
+    }
+
+    /// The client's connection; `None` for a built request.
+    pub(super) fn remote(&self) -> Option<Remote> {
+        self.0.remote.clone()
     }
 
     /// The target's path as received, without percent-decoding. A service nested in a
@@ -300,6 +302,14 @@ impl Request {
     /// Takes the body and leaves an empty one.
     pub(super) fn take_body(&mut self) -> Body {
         std::mem::take(self.body())
+    }
+}
+
+/// Waits until the client of a connection has gone; without a connection, for ever.
+pub(super) fn gone(remote: Option<&Remote>) -> EventWait {
+    match remote {
+        Some(remote) => remote.gone(),
+        None => Rc::new(Event::default()).wait(),
     }
 }
 

@@ -6,7 +6,9 @@ use std::thread;
 
 use super::body::Body;
 use super::body_sender::BodySender;
+use super::request::gone;
 use crate::buf::Part;
+use crate::net::Remote;
 
 /// Bytes that a service may write to the stream before it has to wait for the client.
 const AHEAD_BYTES_MAX: usize = 64 << 10;
@@ -26,6 +28,8 @@ pub type Continuation = Box<dyn FnOnce(Upgraded) -> Pin<Box<dyn Future<Output = 
 pub struct Upgraded {
     reader: UpgradedReader,
     writer: UpgradedWriter,
+    /// The client's connection; `None` for a built request.
+    remote: Option<Remote>,
 }
 
 /// The reading half of an [`Upgraded`] stream.
@@ -46,8 +50,39 @@ impl Upgraded {
         let stream = Self {
             reader: UpgradedReader(incoming),
             writer: UpgradedWriter(Some(sender)),
+            remote: None,
         };
         (stream, outgoing)
+    }
+
+    /// Sets the connection that [`Upgraded::gone`] watches.
+    pub(super) fn with_remote(self, remote: Option<Remote>) -> Self {
+        Self { remote, ..self }
+    }
+
+    /// Waits until the client has reset the connection (RST) or half-closed it (FIN), or the server
+    /// has closed it. The future does not borrow the stream, so another coroutine may await it. For
+    /// a coroutine that neither reads nor writes meanwhile: a read or a write that fails tells the
+    /// same. For a built request it is never ready.
+    ///
+    /// ```
+    /// use coring::{HeaderValue, Request, Response};
+    ///
+    /// # async fn news() -> String { String::new() }
+    /// async fn subscribe(request: Request) -> Response {
+    ///     let protocol = HeaderValue::from_static("news");
+    ///     Response::upgrade(&request, protocol, async |mut stream| {
+    ///         let gone = stream.gone();
+    ///         let writer = coring::spawn(async move {
+    ///             while stream.write(news().await).await.is_ok() {}
+    ///         });
+    ///         gone.await;
+    ///         writer.abort();
+    ///     })
+    /// }
+    /// ```
+    pub fn gone(&self) -> impl Future<Output = ()> + Unpin + 'static {
+        gone(self.remote.as_ref())
     }
 
     /// As [`UpgradedReader::read`].

@@ -24,7 +24,8 @@ async fn echo(mut stream: Upgraded) {
     }
 }
 
-/// A server that switches protocols, and the number of connections on which `/echo` has ended.
+/// A server that switches protocols, and the number of connections on which `/echo` or `/silent`
+/// has ended.
 fn server(builder: Builder) -> (Local, Arc<AtomicUsize>) {
     let ended: Arc<AtomicUsize> = Arc::default();
     let count = ended.clone();
@@ -36,6 +37,10 @@ fn server(builder: Builder) -> (Local, Arc<AtomicUsize>) {
             match request.path() {
                 "/echo" => Response::upgrade(&request, protocol, async move |stream| {
                     echo(stream).await;
+                    count.fetch_add(1, Ordering::Relaxed);
+                }),
+                "/silent" => Response::upgrade(&request, protocol, async move |stream| {
+                    stream.gone().await;
                     count.fetch_add(1, Ordering::Relaxed);
                 }),
                 "/panic" => Response::upgrade(&request, protocol, async |mut stream| {
@@ -171,6 +176,35 @@ fn a_reset_ends_an_upgraded_connection() {
         (open == 0 && ended.load(Ordering::Relaxed) == 10).then_some(())
     });
     assert_eq!(server.stop_and_count("closed_by_peer"), 10);
+}
+
+#[test]
+fn a_coroutine_that_neither_reads_nor_writes_learns_that_its_client_is_gone() {
+    let (server, ended) = server(builder());
+    let leave: [fn(Client); 3] = [Client::reset, drop, |mut client| {
+        client.half_close();
+        // The coroutine's end closes the connection.
+        client.expect_fin();
+    }];
+    for (count, leave) in (1..).zip(leave) {
+        let mut client = server.connect();
+        client.send(upgrade("/silent"));
+        assert_switched(&mut client);
+        thread::sleep(Duration::from_millis(50));
+        assert_eq!(
+            ended.load(Ordering::Relaxed),
+            count - 1,
+            "the client is there"
+        );
+        leave(client);
+        eventually("the coroutine's end", || {
+            (ended.load(Ordering::Relaxed) == count).then_some(())
+        });
+    }
+    eventually("the end of the connections", || {
+        (server.count("connections_open") == 0).then_some(())
+    });
+    server.stop();
 }
 
 #[test]

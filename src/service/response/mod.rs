@@ -229,7 +229,9 @@ impl Response {
         }
         let mut response =
             Self::new(StatusCode::SWITCHING_PROTOCOLS).with_header(UPGRADE, protocol);
-        let continuation: Continuation = Box::new(|stream| Box::pin(run(stream)));
+        let remote = request.remote();
+        let continuation: Continuation =
+            Box::new(|stream| Box::pin(run(stream.with_remote(remote))));
         response.extra.get_or_default().continuation = Some(continuation);
         response
     }
