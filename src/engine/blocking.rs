@@ -12,7 +12,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use crate::rt::{JoinError, catch_outcome, catch_panic, note_waker, wake};
+use crate::rt::{ClonedWaker, JoinError, catch_outcome, catch_panic, wake};
 
 /// The most threads of one worker's pool, and so the most disk accesses at a time. If as many calls
 /// never return (because a file server is gone), the worker can run no further blocking tasks.
@@ -74,13 +74,12 @@ impl<T> Future for Blocking<T> {
     type Output = Result<T, JoinError>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut waker = ClonedWaker::of(context);
         let mut slot = lock(&self.0);
         match slot.result.take() {
             Some(result) => Poll::Ready(result),
             None => {
-                let replaced = note_waker(&mut slot.waiter, context.waker());
-                drop(slot);
-                drop(replaced);
+                waker.store(&mut slot.waiter);
                 Poll::Pending
             }
         }

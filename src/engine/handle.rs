@@ -283,3 +283,78 @@ impl Drop for Sending {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::future::{Future, poll_fn};
+    use std::io::pipe;
+    use std::pin::pin;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::net::{TcpListener, TcpStream, UnixSeqpacket};
+    use crate::rt::calling_waker;
+    use crate::{EngineChoice, run_with};
+
+    /// Uses both tables of epoll, or the one of the ring.
+    fn reenter() {
+        drop(TcpListener::bind(([127, 0, 0, 1], 0)));
+        let (reader, _writer) = pipe().expect("a pipe");
+        let polling = Polling::new(Descriptor::new(reader.into()), Events::READABLE);
+        let _ = polling.poll_events(&Context::from_waker(std::task::Waker::noop()));
+    }
+
+    /// Foreign wakers that use the engine when they are cloned and when they are dropped.
+    static REENTER: [fn(); 2] = [reenter; 2];
+
+    /// Polls `future`, which waits, with one foreign waker after the other.
+    fn poll_with_each(future: impl Future) {
+        let mut future = pin!(future);
+        for code in [&REENTER[0], &REENTER[1], &REENTER[0]] {
+            let waker = calling_waker(code);
+            let polled = future.as_mut().poll(&mut Context::from_waker(&waker));
+            assert!(polled.is_pending());
+        }
+    }
+
+    #[test]
+    fn foreign_wakers_may_use_the_engine() {
+        for choice in [EngineChoice::Auto, EngineChoice::Epoll] {
+            let outcome = run_with(choice, async {
+                let mut listener = TcpListener::bind(([127, 0, 0, 1], 0))?;
+                poll_with_each(listener.accept());
+                let mut client = TcpStream::connect(listener.local_addr()).await?;
+                poll_with_each(client.read());
+                poll_with_each(client.write_all(vec![b'x'; 20_000_000]));
+                let (mut near, _far) = UnixSeqpacket::pair()?;
+                poll_with_each(near.recv(Vec::new()));
+                let sleep = || std::thread::sleep(Duration::from_millis(100));
+                poll_with_each(crate::task::blocking(sleep));
+                let (_sender, mut receiver) = crate::sync::channel::<()>(1);
+                poll_with_each(receiver.recv());
+                let (reader, _writer) = pipe()?;
+                let polling = Polling::new(Descriptor::new(reader.into()), Events::READABLE);
+                poll_with_each(poll_fn(|context| polling.poll_events(context)));
+                io::Result::Ok(())
+            });
+            outcome.expect("an engine").expect("no error");
+        }
+    }
+
+    /// epoll cannot watch a regular file.
+    #[test]
+    fn a_foreign_waker_of_a_poll_that_fails_may_use_the_engine() {
+        let outcome = run_with(EngineChoice::Epoll, async {
+            let file = Descriptor::new(File::open("Cargo.toml")?.into());
+            let polling = Polling::new(file, Events::READABLE);
+            for code in [&REENTER[0], &REENTER[1]] {
+                let waker = calling_waker(code);
+                let polled = polling.poll_events(&Context::from_waker(&waker));
+                assert!(matches!(polled, Poll::Ready(Err(_))));
+            }
+            io::Result::Ok(())
+        });
+        outcome.expect("an engine").expect("no error");
+    }
+}

@@ -8,7 +8,7 @@ use std::task::{Poll, Waker};
 use super::event::Event;
 use super::foreign::wake;
 use super::task::current;
-use super::waker::note_waker;
+use super::waker::ClonedWaker;
 
 /// The state of a worker's drain.
 #[derive(Debug, Default)]
@@ -102,13 +102,11 @@ impl Drop for DrainHold {
 pub async fn drain_released() {
     let drain = drain();
     poll_fn(|context| {
+        let mut waker = ClonedWaker::of(context);
         if drain.holds.get() == 0 {
             return Poll::Ready(());
         }
-        drop(note_waker(
-            &mut drain.released.borrow_mut(),
-            context.waker(),
-        ));
+        waker.store(&mut drain.released.borrow_mut());
         Poll::Pending
     })
     .await;

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use super::foreign::{drop_waker, wake};
-use super::waker::note_waker;
+use super::waker::ClonedWaker;
 
 /// An event that happens once. Tasks of one worker can wait for it.
 #[derive(Debug, Default)]
@@ -54,6 +54,7 @@ impl Future for EventWait {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let event = self.event.clone();
+        let mut waker = ClonedWaker::of(context);
         if event.has_fired() {
             self.index = None;
             return Poll::Ready(());
@@ -66,9 +67,7 @@ impl Future for EventWait {
                 waiting.len() - 1
             })
         });
-        let replaced = note_waker(&mut waiting[index], context.waker());
-        drop(waiting);
-        drop(replaced);
+        waker.store(&mut waiting[index]);
         Poll::Pending
     }
 }

@@ -383,5 +383,8 @@ pub(super) fn wake_local(id: TaskId) -> bool {
 }
 
 #[cfg(test)]
+#[path = "tests/foreign.rs"]
+mod foreign_tests;
+#[cfg(test)]
 #[path = "tests.rs"]
 mod tests;

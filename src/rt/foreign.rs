@@ -40,6 +40,26 @@ pub fn wake(waker: Waker) {
     }
 }
 
+/// A foreign waker that calls `code` when it is cloned and when it is dropped.
+#[cfg(test)]
+pub fn calling_waker(code: &'static fn()) -> Waker {
+    use std::task::{RawWaker, RawWakerVTable};
+
+    fn call(code: *const ()) {
+        // SAFETY: `calling_waker` has made the pointer from a reference to a static.
+        let code = unsafe { *code.cast::<fn()>() };
+        code();
+    }
+    fn clone(code: *const ()) -> RawWaker {
+        call(code);
+        RawWaker::new(code, &VTABLE)
+    }
+    static VTABLE: RawWakerVTable = RawWakerVTable::new(clone, call, |_| (), call);
+    let raw = RawWaker::new(std::ptr::from_ref(code).cast(), &VTABLE);
+    // SAFETY: the functions only read the static, so they may be called from any thread.
+    unsafe { Waker::from_raw(raw) }
+}
+
 /// Drops a waker. Catches a panic in the destructor of a foreign waker.
 #[inline]
 pub fn drop_waker(waker: Waker) {

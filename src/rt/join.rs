@@ -2,7 +2,7 @@
 //! uses the executor only to run and to wake tasks.
 
 use std::any::Any;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::foreign::{drop_panic_payload, wake};
 use super::task::current;
-use super::waker::TaskId;
+use super::waker::{ClonedWaker, TaskId};
 
 /// The handle of a spawned coroutine. Awaiting it returns the coroutine's outcome.
 ///
@@ -87,7 +87,8 @@ impl<T> Future for JoinHandle<T> {
         if let Some(outcome) = self.join.outcome.take() {
             return Poll::Ready(outcome);
         }
-        self.join.waiter.set(Some(context.waker().clone()));
+        let mut waker = ClonedWaker::of(context);
+        waker.store(&mut self.join.waiter.borrow_mut());
         Poll::Pending
     }
 }
@@ -111,7 +112,7 @@ where
 {
     let join = Rc::new(Join {
         outcome: Cell::new(None),
-        waiter: Cell::new(None),
+        waiter: RefCell::default(),
         is_aborted: Cell::new(false),
     });
     let joined = Joined {
@@ -126,7 +127,7 @@ where
 struct Join<T> {
     outcome: Cell<Option<Result<T, JoinError>>>,
     /// The waker of the task that awaits the handle.
-    waiter: Cell<Option<Waker>>,
+    waiter: RefCell<Option<Waker>>,
     is_aborted: Cell<bool>,
 }
 

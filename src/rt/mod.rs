@@ -21,12 +21,14 @@ mod wheel;
 pub use drain::{DrainHold, begin_drain, drain_released, draining, hold_drain};
 pub use event::{Event, EventWait};
 pub use executor::{Executor, Turn};
+#[cfg(test)]
+pub use foreign::calling_waker;
 pub use foreign::{catch_panic, drop_panic_payload, drop_waker, wake};
 pub use join::{JoinError, JoinHandle, catch_outcome, spawn_joined};
 pub use task::{
     is_within_worker, now_ms, peer_after_ms, peer_now_ms, spawn_detached, wake_all, yield_now,
 };
 pub use timer::{Elapsed, Timeout, Timer, sleep_ms, sleep_until};
-pub use waker::note_waker;
+pub use waker::ClonedWaker;
 #[cfg(feature = "sim")]
 pub use wheel::Wheel;

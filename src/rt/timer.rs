@@ -7,7 +7,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use super::executor::{Executor, with_current};
+use super::foreign::drop_waker;
 use super::task::{current, now_ms};
+use super::waker::ClonedWaker;
 
 /// A deadline that can be moved at any time. Moving it later costs one store.
 ///
@@ -52,12 +54,11 @@ impl Timer {
     pub fn wake_for_peer(&self, deadline_ms: u64, context: &Context<'_>) {
         current(|executor| {
             debug_assert_eq!(self.worker, executor.worker());
+            let mut waker = ClonedWaker::of(context);
             let mut wheel = executor.wheel.borrow_mut();
             let deadline_ms = deadline_ms.saturating_add(executor.delayed_ms.get());
             wheel.set(self.slot, deadline_ms);
-            let replaced = wheel.set_waker(self.slot, context.waker());
-            drop(wheel);
-            drop(replaced);
+            waker.store(wheel.waker_mut(self.slot));
         });
     }
 
@@ -67,13 +68,12 @@ impl Timer {
     pub fn poll_expired(&self, context: &mut Context<'_>) -> Poll<()> {
         current(|executor| {
             debug_assert_eq!(self.worker, executor.worker());
+            let mut waker = ClonedWaker::of(context);
             let mut wheel = executor.wheel.borrow_mut();
             if wheel.deadline_ms(self.slot) <= executor.now_ms.get() {
                 return Poll::Ready(());
             }
-            let replaced = wheel.set_waker(self.slot, context.waker());
-            drop(wheel);
-            drop(replaced);
+            waker.store(wheel.waker_mut(self.slot));
             Poll::Pending
         })
     }
@@ -104,7 +104,7 @@ impl Drop for Timer {
         with_current(|executor| {
             if executor.worker() == self.worker {
                 let waker = executor.wheel.borrow_mut().remove(self.slot);
-                drop(waker);
+                waker.into_iter().for_each(drop_waker);
             }
         });
     }

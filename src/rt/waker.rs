@@ -3,8 +3,9 @@
 //! Cloning and dropping such a waker is free. A waker that outlives its task finds another
 //! generation in the slot and does nothing.
 
-use std::task::{RawWaker, RawWakerVTable, Waker};
+use std::task::{Context, RawWaker, RawWakerVTable, Waker};
 
+use super::foreign::drop_waker;
 use super::{executor, wake_queue};
 
 #[cfg(not(target_pointer_width = "64"))]
@@ -62,16 +63,41 @@ impl TaskId {
     }
 }
 
-/// Stores a clone of `waker` in `place`, unless the waker there wakes the same task. Returns the
-/// waker that was replaced. The caller must drop it after all borrows have ended: the destructor
-/// of a foreign waker may call back into this crate.
-#[inline]
-#[must_use = "drop the replaced waker when nothing is borrowed"]
-pub fn note_waker(place: &mut Option<Waker>, waker: &Waker) -> Option<Waker> {
-    if place.as_ref().is_some_and(|known| known.will_wake(waker)) {
-        return None;
+/// A clone of a task's waker, to be stored where the task waits.
+///
+/// Cloning and dropping a foreign waker is foreign code: it may call this crate, and it may panic.
+/// So this is made before the place is borrowed, and dropped when nothing is borrowed any more.
+/// (Variables are dropped in the reverse order of their declarations.)
+#[derive(Debug)]
+pub struct ClonedWaker(Option<Waker>);
+
+impl ClonedWaker {
+    /// Clones the waker of the task that is being polled.
+    #[inline]
+    pub fn of(context: &Context<'_>) -> Self {
+        let waker = context.waker();
+        Self(Some(if is_ours(waker) {
+            // SAFETY: the data of our wakers is a number, so a copy is a clone.
+            unsafe { Waker::new(waker.data(), waker.vtable()) }
+        } else {
+            waker.clone()
+        }))
     }
-    place.replace(waker.clone())
+
+    /// Stores the waker in `place`. The one that was there is dropped with this value.
+    #[inline]
+    pub fn store(&mut self, place: &mut Option<Waker>) {
+        std::mem::swap(&mut self.0, place);
+    }
+}
+
+impl Drop for ClonedWaker {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(waker) = self.0.take() {
+            drop_waker(waker);
+        }
+    }
 }
 
 /// Whether this is the waker of one of our tasks. Such a waker owns nothing, and does not panic.

@@ -7,8 +7,6 @@
 
 use std::task::Waker;
 
-use super::waker::note_waker;
-
 const LEVELS: usize = 6;
 const SLOT_BITS: usize = 6;
 const SLOTS: usize = 1 << SLOT_BITS;
@@ -118,10 +116,10 @@ impl Wheel {
         self.entries[timer as usize].deadline_ms
     }
 
-    /// Sets the waker for a timer's deadline, and returns the waker that it replaces.
+    /// The waker for a timer's deadline.
     #[inline]
-    pub fn set_waker(&mut self, timer: u32, waker: &Waker) -> Option<Waker> {
-        note_waker(&mut self.entries[timer as usize].waker, waker)
+    pub fn waker_mut(&mut self, timer: u32) -> &mut Option<Waker> {
+        &mut self.entries[timer as usize].waker
     }
 
     /// Takes all wakers out, for an executor that ends.
@@ -286,7 +284,7 @@ mod tests {
                 }
                 wheel.set(timers[n], expected[n]);
                 let recorder = Recorder(fired.clone(), u32::try_from(n).unwrap());
-                let _ = wheel.set_waker(timers[n], &Waker::from(Arc::new(recorder)));
+                *wheel.waker_mut(timers[n]) = Some(Waker::from(Arc::new(recorder)));
                 now_ms += random(&seed) % (1 << (random(&seed) % pause_bits));
                 if let Some(next_ms) = wheel.next_ms() {
                     let earliest = expected.iter().min().unwrap();
@@ -316,7 +314,7 @@ mod tests {
         wheel.set(timer, 5000);
         assert_eq!(wheel.entries[timer as usize].placed_ms, placed);
         let mut fired = 0;
-        let _ = wheel.set_waker(timer, Waker::noop());
+        *wheel.waker_mut(timer) = Some(Waker::noop().clone());
         wheel.advance(4999, |_| fired += 1);
         assert_eq!(fired, 0);
         wheel.advance(5000, |_| fired += 1);
@@ -331,7 +329,7 @@ mod tests {
         let (far, near) = (wheel.insert(), wheel.insert());
         wheel.set(far, u64::MAX / 2);
         wheel.set(near, boundary_ms + 10);
-        let _ = wheel.set_waker(near, Waker::noop());
+        *wheel.waker_mut(near) = Some(Waker::noop().clone());
         let mut fired = 0;
         wheel.advance(boundary_ms + 10, |_| fired += 1);
         assert_eq!(fired, 1);

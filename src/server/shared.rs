@@ -13,7 +13,7 @@ use super::limits::Bounds;
 use crate::buf::Pool;
 use crate::metrics::WorkerMetrics;
 use crate::net::SendLimits;
-use crate::rt::{note_waker, sleep_ms, spawn_detached};
+use crate::rt::{ClonedWaker, sleep_ms, spawn_detached};
 use crate::sys::limits::reserved_descriptors;
 
 /// How many connections beyond the limit get a 503 at a time. Others are closed without a response.
@@ -169,8 +169,7 @@ impl Shared {
             if done() {
                 return Poll::Ready(());
             }
-            let replaced = note_waker(&mut self.drained.borrow_mut(), context.waker());
-            drop(replaced);
+            ClonedWaker::of(context).store(&mut self.drained.borrow_mut());
             Poll::Pending
         })
         .await;

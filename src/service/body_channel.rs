@@ -16,7 +16,7 @@ use super::body::{Body, BodyError};
 use super::body_sender::Gone;
 use super::part_queue::PartQueue;
 use crate::buf::Part;
-use crate::rt::{note_waker, wake};
+use crate::rt::{ClonedWaker, wake};
 
 /// The state that writer and reader share.
 #[derive(Debug)]
@@ -93,7 +93,7 @@ impl BodyChannel {
             return Poll::Ready(Ok(()));
         }
         self.writer_waits_for.set(WaitsFor::Room);
-        set(&self.writer, context.waker());
+        set(&self.writer, context);
         Poll::Pending
     }
 
@@ -103,7 +103,7 @@ impl BodyChannel {
             return Poll::Ready(());
         }
         self.writer_waits_for.set(WaitsFor::End);
-        set(&self.writer, context.waker());
+        set(&self.writer, context);
         Poll::Pending
     }
 
@@ -204,7 +204,7 @@ impl BodyReader {
             Some(end) => return Poll::Ready(end.map(|()| None)),
             None => {}
         }
-        set(&channel.reader, context.waker());
+        set(&channel.reader, context);
         // Wake the connection only once per wait. Otherwise two connections that read each other's
         // bodies would wake each other forever. A connection that reads the body in its own task
         // needs no wake-up: it checks `poll_wanted` after this poll.
@@ -283,7 +283,7 @@ impl RequestBodySender {
     /// Whether the reader waits for more. Wakes the caller's task when the reader next asks for
     /// more or gives up.
     pub fn poll_wanted(&self, context: &Context<'_>) -> bool {
-        set(&self.0.writer, context.waker());
+        set(&self.0.writer, context);
         self.0.wanted.get() && self.has_reader()
     }
 
@@ -320,9 +320,8 @@ impl Drop for RequestBodySender {
     }
 }
 
-/// Stores `waker`. The one it replaces is dropped after the borrow ends, because dropping a foreign
-/// waker may run code that uses this channel.
-fn set(place: &RefCell<Option<Waker>>, waker: &Waker) {
-    let replaced = note_waker(&mut place.borrow_mut(), waker);
-    drop(replaced);
+/// Stores the waker of the task that is being polled.
+fn set(place: &RefCell<Option<Waker>>, context: &Context<'_>) {
+    let mut waker = ClonedWaker::of(context);
+    waker.store(&mut place.borrow_mut());
 }

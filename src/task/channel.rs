@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use crate::rt::{note_waker, wake};
+use crate::rt::{ClonedWaker, drop_waker, wake};
 
 /// Makes a channel that queues up to `capacity` values. Both ends stay on their worker.
 ///
@@ -70,7 +70,8 @@ struct ChannelState<T> {
 
 struct WaitingSender {
     number: u64,
-    waker: Waker,
+    /// `None` once it was woken, until it is polled again.
+    waker: Option<Waker>,
 }
 
 impl<T> Sender<T> {
@@ -102,12 +103,11 @@ impl<T> Receiver<T> {
     /// no value is left. If the future is dropped, no value is lost.
     pub async fn recv(&mut self) -> Option<T> {
         poll_fn(|context| {
+            let mut waker = ClonedWaker::of(context);
             let mut shared = self.0.borrow_mut();
             let value = shared.values.pop_front();
             if value.is_none() && shared.senders > 0 {
-                let replaced = note_waker(&mut shared.receiver, context.waker());
-                drop(shared);
-                drop(replaced);
+                waker.store(&mut shared.receiver);
                 return Poll::Pending;
             }
             let next = shared.next_sender();
@@ -125,9 +125,11 @@ impl<T> ChannelState<T> {
     }
 
     /// The waker of the sender that has waited longest, if it can send now.
-    fn next_sender(&self) -> Option<Waker> {
-        let first = self.waiting.front().filter(|_| self.has_room());
-        first.map(|waiting| waiting.waker.clone())
+    fn next_sender(&mut self) -> Option<Waker> {
+        match self.has_room() {
+            true => self.waiting.front_mut()?.waker.take(),
+            false => None,
+        }
     }
 }
 
@@ -141,25 +143,22 @@ struct RoomWait<'a, T> {
 impl<T> RoomWait<'_, T> {
     /// Ready when the channel is closed, or has room and no other sender has waited longer.
     fn poll(&mut self, context: &Context<'_>) -> Poll<()> {
+        let mut waker = ClonedWaker::of(context);
         let mut shared = self.shared.borrow_mut();
         let first = shared.waiting.front().map(|waiting| waiting.number);
         if shared.is_closed || shared.has_room() && (first.is_none() || first == self.number) {
             return Poll::Ready(());
         }
-        let mut waker = context.waker().clone();
-        if let Some(number) = self.number {
-            let mut waiting = shared.waiting.iter_mut();
-            if let Some(mine) = waiting.find(|waiting| waiting.number == number) {
-                std::mem::swap(&mut mine.waker, &mut waker);
-            }
-            drop(shared);
-            // Dropped when nothing is borrowed: the replaced waker may be foreign code.
-            drop(waker);
-        } else {
+        let number = *self.number.get_or_insert_with(|| {
             let number = shared.next_number;
             shared.next_number += 1;
+            let waker = None;
             shared.waiting.push_back(WaitingSender { number, waker });
-            self.number = Some(number);
+            number
+        });
+        let mut waiting = shared.waiting.iter_mut();
+        if let Some(mine) = waiting.find(|waiting| waiting.number == number) {
+            waker.store(&mut mine.waker);
         }
         Poll::Pending
     }
@@ -174,7 +173,9 @@ impl<T> Drop for RoomWait<'_, T> {
             let mine = place.and_then(|place| shared.waiting.remove(place));
             let next = shared.next_sender();
             drop(shared);
-            drop(mine);
+            mine.and_then(|mine| mine.waker)
+                .into_iter()
+                .for_each(drop_waker);
             next.into_iter().for_each(wake);
         }
     }
@@ -208,8 +209,11 @@ impl<T> Drop for Receiver<T> {
         let waiting = std::mem::take(&mut shared.waiting);
         let receiver = shared.receiver.take();
         drop(shared);
-        drop(receiver);
-        waiting.into_iter().for_each(|sender| wake(sender.waker));
+        receiver.into_iter().for_each(drop_waker);
+        waiting
+            .into_iter()
+            .filter_map(|sender| sender.waker)
+            .for_each(wake);
         // Dropped last: the destructors of values may use this channel.
         drop(values);
     }

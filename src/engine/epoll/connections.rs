@@ -11,7 +11,7 @@ use rustix::net::SocketAddrAny;
 use super::{Epoll, find};
 use crate::engine::descriptor::Descriptor;
 use crate::engine::op::{self, OP_EXISTS, OpId, StreamEnd};
-use crate::rt::{note_waker, wake};
+use crate::rt::{ClonedWaker, wake};
 
 impl Epoll {
     pub(in crate::engine) fn start_accept(&self, listener: Descriptor) -> OpId {
@@ -28,6 +28,7 @@ impl Epoll {
         id: OpId,
         context: &Context<'_>,
     ) -> Poll<Option<io::Result<OwnedFd>>> {
+        let mut waker = ClonedWaker::of(context);
         let mut watches = self.watches.borrow_mut();
         let watch = find(&mut watches, id).expect(OP_EXISTS);
         if watch.stopped {
@@ -46,9 +47,7 @@ impl Epoll {
             Some(Err(error)) => Poll::Ready(Some(Err(error))),
             Some(Ok(None)) | None => {
                 watch.readable = false;
-                let replaced = note_waker(&mut watch.reader, context.waker());
-                drop(watches);
-                drop(replaced);
+                waker.store(&mut watch.reader);
                 Poll::Pending
             }
         }
@@ -90,6 +89,7 @@ impl Epoll {
         id: OpId,
         context: &Context<'_>,
     ) -> Poll<io::Result<()>> {
+        let mut waker = ClonedWaker::of(context);
         let mut watches = self.watches.borrow_mut();
         let watch = find(&mut watches, id).expect(OP_EXISTS);
         if let Some(StreamEnd::Error(error)) = watch.end.take() {
@@ -98,9 +98,7 @@ impl Epoll {
         if watch.writable {
             return Poll::Ready(Ok(()));
         }
-        let replaced = note_waker(&mut watch.writer, context.waker());
-        drop(watches);
-        drop(replaced);
+        waker.store(&mut watch.writer);
         Poll::Pending
     }
 }

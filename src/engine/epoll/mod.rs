@@ -27,7 +27,7 @@ use crate::engine::op::{
     self, Interest, OP_EXISTS, OpId, PartialSend, Peer, Sent, StreamEnd, Then,
 };
 use crate::metrics::WorkerMetrics;
-use crate::rt::{catch_panic, drop_waker, note_waker, wake};
+use crate::rt::{ClonedWaker, catch_panic, drop_waker, wake};
 use polls::Polls;
 
 /// The most events taken in one visit.
@@ -165,6 +165,7 @@ impl Epoll {
         id: OpId,
         context: &Context<'_>,
     ) -> Poll<io::Result<Option<Chunk>>> {
+        let mut waker = ClonedWaker::of(context);
         let mut watches = self.watches.borrow_mut();
         let watch = find(&mut watches, id).expect(OP_EXISTS);
         if watch.burst == CHUNK_BURST_MAX {
@@ -192,9 +193,7 @@ impl Epoll {
                 if let Some(end) = &watch.end {
                     return Poll::Ready(end.result());
                 }
-                let replaced = note_waker(&mut watch.reader, context.waker());
-                drop(watches);
-                drop(replaced);
+                waker.store(&mut watch.reader);
                 Poll::Pending
             }
         }
@@ -213,6 +212,7 @@ impl Epoll {
     /// The state of the peer. No received byte is taken. The caller is woken when the state may
     /// have changed.
     pub(super) fn poll_peer(&self, id: OpId, context: &Context<'_>) -> Peer {
+        let mut waker = ClonedWaker::of(context);
         let mut watches = self.watches.borrow_mut();
         let watch = find(&mut watches, id).expect(OP_EXISTS);
         let peer = match &watch.end {
@@ -220,9 +220,7 @@ impl Epoll {
             Some(StreamEnd::Eof) => watch.peer.max(Peer::HalfClosed),
             None => watch.peer,
         };
-        let replaced = note_waker(&mut watch.reader, context.waker());
-        drop(watches);
-        drop(replaced);
+        waker.store(&mut watch.reader);
         peer
     }
 
@@ -259,6 +257,7 @@ impl Epoll {
         context: &Context<'_>,
         interest: Interest,
     ) -> Poll<Sent> {
+        let mut waker = ClonedWaker::of(context);
         let mut watches = self.watches.borrow_mut();
         let Some(watch) = find(&mut watches, id) else {
             return Poll::Ready(Sent::All);
@@ -271,9 +270,7 @@ impl Epoll {
         }
         sending.interest = interest;
         watch.sending = Some(sending);
-        let replaced = note_waker(&mut watch.writer, context.waker());
-        drop(watches);
-        drop(replaced);
+        waker.store(&mut watch.writer);
         Poll::Pending
     }
 

@@ -17,7 +17,7 @@ use rustix::time::Timespec;
 use super::{Epoll, POLLS};
 use crate::engine::descriptor::Descriptor;
 use crate::engine::op::{Events, OP_EXISTS, Op, OpId, OpState, PollEvents, Table};
-use crate::rt::{catch_panic, wake};
+use crate::rt::{ClonedWaker, catch_panic, wake};
 
 /// The most events taken in one visit. The next visit takes the others.
 const POLL_EVENTS_MAX: usize = 64;
@@ -39,18 +39,17 @@ impl Epoll {
         context: &Context<'_>,
     ) -> Poll<io::Result<Events>> {
         let polls = &self.polls;
+        let mut waker = ClonedWaker::of(context);
         let mut table = polls.table.borrow_mut();
         let entry = table.get(id).expect(OP_EXISTS);
         if let Some(reported) = polling(&mut entry.op).take() {
             return Poll::Ready(reported);
         }
-        let replaced = entry.wait(context.waker());
+        waker.store(&mut entry.waker);
         if entry.state == OpState::Idle {
             let instance = polls.instance_in(&self.epoll)?;
             polls.watch(&mut table, id, instance)?;
         }
-        drop(table);
-        drop(replaced);
         Poll::Pending
     }
 

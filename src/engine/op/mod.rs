@@ -45,7 +45,6 @@ pub(super) use recv::{Recv, StreamEnd, recv};
 pub use send::{Interest, Sent, Then};
 pub(super) use send::{PartialSend, Send, cancelled};
 
-use crate::rt::note_waker;
 use crate::sys::mutants::mutate;
 
 /// Why an operation must be in the table: its handle exists, and belongs to this run.
@@ -156,15 +155,6 @@ pub(super) struct OpEntry {
     pub(super) cancelled: bool,
     /// The task that waits for it.
     pub(super) waker: Option<Waker>,
-}
-
-impl OpEntry {
-    /// Sets the task that the next completion wakes. Returns the waker that this replaces, to be
-    /// dropped once the table is no longer borrowed.
-    #[inline]
-    pub(super) fn wait(&mut self, waker: &Waker) -> Option<Waker> {
-        note_waker(&mut self.waker, waker)
-    }
 }
 
 #[derive(Debug)]

@@ -9,6 +9,7 @@ use rustix::net::SocketAddrAny;
 use super::Uring;
 use crate::engine::descriptor::Descriptor;
 use crate::engine::op::{Accept, Connect, OP_EXISTS, Op, OpId, OpState};
+use crate::rt::ClonedWaker;
 
 impl Uring {
     pub(in crate::engine) fn start_accept(&self, listener: Descriptor) -> OpId {
@@ -22,6 +23,7 @@ impl Uring {
         id: OpId,
         context: &Context<'_>,
     ) -> Poll<Option<io::Result<OwnedFd>>> {
+        let mut waker = ClonedWaker::of(context);
         let mut table = self.table.borrow_mut();
         let entry = table.get(id).expect(OP_EXISTS);
         let Op::Accept(accept) = &mut entry.op else {
@@ -37,9 +39,8 @@ impl Uring {
         if idle && accept.stopped {
             return Poll::Ready(None);
         }
-        let replaced = entry.wait(context.waker());
+        waker.store(&mut entry.waker);
         drop(table);
-        drop(replaced);
         if idle {
             self.submit(id);
         }
@@ -73,6 +74,7 @@ impl Uring {
         id: OpId,
         context: &Context<'_>,
     ) -> Poll<io::Result<()>> {
+        let mut waker = ClonedWaker::of(context);
         let mut table = self.table.borrow_mut();
         let entry = table.get(id).expect(OP_EXISTS);
         let Op::Connect(connect) = &mut entry.op else {
@@ -81,9 +83,7 @@ impl Uring {
         if let Some(result) = connect.result.take() {
             return Poll::Ready(result);
         }
-        let replaced = entry.wait(context.waker());
-        drop(table);
-        drop(replaced);
+        waker.store(&mut entry.waker);
         Poll::Pending
     }
 }

@@ -18,7 +18,7 @@ use crate::engine::op::{
     self, After, Interest, Op, OpId, OpState, Read, Send, Sent, Table, Tag, Then,
 };
 use crate::metrics::WorkerMetrics;
-use crate::rt::{catch_panic, drop_waker, wake};
+use crate::rt::{ClonedWaker, catch_panic, drop_waker, wake};
 use crate::sys::mutants::mutate;
 
 /// How many steps of 100 ms without a final completion [`Uring::finish`] waits through.
@@ -211,6 +211,7 @@ impl Uring {
         context: &Context<'_>,
         interest: Interest,
     ) -> Poll<Sent> {
+        let mut waker = ClonedWaker::of(context);
         let mut table = self.table.borrow_mut();
         let Some(entry) = table.get(id) else {
             return Poll::Ready(Sent::All);
@@ -220,9 +221,7 @@ impl Uring {
                 unreachable!("the id of a send")
             };
             send.set_interest(interest);
-            let replaced = entry.wait(context.waker());
-            drop(table);
-            drop(replaced);
+            waker.store(&mut entry.waker);
             return Poll::Pending;
         }
         let removed = table.remove(id);

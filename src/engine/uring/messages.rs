@@ -8,6 +8,7 @@ use super::Uring;
 use crate::buf::Part;
 use crate::engine::descriptor::Descriptor;
 use crate::engine::op::{Message, OP_EXISTS, Op, OpEntry, OpId, OpState, RecvMessage, SendMessage};
+use crate::rt::ClonedWaker;
 
 impl Uring {
     pub(in crate::engine) fn start_recv_message(
@@ -63,15 +64,15 @@ impl Uring {
         context: &Context<'_>,
         take: impl FnOnce(&mut OpEntry) -> Option<R>,
     ) -> Poll<R> {
+        let mut waker = ClonedWaker::of(context);
         let mut table = self.table.borrow_mut();
         let entry = table.get(id).expect(OP_EXISTS);
         if let Some(result) = take(entry) {
             return Poll::Ready(result);
         }
         let is_idle = entry.state == OpState::Idle;
-        let replaced = entry.wait(context.waker());
+        waker.store(&mut entry.waker);
         drop(table);
-        drop(replaced);
         if is_idle {
             self.submit(id);
         }

@@ -4,12 +4,14 @@ use std::task::Context;
 
 use super::Uring;
 use crate::engine::op::{Hangup, OP_EXISTS, Op, OpEntry, OpId, OpState, Peer, StreamEnd};
+use crate::rt::ClonedWaker;
 use crate::sys::mutants::mutate;
 
 impl Uring {
     /// The state of the peer of the stream that `id` receives from. No received byte is taken. The
     /// caller is woken when the state may have changed.
     pub(in crate::engine) fn poll_peer(&self, id: OpId, context: &Context<'_>) -> Peer {
+        let mut waker = ClonedWaker::of(context);
         let mut table = self.table.borrow_mut();
         let entry = table.get(id).expect(OP_EXISTS);
         let Op::Recv(recv) = &mut entry.op else {
@@ -22,9 +24,8 @@ impl Uring {
         };
         let ask = entry.state == OpState::Idle && !recv.is_queued && !has_ended && recv.is_empty();
         let has_hangup = recv.hangup.is_some();
-        let replaced = entry.wait(context.waker());
+        waker.store(&mut entry.waker);
         drop(table);
-        drop(replaced);
         if ask {
             self.ask_to_receive(id);
         }
@@ -46,6 +47,7 @@ impl Uring {
     /// The state of the peer according to the hang-up poll, which is submitted if it is not armed.
     fn poll_hangup(&self, id: OpId, context: &Context<'_>) -> Peer {
         let hangup = self.hangup_of(id);
+        let mut waker = ClonedWaker::of(context);
         let mut table = self.table.borrow_mut();
         let entry = table.get(hangup).expect(OP_EXISTS);
         let Op::Hangup(Hangup { peer, .. }) = entry.op else {
@@ -55,9 +57,8 @@ impl Uring {
             return peer;
         }
         let submit = entry.state == OpState::Idle;
-        let replaced = entry.wait(context.waker());
+        waker.store(&mut entry.waker);
         drop(table);
-        drop(replaced);
         if submit {
             self.submit(hangup);
         }

@@ -9,6 +9,7 @@ use super::Uring;
 use crate::buf::Chunk;
 use crate::engine::descriptor::Descriptor;
 use crate::engine::op::{OP_EXISTS, Op, OpEntry, OpId, OpState, Recv};
+use crate::rt::ClonedWaker;
 use crate::sys::mutants::mutate;
 
 impl Uring {
@@ -24,6 +25,7 @@ impl Uring {
         id: OpId,
         context: &Context<'_>,
     ) -> Poll<io::Result<Option<Chunk>>> {
+        let mut waker = ClonedWaker::of(context);
         let mut table = self.table.borrow_mut();
         let entry = table.get(id).expect(OP_EXISTS);
         let Op::Recv(recv) = &mut entry.op else {
@@ -44,9 +46,8 @@ impl Uring {
         if let Some(end) = &recv.end {
             return Poll::Ready(end.result());
         }
-        let replaced = entry.wait(context.waker());
+        waker.store(&mut entry.waker);
         drop(table);
-        drop(replaced);
         if ask {
             self.ask_to_receive(id);
         }

@@ -70,7 +70,7 @@ pub fn check(data: &[u8]) {
             }
             (5, Some(slot)) => {
                 let counter = Arc::<Counter>::default();
-                drop(wheel.set_waker(slot, &Waker::from(counter.clone())));
+                *wheel.waker_mut(slot) = Some(Waker::from(counter.clone()));
                 timers.get_mut(&slot).expect("a timer").waiter = Some(counter);
             }
             (6 | 7, _) => {
@@ -150,7 +150,7 @@ fn check_fired(wheel: &mut Wheel, timers: &mut BTreeMap<u32, Timer>, now_ms: u64
             );
         }
         if count == 1 || then_ms > now_ms {
-            drop(wheel.set_waker(slot, Waker::noop()));
+            *wheel.waker_mut(slot) = Some(Waker::noop().clone());
             wheel.set(slot, NEVER);
             (timer.deadline_ms, timer.waiter) = (NEVER, None);
         }
