@@ -69,6 +69,7 @@ pub mod messages;
 pub mod metrics;
 pub mod net;
 pub mod process;
+pub mod python;
 #[allow(unsafe_code, reason = "a raw waker stores a number in its pointer")]
 mod rt;
 mod server;

@@ -1,0 +1,340 @@
+//! Python applications: WSGI and ASGI, unchanged, in processes of their own.
+//!
+//! coring keeps the clients and speaks HTTP; a pool of Python processes (the workers) runs the
+//! application. Each core is linked to each worker by sockets. Requests travel as messages in the
+//! format of Python's `marshal`, responses come back as messages that coring does not trust. A worker
+//! that dies takes no connection with it, and requests that it had not begun with go to another.
+//!
+//! ```text
+//!          core 0            core 1
+//!       ┌───────────┐     ┌───────────┐
+//!       │ Link      │     │ Link      │
+//!       └──┬──▲──▲──┘     └──┬──▲──▲──┘
+//!   requests  │  bell        │  │  │
+//!          ▼  │  │           ▼  │  │
+//!       one shared socket (WSGI), or one for each worker (ASGI)
+//!          │  │  │           │  │  │
+//!       ┌──▼──┴──┴──┐     ┌──▼──┴──┴──┐
+//!       │ worker 0  │     │ worker 1  │   ◄── started and watched by the supervisor
+//!       └───────────┘     └───────────┘
+//! ```
+//!
+//! - **WSGI** workers all receive from one socket, so the kernel gives each request to a thread that is
+//!   free. Before a thread calls the application it marks the request's number in its page of shared
+//!   memory: after a death the marks tell which requests had begun.
+//! - **ASGI** workers have a socket each and run any number of requests at a time; the one with the
+//!   fewest gets the next.
+//! - **The bell**: a core does not wait for a worker's messages. A worker sends each of them at once, and
+//!   rings an eventfd when it has nothing more to do, or a millisecond after it last did. So a busy
+//!   worker costs a core one wake-up per millisecond, not one per response.
+
+mod body;
+mod launch;
+mod link;
+mod marshal;
+mod message;
+mod options;
+mod outbox;
+mod pool;
+mod request;
+mod slots;
+mod stream;
+mod upload;
+mod vars;
+
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ::http::StatusCode;
+use ::http::header::RETRY_AFTER;
+use ::http::{HeaderValue, Method};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair, sockopt};
+
+pub use launch::{NoInterpreter, find_interpreter, launch};
+pub use options::{Interface, Options, WorkerClass};
+pub use pool::{Loaded, StartError};
+
+use crate::messages;
+use crate::net::UnixSeqpacket;
+use crate::rt::spawn_detached;
+use crate::service::{Body, Request, Response, Service};
+use body::{NotCollected, Spool};
+use launch::Launcher;
+use link::{Dispatch, Joined, Link, monotonic};
+use pool::{News, Supervisor, parse_news};
+use slots::Failure;
+use vars::Site;
+
+/// Bytes of a message from the supervisor to a core.
+const NEWS_BYTES: usize = 16;
+/// Bytes of a part of a request's body for an event loop.
+const PART_BYTES_MAX: usize = 64 << 10;
+
+/// The processes that run an application. Dropping it ends them.
+#[derive(Debug)]
+pub struct Workers {
+    supervisor: Mutex<Supervisor>,
+    ends: Arc<Ends>,
+    loaded: Loaded,
+}
+
+/// The near ends of the cores' sockets, until a core takes them.
+#[derive(Debug)]
+struct Ends {
+    shared: OwnedFd,
+    news: Vec<Mutex<Option<OwnedFd>>>,
+    taken: AtomicUsize,
+    options: Options,
+}
+
+impl Workers {
+    /// Starts the processes for a server of at most `cores` cores, and waits until the first one has
+    /// loaded the application.
+    ///
+    /// # Errors
+    /// When that one did not become ready.
+    pub fn start(options: Options, cores: usize) -> Result<Self, StartError> {
+        let pair = || {
+            let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
+            socketpair(AddressFamily::UNIX, kind, flags, None).map_err(std::io::Error::from)
+        };
+        let (shared, far_shared) = pair()?;
+        sockopt::set_socket_send_buffer_size(&shared, 512 << 10).map_err(std::io::Error::from)?;
+        let (mut near, mut far) = (Vec::new(), Vec::new());
+        for _ in 0..cores {
+            let (one, other) = pair()?;
+            near.push(Mutex::new(Some(one)));
+            far.push(other);
+        }
+        let launcher = Launcher {
+            interpreter: options.python.clone(),
+            through: options.launcher.clone(),
+        };
+        let (supervisor, loaded) = Supervisor::start(options.clone(), launcher, far, far_shared)?;
+        Ok(Self {
+            supervisor: Mutex::new(supervisor),
+            ends: Arc::new(Ends {
+                shared,
+                news: near,
+                taken: AtomicUsize::new(0),
+                options,
+            }),
+            loaded,
+        })
+    }
+
+    /// What the application turned out to be.
+    pub fn loaded(&self) -> &Loaded {
+        &self.loaded
+    }
+
+    /// A factory of services, for [`Builder::serve`](crate::Builder::serve).
+    ///
+    /// # Panics
+    /// The factory, when more services are made than the pool was started for.
+    pub fn services(&self) -> impl Fn() -> Python + Clone + Send + Sync + 'static {
+        let ends = self.ends.clone();
+        move || Python::new(&ends)
+    }
+
+    /// Ends all processes: they finish their requests, run what the application has for its end, and
+    /// exit; after `limit` they are killed.
+    pub fn stop(&self, limit: Duration) {
+        let mut supervisor = self
+            .supervisor
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        supervisor.stop(limit);
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.stop(Duration::ZERO);
+    }
+}
+
+/// The service of one core: every request goes to the application.
+pub struct Python {
+    link: Rc<Link>,
+    core: i32,
+    site: Site,
+    spool: Spool,
+    queue_timeout: f64,
+}
+
+impl fmt::Debug for Python {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Python")
+            .field("core", &self.core)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Python {
+    fn new(ends: &Ends) -> Self {
+        let core = ends.taken.fetch_add(1, Ordering::Relaxed);
+        let place = ends
+            .news
+            .get(core)
+            .expect("the pool was started for fewer cores");
+        let news = place.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let news = news.expect("each core takes its own");
+        let shared = ends.shared.try_clone().expect("a descriptor for the core");
+        let options = &ends.options;
+        let core = i32::try_from(core).expect("few cores");
+        let queue = options.queue.div_ceil(ends.news.len());
+        let link = Link::new(core, shared, queue);
+        spawn_detached(hear(link.clone(), news));
+        Self {
+            link,
+            core,
+            site: Site {
+                root_path: options.root_path.clone(),
+            },
+            spool: Spool {
+                memory_bytes_max: options.body_buffer,
+                directory: options.spool_dir.clone(),
+            },
+            queue_timeout: options.queue_timeout.as_secs_f64(),
+        }
+    }
+
+    async fn wsgi(&self, mut request: Request) -> Result<Response, Failure> {
+        let has_body = request.header("content-length").is_some()
+            || request.header("transfer-encoding").is_some();
+        let body = match self.spool.collect(request.body(), has_body).await {
+            Ok(body) => body,
+            Err(NotCollected::Incomplete) => return Err(Failure::Invalid),
+            Err(NotCollected::Spool(error)) => {
+                messages::report(format_args!(
+                    "a request body cannot be kept in {}: {error}; its client gets 503",
+                    self.spool.directory.display()
+                ));
+                return Err(Failure::Expired);
+            }
+        };
+        let deadline = monotonic() + self.queue_timeout;
+        let call = self.link.open(deadline, *request.method() == Method::HEAD);
+        let number = (self.core, call.id);
+        let message = request::for_wsgi(&request, number, &self.site, body, deadline);
+        drop(request);
+        self.link.send_shared(message);
+        call.response(None::<std::future::Pending<()>>).await
+    }
+
+    async fn asgi(&self, mut request: Request) -> Result<Response, Failure> {
+        let deadline = monotonic() + self.queue_timeout;
+        let call = self.link.open(deadline, *request.method() == Method::HEAD);
+        let number = (self.core, call.id);
+        let gone = request.gone();
+        let is_empty = request.body().length() == Some(0);
+        let body: Option<&[u8]> = if is_empty { Some(b"") } else { None };
+        let message = request::for_asgi(&request, number, &self.site, body, deadline);
+        if !self.link.send_to_one(call.id, message) {
+            return Err(Failure::WorkerDied);
+        }
+        if !is_empty {
+            let credit = call.upload();
+            let link = self.link.clone();
+            let id = call.id;
+            let body = request.into_body();
+            spawn_detached(upload(link, id, credit, body));
+        } else {
+            drop(request);
+        }
+        call.response(Some(gone)).await
+    }
+}
+
+impl Service for Python {
+    async fn call(&self, request: Request) -> Response {
+        if asks_for_websocket(&request) {
+            return Response::text("WebSocket is not supported yet\n")
+                .with_status(StatusCode::NOT_IMPLEMENTED);
+        }
+        if self.link.is_full() {
+            return unavailable();
+        }
+        let outcome = match self.link.dispatch() {
+            None => return unavailable(),
+            Some(Dispatch::Shared) => self.wsgi(request).await,
+            Some(Dispatch::Each) => self.asgi(request).await,
+        };
+        outcome.unwrap_or_else(|failure| match failure {
+            Failure::Expired => unavailable(),
+            Failure::WorkerDied | Failure::Invalid => {
+                Response::text("bad gateway\n").with_status(StatusCode::BAD_GATEWAY)
+            }
+        })
+    }
+}
+
+/// Passes a request's body on as it arrives, as far as the worker has room for it.
+async fn upload(link: Rc<Link>, id: message::Id, credit: Rc<upload::Credit>, mut body: Body) {
+    loop {
+        match body.part().await {
+            Ok(Some(part)) => {
+                let mut rest = &part[..];
+                while !rest.is_empty() {
+                    let len = credit.take(rest.len().min(PART_BYTES_MAX)).await;
+                    let (first, others) = rest.split_at(len);
+                    link.send_part(id, first, true);
+                    rest = others;
+                }
+            }
+            Ok(None) => return link.send_part(id, b"", false),
+            // The client has gone, which the worker hears of by itself.
+            Err(_) => return,
+        }
+    }
+}
+
+/// Follows what the supervisor says of workers.
+async fn hear(link: Rc<Link>, news: OwnedFd) {
+    let mut news = UnixSeqpacket::new(news).expect("a socket of that kind");
+    while let Ok(Some(message)) = news.recv(Vec::with_capacity(NEWS_BYTES)).await {
+        match parse_news(&message.bytes) {
+            Some(News::Left(number)) => link.bury(number),
+            Some(News::Joined {
+                number,
+                threads,
+                dispatch,
+            }) => {
+                let Ok([data, far, bell, page]) = <[OwnedFd; 4]>::try_from(message.descriptors)
+                else {
+                    continue;
+                };
+                let joined = Joined {
+                    number,
+                    threads,
+                    dispatch,
+                    data,
+                    far,
+                    bell,
+                    page,
+                };
+                if let Err(error) = link.join(joined) {
+                    messages::report(format_args!("worker {number} is not used: {error}"));
+                }
+            }
+            None => {}
+        }
+    }
+}
+
+fn asks_for_websocket(request: &Request) -> bool {
+    let upgrade = request.header("upgrade");
+    upgrade.is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket"))
+}
+
+/// 503, with the hint that it is worth trying again.
+fn unavailable() -> Response {
+    Response::text("the application has no free worker\n")
+        .with_status(StatusCode::SERVICE_UNAVAILABLE)
+        .with_header(RETRY_AFTER, HeaderValue::from_static("1"))
+}

@@ -1,0 +1,127 @@
+//! What an application is and how it is run.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What an application is and how it is run.
+///
+/// ```
+/// use coring::python::Options;
+///
+/// let mut options = Options::new("shop.web:app");
+/// options.workers = 2;
+/// ```
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Options {
+    /// `MODULE:APP`, `MODULE`, `MODULE:factory()` or `FILE.py`.
+    pub app: String,
+    /// Whether the application is what the named function returns.
+    pub factory: bool,
+    /// How the application is called.
+    pub interface: Interface,
+    /// How its workers run it.
+    pub class: WorkerClass,
+    /// Threads of each worker of the class `gthread`; 8 unless given.
+    pub threads: Option<u32>,
+    /// Worker processes.
+    pub workers: u32,
+    /// The interpreter; see [`find_interpreter`](super::find_interpreter).
+    pub python: PathBuf,
+    /// A program that calls [`launch`](super::launch()), with the arguments that make it do so. Without
+    /// one, workers may outlive a program that is killed by some milliseconds.
+    pub launcher: Option<(PathBuf, Vec<std::ffi::OsString>)>,
+    /// The working directory of the application.
+    pub chdir: Option<PathBuf>,
+    /// Where its module is looked for first; the working directory unless given.
+    pub app_dir: Option<PathBuf>,
+    /// Further directories of Python's path.
+    pub pythonpath: Vec<PathBuf>,
+    /// The event loop of ASGI applications: `auto`, `asyncio` or `uvloop`.
+    pub event_loop: String,
+    /// The lifespan protocol of ASGI: `auto`, `on` or `off`.
+    pub lifespan: String,
+    /// The path that the application is mounted under.
+    pub root_path: String,
+    /// The level of the loggers that servers have: `info` unless given.
+    pub log_level: String,
+    /// Requests that wait for a free thread, in all; further ones get 503.
+    pub queue: usize,
+    /// How long a request may wait for a free thread before it gets 503.
+    pub queue_timeout: Duration,
+    /// The longest request body that is kept in memory for a WSGI application, in bytes.
+    pub body_buffer: usize,
+    /// Where longer ones are kept; `$TMPDIR` or `/tmp` unless given.
+    pub spool_dir: PathBuf,
+    /// How long workers may take to end.
+    pub drain_timeout: Duration,
+}
+
+impl Options {
+    /// The defaults, for an application.
+    pub fn new(app: impl Into<String>) -> Self {
+        Self {
+            app: app.into(),
+            factory: false,
+            interface: Interface::Auto,
+            class: WorkerClass::Auto,
+            threads: None,
+            workers: 1,
+            python: PathBuf::from("python3"),
+            launcher: None,
+            chdir: None,
+            app_dir: None,
+            pythonpath: Vec::new(),
+            event_loop: "auto".to_owned(),
+            lifespan: "auto".to_owned(),
+            root_path: String::new(),
+            log_level: "info".to_owned(),
+            queue: 1024,
+            queue_timeout: Duration::from_secs(30),
+            body_buffer: 256 << 10,
+            spool_dir: std::env::temp_dir(),
+            drain_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// How an application is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Interface {
+    /// As the application looks: a coroutine function of three arguments is ASGI 3.
+    #[default]
+    Auto,
+    /// PEP 3333.
+    Wsgi,
+    /// ASGI, version 3.
+    Asgi3,
+    /// ASGI, version 2: an application that is called twice.
+    Asgi2,
+}
+
+impl Interface {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Wsgi => "wsgi",
+            Self::Asgi3 => "asgi3",
+            Self::Asgi2 => "asgi2",
+        }
+    }
+}
+
+/// How workers run an application.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum WorkerClass {
+    /// `asgi` for an ASGI application, else `gthread`.
+    #[default]
+    Auto,
+    /// One request at a time.
+    Sync,
+    /// A thread for each request.
+    Gthread,
+    /// An event loop.
+    Asgi,
+}

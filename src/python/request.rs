@@ -1,0 +1,83 @@
+//! The message by which a worker receives a request: a tuple of its kind, the core that sends it, its
+//! number, what the application is told of it, its body, and its deadline.
+
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use super::body::Collected;
+use super::marshal::Marshal;
+use super::message::Id;
+use super::outbox::Outgoing;
+use super::vars::{self, Site};
+use crate::service::Request;
+
+/// Where the number of a request stands in its message.
+const ID_AT: usize = 17;
+
+/// A request for a thread that takes it whole.
+pub(super) fn for_wsgi(
+    request: &Request,
+    (core, id): (i32, Id),
+    site: &Site,
+    body: Collected,
+    deadline: f64,
+) -> Outgoing {
+    let mut message = begin(core, id);
+    vars::environ(&mut message, request, site, body.length());
+    let descriptor: Option<Rc<OwnedFd>> = match body {
+        Collected::None => {
+            message.bytes(b"");
+            None
+        }
+        Collected::Inline(bytes) => {
+            message.bytes(&bytes);
+            None
+        }
+        Collected::File(file, _) => {
+            message.none();
+            Some(Rc::new(file))
+        }
+    };
+    message.float(deadline);
+    Outgoing {
+        bytes: message.into_bytes(),
+        descriptor,
+    }
+}
+
+/// A request for an event loop. Without a `body` it has one that follows in parts.
+pub(super) fn for_asgi(
+    request: &Request,
+    (core, id): (i32, Id),
+    site: &Site,
+    body: Option<&[u8]>,
+    deadline: f64,
+) -> Outgoing {
+    let mut message = begin(core, id);
+    vars::scope(&mut message, request, site);
+    match body {
+        Some(body) => message.bytes(body),
+        None => message.none(),
+    }
+    message.float(deadline);
+    Outgoing {
+        bytes: message.into_bytes(),
+        descriptor: None,
+    }
+}
+
+fn begin(core: i32, id: Id) -> Marshal {
+    let mut message = Marshal::with_capacity(1024);
+    message.tuple(6);
+    message.int(0);
+    message.int(core);
+    message.bytes(&id);
+    message
+}
+
+/// The number of the request that `frame` is the message of; none if it is another message.
+pub(super) fn request_id(frame: &[u8]) -> Option<Id> {
+    let is_request = frame.starts_with(b")\x06i\0\0\0\0");
+    let id = frame.get(ID_AT..ID_AT + size_of::<Id>())?;
+    is_request.then(|| id.try_into().expect("as long as a number"))
+}

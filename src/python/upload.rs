@@ -1,0 +1,42 @@
+//! The body of a request that its application receives while it arrives (ASGI).
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::task::{Poll, Waker};
+
+use super::stream::CREDIT_BYTES;
+
+/// Bytes that a worker has room for.
+#[derive(Debug)]
+pub(super) struct Credit(RefCell<(u64, Option<Waker>)>);
+
+impl Credit {
+    /// What each worker begins with.
+    pub(super) fn new() -> Self {
+        Self(RefCell::new((CREDIT_BYTES.into(), None)))
+    }
+
+    /// The worker has room for `bytes` more.
+    pub(super) fn add(&self, bytes: u32) {
+        let mut inner = self.0.borrow_mut();
+        inner.0 = inner.0.saturating_add(bytes.into());
+        let waker = inner.1.take();
+        drop(inner);
+        waker.inspect(Waker::wake_by_ref);
+    }
+
+    /// Waits until there is room for anything, and takes up to `bytes` of it.
+    pub(super) async fn take(&self, bytes: usize) -> usize {
+        poll_fn(|context| {
+            let mut inner = self.0.borrow_mut();
+            let taken = bytes.min(usize::try_from(inner.0).unwrap_or(usize::MAX));
+            if taken == 0 {
+                inner.1 = Some(context.waker().clone());
+                return Poll::Pending;
+            }
+            inner.0 -= taken as u64;
+            Poll::Ready(taken)
+        })
+        .await
+    }
+}
