@@ -28,17 +28,13 @@ pub(crate) const TABLE: &[(&str, &[&str])] = &[
             "service", "http", "net", "engine", "rt", "buf", "sys", "messages", "metrics",
         ],
     ),
-<<<<<<< HEAD
-    // Exists with the feature `sim` only; other rooms use it below `#[cfg(feature = "sim")]`.
-=======
     (
         "python",
         &[
             "service", "http", "process", "net", "task", "engine", "rt", "messages",
         ],
     ),
-    // There with its feature only: those that name it do so in a hook below that feature.
->>>>>>> d15883f (python: begin the link between cores and Python workers)
+    // Exists with the feature `sim` only; other rooms use it below `#[cfg(feature = "sim")]`.
     (
         "sim",
         &["server", "service", "engine", "rt", "buf", "metrics"],

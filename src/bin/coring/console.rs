@@ -11,8 +11,9 @@ use coring::{EngineChoice, Handle, messages};
 
 use crate::plan::ServerConfig;
 
-/// Prints the banner to standard error, because standard output is for the access log.
-pub(crate) fn banner(config: &ServerConfig, handle: &Handle) {
+/// Prints the banner to standard error, because standard output is for the access log. `about` has the
+/// rows that describe what is served.
+pub(crate) fn banner(about: &[(&str, String)], config: &ServerConfig, handle: &Handle) {
     let (bold, plain) = if stderr_takes_colours() {
         ("\x1b[1m", "\x1b[0m")
     } else {
@@ -21,7 +22,9 @@ pub(crate) fn banner(config: &ServerConfig, handle: &Handle) {
     let version = env!("CARGO_PKG_VERSION");
     let mut text = format!("{bold}coring {version}{plain}, pid {}\n", process::id());
     let mut row = |name: &str, value: &dyn Display| text.push_str(&format!("  {name:<8}{value}\n"));
-    row("serves", &config.app.description());
+    for (name, value) in about {
+        row(name, value);
+    }
     for address in handle.addresses() {
         row("on", &format_args!("{bold}{}{plain}", url(address)));
     }

@@ -11,6 +11,7 @@ use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, value_parser};
 use coring::Files;
 
+use crate::run::RunArgs;
 use crate::units::{Duration, Size};
 
 /// An HTTP server on io_uring: one worker per core, one coroutine per connection
@@ -33,6 +34,8 @@ pub(crate) struct Flags {
 /// The command. Without one, coring serves its embedded site.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Run a Python application (WSGI or ASGI)
+    Run(Box<RunArgs>),
     /// Serve the files of a directory
     Serve(Serve),
     /// Send the same response to every request (for load tests)
@@ -194,10 +197,9 @@ pub(crate) struct SizeArgs {
     #[arg(default_value_t = limits().fields_max, value_parser = value_parser!(u16).range(1..=256))]
     pub(crate) max_fields: u16,
 
-    /// Largest request body. A larger one gets a 413. 0: unlimited
+    /// Largest request body. A larger one gets a 413. 0: unlimited [default: 16m; run: 0]
     #[arg(long, global = true, env = "CORING_MAX_BODY", value_name = "BYTES")]
-    #[arg(default_value_t = Size(limits().body_bytes_max.unwrap_or(0)))]
-    pub(crate) max_body: Size,
+    pub(crate) max_body: Option<Size>,
 
     /// Most connections at a time. More get a 503. 0: as many as the limit of open files allows
     #[arg(long, global = true, env = "CORING_MAX_CONNECTIONS", value_name = "N")]

@@ -5,6 +5,7 @@ mod app;
 mod console;
 mod flags;
 mod plan;
+mod run;
 mod signals;
 mod units;
 
@@ -15,11 +16,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use coring::{ErrorKind, Server, messages};
+use coring::{Builder, ErrorKind, Handle, Server, messages};
+use signal_hook::iterator::Signals;
 
-use app::DirectoryError;
+use app::{App, Directory, DirectoryError};
 use flags::Flags;
 use plan::{Plan, ServerConfig};
+use run::{RunArgs, RunError};
 
 /// How long the process waits at its end until the last messages are written.
 const LAST_MESSAGES: Duration = Duration::from_secs(1);
@@ -34,9 +37,16 @@ impl Drop for FlushOnDrop {
 }
 
 fn main() -> ExitCode {
+    let mut arguments = env::args_os().skip(1);
+    if arguments.next().is_some_and(|first| first == run::LAUNCH) {
+        let error = run::become_python(arguments);
+        messages::report(format_args!("error: cannot start Python: {error}"));
+        messages::flush(LAST_MESSAGES);
+        return ExitCode::FAILURE;
+    }
     messages::report_panics();
     let _flush = FlushOnDrop;
-    match run() {
+    match obey() {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             match &failure {
@@ -48,7 +58,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run() -> Result<(), Failure> {
+fn obey() -> Result<(), Failure> {
     let flags = Flags::try_parse().map_err(|error| match error.use_stderr() {
         true => Failure::Flags(error),
         // `--help` or `--version`: printed to standard output.
@@ -56,7 +66,8 @@ fn run() -> Result<(), Failure> {
     })?;
     let port = env::var_os("PORT").map(|port| port.to_string_lossy().into_owned());
     match plan::plan(flags, port.as_deref()).map_err(Failure::Usage)? {
-        Plan::Serve(config) => serve(&config),
+        Plan::Serve(app, config) => serve(&app, &config),
+        Plan::Run(arguments, config) => run_application(&arguments, &config),
         Plan::Version(engine) => {
             console::version(engine);
             Ok(())
@@ -64,10 +75,41 @@ fn run() -> Result<(), Failure> {
     }
 }
 
-/// Starts the server and waits until it ends.
-fn serve(config: &ServerConfig) -> Result<(), Failure> {
+/// Serves one of the program's own services until the server ends.
+fn serve(app: &App<Directory>, config: &ServerConfig) -> Result<(), Failure> {
     let signals = signals::install().map_err(Failure::Signals)?;
-    let app = config.app.open().map_err(Failure::Directory)?;
+    let open = app.open().map_err(Failure::Directory)?;
+    let server = builder(config)
+        .start(move || open.service())
+        .map_err(Failure::Server)?;
+    let about = [("serves", app.description())];
+    wait(&about, config, &server, signals)
+}
+
+/// Runs a Python application until the server ends. The workers end after the server, so that every
+/// request that was accepted is answered.
+fn run_application(arguments: &RunArgs, config: &ServerConfig) -> Result<(), Failure> {
+    let mut signals = signals::install().map_err(Failure::Signals)?;
+    let mounts = arguments.open_mounts().map_err(Failure::Run)?;
+    let drain_timeout = Duration::from(config.drain_timeout);
+    let cores = config.cores.unwrap_or(1);
+    let started = arguments.start(cores, drain_timeout, &mut signals);
+    let Some(workers) = started.map_err(Failure::Run)? else {
+        return Ok(());
+    };
+    let services = workers.services();
+    let server = match mounts.is_empty() {
+        true => builder(config).start(services),
+        false => builder(config).start(move || run::routed(&mounts, services())),
+    };
+    let server = server.map_err(Failure::Server)?;
+    let about = run::describe(arguments, &workers);
+    let ended = wait(&about, config, &server, signals);
+    workers.stop(drain_timeout);
+    ended
+}
+
+fn builder(config: &ServerConfig) -> Builder {
     let mut builder = Server::builder()
         .pin(config.pin)
         .engine(config.engine)
@@ -79,14 +121,21 @@ fn serve(config: &ServerConfig) -> Result<(), Failure> {
     if let Some(cores) = config.cores {
         builder = builder.cores(cores);
     }
-    let server = builder
-        .start(move || app.service())
-        .map_err(Failure::Server)?;
-    console::banner(config, &server);
+    builder
+}
+
+/// Prints the banner, lets signals reach the server, and waits until it ends.
+fn wait(
+    about: &[(&str, String)],
+    config: &ServerConfig,
+    server: &Handle,
+    signals: Signals,
+) -> Result<(), Failure> {
+    console::banner(about, config, server);
     signals::handle(signals, server.clone(), config.drain_timeout).map_err(Failure::Signals)?;
     let ended = server.wait().map_err(Failure::Server);
     if config.stats {
-        console::stats(&server);
+        console::stats(server);
     }
     ended
 }
@@ -103,6 +152,8 @@ enum Failure {
     Usage(String),
     /// The directory cannot be served.
     Directory(DirectoryError),
+    /// The Python application does not run.
+    Run(RunError),
     /// The server did not start, or failed later.
     Server(coring::Error),
     /// Signals cannot be handled, so the server could not be drained.
@@ -119,6 +170,7 @@ impl Failure {
                 ErrorKind::Configuration => EX_CONFIG,
                 _ => 1,
             },
+            Self::Run(error) => error.exit_code(),
             Self::Signals(_) => 1,
         })
     }
@@ -130,6 +182,7 @@ impl fmt::Display for Failure {
             Self::Flags(error) => error.fmt(f),
             Self::Usage(line) => f.write_str(line),
             Self::Directory(directory) => directory.fmt(f),
+            Self::Run(error) => error.fmt(f),
             Self::Server(error) => error.fmt(f),
             Self::Signals(error) => write!(f, "cannot handle signals: {error}"),
         }

@@ -8,13 +8,16 @@ use coring::{AccessLog, EngineChoice, HalfClose, Limits, Pin};
 
 use crate::app::{App, Directory, FixedResponse};
 use crate::flags::{self, Command, Flags, Respond, Serve};
+use crate::run::RunArgs;
 use crate::units::{self, Size};
 
 /// The action of this run of the program.
 #[derive(Debug)]
 pub(crate) enum Plan {
     /// Serve until a signal ends the server.
-    Serve(Box<ServerConfig>),
+    Serve(App<Directory>, Box<ServerConfig>),
+    /// Run a Python application until then.
+    Run(Box<RunArgs>, Box<ServerConfig>),
     /// Print the versions, and the engine that would be used.
     Version(EngineChoice),
 }
@@ -22,7 +25,6 @@ pub(crate) enum Plan {
 /// The configuration of the server.
 #[derive(Debug)]
 pub(crate) struct ServerConfig {
-    pub(crate) app: App<Directory>,
     /// As typed; the library parses them.
     pub(crate) addresses: Vec<String>,
     pub(crate) cores: Option<usize>,
@@ -47,25 +49,29 @@ pub(crate) fn plan(flags: Flags, port: Option<&str>) -> Result<Plan, String> {
         flags::Engine::Uring => EngineChoice::Uring,
         flags::Engine::Epoll => EngineChoice::Epoll,
     };
-    let limits = limits(&flags)?;
-    let app = match flags.command {
-        None => App::Site,
-        Some(Command::Serve(serve)) => App::Files(directory(serve)?),
-        Some(Command::Respond(respond)) => App::Respond(fixed_response(respond)?),
-        Some(Command::Echo) => App::Echo,
-        Some(Command::Version) => return Ok(Plan::Version(engine)),
-    };
-    Ok(Plan::Serve(Box::new(ServerConfig {
-        app,
+    let mut flags = flags;
+    let command = flags.command.take();
+    if let Some(Command::Version) = command {
+        return Ok(Plan::Version(engine));
+    }
+    let mut limits = limits(&flags)?;
+    let mut cores = flags.listen.cores.map(NonZeroUsize::get);
+    if let Some(Command::Run(run)) = &command {
+        if flags.sizes.max_body.is_none() {
+            limits.body_bytes_max = None;
+        }
+        cores = cores.or(Some(run.cores()));
+    }
+    let config = Box::new(ServerConfig {
         addresses: addresses(flags.listen.bind, port)?,
-        cores: flags.listen.cores.map(NonZeroUsize::get),
+        cores,
         pin: match flags.listen.pin {
             flags::Pin::Auto => Pin::Auto,
             flags::Pin::Always => Pin::Always,
             flags::Pin::Never => Pin::Never,
         },
         engine,
-        notes: notes(&limits),
+        notes: notes(&limits, flags.sizes.max_body.is_some()),
         limits,
         drain_timeout: flags.times.drain_timeout,
         access_log: match flags.reports.access_log {
@@ -74,7 +80,15 @@ pub(crate) fn plan(flags: Flags, port: Option<&str>) -> Result<Plan, String> {
             flags::AccessLog::File(path) => AccessLog::File(path),
         },
         stats: flags.reports.stats,
-    })))
+    });
+    let app = match command {
+        Some(Command::Run(run)) => return Ok(Plan::Run(run, config)),
+        Some(Command::Serve(serve)) => App::Files(directory(serve)?),
+        Some(Command::Respond(respond)) => App::Respond(fixed_response(respond)?),
+        Some(Command::Echo) => App::Echo,
+        None | Some(Command::Version) => App::Site,
+    };
+    Ok(Plan::Serve(app, config))
 }
 
 /// `--bind` or `CORING_BIND` takes precedence over `PORT`. The default is a loopback address, which
@@ -102,7 +116,9 @@ fn limits(flags: &Flags) -> Result<Limits, String> {
     limits.head_bytes_max = bounded("--max-head", sizes.max_head, Limits::HEAD_BYTES_MIN)?;
     limits.target_bytes_max = bounded("--max-target", sizes.max_target, 1)?;
     limits.fields_max = sizes.max_fields;
-    limits.body_bytes_max = none_if_zero(sizes.max_body.0);
+    if let Some(max_body) = sizes.max_body {
+        limits.body_bytes_max = none_if_zero(max_body.0);
+    }
     limits.connections_max = none_if_zero(sizes.max_connections);
     limits.receive_memory_max = Some(bounded(
         "--max-receive-memory",
@@ -174,9 +190,9 @@ fn fixed_response(respond: Respond) -> Result<FixedResponse, String> {
     })
 }
 
-fn notes(limits: &Limits) -> Vec<&'static str> {
+fn notes(limits: &Limits, has_max_body: bool) -> Vec<&'static str> {
     let mut notes = Vec::new();
-    if limits.body_bytes_max.is_none() {
+    if has_max_body && limits.body_bytes_max.is_none() {
         notes.push("--max-body 0: request bodies are unlimited");
     }
     if limits.bytes_per_second_min.is_none() {
@@ -201,7 +217,7 @@ mod tests {
 
     fn config(line: &str, port: Option<&str>) -> Box<ServerConfig> {
         match plan_of(line, port) {
-            Ok(Plan::Serve(config)) => config,
+            Ok(Plan::Serve(_, config)) => config,
             other => panic!("{line}: {other:?}"),
         }
     }
@@ -237,7 +253,7 @@ mod tests {
         let config = config("", None);
         let (limits, default) = (format!("{:?}", config.limits), Limits::default());
         assert_eq!(limits, format!("{default:?}"));
-        assert!(matches!(config.app, App::Site));
+        assert!(matches!(plan_of("", None), Ok(Plan::Serve(App::Site, _))));
         assert_eq!((config.cores, config.stats), (None, false));
         assert!(config.notes.is_empty());
     }

@@ -1,0 +1,377 @@
+//! `coring run`: the flags of a Python application, and its worker processes. It uses only the public
+//! API of the library.
+
+use std::env;
+use std::ffi::OsString;
+use std::io;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration as StdDuration;
+
+use clap::{ArgAction, Args, ValueEnum};
+use coring::fs::Root;
+use coring::python::{
+    Interface, Options, StartError, WorkerClass, Workers, find_interpreter, launch,
+};
+use coring::{Files, Router};
+use rustix::process::{Resource, getrlimit};
+use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::units::{Duration, Size};
+
+/// The first argument by which coring becomes a launcher of Python. It is for coring itself.
+pub(crate) const LAUNCH: &str = "__launch-python";
+/// How often signals are looked for while the first worker starts.
+const SIGNAL_CHECK: StdDuration = StdDuration::from_millis(20);
+
+/// The arguments of `run`.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Application", after_help = AFTER_HELP)]
+pub(crate) struct RunArgs {
+    /// The application: MODULE:APP, MODULE, MODULE:factory() or FILE.py
+    #[arg(value_name = "APP")]
+    pub(crate) app: String,
+
+    /// Worker processes
+    #[arg(
+        short,
+        long,
+        env = "CORING_WORKERS",
+        value_name = "N",
+        default_value = "1"
+    )]
+    pub(crate) workers: NonZeroU32,
+
+    /// Threads of each worker of the class gthread [default: 8]
+    #[arg(long, env = "CORING_THREADS", value_name = "N")]
+    pub(crate) threads: Option<NonZeroU32>,
+
+    /// How workers run the application. auto: asgi for an ASGI application, else gthread
+    #[arg(short = 'k', long, env = "CORING_WORKER_CLASS", value_name = "CLASS")]
+    #[arg(value_enum, default_value_t = Class::Auto)]
+    pub(crate) worker_class: Class,
+
+    /// How the application is called. auto: as it looks
+    #[arg(long, env = "CORING_INTERFACE", value_name = "INTERFACE")]
+    #[arg(value_enum, default_value_t = Calls::Auto)]
+    pub(crate) interface: Calls,
+
+    /// APP is a function that returns the application
+    #[arg(long, env = "CORING_FACTORY")]
+    #[arg(value_parser = clap::builder::FalseyValueParser::new())]
+    pub(crate) factory: bool,
+
+    /// The interpreter [default: of $VIRTUAL_ENV, .venv or beside coring, else python3]
+    #[arg(long, env = "CORING_PYTHON", value_name = "PATH")]
+    pub(crate) python: Option<PathBuf>,
+
+    /// The working directory of the application
+    #[arg(long, env = "CORING_CHDIR", value_name = "DIR")]
+    pub(crate) chdir: Option<PathBuf>,
+
+    /// Where its module is looked for first [default: the working directory]
+    #[arg(long, env = "CORING_APP_DIR", value_name = "DIR")]
+    pub(crate) app_dir: Option<PathBuf>,
+
+    /// Further directories of Python's path, separated by commas
+    #[arg(
+        long,
+        env = "CORING_PYTHONPATH",
+        value_name = "DIRS",
+        value_delimiter = ','
+    )]
+    pub(crate) pythonpath: Vec<PathBuf>,
+
+    /// The event loop of ASGI applications. auto: uvloop if it is installed
+    #[arg(long = "loop", env = "CORING_LOOP", value_name = "LOOP")]
+    #[arg(value_parser = ["auto", "asyncio", "uvloop"], default_value = "auto")]
+    pub(crate) event_loop: String,
+
+    /// Whether ASGI applications are told of start and end. auto: if they support it
+    #[arg(long, env = "CORING_LIFESPAN", value_name = "WHEN")]
+    #[arg(value_parser = ["auto", "on", "off"], default_value = "auto")]
+    pub(crate) lifespan: String,
+
+    /// The path that the application is mounted under
+    #[arg(
+        long,
+        env = "CORING_ROOT_PATH",
+        value_name = "PATH",
+        default_value = ""
+    )]
+    #[arg(hide_default_value = true)]
+    pub(crate) root_path: String,
+
+    /// Level of the loggers of gunicorn and uvicorn
+    #[arg(long, env = "CORING_LOG_LEVEL", value_name = "LEVEL")]
+    #[arg(value_parser = ["debug", "info", "warning", "error", "critical"], default_value = "info")]
+    pub(crate) log_level: String,
+
+    /// Requests that may wait for a free thread. More get 503
+    #[arg(long, env = "CORING_QUEUE", value_name = "N", default_value_t = 1024)]
+    pub(crate) queue: usize,
+
+    /// How long a request may wait for a free thread. Then it gets 503
+    #[arg(long, env = "CORING_QUEUE_TIMEOUT", value_name = "TIME")]
+    #[arg(default_value_t = Duration::from(StdDuration::from_secs(30)))]
+    pub(crate) queue_timeout: Duration,
+
+    /// Memory for each request body of a WSGI application. Larger ones go to a file
+    #[arg(long, env = "CORING_BODY_BUFFER", value_name = "BYTES")]
+    #[arg(default_value_t = Size(256 << 10))]
+    pub(crate) body_buffer: Size,
+
+    /// The directory for these files [default: $TMPDIR, or /tmp]
+    #[arg(long, env = "CORING_SPOOL_DIR", value_name = "DIR")]
+    pub(crate) spool_dir: Option<PathBuf>,
+
+    /// Serve the files of DIR under PATH without Python. May be repeated
+    #[arg(long = "static", env = "CORING_STATIC", value_name = "PATH=DIR")]
+    #[arg(value_delimiter = ',', action = ArgAction::Append, value_parser = mount)]
+    pub(crate) mounts: Vec<Mount>,
+}
+
+const AFTER_HELP: &str = "\
+Request bodies are unlimited unless --max-body is given. --cores is at most the
+number of workers unless it is given.
+
+Exit status:
+  0   ended by a signal
+  1   failed to start or to continue (for example, a port in use)
+  2   wrong usage
+  3   the application failed to start
+  4   the application could not be loaded
+  77  io_uring is refused, and --engine uring was given";
+
+/// The values of `--worker-class`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Class {
+    Auto,
+    Sync,
+    Gthread,
+    Asgi,
+}
+
+/// The values of `--interface`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Calls {
+    Auto,
+    Wsgi,
+    Asgi3,
+    Asgi2,
+}
+
+/// A directory whose files are served under a path.
+#[derive(Debug, Clone)]
+pub(crate) struct Mount {
+    path: String,
+    directory: PathBuf,
+}
+
+fn mount(text: &str) -> Result<Mount, String> {
+    match text.split_once('=') {
+        Some((path, directory)) if path.starts_with('/') && path.len() > 1 => Ok(Mount {
+            path: path.trim_end_matches('/').to_owned(),
+            directory: directory.into(),
+        }),
+        _ => Err("give it as /PATH=DIR".to_owned()),
+    }
+}
+
+/// Why an application does not run.
+#[derive(Debug)]
+pub(crate) enum RunError {
+    Interpreter(coring::python::NoInterpreter),
+    Start(StartError),
+    Mount(PathBuf, io::Error),
+    Thread(io::Error),
+}
+
+impl RunError {
+    /// The exit status, as gunicorn has it where it has one.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Start(StartError::Worker(code)) => *code,
+            Self::Start(StartError::Ended(_)) => 3,
+            _ => 1,
+        }
+    }
+}
+
+impl std::fmt::Display for RunError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Interpreter(error) => error.fmt(f),
+            Self::Start(error) => error.fmt(f),
+            Self::Mount(path, error) => {
+                write!(
+                    f,
+                    "cannot serve the directory `{}`: {error}",
+                    path.display()
+                )
+            }
+            Self::Thread(error) => write!(f, "cannot start a thread: {error}"),
+        }
+    }
+}
+
+impl RunArgs {
+    /// The cores that the application uses unless the operator gives a number: more than workers
+    /// would only divide their requests.
+    pub(crate) fn cores(&self) -> usize {
+        let available = thread::available_parallelism().map_or(1, usize::from);
+        available.min(usize::try_from(self.workers.get()).unwrap_or(usize::MAX))
+    }
+
+    fn options(&self, drain_timeout: StdDuration) -> Result<Options, RunError> {
+        let mut options = Options::new(&*self.app);
+        options.python = find_interpreter(self.python.as_deref()).map_err(RunError::Interpreter)?;
+        options.launcher = launcher();
+        options.workers = self.workers.get();
+        options.threads = self.threads.map(NonZeroU32::get);
+        options.class = match self.worker_class {
+            Class::Auto => WorkerClass::Auto,
+            Class::Sync => WorkerClass::Sync,
+            Class::Gthread => WorkerClass::Gthread,
+            Class::Asgi => WorkerClass::Asgi,
+        };
+        options.interface = match self.interface {
+            Calls::Auto => Interface::Auto,
+            Calls::Wsgi => Interface::Wsgi,
+            Calls::Asgi3 => Interface::Asgi3,
+            Calls::Asgi2 => Interface::Asgi2,
+        };
+        options.factory = self.factory;
+        options.chdir.clone_from(&self.chdir);
+        options.app_dir.clone_from(&self.app_dir);
+        options.pythonpath.clone_from(&self.pythonpath);
+        options.event_loop.clone_from(&self.event_loop);
+        options.lifespan.clone_from(&self.lifespan);
+        self.root_path
+            .trim_end_matches('/')
+            .clone_into(&mut options.root_path);
+        options.log_level.clone_from(&self.log_level);
+        options.queue = self.queue;
+        options.queue_timeout = self.queue_timeout.into();
+        options.body_buffer = usize::try_from(self.body_buffer.0).unwrap_or(usize::MAX);
+        if let Some(directory) = &self.spool_dir {
+            options.spool_dir.clone_from(directory);
+        }
+        options.drain_timeout = drain_timeout;
+        Ok(options)
+    }
+
+    /// Starts the workers for a server of `cores` cores. None if a signal has asked for the end
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// When the first worker does not become ready.
+    pub(crate) fn start(
+        &self,
+        cores: usize,
+        drain_timeout: StdDuration,
+        signals: &mut Signals,
+    ) -> Result<Option<Workers>, RunError> {
+        let options = self.options(drain_timeout)?;
+        let (sender, started) = mpsc::channel();
+        let start = move || {
+            // Nobody receives it if a signal has ended the program.
+            let _ = sender.send(Workers::start(options, cores));
+        };
+        thread::Builder::new()
+            .name("start".to_owned())
+            .spawn(start)
+            .map_err(RunError::Thread)?;
+        loop {
+            match started.recv_timeout(SIGNAL_CHECK) {
+                Ok(outcome) => return outcome.map(Some).map_err(RunError::Start),
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => {
+                    let error = io::Error::other("the thread that starts workers has panicked");
+                    return Err(RunError::Thread(error));
+                }
+            }
+            if signals
+                .pending()
+                .any(|signal| [SIGTERM, SIGINT, SIGQUIT].contains(&signal))
+            {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Opens the directories of `--static`.
+    ///
+    /// # Errors
+    /// When one cannot be opened.
+    pub(crate) fn open_mounts(&self) -> Result<Vec<(String, Root)>, RunError> {
+        let open = |mount: &Mount| match Root::open(&mount.directory) {
+            Ok(root) => Ok((mount.path.clone(), root)),
+            Err(error) => Err(RunError::Mount(mount.directory.clone(), error)),
+        };
+        self.mounts.iter().map(open).collect()
+    }
+}
+
+/// The rows of the banner that describe the application.
+pub(crate) fn describe(arguments: &RunArgs, workers: &Workers) -> Vec<(&'static str, String)> {
+    let loaded = workers.loaded();
+    let given = |is_given: bool| if is_given { "as requested" } else { "auto" };
+    let class = given(arguments.worker_class != Class::Auto);
+    let threads = match loaded.class.as_str() {
+        "gthread" => format!(" of {} threads", loaded.threads),
+        _ => String::new(),
+    };
+    let mut rows = vec![
+        (
+            "runs",
+            format!(
+                "{} ({}, {})",
+                arguments.app, loaded.interface, loaded.detail
+            ),
+        ),
+        (
+            "workers",
+            format!(
+                "{} × {}{threads} ({class})",
+                arguments.workers, loaded.class
+            ),
+        ),
+    ];
+    for mount in &arguments.mounts {
+        rows.push((
+            "static",
+            format!("{}/ from {}", mount.path, mount.directory.display()),
+        ));
+    }
+    rows
+}
+
+/// A service that has files at some paths and the application at all others.
+pub(crate) fn routed(mounts: &[(String, Root)], application: coring::python::Python) -> Router {
+    let router = Router::new().fallback(application);
+    mounts.iter().fold(router, |router, (path, root)| {
+        router.nest(path, Files::new(root.clone()))
+    })
+}
+
+/// This program as a launcher of Python, with the limit of open files that it was started with.
+fn launcher() -> Option<(PathBuf, Vec<OsString>)> {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let arguments = vec![LAUNCH.into(), limit.to_string().into()];
+    Some((env::current_exe().ok()?, arguments))
+}
+
+/// Becomes Python, with the arguments that follow [`LAUNCH`]. Returns only if that fails.
+pub(crate) fn become_python(mut arguments: impl Iterator<Item = OsString>) -> io::Error {
+    let limit = arguments
+        .next()
+        .and_then(|limit| limit.to_str()?.parse().ok());
+    match launch(arguments, limit) {
+        Ok(never) => match never {},
+        Err(error) => error,
+    }
+}
