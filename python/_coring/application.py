@@ -1,0 +1,329 @@
+"""Finds the application, loads it, and tells which interface it has."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib
+import importlib.util
+import inspect
+import os
+import re
+import sys
+from types import ModuleType
+from typing import Any, Callable
+
+from _coring import logs
+
+# What an application is called if nobody says so; functions that make one come last.
+CANDIDATES = ("app", "application", "api")
+FACTORIES = ("create_app", "make_app")
+
+
+class LoadError(Exception):
+    """The application could not be loaded: one line that says why, and what helps."""
+
+    def __init__(self, line: str, error: BaseException | None = None) -> None:
+        super().__init__(line)
+        self.line = line
+        self.error = error
+
+    def __str__(self) -> str:
+        trace = logs.format_error(self.error) if self.error is not None else ""
+        return f"{trace}coring: {self.line}\n"
+
+
+class Target:
+    """What the user has typed: a module or a file, and what in it."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        place, _, self.expression = text.partition(":")
+        self.is_file = place.endswith(".py") or os.sep in place
+        self.place = place
+        if not place:
+            raise LoadError(f"`{text}` names no module; write MODULE:APP, as in main:app")
+
+
+def load(config: dict[str, Any]) -> Any:
+    """The application that `config` names."""
+    if config.get("chdir"):
+        try:
+            os.chdir(config["chdir"])
+        except OSError as error:
+            raise LoadError(f"cannot change to {config['chdir']}: {error.strerror}") from None
+    target = Target(config["app"])
+    directory = os.path.abspath(config.get("app_dir") or os.getcwd())
+    if not os.path.isdir(directory):
+        raise LoadError(f"{directory} is not a directory; correct --app-dir")
+    path = None
+    name = target.place
+    if target.is_file:
+        path = _file(target, directory)
+        directory, name = _package_of(path)
+    # Python puts the current directory first for `-c`, unless it was told not to.
+    if sys.path and sys.path[0] == "":
+        del sys.path[0]
+    sys.path[:0] = [directory, *map(os.path.abspath, config.get("pythonpath") or [])]
+    sys.argv = [config["app"]]
+    module = _import(target, name, path, directory)
+    return _find(target, module, bool(config.get("factory")))
+
+
+def _file(target: Target, directory: str) -> str:
+    path = os.path.join(directory, target.place)
+    if not os.path.exists(path):
+        raise LoadError(f"there is no file {path}; a file is given relative to {directory}")
+    if not os.path.isfile(path):
+        raise LoadError(f"{path} is not a file; give a file, or a module as in main:app")
+    try:
+        with open(path, "rb"):
+            return os.path.abspath(path)
+    except OSError as error:
+        raise LoadError(
+            f"{path} cannot be read by user id {os.geteuid()}: {error.strerror}; "
+            "change its permissions or the user"
+        ) from None
+
+
+def _package_of(path: str) -> tuple[str, str]:
+    """The directory to import from, and the name of the module in `path`."""
+    directory, file = os.path.split(path)
+    names = [file[: -len(".py")]] if file.endswith(".py") else [file]
+    if names == ["__init__"]:
+        names = []
+    while os.path.isfile(os.path.join(directory, "__init__.py")):
+        directory, name = os.path.split(directory)
+        names.insert(0, name)
+    return directory, ".".join(names)
+
+
+def _import(target: Target, name: str, path: str | None, directory: str) -> ModuleType:
+    try:
+        module = _import_file(name, path) if path else importlib.import_module(name)
+    except LoadError:
+        raise
+    except BaseException as error:
+        raise _import_failed(target, name, directory, error) from None
+    return module
+
+
+def _import_file(name: str, path: str) -> ModuleType:
+    if name.replace(".", "").isidentifier() or os.path.dirname(path) not in sys.path:
+        module = importlib.import_module(name)
+        found = getattr(module, "__file__", None)
+        if found and os.path.exists(found) and os.path.samefile(found, path):
+            return module
+        raise LoadError(
+            f"{path} cannot be imported, since Python has another module `{name}` "
+            f"({found or 'built in'}); rename the file"
+        )
+    # A name like my-app.py is no name of a module.
+    name = re.sub(r"\W", "_", name)
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _import_failed(target: Target, name: str, directory: str, error: BaseException) -> LoadError:
+    trimmed = logs.without_own_frames(error)
+    is_missing = isinstance(error, ModuleNotFoundError) and error.name is not None
+    if is_missing and trimmed.__traceback__ is None and f"{name}.".startswith(f"{error.name}."):
+        return _no_module(name, str(error.name), directory)
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        missing = error.name.partition(".")[0]
+        return LoadError(
+            f"`{target.text}` needs the module `{error.name}`, which is not installed for "
+            f"{sys.executable}; try: {sys.executable} -m pip install {missing}",
+            error,
+        )
+    if isinstance(error, SyntaxError):
+        where = f"{error.filename}, line {error.lineno}"
+        return LoadError(f"`{target.text}` cannot be imported: {error.msg} ({where})", error)
+    if isinstance(error, SystemExit):
+        return LoadError(
+            f"`{target.text}` ended the process while it was imported; "
+            'let it start servers only under `if __name__ == "__main__":`',
+            error,
+        )
+    text = f"`{target.text}` cannot be imported: {_one_line(error)}"
+    if isinstance(error, RuntimeError) and "event loop" in str(error):
+        text += "; --interface asgi3 imports it with an event loop in place"
+    return LoadError(text, error)
+
+
+def _no_module(name: str, missing: str, directory: str) -> LoadError:
+    text = f"there is no module `{missing}` in {directory} or elsewhere on Python's path"
+    if missing != name:
+        text = f"there is no module `{name}`, since {text}"
+    try:
+        files = sorted(f for f in os.listdir(directory) if f.endswith(".py"))
+    except OSError:
+        files = []
+    if files:
+        text += f"; that directory has {', '.join(files[:8])}"
+    return LoadError(f"{text}; correct the name, or give the directory with --app-dir")
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error).strip().split("\n")[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _find(target: Target, module: ModuleType, is_factory: bool) -> Any:
+    expression = target.expression.strip()
+    if not expression:
+        name = _candidate(target, module)
+        app = getattr(module, name)
+        return _made(target, name, app, (), {}) if is_factory or name in FACTORIES else app
+    name, args, kwargs = _parsed(target, expression)
+    app: Any = module
+    for part in name.split("."):
+        try:
+            app = getattr(app, part)
+        except AttributeError:
+            raise _no_attribute(target, module, name) from None
+    if is_factory or args is not None:
+        app = _made(target, name, app, args or (), kwargs)
+    if not callable(app):
+        raise LoadError(
+            f"`{target.text}` is {_article(app)}, which cannot be called; "
+            "an application is a WSGI or ASGI callable"
+        )
+    return app
+
+
+def _article(value: Any) -> str:
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+
+
+def _candidate(target: Target, module: ModuleType) -> str:
+    """The name of the application in a module that has only one."""
+    found: dict[int, str] = {}
+    for name in CANDIDATES:
+        value = getattr(module, name, None)
+        if callable(value):
+            found.setdefault(id(value), name)
+    names = list(found.values())
+    if len(names) > 1:
+        both = " and ".join(f"`{name}`" for name in names)
+        raise LoadError(
+            f"`{target.place}` has {both}; say which one is the application, "
+            f"as in {target.place}:{names[0]}"
+        )
+    if not names:
+        names = [name for name in FACTORIES if callable(getattr(module, name, None))]
+    if not names:
+        raise _no_attribute(target, module, None)
+    return names[0]
+
+
+def _no_attribute(target: Target, module: ModuleType, name: str | None) -> LoadError:
+    where = getattr(module, "__file__", None) or module.__name__
+    wanted = f"`{name}`" if name else "none of app, application, api, create_app() and make_app()"
+    text = f"{where} has {'no ' if name else ''}{wanted}"
+    own = [
+        key
+        for key, value in vars(module).items()
+        if not key.startswith("_")
+        and callable(value)
+        and not isinstance(value, type)
+        and getattr(value, "__module__", module.__name__) in (module.__name__, None)
+    ]
+    others = [
+        key
+        for key, value in vars(module).items()
+        if not key.startswith("_") and callable(value) and key not in own
+        and not isinstance(value, type) and not inspect.isroutine(value)
+    ]
+    if others + own:
+        text += f"; it has {', '.join((others + own)[:8])}"
+    return LoadError(f"{text}; name the application, as in {target.place}:NAME")
+
+
+def _parsed(target: Target, text: str) -> tuple[str, Any, dict[str, Any]]:
+    """`name`, or `name(...)` with literal arguments."""
+    if "(" not in text:
+        if all(part.isidentifier() for part in text.split(".")):
+            return text, None, {}
+    else:
+        try:
+            call = ast.parse(text, mode="eval").body
+            if isinstance(call, ast.Call):
+                name = ast.unparse(call.func) if sys.version_info >= (3, 9) else _dotted(call.func)
+                args = [ast.literal_eval(arg) for arg in call.args]
+                kwargs = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+                if all(part.isidentifier() for part in name.split(".")):
+                    return name, args, kwargs
+        except (SyntaxError, ValueError):
+            pass
+    raise LoadError(
+        f"`{target.text}` cannot be understood after the colon; "
+        "write a name, or a call with literal arguments, as in main:create_app('test')"
+    )
+
+
+def _dotted(node: ast.AST) -> str:
+    if isinstance(node, ast.Name):
+        return node.id
+    return f"{_dotted(node.value)}.{node.attr}" if isinstance(node, ast.Attribute) else ""
+
+
+def _made(target: Target, name: str, factory: Any, args: Any, kwargs: Any) -> Any:
+    if not callable(factory):
+        raise LoadError(f"`{name}` is {_article(factory)}, not a function that makes an application")
+    try:
+        app = factory(*args, **kwargs)
+    except BaseException as error:
+        raise LoadError(f"`{name}()` has not made an application: {_one_line(error)}", error) from None
+    if not callable(app):
+        raise LoadError(f"`{name}()` has returned {_article(app)}, which is not an application")
+    return app
+
+
+def interface_of(app: Any) -> str:
+    """`asgi3`, `asgi2` or `wsgi`."""
+    target = app
+    while isinstance(target, functools.partial):
+        target = target.func
+    if inspect.isclass(target):
+        if hasattr(target, "__await__"):
+            return "asgi3"
+        if _is_coroutine(getattr(target, "__call__", None)):
+            return "asgi2"
+    elif _is_coroutine(target) or _is_coroutine(getattr(target, "__call__", None)):
+        return "asgi3"
+    # Wrappers hide that they return coroutines, but not how many arguments they need.
+    needed = _needed_arguments(app)
+    return {1: "asgi2", 3: "asgi3"}.get(needed, "wsgi")
+
+
+def _is_coroutine(function: Any) -> bool:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return inspect.iscoroutinefunction(inspect.unwrap(function) if function else function)
+
+
+def _needed_arguments(app: Any) -> int:
+    try:
+        parameters = inspect.signature(app).parameters.values()
+    except (TypeError, ValueError):
+        return 2
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    if any(p.kind == inspect.Parameter.VAR_POSITIONAL for p in parameters):
+        return 2
+    return len([p for p in parameters if p.kind in kinds and p.default is inspect.Parameter.empty])
+
+
+def as_asgi3(app: Callable[..., Any]) -> Callable[..., Any]:
+    """An application of ASGI 2, which is called twice, as one of ASGI 3."""
+
+    async def called_once(scope: Any, receive: Any, send: Any) -> None:
+        instance = app(scope)
+        await instance(receive, send)
+
+    return called_once

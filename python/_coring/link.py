@@ -1,0 +1,327 @@
+"""The link to coring: messages, marks, bells and credits.
+
+Requests arrive as `marshal` tuples, responses leave as plain bytes. The sockets are shared with other
+processes, and so are their flags: nothing here makes a socket blocking or non-blocking. Every call says
+MSG_DONTWAIT, and waits in poll(2).
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import re
+import select
+import socket
+import struct
+import sys
+from marshal import loads
+from threading import Lock
+from time import monotonic
+from typing import Any, NoReturn, Protocol
+
+DONTWAIT = socket.MSG_DONTWAIT
+SEND_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+RECEIVE_FLAGS = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+
+# Kinds of messages from coring.
+REQUEST, PART, GONE, GRANT, DRAIN, FENCE = range(6)
+# Kinds of messages to coring.
+HEAD, BODY, ABORT, EXPIRED, FENCED, WANT = range(1, 7)
+END = 1
+
+# Body bytes in one message.
+BODY_BYTES_MAX = 64 << 10
+# Bytes of a head.
+HEAD_BYTES_MAX = 64 << 10
+# Body bytes that may be sent before coring has granted more.
+CREDIT_BYTES = 256 << 10
+# Room for one message from coring. The send buffer of its socket bounds a message to less.
+MESSAGE_BYTES_MAX = 1 << 20
+# A core that has unrung messages is rung when its last ring is older, in seconds.
+RING_INTERVAL = 0.001
+
+ONE = (1).to_bytes(8, "little")
+UNMARKED = bytes(8)
+
+# kind, flags, status, size; the number of the request follows.
+pack_prefix = struct.Struct("<BBHI").pack
+
+_FIELDS = re.compile(rb"(?:\n[!#$%&'*+.^_`|~0-9A-Za-z-]+\0[\t\x20-\x7e\x80-\xff]*)*").fullmatch
+_LENGTHS = re.compile(rb"\ncontent-length\0[ \t]*([^\n]*?)[ \t]*(?=\n|$)", re.IGNORECASE).findall
+_CONNECTION = re.compile(
+    rb"\n(connection|keep-alive|proxy-authenticate|proxy-authorization|te|trailers?"
+    rb"|transfer-encoding|upgrade)\0[^\n]*",
+    re.IGNORECASE,
+)
+_DECIMAL = re.compile(rb"[0-9]{1,19}").fullmatch
+
+
+class ClientDisconnected(ConnectionError):
+    """The client has gone, or does not want the rest of the response."""
+
+
+class Head:
+    """The validated head of a response, ready to be sent."""
+
+    __slots__ = ("count", "has_body", "length", "part", "text", "whole")
+
+    def __init__(self, status: int, text: bytes, count: int, length: int | None) -> None:
+        self.text = text
+        self.count = count
+        self.length = length
+        self.has_body = status not in (204, 304)
+        # How a message begins that holds the whole response, or its first part.
+        self.whole = pack_prefix(HEAD, END, status, len(text))
+        self.part = pack_prefix(HEAD, 0, status, len(text))
+
+
+def make_head(status: int, reason: bytes, fields: bytes, count: int, tolerated: bytes) -> Head:
+    r"""Validates a head. `fields` has `\n`, the name, `\0` and the value for each of `count` fields.
+
+    Fields that belong to the connection are left out if `tolerated` names them; others are an error.
+    """
+    if fields.count(b"\n") != count or not _FIELDS(fields):
+        raise ValueError(_what_is_wrong(fields, count))
+    if not 200 <= status <= 999:
+        raise ValueError(f"the status {status} is not one of a final response")
+    for match in _CONNECTION.finditer(fields):
+        if match[1].lower() not in tolerated.split():
+            name = match[1].decode()
+            raise ValueError(f"the header {name!r} is the server's, not the application's")
+    if _CONNECTION.search(fields):
+        fields = _CONNECTION.sub(b"", fields)
+    lengths = set(_LENGTHS(fields))
+    if len(lengths) > 1 or not all(map(_DECIMAL, lengths)):
+        raise ValueError("the header 'Content-Length' is not one decimal number")
+    length = int(lengths.pop()) if lengths else None
+    text = reason + fields.replace(b"\0", b":")
+    if len(text) > HEAD_BYTES_MAX:
+        raise ValueError(f"the headers have {len(text)} bytes; {HEAD_BYTES_MAX} is the most")
+    return Head(status, text, count, length)
+
+
+def _what_is_wrong(fields: bytes, count: int) -> str:
+    if fields.count(b"\n") != count or fields.count(b"\0") != count:
+        return "a header is not a pair of name and value, or has a control character in it"
+    for line in fields.split(b"\n"):
+        if line and not _FIELDS(b"\n" + line):
+            name = line.split(b"\0")[0].decode("latin-1")
+            return f"the header {name!r} has a character that is not allowed in its name or value"
+    return "a header is not valid"
+
+
+class Stream(Protocol):
+    """A response that is sent in parts."""
+
+    def grant(self, size: int) -> None:
+        """So many more bytes may be sent."""
+
+    def disconnect(self) -> None:
+        """The client has gone."""
+
+
+class Link:
+    """The descriptors that a worker has in common with coring."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        fds = [config["control"], config["shared"], config["page"]]
+        for fd in [*fds, *config["data"], *config["bells"]]:
+            os.set_inheritable(fd, False)
+        self.control = socket.socket(fileno=config["control"])
+        self.shared = socket.socket(fileno=config["shared"])
+        self.data = [socket.socket(fileno=fd) for fd in config["data"]]
+        self.bells: list[int] = list(config["bells"])
+        self.page = mmap.mmap(config["page"], 4096)
+        os.close(config["page"])
+        cores = len(self.data)
+        # Whether a core has messages that it was not rung for, and when it was rung last.
+        self.unrung = [False] * cores
+        self.last_ring = [0.0] * cores
+        self.streams: dict[bytes, Stream] = {}
+        # Held while a stream is told something. Any thread may read for any stream.
+        self.lock = Lock()
+        self.is_quitting = False
+        self.is_forked = False
+        self._lost = [False] * cores
+        self._poll = select.poll()
+        self._poll.register(self.control, select.POLLIN)
+        self._poll.register(self.shared, select.POLLIN)
+        self._cores = {sock.fileno(): core for core, sock in enumerate(self.data)}
+        for sock in self.data:
+            self._poll.register(sock, select.POLLIN)
+        os.register_at_fork(after_in_child=self._leave_to_parent)
+
+    # Processes that the application forks.
+
+    def _leave_to_parent(self) -> None:
+        """Closes the descriptors in a forked child: requests and responses are its parent's."""
+        self.is_forked = True
+        for sock in [self.control, self.shared, *self.data]:
+            sock.close()
+        for fd in self.bells:
+            os.close(fd)
+        self.bells = [-1] * len(self.bells)
+
+    def end_if_forked(self, error: BaseException | None = None) -> None:
+        """Ends a forked child that has come back from the application."""
+        if not self.is_forked:
+            return
+        code = error.code if isinstance(error, SystemExit) else error and 1
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError, AttributeError):
+                pass
+        os._exit(code if isinstance(code, int) else int(code is not None))
+
+    # The supervisor.
+
+    def report(self, text: str) -> None:
+        """Says something to the supervisor. If it has gone, so does this process."""
+        try:
+            self.control.send(text.encode(), socket.MSG_NOSIGNAL)
+        except BrokenPipeError:
+            os._exit(0)
+
+    def read_control(self) -> None:
+        """Takes the supervisor's messages."""
+        while True:
+            try:
+                message = self.control.recv(4096, DONTWAIT)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self.fail(error)
+            if not message:
+                os._exit(0)
+            if message == b"quit":
+                self.is_quitting = True
+
+    def fail(self, error: OSError) -> NoReturn:
+        """Ends the process: one of its descriptors is not what it was."""
+        self.end_if_forked()
+        text = f"coring: a worker's link does not work any more ({error}); "
+        text += "does the application close descriptors that it has not opened?\n"
+        os.write(2, text.encode())
+        os._exit(1)
+
+    def is_supervised(self, wait_ms: int = 0) -> bool:
+        """Whether coring lives. Its end may be seen here some milliseconds late."""
+        poll = select.poll()
+        poll.register(self.control, 0)
+        return not poll.poll(wait_ms)
+
+    # Messages to coring.
+
+    def ring(self, core: int) -> None:
+        self.unrung[core] = False
+        self.last_ring[core] = monotonic()
+        try:
+            os.write(self.bells[core], ONE)
+        except OSError as error:
+            self.fail(error)
+
+    def ring_all(self) -> None:
+        """Rings every core that has unrung messages. To be called before any wait."""
+        for core, is_unrung in enumerate(self.unrung):
+            if is_unrung:
+                self.ring(core)
+
+    def send(self, core: int, message: bytes) -> None:
+        """Sends a message. The core is rung later unless its last ring is old."""
+        try:
+            self.data[core].send(message, SEND_FLAGS)
+        except OSError as error:
+            self._send_slowly(core, message, error)
+        if monotonic() - self.last_ring[core] >= RING_INTERVAL:
+            self.ring(core)
+        else:
+            self.unrung[core] = True
+
+    def _send_slowly(self, core: int, message: bytes, error: OSError) -> None:
+        sock = self.data[core]
+        while True:
+            if error.errno in (errno.EPIPE, errno.ECONNRESET):
+                self.lose_core(core)
+                return
+            if error.errno not in (errno.EAGAIN, errno.ENOBUFS):
+                self.fail(error)
+            self.ring(core)
+            poll = select.poll()
+            poll.register(sock, select.POLLOUT)
+            poll.register(self.control, 0)
+            if any(fd != sock.fileno() for fd, _ in poll.poll()):
+                os._exit(0)
+            try:
+                sock.send(message, SEND_FLAGS)
+                return
+            except OSError as again:
+                error = again
+
+    def lose_core(self, core: int) -> None:
+        """A core has closed its end. coring has ended, or only that core."""
+        if not self._lost[core]:
+            self._lost[core] = True
+            self._poll.unregister(self.data[core])
+
+    # Messages from coring, for threads.
+
+    def wait(self) -> None:
+        """Waits until there may be a request, and takes up whatever else there is."""
+        self.ring_all()
+        shared, control = self.shared.fileno(), self.control.fileno()
+        for fd, _ in self._poll.poll():
+            if fd == control:
+                self.read_control()
+            elif fd != shared:
+                self.read_data(self._cores[fd])
+
+    def read_data(self, core: int) -> None:
+        """Takes what a core says of streams."""
+        receive = self.data[core].recv
+        while not self._lost[core]:
+            try:
+                message = receive(4096, DONTWAIT)
+            except BlockingIOError:
+                return
+            except ConnectionError:
+                message = b""
+            except OSError as error:
+                self.fail(error)
+            if not message:
+                self.lose_core(core)
+                return
+            kind, *values = loads(message)
+            if kind in (GONE, GRANT):
+                with self.lock:
+                    stream = self.streams.get(values[0])
+                    if stream is None:
+                        pass
+                    elif kind == GRANT:
+                        stream.grant(values[1])
+                    else:
+                        stream.disconnect()
+
+    def wait_for_grant(self, core: int, wakeup: int) -> bool:
+        """Waits until something is said of a stream on `core`, or `wakeup` is readable.
+
+        `False`: nothing more will be said.
+        """
+        self.ring_all()
+        poll = select.poll()
+        poll.register(self.control, 0)
+        poll.register(self.data[core], select.POLLIN)
+        poll.register(wakeup, select.POLLIN)
+        if any(fd == self.control.fileno() for fd, _ in poll.poll()):
+            os._exit(0)
+        self.read_data(core)
+        return not self._lost[core]
+
+    def end_of_shared(self) -> None:
+        """The shared end was shut: by coring that ends, or by some process that inherited it."""
+        self.end_if_forked()
+        if not self.is_quitting and self.is_supervised(200):
+            text = "coring: the socket that requests come from was shut down by one of the processes "
+            os.write(2, (text + "that have it; this worker ends and another one is started\n").encode())
+        self.is_quitting = True

@@ -1,0 +1,118 @@
+"""Standard streams, and the loggers that applications know from other servers."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+import traceback
+from types import TracebackType
+
+_LEVELS = {"trace": 5, "warn": logging.WARNING, "fatal": logging.CRITICAL}
+_ACCESS = ("gunicorn.access", "uvicorn.access")
+
+
+def set_up(level_name: str) -> None:
+    """Makes print() appear at once, and gives the well-known loggers handlers and levels."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+        except (AttributeError, OSError, ValueError):
+            pass
+    level = _LEVELS.get(level_name.lower()) or getattr(logging, level_name.upper(), logging.INFO)
+    errors = logging.Formatter(
+        "[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s", "[%Y-%m-%d %H:%M:%S %z]"
+    )
+    _logger("gunicorn.error", level, sys.stderr, errors)
+    _logger("gunicorn.access", logging.INFO, sys.stdout, logging.Formatter("%(message)s"))
+    _logger("uvicorn", level, sys.stderr, logging.Formatter("%(levelname)s:     %(message)s"))
+    logging.getLogger("uvicorn.error").setLevel(level)
+    _logger("uvicorn.access", logging.INFO, sys.stdout, logging.Formatter("%(message)s"))
+
+
+def _logger(name: str, level: int, stream: object, formatter: logging.Formatter) -> None:
+    handler = logging.StreamHandler(stream)  # type: ignore[type-var]
+    handler.setFormatter(formatter)
+    logger = logging.getLogger(name)
+    logger.handlers = [handler]
+    logger.setLevel(level)
+    logger.propagate = False
+
+
+def warn_of_access_filters() -> None:
+    """Says once that coring itself writes the access log, if the application filters that."""
+    for name in _ACCESS:
+        logger = logging.getLogger(name)
+        if logger.filters or len(logger.handlers) > 1 or any(h.filters for h in logger.handlers):
+            write(
+                f"coring: a filter or handler of the logger {name!r} has no effect, since coring "
+                "writes the access log; leave paths out with --access-log-skip\n"
+            )
+            return
+
+
+def write(text: str) -> None:
+    """Writes to standard error in one piece."""
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except (AttributeError, OSError, ValueError):
+        try:
+            os.write(2, text.encode("utf-8", "backslashreplace"))
+        except OSError:
+            pass
+
+
+def is_caused_by(error: BaseException | None, kind: type[BaseException]) -> bool:
+    """Whether `error` is of that kind, or was raised because of one."""
+    waiting = [error]
+    seen = set()
+    while waiting:
+        error = waiting.pop()
+        if error is None or id(error) in seen:
+            continue
+        if isinstance(error, kind):
+            return True
+        seen.add(id(error))
+        waiting += [error.__cause__, error.__context__]
+        waiting += getattr(error, "exceptions", ())
+    return False
+
+
+def without_own_frames(error: BaseException) -> BaseException:
+    """Removes the frames before the application's own from a traceback."""
+    found: TracebackType | None = error.__traceback__
+    while found is not None and _is_internal(found.tb_frame.f_code.co_filename):
+        found = found.tb_next
+    return error.with_traceback(found)
+
+
+def _is_internal(filename: str) -> bool:
+    return filename.startswith(("coring:", "<frozen importlib")) or filename == importlib.__file__
+
+
+def format_error(error: BaseException) -> str:
+    """The traceback that its author can use."""
+    error = without_own_frames(error)
+    lines = traceback.format_exception(type(error), error, error.__traceback__)
+    return "".join(lines)
+
+
+def exception(name: str, message: str, error: BaseException) -> None:
+    """Logs an exception of the application with its traceback."""
+    logger = logging.getLogger(name)
+    if logger.disabled or not logger.hasHandlers() or not logger.isEnabledFor(logging.ERROR):
+        # The application has set up logging without these loggers.
+        write(message + "\n" + format_error(error))
+        return
+    error = without_own_frames(error)
+    logger.error(message, exc_info=(type(error), error, error.__traceback__))
+
+
+def error(name: str, message: str) -> None:
+    logger = logging.getLogger(name)
+    if logger.disabled or not logger.hasHandlers() or not logger.isEnabledFor(logging.ERROR):
+        write(message + "\n")
+    else:
+        logger.error(message)

@@ -1,0 +1,101 @@
+"""What a worker does from its start to its end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any, NoReturn
+
+from _coring import application, logs
+from _coring.link import Link
+
+DEFAULT_THREADS = 8
+# As many as have a mark.
+THREADS_MAX = 256
+
+LOAD_FAILED = 4
+START_FAILED = 3
+
+
+def run(config: dict[str, Any]) -> None:
+    """Loads the application, runs it, and ends the process when coring asks for that."""
+    link = Link(config)
+    _leave_signals_to_coring()
+    logs.set_up(config.get("log_level", "info"))
+    try:
+        app, interface, worker_class = _load(config)
+    except application.LoadError as error:
+        logs.write(str(error))
+        exit_with(link, LOAD_FAILED)
+    logs.warn_of_access_filters()
+    if worker_class == "asgi":
+        from _coring import asgi
+
+        started = asgi.run(link, app, interface, config)
+        if not started:
+            exit_with(link, START_FAILED)
+    else:
+        from _coring import threads
+
+        count = 1
+        if worker_class == "gthread":
+            count = min(int(config.get("threads") or DEFAULT_THREADS), THREADS_MAX)
+        link.report(f"loaded {interface} {worker_class} {count} {python_version()}")
+        threads.run(link, app, config, count)
+    sys.exit(0)
+
+
+def _load(config: dict[str, Any]) -> tuple[Any, str, str]:
+    """The application, its interface, and the class of worker that runs it."""
+    wanted = config.get("interface", "auto")
+    worker_class = config.get("worker_class", "auto")
+    app = application.load(config)
+    interface = application.interface_of(app)
+    if wanted == "asgi":
+        interface = interface if interface.startswith("asgi") else "asgi3"
+    elif wanted != "auto":
+        interface = wanted
+    is_asgi = interface.startswith("asgi")
+    if worker_class == "auto":
+        worker_class = "asgi" if is_asgi else "gthread"
+    elif is_asgi != (worker_class == "asgi"):
+        kind = "an ASGI" if is_asgi else "a WSGI"
+        cure = "asgi" if is_asgi else "sync or gthread"
+        raise application.LoadError(
+            f"`{config['app']}` is {kind} application, which workers of the class {worker_class} "
+            f"do not run; choose {cure}, or give --interface if that is wrong"
+        )
+    return app, interface, worker_class
+
+
+def _leave_signals_to_coring() -> None:
+    """Signals that a terminal or a service manager sends to all processes of the group.
+
+    coring gets them too, and says what is to be done. Functions are used, not SIG_IGN, which programs
+    that the application starts would inherit.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, _ignore)
+
+
+def _ignore(*_: Any) -> None:
+    pass
+
+
+def python_version() -> str:
+    name = {"cpython": "CPython", "pypy": "PyPy"}.get(
+        sys.implementation.name, sys.implementation.name
+    )
+    return f"{name} {'.'.join(map(str, sys.version_info[:3]))}"
+
+
+def exit_with(link: Link, code: int) -> NoReturn:
+    """Ends the process, whatever threads the application has started."""
+    link.report(f"failed {code}")
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError, ValueError):
+            pass
+    os._exit(code)
