@@ -7,9 +7,11 @@ import io
 import os
 import re
 import sys
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Tuple
 
 from _coring import logs
+from _coring.files import FileWrapper, Spooled
+from _coring.heads import ERROR_BODY, ERROR_HEAD, Head, make_head
 from _coring.link import (
     ABORT,
     BODY,
@@ -17,9 +19,7 @@ from _coring.link import (
     CREDIT_BYTES,
     END,
     ClientDisconnected,
-    Head,
     Link,
-    make_head,
     pack_prefix,
 )
 
@@ -38,9 +38,6 @@ _TOLERATED = b"connection keep-alive transfer-encoding"
 _BODY_PART = pack_prefix(BODY, 0, 0, 0)
 _BODY_END = pack_prefix(BODY, END, 0, 0)
 _ABORT = pack_prefix(ABORT, 0, 0, 0)
-_ERROR = b"Internal Server Error"
-_ERROR_FIELDS = b"\nContent-Type\0text/plain\nContent-Length\0%d" % len(_ERROR)
-_ERROR_HEAD = make_head(500, _ERROR, _ERROR_FIELDS, 2, b"")
 
 # Heads by their text. Most applications have few of them.
 _heads: dict[str, Head] = {}
@@ -329,51 +326,9 @@ class Response:
             self.abort()
             return
         self.is_begun = self.is_ended = True
-        body = b"" if self.is_head else _ERROR
-        head = _ERROR_HEAD
+        body = b"" if self.is_head else ERROR_BODY
+        head = ERROR_HEAD
         self.link.send(self.core, _join((head.whole, self.ident, head.text, body)))
-
-
-class Spooled(io.RawIOBase):
-    """A request body in a file: bytes from 0 to `length`, wherever the file's own offset is."""
-
-    def __init__(self, fd: int, length: int) -> None:
-        self._fd = fd
-        self._length = length
-        self._offset = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        room = min(len(buffer), self._length - self._offset)
-        size = os.preadv(self._fd, [memoryview(buffer)[:room]], self._offset) if room > 0 else 0
-        self._offset += size
-        return size
-
-    def close(self) -> None:
-        if not self.closed:
-            os.close(self._fd)
-        super().close()
-
-
-class FileWrapper:
-    """`wsgi.file_wrapper`: the blocks of a file from where it stands. It reads when it is iterated."""
-
-    def __init__(self, filelike: Any, block_size: int = BODY_BYTES_MAX) -> None:
-        self.filelike = filelike
-        self.block_size = max(block_size, BODY_BYTES_MAX)
-        if hasattr(filelike, "close"):
-            self.close = filelike.close
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        block: bytes = self.filelike.read(self.block_size)
-        if block:
-            return block
-        raise StopIteration
 
 
 class Caller:

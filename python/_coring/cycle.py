@@ -1,0 +1,281 @@
+"""One request of an ASGI application and its response."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Dict
+
+from _coring import logs
+from _coring.heads import ERROR_BODY, ERROR_HEAD, Head, make_head
+from _coring.link import (
+    ABORT,
+    BODY,
+    BODY_BYTES_MAX,
+    CREDIT_BYTES,
+    END,
+    WANT,
+    ClientDisconnected,
+    pack_prefix,
+)
+
+if TYPE_CHECKING:
+    from _coring.asgi import Core
+
+Message = Dict[str, Any]
+
+_pair = b"\0".join
+_lines = b"\n".join
+_join = b"".join
+
+# Every field of the connection is coring's, so those of the application are left out.
+_TOLERATED = (
+    b"connection keep-alive proxy-authenticate proxy-authorization te trailer trailers"
+    b" transfer-encoding upgrade"
+)
+_BODY_PART = pack_prefix(BODY, 0, 0, 0)
+_BODY_END = pack_prefix(BODY, END, 0, 0)
+_ABORT = pack_prefix(ABORT, 0, 0, 0)
+# The room for a request's body is given back in pieces of this many bytes.
+_WANT_BYTES = CREDIT_BYTES // 4
+
+_heads: dict[tuple[int, bytes], Head] = {}
+_HEADS_MAX = 512
+_CACHED_BYTES_MAX = 2048
+
+
+def head_of(message: Message) -> Head:
+    """The head of `http.response.start`, validated."""
+    status = message["status"]
+    headers = message.get("headers", ())
+    if not hasattr(headers, "__len__"):
+        headers = list(headers)
+    try:
+        fields = _lines([b"", *map(_pair, headers)])
+        head = _heads[status, fields]
+        if head.count == len(headers):
+            return head
+    except KeyError:
+        pass
+    except TypeError as error:
+        raise TypeError(f"headers must be pairs of bytes: {error}") from None
+    if not isinstance(status, int):
+        raise TypeError(f"status must be int, not {type(status).__name__}")
+    head = make_head(status, b"", fields, len(headers), _TOLERATED)
+    if len(fields) <= _CACHED_BYTES_MAX:
+        if len(_heads) >= _HEADS_MAX:
+            _heads.clear()
+        _heads[status, fields] = head
+    return head
+
+
+class Waiting:
+    """Something that coroutines wait for, each of them until it is said that it has changed."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._futures: list[asyncio.Future[None]] = []
+
+    async def change(self) -> None:
+        future = self._loop.create_future()
+        self._futures.append(future)
+        try:
+            await future
+        finally:
+            self._futures.remove(future)
+
+    def changed(self) -> None:
+        for future in self._futures:
+            if not future.done():
+                future.set_result(None)
+
+
+class Cycle:
+    """One request and its response."""
+
+    # Values that most requests do not change.
+    head: Head | None = None
+    left: int | None = None
+    credit = CREDIT_BYTES
+    has_more = False
+    is_begun = False
+    is_ended = False
+    is_gone = False
+    # Whether the application was told that the client goes.
+    is_told = False
+    consumed = 0
+    task: asyncio.Task[None] | None = None
+
+    def __init__(self, core: Core, ident: bytes, scope: Message, body: bytes | None) -> None:
+        self.core = core
+        self.ident = ident
+        self.scope = scope
+        # The body as far as it is here and not yet received by the application.
+        self.body = body
+        if body is None:
+            self.has_more = True
+        self.waiting = Waiting(core.server.loop)
+
+    async def run(self) -> None:
+        server = self.core.server
+        try:
+            await server.app(self.scope, self.receive, self.send)
+        except BaseException as error:
+            self._fail(error)
+        else:
+            if not self.is_ended:
+                self._end_incomplete()
+        finally:
+            self.task = None
+            server.forget(self)
+
+    # What the application calls.
+
+    async def receive(self) -> Message:
+        while True:
+            if self.is_gone or self.is_ended:
+                self.is_told = True
+                return {"type": "http.disconnect"}
+            body = self.body
+            if body is not None:
+                self.body = None
+                if self.has_more:
+                    self._consume(len(body))
+                return {"type": "http.request", "body": body, "more_body": self.has_more}
+            # A request whose body still arrives is finished first.
+            if self.core.is_draining and not self.has_more:
+                self.is_told = True
+                return {"type": "http.disconnect"}
+            await self.waiting.change()
+
+    async def send(self, message: Message) -> None:
+        kind = message["type"]
+        if self.is_ended:
+            return
+        if self.is_gone:
+            self.is_told = True
+            raise ClientDisconnected("the client has gone")
+        head = self.head
+        if head is None:
+            if kind != "http.response.start":
+                raise RuntimeError(f"expected 'http.response.start', but {kind!r} was sent")
+            self.head = head_of(message)
+            return
+        if kind != "http.response.body":
+            raise RuntimeError(f"expected 'http.response.body', but {kind!r} was sent")
+        body = message.get("body", b"")
+        if type(body) is not bytes:
+            body = _as_bytes(body)
+        size = len(body)
+        if (
+            self.is_begun
+            or message.get("more_body", False)
+            or size > BODY_BYTES_MAX
+            or not head.has_body
+            or (head.length is not None and head.length != size)
+            or self.scope["method"] == "HEAD"
+            or self.core.queue
+        ):
+            await self._send_part(body, bool(message.get("more_body", False)))
+            return
+        self.is_begun = True
+        self.core.send(_join((head.whole, self.ident, head.text, body)))
+        self.end()
+
+    # The body of the response.
+
+    async def _send_part(self, body: bytes, has_more: bool) -> None:
+        head = self.head
+        assert head is not None
+        prefix = b""
+        is_bodiless = not head.has_body or self.scope["method"] == "HEAD"
+        if not self.is_begun:
+            self.left = None if is_bodiless else head.length
+        if self.left is not None:
+            if len(body) > self.left:
+                raise RuntimeError("the body is longer than its Content-Length")
+            if not has_more and len(body) < self.left:
+                raise RuntimeError("the body is shorter than its Content-Length")
+            self.left -= len(body)
+        if not self.is_begun:
+            self.is_begun = True
+            prefix = (head.whole if is_bodiless else head.part) + self.ident + head.text
+        if is_bodiless:
+            self.core.send(prefix)
+            self.end()
+            return
+        view = memoryview(body)
+        while True:
+            while self.credit <= 0 and view:
+                await self.waiting.change()
+                if self.is_gone:
+                    self.is_told = True
+                    raise ClientDisconnected("the client has gone")
+            piece = view[: max(0, min(BODY_BYTES_MAX, self.credit))]
+            view = view[len(piece) :]
+            self.credit -= len(piece)
+            is_last = not has_more and not view
+            if not prefix:
+                prefix = (_BODY_END if is_last else _BODY_PART) + self.ident
+            elif is_last:
+                prefix = head.whole + prefix[len(head.whole) :]
+            if piece or prefix[0] != BODY or is_last:
+                self.core.send(_join((prefix, piece)))
+            prefix = b""
+            if is_last:
+                self.end()
+            while self.core.queue:
+                await self.core.room.change()
+            if not view:
+                return
+
+    def end(self) -> None:
+        """The response has been sent in full."""
+        self.is_ended = True
+        self.waiting.changed()
+
+    def _end_incomplete(self) -> None:
+        if not self.is_told:
+            what = "completing" if self.is_begun else "starting"
+            logs.error("uvicorn.error", f"ASGI callable returned without {what} response.")
+        self._cut()
+
+    def _fail(self, error: BaseException) -> None:
+        self.core.server.link.end_if_forked(error)
+        if not (self.is_gone and logs.is_caused_by(error, ClientDisconnected)):
+            if not (self.is_told and isinstance(error, asyncio.CancelledError)):
+                logs.exception("uvicorn.error", "Exception in ASGI application", error)
+        if not self.is_ended:
+            self._cut()
+
+    def _cut(self) -> None:
+        """Ends a response that the application has not ended."""
+        if self.is_begun or self.is_gone:
+            self.core.send(_ABORT + self.ident)
+        else:
+            body = b"" if self.scope["method"] == "HEAD" else ERROR_BODY
+            self.core.send(_join((ERROR_HEAD.whole, self.ident, ERROR_HEAD.text, body)))
+        self.end()
+
+    # What coring says.
+
+    def take_part(self, data: bytes, has_more: bool) -> None:
+        self.body = data if self.body is None else self.body + data
+        self.has_more = has_more
+        self.waiting.changed()
+
+    def _consume(self, size: int) -> None:
+        """The application has taken part of the body: there is room for more."""
+        self.consumed += size
+        if self.consumed >= _WANT_BYTES:
+            self.core.send(pack_prefix(WANT, 0, 0, self.consumed) + self.ident)
+            self.consumed = 0
+
+    def disconnect(self) -> None:
+        self.is_gone = True
+        self.waiting.changed()
+
+
+def _as_bytes(body: Any) -> bytes:
+    if isinstance(body, (bytes, bytearray, memoryview)):
+        return bytes(body)
+    raise TypeError(f"body must be bytes, not {type(body).__name__}")
