@@ -14,22 +14,33 @@ use rustix::process::{
     Resource, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit,
 };
 
-/// The modules that a worker consists of, as they are in `python/_coring`.
+/// The name and the source of a module in `python/_coring`.
+macro_rules! module {
+    ("__init__") => {
+        ("_coring", include_str!("../../python/_coring/__init__.py"))
+    };
+    ($name:literal) => {
+        (
+            concat!("_coring.", $name),
+            include_str!(concat!("../../python/_coring/", $name, ".py")),
+        )
+    };
+}
+
+/// The modules that a worker consists of.
 const MODULES: &[(&str, &str)] = &[
-    ("_coring", include_str!("../../python/_coring/__init__.py")),
-    (
-        "_coring.application",
-        include_str!("../../python/_coring/application.py"),
-    ),
-    ("_coring.asgi", include_str!("../../python/_coring/asgi.py")),
-    ("_coring.link", include_str!("../../python/_coring/link.py")),
-    ("_coring.logs", include_str!("../../python/_coring/logs.py")),
-    ("_coring.main", include_str!("../../python/_coring/main.py")),
-    (
-        "_coring.threads",
-        include_str!("../../python/_coring/threads.py"),
-    ),
-    ("_coring.wsgi", include_str!("../../python/_coring/wsgi.py")),
+    module!("__init__"),
+    module!("application"),
+    module!("asgi"),
+    module!("cycle"),
+    module!("files"),
+    module!("heads"),
+    module!("lifespan"),
+    module!("link"),
+    module!("logs"),
+    module!("main"),
+    module!("threads"),
+    module!("wsgi"),
 ];
 
 /// The program that `python -c` runs. It imports the modules from memory, so nothing has to be

@@ -38,6 +38,8 @@ const AFTER_A_RING: Duration = Duration::from_millis(1);
 const UNTIL_MARKED: Duration = Duration::from_millis(50);
 /// How often deadlines are looked at while requests wait.
 const SWEEP: Duration = Duration::from_millis(500);
+/// How often a request looks for a worker while there is none.
+const WORKER_CHECK: Duration = Duration::from_millis(5);
 /// How long after a request's deadline its mark is looked for: a worker that has received it in time
 /// has set the mark by then.
 const AFTER_DEADLINE: f64 = 0.1;
@@ -86,7 +88,7 @@ struct Peer {
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Link {
-    core: i32,
+    pub(super) core: i32,
     shared: Rc<Outbox>,
     peers: RefCell<Vec<Rc<Peer>>>,
     slots: RefCell<Slots>,
@@ -97,6 +99,24 @@ pub(super) struct Link {
     is_sweeping: Cell<bool>,
     is_draining: Cell<bool>,
     queue_max: usize,
+    /// Requests that wait for the first worker, or for one in the place of those that have died.
+    waiting: Cell<usize>,
+}
+
+/// Counts a request as long as it waits.
+struct Waiting<'a>(&'a Cell<usize>);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a Cell<usize>) -> Self {
+        count.set(count.get() + 1);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
 }
 
 /// The clock by which deadlines are given: that of Python's `time.monotonic()`, in seconds.
@@ -124,6 +144,7 @@ impl Link {
             is_sweeping: Cell::new(false),
             is_draining: Cell::new(false),
             queue_max,
+            waiting: Cell::new(0),
         });
         let draining_link = link.clone();
         spawn_detached(async move {
@@ -138,6 +159,18 @@ impl Link {
         Some(self.peers.borrow().first()?.dispatch)
     }
 
+    /// Waits until there is a worker; none if there is none at the deadline.
+    pub(super) async fn wait_for_worker(&self, deadline: f64) -> Option<Dispatch> {
+        let _waiting = Waiting::new(&self.waiting);
+        loop {
+            let dispatch = self.dispatch();
+            if dispatch.is_some() || monotonic() > deadline {
+                return dispatch;
+            }
+            sleep(WORKER_CHECK).await;
+        }
+    }
+
     /// Whether a further request would have to wait behind too many.
     pub(super) fn is_full(&self) -> bool {
         let peers = self.peers.borrow();
@@ -147,7 +180,10 @@ impl Link {
                 let mut queued = peers.iter().map(|peer| peer.outbox.queued());
                 queued.all(|queued| queued >= self.queue_max)
             }
-            _ => self.slots.borrow().len() >= threads as usize + self.queue_max,
+            Some(Dispatch::Shared) => {
+                self.slots.borrow().len() >= threads as usize + self.queue_max
+            }
+            None => self.waiting.get() >= self.queue_max,
         }
     }
 

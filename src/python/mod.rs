@@ -42,6 +42,7 @@ mod stream;
 mod upload;
 mod vars;
 
+use std::cell::OnceCell;
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -135,7 +136,7 @@ impl Workers {
     /// A factory of services, for [`Builder::serve`](crate::Builder::serve).
     ///
     /// # Panics
-    /// The factory, when more services are made than the pool was started for.
+    /// The service, when more of them are made than the pool was started for.
     pub fn services(&self) -> impl Fn() -> Python + Clone + Send + Sync + 'static {
         let ends = self.ends.clone();
         move || Python::new(&ends)
@@ -160,8 +161,10 @@ impl Drop for Workers {
 
 /// The service of one core: every request goes to the application.
 pub struct Python {
-    link: Rc<Link>,
-    core: i32,
+    /// Made by the first request, which has a worker of the server around it.
+    link: OnceCell<Rc<Link>>,
+    ends: Arc<Ends>,
+    core: usize,
     site: Site,
     spool: Spool,
     queue_timeout: f64,
@@ -176,23 +179,12 @@ impl fmt::Debug for Python {
 }
 
 impl Python {
-    fn new(ends: &Ends) -> Self {
-        let core = ends.taken.fetch_add(1, Ordering::Relaxed);
-        let place = ends
-            .news
-            .get(core)
-            .expect("the pool was started for fewer cores");
-        let news = place.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let news = news.expect("each core takes its own");
-        let shared = ends.shared.try_clone().expect("a descriptor for the core");
+    fn new(ends: &Arc<Ends>) -> Self {
         let options = &ends.options;
-        let core = i32::try_from(core).expect("few cores");
-        let queue = options.queue.div_ceil(ends.news.len());
-        let link = Link::new(core, shared, queue);
-        spawn_detached(hear(link.clone(), news));
         Self {
-            link,
-            core,
+            link: OnceCell::new(),
+            ends: ends.clone(),
+            core: ends.taken.fetch_add(1, Ordering::Relaxed),
             site: Site {
                 root_path: options.root_path.clone(),
             },
@@ -202,6 +194,25 @@ impl Python {
             },
             queue_timeout: options.queue_timeout.as_secs_f64(),
         }
+    }
+
+    /// This core's side of the link.
+    fn link(&self) -> &Rc<Link> {
+        self.link.get_or_init(|| {
+            let place = self.ends.news.get(self.core);
+            let place = place.expect("the pool was started for fewer cores");
+            let news = place.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let shared = self
+                .ends
+                .shared
+                .try_clone()
+                .expect("a descriptor for the core");
+            let queue = self.ends.options.queue.div_ceil(self.ends.news.len());
+            let core = i32::try_from(self.core).expect("few cores");
+            let link = Link::new(core, shared, queue);
+            spawn_detached(hear(link.clone(), news.expect("each core takes its own")));
+            link
+        })
     }
 
     async fn wsgi(&self, mut request: Request) -> Result<Response, Failure> {
@@ -219,28 +230,30 @@ impl Python {
             }
         };
         let deadline = monotonic() + self.queue_timeout;
-        let call = self.link.open(deadline, *request.method() == Method::HEAD);
-        let number = (self.core, call.id);
+        let link = self.link();
+        let call = link.open(deadline, *request.method() == Method::HEAD);
+        let number = (link.core, call.id);
         let message = request::for_wsgi(&request, number, &self.site, body, deadline);
         drop(request);
-        self.link.send_shared(message);
+        link.send_shared(message);
         call.response(None::<std::future::Pending<()>>).await
     }
 
     async fn asgi(&self, mut request: Request) -> Result<Response, Failure> {
         let deadline = monotonic() + self.queue_timeout;
-        let call = self.link.open(deadline, *request.method() == Method::HEAD);
-        let number = (self.core, call.id);
+        let link = self.link();
+        let call = link.open(deadline, *request.method() == Method::HEAD);
+        let number = (link.core, call.id);
         let gone = request.gone();
         let is_empty = request.body().length() == Some(0);
         let body: Option<&[u8]> = if is_empty { Some(b"") } else { None };
         let message = request::for_asgi(&request, number, &self.site, body, deadline);
-        if !self.link.send_to_one(call.id, message) {
+        if !link.send_to_one(call.id, message) {
             return Err(Failure::WorkerDied);
         }
         if !is_empty {
             let credit = call.upload();
-            let link = self.link.clone();
+            let link = link.clone();
             let id = call.id;
             let body = request.into_body();
             spawn_detached(upload(link, id, credit, body));
@@ -257,10 +270,15 @@ impl Service for Python {
             return Response::text("WebSocket is not supported yet\n")
                 .with_status(StatusCode::NOT_IMPLEMENTED);
         }
-        if self.link.is_full() {
+        let link = self.link();
+        if link.is_full() {
             return unavailable();
         }
-        let outcome = match self.link.dispatch() {
+        let dispatch = match link.dispatch() {
+            None => link.wait_for_worker(monotonic() + self.queue_timeout).await,
+            dispatch => dispatch,
+        };
+        let outcome = match dispatch {
             None => return unavailable(),
             Some(Dispatch::Shared) => self.wsgi(request).await,
             Some(Dispatch::Each) => self.asgi(request).await,
