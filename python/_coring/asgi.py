@@ -34,6 +34,9 @@ Application = Callable[..., Awaitable[None]]
 
 HTTP = {"version": "3.0", "spec_version": "2.5"}
 
+# Where there is a choice, a task runs at once as far as it can: many need no other turn of the loop.
+EAGER: dict[str, Any] = {"eager_start": True} if sys.version_info >= (3, 12) else {}
+
 _EXPIRED = pack_prefix(EXPIRED, 0, 0, 0)
 
 
@@ -90,9 +93,10 @@ class Core:
                 if error.errno in (errno.EAGAIN, errno.ENOBUFS):
                     self.server.link.ring(self.index)
                     return
-                self.queue.clear()
+                if error.errno not in (errno.EPIPE, errno.ECONNRESET):
+                    self.server.link.fail(error)
                 self.lose()
-                break
+                return
             del self.queue[0]
         self.server.loop.remove_writer(self.sock.fileno())
         self.server.link.ring(self.index)
@@ -104,6 +108,9 @@ class Core:
             return
         self.is_lost = True
         self.server.loop.remove_reader(self.sock.fileno())
+        self.server.loop.remove_writer(self.sock.fileno())
+        self.queue.clear()
+        self.room.changed()
         for cycle in list(self.server.cycles.values()):
             if cycle.core is self:
                 cycle.disconnect()
@@ -134,7 +141,7 @@ class Core:
             self.is_draining = True
             for cycle in list(self.server.cycles.values()):
                 if cycle.core is self:
-                    cycle.waiting.changed()
+                    cycle.changed()
             return
         cycle = self.server.cycles.get(message[1])
         if cycle is None:
@@ -143,7 +150,7 @@ class Core:
             cycle.take_part(message[2], message[3])
         elif message[0] == GRANT:
             cycle.credit += message[2]
-            cycle.waiting.changed()
+            cycle.changed()
         elif message[0] == GONE:
             cycle.disconnect()
 
@@ -171,17 +178,19 @@ class Server:
             return
         scope["asgi"] = HTTP.copy()
         scope["state"] = self.state.copy()
-        cycle = Cycle(core, ident, scope, body)
-        self.cycles[ident] = cycle
-        # The loop holds its tasks by weak references.
-        cycle.task = self.loop.create_task(cycle.run())
+        cycle = self.cycles[ident] = Cycle(core, ident, scope, body)
+        # The loop refers to its tasks weakly. Each of them has a copy of this callback's context.
+        if EAGER:
+            cycle.task = asyncio.Task(cycle.run(), loop=self.loop, **EAGER)
+        else:
+            cycle.task = self.loop.create_task(cycle.run())
 
     def forget(self, cycle: Cycle) -> None:
         self.cycles.pop(cycle.ident, None)
         if self.link.is_quitting and not self.cycles:
             self.changes.changed()
 
-    async def run(self, interface: str, loop_name: str) -> bool:
+    async def run(self, interface: str) -> bool:
         lifespan = Lifespan(self, self.config.get("lifespan", "auto"))
         if not await lifespan.start():
             return False
@@ -190,7 +199,8 @@ class Server:
         for core in self.cores:
             self.loop.add_reader(core.sock.fileno(), core.read)
         self.loop.add_reader(self.link.control.fileno(), self._read_control)
-        self.link.report(f"loaded {interface} asgi 1 {python_version()}, {loop_name}")
+        detail = f"{python_version()}, {_name_of(self.loop)}"
+        self.link.report(f"loaded {interface} asgi 1 {detail}")
         while not self.link.is_quitting:
             await self.changes.change()
         end = self.loop.time() + float(self.config.get("drain_timeout", 30.0))
@@ -221,32 +231,54 @@ class Server:
         self.loop.call_soon(self.link.end_if_forked)
 
 
-def new_loop(name: str) -> tuple[asyncio.AbstractEventLoop, str]:
-    """A loop, and what it is."""
-    if name in ("auto", "uvloop"):
-        try:
-            import uvloop
+def new_loop(name: str) -> asyncio.AbstractEventLoop:
+    """Makes the event loop, and has asyncio.get_event_loop() return it in this thread."""
+    loop: asyncio.AbstractEventLoop
+    try:
+        if name == "asyncio":
+            raise ImportError
+        import uvloop
 
-            return uvloop.new_event_loop(), f"uvloop {uvloop.__version__}"
-        except ImportError as error:
-            if name == "uvloop":
-                raise LoadError(
-                    f"--loop uvloop needs the module `uvloop` ({error}); "
-                    f"try: {sys.executable} -m pip install uvloop"
-                ) from None
-    return asyncio.SelectorEventLoop(), "asyncio"
+        loop = uvloop.new_event_loop()
+    except ImportError as error:
+        if name == "uvloop":
+            raise LoadError(
+                f"--loop uvloop needs the module `uvloop` ({error}); "
+                f"try: {sys.executable} -m pip install uvloop"
+            ) from None
+        loop = asyncio.SelectorEventLoop()
+    asyncio.set_event_loop(loop)
+    return loop
+
+
+def _current_loop() -> asyncio.AbstractEventLoop | None:
+    """The event loop of this thread: made here, or by asyncio while the application was imported."""
+    if sys.version_info >= (3, 14):
+        try:
+            return asyncio.get_event_loop()
+        except RuntimeError:
+            return None
+    # Asking for it in public would make one.
+    local = getattr(asyncio.get_event_loop_policy(), "_local", None)
+    loop: asyncio.AbstractEventLoop | None = getattr(local, "_loop", None)
+    return None if loop is None or loop.is_closed() else loop
 
 
 def run(link: Link, app: Any, interface: str, config: dict[str, Any]) -> bool:
     """Serves until coring asks for the end. `False`: the application has not started."""
     if interface == "asgi2":
         app = as_asgi3(app)
-    loop, name = new_loop(config.get("loop", "auto"))
-    asyncio.set_event_loop(loop)
-    started = loop.run_until_complete(Server(link, app, loop, config).run(interface, name))
+    loop = _current_loop() or new_loop(config.get("loop", "auto"))
+    started = loop.run_until_complete(Server(link, app, loop, config).run(interface))
     if started:
         loop.run_until_complete(_clean_up(loop))
     return started
+
+
+def _name_of(loop: asyncio.AbstractEventLoop) -> str:
+    name = type(loop).__module__.partition(".")[0]
+    version = getattr(sys.modules.get(name), "__version__", "")
+    return f"{name} {version}".rstrip()
 
 
 async def _clean_up(loop: asyncio.AbstractEventLoop) -> None:
@@ -254,7 +286,8 @@ async def _clean_up(loop: asyncio.AbstractEventLoop) -> None:
     tasks = asyncio.all_tasks(loop) - {asyncio.current_task(loop)}
     for task in tasks:
         task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    if tasks:
+        await asyncio.wait(tasks, timeout=2)
     await loop.shutdown_asyncgens()
     if sys.version_info >= (3, 9):
         await loop.shutdown_default_executor()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Dict
+from typing import TYPE_CHECKING, Any, Dict, Sequence
 
 from _coring import logs
 from _coring.heads import ERROR_BODY, ERROR_HEAD, Head, make_head
@@ -69,27 +69,31 @@ def head_of(message: Message) -> Head:
 
 
 class Waiting:
-    """Something that coroutines wait for, each of them until it is said that it has changed."""
+    """Something that coroutines wait for, each of them until it is told of a change."""
+
+    # A list as soon as there is a future.
+    _futures: Sequence[asyncio.Future[None]] = ()
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._futures: list[asyncio.Future[None]] = []
 
     async def change(self) -> None:
+        """Waits for a change of any kind."""
         future = self._loop.create_future()
-        self._futures.append(future)
+        self._futures = [*self._futures, future]
         try:
             await future
         finally:
-            self._futures.remove(future)
+            self._futures = [other for other in self._futures if other is not future]
 
     def changed(self) -> None:
+        """Wakes all that wait."""
         for future in self._futures:
             if not future.done():
                 future.set_result(None)
 
 
-class Cycle:
+class Cycle(Waiting):
     """One request and its response."""
 
     # Values that most requests do not change.
@@ -106,14 +110,15 @@ class Cycle:
     task: asyncio.Task[None] | None = None
 
     def __init__(self, core: Core, ident: bytes, scope: Message, body: bytes | None) -> None:
+        self._loop = core.server.loop
         self.core = core
         self.ident = ident
         self.scope = scope
         # The body as far as it is here and not yet received by the application.
         self.body = body
+        self.is_head = scope["method"] == "HEAD"
         if body is None:
             self.has_more = True
-        self.waiting = Waiting(core.server.loop)
 
     async def run(self) -> None:
         server = self.core.server
@@ -145,7 +150,7 @@ class Cycle:
             if self.core.is_draining and not self.has_more:
                 self.is_told = True
                 return {"type": "http.disconnect"}
-            await self.waiting.change()
+            await self.change()
 
     async def send(self, message: Message) -> None:
         kind = message["type"]
@@ -172,7 +177,7 @@ class Cycle:
             or size > BODY_BYTES_MAX
             or not head.has_body
             or (head.length is not None and head.length != size)
-            or self.scope["method"] == "HEAD"
+            or self.is_head
             or self.core.queue
         ):
             await self._send_part(body, bool(message.get("more_body", False)))
@@ -187,7 +192,7 @@ class Cycle:
         head = self.head
         assert head is not None
         prefix = b""
-        is_bodiless = not head.has_body or self.scope["method"] == "HEAD"
+        is_bodiless = not head.has_body or self.is_head
         if not self.is_begun:
             self.left = None if is_bodiless else head.length
         if self.left is not None:
@@ -206,7 +211,7 @@ class Cycle:
         view = memoryview(body)
         while True:
             while self.credit <= 0 and view:
-                await self.waiting.change()
+                await self.change()
                 if self.is_gone:
                     self.is_told = True
                     raise ClientDisconnected("the client has gone")
@@ -231,7 +236,8 @@ class Cycle:
     def end(self) -> None:
         """The response has been sent in full."""
         self.is_ended = True
-        self.waiting.changed()
+        if self._futures:
+            self.changed()
 
     def _end_incomplete(self) -> None:
         if not self.is_told:
@@ -240,7 +246,10 @@ class Cycle:
         self._cut()
 
     def _fail(self, error: BaseException) -> None:
-        self.core.server.link.end_if_forked(error)
+        link = self.core.server.link
+        if link.is_forked and not isinstance(error, SystemExit):
+            logs.write(logs.format_error(error))
+        link.end_if_forked(error)
         if not (self.is_gone and logs.is_caused_by(error, ClientDisconnected)):
             if not (self.is_told and isinstance(error, asyncio.CancelledError)):
                 logs.exception("uvicorn.error", "Exception in ASGI application", error)
@@ -252,7 +261,7 @@ class Cycle:
         if self.is_begun or self.is_gone:
             self.core.send(_ABORT + self.ident)
         else:
-            body = b"" if self.scope["method"] == "HEAD" else ERROR_BODY
+            body = b"" if self.is_head else ERROR_BODY
             self.core.send(_join((ERROR_HEAD.whole, self.ident, ERROR_HEAD.text, body)))
         self.end()
 
@@ -261,7 +270,7 @@ class Cycle:
     def take_part(self, data: bytes, has_more: bool) -> None:
         self.body = data if self.body is None else self.body + data
         self.has_more = has_more
-        self.waiting.changed()
+        self.changed()
 
     def _consume(self, size: int) -> None:
         """The application has taken part of the body: there is room for more."""
@@ -272,7 +281,7 @@ class Cycle:
 
     def disconnect(self) -> None:
         self.is_gone = True
-        self.waiting.changed()
+        self.changed()
 
 
 def _as_bytes(body: Any) -> bytes:

@@ -96,6 +96,8 @@ class Link:
     def _leave_to_parent(self) -> None:
         """Closes the descriptors in a forked child: requests and responses are its parent's."""
         self.is_forked = True
+        # Another thread of the parent may hold it.
+        self.lock = Lock()
         for sock in [self.control, self.shared, *self.data]:
             sock.close()
         for fd in self.bells:
@@ -260,7 +262,9 @@ class Link:
     def end_of_shared(self) -> None:
         """The shared end was shut: by coring that ends, or by some process that inherited it."""
         self.end_if_forked()
-        if not self.is_quitting and self.is_supervised(200):
+        if not self.is_supervised(200):
+            os._exit(0)
+        if not self.is_quitting:
             text = "coring: the socket that requests come from was shut down by one of the processes "
             os.write(2, (text + "that have it; this worker ends and another one is started\n").encode())
         self.is_quitting = True

@@ -22,7 +22,7 @@ def set_up(level_name: str) -> None:
             pass
     level = _LEVELS.get(level_name.lower()) or getattr(logging, level_name.upper(), logging.INFO)
     errors = logging.Formatter(
-        "[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s", "[%Y-%m-%d %H:%M:%S %z]"
+        "%(asctime)s [%(process)d] [%(levelname)s] %(message)s", "[%Y-%m-%d %H:%M:%S %z]"
     )
     _logger("gunicorn.error", level, sys.stderr, errors)
     _logger("gunicorn.access", logging.INFO, sys.stdout, logging.Formatter("%(message)s"))

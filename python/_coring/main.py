@@ -50,6 +50,11 @@ def _load(config: dict[str, Any]) -> tuple[Any, str, str]:
     """The application, its interface, and the class of worker that runs it."""
     wanted = config.get("interface", "auto")
     worker_class = config.get("worker_class", "auto")
+    if worker_class == "asgi" or wanted.startswith("asgi"):
+        from _coring import asgi
+
+        # Some modules ask for the event loop while they are imported.
+        asgi.new_loop(config.get("loop", "auto"))
     app = application.load(config)
     interface = application.interface_of(app)
     if wanted == "asgi":

@@ -80,10 +80,13 @@ class Response:
     # Values that most responses do not change.
     head: Head | None = None
     is_called = False
+    # A part of it was sent; all of it was sent.
     is_begun = False
     is_ended = False
     is_gone = False
     is_excessive = False
+    # Sent with the first part of the body.
+    prefix = b""
     credit = CREDIT_BYTES
     left: int | None = None
     waker: int | None = None
@@ -117,7 +120,7 @@ class Response:
         if not exc_info:
             raise AssertionError("start_response was called before, and exc_info is not given")
         try:
-            if self.is_begun:
+            if self.is_begun or self.is_ended:
                 raise exc_info[1].with_traceback(exc_info[2])
         finally:
             exc_info = None
@@ -147,9 +150,9 @@ class Response:
             or (head.length is not None and head.length != size)
             or type(body) is not bytes
         ):
+            self.check(body)
             if self.is_head and head.length is None and size and not self.is_begun:
                 self._state_length(head, size)
-            self.check(body)
             if body:
                 self.part(body)
             self.end()
@@ -159,6 +162,8 @@ class Response:
 
     def _state_length(self, head: Head, size: int) -> None:
         """A response to HEAD says how long the body of GET is, if that is known."""
+        if not head.has_body:
+            return
         fields = head.text + b"\nContent-Length:%d" % size
         self.head = Head(int.from_bytes(head.part[2:4], "little"), fields, head.count + 1, size)
 
@@ -183,10 +188,10 @@ class Response:
 
     def part(self, block: bytes) -> bool:
         """Sends a part of the body. `False`: no more of it is to be sent."""
-        if not self.is_begun:
-            self._begin()
-        elif not self.is_ended:
+        if self.is_begun and not self.is_ended:
             self.link.read_data(self.core)
+        elif not self.is_ended:
+            self._begin()
         if self.is_gone:
             return False
         if self.is_ended:
@@ -316,10 +321,13 @@ class Response:
 
     def fail(self, error: BaseException, environ: Environ) -> None:
         """The application has raised `error`."""
+        if self.link.is_forked and not isinstance(error, SystemExit):
+            logs.write(logs.format_error(error))
         self.link.end_if_forked(error)
         if not (self.is_gone and logs.is_caused_by(error, ClientDisconnected)):
-            method, path = environ.get("REQUEST_METHOD"), environ.get("PATH_INFO")
-            logs.exception("gunicorn.error", f"Error handling request {method} {path}", error)
+            # The target as it was received has no control characters.
+            what = f"{environ.get('REQUEST_METHOD')} {environ.get('RAW_URI', '')}"
+            logs.exception("gunicorn.error", f"Error handling request {what}", error)
         if self.is_ended:
             return
         if self.is_begun:
@@ -357,16 +365,16 @@ class Caller:
         """Runs one request to its end. `body` is all of its body, or a file that holds it."""
         environ = {**self.base, **variables}
         response = Response(self.link, core, ident, environ["REQUEST_METHOD"] == "HEAD")
-        stream: Any
-        if isinstance(body, bytes):
-            stream = io.BytesIO(body)
-        elif body is None:
-            response.fail(OSError(errno.EMFILE, "its body cannot be received"), environ)
-            return
-        else:
-            stream = io.BufferedReader(Spooled(body, int(environ["CONTENT_LENGTH"])), 64 << 10)
-        environ["wsgi.input"] = stream
+        stream: Any = None
         try:
+            if isinstance(body, bytes):
+                environ["wsgi.input"] = io.BytesIO(body)
+            elif body is None:
+                raise OSError(errno.EMFILE, "the body of a request cannot be received")
+            else:
+                length = int(environ["CONTENT_LENGTH"])
+                stream = io.BufferedReader(Spooled(body, length), 64 << 10)
+                environ["wsgi.input"] = stream
             result = self.app(environ, response.start_response)
             kind = type(result)
             if (kind is list or kind is tuple) and len(result) == 1:  # type: ignore[arg-type]
@@ -380,7 +388,7 @@ class Caller:
         finally:
             if response.is_begun:
                 self.link.streams.pop(ident, None)
-            if body.__class__ is int:
+            if stream is not None:
                 stream.close()
 
 

@@ -217,7 +217,8 @@ class Front:
                 sockets[sock.fileno()] = (worker, core, sock)
         for fd, _ in poll.poll(timeout * 1000):
             worker, core, sock = sockets[fd]
-            while True:
+            # A worker may send as fast as this takes.
+            for _ in range(64):
                 try:
                     raw = sock.recv(1 << 20, DONTWAIT)
                 except (BlockingIOError, ConnectionError):
