@@ -20,6 +20,7 @@ mod limit_extremes;
 mod limits;
 mod malformed_requests;
 mod panics;
+mod python_applications;
 mod real_clients;
 mod receive_memory;
 mod request_bodies;
