@@ -221,10 +221,7 @@ class Server:
                 core.read()
             if not self.cycles and not any(core.queue for core in self.cores):
                 return
-            try:
-                await asyncio.wait_for(self.changes.change(), min(0.1, end - self.loop.time()))
-            except asyncio.TimeoutError:
-                pass
+            await self.changes.change(min(0.1, end - self.loop.time()))
 
     def _forked(self) -> None:
         """In a forked child: it ends as soon as it comes back to the loop."""

@@ -77,20 +77,27 @@ class Waiting:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
 
-    async def change(self) -> None:
-        """Waits for a change of any kind."""
+    async def change(self, limit: float | None = None) -> None:
+        """Waits for a change of any kind, at most `limit` seconds."""
         future = self._loop.create_future()
         self._futures = [*self._futures, future]
+        timer = None if limit is None else self._loop.call_later(limit, _wake, future)
         try:
             await future
         finally:
+            if timer is not None:
+                timer.cancel()
             self._futures = [other for other in self._futures if other is not future]
 
     def changed(self) -> None:
         """Wakes all that wait."""
         for future in self._futures:
-            if not future.done():
-                future.set_result(None)
+            _wake(future)
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 class Cycle(Waiting):

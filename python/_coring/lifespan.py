@@ -15,25 +15,28 @@ LIFESPAN = {"version": "3.0", "spec_version": "2.0"}
 
 
 class Lifespan:
-    """The application's startup and shutdown."""
+    """The one call of the application by which it hears of its startup and its shutdown."""
 
     def __init__(self, server: Server, mode: str) -> None:
         self._server = server
         self._mode = mode
-        self._step = ""
         self._changes = Waiting(server.loop)
-        self._is_stopping = False
         self._task: asyncio.Task[None] | None = None
+        # What is under way, and whether the application has answered to it.
+        self._event = "lifespan.startup"
+        self._is_answered = False
         self._received = 0
         self._failure = ""
         self._error: BaseException | None = None
 
     async def _run(self) -> None:
-        scope = {"type": "lifespan", "asgi": dict(LIFESPAN), "state": self._server.state}
+        scope = {"type": "lifespan", "asgi": LIFESPAN.copy(), "state": self._server.state}
         try:
             await self._server.app(scope, self._receive, self._send)
         except BaseException as error:
             self._server.link.end_if_forked(error)
+            if self._is_answered or self._event == "lifespan.shutdown":
+                logs.exception("uvicorn.error", "Exception in 'lifespan' protocol\n", error)
             self._error = error
         finally:
             self._changes.changed()
@@ -42,18 +45,17 @@ class Lifespan:
         self._received += 1
         if self._received == 1:
             return {"type": "lifespan.startup"}
-        while not self._is_stopping or self._received > 2:
+        while self._received > 2 or self._event != "lifespan.shutdown":
             await self._changes.change()
         return {"type": "lifespan.shutdown"}
 
     async def _send(self, message: Message) -> None:
         kind = message["type"]
-        expected = "lifespan.shutdown" if self._is_stopping else "lifespan.startup"
-        if kind not in (expected + ".complete", expected + ".failed") or self._step == expected:
-            raise RuntimeError(f"{kind!r} was sent out of turn")
-        self._step = expected
+        if self._is_answered or kind not in (f"{self._event}.complete", f"{self._event}.failed"):
+            raise RuntimeError(f"{kind!r} was sent, though nothing like it is expected now")
+        self._is_answered = True
         if kind.endswith(".failed"):
-            self._failure = str(message.get("message", "")) or "no reason was given"
+            self._failure = str(message.get("message", "")).rstrip() or "it gave no reason"
         self._changes.changed()
 
     async def start(self) -> bool:
@@ -61,37 +63,39 @@ class Lifespan:
         if self._mode == "off":
             return True
         self._task = self._server.loop.create_task(self._run())
-        while not self._step and not self._task.done():
+        while not self._is_answered and not self._task.done():
             await self._changes.change()
-        if self._failure:
-            logs.write(f"{self._failure.rstrip()}\ncoring: the application has not started\n")
-            return False
-        if self._step or (self._mode != "on" and not isinstance(self._error, SystemExit)):
-            if self._error is not None:
-                # Applications without this protocol raise an exception at its scope.
-                self._task = None
+        if self._is_answered:
+            if self._failure:
+                logs.write(f"{self._failure}\ncoring: the application's startup has failed\n")
+            return not self._failure
+        # Many applications raise an exception, since they know no scope of this type.
+        if self._mode != "on" and not isinstance(self._error, SystemExit):
+            logs.info("uvicorn.error", f"the application takes no lifespan events ({self._outcome()})")
             return True
         if self._error is not None:
             logs.write(logs.format_error(self._error))
-        logs.write("coring: the application has not started: it does not take lifespan events\n")
+        logs.write(f"coring: the application has not started ({self._outcome()})\n")
         return False
 
+    def _outcome(self) -> str:
+        if self._error is None:
+            return "its call for the lifespan scope has returned"
+        return f"{type(self._error).__name__}: {self._error}"
+
     async def stop(self, limit: float) -> None:
-        """Waits until the application has shut down."""
-        if self._task is None or self._task.done() or not self._step:
+        """Waits until the application has shut down, at most `limit` seconds."""
+        if self._task is None or self._task.done():
             return
-        self._is_stopping = True
-        self._step = ""
+        self._event = "lifespan.shutdown"
+        self._is_answered = False
         self._changes.changed()
         end = self._server.loop.time() + limit
-        while not self._step and not self._task.done():
+        while not self._is_answered and not self._task.done():
             left = end - self._server.loop.time()
-            try:
-                await asyncio.wait_for(self._changes.change(), max(left, 0.01))
-            except asyncio.TimeoutError:
+            if left <= 0:
                 logs.write("coring: the application's shutdown was cut, since it took too long\n")
                 return
-        if self._error is not None:
-            logs.exception("uvicorn.error", "Exception in 'lifespan' protocol", self._error)
-        elif self._failure:
-            logs.error("uvicorn.error", f"{self._failure}\nApplication shutdown failed.")
+            await self._changes.change(left)
+        if self._failure:
+            logs.error("uvicorn.error", f"{self._failure}\nthe application's shutdown has failed")

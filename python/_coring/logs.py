@@ -99,20 +99,34 @@ def format_error(error: BaseException) -> str:
     return "".join(lines)
 
 
-def exception(name: str, message: str, error: BaseException) -> None:
-    """Logs an exception of the application with its traceback."""
+def _enabled(name: str, level: int) -> logging.Logger | None:
+    """The logger, unless the application has set up logging without it."""
     logger = logging.getLogger(name)
-    if logger.disabled or not logger.hasHandlers() or not logger.isEnabledFor(logging.ERROR):
-        # The application has set up logging without these loggers.
-        write(message + "\n" + format_error(error))
+    is_usable = not logger.disabled and logger.hasHandlers() and logger.isEnabledFor(level)
+    return logger if is_usable else None
+
+
+def exception(name: str, message: str, error: BaseException) -> None:
+    """Logs an exception of the application with its traceback, in any case."""
+    logger = _enabled(name, logging.ERROR)
+    if logger is None:
+        write(f"{message.rstrip()}\n{format_error(error)}")
         return
     error = without_own_frames(error)
     logger.error(message, exc_info=(type(error), error, error.__traceback__))
 
 
 def error(name: str, message: str) -> None:
-    logger = logging.getLogger(name)
-    if logger.disabled or not logger.hasHandlers() or not logger.isEnabledFor(logging.ERROR):
+    """Logs an error, in any case."""
+    logger = _enabled(name, logging.ERROR)
+    if logger is None:
         write(message + "\n")
     else:
         logger.error(message)
+
+
+def info(name: str, message: str) -> None:
+    """Logs something that need not be seen."""
+    logger = _enabled(name, logging.INFO)
+    if logger is not None:
+        logger.info(message)

@@ -171,7 +171,7 @@ class Front:
 
     def new_id(self):
         self.count += 1
-        return struct.pack("<II", self.count, 0xC0DE0000 + self.count)
+        return self.new_id_of(self.count)
 
     def send(
         self, method="GET", path="/", headers=(), body=b"", *, query="", core=0, deadline=None,
@@ -204,6 +204,16 @@ class Front:
 
     def fence(self, nonce, core=0):
         self.near.send(marshal.dumps((5, core, nonce), 2))
+
+    def new_id_of(self, count):
+        """The number that request `count` had, from 1."""
+        return struct.pack("<II", count, 0xC0DE0000 + count)
+
+    def worker_times(self):
+        """Seconds of processor time that the first worker has used, in user and in system mode."""
+        with open(f"/proc/{self.worker.process.pid}/stat") as file:
+            fields = file.read().rsplit(")", 1)[1].split()
+        return [int(field) / os.sysconf("SC_CLK_TCK") for field in fields[11:13]]
 
     # Responses.
 
@@ -244,7 +254,7 @@ class Front:
         while not condition():
             left = end - time.monotonic()
             if left <= 0:
-                raise AssertionError(f"nothing came in time; stderr: {self.stderr()}")
+                raise AssertionError(f"nothing came in time; stderr: {self.stderr()[-2000:]}")
             self.pump(min(left, 0.05))
 
     def response(self, ident, timeout=10.0):

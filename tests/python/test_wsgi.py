@@ -199,7 +199,7 @@ class Input(Base):
             self.front.post("/read_all", b"", spool=self.spooled(b"abc"))
             self.front.post("/raise_early", b"", spool=self.spooled(b"abc"))
             self.front.post("/hello", b"", spool=self.spooled(b"abc"), deadline=1.0)
-        self.front.until(lambda: len(os.listdir(f"/proc/{pid}/fd")) == before)
+        self.front.until(lambda: len(os.listdir(f"/proc/{pid}/fd")) <= before)
 
     def test_10_errors(self):
         self.both("errors")

@@ -572,6 +572,15 @@ def sleep(environ, start_response):
 
 
 @view
+def hog(environ, start_response):
+    """Sleeps in C without releasing the interpreter lock."""
+    import ctypes
+
+    ctypes.PyDLL(None).usleep(int(float(environ["QUERY_STRING"]) * 1e6))
+    return text(start_response, "hogged")
+
+
+@view
 def pid(environ, start_response):
     return text(start_response, str(os.getpid()))
 
