@@ -39,10 +39,12 @@ class Target:
     def __init__(self, text: str) -> None:
         self.text = text
         place, _, self.expression = text.partition(":")
-        self.is_file = place.endswith(".py") or os.sep in place
+        self.is_file = place.endswith(".py")
         self.place = place
-        if not place:
-            raise LoadError(f"`{text}` names no module; write MODULE:APP, as in main:app")
+        if not place or (os.sep in place and not self.is_file):
+            raise LoadError(
+                f"`{text}` names no module; write MODULE:APP or FILE.py, as in main:app or main.py"
+            )
 
 
 def load(config: dict[str, Any]) -> Any:
@@ -89,9 +91,11 @@ def _file(target: Target, directory: str) -> str:
 def _package_of(path: str) -> tuple[str, str]:
     """The directory to import from, and the name of the module in `path`."""
     directory, file = os.path.split(path)
-    names = [file[: -len(".py")]] if file.endswith(".py") else [file]
-    if names == ["__init__"]:
-        names = []
+    name = file[: -len(".py")]
+    if "." in name:
+        # No import statement finds it.
+        return directory, ""
+    names = [] if name == "__init__" else [name]
     while os.path.isfile(os.path.join(directory, "__init__.py")):
         directory, name = os.path.split(directory)
         names.insert(0, name)
@@ -109,7 +113,7 @@ def _import(target: Target, name: str, path: str | None, directory: str) -> Modu
 
 
 def _import_file(name: str, path: str) -> ModuleType:
-    if name.replace(".", "").isidentifier() or os.path.dirname(path) not in sys.path:
+    if name:
         module = importlib.import_module(name)
         found = getattr(module, "__file__", None)
         if found and os.path.exists(found) and os.path.samefile(found, path):
@@ -118,8 +122,7 @@ def _import_file(name: str, path: str) -> ModuleType:
             f"{path} cannot be imported, since Python has another module `{name}` "
             f"({found or 'built in'}); rename the file"
         )
-    # A name like my-app.py is no name of a module.
-    name = re.sub(r"\W", "_", name)
+    name = re.sub(r"\W", "_", os.path.basename(path)[: -len(".py")])
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -130,10 +133,9 @@ def _import_file(name: str, path: str) -> ModuleType:
 
 def _import_failed(target: Target, name: str, directory: str, error: BaseException) -> LoadError:
     trimmed = logs.without_own_frames(error)
-    is_missing = isinstance(error, ModuleNotFoundError) and error.name is not None
-    if is_missing and trimmed.__traceback__ is None and f"{name}.".startswith(f"{error.name}."):
-        return _no_module(name, str(error.name), directory)
     if isinstance(error, ModuleNotFoundError) and error.name:
+        if trimmed.__traceback__ is None and f"{name}.".startswith(f"{error.name}."):
+            return _no_module(name, error.name, directory)
         missing = error.name.partition(".")[0]
         return LoadError(
             f"`{target.text}` needs the module `{error.name}`, which is not installed for "
@@ -175,12 +177,13 @@ def _one_line(error: BaseException) -> str:
 
 def _find(target: Target, module: ModuleType, is_factory: bool) -> Any:
     expression = target.expression.strip()
+    app: Any
     if not expression:
         name = _candidate(target, module)
         app = getattr(module, name)
         return _made(target, name, app, (), {}) if is_factory or name in FACTORIES else app
     name, args, kwargs = _parsed(target, expression)
-    app: Any = module
+    app = module
     for part in name.split("."):
         try:
             app = getattr(app, part)
@@ -237,8 +240,11 @@ def _no_attribute(target: Target, module: ModuleType, name: str | None) -> LoadE
     others = [
         key
         for key, value in vars(module).items()
-        if not key.startswith("_") and callable(value) and key not in own
-        and not isinstance(value, type) and not inspect.isroutine(value)
+        if not key.startswith("_")
+        and callable(value)
+        and key not in own
+        and not isinstance(value, type)
+        and not inspect.isroutine(value)
     ]
     if others + own:
         text += f"; it has {', '.join((others + own)[:8])}"
@@ -275,11 +281,12 @@ def _dotted(node: ast.AST) -> str:
 
 def _made(target: Target, name: str, factory: Any, args: Any, kwargs: Any) -> Any:
     if not callable(factory):
-        raise LoadError(f"`{name}` is {_article(factory)}, not a function that makes an application")
+        raise LoadError(f"`{name}` is {_article(factory)}, not a function that makes applications")
     try:
         app = factory(*args, **kwargs)
     except BaseException as error:
-        raise LoadError(f"`{name}()` has not made an application: {_one_line(error)}", error) from None
+        text = f"`{name}()` has not made an application: {_one_line(error)}"
+        raise LoadError(text, error) from None
     if not callable(app):
         raise LoadError(f"`{name}()` has returned {_article(app)}, which is not an application")
     return app
@@ -293,13 +300,18 @@ def interface_of(app: Any) -> str:
     if inspect.isclass(target):
         if hasattr(target, "__await__"):
             return "asgi3"
-        if _is_coroutine(getattr(target, "__call__", None)):
+        if _is_coroutine(_call_of(target)):
             return "asgi2"
-    elif _is_coroutine(target) or _is_coroutine(getattr(target, "__call__", None)):
+    elif _is_coroutine(target) or _is_coroutine(_call_of(target)):
         return "asgi3"
     # Wrappers hide that they return coroutines, but not how many arguments they need.
     needed = _needed_arguments(app)
     return {1: "asgi2", 3: "asgi3"}.get(needed, "wsgi")
+
+
+def _call_of(target: Any) -> Any:
+    # An attribute of an instance counts: instrumentation sets it.
+    return getattr(target, "__call__", None)  # noqa: B004
 
 
 def _is_coroutine(function: Any) -> bool:

@@ -34,7 +34,7 @@ Application = Callable[..., Awaitable[None]]
 
 HTTP = {"version": "3.0", "spec_version": "2.5"}
 
-# Where there is a choice, a task runs at once as far as it can: many need no other turn of the loop.
+# Where possible, a task runs at once as far as it can: many need no further turn of the loop.
 EAGER: dict[str, Any] = {"eager_start": True} if sys.version_info >= (3, 12) else {}
 
 _EXPIRED = pack_prefix(EXPIRED, 0, 0, 0)
@@ -143,16 +143,16 @@ class Core:
                 if cycle.core is self:
                     cycle.changed()
             return
-        cycle = self.server.cycles.get(message[1])
-        if cycle is None:
+        found = self.server.cycles.get(message[1])
+        if found is None:
             return
         if message[0] == PART:
-            cycle.take_part(message[2], message[3])
+            found.take_part(message[2], message[3])
         elif message[0] == GRANT:
-            cycle.credit += message[2]
-            cycle.changed()
+            found.credit += message[2]
+            found.changed()
         elif message[0] == GONE:
-            cycle.disconnect()
+            found.disconnect()
 
 
 class Server:
@@ -248,8 +248,8 @@ def new_loop(name: str) -> asyncio.AbstractEventLoop:
     return loop
 
 
-def _current_loop() -> asyncio.AbstractEventLoop | None:
-    """The event loop of this thread: made here, or by asyncio while the application was imported."""
+def current_loop() -> asyncio.AbstractEventLoop | None:
+    """The event loop of this thread, made here or while the application was imported."""
     if sys.version_info >= (3, 14):
         try:
             return asyncio.get_event_loop()
@@ -261,11 +261,12 @@ def _current_loop() -> asyncio.AbstractEventLoop | None:
     return None if loop is None or loop.is_closed() else loop
 
 
-def run(link: Link, app: Any, interface: str, config: dict[str, Any]) -> bool:
+def run(
+    link: Link, app: Any, interface: str, config: dict[str, Any], loop: asyncio.AbstractEventLoop
+) -> bool:
     """Serves until coring asks for the end. `False`: the application has not started."""
     if interface == "asgi2":
         app = as_asgi3(app)
-    loop = _current_loop() or new_loop(config.get("loop", "auto"))
     started = loop.run_until_complete(Server(link, app, loop, config).run(interface))
     if started:
         loop.run_until_complete(_clean_up(loop))

@@ -187,7 +187,7 @@ class Cycle(Waiting):
             or self.is_head
             or self.core.queue
         ):
-            await self._send_part(body, bool(message.get("more_body", False)))
+            await self._send_part(head, body, bool(message.get("more_body", False)))
             return
         self.is_begun = True
         self.core.send(_join((head.whole, self.ident, head.text, body)))
@@ -195,33 +195,35 @@ class Cycle(Waiting):
 
     # The body of the response.
 
-    async def _send_part(self, body: bytes, has_more: bool) -> None:
-        head = self.head
-        assert head is not None
-        prefix = b""
-        is_bodiless = not head.has_body or self.is_head
+    def _begin_part(self, head: Head, size: int, has_more: bool) -> bytes:
+        """Accounts for `size` bytes. The result is what a message with the head begins with."""
+        has_body = head.has_body and not self.is_head
         if not self.is_begun:
-            self.left = None if is_bodiless else head.length
+            self.left = head.length if has_body else None
         if self.left is not None:
-            if len(body) > self.left:
+            if size > self.left:
                 raise RuntimeError("the body is longer than its Content-Length")
-            if not has_more and len(body) < self.left:
+            if size < self.left and not has_more:
                 raise RuntimeError("the body is shorter than its Content-Length")
-            self.left -= len(body)
-        if not self.is_begun:
-            self.is_begun = True
-            prefix = (head.whole if is_bodiless else head.part) + self.ident + head.text
-        if is_bodiless:
-            self.core.send(prefix)
-            self.end()
+            self.left -= size
+        if self.is_begun:
+            return b""
+        self.is_begun = True
+        if has_body:
+            return head.part + self.ident + head.text
+        self.core.send(head.whole + self.ident + head.text)
+        self.end()
+        return b""
+
+    async def _send_part(self, head: Head, body: bytes, has_more: bool) -> None:
+        """Sends a part of the body in as many messages as it needs, and waits for credit."""
+        prefix = self._begin_part(head, len(body), has_more)
+        if self.is_ended or not (body or prefix or not has_more):
             return
         view = memoryview(body)
         while True:
             while self.credit <= 0 and view:
-                await self.change()
-                if self.is_gone:
-                    self.is_told = True
-                    raise ClientDisconnected("the client has gone")
+                await self._change_unless_gone(self)
             piece = view[: max(0, min(BODY_BYTES_MAX, self.credit))]
             view = view[len(piece) :]
             self.credit -= len(piece)
@@ -230,15 +232,20 @@ class Cycle(Waiting):
                 prefix = (_BODY_END if is_last else _BODY_PART) + self.ident
             elif is_last:
                 prefix = head.whole + prefix[len(head.whole) :]
-            if piece or prefix[0] != BODY or is_last:
-                self.core.send(_join((prefix, piece)))
+            self.core.send(_join((prefix, piece)))
             prefix = b""
             if is_last:
                 self.end()
             while self.core.queue:
-                await self.core.room.change()
+                await self._change_unless_gone(self.core.room)
             if not view:
                 return
+
+    async def _change_unless_gone(self, waiting: Waiting) -> None:
+        await waiting.change()
+        if self.is_gone and not self.is_ended:
+            self.is_told = True
+            raise ClientDisconnected("the client has gone")
 
     def end(self) -> None:
         """The response has been sent in full."""
@@ -257,9 +264,9 @@ class Cycle(Waiting):
         if link.is_forked and not isinstance(error, SystemExit):
             logs.write(logs.format_error(error))
         link.end_if_forked(error)
-        if not (self.is_gone and logs.is_caused_by(error, ClientDisconnected)):
-            if not (self.is_told and isinstance(error, asyncio.CancelledError)):
-                logs.exception("uvicorn.error", "Exception in ASGI application", error)
+        is_expected = self.is_gone and logs.is_caused_by(error, ClientDisconnected)
+        if not is_expected and not (self.is_told and isinstance(error, asyncio.CancelledError)):
+            logs.exception("uvicorn.error", "Exception in ASGI application", error)
         if not self.is_ended:
             self._cut()
 

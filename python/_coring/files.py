@@ -33,7 +33,10 @@ class Spooled(io.RawIOBase):
 
 
 class FileWrapper:
-    """`wsgi.file_wrapper`: the blocks of a file from where it stands. It reads when it is iterated."""
+    """`wsgi.file_wrapper`: the blocks of a file from where it stands.
+
+    It reads when it is iterated.
+    """
 
     def __init__(self, filelike: Any, block_size: int = BODY_BYTES_MAX) -> None:
         self.filelike = filelike

@@ -32,9 +32,10 @@ class Head:
 
 
 def make_head(status: int, reason: bytes, fields: bytes, count: int, tolerated: bytes) -> Head:
-    r"""Validates a head. `fields` has `\n`, the name, `\0` and the value for each of `count` fields.
+    r"""Validates a head.
 
-    Fields that belong to the connection are left out if `tolerated` names them; others are an error.
+    `fields` has `\n`, the name, `\0` and the value for each of `count` fields. Those that belong to
+    the connection are left out if `tolerated` names them; others are an error.
     """
     if fields.count(b"\n") != count or not _FIELDS(fields):
         raise ValueError(_what_is_wrong(fields, count))

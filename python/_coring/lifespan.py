@@ -71,7 +71,8 @@ class Lifespan:
             return not self._failure
         # Many applications raise an exception, since they know no scope of this type.
         if self._mode != "on" and not isinstance(self._error, SystemExit):
-            logs.info("uvicorn.error", f"the application takes no lifespan events ({self._outcome()})")
+            text = f"the application takes no lifespan events ({self._outcome()})"
+            logs.info("uvicorn.error", text)
             return True
         if self._error is not None:
             logs.write(logs.format_error(self._error))

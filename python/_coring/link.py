@@ -1,8 +1,8 @@
 """The link to coring: messages, marks, bells and credits.
 
-Requests arrive as `marshal` tuples, responses leave as plain bytes. The sockets are shared with other
-processes, and so are their flags: nothing here makes a socket blocking or non-blocking. Every call says
-MSG_DONTWAIT, and waits in poll(2).
+Requests arrive as `marshal` tuples, responses leave as plain bytes. The sockets are shared with
+other processes, and so are their flags: nothing here makes a socket blocking or non-blocking. Every
+call says MSG_DONTWAIT, and waits in poll(2).
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ UNMARKED = bytes(8)
 
 # kind, flags, status, size; the number of the request follows.
 pack_prefix = struct.Struct("<BBHI").pack
+
 
 class ClientDisconnected(ConnectionError):
     """The client has gone, or does not want the rest of the response."""
@@ -259,12 +260,19 @@ class Link:
         self.read_data(core)
         return not self._lost[core]
 
+    def failed_to_receive(self, error: OSError) -> int:
+        """Receiving from the shared end has failed. The size of the message is 0 if it was shut."""
+        if not isinstance(error, ConnectionError):
+            self.fail(error)
+        return 0
+
     def end_of_shared(self) -> None:
         """The shared end was shut: by coring that ends, or by some process that inherited it."""
         self.end_if_forked()
         if not self.is_supervised(200):
             os._exit(0)
         if not self.is_quitting:
-            text = "coring: the socket that requests come from was shut down by one of the processes "
-            os.write(2, (text + "that have it; this worker ends and another one is started\n").encode())
+            text = "coring: the socket that requests come from was shut down by one of the "
+            text += "processes that have it; this worker ends and another one is started\n"
+            os.write(2, text.encode())
         self.is_quitting = True

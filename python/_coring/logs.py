@@ -8,8 +8,18 @@ import os
 import sys
 import traceback
 from types import TracebackType
+from typing import TextIO
 
-_LEVELS = {"trace": 5, "warn": logging.WARNING, "fatal": logging.CRITICAL}
+_LEVELS = {
+    "trace": 5,
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "warn": logging.WARNING,
+    "error": logging.ERROR,
+    "critical": logging.CRITICAL,
+    "fatal": logging.CRITICAL,
+}
 _ACCESS = ("gunicorn.access", "uvicorn.access")
 
 
@@ -20,7 +30,7 @@ def set_up(level_name: str) -> None:
             stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
         except (AttributeError, OSError, ValueError):
             pass
-    level = _LEVELS.get(level_name.lower()) or getattr(logging, level_name.upper(), logging.INFO)
+    level = _LEVELS.get(level_name.lower(), logging.INFO)
     errors = logging.Formatter(
         "%(asctime)s [%(process)d] [%(levelname)s] %(message)s", "[%Y-%m-%d %H:%M:%S %z]"
     )
@@ -31,8 +41,8 @@ def set_up(level_name: str) -> None:
     _logger("uvicorn.access", logging.INFO, sys.stdout, logging.Formatter("%(message)s"))
 
 
-def _logger(name: str, level: int, stream: object, formatter: logging.Formatter) -> None:
-    handler = logging.StreamHandler(stream)  # type: ignore[type-var]
+def _logger(name: str, level: int, stream: TextIO | None, formatter: logging.Formatter) -> None:
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(formatter)
     logger = logging.getLogger(name)
     logger.handlers = [handler]

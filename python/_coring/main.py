@@ -25,15 +25,16 @@ def run(config: dict[str, Any]) -> None:
     logs.set_up(config.get("log_level", "info"))
     try:
         app, interface, worker_class = _load(config)
+        if worker_class == "asgi":
+            from _coring import asgi
+
+            loop = asgi.current_loop() or asgi.new_loop(config.get("loop", "auto"))
     except application.LoadError as error:
         logs.write(str(error))
         exit_with(link, LOAD_FAILED)
     logs.warn_of_access_filters()
     if worker_class == "asgi":
-        from _coring import asgi
-
-        started = asgi.run(link, app, interface, config)
-        if not started:
+        if not asgi.run(link, app, interface, config, loop):
             exit_with(link, START_FAILED)
     else:
         from _coring import threads
@@ -77,8 +78,8 @@ def _load(config: dict[str, Any]) -> tuple[Any, str, str]:
 def _leave_signals_to_coring() -> None:
     """Signals that a terminal or a service manager sends to all processes of the group.
 
-    coring gets them too, and says what is to be done. Functions are used, not SIG_IGN, which programs
-    that the application starts would inherit.
+    coring gets them too, and says what is to be done. The handler is a function, since programs
+    that the application starts would inherit SIG_IGN.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, _ignore)

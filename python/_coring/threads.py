@@ -35,18 +35,18 @@ _CONTROL_INTERVAL = 0.01
 class Turns:
     """Decides which thread receives: at most one of a process does.
 
-    A thread that has received a request gives its turn to an idle thread. Waking a thread costs more
-    than a short call of an application, so while calls are short the turn is only offered: a thread
-    that is done takes it back, and the main thread gives it to an idle one when a call turns out to be
-    long.
+    A thread that has received a request gives its turn to an idle thread. Waking a thread costs
+    more than a short call of an application, so while calls are short the turn is only offered: a
+    thread that is done takes it back, and the main thread gives it to an idle one when a call turns
+    out to be long.
     """
 
     # Calls are short if they take less than this on average, in seconds.
     SHORT = 0.0003
-    # One long call counts as this much, in seconds, so that its effect is over after a few short ones.
+    # One long call counts as this much, in seconds: its effect is over after a few short ones.
     LONG = 0.004
-    # How often the main thread looks for an offer while there are requests, in seconds, and how many
-    # times it finds none before it waits to be woken.
+    # How often the main thread looks for an offer while there are requests, in seconds, and how
+    # many times it finds none before it waits to be woken.
     LOOK = 0.001
     LOOKS = 10
 
@@ -178,18 +178,15 @@ def serve(link: Link, caller: Caller, index: int, turns: Turns | None) -> None:
         except BlockingIOError:
             link.wait()
             continue
-        except ConnectionError:
-            size = 0
         except OSError as error:
-            link.fail(error)
+            size = link.failed_to_receive(error)
         if not size:
             link.end_of_shared()
             break
         # What the buffer holds behind the message is not looked at.
         message = loads(buffer)
         if message[0] != REQUEST:
-            link.send(message[1], _FENCED + message[2])
-            link.ring(message[1])
+            answer_fence(link, message)
             continue
         _, core, ident, variables, body, deadline = message
         # The mark comes before the look at the clock: coring relies on it.
@@ -205,13 +202,25 @@ def serve(link: Link, caller: Caller, index: int, turns: Turns | None) -> None:
         if now <= deadline:
             caller.call(core, ident, variables, body)
         else:
-            link.send(core, _EXPIRED + ident)
-            if isinstance(body, int):
-                os.close(body)
+            expire(link, core, ident, body)
         page[mark] = UNMARKED
         if turns is not None:
             turns.take(lock, monotonic() - now)
     link.ring_all()
+
+
+def answer_fence(link: Link, message: Any) -> None:
+    """Says to a core that all before its fence was received."""
+    _, core, nonce = message
+    link.send(core, _FENCED + nonce)
+    link.ring(core)
+
+
+def expire(link: Link, core: int, ident: bytes, body: bytes | int | None) -> None:
+    """The request has waited for too long."""
+    link.send(core, _EXPIRED + ident)
+    if isinstance(body, int):
+        os.close(body)
 
 
 def allocate_held_lock() -> Any:

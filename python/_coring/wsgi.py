@@ -32,8 +32,8 @@ _lines = "\n".join
 _join = b"".join
 
 _STATUS = re.compile(r"([0-9]{3})(?: ([\t\x20-\x7e\x80-\xff]*))?").fullmatch
-# PEP 3333 lets a server refuse these. Applications that other servers bear with send them, and coring
-# leaves them out.
+# PEP 3333 lets a server refuse these. Applications send them that run on other servers, so they are
+# left out instead.
 _TOLERATED = b"connection keep-alive transfer-encoding"
 _BODY_PART = pack_prefix(BODY, 0, 0, 0)
 _BODY_END = pack_prefix(BODY, END, 0, 0)

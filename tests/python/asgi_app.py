@@ -288,10 +288,18 @@ async def kinds(scope, receive, send):
 
 @handler
 async def headers(scope, receive, send):
-    await send(start(headers=[
-        (b"set-cookie", b"a=1"), (b"X-Upper", b"caf\xe9"), (b"set-cookie", b"b=2"),
-        (b"transfer-encoding", b"gzip, chunked"), (b"connection", b"close"), (b"last", b""),
-    ]))
+    await send(
+        start(
+            headers=[
+                (b"set-cookie", b"a=1"),
+                (b"X-Upper", b"caf\xe9"),
+                (b"set-cookie", b"b=2"),
+                (b"transfer-encoding", b"gzip, chunked"),
+                (b"connection", b"close"),
+                (b"last", b""),
+            ]
+        )
+    )
     await send(body(b"ok"))
 
 
@@ -299,7 +307,9 @@ async def headers(scope, receive, send):
 async def trailers(scope, receive, send):
     await send(start(trailers=True))
     await send(body(b"body"))
-    await send({"type": "http.response.trailers", "headers": [(b"x", b"y")], "more_trailers": False})
+    await send(
+        {"type": "http.response.trailers", "headers": [(b"x", b"y")], "more_trailers": False}
+    )
 
 
 @handler
@@ -366,12 +376,16 @@ async def context(scope, receive, send):
 async def loop(scope, receive, send):
     running = asyncio.get_event_loop()
     LOOPS["request"] = running
-    await reply(send, [
-        running is asyncio.get_running_loop(), len(set(map(id, LOOPS.values()))),
-        type(running).__module__.partition(".")[0],
-        threading.current_thread() is threading.main_thread(),
-        asyncio.current_task() is not None,
-    ])
+    await reply(
+        send,
+        [
+            running is asyncio.get_running_loop(),
+            len(set(map(id, LOOPS.values()))),
+            type(running).__module__.partition(".")[0],
+            threading.current_thread() is threading.main_thread(),
+            asyncio.current_task() is not None,
+        ],
+    )
 
 
 @handler

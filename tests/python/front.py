@@ -1,4 +1,4 @@
-"""A stand-in for coring: it starts a worker process as coring does, and speaks the link's protocol."""
+"""A stand-in for coring: it starts worker processes as coring does, and speaks their protocol."""
 
 import ctypes
 import marshal
@@ -102,9 +102,14 @@ class Response:
 
 
 class Front:
-    """coring, with one worker or several. `files` are written to a new directory, which is current."""
+    """coring, with one worker or several.
 
-    def __init__(self, app, files=None, workers=1, cores=1, python=sys.executable, env=None, **config):
+    `files` are written to a new directory, which is their current one.
+    """
+
+    def __init__(
+        self, app, files=None, workers=1, cores=1, python=sys.executable, env=None, **config
+    ):
         self.directory = Path(tempfile.mkdtemp(prefix="coring-test-"))
         for name, text in (files or {}).items():
             path = self.directory / name
@@ -174,8 +179,20 @@ class Front:
         return self.new_id_of(self.count)
 
     def send(
-        self, method="GET", path="/", headers=(), body=b"", *, query="", core=0, deadline=None,
-        version="1.1", variables=None, spool=None, parts=False, worker=0,
+        self,
+        method="GET",
+        path="/",
+        headers=(),
+        body=b"",
+        *,
+        query="",
+        core=0,
+        deadline=None,
+        version="1.1",
+        variables=None,
+        spool=None,
+        parts=False,
+        worker=0,
     ):
         """Sends a request, and returns its number."""
         ident = self.new_id()
@@ -193,7 +210,9 @@ class Front:
         if self.is_asgi:
             self.workers[worker].data[core].send(raw)
         elif spool:
-            self.near.sendmsg([raw], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", spool[0]))])
+            self.near.sendmsg(
+                [raw], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", spool[0]))]
+            )
         else:
             self.near.send(raw)
         return ident
@@ -309,8 +328,12 @@ class Worker:
         environment = dict(os.environ, PYTHONDONTWRITEBYTECODE="1", **(front.env or {}))
         self.process = subprocess.Popen(
             [front.python, "-c", BOOTSTRAP, str(bundle)],
-            pass_fds=fds, cwd=str(front.directory), env=environment, stdin=subprocess.DEVNULL,
-            start_new_session=True, **self.outputs,
+            pass_fds=fds,
+            cwd=str(front.directory),
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            **self.outputs,
         )
         os.close(bundle)
         far_control.close()

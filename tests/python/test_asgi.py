@@ -68,12 +68,24 @@ class General(Case):
 
     def test_04_invalid_events_are_raised(self):
         for name, error in {
-            "body-first": "RuntimeError", "unknown": "RuntimeError", "no-type": "KeyError",
-            "no-status": "KeyError", "str-status": "TypeError", "float-status": "TypeError",
-            "low-status": "ValueError", "str-header": "TypeError", "triple": "ValueError",
-            "name": "ValueError", "value": "ValueError", "nul": "ValueError",
-            "length": "ValueError", "start-twice": "RuntimeError", "str-body": "TypeError",
-            "int-body": "TypeError", "disconnect": "RuntimeError", "too-long": "RuntimeError",
+            "body-first": "RuntimeError",
+            "unknown": "RuntimeError",
+            "no-type": "KeyError",
+            "no-status": "KeyError",
+            "str-status": "TypeError",
+            "float-status": "TypeError",
+            "low-status": "ValueError",
+            "str-header": "TypeError",
+            "triple": "ValueError",
+            "name": "ValueError",
+            "value": "ValueError",
+            "nul": "ValueError",
+            "length": "ValueError",
+            "start-twice": "RuntimeError",
+            "str-body": "TypeError",
+            "int-body": "TypeError",
+            "disconnect": "RuntimeError",
+            "too-long": "RuntimeError",
             "too-short": "RuntimeError",
         }.items():
             with self.subTest(name):
@@ -226,8 +238,8 @@ class Http(Case):
                 sent += part
                 self.front.tell(1, ident, b"p" * part, sent < size)
             else:
-                self.front.until(lambda w=self.front.wanted.get(ident, 0):
-                                 self.front.wanted.get(ident, 0) > w)
+                wanted = self.front.wanted.get(ident, 0)
+                self.front.until(lambda w=wanted: self.front.wanted.get(ident, 0) > w)
         response = self.front.response(ident)
         self.assertEqual(json.loads(response.body), size)
         self.assertLessEqual(self.front.wanted[ident], size)
@@ -248,8 +260,10 @@ class Http(Case):
 
     def test_16_header_order_and_ignored_fields(self):
         response = self.front.get("/headers")
-        self.assertEqual(response.headers, [
-            ("set-cookie", "a=1"), ("X-Upper", "caf\xe9"), ("set-cookie", "b=2"), ("last", "")])
+        self.assertEqual(
+            response.headers,
+            [("set-cookie", "a=1"), ("X-Upper", "caf\xe9"), ("set-cookie", "b=2"), ("last", "")],
+        )
         self.assertEqual(response.reason, "")
 
     def test_16_start_is_not_sent_before_the_body(self):
@@ -407,7 +421,9 @@ class Http(Case):
             self.assertEqual((response.body, response.end), (b"", "end"))
         for status in ("204", "304"):
             response = self.front.get("/bare", query=status)
-            self.assertEqual((response.status, response.body, response.end), (int(status), b"", "end"))
+            self.assertEqual(
+                (response.status, response.body, response.end), (int(status), b"", "end")
+            )
 
     def test_expired(self):
         response = self.front.response(self.front.send(deadline=time.monotonic() - 1))
@@ -577,17 +593,21 @@ async def app(scope, receive, send):
         self.fails("        sys.exit(1)")
 
     def test_37_shutdown_is_bounded(self):
-        f = self.load(self.START + "        await receive(); await asyncio.sleep(60)",
-                      drain_timeout=0.2)
+        f = self.load(
+            self.START + "        await receive(); await asyncio.sleep(60)", drain_timeout=0.2
+        )
         f.worker.quit()
         self.assertEqual(f.worker.process.wait(5), 0)
         self.assertIn("shutdown was cut", f.stderr())
 
     def test_37_shutdown_failed(self):
-        f = self.load(self.START + """
+        f = self.load(
+            self.START
+            + """
         await receive()
         await send({"type": "lifespan.shutdown.failed", "message": "still busy"})
-""")
+"""
+        )
         f.worker.quit()
         self.assertEqual(f.worker.process.wait(5), 0)
         self.assertIn("still busy", f.stderr())
@@ -604,13 +624,16 @@ async def app(scope, receive, send):
         self.assertEqual(f.get().status, 200)
 
     def test_events_out_of_turn(self):
-        f = self.load(self.START + """
+        f = self.load(
+            self.START
+            + """
         for kind in ("lifespan.startup.complete", "lifespan.shutdown.complete", "http.x"):
             try:
                 await send({"type": kind})
             except RuntimeError:
                 scope["state"][kind] = "refused"
-""")
+"""
+        )
         self.assertEqual(f.get().body.count(b"refused"), 3)
 
 

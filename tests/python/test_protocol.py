@@ -191,7 +191,9 @@ class Both(Case):
         for _ in range(3000):
             while True:
                 try:
-                    f.worker.data[0].send(front.marshal.dumps((3, b"unknown!", 1), 2), front.DONTWAIT)
+                    f.worker.data[0].send(
+                        front.marshal.dumps((3, b"unknown!", 1), 2), front.DONTWAIT
+                    )
                     break
                 except BlockingIOError:
                     time.sleep(0.001)
@@ -280,8 +282,19 @@ class Both(Case):
         self.addCleanup(other.close)
         self.assertEqual(f.get(core=0).body, b"hello")
         # Nobody takes this one.
-        f.near.send(front.marshal.dumps((0, 1, b"lost----", front.environ(
-            "GET", "/", [], "", "1.1", None), b"", time.monotonic() + 30), 2))
+        f.near.send(
+            front.marshal.dumps(
+                (
+                    0,
+                    1,
+                    b"lost----",
+                    front.environ("GET", "/", [], "", "1.1", None),
+                    b"",
+                    time.monotonic() + 30,
+                ),
+                2,
+            )
+        )
         self.assertEqual(f.get(core=0).body, b"hello")
 
     def test_signals_for_the_group_do_not_end_the_worker(self):
@@ -339,7 +352,7 @@ class Both(Case):
         pid = f.worker.process.pid
         inode = os.fstat({"shared": f.far, "data": f.worker.data[0]}[kind].fileno()).st_ino
         links = {fd: os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
-        return [fd for fd, link in links.items() if link == f"socket:[{inode}]"][0]
+        return next(fd for fd, link in links.items() if link == f"socket:[{inode}]")
 
     def test_flags_of_the_shared_description(self):
         """Another process may set O_NONBLOCK, or clear it: nothing changes."""

@@ -1,10 +1,9 @@
 """PEP 3333, line by line; and what other servers get wrong.
 
-The numbers are those of the checklist in the design notes. Where it is allowed to, a view runs within
-wsgiref.validate as well.
+The numbers are those of the checklist in the design notes. Where it is allowed to, a view runs
+within wsgiref.validate as well.
 """
 
-import io
 import json
 import os
 import tempfile
@@ -14,7 +13,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import front
-from front import ABORT, BODY, HEAD, Front
+from front import ABORT, HEAD, Front
 
 APP = {"wsgi_app.py": Path(front.__file__).with_name("wsgi_app.py").read_text()}
 
@@ -261,16 +260,38 @@ class Start(Base):
         self.assertEqual(response.headers, [tuple(h) for h in headers])
 
     def test_16_invalid_status(self):
-        for status in ("", "abc", "20 OK", "2000 OK", "200OK", "200 a\nb", "200 a\r\nX: y", "099 x",
-                       "100 Continue", "101 Switching", "200 \u20ac"):
+        for status in (
+            "",
+            "abc",
+            "20 OK",
+            "2000 OK",
+            "200OK",
+            "200 a\nb",
+            "200 a\r\nX: y",
+            "099 x",
+            "100 Continue",
+            "101 Switching",
+            "200 \u20ac",
+        ):
             with self.subTest(status):
                 self.assertEqual(self.custom(status, []).status, 500)
 
     def test_16_invalid_headers(self):
         invalid = [
-            ["X A", "v"], ["", "v"], ["X:", "v"], ["X\n", "v"], ["X\0", "v"], ["X\xe9", "v"],
-            ["X", "a\nb"], ["X", "a\r\nSet-Cookie: b"], ["X", "a\0b"], ["X", "a\nEvil\0b"],
-            ["X", "a\x7f"], ["X", "\u20ac"], ["X\0Y", "v"], ["X\0v\nZ", "w"],
+            ["X A", "v"],
+            ["", "v"],
+            ["X:", "v"],
+            ["X\n", "v"],
+            ["X\0", "v"],
+            ["X\xe9", "v"],
+            ["X", "a\nb"],
+            ["X", "a\r\nSet-Cookie: b"],
+            ["X", "a\0b"],
+            ["X", "a\nEvil\0b"],
+            ["X", "a\x7f"],
+            ["X", "\u20ac"],
+            ["X\0Y", "v"],
+            ["X\0v\nZ", "w"],
         ]
         for header in invalid:
             with self.subTest(header):
@@ -288,8 +309,11 @@ class Start(Base):
                 self.assertEqual(self.custom("200 OK", [[name, "x"]]).status, 500)
         self.assertIn("the header 'Upgrade' is the server's", self.errors())
         # Applications that run elsewhere send these, and they are harmless without effect.
-        for header in (["Connection", "keep-alive"], ["Transfer-Encoding", "chunked"],
-                       ["keep-alive", "timeout=5"]):
+        for header in (
+            ["Connection", "keep-alive"],
+            ["Transfer-Encoding", "chunked"],
+            ["keep-alive", "timeout=5"],
+        ):
             with self.subTest(header):
                 response = self.custom("200 OK", [["A", "1"], header, ["B", "2"]])
                 self.assertEqual(response.status, 200)
@@ -308,8 +332,14 @@ class Start(Base):
         self.assertEqual(self.custom("200 OK", [["X", "a" * 70_000]]).status, 500)
 
     def test_17_types(self):
-        for name in ("bytes-header", "bytes-status", "generator-headers", "dict-headers", "triple",
-                     "int-value"):
+        for name in (
+            "bytes-header",
+            "bytes-status",
+            "generator-headers",
+            "dict-headers",
+            "triple",
+            "int-value",
+        ):
             with self.subTest(name):
                 self.refused("misuse", "TypeError", query=name)
 
@@ -318,8 +348,9 @@ class Body(Base):
     """19 to 26: the body."""
 
     def test_19_blocks_are_sent_unaltered_and_in_order(self):
-        self.both("long_list", lambda r: self.assertEqual(
-            r.body, b"x" * 50_000 + b"y" * 50_000 + b"z"))
+        self.both(
+            "long_list", lambda r: self.assertEqual(r.body, b"x" * 50_000 + b"y" * 50_000 + b"z")
+        )
         self.both("short_list", lambda r: self.assertEqual(r.body, b"ab"))
 
     def test_19_body_must_be_bytes(self):
@@ -348,9 +379,15 @@ class Body(Base):
                 self.assertEqual(self.front.response(ident).body, b"onetwo")
 
     def test_22_close_is_called_once(self):
-        for view, end in (("close_once", "end"), ("raise_late", "abort"), ("raise_unsent", "end"),
-                          ("raise_in_close", "end"), ("too_long", "end"), ("too_short", "abort"),
-                          ("zero_length", "end")):
+        for view, end in (
+            ("close_once", "end"),
+            ("raise_late", "abort"),
+            ("raise_unsent", "end"),
+            ("raise_in_close", "end"),
+            ("too_long", "end"),
+            ("too_short", "abort"),
+            ("zero_length", "end"),
+        ):
             with self.subTest(view):
                 before = self.closed(view)
                 self.assertEqual(self.front.get(f"/{view}").end, end)
@@ -414,15 +451,20 @@ class Body(Base):
                 self.assertEqual((response.status, response.body), (200, b""))
                 self.assertEqual(len(response.messages), 1)
         # What is known of the length is said.
-        self.assertEqual(self.front.response(self.front.send("HEAD", "/head_list")).header(
-            "Content-Length"), ["7"])
-        self.assertEqual(self.front.response(self.front.send("HEAD", "/hello")).header(
-            "Content-Length"), ["5"])
+        self.assertEqual(
+            self.front.response(self.front.send("HEAD", "/head_list")).header("Content-Length"),
+            ["7"],
+        )
+        self.assertEqual(
+            self.front.response(self.front.send("HEAD", "/hello")).header("Content-Length"), ["5"]
+        )
 
     def test_26_no_body_on_204_and_304(self):
         for status in ("204", "304"):
             response = self.front.get("/bare", query=status)
-            self.assertEqual((response.status, response.body, response.end), (int(status), b"", "end"))
+            self.assertEqual(
+                (response.status, response.body, response.end), (int(status), b"", "end")
+            )
         self.both("no_content", lambda r: self.assertEqual(r.status, 204))
 
     def test_big_bodies_come_in_messages_of_64_kib(self):
@@ -467,8 +509,10 @@ class Failures(Base):
         self.assertEqual((response.status, response.body, response.end), (500, b"", "end"))
 
     def test_no_line_feed_of_the_path_reaches_the_log(self):
-        self.front.get("/raise_early\nforged", variables={"RAW_URI": "/raise_early%0Aforged",
-                                                         "PATH_INFO": "/raise_early"})
+        self.front.get(
+            "/raise_early\nforged",
+            variables={"RAW_URI": "/raise_early%0Aforged", "PATH_INFO": "/raise_early"},
+        )
         self.assertIn("GET /raise_early%0Aforged", self.errors())
 
     def test_what_earlier_requests_were_given_has_no_effect(self):

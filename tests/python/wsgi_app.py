@@ -1,4 +1,7 @@
-"""The WSGI application of test_wsgi: a view for each case. `/v/NAME` runs it within wsgiref.validate."""
+"""The WSGI application of test_wsgi: a view for each case.
+
+`/v/NAME` runs it within wsgiref.validate.
+"""
 
 import json
 import os
@@ -625,9 +628,8 @@ def shut(environ, start_response):
 
 @view
 def spawn(environ, start_response):
-    import multiprocessing
-
     import math
+    import multiprocessing
 
     context = multiprocessing.get_context(environ["QUERY_STRING"])
     with context.Pool(1) as pool:
