@@ -34,6 +34,8 @@ Application = Callable[..., Awaitable[None]]
 
 HTTP = {"version": "3.0", "spec_version": "2.5"}
 
+# Messages that are taken in one turn of the loop: others have their turn while many arrive.
+MESSAGES_MAX = 128
 # Where possible, a task runs at once as far as it can: many need no further turn of the loop.
 EAGER: dict[str, Any] = {"eager_start": True} if sys.version_info >= (3, 12) else {}
 
@@ -115,26 +117,29 @@ class Core:
             if cycle.core is self:
                 cycle.disconnect()
 
-    def read(self) -> None:
-        """Takes all messages that wait."""
+    def read(self) -> bool:
+        """Takes the messages that wait, or as many of them as one turn may. `True`: it has all."""
         receive, buffer = self.sock.recv_into, self.server.buffer
-        while not self.is_lost:
+        for _ in range(MESSAGES_MAX):
+            if self.is_lost:
+                break
             try:
                 size = receive(buffer, 0, DONTWAIT)
             except BlockingIOError:
-                return
+                return True
             except ConnectionError:
                 size = 0
             except OSError as error:
                 self.server.link.fail(error)
             if not size:
                 self.lose()
-                return
+                break
             message = loads(buffer)
             if message[0] == REQUEST:
                 self.server.begin(self, message)
             else:
                 self._take(message)
+        return self.is_lost
 
     def _take(self, message: Any) -> None:
         if message[0] == DRAIN:
@@ -217,11 +222,10 @@ class Server:
     async def _finish(self, end: float) -> None:
         """Runs the requests to their ends, and those that are still in the sockets."""
         while self.loop.time() < end:
-            for core in self.cores:
-                core.read()
-            if not self.cycles and not any(core.queue for core in self.cores):
+            has_all = all(core.read() for core in self.cores)
+            if has_all and not self.cycles and not any(core.queue for core in self.cores):
                 return
-            await self.changes.change(min(0.1, end - self.loop.time()))
+            await self.changes.change(min(0.1, end - self.loop.time()) if has_all else 0)
 
     def _forked(self) -> None:
         """In a forked child: it ends as soon as it comes back to the loop."""

@@ -265,7 +265,10 @@ class Cycle(Waiting):
             logs.write(logs.format_error(error))
         link.end_if_forked(error)
         is_expected = self.is_gone and logs.is_caused_by(error, ClientDisconnected)
-        if not is_expected and not (self.is_told and isinstance(error, asyncio.CancelledError)):
+        if isinstance(error, asyncio.CancelledError):
+            # The application ends itself, or is ended because time is over.
+            is_expected = self.is_told or link.is_quitting
+        if not is_expected:
             logs.exception("uvicorn.error", "Exception in ASGI application", error)
         if not self.is_ended:
             self._cut()

@@ -35,6 +35,8 @@ BODY_BYTES_MAX = 64 << 10
 HEAD_BYTES_MAX = 64 << 10
 # Body bytes that may be sent before coring has granted more.
 CREDIT_BYTES = 256 << 10
+# Numbers of requests that are kept because their clients have gone.
+GONE_MAX = 1024
 # Room for one message from coring. The send buffer of its socket bounds a message to less.
 MESSAGE_BYTES_MAX = 1 << 20
 # A core that has unrung messages is rung when its last ring is older, in seconds.
@@ -79,6 +81,8 @@ class Link:
         self.unrung = [False] * cores
         self.last_ring = [0.0] * cores
         self.streams: dict[bytes, Stream] = {}
+        # The numbers of requests whose clients have gone, and which are no streams (yet).
+        self.gone: set[bytes] = set()
         # Held while a stream is told something. Any thread may read for any stream.
         self.lock = Lock()
         self.is_quitting = False
@@ -236,14 +240,28 @@ class Link:
                 return
             kind, *values = loads(message)
             if kind in (GONE, GRANT):
-                with self.lock:
-                    stream = self.streams.get(values[0])
-                    if stream is None:
-                        pass
-                    elif kind == GRANT:
-                        stream.grant(values[1])
-                    else:
-                        stream.disconnect()
+                self._tell_stream(kind, values)
+
+    def _tell_stream(self, kind: int, values: list[Any]) -> None:
+        with self.lock:
+            stream = self.streams.get(values[0])
+            if kind == GRANT:
+                if stream is not None:
+                    stream.grant(values[1])
+            elif stream is not None:
+                stream.disconnect()
+            else:
+                if len(self.gone) >= GONE_MAX:
+                    self.gone.clear()
+                self.gone.add(values[0])
+
+    def begin_stream(self, ident: bytes, stream: Stream) -> None:
+        """A response is about to be sent in parts: from now on it is told what concerns it."""
+        with self.lock:
+            self.streams[ident] = stream
+            if ident in self.gone:
+                self.gone.remove(ident)
+                stream.disconnect()
 
     def wait_for_grant(self, core: int, wakeup: int) -> bool:
         """Waits until something is said of a stream on `core`, or `wakeup` is readable.

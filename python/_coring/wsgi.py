@@ -232,7 +232,7 @@ class Response:
             self.is_ended = True
             self.link.send(self.core, head.whole + self.ident + head.text)
             return
-        self.link.streams[self.ident] = self
+        self.link.begin_stream(self.ident, self)
 
     def _send(self, block: bytes, is_last: bool) -> None:
         """Sends bytes of the body in as many messages as they need, and waits for credit."""

@@ -3,6 +3,7 @@
 The numbers are those of the checklist in the design notes.
 """
 
+import importlib.util
 import json
 import os
 import signal
@@ -635,6 +636,18 @@ async def app(scope, receive, send):
 """
         )
         self.assertEqual(f.get().body.count(b"refused"), 3)
+
+
+if importlib.util.find_spec("uvloop"):
+
+    class UvloopGeneral(General):
+        loop = "uvloop"
+
+    class UvloopHttp(Http):
+        loop = "uvloop"
+
+    class UvloopEnd(End):
+        loop = "uvloop"
 
 
 if __name__ == "__main__":

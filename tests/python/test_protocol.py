@@ -175,6 +175,15 @@ class Both(Case):
         f.pump(0.05)
         self.assertEqual(f.get().body, b"hello")
 
+    def test_disconnect_before_a_stream(self):
+        f = self.start()
+        f.auto_grant = False
+        ident = f.send("GET", "/endless_later")
+        f.until(lambda: f.worker.marks() == [ident])
+        f.tell(2, ident)
+        self.assertEqual(f.response(ident).end, "abort")
+        self.assertLessEqual(len(f.responses[ident].body), 10_000)
+
     def test_late_grants_and_disconnects_are_ignored(self):
         f = self.start()
         ident = f.send()

@@ -390,6 +390,12 @@ def endless(environ, start_response):
 
 
 @view
+def endless_later(environ, start_response):
+    time.sleep(0.2)
+    return endless(environ, start_response)
+
+
+@view
 def endless_write(environ, start_response):
     put = start_response("200 OK", [("Content-Type", "text/plain")])
     CALLS["endless_write"] = "writing"
