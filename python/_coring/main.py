@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from typing import Any, NoReturn
 
 from _coring import application, logs
@@ -13,6 +14,8 @@ from _coring.link import Link
 DEFAULT_THREADS = 8
 # As many as have a mark.
 THREADS_MAX = 256
+
+GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 LOAD_FAILED = 4
 START_FAILED = 3
@@ -76,13 +79,30 @@ def _load(config: dict[str, Any]) -> tuple[Any, str, str]:
 
 
 def _leave_signals_to_coring() -> None:
-    """Signals that a terminal or a service manager sends to all processes of the group.
+    """Ignores the signals that a terminal or a service manager sends to all processes.
 
     coring gets them too, and says what is to be done. The handler is a function, since programs
-    that the application starts would inherit SIG_IGN.
+    that the application starts would inherit SIG_IGN. Forked children are ended by these signals,
+    as multiprocessing expects, from their first moment on.
     """
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+    for number in GROUP_SIGNALS:
         signal.signal(number, _ignore)
+    masks = threading.local()
+
+    def block() -> None:
+        masks.old = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)
+
+    def restore() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.old)
+
+    def restore_in_child() -> None:
+        for number in GROUP_SIGNALS:
+            if signal.getsignal(number) is _ignore:
+                is_int = number == signal.SIGINT
+                signal.signal(number, signal.default_int_handler if is_int else signal.SIG_DFL)
+        restore()
+
+    os.register_at_fork(before=block, after_in_parent=restore, after_in_child=restore_in_child)
 
 
 def _ignore(*_: Any) -> None:

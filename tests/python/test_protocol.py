@@ -344,6 +344,13 @@ class Both(Case):
         self.assertEqual(f.get().body, b"hello")
         f.until(lambda: f.worker.marks() == [])
 
+    def test_signals_end_children(self):
+        f = self.start()
+        for _ in range(20):
+            self.assertEqual(f.get("/terminate").body, b"15")
+        f.worker.process.send_signal(signal.SIGTERM)
+        self.assertEqual(f.get().body, b"hello")
+
     def test_children_do_not_inherit_the_link(self):
         f = self.start()
         self.assertEqual(f.get("/descriptors").body, b"[0, 1, 2, 3]\n")

@@ -193,6 +193,7 @@ class Input(Base):
 
     def test_09_descriptors_are_closed(self):
         pid = self.front.worker.process.pid
+        self.front.get("/hello")
         before = len(os.listdir(f"/proc/{pid}/fd"))
         for _ in range(5):
             self.front.post("/read_all", b"", spool=self.spooled(b"abc"))

@@ -643,6 +643,20 @@ def spawn(environ, start_response):
 
 
 @view
+def terminate(environ, start_response):
+    """Ends a forked child at once by a signal, with the default action."""
+    import signal
+
+    child = os.fork()
+    if child == 0:
+        time.sleep(10)
+        os._exit(1)
+    os.kill(child, signal.SIGTERM)
+    status = os.waitpid(child, 0)[1]
+    return text(start_response, str(os.WTERMSIG(status)))
+
+
+@view
 def descriptors(environ, start_response):
     """The descriptors that a program inherits which the application starts."""
     import subprocess
