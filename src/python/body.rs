@@ -1,6 +1,6 @@
 //! Collects the body of a request before its application is called (WSGI): a client that uploads
-//! slowly holds no worker. A small body is kept in memory and travels with the request; a larger one
-//! is written to a file without a name, whose descriptor travels instead.
+//! slowly holds no worker. A small body is kept in memory and travels with the request; a larger
+//! one is written to a file without a name, whose descriptor travels instead.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -23,7 +23,7 @@ const WRITE_BYTES: usize = 256 << 10;
 pub(super) enum Collected {
     None,
     Inline(Vec<u8>),
-    /// A file with so many bytes, to be read from its beginning.
+    /// A file and its length in bytes, to be read from its beginning.
     File(OwnedFd, u64),
 }
 
@@ -128,7 +128,7 @@ async fn write(file: Option<File>, memory: &mut Vec<u8>) -> Result<File, NotColl
     written.map_err(NotCollected::Spool)
 }
 
-/// A file in memory that nobody can change.
+/// A file in memory that cannot be changed any more.
 pub(super) fn sealed(bytes: &[u8]) -> io::Result<OwnedFd> {
     let file = memfd()?;
     let mut writer = File::from(file);

@@ -61,12 +61,12 @@ impl std::fmt::Display for NoInterpreter {
         match &self.0 {
             Some(named) => write!(
                 f,
-                "the Python interpreter `{}` cannot be found or executed; name another with --python",
+                "the interpreter `{}` is missing or not executable; name another with --python",
                 named.display()
             ),
             None => f.write_str(
-                "no Python interpreter was found in $VIRTUAL_ENV, .venv, beside coring or on $PATH; \
-                 name one with --python",
+                "no Python is in $VIRTUAL_ENV, .venv, beside coring or on $PATH; name one with \
+                 --python",
             ),
         }
     }
@@ -75,8 +75,8 @@ impl std::fmt::Display for NoInterpreter {
 impl std::error::Error for NoInterpreter {}
 
 /// Finds the interpreter for an application: the one that is `named`, else that of `$VIRTUAL_ENV`,
-/// of the directory `.venv`, or beside this program (where pip has installed both), else `python3` or
-/// `python` on `$PATH`.
+/// of the directory `.venv`, or beside this program (where pip has installed both), else `python3`
+/// or `python` on `$PATH`.
 ///
 /// # Errors
 /// When there is none, or the named one cannot be executed.
@@ -123,8 +123,8 @@ pub(super) struct Launcher {
 }
 
 impl Launcher {
-    /// Starts a process that inherits `descriptors`, with the numbers that they have, and no others.
-    /// It reads its modules and its settings from `bundle`, which is one of them.
+    /// Starts a process that inherits `descriptors`, with the numbers that they have, and no
+    /// others. It reads its modules and its settings from `bundle`, which is one of them.
     ///
     /// # Errors
     /// Those of fork(2) and execve(2).

@@ -1,11 +1,11 @@
-//! Writes values in the format of Python's `marshal` module, which its interpreter reads faster than
-//! any other. It knows no requests and no sockets.
+//! Writes values in the format of Python's `marshal` module, which its interpreter reads faster
+//! than any other. It knows no requests and no sockets.
 //!
 //! The types written here have kept their form since Python 3.4 (Python/marshal.c). References
 //! (version 3 and later) are not written: reading them costs more than they save.
 
-/// A value under construction. Containers are opened, filled by further calls, and, in the case of a
-/// dictionary, closed.
+/// A value under construction. Containers are opened, filled by further calls, and, in the case of
+/// a dictionary, closed.
 #[derive(Debug, Default)]
 pub(super) struct Marshal(Vec<u8>);
 

@@ -154,8 +154,8 @@ impl fmt::Display for InvalidHead {
 /// value.
 ///
 /// # Errors
-/// When the status is not one of a final response, a name or a value is invalid, or there are several
-/// lengths.
+/// When the status is not one of a final response, a name or a value is invalid, or there are
+/// several lengths.
 pub(super) fn parse_head(status: u16, head: &[u8]) -> Result<ResponseHead, InvalidHead> {
     let status = StatusCode::from_u16(status)
         .ok()

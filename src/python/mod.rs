@@ -2,8 +2,9 @@
 //!
 //! coring keeps the clients and speaks HTTP; a pool of Python processes (the workers) runs the
 //! application. Each core is linked to each worker by sockets. Requests travel as messages in the
-//! format of Python's `marshal`, responses come back as messages that coring does not trust. A worker
-//! that dies takes no connection with it, and requests that it had not begun with go to another.
+//! format of Python's `marshal`, responses come back as messages that coring does not trust. A
+//! worker that dies takes no connection with it, and requests that it had not begun with go to
+//! another.
 //!
 //! ```text
 //!          core 0            core 1
@@ -19,20 +20,21 @@
 //!       └───────────┘     └───────────┘
 //! ```
 //!
-//! - **WSGI** workers all receive from one socket, so the kernel gives each request to a thread that is
-//!   free. Before a thread calls the application it marks the request's number in its page of shared
-//!   memory: after a death the marks tell which requests had begun.
+//! - **WSGI** workers all receive from one socket, so the kernel gives each request to a thread
+//!   that is free. Before a thread calls the application it marks the request's number in its page
+//!   of shared memory: after a death the marks tell which requests had begun.
 //! - **ASGI** workers have a socket each and run any number of requests at a time; the one with the
 //!   fewest gets the next.
-//! - **The bell**: a core does not wait for a worker's messages. A worker sends each of them at once, and
-//!   rings an eventfd when it has nothing more to do, or a millisecond after it last did. So a busy
-//!   worker costs a core one wake-up per millisecond, not one per response.
+//! - **The bell**: a core does not wait for a worker's messages. A worker sends each of them at
+//!   once, and rings an eventfd when it has nothing more to do, or a millisecond after it last did.
+//!   So a busy worker costs a core one wake-up per millisecond, not one per response.
 
 mod body;
 mod launch;
 mod link;
 mod marshal;
 mod message;
+mod news;
 mod options;
 mod outbox;
 mod pool;
@@ -66,7 +68,8 @@ use crate::service::{Body, Request, Response, Service};
 use body::{NotCollected, Spool};
 use launch::Launcher;
 use link::{Dispatch, Joined, Link, monotonic};
-use pool::{News, Supervisor, parse_news};
+use news::{News, parse_news};
+use pool::Supervisor;
 use slots::Failure;
 use vars::Site;
 
@@ -93,8 +96,8 @@ struct Ends {
 }
 
 impl Workers {
-    /// Starts the processes for a server of at most `cores` cores, and waits until the first one has
-    /// loaded the application.
+    /// Starts the processes for a server of at most `cores` cores, and waits until the first one
+    /// has loaded the application.
     ///
     /// # Errors
     /// When that one did not become ready.
@@ -142,8 +145,8 @@ impl Workers {
         move || Python::new(&ends)
     }
 
-    /// Ends all processes: they finish their requests, run what the application has for its end, and
-    /// exit; after `limit` they are killed.
+    /// Ends all processes: they finish their requests, run what the application has for its end,
+    /// and exit; after `limit` they are killed.
     pub fn stop(&self, limit: Duration) {
         let mut supervisor = self
             .supervisor

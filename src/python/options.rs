@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::marshal::Marshal;
+
 /// What an application is and how it is run.
 ///
 /// ```
@@ -28,8 +30,8 @@ pub struct Options {
     pub workers: u32,
     /// The interpreter; see [`find_interpreter`](super::find_interpreter).
     pub python: PathBuf,
-    /// A program that calls [`launch`](super::launch()), with the arguments that make it do so. Without
-    /// one, workers may outlive a program that is killed by some milliseconds.
+    /// A program that calls [`launch`](super::launch()), with the arguments that make it do so.
+    /// Without one, workers may outlive a program that is killed by some milliseconds.
     pub launcher: Option<(PathBuf, Vec<std::ffi::OsString>)>,
     /// The working directory of the application.
     pub chdir: Option<PathBuf>,
@@ -124,4 +126,56 @@ pub enum WorkerClass {
     Gthread,
     /// An event loop.
     Asgi,
+}
+
+impl WorkerClass {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Sync => "sync",
+            Self::Gthread => "gthread",
+            Self::Asgi => "asgi",
+        }
+    }
+}
+
+impl Options {
+    /// Writes the settings that workers follow, as items of a dictionary.
+    pub(super) fn write(&self, out: &mut Marshal) {
+        for (name, value) in [
+            ("app", self.app.as_str()),
+            ("interface", self.interface.name()),
+            ("worker_class", self.class.name()),
+            ("loop", self.event_loop.as_str()),
+            ("lifespan", self.lifespan.as_str()),
+            ("root_path", self.root_path.as_str()),
+            ("log_level", self.log_level.as_str()),
+        ] {
+            out.text(name);
+            out.text(value);
+        }
+        for (name, path) in [("chdir", &self.chdir), ("app_dir", &self.app_dir)] {
+            out.text(name);
+            match path {
+                Some(path) => out.text(&path.to_string_lossy()),
+                None => out.none(),
+            }
+        }
+        out.text("pythonpath");
+        out.list(self.pythonpath.len());
+        for path in &self.pythonpath {
+            out.text(&path.to_string_lossy());
+        }
+        out.text("factory");
+        out.bool(self.factory);
+        for (name, number) in [
+            ("threads", self.threads.unwrap_or(0)),
+            ("workers", self.workers),
+        ] {
+            out.text(name);
+            out.int(i32::try_from(number).unwrap_or(i32::MAX));
+        }
+        out.text("drain_timeout");
+        out.float(self.drain_timeout.as_secs_f64());
+    }
 }

@@ -1,5 +1,5 @@
-//! The sending side of a socket of messages. A message that the socket does not take at once waits in
-//! a queue, in order.
+//! The sending side of a socket of messages. A message that the socket does not take at once waits
+//! in a queue, in order.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -46,8 +46,8 @@ impl Outbox {
         self.queue.borrow().len()
     }
 
-    /// Sends a message now, or as soon as the socket has room for it. If nobody can receive it any
-    /// more, it is dropped: the supervisor reports the end of workers.
+    /// Sends a message now, or as soon as the socket has room for it. If the other end cannot
+    /// receive it any more, it is dropped: the supervisor reports the end of workers.
     pub(super) fn send(self: &Rc<Self>, message: Outgoing) {
         if self.is_broken.get() {
             return;

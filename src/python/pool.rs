@@ -1,5 +1,5 @@
-//! The worker processes: a thread of their own starts them, one at a time, hands their sockets to the
-//! cores when they are ready, learns how they ended, and starts others in their place.
+//! The worker processes: a thread of their own starts them, one at a time, hands their sockets to
+//! the cores when they are ready, learns how they ended, and starts others in their place.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -25,7 +25,8 @@ use super::body::{memfd, sealed};
 use super::launch::{self, Launcher};
 use super::link::{Dispatch, PAGE_BYTES};
 use super::marshal::Marshal;
-use super::options::{Options, WorkerClass};
+use super::news::{join_message, leave_message};
+use super::options::Options;
 use crate::messages;
 use crate::net::{Events, Polling, UnixSeqpacket};
 use crate::task::run::run;
@@ -60,8 +61,8 @@ pub struct Loaded {
 pub enum StartError {
     /// A system call failed.
     Io(io::Error),
-    /// A worker has said why it cannot start, on standard error, and this is its exit status: 3 when
-    /// the application did not start, 4 when it could not be loaded.
+    /// A worker has said why it cannot start, on standard error, and this is its exit status: 3
+    /// when the application did not start, 4 when it could not be loaded.
     Worker(u8),
     /// A worker ended before it was ready.
     Ended(ExitStatus),
@@ -104,9 +105,9 @@ pub(super) struct Supervisor {
 }
 
 impl Supervisor {
-    /// Starts the thread, and waits until the first worker is ready. `cores` are the far ends of the
-    /// sockets by which the cores get to know of workers, `shared` is the far end of the socket that
-    /// workers receive requests from.
+    /// Starts the thread, and waits until the first worker is ready. `cores` are the far ends of
+    /// the sockets by which the cores get to know of workers, `shared` is the far end of the socket
+    /// that workers receive requests from.
     pub(super) fn start(
         options: Options,
         launcher: Launcher,
@@ -286,7 +287,7 @@ impl Pool {
         let (control, far_control) = pair()?;
         let page = memfd()?;
         ftruncate(&page, PAGE_BYTES as u64)?;
-        // A worker that made it shorter could have the kernel end whoever maps it.
+        // A worker that made it shorter could have the kernel end a process that maps it.
         fcntl_add_seals(&page, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
         let mut sockets = Vec::new();
         for _ in &self.cores {
@@ -445,97 +446,4 @@ fn parse_loaded(text: &str) -> Option<Loaded> {
         threads: words.next()?.parse().ok()?,
         detail: words.next().unwrap_or_default().to_owned(),
     })
-}
-
-fn join_message(number: u32, threads: u32, dispatch: Dispatch) -> Vec<u8> {
-    let mut message = vec![b'J', u8::from(dispatch == Dispatch::Each)];
-    message.extend_from_slice(&number.to_ne_bytes());
-    message.extend_from_slice(&threads.to_ne_bytes());
-    message
-}
-
-fn leave_message(number: u32) -> Vec<u8> {
-    let mut message = vec![b'L', 0];
-    message.extend_from_slice(&number.to_ne_bytes());
-    message
-}
-
-/// What the supervisor tells a core.
-#[derive(Debug)]
-pub(super) enum News {
-    Joined {
-        number: u32,
-        threads: u32,
-        dispatch: Dispatch,
-    },
-    Left(u32),
-}
-
-/// Reads what [`Pool::tell_core`] has sent.
-pub(super) fn parse_news(message: &[u8]) -> Option<News> {
-    let number = |at: usize| Some(u32::from_ne_bytes(*message.get(at..)?.first_chunk()?));
-    Some(match message {
-        [b'J', is_each, ..] => News::Joined {
-            number: number(2)?,
-            threads: number(6)?,
-            dispatch: match is_each {
-                0 => Dispatch::Shared,
-                _ => Dispatch::Each,
-            },
-        },
-        [b'L', ..] => News::Left(number(2)?),
-        _ => return None,
-    })
-}
-
-impl WorkerClass {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Sync => "sync",
-            Self::Gthread => "gthread",
-            Self::Asgi => "asgi",
-        }
-    }
-}
-
-impl Options {
-    /// Writes the settings that workers follow, as items of a dictionary.
-    fn write(&self, out: &mut Marshal) {
-        for (name, value) in [
-            ("app", self.app.as_str()),
-            ("interface", self.interface.name()),
-            ("worker_class", self.class.name()),
-            ("loop", self.event_loop.as_str()),
-            ("lifespan", self.lifespan.as_str()),
-            ("root_path", self.root_path.as_str()),
-            ("log_level", self.log_level.as_str()),
-        ] {
-            out.text(name);
-            out.text(value);
-        }
-        for (name, path) in [("chdir", &self.chdir), ("app_dir", &self.app_dir)] {
-            out.text(name);
-            match path {
-                Some(path) => out.text(&path.to_string_lossy()),
-                None => out.none(),
-            }
-        }
-        out.text("pythonpath");
-        out.list(self.pythonpath.len());
-        for path in &self.pythonpath {
-            out.text(&path.to_string_lossy());
-        }
-        out.text("factory");
-        out.bool(self.factory);
-        for (name, number) in [
-            ("threads", self.threads.unwrap_or(0)),
-            ("workers", self.workers),
-        ] {
-            out.text(name);
-            out.int(i32::try_from(number).unwrap_or(i32::MAX));
-        }
-        out.text("drain_timeout");
-        out.float(self.drain_timeout.as_secs_f64());
-    }
 }

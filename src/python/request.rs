@@ -1,5 +1,5 @@
-//! The message by which a worker receives a request: a tuple of its kind, the core that sends it, its
-//! number, what the application is told of it, its body, and its deadline.
+//! The message by which a worker receives a request: a tuple of its kind, the core that sends it,
+//! its number, what the application is told of it, its body, and its deadline.
 
 use std::os::fd::OwnedFd;
 use std::rc::Rc;

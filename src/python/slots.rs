@@ -15,14 +15,14 @@ pub(super) enum State {
     /// No response has begun.
     Waiting(Option<Waker>),
     /// A response, or the reason why there is none, waits for the call to take it.
-    Answered(Result<Answer, Failure>),
+    Responded(Result<StartedResponse, Failure>),
     /// The call has taken the response, or was dropped before there was one.
     Over,
 }
 
 /// A response, and the rest of its body if that is still to come.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct StartedResponse {
     pub(super) response: Response,
     pub(super) rest: Option<(Rc<Incoming>, BodySender)>,
 }

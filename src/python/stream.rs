@@ -2,8 +2,8 @@
 //! connection.
 //!
 //! A worker may be ahead of its client by the credit that it was given and not yet used
-//! ([`CREDIT_BYTES`]), and by what the body's own queue holds ([`RESPONSE_BYTES_MAX`]): that much of a
-//! response is taken from the worker at full speed. Beyond that the worker waits.
+//! ([`CREDIT_BYTES`]), and by what the body's own queue holds ([`RESPONSE_BYTES_MAX`]): that much
+//! of a response is taken from the worker at full speed. Beyond that the worker waits.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;

@@ -1,5 +1,5 @@
-//! What an application is told of a request: the `environ` of WSGI (PEP 3333) and the `scope` of ASGI,
-//! in the form of `marshal`. The constants of both are added by the worker.
+//! What an application is told of a request: the `environ` of WSGI (PEP 3333) and the `scope` of
+//! ASGI, in the form of `marshal`. The constants of both are added by the worker.
 
 use std::net::SocketAddr;
 
@@ -12,12 +12,13 @@ use crate::service::Request;
 /// What a request does not know of itself.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Site {
-    /// `SCRIPT_NAME` and `root_path`: the path under which the application is mounted, without a slash
-    /// at its end.
+    /// `SCRIPT_NAME` and `root_path`: the path under which the application is mounted, without a
+    /// slash at its end.
     pub(super) root_path: String,
 }
 
-/// Writes the variables of PEP 3333 that a request decides. `length` is that of its body, if it has one.
+/// Writes the variables of PEP 3333 that a request decides. `length` is that of its body, if it has
+/// one.
 ///
 /// Fields with `_` in their names are left out, since `A_B` and `A-B` would be one variable. So is
 /// `Proxy`, which would become the variable by which programs find their HTTP proxy.
@@ -101,8 +102,8 @@ fn fields(out: &mut Marshal, request: &Request) {
     }
 }
 
-/// Whether a field becomes a variable. The framing of the request is the server's: the body is as long
-/// as `CONTENT_LENGTH` says, and is not in chunks.
+/// Whether a field becomes a variable. The framing of the request is the server's: the body is as
+/// long as `CONTENT_LENGTH` says, and is not in chunks.
 fn is_passed_on(name: &[u8]) -> bool {
     !name.contains(&b'_')
         && !["proxy", "content-length", "transfer-encoding"]
@@ -110,8 +111,8 @@ fn is_passed_on(name: &[u8]) -> bool {
             .any(|other| name.eq_ignore_ascii_case(other.as_bytes()))
 }
 
-/// Writes the scope of an HTTP request (asgi-spec `www.rst`, version 2.5). Names of fields are in lower
-/// case; their order, their repetitions and the bytes of their values are the client's.
+/// Writes the scope of an HTTP request (asgi-spec `www.rst`, version 2.5). Names of fields are in
+/// lower case; their order, their repetitions and the bytes of their values are the client's.
 pub(super) fn scope(out: &mut Marshal, request: &Request, site: &Site) {
     out.dict();
     out.text("type");
@@ -173,8 +174,8 @@ fn unix_server() -> (String, String) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::marshal::tests::{Value, read};
     use super::*;
+    use crate::python::marshal::tests::{Value, read};
 
     fn request(target: &str, fields: &[(&str, &str)]) -> Request {
         let request = Request::builder().uri(target);

@@ -11,8 +11,8 @@ use coring::{EngineChoice, Handle, messages};
 
 use crate::plan::ServerConfig;
 
-/// Prints the banner to standard error, because standard output is for the access log. `about` has the
-/// rows that describe what is served.
+/// Prints the banner to standard error, because standard output is for the access log. `about` has
+/// the rows that describe what is served.
 pub(crate) fn banner(about: &[(&str, String)], config: &ServerConfig, handle: &Handle) {
     let (bold, plain) = if stderr_takes_colours() {
         ("\x1b[1m", "\x1b[0m")

@@ -60,7 +60,7 @@ pub(crate) fn plan(flags: Flags, port: Option<&str>) -> Result<Plan, String> {
         if flags.sizes.max_body.is_none() {
             limits.body_bytes_max = None;
         }
-        cores = cores.or(Some(run.cores()));
+        cores = cores.or_else(|| Some(run.cores()));
     }
     let config = Box::new(ServerConfig {
         addresses: addresses(flags.listen.bind, port)?,

@@ -1,5 +1,5 @@
-//! `coring run`: the flags of a Python application, and its worker processes. It uses only the public
-//! API of the library.
+//! `coring run`: the flags of a Python application, and its worker processes. It uses only the
+//! public API of the library.
 
 use std::env;
 use std::ffi::OsString;
@@ -278,7 +278,7 @@ impl RunArgs {
         let options = self.options(drain_timeout)?;
         let (sender, started) = mpsc::channel();
         let start = move || {
-            // Nobody receives it if a signal has ended the program.
+            // It is not received if a signal has ended the program.
             let _ = sender.send(Workers::start(options, cores));
         };
         thread::Builder::new()

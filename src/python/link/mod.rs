@@ -1,0 +1,353 @@
+//! One core's side of the link to the Python workers: it hands requests to them, takes their
+//! messages, and finds out what has become of the requests of a worker that has died.
+
+mod call;
+mod receive;
+mod send;
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use rustix::io::pread;
+use rustix::net::{RecvFlags, recv};
+use rustix::time::{ClockId, clock_gettime};
+
+use super::marshal::Marshal;
+use super::message::{Id, MESSAGE_BYTES_MAX};
+use super::outbox::{Outbox, Outgoing};
+use super::request::request_id;
+use super::slots::{Failure, Slots};
+use crate::net::{Events, Polling};
+use crate::rt::{Event, draining, spawn_detached};
+use crate::task::time::sleep;
+
+pub(super) use call::Call;
+
+/// How long after a ring of its bell a worker's messages are looked for once more.
+const AFTER_A_RING: Duration = Duration::from_millis(1);
+/// How long a worker may take from receiving a request to marking it.
+const UNTIL_MARKED: Duration = Duration::from_millis(50);
+/// How often a request looks for a worker while there is none.
+const WORKER_CHECK: Duration = Duration::from_millis(5);
+/// Bytes of the page in which a worker's threads mark their requests, 16 for each.
+pub(super) const PAGE_BYTES: usize = 4096;
+const MARK_BYTES: usize = 16;
+
+/// How requests reach the workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dispatch {
+    /// All workers receive from one socket: whichever thread is free takes the next request.
+    Shared,
+    /// Each worker has its own, and runs any number of requests at a time.
+    Each,
+}
+
+/// What the supervisor hands to a core of a worker that is ready.
+#[derive(Debug)]
+pub(super) struct Joined {
+    pub(super) number: u32,
+    pub(super) threads: u32,
+    pub(super) dispatch: Dispatch,
+    /// The near end of the worker's socket for this core.
+    pub(super) data: OwnedFd,
+    /// The far end of it, from which is read what a dead worker has not received.
+    pub(super) far: OwnedFd,
+    pub(super) bell: OwnedFd,
+    pub(super) page: OwnedFd,
+}
+
+/// A worker, as a core sees it.
+#[derive(Debug)]
+struct Peer {
+    number: u32,
+    threads: u32,
+    dispatch: Dispatch,
+    outbox: Rc<Outbox>,
+    data: OwnedFd,
+    far: OwnedFd,
+    page: OwnedFd,
+    /// Requests that it was given and has not answered in full; for `Dispatch::Each`.
+    running: Cell<u32>,
+    is_dead: Cell<bool>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) core: i32,
+    shared: Rc<Outbox>,
+    peers: RefCell<Vec<Rc<Peer>>>,
+    slots: RefCell<Slots>,
+    /// A fence that was sent, and happens when it is answered.
+    fence: RefCell<Option<(Id, Rc<Event>)>>,
+    /// Messages are received into it, one at a time.
+    buffer: RefCell<Vec<u8>>,
+    is_sweeping: Cell<bool>,
+    is_draining: Cell<bool>,
+    queue_max: usize,
+    /// Requests that wait for the first worker, or for one in the place of those that have died.
+    waiting: Cell<usize>,
+}
+
+/// Counts a request as long as it waits.
+struct Waiting<'a>(&'a Cell<usize>);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a Cell<usize>) -> Self {
+        count.set(count.get() + 1);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+/// The clock by which deadlines are given: that of Python's `time.monotonic()`, in seconds.
+pub(super) fn monotonic() -> f64 {
+    let time = clock_gettime(ClockId::Monotonic);
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "an uptime of less than 2^53 seconds"
+    )]
+    let (seconds, nanoseconds) = (time.tv_sec as f64, time.tv_nsec as f64);
+    seconds + nanoseconds / 1e9
+}
+
+impl Link {
+    /// A link without workers. `shared` is the near end of the socket that all of them receive
+    /// from; at most `queue_max` requests wait for a thread.
+    pub(super) fn new(core: i32, shared: OwnedFd, queue_max: usize) -> Rc<Self> {
+        let link = Rc::new(Self {
+            core,
+            shared: Rc::new(Outbox::new(shared)),
+            peers: RefCell::default(),
+            slots: RefCell::default(),
+            fence: RefCell::default(),
+            buffer: RefCell::new(vec![0; MESSAGE_BYTES_MAX + 1]),
+            is_sweeping: Cell::new(false),
+            is_draining: Cell::new(false),
+            queue_max,
+            waiting: Cell::new(0),
+        });
+        let draining_link = link.clone();
+        spawn_detached(async move {
+            draining().await;
+            draining_link.drain();
+        });
+        link
+    }
+
+    /// How requests are handed out at present; none while there is no worker.
+    pub(super) fn dispatch(&self) -> Option<Dispatch> {
+        Some(self.peers.borrow().first()?.dispatch)
+    }
+
+    /// Waits until there is a worker; none if there is none at the deadline.
+    pub(super) async fn wait_for_worker(&self, deadline: f64) -> Option<Dispatch> {
+        let _waiting = Waiting::new(&self.waiting);
+        loop {
+            let dispatch = self.dispatch();
+            if dispatch.is_some() || monotonic() > deadline {
+                return dispatch;
+            }
+            sleep(WORKER_CHECK).await;
+        }
+    }
+
+    /// Whether a further request would have to wait behind too many.
+    pub(super) fn is_full(&self) -> bool {
+        let peers = self.peers.borrow();
+        let threads: u32 = peers.iter().map(|peer| peer.threads).sum();
+        match self.dispatch() {
+            Some(Dispatch::Each) => {
+                let mut queued = peers.iter().map(|peer| peer.outbox.queued());
+                queued.all(|queued| queued >= self.queue_max)
+            }
+            Some(Dispatch::Shared) => {
+                self.slots.borrow().len() >= threads as usize + self.queue_max
+            }
+            None => self.waiting.get() >= self.queue_max,
+        }
+    }
+
+    /// Takes up a worker that is ready.
+    pub(super) fn join(self: &Rc<Self>, joined: Joined) -> io::Result<()> {
+        let peer = Rc::new(Peer {
+            number: joined.number,
+            threads: joined.threads,
+            dispatch: joined.dispatch,
+            outbox: Rc::new(Outbox::new(joined.data.try_clone()?)),
+            data: joined.data,
+            far: joined.far,
+            page: joined.page,
+            running: Cell::new(0),
+            is_dead: Cell::new(false),
+        });
+        self.peers.borrow_mut().push(peer.clone());
+        if self.is_draining.get() {
+            tell(&peer, drained);
+        }
+        let link = self.clone();
+        spawn_detached(async move { link.listen(&peer, joined.bell).await });
+        Ok(())
+    }
+
+    /// The requests of a worker that has died are answered, or given to another.
+    pub(super) fn bury(self: &Rc<Self>, number: u32) {
+        let Some(dead) = self.peer(number) else {
+            return;
+        };
+        self.collect(&dead);
+        dead.is_dead.set(true);
+        self.peers.borrow_mut().retain(|peer| peer.number != number);
+        match dead.dispatch {
+            Dispatch::Each => {
+                for frame in unreceived(&dead.far) {
+                    self.send_again(frame);
+                }
+                self.fail_where(|_, slot| slot.worker == Some(number));
+            }
+            Dispatch::Shared => {
+                let marked = marks(&dead.page);
+                self.fail_where(|id, slot| slot.worker == Some(number) || marked.contains(&id));
+                let link = self.clone();
+                spawn_detached(async move { link.find_lost().await });
+            }
+        }
+    }
+
+    /// A request that a dead worker had not received goes to another one.
+    fn send_again(&self, frame: Vec<u8>) {
+        let Some(id) = request_id(&frame) else { return };
+        let Some(peer) = self.least_busy() else {
+            return self.fail(id, Failure::WorkerDied);
+        };
+        if let Some(slot) = self.slots.borrow_mut().get(id) {
+            slot.worker = Some(peer.number);
+            peer.running.set(peer.running.get() + 1);
+            peer.outbox.send(Outgoing {
+                bytes: frame,
+                descriptor: None,
+            });
+        }
+    }
+
+    /// Finds the requests that a dead worker had received from the shared socket and not yet
+    /// marked. A fence is sent behind all requests. When a worker has received it, all of them were
+    /// received; and soon after that, all that were received by workers that live are marked or
+    /// answered.
+    async fn find_lost(self: &Rc<Self>) {
+        let before = self.slots.borrow().next_order();
+        let fence = self.fence();
+        fence.wait().await;
+        sleep(UNTIL_MARKED).await;
+        let peers = self.peers.borrow().clone();
+        let marked: Vec<Id> = peers.iter().flat_map(|peer| marks(&peer.page)).collect();
+        // A mark is removed after the response was sent: whatever is not marked is here by now.
+        peers.iter().for_each(|peer| self.collect(peer));
+        self.fail_where(|id, slot| {
+            slot.order < before && slot.worker.is_none() && !marked.contains(&id)
+        });
+    }
+
+    /// The fence that is under way, or a new one.
+    fn fence(&self) -> Rc<Event> {
+        let mut id = Id::default();
+        id[4..].copy_from_slice(&self.slots.borrow_mut().nonce().to_le_bytes());
+        let mut message = Marshal::with_capacity(32);
+        message.tuple(3);
+        message.int(5);
+        message.int(self.core);
+        message.bytes(&id);
+        // A worker that dies may take a fence with it. The next one stands for it, too.
+        let earlier = self.fence.borrow_mut().take();
+        let event = earlier.map_or_else(Rc::default, |(_, event)| event);
+        *self.fence.borrow_mut() = Some((id, event.clone()));
+        self.shared.send(Outgoing {
+            bytes: message.into_bytes(),
+            descriptor: None,
+        });
+        event
+    }
+
+    fn peer(&self, number: u32) -> Option<Rc<Peer>> {
+        let peers = self.peers.borrow();
+        peers.iter().find(|peer| peer.number == number).cloned()
+    }
+
+    fn least_busy(&self) -> Option<Rc<Peer>> {
+        let peers = self.peers.borrow();
+        peers.iter().min_by_key(|peer| peer.running.get()).cloned()
+    }
+
+    fn drain(&self) {
+        self.is_draining.set(true);
+        for peer in &*self.peers.borrow() {
+            tell(peer, drained);
+        }
+    }
+
+    /// Takes the messages of a worker each time that it rings.
+    async fn listen(self: Rc<Self>, peer: &Peer, bell: OwnedFd) {
+        let mut bell = Polling::new(bell, Events::READABLE);
+        while !peer.is_dead.get() && bell.ready().await.is_ok() {
+            self.collect(peer);
+            if self.slots.borrow().len() > 0 {
+                sleep(AFTER_A_RING).await;
+                self.collect(peer);
+            }
+        }
+    }
+}
+
+/// Sends a short message to a worker.
+fn tell(peer: &Peer, write: impl FnOnce(&mut Marshal)) {
+    let mut message = Marshal::with_capacity(64);
+    write(&mut message);
+    peer.outbox.send(Outgoing {
+        bytes: message.into_bytes(),
+        descriptor: None,
+    });
+}
+
+fn drained(message: &mut Marshal) {
+    message.tuple(1);
+    message.int(4);
+}
+
+fn unwanted(peer: &Peer, id: Id) {
+    tell(peer, |message| {
+        message.tuple(2);
+        message.int(2);
+        message.bytes(&id);
+    });
+}
+
+/// The requests that a worker's threads have marked.
+fn marks(page: &OwnedFd) -> Vec<Id> {
+    let mut bytes = [0; PAGE_BYTES];
+    // A page that cannot be read has no marks: its worker's requests are found to be lost.
+    let len = pread(page, &mut bytes, 0).unwrap_or(0);
+    let marks = bytes[..len].chunks_exact(MARK_BYTES).map(|mark| {
+        let mut id = Id::default();
+        id.copy_from_slice(&mark[..8]);
+        id
+    });
+    marks.filter(|id| *id != Id::default()).collect()
+}
+
+/// The messages that a dead worker has not received, read from its own end of the socket.
+fn unreceived(far: &OwnedFd) -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    let mut buffer = vec![0; MESSAGE_BYTES_MAX];
+    while let Ok((_, len @ 1..)) = recv(far, &mut buffer[..], RecvFlags::DONTWAIT) {
+        frames.push(buffer[..len].to_vec());
+    }
+    frames
+}

@@ -1,0 +1,110 @@
+//! The messages to workers, and requests that expire.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::{Call, Link, Peer, marks, monotonic, tell};
+use crate::python::message::Id;
+use crate::python::outbox::Outgoing;
+use crate::python::slots::{Failure, Slot, State};
+use crate::rt::spawn_detached;
+use crate::task::time::sleep;
+
+/// How often deadlines are checked while requests wait.
+const SWEEP: Duration = Duration::from_millis(500);
+/// How long after a request's deadline its mark is looked for: a worker that has received it in
+/// time has set the mark by then.
+const AFTER_DEADLINE: f64 = 0.1;
+
+impl Link {
+    /// The number of a request that is about to be sent.
+    pub(in crate::python) fn open(self: &Rc<Self>, deadline: f64, is_head: bool) -> Call {
+        let id = self.slots.borrow_mut().insert(deadline, is_head);
+        Call {
+            link: self.clone(),
+            id,
+        }
+    }
+
+    /// Sends a request to whichever thread is free first.
+    pub(in crate::python) fn send_shared(self: &Rc<Self>, message: Outgoing) {
+        self.shared.send(message);
+        if !self.is_sweeping.replace(true) {
+            let link = self.clone();
+            spawn_detached(async move { link.sweep().await });
+        }
+    }
+
+    /// Sends a request to the worker that has the fewest. `false`: there is none.
+    pub(in crate::python) fn send_to_one(&self, id: Id, message: Outgoing) -> bool {
+        let Some(peer) = self.least_busy() else {
+            return false;
+        };
+        if let Some(slot) = self.slots.borrow_mut().get(id) {
+            slot.worker = Some(peer.number);
+        }
+        peer.running.set(peer.running.get() + 1);
+        peer.outbox.send(message);
+        true
+    }
+
+    /// Says that requests have expired which no worker has begun with. A worker that begins with a
+    /// request marks it, then looks at its deadline: so what is not marked after that never begins.
+    async fn sweep(&self) {
+        while self.slots.borrow().len() > 0 {
+            sleep(SWEEP).await;
+            let late = monotonic() - AFTER_DEADLINE;
+            let is_late =
+                |slot: &Slot| matches!(slot.state, State::Waiting(_)) && slot.deadline < late;
+            let late: Vec<Id> = {
+                let slots = self.slots.borrow();
+                let late = slots.iter().filter(|(_, slot)| is_late(slot));
+                late.map(|(id, _)| id).collect()
+            };
+            if late.is_empty() {
+                continue;
+            }
+            let peers = self.peers.borrow().clone();
+            let marked: Vec<Id> = peers.iter().flat_map(|peer| marks(&peer.page)).collect();
+            peers.iter().for_each(|peer| self.collect(peer));
+            for id in late {
+                if !marked.contains(&id) {
+                    self.fail(id, Failure::Expired);
+                }
+            }
+        }
+        self.is_sweeping.set(false);
+    }
+
+    /// A worker's response may continue by `bytes` bytes.
+    pub(super) fn grant(&self, id: Id, bytes: u32) {
+        let Some(peer) = self.worker_of(id) else {
+            return;
+        };
+        tell(&peer, |message| {
+            message.tuple(3);
+            message.int(3);
+            message.bytes(&id);
+            message.int(i32::try_from(bytes).expect("a part of a body is short"));
+        });
+    }
+
+    /// Sends a part of a request's body to the worker that has the request.
+    pub(in crate::python) fn send_part(&self, id: Id, part: &[u8], has_more: bool) {
+        let Some(peer) = self.worker_of(id) else {
+            return;
+        };
+        tell(&peer, |message| {
+            message.tuple(4);
+            message.int(1);
+            message.bytes(&id);
+            message.bytes(part);
+            message.bool(has_more);
+        });
+    }
+
+    pub(super) fn worker_of(&self, id: Id) -> Option<Rc<Peer>> {
+        let number = self.slots.borrow_mut().get(id)?.worker?;
+        self.peer(number)
+    }
+}
