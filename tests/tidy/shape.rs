@@ -18,6 +18,26 @@ const LONG_FILES: &[(&str, &str)] = &[
     ),
     ("tests/integration/limits.rs", "one test for each limit"),
     (
+        "tests/python/test_application.py",
+        "one test for each way to name an application, and each mistake",
+    ),
+    (
+        "tests/python/test_asgi.py",
+        "one test for each rule of ASGI",
+    ),
+    (
+        "tests/python/test_protocol.py",
+        "one test for each rule of the link",
+    ),
+    (
+        "tests/python/test_wsgi.py",
+        "one test for each rule of PEP 3333",
+    ),
+    (
+        "tests/python/wsgi_app.py",
+        "one view for each test of PEP 3333",
+    ),
+    (
         "tests/simulation/client.rs",
         "one client: its requests, its behaviours and its checks",
     ),
