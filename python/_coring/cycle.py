@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Dict, Sequence
 
 from _coring import logs
-from _coring.heads import ERROR_BODY, ERROR_HEAD, Head, make_head
+from _coring.heads import ERROR_BODY, ERROR_HEAD, Head, make_head, remember
 from _coring.link import (
     ABORT,
     BODY,
@@ -38,33 +38,29 @@ _ABORT = pack_prefix(ABORT, 0, 0, 0)
 # The room for a request's body is given back in pieces of this many bytes.
 _WANT_BYTES = CREDIT_BYTES // 4
 
-_heads: dict[tuple[int, bytes], Head] = {}
-_HEADS_MAX = 512
-_CACHED_BYTES_MAX = 2048
+# Heads by their statuses and headers. Most applications have few of them.
+_heads: dict[Any, Head] = {}
 
 
 def head_of(message: Message) -> Head:
     """The head of `http.response.start`, validated."""
     status = message["status"]
-    headers = message.get("headers", ())
-    if not hasattr(headers, "__len__"):
-        headers = list(headers)
-    try:
-        fields = _lines([b"", *map(_pair, headers)])
-        head = _heads[status, fields]
-        if head.count == len(headers):
-            return head
-    except KeyError:
-        pass
-    except TypeError as error:
-        raise TypeError(f"headers must be pairs of bytes: {error}") from None
     if not isinstance(status, int):
         raise TypeError(f"status must be int, not {type(status).__name__}")
+    headers = message.get("headers", ())
+    try:
+        key = (status, *headers) if type(headers) is list else None
+        return _heads[key]
+    except (KeyError, TypeError):
+        pass
+    # A pair may be a list as well.
+    headers = tuple(map(tuple, headers))
+    try:
+        fields = _lines([b"", *map(_pair, headers)])
+    except TypeError as error:
+        raise TypeError(f"headers must be pairs of bytes: {error}") from None
     head = make_head(status, b"", fields, len(headers), _TOLERATED)
-    if len(fields) <= _CACHED_BYTES_MAX:
-        if len(_heads) >= _HEADS_MAX:
-            _heads.clear()
-        _heads[status, fields] = head
+    remember(_heads, (status, *headers), head)
     return head
 
 

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from _coring.link import END, HEAD, HEAD_BYTES_MAX, pack_prefix
+
+# How many heads are kept, and how long each may be.
+REMEMBERED_MAX = 512
+REMEMBERED_BYTES_MAX = 2048
 
 _FIELDS = re.compile(rb"(?:\n[!#$%&'*+.^_`|~0-9A-Za-z-]+\0[\t\x20-\x7e\x80-\xff]*)*").fullmatch
 _LENGTHS = re.compile(rb"\ncontent-length\0[ \t]*([^\n]*?)[ \t]*(?=\n|$)", re.IGNORECASE).findall
@@ -19,11 +24,10 @@ _DECIMAL = re.compile(rb"[0-9]{1,19}").fullmatch
 class Head:
     """The validated head of a response, ready to be sent."""
 
-    __slots__ = ("count", "has_body", "length", "part", "text", "whole")
+    __slots__ = ("has_body", "length", "part", "text", "whole")
 
-    def __init__(self, status: int, text: bytes, count: int, length: int | None) -> None:
+    def __init__(self, status: int, text: bytes, length: int | None) -> None:
         self.text = text
-        self.count = count
         self.length = length
         self.has_body = status not in (204, 304)
         # How a message begins that holds the whole response, or its first part.
@@ -54,7 +58,19 @@ def make_head(status: int, reason: bytes, fields: bytes, count: int, tolerated: 
     text = reason + fields.replace(b"\0", b":")
     if len(text) > HEAD_BYTES_MAX:
         raise ValueError(f"the headers have {len(text)} bytes; {HEAD_BYTES_MAX} is the most")
-    return Head(status, text, count, length)
+    return Head(status, text, length)
+
+
+def remember(heads: dict[Any, Head], key: Any, head: Head) -> None:
+    """Keeps a head, so that it need not be validated again."""
+    if len(head.text) <= REMEMBERED_BYTES_MAX:
+        if len(heads) >= REMEMBERED_MAX:
+            heads.clear()
+        try:
+            heads[key] = head
+        except TypeError:
+            # Values like bytearray, which may change.
+            pass
 
 
 def _what_is_wrong(fields: bytes, count: int) -> str:

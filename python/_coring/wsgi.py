@@ -11,7 +11,7 @@ from typing import Any, Callable, Dict, Iterable, List, Tuple
 
 from _coring import logs
 from _coring.files import FileWrapper, Spooled
-from _coring.heads import ERROR_BODY, ERROR_HEAD, Head, make_head
+from _coring.heads import ERROR_BODY, ERROR_HEAD, Head, make_head, remember
 from _coring.link import (
     ABORT,
     BODY,
@@ -28,7 +28,6 @@ Headers = List[Tuple[str, str]]
 Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
 _pair = "\0".join
-_lines = "\n".join
 _join = b"".join
 
 _STATUS = re.compile(r"([0-9]{3})(?: ([\t\x20-\x7e\x80-\xff]*))?").fullmatch
@@ -39,10 +38,8 @@ _BODY_PART = pack_prefix(BODY, 0, 0, 0)
 _BODY_END = pack_prefix(BODY, END, 0, 0)
 _ABORT = pack_prefix(ABORT, 0, 0, 0)
 
-# Heads by their text. Most applications have few of them.
-_heads: dict[str, Head] = {}
-_HEADS_MAX = 512
-_CACHED_CHARS_MAX = 2048
+# Heads by their statuses and headers. Most applications have few of them.
+_heads: dict[Any, Head] = {}
 
 
 def head_of(status: str, headers: Headers) -> Head:
@@ -66,11 +63,7 @@ def head_of(status: str, headers: Headers) -> Head:
         raise ValueError(f"a header has a character beyond U+00FF: {error}") from None
     reason = (match[2] or "").encode("latin-1")
     head = make_head(int(match[1]), reason, encoded, len(headers), _TOLERATED)
-    key = _lines([status, *map(_pair, headers)])
-    if len(key) <= _CACHED_CHARS_MAX:
-        if len(_heads) >= _HEADS_MAX:
-            _heads.clear()
-        _heads[key] = head
+    remember(_heads, (status, *map(tuple, headers)), head)
     return head
 
 
@@ -107,13 +100,11 @@ class Response:
             exc_info = None
         self.is_called = True
         try:
-            # One lookup instead of validation. An injected line feed would make one field too many.
-            head = _heads[_lines([status, *map(_pair, headers)])]
-            if head.count != len(headers):
-                raise KeyError
+            # One lookup instead of validation.
+            key = (status, *headers) if type(headers) is list else None
+            self.head = _heads[key]
         except (KeyError, TypeError):
-            head = head_of(status, headers)
-        self.head = head
+            self.head = head_of(status, headers)
         return self.write
 
     def _start_again(self, exc_info: Any) -> None:
@@ -165,7 +156,7 @@ class Response:
         if not head.has_body:
             return
         fields = head.text + b"\nContent-Length:%d" % size
-        self.head = Head(int.from_bytes(head.part[2:4], "little"), fields, head.count + 1, size)
+        self.head = Head(int.from_bytes(head.part[2:4], "little"), fields, size)
 
     def stream(self, blocks: Iterable[bytes]) -> None:
         """Sends each block before it asks for the next one."""

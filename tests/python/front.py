@@ -70,7 +70,7 @@ class Message:
 
 
 class Response:
-    """What has come for one request so far."""
+    """The messages of one request so far."""
 
     def __init__(self):
         self.messages = []
@@ -325,7 +325,8 @@ class Worker:
         fds = [bundle, far_control.fileno(), front.far.fileno(), self.page, *self.bells]
         fds += [far.fileno() for far in far_data]
         self.outputs = {name: open(self.path(name), "wb") for name in ("stdout", "stderr")}
-        environment = dict(os.environ, PYTHONDONTWRITEBYTECODE="1", **(front.env or {}))
+        environment = dict(os.environ, PYTHONDONTWRITEBYTECODE="1", PYTHONFAULTHANDLER="1")
+        environment.update(front.env or {})
         self.process = subprocess.Popen(
             [front.python, "-c", BOOTSTRAP, str(bundle)],
             pass_fds=fds,
@@ -366,7 +367,7 @@ class Worker:
         return [page[at : at + 8] for at in range(0, 4096, 16) if page[at : at + 8] != bytes(8)]
 
     def rings(self, core=0):
-        """How often the bell was rung since the last time."""
+        """The number of rings since the last call."""
         try:
             return int.from_bytes(os.read(self.bells[core], 8), "little")
         except BlockingIOError:
@@ -376,6 +377,15 @@ class Worker:
         poll = select.poll()
         poll.register(self.bells[core], select.POLLIN)
         return bool(poll.poll(timeout * 1000)) and self.rings(core)
+
+    def wait(self, timeout):
+        """Its exit status. If it does not end, its threads say on standard error where they are."""
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGABRT)
+            self.process.wait()
+            raise AssertionError(f"it does not end: {self.output('stderr')}") from None
 
     def quit(self):
         self.control.send(b"quit")

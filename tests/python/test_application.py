@@ -574,7 +574,7 @@ print(sum("memfd" in name for name in found))
             )
             f.get()
             f.worker.quit()
-            self.assertEqual(f.worker.process.wait(5), 0)
+            self.assertEqual(f.worker.wait(5), 0)
             self.assertEqual(f.stderr(), "")
 
     def test_sitecustomize_runs(self):
@@ -586,7 +586,7 @@ print(sum("memfd" in name for name in found))
         source = wsgi() + "\nimport atexit; atexit.register(print, 'at exit')\n"
         f = self.load("main:app", {"main.py": source})
         f.worker.quit()
-        self.assertEqual(f.worker.process.wait(5), 0)
+        self.assertEqual(f.worker.wait(5), 0)
         self.assertEqual(f.stdout(), "at exit\n")
 
 

@@ -299,7 +299,7 @@ class Start(Base):
                 self.assertEqual(self.custom("200 OK", [header]).status, 500)
 
     def test_16_a_known_head_does_not_hide_an_injection(self):
-        """The text of these headers is that of two others, which were found to be valid."""
+        """The text of these headers is that of two others, which are known to be valid."""
         self.assertEqual(self.custom("200 OK", [["X", "a"], ["Evil", "b"]]).status, 200)
         self.assertEqual(self.custom("200 OK", [["X", "a\nEvil\0b"]]).status, 500)
         self.assertEqual(self.custom("200 OK\nX\0a", [["Evil", "b"]]).status, 500)
@@ -371,7 +371,7 @@ class Body(Base):
                 go = os.path.join(directory, "go")
                 self.front.worker.rings()
                 ident = self.front.send("GET", f"/{view}", query=go)
-                # 21 for write(). The core is rung at once, too.
+                # 21 for write(). The bell rings at once, too.
                 self.assertTrue(self.front.worker.wait_for_ring())
                 response = self.front.responses[ident]
                 self.front.until(lambda r=response: r.body == b"one")
@@ -451,7 +451,7 @@ class Body(Base):
                 response = self.front.response(self.front.send("HEAD", prefix + view))
                 self.assertEqual((response.status, response.body), (200, b""))
                 self.assertEqual(len(response.messages), 1)
-        # What is known of the length is said.
+        # A known length is stated.
         self.assertEqual(
             self.front.response(self.front.send("HEAD", "/head_list")).header("Content-Length"),
             ["7"],
