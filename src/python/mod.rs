@@ -47,6 +47,7 @@ mod vars;
 use std::cell::OnceCell;
 use std::fmt;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -65,7 +66,7 @@ use crate::messages;
 use crate::net::UnixSeqpacket;
 use crate::rt::spawn_detached;
 use crate::service::{Body, Request, Response, Service};
-use body::{NotCollected, Spool};
+use body::{FALLBACK_BYTES_MAX, NotCollected, Spool, file_in};
 use launch::Launcher;
 use link::{Dispatch, Joined, Link, monotonic};
 use news::{News, parse_news};
@@ -93,6 +94,8 @@ struct Ends {
     news: Vec<Mutex<Option<OwnedFd>>>,
     taken: AtomicUsize,
     options: Options,
+    /// Where large request bodies are kept; none if no file can be made there.
+    spool_directory: Option<PathBuf>,
 }
 
 impl Workers {
@@ -119,6 +122,7 @@ impl Workers {
             through: options.launcher.clone(),
         };
         let (supervisor, loaded) = Supervisor::start(options.clone(), launcher, far, far_shared)?;
+        let spool_directory = spool_directory(&options, &loaded);
         Ok(Self {
             supervisor: Mutex::new(supervisor),
             ends: Arc::new(Ends {
@@ -126,6 +130,7 @@ impl Workers {
                 news: near,
                 taken: AtomicUsize::new(0),
                 options,
+                spool_directory,
             }),
             loaded,
         })
@@ -191,10 +196,7 @@ impl Python {
             site: Site {
                 root_path: options.root_path.clone(),
             },
-            spool: Spool {
-                memory_bytes_max: options.body_buffer,
-                directory: options.spool_dir.clone(),
-            },
+            spool: Spool::new(options.body_buffer, ends.spool_directory.clone()),
             queue_timeout: options.queue_timeout.as_secs_f64(),
         }
     }
@@ -221,13 +223,12 @@ impl Python {
     async fn wsgi(&self, mut request: Request) -> Result<Response, Failure> {
         let has_body = request.header("content-length").is_some()
             || request.header("transfer-encoding").is_some();
-        let body = match self.spool.collect(request.body(), has_body).await {
-            Ok(body) => body,
+        let (body, _share) = match self.spool.collect(request.body(), has_body).await {
+            Ok(collected) => collected,
             Err(NotCollected::Incomplete) => return Err(Failure::Invalid),
             Err(NotCollected::Spool(error)) => {
                 messages::report(format_args!(
-                    "a request body cannot be kept in {}: {error}; its client gets 503",
-                    self.spool.directory.display()
+                    "a request body cannot be kept: {error}; its client gets 503"
                 ));
                 return Err(Failure::Expired);
             }
@@ -292,6 +293,27 @@ impl Service for Python {
                 Response::text("bad gateway\n").with_status(StatusCode::BAD_GATEWAY)
             }
         })
+    }
+}
+
+/// The directory for large request bodies, if a file can be made there. Else it is reported that there
+/// is none, unless the application gets all bodies as they arrive.
+fn spool_directory(options: &Options, loaded: &Loaded) -> Option<PathBuf> {
+    let directory = &options.spool_dir;
+    match file_in(directory) {
+        Ok(_) => Some(directory.clone()),
+        Err(error) => {
+            if loaded.interface == "wsgi" {
+                messages::report(format_args!(
+                    "no file can be made in {}: {error}; request bodies are kept in memory, at most \
+                     {} MiB for each core, and further ones get 503; name another directory with \
+                     --spool-dir",
+                    directory.display(),
+                    FALLBACK_BYTES_MAX >> 20,
+                ));
+            }
+            None
+        }
     }
 }
 
