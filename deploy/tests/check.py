@@ -28,7 +28,8 @@ DEPLOY = Path(__file__).resolve().parents[1]
 KUSTOMIZE = DEPLOY / "kustomize"
 SITE = KUSTOMIZE / "base" / "site"
 UNIT = DEPLOY / "systemd" / "coring.service"
-PLACES = ["base", "overlays/io_uring"]
+FLASK = "overlays/flask"
+PLACES = ["base", "overlays/io_uring", FLASK]
 # The oldest version has the sleep action of preStop.
 KUBERNETES_VERSIONS = ["1.30", "1.34", "1.37"]
 
@@ -42,6 +43,9 @@ CONNECTION_BYTES = 6 << 10
 EXCHANGE_BYTES = 20 << 10
 # Everything but received bytes, cached files and connections: code, stacks, rings, responses.
 REST_BYTES = 16 << 20
+# A Python worker with a small application, and the responses that slow clients have not read.
+PYTHON_BYTES = 64 << 20
+UNREAD_BYTES = 64 << 20
 EXPOSURE_MAX = 1.3  # of systemd-analyze security; 0 is best, 10 worst
 
 CORING = ""
@@ -79,8 +83,8 @@ def flags_of(words):
     return dict(word.split("=", 1) for word in words if word.startswith("--"))
 
 
-def help_text():
-    return " ".join(run(CORING, "serve", "--help").split())
+def help_text(command="serve"):
+    return " ".join(run(CORING, command, "--help").split())
 
 
 def default_of(flag):
@@ -105,15 +109,32 @@ def drain_seconds(words):
     return GRACE_S + seconds_of(limit)
 
 
-def containerfile():
-    """The instructions of the last stage of the image: {"USER": ["65532:65532"], …}."""
-    text = (DEPLOY / "container" / "Containerfile").read_text(encoding="utf-8")
-    last = text[text.index("FROM scratch") :].replace("\\\n", " ")
+def containerfile(name="Containerfile"):
+    """The instructions of the last stage of an image: {"USER": ["65532:65532"], …}."""
+    text = (DEPLOY / "container" / name).read_text(encoding="utf-8")
+    last = text[text.rindex("\nFROM ") :].replace("\\\n", " ")
     pairs = (line.split(None, 1) for line in last.splitlines() if re.match(r"[A-Z]+ ", line))
     instructions = {}
     for name, value in pairs:
         instructions.setdefault(name, []).append(value)
     return instructions
+
+
+def memory_needed(flags, cores):
+    """The bytes that coring and its Python workers may need with these flags."""
+    received = bytes_of(flags["--max-receive-memory"])
+    # A head larger than a block does not count against --max-receive-memory.
+    connection = CONNECTION_BYTES + EXCHANGE_BYTES + bytes_of(default_of("--max-head"))
+    python = 0
+    if "--workers" in flags:
+        cached = 0
+        connection += bytes_of(flags["--body-buffer"])
+        python = int(flags["--workers"]) * PYTHON_BYTES + UNREAD_BYTES
+    else:
+        # The cache may take twice its limit while files change.
+        cached = 2 * bytes_of(default_of("--file-cache")) + bytes_of(flags["--response-memory"])
+    connected = int(flags["--max-connections"]) * connection
+    return cores * (received + cached) + connected + python + REST_BYTES
 
 
 def unit_settings():
@@ -215,17 +236,10 @@ class Manifests(unittest.TestCase):
         for resources in self.each:
             box = container_of(resources)
             limits, requests = box["resources"]["limits"], box["resources"]["requests"]
-            (cores,) = [var for var in box["env"] if var["name"] == "CORING_CORES"]
-            self.assertEqual(cores["valueFrom"]["resourceFieldRef"]["resource"], "requests.cpu")
-            workers = math.ceil(float(requests["cpu"]))
-            received = bytes_of(flags_of(box["args"])["--max-receive-memory"])
-            # The cache may take twice its limit while files change.
-            cached = 2 * bytes_of(default_of("--file-cache"))
-            cached += bytes_of(flags_of(box["args"])["--response-memory"])
-            # A head larger than a block does not count against --max-receive-memory.
-            connection = CONNECTION_BYTES + EXCHANGE_BYTES + bytes_of(default_of("--max-head"))
-            connected = int(flags_of(box["args"])["--max-connections"]) * connection
-            needed = workers * (received + cached) + connected + REST_BYTES
+            (variable,) = [var for var in box["env"] if var["name"] == "CORING_CORES"]
+            self.assertEqual(variable["valueFrom"]["resourceFieldRef"]["resource"], "requests.cpu")
+            cores = math.ceil(float(requests["cpu"]))
+            needed = memory_needed(flags_of(box["args"]), cores)
             limit = bytes_of(limits["memory"].replace("i", "").lower())
             self.assertGreaterEqual(limit, needed)
             self.assertEqual(limits["memory"], requests["memory"])
@@ -243,6 +257,17 @@ class Manifests(unittest.TestCase):
                 self.assertLessEqual(selector.items(), labels)
             self.assertGreater(spec["replicas"], budget["maxUnavailable"])
             self.assertEqual(spec["strategy"]["rollingUpdate"]["maxUnavailable"], 0)
+
+    def test_flask_has_a_writable_directory_and_no_site(self):
+        resources = self.rendered[FLASK]
+        self.assertNotIn("ConfigMap", resources)
+        (mount,) = container_of(resources)["volumeMounts"]
+        (volume,) = pod_of(resources)["volumes"]
+        # The default of --spool-dir.
+        self.assertEqual((mount["mountPath"], mount["name"]), ("/tmp", volume["name"]))
+        body = bytes_of(flags_of(container_of(resources)["args"])["--max-body"])
+        size = bytes_of(volume["emptyDir"]["sizeLimit"].replace("i", ""))
+        self.assertGreater(size, body)
 
     def test_named_ports_exist(self):
         for resources in self.each:
@@ -318,44 +343,65 @@ def wait_for(probe):
 
 
 class Image(unittest.TestCase):
-    def test_image_agrees_with_the_manifests(self):
-        image, resources = containerfile(), render("base")
-        box, context = container_of(resources), pod_of(resources)["securityContext"]
-        (user,) = image["USER"]
-        self.assertEqual(user, f"{context['runAsUser']}:{context['runAsGroup']}")
-        (exposed,), (environment,) = image["EXPOSE"], image["ENV"]
-        bind = flags_of(box["args"])["--bind"]
-        self.assertEqual(environment, "PORT=" + exposed.removesuffix("/tcp"))
-        ports = [f"{port['containerPort']}/tcp" for port in box["ports"]]
-        self.assertEqual([exposed], ports)
-        self.assertEqual(bind, "0.0.0.0:" + exposed.removesuffix("/tcp"))
-        command = json.loads(image["CMD"][0])
-        self.assertEqual(command, box["args"][: len(command)])
-        self.assertEqual(command[1], box["volumeMounts"][0]["mountPath"])
-        self.assertNotIn("subPath", box["volumeMounts"][0])
+    images = [("Containerfile", "base"), ("Containerfile.python", FLASK)]
+
+    def test_images_agree_with_the_manifests(self):
+        for name, place in self.images:
+            image, resources = containerfile(name), render(place)
+            box, context = container_of(resources), pod_of(resources)["securityContext"]
+            (user,) = image["USER"]
+            self.assertEqual(user, f"{context['runAsUser']}:{context['runAsGroup']}")
+            (exposed,), (environment,) = image["EXPOSE"], image["ENV"]
+            port = exposed.removesuffix("/tcp")
+            self.assertIn(f"PORT={port}", environment.split())
+            self.assertEqual([port], [str(port["containerPort"]) for port in box["ports"]])
+            self.assertEqual(flags_of(box["args"])["--bind"], f"0.0.0.0:{port}")
+            command = json.loads(image["CMD"][0])
+            self.assertEqual(command, box["args"][: len(command)])
+            self.assertEqual(image["STOPSIGNAL"], ["SIGTERM"])
+
+    def test_image_has_the_directory_of_the_site(self):
+        (mount,) = container_of(render("base"))["volumeMounts"]
+        self.assertEqual(json.loads(containerfile()["CMD"][0])[1], mount["mountPath"])
+        self.assertNotIn("subPath", mount)
 
     def test_image_has_the_version_of_the_program(self):
         manifest = (DEPLOY.parent / "Cargo.toml").read_text(encoding="utf-8")
         version = tomllib.loads(manifest)["package"]["version"]
         self.assertIn(f"VERSION={version}", containerfile()["ARG"])
-        self.assertEqual(container_of(render("base"))["image"].rsplit(":", 1)[1], version)
+        for _, place in self.images:
+            self.assertEqual(container_of(render(place))["image"].rsplit(":", 1)[1], version)
 
-    def test_image_stops_with_sigterm(self):
-        self.assertEqual(containerfile()["STOPSIGNAL"], ["SIGTERM"])
+    def test_python_image_copies_files_that_exist(self):
+        image = containerfile("Containerfile.python")
+        (_, environment), (source, _) = (words.split()[-2:] for words in image["COPY"])
+        (program,) = json.loads(image["ENTRYPOINT"][0])
+        self.assertEqual(program, f"{environment}/bin/coring")
+        self.assertIn(f"VIRTUAL_ENV={environment}", image["ENV"][0].split())
+        self.assertTrue((DEPLOY.parent / source).is_file())
+        self.assertEqual(json.loads(image["CMD"][0])[1], Path(source).name)
 
 
 class Flags(unittest.TestCase):
-    def test_every_flag_and_variable_exists(self):
-        box = container_of(render("base"))
-        texts = [UNIT.read_text(encoding="utf-8"), " ".join(box["args"])]
-        texts.append(" ".join(variable["name"] for variable in box["env"]))
-        texts.append((DEPLOY / "container" / "Containerfile").read_text(encoding="utf-8"))
-        known = help_text()
+    def check(self, texts, known):
+        """Asserts that each flag and variable in `texts` is in `known`, a help text."""
+        foreign = ["--from", "--or-plain", "--security-opt", "--time"]
+        foreign += ["--no-cache-dir", "--no-index", "--find-links", "--require-hashes"]
         for text in texts:
             for name in re.findall(r"(?:^|\s)(--[a-z-]{3,})|(CORING_[A-Z_]+)", text):
                 word = name[0] or name[1]
-                foreign = ("--from", "--or-plain", "--security-opt", "--time")
                 self.assertTrue(word in known or word in foreign, f"{word} is not in --help")
+
+    def test_every_flag_and_variable_exists(self):
+        for command, place, file in [
+            ("serve", "base", "Containerfile"),
+            ("run", FLASK, "Containerfile.python"),
+        ]:
+            box = container_of(render(place))
+            texts = [" ".join(box["args"]), " ".join(each["name"] for each in box["env"])]
+            texts.append((DEPLOY / "container" / file).read_text(encoding="utf-8"))
+            self.check(texts, help_text(command))
+        self.check([UNIT.read_text(encoding="utf-8")], help_text())
 
 
 class Unit(unittest.TestCase):

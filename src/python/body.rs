@@ -21,7 +21,7 @@ use crate::service::Body;
 
 /// The longest body that travels within the message of its request, in bytes.
 const INLINE_BYTES_MAX: usize = 64 << 10;
-/// Bytes that are written to a spool file at a time.
+/// Bytes that are written to a spool file at a time, if that many may be in memory.
 const WRITE_BYTES: usize = 256 << 10;
 /// The longest sum of a core's bodies that are in memory for lack of a directory, in bytes.
 pub(super) const FALLBACK_BYTES_MAX: u64 = 64 << 20;
@@ -130,6 +130,7 @@ impl Spool {
         let mut memory = Vec::new();
         let mut file = None;
         let mut written = 0;
+        let write_bytes = WRITE_BYTES.min(self.memory_bytes_max);
         if let Some(length) = expected.filter(|&length| length > self.memory_bytes_max as u64) {
             // Refused at once if it cannot fit, but counted only as it arrives.
             file = Some(self.file(&share, length).await?);
@@ -140,7 +141,7 @@ impl Spool {
             if file.is_none() && memory.len() > self.memory_bytes_max {
                 file = Some(self.file(&share, length).await?);
             }
-            if file.is_some() && memory.len() >= WRITE_BYTES {
+            if file.is_some() && memory.len() >= write_bytes {
                 self.admit(&mut share, length)?;
                 written = length;
                 file = Some(write(file, &mut memory).await?);

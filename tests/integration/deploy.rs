@@ -1,20 +1,13 @@
 //! The files in `deploy/`: runs `deploy/tests/check.py`, which checks them against the program.
 //! `sandbox` runs the program under the restrictions that they set.
 
-use std::path::Path;
 use std::process::Command;
 
-use crate::support::run_with;
+use crate::support::{python_with_tools, run_with};
 
 #[test]
 fn the_manifests_the_image_and_the_unit_match_the_program() {
-    let python = Path::new(env!("CARGO_TARGET_TMPDIR")).join("deploy/bin/python");
-    assert!(
-        python.exists(),
-        "no {}: run tests/run, which installs the tools that read the manifests",
-        python.display()
-    );
-    let mut check = Command::new(python);
+    let mut check = Command::new(python_with_tools());
     check.current_dir(env!("CARGO_MANIFEST_DIR"));
     check.args(["deploy/tests/check.py", env!("CARGO_BIN_EXE_coring")]);
     let finished = run_with(&mut check, b"");

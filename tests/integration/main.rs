@@ -40,4 +40,5 @@ mod startup;
 mod streamed_bodies;
 mod support;
 mod upgrade;
+mod wheel;
 mod write_signals;

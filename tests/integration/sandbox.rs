@@ -2,7 +2,6 @@
 //! unit and of the container profile, and as a static binary alone in an empty root.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -11,7 +10,8 @@ use coring::EngineChoice;
 use rustix::io::Errno;
 
 use crate::support::{
-    Coring, TempDir, engine, get, has_io_uring, noise, python, request, run_with,
+    Coring, TempDir, engine, get, has_io_uring, head_with_length, noise, python, request, run_with,
+    static_binary,
 };
 
 const UNIT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/systemd/coring.service");
@@ -208,19 +208,6 @@ assert libc.syscall(39) == os.getpid()
     assert_eq!(run_with(&mut command, b"").succeeded(), "");
 }
 
-/// The static binary that `tests/run` builds.
-#[track_caller]
-fn static_binary() -> PathBuf {
-    let profile = Path::new(env!("CARGO_BIN_EXE_coring")).parent();
-    let target = profile
-        .and_then(Path::parent)
-        .expect("the target directory");
-    let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-    let path = target.join(triple).join("release/coring");
-    assert!(path.exists(), "no {}: tests/run builds it", path.display());
-    path
-}
-
 /// A program without a dynamic loader has no PT_INTERP among its program headers (elf(5)).
 #[test]
 fn the_static_binary_is_static_and_small() {
@@ -273,4 +260,84 @@ fn the_static_binary_serves_alone_in_an_empty_root() {
         finished.error_line().contains("no.such.name.invalid"),
         "{finished:?}"
     );
+}
+
+/// A command that runs `program` with a read-only root, and with an empty file system in memory at
+/// `spool` in `directory`. If this process may change its user, the program runs as a user that the
+/// system does not know.
+fn with_read_only_root(directory: &TempDir, program: &[&str]) -> Command {
+    let mut script = "\
+set -e
+mount --bind \"$0\" \"$0\"
+mount -o remount,bind,ro \"$0\"
+mount -o remount,bind,ro /
+mount -t tmpfs -o mode=1777 tmpfs \"$0/spool\"
+exec "
+        .to_owned();
+    let mut command = Command::new("unshare");
+    command.arg("--mount");
+    if rustix::process::geteuid().is_root() {
+        script += "setpriv --reuid=12345 --regid=12345 --clear-groups ";
+    } else {
+        command.arg("--map-root-user");
+    }
+    command.args(["sh", "-c", &(script + "\"$@\"")]);
+    command.arg(directory.path()).args(program);
+    command
+}
+
+/// As in a container: the static binary and an application in a read-only root. Where no directory is
+/// writable, a body of the client is kept in memory, and refused if it is too large for that.
+#[test]
+fn a_python_application_runs_in_a_read_only_root_under_the_profile() {
+    let directory = TempDir::new();
+    directory.make("spool");
+    let program = directory.file("coring");
+    fs::copy(static_binary(), &program).expect("a copy");
+    let application = include_str!("support/applications/wsgi.py");
+    let application = directory.write("wsgi.py", application);
+    let seccomp = directory.write("seccomp.py", include_str!("support/seccomp.py"));
+    let profile = fs::read(PROFILE).expect("a profile");
+    let profile = directory.write("profile.json", profile);
+    let body = noise(1 << 20);
+    for options in [&["--kill"][..], WITHOUT_IO_URING] {
+        for spool in ["spool", "."] {
+            let spool_dir = format!("--spool-dir={}", directory.file(spool));
+            let run = ["run", &application, "--bind=127.0.0.1:0", &spool_dir];
+            let engine = match options {
+                ["--kill"] => engine_flag(),
+                _ => "--engine=auto",
+            };
+            // The interpreter of the system, which every user can read.
+            let python = ["--python=/usr/bin/python3", engine];
+            let words: [&[&str]; 5] = [
+                &["/usr/bin/python3", &seccomp],
+                options,
+                &[&profile, &program],
+                &run,
+                &python,
+            ];
+            let server = Coring::start_as(with_read_only_root(&directory, &words.concat()));
+            let has_spool = spool == "spool";
+            let said = "no file can be made in ";
+            assert_eq!(server.stderr().contains(said), !has_spool, "{spool}");
+            for len in [body.len(), 5, 0] {
+                let head = head_with_length("POST", "/digest", len);
+                let mut client = server.connect();
+                client.send(head);
+                client.send(&body[..len]);
+                let response = client.response();
+                assert_eq!(response.status, 200);
+                assert!(response.text().starts_with(&format!("{len} ")));
+            }
+            if !has_spool {
+                let head = head_with_length("POST", "/digest", (64 << 20) + 1);
+                assert_eq!(server.ask(head).status, 503);
+                let reason = "a request body cannot be kept: there is neither a directory nor";
+                assert!(server.stderr().contains(reason), "{}", server.stderr());
+            }
+            assert_eq!(server.get("/").text(), "hello");
+            server.stop();
+        }
+    }
 }

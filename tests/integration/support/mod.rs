@@ -22,8 +22,10 @@ use coring::{Builder, EngineChoice, Server};
 pub(crate) use client::{Client, ReceivedResponse, is_timeout, read_until_told_to_close};
 pub(crate) use local::{Local, nap};
 pub(crate) use pipe::StalledPipe;
-pub(crate) use process::{Address, Coring, Ended, Family, coring};
-pub(crate) use program::{Finished, Program, python, run, run_with};
+pub(crate) use process::{Address, Coring, Ended, Family, coring, without_settings};
+pub(crate) use program::{
+    Finished, Program, python, python_with_tools, run, run_with, static_binary,
+};
 pub(crate) use requests::{
     GET, GET_AND_CLOSE, GET_HTTP_1_0, HALF_A_HEAD, get, head_with_chunks, head_with_length,
     request, request_with_body,

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read};
 use std::net::SocketAddr;
@@ -69,7 +69,12 @@ impl Family {
 /// A command that runs coring without the environment variables that it reads, except
 /// [`ENGINE`].
 pub(crate) fn coring(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_coring"));
+    without_settings(env!("CARGO_BIN_EXE_coring"), arguments)
+}
+
+/// A command that runs a program as [`coring`] runs the one under test.
+pub(crate) fn without_settings(program: impl AsRef<OsStr>, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program);
     let names = env::vars_os().map(|(name, _)| name);
     let is_read = |name: &OsString| name.to_string_lossy().starts_with("CORING_");
     for name in names.filter(|name| is_read(name) && name != ENGINE) {

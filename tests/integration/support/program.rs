@@ -1,7 +1,8 @@
 //! Other programs: run to their end within a time limit, with their output captured.
 
+use std::env;
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -142,4 +143,29 @@ impl Drop for Program {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// The static binary that `tests/run` builds.
+#[track_caller]
+pub(crate) fn static_binary() -> PathBuf {
+    let profile = Path::new(env!("CARGO_BIN_EXE_coring")).parent();
+    let target = profile
+        .and_then(Path::parent)
+        .expect("the target directory");
+    let triple = format!("{}-unknown-linux-gnu", env::consts::ARCH);
+    let path = target.join(triple).join("release/coring");
+    assert!(path.exists(), "no {}: tests/run builds it", path.display());
+    path
+}
+
+/// The interpreter that has the tools of `deploy/tests/requirements.txt`, which `tests/run` installs.
+#[track_caller]
+pub(crate) fn python_with_tools() -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("deploy/bin/python");
+    assert!(
+        path.exists(),
+        "no {}: run tests/run, which installs tools there",
+        path.display()
+    );
+    path
 }
