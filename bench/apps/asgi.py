@@ -1,4 +1,9 @@
-"""An ASGI application without a framework: a page at `/`, an echo at `/echo`, 404 elsewhere."""
+"""An ASGI application without a framework: a page at `/`, an echo at `/echo`, 404 elsewhere.
+
+`/calls` has the number of calls of the page.
+"""
+
+import calls
 
 
 async def respond(send, status, body):
@@ -23,8 +28,11 @@ async def app(scope, receive, send):
             await send({"type": "lifespan.startup.complete"})
         await send({"type": "lifespan.shutdown.complete"})
     elif scope["path"] == "/":
+        calls.add()
         await respond(send, 200, b"<b>hello world</b>")
     elif scope["path"] == "/echo":
         await respond(send, 200, await read(receive))
+    elif scope["path"] == "/calls":
+        await respond(send, 200, str(calls.made()).encode())
     else:
         await respond(send, 404, b"<h1>Not Found</h1>")

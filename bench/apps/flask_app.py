@@ -1,5 +1,6 @@
-"""The page as a Flask application."""
+"""The page as a Flask application. `/calls` has the number of its calls."""
 
+import calls
 from flask import Flask
 
 app = Flask(__name__)
@@ -7,4 +8,10 @@ app = Flask(__name__)
 
 @app.get("/")
 def hello():
+    calls.add()
     return "<b>hello world</b>"
+
+
+@app.get("/calls")
+def calls_made():
+    return str(calls.made())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import socket
+import time
 from pathlib import Path
 
 from . import Failed
@@ -11,6 +12,7 @@ from .scenarios import BODY, Scenario
 from .server import Server
 
 SECONDS = 10
+PAUSE_SECONDS = 0.05
 
 
 def request(scenario: Scenario) -> bytes:
@@ -62,7 +64,8 @@ def check_responses(server: Server, scenario: Scenario, site: Path) -> None:
         if scenario.task == "hello" and not kind.startswith("text/html"):
             raise Failed(f"GET /: the type is {kind!r}, not text/html")
         # Some servers close after an upload. That is allowed: they pay for the new connection.
-        if connection.sock is None and not scenario.closing and not sent:
+        may_close = scenario.closing or server.contender.closes or sent
+        if connection.sock is None and not may_close:
             raise Failed(f"{method} {scenario.path}: closes a connection that it should keep")
     if scenario.task != "echo" and server.contender.kind not in ("floor", "added"):
         connection.request("GET", "/no-such-page")
@@ -129,6 +132,37 @@ def nonempty(received: bytes, head: bytes) -> bytes:
     if not received:
         raise Failed(f"closes the connection within its response: {head!r}")
     return received
+
+
+def calls(server: Server) -> int:
+    """The calls that a Python application has counted. Waits until they have all begun."""
+    before = -1
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        # No `Connection: close`, after which fastpysgi 0.6 serves no ASGI application any more.
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=SECONDS)
+        try:
+            connection.request("GET", "/calls")
+            now = int(connection.getresponse().read())
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise Failed(f"does not tell its calls: {error}") from error
+        finally:
+            connection.close()
+        if now == before:
+            return now
+        before = now
+        time.sleep(PAUSE_SECONDS)
+    raise Failed(f"still begins calls {SECONDS} s after the load")
+
+
+def check_calls(called: int, answered: float, connections: int) -> None:
+    """Fails unless the application was called once for each response.
+
+    A generator that stops by the clock does not count the responses that are in flight then, at
+    most one on each connection.
+    """
+    if not 0 <= called - answered <= connections:
+        raise Failed(f"has called the application {called} times for {answered:.0f} responses")
 
 
 def excerpt(body: bytes) -> str:

@@ -144,7 +144,10 @@ class Run:
             for name, one in self._contenders.items()
             if any(one.plays(scenario) for scenario in self._scenarios())
         }
-        missing = install.get_contenders(plays, target / "peers", self._environment)
+        quick = self._options.quick
+        missing = install.get_contenders(
+            plays, target / "peers", self._environment, quick=quick
+        )
         if "coring-pgo" in plays:
             program = binaries / "coring-pgo"
             missing |= install.get_by_profile(program, build=not self._options.bin_dir)

@@ -2,8 +2,9 @@
 
 These {fields} of a command are filled in: bin and peers (the folders of the binaries), python (the
 interpreter of the virtual environment), apps (bench/apps), site (the folder of files), config (the
-filled-in file of bench/configs), port, workers, log (coring's argument for an access log), and
-response (the argument that makes a floor send coring's bytes).
+filled-in file of bench/configs), module and interface (of the application), port, workers, log
+(coring's argument for an access log), and response (the argument that makes a floor send coring's
+bytes).
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ from typing import Mapping, NamedTuple
 from .scenarios import CLOSING_FLOORS, RUST_PEERS, SCENARIOS
 
 LOGGED = frozenset({"logged"})
-NATIVE = frozenset(SCENARIOS) - {"upload"} - LOGGED
+ALL = frozenset(name for name in SCENARIOS if not name.startswith("python-"))
+NATIVE = ALL - {"upload"} - LOGGED
 KEPT = frozenset({"keepalive1", "keepalive", "keepalive512", "saturated", "pipelined"})
 FLOOR = KEPT | {"ab-keepalive"}
 LATENCY = frozenset({"latency-30", "latency-70"})
 CLOSE = frozenset({"close", "articles"})
 COLD = frozenset({"cold"})
 PGO = frozenset({"keepalive", "keepalive512", "pipelined", "close", "static-1k"})
-PYTHON = frozenset({"articles", "ab-keepalive", "keepalive"})
+PYTHON = frozenset({"articles", "ab-keepalive", "keepalive", "upload"})
 
 
 class Contender(NamedTuple):
@@ -34,6 +36,9 @@ class Contender(NamedTuple):
     line: str = ""  # an additional line of that file
     crate: str = ""  # a package of bench/peers
     wheels: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()  # of Debian, needed to compile the wheels
+    application: str = ""  # a Python application, which counts its calls
+    closes: bool = False  # it never keeps a connection
     cannot: Mapping[str, str] = {}  # scenarios that it does not support, each with the reason
 
     def plays(self, scenario: str) -> bool:
@@ -60,7 +65,7 @@ def coring(program: str = "coring", engine: str = "auto") -> Contender:
         "static": f"{{bin}}/{program} serve {{site}} {shared}",
         "echo": f"{{bin}}/{program} echo {shared}",
     }
-    return Contender("coring", commands)
+    return Contender("coring", commands, ALL)
 
 
 def floor(command: str, scenarios: frozenset[str], *, static: bool = False) -> Contender:
@@ -86,31 +91,102 @@ def rust(name: str) -> Contender:
     return Contender("rust", commands, NATIVE | {"upload"}, crate=crate, cannot=cannot)
 
 
-def python(command: str, *wheels: str, echo: bool = False) -> Contender:
-    """A Python server with an application of bench/apps."""
-    tasks = ("hello", "echo") if echo else ("hello",)
-    scenarios = PYTHON | {"upload"} if echo else PYTHON
-    return Contender("python", dict.fromkeys(tasks, command), scenarios, wheels=wheels)
+class Application(NamedTuple):
+    """A Python application of bench/apps."""
+
+    module: str
+    interface: str  # wsgi or asgi
+    wheels: tuple[str, ...] = ()
 
 
-GEVENT = "{python} {apps}/serve_gevent.py %s {port}"
-GUNICORN = (
-    "{python} -m gunicorn -k gevent -w {workers} -b 127.0.0.1:{port} --chdir {apps} --backlog 4096"
-    " --worker-connections 12000 --keep-alive 3600 --log-level warning %s:app"
+APPLICATIONS = {
+    "wsgi": Application("wsgi", "wsgi"),
+    "flask": Application("flask_app", "wsgi", ("flask",)),
+    "asgi": Application("asgi", "asgi"),
+    "fastapi": Application("fastapi_app", "asgi", ("fastapi",)),
+}
+
+
+class PythonServer(NamedTuple):
+    """A server of Python applications."""
+
+    command: str
+    applications: tuple[str, ...]
+    wheels: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+    scenarios: frozenset[str] = PYTHON
+    kind: str = "python"
+    closes: bool = False
+
+
+def python(name: str, one: PythonServer) -> dict[str, Contender]:
+    """The contenders of a server, one for each application.
+
+    A server that has one interface only goes without the name of the bare application.
+    """
+    found = {}
+    for each in one.applications:
+        is_bare = each in ("wsgi", "asgi")
+        is_only = is_bare and not {"wsgi", "asgi"} <= set(one.applications)
+        tasks = ("hello", "echo") if is_bare else ("hello",)
+        found[name if is_only else f"{name}-{each}"] = Contender(
+            one.kind,
+            dict.fromkeys(tasks, one.command),
+            one.scenarios | {f"python-{each}"},
+            wheels=(*one.wheels, *APPLICATIONS[each].wheels),
+            packages=one.packages,
+            application=each,
+            closes=one.closes,
+        )
+    return found
+
+
+CORING = (
+    "{bin}/coring run {module}:app --chdir {apps} --python {python} --workers {workers}"
+    " --cores {workers} --bind 127.0.0.1:{port} --idle-timeout 1h --stats {log}"
+)
+FASTPYSGI = "{python} {apps}/serve_fastpysgi.py {module} {port} {workers}"
+GRANIAN = (
+    "{python} -m granian --interface {interface} --working-dir {apps} --host 127.0.0.1"
+    " --port {port} --workers {workers} --backlog 4096 --loop uvloop --http 1 --no-ws"
+    " --log-level warning {module}:app"
 )
 UVICORN = (
     "{python} -m uvicorn --app-dir {apps} --host 127.0.0.1 --port {port} --workers {workers}"
     " --loop uvloop --http httptools --backlog 4096 --timeout-keep-alive 3600"
-    " --no-access-log --log-level warning %s:app"
+    " --no-access-log --log-level warning {module}:app"
 )
-GRANIAN = (
-    "{python} -m granian --interface %s --working-dir {apps} --host 127.0.0.1 --port {port}"
-    " --workers {workers} --backlog 4096 --loop uvloop --http 1 --no-ws --log-level warning %s:app"
+GEVENT = "{python} {apps}/serve_gevent.py {module} {port}"
+GUNICORN = (
+    "{python} -m gunicorn -k %s -w {workers} -b 127.0.0.1:{port} --chdir {apps} --backlog 4096"
+    " --worker-connections 12000 --keep-alive 3600 --log-level warning {module}:app"
 )
+BJOERN = "{python} {apps}/serve_bjoern.py {module} {port}"
 NGINX = "nginx -e stderr -c {config}"
-FASTPYSGI = "{python} {apps}/serve_fastpysgi.py %s {port} {workers}"
-UVICORN_WHEELS = ("uvicorn", "uvloop", "httptools")
-GRANIAN_WHEELS = ("granian", "uvloop")
+
+# gunicorn imports packaging for gevent, and does not require it.
+WSGI = ("wsgi", "flask")
+ASGI = ("asgi", "fastapi")
+ARTICLES = frozenset({"articles"})
+PYTHON_SERVERS = {
+    "coring": PythonServer(CORING, (*WSGI, *ASGI), ("uvloop",), scenarios=ARTICLES, kind="coring"),
+    "coring-sync": PythonServer(
+        CORING + " --worker-class sync", WSGI, scenarios=frozenset(), kind="coring"
+    ),
+    "fastpysgi": PythonServer(FASTPYSGI, (*WSGI, *ASGI), ("fastpysgi",)),
+    "granian": PythonServer(GRANIAN, (*WSGI, *ASGI), ("granian", "uvloop")),
+    "uvicorn": PythonServer(UVICORN, ASGI, ("uvicorn", "uvloop", "httptools")),
+    "gevent": PythonServer(GEVENT, WSGI, ("gevent",)),
+    "gunicorn-gevent": PythonServer(GUNICORN % "gevent", WSGI, ("gunicorn", "gevent", "packaging")),
+    "gunicorn-gthread": PythonServer(
+        GUNICORN % "gthread --threads 8", WSGI, ("gunicorn",), scenarios=ARTICLES
+    ),
+    "gunicorn-sync": PythonServer(
+        GUNICORN % "sync", WSGI, ("gunicorn",), scenarios=ARTICLES, closes=True
+    ),
+    "bjoern": PythonServer(BJOERN, WSGI, ("bjoern",), ("libev-dev",), scenarios=ARTICLES),
+}
+NO_MEINHELD = "1.0.2, its last release, needs greenlet < 0.5, which no CPython since 3.11 compiles"
 
 # The order is that of starting: coring first, because the floors send the bytes of its response.
 CONTENDERS = {
@@ -130,24 +206,20 @@ CONTENDERS = {
     "haproxy": server("haproxy", "haproxy -db -f {config}"),
     "lighttpd": server("lighttpd", "lighttpd -D -f {config}"),
     **{name: rust(name) for name in RUST_PEERS},
-    "fastpysgi-wsgi": python(FASTPYSGI % "wsgi", "fastpysgi", echo=True),
-    "fastpysgi-asgi": python(FASTPYSGI % "asgi", "fastpysgi", echo=True),
-    "granian-wsgi": python(GRANIAN % ("wsgi", "wsgi"), *GRANIAN_WHEELS, echo=True),
-    "granian-asgi": python(GRANIAN % ("asgi", "asgi"), *GRANIAN_WHEELS, echo=True),
-    "uvicorn": python(UVICORN % "asgi", *UVICORN_WHEELS, echo=True),
-    "gevent": python(GEVENT % "wsgi", "gevent", echo=True),
-    "gunicorn-gevent": python(GUNICORN % "wsgi", "gunicorn", "gevent", echo=True),
-    "fastpysgi-flask": python(FASTPYSGI % "flask_app", "fastpysgi", "flask"),
-    "granian-flask": python(GRANIAN % ("wsgi", "flask_app"), *GRANIAN_WHEELS, "flask"),
-    "gevent-flask": python(GEVENT % "flask_app", "gevent", "flask"),
-    "gunicorn-flask": python(GUNICORN % "flask_app", "gunicorn", "gevent", "flask"),
-    "granian-fastapi": python(GRANIAN % ("asgi", "fastapi_app"), *GRANIAN_WHEELS, "fastapi"),
-    "uvicorn-fastapi": python(UVICORN % "fastapi_app", *UVICORN_WHEELS, "fastapi"),
+    **{each: one for who, of in PYTHON_SERVERS.items() for each, one in python(who, of).items()},
+    "meinheld": Contender(
+        "python",
+        {},
+        frozenset(),
+        cannot=dict.fromkeys(("python-wsgi", "python-flask"), NO_MEINHELD),
+    ),
 }
 
-# The contenders of a smoke test: coring, the floors, and one of each other kind.
+# The contenders of a smoke test: coring, the floors, and one of each other kind. Of the servers in
+# Python only those that are installed take part.
 QUICK = tuple(name for name, one in CONTENDERS.items() if one.kind in ("coring", "floor"))
-QUICK += ("nginx", "hyper", "uvicorn-fastapi")
+QUICK += ("nginx", "hyper", "granian-wsgi", "granian-flask", "uvicorn", "uvicorn-fastapi")
+QUICK += ("meinheld",)
 
 
 def added(command: str) -> Contender:

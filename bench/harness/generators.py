@@ -58,6 +58,7 @@ class Generator:
         self.seconds = seconds
         self.rate = 0.0  # open loop: requests per second
         self._beside = False
+        self._connections = scenario.connections
         self._scenario = scenario
         self._places = places
         self._script = places.scratch / "wrk.lua"
@@ -68,14 +69,20 @@ class Generator:
         )
         self._script.write_text(text)
 
-    def run(self, server: Server, answer_bytes: int, *, beside: bool = False) -> Load:
-        """Loads the server once as the scenario says; `beside` adds a download meanwhile."""
+    def run(
+        self, server: Server, answer_bytes: int, *, beside: bool = False, connections: int = 0
+    ) -> Load:
+        """Loads the server once as the scenario says; `beside` adds a download meanwhile.
+
+        wrk opens the scenario's number of connections unless another is given.
+        """
         kinds: dict[str, Callable[[Server, int], Load]] = {
             "wrk": self.wrk,
             "ab": self._ab,
             "load": self._open_loop,
         }
         self._beside = beside
+        self._connections = connections or self._scenario.connections
         load = kinds[self._scenario.generator](server, answer_bytes)
         if not server.runs():
             raise Failed(f"exited under load {server.end()}; its output: {server.last_output()}")
@@ -86,7 +93,7 @@ class Generator:
     def wrk(self, server: Server, answer_bytes: int = 0) -> Load:
         """Runs wrk, a closed loop: each connection sends a request when it has a response."""
         scenario = self._scenario
-        command = ["wrk", f"-t{scenario.threads}", f"-c{scenario.connections}"]
+        command = ["wrk", f"-t{scenario.threads}", f"-c{self._connections}"]
         command += [f"-d{self.seconds}s", "--timeout", "30s", "-s", str(self._script)]
         command.append(url(server, scenario))
         output = self._output(command)

@@ -25,6 +25,10 @@ PEERS = BENCH / "peers"
 PINS = BENCH / "requirements.txt"
 PLOTS = ("matplotlib",)
 
+# The Python that its servers are measured on, if pyenv has it. Else it is that of bench/run.
+PYTHON = (3, 13)
+PYENV = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+
 # Debian runs this before it starts a service after an install. Status 101 means not to start it.
 SERVICE_POLICY = Path("/usr/sbin/policy-rc.d")
 
@@ -43,7 +47,7 @@ def fault(command: list[str], **others: Any) -> str:
 def reason(output: str) -> str:
     """The line of a failed command's output that most likely gives the reason."""
     if "require a different python version" in output or "Requires-Python" in output:
-        return f"needs a newer Python than {'.'.join(map(str, sys.version_info[:2]))}"
+        return "needs another version of Python"
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"(E:|ERROR|error)", line)]
     return errors[0] if errors else last_line(output)
@@ -145,6 +149,14 @@ def build_peers(crates: list[str], directory: Path) -> dict[str, str]:
     return failed
 
 
+def interpreter() -> tuple[str, tuple[int, int]]:
+    """The program of the Python that its servers are measured on, and its version."""
+    for program in PYENV.glob(f"versions/{PYTHON[0]}.{PYTHON[1]}.*/bin/python"):
+        if not fault([str(program), "-c", "import ssl, venv"]):
+            return str(program), PYTHON
+    return sys.executable, sys.version_info[:2]
+
+
 class Environment:
     """The virtual environment of the Python peers and of the plots."""
 
@@ -153,20 +165,27 @@ class Environment:
         self._fault: str | None = None  # None until `install` has tried to create it
         self.python = directory / "bin" / "python"
 
-    def install(self, wheels: tuple[str, ...]) -> str:
-        """Installs wheels at the pinned versions. Returns the reason if that fails."""
+    def install(self, wheels: tuple[str, ...], *, download: bool = True) -> str:
+        """Installs wheels at the pinned versions. Returns the reason if that fails.
+
+        Without `download` it only checks whether they are installed.
+        """
         if self._fault is None:
             self._fault = self._create()
         if self._fault:
             return f"no virtual environment: {self._fault}"
         pip = [str(self.python), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-        return fault([*pip, "--constraint", str(PINS), *wheels])
+        pip += [] if download else ["--no-index"]
+        why = fault([*pip, "--constraint", str(PINS), *wheels])
+        return why if download or not why else f"{' '.join(wheels)}: not installed"
 
     def _create(self) -> str:
-        if not fault([str(self.python), "-m", "pip", "--version"]):
+        program, (major, minor) = interpreter()
+        code = f"import pip, sys; sys.exit(sys.version_info[:2] != ({major}, {minor}))"
+        if not fault([str(self.python), "-c", code]):
             return ""
-        say(f"creating {self._directory}")
-        command = [sys.executable, "-m", "venv", "--clear", str(self._directory)]
+        say(f"creating {self._directory} with {program}")
+        command = [program, "-m", "venv", "--clear", str(self._directory)]
         why = fault(command)
         if why and not install_packages(["python3-venv"]):
             why = fault(command)
@@ -174,9 +193,12 @@ class Environment:
 
 
 def get_contenders(
-    contenders: Mapping[str, Contender], target: Path, environment: Environment
+    contenders: Mapping[str, Contender], target: Path, environment: Environment, *, quick: bool
 ) -> dict[str, str]:
-    """Installs and builds the contenders. Returns those that failed, each with the reason."""
+    """Installs and builds the contenders. Returns those that failed, each with the reason.
+
+    With `quick` no other server in Python is installed, only what coring's applications need.
+    """
     programs = {one.program: one.program for one in contenders.values() if one.program}
     no_program = install_programs(programs)
     crates = [one.crate for one in contenders.values() if one.crate]
@@ -185,8 +207,13 @@ def get_contenders(
     missing = {}
     for name, one in contenders.items():
         if one.wheels and one.wheels not in no_wheels:
-            say(f"{name}: {' '.join(one.wheels)} from PyPI")
-            no_wheels[one.wheels] = environment.install(one.wheels)
+            download = one.kind == "coring" or not quick
+            if download:
+                say(f"{name}: {' '.join(one.wheels)} from PyPI")
+            why = environment.install(one.wheels, download=download)
+            if why and download and one.packages and not install_packages(list(one.packages)):
+                why = environment.install(one.wheels)
+            no_wheels[one.wheels] = why
         why = no_program.get(one.program) or no_build.get(one.crate) or no_wheels.get(one.wheels)
         if why:
             missing[name] = why

@@ -95,6 +95,8 @@ def versions(contenders: Mapping[str, Contender], python: Path) -> dict[str, str
     """The versions of the generators and of each contender."""
     found = {"wrk": first_version(run(["wrk", "-v"])[1])}
     found["ab"] = first_version(run(["ab", "-V"])[1])
+    if any(one.application for one in contenders.values()):
+        found["Python"] = first_version(run([str(python), "-V"])[1])
     found |= {name: version(name, one, python) for name, one in contenders.items()}
     return {name: text for name, text in found.items() if text}
 

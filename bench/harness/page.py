@@ -9,7 +9,7 @@ from typing import Any, Iterable, Mapping, Sequence
 from . import BENCH
 from .install import fault
 from .ratios import TWIN
-from .report import HEADS, Figures, interval, optional, row
+from .report import HEADS, Figures, fewer, interval, optional, row
 from .scenarios import ALONE, SCENARIOS
 
 STORED = "figures.json"
@@ -17,6 +17,8 @@ PAGE = "README.md"
 
 # The figures of the articles, from their authors' machine: requests/s, p50 and longest in ms.
 PUBLISHED = (("uvicorn + FastAPI", 1352, 69, 106), ("gevent WSGIServer", 1556, 61, 84))
+ARTICLES_HERE = ("uvicorn-fastapi", "coring-fastapi", "gevent", "coring-wsgi", "gevent-flask")
+ARTICLES_HERE += ("coring-flask", "coring", "nginx")
 PUBLISHED_HERE = {"uvicorn + FastAPI": "uvicorn-fastapi", "gevent WSGIServer": "gevent"}
 
 HEAD = """# Results
@@ -44,6 +46,8 @@ with a profile of its own work (PGO). It takes part in some scenarios only |
 over io_uring and epoll that we could write |
 | `floor-close-oneshot`, `floor-close-multishot`, `floor-close-epoll` | the floors that [close \
 each connection after one response](../README.md#a-connection-for-each-request) |
+| `coring-wsgi`, `coring-sync` | `coring run` with its default for a WSGI application, a worker of \
+8 threads, and with a worker of one thread |
 | `…-2` | a second instance of a contender. The ratio of the two shows the noise |
 | `…-alone` | a contender without the download or the idle connections of the scenario |
 | `…-wsgi`, `…-asgi`, `…-flask`, `…-fastapi` | a Python server, and the application of \
@@ -191,6 +195,9 @@ def contenders(found: Mapping[str, Mapping[str, Any]]) -> str:
     if any("beside_mib" in one for one in found.values()):
         heads.append("MiB downloaded")
         rows = [[*r, optional(one, "beside_mib")] for r, (_, one) in zip(rows, ordered)]
+    for connections, head in fewer(found.values()).items():
+        heads.append(head)
+        rows = [[*r, f"{one['fewer_us'][connections]:,.0f}"] for r, (_, one) in zip(rows, ordered)]
     return table(heads, rows)
 
 
@@ -201,7 +208,7 @@ def articles(found: Mapping[str, Mapping[str, Any]]) -> str:
         for who, rate, p50, longest in PUBLISHED
     ]
     published = {PUBLISHED_HERE[who]: (who, rate) for who, rate, _, _ in PUBLISHED}
-    for name in ("uvicorn-fastapi", "gevent", "coring", "nginx"):
+    for name in ARTICLES_HERE:
         if name not in found:
             continue
         rate, latency = found[name]["rate"], found[name]["latency_us"]

@@ -75,14 +75,15 @@ def ratios_of(one, names):
 
     In a scenario with a disturbance it is the ratio of the contender to itself without it.
     """
+    ours = next((n for n in ("coring", *names) if n in names and n.startswith("coring")), "")
     stored = {(r["above"], r["below"]): (r["median"], r["low"], r["high"]) for r in one["ratios"]}
     found = {}
     for name in names:
         if has_alone(one):
             ratio = stored.get((name, name + ALONE))
         else:
-            ratio = stored.get(("coring", name))
-            inverse = stored.get((name, "coring"))
+            ratio = stored.get((ours, name))
+            inverse = stored.get((name, ours))
             if ratio is None and inverse is not None:
                 median, low, high = inverse
                 ratio = 1 / median, 1 / high, 1 / low

@@ -25,6 +25,7 @@ class Sample(NamedTuple):
     rate: float  # requests per second
     latency_us: dict[str, float]  # by percentile; empty if the generator cannot measure it
     pss_kib: int
+    fewer_us: dict[str, float]  # p50 by number of connections, if a scenario has fewer, too
 
     def figure(self, name: str) -> float:
         """The figure that a scenario compares."""
@@ -65,8 +66,16 @@ def paired(samples: Samples, above: str, below: str, figure: str) -> Ratio:
     return Ratio(above, below, statistics.median(ratios), low, high)
 
 
+def application(name: str) -> str:
+    """The Python application that a contender serves, or nothing."""
+    return CONTENDERS[name].application if name in CONTENDERS else ""
+
+
 def pairs_of(names: Sequence[str], twin: str) -> list[tuple[str, str]]:
-    """The pairs to compare: the floors, coring's engines and builds, coring and each other."""
+    """The pairs to compare: the floors, coring's engines and builds, coring and each other.
+
+    coring with a Python application is compared with the servers of the same one.
+    """
     pairs = [
         (twin, twin + TWIN),
         ("floor-ring", "nginx"),
@@ -78,11 +87,15 @@ def pairs_of(names: Sequence[str], twin: str) -> list[tuple[str, str]]:
         ("coring-epoll", "coring"),
         ("coring-pgo", "coring"),
     ]
+    hosts = [name for name in names if application(name) and name.startswith("coring")]
     others = [name for name in names if name not in (*OURS, "coring-epoll", twin + TWIN)]
-    others = [name for name in others if not name.endswith(ALONE)]
+    others = [name for name in others if not name.endswith(ALONE) and name not in hosts]
     pairs += [(name, name + ALONE) for name in names]
     pairs += [(name, "floor-ring") for name in others if name not in CONTENDERS]
     pairs += [(ours, name) for ours in OURS for name in others]
+    pairs += [
+        (ours, name) for ours in hosts for name in others if application(name) == application(ours)
+    ]
     return list(dict.fromkeys(pair for pair in pairs if set(pair) <= set(names)))
 
 

@@ -65,6 +65,10 @@ def medians(samples: Sequence[Sample]) -> Figures:
         "rate": statistics.median(s.rate for s in samples),
         "latency_us": {p: statistics.median(t[p] for t in timed) for p in percentiles},
         "pss_kib": statistics.median(s.pss_kib for s in samples),
+        "fewer_us": {
+            connections: statistics.median(s.fewer_us[connections] for s in samples)
+            for connections in samples[0].fewer_us
+        },
     }
 
 
@@ -112,6 +116,12 @@ def optional(contender: Mapping[str, Any], figure: str) -> str:
     return f"{contender[figure]:,.0f}" if figure in contender else "–"
 
 
+def fewer(found: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """The heads of p50 with fewer connections, by their number."""
+    numbers = dict.fromkeys(each for one in found for each in one.get("fewer_us", {}))
+    return {each: f"p50 µs, c={each}" for each in numbers}
+
+
 def number(value: float) -> str:
     """A number with about four significant digits."""
     return f"{value:.3f}" if value < 10 else f"{value:.2f}" if value < 100 else f"{value:,.1f}"
@@ -136,6 +146,9 @@ def show(figures: Figures) -> None:
     if any("beside_mib" in one for one in found.values()):
         heads.append("MiB downloaded")
         rows = [[*r, optional(one, "beside_mib")] for r, one in zip(rows, found.values())]
+    for connections, head in fewer(found.values()).items():
+        heads.append(head)
+        rows = [[*r, f"{o['fewer_us'][connections]:,.0f}"] for r, o in zip(rows, found.values())]
     print_table(["", *heads], [[name, *cells] for name, cells in zip(found, rows)])
     if figures["ratios"]:
         what = "CPU per request" if figures["figure"] == "cpu" else figures["figure"]

@@ -9,12 +9,12 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import Mapping, NamedTuple
+from typing import Iterator, Mapping, NamedTuple
 
 from . import Failed
-from .check import check
+from .check import calls, check, check_calls
 from .contenders import Contender
-from .generators import Generator, IdleConnections, drop_from_memory
+from .generators import Generator, IdleConnections, Load, drop_from_memory
 from .machine import open_files
 from .ratios import TWIN, Sample, Samples
 from .scenarios import ALONE, BODY, COLD_BYTES, FILES, MIB, Scenario
@@ -224,14 +224,35 @@ class Round:
 
     def _sample(self, server: Server, *, beside: bool = False) -> Sample:
         """Loads the server once, and measures its CPU time and memory."""
-        before = server.cpu_ns()
-        load = self._generator.run(server, self._answer_bytes[server.name], beside=beside)
-        server.check_access_log(load.requests)
-        cpu_us = server.cpu_ns_since(before) / 1e3 / load.requests
+        load, cpu_us = self._load(server, beside=beside)
         pss_kib = server.pss_kib()
         if beside:
             self._beside_mib.setdefault(server.name, []).append(load.beside_mib)
-        return Sample(load.requests, load.errors, cpu_us, load.rate, load.latency_us, pss_kib)
+        sample = Sample(load.requests, load.errors, cpu_us, load.rate, load.latency_us, pss_kib, {})
+        for connections in self._scenario.fewer:
+            load, _ = self._load(server, connections=connections)
+            sample.fewer_us[str(connections)] = load.latency_us["50"]
+            sample = sample._replace(errors=sample.errors + load.errors)
+        return sample
+
+    def _load(
+        self, server: Server, *, beside: bool = False, connections: int = 0
+    ) -> tuple[Load, float]:
+        """Loads the server once. Also returns its CPU time per request in µs.
+
+        Fails unless a Python application counts as many calls as the generator counts responses.
+        """
+        counts = server.contender.application and self._scenario.task == "hello"
+        called = calls(server) if counts else 0
+        before = server.cpu_ns()
+        answer_bytes = self._answer_bytes[server.name]
+        load = self._generator.run(server, answer_bytes, beside=beside, connections=connections)
+        server.check_access_log(load.requests)
+        cpu_us = server.cpu_ns_since(before) / 1e3 / load.requests
+        if counts:
+            most = connections or self._scenario.connections
+            check_calls(calls(server) - called, load.requests, most)
+        return load, cpu_us
 
     def _count_lost(self, samples: Samples) -> None:
         """Adds the idle connections that a server has closed to the errors of its last round."""

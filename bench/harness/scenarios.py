@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Mapping, NamedTuple
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -57,6 +57,7 @@ class Scenario(NamedTuple):
     idle: int = 0  # idle connections meanwhile; an open loop is also measured without them
     cold: str = ""  # a file that is not in the page cache, and that one client downloads meanwhile
     load: float = 0.0  # open loop: the rate, as a share of what saturates the slowest contender
+    fewer: tuple[int, ...] = ()  # numbers of connections that p50 is measured with, too
     workers: int = 1  # worker threads or processes of a server; it has as many cores
     threads: int = 1  # threads of wrk; if more than one, they use the server's core too
     figure: str = "cpu"  # the figure that is compared: cpu, p99 or p99.9
@@ -73,6 +74,14 @@ class Scenario(NamedTuple):
     def idles_beside(self) -> bool:
         """Whether each contender has a second instance that holds no idle connections."""
         return self.idle > 0 and self.load > 0
+
+
+def application(about: str, name: str, limits: Mapping[str, float]) -> Scenario:
+    """A scenario for a Python application. `limits` are the targets of coring, by peer."""
+    ours = f"coring-{name}"
+    targets = tuple(Target(ours, peer, limit) for peer, limit in limits.items())
+    about = f"wrk, 64 connections, {about}; and p50 with 1 and 4 connections"
+    return Scenario(about, fewer=(1, 4), twin=ours, targets=targets)
 
 
 KEEPALIVE = beats(("floor-ring",), 1.05) + beats(PEERS) + ON_EPOLL
@@ -201,6 +210,24 @@ SCENARIOS = {
         workers=2,
         threads=2,
         twin="coring",
+    ),
+    "python-wsgi": application(
+        "a WSGI application without a framework",
+        "wsgi",
+        {"granian-wsgi": 1.0, "gunicorn-gevent": 0.12},
+    ),
+    "python-flask": application(
+        "a Flask application",
+        "flask",
+        {"granian-flask": 0.90, "gunicorn-gevent-flask": 0.45},
+    ),
+    "python-asgi": application(
+        "an ASGI application without a framework", "asgi", {"uvicorn": 0.60}
+    ),
+    "python-fastapi": application(
+        "a FastAPI application",
+        "fastapi",
+        {"uvicorn-fastapi": 0.80, "granian-fastapi": 1.0},
     ),
 }
 

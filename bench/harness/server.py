@@ -15,7 +15,7 @@ from subprocess import DEVNULL, STDOUT
 from typing import Iterator, NamedTuple
 
 from . import BENCH, Failed
-from .contenders import Contender
+from .contenders import APPLICATIONS, Contender
 from .machine import open_files
 from .scenarios import Scenario
 
@@ -59,6 +59,7 @@ class Server:
         """
         workers = self._scenario.workers
         cores = ",".join(str(core) for core in self._places.cores[:workers])
+        application = APPLICATIONS.get(self.contender.application)
         command = self.contender.commands[self._scenario.task].format(
             bin=shlex.quote(str(self._places.binaries)),
             peers=shlex.quote(str(self._places.peers)),
@@ -66,6 +67,8 @@ class Server:
             apps=shlex.quote(str(BENCH / "apps")),
             site=shlex.quote(str(self._places.site)),
             config=shlex.quote(str(self._configure())),
+            module=application.module if application else "",
+            interface=application.interface if application else "",
             port=self.port,
             workers=workers,
             response=response,
