@@ -108,7 +108,9 @@ def show_list(contenders: Mapping[str, Contender]) -> None:
     for name, one in contenders.items():
         played = [scenario for scenario in SCENARIOS if one.plays(scenario)]
         every = [s for s, scenario in SCENARIOS.items() if scenario.task in one.commands]
-        text = "all that it has a command for" if played == every else ", ".join(played)
+        text = ", ".join(played) or f"none: {', '.join(set(one.cannot.values()))}"
+        if played and played == every:
+            text = "all that it has a command for"
         print(f"  {name:22} {text}")
 
 
@@ -145,9 +147,7 @@ class Run:
             if any(one.plays(scenario) for scenario in self._scenarios())
         }
         quick = self._options.quick
-        missing = install.get_contenders(
-            plays, target / "peers", self._environment, quick=quick
-        )
+        missing = install.get_contenders(plays, target / "peers", self._environment, quick=quick)
         if "coring-pgo" in plays:
             program = binaries / "coring-pgo"
             missing |= install.get_by_profile(program, build=not self._options.bin_dir)

@@ -210,10 +210,10 @@ def get_contenders(
             download = one.kind == "coring" or not quick
             if download:
                 say(f"{name}: {' '.join(one.wheels)} from PyPI")
-            why = environment.install(one.wheels, download=download)
-            if why and download and one.packages and not install_packages(list(one.packages)):
-                why = environment.install(one.wheels)
-            no_wheels[one.wheels] = why
+            failed = environment.install(one.wheels, download=download)
+            if failed and download and one.packages and not install_packages(list(one.packages)):
+                failed = environment.install(one.wheels)
+            no_wheels[one.wheels] = failed
         why = no_program.get(one.program) or no_build.get(one.crate) or no_wheels.get(one.wheels)
         if why:
             missing[name] = why

@@ -17,8 +17,10 @@ PAGE = "README.md"
 
 # The figures of the articles, from their authors' machine: requests/s, p50 and longest in ms.
 PUBLISHED = (("uvicorn + FastAPI", 1352, 69, 106), ("gevent WSGIServer", 1556, 61, 84))
-ARTICLES_HERE = ("uvicorn-fastapi", "coring-fastapi", "gevent", "coring-wsgi", "gevent-flask")
-ARTICLES_HERE += ("coring-flask", "coring", "nginx")
+ARTICLES_HERE = (
+    *("uvicorn-fastapi", "coring-fastapi", "gevent", "coring-wsgi", "gevent-flask"),
+    *("coring-flask", "coring", "nginx"),
+)
 PUBLISHED_HERE = {"uvicorn + FastAPI": "uvicorn-fastapi", "gevent WSGIServer": "gevent"}
 
 HEAD = """# Results
