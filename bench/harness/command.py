@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Mapping, Sequence
 
 from . import BENCH, EXIT_FAILED, EXIT_MISSING, Failed, Missing, install, machine, page, report
-from .contenders import CONTENDERS, QUICK, Contender, added
+from .contenders import ALL, CONTENDERS, QUICK, Contender, added
 from .ratios import CLAIM_ROUNDS, TWIN
 from .rounds import Progress, Round, make_site, with_alone, with_twin
 from .scenarios import SCENARIOS, Scenario
@@ -107,7 +107,7 @@ def show_list(contenders: Mapping[str, Contender]) -> None:
     print("\ncontenders, and their scenarios")
     for name, one in contenders.items():
         played = [scenario for scenario in SCENARIOS if one.plays(scenario)]
-        every = [s for s, scenario in SCENARIOS.items() if scenario.task in one.commands]
+        every = [s for s in SCENARIOS if s in ALL and SCENARIOS[s].task in one.commands]
         text = ", ".join(played) or f"none: {', '.join(set(one.cannot.values()))}"
         if played and played == every:
             text = "all that it has a command for"
