@@ -37,9 +37,8 @@
 //!
 //! The library installs no signal handlers: [`Builder::start`] returns a [`Handle`] that drains or
 //! stops the server. The server's threads block `SIGPIPE` and `SIGXFSZ`, so that a failed write
-//! returns an error whatever the program does about these signals. Threads and child processes
-//! that a service starts inherit this signal mask; [`process::spawn`] starts a child process without
-//! it.
+//! returns an error whatever the program does about these signals. Threads and child processes that
+//! a service starts inherit this signal mask; [`process::spawn`] starts a child process without it.
 //!
 //! The library does not replace the panic hook. Rust's default hook writes to standard error on the
 //! thread that panics, which blocks a worker while nothing reads standard error (a log collector

@@ -13,9 +13,9 @@ use crate::sys::signals::with_write_signals;
 ///
 /// The threads of a [`Server`](crate::Server) block `SIGPIPE` and `SIGXFSZ`, and a child process
 /// inherits the mask of the thread that starts it. If a child with this mask writes to a pipe
-/// without a reader, the write fails and does not end the child. A shell's loop in `... | head -1`, for
-/// example, then continues. This function starts the child with both signals unblocked. It can be
-/// called on any thread, also within [`task::blocking`](crate::task::blocking).
+/// without a reader, the write fails and does not end the child. A shell's loop in `... | head -1`,
+/// for example, then continues. This function starts the child with both signals unblocked. It can
+/// be called on any thread, also within [`task::blocking`](crate::task::blocking).
 ///
 /// ```
 /// use std::process::{Command, Stdio};

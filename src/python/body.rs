@@ -1,7 +1,8 @@
 //! Collects the body of a request before its application is called (WSGI): a client that uploads
-//! slowly holds no worker. A small body is kept in memory and travels with the request; a larger one
-//! is written to a file without a name, whose descriptor travels instead. Where no such file can be
-//! made, as with a read-only root, the file is in memory, and the sum of these files is limited.
+//! slowly holds no worker. A small body is kept in memory and travels with the request; a larger
+//! one is written to a file without a name, whose descriptor travels instead. Where no such file
+//! can be made, as with a read-only root, the file is in memory, and the sum of these files is
+//! limited.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -108,8 +109,8 @@ impl Spool {
         }
     }
 
-    /// Reads all of `body`. `has_body`: the request has one, even if it is empty. The share is to be
-    /// dropped when the worker needs the body no longer.
+    /// Reads all of `body`. `has_body`: the request has one, even if it is empty. The share is to
+    /// be dropped when the worker needs the body no longer.
     pub(super) async fn collect(
         &self,
         body: &mut Body,

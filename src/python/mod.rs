@@ -296,8 +296,8 @@ impl Service for Python {
     }
 }
 
-/// The directory for large request bodies, if a file can be made there. Else it is reported that there
-/// is none, unless the application gets all bodies as they arrive.
+/// The directory for large request bodies, if a file can be made there. Else it is reported that
+/// there is none, unless the application gets all bodies as they arrive.
 fn spool_directory(options: &Options, loaded: &Loaded) -> Option<PathBuf> {
     let directory = &options.spool_dir;
     match file_in(directory) {
@@ -305,9 +305,9 @@ fn spool_directory(options: &Options, loaded: &Loaded) -> Option<PathBuf> {
         Err(error) => {
             if loaded.interface == "wsgi" {
                 messages::report(format_args!(
-                    "no file can be made in {}: {error}; request bodies are kept in memory, at most \
-                     {} MiB for each core, and further ones get 503; name another directory with \
-                     --spool-dir",
+                    "no file can be made in {}: {error}; request bodies are kept in memory, at \
+                     most {} MiB for each core, and further ones get 503; name another directory \
+                     with --spool-dir",
                     directory.display(),
                     FALLBACK_BYTES_MAX >> 20,
                 ));

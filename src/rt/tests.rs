@@ -10,8 +10,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::rt::{
-    DrainHold, Elapsed, Event, JoinError, Timeout, Timer, calling_waker, drain_released,
-    hold_drain, sleep_ms, spawn_detached, spawn_joined, yield_now,
+    Elapsed, JoinError, Timeout, Timer, sleep_ms, spawn_detached, spawn_joined, yield_now,
 };
 
 fn executor() -> Executor {

@@ -94,8 +94,8 @@ impl Body {
     ///
     /// The sender's queue holds up to `bytes_max` bytes, or one part that is larger. A writer waits
     /// while the queue is full. Small parts that wait in it are joined, so a reader that is behind
-    /// gets fewer and larger parts. The connection takes parts from the queue while it has fewer than
-    /// `bytes_max` bytes to send. So a client that does not read costs up to three times
+    /// gets fewer and larger parts. The connection takes parts from the queue while it has fewer
+    /// than `bytes_max` bytes to send. So a client that does not read costs up to three times
     /// `bytes_max`, besides the socket's send buffer.
     ///
     /// ```

@@ -286,8 +286,8 @@ exec "
     command
 }
 
-/// As in a container: the static binary and an application in a read-only root. Where no directory is
-/// writable, a body of the client is kept in memory, and refused if it is too large for that.
+/// As in a container: the static binary and an application in a read-only root. Where no directory
+/// is writable, a body of the client is kept in memory, and refused if it is too large for that.
 #[test]
 fn a_python_application_runs_in_a_read_only_root_under_the_profile() {
     let directory = TempDir::new();

@@ -418,6 +418,9 @@ class Both(Case):
         f = self.start()
         fd = self.shared_fds(f, "shared")
         f.send("GET", "/shut", query=f"close={fd}")
+        # A thread that waits notices at the next request.
+        time.sleep(0.05)
+        f.send()
         self.assertEqual(f.worker.wait(5), 1)
         self.assertIn("does the application close descriptors", f.stderr())
 

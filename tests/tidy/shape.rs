@@ -18,6 +18,10 @@ const LONG_FILES: &[(&str, &str)] = &[
     ),
     ("tests/integration/limits.rs", "one test for each limit"),
     (
+        "tests/integration/request_bodies.rs",
+        "one test for each way to read a body",
+    ),
+    (
         "tests/python/test_application.py",
         "one test for each way to name an application, and each mistake",
     ),

@@ -162,7 +162,7 @@ fn a_panic_of_a_replaced_waker_does_not_reach_the_task_that_replaces_it() {
         let timer = Timer::new();
         timer.set(10);
         let hold = hold_drain();
-        let waits: [Box<dyn FnMut(&mut Context<'_>)>; 5] = [
+        let waits: [Wait<'_>; 5] = [
             Box::new(|context| assert!(timer.poll_expired(context).is_pending())),
             Box::new(|context| timer.wake_for_peer(10, context)),
             repeat_poll(spawn_joined(pending::<()>())),
@@ -184,8 +184,10 @@ fn a_panic_of_a_replaced_waker_does_not_reach_the_task_that_replaces_it() {
     });
 }
 
-/// A function that polls `future`, which is never ready.
-fn repeat_poll<F: Future + Unpin + 'static>(mut future: F) -> Box<dyn FnMut(&mut Context<'_>)> {
+/// A function that polls a future once, which is not ready.
+type Wait<'a> = Box<dyn FnMut(&mut Context<'_>) + 'a>;
+
+fn repeat_poll<'a, F: Future + Unpin + 'a>(mut future: F) -> Wait<'a> {
     Box::new(move |context| assert!(Pin::new(&mut future).poll(context).is_pending()))
 }
 

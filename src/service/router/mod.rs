@@ -201,8 +201,8 @@ impl Router {
 
     /// Adds a service, which may be another router, for `prefix` and all paths beneath it, with any
     /// method. [`Request::path`] then returns the path without the prefix, or `/` for the prefix
-    /// itself. [`Files`](crate::Files) redirects from the prefix to the prefix with a slash, because
-    /// relative links of a page at the prefix itself would lead out of it.
+    /// itself. [`Files`](crate::Files) redirects from the prefix to the prefix with a slash,
+    /// because relative links of a page at the prefix itself would lead out of it.
     ///
     /// ```
     /// use coring::{Files, Request, Response, Router, fs::Root};

@@ -158,7 +158,8 @@ pub(crate) fn static_binary() -> PathBuf {
     path
 }
 
-/// The interpreter that has the tools of `deploy/tests/requirements.txt`, which `tests/run` installs.
+/// The interpreter that has the tools of `deploy/tests/requirements.txt`, which `tests/run`
+/// installs.
 #[track_caller]
 pub(crate) fn python_with_tools() -> PathBuf {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("deploy/bin/python");
