@@ -152,7 +152,7 @@ def _import_failed(target: Target, name: str, directory: str, error: BaseExcepti
             error,
         )
     text = f"`{target.text}` cannot be imported: {_one_line(error)}"
-    if isinstance(error, RuntimeError) and "event loop" in str(error):
+    if isinstance(error, RuntimeError) and "no current event loop" in str(error):
         text += "; --interface asgi3 imports it with an event loop in place"
     return LoadError(text, error)
 
@@ -305,7 +305,10 @@ def interface_of(app: Any) -> str:
     elif _is_coroutine(target) or _is_coroutine(_call_of(target)):
         return "asgi3"
     # Wrappers hide that they return coroutines, but not how many arguments they need.
-    needed = _needed_arguments(app)
+    needed = _needed_arguments(app, False)
+    if needed is None:
+        # What is wrapped says more. With one argument it would be no application itself.
+        return "asgi3" if _needed_arguments(app, True) == 3 else "wsgi"
     return {1: "asgi2", 3: "asgi3"}.get(needed, "wsgi")
 
 
@@ -317,18 +320,20 @@ def _call_of(target: Any) -> Any:
 def _is_coroutine(function: Any) -> bool:
     while isinstance(function, functools.partial):
         function = function.func
-    return inspect.iscoroutinefunction(inspect.unwrap(function) if function else function)
+    return inspect.iscoroutinefunction(function)
 
 
-def _needed_arguments(app: Any) -> int:
+def _needed_arguments(app: Any, is_followed: bool) -> int | None:
+    """How many arguments have no defaults; none if there may be any number of them."""
     try:
-        parameters = inspect.signature(app).parameters.values()
+        signature = inspect.signature(app, follow_wrapped=is_followed)
     except (TypeError, ValueError):
-        return 2
+        return None
+    parameters = signature.parameters.values()
+    if any(p.kind == p.VAR_POSITIONAL for p in parameters):
+        return None
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    if any(p.kind == inspect.Parameter.VAR_POSITIONAL for p in parameters):
-        return 2
-    return len([p for p in parameters if p.kind in kinds and p.default is inspect.Parameter.empty])
+    return len([p for p in parameters if p.kind in kinds and p.default is p.empty])
 
 
 def as_asgi3(app: Callable[..., Any]) -> Callable[..., Any]:

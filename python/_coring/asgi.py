@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import sys
+from collections import deque
 from marshal import loads
 from time import monotonic
 from typing import Any, Awaitable, Callable
@@ -52,12 +53,13 @@ class Core:
         self.is_draining = False
         self.is_lost = False
         # Messages that the socket had no room for.
-        self.queue: list[bytes] = []
+        self.queue: deque[bytes] = deque()
         self.room = Waiting(server.loop)
         self._unrung_since: float | None = None
+        self._is_reading = False
 
     def send(self, message: bytes) -> None:
-        """Sends a message now, and rings at the end of the loop's turn."""
+        """Sends a message now, and rings when all was read or at the end of the loop's turn."""
         if self.queue:
             self.queue.append(message)
             return
@@ -68,14 +70,16 @@ class Core:
             return
         if self._unrung_since is None:
             self._unrung_since = monotonic()
-            self.server.loop.call_soon(self.ring)
+            if not self._is_reading:
+                self.server.loop.call_soon(self.ring)
         elif monotonic() - self._unrung_since >= RING_INTERVAL:
             self.server.link.ring(self.index)
             self._unrung_since = monotonic()
 
     def ring(self) -> None:
-        self._unrung_since = None
-        self.server.link.ring(self.index)
+        if self._unrung_since is not None:
+            self._unrung_since = None
+            self.server.link.ring(self.index)
 
     def _not_sent(self, message: bytes, error: OSError) -> None:
         if error.errno in (errno.EAGAIN, errno.ENOBUFS):
@@ -99,7 +103,7 @@ class Core:
                     self.server.link.fail(error)
                 self.lose()
                 return
-            del self.queue[0]
+            self.queue.popleft()
         self.server.loop.remove_writer(self.sock.fileno())
         self.server.link.ring(self.index)
         self.room.changed()
@@ -119,6 +123,14 @@ class Core:
 
     def read(self) -> bool:
         """Takes the messages that wait, or as many of them as one turn may. `True`: it has all."""
+        self._is_reading = self._unrung_since is None
+        has_all = self._read()
+        if self._is_reading:
+            self._is_reading = False
+            self.ring()
+        return has_all
+
+    def _read(self) -> bool:
         receive, buffer = self.sock.recv_into, self.server.buffer
         for _ in range(MESSAGES_MAX):
             if self.is_lost:
@@ -214,10 +226,9 @@ class Server:
         return True
 
     def _read_control(self) -> None:
+        # It ends the process if coring has ended: also while the last requests run.
         self.link.read_control()
-        if self.link.is_quitting:
-            self.loop.remove_reader(self.link.control.fileno())
-            self.changes.changed()
+        self.changes.changed()
 
     async def _finish(self, end: float) -> None:
         """Runs the requests to their ends, and those that are still in the sockets."""

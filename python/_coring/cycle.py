@@ -15,6 +15,7 @@ from _coring.link import (
     END,
     WANT,
     ClientDisconnected,
+    as_last,
     pack_prefix,
 )
 
@@ -227,7 +228,7 @@ class Cycle(Waiting):
             if not prefix:
                 prefix = (_BODY_END if is_last else _BODY_PART) + self.ident
             elif is_last:
-                prefix = head.whole + prefix[len(head.whole) :]
+                prefix = as_last(prefix)
             self.core.send(_join((prefix, piece)))
             prefix = b""
             if is_last:
@@ -250,7 +251,7 @@ class Cycle(Waiting):
             self.changed()
 
     def _end_incomplete(self) -> None:
-        if not self.is_told:
+        if not (self.is_told or self.is_gone):
             what = "completing" if self.is_begun else "starting"
             logs.error("uvicorn.error", f"ASGI callable returned without {what} response.")
         self._cut()

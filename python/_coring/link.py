@@ -19,6 +19,8 @@ from threading import Lock
 from time import monotonic
 from typing import Any, NoReturn, Protocol
 
+from _coring import logs
+
 DONTWAIT = socket.MSG_DONTWAIT
 SEND_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 RECEIVE_FLAGS = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
@@ -47,6 +49,11 @@ UNMARKED = bytes(8)
 
 # kind, flags, status, size; the number of the request follows.
 pack_prefix = struct.Struct("<BBHI").pack
+
+
+def as_last(message: bytes) -> bytes:
+    """The message with the flag that it is the last one of its response."""
+    return message[:1] + b"\1" + message[2:]
 
 
 class ClientDisconnected(ConnectionError):
@@ -149,7 +156,7 @@ class Link:
         self.end_if_forked()
         text = f"coring: a worker's link does not work any more ({error}); "
         text += "does the application close descriptors that it has not opened?\n"
-        os.write(2, text.encode())
+        logs.write(text)
         os._exit(1)
 
     def is_supervised(self, wait_ms: int = 0) -> bool:
@@ -292,5 +299,5 @@ class Link:
         if not self.is_quitting:
             text = "coring: the socket that requests come from was shut down by one of the "
             text += "processes that have it; this worker ends and another one is started\n"
-            os.write(2, text.encode())
+            logs.write(text)
         self.is_quitting = True

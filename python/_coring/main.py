@@ -35,13 +35,13 @@ def run(config: dict[str, Any]) -> None:
     except application.LoadError as error:
         logs.write(str(error))
         exit_with(link, LOAD_FAILED)
-    logs.warn_of_access_filters()
     if worker_class == "asgi":
         if not asgi.run(link, app, interface, config, loop):
             exit_with(link, START_FAILED)
     else:
         from _coring import threads
 
+        logs.warn_of_access_filters()
         count = 1
         if worker_class == "gthread":
             count = min(int(config.get("threads") or DEFAULT_THREADS), THREADS_MAX)

@@ -20,6 +20,7 @@ from _coring.link import (
     END,
     ClientDisconnected,
     Link,
+    as_last,
     pack_prefix,
 )
 
@@ -243,7 +244,7 @@ class Response:
             if prefix:
                 self.prefix = b""
                 if is_end:
-                    prefix = prefix[:1] + b"\1" + prefix[2:]
+                    prefix = as_last(prefix)
             else:
                 prefix = (_BODY_END if is_end else _BODY_PART) + self.ident
             link.send(core, _join((prefix, piece)))
@@ -292,8 +293,7 @@ class Response:
                 return
             if self.left is None:
                 self.is_ended = True
-                message = self.prefix[:1] + b"\1" + self.prefix[2:]
-                self.link.send(self.core, message)
+                self.link.send(self.core, as_last(self.prefix))
                 return
             self.link.send(self.core, self.prefix)
         if self.is_gone:

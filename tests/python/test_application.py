@@ -280,6 +280,30 @@ class Recognising(Case):
             ["asgi2", "asgi"],
         )
 
+    def test_wrappers_that_change_the_arguments(self):
+        """As the decorators of Werkzeug do."""
+        self.assertEqual(
+            self.interface("""
+            import functools
+            def application(f):
+                @functools.wraps(f)
+                def wrapper(*args): return f(args[-2])
+                return wrapper
+            @application
+            def app(request): pass
+        """),
+            ["wsgi", "gthread"],
+        )
+        self.assertEqual(
+            self.interface("""
+            import functools
+            async def inner(scope, receive, send): pass
+            @functools.wraps(inner)
+            def app(environ, start_response): pass
+        """),
+            ["wsgi", "gthread"],
+        )
+
     def test_any_arguments_are_wsgi(self):
         self.assertEqual(self.interface("def app(*args): pass"), ["wsgi", "gthread"])
         self.assertEqual(
@@ -511,8 +535,9 @@ logging.getLogger("gunicorn.access").addFilter(lambda record: "/health" not in r
 logging.getLogger("uvicorn.access").addHandler(logging.NullHandler())
 """
         )
-        f = self.load("main:app", {"main.py": source})
-        self.assertEqual(f.stderr().count("--access-log-skip"), 1)
+        for text in (source, source.replace(wsgi(), asgi())):
+            f = self.load("main:app", {"main.py": text}, lifespan="off")
+            self.assertEqual(f.stderr().count("--access-log-skip"), 1)
 
     def test_loggers_of_access_without_filters_are_silent(self):
         self.assertEqual(self.load("main:app", {"main.py": wsgi()}).stderr(), "")
