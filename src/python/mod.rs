@@ -82,7 +82,7 @@ const PART_BYTES_MAX: usize = 64 << 10;
 /// The processes that run an application. Dropping it ends them.
 #[derive(Debug)]
 pub struct Workers {
-    supervisor: Mutex<Supervisor>,
+    supervisor: Supervisor,
     ends: Arc<Ends>,
     loaded: Loaded,
 }
@@ -124,7 +124,7 @@ impl Workers {
         let (supervisor, loaded) = Supervisor::start(options.clone(), launcher, far, far_shared)?;
         let spool_directory = spool_directory(&options, &loaded);
         Ok(Self {
-            supervisor: Mutex::new(supervisor),
+            supervisor,
             ends: Arc::new(Ends {
                 shared,
                 news: near,
@@ -151,13 +151,10 @@ impl Workers {
     }
 
     /// Ends all processes: they finish their requests, run what the application has for its end,
-    /// and exit; after `limit` they are killed.
+    /// and exit; after `limit` they are killed. A second call, from another thread, may shorten
+    /// that.
     pub fn stop(&self, limit: Duration) {
-        let mut supervisor = self
-            .supervisor
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        supervisor.stop(limit);
+        self.supervisor.stop(limit);
     }
 }
 

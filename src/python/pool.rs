@@ -12,7 +12,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::pin::pin;
 use std::process::ExitStatus;
 use std::rc::Rc;
-use std::sync::mpsc;
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::task::Poll;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -101,7 +101,7 @@ pub(super) enum Command {
 pub(super) struct Supervisor {
     commands: mpsc::Sender<Command>,
     bell: OwnedFd,
-    thread: Option<thread::JoinHandle<()>>,
+    thread: Mutex<Option<thread::JoinHandle<()>>>,
 }
 
 impl Supervisor {
@@ -146,7 +146,7 @@ impl Supervisor {
         let supervisor = Self {
             commands,
             bell,
-            thread: Some(thread),
+            thread: Mutex::new(Some(thread)),
         };
         match outcome.recv() {
             Ok(Ok(loaded)) => Ok((supervisor, loaded)),
@@ -155,15 +155,20 @@ impl Supervisor {
         }
     }
 
-    /// Ends all workers, which have `limit` to do so by themselves, and waits for that.
-    pub(super) fn stop(&mut self, limit: Duration) {
-        let Some(thread) = self.thread.take() else {
-            return;
-        };
+    /// Ends all workers, which have `limit` to do so by themselves, and waits for that. A later
+    /// call, which may come meanwhile, can only make the limit shorter, and does not wait.
+    pub(super) fn stop(&self, limit: Duration) {
         // Neither fails while the thread lives.
         let _ = self.commands.send(Command::Stop(limit));
         let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
-        let _ = thread.join();
+        let thread = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
     }
 }
 
@@ -215,8 +220,12 @@ impl Pool {
             let _ = rustix::net::send(control, b"quit", rustix::net::SendFlags::NOSIGNAL);
         }
         let started = Instant::now();
+        let mut limit = limit;
         while !self.controls.borrow().is_empty() && started.elapsed() < limit {
             sleep(Duration::from_millis(5)).await;
+            if let Ok(Command::Stop(shorter)) = commands.try_recv() {
+                limit = limit.min(shorter);
+            }
         }
         for (_, pid) in self.controls.borrow().values() {
             kill(*pid);

@@ -13,7 +13,8 @@ use std::env;
 use std::fmt;
 use std::io;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use coring::{Builder, ErrorKind, Handle, Server, messages};
@@ -26,6 +27,9 @@ use run::{RunArgs, RunError};
 
 /// How long the process waits at its end until the last messages are written.
 const LAST_MESSAGES: Duration = Duration::from_secs(1);
+
+/// The least time that Python workers have to end when the server has ended.
+const WORKERS_END: Duration = Duration::from_secs(1);
 
 /// Waits for the last messages when it is dropped, also by a panic.
 struct FlushOnDrop;
@@ -83,7 +87,7 @@ fn serve(app: &App<Directory>, config: &ServerConfig) -> Result<(), Failure> {
         .start(move || open.service())
         .map_err(Failure::Server)?;
     let about = [("serves", app.description())];
-    wait(&about, config, &server, signals)
+    wait(&about, config, &server, None, signals).map(drop)
 }
 
 /// Runs a Python application until the server ends. The workers end after the server, so that every
@@ -104,9 +108,15 @@ fn run_application(arguments: &RunArgs, config: &ServerConfig) -> Result<(), Fai
     };
     let server = server.map_err(Failure::Server)?;
     let about = run::describe(arguments, &workers);
-    let ended = wait(&about, config, &server, signals);
-    workers.stop(drain_timeout);
-    ended
+    let workers = Arc::new(workers);
+    let ended = wait(&about, config, &server, Some(workers.clone()), signals);
+    // Server and workers share the limit of the drain.
+    let spent = match &ended {
+        Ok(drain) => drain.get().map_or(Duration::ZERO, Instant::elapsed),
+        Err(_) => drain_timeout,
+    };
+    workers.stop(drain_timeout.saturating_sub(spent).max(WORKERS_END));
+    ended.map(drop)
 }
 
 fn builder(config: &ServerConfig) -> Builder {
@@ -124,20 +134,23 @@ fn builder(config: &ServerConfig) -> Builder {
     builder
 }
 
-/// Prints the banner, lets signals reach the server, and waits until it ends.
+/// Prints the banner, lets signals reach the server, and waits until it ends. Returns the time at
+/// which its drain began.
 fn wait(
     about: &[(&str, String)],
     config: &ServerConfig,
     server: &Handle,
+    workers: signals::Workers,
     signals: Signals,
-) -> Result<(), Failure> {
+) -> Result<Arc<OnceLock<Instant>>, Failure> {
     console::banner(about, config, server);
-    signals::handle(signals, server.clone(), config.drain_timeout).map_err(Failure::Signals)?;
+    let drain = signals::handle(signals, server.clone(), workers, config.drain_timeout);
+    let drain = drain.map_err(Failure::Signals)?;
     let ended = server.wait().map_err(Failure::Server);
     if config.stats {
         console::stats(server);
     }
-    ended
+    ended.map(|()| drain)
 }
 
 /// Exit status for bad configuration (sysexits.h): a supervisor should not restart the program.

@@ -1,7 +1,9 @@
 //! Signal handling: the first signal drains the server, the second one stops it.
 
 use std::io;
+use std::sync::{Arc, OnceLock};
 use std::thread;
+use std::time::Instant;
 
 use coring::messages::report;
 use coring::{Handle, unblock_signals};
@@ -25,26 +27,38 @@ pub(crate) fn install() -> io::Result<Signals> {
     Ok(signals)
 }
 
-/// Handles the signals since [`install`] on a thread of its own, which ends with the process.
+/// What a signal ends, besides the server.
+pub(crate) type Workers = Option<Arc<coring::python::Workers>>;
+
+/// Handles the signals since [`install`] on a thread of its own, which ends with the process. The
+/// result has the time at which the drain began, once it has.
 ///
 /// # Errors
 /// Fails if the thread cannot be started.
-pub(crate) fn handle(mut signals: Signals, server: Handle, limit: Duration) -> io::Result<()> {
+pub(crate) fn handle(
+    mut signals: Signals,
+    server: Handle,
+    workers: Workers,
+    limit: Duration,
+) -> io::Result<Arc<OnceLock<Instant>>> {
+    let drain: Arc<OnceLock<Instant>> = Arc::default();
+    let began = drain.clone();
     let handle = move || {
-        let mut draining = false;
         for signal in signals.forever() {
             match signal {
                 // A file, the access log say, has reached RLIMIT_FSIZE. The write fails with EFBIG;
                 // without a handler the signal would end the process.
                 SIGXFSZ => {}
                 SIGHUP => report("SIGHUP: ignored, because there is no configuration to reload"),
-                _ if draining => {
+                _ if drain.set(Instant::now()).is_err() => {
                     report("stopping now");
                     server.stop();
+                    if let Some(workers) = &workers {
+                        workers.stop(std::time::Duration::ZERO);
+                    }
                 }
                 // The message first: a server without connections ends at once.
                 _ => {
-                    draining = true;
                     report(format_args!(
                         "draining: running requests have {limit}; a second signal stops the server"
                     ));
@@ -55,6 +69,6 @@ pub(crate) fn handle(mut signals: Signals, server: Handle, limit: Duration) -> i
     };
     thread::Builder::new()
         .name("signals".to_owned())
-        .spawn(handle)
-        .map(drop)
+        .spawn(handle)?;
+    Ok(began)
 }

@@ -22,7 +22,7 @@ use super::request::request_id;
 use super::slots::{Failure, Slots};
 use crate::net::{Events, Polling};
 use crate::rt::{Event, draining, spawn_detached};
-use crate::task::time::sleep;
+use crate::task::time::{sleep, timeout};
 
 pub(super) use call::Call;
 
@@ -293,14 +293,18 @@ impl Link {
         }
     }
 
-    /// Takes the messages of a worker each time that it rings.
+    /// Takes the messages of a worker each time that it rings, and once more a little later: a
+    /// worker that goes on at once rings at most once in that time.
     async fn listen(self: Rc<Self>, peer: &Peer, bell: OwnedFd) {
         let mut bell = Polling::new(bell, Events::READABLE);
-        while !peer.is_dead.get() && bell.ready().await.is_ok() {
+        while bell.ready().await.is_ok() && !peer.is_dead.get() {
             self.collect(peer);
-            if self.slots.borrow().len() > 0 {
-                sleep(AFTER_A_RING).await;
+            while self.slots.borrow().len() > 0 && !peer.is_dead.get() {
+                let has_rung = timeout(AFTER_A_RING, bell.ready()).await.is_ok();
                 self.collect(peer);
+                if !has_rung {
+                    break;
+                }
             }
         }
     }
