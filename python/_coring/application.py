@@ -15,7 +15,7 @@ from typing import Any, Callable
 
 from _coring import logs
 
-# What an application is called if nobody says so; functions that make one come last.
+# The names of an application that the user has not named, and of functions that make one.
 CANDIDATES = ("app", "application", "api")
 FACTORIES = ("create_app", "make_app")
 
@@ -307,7 +307,7 @@ def interface_of(app: Any) -> str:
     # Wrappers hide that they return coroutines, but not how many arguments they need.
     needed = _needed_arguments(app, False)
     if needed is None:
-        # What is wrapped says more. With one argument it would be no application itself.
+        # The wrapped function says more. With one argument it would not be an application itself.
         return "asgi3" if _needed_arguments(app, True) == 3 else "wsgi"
     return {1: "asgi2", 3: "asgi3"}.get(needed, "wsgi")
 

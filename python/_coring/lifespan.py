@@ -22,7 +22,7 @@ class Lifespan:
         self._mode = mode
         self._changes = Waiting(server.loop)
         self._task: asyncio.Task[None] | None = None
-        # What is under way, and whether the application has answered to it.
+        # The event under way, and whether the application has answered to it.
         self._event = "lifespan.startup"
         self._is_answered = False
         self._received = 0

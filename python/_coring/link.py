@@ -41,7 +41,7 @@ CREDIT_BYTES = 256 << 10
 GONE_MAX = 1024
 # Room for one message from coring. The send buffer of its socket bounds a message to less.
 MESSAGE_BYTES_MAX = 1 << 20
-# A core that has unrung messages is rung when its last ring is older, in seconds.
+# How old the last ring of a core has to be before it rings again for messages, in seconds.
 RING_INTERVAL = 0.001
 
 ONE = (1).to_bytes(8, "little")
@@ -64,7 +64,7 @@ class Stream(Protocol):
     """A response that is sent in parts."""
 
     def grant(self, size: int) -> None:
-        """So many more bytes may be sent."""
+        """`size` more bytes may be sent."""
 
     def disconnect(self) -> None:
         """The client has gone."""
@@ -84,7 +84,7 @@ class Link:
         self.page = mmap.mmap(config["page"], 4096)
         os.close(config["page"])
         cores = len(self.data)
-        # Whether a core has messages that it was not rung for, and when it was rung last.
+        # Whether the bell of a core has not announced messages yet, and when it rang last.
         self.unrung = [False] * cores
         self.last_ring = [0.0] * cores
         self.streams: dict[bytes, Stream] = {}
@@ -182,7 +182,7 @@ class Link:
                 self.ring(core)
 
     def send(self, core: int, message: bytes) -> None:
-        """Sends a message. The core is rung later unless its last ring is old."""
+        """Sends a message. The bell rings now if its last ring is old, else later."""
         try:
             self.data[core].send(message, SEND_FLAGS)
         except OSError as error:

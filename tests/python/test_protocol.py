@@ -290,7 +290,7 @@ class Both(Case):
         f.worker.data[1], other = socket.socketpair()
         self.addCleanup(other.close)
         self.assertEqual(f.get(core=0).body, b"hello")
-        # Nobody takes this one.
+        # No core takes the response to this one.
         f.near.send(
             front.marshal.dumps(
                 (
