@@ -5,9 +5,12 @@ use std::mem;
 
 use crate::buf::Part;
 
-/// The longest part that is copied into `tail`, in bytes. A longer part in a block of 4 KiB takes
-/// no more than twice its length.
-const SMALL_PART_BYTES_MAX: usize = 2048;
+/// The longest chunk that is copied into `tail`, in bytes. A longer one, in its block of 4 KiB,
+/// takes no more than twice its length.
+const SMALL_CHUNK_BYTES_MAX: usize = 2048;
+/// The longest other part that is copied, in bytes. Other parts hold no more than their bytes,
+/// which several queues may share: an event that is sent to many clients, for example.
+const TINY_PART_BYTES_MAX: usize = 64;
 /// The size that `tail` may grow to, in bytes. The larger it is, the fewer chunks are sent.
 const TAIL_BYTES_MAX: usize = 16 << 10;
 
@@ -24,9 +27,13 @@ pub(super) struct PartQueue {
 
 impl PartQueue {
     /// Appends a copy of `part` if it is small and not the first. Returns whether it did.
-    pub(super) fn copy(&mut self, part: &[u8]) -> bool {
+    pub(super) fn copy(&mut self, part: &Part) -> bool {
         let is_first = self.parts.is_empty() && self.tail.is_empty();
-        if is_first || part.len() > SMALL_PART_BYTES_MAX {
+        let copied_bytes_max = match part {
+            Part::Chunk(_) => SMALL_CHUNK_BYTES_MAX,
+            _ => TINY_PART_BYTES_MAX,
+        };
+        if is_first || part.len() > copied_bytes_max {
             return false;
         }
         if self.tail.len() + part.len() > TAIL_BYTES_MAX {
@@ -103,6 +110,21 @@ mod tests {
             }
             assert!(content == expected, "{lengths:?}");
             assert_eq!(pool.in_use(), 0);
+        }
+    }
+
+    /// Clients that do not read share the memory of what is sent to all of them.
+    #[test]
+    fn bytes_that_are_shared_are_not_copied() {
+        let event = bytes::Bytes::from(vec![b'x'; 1000]);
+        let mut queue = PartQueue::default();
+        for _ in 0..3 {
+            let part = Part::from(event.clone());
+            assert!(!queue.copy(&part));
+            queue.push(part);
+        }
+        while let Some(part) = queue.pop() {
+            assert_eq!(part.as_ptr(), event.as_ptr());
         }
     }
 
