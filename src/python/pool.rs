@@ -148,10 +148,16 @@ impl Supervisor {
             bell,
             thread: Mutex::new(Some(thread)),
         };
-        match outcome.recv() {
-            Ok(Ok(loaded)) => Ok((supervisor, loaded)),
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(io::Error::other("the supervisor has panicked").into()),
+        let outcome = outcome
+            .recv()
+            .unwrap_or_else(|_| Err(io::Error::other("the supervisor has panicked").into()));
+        match outcome {
+            Ok(loaded) => Ok((supervisor, loaded)),
+            Err(error) => {
+                // Without a pool there are to be no further attempts.
+                supervisor.stop(Duration::ZERO);
+                Err(error)
+            }
         }
     }
 
@@ -455,4 +461,26 @@ fn parse_loaded(text: &str) -> Option<Loaded> {
         threads: words.next()?.parse().ok()?,
         detail: words.next().unwrap_or_default().to_owned(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::python::Workers;
+
+    #[test]
+    fn a_pool_that_does_not_start_makes_no_further_attempts() {
+        let mut options = Options::new("app");
+        options.python = "/bin/false".into();
+        let outcome = Workers::start(options, 1);
+        assert!(matches!(outcome, Err(StartError::Ended(_))), "{outcome:?}");
+        let tasks = fs::read_dir("/proc/self/task").expect("our threads");
+        let names = tasks
+            .flatten()
+            .flat_map(|task| fs::read_to_string(task.path().join("comm")));
+        let names: Vec<String> = names.collect();
+        assert!(!names.contains(&"coring-python\n".to_owned()), "{names:?}");
+    }
 }
