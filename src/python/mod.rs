@@ -212,7 +212,10 @@ impl Python {
             let queue = self.ends.options.queue.div_ceil(self.ends.news.len());
             let core = i32::try_from(self.core).expect("few cores");
             let link = Link::new(core, shared, queue);
-            spawn_detached(hear(link.clone(), news.expect("each core takes its own")));
+            spawn_detached(follow_supervisor(
+                link.clone(),
+                news.expect("each core takes its own"),
+            ));
             link
         })
     }
@@ -335,11 +338,11 @@ async fn upload(link: Rc<Link>, id: message::Id, credit: Rc<upload::Credit>, mut
 }
 
 /// Follows what the supervisor says of workers.
-async fn hear(link: Rc<Link>, news: OwnedFd) {
+async fn follow_supervisor(link: Rc<Link>, news: OwnedFd) {
     let mut news = UnixSeqpacket::new(news).expect("a socket of that kind");
     while let Ok(Some(message)) = news.recv(Vec::with_capacity(NEWS_BYTES)).await {
         match parse_news(&message.bytes) {
-            Some(News::Left(number)) => link.bury(number),
+            Some(News::Left(number)) => link.worker_ended(number),
             Some(News::Joined {
                 number,
                 threads,

@@ -199,7 +199,7 @@ impl Link {
     }
 
     /// The requests of a worker that has died are answered, or given to another.
-    pub(super) fn bury(self: &Rc<Self>, number: u32) {
+    pub(super) fn worker_ended(self: &Rc<Self>, number: u32) {
         let Some(dead) = self.peer(number) else {
             return;
         };
