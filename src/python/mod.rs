@@ -50,7 +50,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Duration;
 
 use ::http::StatusCode;
@@ -271,6 +271,7 @@ impl Python {
 impl Service for Python {
     async fn call(&self, request: Request) -> Response {
         if asks_for_websocket(&request) {
+            notify_of_websockets();
             return Response::text("WebSocket is not supported yet\n")
                 .with_status(StatusCode::NOT_IMPLEMENTED);
         }
@@ -373,6 +374,17 @@ async fn follow_supervisor(link: Rc<Link>, news: OwnedFd) {
 fn asks_for_websocket(request: &Request) -> bool {
     let upgrade = request.header("upgrade");
     upgrade.is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket"))
+}
+
+/// Tells the operator, once, why clients get 501.
+fn notify_of_websockets() {
+    static NOTICE: Once = Once::new();
+    NOTICE.call_once(|| {
+        messages::report(format_args!(
+            "a client has asked for a WebSocket, which coring does not support yet; such requests \
+             get 501"
+        ));
+    });
 }
 
 /// 503, with the hint that it is worth trying again.

@@ -30,6 +30,7 @@ pub struct Builder {
     engine: EngineChoice,
     limits: Limits,
     access_log: AccessLog,
+    unlogged_paths: Vec<String>,
 }
 
 impl Builder {
@@ -104,6 +105,15 @@ impl Builder {
         self
     }
 
+    /// Leaves requests of this path out of the access log, for example those of health checks. With
+    /// a `*` at its end the path stands for all that begin with what precedes the `*`. It is
+    /// compared with the path as received, without the query. May be called repeatedly.
+    #[must_use]
+    pub fn access_log_skip(mut self, path: impl Into<String>) -> Self {
+        self.unlogged_paths.push(path.into());
+        self
+    }
+
     /// Starts the server, and returns when it listens. The factory runs once on each worker. The
     /// server ends when it is drained or stopped, or when its last handle is dropped.
     ///
@@ -129,7 +139,7 @@ impl Builder {
                 .map_err(|error| Error::new(ErrorKind::Address, error))?;
             bound.push((taken, service.unwrap_or(main)));
         }
-        let mut log_thread = LogThread::open(&self.access_log)?;
+        let mut log_thread = LogThread::open(&self.access_log, self.unlogged_paths)?;
         let all_metrics: Arc<[Arc<WorkerMetrics>]> =
             (0..cores.count).map(|_| Arc::default()).collect();
         let control = Arc::new(Control::new());

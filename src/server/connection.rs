@@ -217,8 +217,8 @@ impl Connection {
         self.transport.clear_recv_deadline();
         self.arrival_deadline_ms = 0;
         self.transport.recv_buf.take(used, request.bytes_mut());
-        if let Some((line, mut date)) = self.next_line() {
-            let (head, bytes) = request.head();
+        let (head, bytes) = request.head();
+        if let Some((line, mut date)) = self.next_line(head.path(bytes)) {
             line.begin(date.now(), head, bytes);
         }
     }

@@ -154,6 +154,47 @@ fn a_dash_logs_to_standard_output() {
 }
 
 #[test]
+fn requests_of_skipped_paths_are_not_logged() {
+    let arguments = [
+        "--access-log=-",
+        "--access-log-skip=/health",
+        "--access-log-skip=/assets/*,/metrics",
+    ];
+    let paths = [
+        "/health",
+        "/health?full=1",
+        "/assets/",
+        "/assets/a.js",
+        "/metrics",
+        "/healthy",
+        "/assets",
+        "/health/",
+        "/",
+        "/other?p=/health",
+    ];
+    let requests = paths.map(|path| request("GET", path, &[]));
+    let requests: Vec<&str> = requests.iter().map(String::as_str).collect();
+    let ended = serve_requests(Family::V4, &arguments, &requests);
+    let logged = ended.stdout.lines().map(|line| columns(line)[4].clone());
+    let logged: Vec<String> = logged.collect();
+    assert_eq!(
+        logged,
+        [
+            "GET /healthy HTTP/1.1",
+            "GET /assets HTTP/1.1",
+            "GET /health/ HTTP/1.1",
+            "GET / HTTP/1.1",
+            "GET /other?p=/health HTTP/1.1",
+        ]
+    );
+    for wrong in ["health", "", "/a*b"] {
+        let wrong = format!("--access-log-skip={wrong}");
+        let ended = coring(&[&wrong]).output().expect("coring");
+        assert_eq!(ended.status.code(), Some(2), "{wrong}: {ended:?}");
+    }
+}
+
+#[test]
 fn the_log_is_off_by_default() {
     for arguments in [&[][..], &["--access-log", "off"]] {
         assert_eq!(serve_requests(Family::V4, arguments, &[GET]).stdout, "");

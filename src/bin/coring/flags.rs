@@ -227,9 +227,28 @@ pub(crate) struct Reports {
     #[arg(default_value = "off", value_parser = AccessLog::from_str)]
     pub(crate) access_log: AccessLog,
 
+    /// Do not log requests of this path, or of all paths that begin so: /PATH, or /PATH*. May be
+    /// repeated
+    #[arg(
+        long,
+        global = true,
+        env = "CORING_ACCESS_LOG_SKIP",
+        value_name = "PATH"
+    )]
+    #[arg(value_delimiter = ',', action = ArgAction::Append, value_parser = unlogged_path)]
+    pub(crate) access_log_skip: Vec<String>,
+
     /// At exit, print each counter to standard error: its name, the sum, the value of each worker
     #[arg(long, global = true, env = "CORING_STATS", value_parser = FalseyValueParser::new())]
     pub(crate) stats: bool,
+}
+
+fn unlogged_path(text: &str) -> Result<String, String> {
+    match text.split_once('*') {
+        _ if !text.starts_with('/') => Err("a path begins with /".to_owned()),
+        Some((_, rest)) if !rest.is_empty() => Err("a * may only be at the end".to_owned()),
+        _ => Ok(text.to_owned()),
+    }
 }
 
 /// The values of `--access-log`.

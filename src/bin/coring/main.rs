@@ -128,6 +128,9 @@ fn builder(config: &ServerConfig) -> Builder {
     for address in &config.addresses {
         builder = builder.bind(address);
     }
+    for path in &config.access_log_skip {
+        builder = builder.access_log_skip(path);
+    }
     if let Some(cores) = config.cores {
         builder = builder.cores(cores);
     }

@@ -33,6 +33,8 @@ pub(crate) struct ServerConfig {
     pub(crate) limits: Limits,
     pub(crate) drain_timeout: units::Duration,
     pub(crate) access_log: AccessLog,
+    /// Paths whose requests are not logged.
+    pub(crate) access_log_skip: Vec<String>,
     /// Whether the counters are printed at the end.
     pub(crate) stats: bool,
     /// Warnings for the banner, a line each.
@@ -79,6 +81,7 @@ pub(crate) fn plan(flags: Flags, port: Option<&str>) -> Result<Plan, String> {
             flags::AccessLog::Stdout => AccessLog::Stdout,
             flags::AccessLog::File(path) => AccessLog::File(path),
         },
+        access_log_skip: flags.reports.access_log_skip,
         stats: flags.reports.stats,
     });
     let app = match command {

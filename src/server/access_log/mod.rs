@@ -54,6 +54,7 @@ pub(super) struct LogThread {
     ended: Receiver<()>,
     all_counts: Vec<Arc<LineCounts>>,
     losses: Arc<Losses>,
+    unlogged_paths: Arc<[String]>,
 }
 
 /// Lines of one worker, which are passed on together.
@@ -104,7 +105,10 @@ impl Losses {
 
 impl LogThread {
     /// Opens the log and starts its thread. Returns `None` if the log is off.
-    pub(super) fn open(log: &AccessLog) -> Result<Option<Self>, Error> {
+    pub(super) fn open(
+        log: &AccessLog,
+        unlogged_paths: Vec<String>,
+    ) -> Result<Option<Self>, Error> {
         let output: Box<dyn Write + Send> = match log {
             AccessLog::Off => return Ok(None),
             AccessLog::Stdout => Box::new(Stdout),
@@ -143,6 +147,7 @@ impl LogThread {
             ended,
             all_counts: Vec::new(),
             losses,
+            unlogged_paths: unlogged_paths.into(),
         }))
     }
 
@@ -160,6 +165,7 @@ impl LogThread {
             count: Cell::new(0),
             is_awaited: Cell::new(false),
             counts,
+            unlogged_paths: self.unlogged_paths.clone(),
         }
     }
 
@@ -304,11 +310,22 @@ pub(crate) struct WorkerLog {
     /// A coroutine will call [`WorkerLog::hand_over`] after a pause.
     is_awaited: Cell<bool>,
     counts: Arc<LineCounts>,
+    unlogged_paths: Arc<[String]>,
 }
 
 impl WorkerLog {
     /// How long a line may wait before it is passed on, in ms.
     pub(super) const LINE_DELAY_MS: u64 = 1000;
+
+    /// Whether requests of this path are not logged.
+    pub(super) fn skips(&self, path: &[u8]) -> bool {
+        self.unlogged_paths
+            .iter()
+            .any(|unlogged| match unlogged.strip_suffix('*') {
+                Some(prefix) => path.starts_with(prefix.as_bytes()),
+                None => path == unlogged.as_bytes(),
+            })
+    }
 
     /// Adds the line of a request whose response is complete or was cut short. Returns true if the
     /// caller has to call [`WorkerLog::hand_over`] after [`WorkerLog::LINE_DELAY_MS`].
