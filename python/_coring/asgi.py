@@ -217,11 +217,14 @@ class Server:
             self.loop.add_reader(core.sock.fileno(), core.read)
         self.loop.add_reader(self.link.control.fileno(), self._read_control)
         detail = f"{python_version()}, {_name_of(self.loop)}"
-        self.link.report(f"loaded {interface} asgi 1 {detail}")
+        self.link.report_loaded(f"{interface} asgi 1 {detail}")
         while not self.link.is_quitting:
             await self.changes.change()
         end = self.loop.time() + float(self.config.get("drain_timeout", 30.0))
         await self._finish(end)
+        # Whatever arrives from now on is left to another worker.
+        for core in self.cores:
+            self.loop.remove_reader(core.sock.fileno())
         await lifespan.stop(max(1.0, end - self.loop.time()))
         return True
 

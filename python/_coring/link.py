@@ -93,6 +93,7 @@ class Link:
         # Held while a stream is told something. Any thread may read for any stream.
         self.lock = Lock()
         self.is_quitting = False
+        self.is_loaded = False
         self.is_forked = False
         self._lost = [False] * cores
         self._poll = select.poll()
@@ -133,9 +134,22 @@ class Link:
     def report(self, text: str) -> None:
         """Says something to the supervisor. If it has gone, so does this process."""
         try:
-            self.control.send(text.encode(), socket.MSG_NOSIGNAL)
+            self.control.send(text.encode(), SEND_FLAGS)
+        except BlockingIOError:
+            # It has not read what it was told before.
+            pass
         except BrokenPipeError:
             os._exit(0)
+
+    def report_loaded(self, text: str) -> None:
+        """Says that requests may come."""
+        self.report(f"loaded {text}")
+        self.is_loaded = True
+
+    def ask_for_replacement(self) -> None:
+        """Asks for another worker in the place of this one. coring will say when to end."""
+        if self.is_loaded and not self.is_quitting:
+            self.report("replace")
 
     def read_control(self) -> None:
         """Takes the supervisor's messages."""

@@ -24,7 +24,7 @@ START_FAILED = 3
 def run(config: dict[str, Any]) -> None:
     """Loads the application, runs it, and ends the process when coring asks for that."""
     link = Link(config)
-    _leave_signals_to_coring()
+    _take_signals(link)
     logs.set_up(config.get("log_level", "info"))
     try:
         app, interface, worker_class = _load(config)
@@ -45,7 +45,7 @@ def run(config: dict[str, Any]) -> None:
         count = 1
         if worker_class == "gthread":
             count = min(int(config.get("threads") or DEFAULT_THREADS), THREADS_MAX)
-        link.report(f"loaded {interface} {worker_class} {count} {python_version()}")
+        link.report_loaded(f"{interface} {worker_class} {count} {python_version()}")
         threads.run(link, app, config, count)
     sys.exit(0)
 
@@ -78,15 +78,21 @@ def _load(config: dict[str, Any]) -> tuple[Any, str, str]:
     return app, interface, worker_class
 
 
-def _leave_signals_to_coring() -> None:
-    """Ignores the signals that a terminal or a service manager sends to all processes.
+def _take_signals(link: Link) -> None:
+    """Leaves the signals that a terminal or a service manager sends to all processes to coring.
 
-    coring gets them too, and says what is to be done. The handler is a function, since programs
-    that the application starts would inherit SIG_IGN. Forked children are ended by these signals,
-    as multiprocessing expects, from their first moment on.
+    coring gets them too, and says what is to be done. On SIGTERM a worker asks for another one in
+    its place. The handler is a function, since programs that the application starts would inherit
+    SIG_IGN. Forked children are ended by these signals, as multiprocessing expects, from their
+    first moment on.
     """
+
+    def handle(number: int, _: Any) -> None:
+        if number == signal.SIGTERM:
+            link.ask_for_replacement()
+
     for number in GROUP_SIGNALS:
-        signal.signal(number, _ignore)
+        signal.signal(number, handle)
     masks = threading.local()
 
     def block() -> None:
@@ -97,16 +103,12 @@ def _leave_signals_to_coring() -> None:
 
     def restore_in_child() -> None:
         for number in GROUP_SIGNALS:
-            if signal.getsignal(number) is _ignore:
+            if signal.getsignal(number) is handle:
                 is_int = number == signal.SIGINT
                 signal.signal(number, signal.default_int_handler if is_int else signal.SIG_DFL)
         restore()
 
     os.register_at_fork(before=block, after_in_parent=restore, after_in_child=restore_in_child)
-
-
-def _ignore(*_: Any) -> None:
-    pass
 
 
 def python_version() -> str:

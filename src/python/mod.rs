@@ -76,6 +76,8 @@ use vars::Site;
 
 /// Bytes of a message from the supervisor to a core.
 const NEWS_BYTES: usize = 16;
+/// Bytes of such messages that wait in a socket; the kernel may allow more.
+const NEWS_BUFFER_BYTES: usize = 4096;
 /// Bytes of a part of a request's body for an event loop.
 const PART_BYTES_MAX: usize = 64 << 10;
 
@@ -114,6 +116,9 @@ impl Workers {
         let (mut near, mut far) = (Vec::new(), Vec::new());
         for _ in 0..cores {
             let (one, other) = pair()?;
+            // What does not fit is kept by the supervisor, which forgets what is out of date.
+            sockopt::set_socket_send_buffer_size(&other, NEWS_BUFFER_BYTES)
+                .map_err(std::io::Error::from)?;
             near.push(Mutex::new(Some(one)));
             far.push(other);
         }
@@ -343,6 +348,7 @@ async fn follow_supervisor(link: Rc<Link>, news: OwnedFd) {
     let mut news = UnixSeqpacket::new(news).expect("a socket of that kind");
     while let Ok(Some(message)) = news.recv(Vec::with_capacity(NEWS_BYTES)).await {
         match parse_news(&message.bytes) {
+            Some(News::Retired(number)) => link.retire(number),
             Some(News::Left(number)) => link.worker_ended(number),
             Some(News::Joined {
                 number,

@@ -1,6 +1,13 @@
-//! The messages by which the supervisor tells a core of workers that are ready or have ended.
+//! What the supervisor tells the cores: which workers are ready, are to end, or have ended.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
 
 use super::link::Dispatch;
+use crate::net::UnixSeqpacket;
+use crate::task::spawn;
 
 pub(super) fn join_message(number: u32, threads: u32, dispatch: Dispatch) -> Vec<u8> {
     let mut message = vec![b'J', u8::from(dispatch == Dispatch::Each)];
@@ -9,8 +16,16 @@ pub(super) fn join_message(number: u32, threads: u32, dispatch: Dispatch) -> Vec
     message
 }
 
+pub(super) fn retire_message(number: u32) -> Vec<u8> {
+    about(b'R', number)
+}
+
 pub(super) fn leave_message(number: u32) -> Vec<u8> {
-    let mut message = vec![b'L', 0];
+    about(b'L', number)
+}
+
+fn about(kind: u8, number: u32) -> Vec<u8> {
+    let mut message = vec![kind, 0];
     message.extend_from_slice(&number.to_ne_bytes());
     message
 }
@@ -23,6 +38,8 @@ pub(super) enum News {
         threads: u32,
         dispatch: Dispatch,
     },
+    /// The worker gets no further requests.
+    Retired(u32),
     Left(u32),
 }
 
@@ -38,7 +55,100 @@ pub(super) fn parse_news(message: &[u8]) -> Option<News> {
                 _ => Dispatch::Each,
             },
         },
+        [b'R', ..] => News::Retired(number(2)?),
         [b'L', ..] => News::Left(number(2)?),
         _ => return None,
     })
+}
+
+/// The supervisor's end of the socket to a core.
+///
+/// A core reads no news before it has a connection. News of workers that have ended meanwhile are
+/// forgotten, so that their descriptors do not pile up.
+pub(super) struct Teller {
+    /// None while messages are being sent.
+    socket: RefCell<Option<UnixSeqpacket>>,
+    waiting: RefCell<VecDeque<Waiting>>,
+}
+
+struct Waiting {
+    /// The worker that the message is about.
+    number: u32,
+    message: Vec<u8>,
+    descriptors: Vec<OwnedFd>,
+}
+
+impl Teller {
+    pub(super) fn new(socket: UnixSeqpacket) -> Self {
+        Self {
+            socket: RefCell::new(Some(socket)),
+            waiting: RefCell::default(),
+        }
+    }
+
+    /// Tells the core of the worker with this number, after all that it is yet to be told.
+    pub(super) fn tell(self: &Rc<Self>, number: u32, message: Vec<u8>, descriptors: Vec<OwnedFd>) {
+        let joins = |waiting: &Waiting| waiting.number == number && waiting.message[0] == b'J';
+        let mut waiting = self.waiting.borrow_mut();
+        if message[0] == b'L' && waiting.iter().any(joins) {
+            waiting.retain(|waiting| waiting.number != number);
+            return;
+        }
+        waiting.push_back(Waiting {
+            number,
+            message,
+            descriptors,
+        });
+        if let Some(socket) = self.socket.take() {
+            let teller = self.clone();
+            spawn(async move { teller.send_all(socket).await });
+        }
+    }
+
+    async fn send_all(&self, mut socket: UnixSeqpacket) {
+        loop {
+            let next = self.waiting.borrow_mut().pop_front();
+            let Some(next) = next else { break };
+            // A core that has ended need not know.
+            let _ = socket.send(next.message, next.descriptors).await;
+        }
+        self.socket.replace(Some(socket));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+    use crate::task::run::run;
+    use crate::task::time::sleep;
+
+    #[test]
+    fn a_core_that_reads_late_hears_only_of_workers_that_live() {
+        run(async {
+            let (near, far) = UnixSeqpacket::pair().expect("a pair");
+            let far = Rc::new(Teller::new(UnixSeqpacket::new(far).expect("a socket")));
+            let page = || vec![OwnedFd::from(File::open("Cargo.toml").expect("a file"))];
+            for number in 0..1000 {
+                far.tell(number, join_message(number, 1, Dispatch::Shared), page());
+                if number > 0 {
+                    far.tell(number - 1, leave_message(number - 1), Vec::new());
+                }
+                sleep(std::time::Duration::ZERO).await;
+            }
+            assert!(far.waiting.borrow().len() < 1000);
+            let (mut near, mut living) = (near, Vec::new());
+            while let Ok(Some(message)) = near.recv(Vec::with_capacity(16)).await {
+                match parse_news(&message.bytes).expect("news") {
+                    News::Joined { number, .. } => living.push(number),
+                    News::Left(left) => living.retain(|number| *number != left),
+                    News::Retired(_) => {}
+                }
+                if living == [999] {
+                    break;
+                }
+            }
+        });
+    }
 }

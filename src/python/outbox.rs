@@ -62,6 +62,11 @@ impl Outbox {
         }
     }
 
+    /// The messages that wait for room. They are not sent any more.
+    pub(super) fn take_queue(&self) -> VecDeque<Outgoing> {
+        self.queue.take()
+    }
+
     /// Whether the message is sent, or need not be.
     fn try_send(&self, message: &Outgoing) -> bool {
         let descriptors: Option<[BorrowedFd<'_>; 1]> =

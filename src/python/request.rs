@@ -11,8 +11,9 @@ use super::outbox::Outgoing;
 use super::vars::{self, Site};
 use crate::service::Request;
 
-/// Where the number of a request stands in its message.
+/// Where the number of a request stands in its message, and in that of a part of its body.
 const ID_AT: usize = 17;
+const ID_IN_PART_AT: usize = 12;
 
 /// A request for a thread that takes it whole.
 pub(super) fn for_wsgi(
@@ -75,9 +76,20 @@ fn begin(core: i32, id: Id) -> Marshal {
     message
 }
 
-/// The number of the request that `frame` is the message of; none if it is another message.
-pub(super) fn request_id(frame: &[u8]) -> Option<Id> {
-    let is_request = frame.starts_with(b")\x06i\0\0\0\0");
-    let id = frame.get(ID_AT..ID_AT + size_of::<Id>())?;
-    is_request.then(|| id.try_into().expect("as long as a number"))
+/// A message to an event loop that another one may be given.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Frame {
+    Request(Id),
+    /// A part of a request's body.
+    Part(Id),
+}
+
+/// Reads what a message to an event loop is about; none if another one has no use for it.
+pub(super) fn parse_frame(frame: &[u8]) -> Option<Frame> {
+    let id = |at: usize| Some(*frame.get(at..)?.first_chunk()?);
+    Some(match frame {
+        [b')', 6, b'i', 0, ..] => Frame::Request(id(ID_AT)?),
+        [b')', 4, b'i', 1, ..] => Frame::Part(id(ID_IN_PART_AT)?),
+        _ => return None,
+    })
 }

@@ -21,6 +21,7 @@ mod limits;
 mod malformed_requests;
 mod panics;
 mod python_applications;
+mod python_replacement;
 mod real_clients;
 mod receive_memory;
 mod request_bodies;

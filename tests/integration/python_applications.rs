@@ -11,34 +11,9 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use sha2::{Digest, Sha256};
 
 use crate::support::{
-    Coring, Finished, TempDir, coring, eventually, get, head_with_chunks, head_with_length, noise,
-    request, run_with,
+    Coring, Finished, TempDir, children, coring, eventually, get, head_with_chunks,
+    head_with_length, noise, request, run_application, run_with,
 };
-
-const APPLICATIONS: &str = concat!(
-    env!("CARGO_MANIFEST_DIR"),
-    "/tests/integration/support/applications"
-);
-
-/// A server of an application, with the file in which the application notes what it does.
-fn run_application(name: &str, flags: &[&str]) -> (Coring, TempDir) {
-    let directory = TempDir::new();
-    let application = format!("{APPLICATIONS}/{name}.py");
-    let fixed = ["run", &application, "--bind", "127.0.0.1:0", "--stats"];
-    let mut command = coring(&[&fixed[..], flags].concat());
-    command.env("LEDGER", directory.file("ledger"));
-    (Coring::start_as(command), directory)
-}
-
-/// The process ids of the children of a process.
-fn children(pid: u32) -> Vec<Pid> {
-    let path = format!("/proc/{pid}/task");
-    let tasks = fs::read_dir(path).expect("a running process");
-    let lists = tasks.flatten().map(|task| task.path().join("children"));
-    let text: String = lists.flat_map(fs::read_to_string).collect();
-    let pids = text.split_whitespace().flat_map(str::parse);
-    pids.flat_map(Pid::from_raw).collect()
-}
 
 /// `LENGTH SHA-256`, as the applications answer to an upload.
 fn digest(body: &[u8]) -> String {

@@ -18,8 +18,8 @@ use rustix::time::{ClockId, clock_gettime};
 use super::marshal::Marshal;
 use super::message::{Id, MESSAGE_BYTES_MAX};
 use super::outbox::{Outbox, Outgoing};
-use super::request::request_id;
-use super::slots::{Failure, Slots};
+use super::request::{Frame, parse_frame};
+use super::slots::{Slots, State};
 use crate::net::{Events, Polling};
 use crate::rt::{Event, draining, spawn_detached};
 use crate::task::time::{sleep, timeout};
@@ -69,8 +69,12 @@ struct Peer {
     data: OwnedFd,
     far: OwnedFd,
     page: OwnedFd,
+    /// Rings also when the worker has ended: its listener ends then.
+    bell: OwnedFd,
     /// Requests that it was given and has not answered in full; for `Dispatch::Each`.
     running: Cell<u32>,
+    /// It gets no further requests.
+    is_retired: Cell<bool>,
     is_dead: Cell<bool>,
 }
 
@@ -145,7 +149,8 @@ impl Link {
 
     /// How requests are handed out at present; none while there is no worker.
     pub(super) fn dispatch(&self) -> Option<Dispatch> {
-        Some(self.peers.borrow().first()?.dispatch)
+        let peers = self.peers.borrow();
+        Some(peers.iter().find(|peer| !peer.is_retired.get())?.dispatch)
     }
 
     /// Waits until there is a worker; none if there is none at the deadline.
@@ -166,8 +171,8 @@ impl Link {
         let threads: u32 = peers.iter().map(|peer| peer.threads).sum();
         match self.dispatch() {
             Some(Dispatch::Each) => {
-                let mut queued = peers.iter().map(|peer| peer.outbox.queued());
-                queued.all(|queued| queued >= self.queue_max)
+                let mut used = peers.iter().filter(|peer| !peer.is_retired.get());
+                used.all(|peer| peer.outbox.queued() >= self.queue_max)
             }
             Some(Dispatch::Shared) => {
                 self.slots.borrow().len() >= threads as usize + self.queue_max
@@ -186,7 +191,9 @@ impl Link {
             data: joined.data,
             far: joined.far,
             page: joined.page,
+            bell: joined.bell.try_clone()?,
             running: Cell::new(0),
+            is_retired: Cell::new(false),
             is_dead: Cell::new(false),
         });
         self.peers.borrow_mut().push(peer.clone());
@@ -198,18 +205,29 @@ impl Link {
         Ok(())
     }
 
-    /// The requests of a worker that has died are answered, or given to another.
+    /// A worker gets no further requests. It finishes those that it has.
+    pub(super) fn retire(&self, number: u32) {
+        if let Some(peer) = self.peer(number) {
+            peer.is_retired.set(true);
+        }
+    }
+
+    /// The requests of a worker that has ended are answered, or given to another.
     pub(super) fn worker_ended(self: &Rc<Self>, number: u32) {
         let Some(dead) = self.peer(number) else {
             return;
         };
         self.collect(&dead);
         dead.is_dead.set(true);
+        // It fails only if the bell rings already.
+        let _ = rustix::io::write(&dead.bell, &1_u64.to_ne_bytes());
         self.peers.borrow_mut().retain(|peer| peer.number != number);
         match dead.dispatch {
             Dispatch::Each => {
-                for frame in unreceived(&dead.far) {
-                    self.send_again(frame);
+                let unsent = dead.outbox.take_queue();
+                let unsent = unsent.into_iter().map(|message| message.bytes);
+                for frame in unreceived(&dead.far).into_iter().chain(unsent) {
+                    self.send_again(&dead, frame);
                 }
                 self.fail_where(|_, slot| slot.worker == Some(number));
             }
@@ -222,20 +240,33 @@ impl Link {
         }
     }
 
-    /// A request that a dead worker had not received goes to another one.
-    fn send_again(&self, frame: Vec<u8>) {
-        let Some(id) = request_id(&frame) else { return };
-        let Some(peer) = self.least_busy() else {
-            return self.fail(id, Failure::WorkerDied);
+    /// A message that a dead worker had not received goes to another one, if that has a use for it.
+    fn send_again(&self, dead: &Peer, bytes: Vec<u8>) {
+        let peer = match parse_frame(&bytes) {
+            Some(Frame::Request(id)) => {
+                let mut slots = self.slots.borrow_mut();
+                let Some(slot) = slots.get(id) else { return };
+                // One whose client has gone meanwhile fails with those that had begun.
+                let peer = match slot.state {
+                    State::Waiting(_) => self.least_busy(),
+                    _ => None,
+                };
+                let Some(peer) = peer else { return };
+                slot.worker = Some(peer.number);
+                peer.running.set(peer.running.get() + 1);
+                peer
+            }
+            // Its request had not been received either, or fails.
+            Some(Frame::Part(id)) => match self.worker_of(id) {
+                Some(peer) if peer.number != dead.number => peer,
+                _ => return,
+            },
+            None => return,
         };
-        if let Some(slot) = self.slots.borrow_mut().get(id) {
-            slot.worker = Some(peer.number);
-            peer.running.set(peer.running.get() + 1);
-            peer.outbox.send(Outgoing {
-                bytes: frame,
-                descriptor: None,
-            });
-        }
+        peer.outbox.send(Outgoing {
+            bytes,
+            descriptor: None,
+        });
     }
 
     /// Finds the requests that a dead worker had received from the shared socket and not yet
@@ -283,7 +314,8 @@ impl Link {
 
     fn least_busy(&self) -> Option<Rc<Peer>> {
         let peers = self.peers.borrow();
-        peers.iter().min_by_key(|peer| peer.running.get()).cloned()
+        let peers = peers.iter().filter(|peer| !peer.is_retired.get());
+        peers.min_by_key(|peer| peer.running.get()).cloned()
     }
 
     fn drain(&self) {

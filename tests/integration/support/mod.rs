@@ -2,6 +2,7 @@
 //! requests it sends, other programs, and bounded waits. The assertions on responses stay in the
 //! tests.
 
+mod applications;
 mod client;
 mod local;
 mod pipe;
@@ -19,6 +20,7 @@ use std::{env, fs, process as std_process};
 
 use coring::{Builder, EngineChoice, Server};
 
+pub(crate) use applications::{children, run_application};
 pub(crate) use client::{Client, ReceivedResponse, is_timeout, read_until_told_to_close};
 pub(crate) use local::{Local, nap};
 pub(crate) use pipe::StalledPipe;

@@ -1,0 +1,297 @@
+//! The worker processes: a thread of their own starts them, one at a time, hands their sockets to
+//! the cores when they are ready, learns how they ended, and starts others in their place.
+
+mod place;
+mod start;
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::process::ExitStatus;
+use std::rc::Rc;
+use std::sync::{Mutex, PoisonError, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::net::SendFlags;
+
+use super::launch::Launcher;
+use super::link::Dispatch;
+use super::news::Teller;
+use super::options::Options;
+use crate::net::{Events, Polling, UnixSeqpacket};
+use crate::rt::Event;
+use crate::task::run::run;
+use crate::task::spawn;
+use crate::task::time::sleep;
+
+/// Which interface the application has, and how its workers run it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loaded {
+    /// `wsgi`, `asgi3` or `asgi2`.
+    pub interface: String,
+    /// `sync`, `gthread` or `asgi`.
+    pub class: String,
+    /// Threads of each worker.
+    pub threads: u32,
+    /// What else there is to say: the interpreter's version, the event loop.
+    pub detail: String,
+}
+
+impl Loaded {
+    fn dispatch(&self) -> Dispatch {
+        match self.class.as_str() {
+            "asgi" => Dispatch::Each,
+            _ => Dispatch::Shared,
+        }
+    }
+}
+
+/// Why no worker could be started.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A system call failed.
+    Io(io::Error),
+    /// A worker has said why it cannot start, on standard error, and this is its exit status: 3
+    /// when the application did not start, 4 when it could not be loaded.
+    Worker(u8),
+    /// A worker ended before it was ready.
+    Ended(ExitStatus),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io(error) => write!(f, "cannot start a Python process: {error}"),
+            Self::Worker(4) => f.write_str("the application could not be loaded"),
+            Self::Worker(_) => f.write_str("the application could not be started"),
+            Self::Ended(status) => {
+                write!(f, "the Python process ended before it was ready: {status}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl From<io::Error> for StartError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// What the supervisor is asked to do.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// End all workers; they have this long.
+    Stop(Duration),
+}
+
+/// The supervisor's thread, as others see it.
+#[derive(Debug)]
+pub(super) struct Supervisor {
+    commands: mpsc::Sender<Command>,
+    bell: OwnedFd,
+    thread: Mutex<Option<thread::JoinHandle<()>>>,
+}
+
+impl Supervisor {
+    /// Starts the thread, and waits until the first worker is ready. `cores` are the far ends of
+    /// the sockets by which the cores get to know of workers, `shared` is the far end of the socket
+    /// that workers receive requests from.
+    pub(super) fn start(
+        options: Options,
+        launcher: Launcher,
+        cores: Vec<OwnedFd>,
+        shared: OwnedFd,
+    ) -> Result<(Self, Loaded), StartError> {
+        let (commands, received) = mpsc::channel();
+        let (first, outcome) = mpsc::channel();
+        let bell =
+            eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(io::Error::from)?;
+        let heard = bell.try_clone()?;
+        let supervise = move || {
+            run(async move {
+                let cores = cores.into_iter().map(UnixSeqpacket::new);
+                let cores: io::Result<Vec<_>> = cores.collect();
+                let pool = Rc::new(Pool {
+                    options,
+                    launcher,
+                    shared,
+                    cores: cores
+                        .expect("they are sockets of that kind")
+                        .into_iter()
+                        .map(|core| Rc::new(Teller::new(core)))
+                        .collect(),
+                    first: RefCell::new(Some(first)),
+                    is_starting: Cell::new(false),
+                    is_stopping: Cell::new(false),
+                    controls: RefCell::default(),
+                    change: RefCell::default(),
+                });
+                pool.supervise(received, heard).await;
+            });
+        };
+        let thread = thread::Builder::new()
+            .name("coring-python".to_owned())
+            .spawn(supervise)?;
+        let supervisor = Self {
+            commands,
+            bell,
+            thread: Mutex::new(Some(thread)),
+        };
+        let outcome = outcome
+            .recv()
+            .unwrap_or_else(|_| Err(io::Error::other("the supervisor has panicked").into()));
+        match outcome {
+            Ok(loaded) => Ok((supervisor, loaded)),
+            Err(error) => {
+                // Without a pool there are to be no further attempts.
+                supervisor.stop(Duration::ZERO);
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends all workers, which have `limit` to do so by themselves, and waits for that. A later
+    /// call, which may come meanwhile, can only make the limit shorter, and does not wait.
+    pub(super) fn stop(&self, limit: Duration) {
+        // Neither fails while the thread lives.
+        let _ = self.commands.send(Command::Stop(limit));
+        let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+        let thread = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Pool {
+    options: Options,
+    launcher: Launcher,
+    shared: OwnedFd,
+    cores: Vec<Rc<Teller>>,
+    /// Waits for the first worker.
+    first: RefCell<Option<mpsc::Sender<Result<Loaded, StartError>>>>,
+    is_starting: Cell<bool>,
+    is_stopping: Cell<bool>,
+    /// The processes that run, by their numbers.
+    controls: RefCell<BTreeMap<u32, Control>>,
+    /// Fires when a worker has ended or wants to; then there is another one.
+    change: RefCell<Rc<Event>>,
+}
+
+/// What a process is told and ended by.
+struct Control {
+    /// The near end of its control socket.
+    socket: OwnedFd,
+    pid: u32,
+    is_ready: Cell<bool>,
+}
+
+impl Control {
+    /// Asks a worker to finish its requests and end. One that cannot be told is killed later.
+    fn quit(&self) {
+        let _ = rustix::net::send(&self.socket, b"quit", SendFlags::NOSIGNAL);
+    }
+
+    fn kill(&self) {
+        let pid = i32::try_from(self.pid).ok();
+        if let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) {
+            // It may have ended; its number is its own until it was waited for.
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+    }
+}
+
+impl Pool {
+    async fn supervise(self: Rc<Self>, commands: mpsc::Receiver<Command>, bell: OwnedFd) {
+        let places: Vec<_> = (0..self.options.workers)
+            .map(|place| {
+                let pool = self.clone();
+                spawn(async move { pool.keep(place).await })
+            })
+            .collect();
+        let mut bell = Polling::new(bell, Events::READABLE);
+        let limit = loop {
+            match commands.try_recv() {
+                Ok(Command::Stop(limit)) => break limit,
+                Err(mpsc::TryRecvError::Disconnected) => break Duration::ZERO,
+                Err(mpsc::TryRecvError::Empty) => {}
+            }
+            if bell.ready().await.is_err() {
+                break Duration::ZERO;
+            }
+        };
+        self.is_stopping.set(true);
+        for control in self.controls.borrow().values() {
+            match control.is_ready.get() {
+                true => control.quit(),
+                // It has no requests.
+                false => control.kill(),
+            }
+        }
+        let started = Instant::now();
+        let mut limit = limit;
+        while !self.controls.borrow().is_empty() && started.elapsed() < limit {
+            sleep(Duration::from_millis(5)).await;
+            if let Ok(Command::Stop(shorter)) = commands.try_recv() {
+                limit = limit.min(shorter);
+            }
+        }
+        self.controls.borrow().values().for_each(Control::kill);
+        while !self.controls.borrow().is_empty() {
+            sleep(Duration::from_millis(5)).await;
+        }
+        places.iter().for_each(|place| place.abort());
+    }
+
+    /// Tells how the first start went, if that is not known yet.
+    fn tell_first(&self, outcome: Result<Loaded, StartError>) -> bool {
+        let first = self.first.borrow_mut().take();
+        first.is_some_and(|first| first.send(outcome).is_ok())
+    }
+
+    /// Something has changed that a place may wait for.
+    fn changed(&self) {
+        self.change.take().fire();
+    }
+
+    /// Waits until something `is_so`, which [`Pool::changed`] tells.
+    async fn until(&self, is_so: impl Fn() -> bool) {
+        while !is_so() {
+            let change = self.change.borrow().clone();
+            change.wait().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::python::Workers;
+
+    #[test]
+    fn a_pool_that_does_not_start_makes_no_further_attempts() {
+        let mut options = Options::new("app");
+        options.python = "/bin/false".into();
+        let outcome = Workers::start(options, 1);
+        assert!(matches!(outcome, Err(StartError::Ended(_))), "{outcome:?}");
+        let tasks = fs::read_dir("/proc/self/task").expect("our threads");
+        let names = tasks
+            .flatten()
+            .flat_map(|task| fs::read_to_string(task.path().join("comm")));
+        let names: Vec<String> = names.collect();
+        assert!(!names.contains(&"coring-python\n".to_owned()), "{names:?}");
+    }
+}

@@ -1,0 +1,195 @@
+//! Starts a worker process, and follows what it reports.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::io;
+use std::mem;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::pin::pin;
+use std::process::ExitStatus;
+use std::task::Poll;
+
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::fs::{SealFlags, fcntl_add_seals, ftruncate};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair, sockopt};
+
+use super::{Control, Loaded, Pool, StartError};
+use crate::net::UnixSeqpacket;
+use crate::process::wait;
+use crate::python::body::{memfd, sealed};
+use crate::python::launch;
+use crate::python::link::PAGE_BYTES;
+use crate::python::marshal::Marshal;
+use crate::python::news::join_message;
+
+/// Room in the sockets between coring and a worker, in bytes; the kernel may grant less.
+const SOCKET_BYTES: usize = 512 << 10;
+/// The longest message of a worker to the supervisor.
+const REPORT_BYTES_MAX: usize = 4096;
+
+/// A process that was started.
+pub(super) struct Process {
+    child: std::process::Child,
+    reports: UnixSeqpacket,
+    /// For each core the near and the far end of the worker's socket, and its bell.
+    sockets: Vec<(OwnedFd, OwnedFd, OwnedFd)>,
+    page: OwnedFd,
+}
+
+impl Pool {
+    /// Starts a process.
+    fn start(&self, number: u32) -> io::Result<Process> {
+        let pair = || {
+            let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
+            socketpair(AddressFamily::UNIX, kind, flags, None)
+        };
+        let (control, far_control) = pair()?;
+        let page = memfd()?;
+        ftruncate(&page, PAGE_BYTES as u64)?;
+        // A worker that made it shorter could have the kernel end a process that maps it.
+        fcntl_add_seals(&page, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+        let mut sockets = Vec::new();
+        for _ in &self.cores {
+            let (near, far) = pair()?;
+            for end in [&near, &far] {
+                sockopt::set_socket_send_buffer_size(end, SOCKET_BYTES)?;
+            }
+            let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+            sockets.push((near, far, bell));
+        }
+        let mut inherited = vec![far_control, page.try_clone()?, self.shared.try_clone()?];
+        for (_, far, bell) in &sockets {
+            inherited.push(far.try_clone()?);
+            inherited.push(bell.try_clone()?);
+        }
+        let bundle = sealed(&self.bundle(number, &inherited))?;
+        let reports = UnixSeqpacket::new(control.try_clone()?)?;
+        let child = self.launcher.start(&bundle, &inherited)?;
+        let control = Control {
+            socket: control,
+            pid: child.id(),
+            is_ready: Cell::new(false),
+        };
+        self.controls.borrow_mut().insert(number, control);
+        Ok(Process {
+            child,
+            reports,
+            sockets,
+            page,
+        })
+    }
+
+    /// The modules and the settings of a worker.
+    fn bundle(&self, number: u32, inherited: &[OwnedFd]) -> Vec<u8> {
+        let mut bundle = Marshal::with_capacity(64 << 10);
+        bundle.dict();
+        bundle.text("modules");
+        bundle.dict();
+        for (name, source) in launch::modules() {
+            bundle.text(name);
+            bundle.text(source);
+        }
+        bundle.end_dict();
+        bundle.text("config");
+        bundle.dict();
+        self.options.write(&mut bundle);
+        bundle.text("worker");
+        bundle.int(i32::try_from(number).unwrap_or(i32::MAX));
+        let numbers: Vec<i32> = inherited.iter().map(AsRawFd::as_raw_fd).collect();
+        for (name, number) in ["control", "page", "shared"].iter().zip(&numbers) {
+            bundle.text(name);
+            bundle.int(*number);
+        }
+        for (name, at) in [("data", 3), ("bells", 4)] {
+            bundle.text(name);
+            bundle.list(self.cores.len());
+            for number in numbers[at..].iter().step_by(2) {
+                bundle.int(*number);
+            }
+        }
+        bundle.end_dict();
+        bundle.end_dict();
+        bundle.into_bytes()
+    }
+
+    /// Starts a process, waits until it is ready, and hands it to the cores.
+    pub(super) async fn begin(&self, number: u32) -> Result<(Process, Loaded), StartError> {
+        let mut process = self.start(number)?;
+        match self.ready(number, &mut process).await {
+            Ok(loaded) => Ok((process, loaded)),
+            Err(error) => {
+                if let Some(control) = self.controls.borrow().get(&number) {
+                    control.kill();
+                }
+                // What there is to say is in the error.
+                let _ = wait(&mut process.child).await;
+                self.controls.borrow_mut().remove(&number);
+                Err(error)
+            }
+        }
+    }
+
+    async fn ready(&self, number: u32, process: &mut Process) -> Result<Loaded, StartError> {
+        let text = match process.next().await {
+            Next::Report(report) => String::from_utf8_lossy(&report).into_owned(),
+            Next::Ended(status) => return Err(StartError::Ended(status?)),
+        };
+        let Some(loaded) = parse_loaded(&text) else {
+            let code = text.strip_prefix("failed ").map(str::parse);
+            return Err(match code {
+                Some(Ok(code)) => StartError::Worker(code),
+                _ => StartError::Ended(wait(&mut process.child).await?),
+            });
+        };
+        for (core, (near, far, bell)) in self.cores.iter().zip(mem::take(&mut process.sockets)) {
+            let message = join_message(number, loaded.threads, loaded.dispatch());
+            let page = process.page.try_clone()?;
+            core.tell(number, message, vec![near, far, bell, page]);
+        }
+        if let Some(control) = self.controls.borrow().get(&number) {
+            control.is_ready.set(true);
+        }
+        Ok(loaded)
+    }
+}
+
+impl Process {
+    /// Waits for what happens to the process next.
+    pub(super) async fn next(&mut self) -> Next {
+        let next = {
+            let mut ended = pin!(wait(&mut self.child));
+            let mut reported = pin!(self.reports.recv(Vec::with_capacity(REPORT_BYTES_MAX)));
+            poll_fn(|context| match reported.as_mut().poll(context) {
+                Poll::Ready(Ok(Some(message))) => Poll::Ready(Some(Next::Report(message.bytes))),
+                Poll::Ready(_) => Poll::Ready(None),
+                Poll::Pending => ended
+                    .as_mut()
+                    .poll(context)
+                    .map(|status| Some(Next::Ended(status))),
+            })
+            .await
+        };
+        match next {
+            Some(next) => next,
+            // It has closed its end.
+            None => Next::Ended(wait(&mut self.child).await),
+        }
+    }
+}
+
+/// What happens to a process.
+pub(super) enum Next {
+    Report(Vec<u8>),
+    Ended(io::Result<ExitStatus>),
+}
+
+/// `loaded INTERFACE CLASS THREADS DETAIL`.
+fn parse_loaded(text: &str) -> Option<Loaded> {
+    let mut words = text.strip_prefix("loaded ")?.splitn(4, ' ');
+    Some(Loaded {
+        interface: words.next()?.to_owned(),
+        class: words.next()?.to_owned(),
+        threads: words.next()?.parse().ok()?,
+        detail: words.next().unwrap_or_default().to_owned(),
+    })
+}

@@ -1,0 +1,115 @@
+//! Workers of `coring run` that are replaced while requests arrive.
+
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Signal, kill_process};
+
+use crate::support::{Coring, children, eventually, get, head_with_length, noise, run_application};
+
+/// How long clients ask.
+const LOAD: Duration = Duration::from_secs(3);
+
+/// Runs clients that ask one request after the other, among them uploads, while `disturb` runs.
+/// Every response is that of the application.
+fn under_load(server: &Coring, what: &str, disturb: impl FnOnce(Instant)) {
+    let until = Instant::now() + LOAD;
+    let body = noise(100_000);
+    thread::scope(|scope| {
+        for number in 0..8 {
+            let body = &body;
+            scope.spawn(move || {
+                let mut client = server.connect();
+                for count in number.. {
+                    if Instant::now() > until {
+                        break;
+                    }
+                    match count % 4 {
+                        0 => {
+                            client.send(head_with_length("POST", "/digest", body.len()));
+                            client.send(body);
+                        }
+                        1 => client.send(get("/sleep/0.02")),
+                        _ => client.send(get("/")),
+                    }
+                    let response = client.response();
+                    assert_eq!(response.status, 200, "{what}: {}", response.text());
+                }
+            });
+        }
+        disturb(until);
+    });
+}
+
+/// `kill PID` of a worker: it finishes its requests, and another one is in its place before.
+#[test]
+fn a_worker_that_is_told_to_end_loses_no_request() {
+    for (name, flags) in [
+        ("wsgi", &["-w", "2", "-k", "sync"][..]),
+        ("wsgi", &["-w", "2", "-k", "gthread"]),
+        ("asgi", &["-w", "2"]),
+    ] {
+        let (server, _directory) = run_application(name, flags);
+        eventually("two workers", || {
+            (children(server.pid()).len() == 2).then_some(())
+        });
+        under_load(&server, &format!("{flags:?}"), |until| {
+            while Instant::now() + Duration::from_millis(500) < until {
+                if let Some(&worker) = children(server.pid()).first() {
+                    // It may have ended by itself.
+                    let _ = kill_process(worker, Signal::TERM);
+                }
+                thread::sleep(Duration::from_millis(200));
+            }
+        });
+        let text = server.stderr();
+        assert!(text.contains("is in its place"), "{flags:?}: {text}");
+        assert!(!text.contains("has ended"), "{flags:?}: {text}");
+        eventually("two workers again", || {
+            (children(server.pid()).len() == 2).then_some(())
+        });
+        assert_eq!(server.stop().code, Some(0), "{flags:?}");
+    }
+}
+
+/// A worker that does not finish is killed after the limit of a drain.
+#[test]
+fn a_worker_that_does_not_finish_is_killed() {
+    let (server, _directory) = run_application("wsgi", &["-k", "sync", "--drain-timeout", "1s"]);
+    let mut client = server.connect();
+    client.send(get("/sleep/60"));
+    thread::sleep(Duration::from_millis(200));
+    let worker = children(server.pid())[0];
+    kill_process(worker, Signal::TERM).expect("a running worker");
+    assert_eq!(client.response().status, 502);
+    assert!(!children(server.pid()).contains(&worker));
+    assert_eq!(server.get("/").text(), "hello");
+    assert_eq!(server.stop().code, Some(0));
+}
+
+/// A worker that has ended leaves no descriptor in coring.
+#[test]
+fn workers_that_have_ended_leave_nothing_behind() {
+    for name in ["wsgi", "asgi"] {
+        let (server, _directory) = run_application(name, &[]);
+        let count = || {
+            assert_eq!(server.get("/").text(), "hello");
+            let path = format!("/proc/{}/fd", server.pid());
+            fs::read_dir(path).expect("a running process").count()
+        };
+        let before = count();
+        for _ in 0..5 {
+            let old = children(server.pid())[0];
+            kill_process(old, Signal::TERM).expect("a running worker");
+            eventually("another worker", || {
+                let children = children(server.pid());
+                (children.len() == 1 && children[0] != old).then_some(())
+            });
+        }
+        eventually("closed descriptors", || {
+            (count() <= before + 1).then_some(())
+        });
+        assert_eq!(server.stop().code, Some(0));
+    }
+}
