@@ -217,8 +217,10 @@ impl Connection {
         self.transport.clear_recv_deadline();
         self.arrival_deadline_ms = 0;
         self.transport.recv_buf.take(used, request.bytes_mut());
-        let (head, bytes) = request.head();
-        if let Some((line, mut date)) = self.next_line(head.path(bytes)) {
+        if self.shared.logs(request)
+            && let Some((line, mut date)) = self.next_line()
+        {
+            let (head, bytes) = request.head();
             line.begin(date.now(), head, bytes);
         }
     }

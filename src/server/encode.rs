@@ -185,12 +185,10 @@ impl Connection {
     }
 
     /// The access log's line for the next request, and the clock for its date. `None` if there is
-    /// no log, or it leaves out requests of this `path`.
+    /// no log.
     #[inline]
-    pub(super) fn next_line(&mut self, path: &[u8]) -> Option<(&mut Line, RefMut<'_, Date>)> {
-        if self.shared.log.as_ref()?.skips(path) {
-            return None;
-        }
+    pub(super) fn next_line(&mut self) -> Option<(&mut Line, RefMut<'_, Date>)> {
+        self.shared.log.as_ref()?;
         let stream = self.transport.stream();
         let line = self.line.get_or_insert_with(|| Line::new(stream));
         Some((line, self.shared.date.borrow_mut()))

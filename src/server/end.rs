@@ -108,7 +108,7 @@ impl Connection {
     /// Encodes the response that ends the connection.
     fn encode_refusal(&mut self, refusal: &mut Response) {
         self.http.fail_request();
-        if let Some((line, mut date)) = self.next_line(b"")
+        if let Some((line, mut date)) = self.next_line()
             && !line.is_begun()
         {
             line.begin_without_request(date.now());

@@ -14,6 +14,7 @@ use crate::buf::Pool;
 use crate::metrics::WorkerMetrics;
 use crate::net::SendLimits;
 use crate::rt::{ClonedWaker, sleep_ms, spawn_detached};
+use crate::service::Request;
 use crate::sys::limits::reserved_descriptors;
 
 /// How many connections beyond the limit get a 503 at a time. Others are closed without a response.
@@ -146,6 +147,15 @@ impl Shared {
         self.metrics.connections_open.sub(1);
         self.open.set(self.open.get() - 1);
         self.wake_drained();
+    }
+
+    /// Whether the request belongs in the access log.
+    #[inline]
+    pub(super) fn logs(&self, request: &Request) -> bool {
+        self.log.as_ref().is_some_and(|log| {
+            let (head, bytes) = request.head();
+            !log.skips(head.path(bytes))
+        })
     }
 
     /// Ends a line of the access log. The log thread gets it within a second.

@@ -368,14 +368,14 @@ fn respond(request: &Request, representation: &Representation, content: Content)
     } else {
         Requested::Whole
     };
-    let response = |status| Response::new(status).with_field_lines(representation.fields.clone());
+    let response = |status, part| {
+        Response::of_parts(status, representation.fields.clone(), content.part(part))
+    };
     match requested {
-        Requested::Whole => response(StatusCode::OK).with_body(content.part(0..length)),
+        Requested::Whole => response(StatusCode::OK, 0..length),
         Requested::Part(part) => {
             let (name, value) = content_range(Some(part.clone()), length);
-            response(StatusCode::PARTIAL_CONTENT)
-                .with_header(name, value)
-                .with_body(content.part(part))
+            response(StatusCode::PARTIAL_CONTENT, part).with_header(name, value)
         }
         Requested::Unsatisfiable => {
             let (name, value) = content_range(None, length);
