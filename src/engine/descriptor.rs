@@ -17,7 +17,11 @@ pub struct Descriptor(Rc<DescriptorState>);
 
 /// A reference to a descriptor that does not keep it open.
 #[derive(Debug, Clone)]
-pub struct WeakDescriptor(Weak<DescriptorState>);
+pub struct WeakDescriptor {
+    state: Weak<DescriptorState>,
+    /// The number of exchanges that had ended when the reference was made.
+    exchanges_ended: u64,
+}
 
 #[derive(Debug)]
 struct DescriptorState {
@@ -26,7 +30,10 @@ struct DescriptorState {
     nonblocking: Cell<bool>,
     /// [`Descriptor::notify_gone`] was called.
     is_gone: Cell<bool>,
-    /// The event for those that wait in [`WeakDescriptor::gone`]; created for the first of them.
+    /// How often [`Descriptor::end_exchange`] was called.
+    exchanges_ended: Cell<u64>,
+    /// The event for those that wait in [`WeakDescriptor::gone`] during the current exchange;
+    /// created for the first of them.
     gone: RefCell<Option<Rc<Event>>>,
 }
 
@@ -37,6 +44,7 @@ impl Descriptor {
             fd: Some(fd),
             nonblocking: Cell::new(false),
             is_gone: Cell::new(false),
+            exchanges_ended: Cell::new(0),
             gone: RefCell::default(),
         }))
     }
@@ -44,13 +52,32 @@ impl Descriptor {
     /// A reference that does not keep the descriptor open.
     #[inline]
     pub fn downgrade(&self) -> WeakDescriptor {
-        WeakDescriptor(Rc::downgrade(&self.0))
+        WeakDescriptor {
+            state: Rc::downgrade(&self.0),
+            exchanges_ended: self.0.exchanges_ended.get(),
+        }
     }
 
     /// Wakes all tasks that wait in [`WeakDescriptor::gone`]: the peer is gone, or the owner no
     /// longer uses the descriptor.
     pub fn notify_gone(&self) {
         self.0.is_gone.set(true);
+        self.wake_waiting();
+    }
+
+    /// Ends an exchange with the peer: wakes all tasks that wait in [`WeakDescriptor::gone`] of a
+    /// reference made before.
+    #[inline]
+    pub fn end_exchange(&self) {
+        let ended = &self.0.exchanges_ended;
+        ended.set(ended.get().wrapping_add(1));
+        if self.0.gone.borrow().is_some() {
+            self.wake_waiting();
+        }
+    }
+
+    #[cold]
+    fn wake_waiting(&self) {
         let gone = self.0.gone.take();
         gone.into_iter().for_each(|gone| gone.fire());
     }
@@ -84,13 +111,16 @@ impl Descriptor {
 impl WeakDescriptor {
     /// The descriptor, if it is still open.
     pub fn upgrade(&self) -> Option<Descriptor> {
-        self.0.upgrade().map(Descriptor)
+        self.state.upgrade().map(Descriptor)
     }
 
-    /// Waits until [`Descriptor::notify_gone`] is called. Ready at once if the descriptor is
-    /// closed.
+    /// Waits until [`Descriptor::notify_gone`] is called, or [`Descriptor::end_exchange`] for the
+    /// first time since the reference was made. Ready at once if the descriptor is closed.
     pub fn gone(&self) -> EventWait {
-        let inner = self.0.upgrade().filter(|inner| !inner.is_gone.get());
+        let is_running = |inner: &Rc<DescriptorState>| {
+            !inner.is_gone.get() && inner.exchanges_ended.get() == self.exchanges_ended
+        };
+        let inner = self.state.upgrade().filter(is_running);
         let event = match &inner {
             Some(inner) => inner.gone.borrow_mut().get_or_insert_default().clone(),
             None => Rc::default(),

@@ -86,6 +86,13 @@ impl Stream {
         peer
     }
 
+    /// Ends an exchange with the peer. This completes [`Remote::gone`] of all references made
+    /// before.
+    #[inline]
+    pub fn end_exchange(&self) {
+        self.socket.end_exchange();
+    }
+
     /// Makes a reference to the stream that does not keep the socket open.
     #[inline]
     pub fn remote(&self) -> Remote {
@@ -231,8 +238,9 @@ impl Remote {
         address.try_into().ok()
     }
 
-    /// Waits until the peer has half-closed or reset the stream, or the stream is dropped. A
-    /// half-close and a reset are noticed only while a task calls [`Stream::poll_peer`].
+    /// Waits until the peer has half-closed or reset the stream, the stream is dropped, or the
+    /// exchange in which the reference was made has ended. A half-close and a reset are noticed
+    /// only while a task calls [`Stream::poll_peer`].
     pub fn gone(&self) -> EventWait {
         self.0.gone()
     }

@@ -203,6 +203,7 @@ impl Connection {
                 return Ok(Next::Exchange(pending, incoming));
             }
             self.encode_full(response)?;
+            self.transport.stream().end_exchange();
             if self.transport.send_queue.len() >= GATHER_BYTES_MAX {
                 return Ok(Next::Send);
             }
@@ -237,6 +238,7 @@ impl Connection {
             let mut exchange = Exchange::new(pending, incoming);
             let ended = poll_fn(|context| exchange.poll(self, context)).await;
             self.transport.clear_recv_deadline();
+            self.transport.stream().end_exchange();
             ended
         })
     }

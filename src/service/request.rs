@@ -169,8 +169,12 @@ impl Request {
             && has("upgrade", protocol)
     }
 
-    /// Waits until the client has reset the connection (RST) or half-closed it (FIN), or the server
-    /// has closed it. The future does not borrow the request, so another coroutine may await it.
+    /// Waits until the client no longer waits for the response: it has reset the connection (RST)
+    /// or half-closed it (FIN), the server has closed it, or the exchange has ended. An exchange
+    /// ends when its response is sent; a response whose whole body is in memory, when it is queued.
+    ///
+    /// The future does not borrow the request, so another coroutine may await it. It ends with the
+    /// exchange, so such a coroutine does not outlive its request on a connection that stays open.
     /// For a built request it is never ready.
     ///
     /// A client that half-closed may still wait for the response. By default the service goes on;
@@ -184,7 +188,7 @@ impl Request {
     ///     let gone = request.gone();
     ///     coring::spawn(async move {
     ///         gone.await;
-    ///         // The client no longer waits: remove it from a list, for example.
+    ///         // The client has left or has its response: remove it from a list, for example.
     ///     });
     ///     Response::text(watch().await)
     /// }

@@ -1,6 +1,7 @@
 //! Clients that disconnect while a service handles their request: a reset always drops the call. A
 //! half-close drops it only if `Limits::half_close` is `End`.
 
+use std::cell::RefCell;
 use std::future::pending;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use coring::{Body, HalfClose, Limits, Request, Response};
+use coring::{Body, BodySender, HalfClose, Limits, Request, Response};
 
 use crate::support::{
     Client, GET, HELLO, Local, TempDir, builder, eventually, get, head_with_length, nap,
@@ -89,26 +90,52 @@ fn a_reset_drops_the_call() {
     assert_eq!(server.stop_and_count("closed_by_peer"), 50);
 }
 
-/// `Request::gone` tells a spawned task that the client is gone: after a half-close, after a
-/// reset, and when a client closes its connection after the response.
-#[test]
-fn a_spawned_task_learns_that_the_client_is_gone() {
+/// A server that spawns a task for each request, and the number of tasks whose `Request::gone` has
+/// completed. `/now` is answered at once, `/late` before its task calls `Request::gone`, and
+/// `/body` with a body that ends after a request for `/end`. Other requests are never answered.
+fn server_with_watching_tasks() -> (Local, Arc<AtomicUsize>) {
     let told: Arc<AtomicUsize> = Arc::default();
     let count = told.clone();
     let server = Local::start_with(builder(), move || {
         let count = count.clone();
+        let slot: Rc<RefCell<Option<BodySender>>> = Rc::default();
         async move |request: Request| {
-            let (gone, count) = (request.gone(), count.clone());
+            let path = request.path().to_owned();
+            let count = count.clone();
+            let gone = request.gone();
             coring::spawn(async move {
-                gone.await;
+                if request.path() == "/late" {
+                    coring::time::sleep(Duration::from_millis(10)).await;
+                    request.gone().await;
+                } else {
+                    gone.await;
+                }
                 count.fetch_add(1, Ordering::Relaxed);
             });
-            match request.path() {
-                "/now" => Response::html(HELLO),
+            match &path[..] {
+                "/now" | "/late" => Response::html(HELLO),
+                "/body" => {
+                    let (mut sender, body) = Body::channel(100);
+                    sender.write("part").await.expect("the body exists");
+                    *slot.borrow_mut() = Some(sender);
+                    Response::text(body)
+                }
+                "/end" => {
+                    slot.take().expect("a body").finish();
+                    Response::html(HELLO)
+                }
                 _ => pending().await,
             }
         }
     });
+    (server, told)
+}
+
+/// `Request::gone` tells a spawned task that the client is gone: after a half-close, and after a
+/// reset.
+#[test]
+fn a_spawned_task_learns_that_the_client_is_gone() {
+    let (server, told) = server_with_watching_tasks();
     let wait_until_told = |expected: usize| {
         eventually("the tasks learn it", || {
             (told.load(Ordering::Relaxed) == expected).then_some(())
@@ -126,19 +153,41 @@ fn a_spawned_task_learns_that_the_client_is_gone() {
         .into_iter()
         .for_each(Client::reset);
     wait_until_told(20);
-    let mut clients = callers(&server, 10, &get("/now"));
-    clients
-        .iter_mut()
-        .for_each(|client| drop(client.response()));
-    assert_eq!(
-        told.load(Ordering::Relaxed),
-        20,
-        "a connected client was reported as gone"
-    );
-    drop(clients);
-    wait_until_told(30);
     server.stop();
-    assert_eq!(told.load(Ordering::Relaxed), 30);
+    assert_eq!(told.load(Ordering::Relaxed), 20);
+}
+
+/// A task that waits for `Request::gone` must not outlive its exchange by the rest of the
+/// connection.
+#[test]
+fn a_spawned_task_learns_that_the_exchange_has_ended() {
+    let (server, told) = server_with_watching_tasks();
+    let mut client = server.connect();
+    let mut expected = 0;
+    for path in ["/now", "/late"] {
+        client.send(get(path).repeat(100));
+        for _ in 0..100 {
+            assert_eq!(client.response().text(), HELLO);
+        }
+        expected += 100;
+        eventually(path, || {
+            (told.load(Ordering::Relaxed) == expected).then_some(())
+        });
+    }
+    client.send(get("/body"));
+    client.head();
+    assert_eq!(client.chunk().expect("a part"), b"part");
+    thread::sleep(WHILE);
+    assert_eq!(told.load(Ordering::Relaxed), 200, "the body has not ended");
+    let mut other = server.connect();
+    other.send(get("/end"));
+    assert_eq!(other.response().text(), HELLO);
+    client.last_chunk().expect("the end of the body");
+    eventually("the end of both exchanges", || {
+        (told.load(Ordering::Relaxed) == 202).then_some(())
+    });
+    assert_eq!(server.count("connections_open"), 2);
+    server.stop();
 }
 
 #[test]
@@ -271,7 +320,7 @@ fn a_half_close_that_drops_a_call_keeps_earlier_responses() {
 #[test]
 fn a_reset_is_noticed_while_a_response_waits_for_its_body() {
     let server = Local::start(|| {
-        let stored: Rc<std::cell::RefCell<Option<Body>>> = Rc::default();
+        let stored: Rc<RefCell<Option<Body>>> = Rc::default();
         async move |request: Request| {
             if request.method() == "GET" {
                 return Response::text(stored.take().expect("a stored body"));
