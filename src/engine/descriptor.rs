@@ -1,6 +1,7 @@
 //! A file descriptor that stays open while its owner or an operation uses it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::{Rc, Weak};
 
@@ -35,6 +36,17 @@ struct DescriptorState {
     /// The event for those that wait in [`WeakDescriptor::gone`] during the current exchange;
     /// created for the first of them.
     gone: RefCell<Option<Rc<Event>>>,
+    addresses: OnceCell<Box<Addresses>>,
+}
+
+/// The addresses of a connected socket. `None` for a Unix socket, and where the kernel gives none:
+/// a peer that has reset the connection has no address any more.
+#[derive(Debug, Clone, Copy)]
+pub struct Addresses {
+    /// Ours.
+    pub local: Option<SocketAddr>,
+    /// The peer's.
+    pub peer: Option<SocketAddr>,
 }
 
 impl Descriptor {
@@ -46,7 +58,21 @@ impl Descriptor {
             is_gone: Cell::new(false),
             exchanges_ended: Cell::new(0),
             gone: RefCell::default(),
+            addresses: OnceCell::new(),
         }))
+    }
+
+    /// The addresses, if it is a socket that is connected. They do not change, so the kernel is
+    /// asked once.
+    pub fn addresses(&self) -> Addresses {
+        **self.0.addresses.get_or_init(|| {
+            let local = rustix::net::getsockname(self).ok();
+            let peer = rustix::net::getpeername(self).ok().flatten();
+            Box::new(Addresses {
+                local: local.and_then(|address| address.try_into().ok()),
+                peer: peer.and_then(|address| address.try_into().ok()),
+            })
+        })
     }
 
     /// A reference that does not keep the descriptor open.

@@ -212,7 +212,8 @@ impl Stream {
 
     /// The peer's address; `None` for a Unix socket, or if the peer is gone already.
     pub fn peer(&self) -> Option<SocketAddr> {
-        peer_of(&self.socket)
+        let address = rustix::net::getpeername(&self.socket).ok().flatten()?;
+        address.try_into().ok()
     }
 }
 
@@ -227,15 +228,15 @@ impl Drop for Stream {
 pub struct Remote(WeakDescriptor);
 
 impl Remote {
-    /// As [`Stream::peer`]; `None` also if the stream is closed.
+    /// As [`Stream::peer`]; `None` also if the stream is closed. Remembered from the first call.
     pub fn peer(&self) -> Option<SocketAddr> {
-        peer_of(&self.0.upgrade()?)
+        self.0.upgrade()?.addresses().peer
     }
 
-    /// The local address; `None` for a Unix socket, or if the stream is closed.
+    /// The local address; `None` for a Unix socket, or if the stream is closed. Remembered from the
+    /// first call.
     pub fn local(&self) -> Option<SocketAddr> {
-        let address = rustix::net::getsockname(self.0.upgrade()?).ok()?;
-        address.try_into().ok()
+        self.0.upgrade()?.addresses().local
     }
 
     /// Waits until the peer has half-closed or reset the stream, the stream is dropped, or the
@@ -244,9 +245,4 @@ impl Remote {
     pub fn gone(&self) -> EventWait {
         self.0.gone()
     }
-}
-
-fn peer_of(socket: &Descriptor) -> Option<SocketAddr> {
-    let address = rustix::net::getpeername(socket).ok().flatten()?;
-    address.try_into().ok()
 }

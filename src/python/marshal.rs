@@ -70,6 +70,13 @@ impl Marshal {
         self.0.extend_from_slice(value);
     }
 
+    /// A `bytes`, with ASCII letters in lower case.
+    pub(super) fn lowercase(&mut self, value: &[u8]) {
+        let at = self.0.len() + 5;
+        self.bytes(value);
+        self.0[at..].make_ascii_lowercase();
+    }
+
     /// A `str`.
     pub(super) fn text(&mut self, value: &str) {
         if value.is_ascii() {

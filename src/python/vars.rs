@@ -143,7 +143,7 @@ pub(super) fn scope(out: &mut Marshal, request: &Request, site: &Site) {
     out.list(request.headers().count());
     for (name, value) in request.headers() {
         out.tuple(2);
-        out.bytes(&name.to_ascii_lowercase());
+        out.lowercase(name);
         out.bytes(value);
     }
     out.end_dict();
