@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::support::{
-    Coring, Finished, TempDir, python_with_tools, run, run_with, static_binary, without_settings,
+    Coring, Finished, PYTHON, TempDir, python_with_tools, run, run_with, static_binary,
+    without_settings,
 };
 
 /// The interpreters to install it for, separated by spaces; `python3` unless given.
@@ -77,7 +78,7 @@ fn the_wheel_is_installed_by_pip_and_runs_applications() {
             let arguments = ["run", "app.py", "--bind=127.0.0.1:0"];
             let arguments = [&start[1..], &arguments].concat();
             let mut command = without_settings(program(start[0]), &arguments);
-            command.env_remove("VIRTUAL_ENV");
+            command.env_remove("VIRTUAL_ENV").env_remove(PYTHON);
             command.current_dir(directory.path());
             let server = Coring::start_as(command);
             assert_eq!(server.get("/").text(), expected.trim_end(), "{start:?}");

@@ -1,10 +1,12 @@
 //! Python applications under `coring run`, and their worker processes.
 
+use std::collections::HashSet;
 use std::fs;
 
 use rustix::process::Pid;
+use sha2::{Digest, Sha256};
 
-use super::{Coring, TempDir, coring};
+use super::{Coring, TempDir, coring, eventually, get};
 
 const APPLICATIONS: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
@@ -29,4 +31,29 @@ pub(crate) fn children(pid: u32) -> Vec<Pid> {
     let text: String = lists.flat_map(fs::read_to_string).collect();
     let pids = text.split_whitespace().flat_map(str::parse);
     pids.flat_map(Pid::from_raw).collect()
+}
+
+/// Waits until two workers of a WSGI application answer. Each has at most four threads.
+#[track_caller]
+pub(crate) fn wait_for_two_workers(server: &Coring) {
+    eventually("answers of two workers", || {
+        // More than the threads of one worker.
+        let mut clients: Vec<_> = (0..5).map(|_| server.connect()).collect();
+        for client in &mut clients {
+            client.send(get("/pid/0.2"));
+        }
+        let pids = clients
+            .iter_mut()
+            .map(|client| client.response().text().to_owned());
+        (pids.collect::<HashSet<_>>().len() == 2).then_some(())
+    });
+}
+
+/// `LENGTH SHA-256`, as the applications answer to an upload.
+pub(crate) fn digest(body: &[u8]) -> String {
+    let hex: String = Sha256::digest(body)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    format!("{} {hex}", body.len())
 }

@@ -1,6 +1,6 @@
-//! Shared helpers: coring as a process or in this process, a client that sends raw bytes, the
-//! requests it sends, other programs, and bounded waits. The assertions on responses stay in the
-//! tests.
+//! Shared helpers: coring as a process or in this process, Python applications under it, a client
+//! that sends raw bytes, the requests it sends, other programs, and bounded waits. The assertions
+//! on responses stay in the tests.
 
 mod applications;
 mod client;
@@ -20,7 +20,7 @@ use std::{env, fs, process as std_process};
 
 use coring::{Builder, EngineChoice, Server};
 
-pub(crate) use applications::{children, run_application};
+pub(crate) use applications::{children, digest, run_application, wait_for_two_workers};
 pub(crate) use client::{Client, ReceivedResponse, is_timeout, read_until_told_to_close};
 pub(crate) use local::{Local, nap};
 pub(crate) use pipe::StalledPipe;
@@ -39,6 +39,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The environment variable that selects the engine under test: `uring` or `epoll`.
 pub(crate) const ENGINE: &str = "CORING_ENGINE";
+
+/// The environment variable that selects the interpreter under test; `python3` unless it is set.
+pub(crate) const PYTHON: &str = "CORING_PYTHON";
 
 /// The body of the embedded site's response to [`GET`].
 pub(crate) const HELLO: &str = "<b>hello world</b>";

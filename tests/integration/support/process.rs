@@ -14,7 +14,7 @@ use std::thread::{self, JoinHandle};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Client, ENGINE, ReceivedResponse, TempDir, eventually, get};
+use super::{Client, ENGINE, PYTHON, ReceivedResponse, TempDir, eventually, get};
 
 /// The address of a server.
 #[derive(Clone, Debug)]
@@ -66,8 +66,8 @@ impl Family {
     pub(crate) const TCP: [Self; 2] = [Self::V4, Self::V6];
 }
 
-/// A command that runs coring without the environment variables that it reads, except
-/// [`ENGINE`].
+/// A command that runs coring without the environment variables that it reads, except [`ENGINE`]
+/// and [`PYTHON`].
 pub(crate) fn coring(arguments: &[&str]) -> Command {
     without_settings(env!("CARGO_BIN_EXE_coring"), arguments)
 }
@@ -77,7 +77,8 @@ pub(crate) fn without_settings(program: impl AsRef<OsStr>, arguments: &[&str]) -
     let mut command = Command::new(program);
     let names = env::vars_os().map(|(name, _)| name);
     let is_read = |name: &OsString| name.to_string_lossy().starts_with("CORING_");
-    for name in names.filter(|name| is_read(name) && name != ENGINE) {
+    let is_kept = |name: &OsString| name == ENGINE || name == PYTHON;
+    for name in names.filter(|name| is_read(name) && !is_kept(name)) {
         command.env_remove(name);
     }
     command.env_remove("PORT").args(arguments);

@@ -18,14 +18,14 @@ async def app(scope, receive, send):
     action, _, argument = scope["path"][1:].partition("/")
     body = b"hello"
     if action == "digest":
-        digest, length, more = hashlib.sha256(), 0, True
-        while more:
-            message = await receive()
-            part = message.get("body", b"")
-            digest.update(part)
-            length += len(part)
-            more = message.get("more_body", False)
-        body = f"{length} {digest.hexdigest()}".encode()
+        body = (await digest(receive)).encode()
+    elif action == "work":
+        name, _, blocks = argument.partition("/")
+        await work(name, int(blocks), scope["query_string"] == b"slow", receive, send)
+        return
+    elif action == "parts":
+        await parts(int(argument), send)
+        return
     elif action == "sleep":
         await asyncio.sleep(float(argument))
     elif action == "events":
@@ -37,6 +37,42 @@ async def app(scope, receive, send):
         raise ValueError("the view fails")
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": body})
+
+
+async def digest(receive):
+    """The length and the digest of a request's body."""
+    digest, length, more = hashlib.sha256(), 0, True
+    while more:
+        message = await receive()
+        part = message.get("body", b"")
+        digest.update(part)
+        length += len(part)
+        more = message.get("more_body", False)
+    return f"{length} {digest.hexdigest()}"
+
+
+async def work(name, blocks, is_slow, receive, send):
+    """Send a response whose every line names its request. The ledger has its progress."""
+    note(f"begin {name} {os.getpid()}")
+    first, line = f"{await digest(receive)}\n".encode(), f"{name}\n".encode()
+    if is_slow:
+        await asyncio.sleep(0.02)
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    for block in [first, *[line * 1000] * blocks]:
+        await send({"type": "http.response.body", "body": block, "more_body": True})
+    note(f"end {name} {os.getpid()}")
+    await send({"type": "http.response.body", "body": line})
+    note(f"close {name} {os.getpid()}")
+
+
+async def parts(count, send):
+    """Send parts of 64 KiB. The ledger has every sixteenth."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    for number in range(count):
+        if number % 16 == 0:
+            note(f"part {number}")
+        await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
+    await send({"type": "http.response.body"})
 
 
 async def lifespan(state, receive, send):

@@ -1,5 +1,6 @@
 """A WSGI application for the tests of `coring run`. The path selects what it does."""
 
+import ctypes
 import hashlib
 import os
 import time
@@ -15,26 +16,70 @@ def note(line):
             file.write(f"{line} {os.getpid()}\n".encode())
 
 
+def digest(source):
+    """The length and the digest of a request's body."""
+    digest, length = hashlib.sha256(), 0
+    while True:
+        part = source.read(65536)
+        if not part:
+            return f"{length} {digest.hexdigest()}"
+        digest.update(part)
+        length += len(part)
+
+
+class Work:
+    """A response whose every line names its request. The ledger has its progress."""
+
+    def __init__(self, name, digest, blocks):
+        self.name, self.digest, self.blocks = name, digest, blocks
+
+    def __iter__(self):
+        line = f"{self.name}\n"
+        if self.blocks:
+            yield f"{self.digest}\n".encode()
+            for _ in range(self.blocks):
+                yield line.encode() * 1000
+            note(f"end {self.name}")
+            yield line.encode()
+        else:
+            note(f"end {self.name}")
+            yield f"{self.digest}\n{line}".encode()
+
+    def close(self):
+        note(f"close {self.name}")
+
+
+def parts(count):
+    for number in range(count):
+        if number % 16 == 0:
+            note(f"part {number}")
+        yield b"x" * 65536
+
+
 def respond(environ, start_response):
     action, _, argument = environ["PATH_INFO"][1:].partition("/")
     headers = [("Content-Type", "text/plain")]
     if action == "digest":
-        digest, length = hashlib.sha256(), 0
-        while True:
-            part = environ["wsgi.input"].read(65536)
-            if not part:
-                break
-            digest.update(part)
-            length += len(part)
-        body = [f"{length} {digest.hexdigest()}".encode()]
+        body = [digest(environ["wsgi.input"]).encode()]
+    elif action == "work":
+        name, _, blocks = argument.partition("/")
+        note(f"begin {name}")
+        body = Work(name, digest(environ["wsgi.input"]), int(blocks))
+        if environ["QUERY_STRING"] == "slow":
+            time.sleep(0.02)
     elif action == "sleep":
         time.sleep(float(argument))
         body = [b"slept"]
     elif action == "parts":
-        body = (b"x" * 65536 for _ in range(int(argument)))
+        body = parts(int(argument))
     elif action == "fail":
         raise ValueError("the view fails")
+    elif action == "hold":
+        # Unlike a function of CDLL, this one keeps the interpreter's lock.
+        ctypes.PyDLL(None).sleep(int(argument))
+        body = [b"slept"]
     elif action == "pid":
+        time.sleep(float(argument))
         body = [str(os.getpid()).encode()]
     elif action == "ledger":
         note(f"begin {argument}")
@@ -43,8 +88,6 @@ def respond(environ, start_response):
     elif action == "header":
         headers.append(("X-Echo", environ.get("HTTP_X_ECHO", "none")))
         body = [environ["PATH_INFO"].encode("latin-1")]
-    elif action == "kill":
-        os.kill(os.getpid(), 9)
     else:
         body = [b"hello"]
     start_response("200 OK", headers)
