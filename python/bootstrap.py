@@ -1,7 +1,8 @@
 """The program that `python -c` runs in a worker: it imports the package `_coring` from memory.
 
-The argument is the number of a descriptor. It holds, in the format of `marshal`, the sources of all
-modules and the configuration, so nothing of coring's has to be on the module search path.
+The arguments are the numbers of two descriptors. The first one holds, in the format of `marshal`,
+the sources of all modules and the configuration, so nothing of coring's has to be on the module
+search path. The second one is the socket to the supervisor.
 """
 
 import sys
@@ -12,6 +13,16 @@ if sys.path and sys.path[0] == "":
 
 import marshal
 import os
+
+# Older versions, down to Python 2, can read this file as far as here.
+if sys.version_info < (3, 8):  # noqa: UP036
+    sys.stderr.write(
+        "coring: {} is Python {}, and coring needs 3.8 or newer; name another interpreter with "
+        "--python\n".format(sys.executable, ".".join(map(str, sys.version_info[:3])))
+    )
+    os.write(int(sys.argv[2]), b"failed 1")
+    sys.exit(1)
+
 from importlib.machinery import ModuleSpec
 
 

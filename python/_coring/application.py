@@ -41,7 +41,7 @@ class Target:
         place, _, self.expression = text.partition(":")
         self.is_file = place.endswith(".py")
         self.place = place
-        if not place or (os.sep in place and not self.is_file):
+        if not self.is_file and (os.sep in place or not all(place.split("."))):
             raise LoadError(
                 f"`{text}` names no module; write MODULE:APP or FILE.py, as in main:app or main.py"
             )
@@ -68,6 +68,11 @@ def load(config: dict[str, Any]) -> Any:
         del sys.path[0]
     sys.path[:0] = [directory, *map(os.path.abspath, config.get("pythonpath") or [])]
     sys.argv = [config["app"]]
+    if name.partition(".")[0] == "_coring":
+        raise LoadError(
+            f"`{target.text}` cannot be imported, since `_coring` is a name of coring's own; "
+            "rename the module"
+        )
     module = _import(target, name, path, directory)
     return _find(target, module, bool(config.get("factory")))
 
@@ -75,17 +80,31 @@ def load(config: dict[str, Any]) -> Any:
 def _file(target: Target, directory: str) -> str:
     path = os.path.join(directory, target.place)
     if not os.path.exists(path):
-        raise LoadError(f"there is no file {path}; a file is given relative to {directory}")
+        files = _files_in(os.path.dirname(path))
+        raise LoadError(f"there is no file {path}{files}; correct the name")
     if not os.path.isfile(path):
         raise LoadError(f"{path} is not a file; give a file, or a module as in main:app")
     try:
         with open(path, "rb"):
             return os.path.abspath(path)
     except OSError as error:
-        raise LoadError(
-            f"{path} cannot be read by user id {os.geteuid()}: {error.strerror}; "
-            "change its permissions or the user"
-        ) from None
+        raise _unreadable(path, error) from None
+
+
+def _files_in(directory: str) -> str:
+    """The names that the user may have meant, as the end of a sentence."""
+    try:
+        files = sorted(f for f in os.listdir(directory) if f.endswith(".py"))
+    except OSError:
+        files = []
+    return f"; that directory has {', '.join(files[:8])}" if files else ""
+
+
+def _unreadable(path: str, error: OSError) -> LoadError:
+    return LoadError(
+        f"{path} cannot be read by user id {os.geteuid()}: {error.strerror}; "
+        "change its permissions or the user"
+    )
 
 
 def _package_of(path: str) -> tuple[str, str]:
@@ -135,13 +154,16 @@ def _import_failed(target: Target, name: str, directory: str, error: BaseExcepti
     trimmed = logs.without_own_frames(error)
     if isinstance(error, ModuleNotFoundError) and error.name:
         if trimmed.__traceback__ is None and f"{name}.".startswith(f"{error.name}."):
-            return _no_module(name, error.name, directory)
+            return _no_module(name, error, directory)
         missing = error.name.partition(".")[0]
         return LoadError(
             f"`{target.text}` needs the module `{error.name}`, which is not installed for "
-            f"{sys.executable}; try: {sys.executable} -m pip install {missing}",
+            f"{sys.executable}; install the package that has it, as in: "
+            f"{sys.executable} -m pip install {missing}",
             error,
         )
+    if isinstance(error, PermissionError) and trimmed.__traceback__ is None:
+        return _unreadable(error.filename, error)
     if isinstance(error, SyntaxError):
         where = f"{error.filename}, line {error.lineno}"
         return LoadError(f"`{target.text}` cannot be imported: {error.msg} ({where})", error)
@@ -157,17 +179,19 @@ def _import_failed(target: Target, name: str, directory: str, error: BaseExcepti
     return LoadError(text, error)
 
 
-def _no_module(name: str, missing: str, directory: str) -> LoadError:
+def _no_module(name: str, error: ModuleNotFoundError, directory: str) -> LoadError:
+    missing = error.name
     text = f"there is no module `{missing}` in {directory} or elsewhere on Python's path"
     if missing != name:
         text = f"there is no module `{name}`, since {text}"
-    try:
-        files = sorted(f for f in os.listdir(directory) if f.endswith(".py"))
-    except OSError:
-        files = []
-    if files:
-        text += f"; that directory has {', '.join(files[:8])}"
-    return LoadError(f"{text}; correct the name, or give the directory with --app-dir")
+    if "is not a package" in str(error):
+        module, _, rest = name.rpartition(".")
+        return LoadError(
+            f"there is no module `{name}`, since `{module}` is a file; write {module}:{rest} if "
+            f"`{rest}` is in that file"
+        )
+    files = _files_in(directory)
+    return LoadError(f"{text}{files}; correct the name, or give the directory with --app-dir")
 
 
 def _one_line(error: BaseException) -> str:
@@ -181,7 +205,10 @@ def _find(target: Target, module: ModuleType, is_factory: bool) -> Any:
     if not expression:
         name = _candidate(target, module)
         app = getattr(module, name)
-        return _made(target, name, app, (), {}) if is_factory or name in FACTORIES else app
+        if is_factory or name in FACTORIES:
+            return _made(target, name, app, (), {})
+        _check(app, f"{target.place}:{name}")
+        return app
     name, args, kwargs = _parsed(target, expression)
     app = module
     for part in name.split("."):
@@ -191,12 +218,31 @@ def _find(target: Target, module: ModuleType, is_factory: bool) -> Any:
             raise _no_attribute(target, module, name) from None
     if is_factory or args is not None:
         app = _made(target, name, app, args or (), kwargs)
+    _check(app, target.text)
+    return app
+
+
+def _check(app: Any, text: str) -> None:
+    """Whether it can be called as an application is. `text` is its name."""
     if not callable(app):
         raise LoadError(
-            f"`{target.text}` is {_article(app)}, which cannot be called; "
+            f"`{text}` is {_article(app)}, which cannot be called; "
             "an application is a WSGI or ASGI callable"
         )
-    return app
+    try:
+        signature = inspect.signature(app)
+    except (TypeError, ValueError):
+        return
+    for count in (1, 2, 3):
+        try:
+            signature.bind(*range(count))
+        except TypeError:
+            continue
+        return
+    raise LoadError(
+        f"`{text}` takes no arguments, so it is no application; if it makes the application, "
+        f"write {text}()"
+    )
 
 
 def _article(value: Any) -> str:
@@ -221,12 +267,23 @@ def _candidate(target: Target, module: ModuleType) -> str:
     if not names:
         names = [name for name in FACTORIES if callable(getattr(module, name, None))]
     if not names:
+        # What cannot be called is explained; a module of that name is another thing.
+        names = [
+            name for name in CANDIDATES if not isinstance(getattr(module, name, module), ModuleType)
+        ]
+    if not names:
         raise _no_attribute(target, module, None)
     return names[0]
 
 
 def _no_attribute(target: Target, module: ModuleType, name: str | None) -> LoadError:
-    where = getattr(module, "__file__", None) or module.__name__
+    where = getattr(module, "__file__", None)
+    if where is None:
+        directory = next(iter(getattr(module, "__path__", [])), "")
+        files = _files_in(directory)
+        raise LoadError(
+            f"{directory} is a directory{files}; name a file in it, as in {target.place}/main.py"
+        )
     wanted = f"`{name}`" if name else "none of app, application, api, create_app() and make_app()"
     text = f"{where} has {'no ' if name else ''}{wanted}"
     own = [
@@ -286,6 +343,9 @@ def _made(target: Target, name: str, factory: Any, args: Any, kwargs: Any) -> An
         app = factory(*args, **kwargs)
     except BaseException as error:
         text = f"`{name}()` has not made an application: {_one_line(error)}"
+        if isinstance(error, TypeError) and logs.without_own_frames(error).__traceback__ is None:
+            text += f"; give its arguments, as in {target.place}:{name}('test')"
+            raise LoadError(text) from None
         raise LoadError(text, error) from None
     if not callable(app):
         raise LoadError(f"`{name}()` has returned {_article(app)}, which is not an application")

@@ -124,7 +124,8 @@ pub(super) struct Launcher {
 
 impl Launcher {
     /// Starts a process that inherits `descriptors`, with the numbers that they have, and no
-    /// others. It reads its modules and its settings from `bundle`, which is one of them.
+    /// others. It reads its modules and its settings from `bundle`; the first of `descriptors` is
+    /// its socket to the supervisor.
     ///
     /// # Errors
     /// Those of fork(2) and execve(2).
@@ -139,7 +140,9 @@ impl Launcher {
             }
             None => Command::new(&self.interpreter),
         };
-        command.args(["-c", BOOTSTRAP, &bundle.as_raw_fd().to_string()]);
+        command.args(["-c", BOOTSTRAP]);
+        let known = [bundle, &descriptors[0]];
+        command.args(known.map(|descriptor| descriptor.as_raw_fd().to_string()));
         // Only this thread starts processes, so no other one inherits them.
         let all = || descriptors.iter().map(AsFd::as_fd).chain([bundle.as_fd()]);
         set_flags(all(), FdFlags::empty())?;

@@ -22,6 +22,7 @@ mod malformed_requests;
 mod panics;
 mod python_applications;
 mod python_kills;
+mod python_mistakes;
 mod python_replacement;
 mod python_sharing;
 mod python_views;

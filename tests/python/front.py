@@ -328,7 +328,7 @@ class Worker:
         environment = dict(os.environ, PYTHONDONTWRITEBYTECODE="1", PYTHONFAULTHANDLER="1")
         environment.update(front.env or {})
         self.process = subprocess.Popen(
-            [front.python, "-c", BOOTSTRAP, str(bundle)],
+            [front.python, "-c", BOOTSTRAP, str(bundle), str(far_control.fileno())],
             pass_fds=fds,
             cwd=str(front.directory),
             env=environment,

@@ -55,6 +55,7 @@ fn main() -> ExitCode {
         Err(failure) => {
             match &failure {
                 Failure::Flags(error) => console::usage(error),
+                Failure::Run(error) if error.is_reported() => {}
                 _ => messages::report(format_args!("error: {failure}")),
             }
             failure.exit_code()

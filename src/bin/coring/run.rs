@@ -4,7 +4,6 @@
 use std::env;
 use std::ffi::OsString;
 use std::io;
-use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::mpsc;
 use std::thread;
@@ -43,11 +42,13 @@ pub(crate) struct RunArgs {
         value_name = "N",
         default_value = "1"
     )]
-    pub(crate) workers: NonZeroU32,
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) workers: u32,
 
     /// Threads of each worker of the class gthread [default: 8]
     #[arg(long, env = "CORING_THREADS", value_name = "N")]
-    pub(crate) threads: Option<NonZeroU32>,
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub(crate) threads: Option<u32>,
 
     /// How workers run the application. auto: asgi for an ASGI application, else gthread
     #[arg(short = 'k', long, env = "CORING_WORKER_CLASS", value_name = "CLASS")]
@@ -185,7 +186,8 @@ fn mount(text: &str) -> Result<Mount, String> {
 #[derive(Debug)]
 pub(crate) enum RunError {
     Interpreter(coring::python::NoInterpreter),
-    Start(StartError),
+    /// The workers of this interpreter do not start.
+    Start(PathBuf, StartError),
     Mount(PathBuf, io::Error),
     Thread(io::Error),
 }
@@ -194,10 +196,15 @@ impl RunError {
     /// The exit status, as gunicorn has it where it has one.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Start(StartError::Worker(code)) => *code,
-            Self::Start(StartError::Ended(_)) => 3,
+            Self::Start(_, StartError::Worker(code)) => *code,
+            Self::Start(_, StartError::Ended(_)) => 3,
             _ => 1,
         }
+    }
+
+    /// Whether a worker has said on standard error what the matter is.
+    pub(crate) fn is_reported(&self) -> bool {
+        matches!(self, Self::Start(_, StartError::Worker(_)))
     }
 }
 
@@ -205,7 +212,13 @@ impl std::fmt::Display for RunError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Interpreter(error) => error.fmt(f),
-            Self::Start(error) => error.fmt(f),
+            Self::Start(interpreter, error @ StartError::Ended(_)) => write!(
+                f,
+                "{error}; is `{}` a CPython, and does the application end the process while it is \
+                 imported?",
+                interpreter.display()
+            ),
+            Self::Start(_, error) => error.fmt(f),
             Self::Mount(path, error) => {
                 write!(
                     f,
@@ -223,15 +236,19 @@ impl RunArgs {
     /// would only divide their requests.
     pub(crate) fn cores(&self) -> usize {
         let available = thread::available_parallelism().map_or(1, usize::from);
-        available.min(usize::try_from(self.workers.get()).unwrap_or(usize::MAX))
+        available.min(usize::try_from(self.workers).unwrap_or(usize::MAX))
+    }
+
+    fn interpreter(&self) -> Result<PathBuf, RunError> {
+        find_interpreter(self.python.as_deref()).map_err(RunError::Interpreter)
     }
 
     fn options(&self, drain_timeout: StdDuration) -> Result<Options, RunError> {
         let mut options = Options::new(&*self.app);
-        options.python = find_interpreter(self.python.as_deref()).map_err(RunError::Interpreter)?;
+        options.python = self.interpreter()?;
         options.launcher = launcher();
-        options.workers = self.workers.get();
-        options.threads = self.threads.map(NonZeroU32::get);
+        options.workers = self.workers;
+        options.threads = self.threads;
         options.class = match self.worker_class {
             Class::Auto => WorkerClass::Auto,
             Class::Sync => WorkerClass::Sync,
@@ -276,6 +293,7 @@ impl RunArgs {
         signals: &mut Signals,
     ) -> Result<Option<Workers>, RunError> {
         let options = self.options(drain_timeout)?;
+        let python = options.python.clone();
         let (sender, started) = mpsc::channel();
         let start = move || {
             // It is not received if a signal has ended the program.
@@ -287,7 +305,10 @@ impl RunArgs {
             .map_err(RunError::Thread)?;
         loop {
             match started.recv_timeout(SIGNAL_CHECK) {
-                Ok(outcome) => return outcome.map(Some).map_err(RunError::Start),
+                Ok(outcome) => {
+                    let outcome = outcome.map(Some);
+                    return outcome.map_err(|error| RunError::Start(python, error));
+                }
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => {
                     let error = io::Error::other("the thread that starts workers has panicked");
@@ -325,7 +346,15 @@ pub(crate) fn describe(arguments: &RunArgs, workers: &Workers) -> Vec<(&'static 
         "gthread" => format!(" of {} threads", loaded.threads),
         _ => String::new(),
     };
+    let python = match arguments.interpreter() {
+        Ok(path) => path.display().to_string(),
+        Err(error) => error.to_string(),
+    };
     let mut rows = vec![
+        (
+            "python",
+            format!("{python} ({})", given(arguments.python.is_some())),
+        ),
         (
             "runs",
             format!(
