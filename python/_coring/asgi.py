@@ -207,10 +207,12 @@ class Server:
         if self.link.is_quitting and not self.cycles:
             self.changes.changed()
 
-    async def run(self, interface: str) -> bool:
+    async def run(self, interface: str) -> str | None:
+        """Serves until coring asks for the end. Returns why the application has not started."""
         lifespan = Lifespan(self, self.config.get("lifespan", "auto"))
-        if not await lifespan.start():
-            return False
+        failure = await lifespan.start()
+        if failure is not None:
+            return failure
         logs.warn_of_access_filters()
         os.register_at_fork(after_in_child=self._forked)
         for core in self.cores:
@@ -226,7 +228,7 @@ class Server:
         for core in self.cores:
             self.loop.remove_reader(core.sock.fileno())
         await lifespan.stop(max(1.0, end - self.loop.time()))
-        return True
+        return None
 
     def _read_control(self) -> None:
         # It ends the process if coring has ended: also while the last requests run.
@@ -281,14 +283,14 @@ def current_loop() -> asyncio.AbstractEventLoop | None:
 
 def run(
     link: Link, app: Any, interface: str, config: dict[str, Any], loop: asyncio.AbstractEventLoop
-) -> bool:
-    """Serves until coring asks for the end. `False`: the application has not started."""
+) -> str | None:
+    """Serves until coring asks for the end. Returns why the application has not started."""
     if interface == "asgi2":
         app = as_asgi3(app)
-    started = loop.run_until_complete(Server(link, app, loop, config).run(interface))
-    if started:
+    failure = loop.run_until_complete(Server(link, app, loop, config).run(interface))
+    if failure is None:
         loop.run_until_complete(_clean_up(loop))
-    return started
+    return failure
 
 
 def _name_of(loop: asyncio.AbstractEventLoop) -> str:

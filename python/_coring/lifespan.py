@@ -58,26 +58,24 @@ class Lifespan:
             self._failure = str(message.get("message", "")).rstrip() or "it gave no reason"
         self._changes.changed()
 
-    async def start(self) -> bool:
-        """Waits until the application has started. `False`: it has not."""
+    async def start(self) -> str | None:
+        """Waits until the application has started. Returns why it has not."""
         if self._mode == "off":
-            return True
+            return None
         self._task = self._server.loop.create_task(self._run())
         while not self._is_answered and not self._task.done():
             await self._changes.change()
         if self._is_answered:
             if self._failure:
-                logs.write(f"{self._failure}\ncoring: the application's startup has failed\n")
-            return not self._failure
+                return f"{self._failure}\ncoring: the application's startup has failed\n"
+            return None
         # Many applications raise an exception, since they know no scope of this type.
         if self._mode != "on" and not isinstance(self._error, SystemExit):
             text = f"the application takes no lifespan events ({self._outcome()})"
             logs.info("uvicorn.error", text)
-            return True
-        if self._error is not None:
-            logs.write(logs.format_error(self._error))
-        logs.write(f"coring: the application has not started ({self._outcome()})\n")
-        return False
+            return None
+        trace = logs.format_error(self._error) if self._error is not None else ""
+        return f"{trace}coring: the application has not started ({self._outcome()})\n"
 
     def _outcome(self) -> str:
         if self._error is None:

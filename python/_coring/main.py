@@ -20,12 +20,19 @@ GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 LOAD_FAILED = 4
 START_FAILED = 3
 
+# Bytes of the reason that the supervisor is told; it takes 64 KiB in all.
+REASON_BYTES_MAX = 60 << 10
+
 
 def run(config: dict[str, Any]) -> None:
     """Loads the application, runs it, and ends the process when coring asks for that."""
     link = Link(config)
     _take_signals(link)
     logs.set_up(config.get("log_level", "info"))
+    if config.get("reload"):
+        from _coring import reload
+
+        reload.ignore_caches()
     try:
         app, interface, worker_class = _load(config)
         if worker_class == "asgi":
@@ -33,11 +40,11 @@ def run(config: dict[str, Any]) -> None:
 
             loop = asgi.current_loop() or asgi.new_loop(config.get("loop", "auto"))
     except application.LoadError as error:
-        logs.write(str(error))
-        exit_with(link, LOAD_FAILED)
+        exit_with(link, LOAD_FAILED, str(error))
     if worker_class == "asgi":
-        if not asgi.run(link, app, interface, config, loop):
-            exit_with(link, START_FAILED)
+        failure = asgi.run(link, app, interface, config, loop)
+        if failure is not None:
+            exit_with(link, START_FAILED, failure)
     else:
         from _coring import threads
 
@@ -118,9 +125,12 @@ def python_version() -> str:
     return f"{name} {'.'.join(map(str, sys.version_info[:3]))}"
 
 
-def exit_with(link: Link, code: int) -> NoReturn:
+def exit_with(link: Link, code: int, reason: str) -> NoReturn:
     """Ends the process, whatever threads the application has started."""
-    link.report(f"failed {code}")
+    logs.write(reason)
+    # The end of a traceback says most.
+    end = reason.encode("utf-8", "backslashreplace")[-REASON_BYTES_MAX:]
+    link.report(f"failed {code}\n{end.decode('utf-8', 'ignore')}")
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -39,6 +39,7 @@ const MODULES: &[(&str, &str)] = &[
     module!("link"),
     module!("logs"),
     module!("main"),
+    module!("reload"),
     module!("threads"),
     module!("wsgi"),
 ];

@@ -38,11 +38,13 @@ mod news;
 mod options;
 mod outbox;
 mod pool;
+mod reload;
 mod request;
 mod slots;
 mod stream;
 mod upload;
 mod vars;
+mod watch;
 
 use std::cell::OnceCell;
 use std::fmt;
@@ -67,10 +69,10 @@ use crate::net::UnixSeqpacket;
 use crate::rt::spawn_detached;
 use crate::service::{Body, Request, Response, Service};
 use body::{FALLBACK_BYTES_MAX, NotCollected, Spool, file_in};
-use launch::Launcher;
 use link::{Dispatch, Joined, Link, monotonic};
 use news::{News, parse_news};
 use pool::Supervisor;
+use reload::Newest;
 use slots::Failure;
 use vars::Site;
 
@@ -86,7 +88,7 @@ const PART_BYTES_MAX: usize = 64 << 10;
 pub struct Workers {
     supervisor: Supervisor,
     ends: Arc<Ends>,
-    loaded: Loaded,
+    loaded: Option<Loaded>,
 }
 
 /// The near ends of the cores' sockets, until a core takes them.
@@ -96,6 +98,8 @@ struct Ends {
     news: Vec<Mutex<Option<OwnedFd>>>,
     taken: AtomicUsize,
     options: Options,
+    /// The state of the newest code; none without `--reload`.
+    newest: Option<Arc<Newest>>,
     /// Where large request bodies are kept; none if no file can be made there.
     spool_directory: Option<PathBuf>,
 }
@@ -105,7 +109,8 @@ impl Workers {
     /// has loaded the application.
     ///
     /// # Errors
-    /// When that one did not become ready.
+    /// When that one did not become ready. With [`Options::reload`] it is no error that the
+    /// application cannot be loaded.
     pub fn start(options: Options, cores: usize) -> Result<Self, StartError> {
         let pair = || {
             let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
@@ -122,12 +127,10 @@ impl Workers {
             near.push(Mutex::new(Some(one)));
             far.push(other);
         }
-        let launcher = Launcher {
-            interpreter: options.python.clone(),
-            through: options.launcher.clone(),
-        };
-        let (supervisor, loaded) = Supervisor::start(options.clone(), launcher, far, far_shared)?;
-        let spool_directory = spool_directory(&options, &loaded);
+        let newest = options.reload.then(|| Arc::new(Newest::new()));
+        let (supervisor, loaded) =
+            Supervisor::start(options.clone(), newest.clone(), far, far_shared)?;
+        let spool_directory = spool_directory(&options, loaded.as_ref());
         Ok(Self {
             supervisor,
             ends: Arc::new(Ends {
@@ -135,15 +138,25 @@ impl Workers {
                 news: near,
                 taken: AtomicUsize::new(0),
                 options,
+                newest,
                 spool_directory,
             }),
             loaded,
         })
     }
 
-    /// What the application turned out to be.
-    pub fn loaded(&self) -> &Loaded {
-        &self.loaded
+    /// What the application turned out to be; none if it could not be loaded, and is to be loaded
+    /// when its files have changed ([`Options::reload`]).
+    pub fn loaded(&self) -> Option<&Loaded> {
+        self.loaded.as_ref()
+    }
+
+    /// The directories whose Python files are watched ([`Options::reload`]).
+    pub fn watched(&self) -> Vec<PathBuf> {
+        match self.ends.newest {
+            Some(_) => reload::directories(&self.ends.options),
+            None => Vec::new(),
+        }
     }
 
     /// A factory of services, for [`Builder::serve`](crate::Builder::serve).
@@ -225,6 +238,20 @@ impl Python {
         })
     }
 
+    /// Waits until there is a worker; none if that takes too long, or is not to be expected.
+    async fn wait_for_worker(&self, link: &Link) -> Option<Dispatch> {
+        let newest = self.ends.newest.as_ref();
+        let is_hopeless = || newest.is_some_and(|newest| newest.is_hopeless());
+        link.wait_for_worker(monotonic() + self.queue_timeout, is_hopeless)
+            .await
+    }
+
+    /// What `--reload` shows.
+    async fn page(&self, newest: &Newest) -> Response {
+        let page = newest.page(self.ends.options.queue_timeout).await;
+        page.unwrap_or_else(unavailable)
+    }
+
     async fn wsgi(&self, mut request: Request) -> Result<Response, Failure> {
         let has_body = request.header("content-length").is_some()
             || request.header("transfer-encoding").is_some();
@@ -280,16 +307,26 @@ impl Service for Python {
             return Response::text("WebSocket is not supported yet\n")
                 .with_status(StatusCode::NOT_IMPLEMENTED);
         }
+        if let Some(newest) = &self.ends.newest
+            && request.path_bytes() == reload::PATH.as_bytes()
+        {
+            return self.page(newest).await;
+        }
         let link = self.link();
         if link.is_full() {
             return unavailable();
         }
         let dispatch = match link.dispatch() {
-            None => link.wait_for_worker(monotonic() + self.queue_timeout).await,
+            None => self.wait_for_worker(link).await,
             dispatch => dispatch,
         };
         let outcome = match dispatch {
-            None => return unavailable(),
+            None => {
+                return match &self.ends.newest {
+                    Some(newest) if newest.is_hopeless() => self.page(newest).await,
+                    _ => unavailable(),
+                };
+            }
             Some(Dispatch::Shared) => self.wsgi(request).await,
             Some(Dispatch::Each) => self.asgi(request).await,
         };
@@ -304,12 +341,12 @@ impl Service for Python {
 
 /// The directory for large request bodies, if a file can be made there. Else it is reported that
 /// there is none, unless the application gets all bodies as they arrive.
-fn spool_directory(options: &Options, loaded: &Loaded) -> Option<PathBuf> {
+fn spool_directory(options: &Options, loaded: Option<&Loaded>) -> Option<PathBuf> {
     let directory = &options.spool_dir;
     match file_in(directory) {
         Ok(_) => Some(directory.clone()),
         Err(error) => {
-            if loaded.interface == "wsgi" {
+            if loaded.is_none_or(|loaded| loaded.interface == "wsgi") {
                 messages::report(format_args!(
                     "no file can be made in {}: {error}; request bodies are kept in memory, at \
                      most {} MiB for each core, and further ones get 503; name another directory \

@@ -57,6 +57,12 @@ pub struct Options {
     pub spool_dir: PathBuf,
     /// How long workers may take to end.
     pub drain_timeout: Duration,
+    /// Whether workers are replaced when a Python file changes. For development only: the page
+    /// `/.coring/reload` shows the traceback of code that cannot be loaded.
+    pub reload: bool,
+    /// The directories whose Python files count for that; that of the application if there are
+    /// none.
+    pub reload_dirs: Vec<PathBuf>,
 }
 
 impl Options {
@@ -83,6 +89,8 @@ impl Options {
             body_buffer: 256 << 10,
             spool_dir: std::env::temp_dir(),
             drain_timeout: Duration::from_secs(30),
+            reload: false,
+            reload_dirs: Vec::new(),
         }
     }
 }
@@ -166,8 +174,10 @@ impl Options {
         for path in &self.pythonpath {
             out.text(&path.to_string_lossy());
         }
-        out.text("factory");
-        out.bool(self.factory);
+        for (name, value) in [("factory", self.factory), ("reload", self.reload)] {
+            out.text(name);
+            out.bool(value);
+        }
         for (name, number) in [
             ("threads", self.threads.unwrap_or(0)),
             ("workers", self.workers),

@@ -23,6 +23,7 @@ mod panics;
 mod python_applications;
 mod python_kills;
 mod python_mistakes;
+mod python_reload;
 mod python_replacement;
 mod python_sharing;
 mod python_views;

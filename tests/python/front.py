@@ -353,14 +353,18 @@ class Worker:
     def wait_until_loaded(self):
         self.control.settimeout(20)
         try:
-            report = self.control.recv(4096).decode().split(" ", 4)
+            report, _, reason = self.control.recv(1 << 16).decode().partition("\n")
         except ConnectionError:
-            report = [""]
+            report = reason = ""
+        report = report.split(" ", 4)
         if report[0] == "loaded":
             self.loaded = report[1:]
             return
         code = self.process.wait(10)
-        raise LoadFailed(report, code, self.output("stderr"), self.output("stdout"))
+        stderr = self.output("stderr")
+        if not stderr.endswith(reason):
+            raise AssertionError(f"{reason!r} was reported, and {stderr!r} was written")
+        raise LoadFailed(report, code, stderr, self.output("stdout"))
 
     def marks(self):
         page = os.pread(self.page, 4096, 0)

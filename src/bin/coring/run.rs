@@ -129,6 +129,16 @@ pub(crate) struct RunArgs {
     #[arg(long, env = "CORING_SPOOL_DIR", value_name = "DIR")]
     pub(crate) spool_dir: Option<PathBuf>,
 
+    /// Replace the workers when a Python file changes. For development
+    #[arg(long, env = "CORING_RELOAD")]
+    #[arg(value_parser = clap::builder::FalseyValueParser::new())]
+    pub(crate) reload: bool,
+
+    /// The directory whose files count for that [default: of the application]. May be repeated
+    #[arg(long = "reload-dir", env = "CORING_RELOAD_DIR", value_name = "DIR")]
+    #[arg(value_delimiter = ',', action = ArgAction::Append, requires = "reload")]
+    pub(crate) reload_dirs: Vec<PathBuf>,
+
     /// Serve the files of DIR under PATH without Python. May be repeated
     #[arg(long = "static", env = "CORING_STATIC", value_name = "PATH=DIR")]
     #[arg(value_delimiter = ',', action = ArgAction::Append, value_parser = mount)]
@@ -189,6 +199,7 @@ pub(crate) enum RunError {
     /// The workers of this interpreter do not start.
     Start(PathBuf, StartError),
     Mount(PathBuf, io::Error),
+    Watch(PathBuf, io::Error),
     Thread(io::Error),
 }
 
@@ -223,6 +234,13 @@ impl std::fmt::Display for RunError {
                 write!(
                     f,
                     "cannot serve the directory `{}`: {error}",
+                    path.display()
+                )
+            }
+            Self::Watch(path, error) => {
+                write!(
+                    f,
+                    "cannot watch the directory `{}`: {error}",
                     path.display()
                 )
             }
@@ -278,6 +296,13 @@ impl RunArgs {
             options.spool_dir.clone_from(directory);
         }
         options.drain_timeout = drain_timeout;
+        options.reload = self.reload;
+        for directory in &self.reload_dirs {
+            let absolute = std::path::absolute(directory);
+            let found = absolute.and_then(|path| std::fs::read_dir(&path).map(|_| path));
+            let found = found.map_err(|error| RunError::Watch(directory.clone(), error))?;
+            options.reload_dirs.push(found);
+        }
         Ok(options)
     }
 
@@ -339,37 +364,33 @@ impl RunArgs {
 
 /// The rows of the banner that describe the application.
 pub(crate) fn describe(arguments: &RunArgs, workers: &Workers) -> Vec<(&'static str, String)> {
-    let loaded = workers.loaded();
     let given = |is_given: bool| if is_given { "as requested" } else { "auto" };
-    let class = given(arguments.worker_class != Class::Auto);
-    let threads = match loaded.class.as_str() {
-        "gthread" => format!(" of {} threads", loaded.threads),
-        _ => String::new(),
-    };
     let python = match arguments.interpreter() {
         Ok(path) => path.display().to_string(),
         Err(error) => error.to_string(),
     };
-    let mut rows = vec![
-        (
-            "python",
-            format!("{python} ({})", given(arguments.python.is_some())),
-        ),
-        (
-            "runs",
-            format!(
-                "{} ({}, {})",
-                arguments.app, loaded.interface, loaded.detail
-            ),
-        ),
-        (
-            "workers",
-            format!(
-                "{} × {}{threads} ({class})",
-                arguments.workers, loaded.class
-            ),
-        ),
-    ];
+    let python = format!("{python} ({})", given(arguments.python.is_some()));
+    let mut rows = vec![("python", python)];
+    match workers.loaded() {
+        Some(loaded) => {
+            let class = given(arguments.worker_class != Class::Auto);
+            let threads = match loaded.class.as_str() {
+                "gthread" => format!(" of {} threads", loaded.threads),
+                _ => String::new(),
+            };
+            let (app, interface, detail) = (&arguments.app, &loaded.interface, &loaded.detail);
+            let (count, kind) = (arguments.workers, &loaded.class);
+            rows.push(("runs", format!("{app} ({interface}, {detail})")));
+            rows.push(("workers", format!("{count} × {kind}{threads} ({class})")));
+        }
+        None => rows.push(("runs", format!("{} once it can be loaded", arguments.app))),
+    }
+    for directory in workers.watched() {
+        rows.push((
+            "reload",
+            format!("when a Python file changes in {}", directory.display()),
+        ));
+    }
     for mount in &arguments.mounts {
         rows.push((
             "static",

@@ -153,12 +153,16 @@ impl Link {
         Some(peers.iter().find(|peer| !peer.is_retired.get())?.dispatch)
     }
 
-    /// Waits until there is a worker; none if there is none at the deadline.
-    pub(super) async fn wait_for_worker(&self, deadline: f64) -> Option<Dispatch> {
+    /// Waits until there is a worker; none if there is none at the deadline, or it `is_hopeless`.
+    pub(super) async fn wait_for_worker(
+        &self,
+        deadline: f64,
+        is_hopeless: impl Fn() -> bool,
+    ) -> Option<Dispatch> {
         let _waiting = Waiting::new(&self.waiting);
         loop {
             let dispatch = self.dispatch();
-            if dispatch.is_some() || monotonic() > deadline {
+            if dispatch.is_some() || is_hopeless() || monotonic() > deadline {
                 return dispatch;
             }
             sleep(WORKER_CHECK).await;

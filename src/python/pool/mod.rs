@@ -1,6 +1,7 @@
 //! The worker processes: a thread of their own starts them, one at a time, hands their sockets to
 //! the cores when they are ready, learns how they ended, and starts others in their place.
 
+mod newest;
 mod place;
 mod start;
 
@@ -9,9 +10,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::rc::Rc;
-use std::sync::{Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,6 +24,8 @@ use super::launch::Launcher;
 use super::link::Dispatch;
 use super::news::Teller;
 use super::options::Options;
+use super::reload::{self, Newest};
+use super::watch::Watcher;
 use crate::net::{Events, Polling, UnixSeqpacket};
 use crate::rt::Event;
 use crate::task::run::run;
@@ -89,6 +93,8 @@ impl From<io::Error> for StartError {
 pub(super) enum Command {
     /// End all workers; they have this long.
     Stop(Duration),
+    /// Replace all workers, since this file has changed.
+    Reload(PathBuf),
 }
 
 /// The supervisor's thread, as others see it.
@@ -97,30 +103,45 @@ pub(super) struct Supervisor {
     commands: mpsc::Sender<Command>,
     bell: OwnedFd,
     thread: Mutex<Option<thread::JoinHandle<()>>>,
+    /// Notices that files have changed.
+    _watcher: Option<Watcher>,
 }
 
 impl Supervisor {
     /// Starts the thread, and waits until the first worker is ready. `cores` are the far ends of
     /// the sockets by which the cores get to know of workers, `shared` is the far end of the socket
     /// that workers receive requests from.
+    ///
+    /// With `newest` the workers are replaced when the files of their application change, and it is
+    /// no error that the application cannot be loaded: then there is nothing loaded.
     pub(super) fn start(
         options: Options,
-        launcher: Launcher,
+        newest: Option<Arc<Newest>>,
         cores: Vec<OwnedFd>,
         shared: OwnedFd,
-    ) -> Result<(Self, Loaded), StartError> {
+    ) -> Result<(Self, Option<Loaded>), StartError> {
+        let launcher = Launcher {
+            interpreter: options.python.clone(),
+            through: options.launcher.clone(),
+        };
         let (commands, received) = mpsc::channel();
         let (first, outcome) = mpsc::channel();
         let bell =
             eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(io::Error::from)?;
         let heard = bell.try_clone()?;
+        let watcher = match &newest {
+            Some(_) => Some(watcher(&options, commands.clone(), bell.try_clone()?)?),
+            None => None,
+        };
         let supervise = move || {
             run(async move {
                 let cores = cores.into_iter().map(UnixSeqpacket::new);
                 let cores: io::Result<Vec<_>> = cores.collect();
+                let places = (0..options.workers).map(|_| Cell::new(0)).collect();
                 let pool = Rc::new(Pool {
                     options,
                     launcher,
+                    newest,
                     shared,
                     cores: cores
                         .expect("they are sockets of that kind")
@@ -132,6 +153,10 @@ impl Supervisor {
                     is_stopping: Cell::new(false),
                     controls: RefCell::default(),
                     change: RefCell::default(),
+                    dispatch: Cell::new(None),
+                    code: Cell::new(0),
+                    broken: Cell::new(None),
+                    places,
                 });
                 pool.supervise(received, heard).await;
             });
@@ -143,6 +168,7 @@ impl Supervisor {
             commands,
             bell,
             thread: Mutex::new(Some(thread)),
+            _watcher: watcher,
         };
         let outcome = outcome
             .recv()
@@ -174,19 +200,45 @@ impl Supervisor {
     }
 }
 
+/// How the start of the first worker went: under `--reload` it need not have loaded anything.
+type FirstOutcome = Result<Option<Loaded>, StartError>;
+
+/// Has the supervisor told of changed files.
+fn watcher(
+    options: &Options,
+    commands: mpsc::Sender<Command>,
+    bell: OwnedFd,
+) -> io::Result<Watcher> {
+    Watcher::start(reload::directories(options), move |path| {
+        // Neither fails while the supervisor's thread lives.
+        let _ = commands.send(Command::Reload(path));
+        let _ = rustix::io::write(&bell, &1_u64.to_ne_bytes());
+    })
+}
+
 struct Pool {
     options: Options,
     launcher: Launcher,
+    /// The state of the newest code; none without `--reload`.
+    newest: Option<Arc<Newest>>,
     shared: OwnedFd,
     cores: Vec<Rc<Teller>>,
     /// Waits for the first worker.
-    first: RefCell<Option<mpsc::Sender<Result<Loaded, StartError>>>>,
+    first: RefCell<Option<mpsc::Sender<FirstOutcome>>>,
     is_starting: Cell<bool>,
     is_stopping: Cell<bool>,
     /// The processes that run, by their numbers.
     controls: RefCell<BTreeMap<u32, Control>>,
     /// Fires when a worker has ended or wants to; then there is another one.
     change: RefCell<Rc<Event>>,
+    /// How the workers so far receive requests.
+    dispatch: Cell<Option<Dispatch>>,
+    /// Which code is the newest: the number of reloads.
+    code: Cell<u64>,
+    /// The code that could not be loaded last.
+    broken: Cell<Option<u64>>,
+    /// The code that the worker of each place runs.
+    places: Vec<Cell<u64>>,
 }
 
 /// What a process is told and ended by.
@@ -224,6 +276,10 @@ impl Pool {
         let limit = loop {
             match commands.try_recv() {
                 Ok(Command::Stop(limit)) => break limit,
+                Ok(Command::Reload(path)) => {
+                    self.reload(&path);
+                    continue;
+                }
                 Err(mpsc::TryRecvError::Disconnected) => break Duration::ZERO,
                 Err(mpsc::TryRecvError::Empty) => {}
             }
@@ -255,7 +311,7 @@ impl Pool {
     }
 
     /// Tells how the first start went, if that is not known yet.
-    fn tell_first(&self, outcome: Result<Loaded, StartError>) -> bool {
+    fn tell_first(&self, outcome: FirstOutcome) -> bool {
         let first = self.first.borrow_mut().take();
         first.is_some_and(|first| first.send(outcome).is_ok())
     }

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::os::unix::process::ExitStatusExt;
+use std::pin::pin;
 use std::process::ExitStatus;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use super::{Pool, StartError};
 use crate::messages;
 use crate::python::news::{leave_message, retire_message};
 use crate::task::spawn;
-use crate::task::time::sleep;
+use crate::task::time::{sleep, timeout};
 
 /// A worker that ends sooner than this after it was ready is started again with a pause.
 const STABLE: Duration = Duration::from_secs(1);
@@ -25,6 +26,8 @@ const BEYOND_DRAIN: Duration = Duration::from_secs(2);
 /// A worker that was ready.
 struct Running {
     number: u32,
+    /// Which code it was started with.
+    code: u64,
     since: Instant,
     /// It has asked for another one in its place.
     asks: Cell<bool>,
@@ -34,6 +37,15 @@ struct Running {
     status: Cell<Option<ExitStatus>>,
 }
 
+/// The turn to start a worker.
+struct Turn<'a>(&'a Cell<bool>);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
+}
+
 impl Pool {
     /// Keeps one worker running.
     pub(super) async fn keep(self: Rc<Self>, place: u32) {
@@ -41,43 +53,82 @@ impl Pool {
         let mut number = place;
         let mut current: Option<Rc<Running>> = None;
         while !self.is_stopping.get() {
-            match self.begin_in_turn(number).await {
-                Ok(running) => {
+            let has_ended = || {
+                let current = current.as_deref();
+                current.is_some_and(|running| running.status.get().is_some())
+            };
+            self.until(|| has_ended() || self.is_due(current.as_deref()))
+                .await;
+            if let Some(ended) = current.take_if(|running| running.status.get().is_some()) {
+                pause = self.report_end(&ended, pause).await;
+            }
+            let turn = self.turn().await;
+            if self.is_stopping.get() || !self.is_due(current.as_deref()) {
+                continue;
+            }
+            let code = self.code.get();
+            let begun = self.begin(number).await;
+            drop(turn);
+            match begun {
+                Ok((process, loaded)) => {
+                    self.show_ready();
+                    self.tell_first(Ok(Some(loaded)));
+                    let running = self.follow(number, code, process);
                     if let Some(old) = current.replace(running) {
-                        messages::report(format_args!(
-                            "worker {} was told to end; worker {number} is in its place",
-                            old.number
-                        ));
-                        self.retire(&old);
+                        self.retire(&old, number);
                     }
+                    self.begun(place, code);
                 }
-                Err(error) => self.report_failure(number, error, current.as_deref(), pause),
+                Err(not_ready) if self.is_stopping.get() => drop(not_ready),
+                Err(not_ready) if self.could_not_load(code, &not_ready) => {
+                    self.tell_first(Ok(None));
+                }
+                Err(not_ready) => {
+                    self.report_failure(number, not_ready.error, current.as_deref(), pause);
+                    pause = self.pause(pause).await;
+                }
             }
             number += self.options.workers;
-            let Some(running) = &current else {
-                sleep(pause).await;
-                pause = PAUSES.1.min(pause * 2);
-                continue;
-            };
-            self.until(|| running.asks.get() || running.status.get().is_some())
-                .await;
-            let Some(status) = running.status.get() else {
-                continue;
-            };
-            if self.is_stopping.get() {
-                return;
-            }
-            messages::report(format_args!(
-                "worker {} has ended ({status}); another one is started",
-                running.number
-            ));
-            if running.since.elapsed() >= STABLE {
-                pause = PAUSES.0;
-            } else {
-                sleep(pause).await;
-                pause = PAUSES.1.min(pause * 2);
-            }
-            current = None;
+        }
+    }
+
+    /// Whether another worker is to be started where `current` is.
+    fn is_due(&self, current: Option<&Running>) -> bool {
+        let is_wanted = |running: &Running| running.asks.get() || running.code < self.code.get();
+        current.is_none_or(is_wanted) && !self.is_broken()
+    }
+
+    /// Waits for the turn to start a worker: there is one at a time.
+    async fn turn(&self) -> Turn<'_> {
+        while self.is_starting.replace(true) {
+            sleep(Duration::from_millis(5)).await;
+        }
+        Turn(&self.is_starting)
+    }
+
+    /// Waits after a failure, unless there is other code. Returns how long the next one waits.
+    async fn pause(&self, pause: Duration) -> Duration {
+        let code = self.code.get();
+        let has_changed = pin!(self.until(|| self.code.get() != code));
+        match timeout(pause, has_changed).await {
+            Ok(()) => PAUSES.0,
+            Err(_) => PAUSES.1.min(pause * 2),
+        }
+    }
+
+    /// Says that a worker has ended. Returns the next pause.
+    async fn report_end(&self, ended: &Running, pause: Duration) -> Duration {
+        if self.is_stopping.get() {
+            return pause;
+        }
+        let status = ended.status.get().unwrap_or_default();
+        messages::report(format_args!(
+            "worker {} has ended ({status}); another one is started",
+            ended.number
+        ));
+        match ended.since.elapsed() >= STABLE {
+            true => PAUSES.0,
+            false => self.pause(pause).await,
         }
     }
 
@@ -88,7 +139,7 @@ impl Pool {
         current: Option<&Running>,
         pause: Duration,
     ) {
-        if self.is_stopping.get() || self.tell_first(Err(error)) {
+        if self.tell_first(Err(error)) {
             return;
         }
         match current {
@@ -106,17 +157,11 @@ impl Pool {
         }
     }
 
-    /// Starts a worker when no other one is being started.
-    async fn begin_in_turn(self: &Rc<Self>, number: u32) -> Result<Rc<Running>, StartError> {
-        while self.is_starting.replace(true) {
-            sleep(Duration::from_millis(5)).await;
-        }
-        let begun = self.begin(number).await;
-        self.is_starting.set(false);
-        let (process, loaded) = begun?;
-        self.tell_first(Ok(loaded));
+    /// Follows a worker that is ready.
+    fn follow(self: &Rc<Self>, number: u32, code: u64, process: Process) -> Rc<Running> {
         let running = Rc::new(Running {
             number,
+            code,
             since: Instant::now(),
             asks: Cell::new(false),
             is_retired: Cell::new(false),
@@ -124,7 +169,7 @@ impl Pool {
         });
         let (pool, watched) = (self.clone(), running.clone());
         spawn(async move { pool.watch(&watched, process).await });
-        Ok(running)
+        running
     }
 
     /// Follows what a worker reports until its end, of which the cores are told.
@@ -143,6 +188,7 @@ impl Pool {
         // It was waited for elsewhere only if the program does so for all its children.
         let status = status.unwrap_or_else(|_| ExitStatus::from_raw(0));
         self.controls.borrow_mut().remove(&running.number);
+        self.show_ready();
         for core in &self.cores {
             core.tell(running.number, leave_message(running.number), Vec::new());
         }
@@ -157,8 +203,13 @@ impl Pool {
     }
 
     /// Gives a worker no further requests, and has it end when it has finished its own.
-    fn retire(self: &Rc<Self>, old: &Running) {
+    fn retire(self: &Rc<Self>, old: &Running, successor: u32) {
         let number = old.number;
+        if old.asks.get() {
+            messages::report(format_args!(
+                "worker {number} was told to end; worker {successor} is in its place"
+            ));
+        }
         old.is_retired.set(true);
         for core in &self.cores {
             core.tell(number, retire_message(number), Vec::new());

@@ -14,6 +14,7 @@ use rustix::fs::{SealFlags, fcntl_add_seals, ftruncate};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair, sockopt};
 
 use super::{Control, Loaded, Pool, StartError};
+use crate::messages;
 use crate::net::UnixSeqpacket;
 use crate::process::wait;
 use crate::python::body::{memfd, sealed};
@@ -25,7 +26,7 @@ use crate::python::news::join_message;
 /// Room in the sockets between coring and a worker, in bytes; the kernel may grant less.
 const SOCKET_BYTES: usize = 512 << 10;
 /// The longest message of a worker to the supervisor.
-const REPORT_BYTES_MAX: usize = 4096;
+const REPORT_BYTES_MAX: usize = 64 << 10;
 
 /// A process that was started.
 pub(super) struct Process {
@@ -113,7 +114,7 @@ impl Pool {
     }
 
     /// Starts a process, waits until it is ready, and hands it to the cores.
-    pub(super) async fn begin(&self, number: u32) -> Result<(Process, Loaded), StartError> {
+    pub(super) async fn begin(&self, number: u32) -> Result<(Process, Loaded), NotReady> {
         let mut process = self.start(number)?;
         match self.ready(number, &mut process).await {
             Ok(loaded) => Ok((process, loaded)),
@@ -129,18 +130,28 @@ impl Pool {
         }
     }
 
-    async fn ready(&self, number: u32, process: &mut Process) -> Result<Loaded, StartError> {
+    async fn ready(&self, number: u32, process: &mut Process) -> Result<Loaded, NotReady> {
         let text = match process.next().await {
             Next::Report(report) => String::from_utf8_lossy(&report).into_owned(),
-            Next::Ended(status) => return Err(StartError::Ended(status?)),
+            Next::Ended(status) => return Err(StartError::Ended(status?).into()),
         };
         let Some(loaded) = parse_loaded(&text) else {
-            let code = text.strip_prefix("failed ").map(str::parse);
-            return Err(match code {
-                Some(Ok(code)) => StartError::Worker(code),
-                _ => StartError::Ended(wait(&mut process.child).await?),
+            return Err(match parse_failed(&text) {
+                Some(not_ready) => not_ready,
+                None => StartError::Ended(wait(&mut process.child).await?).into(),
             });
         };
+        let before = self.dispatch.replace(Some(loaded.dispatch()));
+        if before.is_some_and(|before| before != loaded.dispatch()) {
+            self.dispatch.set(before);
+            let reason = "the application has another interface than before, WSGI or ASGI; start \
+                          coring again to run it";
+            messages::report(reason);
+            return Err(NotReady {
+                error: StartError::Worker(4),
+                reason: reason.to_owned(),
+            });
+        }
         for (core, (near, far, bell)) in self.cores.iter().zip(mem::take(&mut process.sockets)) {
             let message = join_message(number, loaded.threads, loaded.dispatch());
             let page = process.page.try_clone()?;
@@ -150,6 +161,20 @@ impl Pool {
             control.is_ready.set(true);
         }
         Ok(loaded)
+    }
+}
+
+/// Why a worker is not ready, and what it has said of that.
+pub(super) struct NotReady {
+    pub(super) error: StartError,
+    pub(super) reason: String,
+}
+
+impl<E: Into<StartError>> From<E> for NotReady {
+    fn from(error: E) -> Self {
+        let error = error.into();
+        let reason = error.to_string();
+        Self { error, reason }
     }
 }
 
@@ -181,6 +206,20 @@ impl Process {
 pub(super) enum Next {
     Report(Vec<u8>),
     Ended(io::Result<ExitStatus>),
+}
+
+/// `failed CODE`, and the reason on further lines, if the worker gives one.
+fn parse_failed(text: &str) -> Option<NotReady> {
+    let text = text.strip_prefix("failed ")?;
+    let (code, reason) = text.split_once('\n').unwrap_or((text, ""));
+    let not_ready = NotReady::from(StartError::Worker(code.parse().ok()?));
+    Some(match reason {
+        "" => not_ready,
+        reason => NotReady {
+            reason: reason.to_owned(),
+            ..not_ready
+        },
+    })
 }
 
 /// `loaded INTERFACE CLASS THREADS DETAIL`.
