@@ -306,12 +306,13 @@ class Link:
         return 0
 
     def end_of_shared(self) -> None:
-        """The shared end was shut: by coring that ends, or by some process that inherited it."""
+        """The shared end was shut: by coring that ends, or by some process that inherited it.
+
+        In that case nothing is left in it, and coring makes another one, for other workers.
+        """
         self.end_if_forked()
         if not self.is_supervised(200):
             os._exit(0)
         if not self.is_quitting:
-            text = "coring: the socket that requests come from was shut down by one of the "
-            text += "processes that have it; this worker ends and another one is started\n"
-            logs.write(text)
+            self.report("shut")
         self.is_quitting = True

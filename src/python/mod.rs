@@ -48,6 +48,7 @@ mod watch;
 
 use std::cell::OnceCell;
 use std::fmt;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -78,10 +79,29 @@ use vars::Site;
 
 /// Bytes of a message from the supervisor to a core.
 const NEWS_BYTES: usize = 16;
-/// Bytes of such messages that wait in a socket; the kernel may allow more.
+/// Bytes of such messages that wait in a socket; the kernel may allow more. What does not fit is
+/// kept by the supervisor, which forgets what is out of date.
 const NEWS_BUFFER_BYTES: usize = 4096;
 /// Bytes of a part of a request's body for an event loop.
 const PART_BYTES_MAX: usize = 64 << 10;
+
+/// Room in the socket that WSGI workers receive from, in bytes; the kernel may grant less.
+const SHARED_BYTES: usize = 512 << 10;
+
+/// The near and the far end of the socket that WSGI workers receive from.
+fn shared_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    pair(SHARED_BYTES)
+}
+
+/// A connected pair of sockets with room for `bytes` bytes.
+fn pair(bytes: usize) -> io::Result<(OwnedFd, OwnedFd)> {
+    let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
+    let (near, far) = socketpair(AddressFamily::UNIX, kind, flags, None)?;
+    for end in [&near, &far] {
+        sockopt::set_socket_send_buffer_size(end, bytes)?;
+    }
+    Ok((near, far))
+}
 
 /// The processes that run an application. Dropping it ends them.
 #[derive(Debug)]
@@ -112,18 +132,10 @@ impl Workers {
     /// When that one did not become ready. With [`Options::reload`] it is no error that the
     /// application cannot be loaded.
     pub fn start(options: Options, cores: usize) -> Result<Self, StartError> {
-        let pair = || {
-            let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
-            socketpair(AddressFamily::UNIX, kind, flags, None).map_err(std::io::Error::from)
-        };
-        let (shared, far_shared) = pair()?;
-        sockopt::set_socket_send_buffer_size(&shared, 512 << 10).map_err(std::io::Error::from)?;
+        let (shared, far_shared) = shared_pair()?;
         let (mut near, mut far) = (Vec::new(), Vec::new());
         for _ in 0..cores {
-            let (one, other) = pair()?;
-            // What does not fit is kept by the supervisor, which forgets what is out of date.
-            sockopt::set_socket_send_buffer_size(&other, NEWS_BUFFER_BYTES)
-                .map_err(std::io::Error::from)?;
+            let (one, other) = pair(NEWS_BUFFER_BYTES)?;
             near.push(Mutex::new(Some(one)));
             far.push(other);
         }
@@ -387,6 +399,11 @@ async fn follow_supervisor(link: Rc<Link>, news: OwnedFd) {
         match parse_news(&message.bytes) {
             Some(News::Retired(number)) => link.retire(number),
             Some(News::Left(number)) => link.worker_ended(number),
+            Some(News::Shared) => {
+                if let Some(shared) = message.descriptors.into_iter().next() {
+                    link.reopen_shared(shared);
+                }
+            }
             Some(News::Joined {
                 number,
                 threads,

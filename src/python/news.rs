@@ -24,6 +24,11 @@ pub(super) fn leave_message(number: u32) -> Vec<u8> {
     about(b'L', number)
 }
 
+/// Carries the near end of another shared socket.
+pub(super) fn shared_message() -> Vec<u8> {
+    vec![b'S']
+}
+
 fn about(kind: u8, number: u32) -> Vec<u8> {
     let mut message = vec![kind, 0];
     message.extend_from_slice(&number.to_ne_bytes());
@@ -41,6 +46,8 @@ pub(super) enum News {
     /// The worker gets no further requests.
     Retired(u32),
     Left(u32),
+    /// WSGI workers receive from another socket.
+    Shared,
 }
 
 /// Reads a message of the supervisor; none if it is not one.
@@ -57,6 +64,7 @@ pub(super) fn parse_news(message: &[u8]) -> Option<News> {
         },
         [b'R', ..] => News::Retired(number(2)?),
         [b'L', ..] => News::Left(number(2)?),
+        [b'S'] => News::Shared,
         _ => return None,
     })
 }
@@ -72,8 +80,8 @@ pub(super) struct Teller {
 }
 
 struct Waiting {
-    /// The worker that the message is about.
-    number: u32,
+    /// The worker that the message is about, if it is about one.
+    number: Option<u32>,
     message: Vec<u8>,
     descriptors: Vec<OwnedFd>,
 }
@@ -88,17 +96,35 @@ impl Teller {
 
     /// Tells the core of the worker with this number, after all that it is yet to be told.
     pub(super) fn tell(self: &Rc<Self>, number: u32, message: Vec<u8>, descriptors: Vec<OwnedFd>) {
+        let number = Some(number);
         let joins = |waiting: &Waiting| waiting.number == number && waiting.message[0] == b'J';
         let mut waiting = self.waiting.borrow_mut();
         if message[0] == b'L' && waiting.iter().any(joins) {
             waiting.retain(|waiting| waiting.number != number);
             return;
         }
-        waiting.push_back(Waiting {
+        drop(waiting);
+        self.push(Waiting {
             number,
             message,
             descriptors,
         });
+    }
+
+    /// Gives the core the near end of another shared socket.
+    pub(super) fn tell_shared(self: &Rc<Self>, near: OwnedFd) {
+        let message = shared_message();
+        let is_other = |waiting: &Waiting| waiting.message != message;
+        self.waiting.borrow_mut().retain(is_other);
+        self.push(Waiting {
+            number: None,
+            message,
+            descriptors: vec![near],
+        });
+    }
+
+    fn push(self: &Rc<Self>, waiting: Waiting) {
+        self.waiting.borrow_mut().push_back(waiting);
         if let Some(socket) = self.socket.take() {
             let teller = self.clone();
             spawn(async move { teller.send_all(socket).await });
@@ -143,7 +169,7 @@ mod tests {
                 match parse_news(&message.bytes).expect("news") {
                     News::Joined { number, .. } => living.push(number),
                     News::Left(left) => living.retain(|number| *number != left),
-                    News::Retired(_) => {}
+                    News::Retired(_) | News::Shared => {}
                 }
                 if living == [999] {
                     break;

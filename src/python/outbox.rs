@@ -24,7 +24,7 @@ pub(super) struct Outgoing {
 /// A socket, and the messages that wait for room in it.
 #[derive(Debug)]
 pub(super) struct Outbox {
-    socket: OwnedFd,
+    socket: RefCell<Rc<OwnedFd>>,
     queue: RefCell<VecDeque<Outgoing>>,
     is_flushing: Cell<bool>,
     is_broken: Cell<bool>,
@@ -34,7 +34,7 @@ impl Outbox {
     /// Takes over a socket of the type `SOCK_SEQPACKET`.
     pub(super) fn new(socket: OwnedFd) -> Self {
         Self {
-            socket,
+            socket: RefCell::new(Rc::new(socket)),
             queue: RefCell::default(),
             is_flushing: Cell::new(false),
             is_broken: Cell::new(false),
@@ -47,16 +47,24 @@ impl Outbox {
     }
 
     /// Sends a message now, or as soon as the socket has room for it. If the other end cannot
-    /// receive it any more, it is dropped: the supervisor reports the end of workers.
+    /// receive it any more, it waits for another socket, or for another worker.
     pub(super) fn send(self: &Rc<Self>, message: Outgoing) {
-        if self.is_broken.get() {
-            return;
-        }
         if self.queue.borrow().is_empty() && self.try_send(&message) {
             return;
         }
         self.queue.borrow_mut().push_back(message);
-        if !self.is_flushing.replace(true) {
+        self.start_flushing();
+    }
+
+    /// Sends what waits, and all further messages, to another socket.
+    pub(super) fn reopen(self: &Rc<Self>, socket: OwnedFd) {
+        self.socket.replace(Rc::new(socket));
+        self.is_broken.set(false);
+        self.start_flushing();
+    }
+
+    fn start_flushing(self: &Rc<Self>) {
+        if !self.is_broken.get() && !self.is_flushing.replace(true) {
             let outbox = self.clone();
             spawn_detached(async move { outbox.flush().await });
         }
@@ -67,7 +75,7 @@ impl Outbox {
         self.queue.take()
     }
 
-    /// Whether the message is sent, or need not be.
+    /// Whether the message is sent.
     fn try_send(&self, message: &Outgoing) -> bool {
         let descriptors: Option<[BorrowedFd<'_>; 1]> =
             message.descriptor.as_ref().map(|fd| [fd.as_fd()]);
@@ -80,13 +88,13 @@ impl Outbox {
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         let bytes = [IoSlice::new(&message.bytes)];
         loop {
-            return match sendmsg(&self.socket, &bytes, &mut ancillary, flags) {
+            return match sendmsg(&*self.socket.borrow(), &bytes, &mut ancillary, flags) {
                 Ok(_) => true,
                 Err(Errno::INTR) => continue,
                 Err(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM) => false,
                 Err(_) => {
                     self.is_broken.set(true);
-                    true
+                    false
                 }
             };
         }
@@ -95,25 +103,92 @@ impl Outbox {
     async fn flush(&self) {
         let outcome = self.flush_queue().await;
         self.is_flushing.set(false);
-        if outcome.is_err() || self.is_broken.get() {
+        if outcome.is_err() {
             self.is_broken.set(true);
-            self.queue.borrow_mut().clear();
         }
     }
 
     async fn flush_queue(&self) -> io::Result<()> {
-        let mut polling = Polling::new(self.socket.try_clone()?, Events::WRITABLE);
         loop {
-            loop {
-                let Some(first) = self.queue.borrow_mut().pop_front() else {
+            let socket = self.socket.borrow().clone();
+            let mut polling = Polling::new(socket.try_clone()?, Events::WRITABLE);
+            while Rc::ptr_eq(&socket, &self.socket.borrow()) {
+                self.send_queued();
+                if self.queue.borrow().is_empty() || self.is_broken.get() {
                     return Ok(());
-                };
-                if !self.try_send(&first) {
-                    self.queue.borrow_mut().push_front(first);
-                    break;
                 }
+                polling.ready().await?;
             }
-            polling.ready().await?;
         }
+    }
+
+    /// Sends what waits, as far as there is room.
+    fn send_queued(&self) {
+        loop {
+            let Some(first) = self.queue.borrow_mut().pop_front() else {
+                return;
+            };
+            if !self.try_send(&first) {
+                self.queue.borrow_mut().push_front(first);
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::net::{
+        AddressFamily, RecvFlags, Shutdown, SocketFlags, SocketType, recv, shutdown, socketpair,
+    };
+
+    use super::*;
+    use crate::task::run::run;
+    use crate::task::time::sleep;
+
+    fn pair() -> (OwnedFd, OwnedFd) {
+        let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
+        socketpair(AddressFamily::UNIX, kind, flags, None).expect("a pair")
+    }
+
+    /// The number in each message that has arrived.
+    fn received(far: &OwnedFd) -> Vec<u8> {
+        let mut buffer = [0; 8192];
+        let mut numbers = Vec::new();
+        while let Ok((_, 1..)) = recv(far, &mut buffer[..], RecvFlags::DONTWAIT) {
+            numbers.push(buffer[0]);
+        }
+        numbers
+    }
+
+    #[test]
+    fn what_a_socket_did_not_take_goes_to_the_next_one_in_order() {
+        run(async {
+            for is_full in [false, true] {
+                let (near, far) = pair();
+                let outbox = Rc::new(Outbox::new(near));
+                let count = if is_full { 250 } else { 10 };
+                for number in 0..count {
+                    if number == count / 2 {
+                        sleep(std::time::Duration::from_millis(1)).await;
+                        shutdown(&far, Shutdown::Both).expect("a shutdown");
+                    }
+                    outbox.send(Outgoing {
+                        bytes: vec![number; 4096],
+                        descriptor: None,
+                    });
+                }
+                let mut all = received(&far);
+                assert_eq!(all.len() < usize::from(count / 2), is_full);
+                sleep(std::time::Duration::from_millis(1)).await;
+                let (near, far) = pair();
+                outbox.reopen(near);
+                while all.len() < usize::from(count) {
+                    sleep(std::time::Duration::from_millis(1)).await;
+                    all.extend(received(&far));
+                }
+                assert_eq!(all, (0..count).collect::<Vec<u8>>());
+            }
+        });
     }
 }

@@ -113,3 +113,45 @@ fn workers_that_have_ended_leave_nothing_behind() {
         assert_eq!(server.stop().code, Some(0));
     }
 }
+
+/// The socket that all workers receive from is shut down by one of them. There is another one, and
+/// no request is lost: those that were received are finished, and the others wait.
+#[test]
+fn requests_survive_that_an_application_shuts_their_socket() {
+    for class in ["sync", "gthread"] {
+        let (server, _directory) = run_application("wsgi", &["-w", "2", "-k", class]);
+        eventually("two workers", || {
+            (children(server.pid()).len() == 2).then_some(())
+        });
+        under_load(&server, class, |_| {
+            for _ in 0..2 {
+                assert_eq!(server.get("/shut").text(), "shut", "{class}");
+                assert_eq!(server.get("/").text(), "hello", "{class}");
+                thread::sleep(Duration::from_millis(1200));
+            }
+        });
+        let text = server.stderr();
+        let lines = text.matches("was shut down by the application").count();
+        assert_eq!(lines, 2, "{class}: {text}");
+        assert!(!text.contains("has ended"), "{class}: {text}");
+        assert_eq!(server.stop().code, Some(0), "{class}");
+    }
+}
+
+/// A worker that is busy for long ends later, but another one is there at once.
+#[test]
+fn a_busy_worker_does_not_delay_the_end_of_its_socket() {
+    let flags = ["-k", "gthread", "--drain-timeout", "2s"];
+    let (server, _directory) = run_application("wsgi", &flags);
+    let mut busy = server.connect();
+    busy.send(get("/sleep/60"));
+    thread::sleep(Duration::from_millis(1200));
+    assert_eq!(server.get("/shut").text(), "shut");
+    assert_eq!(server.get("/").text(), "hello");
+    assert_eq!(
+        busy.response().status,
+        502,
+        "it is killed after the drain's limit"
+    );
+    assert_eq!(server.stop().code, Some(0));
+}

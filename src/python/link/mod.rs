@@ -209,6 +209,12 @@ impl Link {
         Ok(())
     }
 
+    /// The shared socket was shut down: requests go to another one, also those that wait. All that
+    /// were sent before were received.
+    pub(super) fn reopen_shared(&self, shared: OwnedFd) {
+        self.shared.reopen(shared);
+    }
+
     /// A worker gets no further requests. It finishes those that it has.
     pub(super) fn retire(&self, number: u32) {
         if let Some(peer) = self.peer(number) {

@@ -25,7 +25,9 @@ use super::link::Dispatch;
 use super::news::Teller;
 use super::options::Options;
 use super::reload::{self, Newest};
+use super::shared_pair;
 use super::watch::Watcher;
+use crate::messages;
 use crate::net::{Events, Polling, UnixSeqpacket};
 use crate::rt::Event;
 use crate::task::run::run;
@@ -142,7 +144,8 @@ impl Supervisor {
                     options,
                     launcher,
                     newest,
-                    shared,
+                    shared: RefCell::new(shared),
+                    end: Cell::new(0),
                     cores: cores
                         .expect("they are sockets of that kind")
                         .into_iter()
@@ -221,7 +224,10 @@ struct Pool {
     launcher: Launcher,
     /// The state of the newest code; none without `--reload`.
     newest: Option<Arc<Newest>>,
-    shared: OwnedFd,
+    /// The far end of the socket that WSGI workers receive from.
+    shared: RefCell<OwnedFd>,
+    /// Which of these it is: how many were shut down.
+    end: Cell<u64>,
     cores: Vec<Rc<Teller>>,
     /// Waits for the first worker.
     first: RefCell<Option<mpsc::Sender<FirstOutcome>>>,
@@ -308,6 +314,30 @@ impl Pool {
             sleep(Duration::from_millis(5)).await;
         }
         places.iter().for_each(|place| place.abort());
+    }
+
+    /// Makes another socket for the requests, and has the cores and all further workers use it.
+    fn replace_shared(&self) {
+        messages::report(
+            "the socket that requests come from was shut down by the application, or by a process \
+             that it has started; there is another one, and all workers are replaced",
+        );
+        let ends = shared_pair().and_then(|(near, far)| {
+            let near = self.cores.iter().map(|_| near.try_clone());
+            Ok((near.collect::<io::Result<Vec<_>>>()?, far))
+        });
+        match ends {
+            Ok((near, far)) => {
+                self.shared.replace(far);
+                self.end.set(self.end.get() + 1);
+                for (core, near) in self.cores.iter().zip(near) {
+                    core.tell_shared(near);
+                }
+                self.changed();
+            }
+            // A worker with the old one will say so again.
+            Err(error) => messages::report(format_args!("there is no other one: {error}")),
+        }
     }
 
     /// Tells how the first start went, if that is not known yet.

@@ -28,6 +28,8 @@ struct Running {
     number: u32,
     /// Which code it was started with.
     code: u64,
+    /// Which shared socket it was started with.
+    end: u64,
     since: Instant,
     /// It has asked for another one in its place.
     asks: Cell<bool>,
@@ -62,18 +64,23 @@ impl Pool {
             if let Some(ended) = current.take_if(|running| running.status.get().is_some()) {
                 pause = self.report_end(&ended, pause).await;
             }
+            if let Some(cut) = current.as_deref().filter(|one| self.is_cut_off(one))
+                && cut.since.elapsed() < STABLE
+            {
+                pause = self.pause(pause).await;
+            }
             let turn = self.turn().await;
             if self.is_stopping.get() || !self.is_due(current.as_deref()) {
                 continue;
             }
-            let code = self.code.get();
+            let (code, end) = (self.code.get(), self.end.get());
             let begun = self.begin(number).await;
             drop(turn);
             match begun {
                 Ok((process, loaded)) => {
                     self.show_ready();
                     self.tell_first(Ok(Some(loaded)));
-                    let running = self.follow(number, code, process);
+                    let running = self.follow(number, (code, end), process);
                     if let Some(old) = current.replace(running) {
                         self.retire(&old, number);
                     }
@@ -94,8 +101,15 @@ impl Pool {
 
     /// Whether another worker is to be started where `current` is.
     fn is_due(&self, current: Option<&Running>) -> bool {
-        let is_wanted = |running: &Running| running.asks.get() || running.code < self.code.get();
+        let is_wanted = |running: &Running| {
+            running.asks.get() || running.code < self.code.get() || self.is_cut_off(running)
+        };
         current.is_none_or(is_wanted) && !self.is_broken()
+    }
+
+    /// Whether a worker cannot receive requests any more.
+    fn is_cut_off(&self, running: &Running) -> bool {
+        running.end < self.end.get()
     }
 
     /// Waits for the turn to start a worker: there is one at a time.
@@ -121,11 +135,14 @@ impl Pool {
         if self.is_stopping.get() {
             return pause;
         }
-        let status = ended.status.get().unwrap_or_default();
-        messages::report(format_args!(
-            "worker {} has ended ({status}); another one is started",
-            ended.number
-        ));
+        // That of one that was cut off is reported already.
+        if !self.is_cut_off(ended) {
+            let status = ended.status.get().unwrap_or_default();
+            messages::report(format_args!(
+                "worker {} has ended ({status}); another one is started",
+                ended.number
+            ));
+        }
         match ended.since.elapsed() >= STABLE {
             true => PAUSES.0,
             false => self.pause(pause).await,
@@ -158,10 +175,16 @@ impl Pool {
     }
 
     /// Follows a worker that is ready.
-    fn follow(self: &Rc<Self>, number: u32, code: u64, process: Process) -> Rc<Running> {
+    fn follow(
+        self: &Rc<Self>,
+        number: u32,
+        (code, end): (u64, u64),
+        process: Process,
+    ) -> Rc<Running> {
         let running = Rc::new(Running {
             number,
             code,
+            end,
             since: Instant::now(),
             asks: Cell::new(false),
             is_retired: Cell::new(false),
@@ -176,12 +199,14 @@ impl Pool {
     async fn watch(&self, running: &Running, mut process: Process) {
         let status = loop {
             match process.next().await {
-                Next::Report(report) => {
-                    if report == b"replace" {
+                Next::Report(report) => match &report[..] {
+                    b"replace" => {
                         running.asks.set(true);
                         self.changed();
                     }
-                }
+                    b"shut" if running.end == self.end.get() => self.replace_shared(),
+                    _ => {}
+                },
                 Next::Ended(status) => break status,
             }
         };

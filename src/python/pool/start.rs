@@ -11,7 +11,6 @@ use std::task::Poll;
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{SealFlags, fcntl_add_seals, ftruncate};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair, sockopt};
 
 use super::{Control, Loaded, Pool, StartError};
 use crate::messages;
@@ -22,6 +21,7 @@ use crate::python::launch;
 use crate::python::link::PAGE_BYTES;
 use crate::python::marshal::Marshal;
 use crate::python::news::join_message;
+use crate::python::pair;
 
 /// Room in the sockets between coring and a worker, in bytes; the kernel may grant less.
 const SOCKET_BYTES: usize = 512 << 10;
@@ -40,25 +40,22 @@ pub(super) struct Process {
 impl Pool {
     /// Starts a process.
     fn start(&self, number: u32) -> io::Result<Process> {
-        let pair = || {
-            let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
-            socketpair(AddressFamily::UNIX, kind, flags, None)
-        };
-        let (control, far_control) = pair()?;
+        let (control, far_control) = pair(SOCKET_BYTES)?;
         let page = memfd()?;
         ftruncate(&page, PAGE_BYTES as u64)?;
         // A worker that made it shorter could have the kernel end a process that maps it.
         fcntl_add_seals(&page, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
         let mut sockets = Vec::new();
         for _ in &self.cores {
-            let (near, far) = pair()?;
-            for end in [&near, &far] {
-                sockopt::set_socket_send_buffer_size(end, SOCKET_BYTES)?;
-            }
+            let (near, far) = pair(SOCKET_BYTES)?;
             let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
             sockets.push((near, far, bell));
         }
-        let mut inherited = vec![far_control, page.try_clone()?, self.shared.try_clone()?];
+        let mut inherited = vec![
+            far_control,
+            page.try_clone()?,
+            self.shared.borrow().try_clone()?,
+        ];
         for (_, far, bell) in &sockets {
             inherited.push(far.try_clone()?);
             inherited.push(bell.try_clone()?);

@@ -1,8 +1,10 @@
 """A WSGI application for the tests of `coring run`. The path selects what it does."""
 
 import ctypes
+import gc
 import hashlib
 import os
+import socket
 import time
 from wsgiref.validate import validator
 
@@ -56,6 +58,14 @@ def parts(count):
         yield b"x" * 65536
 
 
+def shut_shared_end():
+    """Do what a program could that shuts descriptors it does not know."""
+    from _coring.link import Link
+
+    link = next(found for found in gc.get_objects() if isinstance(found, Link))
+    link.shared.shutdown(socket.SHUT_RDWR)
+
+
 def respond(environ, start_response):
     action, _, argument = environ["PATH_INFO"][1:].partition("/")
     headers = [("Content-Type", "text/plain")]
@@ -78,6 +88,9 @@ def respond(environ, start_response):
         # Unlike a function of CDLL, this one keeps the interpreter's lock.
         ctypes.PyDLL(None).sleep(int(argument))
         body = [b"slept"]
+    elif action == "shut":
+        shut_shared_end()
+        body = [b"shut"]
     elif action == "pid":
         time.sleep(float(argument))
         body = [str(os.getpid()).encode()]
