@@ -205,17 +205,19 @@ fn a_file_without_permission_is_named() {
     ] {
         let mut command = run_in(&directory, &[app]);
         if geteuid().is_root() {
-            command = without_privileges(&command);
+            // Without this the permissions of files do not apply to root.
+            let program = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"];
+            command = within(&program, &command);
         }
         expect_one_line(&mut command, 4, words);
     }
 }
 
-/// The same command, to which the permissions of files apply though it is run by root.
-fn without_privileges(command: &Command) -> Command {
-    let mut other = Command::new("setpriv");
+/// The same command, run by another program.
+fn within(program: &[&str], command: &Command) -> Command {
+    let mut other = Command::new(program[0]);
     other
-        .args(["--bounding-set=-all", "--inh-caps=-all"])
+        .args(&program[1..])
         .arg(command.get_program())
         .args(command.get_args())
         .current_dir(command.get_current_dir().expect("a directory"));
@@ -306,4 +308,29 @@ fn wrong_flags_are_explained() {
             finished.stderr
         );
     }
+}
+
+#[test]
+fn a_forgotten_run_is_noticed() {
+    for app in ["app.py", "main:app"] {
+        let finished = run_with(&mut coring(&[app]), b"");
+        assert_eq!(finished.code, Some(2), "{}", finished.stderr);
+        let tip = format!("coring run {app}\n");
+        assert!(finished.stderr.ends_with(&tip), "{}", finished.stderr);
+    }
+    let finished = run_with(&mut coring(&["ecko"]), b"");
+    assert!(!finished.stderr.contains("Python"), "{}", finished.stderr);
+}
+
+/// A module that starts a server of its own, for example, never returns from its import.
+#[test]
+fn an_import_that_takes_long_is_reported() {
+    let directory = TempDir::new();
+    directory.write("server.py", "import time\ntime.sleep(60)\n");
+    let command = run_in(&directory, &["server.py"]);
+    let mut limited = within(&["timeout", "8"], &command);
+    let stderr = run_with(&mut limited, b"").stderr;
+    let line = "coring: `server.py` is still starting after 5 s; does it start a server itself";
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(stderr.starts_with(line), "{stderr}");
 }

@@ -6,6 +6,7 @@ use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::process;
 
+use clap::error::{ContextKind, ContextValue};
 use coring::net::Address;
 use coring::{EngineChoice, Handle, messages};
 
@@ -56,10 +57,16 @@ pub(crate) fn stats(handle: &Handle) {
 /// Prints a usage error.
 pub(crate) fn usage(error: &clap::Error) {
     let text = error.render();
-    messages::write(match stderr_takes_colours() {
+    let mut text = match stderr_takes_colours() {
         true => text.ansi().to_string(),
         false => text.to_string(),
-    });
+    };
+    if let Some(ContextValue::String(name)) = error.get(ContextKind::InvalidSubcommand)
+        && (name.ends_with(".py") || name.contains(':'))
+    {
+        text.push_str(&format!("To run a Python application: coring run {name}\n"));
+    }
+    messages::write(text);
 }
 
 /// Prints the versions, and the engine that would be used, to standard output.

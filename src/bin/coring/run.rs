@@ -7,7 +7,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration as StdDuration;
+use std::time::{Duration as StdDuration, Instant};
 
 use clap::{ArgAction, Args, ValueEnum};
 use coring::fs::Root;
@@ -25,6 +25,8 @@ use crate::units::{Duration, Size};
 pub(crate) const LAUNCH: &str = "__launch-python";
 /// How often signals are looked for while the first worker starts.
 const SIGNAL_CHECK: StdDuration = StdDuration::from_millis(20);
+/// How long the first worker may take to start before a message says that it is still starting.
+const LONG_START: StdDuration = StdDuration::from_secs(5);
 
 /// The arguments of `run`.
 #[derive(Debug, Args)]
@@ -328,6 +330,7 @@ impl RunArgs {
             .name("start".to_owned())
             .spawn(start)
             .map_err(RunError::Thread)?;
+        let mut late = Some(Instant::now() + LONG_START);
         loop {
             match started.recv_timeout(SIGNAL_CHECK) {
                 Ok(outcome) => {
@@ -345,6 +348,14 @@ impl RunArgs {
                 .any(|signal| [SIGTERM, SIGINT, SIGQUIT].contains(&signal))
             {
                 return Ok(None);
+            }
+            if late.take_if(|late| *late < Instant::now()).is_some() {
+                let seconds = LONG_START.as_secs();
+                coring::messages::report(format_args!(
+                    "`{}` is still starting after {seconds} s; does it start a server itself, or \
+                     wait for something, while it is imported?",
+                    self.app
+                ));
             }
         }
     }
