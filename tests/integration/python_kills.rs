@@ -2,7 +2,7 @@
 //! application, which ran it once, or 502, if a worker that was killed had begun with it. If the
 //! response had begun, too, the connection is cut. The application keeps a ledger of what it does.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::env;
 use std::fs;
 use std::process;
@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{
-    Client, Coring, children, digest, head_with_length, is_timeout, noise, report, run_application,
+    Client, Coring, children, digest, eventually, get, head_with_length, is_timeout, noise, report,
+    run_application,
 };
 
 /// How long a campaign takes, in seconds.
@@ -39,6 +40,57 @@ fn killed_workers_of_class_gthread_lose_only_what_they_had_begun() {
 #[test]
 fn killed_workers_of_class_asgi_lose_only_what_they_had_begun() {
     campaign("asgi", "asgi", CLIENTS);
+}
+
+/// All workers are stopped, so that they receive nothing. Then one is killed, and the other one, or
+/// the one in its place, has all requests with their whole bodies.
+#[test]
+fn what_a_killed_worker_has_not_received_goes_to_another() {
+    for (application, count) in [("asgi", 2), ("wsgi", 1)] {
+        let (server, directory) = run_application(application, &["-w", &count.to_string()]);
+        eventually("all workers", || {
+            let mut clients = [server.connect(), server.connect()];
+            for client in &mut clients {
+                client.send(get("/work/first/0?slow"));
+            }
+            for client in &mut clients {
+                assert_eq!(client.response().status, 200);
+            }
+            let ledger = fs::read_to_string(directory.file("ledger")).expect("a ledger");
+            let pids = progress(&ledger)["first"].begun.clone();
+            (pids.iter().collect::<HashSet<_>>().len() == count).then_some(())
+        });
+        let running = children(server.pid());
+        let signal_all = |signal| {
+            for pid in &running {
+                // One of them was killed.
+                let _ = kill_process(*pid, signal);
+            }
+        };
+        signal_all(Signal::STOP);
+        let body = noise(300_000);
+        let mut clients: Vec<_> = (0..6).map(|_| server.connect()).collect();
+        thread::scope(|scope| {
+            for client in &clients {
+                let mut upload = client.twin();
+                let body = &body;
+                scope.spawn(move || {
+                    upload.send(head_with_length("POST", "/digest", body.len()));
+                    upload.send(body);
+                });
+            }
+            // Time for the requests to reach the sockets of the workers.
+            thread::sleep(Duration::from_millis(500));
+            kill_process(running[0], Signal::KILL).expect("a worker");
+            signal_all(Signal::CONT);
+        });
+        for client in &mut clients {
+            let response = client.response();
+            assert_eq!(response.text(), digest(&body), "{application}");
+        }
+        drop(clients);
+        assert_eq!(server.stop().code, Some(0), "{application}");
+    }
 }
 
 /// xorshift64*.
