@@ -120,7 +120,9 @@ pub mod parts {
     pub use crate::buf::{
         BLOCK_BYTES, Chunk, FileSpan, Outgoing, Part, Pool, PoolBox, RecvBuf, SendQueue,
     };
+    pub use crate::engine::monotonic_ms;
     pub use crate::http::{Fault, Head, Version, conditional, date, field, h1, range, target};
+    pub use crate::python::bench::{LinkBench, Told};
     pub use crate::rt::{
         Executor, JoinError, JoinHandle, Timer, Wheel, now_ms, sleep_ms, spawn_joined, wake_all,
         yield_now,

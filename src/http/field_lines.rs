@@ -151,7 +151,7 @@ impl FieldLines {
 
     /// The encoded lines. Each has CR LF before it; the last one has none after it.
     #[inline]
-    pub(super) fn lines(&self) -> &[u8] {
+    pub(crate) fn lines(&self) -> &[u8] {
         &self.lines
     }
 

@@ -13,6 +13,7 @@ use std::fmt;
 use ::http::{HeaderValue, StatusCode};
 
 use crate::http::{FieldLines, InvalidField};
+use crate::sys::mutants::mutate;
 
 /// Bytes before the payload.
 pub(super) const HEADER_BYTES: usize = 16;
@@ -51,6 +52,20 @@ pub(super) enum Message<'a> {
     Fenced { id: Id },
     /// The worker has room for `size` more bytes of the request's body.
     Want { id: Id, size: u32 },
+}
+
+impl Message<'_> {
+    /// The number of the request or fence that it is about.
+    pub(super) fn id(&self) -> Id {
+        match *self {
+            Self::Head { id, .. }
+            | Self::Body { id, .. }
+            | Self::Abort { id }
+            | Self::Expired { id }
+            | Self::Fenced { id }
+            | Self::Want { id, .. } => id,
+        }
+    }
 }
 
 /// A worker has sent bytes that are not a message.
@@ -159,7 +174,7 @@ impl fmt::Display for InvalidHead {
 pub(super) fn parse_head(status: u16, head: &[u8]) -> Result<ResponseHead, InvalidHead> {
     let status = StatusCode::from_u16(status)
         .ok()
-        .filter(|status| !status.is_informational())
+        .filter(|status| mutate!(TrustHead, true, !status.is_informational()))
         .ok_or(InvalidHead::Status(status))?;
     let mut lines = head.split(|&byte| byte == b'\n');
     let reason = lines.next().unwrap_or_default();

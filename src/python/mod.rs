@@ -62,6 +62,8 @@ use ::http::{HeaderValue, Method};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair, sockopt};
 
 pub use launch::{NoInterpreter, find_interpreter, launch};
+#[cfg(feature = "sim")]
+pub use link::bench;
 pub use options::{Interface, Options, WorkerClass};
 pub use pool::{Loaded, StartError};
 
@@ -381,11 +383,11 @@ async fn upload(link: Rc<Link>, id: message::Id, credit: Rc<upload::Credit>, mut
                 while !rest.is_empty() {
                     let len = credit.take(rest.len().min(PART_BYTES_MAX)).await;
                     let (first, others) = rest.split_at(len);
-                    link.send_part(id, first, true);
+                    link.send_part(id, first, true).await;
                     rest = others;
                 }
             }
-            Ok(None) => return link.send_part(id, b"", false),
+            Ok(None) => return link.send_part(id, b"", false).await,
             // The client has gone, which the worker hears of by itself.
             Err(_) => return,
         }
@@ -409,7 +411,8 @@ async fn follow_supervisor(link: Rc<Link>, news: OwnedFd) {
                 threads,
                 dispatch,
             }) => {
-                let Ok([data, far, bell, page]) = <[OwnedFd; 4]>::try_from(message.descriptors)
+                let Ok([data, far, bell, page, process]) =
+                    <[OwnedFd; 5]>::try_from(message.descriptors)
                 else {
                     continue;
                 };
@@ -421,6 +424,7 @@ async fn follow_supervisor(link: Rc<Link>, news: OwnedFd) {
                     far,
                     bell,
                     page,
+                    process,
                 };
                 if let Err(error) = link.join(joined) {
                     messages::report(format_args!("worker {number} is not used: {error}"));

@@ -7,12 +7,18 @@ use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 use crate::net::{Events, Polling};
-use crate::rt::spawn_detached;
+use crate::rt::{Event, spawn_detached};
+use crate::task::time::timeout;
+
+/// How often a message is tried again that the kernel has no memory for, or whose descriptor would
+/// be one too many of this user's in sockets: nothing tells when that has passed.
+const RETRY: Duration = Duration::from_millis(50);
 
 /// A message with the descriptor that it carries.
 #[derive(Debug)]
@@ -27,7 +33,10 @@ pub(super) struct Outbox {
     socket: RefCell<Rc<OwnedFd>>,
     queue: RefCell<VecDeque<Outgoing>>,
     is_flushing: Cell<bool>,
+    /// The other end cannot receive any more.
     is_broken: Cell<bool>,
+    /// Happens when no message waits any more, or none can be sent.
+    room: RefCell<Option<Rc<Event>>>,
 }
 
 impl Outbox {
@@ -38,12 +47,38 @@ impl Outbox {
             queue: RefCell::default(),
             is_flushing: Cell::new(false),
             is_broken: Cell::new(false),
+            room: RefCell::default(),
         }
     }
 
     /// Messages that wait for room.
     pub(super) fn queued(&self) -> usize {
         self.queue.borrow().len()
+    }
+
+    /// Whether the other end cannot receive any more.
+    pub(super) fn is_broken(&self) -> bool {
+        self.is_broken.get()
+    }
+
+    /// Waits until no message waits for room. For senders of many messages: the queue has no bound.
+    pub(super) async fn room(&self) {
+        if self.queued() > 0 {
+            let event = self.room.borrow_mut().get_or_insert_default().clone();
+            event.wait().await;
+        }
+    }
+
+    /// Takes the messages that wait. Nothing is sent any more.
+    pub(super) fn close(&self) -> impl Iterator<Item = Outgoing> {
+        self.is_broken.set(true);
+        self.tell_room();
+        self.queue.take().into_iter()
+    }
+
+    fn tell_room(&self) {
+        let room = self.room.borrow_mut().take();
+        room.inspect(|event| event.fire());
     }
 
     /// Sends a message now, or as soon as the socket has room for it. If the other end cannot
@@ -70,11 +105,6 @@ impl Outbox {
         }
     }
 
-    /// The messages that wait for room. They are not sent any more.
-    pub(super) fn take_queue(&self) -> VecDeque<Outgoing> {
-        self.queue.take()
-    }
-
     /// Whether the message is sent.
     fn try_send(&self, message: &Outgoing) -> bool {
         let descriptors: Option<[BorrowedFd<'_>; 1]> =
@@ -91,7 +121,7 @@ impl Outbox {
             return match sendmsg(&*self.socket.borrow(), &bytes, &mut ancillary, flags) {
                 Ok(_) => true,
                 Err(Errno::INTR) => continue,
-                Err(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM) => false,
+                Err(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM | Errno::TOOMANYREFS) => false,
                 Err(_) => {
                     self.is_broken.set(true);
                     false
@@ -106,6 +136,7 @@ impl Outbox {
         if outcome.is_err() {
             self.is_broken.set(true);
         }
+        self.tell_room();
     }
 
     async fn flush_queue(&self) -> io::Result<()> {
@@ -117,7 +148,9 @@ impl Outbox {
                 if self.queue.borrow().is_empty() || self.is_broken.get() {
                     return Ok(());
                 }
-                polling.ready().await?;
+                if let Ok(ready) = timeout(RETRY, polling.ready()).await {
+                    ready?;
+                }
             }
         }
     }
@@ -170,7 +203,7 @@ mod tests {
                 let count = if is_full { 250 } else { 10 };
                 for number in 0..count {
                     if number == count / 2 {
-                        sleep(std::time::Duration::from_millis(1)).await;
+                        sleep(Duration::from_millis(1)).await;
                         shutdown(&far, Shutdown::Both).expect("a shutdown");
                     }
                     outbox.send(Outgoing {
@@ -180,11 +213,11 @@ mod tests {
                 }
                 let mut all = received(&far);
                 assert_eq!(all.len() < usize::from(count / 2), is_full);
-                sleep(std::time::Duration::from_millis(1)).await;
+                sleep(Duration::from_millis(1)).await;
                 let (near, far) = pair();
                 outbox.reopen(near);
                 while all.len() < usize::from(count) {
-                    sleep(std::time::Duration::from_millis(1)).await;
+                    sleep(Duration::from_millis(1)).await;
                     all.extend(received(&far));
                 }
                 assert_eq!(all, (0..count).collect::<Vec<u8>>());

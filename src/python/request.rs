@@ -67,7 +67,7 @@ pub(super) fn for_asgi(
     }
 }
 
-fn begin(core: i32, id: Id) -> Marshal {
+pub(super) fn begin(core: i32, id: Id) -> Marshal {
     let mut message = Marshal::with_capacity(1024);
     message.tuple(6);
     message.int(0);
@@ -92,4 +92,33 @@ pub(super) fn parse_frame(frame: &[u8]) -> Option<Frame> {
         [b')', 4, b'i', 1, ..] => Frame::Part(id(ID_IN_PART_AT)?),
         _ => return None,
     })
+}
+
+/// A part of the body of a request, which follows it.
+pub(super) fn part(id: Id, part: &[u8], has_more: bool) -> Outgoing {
+    let mut message = Marshal::with_capacity(part.len() + 64);
+    message.tuple(4);
+    message.int(1);
+    message.bytes(&id);
+    message.bytes(part);
+    message.bool(has_more);
+    Outgoing {
+        bytes: message.into_bytes(),
+        descriptor: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_of_a_request_is_found_in_its_messages() {
+        let id = *b"12345678";
+        let request = begin(3, id).into_bytes();
+        assert_eq!(parse_frame(&request), Some(Frame::Request(id)));
+        let part = part(id, b"data", true).bytes;
+        assert_eq!(parse_frame(&part), Some(Frame::Part(id)));
+        assert_eq!(parse_frame(&part[..19]), None);
+    }
 }

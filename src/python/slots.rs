@@ -8,6 +8,7 @@ use super::message::Id;
 use super::stream::Incoming;
 use super::upload::Credit;
 use crate::service::{BodySender, Response};
+use crate::sys::mutants::mutate;
 
 /// Where a request stands.
 #[derive(Debug)]
@@ -56,6 +57,15 @@ pub(super) struct Slot {
     pub(super) is_ended: bool,
     /// Whether it asked for the head alone.
     pub(super) is_head: bool,
+}
+
+impl Slot {
+    /// Whether a worker may have the request: none is known that has it, or it is this one, and
+    /// its response has not ended.
+    pub(super) fn may_be_of(&self, worker: u32) -> bool {
+        let is_its_own = self.worker.is_none_or(|other| other == worker);
+        !self.is_ended && mutate!(BelieveAnyWorker, true, is_its_own)
+    }
 }
 
 /// A slab of slots. A number is an index and a nonce, so a worker that invents numbers meets no

@@ -19,7 +19,11 @@ impl Credit {
     /// The worker has room for `bytes` more.
     pub(super) fn add(&self, bytes: u32) {
         let mut inner = self.0.borrow_mut();
-        inner.0 = inner.0.saturating_add(bytes.into());
+        // A worker that asks for more than it has room for gets no more than that.
+        inner.0 = inner
+            .0
+            .saturating_add(bytes.into())
+            .min(CREDIT_BYTES.into());
         let waker = inner.1.take();
         drop(inner);
         waker.inspect(Waker::wake_by_ref);
@@ -38,5 +42,28 @@ impl Credit {
             Poll::Ready(taken)
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run;
+
+    /// A worker cannot have more sent to it than it said at first that it has room for.
+    #[test]
+    fn room_has_a_limit() {
+        run(async {
+            let credit = Credit::new();
+            for added in [0, 1, CREDIT_BYTES, u32::MAX, u32::MAX] {
+                credit.add(added);
+                assert_eq!(credit.take(usize::MAX).await, CREDIT_BYTES as usize);
+                credit.add(CREDIT_BYTES);
+            }
+            assert_eq!(credit.take(100).await, 100);
+            assert_eq!(credit.take(usize::MAX).await, CREDIT_BYTES as usize - 100);
+            credit.add(7);
+            assert_eq!(credit.take(usize::MAX).await, 7);
+        });
     }
 }

@@ -108,6 +108,14 @@ mutants! {
     BrokenIsWhole,
     /// The trailers of a body are not sent.
     ForgetTrailers,
+    /// A worker may answer the requests of others.
+    BelieveAnyWorker,
+    /// A response may be longer than its worker was granted.
+    ForgetCredit,
+    /// A second head for a request is taken.
+    SecondHead,
+    /// The status of a response is not checked.
+    TrustHead,
 }
 
 thread_local! {

@@ -8,8 +8,15 @@ use crate::{crowd, delays, gone, messages, run, spans, turns};
 /// One of this many seeds must detect each fault.
 const SEEDS_MAX: u64 = 1000;
 
-/// Faults that need two threads: `src/rt/model.rs` detects them.
-const DETECTED_ELSEWHERE: &[Mutant] = &[Mutant::SleepUnchecked];
+/// Faults that need two threads, which `src/rt/model.rs` detects, and faults of the link to Python
+/// workers, which the fuzz target `answers` detects.
+const DETECTED_ELSEWHERE: &[Mutant] = &[
+    Mutant::SleepUnchecked,
+    Mutant::BelieveAnyWorker,
+    Mutant::ForgetCredit,
+    Mutant::SecondHead,
+    Mutant::TrustHead,
+];
 
 /// The first seed that detects the fault, and its error. Faults that no general run detects have a
 /// check of their own.

@@ -31,7 +31,7 @@ pub(crate) const TABLE: &[(&str, &[&str])] = &[
     (
         "python",
         &[
-            "service", "http", "process", "net", "task", "engine", "rt", "messages",
+            "service", "http", "process", "net", "task", "engine", "rt", "sys", "messages",
         ],
     ),
     // Exists with the feature `sim` only; other rooms use it below `#[cfg(feature = "sim")]`.

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use super::{Link, unwanted};
+use super::Link;
 use crate::python::message::Id;
 use crate::python::slots::{Failure, StartedResponse, State};
 use crate::python::stream::{Incoming, Written};
@@ -86,7 +86,7 @@ impl Call {
     /// Tells the worker that the response is not wanted any more.
     fn disconnect(&self) {
         if let Some(peer) = self.link.worker_of(self.id) {
-            unwanted(&peer, self.id);
+            peer.tell_unwanted(self.id);
         }
     }
 }

@@ -1,18 +1,22 @@
 //! One core's side of the link to the Python workers: it hands requests to them, takes their
 //! messages, and finds out what has become of the requests of a worker that has died.
 
+#[cfg(feature = "sim")]
+pub mod bench;
 mod call;
+mod peer;
 mod receive;
 mod send;
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
-use rustix::io::pread;
-use rustix::net::{RecvFlags, recv};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::marshal::Marshal;
@@ -25,6 +29,8 @@ use crate::rt::{Event, draining, spawn_detached};
 use crate::task::time::{sleep, timeout};
 
 pub(super) use call::Call;
+pub(super) use peer::PAGE_BYTES;
+use peer::Peer;
 
 /// How long after a ring of its bell a worker's messages are looked for once more.
 const AFTER_A_RING: Duration = Duration::from_millis(1);
@@ -32,9 +38,6 @@ const AFTER_A_RING: Duration = Duration::from_millis(1);
 const UNTIL_MARKED: Duration = Duration::from_millis(50);
 /// How often a request looks for a worker while there is none.
 const WORKER_CHECK: Duration = Duration::from_millis(5);
-/// Bytes of the page in which a worker's threads mark their requests, 16 for each.
-pub(super) const PAGE_BYTES: usize = 4096;
-const MARK_BYTES: usize = 16;
 
 /// How requests reach the workers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,25 +60,8 @@ pub(super) struct Joined {
     pub(super) far: OwnedFd,
     pub(super) bell: OwnedFd,
     pub(super) page: OwnedFd,
-}
-
-/// A worker, as a core sees it.
-#[derive(Debug)]
-struct Peer {
-    number: u32,
-    threads: u32,
-    dispatch: Dispatch,
-    outbox: Rc<Outbox>,
-    data: OwnedFd,
-    far: OwnedFd,
-    page: OwnedFd,
-    /// Rings also when the worker has ended: its listener ends then.
-    bell: OwnedFd,
-    /// Requests that it was given and has not answered in full; for `Dispatch::Each`.
-    running: Cell<u32>,
-    /// It gets no further requests.
-    is_retired: Cell<bool>,
-    is_dead: Cell<bool>,
+    /// The worker's process (a pidfd).
+    pub(super) process: OwnedFd,
 }
 
 /// See the module.
@@ -187,26 +173,21 @@ impl Link {
 
     /// Takes up a worker that is ready.
     pub(super) fn join(self: &Rc<Self>, joined: Joined) -> io::Result<()> {
-        let peer = Rc::new(Peer {
-            number: joined.number,
-            threads: joined.threads,
-            dispatch: joined.dispatch,
-            outbox: Rc::new(Outbox::new(joined.data.try_clone()?)),
-            data: joined.data,
-            far: joined.far,
-            page: joined.page,
-            bell: joined.bell.try_clone()?,
-            running: Cell::new(0),
-            is_retired: Cell::new(false),
-            is_dead: Cell::new(false),
-        });
+        let (peer, bell) = self.add(joined)?;
+        let link = self.clone();
+        spawn_detached(async move { link.listen(&peer, bell).await });
+        Ok(())
+    }
+
+    /// Adds a worker. The result is what it is known by here, and its bell.
+    fn add(&self, joined: Joined) -> io::Result<(Rc<Peer>, OwnedFd)> {
+        let (peer, bell) = Peer::new(joined)?;
+        let peer = Rc::new(peer);
         self.peers.borrow_mut().push(peer.clone());
         if self.is_draining.get() {
-            tell(&peer, drained);
+            peer.tell_drain();
         }
-        let link = self.clone();
-        spawn_detached(async move { link.listen(&peer, joined.bell).await });
-        Ok(())
+        Ok((peer, bell))
     }
 
     /// The shared socket was shut down: requests go to another one, also those that wait. All that
@@ -228,22 +209,22 @@ impl Link {
             return;
         };
         self.collect(&dead);
-        dead.is_dead.set(true);
-        // It fails only if the bell rings already.
-        let _ = rustix::io::write(&dead.bell, &1_u64.to_ne_bytes());
+        dead.end.fire();
         self.peers.borrow_mut().retain(|peer| peer.number != number);
+        let unreceived = dead.take_unreceived();
         match dead.dispatch {
             Dispatch::Each => {
-                let unsent = dead.outbox.take_queue();
-                let unsent = unsent.into_iter().map(|message| message.bytes);
-                for frame in unreceived(&dead.far).into_iter().chain(unsent) {
-                    self.send_again(&dead, frame);
-                }
+                unreceived
+                    .into_iter()
+                    .for_each(|bytes| self.send_again(&dead, bytes));
                 self.fail_where(|_, slot| slot.worker == Some(number));
             }
             Dispatch::Shared => {
-                let marked = marks(&dead.page);
-                self.fail_where(|id, slot| slot.worker == Some(number) || marked.contains(&id));
+                let marked = dead.marks();
+                self.fail_where(|id, slot| match slot.worker {
+                    Some(worker) => worker == number,
+                    None => marked.contains(&id),
+                });
                 let link = self.clone();
                 spawn_detached(async move { link.find_lost().await });
             }
@@ -273,7 +254,7 @@ impl Link {
             },
             None => return,
         };
-        peer.outbox.send(Outgoing {
+        peer.send(Outgoing {
             bytes,
             descriptor: None,
         });
@@ -289,7 +270,7 @@ impl Link {
         fence.wait().await;
         sleep(UNTIL_MARKED).await;
         let peers = self.peers.borrow().clone();
-        let marked: Vec<Id> = peers.iter().flat_map(|peer| marks(&peer.page)).collect();
+        let marked: Vec<Id> = peers.iter().flat_map(|peer| peer.marks()).collect();
         // A mark is removed after the response was sent: whatever is not marked is here by now.
         peers.iter().for_each(|peer| self.collect(peer));
         self.fail_where(|id, slot| {
@@ -331,7 +312,7 @@ impl Link {
     fn drain(&self) {
         self.is_draining.set(true);
         for peer in &*self.peers.borrow() {
-            tell(peer, drained);
+            peer.tell_drain();
         }
     }
 
@@ -339,61 +320,27 @@ impl Link {
     /// worker that goes on at once rings at most once in that time.
     async fn listen(self: Rc<Self>, peer: &Peer, bell: OwnedFd) {
         let mut bell = Polling::new(bell, Events::READABLE);
-        while bell.ready().await.is_ok() && !peer.is_dead.get() {
+        let mut end = peer.end.wait();
+        // `false`: there is no further ring.
+        let mut ring = async || {
+            let next = poll_fn(|context| match Pin::new(&mut end).poll(context) {
+                Poll::Ready(()) => Poll::Ready(false),
+                Poll::Pending => pin!(bell.ready()).poll(context).map(|rung| rung.is_ok()),
+            });
+            next.await
+        };
+        while ring().await {
             self.collect(peer);
-            while self.slots.borrow().len() > 0 && !peer.is_dead.get() {
-                let has_rung = timeout(AFTER_A_RING, bell.ready()).await.is_ok();
+            while self.slots.borrow().len() > 0 {
+                let has_rung = timeout(AFTER_A_RING, ring()).await;
+                if has_rung == Ok(false) {
+                    return;
+                }
                 self.collect(peer);
-                if !has_rung {
+                if has_rung.is_err() {
                     break;
                 }
             }
         }
     }
-}
-
-/// Sends a short message to a worker.
-fn tell(peer: &Peer, write: impl FnOnce(&mut Marshal)) {
-    let mut message = Marshal::with_capacity(64);
-    write(&mut message);
-    peer.outbox.send(Outgoing {
-        bytes: message.into_bytes(),
-        descriptor: None,
-    });
-}
-
-fn drained(message: &mut Marshal) {
-    message.tuple(1);
-    message.int(4);
-}
-
-fn unwanted(peer: &Peer, id: Id) {
-    tell(peer, |message| {
-        message.tuple(2);
-        message.int(2);
-        message.bytes(&id);
-    });
-}
-
-/// The requests that a worker's threads have marked.
-fn marks(page: &OwnedFd) -> Vec<Id> {
-    let mut bytes = [0; PAGE_BYTES];
-    // A page that cannot be read has no marks: its worker's requests are found to be lost.
-    let len = pread(page, &mut bytes, 0).unwrap_or(0);
-    let marks = bytes[..len].chunks_exact(MARK_BYTES).map(|mark| {
-        let mut id = Id::default();
-        id.copy_from_slice(&mark[..8]);
-        id
-    });
-    marks.filter(|id| *id != Id::default()).collect()
-}
-
-/// The messages that a dead worker has not received, read from its own end of the socket.
-fn unreceived(far: &OwnedFd) -> Vec<Vec<u8>> {
-    let mut frames = Vec::new();
-    let mut buffer = vec![0; MESSAGE_BYTES_MAX];
-    while let Ok((_, len @ 1..)) = recv(far, &mut buffer[..], RecvFlags::DONTWAIT) {
-        frames.push(buffer[..len].to_vec());
-    }
-    frames
 }

@@ -1,127 +1,153 @@
 //! The messages of workers, and what each of them changes.
 
-use std::fmt;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use rustix::io::Errno;
+use rustix::io::{Errno, ioctl_fionread};
 use rustix::net::{RecvFlags, recv};
 
-use super::{Link, Peer, unwanted};
+use super::{Link, Peer};
 use crate::messages;
 use crate::python::message::{self, Id, Message, ResponseHead};
 use crate::python::slots::{Failure, Slot, StartedResponse, State};
 use crate::python::stream::Incoming;
 use crate::service::{Body, Response};
+use crate::sys::mutants::mutate;
 
 /// Bytes of a response that are taken from a worker ahead of its client.
 const RESPONSE_BYTES_MAX: usize = 1 << 20;
 
 impl Link {
-    /// Takes all messages that a worker has sent.
+    /// Takes the messages that a worker has sent until now. Further ones, which it may send at the
+    /// same time, are left for the next call: a worker that never stops cannot hold the core.
     pub(super) fn collect(&self, peer: &Peer) {
         let mut buffer = self.buffer.borrow_mut();
-        loop {
-            match recv(&peer.data, &mut buffer[..], RecvFlags::DONTWAIT) {
-                Ok((_, 0)) => return,
-                Ok((_, len)) => match message::parse(&buffer[..len]) {
-                    Ok(message) => self.take(peer, message),
-                    Err(malformed) => report(peer, &malformed),
-                },
+        // Empty messages count as nothing, and so does the end of a socket that was shut down. Both
+        // are found to be invalid.
+        let mut left = ioctl_fionread(&peer.data).unwrap_or(0).max(1);
+        while left > 0 && !peer.is_condemned.get() {
+            let flags = RecvFlags::DONTWAIT | RecvFlags::TRUNC;
+            match recv(&peer.data, &mut buffer[..], flags) {
+                Ok((_, len)) => {
+                    left = left.saturating_sub(len as u64);
+                    // One that is longer than the buffer is too long without its rest, too.
+                    self.receive(peer, &buffer[..len.min(buffer.len())]);
+                }
                 Err(Errno::INTR) => {}
                 Err(_) => return,
             }
         }
     }
 
+    /// Takes one message of a worker.
+    pub(super) fn receive(&self, peer: &Peer, bytes: &[u8]) {
+        match message::parse(bytes) {
+            Ok(message) => self.take(peer, message),
+            Err(malformed) => peer.refuse(&malformed),
+        }
+    }
+
     fn take(&self, peer: &Peer, message: Message<'_>) {
+        let id = message.id();
+        if let Message::Fenced { .. } = message {
+            let fence = self.fence.borrow_mut().take_if(|(other, _)| *other == id);
+            if let Some((_, event)) = fence {
+                event.fire();
+            }
+            return;
+        }
+        let mut slots = self.slots.borrow_mut();
+        let Some(slot) = slots.get(id).filter(|slot| slot.may_be_of(peer.number)) else {
+            return;
+        };
         match message {
             Message::Head {
-                id,
                 status,
                 head,
                 body,
                 is_whole,
+                ..
             } => {
+                drop(slots);
                 self.begin(peer, id, (status, head), body, is_whole);
                 if is_whole {
                     self.end(id, true);
                 }
             }
-            Message::Body { id, body, is_last } => {
-                let incoming = self
-                    .slots
-                    .borrow_mut()
-                    .get(id)
-                    .and_then(|slot| slot.incoming.clone());
-                if let Some(incoming) = incoming
-                    && !incoming.push(Bytes::copy_from_slice(body))
-                {
-                    report(peer, &"it is beyond the credit of its response");
-                    incoming.end(false);
+            Message::Body { body, is_last, .. } => {
+                let has_head = !matches!(slot.state, State::Waiting(_));
+                let incoming = slot.incoming.clone();
+                let is_refused =
+                    incoming.is_some_and(|incoming| !incoming.push(Bytes::copy_from_slice(body)));
+                drop(slots);
+                if is_refused {
+                    peer.refuse(&"it is beyond the credit of its response");
+                    self.cut(id);
                 }
-                if is_last {
-                    self.end(id, true);
-                }
-            }
-            Message::Abort { id } => {
-                self.deliver(id, Err(Failure::Invalid));
-                self.end(id, false);
-            }
-            Message::Expired { id } => self.fail(id, Failure::Expired),
-            Message::Fenced { id } => {
-                let fence = self.fence.borrow_mut().take_if(|(other, _)| *other == id);
-                if let Some((_, event)) = fence {
-                    event.fire();
+                match is_last {
+                    true if has_head => self.end(id, true),
+                    // It will not get one any more.
+                    true => self.fail(id, Failure::Invalid),
+                    false => {}
                 }
             }
-            Message::Want { id, size } => {
-                let upload = self
-                    .slots
-                    .borrow_mut()
-                    .get(id)
-                    .and_then(|slot| slot.upload.clone());
-                if let Some(upload) = upload {
-                    upload.add(size);
-                }
+            Message::Abort { .. } => {
+                drop(slots);
+                self.fail(id, Failure::Invalid);
             }
+            Message::Expired { .. } => {
+                drop(slots);
+                self.fail(id, Failure::Expired);
+            }
+            Message::Want { size, .. } => {
+                let upload = slot.upload.clone();
+                drop(slots);
+                upload.inspect(|upload| upload.add(size));
+            }
+            Message::Fenced { .. } => {}
         }
     }
 
     /// The head of a response has come.
     fn begin(&self, peer: &Peer, id: Id, head: (u16, &[u8]), body: &[u8], is_whole: bool) {
-        let is_head = {
-            let mut slots = self.slots.borrow_mut();
-            let Some(slot) = slots.get(id) else { return };
-            if slot.worker.is_none() {
-                slot.worker = Some(peer.number);
-            }
-            if slot.incoming.is_some() || matches!(slot.state, State::Responded(_)) {
-                drop(slots);
-                return report(peer, &"its request has a response already");
-            }
-            slot.is_head
-        };
-        let outcome = match message::parse_head(head.0, head.1) {
-            Ok(head) => Ok(started(head, body, is_whole && !is_head)),
-            Err(invalid) => {
-                messages::report(format_args!(
-                    "the application's response is not valid: {invalid}; its client gets 502"
-                ));
-                Err(Failure::Invalid)
-            }
-        };
-        if let Ok(started) = &outcome
-            && let Some(slot) = self.slots.borrow_mut().get(id)
-        {
-            slot.incoming = started.rest.as_ref().map(|(incoming, _)| incoming.clone());
+        let mut slots = self.slots.borrow_mut();
+        let Some(slot) = slots.get(id) else { return };
+        slot.worker = Some(peer.number);
+        let has_response = slot.incoming.is_some() || matches!(slot.state, State::Responded(_));
+        if mutate!(SecondHead, false, has_response) {
+            drop(slots);
+            return peer.refuse(&"its request has a response already");
         }
-        if !self.deliver(id, outcome) && !is_whole {
-            unwanted(peer, id);
+        let is_wanted = mutate!(SecondHead, true, matches!(slot.state, State::Waiting(_)));
+        let is_complete = is_whole && !slot.is_head;
+        drop(slots);
+        if is_wanted {
+            let outcome = response(head, body, is_complete);
+            let incoming = outcome
+                .as_ref()
+                .ok()
+                .and_then(|started| started.rest.as_ref());
+            let incoming = incoming.map(|(incoming, _)| incoming.clone());
+            if let Some(slot) = self.slots.borrow_mut().get(id) {
+                slot.incoming = incoming;
+            }
+            if self.deliver(id, outcome) {
+                return;
+            }
+        }
+        if !is_whole {
+            peer.tell_unwanted(id);
         }
     }
 
-    /// Hands the outcome to the call. `false`: there is none that waits for a response to read.
+    /// No more of a response's body is passed on, and its client's connection is cut.
+    fn cut(&self, id: Id) {
+        let slot_incoming = |slot: &mut Slot| slot.incoming.take();
+        let incoming = self.slots.borrow_mut().get(id).and_then(slot_incoming);
+        incoming.inspect(|incoming| incoming.end(false));
+    }
+
+    /// Hands the outcome to the call. `false`: there is no call that waits, or no response.
     fn deliver(&self, id: Id, outcome: Result<StartedResponse, Failure>) -> bool {
         let mut slots = self.slots.borrow_mut();
         let Some(slot) = slots.get(id) else {
@@ -176,6 +202,23 @@ impl Link {
     }
 }
 
+/// The response that a head begins, if the head is valid.
+fn response(
+    (status, head): (u16, &[u8]),
+    body: &[u8],
+    is_complete: bool,
+) -> Result<StartedResponse, Failure> {
+    match message::parse_head(status, head) {
+        Ok(head) => Ok(started(head, body, is_complete)),
+        Err(invalid) => {
+            messages::report(format_args!(
+                "the application's response is not valid: {invalid}; its client gets 502"
+            ));
+            Err(Failure::Invalid)
+        }
+    }
+}
+
 /// The response of a head. The rest of its body is still to come unless `is_complete`.
 fn started(head: ResponseHead, body: &[u8], is_complete: bool) -> StartedResponse {
     let mut response = Response::new(head.status).with_field_lines(Rc::new(head.lines));
@@ -202,12 +245,4 @@ fn started(head: ResponseHead, body: &[u8], is_complete: bool) -> StartedRespons
         response: response.with_body(channel),
         rest: Some((incoming, sender)),
     }
-}
-
-fn report(peer: &Peer, what: &dyn fmt::Display) {
-    let number = peer.number;
-    messages::report(format_args!(
-        "worker {number} has sent a message that is dropped: {what}; does the application write to \
-         descriptors that it has not opened?"
-    ));
 }

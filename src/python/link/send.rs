@@ -3,9 +3,10 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::{Call, Link, Peer, marks, monotonic, tell};
+use super::{Call, Link, Peer, monotonic};
 use crate::python::message::Id;
 use crate::python::outbox::Outgoing;
+use crate::python::request;
 use crate::python::slots::{Failure, Slot, State};
 use crate::rt::spawn_detached;
 use crate::task::time::sleep;
@@ -29,6 +30,10 @@ impl Link {
     /// Sends a request to whichever thread is free first.
     pub(in crate::python) fn send_shared(self: &Rc<Self>, message: Outgoing) {
         self.shared.send(message);
+        self.ensure_sweep();
+    }
+
+    fn ensure_sweep(self: &Rc<Self>) {
         if !self.is_sweeping.replace(true) {
             let link = self.clone();
             spawn_detached(async move { link.sweep().await });
@@ -36,7 +41,7 @@ impl Link {
     }
 
     /// Sends a request to the worker that has the fewest. `false`: there is none.
-    pub(in crate::python) fn send_to_one(&self, id: Id, message: Outgoing) -> bool {
+    pub(in crate::python) fn send_to_one(self: &Rc<Self>, id: Id, message: Outgoing) -> bool {
         let Some(peer) = self.least_busy() else {
             return false;
         };
@@ -44,28 +49,34 @@ impl Link {
             slot.worker = Some(peer.number);
         }
         peer.running.set(peer.running.get() + 1);
-        peer.outbox.send(message);
+        peer.send(message);
+        self.ensure_sweep();
         true
     }
 
     /// Says that requests have expired which no worker has begun with. A worker that begins with a
     /// request marks it, then looks at its deadline: so what is not marked after that never begins.
+    ///
+    /// Messages are taken, too. A worker's ring is of no use if others fill its socket again before
+    /// it can send: code of the application that writes to descriptors which it has not opened.
     async fn sweep(&self) {
         while self.slots.borrow().len() > 0 {
             sleep(SWEEP).await;
             let late = monotonic() - AFTER_DEADLINE;
-            let is_late =
-                |slot: &Slot| matches!(slot.state, State::Waiting(_)) && slot.deadline < late;
+            let is_late = |slot: &Slot| {
+                let is_waiting = matches!(slot.state, State::Waiting(_));
+                is_waiting && slot.worker.is_none() && slot.deadline < late
+            };
             let late: Vec<Id> = {
                 let slots = self.slots.borrow();
                 let late = slots.iter().filter(|(_, slot)| is_late(slot));
                 late.map(|(id, _)| id).collect()
             };
-            if late.is_empty() {
-                continue;
-            }
             let peers = self.peers.borrow().clone();
-            let marked: Vec<Id> = peers.iter().flat_map(|peer| marks(&peer.page)).collect();
+            let marked: Vec<Id> = match late.is_empty() {
+                true => Vec::new(),
+                false => peers.iter().flat_map(|peer| peer.marks()).collect(),
+            };
             peers.iter().for_each(|peer| self.collect(peer));
             for id in late {
                 if !marked.contains(&id) {
@@ -81,7 +92,7 @@ impl Link {
         let Some(peer) = self.worker_of(id) else {
             return;
         };
-        tell(&peer, |message| {
+        peer.tell(|message| {
             message.tuple(3);
             message.int(3);
             message.bytes(&id);
@@ -89,18 +100,18 @@ impl Link {
         });
     }
 
-    /// Sends a part of a request's body to the worker that has the request.
-    pub(in crate::python) fn send_part(&self, id: Id, part: &[u8], has_more: bool) {
-        let Some(peer) = self.worker_of(id) else {
-            return;
-        };
-        tell(&peer, |message| {
-            message.tuple(4);
-            message.int(1);
-            message.bytes(&id);
-            message.bytes(part);
-            message.bool(has_more);
-        });
+    /// Sends a part of a request's body to the worker that has the request, when what was sent to
+    /// that worker before has found room.
+    pub(in crate::python) async fn send_part(&self, id: Id, part: &[u8], has_more: bool) {
+        loop {
+            let Some(peer) = self.worker_of(id) else {
+                return;
+            };
+            if peer.outbox.queued() == 0 {
+                return peer.send(request::part(id, part, has_more));
+            }
+            peer.outbox.room().await;
+        }
     }
 
     pub(super) fn worker_of(&self, id: Id) -> Option<Rc<Peer>> {

@@ -11,6 +11,7 @@ use std::task::Poll;
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{SealFlags, fcntl_add_seals, ftruncate};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::{Control, Loaded, Pool, StartError};
 use crate::messages;
@@ -152,7 +153,10 @@ impl Pool {
         for (core, (near, far, bell)) in self.cores.iter().zip(mem::take(&mut process.sockets)) {
             let message = join_message(number, loaded.threads, loaded.dispatch());
             let page = process.page.try_clone()?;
-            core.tell(number, message, vec![near, far, bell, page]);
+            // It has not been waited for, so its number is its own.
+            let pid = Pid::from_child(&process.child);
+            let handle = pidfd_open(pid, PidfdFlags::empty()).map_err(io::Error::from)?;
+            core.tell(number, message, vec![near, far, bell, page, handle]);
         }
         if let Some(control) = self.controls.borrow().get(&number) {
             control.is_ready.set(true);

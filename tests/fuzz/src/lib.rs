@@ -13,6 +13,7 @@
 //!
 //! An input that found a bug is added to `corpus/`, with a name that describes the bug.
 
+pub mod answers;
 pub mod buffers;
 pub mod connections;
 pub mod executor;

@@ -2,7 +2,10 @@
 //! other input reaches.
 
 use std::fs;
+use std::panic::catch_unwind;
 use std::path::Path;
+
+use coring::sim::with_mutant;
 
 #[expect(
     clippy::print_stdout,
@@ -18,6 +21,22 @@ fn replay(name: &str, check: fn(&[u8])) {
         count += 1;
     }
     assert!(count > 0, "no input for {name}");
+}
+
+#[test]
+fn answers() {
+    replay("answers", crate::answers::check);
+}
+
+/// The inputs would not prove much if they did not notice faults.
+#[test]
+fn answers_detect_faults() {
+    for &mutant in crate::answers::MUTANTS {
+        let outcome = with_mutant(mutant, || {
+            catch_unwind(|| replay("answers", crate::answers::check))
+        });
+        assert!(outcome.is_err(), "{mutant:?} is not detected");
+    }
 }
 
 #[test]

@@ -31,6 +31,10 @@ async def app(scope, receive, send):
     elif action == "events":
         await events(receive, send)
         return
+    elif action == "pid":
+        # So long that another request at the same time goes to another worker.
+        await asyncio.sleep(0.1)
+        body = str(os.getpid()).encode()
     elif action == "state":
         body = scope["state"]["started"].encode()
     elif action == "fail":
