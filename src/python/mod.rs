@@ -243,7 +243,9 @@ impl Python {
                 .expect("a descriptor for the core");
             let queue = self.ends.options.queue.div_ceil(self.ends.news.len());
             let core = i32::try_from(self.core).expect("few cores");
-            let link = Link::new(core, shared, queue);
+            let options = &self.ends.options;
+            let memory = (options.response_buffer, options.response_memory);
+            let link = Link::new(core, shared, queue, memory);
             spawn_detached(follow_supervisor(
                 link.clone(),
                 news.expect("each core takes its own"),

@@ -55,6 +55,11 @@ pub struct Options {
     pub body_buffer: usize,
     /// Where longer ones are kept; `$TMPDIR` or `/tmp` unless given.
     pub spool_dir: PathBuf,
+    /// Bytes of a response that are kept for its client: the worker may be ahead by so much.
+    pub response_buffer: usize,
+    /// Bytes that a core keeps of all responses. Beyond that it takes each further part when the
+    /// client has received what is before it.
+    pub response_memory: usize,
     /// How long workers may take to end.
     pub drain_timeout: Duration,
     /// Whether workers are replaced when a Python file changes. For development only: the page
@@ -88,6 +93,8 @@ impl Options {
             queue_timeout: Duration::from_secs(30),
             body_buffer: 256 << 10,
             spool_dir: std::env::temp_dir(),
+            response_buffer: 1 << 20,
+            response_memory: 256 << 20,
             drain_timeout: Duration::from_secs(30),
             reload: false,
             reload_dirs: Vec::new(),

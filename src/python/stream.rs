@@ -2,8 +2,10 @@
 //! connection.
 //!
 //! A worker may be ahead of its client by the credit that it was given and not yet used
-//! ([`CREDIT_BYTES`]), and by what the body's own queue holds ([`RESPONSE_BYTES_MAX`]): that much
-//! of a response is taken from the worker at full speed. Beyond that the worker waits.
+//! ([`CREDIT_BYTES`]), and by what the body's own queue holds (`--response-buffer`): that much of a
+//! response is taken from the worker at full speed. Beyond that the worker waits. If the responses
+//! of a core together have reached `--response-memory`, the queue holds a part, and so does the
+//! credit.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -14,11 +16,13 @@ use std::task::{Poll, Waker};
 
 use bytes::Bytes;
 
-use crate::service::BodySender;
+use crate::service::{BodySender, ResponseMemory};
 use crate::sys::mutants::mutate;
 
 /// Bytes of a body that a worker may send before it is granted more.
 pub(super) const CREDIT_BYTES: u32 = 256 << 10;
+/// The credit of a worker while memory is short, which is enough for a part.
+const SHORT_CREDIT_BYTES: u32 = 64 << 10;
 
 /// The queue between the link and the coroutine that writes the body.
 #[derive(Debug, Default)]
@@ -32,6 +36,13 @@ struct Queue {
     /// Whether the body is whole, once it has ended.
     end: Option<bool>,
     waker: Option<Waker>,
+}
+
+impl Queue {
+    fn ahead(&self) -> u32 {
+        let waiting: usize = self.parts.iter().map(Bytes::len).sum();
+        self.credit + u32::try_from(waiting).expect("no more than the first credit")
+    }
 }
 
 /// How the writing of a body ended.
@@ -81,14 +92,18 @@ impl Incoming {
     }
 
     /// Writes what comes to `sender`, until the end or until `gone` says that the client has left.
-    /// Each time that a part has found its place, `grant` is told its length.
+    /// When the worker has half of its credit left, it gets more, of which `grant` is told. It gets
+    /// less while `memory` is full, but never none.
     pub(super) async fn write_to(
         self: Rc<Self>,
         mut sender: BodySender,
         gone: Option<impl Future<Output = ()> + Unpin>,
+        memory: &ResponseMemory,
         grant: impl Fn(u32),
     ) -> Written {
         let mut gone = gone;
+        // Bytes that the worker may send, or has sent and which are not written yet.
+        let mut ahead = self.0.borrow().ahead();
         loop {
             let next = poll_fn(|context| {
                 let mut queue = self.0.borrow_mut();
@@ -122,8 +137,17 @@ impl Incoming {
                     if sender.write(part).await.is_err() {
                         return Written::Gone;
                     }
-                    self.0.borrow_mut().credit += len;
-                    grant(len);
+                    ahead -= len;
+                    let credit = match memory.is_full() {
+                        true => SHORT_CREDIT_BYTES,
+                        false => CREDIT_BYTES,
+                    };
+                    if ahead <= credit / 2 {
+                        let more = credit - ahead;
+                        ahead = credit;
+                        self.0.borrow_mut().credit += more;
+                        grant(more);
+                    }
                 }
             }
         }

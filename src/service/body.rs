@@ -122,7 +122,14 @@ impl Body {
     /// The server sends the response's head at once, and each part without waiting for the next
     /// one. No timeout applies while the writer pauses.
     pub fn channel(bytes_max: usize) -> (BodySender, Self) {
-        let (sender, reader) = BodySender::new(bytes_max);
+        let (sender, reader) = BodySender::new(bytes_max, None);
+        (sender, Self(BodySource::Channel(reader)))
+    }
+
+    /// As [`Body::channel`]; what is in the queue is counted by `memory`. While that is full, the
+    /// queue holds one part, and the connection takes it when it has sent all before it.
+    pub(crate) fn channel_within(memory: &ResponseMemory, bytes_max: usize) -> (BodySender, Self) {
+        let (sender, reader) = BodySender::new(bytes_max, Some(memory));
         (sender, Self(BodySource::Channel(reader)))
     }
 
@@ -308,6 +315,7 @@ impl Body {
     pub(crate) fn unsent_bytes_max(&self) -> usize {
         match &self.0 {
             BodySource::File(file) if file.is_short_of_memory() => 0,
+            BodySource::Channel(reader) if reader.is_short_of_memory() => 0,
             BodySource::Channel(reader) => reader.bytes_max().max(1),
             _ => usize::MAX,
         }

@@ -15,6 +15,7 @@ use ::http::{HeaderMap, HeaderName, HeaderValue};
 use super::body::{Body, BodyError};
 use super::body_sender::Gone;
 use super::part_queue::PartQueue;
+use super::response_memory::{CountedBytes, ResponseMemory};
 use crate::buf::Part;
 use crate::rt::{ClonedWaker, wake};
 
@@ -30,6 +31,8 @@ pub(super) struct BodyChannel {
     /// The limit of `queued_bytes` for [`BodyChannel::poll_room`]. An [`RequestBodySender`] does
     /// not use it.
     bytes_max: usize,
+    /// Counts the bytes that are queued, if they have a limit in common with those of other bodies.
+    counted: Option<RefCell<CountedBytes>>,
     /// How the body ended, once it has: complete, or with an error.
     end: Cell<Option<Result<(), BodyError>>>,
     /// The trailers, for the reader to take after the end.
@@ -53,13 +56,19 @@ enum WaitsFor {
 }
 
 impl BodyChannel {
-    /// A channel for a body of `length` bytes, if that is known. Its queue holds up to `bytes_max`.
-    pub(super) fn new(length: Option<u64>, bytes_max: usize) -> Rc<Self> {
+    /// A channel for a body of `length` bytes, if that is known. Its queue holds up to `bytes_max`,
+    /// and one part while `memory` is full.
+    pub(super) fn new(
+        length: Option<u64>,
+        bytes_max: usize,
+        memory: Option<&ResponseMemory>,
+    ) -> Rc<Self> {
         Rc::new(Self {
             left: Cell::new(length),
             parts: RefCell::default(),
             queued_bytes: Cell::new(0),
             bytes_max,
+            counted: memory.map(|memory| RefCell::new(memory.count(0))),
             end: Cell::new(None),
             trailers: RefCell::default(),
             wanted: Cell::new(false),
@@ -77,7 +86,21 @@ impl BodyChannel {
     /// Whether the queue has room for a part of `len` bytes. An empty queue has room for any part.
     pub(super) fn has_room(&self, len: usize) -> bool {
         let queued = self.queued_bytes.get();
-        queued == 0 || queued.saturating_add(len) <= self.bytes_max
+        let fits = || queued.saturating_add(len) <= self.bytes_max;
+        queued == 0 || fits() && !self.is_short_of_memory()
+    }
+
+    /// Whether the limit that the body has in common with others is reached.
+    fn is_short_of_memory(&self) -> bool {
+        let counted = self.counted.as_ref();
+        counted.is_some_and(|counted| counted.borrow().is_full())
+    }
+
+    fn set_queued(&self, bytes: usize) {
+        self.queued_bytes.set(bytes);
+        if let Some(counted) = &self.counted {
+            counted.borrow_mut().set(bytes);
+        }
     }
 
     /// Ready when the queue has room for a part of `len` bytes, or the reader is dropped.
@@ -109,7 +132,7 @@ impl BodyChannel {
 
     /// Queues `part`, which is not empty, and wakes the reader.
     pub(super) fn push(&self, part: Part) {
-        self.queued_bytes.set(self.queued_bytes.get() + part.len());
+        self.set_queued(self.queued_bytes.get() + part.len());
         // A part that was copied is dropped after the borrow ends: its memory may be foreign, and
         // its destructor may use this channel.
         let is_copied = self.parts.borrow_mut().copy(&part);
@@ -177,6 +200,11 @@ impl BodyReader {
         self.0.bytes_max
     }
 
+    /// Whether the limit that the body has in common with others is reached.
+    pub(super) fn is_short_of_memory(&self) -> bool {
+        self.0.is_short_of_memory()
+    }
+
     /// The next part; `None` at the end of the body.
     pub(super) fn poll_part(&self, context: &Context<'_>) -> Poll<Result<Option<Part>, BodyError>> {
         let channel = &*self.0;
@@ -191,7 +219,7 @@ impl BodyReader {
                 };
                 channel.left.set(Some(left));
             }
-            channel.queued_bytes.set(channel.queued_bytes.get() - len);
+            channel.set_queued(channel.queued_bytes.get() - len);
             if channel.writer_waits_for.get() == WaitsFor::Room {
                 channel.wake_writer();
             }
@@ -230,6 +258,7 @@ impl BodyReader {
 impl Drop for BodyReader {
     fn drop(&mut self) {
         let parts = mem::take(&mut *self.0.parts.borrow_mut());
+        self.0.set_queued(0);
         // The writer also waits if the reader itself has ended the body, as one of a wrong length.
         if self.0.end.get() != Some(Ok(())) {
             self.0.wake_writer();
@@ -248,7 +277,7 @@ impl RequestBodySender {
     /// Makes a request's body of `length` bytes, if that is known, and the [`RequestBodySender`] to
     /// write it.
     pub fn new(length: Option<u64>) -> (Self, Body) {
-        let channel = BodyChannel::new(length, 0);
+        let channel = BodyChannel::new(length, 0, None);
         (
             Self(channel.clone()),
             Body::incoming(BodyReader::new(channel)),

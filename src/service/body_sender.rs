@@ -8,6 +8,7 @@ use ::http::HeaderMap;
 
 use super::body::BodyError;
 use super::body_channel::{BodyChannel, BodyReader};
+use super::response_memory::ResponseMemory;
 use crate::buf::Part;
 
 /// Writes a body that [`Body::channel`](crate::Body::channel) made, part by part, from any
@@ -33,9 +34,10 @@ pub enum TryWriteError {
 }
 
 impl BodySender {
-    /// The sender and the reader of a new body whose queue holds up to `bytes_max` bytes.
-    pub(super) fn new(bytes_max: usize) -> (Self, BodyReader) {
-        let channel = BodyChannel::new(None, bytes_max);
+    /// The sender and the reader of a new body whose queue holds up to `bytes_max` bytes, and one
+    /// part while `memory` is full.
+    pub(super) fn new(bytes_max: usize, memory: Option<&ResponseMemory>) -> (Self, BodyReader) {
+        let channel = BodyChannel::new(None, bytes_max, memory);
         (Self(channel.clone()), BodyReader::new(channel))
     }
 

@@ -33,6 +33,7 @@ pub use files::{Relative, with_slash};
 pub use request::Request;
 pub use request_builder::{InvalidRequest, RequestBuilder};
 pub use response::{NextResponse, Response};
+pub(crate) use response_memory::ResponseMemory;
 pub use router::Router;
 pub use upgrade::{Upgraded, UpgradedReader, UpgradedWriter};
 

@@ -1,6 +1,7 @@
-//! Counts the bytes of file content that a worker holds in memory for responses, against a limit.
-//! Content counts from its allocation until the last response that refers to it is sent or dropped.
-//! This module neither reads files nor decides what happens at the limit.
+//! Counts the bytes that a worker holds in memory for responses, against a limit: file content, or
+//! what Python processes have sent. File content counts from its allocation until the last response
+//! that refers to it is sent or dropped, the parts of a body while they are in its queue. This
+//! module neither reads files nor decides what happens at the limit.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ thread_local! {
 
 /// A count of bytes in use and its limit. Clones share both.
 #[derive(Clone)]
-pub(super) struct ResponseMemory(Arc<Usage>);
+pub(crate) struct ResponseMemory(Arc<Usage>);
 
 struct Usage {
     /// Atomic, because content (`Bytes`) may be dropped on another thread.
@@ -37,7 +38,7 @@ pub(super) struct CountedBytes {
 impl ResponseMemory {
     /// A limit of `bytes_max` bytes. It is soft: content that is allocated while usage is below the
     /// limit may exceed it.
-    pub(super) fn new(bytes_max: usize) -> Self {
+    pub(crate) fn new(bytes_max: usize) -> Self {
         Self(Arc::new(Usage {
             bytes_used: AtomicUsize::new(0),
             bytes_max,
@@ -50,7 +51,7 @@ impl ResponseMemory {
     }
 
     /// Whether the limit is reached.
-    pub(super) fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.0.bytes_used.load(Ordering::Relaxed) >= self.0.bytes_max
     }
 
@@ -74,6 +75,19 @@ impl fmt::Debug for ResponseMemory {
 }
 
 impl CountedBytes {
+    /// Counts `bytes` from now on.
+    pub(super) fn set(&mut self, bytes: usize) {
+        let used = &self.memory.0.bytes_used;
+        used.fetch_add(bytes, Ordering::Relaxed);
+        used.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.bytes = bytes;
+    }
+
+    /// Whether the limit is reached.
+    pub(super) fn is_full(&self) -> bool {
+        self.memory.is_full()
+    }
+
     /// Wraps the content that was counted. The count ends when the last clone or slice of the
     /// returned `Bytes` is dropped.
     pub(super) fn wrap(self, content: Vec<u8>) -> Bytes {

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{
-    Coring, TempDir, children, digest, eventually, get, head_with_length, noise, run_application,
+    Coring, TempDir, children, digest, eventually, get, head_with_length, memory, noise,
+    run_application, wait_for_two_workers,
 };
 
 /// Longer than anything here takes that does not wait for a flood.
@@ -21,9 +22,7 @@ fn run_hostile(flags: &[&str]) -> (Coring, [TempDir; 2]) {
     let mount = format!("/static={}", files.path().display());
     let fixed = ["-k", "sync", "-w", "2", "--cores", "1", "--static", &mount];
     let (server, directory) = run_application("hostile", &[&fixed[..], flags].concat());
-    eventually("two workers", || {
-        (children(server.pid()).len() == 2).then_some(())
-    });
+    wait_for_two_workers(&server);
     (server, [files, directory])
 }
 
@@ -49,15 +48,6 @@ fn expect_line(server: &Coring, text: &str) {
 
 fn signal(pid: Pid, signal: Signal) {
     kill_process(pid, signal).expect("a running process");
-}
-
-/// Resident memory, in KiB.
-fn memory(server: &Coring) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", server.pid()));
-    let status = status.expect("a running process");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.expect("its memory").trim().trim_end_matches(" kB");
-    kib.parse().expect("a number")
 }
 
 fn count_descriptors(server: &Coring) -> usize {

@@ -4,9 +4,11 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::{Coring, children, eventually, get, head_with_length, noise, run_application};
+use crate::support::{
+    Coring, TempDir, children, coring, eventually, get, head_with_length, noise, run_application,
+};
 
 /// How long clients ask.
 const LOAD: Duration = Duration::from_secs(3);
@@ -154,4 +156,27 @@ fn a_busy_worker_does_not_delay_the_end_of_its_socket() {
         "it is killed after the drain's limit"
     );
     assert_eq!(server.stop().code, Some(0));
+}
+
+/// Two workers take turns to start. One of them waits for its turn when the end comes.
+#[test]
+fn no_worker_is_started_after_the_end() {
+    let directory = TempDir::new();
+    directory.write(
+        "app.py",
+        "import os, time\n\
+         time.sleep(1)\n\
+         def app(environ, start_response):\n    \
+             start_response('200 OK', [])\n    \
+             return [str(os.getpid()).encode()]\n",
+    );
+    let mut command = coring(&["run", "app.py", "--bind", "127.0.0.1:0", "-w", "2"]);
+    command.current_dir(directory.path());
+    let server = Coring::start_as(command);
+    let pid = server.get("/").text().parse().ok().and_then(Pid::from_raw);
+    kill_process(pid.expect("a worker"), Signal::KILL).expect("it runs");
+    thread::sleep(Duration::from_millis(400));
+    let started = Instant::now();
+    assert_eq!(server.stop().code, Some(0));
+    assert!(started.elapsed() < Duration::from_secs(10));
 }

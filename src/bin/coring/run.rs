@@ -131,6 +131,16 @@ pub(crate) struct RunArgs {
     #[arg(long, env = "CORING_SPOOL_DIR", value_name = "DIR")]
     pub(crate) spool_dir: Option<PathBuf>,
 
+    /// Memory for each response that its client receives more slowly than the application sends it
+    #[arg(long, env = "CORING_RESPONSE_BUFFER", value_name = "BYTES")]
+    #[arg(default_value_t = Size(1 << 20))]
+    pub(crate) response_buffer: Size,
+
+    /// Memory of each core for all such responses
+    #[arg(long, env = "CORING_RESPONSE_MEMORY", value_name = "BYTES")]
+    #[arg(default_value_t = Size(256 << 20))]
+    pub(crate) response_memory: Size,
+
     /// Replace the workers when a Python file changes. For development
     #[arg(long, env = "CORING_RELOAD")]
     #[arg(value_parser = clap::builder::FalseyValueParser::new())]
@@ -293,7 +303,10 @@ impl RunArgs {
         options.log_level.clone_from(&self.log_level);
         options.queue = self.queue;
         options.queue_timeout = self.queue_timeout.into();
-        options.body_buffer = usize::try_from(self.body_buffer.0).unwrap_or(usize::MAX);
+        let bytes = |size: Size| usize::try_from(size.0).unwrap_or(usize::MAX);
+        options.body_buffer = bytes(self.body_buffer);
+        options.response_buffer = bytes(self.response_buffer);
+        options.response_memory = bytes(self.response_memory);
         if let Some(directory) = &self.spool_dir {
             options.spool_dir.clone_from(directory);
         }

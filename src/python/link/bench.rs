@@ -46,13 +46,14 @@ pub enum Told {
 }
 
 impl LinkBench {
-    /// A link to `workers` workers, which all receive from one socket if `is_shared`.
+    /// A link to `workers` workers, which all receive from one socket if `is_shared`. `memory` is
+    /// the most bytes of a response that are kept, and of all responses.
     ///
     /// # Panics
     /// If there are no descriptors left.
-    pub fn new(workers: u32, is_shared: bool) -> Self {
+    pub fn new(workers: u32, is_shared: bool, memory: (usize, usize)) -> Self {
         let (near, shared) = pair();
-        let link = Link::new(0, near, usize::MAX);
+        let link = Link::new(0, near, usize::MAX, memory);
         let dispatch = match is_shared {
             true => Dispatch::Shared,
             false => Dispatch::Each,

@@ -78,7 +78,11 @@ impl Call {
         gone: Option<impl Future<Output = ()> + Unpin>,
     ) {
         let grant = |bytes| self.link.grant(self.id, bytes);
-        if incoming.write_to(sender, gone, grant).await == Written::Gone {
+        if incoming
+            .write_to(sender, gone, &self.link.memory, grant)
+            .await
+            == Written::Gone
+        {
             self.disconnect();
         }
     }

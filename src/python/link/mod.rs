@@ -26,6 +26,7 @@ use super::request::{Frame, parse_frame};
 use super::slots::{Slots, State};
 use crate::net::{Events, Polling};
 use crate::rt::{Event, draining, spawn_detached};
+use crate::service::ResponseMemory;
 use crate::task::time::{sleep, timeout};
 
 pub(super) use call::Call;
@@ -80,6 +81,10 @@ pub(super) struct Link {
     queue_max: usize,
     /// Requests that wait for the first worker, or for one in the place of those that have died.
     waiting: Cell<usize>,
+    /// Bytes of a response that are kept for its client.
+    response_bytes_max: usize,
+    /// Counts those of all responses.
+    memory: ResponseMemory,
 }
 
 /// Counts a request as long as it waits.
@@ -111,8 +116,14 @@ pub(super) fn monotonic() -> f64 {
 
 impl Link {
     /// A link without workers. `shared` is the near end of the socket that all of them receive
-    /// from; at most `queue_max` requests wait for a thread.
-    pub(super) fn new(core: i32, shared: OwnedFd, queue_max: usize) -> Rc<Self> {
+    /// from; at most `queue_max` requests wait for a thread. `response_bytes_max` bytes of a
+    /// response are kept for its client, and `memory_bytes_max` of all of them.
+    pub(super) fn new(
+        core: i32,
+        shared: OwnedFd,
+        queue_max: usize,
+        (response_bytes_max, memory_bytes_max): (usize, usize),
+    ) -> Rc<Self> {
         let link = Rc::new(Self {
             core,
             shared: Rc::new(Outbox::new(shared)),
@@ -124,6 +135,8 @@ impl Link {
             is_draining: Cell::new(false),
             queue_max,
             waiting: Cell::new(0),
+            response_bytes_max,
+            memory: ResponseMemory::new(memory_bytes_max),
         });
         let draining_link = link.clone();
         spawn_detached(async move {

@@ -14,9 +14,6 @@ use crate::python::stream::Incoming;
 use crate::service::{Body, Response};
 use crate::sys::mutants::mutate;
 
-/// Bytes of a response that are taken from a worker ahead of its client.
-const RESPONSE_BYTES_MAX: usize = 1 << 20;
-
 impl Link {
     /// Takes the messages that a worker has sent until now. Further ones, which it may send at the
     /// same time, are left for the next call: a worker that never stops cannot hold the core.
@@ -122,7 +119,7 @@ impl Link {
         let is_complete = is_whole && !slot.is_head;
         drop(slots);
         if is_wanted {
-            let outcome = response(head, body, is_complete);
+            let outcome = self.response(head, body, is_complete);
             let incoming = outcome
                 .as_ref()
                 .ok()
@@ -200,49 +197,50 @@ impl Link {
             self.fail(id, Failure::WorkerDied);
         }
     }
-}
 
-/// The response that a head begins, if the head is valid.
-fn response(
-    (status, head): (u16, &[u8]),
-    body: &[u8],
-    is_complete: bool,
-) -> Result<StartedResponse, Failure> {
-    match message::parse_head(status, head) {
-        Ok(head) => Ok(started(head, body, is_complete)),
-        Err(invalid) => {
-            messages::report(format_args!(
-                "the application's response is not valid: {invalid}; its client gets 502"
-            ));
-            Err(Failure::Invalid)
+    /// The response that a head begins, if the head is valid.
+    fn response(
+        &self,
+        (status, head): (u16, &[u8]),
+        body: &[u8],
+        is_complete: bool,
+    ) -> Result<StartedResponse, Failure> {
+        match message::parse_head(status, head) {
+            Ok(head) => Ok(self.started(head, body, is_complete)),
+            Err(invalid) => {
+                messages::report(format_args!(
+                    "the application's response is not valid: {invalid}; its client gets 502"
+                ));
+                Err(Failure::Invalid)
+            }
         }
     }
-}
 
-/// The response of a head. The rest of its body is still to come unless `is_complete`.
-fn started(head: ResponseHead, body: &[u8], is_complete: bool) -> StartedResponse {
-    let mut response = Response::new(head.status).with_field_lines(Rc::new(head.lines));
-    if let Some(reason) = head.reason {
-        response = response.with_reason(reason);
-    }
-    let body = Bytes::copy_from_slice(body);
-    if is_complete && head.length.is_none_or(|length| length == body.len() as u64) {
-        let response = response.with_body(body);
-        return StartedResponse {
-            response,
-            rest: None,
+    /// The response of a head. The rest of its body is still to come unless `is_complete`.
+    fn started(&self, head: ResponseHead, body: &[u8], is_complete: bool) -> StartedResponse {
+        let mut response = Response::new(head.status).with_field_lines(Rc::new(head.lines));
+        if let Some(reason) = head.reason {
+            response = response.with_reason(reason);
+        }
+        let body = Bytes::copy_from_slice(body);
+        if is_complete && head.length.is_none_or(|length| length == body.len() as u64) {
+            let response = response.with_body(body);
+            return StartedResponse {
+                response,
+                rest: None,
+            };
+        }
+        // A length that is stated is held against the body, or sent without one (HEAD).
+        let (mut sender, channel) = Body::channel_within(&self.memory, self.response_bytes_max);
+        let incoming = Rc::new(Incoming::new(body.len()));
+        sender.try_write(body).expect("an empty queue has room");
+        let channel = match head.length {
+            Some(length) => channel.with_length(length),
+            None => channel,
         };
-    }
-    // A length that is stated is held against the body, or sent without one (HEAD).
-    let (mut sender, channel) = Body::channel(RESPONSE_BYTES_MAX);
-    let incoming = Rc::new(Incoming::new(body.len()));
-    sender.try_write(body).expect("an empty queue has room");
-    let channel = match head.length {
-        Some(length) => channel.with_length(length),
-        None => channel,
-    };
-    StartedResponse {
-        response: response.with_body(channel),
-        rest: Some((incoming, sender)),
+        StartedResponse {
+            response: response.with_body(channel),
+            rest: Some((incoming, sender)),
+        }
     }
 }

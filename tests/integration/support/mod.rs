@@ -20,7 +20,7 @@ use std::{env, fs, process as std_process};
 
 use coring::{Builder, EngineChoice, Server};
 
-pub(crate) use applications::{children, digest, run_application, wait_for_two_workers};
+pub(crate) use applications::{children, digest, memory, run_application, wait_for_two_workers};
 pub(crate) use client::{Client, ReceivedResponse, is_timeout, read_until_told_to_close};
 pub(crate) use local::{Local, nap};
 pub(crate) use pipe::StalledPipe;

@@ -68,13 +68,21 @@ const HEADS: &[(u16, &str, Option<Option<usize>>)] = &[
 /// If a client gets what no worker has sent for it, or does not get what one has sent.
 pub fn check(data: &[u8]) {
     let mut input = Input::new(data);
-    let is_shared = input.below(2) == 1;
+    let choice = input.below(16);
+    let is_shared = choice % 2 == 1;
+    // Bytes that are kept of one response, and of all of them.
+    let memory = [
+        (1 << 20, 1 << 26),
+        (1 << 20, 100_000),
+        (0, 1 << 26),
+        (70_000, 0),
+    ][choice / 4];
     let now_ms = coring::parts::monotonic_ms();
     let executor = Executor::new(Arc::<WorkerMetrics>::default(), now_ms, Box::new(|| ()));
     executor.enter(|| {
         let mut bench = Bench {
             executor: &executor,
-            link: LinkBench::new(u32::try_from(WORKERS).expect("few"), is_shared),
+            link: LinkBench::new(u32::try_from(WORKERS).expect("few"), is_shared, memory),
             requests: Vec::new(),
             fences: Vec::new(),
             is_shared,
