@@ -96,7 +96,9 @@ impl Body {
     /// while the queue is full. Small parts that wait in it are joined, so a reader that is behind
     /// gets fewer and larger parts. The connection takes parts from the queue while it has fewer
     /// than `bytes_max` bytes to send. So a client that does not read costs up to three times
-    /// `bytes_max`, besides the socket's send buffer.
+    /// `bytes_max`, besides the socket's send buffer. If all parts are little longer than 2 KiB and
+    /// the length is not declared, it is up to nine times: each part then takes a block of 4 KiB,
+    /// and its framing another one.
     ///
     /// ```
     /// use std::time::Duration;
