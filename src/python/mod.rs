@@ -52,7 +52,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Duration;
 
@@ -69,12 +69,12 @@ pub use pool::{Loaded, StartError};
 
 use crate::messages;
 use crate::net::UnixSeqpacket;
-use crate::rt::spawn_detached;
+use crate::rt::{draining, spawn_detached};
 use crate::service::{Body, Request, Response, Service};
 use body::{FALLBACK_BYTES_MAX, NotCollected, Spool, file_in};
 use link::{Dispatch, Joined, Link, monotonic};
 use news::{News, parse_news};
-use pool::Supervisor;
+use pool::{Observed, Supervisor};
 use reload::Newest;
 use slots::Failure;
 use vars::Site;
@@ -122,6 +122,8 @@ struct Ends {
     options: Options,
     /// The state of the newest code; none without `--reload`.
     newest: Option<Arc<Newest>>,
+    /// Whether the server drains.
+    drains: Arc<AtomicBool>,
     /// Where large request bodies are kept; none if no file can be made there.
     spool_directory: Option<PathBuf>,
 }
@@ -142,8 +144,12 @@ impl Workers {
             far.push(other);
         }
         let newest = options.reload.then(|| Arc::new(Newest::new()));
-        let (supervisor, loaded) =
-            Supervisor::start(options.clone(), newest.clone(), far, far_shared)?;
+        let drains = Arc::<AtomicBool>::default();
+        let observed = Observed {
+            newest: newest.clone(),
+            drains: drains.clone(),
+        };
+        let (supervisor, loaded) = Supervisor::start(options.clone(), observed, far, far_shared)?;
         let spool_directory = spool_directory(&options, loaded.as_ref());
         Ok(Self {
             supervisor,
@@ -153,6 +159,7 @@ impl Workers {
                 taken: AtomicUsize::new(0),
                 options,
                 newest,
+                drains,
                 spool_directory,
             }),
             loaded,
@@ -246,6 +253,11 @@ impl Python {
             let options = &self.ends.options;
             let memory = (options.response_buffer, options.response_memory);
             let link = Link::new(core, shared, queue, memory);
+            let drains = self.ends.drains.clone();
+            spawn_detached(async move {
+                draining().await;
+                drains.store(true, Ordering::Relaxed);
+            });
             spawn_detached(follow_supervisor(
                 link.clone(),
                 news.expect("each core takes its own"),

@@ -180,3 +180,24 @@ fn no_worker_is_started_after_the_end() {
     assert_eq!(server.stop().code, Some(0));
     assert!(started.elapsed() < Duration::from_secs(10));
 }
+
+/// Service managers send TERM to all processes: no worker is replaced for that.
+#[test]
+fn a_signal_to_all_processes_replaces_no_worker() {
+    for name in ["wsgi", "asgi"] {
+        let (server, _directory) = run_application(name, &[]);
+        let mut client = server.connect();
+        client.send(get("/sleep/2"));
+        thread::sleep(Duration::from_millis(300));
+        kill_process(children(server.pid())[0], Signal::TERM).expect("a running worker");
+        server.signal(Signal::TERM);
+        assert_eq!(client.response().status, 200);
+        let ended = server.wait();
+        assert_eq!(ended.code, Some(0), "{name}");
+        assert!(
+            !ended.stderr.contains("worker 1"),
+            "{name}: {}",
+            ended.stderr
+        );
+    }
+}

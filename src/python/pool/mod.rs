@@ -13,6 +13,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::rc::Rc;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -99,6 +100,15 @@ pub(super) enum Command {
     Reload(PathBuf),
 }
 
+/// What the supervisor and the cores tell each other.
+#[derive(Debug)]
+pub(super) struct Observed {
+    /// The state of the newest code; none without `--reload`.
+    pub(super) newest: Option<Arc<Newest>>,
+    /// Whether the server drains.
+    pub(super) drains: Arc<AtomicBool>,
+}
+
 /// The supervisor's thread, as others see it.
 #[derive(Debug)]
 pub(super) struct Supervisor {
@@ -114,11 +124,12 @@ impl Supervisor {
     /// the sockets by which the cores get to know of workers, `shared` is the far end of the socket
     /// that workers receive requests from.
     ///
-    /// With `newest` the workers are replaced when the files of their application change, and it is
-    /// no error that the application cannot be loaded: then there is nothing loaded.
+    /// With [`Observed::newest`] the workers are replaced when the files of their application
+    /// change, and it is no error that the application cannot be loaded: then there is nothing
+    /// loaded.
     pub(super) fn start(
         options: Options,
-        newest: Option<Arc<Newest>>,
+        observed: Observed,
         cores: Vec<OwnedFd>,
         shared: OwnedFd,
     ) -> Result<(Self, Option<Loaded>), StartError> {
@@ -131,7 +142,7 @@ impl Supervisor {
         let bell =
             eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(io::Error::from)?;
         let heard = bell.try_clone()?;
-        let watcher = match &newest {
+        let watcher = match &observed.newest {
             Some(_) => Some(watcher(&options, commands.clone(), bell.try_clone()?)?),
             None => None,
         };
@@ -143,7 +154,8 @@ impl Supervisor {
                 let pool = Rc::new(Pool {
                     options,
                     launcher,
-                    newest,
+                    newest: observed.newest,
+                    drains: observed.drains,
                     shared: RefCell::new(shared),
                     end: Cell::new(0),
                     cores: cores
@@ -224,6 +236,8 @@ struct Pool {
     launcher: Launcher,
     /// The state of the newest code; none without `--reload`.
     newest: Option<Arc<Newest>>,
+    /// Whether the server drains.
+    drains: Arc<AtomicBool>,
     /// The far end of the socket that WSGI workers receive from.
     shared: RefCell<OwnedFd>,
     /// Which of these it is: how many were shut down.

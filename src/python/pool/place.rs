@@ -5,6 +5,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::pin::pin;
 use std::process::ExitStatus;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -22,6 +23,9 @@ const STABLE: Duration = Duration::from_secs(1);
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 /// How long a worker that is to end has beyond the drain's limit, by which it ends itself.
 const BEYOND_DRAIN: Duration = Duration::from_secs(2);
+
+/// How long after a worker's SIGTERM coring has its own, if both are sent to all processes.
+const UNTIL_DRAIN: Duration = Duration::from_millis(200);
 
 /// A worker that was ready.
 struct Running {
@@ -191,18 +195,18 @@ impl Pool {
             status: Cell::new(None),
         });
         let (pool, watched) = (self.clone(), running.clone());
-        spawn(async move { pool.watch(&watched, process).await });
+        spawn(async move { pool.watch(watched, process).await });
         running
     }
 
     /// Follows what a worker reports until its end, of which the cores are told.
-    async fn watch(&self, running: &Running, mut process: Process) {
+    async fn watch(self: &Rc<Self>, running: Rc<Running>, mut process: Process) {
         let status = loop {
             match process.next().await {
                 Next::Report(report) => match &report[..] {
                     b"replace" => {
-                        running.asks.set(true);
-                        self.changed();
+                        let (pool, running) = (self.clone(), running.clone());
+                        spawn(async move { pool.consider(&running).await });
                     }
                     b"shut" if running.end == self.end.get() => self.replace_shared(),
                     _ => {}
@@ -225,6 +229,15 @@ impl Pool {
         }
         running.status.set(Some(status));
         self.changed();
+    }
+
+    /// A worker has asked for another one in its place. It gets none if the server is about to end.
+    async fn consider(&self, running: &Running) {
+        sleep(UNTIL_DRAIN).await;
+        if !self.drains.load(Ordering::Relaxed) {
+            running.asks.set(true);
+            self.changed();
+        }
     }
 
     /// Gives a worker no further requests, and has it end when it has finished its own.
