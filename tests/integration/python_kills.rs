@@ -46,8 +46,13 @@ fn killed_workers_of_class_asgi_lose_only_what_they_had_begun() {
 /// the one in its place, has all requests with their whole bodies.
 #[test]
 fn what_a_killed_worker_has_not_received_goes_to_another() {
-    for (application, count) in [("asgi", 2), ("wsgi", 1)] {
-        let (server, directory) = run_application(application, &["-w", &count.to_string()]);
+    for (application, class, count) in [
+        ("asgi", "asgi", 2),
+        ("asgi", "asgi", 1),
+        ("wsgi", "sync", 1),
+    ] {
+        let flags = ["-k", class, "-w", &count.to_string()];
+        let (server, directory) = run_application(application, &flags);
         eventually("all workers", || {
             let mut clients = [server.connect(), server.connect()];
             for client in &mut clients {

@@ -23,7 +23,7 @@ use super::marshal::Marshal;
 use super::message::{Id, MESSAGE_BYTES_MAX};
 use super::outbox::{Outbox, Outgoing};
 use super::request::{Frame, parse_frame};
-use super::slots::{Slots, State};
+use super::slots::{Failure, Slots, State};
 use crate::net::{Events, Polling};
 use crate::rt::{Event, draining, spawn_detached};
 use crate::service::ResponseMemory;
@@ -81,6 +81,8 @@ pub(super) struct Link {
     queue_max: usize,
     /// Requests that wait for the first worker, or for one in the place of those that have died.
     waiting: Cell<usize>,
+    /// What dead workers had not received, while there is none to take it; for `Dispatch::Each`.
+    unreceived: RefCell<Vec<Vec<u8>>>,
     /// Bytes of a response that are kept for its client.
     response_bytes_max: usize,
     /// Counts those of all responses.
@@ -135,6 +137,7 @@ impl Link {
             is_draining: Cell::new(false),
             queue_max,
             waiting: Cell::new(0),
+            unreceived: RefCell::default(),
             response_bytes_max,
             memory: ResponseMemory::new(memory_bytes_max),
         });
@@ -200,6 +203,10 @@ impl Link {
         if self.is_draining.get() {
             peer.tell_drain();
         }
+        let unreceived = self.unreceived.take();
+        unreceived
+            .into_iter()
+            .for_each(|bytes| self.send_again(bytes));
         Ok((peer, bell))
     }
 
@@ -229,7 +236,7 @@ impl Link {
             Dispatch::Each => {
                 unreceived
                     .into_iter()
-                    .for_each(|bytes| self.send_again(&dead, bytes));
+                    .for_each(|bytes| self.send_again(bytes));
                 self.fail_where(|_, slot| slot.worker == Some(number));
             }
             Dispatch::Shared => {
@@ -244,33 +251,49 @@ impl Link {
         }
     }
 
-    /// A message that a dead worker had not received goes to another one, if that has a use for it.
-    fn send_again(&self, dead: &Peer, bytes: Vec<u8>) {
+    /// A message that a dead worker had not received goes to another one, or waits for that, if it
+    /// is of use.
+    fn send_again(&self, bytes: Vec<u8>) {
         let peer = match parse_frame(&bytes) {
             Some(Frame::Request(id)) => {
-                let mut slots = self.slots.borrow_mut();
-                let Some(slot) = slots.get(id) else { return };
-                // One whose client has gone meanwhile fails with those that had begun.
-                let peer = match slot.state {
-                    State::Waiting(_) => self.least_busy(),
-                    _ => None,
+                let peer = self.least_busy();
+                let is_wanted = {
+                    let mut slots = self.slots.borrow_mut();
+                    let Some(slot) = slots.get(id) else { return };
+                    slot.worker = peer.as_ref().map(|peer| peer.number);
+                    matches!(slot.state, State::Waiting(_))
                 };
-                let Some(peer) = peer else { return };
-                slot.worker = Some(peer.number);
-                peer.running.set(peer.running.get() + 1);
+                if let Some(peer) = &peer {
+                    peer.running.set(peer.running.get() + 1);
+                }
+                if !is_wanted {
+                    // Its client has gone meanwhile.
+                    return self.fail(id, Failure::WorkerDied);
+                }
                 peer
             }
-            // Its request had not been received either, or fails.
             Some(Frame::Part(id)) => match self.worker_of(id) {
-                Some(peer) if peer.number != dead.number => peer,
-                _ => return,
+                Some(peer) => Some(peer),
+                None if self.is_unassigned(id) => None,
+                // Its request had been received.
+                None => return,
             },
             None => return,
         };
-        peer.send(Outgoing {
-            bytes,
-            descriptor: None,
-        });
+        match peer {
+            Some(peer) => peer.send(Outgoing {
+                bytes,
+                descriptor: None,
+            }),
+            None => self.unreceived.borrow_mut().push(bytes),
+        }
+    }
+
+    /// Whether a request waits for a worker that takes the place of those that have died.
+    fn is_unassigned(&self, id: Id) -> bool {
+        let mut slots = self.slots.borrow_mut();
+        let slot = slots.get(id);
+        slot.is_some_and(|slot| slot.worker.is_none() && !slot.is_ended)
     }
 
     /// Finds the requests that a dead worker had received from the shared socket and not yet

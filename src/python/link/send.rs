@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::{Call, Link, Peer, monotonic};
+use super::{Call, Link, Peer, WORKER_CHECK, monotonic};
 use crate::python::message::Id;
 use crate::python::outbox::Outgoing;
 use crate::python::request;
@@ -101,11 +101,15 @@ impl Link {
     }
 
     /// Sends a part of a request's body to the worker that has the request, when what was sent to
-    /// that worker before has found room.
+    /// that worker before has found room. If there is no worker at present, it waits for one.
     pub(in crate::python) async fn send_part(&self, id: Id, part: &[u8], has_more: bool) {
         loop {
             let Some(peer) = self.worker_of(id) else {
-                return;
+                if !self.is_unassigned(id) {
+                    return;
+                }
+                sleep(WORKER_CHECK).await;
+                continue;
             };
             if peer.outbox.queued() == 0 {
                 return peer.send(request::part(id, part, has_more));
