@@ -46,6 +46,8 @@ fn start(directory: &TempDir, flags: &[&str]) -> Coring {
     let fixed = ["run", "app.py", "--bind", "127.0.0.1:0", "--stats"];
     let mut command = coring(&[&fixed[..], flags].concat());
     command.current_dir(directory.path());
+    // Else Python would have no caches that could be out of date.
+    command.env_remove("PYTHONDONTWRITEBYTECODE");
     Coring::start_as(command)
 }
 
