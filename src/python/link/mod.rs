@@ -35,8 +35,9 @@ use peer::Peer;
 
 /// How long after a ring of its bell a worker's messages are looked for once more.
 const AFTER_A_RING: Duration = Duration::from_millis(1);
-/// How long a worker may take from receiving a request to marking it.
-const UNTIL_MARKED: Duration = Duration::from_millis(50);
+/// How long a worker may take from receiving a request to marking it: on a busy machine its thread
+/// may not run at once. Clients whose requests are lost wait for as long.
+const UNTIL_MARKED: Duration = Duration::from_millis(500);
 /// How often a request looks for a worker while there is none.
 const WORKER_CHECK: Duration = Duration::from_millis(5);
 
