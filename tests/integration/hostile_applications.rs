@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{
-    Coring, TempDir, children, digest, eventually, get, head_with_length, memory, noise,
+    Client, Coring, TempDir, children, digest, eventually, get, head_with_length, memory, noise,
     run_application, wait_for_two_workers,
 };
 
@@ -253,5 +253,23 @@ fn a_body_follows_its_request_to_another_worker() {
             assert_eq!(client.response().text(), digest(&body));
         }
     });
+    assert_eq!(server.stop().code, Some(0));
+}
+
+/// Requests that were received and not begun do not count as waiting for ever, also if their
+/// clients have gone.
+#[test]
+fn requests_that_are_swallowed_make_room_at_their_deadlines() {
+    let (server, _directories) = run_hostile(&["--queue", "4", "--queue-timeout", "1s"]);
+    assert_eq!(server.get("/swallow/3").status, 200);
+    // Most of these are swallowed, and the last ones are refused.
+    let mut clients: Vec<_> = (0..40).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.send(get("/pid"));
+        thread::sleep(Duration::from_millis(10));
+    }
+    clients.into_iter().for_each(Client::reset);
+    thread::sleep(Duration::from_secs(5));
+    expect_prompt(&server);
     assert_eq!(server.stop().code, Some(0));
 }

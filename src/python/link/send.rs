@@ -7,7 +7,7 @@ use super::{Call, Link, Peer, WORKER_CHECK, monotonic};
 use crate::python::message::Id;
 use crate::python::outbox::Outgoing;
 use crate::python::request;
-use crate::python::slots::{Failure, Slot, State};
+use crate::python::slots::{Failure, Slot};
 use crate::rt::spawn_detached;
 use crate::task::time::sleep;
 
@@ -64,8 +64,9 @@ impl Link {
             sleep(SWEEP).await;
             let late = monotonic() - AFTER_DEADLINE;
             let is_late = |slot: &Slot| {
-                let is_waiting = matches!(slot.state, State::Waiting(_));
-                is_waiting && slot.worker.is_none() && slot.deadline < late
+                // Also one whose client has gone.
+                let is_open = !slot.is_ended && slot.worker.is_none();
+                is_open && slot.deadline < late
             };
             let late: Vec<Id> = {
                 let slots = self.slots.borrow();

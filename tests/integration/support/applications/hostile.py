@@ -61,6 +61,18 @@ def app(environ, start_response):
         flood(message(BODY), 3, 1, rings=False)
     elif action == "garbage":
         flood(b"garbage", 3, 20)
+    elif action == "swallow":
+        # In the place of a worker: what it takes is never answered.
+        shared = socket.socket(fileno=os.dup(LINK.shared.fileno()))
+        if os.fork() == 0:
+            end = time.monotonic() + float(argument)
+            while time.monotonic() < end:
+                try:
+                    shared.recv(1 << 20, socket.MSG_DONTWAIT)
+                except OSError:
+                    pass
+            os._exit(0)
+        shared.close()
     elif action == "few":
         send_all([b"garbage"] * int(argument))
     elif action == "empty":
