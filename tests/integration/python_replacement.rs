@@ -1,6 +1,7 @@
 //! Workers of `coring run` that are replaced while requests arrive.
 
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,21 +11,28 @@ use crate::support::{
     Coring, TempDir, children, coring, eventually, get, head_with_length, noise, run_application,
 };
 
-/// How long clients ask.
-const LOAD: Duration = Duration::from_secs(3);
+/// Sets a flag when it is dropped, also by a panic.
+struct SetWhenDropped<'a>(&'a AtomicBool);
+
+impl Drop for SetWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 /// Runs clients that ask one request after the other, among them uploads, while `disturb` runs.
 /// Every response is that of the application.
-fn under_load(server: &Coring, what: &str, disturb: impl FnOnce(Instant)) {
-    let until = Instant::now() + LOAD;
+fn under_load(server: &Coring, what: &str, disturb: impl FnOnce()) {
     let body = noise(100_000);
+    let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _is_over = SetWhenDropped(&is_over);
         for number in 0..8 {
-            let body = &body;
+            let (body, is_over) = (&body, &is_over);
             scope.spawn(move || {
                 let mut client = server.connect();
                 for count in number.. {
-                    if Instant::now() > until {
+                    if is_over.load(Ordering::Relaxed) {
                         break;
                     }
                     match count % 4 {
@@ -40,7 +48,7 @@ fn under_load(server: &Coring, what: &str, disturb: impl FnOnce(Instant)) {
                 }
             });
         }
-        disturb(until);
+        disturb();
     });
 }
 
@@ -56,17 +64,20 @@ fn a_worker_that_is_told_to_end_loses_no_request() {
         eventually("two workers", || {
             (children(server.pid()).len() == 2).then_some(())
         });
-        under_load(&server, &format!("{flags:?}"), |until| {
-            while Instant::now() + Duration::from_millis(500) < until {
+        under_load(&server, &format!("{flags:?}"), || {
+            let started = Instant::now();
+            eventually("a worker in the place of another", || {
                 if let Some(&worker) = children(server.pid()).first() {
                     // It may have ended by itself.
                     let _ = kill_process(worker, Signal::TERM);
                 }
                 thread::sleep(Duration::from_millis(200));
-            }
+                let is_replaced = server.stderr().contains("is in its place");
+                (is_replaced && started.elapsed() > Duration::from_secs(2)).then_some(())
+            });
+            thread::sleep(Duration::from_millis(500));
         });
         let text = server.stderr();
-        assert!(text.contains("is in its place"), "{flags:?}: {text}");
         assert!(!text.contains("has ended"), "{flags:?}: {text}");
         eventually("two workers again", || {
             (children(server.pid()).len() == 2).then_some(())
@@ -125,7 +136,7 @@ fn requests_survive_that_an_application_shuts_their_socket() {
         eventually("two workers", || {
             (children(server.pid()).len() == 2).then_some(())
         });
-        under_load(&server, class, |_| {
+        under_load(&server, class, || {
             for _ in 0..2 {
                 assert_eq!(server.get("/shut").text(), "shut", "{class}");
                 assert_eq!(server.get("/").text(), "hello", "{class}");
