@@ -56,7 +56,7 @@ fn what_a_killed_worker_has_not_received_goes_to_another() {
         eventually("all workers", || {
             let mut clients = [server.connect(), server.connect()];
             for client in &mut clients {
-                client.send(get("/work/first/0?slow"));
+                client.send(get("/task/first/0?slow"));
             }
             for client in &mut clients {
                 assert_eq!(client.response().status, 200);
@@ -211,7 +211,7 @@ fn ask_once(client: &mut Client, name: &str, random: &mut Random) -> (Outcome, b
     let body = [name.as_bytes(), &noise(len)].concat()[..len].to_vec();
     let blocks = random.of(&BLOCKS);
     let query = if random.below(3) == 0 { "?slow" } else { "" };
-    let target = format!("/work/{name}/{blocks}{query}");
+    let target = format!("/task/{name}/{blocks}{query}");
     let head = head_with_length(if is_post { "POST" } else { "GET" }, &target, len);
     // A response may arrive, and the connection end, while the body is being sent.
     let sent = client.try_send([head.as_bytes(), &body].concat());

@@ -19,7 +19,7 @@ async def app(scope, receive, send):
     body = b"hello"
     if action == "digest":
         body = (await digest(receive)).encode()
-    elif action == "work":
+    elif action == "task":
         name, _, blocks = argument.partition("/")
         await work(name, int(blocks), scope["query_string"] == b"slow", receive, send)
         return

@@ -71,7 +71,7 @@ def respond(environ, start_response):
     headers = [("Content-Type", "text/plain")]
     if action == "digest":
         body = [digest(environ["wsgi.input"]).encode()]
-    elif action == "work":
+    elif action == "task":
         name, _, blocks = argument.partition("/")
         note(f"begin {name}")
         body = Work(name, digest(environ["wsgi.input"]), int(blocks))
