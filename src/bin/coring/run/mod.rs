@@ -1,6 +1,8 @@
 //! `coring run`: the flags of a Python application, and its worker processes. It uses only the
 //! public API of the library.
 
+mod args;
+
 use std::env;
 use std::ffi::OsString;
 use std::io;
@@ -9,7 +11,6 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration as StdDuration, Instant};
 
-use clap::{ArgAction, Args, ValueEnum};
 use coring::fs::Root;
 use coring::python::{
     Interface, Options, StartError, WorkerClass, Workers, find_interpreter, launch,
@@ -19,7 +20,9 @@ use rustix::process::{Resource, getrlimit};
 use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::units::{Duration, Size};
+use crate::units::Size;
+pub(crate) use args::RunArgs;
+use args::{Calls, Class, Mount};
 
 /// The first argument by which coring becomes a launcher of Python. It is for coring itself.
 pub(crate) const LAUNCH: &str = "__launch-python";
@@ -27,182 +30,6 @@ pub(crate) const LAUNCH: &str = "__launch-python";
 const SIGNAL_CHECK: StdDuration = StdDuration::from_millis(20);
 /// How long the first worker may take to start before a message says that it is still starting.
 const LONG_START: StdDuration = StdDuration::from_secs(5);
-
-/// The arguments of `run`.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Application", after_help = AFTER_HELP)]
-pub(crate) struct RunArgs {
-    /// The application: MODULE:APP, MODULE, MODULE:factory() or FILE.py
-    #[arg(value_name = "APP")]
-    pub(crate) app: String,
-
-    /// Worker processes
-    #[arg(
-        short,
-        long,
-        env = "CORING_WORKERS",
-        value_name = "N",
-        default_value = "1"
-    )]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) workers: u32,
-
-    /// Threads of each worker of the class gthread [default: 8]
-    #[arg(long, env = "CORING_THREADS", value_name = "N")]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=256))]
-    pub(crate) threads: Option<u32>,
-
-    /// How workers run the application. auto: asgi for an ASGI application, else gthread
-    #[arg(short = 'k', long, env = "CORING_WORKER_CLASS", value_name = "CLASS")]
-    #[arg(value_enum, default_value_t = Class::Auto)]
-    pub(crate) worker_class: Class,
-
-    /// How the application is called. auto: as it looks
-    #[arg(long, env = "CORING_INTERFACE", value_name = "INTERFACE")]
-    #[arg(value_enum, default_value_t = Calls::Auto)]
-    pub(crate) interface: Calls,
-
-    /// APP is a function that returns the application
-    #[arg(long, env = "CORING_FACTORY")]
-    #[arg(value_parser = clap::builder::FalseyValueParser::new())]
-    pub(crate) factory: bool,
-
-    /// The interpreter [default: of $VIRTUAL_ENV, .venv or beside coring, else python3]
-    #[arg(long, env = "CORING_PYTHON", value_name = "PATH")]
-    pub(crate) python: Option<PathBuf>,
-
-    /// The working directory of the application
-    #[arg(long, env = "CORING_CHDIR", value_name = "DIR")]
-    pub(crate) chdir: Option<PathBuf>,
-
-    /// Where its module is looked for first [default: the working directory]
-    #[arg(long, env = "CORING_APP_DIR", value_name = "DIR")]
-    pub(crate) app_dir: Option<PathBuf>,
-
-    /// Further directories of Python's path, separated by commas
-    #[arg(
-        long,
-        env = "CORING_PYTHONPATH",
-        value_name = "DIRS",
-        value_delimiter = ','
-    )]
-    pub(crate) pythonpath: Vec<PathBuf>,
-
-    /// The event loop of ASGI applications. auto: uvloop if it is installed
-    #[arg(long = "loop", env = "CORING_LOOP", value_name = "LOOP")]
-    #[arg(value_parser = ["auto", "asyncio", "uvloop"], default_value = "auto")]
-    pub(crate) event_loop: String,
-
-    /// Whether ASGI applications are told of start and end. auto: if they support it
-    #[arg(long, env = "CORING_LIFESPAN", value_name = "WHEN")]
-    #[arg(value_parser = ["auto", "on", "off"], default_value = "auto")]
-    pub(crate) lifespan: String,
-
-    /// The path that the application is mounted under
-    #[arg(
-        long,
-        env = "CORING_ROOT_PATH",
-        value_name = "PATH",
-        default_value = ""
-    )]
-    #[arg(hide_default_value = true)]
-    pub(crate) root_path: String,
-
-    /// Level of the loggers of gunicorn and uvicorn
-    #[arg(long, env = "CORING_LOG_LEVEL", value_name = "LEVEL")]
-    #[arg(value_parser = ["debug", "info", "warning", "error", "critical"], default_value = "info")]
-    pub(crate) log_level: String,
-
-    /// Requests that may wait for a free thread. More get 503
-    #[arg(long, env = "CORING_QUEUE", value_name = "N", default_value_t = 1024)]
-    pub(crate) queue: usize,
-
-    /// How long a request may wait for a free thread. Then it gets 503
-    #[arg(long, env = "CORING_QUEUE_TIMEOUT", value_name = "TIME")]
-    #[arg(default_value_t = Duration::from(StdDuration::from_secs(30)))]
-    pub(crate) queue_timeout: Duration,
-
-    /// Memory for each request body of a WSGI application. Larger ones go to a file
-    #[arg(long, env = "CORING_BODY_BUFFER", value_name = "BYTES")]
-    #[arg(default_value_t = Size(256 << 10))]
-    pub(crate) body_buffer: Size,
-
-    /// The directory for these files [default: $TMPDIR, or /tmp]
-    #[arg(long, env = "CORING_SPOOL_DIR", value_name = "DIR")]
-    pub(crate) spool_dir: Option<PathBuf>,
-
-    /// Memory for each response that its client receives more slowly than the application sends it
-    #[arg(long, env = "CORING_RESPONSE_BUFFER", value_name = "BYTES")]
-    #[arg(default_value_t = Size(1 << 20))]
-    pub(crate) response_buffer: Size,
-
-    /// Memory of each core for all such responses
-    #[arg(long, env = "CORING_RESPONSE_MEMORY", value_name = "BYTES")]
-    #[arg(default_value_t = Size(256 << 20))]
-    pub(crate) response_memory: Size,
-
-    /// Replace the workers when a Python file changes. For development
-    #[arg(long, env = "CORING_RELOAD")]
-    #[arg(value_parser = clap::builder::FalseyValueParser::new())]
-    pub(crate) reload: bool,
-
-    /// The directory whose files count for that [default: of the application]. May be repeated
-    #[arg(long = "reload-dir", env = "CORING_RELOAD_DIR", value_name = "DIR")]
-    #[arg(value_delimiter = ',', action = ArgAction::Append, requires = "reload")]
-    pub(crate) reload_dirs: Vec<PathBuf>,
-
-    /// Serve the files of DIR under PATH without Python. May be repeated
-    #[arg(long = "static", env = "CORING_STATIC", value_name = "PATH=DIR")]
-    #[arg(value_delimiter = ',', action = ArgAction::Append, value_parser = mount)]
-    pub(crate) mounts: Vec<Mount>,
-}
-
-const AFTER_HELP: &str = "\
-Request bodies are unlimited unless --max-body is given. --cores is at most the
-number of workers unless it is given.
-
-Exit status:
-  0   ended by a signal
-  1   failed to start or to continue (for example, a port in use)
-  2   wrong usage
-  3   the application failed to start
-  4   the application could not be loaded
-  77  io_uring is refused, and --engine uring was given";
-
-/// The values of `--worker-class`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Class {
-    Auto,
-    Sync,
-    Gthread,
-    Asgi,
-}
-
-/// The values of `--interface`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Calls {
-    Auto,
-    Wsgi,
-    Asgi3,
-    Asgi2,
-}
-
-/// A directory whose files are served under a path.
-#[derive(Debug, Clone)]
-pub(crate) struct Mount {
-    path: String,
-    directory: PathBuf,
-}
-
-fn mount(text: &str) -> Result<Mount, String> {
-    match text.split_once('=') {
-        Some((path, directory)) if path.starts_with('/') && path.len() > 1 => Ok(Mount {
-            path: path.trim_end_matches('/').to_owned(),
-            directory: directory.into(),
-        }),
-        _ => Err("give it as /PATH=DIR".to_owned()),
-    }
-}
 
 /// Why an application does not run.
 #[derive(Debug)]
