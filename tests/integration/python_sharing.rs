@@ -7,8 +7,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Coring, Program, digest, eventually, get, head_with_length, noise, run_application,
-    wait_for_two_workers,
+    Coring, Program, assert_bytes_below, digest, eventually, get, head_with_length, noise,
+    private_bytes, run_application, wait_for_two_workers,
 };
 
 /// Less than a request that waits for another one would take, and much more than one that does not.
@@ -107,12 +107,7 @@ fn a_response_that_is_not_read_waits_in_the_application() {
         thread::sleep(Duration::from_secs(1));
         let made = parts();
         assert!((1..32).contains(&made), "{class}: {made} MiB");
-        let status = fs::read_to_string(format!("/proc/{}/status", server.pid()));
-        let status = status.expect("a running process");
-        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = resident.expect("its memory").trim().trim_end_matches(" kB");
-        let kib: u64 = kib.parse().expect("a number");
-        assert!(kib < 64 << 10, "{class}: {kib} KiB");
+        assert_bytes_below(private_bytes(server.pid()), 64 << 20);
         assert_eq!(parts(), made, "{class}");
         client.reset();
         // The worker that wrote it is free again.

@@ -12,7 +12,7 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::support::{
     Address, Client, Coring, GET, HALF_A_HEAD, HELLO, Program, ReceivedResponse, TempDir,
-    eventually, get, noise, python, report, request,
+    assert_bytes_below, eventually, get, noise, private_bytes, python, report, request,
 };
 
 /// The number of connections a test can use: `wanted`, or less if RLIMIT_NOFILE does not allow it.
@@ -51,19 +51,6 @@ fn hold(port: u16, count: usize, response_len: usize, request: &str, end: End) -
         "hold.py",
         &[port, count, response_len, end, request],
     ))
-}
-
-/// The private memory of a process, in bytes (proc_pid_smaps(5)).
-pub(crate) fn private_bytes(pid: u32) -> u64 {
-    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("a child process");
-    let lines = rollup.lines().filter(|line| line.starts_with("Private_"));
-    let kib = lines.map(|line| {
-        line.split_whitespace()
-            .nth(1)
-            .and_then(|kib| kib.parse().ok())
-    });
-    kib.map(|kib: Option<u64>| kib.expect("a number of KiB") * 1024)
-        .sum()
 }
 
 fn descriptors(pid: u32) -> usize {
@@ -121,11 +108,7 @@ fn an_idle_connection_costs_little_and_releases_everything() {
     eventually("the descriptors are closed", || {
         (descriptors(pid) == fresh_descriptors).then_some(())
     });
-    if cfg!(asan) {
-        report("idle: not checked, because AddressSanitizer pads every allocation");
-    } else {
-        assert!(each < 2048, "{each} bytes per idle connection");
-    }
+    assert_bytes_below(each, 2048);
     let ended = server.stop();
     let stats = ended.stats();
     assert_eq!(stats["connections_accepted"], count as u64 + 1);

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use rustix::fs::{Advice, fadvise};
 
-use crate::resources::private_bytes;
-use crate::support::{Client, Coring, Family, TempDir, eventually, get, noise, report};
+use crate::support::{
+    Client, Coring, Family, TempDir, assert_bytes_below, eventually, get, noise, private_bytes,
+    report,
+};
 
 /// The largest file that the server reads into memory.
 const LEN: usize = 256 << 10;
@@ -74,23 +76,13 @@ fn cost(server: &Coring, clients: usize) -> u64 {
     cost
 }
 
-/// Asserts that `cost` is below `bound`, except under AddressSanitizer.
-#[track_caller]
-fn assert_below(cost: u64, bound: u64) {
-    if cfg!(asan) {
-        report("memory: not checked, because AddressSanitizer keeps freed memory");
-    } else {
-        assert!(cost < bound, "{cost} bytes; must be less than {bound}");
-    }
-}
-
 /// The default bound is 32 MiB in addition to the cache. The rest is the cost of the connections.
 #[test]
 fn unread_responses_take_a_bounded_amount_of_memory() {
     let directory = files(CLIENTS);
     let server = serve(&directory, &["--file-cache", "0"]);
     let cost = cost(&server, CLIENTS);
-    assert_below(cost, 45 * MIB);
+    assert_bytes_below(cost, 45 * MIB);
     server.stop();
 }
 
@@ -103,7 +95,7 @@ fn evicted_cache_entries_count_towards_the_bound() {
         &["--file-cache", "8m", "--response-memory", "4m"],
     );
     let cost = cost(&server, CLIENTS);
-    assert_below(cost, 25 * MIB);
+    assert_bytes_below(cost, 25 * MIB);
     server.stop();
 }
 
@@ -124,7 +116,7 @@ fn files_arrive_whole_with_any_bound() {
             }
             let cost = cost(&server, FEW);
             if bound.len() < 5 {
-                assert_below(cost, all / 2);
+                assert_bytes_below(cost, all / 2);
             }
             server.stop();
         }

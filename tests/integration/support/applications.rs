@@ -57,12 +57,3 @@ pub(crate) fn digest(body: &[u8]) -> String {
         .collect();
     format!("{} {hex}", body.len())
 }
-
-/// The memory of coring itself, in KiB.
-pub(crate) fn memory(server: &Coring) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", server.pid()));
-    let status = status.expect("a running process");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.expect("its memory").trim().trim_end_matches(" kB");
-    kib.parse().expect("a number")
-}

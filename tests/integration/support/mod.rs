@@ -1,10 +1,11 @@
 //! Shared helpers: coring as a process or in this process, Python applications under it, a client
-//! that sends raw bytes, the requests it sends, other programs, and bounded waits. The assertions
-//! on responses stay in the tests.
+//! that sends raw bytes, the requests it sends, other programs, how much memory processes have, and
+//! bounded waits. The assertions on responses stay in the tests.
 
 mod applications;
 mod client;
 mod local;
+mod memory;
 mod pipe;
 mod process;
 mod program;
@@ -20,9 +21,10 @@ use std::{env, fs, process as std_process};
 
 use coring::{Builder, EngineChoice, Server};
 
-pub(crate) use applications::{children, digest, memory, run_application, wait_for_two_workers};
+pub(crate) use applications::{children, digest, run_application, wait_for_two_workers};
 pub(crate) use client::{Client, ReceivedResponse, is_timeout, read_until_told_to_close};
 pub(crate) use local::{Local, nap};
+pub(crate) use memory::{assert_bytes_below, private_bytes};
 pub(crate) use pipe::StalledPipe;
 pub(crate) use process::{Address, Coring, Ended, Family, coring, without_settings};
 pub(crate) use program::{
