@@ -233,15 +233,18 @@ def _check(app: Any, text: str) -> None:
         signature = inspect.signature(app)
     except (TypeError, ValueError):
         return
-    for count in (1, 2, 3):
+    for count in (2, 3):
         try:
             signature.bind(*range(count))
         except TypeError:
             continue
         return
+    # ASGI 2. A function that can do without its argument makes applications.
+    if _needed_arguments(app, True) == 1:
+        return
     raise LoadError(
-        f"`{text}` takes no arguments, so it is no application; if it makes the application, "
-        f"write {text}()"
+        f"`{text}` is not called as an application is, with two or three arguments; "
+        f"if it makes the application, write {text}()"
     )
 
 

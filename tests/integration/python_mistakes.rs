@@ -114,7 +114,7 @@ fn a_wrong_name_of_the_application_is_explained() {
         ("two.py", "`app` and `application` … as in two.py:app"),
         (
             "good:make",
-            "`good:make` takes no arguments … write good:make()",
+            "`good:make` is not called as an application is … write good:make()",
         ),
         ("good.app", "no module `good.app` … write good:app"),
         ("good:app(", "cannot be understood after the colon"),

@@ -432,6 +432,13 @@ class Mistakes(Case):
         failed = self.fails("main:make()", {"main.py": "def make(config): pass\n"})
         self.assertIn("missing 1 required positional argument", failed.line)
 
+    def test_factory_that_is_not_called(self):
+        for parameters in ["", "config=None", "*, debug=False", "a=1, *, b=2"]:
+            files = {"main.py": f"def make({parameters}): pass\n"}
+            line = self.fails_in_one_line("main:make", files)
+            self.assertIn("`main:make` is not called as an application is", line)
+            self.assertIn("write main:make()", line)
+
     def test_nonsense_after_the_colon(self):
         for text in ("main:app[0]", "main:app(", "main:f(open('x'))", "main:1", "main:a b"):
             line = self.fails_in_one_line(text, {"main.py": wsgi()})
