@@ -1,8 +1,8 @@
-"""The program that `python -c` runs in a worker: it imports the package `_coring` from memory.
+"""The program that `python -c` runs: it imports the package `_coring` from memory.
 
 The arguments are the numbers of two descriptors. The first one holds, in the format of `marshal`,
-the sources of all modules and the configuration, so nothing of coring's has to be on the module
-search path. The second one is the socket to the supervisor.
+the sources of all modules, the name of the one to run, and its configuration, so nothing of
+coring's has to be on the module search path. To the second one the process reports.
 """
 
 import sys
@@ -23,6 +23,7 @@ if sys.version_info < (3, 8):  # noqa: UP036
     os.write(int(sys.argv[2]), b"failed 1")
     sys.exit(1)
 
+from importlib import import_module
 from importlib.machinery import ModuleSpec
 
 
@@ -69,9 +70,7 @@ def read_bundle(fd):
 def main():
     bundle = read_bundle(int(sys.argv[1]))
     sys.meta_path.insert(0, MemoryImporter(bundle["modules"]))
-    from _coring.main import run
-
-    run(bundle["config"])
+    import_module("_coring." + bundle["entry"]).run(bundle["config"])
 
 
 main()

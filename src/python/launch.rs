@@ -14,6 +14,9 @@ use rustix::process::{
     Resource, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit,
 };
 
+use super::marshal::Marshal;
+use super::options::Options;
+
 /// The name and the source of a module in `python/_coring`.
 macro_rules! module {
     ("__init__") => {
@@ -40,6 +43,7 @@ const MODULES: &[(&str, &str)] = &[
     module!("logs"),
     module!("main"),
     module!("reload"),
+    module!("settings"),
     module!("threads"),
     module!("wsgi"),
 ];
@@ -48,9 +52,26 @@ const MODULES: &[(&str, &str)] = &[
 /// installed, and no directory of ours is on the application's path.
 const BOOTSTRAP: &str = include_str!("../../python/bootstrap.py");
 
-/// All modules and their sources.
-pub(super) fn modules() -> impl ExactSizeIterator<Item = (&'static str, &'static str)> {
-    MODULES.iter().copied()
+/// What a process reads at its start: all modules, the one of them that it runs, and what `config`
+/// writes for that one, as items of a dictionary.
+pub(super) fn bundle(entry: &str, config: impl FnOnce(&mut Marshal)) -> Vec<u8> {
+    let mut bundle = Marshal::with_capacity(64 << 10);
+    bundle.dict();
+    bundle.text("modules");
+    bundle.dict();
+    for (name, source) in MODULES {
+        bundle.text(name);
+        bundle.text(source);
+    }
+    bundle.end_dict();
+    bundle.text("entry");
+    bundle.text(entry);
+    bundle.text("config");
+    bundle.dict();
+    config(&mut bundle);
+    bundle.end_dict();
+    bundle.end_dict();
+    bundle.into_bytes()
 }
 
 /// No Python interpreter was found, or not the one that was named.
@@ -121,9 +142,19 @@ pub(super) struct Launcher {
     pub(super) interpreter: PathBuf,
     /// A program that calls [`launch`], and the arguments by which it does.
     pub(super) through: Option<(PathBuf, Vec<OsString>)>,
+    /// Further variables of their environment.
+    pub(super) environment: Vec<(String, String)>,
 }
 
 impl Launcher {
+    pub(super) fn new(options: &Options) -> Self {
+        Self {
+            interpreter: options.python.clone(),
+            through: options.launcher.clone(),
+            environment: options.environment.clone(),
+        }
+    }
+
     /// Starts a process that inherits `descriptors`, with the numbers that they have, and no
     /// others. It reads its modules and its settings from `bundle`; the first of `descriptors` is
     /// its socket to the supervisor.
@@ -142,6 +173,7 @@ impl Launcher {
             None => Command::new(&self.interpreter),
         };
         command.args(["-c", BOOTSTRAP]);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         let known = [bundle, &descriptors[0]];
         command.args(known.map(|descriptor| descriptor.as_raw_fd().to_string()));
         // Only this thread starts processes, so no other one inherits them.

@@ -40,6 +40,7 @@ mod outbox;
 mod pool;
 mod reload;
 mod request;
+mod settings;
 mod slots;
 mod stream;
 mod upload;
@@ -66,6 +67,7 @@ pub use launch::{NoInterpreter, find_interpreter, launch};
 pub use link::bench;
 pub use options::{Interface, Options, WorkerClass};
 pub use pool::{Loaded, StartError};
+pub use settings::{Settings, Value, read_settings};
 
 use crate::messages;
 use crate::net::UnixSeqpacket;

@@ -28,6 +28,11 @@ pub struct Options {
     pub threads: Option<u32>,
     /// Worker processes.
     pub workers: u32,
+    /// A configuration file of gunicorn's, `PATH`, `file:PATH` or `python:MODULE`: its settings are
+    /// read by [`read_settings`](super::read_settings()), the workers call its functions.
+    pub config: Option<String>,
+    /// Variables that the processes have in their environment besides those of this one.
+    pub environment: Vec<(String, String)>,
     /// The interpreter; see [`find_interpreter`](super::find_interpreter).
     pub python: PathBuf,
     /// A program that calls [`launch`](super::launch()), with the arguments that make it do so.
@@ -80,6 +85,8 @@ impl Options {
             class: WorkerClass::Auto,
             threads: None,
             workers: 1,
+            config: None,
+            environment: Vec::new(),
             python: PathBuf::from("python3"),
             launcher: None,
             chdir: None,
@@ -175,6 +182,11 @@ impl Options {
                 Some(path) => out.text(&path.to_string_lossy()),
                 None => out.none(),
             }
+        }
+        out.text("config_file");
+        match &self.config {
+            Some(location) => out.text(location),
+            None => out.none(),
         }
         out.text("pythonpath");
         out.list(self.pythonpath.len());

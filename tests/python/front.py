@@ -321,7 +321,7 @@ class Worker:
             data=[far.fileno() for far in far_data],
             bells=self.bells,
         )
-        bundle = memfd(marshal.dumps({"modules": MODULES, "config": config}, 2))
+        bundle = memfd(marshal.dumps({"modules": MODULES, "entry": "main", "config": config}, 2))
         fds = [bundle, far_control.fileno(), front.far.fileno(), self.page, *self.bells]
         fds += [far.fileno() for far in far_data]
         self.outputs = {name: open(self.path(name), "wb") for name in ("stdout", "stderr")}

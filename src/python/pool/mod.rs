@@ -133,10 +133,7 @@ impl Supervisor {
         cores: Vec<OwnedFd>,
         shared: OwnedFd,
     ) -> Result<(Self, Option<Loaded>), StartError> {
-        let launcher = Launcher {
-            interpreter: options.python.clone(),
-            through: options.launcher.clone(),
-        };
+        let launcher = Launcher::new(&options);
         let (commands, received) = mpsc::channel();
         let (first, outcome) = mpsc::channel();
         let bell =

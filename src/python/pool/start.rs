@@ -20,7 +20,6 @@ use crate::process::wait;
 use crate::python::body::{memfd, sealed};
 use crate::python::launch;
 use crate::python::link::PAGE_BYTES;
-use crate::python::marshal::Marshal;
 use crate::python::news::join_message;
 use crate::python::pair;
 
@@ -80,35 +79,23 @@ impl Pool {
 
     /// The modules and the settings of a worker.
     fn bundle(&self, number: u32, inherited: &[OwnedFd]) -> Vec<u8> {
-        let mut bundle = Marshal::with_capacity(64 << 10);
-        bundle.dict();
-        bundle.text("modules");
-        bundle.dict();
-        for (name, source) in launch::modules() {
-            bundle.text(name);
-            bundle.text(source);
-        }
-        bundle.end_dict();
-        bundle.text("config");
-        bundle.dict();
-        self.options.write(&mut bundle);
-        bundle.text("worker");
-        bundle.int(i32::try_from(number).unwrap_or(i32::MAX));
-        let numbers: Vec<i32> = inherited.iter().map(AsRawFd::as_raw_fd).collect();
-        for (name, number) in ["control", "page", "shared"].iter().zip(&numbers) {
-            bundle.text(name);
-            bundle.int(*number);
-        }
-        for (name, at) in [("data", 3), ("bells", 4)] {
-            bundle.text(name);
-            bundle.list(self.cores.len());
-            for number in numbers[at..].iter().step_by(2) {
-                bundle.int(*number);
+        launch::bundle("main", |config| {
+            self.options.write(config);
+            config.text("worker");
+            config.int(i32::try_from(number).unwrap_or(i32::MAX));
+            let numbers: Vec<i32> = inherited.iter().map(AsRawFd::as_raw_fd).collect();
+            for (name, number) in ["control", "page", "shared"].iter().zip(&numbers) {
+                config.text(name);
+                config.int(*number);
             }
-        }
-        bundle.end_dict();
-        bundle.end_dict();
-        bundle.into_bytes()
+            for (name, at) in [("data", 3), ("bells", 4)] {
+                config.text(name);
+                config.list(self.cores.len());
+                for number in numbers[at..].iter().step_by(2) {
+                    config.int(*number);
+                }
+            }
+        })
     }
 
     /// Starts a process, waits until it is ready, and hands it to the cores.

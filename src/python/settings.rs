@@ -1,0 +1,133 @@
+//! The settings of a configuration file of gunicorn's, which is a program: a short-lived process
+//! executes it and reports them.
+
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use super::body::sealed;
+use super::launch::{Launcher, bundle};
+use super::options::Options;
+use super::pool::StartError;
+
+/// What a configuration file sets.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct Settings {
+    /// The names that were asked for and that the file has, and then those that it has in vain.
+    pub values: Vec<(String, Value)>,
+    /// Whether the file lets gevent replace the modules that block.
+    pub is_patched: bool,
+}
+
+/// The value of a setting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Value {
+    /// Python's `None`.
+    None,
+    /// A bool.
+    Bool(bool),
+    /// A string, a number or the path of a class.
+    Text(String),
+    /// Several of these.
+    List(Vec<String>),
+    /// A function, which only Python can call.
+    Function,
+    /// Anything else, as Python writes it.
+    Other(String),
+    /// The name is no setting; that which is meant perhaps, or nothing.
+    Unknown(String),
+}
+
+/// Executes the file of [`Options::config`] in a process, and returns its settings of these
+/// `names`. Nothing if no file is given.
+///
+/// # Errors
+/// When the process cannot be started, or the file fails: then its traceback stands on standard
+/// error.
+pub fn read_settings(options: &Options, names: &[&str]) -> Result<Settings, StartError> {
+    let Some(location) = &options.config else {
+        return Ok(Settings::default());
+    };
+    let (mut output, input) = io::pipe()?;
+    let bundle = bundle("settings", |config| {
+        config.text("location");
+        config.text(location);
+        config.text("names");
+        config.list(names.len());
+        for name in names {
+            config.text(name);
+        }
+        config.text("pipe");
+        config.int(input.as_raw_fd());
+    });
+    let inherited = [OwnedFd::from(input)];
+    let mut child = Launcher::new(options).start(&sealed(&bundle)?, &inherited)?;
+    drop(inherited);
+    let mut reported = Vec::new();
+    output.read_to_end(&mut reported)?;
+    let status = child.wait()?;
+    match status.code() {
+        Some(0) => parse(&reported).ok_or(StartError::Ended(status)),
+        Some(1) => Err(StartError::Worker(1)),
+        _ => Err(StartError::Ended(status)),
+    }
+}
+
+/// Settings as `settings.py` writes them. None if something is missing.
+fn parse(reported: &[u8]) -> Option<Settings> {
+    let text = String::from_utf8_lossy(reported);
+    let mut parts = text.split_terminator('\0').map(str::to_owned);
+    let mut settings = Settings::default();
+    loop {
+        let name = parts.next()?;
+        let kind = parts.next()?;
+        let count = parts.next()?.parse().ok()?;
+        let mut values: Vec<String> = parts.by_ref().take(count).collect();
+        if values.len() != count {
+            return None;
+        }
+        let is_true = values.first().is_some_and(|value| value == "true");
+        if name.is_empty() {
+            // The last one has no name.
+            settings.is_patched = is_true;
+            return Some(settings);
+        }
+        let value = match kind.as_str() {
+            "none" => Value::None,
+            "bool" => Value::Bool(is_true),
+            "text" => Value::Text(values.pop()?),
+            "list" => Value::List(values),
+            "function" => Value::Function,
+            "unknown" => Value::Unknown(values.pop()?),
+            _ => Value::Other(values.pop()?),
+        };
+        settings.values.push((name, value));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reported_settings_are_read() {
+        let text = "workers\0text\01\09\0bind\0list\02\0:1\0\0reload\0bool\01\0true\0\
+                    on_exit\0function\00\0user\0none\00\0x\0unknown\01\0\0\0bool\01\0true\0";
+        let settings = parse(text.as_bytes()).expect("is complete");
+        assert!(settings.is_patched);
+        let expected = [
+            ("workers", Value::Text("9".to_owned())),
+            ("bind", Value::List(vec![":1".to_owned(), String::new()])),
+            ("reload", Value::Bool(true)),
+            ("on_exit", Value::Function),
+            ("user", Value::None),
+            ("x", Value::Unknown(String::new())),
+        ];
+        let expected = expected.map(|(name, value)| (name.to_owned(), value));
+        assert_eq!(settings.values, expected);
+        for end in [0, 10, 20, text.len() - 7] {
+            assert!(parse(&text.as_bytes()[..end]).is_none(), "{end}");
+        }
+    }
+}
