@@ -112,8 +112,9 @@ mod tests {
 
     #[test]
     fn reported_settings_are_read() {
-        let text = "workers\0text\01\09\0bind\0list\02\0:1\0\0reload\0bool\01\0true\0\
-                    on_exit\0function\00\0user\0none\00\0x\0unknown\01\0\0\0bool\01\0true\0";
+        let text = "workers|text|1|9|bind|list|2|:1||reload|bool|1|true|on_exit|function|0|\
+                    user|none|0|x|unknown|1|||bool|1|true|"
+            .replace('|', "\0");
         let settings = parse(text.as_bytes()).expect("is complete");
         assert!(settings.is_patched);
         let expected = [
