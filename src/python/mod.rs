@@ -76,7 +76,7 @@ use crate::service::{Body, Request, Response, Service};
 use body::{FALLBACK_BYTES_MAX, NotCollected, Spool, file_in};
 use link::{Dispatch, Joined, Link, monotonic};
 use news::{News, parse_news};
-use pool::{Observed, Supervisor};
+use pool::{Command, Observed, Supervisor};
 use reload::Newest;
 use slots::Failure;
 use vars::Site;
@@ -189,6 +189,23 @@ impl Workers {
     pub fn services(&self) -> impl Fn() -> Python + Clone + Send + Sync + 'static {
         let ends = self.ends.clone();
         move || Python::new(&ends)
+    }
+
+    /// Replaces all processes by ones that load the application anew. Each old one gets requests
+    /// until its successor is ready, then finishes those that it has. If the application cannot be
+    /// loaded, the old ones stay, and a message says why.
+    pub fn reload(&self) {
+        self.supervisor.command(Command::Reload(None));
+    }
+
+    /// Keeps one process more.
+    pub fn add(&self) {
+        self.supervisor.command(Command::Add);
+    }
+
+    /// Keeps one process less, but at least one. The one that goes finishes its requests.
+    pub fn remove(&self) {
+        self.supervisor.command(Command::Remove);
     }
 
     /// Ends all processes: they finish their requests, run what the application has for its end,

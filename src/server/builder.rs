@@ -166,6 +166,7 @@ impl Builder {
             self.engine,
             &control,
         )?;
+        let log_reopening = log_thread.as_ref().map(LogThread::reopening);
         let workers = threads.iter().map(|thread| thread.thread().id()).collect();
         let run_state = Mutex::new(RunState::Running(RunningServer {
             threads,
@@ -179,6 +180,7 @@ impl Builder {
             control,
             all_metrics,
             workers,
+            log_reopening,
             run_state,
         };
         Ok(Handle(Arc::new(state)))

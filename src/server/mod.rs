@@ -34,7 +34,7 @@ use crate::engine::Selected;
 use crate::metrics::WorkerMetrics;
 use crate::net::{Address, SocketFile};
 use crate::rt::drop_panic_payload;
-use access_log::LogThread;
+use access_log::{LogThread, Reopening};
 pub(crate) use control::{Control, Phase};
 use startup::Thread;
 #[cfg(feature = "sim")]
@@ -84,6 +84,7 @@ struct HandleState {
     all_metrics: Arc<[Arc<WorkerMetrics>]>,
     /// The workers' threads. A worker must not wait for its own end.
     workers: Vec<ThreadId>,
+    log_reopening: Option<Arc<Reopening>>,
     /// Locked by the thread that joins the workers; other callers of `wait` block on the lock.
     run_state: Mutex<RunState>,
 }
@@ -129,6 +130,15 @@ impl Handle {
     /// server.
     pub fn drain(&self) {
         self.0.control.enter(Phase::Draining);
+    }
+
+    /// Opens the file of the access log anew, if there is one: for the time after another program
+    /// has renamed it. Returns at once. If the file cannot be opened, a message says so, and the
+    /// one that is open is used further.
+    pub fn reopen_access_log(&self) {
+        if let Some(reopening) = &self.0.log_reopening {
+            reopening.ask();
+        }
     }
 
     /// Ends the server at once: aborts running requests and closes all connections.

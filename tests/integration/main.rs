@@ -23,6 +23,7 @@ mod malformed_requests;
 mod panics;
 mod python_applications;
 mod python_kills;
+mod python_life;
 mod python_mistakes;
 mod python_reload;
 mod python_replacement;

@@ -1,56 +1,14 @@
 //! Workers of `coring run` that are replaced while requests arrive.
 
 use std::fs;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{
-    Coring, TempDir, children, coring, eventually, get, head_with_length, noise, run_application,
+    Coring, TempDir, children, coring, eventually, get, run_application, under_load,
 };
-
-/// Sets a flag when it is dropped, also by a panic.
-struct SetWhenDropped<'a>(&'a AtomicBool);
-
-impl Drop for SetWhenDropped<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// Runs clients that ask one request after the other, among them uploads, while `disturb` runs.
-/// Every response is that of the application.
-fn under_load(server: &Coring, what: &str, disturb: impl FnOnce()) {
-    let body = noise(100_000);
-    let is_over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let _is_over = SetWhenDropped(&is_over);
-        for number in 0..8 {
-            let (body, is_over) = (&body, &is_over);
-            scope.spawn(move || {
-                let mut client = server.connect();
-                for count in number.. {
-                    if is_over.load(Ordering::Relaxed) {
-                        break;
-                    }
-                    match count % 4 {
-                        0 => {
-                            client.send(head_with_length("POST", "/digest", body.len()));
-                            client.send(body);
-                        }
-                        1 => client.send(get("/sleep/0.02")),
-                        _ => client.send(get("/")),
-                    }
-                    let response = client.response();
-                    assert_eq!(response.status, 200, "{what}: {}", response.text());
-                }
-            });
-        }
-        disturb();
-    });
-}
 
 /// `kill PID` of a worker: it finishes its requests, and another one is in its place before.
 #[test]

@@ -94,7 +94,7 @@ fn serve(app: &App<Directory>, config: &ServerConfig) -> Result<(), Failure> {
 /// Runs a Python application until the server ends. The workers end after the server, so that every
 /// request that was accepted is answered.
 fn run_application(arguments: &RunArgs, config: &ServerConfig) -> Result<(), Failure> {
-    let mut signals = signals::install().map_err(Failure::Signals)?;
+    let mut signals = signals::install_with_workers().map_err(Failure::Signals)?;
     let mounts = arguments.open_mounts().map_err(Failure::Run)?;
     let drain_timeout = Duration::from(config.drain_timeout);
     let cores = config.cores.unwrap_or(1);

@@ -1,19 +1,24 @@
-//! Signal handling: the first signal drains the server, the second one stops it.
+//! Signal handling: the first signal to end drains the server, the second one stops it. Others
+//! reopen the access log, and replace, add or remove workers.
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Instant;
 
 use coring::messages::report;
 use coring::{Handle, unblock_signals};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGXFSZ};
+use signal_hook::consts::{
+    SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2, SIGWINCH, SIGXFSZ,
+};
 use signal_hook::iterator::Signals;
 
 use crate::units::Duration;
 
 /// The signals that the program handles.
-const SIGNALS: [i32; 5] = [SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGXFSZ];
+const SIGNALS: &[i32] = &[SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGXFSZ];
+/// Those that concern workers.
+const WORKER_SIGNALS: &[i32] = &[SIGTTIN, SIGTTOU, SIGWINCH];
 
 /// Installs the handlers, and unblocks the signals, because the parent process may have ignored or
 /// blocked them. Must be called before the server starts: then no early signal is lost, and every
@@ -22,8 +27,20 @@ const SIGNALS: [i32; 5] = [SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGXFSZ];
 /// # Errors
 /// Fails if the kernel refuses.
 pub(crate) fn install() -> io::Result<Signals> {
-    let signals = Signals::new(SIGNALS)?;
-    unblock_signals(&SIGNALS);
+    take(SIGNALS)
+}
+
+/// As [`install`], with the signals that concern workers.
+///
+/// # Errors
+/// Fails if the kernel refuses.
+pub(crate) fn install_with_workers() -> io::Result<Signals> {
+    take(&[SIGNALS, WORKER_SIGNALS].concat())
+}
+
+fn take(numbers: &[i32]) -> io::Result<Signals> {
+    let signals = Signals::new(numbers)?;
+    unblock_signals(numbers);
     Ok(signals)
 }
 
@@ -49,7 +66,29 @@ pub(crate) fn handle(
                 // A file, the access log say, has reached RLIMIT_FSIZE. The write fails with EFBIG;
                 // without a handler the signal would end the process.
                 SIGXFSZ => {}
-                SIGHUP => report("SIGHUP: ignored, because there is no configuration to reload"),
+                SIGHUP => {
+                    server.reopen_access_log();
+                    match &workers {
+                        Some(workers) => workers.reload(),
+                        None => report(
+                            "SIGHUP: the access log is opened anew; there is no \
+                                        configuration to reload",
+                        ),
+                    }
+                }
+                SIGUSR1 => {
+                    server.reopen_access_log();
+                    report("SIGUSR1: the access log is opened anew");
+                }
+                SIGUSR2 => report(
+                    "SIGUSR2: ignored, because coring does not start a successor of itself; let \
+                     the service manager restart it, or send SIGHUP to load an application anew",
+                ),
+                SIGTTIN | SIGTTOU | SIGWINCH => {
+                    if let Some(workers) = &workers {
+                        resize(workers, signal);
+                    }
+                }
                 _ if drain.set(Instant::now()).is_err() => {
                     report("stopping now");
                     server.stop();
@@ -71,4 +110,14 @@ pub(crate) fn handle(
         .name("signals".to_owned())
         .spawn(handle)?;
     Ok(began)
+}
+
+fn resize(workers: &coring::python::Workers, signal: i32) {
+    match signal {
+        SIGTTIN => workers.add(),
+        SIGTTOU => workers.remove(),
+        // A terminal sends it whenever its window changes.
+        _ if io::stderr().is_terminal() => {}
+        _ => report("SIGWINCH: ignored, because coring is no daemon; to end it, send SIGTERM"),
+    }
 }

@@ -32,8 +32,8 @@ use crate::messages;
 use crate::net::{Events, Polling, UnixSeqpacket};
 use crate::rt::Event;
 use crate::task::run::run;
-use crate::task::spawn;
 use crate::task::time::sleep;
+use place::Place;
 
 /// Which interface the application has, and how its workers run it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,8 +96,12 @@ impl From<io::Error> for StartError {
 pub(super) enum Command {
     /// End all workers; they have this long.
     Stop(Duration),
-    /// Replace all workers, since this file has changed.
-    Reload(PathBuf),
+    /// Replace all workers, because this file has changed, or a signal asks for it.
+    Reload(Option<PathBuf>),
+    /// Keep one worker more.
+    Add,
+    /// Keep one worker less, but at least one.
+    Remove,
 }
 
 /// What the supervisor and the cores tell each other.
@@ -147,7 +151,6 @@ impl Supervisor {
             run(async move {
                 let cores = cores.into_iter().map(UnixSeqpacket::new);
                 let cores: io::Result<Vec<_>> = cores.collect();
-                let places = (0..options.workers).map(|_| Cell::new(0)).collect();
                 let pool = Rc::new(Pool {
                     options,
                     launcher,
@@ -168,7 +171,8 @@ impl Supervisor {
                     dispatch: Cell::new(None),
                     code: Cell::new(0),
                     broken: Cell::new(None),
-                    places,
+                    places: RefCell::default(),
+                    next_number: Cell::new(0),
                 });
                 pool.supervise(received, heard).await;
             });
@@ -198,9 +202,7 @@ impl Supervisor {
     /// Ends all workers, which have `limit` to do so by themselves, and waits for that. A later
     /// call, which may come meanwhile, can only make the limit shorter, and does not wait.
     pub(super) fn stop(&self, limit: Duration) {
-        // Neither fails while the thread lives.
-        let _ = self.commands.send(Command::Stop(limit));
-        let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+        self.command(Command::Stop(limit));
         let thread = self
             .thread
             .lock()
@@ -209,6 +211,13 @@ impl Supervisor {
         if let Some(thread) = thread {
             let _ = thread.join();
         }
+    }
+
+    /// Asks for something, without waiting for it.
+    pub(super) fn command(&self, command: Command) {
+        // Neither fails while the thread lives.
+        let _ = self.commands.send(command);
+        let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
     }
 }
 
@@ -223,7 +232,7 @@ fn watcher(
 ) -> io::Result<Watcher> {
     Watcher::start(reload::directories(options), move |path| {
         // Neither fails while the supervisor's thread lives.
-        let _ = commands.send(Command::Reload(path));
+        let _ = commands.send(Command::Reload(Some(path)));
         let _ = rustix::io::write(&bell, &1_u64.to_ne_bytes());
     })
 }
@@ -254,8 +263,9 @@ struct Pool {
     code: Cell<u64>,
     /// The code that could not be loaded last.
     broken: Cell<Option<u64>>,
-    /// The code that the worker of each place runs.
-    places: Vec<Cell<u64>>,
+    places: RefCell<Vec<Rc<Place>>>,
+    /// The number of the next worker.
+    next_number: Cell<u32>,
 }
 
 /// What a process is told and ended by.
@@ -283,18 +293,23 @@ impl Control {
 
 impl Pool {
     async fn supervise(self: Rc<Self>, commands: mpsc::Receiver<Command>, bell: OwnedFd) {
-        let places: Vec<_> = (0..self.options.workers)
-            .map(|place| {
-                let pool = self.clone();
-                spawn(async move { pool.keep(place).await })
-            })
-            .collect();
+        (0..self.options.workers).for_each(|_| self.add_place());
         let mut bell = Polling::new(bell, Events::READABLE);
         let limit = loop {
             match commands.try_recv() {
                 Ok(Command::Stop(limit)) => break limit,
                 Ok(Command::Reload(path)) => {
-                    self.reload(&path);
+                    self.reload(path.as_deref());
+                    continue;
+                }
+                Ok(Command::Add) => {
+                    self.add_place();
+                    self.report_places();
+                    continue;
+                }
+                Ok(Command::Remove) => {
+                    self.remove_place();
+                    self.report_places();
                     continue;
                 }
                 Err(mpsc::TryRecvError::Disconnected) => break Duration::ZERO,
@@ -324,7 +339,6 @@ impl Pool {
         while !self.controls.borrow().is_empty() {
             sleep(Duration::from_millis(5)).await;
         }
-        places.iter().for_each(|place| place.abort());
     }
 
     /// Makes another socket for the requests, and has the cores and all further workers use it.

@@ -2,57 +2,80 @@
 
 use std::path::Path;
 
+use super::place::{Place, Running};
+use super::start::NotReady;
 use super::{Pool, StartError};
 use crate::messages;
-use crate::python::pool::start::NotReady;
 use crate::python::reload::{PATH, State};
 
 impl Pool {
-    /// A file has changed: whatever code is loaded from now on is newer.
-    pub(super) fn reload(&self, path: &Path) {
+    /// Whatever code is loaded from now on is newer: a file has changed, at this path, or the
+    /// operator says so.
+    pub(super) fn reload(&self, path: Option<&Path>) {
         self.code.set(self.code.get() + 1);
         self.show(State::Loading);
+        let cause = path.map(|path| format!("{} changed; ", path.display()));
         messages::report(format_args!(
-            "reload: {} changed; workers are replaced",
-            path.display()
+            "reload: {}workers are replaced",
+            cause.unwrap_or_default()
         ));
         self.changed();
     }
 
-    /// Whether another attempt to load the newest code would fail.
+    /// Whether the newest code could not be loaded, so that workers with older code stay.
     pub(super) fn is_broken(&self) -> bool {
         self.broken.get() == Some(self.code.get())
     }
 
+    /// Whether a place without a worker has to wait until a file is saved.
+    pub(super) fn waits_for_save(&self) -> bool {
+        self.newest.is_some() && self.is_broken()
+    }
+
     /// A place has a worker that was started with `code`.
-    pub(super) fn begun(&self, place: u32, code: u64) {
-        let before = self.places[place as usize].replace(code);
+    pub(super) fn begun(&self, place: &Place, code: u64) {
+        let before = place.code.replace(code);
         if code != self.code.get() {
             return;
         }
         self.show(State::Runs);
-        let is_last = self.places.iter().all(|other| other.get() == code);
+        let is_last = self
+            .places
+            .borrow()
+            .iter()
+            .all(|other| other.code.get() == code);
         if before != code && is_last {
             messages::report("reload: all workers run the new code");
         }
     }
 
-    /// Code could not be loaded. `true`: that was to be expected, so there will be a reload.
-    pub(super) fn could_not_load(&self, code: u64, not_ready: &NotReady) -> bool {
-        if self.newest.is_none() || matches!(not_ready.error, StartError::Io(_)) {
+    /// Code could not be loaded, where `current` is to be replaced. `true`: nothing is to be done
+    /// about that, because older code runs or the code is about to change.
+    pub(super) fn could_not_load(
+        &self,
+        current: Option<&Running>,
+        code: u64,
+        not_ready: &NotReady,
+    ) -> bool {
+        let is_reload = current.is_some_and(|running| running.code < code);
+        let is_expected = is_reload || self.newest.is_some();
+        if !is_expected || matches!(not_ready.error, StartError::Io(_)) {
             return false;
         }
         if code == self.code.get() {
             self.broken.set(Some(code));
             self.show(State::Failed(not_ready.reason.clone()));
-            let outcome = match self.count_ready() {
-                0 => "a saved file may mend that; until then every request gets the page",
-                _ => "the code that ran before still does; GET",
+            let outcome = match (&self.newest, self.count_ready()) {
+                (None, _) => "the workers stay as they are, until the next reload".to_owned(),
+                (Some(_), 0) => format!(
+                    "a saved file may mend that; until then every request gets the page {PATH}, \
+                     which shows why"
+                ),
+                (Some(_), _) => {
+                    format!("the code that ran before still does; GET {PATH}, which shows why")
+                }
             };
-            messages::report(format_args!(
-                "reload: {}; {outcome} {PATH}, which shows why",
-                not_ready.error
-            ));
+            messages::report(format_args!("reload: {}; {outcome}", not_ready.error));
         }
         true
     }

@@ -27,11 +27,20 @@ const BEYOND_DRAIN: Duration = Duration::from_secs(2);
 /// How long after a worker's SIGTERM coring has its own, if both are sent to all processes.
 const UNTIL_DRAIN: Duration = Duration::from_millis(200);
 
+/// A place for a worker.
+#[derive(Default)]
+pub(super) struct Place {
+    /// The code that its worker runs.
+    pub(super) code: Cell<u64>,
+    /// There is to be no worker any more.
+    is_closed: Cell<bool>,
+}
+
 /// A worker that was ready.
-struct Running {
+pub(super) struct Running {
     number: u32,
     /// Which code it was started with.
-    code: u64,
+    pub(super) code: u64,
     /// Which shared socket it was started with.
     end: u64,
     since: Instant,
@@ -53,17 +62,50 @@ impl Drop for Turn<'_> {
 }
 
 impl Pool {
+    /// Keeps one worker more.
+    pub(super) fn add_place(self: &Rc<Self>) {
+        let place = Rc::<Place>::default();
+        place.code.set(self.code.get());
+        self.places.borrow_mut().push(place.clone());
+        let pool = self.clone();
+        spawn(async move { pool.keep(&place).await });
+    }
+
+    /// Keeps one worker less, but at least one.
+    pub(super) fn remove_place(&self) {
+        let mut places = self.places.borrow_mut();
+        if places.len() > 1
+            && let Some(place) = places.pop()
+        {
+            place.is_closed.set(true);
+            drop(places);
+            self.changed();
+        }
+    }
+
+    pub(super) fn report_places(&self) {
+        match self.places.borrow().len() {
+            1 => messages::report("1 worker is kept, the least there may be"),
+            count => messages::report(format_args!("{count} workers are kept")),
+        }
+    }
+
     /// Keeps one worker running.
-    pub(super) async fn keep(self: Rc<Self>, place: u32) {
+    async fn keep(self: Rc<Self>, place: &Place) {
         let mut pause = PAUSES.0;
-        let mut number = place;
         let mut current: Option<Rc<Running>> = None;
         while !self.is_stopping.get() {
+            if place.is_closed.get() {
+                if let Some(current) = &current {
+                    self.retire(current, None);
+                }
+                return;
+            }
             let has_ended = || {
                 let current = current.as_deref();
                 current.is_some_and(|running| running.status.get().is_some())
             };
-            self.until(|| has_ended() || self.is_due(current.as_deref()))
+            self.until(|| has_ended() || place.is_closed.get() || self.is_due(current.as_deref()))
                 .await;
             if let Some(ended) = current.take_if(|running| running.status.get().is_some()) {
                 pause = self.report_end(&ended, pause).await;
@@ -74,9 +116,11 @@ impl Pool {
                 pause = self.pause(pause).await;
             }
             let turn = self.turn().await;
-            if self.is_stopping.get() || !self.is_due(current.as_deref()) {
+            let is_over = self.is_stopping.get() || place.is_closed.get();
+            if is_over || !self.is_due(current.as_deref()) {
                 continue;
             }
+            let number = self.next_number.replace(self.next_number.get() + 1);
             let (code, end) = (self.code.get(), self.end.get());
             let begun = self.begin(number).await;
             drop(turn);
@@ -86,29 +130,31 @@ impl Pool {
                     self.tell_first(Ok(Some(loaded)));
                     let running = self.follow(number, (code, end), process);
                     if let Some(old) = current.replace(running) {
-                        self.retire(&old, number);
+                        self.retire(&old, Some(number));
                     }
                     self.begun(place, code);
                 }
                 Err(not_ready) if self.is_stopping.get() => drop(not_ready),
-                Err(not_ready) if self.could_not_load(code, &not_ready) => {
+                Err(not_ready) if self.could_not_load(current.as_deref(), code, &not_ready) => {
                     self.tell_first(Ok(None));
+                    if self.is_due(current.as_deref()) {
+                        pause = self.pause(pause).await;
+                    }
                 }
                 Err(not_ready) => {
                     self.report_failure(number, not_ready.error, current.as_deref(), pause);
                     pause = self.pause(pause).await;
                 }
             }
-            number += self.options.workers;
         }
     }
 
     /// Whether another worker is to be started where `current` is.
     fn is_due(&self, current: Option<&Running>) -> bool {
-        let is_wanted = |running: &Running| {
-            running.asks.get() || running.code < self.code.get() || self.is_cut_off(running)
-        };
-        current.is_none_or(is_wanted) && !self.is_broken()
+        let is_wanted = |running: &Running| running.asks.get() || self.is_cut_off(running);
+        let is_old = |running: &Running| running.code < self.code.get();
+        current.is_none_or(is_wanted) && !self.waits_for_save()
+            || current.is_some_and(is_old) && !self.is_broken()
     }
 
     /// Whether a worker cannot receive requests any more.
@@ -241,9 +287,11 @@ impl Pool {
     }
 
     /// Gives a worker no further requests, and has it end when it has finished its own.
-    fn retire(self: &Rc<Self>, old: &Running, successor: u32) {
+    fn retire(self: &Rc<Self>, old: &Running, successor: Option<u32>) {
         let number = old.number;
-        if old.asks.get() {
+        if old.asks.get()
+            && let Some(successor) = successor
+        {
             messages::report(format_args!(
                 "worker {number} was told to end; worker {successor} is in its place"
             ));

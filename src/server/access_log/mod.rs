@@ -2,25 +2,24 @@
 //! request waits for the file. It does not know what a line contains.
 
 mod line;
+mod output;
 
 use std::cell::{Cell, RefCell};
-use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{
     Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel,
 };
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::error::{Error, ErrorKind};
 use crate::messages::report;
 use crate::metrics::WorkerMetrics;
-use crate::sys::output::BlockingWriter;
 use crate::sys::signals::block_write_signals;
 pub(super) use line::Line;
+use output::open_output;
 
 /// Where requests are logged, in the combined log format.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -49,12 +48,33 @@ const LOG_THREAD_END_MS: u64 = 5_000;
 /// The server's handle of the thread that writes the log.
 #[derive(Debug)]
 pub(super) struct LogThread {
-    batches: SyncSender<Batch>,
+    batches: SyncSender<Option<Batch>>,
+    reopening: Arc<Reopening>,
     /// Disconnected when the thread ends.
     ended: Receiver<()>,
     all_counts: Vec<Arc<LineCounts>>,
     losses: Arc<Losses>,
     unlogged_paths: Arc<[String]>,
+}
+
+/// Asks the thread to open the log's file anew: the file may have been renamed.
+#[derive(Debug)]
+pub(super) struct Reopening {
+    is_due: Arc<AtomicBool>,
+    /// Wakes the thread, by no batch; none when the log has ended.
+    batches: Mutex<Option<SyncSender<Option<Batch>>>>,
+}
+
+impl Reopening {
+    /// Has the thread open the file before it writes further lines.
+    pub(super) fn ask(&self) {
+        self.is_due.store(true, Ordering::Relaxed);
+        let batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(batches) = &*batches {
+            // A thread that has no room is awake.
+            let _ = batches.try_send(None);
+        }
+    }
 }
 
 /// Lines of one worker, which are passed on together.
@@ -109,31 +129,32 @@ impl LogThread {
         log: &AccessLog,
         unlogged_paths: Vec<String>,
     ) -> Result<Option<Self>, Error> {
-        let output: Box<dyn Write + Send> = match log {
-            AccessLog::Off => return Ok(None),
-            AccessLog::Stdout => Box::new(Stdout),
-            AccessLog::File(path) => {
-                Box::new(BlockingWriter(open_file(path).map_err(|error| {
-                    let cure = match error.raw_os_error() {
-                        Some(libc::ENXIO) => {
-                            "the pipe has no reader, or it is a socket; start the reader first"
-                        }
-                        _ => "check the path and its permissions",
-                    };
-                    let path = path.display();
-                    let message = format!("cannot open the access log {path}: {error}; {cure}");
-                    Error::new(ErrorKind::Configuration, message)
-                })?))
-            }
-        };
+        if *log == AccessLog::Off {
+            return Ok(None);
+        }
+        let output =
+            open_output(log).map_err(|message| Error::new(ErrorKind::Configuration, message))?;
         let (batches, receiver) = sync_channel(BATCHES_MAX);
         let (hang_up, ended) = sync_channel(0);
         let losses = Arc::new(Losses::default());
         let batch_writer = BatchWriter::new(output, losses.clone());
+        let is_due = Arc::<AtomicBool>::default();
+        let reopening = Arc::new(Reopening {
+            is_due: is_due.clone(),
+            batches: Mutex::new(Some(batches.clone())),
+        });
+        let log = log.clone();
+        let reopen = move || {
+            let is_due = is_due.swap(false, Ordering::Relaxed);
+            let reopened = is_due.then(|| open_output(&log))?;
+            reopened
+                .map_err(|message| report(format_args!("{message}; it stays as it is")))
+                .ok()
+        };
         let write = move || {
             let _hang_up = hang_up;
             block_write_signals();
-            batch_writer.write_all(&receiver);
+            batch_writer.write_all(&receiver, reopen);
         };
         std::thread::Builder::new()
             .name("coring-log".to_owned())
@@ -144,6 +165,7 @@ impl LogThread {
             })?;
         Ok(Some(Self {
             batches,
+            reopening,
             ended,
             all_counts: Vec::new(),
             losses,
@@ -169,10 +191,17 @@ impl LogThread {
         }
     }
 
+    /// Opens the log anew when it is asked to.
+    pub(super) fn reopening(&self) -> Arc<Reopening> {
+        self.reopening.clone()
+    }
+
     /// Waits for the thread to write the remaining lines, but not too long. To be called when all
     /// workers have ended.
     pub(super) fn finish(self) {
         drop(self.batches);
+        let sender = &self.reopening.batches;
+        drop(sender.lock().unwrap_or_else(PoisonError::into_inner).take());
         let timeout = Duration::from_millis(LOG_THREAD_END_MS);
         if self.ended.recv_timeout(timeout) == Err(RecvTimeoutError::Timeout) {
             self.losses.is_over.store(true, Ordering::Relaxed);
@@ -182,29 +211,6 @@ impl LogThread {
             self.losses
                 .report("the access log was not written before the end");
         }
-    }
-}
-
-/// Opens a log for appending. If it is a pipe, open(2) must not wait for a reader, because the
-/// program would handle no signals meanwhile; hence `O_NONBLOCK`. A write by [`BlockingWriter`]
-/// does wait for the reader, but returns once some bytes are written. So the number of written
-/// lines is known even if the process ends during a write.
-fn open_file(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.create(true).append(true);
-    options.custom_flags(libc::O_NONBLOCK).open(path)
-}
-
-/// Standard output, locked for each write, because the program may write to it, too.
-struct Stdout;
-
-impl Write for Stdout {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        BlockingWriter(io::stdout().lock()).write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 
@@ -230,23 +236,33 @@ impl<W: Write> BatchWriter<W> {
         }
     }
 
-    /// Writes the batches, until all workers and the server's handle are gone.
-    fn write_all(mut self, receiver: &Receiver<Batch>) {
+    /// Writes the batches, until all workers and the server's handle are gone. If `reopen` returns
+    /// another output, further batches go there.
+    fn write_all(
+        mut self,
+        receiver: &Receiver<Option<Batch>>,
+        mut reopen: impl FnMut() -> Option<W>,
+    ) {
         loop {
-            let mut batch = match receiver.try_recv() {
-                Ok(batch) => batch,
+            let received = match receiver.try_recv() {
+                Ok(received) => received,
                 Err(TryRecvError::Disconnected) => break,
                 Err(TryRecvError::Empty) => {
                     if !self.is_failing {
                         let cause = "the access log is written again";
                         self.losses.report(cause);
                     }
-                    let Ok(batch) = receiver.recv() else {
+                    let Ok(received) = receiver.recv() else {
                         break;
                     };
-                    batch
+                    received
                 }
             };
+            if let Some(output) = reopen() {
+                self.output = output;
+                self.ends_within_line = false;
+            }
+            let Some(mut batch) = received else { continue };
             let written = self.write(&mut batch);
             if self.losses.is_over.load(Ordering::Relaxed) {
                 return;
@@ -303,7 +319,7 @@ fn count_lines(bytes: &[u8]) -> u64 {
 /// The log of one worker, with the lines that it has gathered.
 #[derive(Debug)]
 pub(crate) struct WorkerLog {
-    batches: SyncSender<Batch>,
+    batches: SyncSender<Option<Batch>>,
     lines: RefCell<Vec<u8>>,
     /// The number of lines in `lines`.
     count: Cell<u64>,
@@ -359,11 +375,11 @@ impl WorkerLog {
         }
         let counts = &self.counts;
         counts.waiting.fetch_add(left, Ordering::Relaxed);
-        let mut batch = Batch {
+        let mut batch = Some(Batch {
             lines: self.lines.take(),
             left,
             counts: counts.clone(),
-        };
+        });
         let started = Instant::now();
         while let Err(refused) = self.batches.try_send(batch) {
             match refused {
@@ -387,8 +403,6 @@ impl Drop for WorkerLog {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use super::*;
 
     /// Writes half of the first batch, fails twice, and then writes everything.
@@ -430,11 +444,11 @@ mod tests {
                 left,
                 counts,
             };
-            batches.send(batch).expect("room");
+            batches.send(Some(batch)).expect("room");
         }
         drop(batches);
         let written = Arc::new(Mutex::new(Vec::new()));
-        BatchWriter::new(FullDisk(0, written.clone()), losses).write_all(&receiver);
+        BatchWriter::new(FullDisk(0, written.clone()), losses).write_all(&receiver, || None);
         let written = written.lock().expect("a lock");
         assert_eq!(written.escape_ascii().to_string(), r"a\nb\nwhole\nmore\n");
         assert_eq!(counts.metrics.log_lines_dropped.get(), 3);

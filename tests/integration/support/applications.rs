@@ -2,11 +2,13 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use rustix::process::Pid;
 use sha2::{Digest, Sha256};
 
-use super::{Coring, TempDir, coring, eventually, get};
+use super::{Coring, TempDir, coring, eventually, get, head_with_length, noise};
 
 const APPLICATIONS: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
@@ -46,6 +48,47 @@ pub(crate) fn wait_for_two_workers(server: &Coring) {
             .iter_mut()
             .map(|client| client.response().text().to_owned());
         (pids.collect::<HashSet<_>>().len() == 2).then_some(())
+    });
+}
+
+/// Sets a flag when it is dropped, also by a panic.
+struct SetWhenDropped<'a>(&'a AtomicBool);
+
+impl Drop for SetWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Runs clients that ask one request after the other, among them uploads, while `disturb` runs.
+/// Every response is that of the application.
+pub(crate) fn under_load(server: &Coring, what: &str, disturb: impl FnOnce()) {
+    let body = noise(100_000);
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let _is_over = SetWhenDropped(&is_over);
+        for number in 0..8 {
+            let (body, is_over) = (&body, &is_over);
+            scope.spawn(move || {
+                let mut client = server.connect();
+                for count in number.. {
+                    if is_over.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    match count % 4 {
+                        0 => {
+                            client.send(head_with_length("POST", "/digest", body.len()));
+                            client.send(body);
+                        }
+                        1 => client.send(get("/sleep/0.02")),
+                        _ => client.send(get("/")),
+                    }
+                    let response = client.response();
+                    assert_eq!(response.status, 200, "{what}: {}", response.text());
+                }
+            });
+        }
+        disturb();
     });
 }
 

@@ -21,7 +21,9 @@ use std::{env, fs, process as std_process};
 
 use coring::{Builder, EngineChoice, Server};
 
-pub(crate) use applications::{children, digest, run_application, wait_for_two_workers};
+pub(crate) use applications::{
+    children, digest, run_application, under_load, wait_for_two_workers,
+};
 pub(crate) use client::{Client, ReceivedResponse, is_timeout, read_until_told_to_close};
 pub(crate) use local::{Local, nap};
 pub(crate) use memory::{assert_bytes_below, private_bytes};

@@ -140,6 +140,12 @@ const AFTER_HELP: &str = "\
 Request bodies are unlimited unless --max-body is given. --cores is at most the
 number of workers unless it is given.
 
+Signals:
+  TERM, INT, QUIT  finish the running requests and end; a second one ends at once
+  HUP              load the application anew, replace the workers, reopen the access log
+  TTIN, TTOU       one worker more, one worker less
+  USR1             reopen the access log
+
 Exit status:
   0   ended by a signal
   1   failed to start or to continue (for example, a port in use)
