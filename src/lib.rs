@@ -84,6 +84,7 @@ mod sys;
 pub mod task;
 
 pub use crate::http::field::Fields;
+pub use crate::http::forwarded::{InvalidPeers, TrustedPeers};
 pub use crate::http::{FieldLines, InvalidField};
 pub use ::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 pub use buf::{Chunk, Part};

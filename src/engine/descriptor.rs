@@ -7,6 +7,7 @@ use std::rc::{Rc, Weak};
 
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrAny};
 
 use crate::rt::{Event, EventWait};
 
@@ -47,6 +48,8 @@ pub struct Addresses {
     pub local: Option<SocketAddr>,
     /// The peer's.
     pub peer: Option<SocketAddr>,
+    /// Whether it is a Unix socket.
+    pub is_unix: bool,
 }
 
 impl Descriptor {
@@ -68,7 +71,9 @@ impl Descriptor {
         **self.0.addresses.get_or_init(|| {
             let local = rustix::net::getsockname(self).ok();
             let peer = rustix::net::getpeername(self).ok().flatten();
+            let family = local.as_ref().map(SocketAddrAny::address_family);
             Box::new(Addresses {
+                is_unix: family == Some(AddressFamily::UNIX),
                 local: local.and_then(|address| address.try_into().ok()),
                 peer: peer.and_then(|address| address.try_into().ok()),
             })

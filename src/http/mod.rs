@@ -12,6 +12,7 @@ pub mod date;
 pub mod fault;
 pub mod field;
 pub mod field_lines;
+pub mod forwarded;
 pub mod h1;
 pub mod head;
 mod head_writer;

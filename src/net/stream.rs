@@ -239,6 +239,12 @@ impl Remote {
         self.0.upgrade()?.addresses().local
     }
 
+    /// Whether the stream is open and is a Unix socket. Remembered from the first call.
+    pub fn is_unix(&self) -> bool {
+        let descriptor = self.0.upgrade();
+        descriptor.is_some_and(|descriptor| descriptor.addresses().is_unix)
+    }
+
     /// Waits until the peer has half-closed or reset the stream, the stream is dropped, or the
     /// exchange in which the reference was made has ended. A half-close and a reset are noticed
     /// only while a task calls [`Stream::poll_peer`].

@@ -30,6 +30,7 @@
 //!   So a busy worker costs a core one wake-up per millisecond, not one per response.
 
 mod body;
+mod forwarded;
 mod launch;
 mod link;
 mod marshal;
@@ -62,6 +63,7 @@ use ::http::header::RETRY_AFTER;
 use ::http::{HeaderValue, Method};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair, sockopt};
 
+pub use forwarded::{Forwarded, ProxyCompat};
 pub use launch::{NoInterpreter, find_interpreter, launch};
 #[cfg(feature = "sim")]
 pub use link::bench;
@@ -74,6 +76,7 @@ use crate::net::UnixSeqpacket;
 use crate::rt::{draining, spawn_detached};
 use crate::service::{Body, Request, Response, Service};
 use body::{FALLBACK_BYTES_MAX, NotCollected, Spool, file_in};
+use forwarded::{Origin, Rules};
 use link::{Dispatch, Joined, Link, monotonic};
 use news::{News, parse_news};
 use pool::{Command, Observed, Supervisor};
@@ -248,9 +251,7 @@ impl Python {
             link: OnceCell::new(),
             ends: ends.clone(),
             core: ends.taken.fetch_add(1, Ordering::Relaxed),
-            site: Site {
-                root_path: options.root_path.clone(),
-            },
+            site: Site::new(options),
             spool: Spool::new(options.body_buffer, ends.spool_directory.clone()),
             queue_timeout: options.queue_timeout.as_secs_f64(),
         }
@@ -300,6 +301,7 @@ impl Python {
     }
 
     async fn wsgi(&self, mut request: Request) -> Result<Response, Failure> {
+        let origin = origin(self.site.wsgi_rules.as_ref(), &request)?;
         let has_body = request.header("content-length").is_some()
             || request.header("transfer-encoding").is_some();
         let (body, _share) = match self.spool.collect(request.body(), has_body).await {
@@ -316,13 +318,14 @@ impl Python {
         let link = self.link();
         let call = link.open(deadline, *request.method() == Method::HEAD);
         let number = (link.core, call.id);
-        let message = request::for_wsgi(&request, number, &self.site, body, deadline);
+        let message = request::for_wsgi(&request, number, (&self.site, &origin), body, deadline);
         drop(request);
         link.send_shared(message);
         call.response(None::<std::future::Pending<()>>).await
     }
 
     async fn asgi(&self, mut request: Request) -> Result<Response, Failure> {
+        let origin = origin(self.site.asgi_rules.as_ref(), &request)?;
         let deadline = monotonic() + self.queue_timeout;
         let link = self.link();
         let call = link.open(deadline, *request.method() == Method::HEAD);
@@ -330,7 +333,7 @@ impl Python {
         let gone = request.gone();
         let is_empty = request.body().length() == Some(0);
         let body: Option<&[u8]> = if is_empty { Some(b"") } else { None };
-        let message = request::for_asgi(&request, number, &self.site, body, deadline);
+        let message = request::for_asgi(&request, number, (&self.site, &origin), body, deadline);
         if !link.send_to_one(call.id, message) {
             return Err(Failure::WorkerDied);
         }
@@ -379,10 +382,21 @@ impl Service for Python {
         };
         outcome.unwrap_or_else(|failure| match failure {
             Failure::Expired => unavailable(),
+            Failure::Refused(status) => {
+                Response::text("contradictory forwarded fields\n").with_status(status)
+            }
             Failure::WorkerDied | Failure::Invalid => {
                 Response::text("bad gateway\n").with_status(StatusCode::BAD_GATEWAY)
             }
         })
+    }
+}
+
+/// What a trusted proxy says of a request.
+fn origin(rules: Option<&Rules>, request: &Request) -> Result<Origin, Failure> {
+    match rules {
+        Some(rules) => rules.origin(request).map_err(Failure::Refused),
+        None => Ok(Origin::default()),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::forwarded::Forwarded;
 use super::marshal::Marshal;
 
 /// What an application is and how it is run.
@@ -50,6 +51,8 @@ pub struct Options {
     pub lifespan: String,
     /// The path that the application is mounted under.
     pub root_path: String,
+    /// How fields like `X-Forwarded-Proto` are read; none if they are not.
+    pub forwarded: Option<Forwarded>,
     /// The level of the loggers that servers have: `info` unless given.
     pub log_level: String,
     /// Requests that wait for a free thread, in all; further ones get 503.
@@ -95,6 +98,7 @@ impl Options {
             event_loop: "auto".to_owned(),
             lifespan: "auto".to_owned(),
             root_path: String::new(),
+            forwarded: Some(Forwarded::default()),
             log_level: "info".to_owned(),
             queue: 1024,
             queue_timeout: Duration::from_secs(30),

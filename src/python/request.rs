@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use super::body::Collected;
+use super::forwarded::Origin;
 use super::marshal::Marshal;
 use super::message::Id;
 use super::outbox::Outgoing;
@@ -19,12 +20,12 @@ const ID_IN_PART_AT: usize = 12;
 pub(super) fn for_wsgi(
     request: &Request,
     (core, id): (i32, Id),
-    site: &Site,
+    (site, origin): (&Site, &Origin),
     body: Collected,
     deadline: f64,
 ) -> Outgoing {
     let mut message = begin(core, id);
-    vars::environ(&mut message, request, site, body.length());
+    vars::environ(&mut message, request, site, origin, body.length());
     let descriptor: Option<Rc<OwnedFd>> = match body {
         Collected::None => {
             message.bytes(b"");
@@ -50,12 +51,12 @@ pub(super) fn for_wsgi(
 pub(super) fn for_asgi(
     request: &Request,
     (core, id): (i32, Id),
-    site: &Site,
+    (site, origin): (&Site, &Origin),
     body: Option<&[u8]>,
     deadline: f64,
 ) -> Outgoing {
     let mut message = begin(core, id);
-    vars::scope(&mut message, request, site);
+    vars::scope(&mut message, request, site, origin);
     match body {
         Some(body) => message.bytes(body),
         None => message.none(),

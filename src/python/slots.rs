@@ -7,6 +7,8 @@ use std::task::Waker;
 use super::message::Id;
 use super::stream::Incoming;
 use super::upload::Credit;
+use ::http::StatusCode;
+
 use crate::service::{BodySender, Response};
 use crate::sys::mutants::mutate;
 
@@ -37,6 +39,8 @@ pub(super) enum Failure {
     Expired,
     /// Its response was not valid.
     Invalid,
+    /// Its proxy contradicts itself, which has this status.
+    Refused(StatusCode),
 }
 
 /// A request that was given to the workers.

@@ -6,31 +6,60 @@ use std::net::SocketAddr;
 use ::http::Version;
 use percent_encoding::percent_decode;
 
+use super::forwarded::{Origin, Rules};
 use super::marshal::Marshal;
+use super::options::Options;
 use crate::service::Request;
 
 /// What a request does not know of itself.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Site {
     /// `SCRIPT_NAME` and `root_path`: the path under which the application is mounted, without a
     /// slash at its end.
     pub(super) root_path: String,
+    /// How forwarded fields are read for a WSGI and for an ASGI application; none if they are not.
+    pub(super) wsgi_rules: Option<Rules>,
+    pub(super) asgi_rules: Option<Rules>,
 }
 
-/// Writes the variables of PEP 3333 that a request decides. `length` is that of its body, if it has
-/// one.
+impl Site {
+    pub(super) fn new(options: &Options) -> Self {
+        let rules = |is_wsgi| {
+            let forwarded = options.forwarded.as_ref();
+            forwarded.map(|forwarded| Rules::new(forwarded, is_wsgi))
+        };
+        Self {
+            root_path: options.root_path.clone(),
+            wsgi_rules: rules(true),
+            asgi_rules: rules(false),
+        }
+    }
+}
+
+/// Writes the variables of PEP 3333 that a request and its proxy decide. `length` is that of its
+/// body, if it has one.
 ///
 /// Fields with `_` in their names are left out, since `A_B` and `A-B` would be one variable. So is
 /// `Proxy`, which would become the variable by which programs find their HTTP proxy.
-pub(super) fn environ(out: &mut Marshal, request: &Request, site: &Site, length: Option<u64>) {
+pub(super) fn environ(
+    out: &mut Marshal,
+    request: &Request,
+    site: &Site,
+    origin: &Origin,
+    length: Option<u64>,
+) {
     out.dict();
     let mut put = |name: &[u8], value: &[u8]| {
         out.latin1(name);
         out.latin1(value);
     };
     put(b"REQUEST_METHOD", request.method().as_str().as_bytes());
-    put(b"SCRIPT_NAME", site.root_path.as_bytes());
-    let path: Vec<u8> = percent_decode(request.path_bytes()).collect();
+    let (script_name, path) = match origin.script_name_len {
+        Some(len) => request.path_bytes().split_at(len),
+        None => (site.root_path.as_bytes(), request.path_bytes()),
+    };
+    put(b"SCRIPT_NAME", script_name);
+    let path: Vec<u8> = percent_decode(path).collect();
     put(b"PATH_INFO", &path);
     put(
         b"QUERY_STRING",
@@ -39,7 +68,8 @@ pub(super) fn environ(out: &mut Marshal, request: &Request, site: &Site, length:
     put(b"RAW_URI", request.raw_target().as_bytes());
     put(b"REQUEST_URI", request.raw_target().as_bytes());
     put(b"SERVER_PROTOCOL", protocol(request).as_bytes());
-    put(b"wsgi.url_scheme", request.scheme().as_bytes());
+    let scheme = origin.scheme.unwrap_or_else(|| request.scheme());
+    put(b"wsgi.url_scheme", scheme.as_bytes());
     let local = request.local();
     let (name, port) = local.map_or_else(unix_server, |address| {
         (
@@ -49,7 +79,7 @@ pub(super) fn environ(out: &mut Marshal, request: &Request, site: &Site, length:
     });
     put(b"SERVER_NAME", name.as_bytes());
     put(b"SERVER_PORT", port.as_bytes());
-    match request.peer() {
+    match origin.client.or_else(|| request.peer()) {
         Some(peer) => {
             put(
                 b"REMOTE_ADDR",
@@ -62,17 +92,32 @@ pub(super) fn environ(out: &mut Marshal, request: &Request, site: &Site, length:
     if let Some(length) = length {
         put(b"CONTENT_LENGTH", length.to_string().as_bytes());
     }
-    fields(out, request);
+    fields(out, request, site, origin);
     out.end_dict();
 }
 
 /// `HTTP_*` and `CONTENT_TYPE`. The values of one name are joined: by a semicolon for cookies
-/// (RFC 6265 §5.4), by a comma otherwise (RFC 9110 §5.3).
-fn fields(out: &mut Marshal, request: &Request) {
+/// (RFC 6265 §5.4), by a comma otherwise (RFC 9110 §5.3). A field of a trusted proxy replaces the
+/// client's whose name differs only in `-` for `_`.
+fn fields(out: &mut Marshal, request: &Request, site: &Site, origin: &Origin) {
+    let is_forwarders = |name: &[u8]| {
+        origin.has_forwarder_fields
+            && site
+                .wsgi_rules
+                .as_ref()
+                .is_some_and(|rules| rules.passes_on(name))
+    };
     let mut variable = Vec::with_capacity(64);
     for (at, (name, value)) in request.headers().enumerate() {
         let is_same = |(other, _): &(&[u8], &[u8])| name.eq_ignore_ascii_case(other);
-        if !is_passed_on(name) || request.headers().take(at).any(|field| is_same(&field)) {
+        let is_replaced = || {
+            let mut others = request.headers().map(|(other, _)| other);
+            others.any(|other| is_forwarders(other) && is_same_variable(other, name))
+        };
+        if !is_forwarders(name)
+            && (!is_passed_on(name) || origin.has_forwarder_fields && is_replaced())
+            || request.headers().take(at).any(|field| is_same(&field))
+        {
             continue;
         }
         if name.eq_ignore_ascii_case(b"content-type") {
@@ -102,6 +147,15 @@ fn fields(out: &mut Marshal, request: &Request) {
     }
 }
 
+/// Whether fields of these names would become one variable.
+fn is_same_variable(name: &[u8], other: &[u8]) -> bool {
+    let part = |byte: &u8| match byte {
+        b'-' => b'_',
+        byte => byte.to_ascii_uppercase(),
+    };
+    name.iter().map(part).eq(other.iter().map(part))
+}
+
 /// Whether a field becomes a variable. The framing of the request is the server's: the body is as
 /// long as `CONTENT_LENGTH` says, and is not in chunks.
 fn is_passed_on(name: &[u8]) -> bool {
@@ -113,7 +167,7 @@ fn is_passed_on(name: &[u8]) -> bool {
 
 /// Writes the scope of an HTTP request (asgi-spec `www.rst`, version 2.5). Names of fields are in
 /// lower case; their order, their repetitions and the bytes of their values are the client's.
-pub(super) fn scope(out: &mut Marshal, request: &Request, site: &Site) {
+pub(super) fn scope(out: &mut Marshal, request: &Request, site: &Site, origin: &Origin) {
     out.dict();
     out.text("type");
     out.text("http");
@@ -122,7 +176,7 @@ pub(super) fn scope(out: &mut Marshal, request: &Request, site: &Site) {
     out.text("method");
     out.text(request.method().as_str());
     out.text("scheme");
-    out.text(request.scheme());
+    out.text(origin.scheme.unwrap_or_else(|| request.scheme()));
     // The path that the application sees begins with the one that it is mounted under.
     let decoded = percent_decode(request.path_bytes()).decode_utf8_lossy();
     out.text("path");
@@ -136,7 +190,7 @@ pub(super) fn scope(out: &mut Marshal, request: &Request, site: &Site) {
     out.text("root_path");
     out.text(&site.root_path);
     out.text("client");
-    address(out, request.peer());
+    address(out, origin.client.or_else(|| request.peer()));
     out.text("server");
     address(out, request.local());
     out.text("headers");
@@ -189,8 +243,15 @@ mod tests {
         let mut out = Marshal::with_capacity(0);
         let site = Site {
             root_path: "/shop".to_owned(),
+            ..Site::default()
         };
-        environ(&mut out, &request(target, fields), &site, length);
+        environ(
+            &mut out,
+            &request(target, fields),
+            &site,
+            &Origin::default(),
+            length,
+        );
         read(&mut &out.into_bytes()[..]).expect("a dictionary")
     }
 
@@ -278,8 +339,10 @@ mod tests {
         let fields = [("B", "1"), ("b", "3"), ("A_b", "2")];
         let site = Site {
             root_path: "/shop".to_owned(),
+            ..Site::default()
         };
-        scope(&mut out, &request("/%C3%A9%FF?q=%41", &fields), &site);
+        let request = request("/%C3%A9%FF?q=%41", &fields);
+        scope(&mut out, &request, &site, &Origin::default());
         let scope = read(&mut &out.into_bytes()[..]).expect("a dictionary");
         assert_eq!(scope.get("path").cloned(), text("/shop/é\u{fffd}"));
         let bytes = |bytes: &[u8]| Value::Bytes(bytes.to_vec());

@@ -158,6 +158,12 @@ impl Request {
         self.0.remote.as_ref()?.local()
     }
 
+    /// Whether the client is connected to a Unix socket. Not so is a client without an address
+    /// because it has reset its connection.
+    pub(crate) fn is_from_unix_socket(&self) -> bool {
+        self.0.remote.as_ref().is_some_and(Remote::is_unix)
+    }
+
     /// Whether the client asks to switch to this protocol (RFC 9110 §7.8).
     pub(super) fn upgrades_to(&self, protocol: &[u8]) -> bool {
         let has = |name: &str, option: &[u8]| {

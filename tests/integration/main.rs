@@ -22,6 +22,7 @@ mod limits;
 mod malformed_requests;
 mod panics;
 mod python_applications;
+mod python_forwarded;
 mod python_kills;
 mod python_life;
 mod python_mistakes;

@@ -5,6 +5,7 @@ use std::time::Duration as StdDuration;
 
 use clap::{ArgAction, Args, ValueEnum};
 
+use super::proxy::ProxyArgs;
 use crate::units::{Duration, Size};
 
 /// The arguments of `run`.
@@ -134,6 +135,9 @@ pub(crate) struct RunArgs {
     #[arg(long = "static", env = "CORING_STATIC", value_name = "PATH=DIR")]
     #[arg(value_delimiter = ',', action = ArgAction::Append, value_parser = mount)]
     pub(crate) mounts: Vec<Mount>,
+
+    #[command(flatten)]
+    pub(crate) proxy: ProxyArgs,
 }
 
 const AFTER_HELP: &str = "\

@@ -2,6 +2,7 @@
 //! public API of the library.
 
 mod args;
+mod proxy;
 
 use std::env;
 use std::ffi::OsString;
@@ -40,6 +41,8 @@ pub(crate) enum RunError {
     Mount(PathBuf, io::Error),
     Watch(PathBuf, io::Error),
     Thread(io::Error),
+    /// A variable of the environment is invalid.
+    Variable(String),
 }
 
 impl RunError {
@@ -48,6 +51,7 @@ impl RunError {
         match self {
             Self::Start(_, StartError::Worker(code)) => *code,
             Self::Start(_, StartError::Ended(_)) => 3,
+            Self::Variable(_) => 2,
             _ => 1,
         }
     }
@@ -84,6 +88,7 @@ impl std::fmt::Display for RunError {
                 )
             }
             Self::Thread(error) => write!(f, "cannot start a thread: {error}"),
+            Self::Variable(line) => f.write_str(line),
         }
     }
 }
@@ -127,6 +132,7 @@ impl RunArgs {
         self.root_path
             .trim_end_matches('/')
             .clone_into(&mut options.root_path);
+        options.forwarded = self.proxy.forwarded().map_err(RunError::Variable)?;
         options.log_level.clone_from(&self.log_level);
         options.queue = self.queue;
         options.queue_timeout = self.queue_timeout.into();

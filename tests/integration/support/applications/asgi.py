@@ -35,6 +35,10 @@ async def app(scope, receive, send):
         # So long that another request at the same time goes to another worker.
         await asyncio.sleep(0.1)
         body = str(os.getpid()).encode()
+    elif action == "origin":
+        origin = f"{scope['scheme']} {scope['client'] and scope['client'][0]}"
+        note(origin)
+        body = origin.encode()
     elif action == "state":
         body = scope["state"]["started"].encode()
     elif action == "fail":

@@ -98,6 +98,8 @@ def respond(environ, start_response):
         note(f"begin {argument}")
         body = [argument.encode()]
         note(f"end {argument}")
+    elif action == "origin":
+        body = [f"{environ['wsgi.url_scheme']} {environ['REMOTE_ADDR']}".encode()]
     elif action == "header":
         headers.append(("X-Echo", environ.get("HTTP_X_ECHO", "none")))
         body = [environ["PATH_INFO"].encode("latin-1")]
