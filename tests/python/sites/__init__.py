@@ -1,0 +1,1 @@
+"""Applications of real frameworks, each with the same paths."""
