@@ -60,6 +60,7 @@ class Server:
         workers = self._scenario.workers
         cores = ",".join(str(core) for core in self._places.cores[:workers])
         application = APPLICATIONS.get(self.contender.application)
+        log = shlex.quote(str(self._access_log)) if self._scenario.logs else "off"
         command = self.contender.commands[self._scenario.task].format(
             bin=shlex.quote(str(self._places.binaries)),
             peers=shlex.quote(str(self._places.peers)),
@@ -72,7 +73,7 @@ class Server:
             port=self.port,
             workers=workers,
             response=response,
-            log=f"--access-log {shlex.quote(str(self._access_log))}" if self._scenario.logs else "",
+            log=f"--access-log={log}",
         )
         # In a session of its own, so that it is killed with all its children, and a terminal's
         # Ctrl-C does not reach it.

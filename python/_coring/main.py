@@ -74,7 +74,8 @@ def _load(config: dict[str, Any]) -> tuple[Any, str, str]:
         interface = wanted
     is_asgi = interface.startswith("asgi")
     if worker_class == "auto":
-        worker_class = "asgi" if is_asgi else "gthread"
+        is_single = config.get("threads") == 1
+        worker_class = "asgi" if is_asgi else "sync" if is_single else "gthread"
     elif is_asgi != (worker_class == "asgi"):
         kind = "an ASGI" if is_asgi else "a WSGI"
         cure = "asgi" if is_asgi else "sync or gthread"

@@ -109,6 +109,8 @@ def _record(name: str, value: Any) -> list[str]:
         return [name, "text", "1", str(value)]
     if isinstance(value, (list, tuple)) and all(isinstance(v, (int, str)) for v in value):
         return [name, "list", str(len(value)), *map(str, value)]
+    if value and isinstance(value, dict) and all(isinstance(v, str) for v in value.values()):
+        return [name, "list", str(len(value)), *(f"{k}={v}" for k, v in value.items())]
     if isinstance(value, type):
         return [name, "text", "1", f"{value.__module__}.{value.__qualname__}"]
     if callable(value):
@@ -124,7 +126,7 @@ def _unknown(found: dict[str, Any], names: list[str]) -> list[tuple[str, str]]:
         is_setting = name in names or name.startswith("_")
         if is_setting or name in used or isinstance(value, ModuleType) or callable(value):
             continue
-        near = difflib.get_close_matches(name, names, 1)
+        near = difflib.get_close_matches(name, names, 1, 0.85)
         unknown.append((name, MISTAKEN.get(name) or (near[0] if near else "")))
     return unknown
 

@@ -29,6 +29,7 @@ mod python_mistakes;
 mod python_reload;
 mod python_replacement;
 mod python_response_memory;
+mod python_settings;
 mod python_sharing;
 mod python_views;
 mod real_clients;

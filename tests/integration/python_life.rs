@@ -168,10 +168,11 @@ fn signals_reopen_the_access_log() {
         });
     };
     for arguments in [
-        ["run", "app.py", "--bind", "127.0.0.1:0", "--access-log"],
-        ["serve", ".", "--bind", "127.0.0.1:0", "--access-log"],
+        ["run", "app.py", "--bind", "127.0.0.1:0"],
+        ["serve", ".", "--bind", "127.0.0.1:0"],
     ] {
-        let mut command = coring(&[&arguments[..], &[&log]].concat());
+        let mut command = coring(&arguments);
+        command.arg(format!("--access-log={log}"));
         command.current_dir(directory.path());
         let server = Coring::start_as(command);
         for (signal, name, target) in [

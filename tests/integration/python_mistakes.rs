@@ -296,9 +296,12 @@ fn wrong_flags_are_explained() {
             &["good.py", "--worker-clas", "sync"][..],
             "'--worker-class'",
         ),
-        (&["good.py", "-k", "gevent"], "auto, sync, gthread, asgi"),
+        (
+            &["good.py", "-k", "my.Worker"],
+            "auto, sync, gthread and asgi",
+        ),
         (&["good.py", "-w", "0"], "invalid value '0' for '--workers"),
-        (&[], "<APP>"),
+        (&[], "coring run APP"),
     ] {
         let finished = run_with(&mut run_in(&directory, arguments), b"");
         assert_eq!(finished.code, Some(2), "{arguments:?}: {}", finished.stderr);

@@ -16,14 +16,14 @@ use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 use coring::{Builder, ErrorKind, Handle, Server, messages};
 use signal_hook::iterator::Signals;
 
 use app::{App, Directory, DirectoryError};
-use flags::Flags;
+use flags::{Command, Flags};
 use plan::{Plan, ServerConfig};
-use run::{RunArgs, RunError};
+use run::{RunArgs, RunError, SettingsError};
 
 /// How long the process waits at its end until the last messages are written.
 const LAST_MESSAGES: Duration = Duration::from_secs(1);
@@ -64,20 +64,37 @@ fn main() -> ExitCode {
 }
 
 fn obey() -> Result<(), Failure> {
-    let flags = Flags::try_parse().map_err(|error| match error.use_stderr() {
-        true => Failure::Flags(error),
-        // `--help` or `--version`: printed to standard output.
-        false => error.exit(),
-    })?;
+    let flags = flags()?;
     let port = env::var_os("PORT").map(|port| port.to_string_lossy().into_owned());
     match plan::plan(flags, port.as_deref()).map_err(Failure::Usage)? {
         Plan::Serve(app, config) => serve(&app, &config),
-        Plan::Run(arguments, config) => run_application(&arguments, &config),
+        Plan::Run(arguments, mut config) => run_application(&arguments, &mut config),
         Plan::Version(engine) => {
             console::version(engine);
             Ok(())
         }
     }
+}
+
+/// The command line, with what other sources set for `run`.
+fn flags() -> Result<Flags, Failure> {
+    let failed = |error: clap::Error| match error.use_stderr() {
+        true => Failure::Flags(error),
+        // `--help` or `--version`: printed to standard output.
+        false => error.exit(),
+    };
+    let parsed = run::parse(Flags::command(), env::args_os().collect());
+    let (matches, settled) = parsed.map_err(|error| match error {
+        SettingsError::Clap(error) => failed(error),
+        SettingsError::Run(error) => Failure::Run(error),
+        SettingsError::Usage(line) => Failure::Usage(line),
+        SettingsError::File(line) => Failure::Run(RunError::Setting(line)),
+    })?;
+    let mut flags = Flags::from_arg_matches(&matches).map_err(failed)?;
+    if let Some(Command::Run(arguments)) = &mut flags.command {
+        arguments.settled = settled;
+    }
+    Ok(flags)
 }
 
 /// Serves one of the program's own services until the server ends.
@@ -93,7 +110,7 @@ fn serve(app: &App<Directory>, config: &ServerConfig) -> Result<(), Failure> {
 
 /// Runs a Python application until the server ends. The workers end after the server, so that every
 /// request that was accepted is answered.
-fn run_application(arguments: &RunArgs, config: &ServerConfig) -> Result<(), Failure> {
+fn run_application(arguments: &RunArgs, config: &mut ServerConfig) -> Result<(), Failure> {
     let mut signals = signals::install_with_workers().map_err(Failure::Signals)?;
     let mounts = arguments.open_mounts().map_err(Failure::Run)?;
     let drain_timeout = Duration::from(config.drain_timeout);
@@ -102,6 +119,7 @@ fn run_application(arguments: &RunArgs, config: &ServerConfig) -> Result<(), Fai
     let Some(workers) = started.map_err(Failure::Run)? else {
         return Ok(());
     };
+    arguments.apply_profile(&workers, config);
     let services = workers.services();
     let server = match mounts.is_empty() {
         true => builder(config).start(services),

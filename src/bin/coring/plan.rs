@@ -8,7 +8,7 @@ use coring::{AccessLog, EngineChoice, HalfClose, Limits, Pin};
 
 use crate::app::{App, Directory, FixedResponse};
 use crate::flags::{self, Command, Flags, Respond, Serve};
-use crate::run::RunArgs;
+use crate::run::{self, RunArgs};
 use crate::units::{self, Size};
 
 /// The action of this run of the program.
@@ -38,7 +38,7 @@ pub(crate) struct ServerConfig {
     /// Whether the counters are printed at the end.
     pub(crate) stats: bool,
     /// Warnings for the banner, a line each.
-    pub(crate) notes: Vec<&'static str>,
+    pub(crate) notes: Vec<String>,
 }
 
 /// Makes a plan of `flags` and `port`, the value of the variable `PORT`, which platforms set.
@@ -58,11 +58,15 @@ pub(crate) fn plan(flags: Flags, port: Option<&str>) -> Result<Plan, String> {
     }
     let mut limits = limits(&flags)?;
     let mut cores = flags.listen.cores.map(NonZeroUsize::get);
+    let mut notes = notes(&limits, flags.sizes.max_body.is_some());
     if let Some(Command::Run(run)) = &command {
         if flags.sizes.max_body.is_none() {
             limits.body_bytes_max = None;
         }
         cores = cores.or_else(|| Some(run.cores()));
+        flags.listen.bind = run::addresses(&flags.listen.bind)?;
+        flags.reports.access_log = run.access_log();
+        notes.extend(run.notes());
     }
     let config = Box::new(ServerConfig {
         addresses: addresses(flags.listen.bind, port)?,
@@ -73,7 +77,7 @@ pub(crate) fn plan(flags: Flags, port: Option<&str>) -> Result<Plan, String> {
             flags::Pin::Never => Pin::Never,
         },
         engine,
-        notes: notes(&limits, flags.sizes.max_body.is_some()),
+        notes,
         limits,
         drain_timeout: flags.times.drain_timeout,
         access_log: match flags.reports.access_log {
@@ -193,13 +197,14 @@ fn fixed_response(respond: Respond) -> Result<FixedResponse, String> {
     })
 }
 
-fn notes(limits: &Limits, has_max_body: bool) -> Vec<&'static str> {
+fn notes(limits: &Limits, has_max_body: bool) -> Vec<String> {
     let mut notes = Vec::new();
     if has_max_body && limits.body_bytes_max.is_none() {
-        notes.push("--max-body 0: request bodies are unlimited");
+        notes.push("--max-body 0: request bodies are unlimited".to_owned());
     }
     if limits.bytes_per_second_min.is_none() {
-        notes.push("--min-rate 0: a client can hold a connection with one byte per time limit");
+        let note = "--min-rate 0: a client can hold a connection with one byte per time limit";
+        notes.push(note.to_owned());
     }
     notes
 }

@@ -5,7 +5,10 @@ use std::time::Duration as StdDuration;
 
 use clap::{ArgAction, Args, ValueEnum};
 
+use super::class::{Class, class};
+use super::compat::CompatArgs;
 use super::proxy::ProxyArgs;
+use super::settings::Settled;
 use crate::units::{Duration, Size};
 
 /// The arguments of `run`.
@@ -13,7 +16,7 @@ use crate::units::{Duration, Size};
 #[command(next_help_heading = "Application", after_help = AFTER_HELP)]
 pub(crate) struct RunArgs {
     /// The application: MODULE:APP, MODULE, MODULE:factory() or FILE.py
-    #[arg(value_name = "APP")]
+    #[arg(value_name = "APP", default_value = "", hide_default_value = true)]
     pub(crate) app: String,
 
     /// Worker processes
@@ -32,9 +35,10 @@ pub(crate) struct RunArgs {
     #[arg(value_parser = clap::value_parser!(u32).range(1..=256))]
     pub(crate) threads: Option<u32>,
 
-    /// How workers run the application. auto: asgi for an ASGI application, else gthread
+    /// How workers run the application: auto, sync, gthread or asgi. auto: asgi for an ASGI
+    /// application, else gthread
     #[arg(short = 'k', long, env = "CORING_WORKER_CLASS", value_name = "CLASS")]
-    #[arg(value_enum, default_value_t = Class::Auto)]
+    #[arg(value_parser = class, default_value = "auto")]
     pub(crate) worker_class: Class,
 
     /// How the application is called. auto: as it looks
@@ -138,6 +142,12 @@ pub(crate) struct RunArgs {
 
     #[command(flatten)]
     pub(crate) proxy: ProxyArgs,
+
+    #[command(flatten)]
+    pub(crate) compat: CompatArgs,
+
+    #[arg(skip)]
+    pub(crate) settled: Settled,
 }
 
 const AFTER_HELP: &str = "\
@@ -157,15 +167,6 @@ Exit status:
   3   the application failed to start
   4   the application could not be loaded
   77  io_uring is refused, and --engine uring was given";
-
-/// The values of `--worker-class`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Class {
-    Auto,
-    Sync,
-    Gthread,
-    Asgi,
-}
 
 /// The values of `--interface`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

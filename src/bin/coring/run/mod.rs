@@ -2,7 +2,15 @@
 //! public API of the library.
 
 mod args;
+mod class;
+mod compat;
+mod convert;
+mod merge;
+mod profile;
 mod proxy;
+mod settings;
+mod table;
+mod words;
 
 use std::env;
 use std::ffi::OsString;
@@ -21,9 +29,13 @@ use rustix::process::{Resource, getrlimit};
 use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::flags::AccessLog;
+use crate::plan::ServerConfig;
 use crate::units::Size;
 pub(crate) use args::RunArgs;
-use args::{Calls, Class, Mount};
+use args::{Calls, Mount};
+use class::Class;
+pub(crate) use settings::{SettingsError, parse};
 
 /// The first argument by which coring becomes a launcher of Python. It is for coring itself.
 pub(crate) const LAUNCH: &str = "__launch-python";
@@ -43,6 +55,8 @@ pub(crate) enum RunError {
     Thread(io::Error),
     /// A variable of the environment is invalid.
     Variable(String),
+    /// A setting is invalid: one line.
+    Setting(String),
 }
 
 impl RunError {
@@ -87,13 +101,56 @@ impl std::fmt::Display for RunError {
                     path.display()
                 )
             }
+            Self::Setting(line) => f.write_str(line),
             Self::Thread(error) => write!(f, "cannot start a thread: {error}"),
             Self::Variable(line) => f.write_str(line),
         }
     }
 }
 
+/// The addresses that are written as gunicorn has them, as coring does.
+///
+/// # Errors
+/// When one is a descriptor.
+pub(crate) fn addresses(written: &[String]) -> Result<Vec<String>, String> {
+    let one = |text: &String| match text.starts_with("fd://") {
+        true => Err(format!(
+            "--bind {text}: coring opens its sockets itself; give an address"
+        )),
+        false => Ok(convert::address(text)),
+    };
+    written.iter().map(one).collect()
+}
+
 impl RunArgs {
+    /// Where to log requests, unless the profile says otherwise.
+    pub(crate) fn access_log(&self) -> AccessLog {
+        match self.compat.no_access_log {
+            true => AccessLog::Off,
+            false => self.compat.access_log.clone(),
+        }
+    }
+
+    /// What the operator should know of the settings.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        let mut notes = self.settled.notes.clone();
+        let is_unthreaded = self.worker_class == Class::Asgi;
+        if is_unthreaded && let Some(threads) = self.threads.filter(|threads| *threads > 1) {
+            notes.push(format!(
+                "--threads {threads} has no effect: workers of this class run many requests at \
+                 a time without threads"
+            ));
+        }
+        notes
+    }
+
+    /// The defaults that depend on what the application is.
+    pub(crate) fn apply_profile(&self, workers: &Workers, config: &mut ServerConfig) {
+        let interface = workers.loaded().map(|loaded| loaded.interface.as_str());
+        let settled = &self.settled;
+        settled.profile.apply(interface, &settled.set, config);
+    }
+
     /// The cores that the application uses unless the operator gives a number: more than workers
     /// would only divide their requests.
     pub(crate) fn cores(&self) -> usize {
@@ -113,7 +170,11 @@ impl RunArgs {
         options.threads = self.threads;
         options.class = match self.worker_class {
             Class::Auto => WorkerClass::Auto,
-            Class::Sync => WorkerClass::Sync,
+            // gunicorn does the same.
+            Class::Sync | Class::Meinheld if self.threads.is_some_and(|threads| threads > 1) => {
+                WorkerClass::Gthread
+            }
+            Class::Sync | Class::Meinheld => WorkerClass::Sync,
             Class::Gthread => WorkerClass::Gthread,
             Class::Asgi => WorkerClass::Asgi,
         };
@@ -124,6 +185,8 @@ impl RunArgs {
             Calls::Asgi2 => Interface::Asgi2,
         };
         options.factory = self.factory;
+        options.config.clone_from(&self.settled.config);
+        options.environment = self.compat.environment()?;
         options.chdir.clone_from(&self.chdir);
         options.app_dir.clone_from(&self.app_dir);
         options.pythonpath.clone_from(&self.pythonpath);
@@ -228,6 +291,8 @@ pub(crate) fn describe(arguments: &RunArgs, workers: &Workers) -> Vec<(&'static 
     };
     let python = format!("{python} ({})", given(arguments.python.is_some()));
     let mut rows = vec![("python", python)];
+    let interface = workers.loaded().map(|loaded| loaded.interface.as_str());
+    rows.push(("profile", arguments.settled.profile.describe(interface)));
     match workers.loaded() {
         Some(loaded) => {
             let class = given(arguments.worker_class != Class::Auto);

@@ -1,0 +1,116 @@
+//! Flags that coring has because gunicorn or uvicorn have them.
+
+use std::path::{Path, PathBuf};
+
+use clap::builder::FalseyValueParser;
+use clap::{ArgAction, Args};
+
+use super::RunError;
+use crate::flags::AccessLog;
+
+/// Flags as in gunicorn and uvicorn.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "As in gunicorn and uvicorn, whose other flags work, too")]
+pub(crate) struct CompatArgs {
+    /// A configuration file of gunicorn's, or python:MODULE [default: gunicorn.conf.py, if there
+    /// is one]
+    #[arg(short, long, env = "CORING_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<String>,
+
+    /// Set a variable in the environment of the application. May be repeated
+    #[arg(short, long = "env", env = "CORING_ENV", value_name = "NAME=VALUE")]
+    #[arg(action = ArgAction::Append, value_parser = assignment)]
+    pub(crate) environment: Vec<(String, String)>,
+
+    /// Set the variables of a file of lines NAME=VALUE that the environment does not have
+    #[arg(long, env = "CORING_ENV_FILE", value_name = "FILE")]
+    pub(crate) env_file: Option<PathBuf>,
+
+    /// Where to log requests: off, - for standard output (also without WHERE), or the path of a
+    /// file [default: off; - in the profile of uvicorn]
+    #[arg(long, env = "CORING_ACCESS_LOG", value_name = "WHERE")]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "-")]
+    #[arg(default_value = "off", hide_default_value = true)]
+    pub(crate) access_log: AccessLog,
+
+    /// Log no requests
+    #[arg(long, env = "CORING_NO_ACCESS_LOG", value_parser = FalseyValueParser::new())]
+    pub(crate) no_access_log: bool,
+}
+
+impl CompatArgs {
+    /// The variables that the application gets.
+    ///
+    /// # Errors
+    /// When a file of them cannot be read.
+    pub(crate) fn environment(&self) -> Result<Vec<(String, String)>, RunError> {
+        let mut variables = self.environment.clone();
+        if let Some(path) = &self.env_file {
+            let given = |name: &str| {
+                let is_given = self.environment.iter().any(|(other, _)| other == name);
+                is_given || std::env::var_os(name).is_some()
+            };
+            let wrong = |why: String| RunError::Setting(format!("{}: {why}", path.display()));
+            let read = read_variables(path).map_err(wrong)?;
+            variables.extend(read.into_iter().filter(|(name, _)| !given(name)));
+        }
+        Ok(variables)
+    }
+}
+
+fn assignment(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("give it as NAME=VALUE".to_owned()),
+    }
+}
+
+/// The variables of a file, the last one of a name.
+fn read_variables(path: &Path) -> Result<Vec<(String, String)>, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    let mut variables = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let line = line.trim();
+        let line = line.strip_prefix("export ").unwrap_or(line);
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let invalid = || format!("line {} is not NAME=VALUE", index + 1);
+        let (name, value) = line.split_once('=').ok_or_else(invalid)?;
+        let value = value.trim();
+        let quoted = ['"', '\''].into_iter().find_map(|quote| {
+            let inner = value.strip_prefix(quote)?;
+            inner.split_once(quote).map(|(inner, _)| inner)
+        });
+        let plain = value.split(" #").next().unwrap_or_default().trim_end();
+        let value = quoted.unwrap_or(plain).to_owned();
+        variables.push((name.trim().to_owned(), value));
+    }
+    Ok(variables)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_variables_are_read() {
+        let path = std::env::temp_dir().join(format!("coring-env-{}", std::process::id()));
+        let text = "# a comment\n\nA=1\nexport B = two words # why\nC='x # y'\nD=\"z\"\nE=\n";
+        std::fs::write(&path, text).expect("a file");
+        let variables = read_variables(&path).expect("is valid");
+        let expected = [
+            ("A", "1"),
+            ("B", "two words"),
+            ("C", "x # y"),
+            ("D", "z"),
+            ("E", ""),
+        ];
+        let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(variables, expected);
+        std::fs::write(&path, "A=1\nnonsense\n").expect("a file");
+        let error = read_variables(&path).expect_err("has no value");
+        assert_eq!(error, "line 2 is not NAME=VALUE");
+        std::fs::remove_file(path).expect("our file");
+    }
+}

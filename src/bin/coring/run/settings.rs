@@ -1,0 +1,135 @@
+//! Merges the settings of a configuration file, of variables and of the command line, with the
+//! precedence that gunicorn has: whatever a source sets becomes a flag, unless a source before it
+//! has set that flag.
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::path::Path;
+
+use clap::{ArgMatches, Command};
+
+use super::RunError;
+use super::merge::{Merge, Word};
+use super::profile::Profile;
+use super::table;
+
+/// The file that is read without `-c`.
+const DEFAULT_FILE: &str = "gunicorn.conf.py";
+
+/// What the sources have set besides flags.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Settled {
+    /// Whose defaults apply.
+    pub(crate) profile: Profile,
+    /// The configuration file, by its full path, or `python:MODULE`.
+    pub(crate) config: Option<String>,
+    /// Whether that lets gevent replace the modules that block.
+    pub(crate) is_patched: bool,
+    /// Settings that have no effect, a line each.
+    pub(crate) notes: Vec<String>,
+    /// The ids of the flags that some source has set.
+    pub(crate) set: HashSet<String>,
+}
+
+/// Why the settings cannot be followed.
+#[derive(Debug)]
+pub(crate) enum SettingsError {
+    Clap(clap::Error),
+    Run(RunError),
+    /// A setting of the command line or of a variable: one line.
+    Usage(String),
+    /// A setting of a file: one line.
+    File(String),
+}
+
+impl From<clap::Error> for SettingsError {
+    fn from(error: clap::Error) -> Self {
+        Self::Clap(error)
+    }
+}
+
+/// Parses the command line `arguments`, and for `run` all other sources.
+///
+/// # Errors
+/// When a source is invalid, or has a setting that coring refuses.
+pub(crate) fn parse(
+    root: Command,
+    arguments: Vec<OsString>,
+) -> Result<(ArgMatches, Settled), SettingsError> {
+    let rows = table::rows();
+    let root = table::add_flags(root, &rows);
+    let matches = root.clone().try_get_matches_from(&arguments)?;
+    let Some(typed) = matches.subcommand_matches("run") else {
+        return Ok((matches, Settled::default()));
+    };
+    let mut merge = Merge::new(&root, &rows);
+    merge.command_line(typed)?;
+    let in_variable = merge.gunicorn_variable()?;
+    merge.uvicorn_variables()?;
+    let location = location(typed, in_variable.as_ref());
+    if let Some(location) = location {
+        merge.file(typed, &location)?;
+    }
+    merge.defaults();
+    let Merge {
+        words,
+        mut settled,
+        set,
+        ..
+    } = merge;
+    settled.set = set;
+    let at = 1 + place_of_run(&root, &arguments);
+    let mut all = arguments;
+    all.splice(at..at, words.iter().map(|word| OsString::from(&word.text)));
+    match root.clone().try_get_matches_from(&all) {
+        Ok(matches) if settled.set.contains("app") => Ok((matches, settled)),
+        Ok(_) => {
+            let what = "no application is given: coring run APP, as in coring run main:app";
+            Err(SettingsError::Usage(what.to_owned()))
+        }
+        Err(error) => Err(offender(&root, &words, error)),
+    }
+}
+
+/// The index of the word `run` among the arguments.
+fn place_of_run(root: &Command, arguments: &[OsString]) -> usize {
+    let is_run = |end: usize| {
+        let matches = root.clone().try_get_matches_from(&arguments[..=end]);
+        matches.is_ok_and(|matches| matches.subcommand_name() == Some("run"))
+    };
+    let candidates = (1..arguments.len()).filter(|&at| arguments[at] == "run");
+    candidates.into_iter().find(|&at| is_run(at)).unwrap_or(1)
+}
+
+/// The error of the word that has caused `error`, as one line.
+fn offender(root: &Command, words: &[Word], error: clap::Error) -> SettingsError {
+    for word in words {
+        let alone = ["coring", "run", &word.text];
+        let Err(error) = root.clone().try_get_matches_from(alone) else {
+            continue;
+        };
+        let text = error.to_string();
+        let first = text.lines().next().unwrap_or_default();
+        let reason = first.strip_prefix("error: ").unwrap_or(first);
+        let line = match word.name == word.source {
+            true => format!("{}: {reason}", word.source),
+            false => format!("{}: `{}`: {reason}", word.source, word.name),
+        };
+        return match word.is_of_file {
+            true => SettingsError::File(line),
+            false => SettingsError::Usage(line),
+        };
+    }
+    SettingsError::Clap(error)
+}
+
+/// The configuration file: that of the command line, of `GUNICORN_CMD_ARGS`, or of the directory.
+fn location(typed: &ArgMatches, variable: Option<&ArgMatches>) -> Option<String> {
+    let given = |matches: &ArgMatches| matches.get_one::<String>("config").cloned();
+    given(typed)
+        .or_else(|| variable.and_then(given))
+        .or_else(|| {
+            let is_there = Path::new(DEFAULT_FILE).is_file();
+            is_there.then(|| DEFAULT_FILE.to_owned())
+        })
+}

@@ -1,0 +1,284 @@
+//! `coring run`: the command lines, files and variables of gunicorn and uvicorn.
+
+use std::process::Command;
+
+use crate::support::{Coring, Finished, TempDir, coring, eventually, get, run_with};
+
+const APP: &str = "\
+import os
+
+def app(environ, start_response):
+    start_response('200 OK', [('Content-Type', 'text/plain')])
+    name = environ['QUERY_STRING']
+    return [os.environ.get(name, 'hello').encode()]
+";
+
+const ASGI: &str = "\
+async def app(scope, receive, send):
+    assert scope['type'] == 'http'
+    await send({'type': 'http.response.start', 'status': 200})
+    await send({'type': 'http.response.body', 'body': b'hello'})
+";
+
+/// The configuration file of an article, verbatim.
+const ARTICLE: &str = "\
+# gunicorn_config.py
+import logging
+import logging.handlers
+from logging.handlers import WatchedFileHandler
+import os
+import multiprocessing
+bind = '127.0.0.1:0'      #绑定ip和端口号
+backlog = 512                #监听队列
+timeout = 30      #超时
+worker_class = 'CLASS' #使用gevent模式，还可以使用sync 模式，默认的是sync模式
+debug = True
+workers = multiprocessing.cpu_count() * 2 + 1    #进程数
+threads = 2 #指定每个进程开启的线程数
+loglevel = 'debug' #日志级别，这个日志级别指的是错误日志的级别，而访问日志的级别无法设置
+logfile = 'log/debug.log'
+x_forwarded_for_header = 'X-FORWARDED-FOR'
+";
+
+fn applications() -> TempDir {
+    let directory = TempDir::new();
+    directory.write("app.py", APP);
+    directory.write("asgi.py", ASGI);
+    directory
+}
+
+/// `coring run` in a directory, without the variables that count.
+fn command(directory: &TempDir, arguments: &[&str]) -> Command {
+    let mut command = coring(&["run"]);
+    command.args(arguments).current_dir(directory.path());
+    for variable in ["WEB_CONCURRENCY", "GUNICORN_CMD_ARGS", "PORT"] {
+        command.env_remove(variable);
+    }
+    command
+}
+
+/// The banner of a server that answers `hello`.
+#[track_caller]
+fn banner_of(command: Command) -> String {
+    let server = Coring::start_as(command);
+    let mut client = server.connect();
+    client.send(get("/"));
+    assert_eq!(client.response().text(), "hello");
+    let banner = eventually("the banner", || {
+        let text = server.stderr();
+        text.contains("  cores ").then_some(text)
+    });
+    assert_eq!(server.stop().code, Some(0));
+    banner
+}
+
+/// Asserts that the command fails with one line that has `words`, below a traceback perhaps.
+#[track_caller]
+fn expect_failure(command: &mut Command, code: i32, words: &[&str]) -> Finished {
+    let finished = run_with(command, b"");
+    let text = &finished.stderr;
+    assert_eq!(finished.code, Some(code), "{text}");
+    let last = text.lines().last().expect("a line");
+    for word in words {
+        assert!(last.contains(word), "no {word:?} in: {text}");
+    }
+    finished
+}
+
+#[track_caller]
+fn assert_has(banner: &str, words: &[&str]) {
+    for word in words {
+        assert!(banner.contains(word), "no {word:?} in: {banner}");
+    }
+}
+
+#[test]
+fn the_configuration_file_of_the_articles_works() {
+    let directory = applications();
+    let file = ARTICLE.replace("CLASS", "egg:meinheld#gunicorn_worker");
+    directory.write("gunicorn_config.py", file);
+    let arguments = ["-c", "gunicorn_config.py", "app:app"];
+    let banner = banner_of(command(&directory, &arguments));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    assert_has(
+        &banner,
+        &[
+            "profile gunicorn (because of gunicorn_config.py)",
+            &format!("{} × gthread of 2 threads", cores * 2 + 1),
+            "`logfile` is no setting of gunicorn's; did you mean errorlog?",
+            "`x_forwarded_for_header` is no setting of gunicorn's\n",
+            "`debug` is no setting of gunicorn's\n",
+            "`backlog` has no effect",
+        ],
+    );
+}
+
+#[test]
+fn later_sources_yield_to_earlier_ones() {
+    let directory = applications();
+    directory.write(
+        "gunicorn.conf.py",
+        "workers = 3\nbind = ['127.0.0.1:0']\nwsgi_app = 'app:app'\nthreads = 2\n",
+    );
+    let workers = |arguments: &[&str], variables: &[(&str, &str)]| {
+        let mut command = command(&directory, arguments);
+        command.envs(variables.iter().copied());
+        let banner = banner_of(command);
+        let row = banner.lines().find(|line| line.contains(" workers "));
+        let words = row.expect("a row").split_whitespace().skip(1);
+        let words: Vec<&str> = words.collect();
+        format!("{} {} {}", words[0], words[2], words[4])
+    };
+    // Without any argument: the file is found, and names the application.
+    assert_eq!(workers(&[], &[]), "3 gthread 2");
+    let low = ("WEB_CONCURRENCY", "9");
+    assert_eq!(workers(&[], &[low]), "3 gthread 2");
+    let variable = ("GUNICORN_CMD_ARGS", "--workers=4 --threads '5'");
+    assert_eq!(workers(&[], &[low, variable]), "4 gthread 5");
+    let own = ("CORING_THREADS", "6");
+    assert_eq!(workers(&["-w", "1"], &[variable, own]), "1 gthread 6");
+    let other = directory.write("other.py", "bind = '127.0.0.1:0'\nthreads = 7\n");
+    let other = format!("file:{other}");
+    assert_eq!(workers(&["-c", &other, "app:app"], &[]), "1 gthread 7");
+    assert_eq!(
+        workers(&["-c", "python:other", "app:app"], &[low]),
+        "9 gthread 7"
+    );
+}
+
+#[test]
+fn variables_of_the_file_reach_the_application() {
+    let directory = applications();
+    directory.write(
+        "conf.py",
+        "raw_env = ['FROM_FILE=a=b,c']\nbind = '127.0.0.1:0'\n",
+    );
+    directory.write(
+        "variables",
+        "# comment\nFROM_FILE=no\nexport OTHER='two words'\n",
+    );
+    let arguments = ["-c", "conf.py", "--env-file", "variables", "app:app"];
+    let server = Coring::start_as(command(&directory, &arguments));
+    let mut client = server.connect();
+    for (name, value) in [("FROM_FILE", "a=b,c"), ("OTHER", "two words")] {
+        client.send(get(&format!("/?{name}")));
+        assert_eq!(client.response().text(), value);
+    }
+}
+
+#[test]
+fn the_names_of_uvicorn_work() {
+    let directory = applications();
+    let line = "asgi:app --host localhost --port 0 --workers 2 --timeout-keep-alive 7 \
+                --no-use-colors --limit-concurrency 100 --loop asyncio --http h11";
+    let arguments: Vec<&str> = line.split_whitespace().collect();
+    let banner = banner_of(command(&directory, &arguments));
+    assert_has(
+        &banner,
+        &[
+            "profile uvicorn",
+            "2 × asgi",
+            "on      http://127.0.0.1:",
+            "`--http` has no effect",
+        ],
+    );
+    let mut from_variables = command(&directory, &["--host", "127.0.0.1"]);
+    let variables = [("UVICORN_PORT", "0"), ("UVICORN_APP", "asgi:app")];
+    from_variables.envs(variables).env("UVICORN_WORKERS", "2");
+    assert_has(&banner_of(from_variables), &["asgi:app (asgi3", "2 × asgi"]);
+}
+
+/// uvicorn logs requests, gunicorn does not, and what the operator gives counts in any case.
+#[test]
+fn the_profile_decides_whether_requests_are_logged() {
+    let directory = applications();
+    let log_of = |arguments: &[&str]| {
+        let mut command = command(&directory, arguments);
+        command.args(["--bind", "127.0.0.1:0"]);
+        let server = Coring::start_as(command);
+        let mut client = server.connect();
+        client.send(get("/logged"));
+        assert_eq!(client.response().status, 200);
+        drop(client);
+        server.stop().stdout.matches("/logged").count()
+    };
+    assert_eq!(log_of(&["asgi:app"]), 1);
+    assert_eq!(log_of(&["asgi:app", "--no-access-log"]), 0);
+    assert_eq!(
+        log_of(&["asgi:app", "-k", "uvicorn.workers.UvicornWorker"]),
+        0
+    );
+    assert_eq!(log_of(&["app:app"]), 0);
+    assert_eq!(log_of(&["--access-log", "app:app"]), 1);
+    assert_eq!(log_of(&["app:app", "--access-logfile", "-"]), 1);
+    assert_eq!(log_of(&["asgi:app", "--access-log=off"]), 0);
+}
+
+#[test]
+fn settings_that_coring_refuses_are_explained() {
+    let directory = applications();
+    let file = |text: &str| {
+        directory.write("conf.py", text);
+        command(&directory, &["-c", "conf.py", "app:app"])
+    };
+    let words = ["conf.py: `daemon` is refused: let a service manager run"];
+    expect_failure(&mut file("daemon = True\n"), 1, &words);
+    expect_failure(
+        &mut file("keyfile = 'a.pem'\n"),
+        1,
+        &["`keyfile` is refused: there is no TLS"],
+    );
+    expect_failure(
+        &mut file("workers = 'two'\n"),
+        1,
+        &["conf.py: `workers`: invalid value 'two'"],
+    );
+    expect_failure(
+        &mut file("keepalive = 'x'\n"),
+        1,
+        &["conf.py: `keepalive` is `x`, which is"],
+    );
+    let class = "worker_class = 'my.Worker'\n";
+    expect_failure(
+        &mut file(class),
+        1,
+        &["invalid value 'my.Worker'", "one of auto, sync"],
+    );
+    expect_failure(&mut file("def f(:\n"), 1, &["conf.py failed: SyntaxError"]);
+    let finished = expect_failure(
+        &mut file("1 / 0\n"),
+        1,
+        &["conf.py failed: ZeroDivisionError"],
+    );
+    assert!(
+        finished.stderr.contains("conf.py\", line 1"),
+        "{}",
+        finished.stderr
+    );
+
+    let line = |arguments: &[&str]| command(&directory, arguments);
+    expect_failure(&mut line(&["app:app", "-D"]), 2, &["`--daemon` is refused"]);
+    expect_failure(
+        &mut line(&["app:app", "--fd", "3"]),
+        2,
+        &["`--fd` is refused"],
+    );
+    expect_failure(
+        &mut line(&["app:app", "-b", "fd://3"]),
+        2,
+        &["give an address"],
+    );
+    expect_failure(
+        &mut line(&["app:app", "-c", "no.py"]),
+        1,
+        &["no configuration file no.py"],
+    );
+    expect_failure(&mut line(&[]), 2, &["no application is given"]);
+    let mut variable = line(&["app:app"]);
+    variable.env("GUNICORN_CMD_ARGS", "--worker 2");
+    expect_failure(
+        &mut variable,
+        2,
+        &["GUNICORN_CMD_ARGS: unexpected argument '--worker'"],
+    );
+}
