@@ -13,8 +13,10 @@ class Ledger:
         self.begun = collections.defaultdict(list)
         self.ended = collections.Counter()
         self.closed = collections.Counter()
-        # Workers that have ended by a fault of their own, and children that they have left.
+        # Workers that have ended by a fault of their own, those among them that could not send
+        # responses any more, and children that workers have left.
         self.fatal = set()
+        self.misused = set()
         self.left = set()
         for line in path.read_text().splitlines():
             word, name, pid = line.split(" ")
@@ -24,8 +26,10 @@ class Ledger:
                 self.ended[name] += 1
             elif word == "close":
                 self.closed[name] += 1
-            elif word == "fatal":
+            elif word in ("fatal", "misuse"):
                 self.fatal.add(int(pid))
+                if word == "misuse":
+                    self.misused.add(int(pid))
             else:
                 self.left.add(int(pid))
 
@@ -35,14 +39,15 @@ def judge(outcomes, ledger, dead):
     counted, faults = collections.Counter(), []
     for name, outcome in sorted(outcomes.items()):
         begun = ledger.begun.get(name, [])
+        # A last part that was sent would have been delivered.
+        is_sent = ledger.closed[name] and not ledger.misused.issuperset(begun)
         if len(begun) > 1:
             faults.append(f"{name} was begun by {begun}")
         elif outcome == "left":
             counted["left"] += 1
         elif outcome == 200 and begun and ledger.ended[name] == 1:
             counted["whole"] += 1
-        elif outcome in LOST and begun and begun[0] in dead and not ledger.closed[name]:
-            # A last part that was sent would have been delivered.
+        elif outcome in LOST and begun and begun[0] in dead and not is_sent:
             counted["lost"] += 1
         elif outcome == 502 and not begun:
             counted["presumed"] += 1

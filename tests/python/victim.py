@@ -98,21 +98,19 @@ def fork_sleeper(name):
     os.write(LEDGER, f"child {name} {child}\n".encode())
 
 
-FATAL = {
-    "exit": leave_process,
-    "crash": crash,
-    "loop": loop_in_c,
-    "garbage": flood_garbage,
-    "shut": shut_socket,
-}
+FATAL = {"exit": leave_process, "crash": crash, "loop": loop_in_c}
+# The worker dies of them, and what it sends meanwhile reaches nobody.
+MISUSES = {"garbage": flood_garbage, "shut": shut_socket}
 HARMLESS = {"descriptors": flood_descriptors, "fork": fork_sleeper}
 
 
 def commit(action, name):
     """Do what the path of a request asks for, other than `task`."""
-    if action in FATAL or action == "half":
+    if action in MISUSES:
+        note("misuse", name)
+    elif action in FATAL or action == "half":
         note("fatal", name)
-    act = FATAL.get(action) or HARMLESS.get(action)
+    act = {**FATAL, **MISUSES, **HARMLESS}.get(action)
     if act:
         act(name)
 
