@@ -2,3 +2,8 @@
 
 It needs nothing but the standard library of CPython 3.8 or later.
 """
+
+import sys
+
+# The modules that were imported before any of coring's.
+BEFORE = frozenset(sys.modules)

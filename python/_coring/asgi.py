@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import sys
-from collections import deque
-from marshal import loads
 from time import monotonic
 from typing import Any, Awaitable, Callable
 
-from _coring import logs
+from _coring import cores, logs
 from _coring.application import LoadError, as_asgi3
 from _coring.cycle import Cycle, Waiting
 from _coring.lifespan import Lifespan
 from _coring.link import (
-    DONTWAIT,
     DRAIN,
     EXPIRED,
     GONE,
     GRANT,
     MESSAGE_BYTES_MAX,
     PART,
-    REQUEST,
-    RING_INTERVAL,
-    SEND_FLAGS,
     Link,
     pack_prefix,
 )
@@ -35,125 +28,38 @@ Application = Callable[..., Awaitable[None]]
 
 HTTP = {"version": "3.0", "spec_version": "2.5"}
 
-# Messages that are taken in one turn of the loop: others have their turn while many arrive.
-MESSAGES_MAX = 128
 # Where possible, a task runs at once as far as it can: many need no further turn of the loop.
 EAGER: dict[str, Any] = {"eager_start": True} if sys.version_info >= (3, 12) else {}
 
 _EXPIRED = pack_prefix(EXPIRED, 0, 0, 0)
 
 
-class Core:
+class Core(cores.Core):
     """The socket of one of coring's cores."""
 
     def __init__(self, server: Server, index: int) -> None:
+        super().__init__(server.link, index, server.buffer, server.loop.call_soon)
         self.server = server
-        self.index = index
-        self.sock = server.link.data[index]
         self.is_draining = False
-        self.is_lost = False
-        # Messages that the socket had no room for.
-        self.queue: deque[bytes] = deque()
         self.room = Waiting(server.loop)
-        self._unrung_since: float | None = None
-        self._is_reading = False
 
-    def send(self, message: bytes) -> None:
-        """Sends a message now, and rings when all was read or at the end of the loop's turn."""
-        if self.queue:
-            self.queue.append(message)
-            return
-        try:
-            self.sock.send(message, SEND_FLAGS)
-        except OSError as error:
-            self._not_sent(message, error)
-            return
-        if self._unrung_since is None:
-            self._unrung_since = monotonic()
-            if not self._is_reading:
-                self.server.loop.call_soon(self.ring)
-        elif monotonic() - self._unrung_since >= RING_INTERVAL:
-            self.server.link.ring(self.index)
-            self._unrung_since = monotonic()
+    def await_room(self) -> None:
+        self.server.loop.add_writer(self.sock.fileno(), self.flush)
 
-    def ring(self) -> None:
-        if self._unrung_since is not None:
-            self._unrung_since = None
-            self.server.link.ring(self.index)
-
-    def _not_sent(self, message: bytes, error: OSError) -> None:
-        if error.errno in (errno.EAGAIN, errno.ENOBUFS):
-            self.queue.append(message)
-            self.server.link.ring(self.index)
-            self.server.loop.add_writer(self.sock.fileno(), self._flush)
-        elif error.errno in (errno.EPIPE, errno.ECONNRESET):
-            self.lose()
-        else:
-            self.server.link.fail(error)
-
-    def _flush(self) -> None:
-        while self.queue:
-            try:
-                self.sock.send(self.queue[0], SEND_FLAGS)
-            except OSError as error:
-                if error.errno in (errno.EAGAIN, errno.ENOBUFS):
-                    self.server.link.ring(self.index)
-                    return
-                if error.errno not in (errno.EPIPE, errno.ECONNRESET):
-                    self.server.link.fail(error)
-                self.lose()
-                return
-            self.queue.popleft()
+    def has_room(self) -> None:
         self.server.loop.remove_writer(self.sock.fileno())
-        self.server.link.ring(self.index)
         self.room.changed()
 
-    def lose(self) -> None:
-        """The core has closed its end: its clients have gone."""
-        if self.is_lost:
-            return
-        self.is_lost = True
+    def lost(self) -> None:
         self.server.loop.remove_reader(self.sock.fileno())
-        self.server.loop.remove_writer(self.sock.fileno())
-        self.queue.clear()
-        self.room.changed()
         for cycle in list(self.server.cycles.values()):
             if cycle.core is self:
                 cycle.disconnect()
 
-    def read(self) -> bool:
-        """Takes the messages that wait, or as many of them as one turn may. `True`: it has all."""
-        self._is_reading = self._unrung_since is None
-        has_all = self._read()
-        if self._is_reading:
-            self._is_reading = False
-            self.ring()
-        return has_all
+    def begin(self, message: Any) -> None:
+        self.server.begin(self, message)
 
-    def _read(self) -> bool:
-        receive, buffer = self.sock.recv_into, self.server.buffer
-        for _ in range(MESSAGES_MAX):
-            if self.is_lost:
-                break
-            try:
-                size = receive(buffer, 0, DONTWAIT)
-            except BlockingIOError:
-                return True
-            except ConnectionError:
-                size = 0
-            except OSError as error:
-                self.server.link.fail(error)
-            if not size:
-                self.lose()
-                break
-            message = loads(buffer)
-            if message[0] == REQUEST:
-                self.server.begin(self, message)
-            else:
-                self._take(message)
-        return self.is_lost
-
-    def _take(self, message: Any) -> None:
+    def take(self, message: Any) -> None:
         if message[0] == DRAIN:
             self.is_draining = True
             for cycle in list(self.server.cycles.values()):

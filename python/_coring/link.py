@@ -17,6 +17,7 @@ import sys
 from marshal import loads
 from threading import Lock
 from time import monotonic
+from types import ModuleType
 from typing import Any, NoReturn, Protocol
 
 from _coring import logs
@@ -43,6 +44,18 @@ GONE_MAX = 1024
 MESSAGE_BYTES_MAX = 1 << 20
 # How old the last ring of a core has to be before it rings again for messages, in seconds.
 RING_INTERVAL = 0.001
+
+
+def _original(module: ModuleType, name: str) -> Any:
+    """What a module had before gevent replaced it: nothing here may wait in the hub."""
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is None:
+        return getattr(module, name)
+    return monkey.get_original(module.__name__, name)
+
+
+new_socket = _original(socket, "socket")
+new_poll = _original(select, "poll")
 
 ONE = (1).to_bytes(8, "little")
 UNMARKED = bytes(8)
@@ -77,9 +90,9 @@ class Link:
         fds = [config["control"], config["shared"], config["page"]]
         for fd in [*fds, *config["data"], *config["bells"]]:
             os.set_inheritable(fd, False)
-        self.control = socket.socket(fileno=config["control"])
-        self.shared = socket.socket(fileno=config["shared"])
-        self.data = [socket.socket(fileno=fd) for fd in config["data"]]
+        self.control = new_socket(fileno=config["control"])
+        self.shared = new_socket(fileno=config["shared"])
+        self.data = [new_socket(fileno=fd) for fd in config["data"]]
         self.bells: list[int] = list(config["bells"])
         self.page = mmap.mmap(config["page"], 4096)
         os.close(config["page"])
@@ -96,7 +109,7 @@ class Link:
         self.is_loaded = False
         self.is_forked = False
         self._lost = [False] * cores
-        self._poll = select.poll()
+        self._poll = new_poll()
         self._poll.register(self.control, select.POLLIN)
         self._poll.register(self.shared, select.POLLIN)
         self._cores = {sock.fileno(): core for core, sock in enumerate(self.data)}
@@ -175,7 +188,7 @@ class Link:
 
     def is_supervised(self, wait_ms: int = 0) -> bool:
         """Whether coring lives. Its end may be seen here some milliseconds late."""
-        poll = select.poll()
+        poll = new_poll()
         poll.register(self.control, 0)
         return not poll.poll(wait_ms)
 
@@ -188,6 +201,11 @@ class Link:
             os.write(self.bells[core], ONE)
         except OSError as error:
             self.fail(error)
+
+    def flush(self, core: int) -> None:
+        """Rings a core that has unrung messages."""
+        if self.unrung[core]:
+            self.ring(core)
 
     def ring_all(self) -> None:
         """Rings every core that has unrung messages. To be called before any wait."""
@@ -215,7 +233,7 @@ class Link:
             if error.errno not in (errno.EAGAIN, errno.ENOBUFS):
                 self.fail(error)
             self.ring(core)
-            poll = select.poll()
+            poll = new_poll()
             poll.register(sock, select.POLLOUT)
             poll.register(self.control, 0)
             if any(fd != sock.fileno() for fd, _ in poll.poll()):
@@ -290,7 +308,7 @@ class Link:
         `False`: nothing more will be said.
         """
         self.ring_all()
-        poll = select.poll()
+        poll = new_poll()
         poll.register(self.control, 0)
         poll.register(self.data[core], select.POLLIN)
         poll.register(wakeup, select.POLLIN)

@@ -34,6 +34,10 @@ def run(config: dict[str, Any]) -> None:
 
         reload.ignore_caches()
     try:
+        if config.get("worker_class") == "gevent":
+            from _coring import greenlets
+
+            greenlets.patch()
         app, interface, worker_class = _load(config)
         if worker_class == "asgi":
             from _coring import asgi
@@ -45,6 +49,8 @@ def run(config: dict[str, Any]) -> None:
         failure = asgi.run(link, app, interface, config, loop)
         if failure is not None:
             exit_with(link, START_FAILED, failure)
+    elif worker_class == "gevent":
+        greenlets.run(link, app, config)
     else:
         from _coring import threads
 
@@ -78,7 +84,7 @@ def _load(config: dict[str, Any]) -> tuple[Any, str, str]:
         worker_class = "asgi" if is_asgi else "sync" if is_single else "gthread"
     elif is_asgi != (worker_class == "asgi"):
         kind = "an ASGI" if is_asgi else "a WSGI"
-        cure = "asgi" if is_asgi else "sync or gthread"
+        cure = "asgi" if is_asgi else "sync, gthread or gevent"
         raise application.LoadError(
             f"`{config['app']}` is {kind} application, which workers of the class {worker_class} "
             f"do not run; choose {cure}, or give --interface if that is wrong"

@@ -19,7 +19,6 @@ from _coring.link import (
     CREDIT_BYTES,
     END,
     ClientDisconnected,
-    Link,
     as_last,
     pack_prefix,
 )
@@ -85,7 +84,8 @@ class Response:
     left: int | None = None
     waker: int | None = None
 
-    def __init__(self, link: Link, core: int, ident: bytes, is_head: bool) -> None:
+    def __init__(self, link: Any, core: int, ident: bytes, is_head: bool) -> None:
+        """`link` is a Link, or what stands for it where requests run in greenlets."""
         self.link = link
         self.core = core
         self.ident = ident
@@ -250,8 +250,8 @@ class Response:
             link.send(core, _join((prefix, piece)))
             if is_end:
                 self.is_ended = True
-        if not self.is_ended and link.unrung[core]:
-            link.ring(core)
+        if not self.is_ended:
+            link.flush(core)
 
     def _wait_for_credit(self) -> None:
         """Waits until coring grants more or the client goes."""
@@ -333,7 +333,7 @@ class Response:
 class Caller:
     """Calls the application for one request after the other."""
 
-    def __init__(self, link: Link, app: Application, config: dict[str, Any], threads: int) -> None:
+    def __init__(self, link: Any, app: Application, config: dict[str, Any], threads: int) -> None:
         self.link = link
         self.app = app
         # What every environ has, unless the request says otherwise.
@@ -366,14 +366,7 @@ class Caller:
                 length = int(environ["CONTENT_LENGTH"])
                 stream = io.BufferedReader(Spooled(body, length), 64 << 10)
                 environ["wsgi.input"] = stream
-            result = self.app(environ, response.start_response)
-            kind = type(result)
-            if (kind is list or kind is tuple) and len(result) == 1:  # type: ignore[arg-type]
-                response.finish(result[0])  # type: ignore[index]
-            elif (kind is list or kind is tuple) and _is_short(result):  # type: ignore[arg-type]
-                response.finish(_join(result))
-            else:
-                response.stream(result)
+            self.respond(environ, response)
         except BaseException as error:
             response.fail(error, environ)
         finally:
@@ -381,6 +374,17 @@ class Caller:
                 self.link.streams.pop(ident, None)
             if stream is not None:
                 stream.close()
+
+    def respond(self, environ: Environ, response: Response) -> None:
+        """Calls the application, and sends what it returns."""
+        result = self.app(environ, response.start_response)
+        kind = type(result)
+        if (kind is list or kind is tuple) and len(result) == 1:  # type: ignore[arg-type]
+            response.finish(result[0])  # type: ignore[index]
+        elif (kind is list or kind is tuple) and _is_short(result):  # type: ignore[arg-type]
+            response.finish(_join(result))
+        else:
+            response.stream(result)
 
 
 def _is_short(blocks: list[bytes]) -> bool:

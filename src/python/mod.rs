@@ -13,18 +13,18 @@
 //!       └──┬──▲──▲──┘     └──┬──▲──▲──┘
 //!   requests  │  bell        │  │  │
 //!          ▼  │  │           ▼  │  │
-//!       one shared socket (WSGI), or one for each worker (ASGI)
+//!    one shared socket (threads), or one for each worker (loops)
 //!          │  │  │           │  │  │
 //!       ┌──▼──┴──┴──┐     ┌──▼──┴──┴──┐
 //!       │ worker 0  │     │ worker 1  │   ◄── started and watched by the supervisor
 //!       └───────────┘     └───────────┘
 //! ```
 //!
-//! - **WSGI** workers all receive from one socket, so the kernel gives each request to a thread
-//!   that is free. Before a thread calls the application it marks the request's number in its page
+//! - Workers with **threads** all receive from one socket, so the kernel gives each request to a
+//!   thread that is free. Before it calls the application it marks the request's number in its page
 //!   of shared memory: after a death the marks tell which requests had begun.
-//! - **ASGI** workers have a socket each and run any number of requests at a time; the one with the
-//!   fewest gets the next.
+//! - Workers with a **loop** (ASGI, gevent) have a socket each and run many requests at a time; the
+//!   one with the fewest gets the next.
 //! - **The bell**: a core does not wait for a worker's messages. A worker sends each of them at
 //!   once, and rings an eventfd when it has nothing more to do, or a millisecond after it last did.
 //!   So a busy worker costs a core one wake-up per millisecond, not one per response.
@@ -74,10 +74,10 @@ pub use settings::{Settings, Value, read_settings};
 use crate::messages;
 use crate::net::UnixSeqpacket;
 use crate::rt::{draining, spawn_detached};
-use crate::service::{Body, Request, Response, Service};
+use crate::service::{Request, Response, Service};
 use body::{FALLBACK_BYTES_MAX, NotCollected, Spool, file_in};
 use forwarded::{Origin, Rules};
-use link::{Dispatch, Joined, Link, monotonic};
+use link::{Dispatch, Form, Joined, Link, monotonic};
 use news::{News, parse_news};
 use pool::{Command, Observed, Supervisor};
 use reload::Newest;
@@ -89,8 +89,6 @@ const NEWS_BYTES: usize = 16;
 /// Bytes of such messages that wait in a socket; the kernel may allow more. What does not fit is
 /// kept by the supervisor, which forgets what is out of date.
 const NEWS_BUFFER_BYTES: usize = 4096;
-/// Bytes of a part of a request's body for an event loop.
-const PART_BYTES_MAX: usize = 64 << 10;
 
 /// Room in the socket that WSGI workers receive from, in bytes; the kernel may grant less.
 const SHARED_BYTES: usize = 512 << 10;
@@ -324,16 +322,24 @@ impl Python {
         call.response(None::<std::future::Pending<()>>).await
     }
 
-    async fn asgi(&self, mut request: Request) -> Result<Response, Failure> {
-        let origin = origin(self.site.asgi_rules.as_ref(), &request)?;
+    async fn each(&self, mut request: Request, form: Form) -> Result<Response, Failure> {
+        let rules = match form {
+            Form::Environ => self.site.wsgi_rules.as_ref(),
+            Form::Scope => self.site.asgi_rules.as_ref(),
+        };
+        let origin = origin(rules, &request)?;
         let deadline = monotonic() + self.queue_timeout;
         let link = self.link();
+        if !link.room(deadline).await {
+            return Err(Failure::Expired);
+        }
         let call = link.open(deadline, *request.method() == Method::HEAD);
         let number = (link.core, call.id);
         let gone = request.gone();
         let is_empty = request.body().length() == Some(0);
         let body: Option<&[u8]> = if is_empty { Some(b"") } else { None };
-        let message = request::for_asgi(&request, number, (&self.site, &origin), body, deadline);
+        let site = (&self.site, &origin, form);
+        let message = request::for_each(&mut request, number, site, body, deadline);
         if !link.send_to_one(call.id, message) {
             return Err(Failure::WorkerDied);
         }
@@ -342,7 +348,7 @@ impl Python {
             let link = link.clone();
             let id = call.id;
             let body = request.into_body();
-            spawn_detached(upload(link, id, credit, body));
+            spawn_detached(upload::upload(link, id, credit, body));
         } else {
             drop(request);
         }
@@ -378,7 +384,7 @@ impl Service for Python {
                 };
             }
             Some(Dispatch::Shared) => self.wsgi(request).await,
-            Some(Dispatch::Each) => self.asgi(request).await,
+            Some(Dispatch::Each(form)) => self.each(request, form).await,
         };
         outcome.unwrap_or_else(|failure| match failure {
             Failure::Expired => unavailable(),
@@ -421,26 +427,6 @@ fn spool_directory(options: &Options, loaded: Option<&Loaded>) -> Option<PathBuf
     }
 }
 
-/// Passes a request's body on as it arrives, as far as the worker has room for it.
-async fn upload(link: Rc<Link>, id: message::Id, credit: Rc<upload::Credit>, mut body: Body) {
-    loop {
-        match body.part().await {
-            Ok(Some(part)) => {
-                let mut rest = &part[..];
-                while !rest.is_empty() {
-                    let len = credit.take(rest.len().min(PART_BYTES_MAX)).await;
-                    let (first, others) = rest.split_at(len);
-                    link.send_part(id, first, true).await;
-                    rest = others;
-                }
-            }
-            Ok(None) => return link.send_part(id, b"", false).await,
-            // The client has gone, which the worker hears of by itself.
-            Err(_) => return,
-        }
-    }
-}
-
 /// Follows what the supervisor says of workers.
 async fn follow_supervisor(link: Rc<Link>, news: OwnedFd) {
     let mut news = UnixSeqpacket::new(news).expect("a socket of that kind");
@@ -455,7 +441,7 @@ async fn follow_supervisor(link: Rc<Link>, news: OwnedFd) {
             }
             Some(News::Joined {
                 number,
-                threads,
+                width,
                 dispatch,
             }) => {
                 let Ok([data, far, bell, page, process]) =
@@ -465,7 +451,7 @@ async fn follow_supervisor(link: Rc<Link>, news: OwnedFd) {
                 };
                 let joined = Joined {
                     number,
-                    threads,
+                    width,
                     dispatch,
                     data,
                     far,

@@ -5,14 +5,19 @@ use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use super::link::Dispatch;
+use super::link::{Dispatch, Form};
 use crate::net::UnixSeqpacket;
 use crate::task::spawn;
 
-pub(super) fn join_message(number: u32, threads: u32, dispatch: Dispatch) -> Vec<u8> {
-    let mut message = vec![b'J', u8::from(dispatch == Dispatch::Each)];
+pub(super) fn join_message(number: u32, width: u32, dispatch: Dispatch) -> Vec<u8> {
+    let dispatch = match dispatch {
+        Dispatch::Shared => 0,
+        Dispatch::Each(Form::Environ) => 1,
+        Dispatch::Each(Form::Scope) => 2,
+    };
+    let mut message = vec![b'J', dispatch];
     message.extend_from_slice(&number.to_ne_bytes());
-    message.extend_from_slice(&threads.to_ne_bytes());
+    message.extend_from_slice(&width.to_ne_bytes());
     message
 }
 
@@ -40,7 +45,7 @@ fn about(kind: u8, number: u32) -> Vec<u8> {
 pub(super) enum News {
     Joined {
         number: u32,
-        threads: u32,
+        width: u32,
         dispatch: Dispatch,
     },
     /// The worker gets no further requests.
@@ -54,12 +59,13 @@ pub(super) enum News {
 pub(super) fn parse_news(message: &[u8]) -> Option<News> {
     let number = |at: usize| Some(u32::from_ne_bytes(*message.get(at..)?.first_chunk()?));
     Some(match message {
-        [b'J', is_each, ..] => News::Joined {
+        [b'J', dispatch, ..] => News::Joined {
             number: number(2)?,
-            threads: number(6)?,
-            dispatch: match is_each {
+            width: number(6)?,
+            dispatch: match dispatch {
                 0 => Dispatch::Shared,
-                _ => Dispatch::Each,
+                1 => Dispatch::Each(Form::Environ),
+                _ => Dispatch::Each(Form::Scope),
             },
         },
         [b'R', ..] => News::Retired(number(2)?),

@@ -27,6 +27,8 @@ pub struct Options {
     pub class: WorkerClass,
     /// Threads of each worker of the class `gthread`; 8 unless given.
     pub threads: Option<u32>,
+    /// Requests that a worker of the class `gevent` runs at a time.
+    pub worker_connections: u32,
     /// Worker processes.
     pub workers: u32,
     /// A configuration file of gunicorn's, `PATH`, `file:PATH` or `python:MODULE`: its settings are
@@ -87,6 +89,7 @@ impl Options {
             interface: Interface::Auto,
             class: WorkerClass::Auto,
             threads: None,
+            worker_connections: 1000,
             workers: 1,
             config: None,
             environment: Vec::new(),
@@ -152,6 +155,8 @@ pub enum WorkerClass {
     Gthread,
     /// An event loop.
     Asgi,
+    /// A greenlet for each request, in gevent's hub.
+    Gevent,
 }
 
 impl WorkerClass {
@@ -161,6 +166,7 @@ impl WorkerClass {
             Self::Sync => "sync",
             Self::Gthread => "gthread",
             Self::Asgi => "asgi",
+            Self::Gevent => "gevent",
         }
     }
 }
@@ -203,6 +209,7 @@ impl Options {
         }
         for (name, number) in [
             ("threads", self.threads.unwrap_or(0)),
+            ("worker_connections", self.worker_connections),
             ("workers", self.workers),
         ] {
             out.text(name);

@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use super::body::Collected;
 use super::forwarded::Origin;
+use super::link::Form;
 use super::marshal::Marshal;
 use super::message::Id;
 use super::outbox::Outgoing;
@@ -47,16 +48,24 @@ pub(super) fn for_wsgi(
     }
 }
 
-/// A request for an event loop. Without a `body` it has one that follows in parts.
-pub(super) fn for_asgi(
-    request: &Request,
+/// A request for a worker that runs many at a time. Without a `body` it has one that follows in
+/// parts.
+pub(super) fn for_each(
+    request: &mut Request,
     (core, id): (i32, Id),
-    (site, origin): (&Site, &Origin),
+    (site, origin, form): (&Site, &Origin, Form),
     body: Option<&[u8]>,
     deadline: f64,
 ) -> Outgoing {
     let mut message = begin(core, id);
-    vars::scope(&mut message, request, site, origin);
+    match form {
+        Form::Environ => {
+            let is_stated = request.header("content-length").is_some();
+            let length = request.body().length().filter(|_| is_stated);
+            vars::environ(&mut message, request, site, origin, length);
+        }
+        Form::Scope => vars::scope(&mut message, request, site, origin),
+    }
     match body {
         Some(body) => message.bytes(body),
         None => message.none(),
@@ -77,7 +86,7 @@ pub(super) fn begin(core: i32, id: Id) -> Marshal {
     message
 }
 
-/// A message to an event loop that another one may be given.
+/// A message to a worker with a socket of its own that another one may be given.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Frame {
     Request(Id),
@@ -85,7 +94,7 @@ pub(super) enum Frame {
     Part(Id),
 }
 
-/// Reads what a message to an event loop is about; none if another one has no use for it.
+/// Reads what a message to such a worker is about; none if another one has no use for it.
 pub(super) fn parse_frame(frame: &[u8]) -> Option<Frame> {
     let id = |at: usize| Some(*frame.get(at..)?.first_chunk()?);
     Some(match frame {

@@ -1,10 +1,17 @@
-//! The body of a request that its application receives while it arrives (ASGI).
+//! The body of a request that its application receives while it arrives (ASGI, gevent).
 
 use std::cell::RefCell;
 use std::future::poll_fn;
+use std::rc::Rc;
 use std::task::{Poll, Waker};
 
+use super::link::Link;
+use super::message::Id;
 use super::stream::CREDIT_BYTES;
+use crate::service::Body;
+
+/// Bytes of a part of a body.
+const PART_BYTES_MAX: usize = 64 << 10;
 
 /// Bytes that a worker has room for.
 #[derive(Debug)]
@@ -42,6 +49,26 @@ impl Credit {
             Poll::Ready(taken)
         })
         .await
+    }
+}
+
+/// Passes a request's body on as it arrives, as far as the worker has room for it.
+pub(super) async fn upload(link: Rc<Link>, id: Id, credit: Rc<Credit>, mut body: Body) {
+    loop {
+        match body.part().await {
+            Ok(Some(part)) => {
+                let mut rest = &part[..];
+                while !rest.is_empty() {
+                    let len = credit.take(rest.len().min(PART_BYTES_MAX)).await;
+                    let (first, others) = rest.split_at(len);
+                    link.send_part(id, first, true).await;
+                    rest = others;
+                }
+            }
+            Ok(None) => return link.send_part(id, b"", false).await,
+            // The client has gone, which the worker hears of by itself.
+            Err(_) => return,
+        }
     }
 }
 

@@ -14,8 +14,8 @@ use crate::support::{
 };
 
 #[test]
-fn wsgi_applications_run_in_either_class() {
-    for class in ["sync", "gthread"] {
+fn wsgi_applications_run_in_each_class() {
+    for class in ["sync", "gthread", "gevent"] {
         let (server, _directory) = run_application("wsgi", &["-k", class]);
         let mut client = server.connect();
         for _ in 0..3 {
@@ -54,6 +54,7 @@ fn bodies_of_any_size_reach_the_application() {
     for (name, flags) in [
         ("wsgi", &["-k", "sync"][..]),
         ("wsgi", &["-k", "gthread"]),
+        ("wsgi", &["-k", "gevent"]),
         ("asgi", &[]),
     ] {
         let (server, _directory) = run_application(name, flags);
@@ -138,6 +139,72 @@ fn a_thousand_tasks_sleep_at_the_same_time() {
         started.elapsed()
     );
     assert_eq!(server.stop().code, Some(0));
+}
+
+/// The view sleeps by `time.sleep`.
+#[test]
+fn a_hundred_views_sleep_at_the_same_time_under_gevent() {
+    let (server, _directory) = run_application("wsgi", &["-k", "gevent"]);
+    let mut clients: Vec<_> = (0..100).map(|_| server.connect()).collect();
+    let started = Instant::now();
+    for client in &mut clients {
+        client.send(get("/sleep/1"));
+    }
+    for client in &mut clients {
+        assert_eq!(client.response().text(), "slept");
+    }
+    let elapsed = started.elapsed();
+    assert!(elapsed < Duration::from_millis(2500), "{elapsed:?}");
+    assert_eq!(server.stop().code, Some(0));
+}
+
+/// Two run, the third one waits, and one more is too many. One that waits for too long is not run.
+#[test]
+fn no_more_greenlets_run_than_there_may_be_connections() {
+    let mut flags = vec!["-k", "gevent", "--worker-connections", "2", "--queue", "1"];
+    flags.extend(["--queue-timeout", "2s"]);
+    let (server, directory) = run_application("wsgi", &flags);
+    let mut clients: Vec<_> = (0..3).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.send(get("/sleep/1"));
+        thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(server.get("/ledger/many").status, 503);
+    for client in &mut clients {
+        assert_eq!(client.response().text(), "slept");
+    }
+    for client in &mut clients[..2] {
+        client.send(get("/sleep/4"));
+    }
+    thread::sleep(Duration::from_millis(200));
+    assert_eq!(server.get("/ledger/late").status, 503);
+    for client in &mut clients[..2] {
+        assert_eq!(client.response().text(), "slept");
+    }
+    assert_eq!(server.get("/ledger/next").text(), "next");
+    assert_eq!(server.stop().code, Some(0));
+    let ledger = fs::read_to_string(directory.file("ledger")).expect("a ledger");
+    assert!(!ledger.contains("many"), "{ledger}");
+    assert!(!ledger.contains("late"), "{ledger}");
+}
+
+/// The rest of a body that the application does not read does not hold up its connection.
+#[test]
+fn a_long_body_need_not_be_read() {
+    for (name, flags) in [("wsgi", &["-k", "gevent"][..]), ("asgi", &[])] {
+        let (server, _directory) = run_application(name, flags);
+        let mut client = server.connect();
+        let mut upload = client.twin();
+        let writer = thread::spawn(move || {
+            upload.send(head_with_length("POST", "/", 3_000_000));
+            // The connection may end.
+            upload.try_send(noise(3_000_000))
+        });
+        assert_eq!(client.response().text(), "hello", "{name}");
+        let _ = writer.join().expect("no panic");
+        assert_eq!(server.get("/").text(), "hello", "{name}");
+        assert_eq!(server.stop().code, Some(0));
+    }
 }
 
 #[test]

@@ -21,6 +21,7 @@ fn what_a_killed_worker_has_not_received_goes_to_another() {
         ("asgi", "asgi", 2),
         ("asgi", "asgi", 1),
         ("wsgi", "sync", 1),
+        ("wsgi", "gevent", 1),
     ] {
         let flags = ["-k", class, "-w", &count.to_string()];
         let (server, directory) = run_application(application, &flags);

@@ -165,6 +165,11 @@ class Front:
     def is_asgi(self):
         return self.worker.loaded[1] == "asgi"
 
+    @property
+    def has_own_socket(self):
+        """Whether each worker receives its requests from a socket of its own."""
+        return self.worker.loaded[1] in ("asgi", "gevent")
+
     def close(self):
         for worker in self.workers:
             worker.kill()
@@ -207,8 +212,13 @@ class Front:
         values.update(variables or {})
         message = (0, core, ident, values, None if spool or parts else body, limit)
         raw = marshal.dumps(message, 2)
-        if self.is_asgi:
+        if self.has_own_socket:
             self.workers[worker].data[core].send(raw)
+            if spool:
+                for at in range(0, spool[1], 60_000):
+                    part = os.pread(spool[0], min(60_000, spool[1] - at), at)
+                    self.tell(1, ident, part, True, core=core, worker=worker)
+                self.tell(1, ident, b"", False, core=core, worker=worker)
         elif spool:
             self.near.sendmsg(
                 [raw], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", spool[0]))]

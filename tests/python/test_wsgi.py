@@ -6,6 +6,7 @@ within wsgiref.validate as well.
 
 import json
 import os
+import sys
 import tempfile
 import time
 import unittest
@@ -21,10 +22,17 @@ APP = {"wsgi_app.py": Path(front.__file__).with_name("wsgi_app.py").read_text()}
 class Base:
     worker_class = "sync"
     threads = 1
+    python = sys.executable
 
     @classmethod
     def setUpClass(cls):
-        cls.front = Front("wsgi_app:app", APP, worker_class=cls.worker_class, threads=cls.threads)
+        cls.front = Front(
+            "wsgi_app:app",
+            APP,
+            worker_class=cls.worker_class,
+            threads=cls.threads,
+            python=cls.python,
+        )
 
     @classmethod
     def tearDownClass(cls):

@@ -9,7 +9,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
 
 use super::peer::Peer;
-use super::{Dispatch, Joined, Link};
+use super::{Dispatch, Form, Joined, Link};
 use crate::python::message::Id;
 use crate::python::outbox::Outgoing;
 use crate::python::request;
@@ -56,14 +56,14 @@ impl LinkBench {
         let link = Link::new(0, near, usize::MAX, memory);
         let dispatch = match is_shared {
             true => Dispatch::Shared,
-            false => Dispatch::Each,
+            false => Dispatch::Each(Form::Scope),
         };
         let join = |number| {
             let (data, far) = pair();
             let page = memfd_create("page", MemfdFlags::CLOEXEC).expect("a file");
             let joined = Joined {
                 number,
-                threads: 1,
+                width: u32::MAX,
                 dispatch,
                 data,
                 far: copy(&far),

@@ -6,9 +6,11 @@ pub mod bench;
 mod call;
 mod peer;
 mod receive;
+mod room;
 mod send;
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -46,15 +48,25 @@ const WORKER_CHECK: Duration = Duration::from_millis(5);
 pub(super) enum Dispatch {
     /// All workers receive from one socket: whichever thread is free takes the next request.
     Shared,
-    /// Each worker has its own, and runs any number of requests at a time.
-    Each,
+    /// Each worker has its own, and runs many requests at a time.
+    Each(Form),
+}
+
+/// What a worker with a socket of its own is told of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// The `environ` of WSGI.
+    Environ,
+    /// The `scope` of ASGI.
+    Scope,
 }
 
 /// What the supervisor hands to a core of a worker that is ready.
 #[derive(Debug)]
 pub(super) struct Joined {
     pub(super) number: u32,
-    pub(super) threads: u32,
+    /// Requests that it runs at a time, of those that the core gives it.
+    pub(super) width: u32,
     pub(super) dispatch: Dispatch,
     /// The near end of the worker's socket for this core.
     pub(super) data: OwnedFd,
@@ -82,6 +94,8 @@ pub(super) struct Link {
     queue_max: usize,
     /// Requests that wait for the first worker, or for one in the place of those that have died.
     waiting: Cell<usize>,
+    /// Requests that wait until a worker runs fewer than it may, in order; for `Dispatch::Each`.
+    crowd: RefCell<VecDeque<Rc<Event>>>,
     /// What dead workers had not received, while there is none to take it; for `Dispatch::Each`.
     unreceived: RefCell<Vec<Vec<u8>>>,
     /// Bytes of a response that are kept for its client.
@@ -138,6 +152,7 @@ impl Link {
             is_draining: Cell::new(false),
             queue_max,
             waiting: Cell::new(0),
+            crowd: RefCell::default(),
             unreceived: RefCell::default(),
             response_bytes_max,
             memory: ResponseMemory::new(memory_bytes_max),
@@ -175,13 +190,14 @@ impl Link {
     /// Whether a further request would have to wait behind too many.
     pub(super) fn is_full(&self) -> bool {
         let peers = self.peers.borrow();
-        let threads: u32 = peers.iter().map(|peer| peer.threads).sum();
         match self.dispatch() {
-            Some(Dispatch::Each) => {
+            Some(Dispatch::Each(_)) => {
                 let mut used = peers.iter().filter(|peer| !peer.is_retired.get());
-                used.all(|peer| peer.outbox.queued() >= self.queue_max)
+                self.crowd.borrow().len() >= self.queue_max
+                    || used.all(|peer| peer.outbox.queued() >= self.queue_max)
             }
             Some(Dispatch::Shared) => {
+                let threads: u32 = peers.iter().map(|peer| peer.width).sum();
                 self.slots.borrow().len() >= threads as usize + self.queue_max
             }
             None => self.waiting.get() >= self.queue_max,
@@ -208,6 +224,7 @@ impl Link {
         unreceived
             .into_iter()
             .for_each(|bytes| self.send_again(bytes));
+        self.admit();
         Ok((peer, bell))
     }
 
@@ -234,7 +251,7 @@ impl Link {
         self.peers.borrow_mut().retain(|peer| peer.number != number);
         let unreceived = dead.take_unreceived();
         match dead.dispatch {
-            Dispatch::Each => {
+            Dispatch::Each(_) => {
                 unreceived
                     .into_iter()
                     .for_each(|bytes| self.send_again(bytes));

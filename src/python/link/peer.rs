@@ -32,7 +32,8 @@ const UNREAD_MAX: usize = 64 << 10;
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) number: u32,
-    pub(super) threads: u32,
+    /// Requests that it runs at a time, of those that this core gives it.
+    pub(super) width: u32,
     pub(super) dispatch: Dispatch,
     pub(super) outbox: Rc<Outbox>,
     /// The near end of its socket for this core.
@@ -58,7 +59,7 @@ impl Peer {
     pub(super) fn new(joined: Joined) -> io::Result<(Self, OwnedFd)> {
         let peer = Self {
             number: joined.number,
-            threads: joined.threads,
+            width: joined.width,
             dispatch: joined.dispatch,
             outbox: Rc::new(Outbox::new(joined.data.try_clone()?)),
             data: joined.data,

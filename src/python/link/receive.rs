@@ -167,8 +167,10 @@ impl Link {
         let mut slots = self.slots.borrow_mut();
         let Some(slot) = slots.get(id) else { return };
         let incoming = slot.incoming.take();
+        let mut is_room = false;
         if let Some(peer) = slot.worker.take().and_then(|number| self.peer(number)) {
             peer.running.set(peer.running.get().saturating_sub(1));
+            is_room = true;
         }
         slot.is_ended = true;
         if matches!(slot.state, State::Over) {
@@ -177,6 +179,9 @@ impl Link {
         drop(slots);
         if let Some(incoming) = incoming {
             incoming.end(is_whole);
+        }
+        if is_room {
+            self.admit();
         }
     }
 

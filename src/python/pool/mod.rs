@@ -22,7 +22,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::net::SendFlags;
 
 use super::launch::Launcher;
-use super::link::Dispatch;
+use super::link::{Dispatch, Form};
 use super::news::Teller;
 use super::options::Options;
 use super::reload::{self, Newest};
@@ -40,9 +40,9 @@ use place::Place;
 pub struct Loaded {
     /// `wsgi`, `asgi3` or `asgi2`.
     pub interface: String,
-    /// `sync`, `gthread` or `asgi`.
+    /// `sync`, `gthread`, `gevent` or `asgi`.
     pub class: String,
-    /// Threads of each worker.
+    /// Requests that each worker runs at a time; 1 for `asgi`, which runs any number.
     pub threads: u32,
     /// What else there is to say: the interpreter's version, the event loop.
     pub detail: String,
@@ -51,8 +51,20 @@ pub struct Loaded {
 impl Loaded {
     fn dispatch(&self) -> Dispatch {
         match self.class.as_str() {
-            "asgi" => Dispatch::Each,
+            "asgi" => Dispatch::Each(Form::Scope),
+            "gevent" => Dispatch::Each(Form::Environ),
             _ => Dispatch::Shared,
+        }
+    }
+
+    /// How many requests of one of `cores` cores a worker runs at a time.
+    fn width(&self, cores: usize) -> u32 {
+        match self.dispatch() {
+            Dispatch::Shared => self.threads,
+            Dispatch::Each(Form::Scope) => u32::MAX,
+            Dispatch::Each(Form::Environ) => {
+                (self.threads / u32::try_from(cores).unwrap_or(u32::MAX)).max(1)
+            }
         }
     }
 }

@@ -138,7 +138,8 @@ impl Pool {
             });
         }
         for (core, (near, far, bell)) in self.cores.iter().zip(mem::take(&mut process.sockets)) {
-            let message = join_message(number, loaded.threads, loaded.dispatch());
+            let width = loaded.width(self.cores.len());
+            let message = join_message(number, width, loaded.dispatch());
             let page = process.page.try_clone()?;
             // It has not been waited for, so its number is its own.
             let pid = Pid::from_child(&process.child);

@@ -8,20 +8,26 @@ use std::thread;
 use rustix::process::Pid;
 use sha2::{Digest, Sha256};
 
-use super::{Coring, TempDir, coring, eventually, get, head_with_length, noise};
+use super::{
+    Coring, PYTHON, TempDir, coring, eventually, get, head_with_length, noise, python_with_tools,
+};
 
 const APPLICATIONS: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/tests/integration/support/applications"
 );
 
-/// A server of an application, with the file in which the application notes what it does.
+/// A server of an application, with the file in which the application notes what it does. With the
+/// flag `gevent`, on an interpreter that has that module.
 pub(crate) fn run_application(name: &str, flags: &[&str]) -> (Coring, TempDir) {
     let directory = TempDir::new();
     let application = format!("{APPLICATIONS}/{name}.py");
     let fixed = ["run", &application, "--bind", "127.0.0.1:0", "--stats"];
     let mut command = coring(&[&fixed[..], flags].concat());
     command.env("LEDGER", directory.file("ledger"));
+    if flags.contains(&"gevent") {
+        command.env(PYTHON, python_with_tools());
+    }
     (Coring::start_as(command), directory)
 }
 

@@ -35,7 +35,12 @@ pub(crate) struct RunArgs {
     #[arg(value_parser = clap::value_parser!(u32).range(1..=256))]
     pub(crate) threads: Option<u32>,
 
-    /// How workers run the application: auto, sync, gthread or asgi. auto: asgi for an ASGI
+    /// Requests that each worker of the class gevent runs at a time
+    #[arg(long, env = "CORING_WORKER_CONNECTIONS", value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..), default_value = "1000")]
+    pub(crate) worker_connections: u32,
+
+    /// How workers run the application: auto, sync, gthread, gevent or asgi. auto: asgi for an ASGI
     /// application, else gthread
     #[arg(short = 'k', long, env = "CORING_WORKER_CLASS", value_name = "CLASS")]
     #[arg(value_parser = class, default_value = "auto")]

@@ -168,14 +168,17 @@ impl RunArgs {
         options.launcher = launcher();
         options.workers = self.workers;
         options.threads = self.threads;
+        options.worker_connections = self.worker_connections;
         options.class = match self.worker_class {
             Class::Auto => WorkerClass::Auto,
+            Class::Meinheld if self.settled.is_patched => WorkerClass::Gevent,
             // gunicorn does the same.
             Class::Sync | Class::Meinheld if self.threads.is_some_and(|threads| threads > 1) => {
                 WorkerClass::Gthread
             }
             Class::Sync | Class::Meinheld => WorkerClass::Sync,
             Class::Gthread => WorkerClass::Gthread,
+            Class::Gevent => WorkerClass::Gevent,
             Class::Asgi => WorkerClass::Asgi,
         };
         options.interface = match self.interface {
