@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 from types import TracebackType
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 _LEVELS = {
     "trace": 5,
@@ -39,6 +39,24 @@ def set_up(level_name: str) -> None:
     _logger("uvicorn", level, sys.stderr, logging.Formatter("%(levelname)s:     %(message)s"))
     logging.getLogger("uvicorn.error").setLevel(level)
     _logger("uvicorn.access", logging.INFO, sys.stdout, logging.Formatter("%(message)s"))
+
+
+def configure(path: str) -> None:
+    """Sets up loggers by a file: of JSON or YAML, else in the format of `fileConfig`."""
+    import logging.config
+
+    if path.endswith(".json"):
+        import json
+
+        with open(path, "rb") as file:
+            logging.config.dictConfig(json.load(file))
+    elif path.endswith((".yaml", ".yml")):
+        yaml = importlib.import_module("yaml")
+        with open(path, "rb") as file:
+            logging.config.dictConfig(yaml.safe_load(file))
+    else:
+        known = {"__file__": path, "here": os.path.dirname(os.path.abspath(path))}
+        logging.config.fileConfig(path, defaults=known, disable_existing_loggers=False)
 
 
 def _logger(name: str, level: int, stream: TextIO | None, formatter: logging.Formatter) -> None:
@@ -72,6 +90,16 @@ def write(text: str) -> None:
             os.write(2, text.encode("utf-8", "backslashreplace"))
         except OSError:
             pass
+
+
+def flush_and_exit(code: int) -> NoReturn:
+    """Ends the process, whatever threads the application has started."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError, ValueError):
+            pass
+    os._exit(code)
 
 
 def is_caused_by(error: BaseException | None, kind: type[BaseException]) -> bool:

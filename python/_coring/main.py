@@ -34,11 +34,7 @@ def run(config: dict[str, Any]) -> None:
 
         reload.ignore_caches()
     try:
-        if config.get("worker_class") == "gevent":
-            from _coring import greenlets
-
-            greenlets.patch()
-        app, interface, worker_class = _load(config)
+        app, interface, worker_class = load(config)
         if worker_class == "asgi":
             from _coring import asgi
 
@@ -50,6 +46,8 @@ def run(config: dict[str, Any]) -> None:
         if failure is not None:
             exit_with(link, START_FAILED, failure)
     elif worker_class == "gevent":
+        from _coring import greenlets
+
         greenlets.run(link, app, config)
     else:
         from _coring import threads
@@ -63,10 +61,20 @@ def run(config: dict[str, Any]) -> None:
     sys.exit(0)
 
 
-def _load(config: dict[str, Any]) -> tuple[Any, str, str]:
+def load(config: dict[str, Any]) -> tuple[Any, str, str]:
     """The application, its interface, and the class of worker that runs it."""
     wanted = config.get("interface", "auto")
     worker_class = config.get("worker_class", "auto")
+    if worker_class == "gevent":
+        from _coring import greenlets
+
+        greenlets.patch()
+    if config.get("log_config"):
+        try:
+            logs.configure(config["log_config"])
+        except Exception as error:
+            line = f"the logging configuration {config['log_config']} failed: {error!r}"
+            raise application.LoadError(line, error) from None
     if worker_class == "asgi" or wanted.startswith("asgi"):
         from _coring import asgi
 
@@ -138,9 +146,4 @@ def exit_with(link: Link, code: int, reason: str) -> NoReturn:
     # The end of a traceback says most.
     end = reason.encode("utf-8", "backslashreplace")[-REASON_BYTES_MAX:]
     link.report(f"failed {code}\n{end.decode('utf-8', 'ignore')}")
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (AttributeError, OSError, ValueError):
-            pass
-    os._exit(code)
+    logs.flush_and_exit(code)

@@ -14,7 +14,7 @@ import importlib.util
 import os
 import sys
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any
 
 from _coring import logs
 
@@ -75,7 +75,7 @@ def run(config: dict[str, Any]) -> None:
         found = load(config["location"])
     except ConfigError as error:
         logs.write(str(error))
-        _exit(1)
+        logs.flush_and_exit(1)
     parts: list[str] = []
     for name in config["names"]:
         if name in found:
@@ -86,17 +86,7 @@ def run(config: dict[str, Any]) -> None:
     data = "".join(part.replace("\0", "\N{REPLACEMENT CHARACTER}") + "\0" for part in parts)
     with open(config["pipe"], "wb") as pipe:
         pipe.write(data.encode("utf-8", "surrogateescape"))
-    _exit(0)
-
-
-def _exit(code: int) -> NoReturn:
-    """Ends the process, whatever threads the file has started."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (AttributeError, OSError, ValueError):
-            pass
-    os._exit(code)
+    logs.flush_and_exit(0)
 
 
 def _record(name: str, value: Any) -> list[str]:

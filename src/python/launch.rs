@@ -35,6 +35,7 @@ const MODULES: &[(&str, &str)] = &[
     module!("__init__"),
     module!("application"),
     module!("asgi"),
+    module!("check"),
     module!("cores"),
     module!("cycle"),
     module!("files"),

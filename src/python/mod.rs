@@ -69,7 +69,7 @@ pub use launch::{NoInterpreter, find_interpreter, launch};
 pub use link::bench;
 pub use options::{Interface, Options, WorkerClass};
 pub use pool::{Loaded, StartError};
-pub use settings::{Settings, Value, read_settings};
+pub use settings::{Settings, Value, check, read_settings};
 
 use crate::messages;
 use crate::net::UnixSeqpacket;

@@ -57,6 +57,9 @@ pub struct Options {
     pub forwarded: Option<Forwarded>,
     /// The level of the loggers that servers have: `info` unless given.
     pub log_level: String,
+    /// A file by which workers set up Python's loggers: of JSON or YAML, else in the format of
+    /// `logging.config.fileConfig`.
+    pub log_config: Option<PathBuf>,
     /// Requests that wait for a free thread, in all; further ones get 503.
     pub queue: usize,
     /// How long a request may wait for a free thread before it gets 503.
@@ -103,6 +106,7 @@ impl Options {
             root_path: String::new(),
             forwarded: Some(Forwarded::default()),
             log_level: "info".to_owned(),
+            log_config: None,
             queue: 1024,
             queue_timeout: Duration::from_secs(30),
             body_buffer: 256 << 10,
@@ -186,7 +190,11 @@ impl Options {
             out.text(name);
             out.text(value);
         }
-        for (name, path) in [("chdir", &self.chdir), ("app_dir", &self.app_dir)] {
+        for (name, path) in [
+            ("chdir", &self.chdir),
+            ("app_dir", &self.app_dir),
+            ("log_config", &self.log_config),
+        ] {
             out.text(name);
             match path {
                 Some(path) => out.text(&path.to_string_lossy()),

@@ -1,11 +1,13 @@
-//! The settings of a configuration file of gunicorn's, which is a program: a short-lived process
-//! executes it and reports them.
+//! What short-lived processes report: the settings of a configuration file of gunicorn's, which is
+//! a program, and whether an application can be loaded.
 
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::process::ExitStatus;
 
 use super::body::sealed;
 use super::launch::{Launcher, bundle};
+use super::marshal::Marshal;
 use super::options::Options;
 use super::pool::StartError;
 
@@ -49,8 +51,7 @@ pub fn read_settings(options: &Options, names: &[&str]) -> Result<Settings, Star
     let Some(location) = &options.config else {
         return Ok(Settings::default());
     };
-    let (mut output, input) = io::pipe()?;
-    let bundle = bundle("settings", |config| {
+    let (reported, status) = ask(options, "settings", |config| {
         config.text("location");
         config.text(location);
         config.text("names");
@@ -58,8 +59,32 @@ pub fn read_settings(options: &Options, names: &[&str]) -> Result<Settings, Star
         for name in names {
             config.text(name);
         }
-        config.text("pipe");
-        config.int(input.as_raw_fd());
+    })?;
+    parse(&reported).ok_or(StartError::Ended(status))
+}
+
+/// Loads the application in a process, which then ends. Returns its interface and the class of the
+/// workers that would run it.
+///
+/// # Errors
+/// When the process cannot be started, or the application cannot be loaded: then the reason stands
+/// on standard error.
+pub fn check(options: &Options) -> Result<String, StartError> {
+    let (reported, _) = ask(options, "check", |config| options.write(config))?;
+    Ok(String::from_utf8_lossy(&reported).into_owned())
+}
+
+/// What a process reports that runs the module `entry`, and its exit status.
+fn ask(
+    options: &Options,
+    entry: &str,
+    config: impl FnOnce(&mut Marshal),
+) -> Result<(Vec<u8>, ExitStatus), StartError> {
+    let (mut output, input) = io::pipe()?;
+    let bundle = bundle(entry, |out| {
+        config(out);
+        out.text("pipe");
+        out.int(input.as_raw_fd());
     });
     let inherited = [OwnedFd::from(input)];
     let mut child = Launcher::new(options).start(&sealed(&bundle)?, &inherited)?;
@@ -68,7 +93,7 @@ pub fn read_settings(options: &Options, names: &[&str]) -> Result<Settings, Star
     output.read_to_end(&mut reported)?;
     let status = child.wait()?;
     match status.code() {
-        Some(0) => parse(&reported).ok_or(StartError::Ended(status)),
+        Some(0) => Ok((reported, status)),
         Some(1) => Err(StartError::Worker(1)),
         _ => Err(StartError::Ended(status)),
     }

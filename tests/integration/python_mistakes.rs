@@ -286,7 +286,7 @@ fn wrong_flags_are_explained() {
         (
             &["good.py", "-k", "asgi"],
             4,
-            "is a WSGI application … sync or gthread",
+            "is a WSGI application … sync, gthread or gevent",
         ),
     ] {
         expect_one_line(&mut run_in(&directory, arguments), code, words);
@@ -298,7 +298,7 @@ fn wrong_flags_are_explained() {
         ),
         (
             &["good.py", "-k", "my.Worker"],
-            "auto, sync, gthread and asgi",
+            "auto, sync, gthread, gevent and asgi",
         ),
         (&["good.py", "-w", "0"], "invalid value '0' for '--workers"),
         (&[], "coring run APP"),

@@ -113,6 +113,31 @@ fn the_configuration_file_of_the_articles_works() {
     );
 }
 
+/// The other version lets gevent patch the standard library before it names a class.
+#[test]
+fn a_file_that_patches_decides_what_the_worker_of_meinheld_becomes() {
+    let directory = applications();
+    // It says what the settings need to know of gevent, and runs no worker.
+    directory.make("gevent");
+    directory.write("gevent/__init__.py", "");
+    let fake = "def patch_all(): pass\ndef is_module_patched(name): return True\n";
+    directory.write("gevent/monkey.py", fake);
+    let file = ARTICLE.replace("CLASS", "egg:meinheld#gunicorn_worker");
+    let file = format!("import gevent.monkey\ngevent.monkey.patch_all()\n{file}");
+    directory.write("gunicorn_config.py", file);
+    let arguments = ["-c", "gunicorn_config.py", "--check-config", "app:app"];
+    let finished = run_with(&mut command(&directory, &arguments), b"");
+    let text = &finished.stderr;
+    let outcomes = [
+        "can be loaded: wsgi gevent",
+        "-k gevent needs the module `gevent`",
+    ];
+    assert!(
+        outcomes.iter().any(|outcome| text.contains(outcome)),
+        "{text}"
+    );
+}
+
 #[test]
 fn later_sources_yield_to_earlier_ones() {
     let directory = applications();
@@ -280,5 +305,109 @@ fn settings_that_coring_refuses_are_explained() {
         &mut variable,
         2,
         &["GUNICORN_CMD_ARGS: unexpected argument '--worker'"],
+    );
+}
+
+#[test]
+fn settings_can_be_checked_and_printed() {
+    let directory = applications();
+    directory.write("broken.py", "import nowhere\n");
+    directory.write("conf.py", "workers = 3\nraw_env = ['A=1', 'B=2']\n");
+    let mut check = command(&directory, &["-c", "conf.py", "--check-config", "app:app"]);
+    let finished = run_with(&mut check, b"");
+    assert_eq!(
+        (finished.code, finished.stderr.as_str()),
+        (Some(0), "coring: `app:app` can be loaded: wsgi sync\n")
+    );
+    let mut broken = command(&directory, &["--check-config", "broken:app"]);
+    expect_failure(&mut broken, 1, &["`broken:app` needs the module `nowhere`"]);
+
+    let arguments = [
+        "-c",
+        "conf.py",
+        "--print-config",
+        "app:app",
+        "--timeout-keep-alive",
+        "9",
+    ];
+    let mut print = command(&directory, &arguments);
+    print
+        .env("CORING_QUEUE", "7")
+        .env("GUNICORN_CMD_ARGS", "--limit-request-line 999");
+    let finished = run_with(&mut print, b"");
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    for line in [
+        "app = app:app # the command line",
+        "env = A=1,B=2 # conf.py",
+        "idle_timeout = 9s # the command line",
+        "max_target = 999 # GUNICORN_CMD_ARGS",
+        "profile = gunicorn # GUNICORN_CMD_ARGS",
+        "queue = 7 # CORING_QUEUE",
+        "spool_dir = none # the default",
+        "threads = 1 # the default of gunicorn",
+        "workers = 3 # conf.py",
+    ] {
+        let mut lines = finished.stdout.lines();
+        assert!(
+            lines.any(|other| other == line),
+            "no {line:?} in {}",
+            finished.stdout
+        );
+    }
+}
+
+#[test]
+fn messages_fields_and_loggers_are_set_up_as_asked() {
+    let directory = applications();
+    directory.write(
+        "logs.json",
+        r#"{"version": 1, "disable_existing_loggers": false,
+            "formatters": {"f": {"format": "mine: %(message)s"}},
+            "handlers": {"h": {"class": "logging.StreamHandler", "formatter": "f"}},
+            "root": {"handlers": ["h"], "level": "INFO"}}"#,
+    );
+    let logging = "import logging\nlogging.getLogger('shop').info('loaded')\n";
+    directory.write("logged.py", format!("{logging}{APP}"));
+    let arguments = [
+        "logged:app",
+        "--bind=127.0.0.1:0",
+        "--log-config=logs.json",
+        "--header=X-One: 1",
+        "--header",
+        "x-two:2",
+    ];
+    let server = Coring::start_as(command(&directory, &arguments));
+    let mut client = server.connect();
+    client.send(get("/"));
+    let response = client.response();
+    let fields = (response.field("x-one"), response.field("x-two"));
+    assert_eq!(fields, (Some("1"), Some("2")));
+    let ended = server.stop();
+    assert!(ended.stderr.contains("mine: loaded\n"), "{}", ended.stderr);
+
+    let arguments = [
+        "broken.py",
+        "--error-logfile",
+        "errors.log",
+        "--bind=127.0.0.1:0",
+    ];
+    directory.write("broken.py", "import nowhere\n");
+    let finished = run_with(&mut command(&directory, &arguments), b"");
+    assert_eq!((finished.code, finished.stderr.as_str()), (Some(4), ""));
+    let log = std::fs::read_to_string(directory.file("errors.log")).expect("a log");
+    assert!(
+        log.contains("ModuleNotFoundError") && log.contains("coring: "),
+        "{log}"
+    );
+
+    let arguments = ["app:app", "--error-logfile", "/nowhere/errors.log"];
+    let words = ["the error log /nowhere/errors.log cannot be opened"];
+    expect_failure(&mut command(&directory, &arguments), 1, &words);
+    let arguments = ["app:app", "--log-config", "nowhere.ini"];
+    let mut wrong = command(&directory, &arguments);
+    expect_failure(
+        &mut wrong,
+        4,
+        &["the logging configuration nowhere.ini failed"],
     );
 }

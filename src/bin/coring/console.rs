@@ -92,7 +92,12 @@ pub(crate) fn version(choice: EngineChoice) {
         env::consts::ARCH,
         env::consts::OS,
     );
-    let _ = io::stdout().write_all(text.as_bytes());
+    print(&text);
+}
+
+/// Prints lines to standard output.
+pub(crate) fn print(lines: &str) {
+    let _ = io::stdout().write_all(lines.as_bytes());
 }
 
 /// The address as a URL for browsers and curl. A Unix socket's stays as it is.

@@ -68,6 +68,7 @@ fn obey() -> Result<(), Failure> {
     let port = env::var_os("PORT").map(|port| port.to_string_lossy().into_owned());
     match plan::plan(flags, port.as_deref()).map_err(Failure::Usage)? {
         Plan::Serve(app, config) => serve(&app, &config),
+        Plan::Run(arguments, _) if arguments.only_checks() => check(&arguments),
         Plan::Run(arguments, mut config) => run_application(&arguments, &mut config),
         Plan::Version(engine) => {
             console::version(engine);
@@ -108,10 +109,22 @@ fn serve(app: &App<Directory>, config: &ServerConfig) -> Result<(), Failure> {
     wait(&about, config, &server, None, signals).map(drop)
 }
 
+/// Checks the settings and the application, and says what it is.
+fn check(arguments: &RunArgs) -> Result<(), Failure> {
+    if arguments.compat.print_config {
+        console::print(&arguments.settled.lines);
+    }
+    let found = arguments.check().map_err(Failure::Run)?;
+    let app = &arguments.app;
+    messages::report(format_args!("`{app}` can be loaded: {found}"));
+    Ok(())
+}
+
 /// Runs a Python application until the server ends. The workers end after the server, so that every
 /// request that was accepted is answered.
 fn run_application(arguments: &RunArgs, config: &mut ServerConfig) -> Result<(), Failure> {
     let mut signals = signals::install_with_workers().map_err(Failure::Signals)?;
+    arguments.compat.redirect_messages().map_err(Failure::Run)?;
     let mounts = arguments.open_mounts().map_err(Failure::Run)?;
     let drain_timeout = Duration::from(config.drain_timeout);
     let cores = config.cores.unwrap_or(1);
@@ -121,9 +134,10 @@ fn run_application(arguments: &RunArgs, config: &mut ServerConfig) -> Result<(),
     };
     arguments.apply_profile(&workers, config);
     let services = workers.services();
-    let server = match mounts.is_empty() {
+    let fields = arguments.compat.headers.clone();
+    let server = match mounts.is_empty() && fields.is_empty() {
         true => builder(config).start(services),
-        false => builder(config).start(move || run::routed(&mounts, services())),
+        false => builder(config).start(move || run::routed(&mounts, &fields, services())),
     };
     let server = server.map_err(Failure::Server)?;
     let about = run::describe(arguments, &workers);

@@ -1,9 +1,12 @@
 //! Flags that coring has because gunicorn or uvicorn have them.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use ::http::{HeaderName, HeaderValue};
 use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args};
+use rustix::stdio::dup2_stderr;
 
 use super::RunError;
 use crate::flags::AccessLog;
@@ -33,12 +36,52 @@ pub(crate) struct CompatArgs {
     #[arg(default_value = "off", hide_default_value = true)]
     pub(crate) access_log: AccessLog,
 
+    /// Where to write messages and the standard error of the application: - for standard error, or
+    /// a file
+    #[arg(long, env = "CORING_ERROR_LOGFILE", value_name = "WHERE")]
+    #[arg(default_value = "-", hide_default_value = true)]
+    error_logfile: PathBuf,
+
+    /// A file by which the application's loggers are set up: .json, .yaml, or as fileConfig has it
+    #[arg(long, env = "CORING_LOG_CONFIG", value_name = "FILE")]
+    pub(crate) log_config: Option<PathBuf>,
+
+    /// A field that is added to each response of the application. May be repeated
+    #[arg(long = "header", env = "CORING_HEADER", value_name = "NAME:VALUE")]
+    #[arg(action = ArgAction::Append, value_parser = field)]
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+
+    /// Load the application, and exit: with 0 if that works, else with 1
+    #[arg(long, env = "CORING_CHECK_CONFIG", value_parser = FalseyValueParser::new())]
+    pub(crate) check_config: bool,
+
+    /// As --check-config, and print all settings, each with its source
+    #[arg(long, env = "CORING_PRINT_CONFIG", value_parser = FalseyValueParser::new())]
+    pub(crate) print_config: bool,
+
     /// Log no requests
     #[arg(long, env = "CORING_NO_ACCESS_LOG", value_parser = FalseyValueParser::new())]
     pub(crate) no_access_log: bool,
 }
 
 impl CompatArgs {
+    /// Lets standard error be the file of `--error-logfile`.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub(crate) fn redirect_messages(&self) -> Result<(), RunError> {
+        let path = &self.error_logfile;
+        if path.as_os_str() == "-" {
+            return Ok(());
+        }
+        let file = File::options().append(true).create(true).open(path);
+        let redirected = file.and_then(|file| Ok(dup2_stderr(file)?));
+        redirected.map_err(|error| {
+            let path = path.display();
+            RunError::Setting(format!("the error log {path} cannot be opened: {error}"))
+        })
+    }
+
     /// The variables that the application gets.
     ///
     /// # Errors
@@ -56,6 +99,15 @@ impl CompatArgs {
         }
         Ok(variables)
     }
+}
+
+fn field(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let (name, value) = text.split_once(':').ok_or("give it as NAME:VALUE")?;
+    let name = name.trim().parse();
+    let name = name.map_err(|_| "the name has a character that no field name has".to_owned())?;
+    let value = HeaderValue::from_str(value.trim());
+    let value = value.map_err(|_| "the value has a control character".to_owned())?;
+    Ok((name, value))
 }
 
 fn assignment(text: &str) -> Result<(String, String), String> {

@@ -22,6 +22,8 @@ const WORKERS: &str = "WEB_CONCURRENCY";
 /// A flag that a source has set.
 #[derive(Debug)]
 pub(super) struct Word {
+    /// The id of the flag.
+    pub(super) id: String,
     pub(super) text: String,
     pub(super) source: String,
     pub(super) name: String,
@@ -31,7 +33,7 @@ pub(super) struct Word {
 /// The sources so far.
 pub(super) struct Merge<'a> {
     root: &'a Command,
-    run: Command,
+    pub(super) run: Command,
     rows: &'a [Row],
     /// The ids of the flags that have been set.
     pub(super) set: HashSet<String>,
@@ -273,6 +275,7 @@ impl<'a> Merge<'a> {
     pub(super) fn defaults(&mut self) {
         if let Some(source) = self.placed.take() {
             self.words.push(Word {
+                id: "bind".to_owned(),
                 text: format!("--bind={}", self.place.address()),
                 source,
                 name: "host".to_owned(),
@@ -303,6 +306,7 @@ impl<'a> Merge<'a> {
     fn app(&mut self, app: String, source: &str) {
         if self.set.insert("app".to_owned()) {
             self.words.push(Word {
+                id: "app".to_owned(),
                 text: app,
                 source: source.to_owned(),
                 name: "the application".to_owned(),
@@ -393,6 +397,7 @@ impl<'a> Merge<'a> {
             _ => Vec::new(),
         };
         self.words.extend(texts.into_iter().map(|text| Word {
+            id: id.clone(),
             text,
             source: source.name.to_owned(),
             name: name.to_owned(),

@@ -5,6 +5,8 @@ mod args;
 mod class;
 mod compat;
 mod convert;
+mod effective;
+mod headers;
 mod merge;
 mod profile;
 mod proxy;
@@ -20,6 +22,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration as StdDuration, Instant};
 
+use ::http::{HeaderName, HeaderValue};
 use coring::fs::Root;
 use coring::python::{
     Interface, Options, StartError, WorkerClass, Workers, find_interpreter, launch,
@@ -35,6 +38,7 @@ use crate::units::Size;
 pub(crate) use args::RunArgs;
 use args::{Calls, Mount};
 use class::Class;
+use headers::WithHeaders;
 pub(crate) use settings::{SettingsError, parse};
 
 /// The first argument by which coring becomes a launcher of Python. It is for coring itself.
@@ -134,7 +138,7 @@ impl RunArgs {
     /// What the operator should know of the settings.
     pub(crate) fn notes(&self) -> Vec<String> {
         let mut notes = self.settled.notes.clone();
-        let is_unthreaded = self.worker_class == Class::Asgi;
+        let is_unthreaded = matches!(self.worker_class, Class::Asgi | Class::Gevent);
         if is_unthreaded && let Some(threads) = self.threads.filter(|threads| *threads > 1) {
             notes.push(format!(
                 "--threads {threads} has no effect: workers of this class run many requests at \
@@ -189,6 +193,7 @@ impl RunArgs {
         };
         options.factory = self.factory;
         options.config.clone_from(&self.settled.config);
+        options.log_config.clone_from(&self.compat.log_config);
         options.environment = self.compat.environment()?;
         options.chdir.clone_from(&self.chdir);
         options.app_dir.clone_from(&self.app_dir);
@@ -218,6 +223,21 @@ impl RunArgs {
             options.reload_dirs.push(found);
         }
         Ok(options)
+    }
+
+    /// Whether the program ends when it has checked, and perhaps printed, the settings.
+    pub(crate) fn only_checks(&self) -> bool {
+        self.compat.check_config || self.compat.print_config
+    }
+
+    /// Loads the application, as a check. Returns what it has turned out to be.
+    ///
+    /// # Errors
+    /// When that fails, always with the exit status 1, as in gunicorn.
+    pub(crate) fn check(&self) -> Result<String, RunError> {
+        let options = self.options(StdDuration::ZERO)?;
+        let found = coring::python::check(&options);
+        found.map_err(|error| RunError::Start(options.python, error))
     }
 
     /// Starts the workers for a server of `cores` cores. None if a signal has asked for the end
@@ -326,8 +346,15 @@ pub(crate) fn describe(arguments: &RunArgs, workers: &Workers) -> Vec<(&'static 
 }
 
 /// A service that has files at some paths and the application at all others.
-pub(crate) fn routed(mounts: &[(String, Root)], application: coring::python::Python) -> Router {
-    let router = Router::new().fallback(application);
+pub(crate) fn routed(
+    mounts: &[(String, Root)],
+    fields: &[(HeaderName, HeaderValue)],
+    application: coring::python::Python,
+) -> Router {
+    let router = match fields.is_empty() {
+        true => Router::new().fallback(application),
+        false => Router::new().fallback(WithHeaders::new(application, fields)),
+    };
     mounts.iter().fold(router, |router, (path, root)| {
         router.nest(path, Files::new(root.clone()))
     })

@@ -9,6 +9,7 @@ use std::path::Path;
 use clap::{ArgMatches, Command};
 
 use super::RunError;
+use super::effective;
 use super::merge::{Merge, Word};
 use super::profile::Profile;
 use super::table;
@@ -29,6 +30,8 @@ pub(crate) struct Settled {
     pub(crate) notes: Vec<String>,
     /// The ids of the flags that some source has set.
     pub(crate) set: HashSet<String>,
+    /// All settings, a line each.
+    pub(crate) lines: String,
 }
 
 /// Why the settings cannot be followed.
@@ -72,6 +75,7 @@ pub(crate) fn parse(
     }
     merge.defaults();
     let Merge {
+        run,
         words,
         mut settled,
         set,
@@ -82,7 +86,11 @@ pub(crate) fn parse(
     let mut all = arguments;
     all.splice(at..at, words.iter().map(|word| OsString::from(&word.text)));
     match root.clone().try_get_matches_from(&all) {
-        Ok(matches) if settled.set.contains("app") => Ok((matches, settled)),
+        Ok(matches) if settled.set.contains("app") => {
+            let effective = matches.subcommand_matches("run").expect("was given");
+            settled.lines = effective::lines(&run, effective, &words, &settled.profile);
+            Ok((matches, settled))
+        }
         Ok(_) => {
             let what = "no application is given: coring run APP, as in coring run main:app";
             Err(SettingsError::Usage(what.to_owned()))

@@ -1,0 +1,58 @@
+//! The settings that apply, as `--print-config` prints them.
+
+use std::collections::BTreeMap;
+
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Command};
+
+use super::merge::Word;
+use super::profile::Profile;
+
+/// A line `name = value # source` for each flag of the command `run`, in the order of their names.
+pub(crate) fn lines(
+    run: &Command,
+    matches: &ArgMatches,
+    words: &[Word],
+    profile: &Profile,
+) -> String {
+    let mut lines = BTreeMap::new();
+    for argument in run
+        .get_arguments()
+        .filter(|argument| !argument.is_hide_set())
+    {
+        let id = argument.get_id().as_str();
+        let name = match argument.get_long() {
+            Some("help" | "version" | "check-config" | "print-config") => continue,
+            Some(long) => long.replace('-', "_"),
+            None => id.to_owned(),
+        };
+        let raw = matches.get_raw(id).into_iter().flatten();
+        let values: Vec<_> = raw.map(|value| value.to_string_lossy()).collect();
+        let value = match values.is_empty() {
+            true => "none".to_owned(),
+            false => values.join(","),
+        };
+        let word = words.iter().find(|word| word.id == id);
+        let source = match (matches.value_source(id), word) {
+            (_, Some(word)) => word.source.clone(),
+            (Some(ValueSource::CommandLine), None) => "the command line".to_owned(),
+            (Some(ValueSource::EnvVariable), None) => {
+                let variable = argument.get_env().unwrap_or_default();
+                variable.to_string_lossy().into_owned()
+            }
+            _ => "the default".to_owned(),
+        };
+        lines.insert(name, format!("{value} # {source}"));
+    }
+    let profile = match profile {
+        Profile::Gunicorn(used) => format!("gunicorn # {used}"),
+        Profile::ByInterface => {
+            "uvicorn or coring # by the interface of the application".to_owned()
+        }
+    };
+    lines.insert("profile".to_owned(), profile);
+    let lines = lines
+        .iter()
+        .map(|(name, rest)| format!("{name} = {rest}\n"));
+    lines.collect()
+}
