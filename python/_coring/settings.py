@@ -19,7 +19,13 @@ from typing import Any
 from _coring import logs
 
 # Names that are no settings, but stand in many files, and what was meant.
-MISTAKEN = {"logfile": "errorlog", "log_file": "errorlog", "error_log": "errorlog"}
+MISTAKEN = {
+    "logfile": "errorlog",
+    "log_file": "errorlog",
+    "error_log": "errorlog",
+    "processes": "workers",
+    "threaded": "threads",
+}
 
 
 class ConfigError(Exception):

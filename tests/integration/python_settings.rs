@@ -194,8 +194,9 @@ fn variables_of_the_file_reach_the_application() {
 #[test]
 fn the_names_of_uvicorn_work() {
     let directory = applications();
-    let line = "asgi:app --host localhost --port 0 --workers 2 --timeout-keep-alive 7 \
-                --no-use-colors --limit-concurrency 100 --loop asyncio --http h11";
+    let line = "asgi:app --host localhost --port 1 --port 0 --workers 2 --timeout-keep-alive 7 \
+                --no-use-colors --limit-concurrency 100 --loop asyncio --http h11 \
+                --log-level trace";
     let arguments: Vec<&str> = line.split_whitespace().collect();
     let banner = banner_of(command(&directory, &arguments));
     assert_has(
@@ -208,7 +209,12 @@ fn the_names_of_uvicorn_work() {
         ],
     );
     let mut from_variables = command(&directory, &["--host", "127.0.0.1"]);
-    let variables = [("UVICORN_PORT", "0"), ("UVICORN_APP", "asgi:app")];
+    let variables = [
+        ("UVICORN_PORT", "0"),
+        ("UVICORN_APP", "asgi:app"),
+        ("UVICORN_HEADERS", "a:1 b:2"),
+        ("UVICORN_USE_COLORS", "yes"),
+    ];
     from_variables.envs(variables).env("UVICORN_WORKERS", "2");
     assert_has(&banner_of(from_variables), &["asgi:app (asgi3", "2 × asgi"]);
 }
@@ -280,7 +286,11 @@ fn settings_that_coring_refuses_are_explained() {
         "{}",
         finished.stderr
     );
+}
 
+#[test]
+fn command_lines_that_coring_refuses_are_explained() {
+    let directory = applications();
     let line = |arguments: &[&str]| command(&directory, arguments);
     expect_failure(&mut line(&["app:app", "-D"]), 2, &["`--daemon` is refused"]);
     expect_failure(
@@ -299,6 +309,14 @@ fn settings_that_coring_refuses_are_explained() {
         &["no configuration file no.py"],
     );
     expect_failure(&mut line(&[]), 2, &["no application is given"]);
+    let two = ["app:app", "asgi:app"];
+    expect_failure(
+        &mut line(&two),
+        2,
+        &["`asgi:app` would be a second application"],
+    );
+    let two = ["app:app", "-k", "sync", "--worker-class=gthread"];
+    expect_failure(&mut line(&two), 2, &["two classes of workers"]);
     let mut variable = line(&["app:app"]);
     variable.env("GUNICORN_CMD_ARGS", "--worker 2");
     expect_failure(

@@ -97,9 +97,9 @@ pub(crate) struct RunArgs {
     #[arg(hide_default_value = true)]
     pub(crate) root_path: String,
 
-    /// Level of the loggers of gunicorn and uvicorn
+    /// Level of the loggers of gunicorn and uvicorn: trace, debug, info, warning, error or critical
     #[arg(long, env = "CORING_LOG_LEVEL", value_name = "LEVEL")]
-    #[arg(value_parser = ["debug", "info", "warning", "error", "critical"], default_value = "info")]
+    #[arg(value_parser = level, default_value = "info")]
     pub(crate) log_level: String,
 
     /// Requests that may wait for a free thread. More get 503
@@ -187,6 +187,17 @@ pub(crate) enum Calls {
 pub(crate) struct Mount {
     pub(crate) path: String,
     pub(crate) directory: PathBuf,
+}
+
+fn level(text: &str) -> Result<String, String> {
+    let level = text.to_lowercase();
+    let known = [
+        "trace", "debug", "info", "warn", "warning", "error", "critical", "fatal",
+    ];
+    match known.contains(&level.as_str()) {
+        true => Ok(level),
+        false => Err("it is one of trace, debug, info, warning, error and critical".to_owned()),
+    }
 }
 
 fn mount(text: &str) -> Result<Mount, String> {

@@ -102,16 +102,6 @@ fn in_form(row: &Row, value: &Value) -> Result<(Value, Option<&'static str>), St
             ),
         },
         ("h11_max_incomplete_event_size", _) => (number()?.clamp(18, most).to_string(), None),
-        ("loglevel" | "log_level", _) => {
-            let level = one(value).to_lowercase();
-            let known = match level.as_str() {
-                "trace" => "debug",
-                "warn" => "warning",
-                "fatal" => "critical",
-                level => level,
-            };
-            (known.to_owned(), None)
-        }
         ("access_log", Value::Bool(is_on)) => {
             let place = if *is_on { "-" } else { "off" };
             (place.to_owned(), None)
@@ -221,7 +211,6 @@ mod tests {
         );
         check("limit_request_line", text("0"), "max-target", "65535");
         check("limit_request_fields", text("1000"), "max-fields", "256");
-        check("loglevel", text("WARN"), "log-level", "warning");
         check("access_log", Value::Bool(false), "access-log", "off");
         check("accesslog", text("-"), "access-log", "-");
     }

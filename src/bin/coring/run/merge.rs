@@ -210,9 +210,13 @@ impl<'a> Merge<'a> {
             let Some(text) = variable(&name) else {
                 continue;
             };
-            let value = match row.flags.iter().any(|flag| flag.value == TakesValue::No) {
-                true => Value::Bool(convert::is_true(&text)),
-                false => Value::Text(text),
+            let is_switch = row.flags.iter().any(|flag| flag.value == TakesValue::No);
+            let value = if is_switch {
+                Value::Bool(convert::is_true(&text))
+            } else if row.becomes().is_some_and(|long| self.is_list(long)) {
+                Value::List(text.split_whitespace().map(str::to_owned).collect())
+            } else {
+                Value::Text(text)
             };
             let source = Source {
                 name: &name,

@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use std::ffi::OsString;
 use std::path::Path;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgMatches, Command};
 
 use super::RunError;
@@ -61,10 +62,12 @@ pub(crate) fn parse(
 ) -> Result<(ArgMatches, Settled), SettingsError> {
     let rows = table::rows();
     let root = table::add_flags(root, &rows);
-    let matches = root.clone().try_get_matches_from(&arguments)?;
+    let parsed = root.clone().try_get_matches_from(&arguments);
+    let matches = parsed.map_err(|error| second_application(error, &arguments))?;
     let Some(typed) = matches.subcommand_matches("run") else {
         return Ok((matches, Settled::default()));
     };
+    refuse_two_classes(&root, &arguments)?;
     let mut merge = Merge::new(&root, &rows);
     merge.command_line(typed)?;
     let in_variable = merge.gunicorn_variable()?;
@@ -96,6 +99,40 @@ pub(crate) fn parse(
             Err(SettingsError::Usage(what.to_owned()))
         }
         Err(error) => Err(offender(&root, &words, error)),
+    }
+}
+
+/// The error of a word that is left over after `run APP`, if it is that.
+fn second_application(error: clap::Error, arguments: &[OsString]) -> SettingsError {
+    let left_over = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(word)) if !word.starts_with('-') => word,
+        _ => return error.into(),
+    };
+    let is_run = arguments.iter().skip(1).any(|word| word == "run");
+    if error.kind() != ErrorKind::UnknownArgument || !is_run {
+        return error.into();
+    }
+    let word = left_over.trim_matches('\'');
+    SettingsError::Usage(format!(
+        "`{word}` would be a second application; give one. A value of --access-log stands after an \
+         equals sign"
+    ))
+}
+
+/// The last one of a flag counts, but a class of workers is more than a number.
+fn refuse_two_classes(root: &Command, arguments: &[OsString]) -> Result<(), SettingsError> {
+    let strict = root
+        .clone()
+        .mut_subcommand("run", |run| run.args_override_self(false));
+    let Err(error) = strict.try_get_matches_from(arguments) else {
+        return Ok(());
+    };
+    match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(flag)) if flag.starts_with("--worker-class") => {
+            let line = "two classes of workers are given; give --worker-class once";
+            Err(SettingsError::Usage(line.to_owned()))
+        }
+        _ => Ok(()),
     }
 }
 
