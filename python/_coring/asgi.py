@@ -99,6 +99,8 @@ class Server:
         if monotonic() > deadline:
             core.send(_EXPIRED + ident)
             return
+        if self.link.requests_max:
+            self.link.count_request()
         scope["asgi"] = HTTP.copy()
         scope["state"] = self.state.copy()
         cycle = self.cycles[ident] = Cycle(core, ident, scope, body)
@@ -125,6 +127,8 @@ class Server:
             self.loop.add_reader(core.sock.fileno(), core.read)
         self.loop.add_reader(self.link.control.fileno(), self._read_control)
         detail = f"{python_version()}, {_name_of(self.loop)}"
+        if self.link.beat_interval:
+            self._beat()
         self.link.report_loaded(f"{interface} asgi 1 {detail}")
         while not self.link.is_quitting:
             await self.changes.change()
@@ -135,6 +139,10 @@ class Server:
             self.loop.remove_reader(core.sock.fileno())
         await lifespan.stop(max(1.0, end - self.loop.time()))
         return None
+
+    def _beat(self) -> None:
+        self.link.beat()
+        self.loop.call_later(self.link.beat_interval, self._beat)
 
     def _read_control(self) -> None:
         # It ends the process if coring has ended: also while the last requests run.

@@ -251,6 +251,7 @@ class Server:
         self.changes = self.new_event()
         self.cores = [Core(self, index) for index in range(len(link.data))]
         self._control = self.loop.io(link.control.fileno(), _READ)
+        self._beat = self.loop.timer(link.beat_interval, repeat=link.beat_interval)
         # In a forked child, the greenlet that has forked.
         self._forking: Any = None
 
@@ -260,6 +261,8 @@ class Server:
         for core in self.cores:
             core.reader.start(core.read)
         self._control.start(self._read_control)
+        if self.link.beat_interval:
+            self._beat.start(self.link.beat)
         while not self.link.is_quitting:
             self.changes.clear()
             self.changes.wait()
@@ -286,6 +289,8 @@ class Server:
 
     def begin(self, message: Any) -> None:
         """Has a request run in this turn of the hub, or when fewer run."""
+        if self.link.requests_max:
+            self.link.count_request()
         exchange = self.exchanges[message[2]] = Exchange(self, message)
         if self.running >= self.connections:
             self.inbox.append(exchange)

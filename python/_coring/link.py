@@ -8,6 +8,7 @@ call says MSG_DONTWAIT, and waits in poll(2).
 from __future__ import annotations
 
 import errno
+import itertools
 import mmap
 import os
 import select
@@ -42,6 +43,8 @@ CREDIT_BYTES = 256 << 10
 GONE_MAX = 1024
 # Room for one message from coring. The send buffer of its socket bounds a message to less.
 MESSAGE_BYTES_MAX = 1 << 20
+# The place in the page by which the main loop shows that it runs. Requests are marked beside it.
+_BEAT = slice(8, 16)
 # How old the last ring of a core has to be before it rings again for messages, in seconds.
 RING_INTERVAL = 0.001
 
@@ -108,6 +111,16 @@ class Link:
         self.is_quitting = False
         self.is_loaded = False
         self.is_forked = False
+        # How often the main loop is to show that it runs, in seconds; 0: coring does not look.
+        self.beat_interval: float = config.get("beat_interval", 0.0)
+        self._beats = 0
+        # How many requests this worker has before there is another one; 0: any number.
+        self.requests_max: int = config.get("max_requests", 0)
+        if self.requests_max:
+            jitter: int = config.get("max_requests_jitter", 0)
+            # The module `random` may be in the same state in all workers.
+            self.requests_max += int.from_bytes(os.urandom(8), "little") % (jitter + 1)
+        self._next_request = itertools.count(1).__next__
         self._lost = [False] * cores
         self._poll = new_poll()
         self._poll.register(self.control, select.POLLIN)
@@ -163,6 +176,16 @@ class Link:
         """Asks for another worker in the place of this one. coring will say when to end."""
         if self.is_loaded and not self.is_quitting:
             self.report("replace")
+
+    def count_request(self) -> None:
+        """A request has begun. To be called if there is a number of requests that is enough."""
+        if self._next_request() == self.requests_max:
+            self.report("spent")
+
+    def beat(self) -> None:
+        """Shows that the main loop runs. To be called every `beat_interval` seconds."""
+        self._beats += 1
+        self.page[_BEAT] = self._beats.to_bytes(8, "little")
 
     def read_control(self) -> None:
         """Takes the supervisor's messages."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import sys
@@ -15,7 +16,13 @@ DEFAULT_THREADS = 8
 # As many as have a mark.
 THREADS_MAX = 256
 
-GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+GROUP_SIGNALS = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+)
 
 LOAD_FAILED = 4
 START_FAILED = 3
@@ -28,6 +35,10 @@ def run(config: dict[str, Any]) -> None:
     """Loads the application, runs it, and ends the process when coring asks for that."""
     link = Link(config)
     _take_signals(link)
+    if link.beat_interval:
+        # SIGABRT, by which coring ends a worker that hangs, shows where its threads are, and so
+        # does a crash. The application may give standard error another object.
+        faulthandler.enable(2)
     logs.set_up(config.get("log_level", "info"))
     if config.get("reload"):
         from _coring import reload

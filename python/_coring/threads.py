@@ -130,9 +130,13 @@ class Turns:
         poll = select.poll()
         poll.register(self._link.control, 0)
         poll.register(self._wakeup, select.POLLIN)
+        interval = self._link.beat_interval
+        asleep_ms = interval * 1000 if interval else None
         looks = 0
         while self._running:
-            for fd, _ in poll.poll(None if self._is_asleep else self.LOOK * 1000):
+            if interval:
+                self._link.beat()
+            for fd, _ in poll.poll(asleep_ms if self._is_asleep else self.LOOK * 1000):
                 if fd != self._wakeup:
                     os._exit(0)
                 os.read(fd, 4096)

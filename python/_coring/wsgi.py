@@ -335,6 +335,7 @@ class Caller:
 
     def __init__(self, link: Any, app: Application, config: dict[str, Any], threads: int) -> None:
         self.link = link
+        self.is_counted = config.get("max_requests", 0) > 0
         self.app = app
         # What every environ has, unless the request says otherwise.
         self.base: Environ = {
@@ -354,6 +355,8 @@ class Caller:
 
     def call(self, core: int, ident: bytes, variables: Environ, body: Any) -> None:
         """Runs one request to its end. `body` is all of its body, or a file that holds it."""
+        if self.is_counted:
+            self.link.count_request()
         environ = {**self.base, **variables}
         response = Response(self.link, core, ident, environ["REQUEST_METHOD"] == "HEAD")
         stream: Any = None

@@ -17,7 +17,10 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::options::Options;
+use super::pool::Loaded;
 use crate::engine::blocking;
+use crate::messages;
 use crate::service::Body;
 
 /// The longest body that travels within the message of its request, in bytes.
@@ -247,6 +250,27 @@ pub(super) fn memfd() -> io::Result<OwnedFd> {
             created => created?,
         },
     )
+}
+
+/// The directory for large request bodies, if a file can be made there. Else it is reported that
+/// there is none, unless the application gets all bodies as they arrive.
+pub(super) fn spool_directory(options: &Options, loaded: Option<&Loaded>) -> Option<PathBuf> {
+    let directory = &options.spool_dir;
+    match file_in(directory) {
+        Ok(_) => Some(directory.clone()),
+        Err(error) => {
+            if loaded.is_none_or(|loaded| loaded.interface == "wsgi") {
+                messages::report(format_args!(
+                    "no file can be made in {}: {error}; request bodies are kept in memory, at \
+                     most {} MiB for each core, and further ones get 503; name another directory \
+                     with --spool-dir",
+                    directory.display(),
+                    FALLBACK_BYTES_MAX >> 20,
+                ));
+            }
+            None
+        }
+    }
 }
 
 #[cfg(test)]

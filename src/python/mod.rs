@@ -55,7 +55,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, Once, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ::http::StatusCode;
@@ -75,7 +75,7 @@ use crate::messages;
 use crate::net::UnixSeqpacket;
 use crate::rt::{draining, spawn_detached};
 use crate::service::{Request, Response, Service};
-use body::{FALLBACK_BYTES_MAX, NotCollected, Spool, file_in};
+use body::{NotCollected, Spool, spool_directory};
 use forwarded::{Origin, Rules};
 use link::{Dispatch, Form, Joined, Link, monotonic};
 use news::{News, parse_news};
@@ -298,7 +298,17 @@ impl Python {
         page.unwrap_or_else(unavailable)
     }
 
-    async fn wsgi(&self, mut request: Request) -> Result<Response, Failure> {
+    /// Whether another worker may get the request if the first one dies.
+    fn is_repeatable(&self, request: &mut Request) -> bool {
+        self.ends.options.retry_safe
+            && [Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method())
+            && request.body().length() == Some(0)
+    }
+
+    /// Has a WSGI worker respond. It leaves the request in `waiting` if another one may get it.
+    async fn wsgi(&self, waiting: &mut Option<Request>) -> Result<Response, Failure> {
+        let mut request = waiting.take().expect("a request");
+        let is_repeatable = self.is_repeatable(&mut request);
         let origin = origin(self.site.wsgi_rules.as_ref(), &request)?;
         let has_body = request.header("content-length").is_some()
             || request.header("transfer-encoding").is_some();
@@ -317,12 +327,15 @@ impl Python {
         let call = link.open(deadline, *request.method() == Method::HEAD);
         let number = (link.core, call.id);
         let message = request::for_wsgi(&request, number, (&self.site, &origin), body, deadline);
-        drop(request);
+        *waiting = is_repeatable.then_some(request);
         link.send_shared(message);
         call.response(None::<std::future::Pending<()>>).await
     }
 
-    async fn each(&self, mut request: Request, form: Form) -> Result<Response, Failure> {
+    /// Has a worker with its own socket respond. It leaves the request in `waiting` if another one
+    /// may get it.
+    async fn each(&self, waiting: &mut Option<Request>, form: Form) -> Result<Response, Failure> {
+        let mut request = waiting.take().expect("a request");
         let rules = match form {
             Form::Environ => self.site.wsgi_rules.as_ref(),
             Form::Scope => self.site.asgi_rules.as_ref(),
@@ -350,7 +363,7 @@ impl Python {
             let body = request.into_body();
             spawn_detached(upload::upload(link, id, credit, body));
         } else {
-            drop(request);
+            *waiting = self.is_repeatable(&mut request).then_some(request);
         }
         call.response(Some(gone)).await
     }
@@ -358,8 +371,8 @@ impl Python {
 
 impl Service for Python {
     async fn call(&self, request: Request) -> Response {
-        if asks_for_websocket(&request) {
-            notify_of_websockets();
+        if request::asks_for_websocket(&request) {
+            request::notify_of_websockets();
             return Response::text("WebSocket is not supported yet\n")
                 .with_status(StatusCode::NOT_IMPLEMENTED);
         }
@@ -372,25 +385,36 @@ impl Service for Python {
         if link.is_full() {
             return unavailable();
         }
-        let dispatch = match link.dispatch() {
-            None => self.wait_for_worker(link).await,
-            dispatch => dispatch,
-        };
-        let outcome = match dispatch {
-            None => {
-                return match &self.ends.newest {
-                    Some(newest) if newest.is_hopeless() => self.page(newest).await,
-                    _ => unavailable(),
-                };
+        let mut waiting = Some(request);
+        let mut is_repeated = false;
+        let outcome = loop {
+            let dispatch = match link.dispatch() {
+                None => self.wait_for_worker(link).await,
+                dispatch => dispatch,
+            };
+            let outcome = match dispatch {
+                None => {
+                    return match &self.ends.newest {
+                        Some(newest) if newest.is_hopeless() => self.page(newest).await,
+                        _ => unavailable(),
+                    };
+                }
+                Some(Dispatch::Shared) => self.wsgi(&mut waiting).await,
+                Some(Dispatch::Each(form)) => self.each(&mut waiting, form).await,
+            };
+            let has_died = matches!(outcome, Err(Failure::WorkerDied));
+            if is_repeated || !has_died || waiting.is_none() {
+                break outcome;
             }
-            Some(Dispatch::Shared) => self.wsgi(request).await,
-            Some(Dispatch::Each(form)) => self.each(request, form).await,
+            is_repeated = true;
         };
         outcome.unwrap_or_else(|failure| match failure {
             Failure::Expired => unavailable(),
             Failure::Refused(status) => {
                 Response::text("contradictory forwarded fields\n").with_status(status)
             }
+            Failure::TimedOut => Response::text("the application has not responded in time\n")
+                .with_status(StatusCode::GATEWAY_TIMEOUT),
             Failure::WorkerDied | Failure::Invalid => {
                 Response::text("bad gateway\n").with_status(StatusCode::BAD_GATEWAY)
             }
@@ -406,34 +430,13 @@ fn origin(rules: Option<&Rules>, request: &Request) -> Result<Origin, Failure> {
     }
 }
 
-/// The directory for large request bodies, if a file can be made there. Else it is reported that
-/// there is none, unless the application gets all bodies as they arrive.
-fn spool_directory(options: &Options, loaded: Option<&Loaded>) -> Option<PathBuf> {
-    let directory = &options.spool_dir;
-    match file_in(directory) {
-        Ok(_) => Some(directory.clone()),
-        Err(error) => {
-            if loaded.is_none_or(|loaded| loaded.interface == "wsgi") {
-                messages::report(format_args!(
-                    "no file can be made in {}: {error}; request bodies are kept in memory, at \
-                     most {} MiB for each core, and further ones get 503; name another directory \
-                     with --spool-dir",
-                    directory.display(),
-                    FALLBACK_BYTES_MAX >> 20,
-                ));
-            }
-            None
-        }
-    }
-}
-
 /// Follows what the supervisor says of workers.
 async fn follow_supervisor(link: Rc<Link>, news: OwnedFd) {
     let mut news = UnixSeqpacket::new(news).expect("a socket of that kind");
     while let Ok(Some(message)) = news.recv(Vec::with_capacity(NEWS_BYTES)).await {
         match parse_news(&message.bytes) {
             Some(News::Retired(number)) => link.retire(number),
-            Some(News::Left(number)) => link.worker_ended(number),
+            Some(News::Left { number, is_late }) => link.worker_ended(number, is_late),
             Some(News::Shared) => {
                 if let Some(shared) = message.descriptors.into_iter().next() {
                     link.reopen_shared(shared);
@@ -466,22 +469,6 @@ async fn follow_supervisor(link: Rc<Link>, news: OwnedFd) {
             None => {}
         }
     }
-}
-
-fn asks_for_websocket(request: &Request) -> bool {
-    let upgrade = request.header("upgrade");
-    upgrade.is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket"))
-}
-
-/// Tells the operator, once, why clients get 501.
-fn notify_of_websockets() {
-    static NOTICE: Once = Once::new();
-    NOTICE.call_once(|| {
-        messages::report(format_args!(
-            "a client has asked for a WebSocket, which coring does not support yet; such requests \
-             get 501"
-        ));
-    });
 }
 
 /// 503, with the hint that it is worth trying again.

@@ -25,8 +25,11 @@ pub(super) fn retire_message(number: u32) -> Vec<u8> {
     about(b'R', number)
 }
 
-pub(super) fn leave_message(number: u32) -> Vec<u8> {
-    about(b'L', number)
+/// `is_late`: the worker was ended because it did not go on.
+pub(super) fn leave_message(number: u32, is_late: bool) -> Vec<u8> {
+    let mut message = about(b'L', number);
+    message[1] = is_late.into();
+    message
 }
 
 /// Carries the near end of another shared socket.
@@ -50,7 +53,11 @@ pub(super) enum News {
     },
     /// The worker gets no further requests.
     Retired(u32),
-    Left(u32),
+    Left {
+        number: u32,
+        /// It was ended because it did not go on.
+        is_late: bool,
+    },
     /// WSGI workers receive from another socket.
     Shared,
 }
@@ -69,7 +76,10 @@ pub(super) fn parse_news(message: &[u8]) -> Option<News> {
             },
         },
         [b'R', ..] => News::Retired(number(2)?),
-        [b'L', ..] => News::Left(number(2)?),
+        [b'L', is_late, ..] => News::Left {
+            number: number(2)?,
+            is_late: *is_late != 0,
+        },
         [b'S'] => News::Shared,
         _ => return None,
     })
@@ -165,7 +175,7 @@ mod tests {
             for number in 0..1000 {
                 far.tell(number, join_message(number, 1, Dispatch::Shared), page());
                 if number > 0 {
-                    far.tell(number - 1, leave_message(number - 1), Vec::new());
+                    far.tell(number - 1, leave_message(number - 1, false), Vec::new());
                 }
                 sleep(std::time::Duration::ZERO).await;
             }
@@ -174,7 +184,7 @@ mod tests {
             while let Ok(Some(message)) = near.recv(Vec::with_capacity(16)).await {
                 match parse_news(&message.bytes).expect("news") {
                     News::Joined { number, .. } => living.push(number),
-                    News::Left(left) => living.retain(|number| *number != left),
+                    News::Left { number: left, .. } => living.retain(|number| *number != left),
                     News::Retired(_) | News::Shared => {}
                 }
                 if living == [999] {

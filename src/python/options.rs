@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::forwarded::Forwarded;
 use super::marshal::Marshal;
+use super::pool::tick;
 
 /// What an application is and how it is run.
 ///
@@ -75,6 +76,24 @@ pub struct Options {
     pub response_memory: usize,
     /// How long workers may take to end.
     pub drain_timeout: Duration,
+    /// A worker with one thread whose request takes longer than this is ended, and so is any other
+    /// one whose main thread or event loop does not run for as long. It writes where its threads
+    /// are, and another one takes its place. The requests that it had begun get 504.
+    pub timeout: Option<Duration>,
+    /// A worker that has had this number of requests is replaced by another one, which is ready
+    /// before.
+    pub max_requests: Option<u32>,
+    /// Each worker may have up to this number more, by chance, so that not all are replaced at
+    /// once.
+    pub max_requests_jitter: u32,
+    /// A worker that has lived for so long is replaced by another one, which is ready before.
+    pub workers_lifetime: Option<Duration>,
+    /// A worker that has more bytes in memory than this is replaced by another one, which is
+    /// ready before.
+    pub workers_max_rss: Option<u64>,
+    /// Whether another worker gets a GET, HEAD or OPTIONS request without a body whose worker has
+    /// died before the response began, once. Without this its client gets 502.
+    pub retry_safe: bool,
     /// Whether workers are replaced when a Python file changes. For development only: the page
     /// `/.coring/reload` shows the traceback of code that cannot be loaded.
     pub reload: bool,
@@ -114,6 +133,12 @@ impl Options {
             response_buffer: 1 << 20,
             response_memory: 256 << 20,
             drain_timeout: Duration::from_secs(30),
+            timeout: None,
+            max_requests: None,
+            max_requests_jitter: 0,
+            workers_lifetime: None,
+            workers_max_rss: None,
+            retry_safe: false,
             reload: false,
             reload_dirs: Vec::new(),
         }
@@ -219,11 +244,19 @@ impl Options {
             ("threads", self.threads.unwrap_or(0)),
             ("worker_connections", self.worker_connections),
             ("workers", self.workers),
+            ("max_requests", self.max_requests.unwrap_or(0)),
+            ("max_requests_jitter", self.max_requests_jitter),
         ] {
             out.text(name);
             out.int(i32::try_from(number).unwrap_or(i32::MAX));
         }
-        out.text("drain_timeout");
-        out.float(self.drain_timeout.as_secs_f64());
+        let beat = self.timeout.map_or(Duration::ZERO, |_| tick(self.timeout));
+        for (name, time) in [
+            ("drain_timeout", self.drain_timeout),
+            ("beat_interval", beat),
+        ] {
+            out.text(name);
+            out.float(time.as_secs_f64());
+        }
     }
 }

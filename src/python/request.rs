@@ -3,6 +3,7 @@
 
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::sync::Once;
 
 use super::body::Collected;
 use super::forwarded::Origin;
@@ -11,6 +12,7 @@ use super::marshal::Marshal;
 use super::message::Id;
 use super::outbox::Outgoing;
 use super::vars::{self, Site};
+use crate::messages;
 use crate::service::Request;
 
 /// Where the number of a request stands in its message, and in that of a part of its body.
@@ -116,6 +118,23 @@ pub(super) fn part(id: Id, part: &[u8], has_more: bool) -> Outgoing {
         bytes: message.into_bytes(),
         descriptor: None,
     }
+}
+
+/// Whether the client wants to change to the WebSocket protocol.
+pub(super) fn asks_for_websocket(request: &Request) -> bool {
+    let upgrade = request.header("upgrade");
+    upgrade.is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket"))
+}
+
+/// Tells the operator, once, why clients get 501.
+pub(super) fn notify_of_websockets() {
+    static NOTICE: Once = Once::new();
+    NOTICE.call_once(|| {
+        messages::report(format_args!(
+            "a client has asked for a WebSocket, which coring does not support yet; such requests \
+             get 501"
+        ));
+    });
 }
 
 #[cfg(test)]

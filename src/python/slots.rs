@@ -35,6 +35,8 @@ pub(super) struct StartedResponse {
 pub(super) enum Failure {
     /// The worker that had it has died.
     WorkerDied,
+    /// The worker that had it was ended because it did not go on.
+    TimedOut,
     /// No worker was free until its deadline.
     Expired,
     /// Its response was not valid.

@@ -306,6 +306,12 @@ class Both(Case):
         )
         self.assertEqual(f.get(core=0).body, b"hello")
 
+    def test_the_signal_to_reopen_logs_does_not_end_the_worker(self):
+        # Not together with the others: faulthandler's stack has no room for five signals.
+        f = self.start()
+        f.worker.process.send_signal(signal.SIGUSR1)
+        self.assertEqual(f.get().body, b"hello")
+
     def test_signals_for_the_group_do_not_end_the_worker(self):
         f = self.start()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):

@@ -241,8 +241,9 @@ impl Link {
         }
     }
 
-    /// The requests of a worker that has ended are answered, or given to another.
-    pub(super) fn worker_ended(self: &Rc<Self>, number: u32) {
+    /// The requests of a worker that has ended are answered, or given to another. `is_late`: it was
+    /// ended because it did not go on.
+    pub(super) fn worker_ended(self: &Rc<Self>, number: u32, is_late: bool) {
         let Some(dead) = self.peer(number) else {
             return;
         };
@@ -250,16 +251,20 @@ impl Link {
         dead.end.fire();
         self.peers.borrow_mut().retain(|peer| peer.number != number);
         let unreceived = dead.take_unreceived();
+        let failure = match is_late {
+            true => Failure::TimedOut,
+            false => Failure::WorkerDied,
+        };
         match dead.dispatch {
             Dispatch::Each(_) => {
                 unreceived
                     .into_iter()
                     .for_each(|bytes| self.send_again(bytes));
-                self.fail_where(|_, slot| slot.worker == Some(number));
+                self.fail_where(failure, |_, slot| slot.worker == Some(number));
             }
             Dispatch::Shared => {
                 let marked = dead.marks();
-                self.fail_where(|id, slot| match slot.worker {
+                self.fail_where(failure, |id, slot| match slot.worker {
                     Some(worker) => worker == number,
                     None => marked.contains(&id),
                 });
@@ -327,7 +332,7 @@ impl Link {
         let marked: Vec<Id> = peers.iter().flat_map(|peer| peer.marks()).collect();
         // A mark is removed after the response was sent: whatever is not marked is here by now.
         peers.iter().for_each(|peer| self.collect(peer));
-        self.fail_where(|id, slot| {
+        self.fail_where(Failure::WorkerDied, |id, slot| {
             slot.order < before && slot.worker.is_none() && !marked.contains(&id)
         });
     }

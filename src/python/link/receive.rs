@@ -191,7 +191,7 @@ impl Link {
         self.end(id, false);
     }
 
-    pub(super) fn fail_where(&self, is_lost: impl Fn(Id, &Slot) -> bool) {
+    pub(super) fn fail_where(&self, failure: Failure, is_lost: impl Fn(Id, &Slot) -> bool) {
         let slots = self.slots.borrow();
         let lost = slots
             .iter()
@@ -199,7 +199,7 @@ impl Link {
         let lost: Vec<Id> = lost.map(|(id, _)| id).collect();
         drop(slots);
         for id in lost {
-            self.fail(id, Failure::WorkerDied);
+            self.fail(id, failure);
         }
     }
 

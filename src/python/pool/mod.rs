@@ -1,6 +1,7 @@
 //! The worker processes: a thread of their own starts them, one at a time, hands their sockets to
 //! the cores when they are ready, learns how they ended, and starts others in their place.
 
+mod life;
 mod newest;
 mod place;
 mod start;
@@ -8,6 +9,7 @@ mod start;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -33,6 +35,7 @@ use crate::net::{Events, Polling, UnixSeqpacket};
 use crate::rt::Event;
 use crate::task::run::run;
 use crate::task::time::sleep;
+pub(super) use life::tick;
 use place::Place;
 
 /// Which interface the application has, and how its workers run it.
@@ -295,11 +298,25 @@ impl Control {
     }
 
     fn kill(&self) {
+        self.signal(rustix::process::Signal::KILL);
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
         let pid = i32::try_from(self.pid).ok();
         if let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) {
             // It may have ended; its number is its own until it was waited for.
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            let _ = rustix::process::kill_process(pid, signal);
         }
+    }
+
+    /// The memory that it has, with that which it shares.
+    fn resident_bytes(&self) -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))?;
+        let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+        Some(kib << 10)
     }
 }
 
@@ -399,8 +416,6 @@ impl Pool {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
     use crate::python::Workers;
 

@@ -1,6 +1,7 @@
 //! A place for a worker: when one has ended or wants to end, another one is started there.
 
 use std::cell::Cell;
+use std::fmt;
 use std::os::unix::process::ExitStatusExt;
 use std::pin::pin;
 use std::process::ExitStatus;
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use super::start::{Next, Process};
-use super::{Pool, StartError};
+use super::{Loaded, Pool, StartError};
 use crate::messages;
 use crate::python::news::{leave_message, retire_message};
 use crate::task::spawn;
@@ -36,20 +37,57 @@ pub(super) struct Place {
     is_closed: Cell<bool>,
 }
 
+/// Why another worker is to take the place of one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// It got SIGTERM.
+    Told,
+    /// It has had as many requests as it may.
+    Requests,
+    /// It has lived as long as it may.
+    Lifetime,
+    /// It has this number of bytes in memory, more than it may.
+    Memory(u64),
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Told => f.write_str("was told to end"),
+            Self::Requests => f.write_str("has had its number of requests (--max-requests)"),
+            Self::Lifetime => f.write_str("has lived for its time (--workers-lifetime)"),
+            Self::Memory(bytes) => {
+                write!(f, "takes {} MiB (--workers-max-rss)", bytes >> 20)
+            }
+        }
+    }
+}
+
 /// A worker that was ready.
 pub(super) struct Running {
-    number: u32,
+    pub(super) number: u32,
     /// Which code it was started with.
     pub(super) code: u64,
     /// Which shared socket it was started with.
     end: u64,
-    since: Instant,
-    /// It has asked for another one in its place.
-    asks: Cell<bool>,
+    pub(super) since: Instant,
+    /// Why another one is to take its place.
+    pub(super) asks: Cell<Option<Cause>>,
     /// It has another one in its place, and finishes its requests.
     is_retired: Cell<bool>,
+    /// It was ended because it did not go on.
+    pub(super) is_late: Cell<bool>,
     /// How it has ended.
-    status: Cell<Option<ExitStatus>>,
+    pub(super) status: Cell<Option<ExitStatus>>,
+}
+
+impl Running {
+    /// There is no other worker for its place. It stays if only SIGTERM has asked for that.
+    fn stay(&self) {
+        if self.asks.get() == Some(Cause::Told) {
+            self.asks.set(None);
+        }
+    }
 }
 
 /// The turn to start a worker.
@@ -127,16 +165,17 @@ impl Pool {
             match begun {
                 Ok((process, loaded)) => {
                     self.show_ready();
-                    self.tell_first(Ok(Some(loaded)));
-                    let running = self.follow(number, (code, end), process);
+                    let running = self.follow(number, (code, end), process, &loaded);
                     if let Some(old) = current.replace(running) {
                         self.retire(&old, Some(number));
                     }
+                    self.tell_first(Ok(Some(loaded)));
                     self.begun(place, code);
                 }
                 Err(not_ready) if self.is_stopping.get() => drop(not_ready),
                 Err(not_ready) if self.could_not_load(current.as_deref(), code, &not_ready) => {
                     self.tell_first(Ok(None));
+                    current.iter().for_each(|old| old.stay());
                     if self.is_due(current.as_deref()) {
                         pause = self.pause(pause).await;
                     }
@@ -151,7 +190,8 @@ impl Pool {
 
     /// Whether another worker is to be started where `current` is.
     fn is_due(&self, current: Option<&Running>) -> bool {
-        let is_wanted = |running: &Running| running.asks.get() || self.is_cut_off(running);
+        let is_wanted =
+            |running: &Running| running.asks.get().is_some() || self.is_cut_off(running);
         let is_old = |running: &Running| running.code < self.code.get();
         current.is_none_or(is_wanted) && !self.waits_for_save()
             || current.is_some_and(is_old) && !self.is_broken()
@@ -211,7 +251,7 @@ impl Pool {
         }
         match current {
             Some(old) => {
-                old.asks.set(false);
+                old.stay();
                 messages::report(format_args!(
                     "worker {number} could not start; worker {} continues",
                     old.number
@@ -230,16 +270,24 @@ impl Pool {
         number: u32,
         (code, end): (u64, u64),
         process: Process,
+        loaded: &Loaded,
     ) -> Rc<Running> {
         let running = Rc::new(Running {
             number,
             code,
             end,
             since: Instant::now(),
-            asks: Cell::new(false),
+            asks: Cell::new(None),
             is_retired: Cell::new(false),
+            is_late: Cell::new(false),
             status: Cell::new(None),
         });
+        match process.pulse(loaded) {
+            Ok(pulse) => self.look_after(&running, pulse),
+            Err(error) => {
+                messages::report(format_args!("worker {number} is not looked after: {error}"))
+            }
+        }
         let (pool, watched) = (self.clone(), running.clone());
         spawn(async move { pool.watch(watched, process).await });
         running
@@ -254,6 +302,7 @@ impl Pool {
                         let (pool, running) = (self.clone(), running.clone());
                         spawn(async move { pool.consider(&running).await });
                     }
+                    b"spent" => self.replace_if(&running, Some(Cause::Requests)),
                     b"shut" if running.end == self.end.get() => self.replace_shared(),
                     _ => {}
                 },
@@ -265,7 +314,8 @@ impl Pool {
         self.controls.borrow_mut().remove(&running.number);
         self.show_ready();
         for core in &self.cores {
-            core.tell(running.number, leave_message(running.number), Vec::new());
+            let message = leave_message(running.number, running.is_late.get());
+            core.tell(running.number, message, Vec::new());
         }
         // Another SIGTERM may end it when Python is about to.
         let is_expected = status.success() || status.signal() == Some(Signal::TERM.as_raw());
@@ -281,7 +331,7 @@ impl Pool {
     async fn consider(&self, running: &Running) {
         sleep(UNTIL_DRAIN).await;
         if !self.drains.load(Ordering::Relaxed) {
-            running.asks.set(true);
+            running.asks.set(Some(Cause::Told));
             self.changed();
         }
     }
@@ -289,11 +339,9 @@ impl Pool {
     /// Gives a worker no further requests, and has it end when it has finished its own.
     fn retire(self: &Rc<Self>, old: &Running, successor: Option<u32>) {
         let number = old.number;
-        if old.asks.get()
-            && let Some(successor) = successor
-        {
+        if let (Some(cause), Some(successor)) = (old.asks.get(), successor) {
             messages::report(format_args!(
-                "worker {number} was told to end; worker {successor} is in its place"
+                "worker {number} {cause}; worker {successor} is in its place"
             ));
         }
         old.is_retired.set(true);

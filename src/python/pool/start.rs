@@ -13,6 +13,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{SealFlags, fcntl_add_seals, ftruncate};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use super::life::Pulse;
 use super::{Control, Loaded, Pool, StartError};
 use crate::messages;
 use crate::net::UnixSeqpacket;
@@ -168,6 +169,11 @@ impl<E: Into<StartError>> From<E> for NotReady {
 }
 
 impl Process {
+    /// What shows that it goes on.
+    pub(super) fn pulse(&self, loaded: &Loaded) -> io::Result<Pulse> {
+        Ok(Pulse::new(self.page.try_clone()?, loaded))
+    }
+
     /// Waits for what happens to the process next.
     pub(super) async fn next(&mut self) -> Next {
         let next = {

@@ -7,6 +7,7 @@ use clap::{ArgAction, Args, ValueEnum};
 
 use super::class::{Class, class};
 use super::compat::CompatArgs;
+use super::life::LifeArgs;
 use super::proxy::ProxyArgs;
 use super::settings::Settled;
 use crate::units::{Duration, Size};
@@ -153,6 +154,9 @@ pub(crate) struct RunArgs {
 
     #[arg(skip)]
     pub(crate) settled: Settled,
+
+    #[command(flatten)]
+    pub(crate) life: LifeArgs,
 }
 
 const AFTER_HELP: &str = "\

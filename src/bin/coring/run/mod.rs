@@ -7,6 +7,7 @@ mod compat;
 mod convert;
 mod effective;
 mod headers;
+mod life;
 mod merge;
 mod profile;
 mod proxy;
@@ -215,6 +216,7 @@ impl RunArgs {
             options.spool_dir.clone_from(directory);
         }
         options.drain_timeout = drain_timeout;
+        self.life.apply(&mut options);
         options.reload = self.reload;
         for directory in &self.reload_dirs {
             let absolute = std::path::absolute(directory);

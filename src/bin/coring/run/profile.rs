@@ -33,7 +33,11 @@ impl Profile {
     pub(crate) fn defaults(&self, has_class: bool) -> Vec<(&'static str, &'static str)> {
         match self {
             Self::Gunicorn(_) => {
-                let mut flags = vec![("idle-timeout", "2"), ("proxy-compat", "gunicorn")];
+                let mut flags = vec![
+                    ("idle-timeout", "2"),
+                    ("proxy-compat", "gunicorn"),
+                    ("timeout", "30"),
+                ];
                 flags.extend((!has_class).then_some(("threads", "1")));
                 flags
             }
