@@ -15,6 +15,10 @@ from strict_client import PATIENCE, Fault
 
 # Workers at the start.
 WORKERS = 3
+# When a worker that does not go on is ended, in seconds.
+TIMEOUT = 3
+# When a worker is replaced.
+MAX_REQUESTS = 500
 
 
 class Server:
@@ -27,6 +31,7 @@ class Server:
         self.write_code(0)
         interface = "asgi" if worker_class == "asgi" else "wsgi"
         flags = ["-k", worker_class, "-w", str(WORKERS), "--bind", "127.0.0.1:0"]
+        flags += ["--timeout", str(TIMEOUT), "--max-requests", str(MAX_REQUESTS)]
         env = {k: v for k, v in os.environ.items() if not k.startswith("CORING_")}
         kept = ("CORING_ENGINE", "CORING_PYTHON")
         env.update({k: os.environ[k] for k in kept if k in os.environ})

@@ -49,7 +49,7 @@ def judge(outcomes, ledger, dead):
             counted["whole"] += 1
         elif outcome in LOST and begun and begun[0] in dead and not is_sent:
             counted["lost"] += 1
-        elif outcome == 502 and not begun:
+        elif outcome in (502, 504) and not begun:
             counted["presumed"] += 1
         elif outcome == 503 and not begun:
             counted["refused"] += 1

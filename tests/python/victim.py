@@ -21,7 +21,7 @@ generation = 0
 CHILD_SLEEP = 5
 SILENCE = 1
 # How long a worker misuses its link unless coring ends it before, in seconds.
-MISUSE = 3
+MISUSE = 2
 # Lines in one part of a response.
 BLOCK_LINES = 1000
 
