@@ -410,7 +410,6 @@ fn workers_that_are_old_or_large_are_replaced() {
 fn a_safe_request_may_have_a_second_worker() {
     for (views, class) in [
         (WSGI_VIEWS, "sync"),
-        (WSGI_VIEWS, "gthread"),
         (WSGI_VIEWS, "gevent"),
         (ASGI_VIEWS, "asgi"),
     ] {

@@ -133,7 +133,7 @@ impl LinkBench {
     /// A worker dies.
     pub fn end(&self, worker: usize) {
         let number = self.workers[worker].peer.number;
-        self.link.worker_ended(number);
+        self.link.worker_ended(number, false);
     }
 
     /// Takes what was sent to a worker, or to all of them.
