@@ -145,30 +145,81 @@ fn later_sources_yield_to_earlier_ones() {
         "gunicorn.conf.py",
         "workers = 3\nbind = ['127.0.0.1:0']\nwsgi_app = 'app:app'\nthreads = 2\n",
     );
-    let workers = |arguments: &[&str], variables: &[(&str, &str)]| {
-        let mut command = command(&directory, arguments);
-        command.envs(variables.iter().copied());
-        let banner = banner_of(command);
-        let row = banner.lines().find(|line| line.contains(" workers "));
-        let words = row.expect("a row").split_whitespace().skip(1);
-        let words: Vec<&str> = words.collect();
-        format!("{} {} {}", words[0], words[2], words[4])
-    };
-    // Without any argument: the file is found, and names the application.
-    assert_eq!(workers(&[], &[]), "3 gthread 2");
-    let low = ("WEB_CONCURRENCY", "9");
-    assert_eq!(workers(&[], &[low]), "3 gthread 2");
-    let variable = ("GUNICORN_CMD_ARGS", "--workers=4 --threads '5'");
-    assert_eq!(workers(&[], &[low, variable]), "4 gthread 5");
-    let own = ("CORING_THREADS", "6");
-    assert_eq!(workers(&["-w", "1"], &[variable, own]), "1 gthread 6");
-    let other = directory.write("other.py", "bind = '127.0.0.1:0'\nthreads = 7\n");
-    let other = format!("file:{other}");
-    assert_eq!(workers(&["-c", &other, "app:app"], &[]), "1 gthread 7");
-    assert_eq!(
-        workers(&["-c", "python:other", "app:app"], &[low]),
-        "9 gthread 7"
+    directory.write(
+        "other.py",
+        "bind = 'unix:/tmp/a'\nthreads = 7\nreload = True\n",
     );
+    let file = format!("file:{}", directory.file("other.py"));
+    let low = ("WEB_CONCURRENCY", "9");
+    let variable = ("GUNICORN_CMD_ARGS", "--workers=4 --threads '5'");
+    let own = ("CORING_THREADS", "6");
+    // Without any argument the file is found, and names the application.
+    let found = "app=app:app workers=3 threads=2 bind=127.0.0.1:0 reload=false";
+    for (arguments, variables, expected) in [
+        ("", &[][..], found),
+        ("", &[low], found),
+        ("-b localhost", &[], "app=app:app workers=3 bind=localhost"),
+        (
+            "asgi:app -w 5 -w 6",
+            &[],
+            "app=asgi:app workers=6 threads=2",
+        ),
+        ("", &[low, variable], "workers=4 threads=5"),
+        ("-w 1", &[variable, own], "workers=1 threads=6"),
+        (
+            &format!("-c {file} app:app"),
+            &[],
+            "workers=1 threads=7 bind=unix:/tmp/a reload=true",
+        ),
+        (
+            "--config python:other -- app:app",
+            &[low],
+            "workers=9 threads=7 reload=true",
+        ),
+        (
+            "app:app",
+            &[("GUNICORN_CMD_ARGS", "--config=other.py")],
+            "workers=1 threads=7",
+        ),
+        (
+            "app:app -c gunicorn.conf.py",
+            &[("GUNICORN_CMD_ARGS", "--config=other.py --reload")],
+            "workers=3 threads=2 reload=true",
+        ),
+        (
+            "app:app --host ::1",
+            &[("UVICORN_PORT", "9"), ("UVICORN_WORKERS", "2")],
+            "workers=2 threads=2 bind=[::1]:9",
+        ),
+        ("app:app -b :1", &[("UVICORN_PORT", "9")], "bind=:1"),
+    ] {
+        expect_settings(&directory, arguments, variables, expected);
+    }
+}
+
+/// Asserts that these settings, as `name=value`, are printed for the arguments and variables.
+#[track_caller]
+fn expect_settings(
+    directory: &TempDir,
+    arguments: &str,
+    variables: &[(&str, &str)],
+    expected: &str,
+) {
+    let words = ["--print-config"].into_iter();
+    let words: Vec<&str> = words.chain(arguments.split_whitespace()).collect();
+    let mut command = command(directory, &words);
+    command.envs(variables.iter().copied());
+    let finished = run_with(&mut command, b"");
+    for setting in expected.split_whitespace() {
+        let line = format!("{} # ", setting.replacen('=', " = ", 1));
+        let mut lines = finished.stdout.lines();
+        assert!(
+            lines.any(|found| found.starts_with(&line)),
+            "{arguments} {variables:?}: no {line:?} in {} {}",
+            finished.stdout,
+            finished.stderr
+        );
+    }
 }
 
 #[test]
@@ -259,11 +310,10 @@ fn settings_that_coring_refuses_are_explained() {
         1,
         &["`keyfile` is refused: there is no TLS"],
     );
-    expect_failure(
-        &mut file("workers = 'two'\n"),
-        1,
-        &["conf.py: `workers`: invalid value 'two'"],
-    );
+    let words = ["conf.py: `workers` is `two`, which is no whole number"];
+    expect_failure(&mut file("workers = 'two'\n"), 1, &words);
+    let words = ["conf.py: `workers`: invalid value '0'"];
+    expect_failure(&mut file("workers = 0\n"), 1, &words);
     expect_failure(
         &mut file("keepalive = 'x'\n"),
         1,

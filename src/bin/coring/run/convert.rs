@@ -106,10 +106,17 @@ fn in_form(row: &Row, value: &Value) -> Result<(Value, Option<&'static str>), St
             let place = if *is_on { "-" } else { "off" };
             (place.to_owned(), None)
         }
-        // gunicorn takes fractions for whole numbers, as of `cpu_count() * 1.5`.
-        (_, Value::Text(text)) if is_whole(row.default) && text.contains('.') => {
-            (number()?.to_string(), None)
+        // The form of the mode decides what it is.
+        ("umask", _) => (one(value), None),
+        _ if is_whole(row.default) => (number()?.to_string(), None),
+        (_, Value::Text(text)) if ["True", "False"].contains(&row.default) => {
+            match text.trim().to_lowercase().as_str() {
+                "true" => return Ok((Value::Bool(true), None)),
+                "false" => return Ok((Value::Bool(false), None)),
+                _ => return Err(format!("is `{text}`, which is neither true nor false")),
+            }
         }
+        (_, Value::Text(text)) => (text.trim().to_owned(), None),
         (_, value) => return Ok((value.clone(), None)),
     };
     Ok((Value::Text(text), remark))
@@ -166,13 +173,21 @@ fn one(value: &Value) -> String {
     }
 }
 
-/// A whole number that is not negative.
+/// A whole number that is not negative. As gunicorn does, it takes fractions for whole numbers, as
+/// of `cpu_count() * 1.5`, and digits as Python writes them.
 fn whole(value: &Value) -> Result<u64, String> {
-    let text = one(value);
-    let text = text.trim();
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let text = match value {
+        Value::Bool(is_on) => u8::from(*is_on).to_string(),
+        value => one(value),
+    };
+    let digits = text.trim().to_lowercase();
+    let mut bases = [("0x", 16), ("0o", 8), ("0b", 2), ("", 10)].into_iter();
+    let based = bases.find_map(|(prefix, base)| Some((digits.strip_prefix(prefix)?, base)));
+    let (digits, base) = based.expect("the last prefix is empty");
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
     let is_number = fraction.bytes().all(|byte| byte.is_ascii_digit());
-    let number = whole.parse().ok().filter(|_| is_number);
+    let number = u64::from_str_radix(whole, base).ok();
+    let number = number.filter(|_| is_number && !whole.starts_with('+'));
     number.ok_or_else(|| format!("is `{text}`, which is no whole number"))
 }
 
@@ -213,6 +228,33 @@ mod tests {
         check("limit_request_fields", text("1000"), "max-fields", "256");
         check("access_log", Value::Bool(false), "access-log", "off");
         check("accesslog", text("-"), "access-log", "-");
+    }
+
+    /// The rules of gunicorn for values, as its own tests have them.
+    #[test]
+    fn values_are_valid_as_in_gunicorn() {
+        let check = |name, value: Value, expected: Option<Value>| {
+            let found = effect_of(name, value.clone());
+            let found = found.ok().map(|effect| match effect {
+                Effect::Flag(_, value, _) => value,
+                Effect::Nothing => Value::None,
+            });
+            assert_eq!(found, expected, "{name} {value:?}");
+        };
+        check("workers", text("5"), Some(text("5")));
+        check("workers", text("0xFF"), Some(text("255")));
+        check("workers", Value::Bool(true), Some(text("1")));
+        check("workers", text("-21"), None);
+        check("workers", Value::Other("object()".to_owned()), None);
+        check("preload_app", Value::Bool(true), Some(Value::Bool(true)));
+        check("preload_app", text("true"), Some(Value::Bool(true)));
+        check("preload_app", text("false"), Some(Value::Bool(false)));
+        check("preload_app", text("zilch"), None);
+        check("preload_app", Value::Other("{}".to_owned()), None);
+        check("proc_name", text(" foo "), Some(text("foo")));
+        for mode in ["0", "0o0", "0xFF", "0022"] {
+            check("umask", text(mode), Some(text(mode)));
+        }
     }
 
     #[test]

@@ -37,6 +37,7 @@ impl Profile {
                     ("idle-timeout", "2"),
                     ("proxy-compat", "gunicorn"),
                     ("timeout", "30"),
+                    ("access-logformat", "gunicorn"),
                 ];
                 flags.extend((!has_class).then_some(("threads", "1")));
                 flags
