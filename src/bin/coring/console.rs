@@ -3,12 +3,15 @@
 
 use std::env;
 use std::fmt::Display;
+use std::fs::File;
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::process;
 
 use clap::error::{ContextKind, ContextValue};
 use coring::net::Address;
 use coring::{EngineChoice, Handle, messages};
+use rustix::stdio::dup2_stderr;
 
 use crate::plan::ServerConfig;
 
@@ -93,6 +96,15 @@ pub(crate) fn version(choice: EngineChoice) {
         env::consts::OS,
     );
     print(&text);
+}
+
+/// Lets standard error be a file, from now on.
+///
+/// # Errors
+/// When it cannot be opened.
+pub(crate) fn redirect(path: &Path) -> io::Result<()> {
+    let file = File::options().append(true).create(true).open(path)?;
+    Ok(dup2_stderr(file)?)
 }
 
 /// Prints lines to standard output.

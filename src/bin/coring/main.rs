@@ -180,7 +180,9 @@ fn wait(
     signals: Signals,
 ) -> Result<Arc<OnceLock<Instant>>, Failure> {
     console::banner(about, config, server);
-    let drain = signals::handle(signals, server.clone(), workers, config.drain_timeout);
+    let limit = config.drain_timeout;
+    let error_log = config.error_log.clone();
+    let drain = signals::handle(signals, server.clone(), workers, limit, error_log);
     let drain = drain.map_err(Failure::Signals)?;
     let ended = server.wait().map_err(Failure::Server);
     if config.stats {

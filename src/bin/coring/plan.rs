@@ -2,6 +2,7 @@
 //! carried out, or whether this machine allows it.
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 
 use ::http::StatusCode;
 use coring::{AccessLog, EngineChoice, HalfClose, Limits, Pin};
@@ -37,6 +38,8 @@ pub(crate) struct ServerConfig {
     pub(crate) access_log_skip: Vec<String>,
     /// Whether the counters are printed at the end.
     pub(crate) stats: bool,
+    /// The file that takes the place of standard error.
+    pub(crate) error_log: Option<PathBuf>,
     /// Warnings for the banner, a line each.
     pub(crate) notes: Vec<String>,
 }
@@ -58,6 +61,7 @@ pub(crate) fn plan(flags: Flags, port: Option<&str>) -> Result<Plan, String> {
     }
     let mut limits = limits(&flags)?;
     let mut cores = flags.listen.cores.map(NonZeroUsize::get);
+    let mut error_log = None;
     let mut notes = notes(&limits, flags.sizes.max_body.is_some());
     if let Some(Command::Run(run)) = &command {
         if flags.sizes.max_body.is_none() {
@@ -67,6 +71,7 @@ pub(crate) fn plan(flags: Flags, port: Option<&str>) -> Result<Plan, String> {
         flags.listen.bind = run::addresses(&flags.listen.bind)?;
         flags.reports.access_log = run.access_log();
         notes.extend(run.notes());
+        error_log = run.compat.error_log();
     }
     let config = Box::new(ServerConfig {
         addresses: addresses(flags.listen.bind, port)?,
@@ -77,6 +82,7 @@ pub(crate) fn plan(flags: Flags, port: Option<&str>) -> Result<Plan, String> {
             flags::Pin::Never => Pin::Never,
         },
         engine,
+        error_log,
         notes,
         limits,
         drain_timeout: flags.times.drain_timeout,

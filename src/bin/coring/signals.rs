@@ -2,6 +2,7 @@
 //! reopen the access log, and replace, add or remove workers.
 
 use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Instant;
@@ -13,6 +14,7 @@ use signal_hook::consts::{
 };
 use signal_hook::iterator::Signals;
 
+use crate::console;
 use crate::units::Duration;
 
 /// The signals that the program handles.
@@ -57,6 +59,7 @@ pub(crate) fn handle(
     server: Handle,
     workers: Workers,
     limit: Duration,
+    error_log: Option<PathBuf>,
 ) -> io::Result<Arc<OnceLock<Instant>>> {
     let drain: Arc<OnceLock<Instant>> = Arc::default();
     let began = drain.clone();
@@ -67,7 +70,7 @@ pub(crate) fn handle(
                 // without a handler the signal would end the process.
                 SIGXFSZ => {}
                 SIGHUP => {
-                    server.reopen_access_log();
+                    reopen_logs(&server, error_log.as_deref());
                     match &workers {
                         Some(workers) => workers.reload(),
                         None => report(
@@ -77,7 +80,7 @@ pub(crate) fn handle(
                     }
                 }
                 SIGUSR1 => {
-                    server.reopen_access_log();
+                    reopen_logs(&server, error_log.as_deref());
                     report("SIGUSR1: the access log is opened anew");
                 }
                 SIGUSR2 => report(
@@ -110,6 +113,18 @@ pub(crate) fn handle(
         .name("signals".to_owned())
         .spawn(handle)?;
     Ok(began)
+}
+
+fn reopen_logs(server: &Handle, error_log: Option<&Path>) {
+    server.reopen_access_log();
+    if let Some(path) = error_log
+        && let Err(error) = console::redirect(path)
+    {
+        let path = path.display();
+        report(format_args!(
+            "the error log {path} cannot be opened anew: {error}; the old file goes on"
+        ));
+    }
 }
 
 fn resize(workers: &coring::python::Workers, signal: i32) {

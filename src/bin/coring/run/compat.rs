@@ -1,14 +1,13 @@
 //! Flags that coring has because gunicorn or uvicorn have them.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use ::http::{HeaderName, HeaderValue};
 use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args};
-use rustix::stdio::dup2_stderr;
 
 use super::RunError;
+use crate::console;
 use crate::flags::AccessLog;
 
 /// Flags as in gunicorn and uvicorn.
@@ -65,18 +64,20 @@ pub(crate) struct CompatArgs {
 }
 
 impl CompatArgs {
-    /// Lets standard error be the file of `--error-logfile`.
+    /// The file that takes the place of standard error, if there is one.
+    pub(crate) fn error_log(&self) -> Option<PathBuf> {
+        Some(self.error_logfile.clone()).filter(|path| path.as_os_str() != "-")
+    }
+
+    /// Lets standard error be that file.
     ///
     /// # Errors
     /// When it cannot be opened.
     pub(crate) fn redirect_messages(&self) -> Result<(), RunError> {
-        let path = &self.error_logfile;
-        if path.as_os_str() == "-" {
+        let Some(path) = self.error_log() else {
             return Ok(());
-        }
-        let file = File::options().append(true).create(true).open(path);
-        let redirected = file.and_then(|file| Ok(dup2_stderr(file)?));
-        redirected.map_err(|error| {
+        };
+        console::redirect(&path).map_err(|error| {
             let path = path.display();
             RunError::Setting(format!("the error log {path} cannot be opened: {error}"))
         })
