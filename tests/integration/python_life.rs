@@ -455,3 +455,30 @@ fn a_worker_that_is_removed_is_killed_after_the_graceful_timeout() {
     server.signal(Signal::INT);
     assert_eq!(server.wait().code, Some(0));
 }
+
+#[test]
+fn signals_reopen_the_error_log() {
+    let directory = TempDir::new();
+    directory.write("app.py", version("one"));
+    let log = directory.file("errors");
+    let address = format!("--bind=unix:{}", directory.file("socket"));
+    let mut command = coring(&["run", "app.py", &address, "--error-logfile", &log]);
+    let mut child = command
+        .current_dir(directory.path())
+        .spawn()
+        .expect("a process");
+    let has = |words: &str| {
+        eventually(words, || {
+            let text = fs::read_to_string(&log).unwrap_or_default();
+            text.contains(words).then_some(())
+        });
+    };
+    has("  cores ");
+    fs::rename(&log, directory.file("old")).expect("a rename");
+    let pid = Pid::from_child(&child);
+    kill_process(pid, Signal::USR1).expect("it runs");
+    has("SIGUSR1");
+    kill_process(pid, Signal::TERM).expect("it runs");
+    has("draining");
+    assert_eq!(child.wait().expect("our child").code(), Some(0));
+}

@@ -2,8 +2,6 @@
 
 use std::process::Command;
 
-use rustix::process::{Pid, Signal, kill_process};
-
 use crate::support::{Coring, Finished, TempDir, coring, eventually, get, run_with};
 
 const APP: &str = "\
@@ -480,30 +478,4 @@ fn messages_fields_and_loggers_are_set_up_as_asked() {
         4,
         &["the logging configuration nowhere.ini failed"],
     );
-}
-
-#[test]
-fn the_error_log_is_opened_anew() {
-    let directory = applications();
-    let arguments = ["-c", "conf.py", "app:app", "--error-logfile", "errors"];
-    let log = directory.file("errors");
-    directory.write(
-        "conf.py",
-        format!("bind = 'unix:{}'\n", directory.file("socket")),
-    );
-    let mut child = command(&directory, &arguments).spawn().expect("coring");
-    let has = |words: &str| {
-        eventually(words, || {
-            let text = std::fs::read_to_string(&log).unwrap_or_default();
-            text.contains(words).then_some(())
-        });
-    };
-    has("profile gunicorn");
-    std::fs::rename(&log, directory.file("old")).expect("a rename");
-    let pid = Pid::from_child(&child);
-    kill_process(pid, Signal::USR1).expect("it runs");
-    has("SIGUSR1");
-    kill_process(pid, Signal::TERM).expect("it runs");
-    has("draining");
-    assert_eq!(child.wait().expect("our child").code(), Some(0));
 }
