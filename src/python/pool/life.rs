@@ -17,6 +17,8 @@ use crate::task::time::sleep;
 
 /// How often a worker is looked at, at least. It says as often that it runs.
 const TICK: Duration = Duration::from_secs(1);
+/// And at most.
+const TICK_MIN: Duration = Duration::from_millis(10);
 /// A timeout is at least this many ticks.
 const TICKS: u32 = 8;
 /// How long a worker has for the traceback, after SIGABRT.
@@ -24,7 +26,7 @@ const UNTIL_KILL: Duration = Duration::from_secs(1);
 
 /// How often a worker is looked at, for a timeout.
 pub(in crate::python) fn tick(timeout: Option<Duration>) -> Duration {
-    timeout.map_or(TICK, |timeout| TICK.min(timeout / TICKS))
+    timeout.map_or(TICK, |timeout| (timeout / TICKS).clamp(TICK_MIN, TICK))
 }
 
 /// What shows that a worker goes on, in the page that it shares with coring.
@@ -84,7 +86,7 @@ impl Pool {
         let tick = tick(self.options.timeout);
         // One more than the timeout has, since it began between two of them.
         let ticks_max = self.options.timeout.map(|timeout| {
-            let ticks = timeout.as_millis().div_ceil(tick.as_millis().max(1));
+            let ticks = timeout.as_millis().div_ceil(tick.as_millis());
             u32::try_from(ticks).unwrap_or(u32::MAX).saturating_add(1)
         });
         loop {
@@ -174,6 +176,15 @@ mod tests {
         assert_eq!([pulse.look(), pulse.look()], [0, 1]);
         pwrite(&page, &[0; 8], 0).expect("a write");
         assert_eq!([pulse.look(), pulse.look()], [0, 0]);
+    }
+
+    #[test]
+    fn a_timeout_is_a_number_of_ticks() {
+        let tick_of = |timeout| tick(Some(Duration::from_millis(timeout)));
+        assert_eq!(tick_of(1), TICK_MIN);
+        assert_eq!(tick_of(800), Duration::from_millis(100));
+        assert_eq!(tick_of(30_000), TICK);
+        assert_eq!(tick(None), TICK);
     }
 
     #[test]
