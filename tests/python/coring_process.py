@@ -15,6 +15,8 @@ from strict_client import PATIENCE, Fault
 
 # Workers at the start.
 WORKERS = 3
+# The name of the process that workers are forked from.
+ZYGOTE = "coring-zygote\n"
 # When a worker that does not go on is ended, in seconds.
 TIMEOUT = 3
 # When a worker is replaced.
@@ -24,7 +26,7 @@ MAX_REQUESTS = 500
 class Server:
     """A server in a directory of its own."""
 
-    def __init__(self, program, worker_class):
+    def __init__(self, program, worker_class, preload):
         self.directory = Path(tempfile.mkdtemp(prefix="coring-murder-"))
         self.ledger = self.directory / "ledger"
         self.ledger.touch()
@@ -32,6 +34,7 @@ class Server:
         interface = "asgi" if worker_class == "asgi" else "wsgi"
         flags = ["-k", worker_class, "-w", str(WORKERS), "--bind", "127.0.0.1:0"]
         flags += ["--timeout", str(TIMEOUT), "--max-requests", str(MAX_REQUESTS)]
+        flags += ["--preload"] if preload else []
         env = {k: v for k, v in os.environ.items() if not k.startswith("CORING_")}
         kept = ("CORING_ENGINE", "CORING_PYTHON")
         env.update({k: os.environ[k] for k in kept if k in os.environ})
@@ -92,6 +95,15 @@ class Server:
             with contextlib.suppress(OSError):
                 counted[re.sub(r"[\d\[\]: ]+", "", os.readlink(str(path)))] += 1
         return counted
+
+    def zygote(self):
+        """The process that workers are forked from; none while there is none."""
+        for path in Path(f"/proc/{self.process.pid}/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                for child in path.read_text().split():
+                    if Path(f"/proc/{child}/comm").read_text() == ZYGOTE:
+                        return int(child)
+        return None
 
     def memory(self):
         """Resident memory in MiB."""
