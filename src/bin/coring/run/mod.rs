@@ -136,10 +136,26 @@ impl RunArgs {
         }
     }
 
+    /// The class of the workers in the library.
+    fn class(&self) -> WorkerClass {
+        match self.worker_class {
+            Class::Auto => WorkerClass::Auto,
+            Class::Meinheld if self.settled.is_patched => WorkerClass::Gevent,
+            // gunicorn does the same.
+            Class::Sync | Class::Meinheld if self.threads.is_some_and(|threads| threads > 1) => {
+                WorkerClass::Gthread
+            }
+            Class::Sync | Class::Meinheld => WorkerClass::Sync,
+            Class::Gthread => WorkerClass::Gthread,
+            Class::Gevent => WorkerClass::Gevent,
+            Class::Asgi => WorkerClass::Asgi,
+        }
+    }
+
     /// What the operator should know of the settings.
     pub(crate) fn notes(&self) -> Vec<String> {
         let mut notes = self.settled.notes.clone();
-        let is_unthreaded = matches!(self.worker_class, Class::Asgi | Class::Gevent);
+        let is_unthreaded = matches!(self.class(), WorkerClass::Asgi | WorkerClass::Gevent);
         if is_unthreaded && let Some(threads) = self.threads.filter(|threads| *threads > 1) {
             notes.push(format!(
                 "--threads {threads} has no effect: workers of this class run many requests at \
@@ -174,18 +190,7 @@ impl RunArgs {
         options.workers = self.workers;
         options.threads = self.threads;
         options.worker_connections = self.worker_connections;
-        options.class = match self.worker_class {
-            Class::Auto => WorkerClass::Auto,
-            Class::Meinheld if self.settled.is_patched => WorkerClass::Gevent,
-            // gunicorn does the same.
-            Class::Sync | Class::Meinheld if self.threads.is_some_and(|threads| threads > 1) => {
-                WorkerClass::Gthread
-            }
-            Class::Sync | Class::Meinheld => WorkerClass::Sync,
-            Class::Gthread => WorkerClass::Gthread,
-            Class::Gevent => WorkerClass::Gevent,
-            Class::Asgi => WorkerClass::Asgi,
-        };
+        options.class = self.class();
         options.interface = match self.interface {
             Calls::Auto => Interface::Auto,
             Calls::Wsgi => Interface::Wsgi,
