@@ -92,7 +92,8 @@ pub use engine::{EngineChoice, Refused, Selected};
 pub use rt::{DrainHold, draining, hold_drain};
 pub use server::testing;
 pub use server::{
-    AccessLog, Builder, Cores, Error, ErrorKind, HalfClose, Handle, Limits, Pin, Result, Server,
+    AccessLog, AccessLogFormat, Builder, Cores, Error, ErrorKind, HalfClose, Handle, InvalidFormat,
+    Limits, Pin, Result, Server,
 };
 pub use service::{
     Body, BodyError, BodySender, ContentError, Files, Gone, InvalidRequest, NextResponse, Request,

@@ -20,6 +20,7 @@ from _coring.link import (
     MESSAGE_BYTES_MAX,
     PART,
     Link,
+    begun,
     pack_prefix,
 )
 from _coring.main import python_version
@@ -96,11 +97,15 @@ class Server:
 
     def begin(self, core: Core, message: Any) -> None:
         _, _, ident, scope, body, deadline = message
-        if monotonic() > deadline:
+        now = monotonic()
+        if now > deadline:
             core.send(_EXPIRED + ident)
             return
         if self.link.requests_max:
             self.link.count_request()
+        tell_wait = self.link.tell_wait
+        if tell_wait:
+            core.send(begun(ident, tell_wait - (deadline - now)))
         scope["asgi"] = HTTP.copy()
         scope["state"] = self.state.copy()
         cycle = self.cycles[ident] = Cycle(core, ident, scope, body)

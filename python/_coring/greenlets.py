@@ -24,6 +24,7 @@ from _coring.link import (
     WANT,
     ClientDisconnected,
     Link,
+    begun,
     pack_prefix,
 )
 from _coring.wsgi import Application, Caller, Response
@@ -142,10 +143,14 @@ class Exchange(Response):
     def run(self) -> None:
         """The greenlet of the request."""
         server: Server = self.link
-        if monotonic() > self.deadline:
+        now = monotonic()
+        if now > self.deadline:
             server.send(self.core, _EXPIRED + self.ident)
             server.end(self)
             return
+        tell_wait = server.link.tell_wait
+        if tell_wait:
+            server.send(self.core, begun(self.ident, tell_wait - (self.deadline - now)))
         caller = server.caller
         environ = {**caller.base, **self.environ}
         environ["wsgi.input"] = self.input

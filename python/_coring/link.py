@@ -30,7 +30,7 @@ RECEIVE_FLAGS = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
 # Kinds of messages from coring.
 REQUEST, PART, GONE, GRANT, DRAIN, FENCE = range(6)
 # Kinds of messages to coring.
-HEAD, BODY, ABORT, EXPIRED, FENCED, WANT = range(1, 7)
+HEAD, BODY, ABORT, EXPIRED, FENCED, WANT, BEGUN = range(1, 8)
 END = 1
 
 # Body bytes in one message.
@@ -65,6 +65,12 @@ UNMARKED = bytes(8)
 
 # kind, flags, status, size; the number of the request follows.
 pack_prefix = struct.Struct("<BBHI").pack
+
+
+def begun(ident: bytes, waited: float) -> bytes:
+    """Says that the application is called for a request that has waited so long, in seconds."""
+    micros = min(max(0, int(waited * 1e6)), 0xFFFFFFFF)
+    return pack_prefix(BEGUN, 0, 0, micros) + ident
 
 
 def as_last(message: bytes) -> bytes:
@@ -108,6 +114,8 @@ class Link:
         self.gone: set[bytes] = set()
         # Held while a stream is told something. Any thread may read for any stream.
         self.lock = Lock()
+        # How long a request may wait, if coring wants to know how long each has waited; else 0.
+        self.tell_wait: float = config.get("tell_wait", 0.0)
         self.is_quitting = False
         self.is_loaded = False
         self.is_forked = False

@@ -20,6 +20,7 @@ from _coring.link import (
     REQUEST,
     UNMARKED,
     Link,
+    begun,
     pack_prefix,
 )
 from _coring.wsgi import Application, Caller
@@ -166,15 +167,13 @@ class Turns:
         return True
 
 
-def serve(link: Link, caller: Caller, index: int, turns: Turns | None) -> None:
+def serve(link: Link, caller: Caller, index: int, turns: Turns | None, lock: Any = None) -> None:
     """Receives requests and runs the application until the worker is to end."""
     page, mark = link.page, slice(index * MARK_BYTES, index * MARK_BYTES + 8)
     buffer = bytearray(MESSAGE_BYTES_MAX)
     buffers = [buffer]
     receive = link.shared.recvmsg_into
-    lock = allocate_held_lock()
-    if turns is not None and index > 0:
-        turns.take(lock, 0.0)
+    tell_wait = link.tell_wait
     heard = monotonic()
     while not link.is_quitting:
         try:
@@ -204,6 +203,8 @@ def serve(link: Link, caller: Caller, index: int, turns: Turns | None) -> None:
         if body is None:
             body = received_descriptor(ancillary)
         if now <= deadline:
+            if tell_wait:
+                link.send(core, begun(ident, tell_wait - (deadline - now)))
             caller.call(core, ident, variables, body)
         else:
             expire(link, core, ident, body)
@@ -251,8 +252,11 @@ def run(link: Link, app: Application, config: dict[str, Any], threads: int) -> N
     turns = Turns(link)
 
     def main(index: int) -> None:
+        lock = allocate_held_lock()
         try:
-            serve(link, caller, index, turns)
+            if index > 0:
+                turns.take(lock, 0.0)
+            serve(link, caller, index, turns, lock)
         except BaseException as error:
             # Without this thread requests could be left unanswered: another process is better.
             logs.write(logs.format_error(error))

@@ -28,7 +28,7 @@ const INLINE_BYTES_MAX: usize = 64 << 10;
 /// Bytes that are written to a spool file at a time, if that many may be in memory.
 const WRITE_BYTES: usize = 256 << 10;
 /// The longest sum of a core's bodies that are in memory for lack of a directory, in bytes.
-pub(super) const FALLBACK_BYTES_MAX: u64 = 64 << 20;
+const FALLBACK_BYTES_MAX: u64 = 64 << 20;
 
 /// A whole body.
 #[derive(Debug)]
@@ -191,7 +191,7 @@ impl Spool {
 ///
 /// # Errors
 /// Those of open(2).
-pub(super) fn file_in(directory: &Path) -> io::Result<File> {
+fn file_in(directory: &Path) -> io::Result<File> {
     let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
     match open(directory, flags, Mode::RUSR | Mode::WUSR) {
         // File systems such as NFS make no file without a name.

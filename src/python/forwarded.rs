@@ -61,6 +61,16 @@ impl Default for Forwarded {
     }
 }
 
+impl Forwarded {
+    /// Whether a proxy names the client of a request.
+    pub(super) fn names_clients(&self, is_wsgi: bool) -> bool {
+        match self.compat {
+            ProxyCompat::Auto => !is_wsgi,
+            compat => compat == ProxyCompat::Uvicorn,
+        }
+    }
+}
+
 /// What a trusted proxy says of one request. By default nothing.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Origin {
@@ -84,13 +94,9 @@ pub(super) struct Rules {
 
 impl Rules {
     pub(super) fn new(forwarded: &Forwarded, is_wsgi: bool) -> Self {
-        let has_gunicorns = match forwarded.compat {
-            ProxyCompat::Auto => is_wsgi,
-            compat => compat == ProxyCompat::Gunicorn,
-        };
         let mut rules = Self {
             forwarded: forwarded.clone(),
-            has_gunicorns,
+            has_gunicorns: !forwarded.names_clients(is_wsgi),
             is_wsgi,
             lengths: 0,
         };

@@ -52,6 +52,9 @@ pub(super) enum Message<'a> {
     Fenced { id: Id },
     /// The worker has room for `size` more bytes of the request's body.
     Want { id: Id, size: u32 },
+    /// The request had waited for `size` microseconds when the worker called the application. Sent
+    /// for the access log only.
+    Begun { id: Id, size: u32 },
 }
 
 impl Message<'_> {
@@ -63,7 +66,8 @@ impl Message<'_> {
             | Self::Abort { id }
             | Self::Expired { id }
             | Self::Fenced { id }
-            | Self::Want { id, .. } => id,
+            | Self::Want { id, .. }
+            | Self::Begun { id, .. } => id,
         }
     }
 }
@@ -127,6 +131,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Message<'_>, Malformed> {
         4 => empty(Message::Expired { id }),
         5 => empty(Message::Fenced { id }),
         6 => empty(Message::Want { id, size }),
+        7 => empty(Message::Begun { id, size }),
         _ => Err(Malformed("it is of an unknown kind")),
     }
 }
@@ -255,6 +260,7 @@ mod tests {
             (4, Message::Expired { id: ID }),
             (5, Message::Fenced { id: ID }),
             (6, Message::Want { id: ID, size: 9 }),
+            (7, Message::Begun { id: ID, size: 9 }),
         ] {
             assert_eq!(parse(&message(kind, 0, 0, 9, b"")), Ok(expected));
             assert!(parse(&message(kind, 0, 0, 9, b"x")).is_err(), "{kind}");
@@ -269,7 +275,7 @@ mod tests {
         }
         for (kind, flags, size, len) in [
             (0, 0, 0, 0),
-            (7, 0, 0, 0),
+            (8, 0, 0, 0),
             (255, 0, 0, 0),
             (1, 2, 0, 0),
             (1, 0, 5, 4),

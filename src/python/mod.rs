@@ -71,6 +71,7 @@ pub use options::{Interface, Options, WorkerClass};
 pub use pool::{Loaded, StartError};
 pub use settings::{Settings, Value, check, read_settings};
 
+use crate::http::forwarded::TrustedPeers;
 use crate::messages;
 use crate::net::UnixSeqpacket;
 use crate::rt::{draining, spawn_detached};
@@ -183,6 +184,15 @@ impl Workers {
         }
     }
 
+    /// The proxies that may name a request's client, if the rules by which the application reads
+    /// forwarded fields let them ([`ProxyCompat`]).
+    pub fn forwarded_clients(&self, is_wsgi: bool) -> Option<&TrustedPeers> {
+        let forwarded = self.ends.options.forwarded.as_ref()?;
+        forwarded
+            .names_clients(is_wsgi)
+            .then_some(&forwarded.trusted)
+    }
+
     /// A factory of services, for [`Builder::serve`](crate::Builder::serve).
     ///
     /// # Panics
@@ -271,6 +281,7 @@ impl Python {
             let options = &self.ends.options;
             let memory = (options.response_buffer, options.response_memory);
             let link = Link::new(core, shared, queue, memory);
+            link.notes_for_log.set(options.log_notes);
             let drains = self.ends.drains.clone();
             spawn_detached(async move {
                 draining().await;

@@ -54,6 +54,11 @@ pub struct Options {
     pub lifespan: String,
     /// The path that the application is mounted under.
     pub root_path: String,
+    /// Whether responses have notes for the access log ([`Response::with_log_note`]): `worker`, the
+    /// number of the worker, and `queue`, how long the request waited for it, in seconds.
+    ///
+    /// [`Response::with_log_note`]: crate::Response::with_log_note
+    pub log_notes: bool,
     /// How fields like `X-Forwarded-Proto` are read; none if they are not.
     pub forwarded: Option<Forwarded>,
     /// The level of the loggers that servers have: `info` unless given.
@@ -123,6 +128,7 @@ impl Options {
             event_loop: "auto".to_owned(),
             lifespan: "auto".to_owned(),
             root_path: String::new(),
+            log_notes: false,
             forwarded: Some(Forwarded::default()),
             log_level: "info".to_owned(),
             log_config: None,
@@ -258,5 +264,11 @@ impl Options {
             out.text(name);
             out.float(time.as_secs_f64());
         }
+        // By it and its deadline a worker knows how long a request has waited.
+        out.text("tell_wait");
+        out.float(match self.log_notes {
+            true => self.queue_timeout.as_secs_f64(),
+            false => 0.0,
+        });
     }
 }

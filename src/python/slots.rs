@@ -61,6 +61,8 @@ pub(super) struct Slot {
     pub(super) upload: Option<Rc<Credit>>,
     /// The worker will send no more for it.
     pub(super) is_ended: bool,
+    /// How long it waited for its worker, in µs, if the worker has told.
+    pub(super) waited: Option<u32>,
     /// Whether it asked for the head alone.
     pub(super) is_head: bool,
 }
@@ -115,6 +117,7 @@ impl Slots {
             incoming: None,
             upload: None,
             is_ended: false,
+            waited: None,
             is_head,
         });
         let index = match self.free.pop() {

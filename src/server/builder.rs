@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use super::accept::Factory;
-use super::access_log::{AccessLog, LogThread};
+use super::access_log::{AccessLog, AccessLogFormat, LogThread};
 use super::control::Control;
 use super::cores::{Cores, Pin};
 use super::error::{Error, ErrorKind};
@@ -30,6 +30,7 @@ pub struct Builder {
     engine: EngineChoice,
     limits: Limits,
     access_log: AccessLog,
+    access_log_format: AccessLogFormat,
     unlogged_paths: Vec<String>,
 }
 
@@ -105,6 +106,13 @@ impl Builder {
         self
     }
 
+    /// The format of the access log's lines. Default: the combined format.
+    #[must_use]
+    pub fn access_log_format(mut self, format: AccessLogFormat) -> Self {
+        self.access_log_format = format;
+        self
+    }
+
     /// Leaves requests of this path out of the access log, for example those of health checks. With
     /// a `*` at its end the path stands for all that begin with what precedes the `*`. It is
     /// compared with the path as received, without the query. May be called repeatedly.
@@ -139,7 +147,11 @@ impl Builder {
                 .map_err(|error| Error::new(ErrorKind::Address, error))?;
             bound.push((taken, service.unwrap_or(main)));
         }
-        let mut log_thread = LogThread::open(&self.access_log, self.unlogged_paths)?;
+        let mut log_thread = LogThread::open(
+            &self.access_log,
+            self.unlogged_paths,
+            self.access_log_format,
+        )?;
         let all_metrics: Arc<[Arc<WorkerMetrics>]> =
             (0..cores.count).map(|_| Arc::default()).collect();
         let control = Arc::new(Control::new());

@@ -219,10 +219,9 @@ impl Connection {
         self.arrival_deadline_ms = 0;
         self.transport.recv_buf.take(used, request.bytes_mut());
         if self.shared.logs(request)
-            && let Some((line, mut date)) = self.next_line()
+            && let Some((line, format, mut date)) = self.next_line()
         {
-            let (head, bytes) = request.head();
-            line.begin(date.now(), head, bytes);
+            line.begin(format, date.now(), Some(request.head()));
         }
     }
 

@@ -5,7 +5,7 @@ use std::cell::RefMut;
 
 use ::http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::access_log::Line;
+use super::access_log::{AccessLogFormat, Line};
 use super::close_reason::CloseReason;
 use super::connection::Connection;
 use super::date::Date;
@@ -106,6 +106,9 @@ impl Connection {
         if let Some(line) = &mut self.line {
             line.status = status.as_u16();
             line.body_bytes += sent as u64;
+            if let Some(log) = &shared.log {
+                line.take_values(log.format(), response);
+            }
         }
     }
 
@@ -184,14 +187,14 @@ impl Connection {
         Ok(())
     }
 
-    /// The access log's line for the next request, and the clock for its date. `None` if there is
-    /// no log.
+    /// The access log's line for the next request, its format, and the clock for its date. `None`
+    /// if there is no log.
     #[inline]
-    pub(super) fn next_line(&mut self) -> Option<(&mut Line, RefMut<'_, Date>)> {
-        self.shared.log.as_ref()?;
+    pub(super) fn next_line(&mut self) -> Option<(&mut Line, &AccessLogFormat, RefMut<'_, Date>)> {
+        let format = self.shared.log.as_ref()?.format();
         let stream = self.transport.stream();
-        let line = self.line.get_or_insert_with(|| Line::new(stream));
-        Some((line, self.shared.date.borrow_mut()))
+        let line = self.line.get_or_insert_with(|| Line::new(stream, format));
+        Some((line, format, self.shared.date.borrow_mut()))
     }
 
     /// Ends the access log's line, if one was begun.

@@ -108,10 +108,10 @@ impl Connection {
     /// Encodes the response that ends the connection.
     fn encode_refusal(&mut self, refusal: &mut Response) {
         self.http.fail_request();
-        if let Some((line, mut date)) = self.next_line()
+        if let Some((line, format, mut date)) = self.next_line()
             && !line.is_begun()
         {
-            line.begin_without_request(date.now());
+            line.begin(format, date.now(), None);
         }
         // Cannot fail: the head announces exactly this body.
         let _ = self.encode_full(refusal);

@@ -24,7 +24,7 @@ mod worker;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, ThreadId};
 
-pub use access_log::AccessLog;
+pub use access_log::{AccessLog, AccessLogFormat, InvalidFormat};
 pub use builder::Builder;
 pub use cores::{Cores, Pin};
 pub use error::{Error, ErrorKind};

@@ -21,6 +21,7 @@ mod limit_extremes;
 mod limits;
 mod malformed_requests;
 mod panics;
+mod python_access_log;
 mod python_applications;
 mod python_forwarded;
 mod python_kills;

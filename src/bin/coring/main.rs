@@ -135,9 +135,11 @@ fn run_application(arguments: &RunArgs, config: &mut ServerConfig) -> Result<(),
     arguments.apply_profile(&workers, config);
     let services = workers.services();
     let fields = arguments.compat.headers.clone();
+    let format = run::log_format(arguments, &config.access_log, &workers);
+    let builder = builder(config).access_log_format(format);
     let server = match mounts.is_empty() && fields.is_empty() {
-        true => builder(config).start(services),
-        false => builder(config).start(move || run::routed(&mounts, &fields, services())),
+        true => builder.start(services),
+        false => builder.start(move || run::routed(&mounts, &fields, services())),
     };
     let server = server.map_err(Failure::Server)?;
     let about = run::describe(arguments, &workers);

@@ -100,6 +100,8 @@ pub(super) struct Link {
     unreceived: RefCell<Vec<Vec<u8>>>,
     /// Bytes of a response that are kept for its client.
     response_bytes_max: usize,
+    /// Whether responses have notes for the access log.
+    pub(super) notes_for_log: Cell<bool>,
     /// Counts those of all responses.
     memory: ResponseMemory,
 }
@@ -155,6 +157,7 @@ impl Link {
             crowd: RefCell::default(),
             unreceived: RefCell::default(),
             response_bytes_max,
+            notes_for_log: Cell::new(false),
             memory: ResponseMemory::new(memory_bytes_max),
         });
         let draining_link = link.clone();

@@ -101,6 +101,7 @@ impl Link {
                 drop(slots);
                 upload.inspect(|upload| upload.add(size));
             }
+            Message::Begun { size, .. } => slot.waited = Some(size),
             Message::Fenced { .. } => {}
         }
     }
@@ -117,9 +118,13 @@ impl Link {
         }
         let is_wanted = mutate!(SecondHead, true, matches!(slot.state, State::Waiting(_)));
         let is_complete = is_whole && !slot.is_head;
+        let waited = slot.waited;
         drop(slots);
         if is_wanted {
-            let outcome = self.response(head, body, is_complete);
+            let mut outcome = self.response(head, body, is_complete);
+            if self.notes_for_log.get() {
+                outcome = outcome.map(|started| with_notes(started, peer.number, waited));
+            }
             let incoming = outcome
                 .as_ref()
                 .ok()
@@ -247,5 +252,18 @@ impl Link {
             response: response.with_body(channel),
             rest: Some((incoming, sender)),
         }
+    }
+}
+
+/// Notes for the access log which worker responds, and how long the request waited for it, in µs.
+fn with_notes(started: StartedResponse, worker: u32, waited: Option<u32>) -> StartedResponse {
+    let mut response = started.response.with_log_note("worker", worker.to_string());
+    if let Some(waited) = waited {
+        let (seconds, micros) = (waited / 1_000_000, waited % 1_000_000);
+        response = response.with_log_note("queue", format!("{seconds}.{micros:06}"));
+    }
+    StartedResponse {
+        response,
+        ..started
     }
 }

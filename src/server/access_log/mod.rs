@@ -1,6 +1,8 @@
 //! The access log. Each worker gathers lines in memory, and one thread writes them, so that no
 //! request waits for the file. It does not know what a line contains.
 
+mod escape;
+mod format;
 mod line;
 mod output;
 
@@ -18,10 +20,11 @@ use super::error::{Error, ErrorKind};
 use crate::messages::report;
 use crate::metrics::WorkerMetrics;
 use crate::sys::signals::block_write_signals;
+pub use format::{AccessLogFormat, InvalidFormat};
 pub(super) use line::Line;
 use output::open_output;
 
-/// Where requests are logged, in the combined log format.
+/// Where requests are logged.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum AccessLog {
@@ -55,6 +58,7 @@ pub(super) struct LogThread {
     all_counts: Vec<Arc<LineCounts>>,
     losses: Arc<Losses>,
     unlogged_paths: Arc<[String]>,
+    format: Arc<AccessLogFormat>,
 }
 
 /// Asks the thread to open the log's file anew: the file may have been renamed.
@@ -128,6 +132,7 @@ impl LogThread {
     pub(super) fn open(
         log: &AccessLog,
         unlogged_paths: Vec<String>,
+        format: AccessLogFormat,
     ) -> Result<Option<Self>, Error> {
         if *log == AccessLog::Off {
             return Ok(None);
@@ -170,6 +175,7 @@ impl LogThread {
             all_counts: Vec::new(),
             losses,
             unlogged_paths: unlogged_paths.into(),
+            format: Arc::new(format),
         }))
     }
 
@@ -188,6 +194,7 @@ impl LogThread {
             is_awaited: Cell::new(false),
             counts,
             unlogged_paths: self.unlogged_paths.clone(),
+            format: self.format.clone(),
         }
     }
 
@@ -327,11 +334,17 @@ pub(crate) struct WorkerLog {
     is_awaited: Cell<bool>,
     counts: Arc<LineCounts>,
     unlogged_paths: Arc<[String]>,
+    format: Arc<AccessLogFormat>,
 }
 
 impl WorkerLog {
     /// How long a line may wait before it is passed on, in ms.
     pub(super) const LINE_DELAY_MS: u64 = 1000;
+
+    /// The format of its lines.
+    pub(super) fn format(&self) -> &AccessLogFormat {
+        &self.format
+    }
 
     /// Whether requests of this path are not logged.
     pub(super) fn skips(&self, path: &[u8]) -> bool {
@@ -350,7 +363,7 @@ impl WorkerLog {
         if lines.capacity() == 0 {
             lines.reserve(BATCH_BYTES + BATCH_BYTES / 8);
         }
-        line.write_to(&mut lines);
+        line.write_to(&self.format, &mut lines);
         self.count.set(self.count.get() + 1);
         let is_full = lines.len() >= BATCH_BYTES;
         drop(lines);

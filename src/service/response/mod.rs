@@ -41,6 +41,8 @@ struct ResponseExtra {
     next: Option<NextResponse>,
     /// Takes over the connection after a protocol switch.
     continuation: Option<Continuation>,
+    /// Names and values for the access log.
+    log_notes: Vec<(&'static str, String)>,
 }
 
 /// A future of the response that follows an interim one.
@@ -172,6 +174,24 @@ impl Response {
     pub fn with_reason(mut self, reason: HeaderValue) -> Self {
         self.extra.get_or_default().reason = Some(reason);
         self
+    }
+
+    /// Notes a value for the access log. An atom `%({NAME}x)s` of its format writes it; see
+    /// [`AccessLogFormat`](crate::AccessLogFormat).
+    #[must_use]
+    pub fn with_log_note(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.extra
+            .get_or_default()
+            .log_notes
+            .push((name, value.into()));
+        self
+    }
+
+    /// The value that was noted last by this name.
+    pub(crate) fn log_note(&self, name: &str) -> Option<&str> {
+        let mut notes = self.extra.get()?.log_notes.iter().rev();
+        let (_, value) = notes.find(|(other, _)| *other == name)?;
+        Some(value)
     }
 
     /// Makes this an interim response, which the server sends at once. `next` makes the response

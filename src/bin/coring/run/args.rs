@@ -8,6 +8,7 @@ use clap::{ArgAction, Args, ValueEnum};
 use super::class::{Class, class};
 use super::compat::CompatArgs;
 use super::life::LifeArgs;
+use super::log::LogArgs;
 use super::proxy::ProxyArgs;
 use super::settings::Settled;
 use crate::units::{Duration, Size};
@@ -148,6 +149,9 @@ pub(crate) struct RunArgs {
 
     #[command(flatten)]
     pub(crate) proxy: ProxyArgs,
+
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
 
     #[command(flatten)]
     pub(crate) compat: CompatArgs,

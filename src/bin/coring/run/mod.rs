@@ -8,6 +8,7 @@ mod convert;
 mod effective;
 mod headers;
 mod life;
+mod log;
 mod merge;
 mod profile;
 mod proxy;
@@ -28,7 +29,7 @@ use coring::fs::Root;
 use coring::python::{
     Interface, Options, StartError, WorkerClass, Workers, find_interpreter, launch,
 };
-use coring::{Files, Router};
+use coring::{AccessLogFormat, Files, Router};
 use rustix::process::{Resource, getrlimit};
 use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -209,6 +210,7 @@ impl RunArgs {
         self.root_path
             .trim_end_matches('/')
             .clone_into(&mut options.root_path);
+        options.log_notes = self.log.has_notes();
         options.forwarded = self.proxy.forwarded().map_err(RunError::Variable)?;
         options.log_level.clone_from(&self.log_level);
         options.queue = self.queue;
@@ -309,6 +311,23 @@ impl RunArgs {
             Err(error) => Err(RunError::Mount(mount.directory.clone(), error)),
         };
         self.mounts.iter().map(open).collect()
+    }
+}
+
+/// The format of the access log `log`.
+pub(crate) fn log_format(
+    arguments: &RunArgs,
+    log: &coring::AccessLog,
+    workers: &Workers,
+) -> AccessLogFormat {
+    // Without a loaded application (`--reload`), as for the kind that has the more of uvicorn.
+    let is_wsgi = workers
+        .loaded()
+        .is_some_and(|loaded| loaded.interface == "wsgi");
+    let format = arguments.log.format(log, is_wsgi);
+    match workers.forwarded_clients(is_wsgi) {
+        Some(trusted) => format.with_forwarded_clients(trusted.clone()),
+        None => format,
     }
 }
 

@@ -281,7 +281,7 @@ impl Bench<'_> {
         let Some((worker, request)) = self.pick(input) else {
             return;
         };
-        let kind = input.pick(&[ABORT, EXPIRED, 6, FENCED, 0, 7]);
+        let kind = input.pick(&[ABORT, EXPIRED, 6, FENCED, 0, 8]);
         let mut id = self.requests[request].id;
         if kind == FENCED
             && let Some(fence) = self.fences.pop()
