@@ -39,6 +39,7 @@ def run(config: dict[str, Any]) -> None:
         # SIGABRT, by which coring ends a worker that hangs, shows where its threads are, and so
         # does a crash. The application may give standard error another object.
         faulthandler.enable(2)
+    _take_name(config)
     logs.set_up(config.get("log_level", "info"))
     if config.get("reload"):
         from _coring import reload
@@ -70,6 +71,18 @@ def run(config: dict[str, Any]) -> None:
         link.report_loaded(f"{interface} {worker_class} {count} {python_version()}")
         threads.run(link, app, config, count)
     sys.exit(0)
+
+
+def _take_name(config: dict[str, Any]) -> None:
+    """Takes the name that ps and top show. It has 15 bytes, and so ends with the number."""
+    if config.get("proc_name"):
+        number = f"/{config.get('worker', 0)}".encode()
+        name = config["proc_name"].encode()[: 15 - len(number)] + number
+        try:
+            with open("/proc/self/comm", "wb") as file:
+                file.write(name)
+        except OSError:
+            pass
 
 
 def load(config: dict[str, Any]) -> tuple[Any, str, str]:

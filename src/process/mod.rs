@@ -8,6 +8,20 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::net::{Events, Polling};
 use crate::sys::signals::with_write_signals;
+use crate::sys::user;
+
+/// Makes all threads of this process run as user `uid` with the group `gid` and the further
+/// `groups`, for good: nothing remains of the identity before.
+///
+/// A server that starts as root, to bind port 80 for example, gives up its privileges so.
+/// Afterwards the process makes no core dump, and other processes of that user cannot trace it.
+///
+/// # Errors
+/// Those of setgroups(2), setresgid(2) and setresuid(2). If one fails, the process has to end,
+/// since those before may have succeeded.
+pub fn become_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
+    user::become_user(uid, gid, groups)
+}
 
 /// As [`Command::spawn`], but the child does not inherit the signal mask of a server's thread.
 ///

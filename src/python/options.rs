@@ -54,6 +54,8 @@ pub struct Options {
     pub lifespan: String,
     /// The path that the application is mounted under.
     pub root_path: String,
+    /// The name of the worker processes, for ps and top; `/` and the number of each follow.
+    pub proc_name: Option<String>,
     /// Whether responses have notes for the access log ([`Response::with_log_note`]): `worker`, the
     /// number of the worker, and `queue`, how long the request waited for it, in seconds.
     ///
@@ -128,6 +130,7 @@ impl Options {
             event_loop: "auto".to_owned(),
             lifespan: "auto".to_owned(),
             root_path: String::new(),
+            proc_name: None,
             log_notes: false,
             forwarded: Some(Forwarded::default()),
             log_level: "info".to_owned(),
@@ -217,6 +220,7 @@ impl Options {
             ("lifespan", self.lifespan.as_str()),
             ("root_path", self.root_path.as_str()),
             ("log_level", self.log_level.as_str()),
+            ("proc_name", self.proc_name.as_deref().unwrap_or_default()),
         ] {
             out.text(name);
             out.text(value);

@@ -32,6 +32,15 @@ pub struct Builder {
     access_log: AccessLog,
     access_log_format: AccessLogFormat,
     unlogged_paths: Vec<String>,
+    bound: Option<BoundAddresses>,
+}
+
+/// The addresses that [`Builder::bind_now`] has bound.
+#[derive(Debug)]
+struct BoundAddresses {
+    cores: Arc<Cores>,
+    /// Each with the index of its service, as in [`Builder::addresses`].
+    all: Vec<(net::Bound, Option<usize>)>,
 }
 
 impl Builder {
@@ -122,6 +131,25 @@ impl Builder {
         self
     }
 
+    /// Binds the addresses now, and not when the server starts: for a program that gives up its
+    /// privileges in between ([`process::become_user`](crate::process::become_user)). Connections
+    /// wait until the server starts. The addresses and the number of cores must be set before.
+    ///
+    /// # Errors
+    /// Fails if an address is invalid or cannot be bound.
+    pub fn bind_now(mut self) -> Result<Self> {
+        let addresses = self.parsed_addresses()?;
+        let cores = Arc::new(Cores::choose(self.cores, self.pin));
+        let mut all = Vec::new();
+        for (address, service) in &addresses {
+            let bound = net::bind(address, cores.count)
+                .map_err(|error| Error::new(ErrorKind::Address, error))?;
+            all.push((bound, *service));
+        }
+        self.bound = Some(BoundAddresses { cores, all });
+        Ok(self)
+    }
+
     /// Starts the server, and returns when it listens. The factory runs once on each worker. The
     /// server ends when it is drained or stopped, or when its last handle is dropped.
     ///
@@ -137,16 +165,15 @@ impl Builder {
         self.factories.push(Factory::new(factory));
         let invalid = |message: String| Error::new(ErrorKind::Configuration, message);
         let limits = self.limits.bounds().map_err(invalid)?;
-        let addresses = self.parsed_addresses()?;
         let selected = self.engine.probe().map_err(Error::no_engine)?;
-        let cores = Arc::new(Cores::choose(self.cores, self.pin));
         let files_max = raise_open_files();
-        let mut bound = Vec::new();
-        for (address, service) in &addresses {
-            let taken = net::bind(address, cores.count)
-                .map_err(|error| Error::new(ErrorKind::Address, error))?;
-            bound.push((taken, service.unwrap_or(main)));
+        if self.bound.is_none() {
+            self = self.bind_now()?;
         }
+        let BoundAddresses { cores, all } = self.bound.take().expect("bound above");
+        let bound = all
+            .into_iter()
+            .map(|(bound, service)| (bound, service.unwrap_or(main)));
         let mut log_thread = LogThread::open(
             &self.access_log,
             self.unlogged_paths,
@@ -155,7 +182,7 @@ impl Builder {
         let all_metrics: Arc<[Arc<WorkerMetrics>]> =
             (0..cores.count).map(|_| Arc::default()).collect();
         let control = Arc::new(Control::new());
-        let (addresses, files, sockets) = per_worker(bound, cores.count);
+        let (addresses, files, sockets) = per_worker(bound.collect(), cores.count);
         let plans = sockets
             .into_iter()
             .enumerate()

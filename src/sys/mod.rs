@@ -8,3 +8,4 @@ pub mod output;
 pub mod port;
 pub mod signals;
 pub mod socket;
+pub mod user;

@@ -27,6 +27,7 @@ mod python_forwarded;
 mod python_kills;
 mod python_life;
 mod python_mistakes;
+mod python_privileges;
 mod python_reload;
 mod python_replacement;
 mod python_response_memory;

@@ -17,7 +17,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use clap::{CommandFactory, FromArgMatches};
-use coring::{Builder, ErrorKind, Handle, Server, messages};
+use coring::{AccessLog, Builder, ErrorKind, Handle, Server, messages};
 use signal_hook::iterator::Signals;
 
 use app::{App, Directory, DirectoryError};
@@ -102,7 +102,7 @@ fn flags() -> Result<Flags, Failure> {
 fn serve(app: &App<Directory>, config: &ServerConfig) -> Result<(), Failure> {
     let signals = signals::install().map_err(Failure::Signals)?;
     let open = app.open().map_err(Failure::Directory)?;
-    let server = builder(config)
+    let server = configured(bound(config)?, config)
         .start(move || open.service())
         .map_err(Failure::Server)?;
     let about = [("serves", app.description())];
@@ -124,7 +124,15 @@ fn check(arguments: &RunArgs) -> Result<(), Failure> {
 /// request that was accepted is answered.
 fn run_application(arguments: &RunArgs, config: &mut ServerConfig) -> Result<(), Failure> {
     let mut signals = signals::install_with_workers().map_err(Failure::Signals)?;
+    arguments.process.begin();
     arguments.compat.redirect_messages().map_err(Failure::Run)?;
+    let bound = bound(config)?;
+    let log = match &config.access_log {
+        AccessLog::File(path) => Some(path.as_path()),
+        _ => None,
+    };
+    let dropped = arguments.process.drop_privileges(&config.addresses, log);
+    let _pidfile = dropped.map_err(Failure::Run)?;
     let mounts = arguments.open_mounts().map_err(Failure::Run)?;
     let drain_timeout = Duration::from(config.drain_timeout);
     let cores = config.cores.unwrap_or(1);
@@ -136,7 +144,7 @@ fn run_application(arguments: &RunArgs, config: &mut ServerConfig) -> Result<(),
     let services = workers.services();
     let fields = arguments.compat.headers.clone();
     let format = run::log_format(arguments, &config.access_log, &workers);
-    let builder = builder(config).access_log_format(format);
+    let builder = configured(bound, config).access_log_format(format);
     let server = match mounts.is_empty() && fields.is_empty() {
         true => builder.start(services),
         false => builder.start(move || run::routed(&mounts, &fields, services())),
@@ -154,20 +162,26 @@ fn run_application(arguments: &RunArgs, config: &mut ServerConfig) -> Result<(),
     ended.map(drop)
 }
 
-fn builder(config: &ServerConfig) -> Builder {
-    let mut builder = Server::builder()
-        .pin(config.pin)
-        .engine(config.engine)
-        .limits(config.limits.clone())
-        .access_log(config.access_log.clone());
+/// A server of the addresses of `config`, which are bound.
+fn bound(config: &ServerConfig) -> Result<Builder, Failure> {
+    let mut builder = Server::builder().pin(config.pin);
     for address in &config.addresses {
         builder = builder.bind(address);
     }
-    for path in &config.access_log_skip {
-        builder = builder.access_log_skip(path);
-    }
     if let Some(cores) = config.cores {
         builder = builder.cores(cores);
+    }
+    builder.bind_now().map_err(Failure::Server)
+}
+
+/// Sets all of `config` that has to do neither with addresses nor with cores.
+fn configured(builder: Builder, config: &ServerConfig) -> Builder {
+    let mut builder = builder
+        .engine(config.engine)
+        .limits(config.limits.clone())
+        .access_log(config.access_log.clone());
+    for path in &config.access_log_skip {
+        builder = builder.access_log_skip(path);
     }
     builder
 }

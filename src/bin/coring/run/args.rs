@@ -9,6 +9,7 @@ use super::class::{Class, class};
 use super::compat::CompatArgs;
 use super::life::LifeArgs;
 use super::log::LogArgs;
+use super::privileges::ProcessArgs;
 use super::proxy::ProxyArgs;
 use super::settings::Settled;
 use crate::units::{Duration, Size};
@@ -152,6 +153,9 @@ pub(crate) struct RunArgs {
 
     #[command(flatten)]
     pub(crate) log: LogArgs,
+
+    #[command(flatten)]
+    pub(crate) process: ProcessArgs,
 
     #[command(flatten)]
     pub(crate) compat: CompatArgs,

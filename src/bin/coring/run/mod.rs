@@ -10,6 +10,8 @@ mod headers;
 mod life;
 mod log;
 mod merge;
+mod pidfile;
+mod privileges;
 mod profile;
 mod proxy;
 mod settings;
@@ -210,6 +212,7 @@ impl RunArgs {
         self.root_path
             .trim_end_matches('/')
             .clone_into(&mut options.root_path);
+        options.proc_name.clone_from(&self.process.proc_name);
         options.log_notes = self.log.has_notes();
         options.forwarded = self.proxy.forwarded().map_err(RunError::Variable)?;
         options.log_level.clone_from(&self.log_level);
