@@ -10,8 +10,8 @@ from _coring import application, logs, main
 
 def run(config: dict[str, Any]) -> None:
     """Writes the interface of the application, and the class of its workers, to a pipe."""
-    logs.set_up(config.get("log_level", "info"))
     try:
+        main.prepare(config)
         _, interface, worker_class = main.load(config)
     except application.LoadError as error:
         logs.write(str(error))

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from typing import Any, NoReturn
+from typing import Any, Callable, NoReturn, Tuple
 
 from _coring import application, logs
 from _coring.link import Link
@@ -31,8 +31,15 @@ START_FAILED = 3
 REASON_BYTES_MAX = 60 << 10
 
 
-def run(config: dict[str, Any]) -> None:
-    """Loads the application, runs it, and ends the process when coring asks for that."""
+# The application, its interface, and the class of worker that runs it.
+Loaded = Tuple[Any, str, str]
+
+
+def run(config: dict[str, Any], loaded: Loaded | None, handlers: dict[int, Any]) -> None:
+    """Runs the application, and ends the process when coring asks for that.
+
+    Loads it first, unless it is loaded already, and has set these handlers of signals.
+    """
     link = Link(config)
     _take_signals(link)
     if link.beat_interval:
@@ -40,23 +47,20 @@ def run(config: dict[str, Any]) -> None:
         # does a crash. The application may give standard error another object.
         faulthandler.enable(2)
     _take_name(config)
-    logs.set_up(config.get("log_level", "info"))
-    if config.get("reload"):
-        from _coring import reload
-
-        reload.ignore_caches()
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     try:
-        app, interface, worker_class = load(config)
+        app, interface, worker_class = loaded or load(config)
         if worker_class == "asgi":
             from _coring import asgi
 
             loop = asgi.current_loop() or asgi.new_loop(config.get("loop", "auto"))
     except application.LoadError as error:
-        exit_with(link, LOAD_FAILED, str(error))
+        exit_with(link.report, LOAD_FAILED, str(error))
     if worker_class == "asgi":
         failure = asgi.run(link, app, interface, config, loop)
         if failure is not None:
-            exit_with(link, START_FAILED, failure)
+            exit_with(link.report, START_FAILED, failure)
     elif worker_class == "gevent":
         from _coring import greenlets
 
@@ -85,21 +89,30 @@ def _take_name(config: dict[str, Any]) -> None:
             pass
 
 
-def load(config: dict[str, Any]) -> tuple[Any, str, str]:
-    """The application, its interface, and the class of worker that runs it."""
-    wanted = config.get("interface", "auto")
-    worker_class = config.get("worker_class", "auto")
-    if worker_class == "gevent":
+def prepare(config: dict[str, Any]) -> None:
+    """Does what comes before anything of the application is imported."""
+    logs.set_up(config.get("log_level", "info"))
+    if config.get("reload"):
+        from _coring import reload
+
+        reload.ignore_caches()
+    if config.get("worker_class") == "gevent":
         from _coring import greenlets
 
         greenlets.patch()
+
+
+def load(config: dict[str, Any], is_preload: bool = False) -> Loaded:
+    """Loads the application, here or, for `is_preload`, for workers that are forked later."""
+    wanted = config.get("interface", "auto")
+    worker_class = config.get("worker_class", "auto")
     if config.get("log_config"):
         try:
             logs.configure(config["log_config"])
         except Exception as error:
             line = f"the logging configuration {config['log_config']} failed: {error!r}"
             raise application.LoadError(line, error) from None
-    if worker_class == "asgi" or wanted.startswith("asgi"):
+    if not is_preload and (worker_class == "asgi" or wanted.startswith("asgi")):
         from _coring import asgi
 
         # Some modules ask for the event loop while they are imported.
@@ -164,10 +177,10 @@ def python_version() -> str:
     return f"{name} {'.'.join(map(str, sys.version_info[:3]))}"
 
 
-def exit_with(link: Link, code: int, reason: str) -> NoReturn:
+def exit_with(report: Callable[[str], object], code: int, reason: str) -> NoReturn:
     """Ends the process, whatever threads the application has started."""
     logs.write(reason)
     # The end of a traceback says most.
     end = reason.encode("utf-8", "backslashreplace")[-REASON_BYTES_MAX:]
-    link.report(f"failed {code}\n{end.decode('utf-8', 'ignore')}")
+    report(f"failed {code}\n{end.decode('utf-8', 'ignore')}")
     logs.flush_and_exit(code)

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -30,7 +30,7 @@ macro_rules! module {
     };
 }
 
-/// The modules that a worker consists of.
+/// The modules that workers, and the process that they are forked from, consist of.
 const MODULES: &[(&str, &str)] = &[
     module!("__init__"),
     module!("application"),
@@ -49,6 +49,7 @@ const MODULES: &[(&str, &str)] = &[
     module!("settings"),
     module!("threads"),
     module!("wsgi"),
+    module!("zygote"),
 ];
 
 /// The program that `python -c` runs. It imports the modules from memory, so nothing has to be
@@ -158,13 +159,12 @@ impl Launcher {
         }
     }
 
-    /// Starts a process that inherits `descriptors`, with the numbers that they have, and no
-    /// others. It reads its modules and its settings from `bundle`; the first of `descriptors` is
-    /// its socket to the supervisor.
+    /// Starts a process that inherits two descriptors, with the numbers that they have, and no
+    /// others. It reads its modules and its settings from `bundle`, and reports to `control`.
     ///
     /// # Errors
     /// Those of fork(2) and execve(2).
-    pub(super) fn start(&self, bundle: &OwnedFd, descriptors: &[OwnedFd]) -> io::Result<Child> {
+    pub(super) fn start(&self, bundle: &OwnedFd, control: &OwnedFd) -> io::Result<Child> {
         let mut command = match &self.through {
             Some((program, arguments)) => {
                 let mut command = Command::new(program);
@@ -177,21 +177,17 @@ impl Launcher {
         };
         command.args(["-c", BOOTSTRAP]);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
-        let known = [bundle, &descriptors[0]];
-        command.args(known.map(|descriptor| descriptor.as_raw_fd().to_string()));
+        let inherited = [bundle, control];
+        command.args(inherited.map(|descriptor| descriptor.as_raw_fd().to_string()));
         // Only this thread starts processes, so no other one inherits them.
-        let all = || descriptors.iter().map(AsFd::as_fd).chain([bundle.as_fd()]);
-        set_flags(all(), FdFlags::empty())?;
+        set_flags(inherited, FdFlags::empty())?;
         let child = command.spawn();
-        set_flags(all(), FdFlags::CLOEXEC)?;
+        set_flags(inherited, FdFlags::CLOEXEC)?;
         child
     }
 }
 
-fn set_flags<'a>(
-    descriptors: impl Iterator<Item = BorrowedFd<'a>>,
-    flags: FdFlags,
-) -> io::Result<()> {
+fn set_flags(descriptors: [&OwnedFd; 2], flags: FdFlags) -> io::Result<()> {
     for descriptor in descriptors {
         fcntl_setfd(descriptor, flags)?;
     }

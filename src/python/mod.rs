@@ -219,6 +219,16 @@ impl Workers {
         self.supervisor.command(Command::Remove);
     }
 
+    /// Waits for the child processes that have ended and that the pool has not started.
+    ///
+    /// A program that starts workers adopts the orphans of its descendants, because the parent of
+    /// each worker ends at once (`PR_SET_CHILD_SUBREAPER` of prctl(2)). If the application starts
+    /// processes and ends without waiting for them, they become children of the program. So it
+    /// calls this on each SIGCHLD, if it starts no processes itself.
+    pub fn reap_orphans(&self) {
+        self.supervisor.command(Command::Reap);
+    }
+
     /// Ends all processes: they finish their requests, run what the application has for its end,
     /// and exit; after `limit` they are killed. A second call, from another thread, may shorten
     /// that.

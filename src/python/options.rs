@@ -81,6 +81,9 @@ pub struct Options {
     /// Bytes that a core keeps of all responses. Beyond that it takes each further part when the
     /// client has received what is before it.
     pub response_memory: usize,
+    /// Whether the application is loaded once, by the process that workers are forked from, so that
+    /// they share its memory.
+    pub preload: bool,
     /// How long workers may take to end.
     pub drain_timeout: Duration,
     /// A worker with one thread whose request takes longer than this is ended, and so is any other
@@ -141,6 +144,7 @@ impl Options {
             spool_dir: std::env::temp_dir(),
             response_buffer: 1 << 20,
             response_memory: 256 << 20,
+            preload: false,
             drain_timeout: Duration::from_secs(30),
             timeout: None,
             max_requests: None,
@@ -246,7 +250,11 @@ impl Options {
         for path in &self.pythonpath {
             out.text(&path.to_string_lossy());
         }
-        for (name, value) in [("factory", self.factory), ("reload", self.reload)] {
+        for (name, value) in [
+            ("factory", self.factory),
+            ("preload", self.preload),
+            ("reload", self.reload),
+        ] {
             out.text(name);
             out.bool(value);
         }

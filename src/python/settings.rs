@@ -86,9 +86,9 @@ fn ask(
         out.text("pipe");
         out.int(input.as_raw_fd());
     });
-    let inherited = [OwnedFd::from(input)];
-    let mut child = Launcher::new(options).start(&sealed(&bundle)?, &inherited)?;
-    drop(inherited);
+    let input = OwnedFd::from(input);
+    let mut child = Launcher::new(options).start(&sealed(&bundle)?, &input)?;
+    drop(input);
     let mut reported = Vec::new();
     output.read_to_end(&mut reported)?;
     let status = child.wait()?;

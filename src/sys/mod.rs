@@ -1,5 +1,6 @@
 //! Linux interfaces that the standard library lacks, as safe functions.
 
+pub mod children;
 pub mod file;
 pub mod kernel;
 pub mod limits;

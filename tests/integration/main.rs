@@ -34,6 +34,7 @@ mod python_response_memory;
 mod python_settings;
 mod python_sharing;
 mod python_views;
+mod python_zygote;
 mod real_clients;
 mod receive_memory;
 mod request_bodies;

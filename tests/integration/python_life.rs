@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::thread;
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -444,6 +446,8 @@ fn a_worker_that_is_removed_is_killed_after_the_graceful_timeout() {
     let mut clients = [server.connect(), server.connect()];
     clients[0].send(get("/spin"));
     clients[1].send(get("/spin"));
+    // Until both workers are ready and run a request.
+    thread::sleep(Duration::from_secs(1));
     server.signal(Signal::TTOU);
     reports(
         &server,

@@ -78,13 +78,15 @@ class Server:
         return sum(text in line for line in list(self.log))
 
     def children(self):
-        """The process ids of its children, with the letters of their states."""
+        """The process ids of its workers and orphans, with the letters of their states."""
         found = {}
         pid = self.process.pid
         for path in Path(f"/proc/{pid}/task").glob("*/children"):
             with contextlib.suppress(OSError):
                 for child in path.read_text().split():
                     stat = Path(f"/proc/{child}/stat").read_text()
+                    if "(coring-zygote)" in stat:
+                        continue
                     found[int(child)] = stat.rpartition(")")[2].split()[0]
         return found
 

@@ -15,6 +15,8 @@ import textwrap
 import time
 from pathlib import Path
 
+from zygote import Process, forked
+
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "python"
 DONTWAIT = socket.MSG_DONTWAIT
@@ -323,23 +325,15 @@ class Worker:
             far_data.append(far)
             self.bells.append(eventfd())
         self.page = memfd(bytes(4096))
-        config = dict(front.config, worker=number)
-        config.update(
-            control=far_control.fileno(),
-            shared=front.far.fileno(),
-            page=self.page,
-            data=[far.fileno() for far in far_data],
-            bells=self.bells,
-        )
-        bundle = memfd(marshal.dumps({"modules": MODULES, "entry": "main", "config": config}, 2))
-        fds = [bundle, far_control.fileno(), front.far.fileno(), self.page, *self.bells]
-        fds += [far.fileno() for far in far_data]
+        zygote_socket, far_zygote_socket = pair()
+        config = dict(front.config, control=far_zygote_socket.fileno())
+        bundle = memfd(marshal.dumps({"modules": MODULES, "entry": "zygote", "config": config}, 2))
         self.outputs = {name: open(self.path(name), "wb") for name in ("stdout", "stderr")}
         environment = dict(os.environ, PYTHONDONTWRITEBYTECODE="1", PYTHONFAULTHANDLER="1")
         environment.update(front.env or {})
-        self.process = subprocess.Popen(
-            [front.python, "-c", BOOTSTRAP, str(bundle), str(far_control.fileno())],
-            pass_fds=fds,
+        self.zygote = subprocess.Popen(
+            [front.python, "-c", BOOTSTRAP, str(bundle), str(far_zygote_socket.fileno())],
+            pass_fds=[bundle, far_zygote_socket.fileno()],
             cwd=str(front.directory),
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -347,11 +341,19 @@ class Worker:
             **self.outputs,
         )
         os.close(bundle)
+        far_zygote_socket.close()
+        far_life, self.life = os.pipe()
+        fds = [far_control.fileno(), self.page, front.far.fileno(), far_life]
+        for far, bell in zip(far_data, self.bells):
+            fds += [far.fileno(), bell]
+        self.loaded = []
+        pid, self.failed = forked(zygote_socket, number, fds)
+        # If it could not fork, it stands for the worker.
+        self.process = Process(pid) if pid else self.zygote
+        os.close(far_life)
         far_control.close()
         for far in far_data:
             far.close()
-        self.loaded = []
-        self.failed = None
 
     def path(self, name):
         return str(self.directory / f".{name}.{self.number}")
@@ -363,7 +365,8 @@ class Worker:
     def wait_until_loaded(self):
         self.control.settimeout(20)
         try:
-            report, _, reason = self.control.recv(1 << 16).decode().partition("\n")
+            report = self.failed or self.control.recv(1 << 16)
+            report, _, reason = report.decode().partition("\n")
         except ConnectionError:
             report = reason = ""
         report = report.split(" ", 4)
@@ -405,14 +408,15 @@ class Worker:
         self.control.send(b"quit")
 
     def kill(self):
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
+        for process in (self.process, self.zygote):
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+            process.wait()
         for output in self.outputs.values():
             output.close()
         for sock in [self.control, *self.data]:
             sock.close()
-        for fd in [self.page, *self.bells]:
+        for fd in [self.page, self.life, *self.bells]:
             try:
                 os.close(fd)
             except OSError:

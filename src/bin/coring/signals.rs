@@ -10,7 +10,8 @@ use std::time::Instant;
 use coring::messages::report;
 use coring::{Handle, unblock_signals};
 use signal_hook::consts::{
-    SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2, SIGWINCH, SIGXFSZ,
+    SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2, SIGWINCH,
+    SIGXFSZ,
 };
 use signal_hook::iterator::Signals;
 
@@ -20,7 +21,7 @@ use crate::units::Duration;
 /// The signals that the program handles.
 const SIGNALS: &[i32] = &[SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGXFSZ];
 /// Those that concern workers.
-const WORKER_SIGNALS: &[i32] = &[SIGTTIN, SIGTTOU, SIGWINCH];
+const WORKER_SIGNALS: &[i32] = &[SIGTTIN, SIGTTOU, SIGWINCH, SIGCHLD];
 
 /// Installs the handlers, and unblocks the signals, because the parent process may have ignored or
 /// blocked them. Must be called before the server starts: then no early signal is lost, and every
@@ -90,6 +91,11 @@ pub(crate) fn handle(
                 SIGTTIN | SIGTTOU | SIGWINCH => {
                     if let Some(workers) = &workers {
                         resize(workers, signal);
+                    }
+                }
+                SIGCHLD => {
+                    if let Some(workers) = &workers {
+                        workers.reap_orphans();
                     }
                 }
                 _ if drain.set(Instant::now()).is_err() => {

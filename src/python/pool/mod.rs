@@ -5,6 +5,7 @@ mod life;
 mod newest;
 mod place;
 mod start;
+mod zygote;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::net::SendFlags;
+use rustix::process::{Pid, Signal, getpid, kill_process, set_child_subreaper};
 
 use super::launch::Launcher;
 use super::link::{Dispatch, Form};
@@ -34,9 +36,11 @@ use crate::messages;
 use crate::net::{Events, Polling, UnixSeqpacket};
 use crate::rt::Event;
 use crate::task::run::run;
+use crate::task::spawn;
 use crate::task::time::sleep;
 pub(super) use life::tick;
 use place::Place;
+use zygote::Zygotes;
 
 /// Which interface the application has, and how its workers run it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,6 +121,8 @@ pub(super) enum Command {
     Add,
     /// Keep one worker less, but at least one.
     Remove,
+    /// Wait for adopted processes that have ended.
+    Reap,
 }
 
 /// What the supervisor and the cores tell each other.
@@ -153,6 +159,8 @@ impl Supervisor {
         shared: OwnedFd,
     ) -> Result<(Self, Option<Loaded>), StartError> {
         let launcher = Launcher::new(&options);
+        // The workers' parent ends when it has forked them.
+        set_child_subreaper(Some(getpid())).map_err(io::Error::from)?;
         let (commands, received) = mpsc::channel();
         let (first, outcome) = mpsc::channel();
         let bell =
@@ -182,6 +190,7 @@ impl Supervisor {
                     is_starting: Cell::new(false),
                     is_stopping: Cell::new(false),
                     controls: RefCell::default(),
+                    zygotes: Zygotes::default(),
                     change: RefCell::default(),
                     dispatch: Cell::new(None),
                     code: Cell::new(0),
@@ -270,6 +279,7 @@ struct Pool {
     is_stopping: Cell<bool>,
     /// The processes that run, by their numbers.
     controls: RefCell<BTreeMap<u32, Control>>,
+    zygotes: Zygotes,
     /// Fires when a worker has ended or wants to; then there is another one.
     change: RefCell<Rc<Event>>,
     /// How the workers so far receive requests.
@@ -287,7 +297,7 @@ struct Pool {
 struct Control {
     /// The near end of its control socket.
     socket: OwnedFd,
-    pid: u32,
+    pid: Pid,
     is_ready: Cell<bool>,
 }
 
@@ -298,20 +308,18 @@ impl Control {
     }
 
     fn kill(&self) {
-        self.signal(rustix::process::Signal::KILL);
+        self.signal(Signal::KILL);
     }
 
-    fn signal(&self, signal: rustix::process::Signal) {
-        let pid = i32::try_from(self.pid).ok();
-        if let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) {
-            // It may have ended; its number is its own until it was waited for.
-            let _ = rustix::process::kill_process(pid, signal);
-        }
+    fn signal(&self, signal: Signal) {
+        // It may have ended; its number is its own until it was waited for.
+        let _ = kill_process(self.pid, signal);
     }
 
     /// The memory that it has, with that which it shares.
     fn resident_bytes(&self) -> Option<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
+        let status =
+            fs::read_to_string(format!("/proc/{}/status", self.pid.as_raw_nonzero())).ok()?;
         let line = status
             .lines()
             .find_map(|line| line.strip_prefix("VmRSS:"))?;
@@ -341,6 +349,11 @@ impl Pool {
                     self.report_places();
                     continue;
                 }
+                Ok(Command::Reap) => {
+                    let pool = self.clone();
+                    spawn(async move { pool.reap().await });
+                    continue;
+                }
                 Err(mpsc::TryRecvError::Disconnected) => break Duration::ZERO,
                 Err(mpsc::TryRecvError::Empty) => {}
             }
@@ -358,16 +371,24 @@ impl Pool {
         }
         let started = Instant::now();
         let mut limit = limit;
-        while !self.controls.borrow().is_empty() && started.elapsed() < limit {
+        while self.has_workers() && started.elapsed() < limit {
             sleep(Duration::from_millis(5)).await;
-            if let Ok(Command::Stop(shorter)) = commands.try_recv() {
-                limit = limit.min(shorter);
+            while let Ok(command) = commands.try_recv() {
+                if let Command::Stop(shorter) = command {
+                    limit = limit.min(shorter);
+                }
             }
         }
         self.controls.borrow().values().for_each(Control::kill);
-        while !self.controls.borrow().is_empty() {
+        while self.has_workers() {
             sleep(Duration::from_millis(5)).await;
         }
+        self.end_zygotes(limit).await;
+    }
+
+    /// Whether a worker runs, or may be about to.
+    fn has_workers(&self) -> bool {
+        !self.controls.borrow().is_empty() || self.zygotes.is_forking()
     }
 
     /// Makes another socket for the requests, and has the cores and all further workers use it.

@@ -19,7 +19,7 @@ use crate::task::spawn;
 use crate::task::time::{sleep, timeout};
 
 /// A worker that ends sooner than this after it was ready is started again with a pause.
-const STABLE: Duration = Duration::from_secs(1);
+pub(super) const STABLE: Duration = Duration::from_secs(1);
 /// The first pause, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 /// How long a worker that is to end has beyond the drain's limit, by which it ends itself.
@@ -91,7 +91,7 @@ impl Running {
 }
 
 /// The turn to start a worker.
-struct Turn<'a>(&'a Cell<bool>);
+pub(super) struct Turn<'a>(&'a Cell<bool>);
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
@@ -159,8 +159,8 @@ impl Pool {
                 continue;
             }
             let number = self.next_number.replace(self.next_number.get() + 1);
-            let (code, end) = (self.code.get(), self.end.get());
-            let begun = self.begin(number).await;
+            let (code, end) = (self.code_to_start(), self.end.get());
+            let begun = self.begin(number, code).await;
             drop(turn);
             match begun {
                 Ok((process, loaded)) => {
@@ -203,7 +203,7 @@ impl Pool {
     }
 
     /// Waits for the turn to start a worker: there is one at a time.
-    async fn turn(&self) -> Turn<'_> {
+    pub(super) async fn turn(&self) -> Turn<'_> {
         while self.is_starting.replace(true) {
             sleep(Duration::from_millis(5)).await;
         }

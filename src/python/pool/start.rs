@@ -2,106 +2,100 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, PipeWriter, pipe};
 use std::mem;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
 use std::pin::pin;
 use std::process::ExitStatus;
+use std::rc::Rc;
 use std::task::Poll;
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{SealFlags, fcntl_add_seals, ftruncate};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
 
 use super::life::Pulse;
 use super::{Control, Loaded, Pool, StartError};
 use crate::messages;
-use crate::net::UnixSeqpacket;
-use crate::process::wait;
-use crate::python::body::{memfd, sealed};
-use crate::python::launch;
+use crate::net::{Events, Polling, UnixSeqpacket};
+use crate::python::body::memfd;
 use crate::python::link::PAGE_BYTES;
 use crate::python::news::join_message;
 use crate::python::pair;
 
 /// Room in the sockets between coring and a worker, in bytes; the kernel may grant less.
-const SOCKET_BYTES: usize = 512 << 10;
+pub(super) const SOCKET_BYTES: usize = 512 << 10;
 /// The longest message of a worker to the supervisor.
-const REPORT_BYTES_MAX: usize = 64 << 10;
+pub(super) const REPORT_BYTES_MAX: usize = 64 << 10;
 
 /// A process that was started.
 pub(super) struct Process {
-    child: std::process::Child,
+    /// Refers to it (pidfd).
+    handle: OwnedFd,
+    ended: Polling,
+    status: Option<ExitStatus>,
     reports: UnixSeqpacket,
     /// For each core the near and the far end of the worker's socket, and its bell.
     sockets: Vec<(OwnedFd, OwnedFd, OwnedFd)>,
     page: OwnedFd,
+    /// The kernel kills the worker when this end of a pipe is closed.
+    _life: PipeWriter,
 }
 
 impl Pool {
-    /// Starts a process.
-    fn start(&self, number: u32) -> io::Result<Process> {
+    /// Starts a process that runs `code`.
+    async fn start(self: &Rc<Self>, number: u32, code: u64) -> Result<Process, NotReady> {
         let (control, far_control) = pair(SOCKET_BYTES)?;
         let page = memfd()?;
-        ftruncate(&page, PAGE_BYTES as u64)?;
+        ftruncate(&page, PAGE_BYTES as u64).map_err(io::Error::from)?;
         // A worker that made it shorter could have the kernel end a process that maps it.
-        fcntl_add_seals(&page, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+        fcntl_add_seals(&page, seals).map_err(io::Error::from)?;
+        let (far_life, life) = pipe()?;
+        let shared = self.shared.borrow().try_clone()?;
+        let mut inherited = vec![far_control, page.try_clone()?, shared, far_life.into()];
         let mut sockets = Vec::new();
         for _ in &self.cores {
             let (near, far) = pair(SOCKET_BYTES)?;
-            let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-            sockets.push((near, far, bell));
-        }
-        let mut inherited = vec![
-            far_control,
-            page.try_clone()?,
-            self.shared.borrow().try_clone()?,
-        ];
-        for (_, far, bell) in &sockets {
+            let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+            let bell = eventfd(0, flags).map_err(io::Error::from)?;
             inherited.push(far.try_clone()?);
             inherited.push(bell.try_clone()?);
+            sockets.push((near, far, bell));
         }
-        let bundle = sealed(&self.bundle(number, &inherited))?;
         let reports = UnixSeqpacket::new(control.try_clone()?)?;
-        let child = self.launcher.start(&bundle, &inherited)?;
+        let pid = self.fork(number, code, inherited).await?;
+        let handle = pidfd_open(pid, PidfdFlags::empty()).map_err(io::Error::from)?;
+        let ended = Polling::new(handle.try_clone()?, Events::READABLE);
         let control = Control {
             socket: control,
-            pid: child.id(),
+            pid,
             is_ready: Cell::new(false),
         };
+        if self.is_stopping.get() {
+            // All others were told before this one was known.
+            control.kill();
+        }
         self.controls.borrow_mut().insert(number, control);
         Ok(Process {
-            child,
+            handle,
+            ended,
+            status: None,
             reports,
             sockets,
             page,
-        })
-    }
-
-    /// The modules and the settings of a worker.
-    fn bundle(&self, number: u32, inherited: &[OwnedFd]) -> Vec<u8> {
-        launch::bundle("main", |config| {
-            self.options.write(config);
-            config.text("worker");
-            config.int(i32::try_from(number).unwrap_or(i32::MAX));
-            let numbers: Vec<i32> = inherited.iter().map(AsRawFd::as_raw_fd).collect();
-            for (name, number) in ["control", "page", "shared"].iter().zip(&numbers) {
-                config.text(name);
-                config.int(*number);
-            }
-            for (name, at) in [("data", 3), ("bells", 4)] {
-                config.text(name);
-                config.list(self.cores.len());
-                for number in numbers[at..].iter().step_by(2) {
-                    config.int(*number);
-                }
-            }
+            _life: life,
         })
     }
 
     /// Starts a process, waits until it is ready, and hands it to the cores.
-    pub(super) async fn begin(&self, number: u32) -> Result<(Process, Loaded), NotReady> {
-        let mut process = self.start(number)?;
+    pub(super) async fn begin(
+        self: &Rc<Self>,
+        number: u32,
+        code: u64,
+    ) -> Result<(Process, Loaded), NotReady> {
+        let mut process = self.start(number, code).await?;
         match self.ready(number, &mut process).await {
             Ok(loaded) => Ok((process, loaded)),
             Err(error) => {
@@ -109,7 +103,7 @@ impl Pool {
                     control.kill();
                 }
                 // What there is to say is in the error.
-                let _ = wait(&mut process.child).await;
+                let _ = process.end().await;
                 self.controls.borrow_mut().remove(&number);
                 Err(error)
             }
@@ -124,7 +118,7 @@ impl Pool {
         let Some(loaded) = parse_loaded(&text) else {
             return Err(match parse_failed(&text) {
                 Some(not_ready) => not_ready,
-                None => StartError::Ended(wait(&mut process.child).await?).into(),
+                None => StartError::Ended(process.end().await?).into(),
             });
         };
         let before = self.dispatch.replace(Some(loaded.dispatch()));
@@ -142,9 +136,7 @@ impl Pool {
             let width = loaded.width(self.cores.len());
             let message = join_message(number, width, loaded.dispatch());
             let page = process.page.try_clone()?;
-            // It has not been waited for, so its number is its own.
-            let pid = Pid::from_child(&process.child);
-            let handle = pidfd_open(pid, PidfdFlags::empty()).map_err(io::Error::from)?;
+            let handle = process.handle.try_clone()?;
             core.tell(number, message, vec![near, far, bell, page, handle]);
         }
         if let Some(control) = self.controls.borrow().get(&number) {
@@ -177,7 +169,7 @@ impl Process {
     /// Waits for what happens to the process next.
     pub(super) async fn next(&mut self) -> Next {
         let next = {
-            let mut ended = pin!(wait(&mut self.child));
+            let mut ended = pin!(exited(&mut self.ended, &mut self.status));
             let mut reported = pin!(self.reports.recv(Vec::with_capacity(REPORT_BYTES_MAX)));
             poll_fn(|context| match reported.as_mut().poll(context) {
                 Poll::Ready(Ok(Some(message))) => Poll::Ready(Some(Next::Report(message.bytes))),
@@ -192,9 +184,31 @@ impl Process {
         match next {
             Some(next) => next,
             // It has closed its end.
-            None => Next::Ended(wait(&mut self.child).await),
+            None => Next::Ended(self.end().await),
         }
     }
+
+    /// Waits until it has exited.
+    async fn end(&mut self) -> io::Result<ExitStatus> {
+        exited(&mut self.ended, &mut self.status).await
+    }
+}
+
+/// Waits until the process of a pidfd has exited. Its status is taken once, and kept.
+async fn exited(process: &mut Polling, known: &mut Option<ExitStatus>) -> io::Result<ExitStatus> {
+    while known.is_none() {
+        process.ready().await?;
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        let status = waitid(WaitId::PidFd(process.as_fd()), options)?;
+        *known = status.map(|status| {
+            // The form that wait(2) gives it.
+            let core_dumped = if status.dumped() { 0x80 } else { 0 };
+            let code = (status.exit_status().unwrap_or(0) & 0xff) << 8;
+            let signal = status.terminating_signal();
+            ExitStatus::from_raw(signal.map_or(code, |signal| signal | core_dumped))
+        });
+    }
+    Ok(known.unwrap_or_default())
 }
 
 /// What happens to a process.
@@ -204,7 +218,7 @@ pub(super) enum Next {
 }
 
 /// `failed CODE`, and the reason on further lines, if the worker gives one.
-fn parse_failed(text: &str) -> Option<NotReady> {
+pub(super) fn parse_failed(text: &str) -> Option<NotReady> {
     let text = text.strip_prefix("failed ")?;
     let (code, reason) = text.split_once('\n').unwrap_or((text, ""));
     let not_ready = NotReady::from(StartError::Worker(code.parse().ok()?));

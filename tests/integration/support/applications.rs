@@ -31,8 +31,27 @@ pub(crate) fn run_application(name: &str, flags: &[&str]) -> (Coring, TempDir) {
     (Coring::start_as(command), directory)
 }
 
-/// The process ids of the children of a process.
+/// The name of the process that workers are forked from.
+const ZYGOTE: &str = "coring-zygote\n";
+
+/// The process ids of the children of a server, without the one that workers are forked from.
 pub(crate) fn children(pid: u32) -> Vec<Pid> {
+    let children = all_children(pid).into_iter();
+    children.filter(|child| name(*child) != ZYGOTE).collect()
+}
+
+/// The process that workers are forked from; none while there is none.
+pub(crate) fn zygote(pid: u32) -> Option<Pid> {
+    let mut children = all_children(pid).into_iter();
+    children.find(|child| name(*child) == ZYGOTE)
+}
+
+/// The name of a process; none if it has gone.
+fn name(pid: Pid) -> String {
+    fs::read_to_string(format!("/proc/{}/comm", pid.as_raw_nonzero())).unwrap_or_default()
+}
+
+fn all_children(pid: u32) -> Vec<Pid> {
     let path = format!("/proc/{pid}/task");
     let tasks = fs::read_dir(path).expect("a running process");
     let lists = tasks.flatten().map(|task| task.path().join("children"));

@@ -59,6 +59,11 @@ pub(crate) struct RunArgs {
     #[arg(value_parser = clap::builder::FalseyValueParser::new())]
     pub(crate) factory: bool,
 
+    /// Load the application once, before the workers are forked: they share its memory
+    #[arg(long, env = "CORING_PRELOAD")]
+    #[arg(value_parser = clap::builder::FalseyValueParser::new())]
+    pub(crate) preload: bool,
+
     /// The interpreter [default: of $VIRTUAL_ENV, .venv or beside coring, else python3]
     #[arg(long, env = "CORING_PYTHON", value_name = "PATH")]
     pub(crate) python: Option<PathBuf>,

@@ -204,6 +204,7 @@ impl RunArgs {
         options.config.clone_from(&self.settled.config);
         options.log_config.clone_from(&self.compat.log_config);
         options.environment = self.compat.environment()?;
+        options.preload = self.preload;
         options.chdir.clone_from(&self.chdir);
         options.app_dir.clone_from(&self.app_dir);
         options.pythonpath.clone_from(&self.pythonpath);
@@ -355,7 +356,9 @@ pub(crate) fn describe(arguments: &RunArgs, workers: &Workers) -> Vec<(&'static 
             let (app, interface, detail) = (&arguments.app, &loaded.interface, &loaded.detail);
             let (count, kind) = (arguments.workers, &loaded.class);
             rows.push(("runs", format!("{app} ({interface}, {detail})")));
-            rows.push(("workers", format!("{count} × {kind}{threads} ({class})")));
+            let preloaded = if arguments.preload { ", preloaded" } else { "" };
+            let how = format!("{count} × {kind}{threads} ({class}{preloaded})");
+            rows.push(("workers", how));
         }
         None => rows.push(("runs", format!("{} once it can be loaded", arguments.app))),
     }

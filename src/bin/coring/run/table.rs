@@ -228,8 +228,6 @@ mod tests {
     /// A flag that is named in the page and does not exist would be reported to each operator.
     #[test]
     fn the_flags_that_settings_become_exist() {
-        // Until they exist, a note says that the setting is not honoured yet.
-        const MISSING: &[&str] = &["preload"];
         let rows = rows();
         let mut root = add_flags(crate::flags::Flags::command(), &rows);
         root.build();
@@ -238,8 +236,7 @@ mod tests {
             let mut arguments = run.get_arguments();
             arguments.any(|arg| arg.get_long() == Some(long) && !arg.is_hide_set())
         };
-        let named = rows.iter().filter_map(Row::becomes);
-        for long in named.filter(|long| !MISSING.contains(long)) {
+        for long in rows.iter().filter_map(Row::becomes) {
             assert!(exists(long), "--{long}");
         }
     }

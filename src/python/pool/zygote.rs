@@ -1,0 +1,292 @@
+//! The process that all workers are forked from (the zygote). It has Python and the worker's code
+//! loaded, with `--preload` the application too, and runs nothing besides.
+//!
+//! It forks twice, and the process between exits, so that the kernel gives the worker to its
+//! nearest ancestor that adopts orphans: this program. So a worker is a child of this program, its
+//! exit status can be waited for, and it outlives the zygote.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, ExitStatus};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+
+use super::place::STABLE;
+use super::start::{NotReady, REPORT_BYTES_MAX, SOCKET_BYTES, parse_failed};
+use super::{Pool, StartError};
+use crate::messages;
+use crate::net::UnixSeqpacket;
+use crate::process::wait;
+use crate::python::body::sealed;
+use crate::python::launch::bundle;
+use crate::python::pair;
+use crate::sys::children::ended_child;
+use crate::task::spawn;
+use crate::task::time::{sleep, timeout};
+
+/// How long a fork may take. Then another zygote is started.
+const FORK: Duration = Duration::from_secs(5);
+/// How long a zygote has to end by itself.
+const END: Duration = Duration::from_secs(1);
+/// How often it is looked whether something has happened that nothing tells.
+const CHECK: Duration = Duration::from_millis(5);
+
+/// A process that workers are forked from.
+pub(super) struct Zygote {
+    /// Which code it was started with.
+    code: u64,
+    pid: Pid,
+    since: Instant,
+    /// None while it is not ready, and while it is told something.
+    socket: Cell<Option<UnixSeqpacket>>,
+    /// How it has ended.
+    status: Cell<Option<ExitStatus>>,
+}
+
+/// The zygotes of a pool.
+#[derive(Default)]
+pub(super) struct Zygotes {
+    /// The one that is ready, and has the newest code that could be loaded.
+    current: RefCell<Option<Rc<Zygote>>>,
+    /// All that have not ended.
+    living: RefCell<Vec<Rc<Zygote>>>,
+    /// A child may exist whose number is not known yet.
+    is_forking: Cell<bool>,
+    is_reaping: Cell<bool>,
+}
+
+impl Zygotes {
+    pub(super) fn is_forking(&self) -> bool {
+        self.is_forking.get()
+    }
+}
+
+impl Zygote {
+    fn kill(&self) {
+        // It may have ended; its number is its own until it was waited for.
+        let _ = kill_process(self.pid, Signal::KILL);
+    }
+
+    /// Has it fork a worker that gets the descriptors. Returns the worker's process id.
+    async fn fork(&self, number: u32, descriptors: Vec<OwnedFd>) -> io::Result<Pid> {
+        let ended = || io::Error::from(io::ErrorKind::BrokenPipe);
+        let mut socket = self.socket.take().ok_or_else(ended)?;
+        let reply = timeout(FORK, order(&mut socket, number, descriptors)).await;
+        self.socket.set(Some(socket));
+        let Ok(reply) = reply else {
+            messages::report(format_args!(
+                "the process that workers are forked from has not done so within {FORK:?}; it is \
+                 killed"
+            ));
+            self.kill();
+            return Err(ended());
+        };
+        let reply = reply?.ok_or_else(ended)?;
+        let mut words = reply.split(' ');
+        let (kind, number) = (words.next(), words.next());
+        let number = number.and_then(|number| number.parse::<i32>().ok());
+        match (kind, number) {
+            (Some("forked"), Some(pid)) => Pid::from_raw(pid).ok_or_else(ended),
+            (Some("unforked"), Some(code)) => Err(io::Error::from_raw_os_error(code)),
+            _ => Err(io::Error::other(format!("it said `{reply}`"))),
+        }
+    }
+}
+
+/// Asks a zygote for a worker. None if it has ended.
+async fn order(
+    socket: &mut UnixSeqpacket,
+    number: u32,
+    mut descriptors: Vec<OwnedFd>,
+) -> io::Result<Option<String>> {
+    while descriptors.len() > UnixSeqpacket::DESCRIPTORS_MAX {
+        let rest = descriptors.split_off(UnixSeqpacket::DESCRIPTORS_MAX);
+        socket.send("more", descriptors).await?;
+        descriptors = rest;
+    }
+    socket.send(format!("fork {number}"), descriptors).await?;
+    let reply = socket.recv(Vec::with_capacity(REPORT_BYTES_MAX)).await?;
+    Ok(reply.map(|reply| String::from_utf8_lossy(&reply.bytes).into_owned()))
+}
+
+impl Pool {
+    /// Forks a worker that runs `code`. Returns its process id.
+    ///
+    /// The caller has the turn to start a worker.
+    pub(super) async fn fork(
+        self: &Rc<Self>,
+        number: u32,
+        code: u64,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<Pid, NotReady> {
+        let zygote = self.zygote(code).await?;
+        self.zygotes.is_forking.set(true);
+        let outcome = zygote.fork(number, descriptors).await;
+        self.zygotes.is_forking.set(false);
+        let pid = outcome?;
+        // It is not ours if the application has taken the zygote over.
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        waitid(WaitId::Pid(pid), options).map_err(io::Error::from)?;
+        Ok(pid)
+    }
+
+    /// The code that a worker is to run: the newest, unless that could not be loaded and older code
+    /// is at hand.
+    pub(super) fn code_to_start(&self) -> u64 {
+        let newest = self.code.get();
+        match &*self.zygotes.current.borrow() {
+            Some(current) if self.is_broken() && self.needs_zygote_of_code() => current.code,
+            _ => newest,
+        }
+    }
+
+    /// Whether a zygote serves for one code only: it has loaded the application.
+    fn needs_zygote_of_code(&self) -> bool {
+        self.options.preload
+    }
+
+    /// The zygote for `code`.
+    async fn zygote(self: &Rc<Self>, code: u64) -> Result<Rc<Zygote>, NotReady> {
+        let current = self.zygotes.current.borrow().clone();
+        if let Some(current) = current
+            && (current.code == code || !self.needs_zygote_of_code())
+        {
+            return Ok(current);
+        }
+        let zygote = self.start_zygote(code).await?;
+        if let Some(old) = self.zygotes.current.replace(Some(zygote.clone())) {
+            // It ends when its socket is closed.
+            old.socket.take();
+        }
+        Ok(zygote)
+    }
+
+    /// Starts a zygote, and waits until it is ready.
+    async fn start_zygote(self: &Rc<Self>, code: u64) -> Result<Rc<Zygote>, NotReady> {
+        let (near, far) = pair(SOCKET_BYTES)?;
+        let mut socket = UnixSeqpacket::new(near)?;
+        let bundle = bundle("zygote", |config| {
+            self.options.write(config);
+            config.text("control");
+            config.int(far.as_raw_fd());
+        });
+        let child = self.launcher.start(&sealed(&bundle)?, &far)?;
+        drop(far);
+        let zygote = Rc::new(Zygote {
+            code,
+            pid: Pid::from_child(&child),
+            since: Instant::now(),
+            socket: Cell::new(None),
+            status: Cell::new(None),
+        });
+        self.zygotes.living.borrow_mut().push(zygote.clone());
+        let (pool, watched) = (self.clone(), zygote.clone());
+        spawn(async move { pool.watch_zygote(&watched, child).await });
+        let report = socket.recv(Vec::with_capacity(REPORT_BYTES_MAX)).await;
+        let report = report.ok().flatten().map(|report| report.bytes);
+        if report.as_deref() == Some(b"ready") {
+            zygote.socket.set(Some(socket));
+            return Ok(zygote);
+        }
+        let failed = report.and_then(|report| parse_failed(&String::from_utf8_lossy(&report)));
+        let Some(failed) = failed else {
+            self.until(|| zygote.status.get().is_some()).await;
+            let status = zygote.status.get().unwrap_or_default();
+            return Err(StartError::Ended(status).into());
+        };
+        zygote.kill();
+        Err(failed)
+    }
+
+    /// Waits for the end of a zygote. If there is no other one, there is one then.
+    async fn watch_zygote(self: Rc<Self>, zygote: &Rc<Zygote>, mut child: Child) {
+        let status = wait(&mut child).await;
+        // It was waited for elsewhere only if the program does so for all its children.
+        let status = status.unwrap_or_else(|_| ExitStatus::from_raw(0));
+        zygote.status.set(Some(status));
+        let is_it = |other: &Rc<Zygote>| Rc::ptr_eq(other, zygote);
+        self.zygotes
+            .living
+            .borrow_mut()
+            .retain(|other| !is_it(other));
+        let was_current = self.zygotes.current.borrow().as_ref().is_some_and(is_it);
+        if was_current {
+            self.zygotes.current.take();
+        }
+        self.changed();
+        if !was_current || self.is_stopping.get() {
+            return;
+        }
+        messages::report(format_args!(
+            "the process that workers are forked from has ended ({status}); another one is started"
+        ));
+        if zygote.since.elapsed() < STABLE {
+            sleep(STABLE).await;
+        }
+        let _turn = self.turn().await;
+        if self.is_stopping.get() || self.is_broken() && self.needs_zygote_of_code() {
+            return;
+        }
+        if let Err(not_ready) = self.zygote(self.code.get()).await {
+            messages::report(format_args!(
+                "it could not start ({}); the next attempt is when a worker is needed",
+                not_ready.error
+            ));
+        }
+    }
+
+    /// Ends all zygotes.
+    pub(super) async fn end_zygotes(&self, limit: Duration) {
+        let started = Instant::now();
+        self.zygotes.current.take();
+        for zygote in &*self.zygotes.living.borrow() {
+            if zygote.socket.take().is_none() {
+                zygote.kill();
+            }
+        }
+        let is_over = || self.zygotes.living.borrow().is_empty();
+        while !is_over() && started.elapsed() < END.min(limit) {
+            sleep(CHECK).await;
+        }
+        for zygote in &*self.zygotes.living.borrow() {
+            zygote.kill();
+        }
+        while !is_over() {
+            sleep(CHECK).await;
+        }
+    }
+
+    /// Waits for all ended children of this program that are not of the pool.
+    pub(super) async fn reap(&self) {
+        if self.zygotes.is_reaping.replace(true) {
+            return;
+        }
+        while !self.is_stopping.get() {
+            if !self.zygotes.is_forking.get() {
+                let Some(pid) = ended_child().and_then(Pid::from_raw) else {
+                    break;
+                };
+                if !self.is_own(pid) {
+                    let _ = waitid(
+                        WaitId::Pid(pid),
+                        WaitIdOptions::EXITED | WaitIdOptions::NOHANG,
+                    );
+                    continue;
+                }
+            }
+            // One of its own is waited for by the task that follows it. Another may be behind it.
+            sleep(CHECK).await;
+        }
+        self.zygotes.is_reaping.set(false);
+    }
+
+    fn is_own(&self, pid: Pid) -> bool {
+        let (controls, zygotes) = (self.controls.borrow(), self.zygotes.living.borrow());
+        controls.values().any(|worker| worker.pid == pid)
+            || zygotes.iter().any(|zygote| zygote.pid == pid)
+    }
+}
