@@ -108,15 +108,17 @@ fn fields(out: &mut Marshal, request: &Request, site: &Site, origin: &Origin) {
                 .is_some_and(|rules| rules.passes_on(name))
     };
     let mut variable = Vec::with_capacity(64);
-    for (at, (name, value)) in request.headers().enumerate() {
-        let is_same = |(other, _): &(&[u8], &[u8])| name.eq_ignore_ascii_case(other);
+    // Each field is compared with all others, so their lines are split once.
+    let all: Vec<(&[u8], &[u8])> = request.headers().collect();
+    for (at, &(name, value)) in all.iter().enumerate() {
+        let is_same = |(other, _): &&(&[u8], &[u8])| name.eq_ignore_ascii_case(other);
         let is_replaced = || {
-            let mut others = request.headers().map(|(other, _)| other);
+            let mut others = all.iter().map(|(other, _)| other);
             others.any(|other| is_forwarders(other) && is_same_variable(other, name))
         };
         if !is_forwarders(name)
             && (!is_passed_on(name) || origin.has_forwarder_fields && is_replaced())
-            || request.headers().take(at).any(|field| is_same(&field))
+            || all[..at].iter().any(|field| is_same(&field))
         {
             continue;
         }
@@ -131,7 +133,7 @@ fn fields(out: &mut Marshal, request: &Request, site: &Site, origin: &Origin) {
             }));
             out.latin1(&variable);
         }
-        let mut further = request.headers().skip(at + 1).filter(is_same).peekable();
+        let mut further = all[at + 1..].iter().filter(is_same).peekable();
         if further.peek().is_none() {
             out.latin1(value);
             continue;
