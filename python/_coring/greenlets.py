@@ -23,6 +23,7 @@ from _coring.link import (
     PART,
     WANT,
     ClientDisconnected,
+    CoringEnded,
     Link,
     begun,
     pack_prefix,
@@ -260,6 +261,13 @@ class Server:
         # In a forked child, the greenlet that has forked.
         self._forking: Any = None
 
+    def report_loaded(self) -> None:
+        """Says that requests may come."""
+        from _coring.main import python_version
+
+        detail = f"{python_version()}, gevent {import_module('gevent').__version__}"
+        self.link.report_loaded(f"wsgi gevent {self.connections} {detail}")
+
     def run(self, limit: float) -> None:
         """Serves until coring asks for the end, and then for at most `limit` seconds."""
         os.register_at_fork(after_in_child=self._forked)
@@ -272,10 +280,14 @@ class Server:
             self.changes.clear()
             self.changes.wait()
         self._finish(monotonic() + limit)
+        self._stop_watching()
 
     def _read_control(self) -> None:
         # It ends the process if coring has ended: also while the last requests run.
-        self.link.read_control()
+        try:
+            self.link.read_control()
+        except CoringEnded:
+            self._control.stop()
         self.changes.set()
 
     def _finish(self, end: float) -> None:
@@ -354,21 +366,21 @@ class Server:
 
     def _forked(self) -> None:
         self._forking = self.current()
+        self._stop_watching()
+
+    def _stop_watching(self) -> None:
         for core in self.cores:
             core.reader.stop()
             core.writer.stop()
         self._control.stop()
+        self._beat.stop()
 
 
 def run(link: Link, app: Application, config: dict[str, Any]) -> None:
     """Serves until coring asks for the end."""
-    from _coring.main import python_version
-
-    gevent = import_module("gevent")
     # This process may be a fork of one that has a hub.
-    gevent.reinit()
+    import_module("gevent").reinit()
     server = Server(link, app, config)
     logs.warn_of_access_filters()
-    detail = f"{python_version()}, gevent {gevent.__version__}"
-    link.report_loaded(f"wsgi gevent {server.connections} {detail}")
+    server.report_loaded()
     server.run(float(config.get("drain_timeout", 30.0)))

@@ -82,6 +82,10 @@ class ClientDisconnected(ConnectionError):
     """The client has gone, or does not want the rest of the response."""
 
 
+class CoringEnded(ConnectionError):
+    """coring has ended, but not this process, which has started it."""
+
+
 class Stream(Protocol):
     """A response that is sent in parts."""
 
@@ -129,6 +133,8 @@ class Link:
             # The module `random` may be in the same state in all workers.
             self.requests_max += int.from_bytes(os.urandom(8), "little") % (jitter + 1)
         self._next_request = itertools.count(1).__next__
+        # Whether the process is not coring's: then it does not end with the link.
+        self.is_embedded = False
         self._lost = [False] * cores
         self._poll = new_poll()
         self._poll.register(self.control, select.POLLIN)
@@ -138,6 +144,21 @@ class Link:
             self._poll.register(sock, select.POLLIN)
         os.register_at_fork(after_in_child=self._leave_to_parent)
 
+    def leave(self, code: int) -> NoReturn:
+        """Ends the process, or what serves in it, since coring has ended or a descriptor has."""
+        if not self.is_embedded or self.is_forked:
+            os._exit(code)
+        self.is_quitting = True
+        raise CoringEnded
+
+    def close(self) -> None:
+        """Closes the descriptors."""
+        for sock in [self.control, self.shared, *self.data]:
+            sock.close()
+        for fd in self.bells:
+            os.close(fd)
+        self.bells = []
+
     # Processes that the application forks.
 
     def _leave_to_parent(self) -> None:
@@ -145,11 +166,9 @@ class Link:
         self.is_forked = True
         # Another thread of the parent may hold it.
         self.lock = Lock()
-        for sock in [self.control, self.shared, *self.data]:
-            sock.close()
-        for fd in self.bells:
-            os.close(fd)
-        self.bells = [-1] * len(self.bells)
+        cores = len(self.bells)
+        self.close()
+        self.bells = [-1] * cores
 
     def end_if_forked(self, error: BaseException | None = None) -> None:
         """Ends a forked child that has come back from the application."""
@@ -173,7 +192,7 @@ class Link:
             # It has not read what it was told before.
             pass
         except BrokenPipeError:
-            os._exit(0)
+            self.leave(0)
 
     def report_loaded(self, text: str) -> None:
         """Says that requests may come."""
@@ -205,7 +224,7 @@ class Link:
             except OSError as error:
                 self.fail(error)
             if not message:
-                os._exit(0)
+                self.leave(0)
             if message == b"quit":
                 self.is_quitting = True
 
@@ -215,7 +234,7 @@ class Link:
         text = f"coring: a worker's link does not work any more ({error}); "
         text += "does the application close descriptors that it has not opened?\n"
         logs.write(text)
-        os._exit(1)
+        self.leave(1)
 
     def is_supervised(self, wait_ms: int = 0) -> bool:
         """Whether coring lives. Its end may be seen here some milliseconds late."""
@@ -268,7 +287,7 @@ class Link:
             poll.register(sock, select.POLLOUT)
             poll.register(self.control, 0)
             if any(fd != sock.fileno() for fd, _ in poll.poll()):
-                os._exit(0)
+                self.leave(0)
             try:
                 sock.send(message, SEND_FLAGS)
                 return
@@ -344,7 +363,7 @@ class Link:
         poll.register(self.data[core], select.POLLIN)
         poll.register(wakeup, select.POLLIN)
         if any(fd == self.control.fileno() for fd, _ in poll.poll()):
-            os._exit(0)
+            self.leave(0)
         self.read_data(core)
         return not self._lost[core]
 
@@ -361,7 +380,7 @@ class Link:
         """
         self.end_if_forked()
         if not self.is_supervised(200):
-            os._exit(0)
+            self.leave(0)
         if not self.is_quitting:
             self.report("shut")
         self.is_quitting = True

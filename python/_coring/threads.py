@@ -19,6 +19,7 @@ from _coring.link import (
     RECEIVE_FLAGS,
     REQUEST,
     UNMARKED,
+    CoringEnded,
     Link,
     begun,
     pack_prefix,
@@ -139,7 +140,7 @@ class Turns:
                 self._link.beat()
             for fd, _ in poll.poll(asleep_ms if self._is_asleep else self.LOOK * 1000):
                 if fd != self._wakeup:
-                    os._exit(0)
+                    self._link.leave(0)
                 os.read(fd, 4096)
                 looks = 0
             looks = 0 if self._look() else looks + 1
@@ -150,6 +151,8 @@ class Turns:
                     self._is_asleep = False
         for thread in threads:
             thread.join()
+        os.close(self._wakeup)
+        os.close(self._waker)
 
     def _look(self) -> bool:
         """Whether an idle thread could take the turn. It is given the turn if that is due."""
@@ -257,6 +260,8 @@ def run(link: Link, app: Application, config: dict[str, Any], threads: int) -> N
             if index > 0:
                 turns.take(lock, 0.0)
             serve(link, caller, index, turns, lock)
+        except CoringEnded:
+            pass
         except BaseException as error:
             # Without this thread requests could be left unanswered: another process is better.
             logs.write(logs.format_error(error))

@@ -351,6 +351,7 @@ class Caller:
             "wsgi.run_once": False,
             "wsgi.file_wrapper": FileWrapper,
             "wsgi.input_terminated": True,
+            **config.get("environ", {}),
         }
 
     def call(self, core: int, ident: bytes, variables: Environ, body: Any) -> None:

@@ -61,7 +61,7 @@ def run(config: dict[str, Any]) -> None:
         sys.exit(0)
     _rename(name)
     _end_with_coring(fds[3])
-    main.run(_config_of(config, worker, fds), loaded, handlers)
+    main.run(config_of(config, worker, fds), loaded, handlers)
 
 
 def _fork_workers(control: socket.socket) -> tuple[int, list[int] | None]:
@@ -85,7 +85,7 @@ def _fork_workers(control: socket.socket) -> tuple[int, list[int] | None]:
         control.send(reply)
 
 
-def _config_of(config: dict[str, Any], worker: int, fds: list[int]) -> dict[str, Any]:
+def config_of(config: dict[str, Any], worker: int, fds: list[int]) -> dict[str, Any]:
     """The settings of one worker. coring sends its descriptors in this order."""
     return dict(
         config,

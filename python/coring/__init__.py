@@ -46,7 +46,7 @@ def run(app: str, **settings: object) -> NoReturn:
     if not isinstance(app, str):
         raise TypeError(
             'coring.run takes the name of an application, as in run("main:app"), since workers '
-            "import it"
+            "import it; coring.pywsgi.WSGIServer takes the application itself"
         )
     arguments = ["run", app]
     for name, value in settings.items():

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use ::http::StatusCode;
 
+use super::slots::Failure;
 use crate::http::forwarded::{TrustedPeers, X_FORWARDED_FOR};
 use crate::service::Request;
 
@@ -212,6 +213,14 @@ fn begins(path: &[u8], start: &[u8]) -> Option<usize> {
 
 fn bit(length: usize) -> u64 {
     1 << length.min(63)
+}
+
+/// What a trusted proxy says of a request.
+pub(super) fn origin(rules: Option<&Rules>, request: &Request) -> Result<Origin, Failure> {
+    match rules {
+        Some(rules) => rules.origin(request).map_err(Failure::Refused),
+        None => Ok(Origin::default()),
+    }
 }
 
 #[cfg(test)]

@@ -38,6 +38,7 @@ const MODULES: &[(&str, &str)] = &[
     module!("check"),
     module!("cores"),
     module!("cycle"),
+    module!("embedded"),
     module!("files"),
     module!("greenlets"),
     module!("heads"),

@@ -61,7 +61,7 @@ use std::time::Duration;
 use ::http::StatusCode;
 use ::http::header::RETRY_AFTER;
 use ::http::{HeaderValue, Method};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair, sockopt};
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socketpair, sockopt};
 
 pub use forwarded::{Forwarded, ProxyCompat};
 pub use launch::{NoInterpreter, find_interpreter, launch};
@@ -77,7 +77,7 @@ use crate::net::UnixSeqpacket;
 use crate::rt::{draining, spawn_detached};
 use crate::service::{Request, Response, Service};
 use body::{NotCollected, Spool, spool_directory};
-use forwarded::{Origin, Rules};
+use forwarded::origin;
 use link::{Dispatch, Form, Joined, Link, monotonic};
 use news::{News, parse_news};
 use pool::{Command, Observed, Supervisor};
@@ -191,6 +191,14 @@ impl Workers {
         forwarded
             .names_clients(is_wsgi)
             .then_some(&forwarded.trusted)
+    }
+
+    /// Tells the attached process ([`Options::attached`]) that the server listens.
+    pub fn tell_listening(&self) {
+        if let Some(attached) = &self.ends.options.attached {
+            // It may have ended.
+            let _ = send(attached, b"listening", SendFlags::NOSIGNAL);
+        }
     }
 
     /// A factory of services, for [`Builder::serve`](crate::Builder::serve).
@@ -440,14 +448,6 @@ impl Service for Python {
                 Response::text("bad gateway\n").with_status(StatusCode::BAD_GATEWAY)
             }
         })
-    }
-}
-
-/// What a trusted proxy says of a request.
-fn origin(rules: Option<&Rules>, request: &Request) -> Result<Origin, Failure> {
-    match rules {
-        Some(rules) => rules.origin(request).map_err(Failure::Refused),
-        None => Ok(Origin::default()),
     }
 }
 

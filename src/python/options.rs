@@ -1,6 +1,8 @@
 //! What an application is and how it is run.
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::forwarded::Forwarded;
@@ -42,6 +44,9 @@ pub struct Options {
     /// A program that calls [`launch`](super::launch()), with the arguments that make it do so.
     /// Without one, workers may outlive a program that is killed by some milliseconds.
     pub launcher: Option<(PathBuf, Vec<std::ffi::OsString>)>,
+    /// A socket to a process that is the one worker; none is started then. It speaks the protocol
+    /// of `python/coring/pywsgi.py`.
+    pub attached: Option<Arc<OwnedFd>>,
     /// The working directory of the application.
     pub chdir: Option<PathBuf>,
     /// Where its module is looked for first; the working directory unless given.
@@ -127,6 +132,7 @@ impl Options {
             environment: Vec::new(),
             python: PathBuf::from("python3"),
             launcher: None,
+            attached: None,
             chdir: None,
             app_dir: None,
             pythonpath: Vec::new(),

@@ -24,6 +24,17 @@ def app(environ, start_response):
     return [f'{sys.prefix} {sys.version.split()[0]}'.encode()]
 ";
 
+/// A server that is started from code, asked, and stopped.
+const IN_CODE: &str = "\
+from urllib.request import urlopen
+from app import app
+from coring.pywsgi import WSGIServer
+server = WSGIServer(('127.0.0.1', 0), app, log=None)
+server.start()
+print(urlopen(f'http://127.0.0.1:{server.server_port}/').read().decode())
+server.stop()
+";
+
 /// Runs `deploy/wheel`.
 fn make_wheel(binary: &Path, output: &Path) -> Finished {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/wheel");
@@ -84,6 +95,9 @@ fn the_wheel_is_installed_by_pip_and_runs_applications() {
             assert_eq!(server.get("/").text(), expected.trim_end(), "{start:?}");
             server.stop();
         }
+        let mut in_code = without_settings(program("python"), &["-c", IN_CODE]);
+        in_code.current_dir(directory.path());
+        assert_eq!(run_with(&mut in_code, b"").succeeded(), expected);
     }
 }
 

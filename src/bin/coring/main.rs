@@ -150,7 +150,12 @@ fn run_application(arguments: &RunArgs, config: &mut ServerConfig) -> Result<(),
         false => builder.start(move || run::routed(&mounts, &fields, services())),
     };
     let server = server.map_err(Failure::Server)?;
-    let about = run::describe(arguments, &workers);
+    workers.tell_listening();
+    // The program that coring is attached to has its own words.
+    let about = match arguments.attach.is_given() {
+        true => Vec::new(),
+        false => run::describe(arguments, &workers),
+    };
     let workers = Arc::new(workers);
     let ended = wait(&about, config, &server, Some(workers.clone()), signals);
     // Server and workers share the limit of the drain.
@@ -186,8 +191,8 @@ fn configured(builder: Builder, config: &ServerConfig) -> Builder {
     builder
 }
 
-/// Prints the banner, lets signals reach the server, and waits until it ends. Returns the time at
-/// which its drain began.
+/// Prints the banner if there is one, lets signals reach the server, and waits until it ends.
+/// Returns the time at which its drain began.
 fn wait(
     about: &[(&str, String)],
     config: &ServerConfig,
@@ -195,7 +200,9 @@ fn wait(
     workers: signals::Workers,
     signals: Signals,
 ) -> Result<Arc<OnceLock<Instant>>, Failure> {
-    console::banner(about, config, server);
+    if !about.is_empty() {
+        console::banner(about, config, server);
+    }
     let limit = config.drain_timeout;
     let error_log = config.error_log.clone();
     let drain = signals::handle(signals, server.clone(), workers, limit, error_log);

@@ -22,7 +22,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::net::SendFlags;
+use rustix::net::{SendFlags, Shutdown, shutdown};
 use rustix::process::{Pid, Signal, getpid, kill_process, set_child_subreaper};
 
 use super::launch::Launcher;
@@ -299,6 +299,8 @@ struct Control {
     socket: OwnedFd,
     pid: Pid,
     is_ready: Cell<bool>,
+    /// It is not this program's own.
+    is_attached: bool,
 }
 
 impl Control {
@@ -312,6 +314,11 @@ impl Control {
     }
 
     fn signal(&self, signal: Signal) {
+        if self.is_attached {
+            // It stops serving.
+            let _ = shutdown(&self.socket, Shutdown::Both);
+            return;
+        }
         // It may have ended; its number is its own until it was waited for.
         let _ = kill_process(self.pid, signal);
     }

@@ -39,6 +39,8 @@ pub(super) struct Process {
     /// For each core the near and the far end of the worker's socket, and its bell.
     sockets: Vec<(OwnedFd, OwnedFd, OwnedFd)>,
     page: OwnedFd,
+    /// It is not this program's own, and ends as a worker when it closes its socket.
+    is_attached: bool,
     /// The kernel kills the worker when this end of a pipe is closed.
     _life: PipeWriter,
 }
@@ -72,6 +74,7 @@ impl Pool {
             socket: control,
             pid,
             is_ready: Cell::new(false),
+            is_attached: self.options.attached.is_some(),
         };
         if self.is_stopping.get() {
             // All others were told before this one was known.
@@ -85,6 +88,7 @@ impl Pool {
             reports,
             sockets,
             page,
+            is_attached: self.options.attached.is_some(),
             _life: life,
         })
     }
@@ -184,6 +188,7 @@ impl Process {
         match next {
             Some(next) => next,
             // It has closed its end.
+            None if self.is_attached => Next::Ended(Ok(ExitStatus::default())),
             None => Next::Ended(self.end().await),
         }
     }

@@ -39,7 +39,8 @@ const CHECK: Duration = Duration::from_millis(5);
 pub(super) struct Zygote {
     /// Which code it was started with.
     code: u64,
-    pid: Pid,
+    /// None for a process that is a worker itself.
+    pid: Option<Pid>,
     since: Instant,
     /// None while it is not ready, and while it is told something.
     socket: Cell<Option<UnixSeqpacket>>,
@@ -68,7 +69,9 @@ impl Zygotes {
 impl Zygote {
     fn kill(&self) {
         // It may have ended; its number is its own until it was waited for.
-        let _ = kill_process(self.pid, Signal::KILL);
+        if let Some(pid) = self.pid {
+            let _ = kill_process(pid, Signal::KILL);
+        }
     }
 
     /// Has it fork a worker that gets the descriptors. Returns the worker's process id.
@@ -128,9 +131,11 @@ impl Pool {
         let outcome = zygote.fork(number, descriptors).await;
         self.zygotes.is_forking.set(false);
         let pid = outcome?;
-        // It is not ours if the application has taken the zygote over.
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        waitid(WaitId::Pid(pid), options).map_err(io::Error::from)?;
+        if self.options.attached.is_none() {
+            // It is not ours if the application has taken the zygote over.
+            let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+            waitid(WaitId::Pid(pid), options).map_err(io::Error::from)?;
+        }
         Ok(pid)
     }
 
@@ -167,6 +172,9 @@ impl Pool {
 
     /// Starts a zygote, and waits until it is ready.
     async fn start_zygote(self: &Rc<Self>, code: u64) -> Result<Rc<Zygote>, NotReady> {
+        if let Some(attached) = &self.options.attached {
+            return self.attach(code, attached).await;
+        }
         let (near, far) = pair(SOCKET_BYTES)?;
         let mut socket = UnixSeqpacket::new(near)?;
         let bundle = bundle("zygote", |config| {
@@ -178,7 +186,7 @@ impl Pool {
         drop(far);
         let zygote = Rc::new(Zygote {
             code,
-            pid: Pid::from_child(&child),
+            pid: Some(Pid::from_child(&child)),
             since: Instant::now(),
             socket: Cell::new(None),
             status: Cell::new(None),
@@ -200,6 +208,24 @@ impl Pool {
         };
         zygote.kill();
         Err(failed)
+    }
+
+    /// Has the attached process stand for a zygote. It forks nothing, but becomes the worker.
+    async fn attach(&self, code: u64, attached: &OwnedFd) -> Result<Rc<Zygote>, NotReady> {
+        let mut socket = UnixSeqpacket::new(attached.try_clone()?)?;
+        let bundle = bundle("embedded", |config| self.options.write(config));
+        socket.send("bundle", vec![sealed(&bundle)?]).await?;
+        let report = socket.recv(Vec::with_capacity(REPORT_BYTES_MAX)).await?;
+        if report.is_none_or(|report| report.bytes != b"ready") {
+            return Err(io::Error::from(io::ErrorKind::BrokenPipe).into());
+        }
+        Ok(Rc::new(Zygote {
+            code,
+            pid: None,
+            since: Instant::now(),
+            socket: Cell::new(Some(socket)),
+            status: Cell::new(None),
+        }))
     }
 
     /// Waits for the end of a zygote. If there is no other one, there is one then.
@@ -287,6 +313,6 @@ impl Pool {
     fn is_own(&self, pid: Pid) -> bool {
         let (controls, zygotes) = (self.controls.borrow(), self.zygotes.living.borrow());
         controls.values().any(|worker| worker.pid == pid)
-            || zygotes.iter().any(|zygote| zygote.pid == pid)
+            || zygotes.iter().any(|zygote| zygote.pid == Some(pid))
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration as StdDuration;
 
 use clap::{ArgAction, Args, ValueEnum};
 
+use super::attach::AttachArgs;
 use super::class::{Class, class};
 use super::compat::CompatArgs;
 use super::life::LifeArgs;
@@ -21,6 +22,9 @@ pub(crate) struct RunArgs {
     /// The application: MODULE:APP, MODULE, MODULE:factory() or FILE.py
     #[arg(value_name = "APP", default_value = "", hide_default_value = true)]
     pub(crate) app: String,
+
+    #[command(flatten)]
+    pub(crate) attach: AttachArgs,
 
     /// Worker processes
     #[arg(

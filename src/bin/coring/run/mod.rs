@@ -2,6 +2,7 @@
 //! public API of the library.
 
 mod args;
+mod attach;
 mod class;
 mod compat;
 mod convert;
@@ -22,7 +23,7 @@ use std::env;
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration as StdDuration, Instant};
 
@@ -61,6 +62,8 @@ pub(crate) enum RunError {
     Mount(PathBuf, io::Error),
     Watch(PathBuf, io::Error),
     Thread(io::Error),
+    /// The process that is to be the worker.
+    Attach(io::Error),
     /// A variable of the environment is invalid.
     Variable(String),
     /// A setting is invalid: one line.
@@ -111,6 +114,7 @@ impl std::fmt::Display for RunError {
             }
             Self::Setting(line) => f.write_str(line),
             Self::Thread(error) => write!(f, "cannot start a thread: {error}"),
+            Self::Attach(error) => write!(f, "cannot attach: {error}"),
             Self::Variable(line) => f.write_str(line),
         }
     }
@@ -190,6 +194,11 @@ impl RunArgs {
         let mut options = Options::new(&*self.app);
         options.python = self.interpreter()?;
         options.launcher = launcher();
+        options.attached = self
+            .attach
+            .socket()
+            .map_err(RunError::Attach)?
+            .map(Arc::new);
         options.workers = self.workers;
         options.threads = self.threads;
         options.worker_connections = self.worker_connections;

@@ -1,0 +1,50 @@
+//! Serves an application of the process that has started this one: that process is its worker.
+
+use std::io::{self, stdin};
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::exit;
+use std::thread;
+
+use clap::Args;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, getppid, pidfd_open};
+
+/// The argument that `coring.pywsgi` gives. It is not for users.
+#[derive(Debug, Args)]
+pub(crate) struct AttachArgs {
+    /// The process that has started this one. Standard input is a socket to it
+    #[arg(long, hide = true, value_name = "PID")]
+    attach: Option<i32>,
+}
+
+impl AttachArgs {
+    pub(crate) fn is_given(&self) -> bool {
+        self.attach.is_some()
+    }
+
+    /// The socket to the process. From now on this one ends with it.
+    ///
+    /// # Errors
+    /// When that process has ended, or there are no descriptors left.
+    pub(crate) fn socket(&self) -> io::Result<Option<OwnedFd>> {
+        let Some(pid) = self.attach.and_then(Pid::from_raw) else {
+            return Ok(None);
+        };
+        let process = pidfd_open(pid, PidfdFlags::empty())?;
+        // Its number could be that of another one only after its end, and then it is no parent.
+        if getppid() != Some(pid) {
+            return Err(io::Error::other(
+                "the process that has started coring has ended",
+            ));
+        }
+        thread::Builder::new()
+            .name("attached".to_owned())
+            .spawn(move || {
+                let mut polled = [PollFd::new(&process, PollFlags::IN)];
+                while poll(&mut polled, None) == Err(Errno::INTR) {}
+                exit(0);
+            })?;
+        stdin().as_fd().try_clone_to_owned().map(Some)
+    }
+}

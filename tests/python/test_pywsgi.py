@@ -1,0 +1,258 @@
+"""coring in code: `coring.pywsgi.WSGIServer`, with the program in target."""
+
+import importlib.util
+import os
+import signal
+import sys
+import time
+import unittest
+from pathlib import Path
+
+import test_in_code
+from test_in_code import setUpModule  # noqa: F401
+
+GEVENT_PYTHON = os.environ.get("CORING_GEVENT_PYTHON", sys.executable)
+
+BEGIN = """
+import http.client
+import os
+import socket
+import sys
+import threading
+import time
+
+import coring
+from coring.pywsgi import WSGIServer
+
+def app(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    if environ["PATH_INFO"] == "/sleep":
+        time.sleep(0.5)
+    body = environ["wsgi.input"].read()
+    return [f"{os.getpid()} {len(body)} {environ.get('site', '')}".encode()]
+
+def get(server, path="/", body=None):
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+    connection.request("POST" if body else "GET", path, body)
+    text = connection.getresponse().read().decode()
+    connection.close()
+    return text
+"""
+
+
+class Case(test_in_code.Case):
+    begin = BEGIN
+
+    def await_end(self, pid):
+        end = time.monotonic() + 10
+        while Path(f"/proc/{pid}").exists():
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            if state == "Z":
+                return
+            self.assertLess(time.monotonic(), end, "coring has outlived its process")
+            time.sleep(0.02)
+
+
+class Threads(Case):
+    def test_this_process_is_the_worker(self):
+        self.run_script(
+            """
+            server = WSGIServer(("127.0.0.1", 0), app, log=None, environ={"site": "here"})
+            assert not server.started
+            for _ in range(2):
+                server.start()
+                assert server.started
+                assert server.address == ("127.0.0.1", server.server_port)
+                assert get(server) == f"{os.getpid()} 0 here", get(server)
+                assert get(server, body=b"x" * 300_000) == f"{os.getpid()} 300000 here"
+                server.stop()
+                assert not server.started
+                try:
+                    get(server)
+                except ConnectionRefusedError:
+                    pass
+                else:
+                    raise AssertionError("it still listens")
+            """
+        )
+
+    def test_it_serves_until_it_is_stopped(self):
+        self.run_script(
+            """
+            server = WSGIServer("127.0.0.1:0", app, log=None)
+            def stop():
+                while not server.started:
+                    time.sleep(0.01)
+                assert get(server)
+                server.stop()
+            threading.Thread(target=stop).start()
+            server.serve_forever()
+            """
+        )
+
+    def test_requests_that_run_may_end_in_time(self):
+        self.run_script(
+            """
+            server = WSGIServer(("127.0.0.1", 0), app, log=None)
+            server.start()
+            texts = []
+            def ask():
+                texts.append(get(server, "/sleep"))
+            threads = [threading.Thread(target=ask) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            time.sleep(0.25)
+            server.stop(timeout=10)
+            for thread in threads:
+                thread.join()
+            assert texts == [f"{os.getpid()} 0 "] * 4, texts
+            """
+        )
+
+    def test_an_interrupt_ends_it(self):
+        process = self.start(
+            """
+            server = WSGIServer(("127.0.0.1", 0), app, log=None)
+            server.start()
+            print(server._process.pid, flush=True)
+            server.serve_forever()
+            """
+        )
+        pid = int(process.stdout.readline())
+        process.send_signal(signal.SIGINT)
+        self.assertIn("KeyboardInterrupt", process.communicate(timeout=20)[1])
+        self.await_end(pid)
+
+    def test_coring_ends_with_this_process(self):
+        process = self.start(
+            """
+            server = WSGIServer(("127.0.0.1", 0), app, log=None)
+            threading.Thread(target=server.start).start()
+            while not server.started:
+                time.sleep(0.01)
+            time.sleep(0.1)
+            assert get(server)
+            print(server._process.pid, flush=True)
+            server.serve_forever()
+            """
+        )
+        pid = int(process.stdout.readline())
+        process.kill()
+        process.communicate()
+        self.await_end(pid)
+
+    def test_the_end_of_coring_is_an_error(self):
+        self.run_script(
+            """
+            server = WSGIServer(("127.0.0.1", 0), app, log=None)
+            server.start()
+            os.kill(server._process.pid, 9)
+            try:
+                server.serve_forever()
+            except RuntimeError as error:
+                assert "coring has ended (status -9)" in str(error), error
+            else:
+                raise AssertionError("no error")
+            time.sleep(0.2)
+            server.start()
+            assert get(server)
+            """
+        )
+
+    def test_an_address_in_use_is_an_error(self):
+        self.run_script(
+            """
+            first = WSGIServer(("127.0.0.1", 0), app, log=None)
+            first.start()
+            try:
+                WSGIServer(first.address, app).start()
+            except OSError as error:
+                assert error.errno == 98
+            else:
+                raise AssertionError("no error")
+            first.stop()
+            """
+        )
+
+    def test_sockets_and_paths(self):
+        self.run_script(
+            """
+            sock = socket.socket()
+            sock.bind(("127.0.0.1", 0))
+            port = sock.getsockname()[1]
+            server = WSGIServer(sock, app, log=None)
+            server.start()
+            assert server.server_port == port
+            assert get(server)
+            server.close()
+            server = WSGIServer("unix:here.sock", app, log=None)
+            server.start()
+            assert server.address == os.path.abspath("here.sock")
+            client = socket.socket(socket.AF_UNIX)
+            client.connect("here.sock")
+            client.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
+            assert client.recv(100).startswith(b"HTTP/1.1 200 OK")
+            server.stop()
+            """
+        )
+
+    def test_what_is_not_supported_is_refused(self):
+        self.run_script(
+            """
+            for arguments, expected in [
+                ({"handler_class": object}, "coring itself speaks HTTP"),
+                ({"keyfile": "a", "certfile": "b"}, "certfile, keyfile not supported"),
+                ({"log": sys.stdout}, "coring itself writes the access log"),
+                ({"spawn": None}, "a pool that has a size"),
+            ]:
+                try:
+                    WSGIServer(("127.0.0.1", 0), app, **arguments)
+                except TypeError as error:
+                    assert expected in str(error), error
+                else:
+                    raise AssertionError(arguments)
+            """
+        )
+
+    def test_a_forked_child_leaves_the_server_alone(self):
+        self.run_script(
+            """
+            server = WSGIServer(("127.0.0.1", 0), app, log=None)
+            server.start()
+            child = os.fork()
+            if child == 0:
+                os._exit(7)
+            assert os.waitpid(child, 0)[1] >> 8 == 7
+            assert get(server)
+            server.stop()
+            """
+        )
+
+
+class Greenlets(Threads):
+    python = GEVENT_PYTHON
+    begin = "from gevent import monkey\nmonkey.patch_all()\n" + BEGIN
+
+    def setUp(self):
+        if self.python == sys.executable and importlib.util.find_spec("gevent") is None:
+            self.skipTest("not tested: coring.pywsgi with gevent, which needs the module gevent")
+        super().setUp()
+
+    def test_requests_run_in_greenlets(self):
+        self.run_script(
+            """
+            import gevent
+            from gevent.pool import Pool
+            server = WSGIServer(("127.0.0.1", 0), app, log=None, spawn=Pool(50))
+            server.start()
+            began = time.monotonic()
+            jobs = [gevent.spawn(get, server, "/sleep") for _ in range(50)]
+            assert all(job.get() for job in jobs)
+            assert time.monotonic() - began < 5
+            server.stop()
+            """
+        )
+
+
+if __name__ == "__main__":
+    unittest.main()
