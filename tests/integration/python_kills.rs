@@ -88,7 +88,7 @@ fn what_a_killed_worker_has_received_and_not_marked_is_not_run() {
     for class in ["sync", "gthread"] {
         let (server, directory) = run_application("window", &["-k", class, "-w", "2"]);
         let mut client = server.connect();
-        client.send(get("/ledger/held?60"));
+        client.send(get("/ledger/held?/nowhere"));
         kill_process(held_worker(&directory), Signal::KILL).expect("a worker");
         assert_eq!(
             server.get("/").text(),
@@ -113,11 +113,13 @@ fn a_late_response_to_a_request_that_was_given_up_is_dropped() {
             run_application("window", &["-k", class, "--threads", "4", "-w", "2"]);
         wait_for_two_workers(&server);
         let mut client = server.connect();
-        client.send(get("/ledger/held?2"));
+        let release = directory.file("release");
+        client.send(get(&format!("/ledger/held?{}", release.display())));
         let held = held_worker(&directory);
         let other = children(server.pid()).into_iter().find(|pid| *pid != held);
         kill_process(other.expect("another worker"), Signal::KILL).expect("it runs");
         assert_eq!(client.response().status, 502, "{class}");
+        fs::write(release, "").expect("a file");
         eventually("the late response", || {
             let ledger = fs::read_to_string(directory.file("ledger")).expect("a ledger");
             ledger.contains("end held").then_some(())

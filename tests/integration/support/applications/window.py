@@ -1,5 +1,6 @@
 """A WSGI application whose worker stops between the receipt of a request and its mark."""
 
+import os
 import time
 
 from _coring import threads
@@ -10,11 +11,12 @@ _loads = threads.loads
 
 
 def loads_and_waits(buffer):
-    """Unpack a message. The query of a request says for how many seconds it is not marked."""
+    """Unpack a message. The query of a request names the file that it waits for before its mark."""
     message = _loads(buffer)
     if message[0] == threads.REQUEST and message[3]["QUERY_STRING"]:
         note("hold " + message[3]["PATH_INFO"])
-        time.sleep(float(message[3]["QUERY_STRING"]))
+        while not os.path.exists(message[3]["QUERY_STRING"]):
+            time.sleep(0.01)
     return message
 
 
