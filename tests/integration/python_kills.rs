@@ -114,7 +114,7 @@ fn a_late_response_to_a_request_that_was_given_up_is_dropped() {
         wait_for_two_workers(&server);
         let mut client = server.connect();
         let release = directory.file("release");
-        client.send(get(&format!("/ledger/held?{}", release.display())));
+        client.send(get(&format!("/ledger/held?{release}")));
         let held = held_worker(&directory);
         let other = children(server.pid()).into_iter().find(|pid| *pid != held);
         kill_process(other.expect("another worker"), Signal::KILL).expect("it runs");
