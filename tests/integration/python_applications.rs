@@ -154,7 +154,8 @@ fn a_hundred_views_sleep_at_the_same_time_under_gevent() {
         assert_eq!(client.response().text(), "slept");
     }
     let elapsed = started.elapsed();
-    assert!(elapsed < Duration::from_millis(2500), "{elapsed:?}");
+    // One after the other would take 100 s.
+    assert!(elapsed < Duration::from_secs(20), "{elapsed:?}");
     assert_eq!(server.stop().code, Some(0));
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 use crate::support::{
-    Client, Coring, TempDir, children, coring, eventually, get, run_application, zygote,
+    Client, Coring, PATIENCE, TempDir, children, coring, eventually, get, run_application, zygote,
 };
 
 /// Says which processes it is and was loaded in, forks, and allocates.
@@ -170,7 +170,7 @@ fn a_killed_server_leaves_no_python_process() {
         assert!(all.len() > 1, "{all:?}");
         let pid = Pid::from_raw(server.pid().cast_signed()).expect("a number");
         kill_process(pid, Signal::KILL).expect("a server");
-        let until = Instant::now() + Duration::from_secs(2);
+        let until = Instant::now() + PATIENCE;
         while all.iter().any(|pid| is_running(*pid)) {
             assert!(Instant::now() < until, "{path}: {all:?}");
             thread::sleep(Duration::from_millis(5));
@@ -180,7 +180,7 @@ fn a_killed_server_leaves_no_python_process() {
 
 #[test]
 fn orphans_of_the_application_are_waited_for() {
-    let (server, _directory) = start("SLEEP = 1", &[]);
+    let (server, _directory) = start("SLEEP = 60", &[]);
     let [worker] = children(server.pid())[..] else {
         panic!("one worker");
     };
@@ -196,6 +196,7 @@ fn orphans_of_the_application_are_waited_for() {
         (pid != raw(worker)).then_some(())
     });
     assert!(children(server.pid()).contains(&orphan), "it is adopted");
+    kill_process(orphan, Signal::KILL).expect("an orphan");
     eventually("the orphan to be waited for", || {
         test_kill_process(orphan).is_err().then_some(())
     });
