@@ -3,14 +3,15 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, test_kill_process};
 
 use crate::support::{
-    Coring, PYTHON, TempDir, children, coring, digest, eventually, get, head_with_chunks,
-    head_with_length, noise, request, run_application, wait_for_two_workers,
+    Coring, PATIENCE, PYTHON, TempDir, children, coring, digest, eventually, get, head_with_chunks,
+    head_with_length, noise, request, run_application, wait_for_notes, wait_for_two_workers,
 };
 
 #[test]
@@ -162,30 +163,50 @@ fn a_hundred_views_sleep_at_the_same_time_under_gevent() {
 /// Two run, the third one waits, and one more is too many. One that waits for too long is not run.
 #[test]
 fn no_more_greenlets_run_than_there_may_be_connections() {
-    let mut flags = vec!["-k", "gevent", "--worker-connections", "2", "--queue", "1"];
-    flags.extend(["--queue-timeout", "2s"]);
-    let (server, directory) = run_application("wsgi", &flags);
-    let mut clients: Vec<_> = (0..3).map(|_| server.connect()).collect();
+    // A server, the directory of its ledger, and two clients whose requests run until they may end.
+    let start = |queue_timeout| {
+        // One core has all of the connections, and one queue.
+        let mut flags = vec!["-k", "gevent", "--worker-connections", "2", "--queue", "1"];
+        flags.extend(["--cores", "1", "--queue-timeout", queue_timeout]);
+        let (server, directory) = run_application("wsgi", &flags);
+        let mut clients = [server.connect(), server.connect()];
+        for (client, count) in clients.iter_mut().zip(1..) {
+            client.send(get("/wait/release"));
+            wait_for_notes(&directory, "wait release", count);
+        }
+        (server, directory, clients)
+    };
+    let end = |server: Coring, directory: &TempDir| {
+        assert_eq!(server.get("/ledger/next").text(), "next");
+        assert_eq!(server.stop().code, Some(0));
+        fs::read_to_string(directory.file("ledger")).expect("a ledger")
+    };
+
+    // Longer than any client waits. Either of the further two may be the one that waits.
+    let (server, directory, mut clients) = start("60s");
+    thread::scope(|scope| {
+        let (sender, statuses) = mpsc::channel();
+        for _ in 0..2 {
+            let (server, sender) = (&server, sender.clone());
+            scope.spawn(move || sender.send(server.get("/ledger/more").status));
+        }
+        assert_eq!(statuses.recv_timeout(PATIENCE), Ok(503));
+        directory.write("release", "");
+        assert_eq!(statuses.recv_timeout(PATIENCE), Ok(200));
+    });
     for client in &mut clients {
-        client.send(get("/sleep/1"));
-        thread::sleep(Duration::from_millis(100));
+        assert_eq!(client.response().text(), "waited");
     }
-    assert_eq!(server.get("/ledger/many").status, 503);
-    for client in &mut clients {
-        assert_eq!(client.response().text(), "slept");
-    }
-    for client in &mut clients[..2] {
-        client.send(get("/sleep/4"));
-    }
-    thread::sleep(Duration::from_millis(200));
+    let ledger = end(server, &directory);
+    assert_eq!(ledger.matches("begin more").count(), 1, "{ledger}");
+
+    let (server, directory, mut clients) = start("2s");
     assert_eq!(server.get("/ledger/late").status, 503);
-    for client in &mut clients[..2] {
-        assert_eq!(client.response().text(), "slept");
+    directory.write("release", "");
+    for client in &mut clients {
+        assert_eq!(client.response().text(), "waited");
     }
-    assert_eq!(server.get("/ledger/next").text(), "next");
-    assert_eq!(server.stop().code, Some(0));
-    let ledger = fs::read_to_string(directory.file("ledger")).expect("a ledger");
-    assert!(!ledger.contains("many"), "{ledger}");
+    let ledger = end(server, &directory);
     assert!(!ledger.contains("late"), "{ledger}");
 }
 

@@ -2,14 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::thread;
-use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{
     Coring, PYTHON, TempDir, children, coring, eventually, get, head_with_length,
-    python_with_tools, request_with_body, run_application, under_load,
+    python_with_tools, request_with_body, run_application, under_load, wait_for_notes,
 };
 
 /// An application that responds with `version` and the number of its process.
@@ -210,15 +208,18 @@ fn ttin_adds_a_worker_and_ttou_removes_one_but_never_the_last() {
 /// The worker that goes finishes its requests.
 #[test]
 fn a_worker_that_is_removed_finishes_its_requests() {
-    let (server, _directory) = run_application("wsgi", &["-k", "sync", "-w", "2"]);
-    has_workers(&server, 2);
+    let (server, directory) = run_application("wsgi", &["-k", "sync", "-w", "2"]);
     let mut clients = [server.connect(), server.connect()];
     for client in &mut clients {
-        client.send(get("/sleep/1"));
+        client.send(get("/wait/release"));
     }
+    // A worker of this class runs one at a time, so each of them has one.
+    wait_for_notes(&directory, "wait release", 2);
     server.signal(Signal::TTOU);
+    reports(&server, "1 worker is kept");
+    directory.write("release", "");
     for client in &mut clients {
-        assert_eq!(client.response().status, 200);
+        assert_eq!(client.response().text(), "waited");
     }
     has_workers(&server, 1);
     assert_eq!(server.stop().code, Some(0));
@@ -282,13 +283,14 @@ fn signals_that_change_nothing_are_reported() {
 /// The request gets 504, its neighbour its response. Others wait for the next worker.
 #[test]
 fn a_request_that_takes_too_long_ends_its_worker_of_class_sync() {
-    let (server, _directory) = start_views(WSGI_VIEWS, &["-k", "sync", "--timeout", "1s"]);
+    let (server, directory) = start_views(WSGI_VIEWS, &["-k", "sync", "--timeout", "1s"]);
     let mut clients = [server.connect(), server.connect()];
     clients[0].send(get("/spin"));
     eventually("a request that runs", || {
-        server.signal(Signal::TTIN);
-        server.stderr().contains("2 workers are kept").then_some(())
+        (calls(&directory, "/spin") == 1).then_some(())
     });
+    server.signal(Signal::TTIN);
+    reports(&server, "2 workers are kept");
     assert_eq!(server.get("/").text(), "hello");
     clients[1].send(get("/late"));
     assert_eq!(clients[0].response().status, 504);
@@ -441,13 +443,13 @@ fn a_safe_request_may_have_a_second_worker() {
 #[test]
 fn a_worker_that_is_removed_is_killed_after_the_graceful_timeout() {
     let flags = ["-k", "sync", "-w", "2", "--graceful-timeout", "1"];
-    let (server, _directory) = start_views(WSGI_VIEWS, &flags);
-    has_workers(&server, 2);
+    let (server, directory) = start_views(WSGI_VIEWS, &flags);
     let mut clients = [server.connect(), server.connect()];
     clients[0].send(get("/spin"));
     clients[1].send(get("/spin"));
-    // Until both workers are ready and run a request.
-    thread::sleep(Duration::from_secs(1));
+    eventually("a request in each worker", || {
+        (calls(&directory, "/spin") == 2).then_some(())
+    });
     server.signal(Signal::TTOU);
     reports(
         &server,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{
-    Coring, TempDir, children, coring, eventually, get, run_application, under_load,
+    Coring, TempDir, children, coring, eventually, get, run_application, under_load, wait_for_notes,
 };
 
 /// `kill PID` of a worker: it finishes its requests, and another one is in its place before.
@@ -47,10 +47,10 @@ fn a_worker_that_is_told_to_end_loses_no_request() {
 /// A worker that does not finish is killed after the limit of a drain.
 #[test]
 fn a_worker_that_does_not_finish_is_killed() {
-    let (server, _directory) = run_application("wsgi", &["-k", "sync", "--drain-timeout", "1s"]);
+    let (server, directory) = run_application("wsgi", &["-k", "sync", "--drain-timeout", "1s"]);
     let mut client = server.connect();
     client.send(get("/sleep/60"));
-    thread::sleep(Duration::from_millis(200));
+    wait_for_notes(&directory, "sleep 60", 1);
     let worker = children(server.pid())[0];
     kill_process(worker, Signal::TERM).expect("a running worker");
     assert_eq!(client.response().status, 502);
@@ -154,12 +154,14 @@ fn no_worker_is_started_after_the_end() {
 #[test]
 fn a_signal_to_all_processes_replaces_no_worker() {
     for name in ["wsgi", "asgi"] {
-        let (server, _directory) = run_application(name, &[]);
+        let (server, directory) = run_application(name, &[]);
+        let worker = children(server.pid())[0];
         let mut client = server.connect();
         client.send(get("/sleep/2"));
-        thread::sleep(Duration::from_millis(300));
-        kill_process(children(server.pid())[0], Signal::TERM).expect("a running worker");
+        wait_for_notes(&directory, "sleep 2", 1);
+        // coring first: it waits only 200 ms for its own signal after that of a worker.
         server.signal(Signal::TERM);
+        kill_process(worker, Signal::TERM).expect("a running worker");
         assert_eq!(client.response().status, 200);
         let ended = server.wait();
         assert_eq!(ended.code, Some(0), "{name}");

@@ -24,10 +24,16 @@ import time
 import coring
 from coring.pywsgi import WSGIServer
 
+held = []
+release = threading.Event()
+
 def app(environ, start_response):
     start_response("200 OK", [("Content-Type", "text/plain")])
     if environ["PATH_INFO"] == "/sleep":
         time.sleep(0.5)
+    elif environ["PATH_INFO"] == "/hold":
+        held.append(1)
+        release.wait()
     body = environ["wsgi.input"].read()
     return [f"{os.getpid()} {len(body)} {environ.get('site', '')}".encode()]
 
@@ -97,11 +103,16 @@ class Threads(Case):
             server.start()
             texts = []
             def ask():
-                texts.append(get(server, "/sleep"))
+                texts.append(get(server, "/hold"))
             threads = [threading.Thread(target=ask) for _ in range(4)]
             for thread in threads:
                 thread.start()
-            time.sleep(0.25)
+            end = time.monotonic() + 10
+            while len(held) < 4:
+                assert time.monotonic() < end, held
+                time.sleep(0.01)
+            # They end while it is stopped.
+            threading.Timer(0.5, release.set).start()
             server.stop(timeout=10)
             for thread in threads:
                 thread.join()

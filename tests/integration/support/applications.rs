@@ -60,6 +60,18 @@ fn all_children(pid: u32) -> Vec<Pid> {
     pids.flat_map(Pid::from_raw).collect()
 }
 
+/// Waits until an application of [`run_application`] has noted `line` that often. Each note ends
+/// with the number of a process.
+#[track_caller]
+pub(crate) fn wait_for_notes(directory: &TempDir, line: &str, count: usize) {
+    let start = format!("{line} ");
+    eventually(line, || {
+        let ledger = fs::read_to_string(directory.file("ledger")).unwrap_or_default();
+        let noted = ledger.lines().filter(|noted| noted.starts_with(&start));
+        (noted.count() >= count).then_some(())
+    });
+}
+
 /// Waits until two workers of a WSGI application answer. Each has at most four threads.
 #[track_caller]
 pub(crate) fn wait_for_two_workers(server: &Coring) {

@@ -22,7 +22,7 @@ use std::{env, fs, process as std_process};
 use coring::{Builder, EngineChoice, Server};
 
 pub(crate) use applications::{
-    children, digest, run_application, under_load, wait_for_two_workers, zygote,
+    children, digest, run_application, under_load, wait_for_notes, wait_for_two_workers, zygote,
 };
 pub(crate) use client::{Client, ReceivedResponse, is_timeout, read_until_told_to_close};
 pub(crate) use local::{Local, nap};

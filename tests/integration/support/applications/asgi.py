@@ -27,6 +27,7 @@ async def app(scope, receive, send):
         await parts(int(argument), send)
         return
     elif action == "sleep":
+        note(f"sleep {argument} {os.getpid()}")
         await asyncio.sleep(float(argument))
     elif action == "events":
         await events(receive, send)

@@ -78,8 +78,15 @@ def respond(environ, start_response):
         if environ["QUERY_STRING"] == "slow":
             time.sleep(0.02)
     elif action == "sleep":
+        note(f"sleep {argument}")
         time.sleep(float(argument))
         body = [b"slept"]
+    elif action == "wait":
+        # Until the test makes the file of that name, beside the ledger.
+        note(f"wait {argument}")
+        while not os.path.exists(os.path.join(os.path.dirname(LEDGER), argument)):
+            time.sleep(0.02)
+        body = [b"waited"]
     elif action == "parts":
         body = parts(int(argument))
     elif action == "fail":
