@@ -163,6 +163,9 @@ class Link:
 
     def _leave_to_parent(self) -> None:
         """Closes the descriptors in a forked child: requests and responses are its parent's."""
+        if self.is_forked:
+            # This is a grandchild, and the child has closed them.
+            return
         self.is_forked = True
         # Another thread of the parent may hold it.
         self.lock = Lock()

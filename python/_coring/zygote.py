@@ -231,7 +231,14 @@ def _end_with_coring(fd: int) -> None:
     if polling.poll(0):
         os._exit(0)
 
+    is_closed = False
+
     def close() -> None:
+        nonlocal is_closed
+        # In a grandchild the number may be that of something else.
+        if is_closed:
+            return
+        is_closed = True
         try:
             os.close(fd)
         except OSError:

@@ -350,6 +350,11 @@ class Both(Case):
         self.assertEqual(f.get().body, b"hello")
         f.until(lambda: f.worker.marks() == [])
 
+    def test_a_grandchild_keeps_its_descriptors(self):
+        f = self.start()
+        self.assertEqual(f.get("/grandchild").body, b"x" * 8)
+        self.assertEqual(f.stderr(), "")
+
     def test_signals_end_children(self):
         f = self.start()
         for _ in range(20):

@@ -612,6 +612,28 @@ def fork(environ, start_response):
 
 
 @view
+def grandchild(environ, start_response):
+    """A grandchild uses pipes that the child between has made."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child:
+        os.close(writer)
+        os.waitpid(child, 0)
+        body = os.read(reader, 100)
+        os.close(reader)
+        return text(start_response, body)
+    # They get the numbers of the descriptors that were closed in the child.
+    pipes = [os.pipe() for _ in range(8)]
+    if os.fork() == 0:
+        for end, other in pipes:
+            os.write(other, b"x")
+            os.write(writer, os.read(end, 1))
+        os._exit(0)
+    os.wait()
+    os._exit(0)
+
+
+@view
 def shut(environ, start_response):
     """Does to the descriptors of this process what careless libraries do."""
     import socket
