@@ -159,7 +159,12 @@ def _fork_twice() -> int:
     with warnings.catch_warnings():
         # The application's threads were reported, once.
         warnings.simplefilter("ignore", DeprecationWarning)
-        child = _fork()
+        try:
+            child = _fork()
+        except OSError:
+            os.close(reader)
+            os.close(writer)
+            raise
         if child == 0:
             os.close(reader)
             try:
