@@ -58,7 +58,8 @@ def run(config: dict[str, Any]) -> None:
     worker, fds = _fork_workers(control)
     control.close()
     if fds is None:
-        sys.exit(0)
+        # Threads and exit handlers of the application would keep it.
+        logs.flush_and_exit(0)
     _rename(name)
     _end_with_coring(fds[3])
     main.run(config_of(config, worker, fds), loaded, handlers)
@@ -215,7 +216,9 @@ def _has_loop() -> bool:
     if "asyncio" not in sys.modules:
         return False
     kind = sys.modules["asyncio"].AbstractEventLoop
-    return any(isinstance(one, kind) and not one.is_closed() for one in gc.get_objects())
+    # isinstance() would evaluate lazy objects, and fails for proxies of what is gone.
+    loops = [one for one in gc.get_objects() if issubclass(type(one), kind)]
+    return any(not loop.is_closed() for loop in loops)
 
 
 def _end_with_coring(fd: int) -> None:

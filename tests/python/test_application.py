@@ -625,5 +625,42 @@ print(sum("memfd" in name for name in found))
         self.assertEqual(f.stdout(), "at exit\n")
 
 
+class Preloading(Case):
+    """Loading in the process that workers are forked from."""
+
+    def answers_preloaded(self, more):
+        return self.answers("wsgi", "main:app", {"main.py": wsgi() + more}, preload=True)
+
+    def test_threads_and_exit_handlers_do_not_keep_the_zygote(self):
+        f = self.answers_preloaded(
+            """
+import atexit, os, threading
+home = os.getpid()
+atexit.register(lambda: os.getpid() == home and print("at exit"))
+threading.Thread(target=threading.Event().wait, name="endless").start()
+"""
+        )
+        self.assertIn("(endless)", f.stderr())
+        self.assertEqual(f.worker.zygote.wait(5), 0)
+        self.assertEqual(f.stdout(), "")
+
+    def test_lazy_objects_are_left_alone(self):
+        f = self.answers_preloaded(
+            """
+import asyncio, weakref
+
+class Lazy:
+    @property
+    def __class__(self):
+        print("evaluated")
+        return Lazy
+
+lazy = Lazy()
+dead = weakref.proxy(Lazy())
+"""
+        )
+        self.assertEqual(f.stdout(), "")
+
+
 if __name__ == "__main__":
     unittest.main()
