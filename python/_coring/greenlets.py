@@ -157,6 +157,8 @@ class Exchange(Response):
         environ["wsgi.input"] = self.input
         try:
             caller.respond(environ, self)
+        except CoringEnded:
+            pass
         except BaseException as error:
             self.fail(error, environ)
         finally:

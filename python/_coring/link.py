@@ -151,6 +151,14 @@ class Link:
         self.is_quitting = True
         raise CoringEnded
 
+    def give_up(self) -> None:
+        """Ends the process, or what serves in it and coring."""
+        if not self.is_embedded or self.is_forked:
+            os._exit(1)
+        self.is_quitting = True
+        # Whoever waits for coring sees its end.
+        self.control.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """Closes the descriptors."""
         for sock in [self.control, self.shared, *self.data]:
@@ -194,7 +202,7 @@ class Link:
         except BlockingIOError:
             # It has not read what it was told before.
             pass
-        except BrokenPipeError:
+        except ConnectionError:
             self.leave(0)
 
     def report_loaded(self, text: str) -> None:
@@ -224,6 +232,9 @@ class Link:
                 message = self.control.recv(4096, DONTWAIT)
             except BlockingIOError:
                 return
+            except ConnectionError:
+                # coring has ended with messages that it had not read.
+                message = b""
             except OSError as error:
                 self.fail(error)
             if not message:
@@ -301,7 +312,11 @@ class Link:
         """A core has closed its end. coring has ended, or only that core."""
         if not self._lost[core]:
             self._lost[core] = True
-            self._poll.unregister(self.data[core])
+            try:
+                self._poll.unregister(self.data[core])
+            except KeyError:
+                # Another thread has seen it at the same time.
+                pass
 
     # Messages from coring, for threads.
 

@@ -116,13 +116,17 @@ class Turns:
 
     def end(self) -> None:
         """A thread ends. So do all that are idle, and at last the main thread."""
+        self._end_idle()
+        self._running.pop()
+        self._wake()
+
+    def _end_idle(self) -> None:
+        """Has the idle threads see that they are to end."""
         while self._idle:
             try:
                 self._idle.pop().release()
             except IndexError:
                 break
-        self._running.pop()
-        self._wake()
 
     def run(self, threads: list[threading.Thread]) -> None:
         """The main thread: it gives away what was offered for long, and sees coring end."""
@@ -139,10 +143,16 @@ class Turns:
             if interval:
                 self._link.beat()
             for fd, _ in poll.poll(asleep_ms if self._is_asleep else self.LOOK * 1000):
-                if fd != self._wakeup:
+                if fd == self._wakeup:
+                    os.read(fd, 4096)
+                    looks = 0
+                    continue
+                try:
                     self._link.leave(0)
-                os.read(fd, 4096)
-                looks = 0
+                except CoringEnded:
+                    # The threads need the link until the last of them has ended.
+                    poll.unregister(fd)
+                    self._end_idle()
             looks = 0 if self._look() else looks + 1
             if looks == self.LOOKS:
                 looks = 0
@@ -265,7 +275,7 @@ def run(link: Link, app: Application, config: dict[str, Any], threads: int) -> N
         except BaseException as error:
             # Without this thread requests could be left unanswered: another process is better.
             logs.write(logs.format_error(error))
-            os._exit(1)
+            link.give_up()
         turns.end()
 
     names = [f"coring-{index}" for index in range(threads)]

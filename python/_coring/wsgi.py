@@ -19,6 +19,7 @@ from _coring.link import (
     CREDIT_BYTES,
     END,
     ClientDisconnected,
+    CoringEnded,
     as_last,
     pack_prefix,
 )
@@ -371,6 +372,9 @@ class Caller:
                 stream = io.BufferedReader(Spooled(body, length), 64 << 10)
                 environ["wsgi.input"] = stream
             self.respond(environ, response)
+        except CoringEnded:
+            # Nobody is left to answer, and it is no error of the application.
+            raise
         except BaseException as error:
             response.fail(error, environ)
         finally:

@@ -16,6 +16,7 @@ GEVENT_PYTHON = os.environ.get("CORING_GEVENT_PYTHON", sys.executable)
 BEGIN = """
 import http.client
 import os
+import signal
 import socket
 import sys
 import threading
@@ -169,6 +170,46 @@ class Threads(Case):
             assert get(server)
             """
         )
+
+    def test_requests_that_run_when_coring_ends_leave_this_process_alone(self):
+        self.run_script(
+            """
+            def work(environ, start_response):
+                start_response("200 OK", [("Content-Type", "text/plain")])
+                if environ["PATH_INFO"] == "/whole":
+                    time.sleep(0.01)
+                    return [b"whole"]
+                return (b"x" * 100_000 for _ in range(100))
+
+            def ask(path):
+                try:
+                    while True:
+                        get(server, path)
+                except (OSError, http.client.HTTPException):
+                    pass
+
+            for _ in range(6):
+                server = WSGIServer(("127.0.0.1", 0), work, log=None)
+                server.start()
+                paths = ["/whole", "/parts"] * 4
+                clients = [threading.Thread(target=ask, args=(path,)) for path in paths]
+                for client in clients:
+                    client.start()
+                time.sleep(0.2)
+                os.kill(server._process.pid, signal.SIGKILL)
+                try:
+                    server.serve_forever()
+                except RuntimeError:
+                    pass
+                for client in clients:
+                    client.join()
+            end = time.monotonic() + 10
+            while any(thread.name.startswith("coring") for thread in threading.enumerate()):
+                assert time.monotonic() < end, threading.enumerate()
+                time.sleep(0.01)
+            """
+        )
+        self.assertEqual(self.errors, "")
 
     def test_an_address_in_use_is_an_error(self):
         self.run_script(
