@@ -12,6 +12,7 @@ import itertools
 import mmap
 import os
 import select
+import signal
 import socket
 import struct
 import sys
@@ -152,12 +153,16 @@ class Link:
         raise CoringEnded
 
     def give_up(self) -> None:
-        """Ends the process, or what serves in it and coring."""
+        """Ends the process, or what serves in it, and coring: this cannot serve any more."""
         if not self.is_embedded or self.is_forked:
             os._exit(1)
         self.is_quitting = True
-        # Whoever waits for coring sees its end.
-        self.control.shutdown(socket.SHUT_RDWR)
+        # All that wait see the end of coring, and the user's process is told of it. coring has made
+        # this pair of sockets.
+        peer = self.control.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        pid = struct.unpack("3i", peer)[0]
+        if pid > 0 and self.is_supervised():
+            os.kill(pid, signal.SIGKILL)
 
     def close(self) -> None:
         """Closes the descriptors."""

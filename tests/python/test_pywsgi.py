@@ -211,6 +211,36 @@ class Threads(Case):
         )
         self.assertEqual(self.errors, "")
 
+    def test_a_thread_that_fails_ends_coring_alone(self):
+        self.run_script(
+            """
+            def fail(*arguments):
+                raise MemoryError("none left")
+
+            def ask():
+                try:
+                    get(server)
+                except (OSError, http.client.HTTPException):
+                    pass
+
+            server = WSGIServer(("127.0.0.1", 0), app, log=None)
+            server.start()
+            from _coring import wsgi
+            call, wsgi.Caller.call = wsgi.Caller.call, fail
+            client = threading.Thread(target=ask)
+            client.start()
+            try:
+                server.serve_forever()
+            except RuntimeError as error:
+                assert "coring has ended (status -9)" in str(error), error
+            client.join()
+            wsgi.Caller.call = call
+            server.start()
+            assert get(server)
+            """
+        )
+        self.assertIn("MemoryError: none left", self.errors)
+
     def test_an_address_in_use_is_an_error(self):
         self.run_script(
             """
@@ -289,6 +319,9 @@ class Greenlets(Threads):
         if self.python == sys.executable and importlib.util.find_spec("gevent") is None:
             self.skipTest("not tested: coring.pywsgi with gevent, which needs the module gevent")
         super().setUp()
+
+    # There are no threads.
+    test_a_thread_that_fails_ends_coring_alone = None
 
     def test_requests_run_in_greenlets(self):
         self.run_script(
