@@ -31,7 +31,7 @@ def start(app: Application, config: dict[str, Any], fds: list[int]) -> None:
 
     count = min(int(config.get("threads") or DEFAULT_THREADS), THREADS_MAX)
     link.report_loaded(f"wsgi gthread {count} {python_version()}")
-    arguments = (link, threads.run, link, app, config, max(count, 2))
+    arguments = (link, threads.run, link, app, config, count)
     threading.Thread(target=_serve, args=arguments, name="coring", daemon=True).start()
 
 

@@ -105,6 +105,8 @@ class WSGIServer:
             process = subprocess.Popen(
                 self._command("gevent" if is_patched else "gthread"),
                 stdin=theirs,
+                # Opening /dev/stderr fails if that is a socket, as under systemd.
+                stdout=2 if self._log == "default" else None,
                 cwd="/",
                 env=_environment(),
                 start_new_session=True,
@@ -147,7 +149,7 @@ class WSGIServer:
         elif self._width is not None:
             command.append(f"--threads={min(self._width, 256)}")
         if self._log == "default":
-            command.append("--access-log=/dev/stderr")
+            command.append("--access-log=-")
         command.append("application")
         return command
 

@@ -41,7 +41,7 @@ class Case(unittest.TestCase):
         (self.directory / "bin").mkdir()
         (self.directory / "bin/coring").symlink_to(PROGRAM)
 
-    def start(self, code):
+    def start(self, code, stderr=subprocess.PIPE):
         (self.directory / "script.py").write_text(self.begin + textwrap.dedent(code))
         env = {k: v for k, v in os.environ.items() if not k.startswith("CORING_")}
         env.update(PYTHONPATH=str(self.directory), PYTHONDONTWRITEBYTECODE="1")
@@ -52,7 +52,7 @@ class Case(unittest.TestCase):
             cwd=str(self.directory),
             env=env,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             universal_newlines=True,
         )
 

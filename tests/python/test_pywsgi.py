@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import signal
+import socket
 import sys
 import time
 import unittest
@@ -275,6 +276,46 @@ class Threads(Case):
             client.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
             assert client.recv(100).startswith(b"HTTP/1.1 200 OK")
             server.stop()
+            """
+        )
+
+    def test_the_access_log_goes_to_standard_error(self):
+        # As a service of systemd has it.
+        log, stderr = socket.socketpair()
+        self.addCleanup(log.close)
+        with stderr:
+            process = self.start(
+                """
+                server = WSGIServer(("127.0.0.1", 0), app)
+                server.start()
+                assert get(server, "/logged")
+                server.stop()
+                """,
+                stderr=stderr,
+            )
+        out, _ = process.communicate(timeout=20)
+        self.assertEqual((process.returncode, out), (0, ""))
+        with log.makefile() as file:
+            self.assertIn('"GET /logged HTTP/1.1" 200', file.read())
+
+    def test_one_request_at_a_time(self):
+        self.run_script(
+            """
+            running, most = [], []
+            def work(environ, start_response):
+                running.append(1)
+                most.append(len(running))
+                time.sleep(0.05)
+                running.pop()
+                return app(environ, start_response)
+            server = WSGIServer(("127.0.0.1", 0), work, log=None, spawn=1)
+            server.start()
+            clients = [threading.Thread(target=get, args=(server,)) for _ in range(8)]
+            for client in clients:
+                client.start()
+            for client in clients:
+                client.join()
+            assert most == [1] * 8, most
             """
         )
 
