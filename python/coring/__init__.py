@@ -5,6 +5,9 @@ import sys
 import sysconfig
 from typing import NoReturn
 
+# Settings that are on unless a flag says otherwise.
+_ON = ("access_log", "date_header", "proxy_headers", "server_header")
+
 
 def find_program() -> str:
     """Return the path of the program that was installed together with this package.
@@ -40,8 +43,9 @@ def become_program(arguments: list) -> NoReturn:
 def run(app: str, **settings: object) -> NoReturn:
     """Become the program that serves `app`, as in run("main:app", host="0.0.0.0", port=8000).
 
-    `settings` are flags of `coring run`, with underscores. Nothing after the call is run, so it
-    belongs under `if __name__ == "__main__":`, where the workers do not see it.
+    `settings` are flags of `coring run`, with underscores; False stands for `--no-access-log` and
+    the like. Nothing after the call is run, so it belongs under `if __name__ == "__main__":`, where
+    the workers do not see it.
     """
     if not isinstance(app, str):
         raise TypeError(
@@ -53,6 +57,8 @@ def run(app: str, **settings: object) -> NoReturn:
         flag = "--" + name.replace("_", "-")
         if value is True:
             arguments.append(flag)
+        elif value is False and name in _ON:
+            arguments.append(flag.replace("--", "--no-", 1))
         elif value is not None and value is not False:
             values = value if isinstance(value, (list, tuple)) else [value]
             arguments += [f"{flag}={each}" for each in values]

@@ -90,6 +90,20 @@ class Run(Case):
         self.assertIn("  workers 2", text)
         self.assertIn("http://127.0.0.1:", text)
 
+    def test_settings_that_are_off(self):
+        out = self.run_script(
+            """
+            import os
+            coring.find_program = lambda: "coring"
+            os.execv = lambda program, arguments: print(arguments[3:])
+            coring.run("main:app", access_log=False, proxy_headers=False, reload=False, host=None)
+            coring.run("main:app", access_log=True, proxy_headers=True, reload=True)
+            """
+        )
+        off = ["--no-access-log", "--no-proxy-headers"]
+        on = ["--access-log", "--proxy-headers", "--reload"]
+        self.assertEqual(out, f"{off}\n{on}\n")
+
     def test_an_application_instead_of_its_name_is_refused(self):
         self.run_script("coring.run(app)", status=1)
         self.assertIn('as in run("main:app")', self.errors)
