@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 import threading
 import warnings
@@ -26,6 +25,7 @@ from _coring.link import (
     CoringEnded,
     Link,
     begun,
+    call_in_children,
     pack_prefix,
 )
 from _coring.wsgi import Application, Caller, Response
@@ -272,7 +272,7 @@ class Server:
 
     def run(self, limit: float) -> None:
         """Serves until coring asks for the end, and then for at most `limit` seconds."""
-        os.register_at_fork(after_in_child=self._forked)
+        call_in_children(self._forked)
         for core in self.cores:
             core.reader.start(core.read)
         self._control.start(self._read_control)
@@ -282,6 +282,9 @@ class Server:
             self.changes.clear()
             self.changes.wait()
         self._finish(monotonic() + limit)
+        for core in self.cores:
+            # What rings at the end of this turn may find the bells closed.
+            core.ring()
         self._stop_watching()
 
     def _read_control(self) -> None:

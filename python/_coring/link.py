@@ -16,11 +16,12 @@ import signal
 import socket
 import struct
 import sys
+import weakref
 from marshal import loads
 from threading import Lock
 from time import monotonic
 from types import ModuleType
-from typing import Any, NoReturn, Protocol
+from typing import Any, Callable, NoReturn, Protocol
 
 from _coring import logs
 
@@ -60,6 +61,20 @@ def _original(module: ModuleType, name: str) -> Any:
 
 new_socket = _original(socket, "socket")
 new_poll = _original(select, "poll")
+
+
+def call_in_children(method: Callable[[], None]) -> None:
+    """Has a method called in each forked child, as long as its object lives."""
+    # A hook stays for ever, and the process may make many such objects.
+    reference = weakref.WeakMethod(method)
+
+    def call() -> None:
+        found = reference()
+        if found is not None:
+            found()
+
+    os.register_at_fork(after_in_child=call)
+
 
 ONE = (1).to_bytes(8, "little")
 UNMARKED = bytes(8)
@@ -143,7 +158,7 @@ class Link:
         self._cores = {sock.fileno(): core for core, sock in enumerate(self.data)}
         for sock in self.data:
             self._poll.register(sock, select.POLLIN)
-        os.register_at_fork(after_in_child=self._leave_to_parent)
+        call_in_children(self._leave_to_parent)
 
     def leave(self, code: int) -> NoReturn:
         """Ends the process, or what serves in it, since coring has ended or a descriptor has."""
@@ -171,6 +186,9 @@ class Link:
         for fd in self.bells:
             os.close(fd)
         self.bells = []
+        if not self.is_forked:
+            # A child may still mark the end of the request that has forked it.
+            self.page.close()
 
     # Processes that the application forks.
 

@@ -75,7 +75,6 @@ class WSGIServer:
         self._log = log
         self._bind, self.address = _address(listener)
         self._process: subprocess.Popen[bytes] | None = None
-        self._worker: Any = None
 
     @property
     def started(self) -> bool:
@@ -113,7 +112,7 @@ class WSGIServer:
             )
             theirs.close()
             try:
-                self._worker = self._attach(ours)
+                self._attach(ours)
                 message = _receive(ours)[0]
             except OSError:
                 message = b""
@@ -153,7 +152,7 @@ class WSGIServer:
         command.append("application")
         return command
 
-    def _attach(self, control: socket.socket) -> Any:
+    def _attach(self, control: socket.socket) -> None:
         """Becomes coring's worker."""
         message, fds = _receive(control)
         if message != b"bundle":
@@ -170,7 +169,7 @@ class WSGIServer:
         control.send(b"forked %d" % os.getpid())
         embedded = importlib.import_module("_coring.embedded")
         config = dict(bundle["config"], environ=self.environ)
-        return embedded.start(self.application, config, fds)
+        embedded.start(self.application, config, fds)
 
     def stop(self, timeout: float | None = 1) -> None:
         """Ends it: requests that run have this long to end, in seconds."""

@@ -337,6 +337,30 @@ class Threads(Case):
             """
         )
 
+    def test_nothing_of_a_server_is_left(self):
+        self.run_script(
+            """
+            import gc
+
+            def has_link():
+                gc.collect()
+                return any(type(one).__name__ == "Link" for one in gc.get_objects())
+
+            server = WSGIServer(("127.0.0.1", 0), app, log=None)
+            numbers = []
+            for _ in range(4):
+                server.start()
+                assert get(server)
+                server.stop()
+                end = time.monotonic() + 5
+                while has_link():
+                    assert time.monotonic() < end
+                    time.sleep(0.02)
+                numbers.append(len(os.listdir("/proc/self/fd")))
+            assert numbers == numbers[:1] * 4, numbers
+            """
+        )
+
     def test_a_forked_child_leaves_the_server_alone(self):
         self.run_script(
             """
