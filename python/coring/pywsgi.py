@@ -15,6 +15,7 @@ import array
 import importlib
 import marshal
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -196,11 +197,30 @@ class WSGIServer:
         process = self._process
         assert process is not None
         try:
-            status = process.wait()
+            status = _status(process)
             if self._process is process and status != 0:
                 raise RuntimeError(f"coring has ended (status {status})")
         finally:
             self.stop(stop_timeout)
+
+
+def _status(process: subprocess.Popen[bytes]) -> int:
+    """Waits for the end of a process."""
+    if not _is_patched() and hasattr(os, "pidfd_open"):
+        try:
+            fd = os.pidfd_open(process.pid)
+        except OSError:
+            return process.wait()
+        try:
+            # A signal right before a wait does not interrupt it, and Python runs the handler only
+            # after the wait: so each of them is short.
+            polling = select.poll()
+            polling.register(fd, select.POLLIN)
+            while not polling.poll(1000):
+                pass
+        finally:
+            os.close(fd)
+    return process.wait()
 
 
 def _is_patched() -> bool:
