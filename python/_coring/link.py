@@ -138,6 +138,7 @@ class Link:
         self.tell_wait: float = config.get("tell_wait", 0.0)
         self.is_quitting = False
         self.is_loaded = False
+        self._asks_for_replacement = False
         self.is_forked = False
         # How often the main loop is to show that it runs, in seconds; 0: coring does not look.
         self.beat_interval: float = config.get("beat_interval", 0.0)
@@ -232,10 +233,14 @@ class Link:
         """Says that requests may come."""
         self.report(f"loaded {text}")
         self.is_loaded = True
+        if self._asks_for_replacement:
+            self.ask_for_replacement()
 
     def ask_for_replacement(self) -> None:
         """Asks for another worker in the place of this one. coring will say when to end."""
-        if self.is_loaded and not self.is_quitting:
+        if not self.is_loaded:
+            self._asks_for_replacement = True
+        elif not self.is_quitting:
             self.report("replace")
 
     def count_request(self) -> None:

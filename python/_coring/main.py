@@ -9,7 +9,7 @@ import sys
 import threading
 from typing import Any, Callable, NoReturn, Tuple
 
-from _coring import application, logs
+from _coring import application, hooks, logs
 from _coring.link import Link
 
 DEFAULT_THREADS = 8
@@ -35,13 +35,20 @@ REASON_BYTES_MAX = 60 << 10
 Loaded = Tuple[Any, str, str]
 
 
-def run(config: dict[str, Any], loaded: Loaded | None, handlers: dict[int, Any]) -> None:
+def run(
+    config: dict[str, Any],
+    loaded: Loaded | None,
+    handlers: dict[int, Any],
+    functions: hooks.Hooks,
+) -> None:
     """Runs the application, and ends the process when coring asks for that.
 
     Loads it first, unless it is loaded already, and has set these handlers of signals.
     """
     link = Link(config)
-    _take_signals(link)
+    _take_signals(link, functions)
+    # They were blocked by the fork.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, GROUP_SIGNALS)
     if link.beat_interval:
         # SIGABRT, by which coring ends a worker that hangs, shows where its threads are, and so
         # does a crash. The application may give standard error another object.
@@ -57,6 +64,7 @@ def run(config: dict[str, Any], loaded: Loaded | None, handlers: dict[int, Any])
             loop = asgi.current_loop() or asgi.new_loop(config.get("loop", "auto"))
     except application.LoadError as error:
         exit_with(link.report, LOAD_FAILED, str(error))
+    functions.loaded()
     if worker_class == "asgi":
         failure = asgi.run(link, app, interface, config, loop)
         if failure is not None:
@@ -74,6 +82,7 @@ def run(config: dict[str, Any], loaded: Loaded | None, handlers: dict[int, Any])
             count = min(int(config.get("threads") or DEFAULT_THREADS), THREADS_MAX)
         link.report_loaded(f"{interface} {worker_class} {count} {python_version()}")
         threads.run(link, app, config, count)
+    functions.end()
     sys.exit(0)
 
 
@@ -137,7 +146,7 @@ def load(config: dict[str, Any], is_preload: bool = False) -> Loaded:
     return app, interface, worker_class
 
 
-def _take_signals(link: Link) -> None:
+def _take_signals(link: Link, functions: hooks.Hooks) -> None:
     """Leaves the signals that a terminal or a service manager sends to all processes to coring.
 
     coring gets them too, and says what is to be done. On SIGTERM a worker asks for another one in
@@ -149,6 +158,8 @@ def _take_signals(link: Link) -> None:
     def handle(number: int, _: Any) -> None:
         if number == signal.SIGTERM:
             link.ask_for_replacement()
+        elif number in (signal.SIGINT, signal.SIGQUIT):
+            functions.interrupted()
 
     for number in GROUP_SIGNALS:
         signal.signal(number, handle)

@@ -23,7 +23,7 @@ import warnings
 from select import poll
 from typing import Any
 
-from _coring import application, logs, main
+from _coring import application, hooks, logs, main
 
 # More than coring sends with one message.
 _FDS_MAX = 64
@@ -43,11 +43,13 @@ def run(config: dict[str, Any]) -> None:
     loaded, handlers = None, {}
     try:
         main.prepare(config)
+        functions = hooks.Hooks(config)
         if config.get("preload"):
             loaded = _preload(config)
             handlers = _ignore_signals()
     except application.LoadError as error:
         main.exit_with(lambda text: control.send(text.encode()), main.LOAD_FAILED, str(error))
+    functions.occur(config.get("occasion", ""))
     # Most workers need these modules.
     from _coring import threads  # noqa: F401
 
@@ -55,32 +57,42 @@ def run(config: dict[str, Any]) -> None:
     # What was made so far is left alone by the garbage collection of workers, which would copy it.
     gc.freeze()
     control.send(b"ready")
-    worker, fds = _fork_workers(control)
+    forked = _fork_workers(control, functions)
     control.close()
-    if fds is None:
+    if forked is None:
         # Threads and exit handlers of the application would keep it.
         logs.flush_and_exit(0)
+    worker, number, fds = forked
     _rename(name)
     _end_with_coring(fds[3])
-    main.run(config_of(config, worker, fds), loaded, handlers)
+    functions.begin(worker)
+    main.run(config_of(config, number, fds), loaded, handlers, functions)
 
 
-def _fork_workers(control: socket.socket) -> tuple[int, list[int] | None]:
-    """Forks workers. Returns the number of a worker and its descriptors in it, none of them here
-    when coring has closed the socket."""
+def _fork_workers(
+    control: socket.socket, functions: hooks.Hooks
+) -> tuple[hooks.Worker, int, list[int]] | None:
+    """Forks workers. Returns, in a worker, its number and its descriptors, and nothing here when
+    coring has closed the socket."""
     while True:
-        order, fds = _receive(control)
+        order, fds = _receive(control, functions)
         if not order:
-            return -1, None
+            return None
+        number = int(order.split()[1])
+        worker = functions.before_fork(number)
+        # Until the worker handles them: one that is sent to it meanwhile is not lost.
+        old = signal.pthread_sigmask(signal.SIG_BLOCK, main.GROUP_SIGNALS)
         try:
             if fds is None:
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             pid = _fork_twice()
             if pid == 0:
-                return int(order.split()[1]), fds
+                return worker, number, fds
+            functions.after_fork(worker, pid)
             reply = b"forked %d" % pid
         except OSError as error:
             reply = b"unforked %d" % (error.errno or errno.EAGAIN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)
         for fd in fds or ():
             os.close(fd)
         control.send(reply)
@@ -124,8 +136,11 @@ def _ignore(number: int, frame: Any) -> None:
     """Does nothing."""
 
 
-def _receive(control: socket.socket) -> tuple[bytes, list[int] | None]:
-    """An order, and its descriptors, which some messages before it may carry, too.
+def _receive(
+    control: socket.socket, functions: hooks.Hooks
+) -> tuple[bytes, list[int] | None]:
+    """An order to fork, and its descriptors, which some messages before it may carry, too. Calls
+    the functions that other messages name, which may come between these.
 
     None instead of descriptors if this process may not open so many.
     """
@@ -139,7 +154,9 @@ def _receive(control: socket.socket) -> tuple[bytes, list[int] | None]:
         for level, kind, data in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
-        if message != b"more":
+        if message.startswith(b"hook "):
+            functions.hear(message[5:])
+        elif message != b"more":
             break
     if is_cut:
         for fd in fds:

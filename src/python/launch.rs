@@ -42,6 +42,7 @@ const MODULES: &[(&str, &str)] = &[
     module!("files"),
     module!("greenlets"),
     module!("heads"),
+    module!("hooks"),
     module!("lifespan"),
     module!("link"),
     module!("logs"),

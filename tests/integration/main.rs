@@ -24,6 +24,7 @@ mod panics;
 mod python_access_log;
 mod python_applications;
 mod python_forwarded;
+mod python_hooks;
 mod python_kills;
 mod python_life;
 mod python_mistakes;

@@ -347,13 +347,11 @@ impl Pool {
                     continue;
                 }
                 Ok(Command::Add) => {
-                    self.add_place();
-                    self.report_places();
+                    self.resize(|| self.add_place());
                     continue;
                 }
                 Ok(Command::Remove) => {
-                    self.remove_place();
-                    self.report_places();
+                    self.resize(|| self.remove_place());
                     continue;
                 }
                 Ok(Command::Reap) => {
@@ -391,6 +389,13 @@ impl Pool {
             sleep(Duration::from_millis(5)).await;
         }
         self.end_zygotes(limit).await;
+    }
+
+    /// A worker's process has ended.
+    fn forget(&self, number: u32) {
+        if let Some(control) = self.controls.borrow_mut().remove(&number) {
+            self.call_hook(format_args!("child_exit {}", control.pid.as_raw_nonzero()));
+        }
     }
 
     /// Whether a worker runs, or may be about to.

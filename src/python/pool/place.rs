@@ -121,8 +121,15 @@ impl Pool {
         }
     }
 
-    pub(super) fn report_places(&self) {
-        match self.places.borrow().len() {
+    /// Changes how many workers are kept, and tells of that.
+    pub(super) fn resize(&self, change: impl FnOnce()) {
+        let old = self.places.borrow().len();
+        change();
+        let new = self.places.borrow().len();
+        if new != old {
+            self.call_hook(format_args!("nworkers_changed {new} {old}"));
+        }
+        match new {
             1 => messages::report("1 worker is kept, the least there may be"),
             count => messages::report(format_args!("{count} workers are kept")),
         }
@@ -311,7 +318,7 @@ impl Pool {
         };
         // It was waited for elsewhere only if the program does so for all its children.
         let status = status.unwrap_or_else(|_| ExitStatus::from_raw(0));
-        self.controls.borrow_mut().remove(&running.number);
+        self.forget(running.number);
         self.show_ready();
         for core in &self.cores {
             let message = leave_message(running.number, running.is_late.get());

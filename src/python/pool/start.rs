@@ -108,7 +108,7 @@ impl Pool {
                 }
                 // What there is to say is in the error.
                 let _ = process.end().await;
-                self.controls.borrow_mut().remove(&number);
+                self.forget(number);
                 Err(error)
             }
         }

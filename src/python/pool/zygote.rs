@@ -6,6 +6,7 @@
 //! exit status can be waited for, and it outlives the zygote.
 
 use std::cell::{Cell, RefCell};
+use std::fmt::Display;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
@@ -13,6 +14,7 @@ use std::process::{Child, ExitStatus};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use rustix::net::SendFlags;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
 use super::place::STABLE;
@@ -42,8 +44,10 @@ pub(super) struct Zygote {
     /// None for a process that is a worker itself.
     pid: Option<Pid>,
     since: Instant,
-    /// None while it is not ready, and while it is told something.
+    /// None while it is not ready, and while it is told to fork.
     socket: Cell<Option<UnixSeqpacket>>,
+    /// Another descriptor of that socket, for what needs no reply.
+    hooks: Cell<Option<OwnedFd>>,
     /// How it has ended.
     status: Cell<Option<ExitStatus>>,
 }
@@ -57,6 +61,8 @@ pub(super) struct Zygotes {
     living: RefCell<Vec<Rc<Zygote>>>,
     /// A child may exist whose number is not known yet.
     is_forking: Cell<bool>,
+    /// The code of the last one.
+    code: Cell<Option<u64>>,
     is_reaping: Cell<bool>,
 }
 
@@ -74,6 +80,24 @@ impl Zygote {
         }
     }
 
+    /// Has it call a function of the configuration file, if that has it: its name, and arguments.
+    fn call_hook(&self, call: impl Display) {
+        let Some(socket) = self.hooks.take() else {
+            return;
+        };
+        let order = format!("hook {call}");
+        // One that does not read has no room for more; it will be killed.
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        let _ = rustix::net::send(&socket, order.as_bytes(), flags);
+        self.hooks.set(Some(socket));
+    }
+
+    /// Closes its socket, so that it ends. Returns whether it was not just told something.
+    fn close(&self) -> bool {
+        self.hooks.take();
+        self.socket.take().is_some()
+    }
+
     /// Has it fork a worker that gets the descriptors. Returns the worker's process id.
     async fn fork(&self, number: u32, descriptors: Vec<OwnedFd>) -> io::Result<Pid> {
         let ended = || io::Error::from(io::ErrorKind::BrokenPipe);
@@ -88,7 +112,8 @@ impl Zygote {
             self.kill();
             return Err(ended());
         };
-        let reply = reply?.ok_or_else(ended)?;
+        // It may have received a part of the order, with descriptors that the next one has not.
+        let reply = reply.inspect_err(|_| self.kill())?.ok_or_else(ended)?;
         let mut words = reply.split(' ');
         let (kind, number) = (words.next(), words.next());
         let number = number.and_then(|number| number.parse::<i32>().ok());
@@ -149,9 +174,26 @@ impl Pool {
         }
     }
 
-    /// Whether a zygote serves for one code only: it has loaded the application.
+    /// Whether a zygote serves for one code only: it has loaded the application, or has executed
+    /// the configuration file.
     fn needs_zygote_of_code(&self) -> bool {
-        self.options.preload
+        self.options.preload || self.options.config.is_some()
+    }
+
+    /// Has the configuration file's function called, in the newest zygote.
+    pub(super) fn call_hook(&self, call: impl Display) {
+        if let Some(zygote) = &*self.zygotes.current.borrow() {
+            zygote.call_hook(call);
+        }
+    }
+
+    /// What a zygote for `code` begins, as the functions of the configuration file are to know it.
+    fn occasion(&self, code: u64) -> &'static str {
+        match self.zygotes.code.get() {
+            None => "start",
+            Some(before) if before != code => "reload",
+            Some(_) => "",
+        }
     }
 
     /// The zygote for `code`.
@@ -164,9 +206,9 @@ impl Pool {
         }
         let zygote = self.start_zygote(code).await?;
         if let Some(old) = self.zygotes.current.replace(Some(zygote.clone())) {
-            // It ends when its socket is closed.
-            old.socket.take();
+            old.close();
         }
+        self.zygotes.code.set(Some(code));
         Ok(zygote)
     }
 
@@ -176,9 +218,13 @@ impl Pool {
             return self.attach(code, attached).await;
         }
         let (near, far) = pair(SOCKET_BYTES)?;
+        let hooks = self.options.config.is_some().then(|| near.try_clone());
+        let hooks = hooks.transpose()?;
         let mut socket = UnixSeqpacket::new(near)?;
         let bundle = bundle("zygote", |config| {
             self.options.write(config);
+            config.text("occasion");
+            config.text(self.occasion(code));
             config.text("control");
             config.int(far.as_raw_fd());
         });
@@ -189,6 +235,7 @@ impl Pool {
             pid: Some(Pid::from_child(&child)),
             since: Instant::now(),
             socket: Cell::new(None),
+            hooks: Cell::new(hooks),
             status: Cell::new(None),
         });
         self.zygotes.living.borrow_mut().push(zygote.clone());
@@ -224,6 +271,7 @@ impl Pool {
             pid: None,
             since: Instant::now(),
             socket: Cell::new(Some(socket)),
+            hooks: Cell::new(None),
             status: Cell::new(None),
         }))
     }
@@ -268,9 +316,10 @@ impl Pool {
     /// Ends all zygotes.
     pub(super) async fn end_zygotes(&self, limit: Duration) {
         let started = Instant::now();
+        self.call_hook("on_exit");
         self.zygotes.current.take();
         for zygote in &*self.zygotes.living.borrow() {
-            if zygote.socket.take().is_none() {
+            if !zygote.close() {
                 zygote.kill();
             }
         }
