@@ -1,7 +1,7 @@
 //! `coring run`: the user and the group that it becomes, its umask, its pidfile and its names.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use rustix::process::geteuid;
@@ -113,13 +113,14 @@ fn the_new_user_owns_the_files() {
     };
     server.get("/");
     let (log, pidfile) = (directory.file("log"), directory.file("pid"));
-    for (path, mode) in [
-        (&log, 0o640),
-        (&directory.file("socket"), 0o750),
-        (&pidfile, 0o644),
+    for (path, owner, mode) in [
+        (&log, NOBODY, 0o640),
+        (&directory.file("socket"), NOBODY, 0o750),
+        // A manager that is root relies on its content.
+        (&pidfile, 0, 0o644),
     ] {
         let found = fs::symlink_metadata(path).expect("a file");
-        assert_eq!((found.uid(), found.gid()), (NOBODY, NOBODY), "{path}");
+        assert_eq!((found.uid(), found.gid()), (owner, owner), "{path}");
         assert_eq!(found.permissions().mode() & 0o777, mode, "{path}");
     }
     let pid = server.pid().to_string();
@@ -148,6 +149,31 @@ fn a_pidfile_lasts_as_long_as_the_server() {
     assert_eq!(text, format!("{}\n", server.pid()));
     assert_eq!(server.stop().code, Some(0));
     assert!(!Path::new(&pidfile).exists());
+}
+
+/// The new user could have put such links into a directory of its own.
+#[test]
+fn no_log_is_made_through_a_link_before_privileges_are_given_up() {
+    let directory = TempDir::new();
+    if !geteuid().is_root() || !Path::new(INTERPRETER).exists() {
+        return report("not tested: only root can give up privileges, here with /usr/bin/python3");
+    }
+    let target = directory.file("target");
+    symlink(&target, directory.file("link")).expect("a link");
+    for flag in ["--access-log=", "--error-logfile="] {
+        let log = format!("{flag}{}", directory.file("link"));
+        let line = "--user 65534 --group 65534 --bind 127.0.0.1:0 --python";
+        let mut flags: Vec<&str> = line.split(' ').collect();
+        flags.extend([INTERPRETER, &log]);
+        let finished = run_with(&mut run(&directory, &flags), b"");
+        assert_ne!(finished.code, Some(0), "{flag}: {}", finished.stderr);
+        assert!(
+            finished.stderr.contains("link"),
+            "{flag}: {}",
+            finished.stderr
+        );
+        assert!(!Path::new(&target).exists(), "{flag}");
+    }
 }
 
 #[test]

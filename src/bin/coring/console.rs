@@ -5,12 +5,14 @@ use std::env;
 use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process;
 
 use clap::error::{ContextKind, ContextValue};
 use coring::net::Address;
 use coring::{EngineChoice, Handle, messages};
+use rustix::fs::OFlags;
 use rustix::stdio::dup2_stderr;
 
 use crate::plan::ServerConfig;
@@ -98,12 +100,21 @@ pub(crate) fn version(choice: EngineChoice) {
     print(&text);
 }
 
-/// Lets standard error be a file, from now on.
+/// Lets standard error be a file, from now on. If its name is a symbolic link, that is an error
+/// unless it `follows` links.
 ///
 /// # Errors
 /// When it cannot be opened.
-pub(crate) fn redirect(path: &Path) -> io::Result<()> {
-    let file = File::options().append(true).create(true).open(path)?;
+pub(crate) fn redirect(path: &Path, follows: bool) -> io::Result<()> {
+    let flags = if follows {
+        OFlags::empty()
+    } else {
+        OFlags::NOFOLLOW
+    };
+    let mut options = File::options();
+    options.append(true).create(true);
+    options.custom_flags(i32::try_from(flags.bits()).unwrap_or_default());
+    let file = options.open(path)?;
     Ok(dup2_stderr(file)?)
 }
 

@@ -125,13 +125,21 @@ fn check(arguments: &RunArgs) -> Result<(), Failure> {
 fn run_application(arguments: &RunArgs, config: &mut ServerConfig) -> Result<(), Failure> {
     let mut signals = signals::install_with_workers().map_err(Failure::Signals)?;
     arguments.process.begin();
-    arguments.compat.redirect_messages().map_err(Failure::Run)?;
+    let keeps_user = !arguments.process.changes_user();
+    arguments
+        .compat
+        .redirect_messages(keeps_user)
+        .map_err(Failure::Run)?;
     let bound = bound(config)?;
-    let log = match &config.access_log {
-        AccessLog::File(path) => Some(path.as_path()),
+    let access_log = match &config.access_log {
+        AccessLog::File(path) => Some(path.clone()),
         _ => None,
     };
-    let dropped = arguments.process.drop_privileges(&config.addresses, log);
+    let logs: Vec<_> = access_log
+        .into_iter()
+        .chain(arguments.compat.error_log())
+        .collect();
+    let dropped = arguments.process.drop_privileges(&config.addresses, &logs);
     let _pidfile = dropped.map_err(Failure::Run)?;
     let mounts = arguments.open_mounts().map_err(Failure::Run)?;
     let drain_timeout = Duration::from(config.drain_timeout);

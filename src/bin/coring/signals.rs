@@ -124,7 +124,7 @@ pub(crate) fn handle(
 fn reopen_logs(server: &Handle, error_log: Option<&Path>) {
     server.reopen_access_log();
     if let Some(path) = error_log
-        && let Err(error) = console::redirect(path)
+        && let Err(error) = console::redirect(path, true)
     {
         let path = path.display();
         report(format_args!(

@@ -69,15 +69,16 @@ impl CompatArgs {
         Some(self.error_logfile.clone()).filter(|path| path.as_os_str() != "-")
     }
 
-    /// Lets standard error be that file.
+    /// Lets standard error be that file. While the process has privileges that it is to give up, it
+    /// does not follow a symbolic link, which others may have put there.
     ///
     /// # Errors
     /// When it cannot be opened.
-    pub(crate) fn redirect_messages(&self) -> Result<(), RunError> {
+    pub(crate) fn redirect_messages(&self, follows: bool) -> Result<(), RunError> {
         let Some(path) = self.error_log() else {
             return Ok(());
         };
-        console::redirect(&path).map_err(|error| {
+        console::redirect(&path, follows).map_err(|error| {
             let path = path.display();
             RunError::Setting(format!("the error log {path} cannot be opened: {error}"))
         })

@@ -42,10 +42,6 @@ impl Pidfile {
             file,
         })
     }
-
-    pub(crate) fn file(&self) -> &File {
-        &self.file
-    }
 }
 
 impl Drop for Pidfile {

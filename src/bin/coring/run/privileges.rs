@@ -1,15 +1,16 @@
 //! The arguments of `coring run` that are about its process: user, groups, umask, names.
 
 use std::ffi::CString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::unix::fs::{OpenOptionsExt, chown, fchown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown, lchown};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use clap::builder::FalseyValueParser;
 use coring::process::become_user;
-use rustix::fs::Mode;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use rustix::process::{getegid, geteuid, umask};
 use rustix::thread::set_name;
 
@@ -55,6 +56,11 @@ struct Identity {
 }
 
 impl ProcessArgs {
+    /// Whether the process is to become another user, or to have another group.
+    pub(crate) fn changes_user(&self) -> bool {
+        self.user.is_some() || self.group.is_some()
+    }
+
     /// Takes the name and the umask. To be called before files are made.
     pub(crate) fn begin(&self) {
         if let Some(mask) = self.umask {
@@ -68,15 +74,15 @@ impl ProcessArgs {
     }
 
     /// Writes the pidfile, then gives up the privileges of the user before. The new user owns the
-    /// pidfile, the Unix sockets of `addresses` and the `log`. To be called when all addresses are
-    /// bound, and before Python starts. The pidfile is removed with the result.
+    /// Unix sockets of `addresses` and the `logs`. To be called when all addresses are bound, and
+    /// before Python starts. The pidfile is removed with the result.
     ///
     /// # Errors
     /// When another process has the pidfile, there is no such user, or it cannot be become.
     pub(crate) fn drop_privileges(
         &self,
         addresses: &[String],
-        log: Option<&Path>,
+        logs: &[PathBuf],
     ) -> Result<Option<Pidfile>, RunError> {
         let identity = self.identity().map_err(RunError::Setting)?;
         let pidfile = match &self.pidfile {
@@ -91,24 +97,16 @@ impl ProcessArgs {
             RunError::Setting(format!("{what}: {error}; {cure}"))
         };
         let Identity { uid, gid, groups } = identity;
-        if let Some(pidfile) = &pidfile {
-            let given = fchown(pidfile.file(), Some(uid), Some(gid));
-            given.map_err(|error| failed("cannot give the pidfile away".to_owned(), &error))?;
-        }
         let sockets = addresses
             .iter()
             .filter_map(|address| address.strip_prefix("unix:"));
         for path in sockets.filter(|path| !path.starts_with('@')) {
-            let given = chown(path, Some(uid), Some(gid));
+            let given = lchown(path, Some(uid), Some(gid));
             given.map_err(|error| failed(format!("cannot give {path} away"), &error))?;
         }
-        if let Some(path) = log {
-            let given = open_log(path).and_then(|file| match file.metadata()?.is_file() {
-                true => fchown(&file, Some(uid), Some(gid)),
-                false => Ok(()),
-            });
-            let what = || format!("cannot give the access log {} away", path.display());
-            given.map_err(|error| failed(what(), &error))?;
+        for path in logs {
+            let what = || format!("cannot give the log {} away", path.display());
+            give_log(path, uid, gid).map_err(|error| failed(what(), &error))?;
         }
         let become_it = become_user(uid, gid, &groups);
         become_it.map_err(|error| failed(format!("cannot become user {uid}"), &error))?;
@@ -117,7 +115,7 @@ impl ProcessArgs {
 
     /// The identity to take; none if it is the present one.
     fn identity(&self) -> Result<Option<Identity>, String> {
-        if self.user.is_none() && self.group.is_none() {
+        if !self.changes_user() {
             return Ok(None);
         }
         let read = |path: &str| {
@@ -144,16 +142,16 @@ impl ProcessArgs {
                 (uid, Some(name_of(&fields)), gid)
             }
             (Some(user), None) => {
-                let number = user.parse().map_err(|_| {
+                let number = number(user).ok_or_else(|| {
                     format!("there is no user `{user}` in /etc/passwd; give a number, perhaps")
                 })?;
                 (number, None, None)
             }
         };
         let gid = match &self.group {
-            Some(group) => match (entry(groups, group), group.parse()) {
-                (Some((gid, _)), _) | (None, Ok(gid)) => gid,
-                (None, Err(_)) => {
+            Some(group) => match (entry(groups, group), number(group)) {
+                (Some((gid, _)), _) | (None, Some(gid)) => gid,
+                (None, None) => {
                     return Err(format!(
                         "there is no group `{group}` in /etc/group; give a number, perhaps"
                     ));
@@ -184,24 +182,40 @@ impl ProcessArgs {
     }
 }
 
+/// The number of a user or a group. The greatest one means no change to the kernel, setresuid(2).
+fn number(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|number| *number != u32::MAX)
+}
+
 /// The number and all fields of a user or a group, by its name or its number.
 fn entry<'a>(file: &'a str, name: &str) -> Option<(u32, Vec<&'a str>)> {
     file.lines().find_map(|line| {
         let fields: Vec<&str> = line.split(':').collect();
-        let number = *fields.get(2)?;
-        let is_it = fields[0] == name || number == name;
-        Some((number.parse().ok().filter(|_| is_it)?, fields))
+        let text = *fields.get(2)?;
+        let is_it = fields[0] == name || text == name;
+        Some((number(text).filter(|_| is_it)?, fields))
     })
 }
 
-/// Opens the access log as the server does later, so that it exists.
-fn open_log(path: &Path) -> io::Result<File> {
-    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits();
+/// Makes a log, if there is none, and gives it to the new user.
+///
+/// The new user may be able to write to the log's directory. A link that was put there must not
+/// have this process, which is privileged, make or give away another file: then nothing is done,
+/// and the new user opens what the link names.
+fn give_log(path: &Path, uid: u32, gid: u32) -> io::Result<()> {
+    let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW;
     let mut options = OpenOptions::new();
     options.create(true).append(true);
-    options
-        .custom_flags(i32::try_from(nonblocking).unwrap_or_default())
-        .open(path)
+    options.custom_flags(i32::try_from(flags.bits()).unwrap_or_default());
+    let file = match options.open(path) {
+        Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => return Ok(()),
+        opened => opened?,
+    };
+    let found = file.metadata()?;
+    match found.is_file() && found.nlink() == 1 {
+        true => fchown(&file, Some(uid), Some(gid)),
+        false => Ok(()),
+    }
 }
 
 /// A mask as gunicorn reads it: octal with a leading 0 or 0o, else decimal.
@@ -266,6 +280,8 @@ mod tests {
         for (user, group, part) in [
             ("nobody", None, "no user `nobody` in /etc/passwd"),
             ("65534", None, "give --group"),
+            ("4294967295", Some("33"), "no user `4294967295`"),
+            ("web", Some("4294967295"), "no group `4294967295`"),
             ("web", Some("none"), "no group `none` in /etc/group"),
         ] {
             let error = identity(Some(user), group, false).expect_err(user);

@@ -174,7 +174,9 @@ fn location(typed: &ArgMatches, variable: Option<&ArgMatches>) -> Option<String>
     given(typed)
         .or_else(|| variable.and_then(given))
         .or_else(|| {
-            let is_there = Path::new(DEFAULT_FILE).is_file();
+            // A program that has coring attached says itself what it wants.
+            let is_attached = typed.value_source("attach").is_some();
+            let is_there = !is_attached && Path::new(DEFAULT_FILE).is_file();
             is_there.then(|| DEFAULT_FILE.to_owned())
         })
 }
