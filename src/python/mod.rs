@@ -305,10 +305,9 @@ impl Python {
                 draining().await;
                 drains.store(true, Ordering::Relaxed);
             });
-            spawn_detached(follow_supervisor(
-                link.clone(),
-                news.expect("each core takes its own"),
-            ));
+            let news = news.expect("each core takes its own");
+            let is_attached = options.attached.is_some();
+            spawn_detached(follow_supervisor(link.clone(), news, is_attached));
             link
         })
     }
@@ -452,7 +451,7 @@ impl Service for Python {
 }
 
 /// Follows what the supervisor says of workers.
-async fn follow_supervisor(link: Rc<Link>, news: OwnedFd) {
+async fn follow_supervisor(link: Rc<Link>, news: OwnedFd, is_attached: bool) {
     let mut news = UnixSeqpacket::new(news).expect("a socket of that kind");
     while let Ok(Some(message)) = news.recv(Vec::with_capacity(NEWS_BYTES)).await {
         match parse_news(&message.bytes) {
@@ -481,7 +480,7 @@ async fn follow_supervisor(link: Rc<Link>, news: OwnedFd) {
                     far,
                     bell,
                     page,
-                    process,
+                    process: (!is_attached).then_some(process),
                 };
                 if let Err(error) = link.join(joined) {
                     messages::report(format_args!("worker {number} is not used: {error}"));

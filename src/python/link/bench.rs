@@ -68,8 +68,7 @@ impl LinkBench {
                 data,
                 far: copy(&far),
                 bell: copy(&page),
-                // Not a process, so nothing is killed.
-                process: copy(&page),
+                process: None,
                 page,
             };
             let (peer, _) = link.add(joined).expect("a descriptor");

@@ -74,8 +74,8 @@ pub(super) struct Joined {
     pub(super) far: OwnedFd,
     pub(super) bell: OwnedFd,
     pub(super) page: OwnedFd,
-    /// The worker's process (a pidfd).
-    pub(super) process: OwnedFd,
+    /// The worker's process (a pidfd); none if that is not coring's own.
+    pub(super) process: Option<OwnedFd>,
 }
 
 /// See the module.

@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use rustix::io::pread;
-use rustix::net::{RecvFlags, recv};
+use rustix::net::{RecvFlags, Shutdown, recv, shutdown};
 use rustix::process::{Signal, pidfd_send_signal};
 
 use super::{Dispatch, Joined};
@@ -41,7 +41,7 @@ pub(super) struct Peer {
     /// The far end of it.
     far: OwnedFd,
     page: OwnedFd,
-    process: OwnedFd,
+    process: Option<OwnedFd>,
     /// Requests that it was given and has not answered in full; for `Dispatch::Each`.
     pub(super) running: Cell<u32>,
     /// It gets no further requests.
@@ -134,14 +134,23 @@ impl Peer {
         }
     }
 
-    /// Kills the worker. The supervisor notices that, and starts another one.
+    /// Kills the worker, or ends the link with it if its process is not coring's own. The
+    /// supervisor notices that, and starts another one.
     fn condemn(&self, why: &dyn fmt::Display) {
         if self.is_condemned.replace(true) {
             return;
         }
-        messages::report(format_args!("worker {} is killed: {why}", self.number));
-        // It fails if the worker has ended by now.
-        let _ = pidfd_send_signal(&self.process, Signal::KILL);
+        match &self.process {
+            Some(process) => {
+                messages::report(format_args!("worker {} is killed: {why}", self.number));
+                // It fails if the worker has ended by now.
+                let _ = pidfd_send_signal(process, Signal::KILL);
+            }
+            None => {
+                messages::report(format_args!("the link to the program is ended: {why}"));
+                let _ = shutdown(&self.data, Shutdown::Both);
+            }
+        }
     }
 
     /// The requests that its threads have marked.

@@ -38,9 +38,10 @@ impl Link {
 
     /// The request that has waited longest may look whether there is room.
     pub(super) fn admit(&self) {
-        if self.has_room()
-            && let Some(event) = self.crowd.borrow_mut().pop_front()
-        {
+        if self.crowd.borrow().is_empty() || !self.has_room() {
+            return;
+        }
+        if let Some(event) = self.crowd.borrow_mut().pop_front() {
             event.fire();
         }
     }

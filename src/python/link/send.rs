@@ -51,6 +51,8 @@ impl Link {
         peer.running.set(peer.running.get() + 1);
         peer.send(message);
         self.ensure_sweep();
+        // A worker that has just come has room for more than one.
+        self.admit();
         true
     }
 
