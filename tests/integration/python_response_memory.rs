@@ -4,7 +4,9 @@
 use std::thread;
 use std::time::Duration;
 
-use crate::support::{Coring, TempDir, assert_bytes_below, get, private_bytes, run_application};
+use crate::support::{
+    Coring, TempDir, assert_bytes_below, eventually, get, private_bytes, run_application,
+};
 
 const PART_BYTES: usize = 64 << 10;
 
@@ -35,8 +37,13 @@ fn growth(total: &str) -> u64 {
         client
     };
     let mut clients: Vec<_> = (0..CLIENTS).map(ask).collect();
-    thread::sleep(Duration::from_secs(3));
-    let after = private_bytes(server.pid());
+    // All is there when it no longer grows.
+    let after = eventually("the responses", || {
+        let before = private_bytes(server.pid());
+        thread::sleep(Duration::from_secs(2));
+        let after = private_bytes(server.pid());
+        (after < before + (1 << 20)).then_some(after)
+    });
     // Others are served meanwhile.
     assert_eq!(server.get("/").text(), "hello");
     for client in &mut clients[..3] {

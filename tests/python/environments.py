@@ -23,6 +23,11 @@ def environment(requirements):
     return python
 
 
+def absolute(path):
+    """The same path for a process with another working directory."""
+    return Path(path).absolute()
+
+
 def find_coring():
     """The newest program in target."""
     programs = [TARGET / profile / "coring" for profile in ("release", "debug")]

@@ -342,7 +342,10 @@ mod tests {
         command.build();
         let commands = [&command].into_iter().chain(command.get_subcommands());
         let flags = commands.flat_map(|command| command.get_arguments());
-        for flag in flags.filter(|flag| !["help", "version"].contains(&flag.get_id().as_str())) {
+        let is_documented = |flag: &&clap::Arg| {
+            !flag.is_hide_set() && !["help", "version"].contains(&flag.get_id().as_str())
+        };
+        for flag in flags.filter(is_documented) {
             let Some(long) = flag.get_long() else {
                 continue;
             };
