@@ -136,9 +136,7 @@ def _ignore(number: int, frame: Any) -> None:
     """Does nothing."""
 
 
-def _receive(
-    control: socket.socket, functions: hooks.Hooks
-) -> tuple[bytes, list[int] | None]:
+def _receive(control: socket.socket, functions: hooks.Hooks) -> tuple[bytes, list[int] | None]:
     """An order to fork, and its descriptors, which some messages before it may carry, too. Calls
     the functions that other messages name, which may come between these.
 
