@@ -54,7 +54,7 @@ def run(config: dict[str, Any]) -> None:
     from _coring import threads  # noqa: F401
 
     gc.collect()
-    # What was made so far is left alone by the garbage collection of workers, which would copy it.
+    # The garbage collection of workers leaves alone all objects so far: it would copy their pages.
     gc.freeze()
     control.send(b"ready")
     forked = _fork_workers(control, functions)
@@ -165,7 +165,7 @@ def _receive(control: socket.socket, functions: hooks.Hooks) -> tuple[bytes, lis
 
 def _fork_twice() -> int:
     """Forks a process that is coring's child. Returns its id, and 0 in it."""
-    # What is in a buffer would be written by each of them.
+    # Each of them would write the content of a buffer.
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
