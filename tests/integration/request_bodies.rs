@@ -455,7 +455,7 @@ fn a_malformed_chunk_that_has_arrived_is_answered_with_400() {
     let server = Local::start(|| {
         async |request: Request| {
             if request.path() == "/later" {
-                nap(Duration::from_millis(500)).await;
+                nap(Duration::from_secs(2)).await;
             }
             Response::text(request.into_body())
         }
