@@ -77,7 +77,7 @@ fn a_client_that_resets_is_not_trusted() {
 #[test]
 fn a_wrong_list_of_proxies_is_refused() {
     let run = |flags: &[&str], variable: Option<&str>| {
-        let mut command = coring(&[&["run", "none.py"][..], flags].concat());
+        let mut command = coring(&[&["run", "none.py", "--bind=127.0.0.1:0"][..], flags].concat());
         command.env_remove("FORWARDED_ALLOW_IPS");
         if let Some(list) = variable {
             command.env("FORWARDED_ALLOW_IPS", list);
@@ -93,7 +93,12 @@ fn a_wrong_list_of_proxies_is_refused() {
                     10.0.0.0/8";
     assert!(error.contains(expected), "{error}");
     // A flag takes precedence over the variable, so that one is not read.
-    let mut command = coring(&["run", "none.py", "--forwarded-allow-ips", "*"]);
+    let mut command = coring(&[
+        "run",
+        "none.py",
+        "--bind=127.0.0.1:0",
+        "--forwarded-allow-ips=*",
+    ]);
     let finished = run_with(command.env("FORWARDED_ALLOW_IPS", "proxy"), b"");
     assert!(
         !finished.stderr.contains("FORWARDED"),

@@ -254,6 +254,11 @@ fn the_names_of_uvicorn_work() {
             "`--http` has no effect",
         ],
     );
+    // The last of repeated flags counts.
+    assert!(
+        !banner.contains(":1/") && !banner.contains("0.0.0.0"),
+        "{banner}"
+    );
     let mut from_variables = command(&directory, &["--host", "127.0.0.1"]);
     let variables = [
         ("UVICORN_PORT", "0"),

@@ -40,6 +40,10 @@ impl Place {
     }
 }
 
+pub(crate) fn is_part_of_address(row: &Row) -> bool {
+    ["host", "port", "uds"].contains(&row.name)
+}
+
 /// What a setting becomes. `place` takes what belongs to the address.
 ///
 /// # Errors

@@ -127,7 +127,7 @@ impl<'a> Merge<'a> {
                     _ => {
                         let values = matches.get_many::<String>(id).into_iter().flatten();
                         let values: Vec<String> = values.cloned().collect();
-                        match row.becomes().is_some_and(|long| self.is_list(long)) {
+                        match self.is_list(row) {
                             true => Value::List(values),
                             false => Value::Text(values.last().cloned().unwrap_or_default()),
                         }
@@ -139,10 +139,14 @@ impl<'a> Merge<'a> {
         Ok(())
     }
 
-    fn is_list(&self, long: &str) -> bool {
+    /// Whether a flag that is repeated adds a value. Of the parts of the one address, `--host` and
+    /// `--port`, the last counts.
+    fn is_list(&self, row: &Row) -> bool {
         let mut arguments = self.run.get_arguments();
-        let found = arguments.find(|argument| argument.get_long() == Some(long));
-        found.is_some_and(|argument| matches!(argument.get_action(), ArgAction::Append))
+        let long = row.becomes();
+        let found = arguments.find(|argument| argument.get_long() == long && long.is_some());
+        !convert::is_part_of_address(row)
+            && found.is_some_and(|argument| matches!(argument.get_action(), ArgAction::Append))
     }
 
     fn is_hidden(&self, id: &str) -> bool {
@@ -213,7 +217,7 @@ impl<'a> Merge<'a> {
             let is_switch = row.flags.iter().any(|flag| flag.value == TakesValue::No);
             let value = if is_switch {
                 Value::Bool(convert::is_true(&text))
-            } else if row.becomes().is_some_and(|long| self.is_list(long)) {
+            } else if self.is_list(row) {
                 Value::List(text.split_whitespace().map(str::to_owned).collect())
             } else {
                 Value::Text(text)
