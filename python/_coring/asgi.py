@@ -9,7 +9,7 @@ from time import monotonic
 from typing import Any, Awaitable, Callable
 
 from _coring import cores, logs
-from _coring.application import LoadError, as_asgi3
+from _coring.application import LoadError
 from _coring.cycle import Cycle, Waiting
 from _coring.lifespan import Lifespan
 from _coring.link import (
@@ -204,8 +204,6 @@ def run(
     link: Link, app: Any, interface: str, config: dict[str, Any], loop: asyncio.AbstractEventLoop
 ) -> str | None:
     """Serves until coring asks for the end. Returns why the application has not started."""
-    if interface == "asgi2":
-        app = as_asgi3(app)
     failure = loop.run_until_complete(Server(link, app, loop, config).run(interface))
     if failure is None:
         loop.run_until_complete(_clean_up(loop))

@@ -9,7 +9,7 @@ import warnings
 from collections import deque
 from importlib import import_module
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Callable, NoReturn
 
 from _coring import BEFORE, cores, logs
 from _coring.application import LoadError
@@ -237,7 +237,13 @@ class Upload(io.RawIOBase):
 class Server:
     """The hub's side of a worker. For responses it stands for the link."""
 
-    def __init__(self, link: Link, app: Application, config: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        link: Link,
+        app: Application,
+        config: dict[str, Any],
+        new_caller: Callable[..., Caller] = Caller,
+    ) -> None:
         gevent = import_module("gevent")
         self.new_greenlet = gevent.Greenlet
         self.current = gevent.getcurrent
@@ -250,7 +256,7 @@ class Server:
         self.loop = self.hub.loop
         self.pause = gevent.sleep
         self.connections = int(config.get("worker_connections") or CONNECTIONS)
-        self.caller = Caller(self, app, config, self.connections)
+        self.caller = new_caller(self, app, config, self.connections)
         self.buffer = bytearray(MESSAGE_BYTES_MAX)
         self.exchanges: dict[bytes, Exchange] = {}
         # Those that wait until fewer run.
@@ -381,11 +387,13 @@ class Server:
         self._beat.stop()
 
 
-def run(link: Link, app: Application, config: dict[str, Any]) -> None:
+def run(
+    link: Link, app: Application, config: dict[str, Any], new_caller: Callable[..., Caller]
+) -> None:
     """Serves until coring asks for the end."""
     # This process may be a fork of one that has a hub.
     import_module("gevent").reinit()
-    server = Server(link, app, config)
+    server = Server(link, app, config, new_caller)
     logs.warn_of_access_filters()
     server.report_loaded()
     server.run(float(config.get("drain_timeout", 30.0)))

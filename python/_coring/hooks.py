@@ -3,6 +3,8 @@ server and of its workers. The names and the arguments are gunicorn's (its serve
 
 from __future__ import annotations
 
+import functools
+import inspect
 import logging
 import os
 from typing import Any
@@ -118,9 +120,41 @@ class Hooks:
         """The worker was sent SIGINT or SIGQUIT."""
         self._call("worker_int", self._worker)
 
+    def aborted(self) -> None:
+        """The worker was sent SIGABRT."""
+        self._call("worker_abort", self._worker)
+
     def end(self) -> None:
         """The worker is about to end."""
         self._call("worker_exit", self._server, self._worker)
+
+    def has(self, *names: str) -> bool:
+        """Whether the file has one of these functions."""
+        return any(callable(self._found.get(name)) for name in names)
+
+    def before_request(self, request: Any) -> None:
+        """The application is about to be called. An error is the request's, as one of its own."""
+        function = self._found.get("pre_request")
+        if callable(function):
+            function(self._worker, request)
+
+    def after_request(self, request: Any, environ: Any, answer: Any) -> None:
+        """The application is done with a request."""
+        if self.has("post_request"):
+            arguments = (self._worker, request, environ, answer)
+            self._call("post_request", *arguments[: self._arguments_of_post_request])
+
+    @functools.cached_property
+    def _arguments_of_post_request(self) -> int:
+        """How many arguments it takes: older files have it with two or three."""
+        signature = inspect.signature(self._found["post_request"])
+        for count in (4, 3):
+            try:
+                signature.bind(*range(count))
+            except TypeError:
+                continue
+            return count
+        return 2
 
     def _made(self, number: int, pid: int) -> Worker:
         worker = Worker(number + 1, self._server)

@@ -11,6 +11,7 @@ from typing import Any, Callable, NoReturn, Tuple
 
 from _coring import application, hooks, logs
 from _coring.link import Link
+from _coring.wsgi import Caller
 
 DEFAULT_THREADS = 8
 # As many as have a mark.
@@ -47,6 +48,9 @@ def run(
     """
     link = Link(config)
     _take_signals(link, functions)
+    if functions.has("worker_abort"):
+        # Before `faulthandler` is enabled: that calls this handler after it has written.
+        _take_abort(functions)
     # They were blocked by the fork.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, GROUP_SIGNALS)
     if link.beat_interval:
@@ -65,6 +69,14 @@ def run(
     except application.LoadError as error:
         exit_with(link.report, LOAD_FAILED, str(error))
     functions.loaded()
+    new_caller: Callable[..., Caller] = Caller
+    if worker_class == "asgi" and interface == "asgi2":
+        app = application.as_asgi3(app)
+    if functions.has("pre_request", "post_request"):
+        from _coring import around
+
+        new_caller = around.new_caller(functions)
+        app = around.asgi(app, functions) if worker_class == "asgi" else app
     if worker_class == "asgi":
         failure = asgi.run(link, app, interface, config, loop)
         if failure is not None:
@@ -72,7 +84,7 @@ def run(
     elif worker_class == "gevent":
         from _coring import greenlets
 
-        greenlets.run(link, app, config)
+        greenlets.run(link, app, config, new_caller)
     else:
         from _coring import threads
 
@@ -81,7 +93,7 @@ def run(
         if worker_class == "gthread":
             count = min(int(config.get("threads") or DEFAULT_THREADS), THREADS_MAX)
         link.report_loaded(f"{interface} {worker_class} {count} {python_version()}")
-        threads.run(link, app, config, count)
+        threads.run(link, app, config, count, new_caller)
     functions.end()
     sys.exit(0)
 
@@ -179,6 +191,22 @@ def _take_signals(link: Link, functions: hooks.Hooks) -> None:
         restore()
 
     os.register_at_fork(before=block, after_in_parent=restore, after_in_child=restore_in_child)
+
+
+def _take_abort(functions: hooks.Hooks) -> None:
+    """Calls `worker_abort` on SIGABRT, by which coring ends a worker that hangs."""
+    worker = os.getpid()
+
+    def handle(number: int, _: Any) -> None:
+        try:
+            if os.getpid() == worker:
+                functions.aborted()
+                functions.end()
+        finally:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    signal.signal(signal.SIGABRT, handle)
 
 
 def python_version() -> str:

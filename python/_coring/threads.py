@@ -9,7 +9,7 @@ import socket
 import threading
 from marshal import loads
 from time import monotonic
-from typing import Any
+from typing import Any, Callable
 
 from _coring import logs
 from _coring.link import (
@@ -256,9 +256,15 @@ def received_descriptor(ancillary: Any) -> int | None:
     return fds[0] if fds else None
 
 
-def run(link: Link, app: Application, config: dict[str, Any], threads: int) -> None:
+def run(
+    link: Link,
+    app: Application,
+    config: dict[str, Any],
+    threads: int,
+    new_caller: Callable[..., Caller] = Caller,
+) -> None:
     """Serves until coring asks for the end."""
-    caller = Caller(link, app, config, threads)
+    caller = new_caller(link, app, config, threads)
     if threads == 1:
         serve(link, caller, 0, None)
         return

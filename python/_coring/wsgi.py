@@ -383,7 +383,7 @@ class Caller:
             if stream is not None:
                 stream.close()
 
-    def respond(self, environ: Environ, response: Response) -> None:
+    def respond(self, environ: Environ, response: Any) -> None:
         """Calls the application, and sends what it returns."""
         result = self.app(environ, response.start_response)
         kind = type(result)

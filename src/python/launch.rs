@@ -34,6 +34,7 @@ macro_rules! module {
 const MODULES: &[(&str, &str)] = &[
     module!("__init__"),
     module!("application"),
+    module!("around"),
     module!("asgi"),
     module!("check"),
     module!("cores"),

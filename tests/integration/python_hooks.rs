@@ -4,7 +4,9 @@ use std::fs;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::{Coring, TempDir, children, coring, eventually};
+use crate::support::{
+    Coring, PYTHON, TempDir, children, coring, eventually, get, python_with_tools, request,
+};
 
 const APP: &str = "\
 def app(environ, start_response):
@@ -153,4 +155,162 @@ fn a_function_that_fails_is_reported_and_does_no_harm() {
         eventually(name, || server.stderr().contains(&line).then_some(()));
     }
     assert_eq!(server.stop().code, Some(0));
+}
+
+/// Views that send, fail, write and hang, as a WSGI and as an ASGI application.
+const VIEWS: &str = "\
+def app(environ, start_response):
+    path = environ['PATH_INFO']
+    if path == '/fail':
+        raise KeyError('view')
+    write = start_response('201 Made', [('X-Shape', 'round')])
+    if path == '/write':
+        write(b'abc')
+        return (part for part in [b'de', b'f'])
+    while path == '/spin':
+        pass
+    return [b'hello']
+
+async def asgi(scope, receive, send):
+    if scope['type'] == 'lifespan':
+        raise RuntimeError
+    if scope['path'] == '/fail':
+        raise KeyError('view')
+    headers = [(b'X-Shape', b'round')]
+    await send({'type': 'http.response.start', 'status': 201, 'headers': headers})
+    while scope['path'] == '/spin':
+        pass
+    if scope['path'] == '/write':
+        await send({'type': 'http.response.body', 'body': b'abcdef', 'more_body': True})
+        await send({'type': 'http.response.body'})
+    else:
+        await send({'type': 'http.response.body', 'body': b'hello'})
+";
+
+const REQUEST_FUNCTIONS: &str = "\
+import os
+
+def note(*parts):
+    with open('hooks', 'a') as file:
+        file.write(' '.join(map(str, parts)) + '\\n')
+
+def pre_request(worker, req):
+    assert worker.pid == os.getpid() and worker.log
+    if req.path == '/stop':
+        raise ValueError('pre_request')
+    assert req.version == (1, 1) and req.scheme == 'http'
+    assert req.remote_addr[0] == '127.0.0.1'
+    colour = dict(req.headers).get('X-COLOUR')
+    note('pre', req.method, req.uri, req.path, req.query or '-', colour)
+
+def post_request(worker, req, environ, resp):
+    shape = dict(resp.headers).get('X-Shape')
+    note('post', req.method, environ['PATH_INFO'], resp.status, resp.status_code, shape, resp.sent)
+    if req.path == '/after':
+        raise ValueError('post_request')
+
+def worker_abort(worker): note('abort', worker.pid, os.getpid())
+def worker_exit(server, worker): note('exit', worker.pid)
+";
+
+fn start_views(class: &str, configuration: &str, flags: &[&str]) -> (Coring, TempDir) {
+    let directory = TempDir::new();
+    directory.write("views.py", VIEWS);
+    directory.write("gunicorn.conf.py", configuration);
+    let app = match class {
+        "asgi" => "views:asgi",
+        _ => "views:app",
+    };
+    let fixed = ["run", app, "--bind", "127.0.0.1:0", "-k", class, "-w", "1"];
+    let mut command = coring(&[&fixed[..], flags].concat());
+    command.current_dir(directory.path());
+    if class == "gevent" {
+        command.env(PYTHON, python_with_tools());
+    }
+    (Coring::start_as(command), directory)
+}
+
+#[test]
+fn functions_see_each_request_and_its_response() {
+    for class in ["sync", "gthread", "gevent", "asgi"] {
+        let (server, directory) = start_views(class, REQUEST_FUNCTIONS, &[]);
+        let status = match class {
+            "asgi" => "201",
+            _ => "201 Made",
+        };
+        let colour = request("GET", "/a%20b?c=%20", &["X-Colour: red"]);
+        assert_eq!(server.ask(colour).text(), "hello");
+        wait_for(&directory, "post", 1);
+        assert_eq!(
+            calls(&directory, "pre"),
+            ["pre GET /a%20b?c=%20 /a%20b c=%20 red"],
+            "{class}"
+        );
+        let expected = format!("post GET /a b {status} 201 round 5");
+        assert_eq!(calls(&directory, "post"), [expected], "{class}");
+
+        assert_eq!(server.get("/write").text(), "abcdef");
+        let mut client = server.connect();
+        client.send(request("HEAD", "/", &[]));
+        assert_eq!(client.head().status, 201);
+        assert_eq!(server.get("/fail").status, 500);
+        assert_eq!(server.get("/stop").status, 500);
+        assert_eq!(server.get("/after").text(), "hello");
+        wait_for(&directory, "post", 6);
+        let expected = [
+            format!("post GET /write {status} 201 round 6"),
+            format!("post HEAD / {status} 201 round 0"),
+            "post GET /fail None None None 0".to_owned(),
+            "post GET /stop None None None 0".to_owned(),
+            format!("post GET /after {status} 201 round 5"),
+        ];
+        assert_eq!(calls(&directory, "post")[1..], expected, "{class}");
+        let pre = calls(&directory, "pre");
+        assert!(!pre.iter().any(|call| call.contains("/stop")), "{pre:?}");
+        for text in [
+            "KeyError: 'view'",
+            "ValueError: pre_request",
+            "ValueError: post_request",
+            "coring: post_request of the configuration failed: ValueError; coring goes on",
+        ] {
+            eventually(text, || server.stderr().contains(text).then_some(()));
+        }
+        assert_eq!(server.stop().code, Some(0));
+    }
+}
+
+#[test]
+fn post_request_may_take_fewer_arguments() {
+    for parameters in ["worker, req", "worker, req, environ"] {
+        let file = format!(
+            "def post_request({parameters}):\n    with open('hooks', 'a') as file:\n        \
+             file.write('post ' + req.path + '\\n')\n"
+        );
+        let (server, directory) = start_views("sync", &file, &[]);
+        assert_eq!(server.get("/few").text(), "hello");
+        wait_for(&directory, "post", 1);
+        assert_eq!(calls(&directory, "post"), ["post /few"], "{parameters}");
+        assert_eq!(server.stop().code, Some(0));
+    }
+}
+
+#[test]
+fn worker_abort_is_called_in_a_worker_that_hangs() {
+    for class in ["sync", "gevent", "asgi"] {
+        let (server, directory) = start_views(class, REQUEST_FUNCTIONS, &["--timeout", "1s"]);
+        let worker = raw(is_ready(&server));
+        let mut client = server.connect();
+        client.send(get("/spin"));
+        wait_for(&directory, "exit", 1);
+        let expected = format!("abort {worker} {worker}");
+        assert_eq!(calls(&directory, "abort"), [expected], "{class}");
+        assert_eq!(calls(&directory, "exit"), [format!("exit {worker}")]);
+        let traceback = "Fatal Python error: Aborted";
+        eventually(traceback, || {
+            server.stderr().contains(traceback).then_some(())
+        });
+        let other = raw(is_ready(&server));
+        assert_ne!(other, worker, "{class}");
+        assert_eq!(server.stop().code, Some(0));
+    }
 }
