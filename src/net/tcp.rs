@@ -9,7 +9,9 @@ use super::address::Address;
 use super::bind::{Bound, bind};
 use super::duplex::{Duplex, ReadHalf, WriteHalf};
 use super::listener::Listener;
-use super::stream::Stream;
+use super::race::connect_tcp;
+use super::reading;
+use super::resolve::ToAddresses;
 use crate::buf::{Chunk, Part};
 
 /// A TCP connection. Dropping it cancels its operations and closes the socket. If bytes that were
@@ -25,17 +27,41 @@ use crate::buf::{Chunk, Part};
 pub struct TcpStream(Duplex);
 
 impl TcpStream {
-    /// Connects to `address`. It takes no host name, because resolving one would block the worker.
+    /// Connects to an address, or to a name and a port as in `"localhost:8000"`. A name is resolved
+    /// as by [`lookup_host`](super::lookup_host). If it has several addresses, they are tried in
+    /// turn, one every 250 ms or as soon as one has failed, and the first connection wins
+    /// (RFC 8305).
+    ///
+    /// It takes as long as the kernel tries, often minutes; give it a timeout. If the future is
+    /// dropped, the attempts are cancelled and their sockets closed.
+    ///
+    /// ```
+    /// # use coring::net::TcpListener;
+    /// use std::time::Duration;
+    ///
+    /// use coring::net::TcpStream;
+    /// use coring::time::timeout;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// coring::run(async {
+    /// #   let listener = TcpListener::bind(([127, 0, 0, 1], 0))?;
+    /// #   let port = listener.local_addr().port();
+    ///     let connect = TcpStream::connect(("localhost", port));
+    ///     let stream = timeout(Duration::from_secs(10), connect).await??;
+    ///     assert_eq!(stream.peer_addr()?.port(), port);
+    ///     Ok(())
+    /// })
+    /// # }
+    /// ```
     ///
     /// # Errors
-    /// Those of connect(2).
+    /// Those of connect(2), of the first attempt if there are several; or the name cannot be
+    /// resolved.
     ///
     /// # Panics
     /// Outside a worker.
-    pub async fn connect(address: impl Into<SocketAddr>) -> io::Result<Self> {
-        let stream = Stream::connect(address.into().into()).await?;
-        stream.set_tcp_options()?;
-        Ok(Self(Duplex::new(stream)))
+    pub async fn connect(peer: impl ToAddresses) -> io::Result<Self> {
+        Ok(Self(Duplex::new(connect_tcp(peer).await?)))
     }
 
     /// Receives the next chunk, of up to 4 KiB; `None` after the peer's FIN. If the future is
@@ -47,6 +73,90 @@ impl TcpStream {
         self.0.read().await
     }
 
+    /// Receives exactly `len` bytes. They are held in memory until all of them have come, so limit
+    /// a `len` that a peer has sent. If the future is dropped, no bytes are lost.
+    ///
+    /// ```
+    /// # use coring::net::{TcpListener, TcpStream};
+    /// # fn main() -> std::io::Result<()> {
+    /// # coring::run(async {
+    /// # let mut listener = TcpListener::bind(([127, 0, 0, 1], 0))?;
+    /// # let mut client = TcpStream::connect(listener.local_addr()).await?;
+    /// # let mut stream = listener.accept().await?;
+    /// client.write_all_vectored(["\0\u{5}", "hello"]).await?;
+    /// let length = stream.read_exact(2).await?;
+    /// let length = u16::from_be_bytes([length[0], length[1]]);
+    /// assert_eq!(&*stream.read_exact(length.into()).await?, b"hello");
+    /// # Ok(())
+    /// # })
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// `UnexpectedEof` if the stream ends before; the bytes that have come can still be read. Those
+    /// of [`TcpStream::read`].
+    pub async fn read_exact(&mut self, len: usize) -> io::Result<Part> {
+        self.0.read_exact(len).await
+    }
+
+    /// Receives the bytes up to and including the next `delimiter`. At the end of the stream:
+    /// the bytes before it, which have no delimiter, or `None` if there are none. If the future is
+    /// dropped, no bytes are lost.
+    ///
+    /// ```
+    /// # use coring::net::{TcpListener, TcpStream};
+    /// # fn main() -> std::io::Result<()> {
+    /// # coring::run(async {
+    /// # let mut listener = TcpListener::bind(([127, 0, 0, 1], 0))?;
+    /// # let mut client = TcpStream::connect(listener.local_addr()).await?;
+    /// # let mut stream = listener.accept().await?;
+    /// client.write_all("one;two;").await?;
+    /// assert_eq!(&*stream.read_until(b';', 80).await?.expect("a piece"), b"one;");
+    /// # Ok(())
+    /// # })
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// `InvalidData` if the first `bytes_max` bytes contain no delimiter; they can still be read.
+    /// Those of [`TcpStream::read`].
+    pub async fn read_until(
+        &mut self,
+        delimiter: u8,
+        bytes_max: usize,
+    ) -> io::Result<Option<Part>> {
+        self.0.read_until(delimiter, bytes_max).await
+    }
+
+    /// Receives the next line, of at most `bytes_max` bytes with its end, and returns it without
+    /// its end (LF or CR LF). The last line needs none; `None` after it. If the future is dropped,
+    /// no bytes are lost.
+    ///
+    /// ```
+    /// # use coring::net::{TcpListener, TcpStream};
+    /// # fn main() -> std::io::Result<()> {
+    /// # coring::run(async {
+    /// # let mut listener = TcpListener::bind(([127, 0, 0, 1], 0))?;
+    /// # let mut client = TcpStream::connect(listener.local_addr()).await?;
+    /// # let mut stream = listener.accept().await?;
+    /// client.write_all("one\r\ntwo").await?;
+    /// client.shutdown_write();
+    /// assert_eq!(stream.read_line(80).await?.as_deref(), Some("one"));
+    /// assert_eq!(stream.read_line(80).await?.as_deref(), Some("two"));
+    /// assert_eq!(stream.read_line(80).await?, None);
+    /// # Ok(())
+    /// # })
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// `InvalidData` if the line is too long, or is not UTF-8; a line that is not UTF-8 is
+    /// consumed. Those of [`TcpStream::read`].
+    pub async fn read_line(&mut self, bytes_max: usize) -> io::Result<Option<String>> {
+        let line = self.read_until(b'\n', bytes_max).await?;
+        line.as_deref().map(reading::line).transpose()
+    }
+
     /// Sends `bytes`, and waits until the kernel has taken all of them. If the future is dropped,
     /// the kernel may still send all or some of them. The next write sends the rest first.
     ///
@@ -54,6 +164,18 @@ impl TcpStream {
     /// If the connection is broken.
     pub async fn write_all(&mut self, bytes: impl Into<Part>) -> io::Result<()> {
         self.0.write_all(bytes.into()).await
+    }
+
+    /// As [`TcpStream::write_all`], for several parts in their order. The kernel gets up to 64 of
+    /// them in one call.
+    ///
+    /// # Errors
+    /// If the connection is broken.
+    pub async fn write_all_vectored(
+        &mut self,
+        parts: impl IntoIterator<Item = impl Into<Part>>,
+    ) -> io::Result<()> {
+        self.0.write_all_vectored(parts).await
     }
 
     /// Ends our side of the stream (FIN). Bytes of the peer can still be read. If bytes of a

@@ -11,6 +11,7 @@ use super::address::Address;
 use super::bind::{Bound, SocketFile, bind};
 use super::duplex::{Duplex, ReadHalf, WriteHalf};
 use super::listener::Listener;
+use super::reading;
 use super::stream::Stream;
 use crate::buf::{Chunk, Part};
 
@@ -41,12 +42,52 @@ impl UnixStream {
         self.0.read().await
     }
 
+    /// As [`TcpStream::read_exact`](super::TcpStream::read_exact).
+    ///
+    /// # Errors
+    /// `UnexpectedEof` if the stream ends before, and those of [`UnixStream::read`].
+    pub async fn read_exact(&mut self, len: usize) -> io::Result<Part> {
+        self.0.read_exact(len).await
+    }
+
+    /// As [`TcpStream::read_until`](super::TcpStream::read_until).
+    ///
+    /// # Errors
+    /// `InvalidData` if there is no delimiter within the limit, and those of [`UnixStream::read`].
+    pub async fn read_until(
+        &mut self,
+        delimiter: u8,
+        bytes_max: usize,
+    ) -> io::Result<Option<Part>> {
+        self.0.read_until(delimiter, bytes_max).await
+    }
+
+    /// As [`TcpStream::read_line`](super::TcpStream::read_line).
+    ///
+    /// # Errors
+    /// `InvalidData` if the line is too long or not UTF-8, and those of [`UnixStream::read`].
+    pub async fn read_line(&mut self, bytes_max: usize) -> io::Result<Option<String>> {
+        let line = self.read_until(b'\n', bytes_max).await?;
+        line.as_deref().map(reading::line).transpose()
+    }
+
     /// As [`TcpStream::write_all`](super::TcpStream::write_all).
     ///
     /// # Errors
     /// If the connection is broken.
     pub async fn write_all(&mut self, bytes: impl Into<Part>) -> io::Result<()> {
         self.0.write_all(bytes.into()).await
+    }
+
+    /// As [`TcpStream::write_all_vectored`](super::TcpStream::write_all_vectored).
+    ///
+    /// # Errors
+    /// If the connection is broken.
+    pub async fn write_all_vectored(
+        &mut self,
+        parts: impl IntoIterator<Item = impl Into<Part>>,
+    ) -> io::Result<()> {
+        self.0.write_all_vectored(parts).await
     }
 
     /// Ends our side of the stream. Bytes of the peer can still be read.
