@@ -105,15 +105,33 @@ pub use sys::signals::unblock_signals;
 pub use task::run::{run, run_with};
 pub use task::spawn;
 
-/// Channels between the coroutines of a worker.
+/// Channels and locks between the coroutines of a worker. Nothing here is `Send`; channels between
+/// workers are in [`remote`].
 pub mod sync {
-    pub use crate::task::channel::{Closed, Receiver, Sender, channel};
+    pub use crate::task::channel::local::{Receiver, Sender, channel};
+    pub use crate::task::channel::{Closed, TryRecvError, TrySendError};
+    pub use crate::task::mutex::{Mutex, MutexGuard, TryLockError};
+    pub use crate::task::notify::{Notified, Notify};
+    pub use crate::task::semaphore::{
+        AcquireError, OwnedSemaphorePermit, Semaphore, SemaphorePermit, TryAcquireError,
+    };
+
+    /// A channel for one value.
+    pub mod oneshot {
+        pub use crate::task::oneshot::{Receiver, RecvError, Sender, TryRecvError, channel};
+    }
 }
 
-/// Sleeps and timeouts.
+/// Across workers and threads: channels whose ends are `Send`.
+pub mod remote {
+    pub use crate::task::channel::between::{Receiver, Sender, channel};
+}
+
+/// Sleeps, timeouts and intervals.
 pub mod time {
     pub use crate::rt::{Elapsed, Timeout};
-    pub use crate::task::time::{sleep, timeout};
+    pub use crate::task::interval::{Interval, MissedTickBehavior, interval, interval_at};
+    pub use crate::task::time::{sleep, sleep_until, timeout};
 }
 
 /// Internals for `bench/` and `tests/fuzz/`. Anything here may change in any release.

@@ -96,6 +96,12 @@ fn imports_follow_the_table() {
 }
 
 #[test]
+fn macros_of_this_crate_are_at_its_root() {
+    shows("src/net/a.rs", "f!($crate::a::b!())", imports::imports, 1);
+    passes("src/net/a.rs", "f!($crate::a!(1))", imports::imports);
+}
+
+#[test]
 fn rooms_do_not_use_forbidden_names() {
     shows(
         "src/http/date.rs",

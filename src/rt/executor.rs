@@ -55,6 +55,10 @@ struct Tasks {
 /// excess is a delay of the worker, which the peer clock does not count.
 const DELAY_MS_MAX: u64 = 100;
 
+/// How many tasks may be handed the worker in one turn ([`Executor::run_next`]). Two tasks that
+/// hand it to each other for ever must not keep the engine from visiting the kernel.
+const HAND_OVERS_MAX: usize = 64;
+
 /// The state of the executor after a turn.
 #[derive(Debug, Clone, Copy)]
 pub struct Turn {
@@ -69,6 +73,9 @@ pub struct Executor {
     worker: u16,
     tasks: RefCell<Tasks>,
     run_queue: RefCell<VecDeque<u32>>,
+    /// The tasks that were handed the worker in this turn, and are not counted yet.
+    handed_over: Cell<usize>,
+    hand_overs_left: Cell<usize>,
     pub(super) wheel: RefCell<Wheel>,
     pub(super) now_ms: Cell<u64>,
     /// The peer clock: `now_ms` minus `delayed_ms`.
@@ -81,6 +88,8 @@ pub struct Executor {
     next_ms: Cell<u64>,
     /// Reusable space for the wakers of timers that are due.
     due: RefCell<Vec<Waker>>,
+    /// The state of [`Executor::random`].
+    random: Cell<u64>,
     wake_queue: Arc<RemoteWakeQueue>,
     pub(super) drain: Rc<Drain>,
     metrics: Arc<WorkerMetrics>,
@@ -106,6 +115,8 @@ impl Executor {
             worker: wake_queue::register(&wake_queue),
             tasks: RefCell::default(),
             run_queue: RefCell::default(),
+            handed_over: Cell::new(0),
+            hand_overs_left: Cell::new(0),
             wheel: RefCell::new(wheel),
             now_ms: Cell::new(now_ms),
             peer_now_ms: Cell::new(now_ms),
@@ -113,6 +124,7 @@ impl Executor {
             expected_ms: Cell::new(u64::MAX),
             next_ms: Cell::new(u64::MAX),
             due: RefCell::default(),
+            random: Cell::new(0x9e37_79b9_7f4a_7c15),
             wake_queue,
             drain: Rc::default(),
             metrics,
@@ -217,15 +229,20 @@ impl Executor {
         self.delayed_ms.set(delayed_ms);
     }
 
-    /// Polls each task that is ready now, once.
+    /// Polls each task that is ready now, once, and those that are handed the worker meanwhile.
     pub fn turn(&self) -> Turn {
-        let ready = self.run_queue.borrow().len();
-        for _ in 0..mutate!(GreedyTurn, usize::MAX, ready) {
-            let mut queue = self.run_queue.borrow_mut();
-            let next = mutate!(NewestFirst, queue.pop_back(), queue.pop_front());
-            drop(queue);
-            let Some(slot) = next else { break };
-            self.poll(slot);
+        let mut polls = self.run_queue.borrow().len();
+        self.hand_overs_left.set(HAND_OVERS_MAX);
+        while polls > 0 {
+            for _ in 0..mutate!(GreedyTurn, usize::MAX, polls) {
+                let mut queue = self.run_queue.borrow_mut();
+                let next = mutate!(NewestFirst, queue.pop_back(), queue.pop_front());
+                drop(queue);
+                let Some(slot) = next else { break };
+                self.poll(slot);
+            }
+            // A task that was handed the worker took the place of one that was ready before.
+            polls = self.handed_over.take();
         }
         let runnable = !self.run_queue.borrow().is_empty();
         let next_ms = self.wheel.borrow().next_ms();
@@ -272,6 +289,17 @@ impl Executor {
         }
     }
 
+    /// A number without a pattern (xorshift). Every executor has the same sequence, so that a
+    /// simulation can be repeated.
+    pub(super) fn random(&self) -> u64 {
+        let mut x = self.random.get();
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        self.random.set(x);
+        x
+    }
+
     fn count_timers(&self) {
         let live = self.wheel.borrow().live() as u64;
         self.metrics.timers_live.set(live);
@@ -293,6 +321,20 @@ impl Executor {
             }
             TaskState::Running => task.state = TaskState::RunningWoken,
             TaskState::Vacant | TaskState::Queued | TaskState::RunningWoken => {}
+        }
+    }
+
+    /// Wakes the task, if it waits, and lets it run before all others that are ready. It runs like
+    /// any other after [`HAND_OVERS_MAX`] such calls in a turn.
+    pub(super) fn run_next(&self, id: TaskId) {
+        let queued = self.run_queue.borrow().len();
+        self.schedule(id);
+        let mut run_queue = self.run_queue.borrow_mut();
+        let left = self.hand_overs_left.get();
+        if run_queue.len() > queued && left > 0 {
+            run_queue.rotate_right(1);
+            self.hand_overs_left.set(left - 1);
+            self.handed_over.set(self.handed_over.get() + 1);
         }
     }
 
@@ -376,6 +418,18 @@ pub(super) fn wake_local(id: TaskId) -> bool {
         let is_local = executor.worker == id.worker;
         if is_local {
             executor.schedule(id);
+        }
+        is_local
+    })
+    .unwrap_or(false)
+}
+
+/// Lets the task run next, if it belongs to the thread's current executor. Returns whether it does.
+pub(super) fn run_next(id: TaskId) -> bool {
+    with_current(|executor| {
+        let is_local = executor.worker == id.worker;
+        if is_local {
+            executor.run_next(id);
         }
         is_local
     })

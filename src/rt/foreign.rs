@@ -7,7 +7,8 @@ use std::mem::{ManuallyDrop, forget};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 
-use super::waker::{is_ours, wake_ours};
+use super::executor;
+use super::waker::{is_ours, task_id, wake_ours};
 
 /// Runs `body`. Returns `None` if it panicked; the panic hook has then reported the panic.
 #[inline]
@@ -37,6 +38,14 @@ pub fn wake(waker: Waker) {
         wake_ours(&ManuallyDrop::new(waker));
     } else {
         catch_panic(|| waker.wake());
+    }
+}
+
+/// Wakes a task. If it is one of this worker, it runs next, before all others that are ready.
+pub fn wake_next(waker: Waker) {
+    let id = task_id(&waker).filter(|&id| executor::run_next(id));
+    if id.is_none() {
+        wake(waker);
     }
 }
 

@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use super::foreign::{drop_panic_payload, wake};
+use super::foreign::{drop_panic_payload, drop_waker, wake};
 use super::task::current;
 use super::waker::{ClonedWaker, TaskId};
 
@@ -78,6 +78,85 @@ impl<T> JoinHandle<T> {
         self.join.is_aborted.set(true);
         self.task.wake();
     }
+
+    /// Whether the coroutine has ended: returned, panicked, or was cancelled. Awaiting the handle
+    /// then does not wait.
+    ///
+    /// ```
+    /// coring::run(async {
+    ///     let handle = coring::spawn(async {});
+    ///     assert!(!handle.is_finished());
+    ///     coring::task::yield_now().await;
+    ///     assert!(handle.is_finished());
+    /// });
+    /// ```
+    pub fn is_finished(&self) -> bool {
+        self.join.is_finished.get()
+    }
+
+    /// A handle that only aborts the coroutine, so that another one may await its outcome.
+    pub fn abort_handle(&self) -> AbortHandle
+    where
+        T: 'static,
+    {
+        AbortHandle {
+            join: self.join.clone(),
+            task: self.task,
+        }
+    }
+}
+
+/// Aborts a coroutine that another one waits for. Made by [`JoinHandle::abort_handle`] and
+/// [`JoinSet::spawn`](crate::task::JoinSet::spawn). Dropping it does not abort.
+///
+/// ```
+/// coring::run(async {
+///     let sleeper = coring::spawn(std::future::pending::<()>());
+///     let abort = sleeper.abort_handle();
+///     coring::spawn(async move { abort.abort() });
+///     assert_eq!(sleeper.await, Err(coring::task::JoinError::Cancelled));
+/// });
+/// ```
+#[derive(Clone)]
+pub struct AbortHandle {
+    join: Rc<dyn Abort>,
+    task: TaskId,
+}
+
+impl AbortHandle {
+    /// As [`JoinHandle::abort`].
+    pub fn abort(&self) {
+        self.join.is_aborted().set(true);
+        self.task.wake();
+    }
+
+    /// As [`JoinHandle::is_finished`].
+    pub fn is_finished(&self) -> bool {
+        self.join.is_finished().get()
+    }
+}
+
+/// The part of a [`Join`] that does not depend on the type of the outcome.
+trait Abort {
+    fn is_aborted(&self) -> &Cell<bool>;
+    fn is_finished(&self) -> &Cell<bool>;
+}
+
+impl<T> Abort for Join<T> {
+    fn is_aborted(&self) -> &Cell<bool> {
+        &self.is_aborted
+    }
+
+    fn is_finished(&self) -> &Cell<bool> {
+        &self.is_finished
+    }
+}
+
+impl<T> Drop for JoinHandle<T> {
+    fn drop(&mut self) {
+        let waiter = self.join.waiter.take();
+        waiter.into_iter().for_each(drop_waker);
+    }
 }
 
 impl<T> Future for JoinHandle<T> {
@@ -90,6 +169,14 @@ impl<T> Future for JoinHandle<T> {
         let mut waker = ClonedWaker::of(context);
         waker.store(&mut self.join.waiter.borrow_mut());
         Poll::Pending
+    }
+}
+
+impl fmt::Debug for AbortHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AbortHandle")
+            .field("task", &self.task)
+            .finish_non_exhaustive()
     }
 }
 
@@ -114,6 +201,7 @@ where
         outcome: Cell::new(None),
         waiter: RefCell::default(),
         is_aborted: Cell::new(false),
+        is_finished: Cell::new(false),
     });
     let joined = Joined {
         future,
@@ -129,6 +217,7 @@ struct Join<T> {
     /// The waker of the task that awaits the handle.
     waiter: RefCell<Option<Waker>>,
     is_aborted: Cell<bool>,
+    is_finished: Cell<bool>,
 }
 
 /// The task: a coroutine that stores its outcome for the handle.
@@ -142,6 +231,7 @@ impl<F: Future> Joined<F> {
     fn end(join: &mut Option<Rc<Join<F::Output>>>, outcome: Result<F::Output, JoinError>) {
         if let Some(join) = join.take() {
             join.outcome.set(Some(outcome));
+            join.is_finished.set(true);
             join.waiter.take().into_iter().for_each(wake);
         }
     }

@@ -9,6 +9,7 @@ mod event;
 mod executor;
 mod foreign;
 mod join;
+mod join_all;
 #[cfg(all(test, loom))]
 mod model;
 mod sync;
@@ -23,10 +24,12 @@ pub use event::{Event, EventWait};
 pub use executor::{Executor, Turn};
 #[cfg(test)]
 pub use foreign::calling_waker;
-pub use foreign::{catch_panic, drop_panic_payload, drop_waker, wake};
-pub use join::{JoinError, JoinHandle, catch_outcome, spawn_joined};
+pub use foreign::{catch_panic, drop_panic_payload, drop_waker, wake, wake_next};
+pub use join::{AbortHandle, JoinError, JoinHandle, catch_outcome, spawn_joined};
+pub use join_all::JoinAll;
 pub use task::{
-    is_within_worker, now_ms, peer_after_ms, peer_now_ms, spawn_detached, wake_all, yield_now,
+    is_within_worker, now_ms, peer_after_ms, peer_now_ms, random_below, spawn_detached, wake_all,
+    yield_now,
 };
 pub use timer::{Elapsed, Timeout, Timer, sleep_ms, sleep_until};
 pub use waker::ClonedWaker;

@@ -62,6 +62,12 @@ pub fn peer_after_ms(duration_ms: u64) -> u64 {
     peer_now_ms().saturating_add(duration_ms)
 }
 
+/// A number below `count` without a pattern; 0 outside a worker.
+pub fn random_below(count: usize) -> usize {
+    let random = with_current(Executor::random).unwrap_or(0) % (count.max(1) as u64);
+    usize::try_from(random).unwrap_or(0)
+}
+
 /// Wakes every waiting coroutine of the current worker.
 ///
 /// # Panics

@@ -106,6 +106,11 @@ pub(super) fn is_ours(waker: &Waker) -> bool {
     std::ptr::eq(waker.vtable(), &VTABLE)
 }
 
+/// The task that the waker wakes, if it is one of ours.
+pub(super) fn task_id(waker: &Waker) -> Option<TaskId> {
+    is_ours(waker).then(|| id(waker.data()))
+}
+
 /// Wakes one of our tasks. The waker must satisfy [`is_ours`].
 #[inline]
 pub(super) fn wake_ours(waker: &Waker) {

@@ -1,13 +1,31 @@
-//! Starting coroutines, and waiting for their outcomes.
+//! Starting coroutines, and waiting for their outcomes: for one ([`JoinHandle`]), for all
+//! ([`join_all`]), for each as it ends ([`JoinSet`]), for the first ([`race`], and
+//! [`select!`](crate::select) for futures of different types).
 //!
 //! A coroutine stays on the worker that started it, so its handle is not `Send`.
 
+/// What the expansion of [`select!`](crate::select) needs. Anything here may change in any release.
+#[doc(hidden)]
+#[path = "select.rs"]
+pub mod __select;
 pub(crate) mod channel;
+pub(crate) mod interval;
+mod join_set;
+pub(crate) mod mutex;
+pub(crate) mod notify;
+pub(crate) mod oneshot;
+mod race;
 pub(crate) mod run;
+pub(crate) mod semaphore;
+mod switch;
 pub(crate) mod time;
+mod wait_queue;
 
 pub use crate::engine::{Blocking, blocking};
-pub use crate::rt::{JoinError, JoinHandle, yield_now};
+pub use crate::rt::{AbortHandle, JoinAll, JoinError, JoinHandle, yield_now};
+pub use join_set::JoinSet;
+pub use race::race;
+pub use switch::Switch;
 
 use crate::rt;
 
@@ -35,36 +53,31 @@ where
     rt::spawn_joined(coroutine)
 }
 
-/// Waits for all of `handles`, and returns their outcomes in the order of the handles. This takes
-/// as long as the slowest coroutine.
+/// Waits for all of `futures`, which run concurrently, and returns their values in the order of
+/// the futures. This takes as long as the slowest one.
 ///
-/// Dropping the future does not stop the coroutines.
+/// With the handles of [`spawn`], each value is the outcome of a coroutine. Plain futures run
+/// within this one, and are dropped if the returned future is; spawned coroutines then continue.
 ///
 /// ```
 /// use std::time::Duration;
 ///
+/// async fn job(ms: u64) -> u64 {
+///     coring::time::sleep(Duration::from_millis(ms)).await;
+///     ms
+/// }
+///
 /// coring::run(async {
-///     let handles = [30, 10, 20].map(|ms| {
-///         coring::spawn(async move {
-///             coring::time::sleep(Duration::from_millis(ms)).await;
-///             ms
-///         })
-///     });
-///     assert_eq!(coring::task::join_all(handles).await, [Ok(30), Ok(10), Ok(20)]);
+///     assert_eq!(coring::task::join_all([30, 10, 20].map(job)).await, [30, 10, 20]);
+///     let spawned = [30, 10, 20].map(|ms| coring::spawn(job(ms)));
+///     assert_eq!(coring::task::join_all(spawned).await, [Ok(30), Ok(10), Ok(20)]);
 /// });
 /// ```
-pub async fn join_all<T>(
-    handles: impl IntoIterator<Item = JoinHandle<T>>,
-) -> Vec<Result<T, JoinError>> {
-    // The iterator may spawn the coroutines, so it is consumed first. Then all of them run, in
-    // whatever order their handles are awaited.
-    let handles: Vec<_> = handles.into_iter().collect();
-    let mut outcomes = Vec::with_capacity(handles.len());
-    for handle in handles {
-        outcomes.push(handle.await);
-    }
-    outcomes
+pub fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) -> JoinAll<F> {
+    JoinAll::new(futures)
 }
 
+#[cfg(test)]
+mod sync_tests;
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,8 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::channel::{Closed, channel};
+use super::channel::Closed;
+use super::channel::local::channel;
 use super::run::{run, run_with};
 use super::time::{sleep, timeout};
 use super::*;

@@ -1,12 +1,12 @@
 //! Sleeps and timeouts, with a resolution of 1 ms.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::engine::monotonic_ms;
 use crate::rt::{self, Timeout};
 
 /// Waits for at least `duration`, counted from now, with a resolution of 1 ms. Other coroutines run
-/// meanwhile.
+/// meanwhile. Dropping the future removes its timer.
 ///
 /// ```
 /// use std::time::{Duration, Instant};
@@ -22,6 +22,25 @@ use crate::rt::{self, Timeout};
 /// Outside a worker.
 pub fn sleep(duration: Duration) -> impl Future<Output = ()> + Unpin {
     rt::sleep_until(deadline_ms(duration))
+}
+
+/// Waits until `deadline`, with a resolution of 1 ms; ready at once if it has passed. Dropping the
+/// future removes its timer.
+///
+/// ```
+/// use std::time::{Duration, Instant};
+///
+/// coring::run(async {
+///     let deadline = Instant::now() + Duration::from_millis(5);
+///     coring::time::sleep_until(deadline).await;
+///     assert!(Instant::now() >= deadline);
+/// });
+/// ```
+///
+/// # Panics
+/// Outside a worker.
+pub fn sleep_until(deadline: Instant) -> impl Future<Output = ()> + Unpin {
+    sleep(deadline.saturating_duration_since(Instant::now()))
 }
 
 /// Limits `future` to `duration`, counted from now, with a resolution of 1 ms. If `future` is not
@@ -46,8 +65,12 @@ pub fn timeout<F: Future>(duration: Duration, future: F) -> Timeout<F> {
 
 /// The first time of the worker's clock at which `duration` has certainly passed, in ms. This reads
 /// the clock itself, because the current turn may have begun long ago.
-fn deadline_ms(duration: Duration) -> u64 {
-    let duration_ms = u64::try_from(duration.as_micros().div_ceil(1000)).unwrap_or(u64::MAX);
+pub(super) fn deadline_ms(duration: Duration) -> u64 {
     // Plus 1, because a part of the current millisecond has passed already.
-    (monotonic_ms() + 1).saturating_add(duration_ms)
+    (monotonic_ms() + 1).saturating_add(ceil_ms(duration))
+}
+
+/// The duration in ms, rounded up.
+pub(super) fn ceil_ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros().div_ceil(1000)).unwrap_or(u64::MAX)
 }

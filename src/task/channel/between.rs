@@ -1,0 +1,128 @@
+//! A bounded queue between workers, or between other threads and a worker.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex};
+
+use super::{ChannelState, Closed, Share, TryRecvError, TrySendError};
+
+/// Makes a channel that queues up to `capacity` values, and whose ends may be on any threads. For
+/// two coroutines of one worker, [`sync::channel`](crate::sync::channel) costs less.
+///
+/// ```
+/// coring::run(async {
+///     let (sender, mut receiver) = coring::remote::channel(16);
+///     std::thread::spawn(move || {
+///         coring::run(async move {
+///             for n in 0..100 {
+///                 sender.send(n).await.expect("a receiver");
+///             }
+///         });
+///     });
+///     let mut sum = 0;
+///     while let Some(n) = receiver.recv().await {
+///         sum += n;
+///     }
+///     assert_eq!(sum, 4950);
+/// });
+/// ```
+///
+/// # Panics
+/// If `capacity` is 0.
+pub fn channel<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
+    let shared = Arc::new(Mutex::new(ChannelState::new(capacity)));
+    (Sender(shared.clone()), Receiver(shared))
+}
+
+/// The sending end. Its clones send into the same channel. When the last sender is dropped, the
+/// receiver gets the values that are still queued, and then `None`.
+pub struct Sender<T>(Arc<Mutex<ChannelState<T>>>);
+
+/// The receiving end. When it is dropped, the queued values are dropped, and senders get their
+/// values back.
+pub struct Receiver<T>(Arc<Mutex<ChannelState<T>>>);
+
+impl<T> Sender<T> {
+    /// Sends `value`. Waits while the channel is full; waiting senders are served in their order.
+    /// If the future is dropped before it is ready, the value was not sent, and is dropped.
+    ///
+    /// # Errors
+    /// [`Closed`], with the value, if the receiver was dropped.
+    pub async fn send(&self, value: T) -> Result<(), Closed<T>> {
+        super::send(&*self.0, value).await
+    }
+
+    /// Sends `value` if there is room now, and no other sender waits for room.
+    ///
+    /// Any thread can call this, also one without a worker.
+    ///
+    /// ```
+    /// let (sender, mut receiver) = coring::remote::channel(1);
+    /// std::thread::spawn(move || sender.try_send("from another thread"));
+    /// coring::run(async move {
+    ///     assert_eq!(receiver.recv().await, Some("from another thread"));
+    /// });
+    /// ```
+    ///
+    /// # Errors
+    /// With the value, if there is no room, or the receiver was dropped.
+    pub fn try_send(&self, value: T) -> Result<(), TrySendError<T>> {
+        super::try_send(&*self.0, value)
+    }
+}
+
+impl<T> Receiver<T> {
+    /// Receives the next value, in the order of sending; `None` when all senders were dropped and
+    /// no value is left. If the future is dropped, no value is lost.
+    pub async fn recv(&mut self) -> Option<T> {
+        poll_fn(|context| super::poll_recv(&*self.0, context)).await
+    }
+
+    /// Receives the next value if one is queued now.
+    ///
+    /// ```
+    /// use coring::sync::TryRecvError;
+    ///
+    /// let (sender, mut receiver) = coring::remote::channel::<u32>(1);
+    /// assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty));
+    /// drop(sender);
+    /// assert_eq!(receiver.try_recv(), Err(TryRecvError::Disconnected));
+    /// ```
+    ///
+    /// # Errors
+    /// If no value is queued.
+    pub fn try_recv(&mut self) -> Result<T, TryRecvError> {
+        super::try_recv(&*self.0)
+    }
+}
+
+impl<T> Clone for Sender<T> {
+    fn clone(&self) -> Self {
+        self.0.with(|state| state.senders += 1);
+        Self(self.0.clone())
+    }
+}
+
+impl<T> Drop for Sender<T> {
+    fn drop(&mut self) {
+        super::drop_sender(&*self.0);
+    }
+}
+
+impl<T> Drop for Receiver<T> {
+    fn drop(&mut self) {
+        super::drop_receiver(&*self.0);
+    }
+}
+
+impl<T> fmt::Debug for Sender<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sender").finish_non_exhaustive()
+    }
+}
+
+impl<T> fmt::Debug for Receiver<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Receiver").finish_non_exhaustive()
+    }
+}
