@@ -68,10 +68,8 @@ fn expect_traceback(command: &mut Command, code: i32, words: &str, last_frame: &
 
 /// Writes a program that stands in for an interpreter.
 fn write_program(directory: &TempDir, name: &str, script: &str) -> String {
-    let path = directory.write(name, format!("#!/bin/sh\n{script}\n"));
-    let permissions = std::fs::Permissions::from_mode(0o755);
-    std::fs::set_permissions(&path, permissions).expect("our file");
-    path
+    let written = directory.write(&format!("{name}.sh"), format!("#!/bin/sh\n{script}\n"));
+    directory.install(written, name)
 }
 
 /// A directory with modules that have an application, none, or two.

@@ -247,7 +247,7 @@ fn coring_alone_in(root: &TempDir, arguments: &[&str]) -> Command {
 #[test]
 fn the_static_binary_serves_alone_in_an_empty_root() {
     let root = TempDir::new();
-    fs::copy(static_binary(), root.file("coring")).expect("a copy");
+    root.install(static_binary(), "coring");
     let large = make_site(&root);
     for host in ["127.0.0.1", "localhost"] {
         let bind = format!("--bind={host}:0");
@@ -292,8 +292,7 @@ exec "
 fn a_python_application_runs_in_a_read_only_root_under_the_profile() {
     let directory = TempDir::new();
     directory.make("spool");
-    let program = directory.file("coring");
-    fs::copy(static_binary(), &program).expect("a copy");
+    let program = directory.install(static_binary(), "coring");
     let application = include_str!("support/applications/wsgi.py");
     let application = directory.write("wsgi.py", application);
     let seccomp = directory.write("seccomp.py", include_str!("support/seccomp.py"));

@@ -343,12 +343,9 @@ fn pitfall_27_if_io_uring_is_refused_epoll_serves_and_the_banner_says_why() {
     }
 }
 
-/// Copies the program into `directory`, where all users may run it. Other users may have no access
-/// to the target directory.
+/// Copies the program into `directory`. Other users may have no access to the target directory.
 fn public_program(directory: &TempDir) -> String {
-    let program = directory.file("coring");
-    fs::copy(env!("CARGO_BIN_EXE_coring"), &program).expect("a copy");
-    program
+    directory.install(env!("CARGO_BIN_EXE_coring"), "coring")
 }
 
 /// A command that runs `program` as an unprivileged user with RLIMIT_MEMLOCK set to `kib`.

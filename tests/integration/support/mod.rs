@@ -154,6 +154,17 @@ impl TempDir {
         fs::write(&path, content).expect("a writable directory");
         path
     }
+
+    /// Copies a program into the directory, and returns its path. All users may run it. Another
+    /// process writes the file: a descriptor of ours could be inherited by a program that another
+    /// test starts at that moment, and a file that is open for writing cannot be run (ETXTBSY).
+    pub(crate) fn install(&self, program: impl AsRef<Path>, name: &str) -> String {
+        let path = self.file(name);
+        let mut command = Command::new("install");
+        command.arg("--mode=755").arg(program.as_ref()).arg(&path);
+        run_with(&mut command, b"").succeeded();
+        path
+    }
 }
 
 impl Drop for TempDir {
