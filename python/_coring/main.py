@@ -49,14 +49,9 @@ def run(
     link = Link(config)
     _take_signals(link, functions)
     if functions.has("worker_abort"):
-        # Before `faulthandler` is enabled: that calls this handler after it has written.
         _take_abort(functions)
     # They were blocked by the fork.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, GROUP_SIGNALS)
-    if link.beat_interval:
-        # SIGABRT, by which coring ends a worker that hangs, shows where its threads are, and so
-        # does a crash. The application may give standard error another object.
-        faulthandler.enable(2)
     _take_name(config)
     for number, handler in handlers.items():
         signal.signal(number, handler)
@@ -206,7 +201,10 @@ def _take_abort(functions: hooks.Hooks) -> None:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
+    # `faulthandler` calls the handler that was there before, after it has written.
+    faulthandler.disable()
     signal.signal(signal.SIGABRT, handle)
+    faulthandler.enable(2)
 
 
 def python_version() -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import array
 import errno
+import faulthandler
 import fcntl
 import gc
 import os
@@ -38,6 +39,9 @@ def run(config: dict[str, Any]) -> None:
     fd = config["control"]
     os.set_inheritable(fd, False)
     control = socket.socket(fileno=fd)
+    # SIGABRT, by which coring ends a process that hangs, shows where its threads are, and so does a
+    # crash, in workers too. The application may give standard error another object.
+    faulthandler.enable(2)
     name = _rename(_NAME)
     _ignore_signals()
     loaded, handlers = None, {}

@@ -9,6 +9,9 @@ use super::forwarded::Forwarded;
 use super::marshal::Marshal;
 use super::pool::tick;
 
+/// How long a worker may take to be ready, unless said otherwise: some applications load gigabytes.
+const START: Duration = Duration::from_secs(300);
+
 /// What an application is and how it is run.
 ///
 /// ```
@@ -95,6 +98,9 @@ pub struct Options {
     /// one whose main thread or event loop does not run for as long. It writes where its threads
     /// are, and another one takes its place. The requests that it had begun get 504.
     pub timeout: Option<Duration>,
+    /// A worker that is not ready after this time is ended, and its start has failed; so is the
+    /// process that workers are forked from. It writes where its threads are.
+    pub start_timeout: Option<Duration>,
     /// A worker that has had this number of requests is replaced by another one, which is ready
     /// before.
     pub max_requests: Option<u32>,
@@ -153,6 +159,7 @@ impl Options {
             preload: false,
             drain_timeout: Duration::from_secs(30),
             timeout: None,
+            start_timeout: Some(START),
             max_requests: None,
             max_requests_jitter: 0,
             workers_lifetime: None,

@@ -34,6 +34,7 @@ mod python_replacement;
 mod python_response_memory;
 mod python_settings;
 mod python_sharing;
+mod python_start;
 mod python_views;
 mod python_zygote;
 mod real_clients;

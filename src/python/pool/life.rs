@@ -21,8 +21,8 @@ const TICK: Duration = Duration::from_secs(1);
 const TICK_MIN: Duration = Duration::from_millis(10);
 /// A timeout is at least this many ticks.
 const TICKS: u32 = 8;
-/// How long a worker has for the traceback, after SIGABRT.
-const UNTIL_KILL: Duration = Duration::from_secs(1);
+/// How long a process has for the traceback, after SIGABRT.
+pub(super) const UNTIL_KILL: Duration = Duration::from_secs(1);
 
 /// How often a worker is looked at, for a timeout.
 pub(in crate::python) fn tick(timeout: Option<Duration>) -> Duration {

@@ -87,6 +87,8 @@ pub enum StartError {
     Worker(u8),
     /// A worker ended before it was ready.
     Ended(ExitStatus),
+    /// A worker was not ready within this time ([`Options::start_timeout`]).
+    Late(Duration),
 }
 
 impl fmt::Display for StartError {
@@ -97,6 +99,9 @@ impl fmt::Display for StartError {
             Self::Worker(_) => f.write_str("the application could not be started"),
             Self::Ended(status) => {
                 write!(f, "the Python process ended before it was ready: {status}")
+            }
+            Self::Late(limit) => {
+                write!(f, "the Python process was not ready after {limit:?}")
             }
         }
     }

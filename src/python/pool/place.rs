@@ -179,7 +179,7 @@ impl Pool {
                     self.tell_first(Ok(Some(loaded)));
                     self.begun(place, code);
                 }
-                Err(not_ready) if self.is_stopping.get() => drop(not_ready),
+                Err(_) if self.is_stopping.get() || self.is_superseded(code) => {}
                 Err(not_ready) if self.could_not_load(current.as_deref(), code, &not_ready) => {
                     self.tell_first(Ok(None));
                     current.iter().for_each(|old| old.stay());
@@ -253,6 +253,11 @@ impl Pool {
         current: Option<&Running>,
         pause: Duration,
     ) {
+        let reason = match &error {
+            // It has said it itself.
+            StartError::Worker(_) => String::new(),
+            error => format!(" ({error})"),
+        };
         if self.tell_first(Err(error)) {
             return;
         }
@@ -260,12 +265,12 @@ impl Pool {
             Some(old) => {
                 old.stay();
                 messages::report(format_args!(
-                    "worker {number} could not start; worker {} continues",
+                    "worker {number} could not start{reason}; worker {} continues",
                     old.number
                 ));
             }
             None => messages::report(format_args!(
-                "worker {number} could not start; the next attempt is in {} ms",
+                "worker {number} could not start{reason}; the next attempt is in {} ms",
                 pause.as_millis()
             )),
         }

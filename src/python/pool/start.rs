@@ -13,9 +13,9 @@ use std::task::Poll;
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{SealFlags, fcntl_add_seals, ftruncate};
-use rustix::process::{PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
+use rustix::process::{PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, waitid};
 
-use super::life::Pulse;
+use super::life::{Pulse, UNTIL_KILL};
 use super::{Control, Loaded, Pool, StartError};
 use crate::messages;
 use crate::net::{Events, Polling, UnixSeqpacket};
@@ -23,11 +23,14 @@ use crate::python::body::memfd;
 use crate::python::link::PAGE_BYTES;
 use crate::python::news::join_message;
 use crate::python::pair;
+use crate::task::time::timeout;
 
 /// Room in the sockets between coring and a worker, in bytes; the kernel may grant less.
 pub(super) const SOCKET_BYTES: usize = 512 << 10;
 /// The longest message of a worker to the supervisor.
 pub(super) const REPORT_BYTES_MAX: usize = 64 << 10;
+/// How many characters of an unexpected one are shown.
+const SHOWN: usize = 80;
 
 /// A process that was started.
 pub(super) struct Process {
@@ -100,18 +103,63 @@ impl Pool {
         code: u64,
     ) -> Result<(Process, Loaded), NotReady> {
         let mut process = self.start(number, code).await?;
-        match self.ready(number, &mut process).await {
+        let name = format!("worker {number}");
+        let ready = self.ready(number, &mut process);
+        match self.in_time(&name, code, ready).await {
             Ok(loaded) => Ok((process, loaded)),
-            Err(error) => {
-                if let Some(control) = self.controls.borrow().get(&number) {
-                    control.kill();
+            Err(not_ready) => {
+                let signal = |signal| {
+                    if let Some(control) = self.controls.borrow().get(&number) {
+                        control.signal(signal);
+                    }
+                };
+                if matches!(not_ready.error, StartError::Late(_)) {
+                    signal(Signal::ABORT);
+                    // What there is to say is in the error.
+                    let _ = timeout(UNTIL_KILL, process.end()).await;
                 }
-                // What there is to say is in the error.
+                signal(Signal::KILL);
                 let _ = process.end().await;
                 self.forget(number);
-                Err(error)
+                Err(not_ready)
             }
         }
+    }
+
+    /// Waits for `step`, by which the process `name` becomes ready to run `code`, or to fork
+    /// workers that do. It is given up when it takes longer than a start may, and when there is
+    /// newer code.
+    pub(super) async fn in_time<T>(
+        &self,
+        name: &str,
+        code: u64,
+        step: impl Future<Output = Result<T, NotReady>>,
+    ) -> Result<T, NotReady> {
+        let mut step = pin!(step);
+        let mut superseded = pin!(self.until(|| self.is_superseded(code)));
+        let outcome = poll_fn(|context| match step.as_mut().poll(context) {
+            Poll::Ready(outcome) => Poll::Ready(outcome),
+            // It is not reported.
+            Poll::Pending => superseded
+                .as_mut()
+                .poll(context)
+                .map(|()| Err(io::Error::from(io::ErrorKind::Interrupted).into())),
+        });
+        let Some(limit) = self.options.start_timeout else {
+            return outcome.await;
+        };
+        timeout(limit, outcome).await.unwrap_or_else(|_| {
+            messages::report(format_args!(
+                "{name} is not ready after {limit:?} (--start-timeout): it is ended by SIGABRT, \
+                 and writes where it is"
+            ));
+            Err(StartError::Late(limit).into())
+        })
+    }
+
+    /// Whether something newer is to be started than `code`.
+    pub(super) fn is_superseded(&self, code: u64) -> bool {
+        self.code_to_start() != code
     }
 
     async fn ready(&self, number: u32, process: &mut Process) -> Result<Loaded, NotReady> {
@@ -120,10 +168,7 @@ impl Pool {
             Next::Ended(status) => return Err(StartError::Ended(status?).into()),
         };
         let Some(loaded) = parse_loaded(&text) else {
-            return Err(match parse_failed(&text) {
-                Some(not_ready) => not_ready,
-                None => StartError::Ended(process.end().await?).into(),
-            });
+            return Err(parse_failed(&text).unwrap_or_else(|| unexpected(&text)));
         };
         let before = self.dispatch.replace(Some(loaded.dispatch()));
         if before.is_some_and(|before| before != loaded.dispatch()) {
@@ -188,13 +233,15 @@ impl Process {
         match next {
             Some(next) => next,
             // It has closed its end.
-            None if self.is_attached => Next::Ended(Ok(ExitStatus::default())),
             None => Next::Ended(self.end().await),
         }
     }
 
-    /// Waits until it has exited.
+    /// Waits until it has exited, if it is this program's own.
     async fn end(&mut self) -> io::Result<ExitStatus> {
+        if self.is_attached {
+            return Ok(ExitStatus::default());
+        }
         exited(&mut self.ended, &mut self.status).await
     }
 }
@@ -234,6 +281,12 @@ pub(super) fn parse_failed(text: &str) -> Option<NotReady> {
             ..not_ready
         },
     })
+}
+
+/// The error of a process that says something else than it should.
+pub(super) fn unexpected(text: &str) -> NotReady {
+    let start: String = text.chars().take(SHOWN).collect();
+    io::Error::other(format!("it said {start:?}")).into()
 }
 
 /// `loaded INTERFACE CLASS THREADS DETAIL`.

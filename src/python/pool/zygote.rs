@@ -7,18 +7,22 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt::Display;
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
+use std::pin::pin;
 use std::process::{Child, ExitStatus};
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use rustix::net::SendFlags;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
+use super::life::UNTIL_KILL;
 use super::place::STABLE;
-use super::start::{NotReady, REPORT_BYTES_MAX, SOCKET_BYTES, parse_failed};
+use super::start::{NotReady, REPORT_BYTES_MAX, SOCKET_BYTES, parse_failed, unexpected};
 use super::{Pool, StartError};
 use crate::messages;
 use crate::net::UnixSeqpacket;
@@ -74,10 +78,20 @@ impl Zygotes {
 
 impl Zygote {
     fn kill(&self) {
-        // It may have ended; its number is its own until it was waited for.
-        if let Some(pid) = self.pid {
-            let _ = kill_process(pid, Signal::KILL);
+        self.signal(Signal::KILL);
+    }
+
+    fn signal(&self, signal: Signal) {
+        // Its number is its own until it was waited for.
+        if let Some(pid) = self.pid
+            && !self.has_ended()
+        {
+            let _ = kill_process(pid, signal);
         }
+    }
+
+    fn has_ended(&self) -> bool {
+        self.status.get().is_some()
     }
 
     /// Has it call a function of the configuration file, if that has it: its name, and arguments.
@@ -241,20 +255,46 @@ impl Pool {
         self.zygotes.living.borrow_mut().push(zygote.clone());
         let (pool, watched) = (self.clone(), zygote.clone());
         spawn(async move { pool.watch_zygote(&watched, child).await });
-        let report = socket.recv(Vec::with_capacity(REPORT_BYTES_MAX)).await;
-        let report = report.ok().flatten().map(|report| report.bytes);
-        if report.as_deref() == Some(b"ready") {
-            zygote.socket.set(Some(socket));
-            return Ok(zygote);
+        let name = "the process that workers are forked from";
+        let ready = self.zygote_ready(&zygote, &mut socket);
+        match self.in_time(name, code, ready).await {
+            Ok(()) => {
+                zygote.socket.set(Some(socket));
+                Ok(zygote)
+            }
+            Err(not_ready) => {
+                if matches!(not_ready.error, StartError::Late(_)) {
+                    zygote.signal(Signal::ABORT);
+                    let _ = timeout(UNTIL_KILL, self.until(|| zygote.has_ended())).await;
+                }
+                zygote.signal(Signal::KILL);
+                Err(not_ready)
+            }
         }
-        let failed = report.and_then(|report| parse_failed(&String::from_utf8_lossy(&report)));
-        let Some(failed) = failed else {
-            self.until(|| zygote.status.get().is_some()).await;
-            let status = zygote.status.get().unwrap_or_default();
-            return Err(StartError::Ended(status).into());
+    }
+
+    /// Waits until a zygote is ready, or has ended: children of the application, if it has any, may
+    /// hold its end of the socket open.
+    async fn zygote_ready(
+        &self,
+        zygote: &Zygote,
+        socket: &mut UnixSeqpacket,
+    ) -> Result<(), NotReady> {
+        let mut report = pin!(socket.recv(Vec::with_capacity(REPORT_BYTES_MAX)));
+        let mut ended = pin!(self.until(|| zygote.has_ended()));
+        let report = poll_fn(|context| match report.as_mut().poll(context) {
+            Poll::Ready(Ok(Some(report))) => Poll::Ready(Some(report.bytes)),
+            // It has closed its end, or was about to when it ended.
+            _ => ended.as_mut().poll(context).map(|()| None),
+        })
+        .await;
+        let Some(report) = report else {
+            return Err(StartError::Ended(zygote.status.get().unwrap_or_default()).into());
         };
-        zygote.kill();
-        Err(failed)
+        match &*String::from_utf8_lossy(&report) {
+            "ready" => Ok(()),
+            text => Err(parse_failed(text).unwrap_or_else(|| unexpected(text))),
+        }
     }
 
     /// Has the attached process stand for a zygote. It forks nothing, but becomes the worker.
@@ -305,7 +345,10 @@ impl Pool {
         if self.is_stopping.get() || self.is_broken() && self.needs_zygote_of_code() {
             return;
         }
-        if let Err(not_ready) = self.zygote(self.code.get()).await {
+        let code = self.code.get();
+        if let Err(not_ready) = self.zygote(code).await
+            && !self.is_superseded(code)
+        {
             messages::report(format_args!(
                 "it could not start ({}); the next attempt is when a worker is needed",
                 not_ready.error

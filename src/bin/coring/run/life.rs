@@ -2,12 +2,16 @@
 //! dies.
 
 use std::str::FromStr;
+use std::time::Duration as StdDuration;
 
 use clap::Args;
 use clap::builder::FalseyValueParser;
 use coring::python::Options;
 
 use crate::units::{Duration, Size};
+
+/// The least that a start may take if `--timeout` is given: a loaded machine starts Python slowly.
+const START_MIN: StdDuration = StdDuration::from_secs(30);
 
 /// How long workers live.
 #[derive(Debug, Args)]
@@ -18,6 +22,11 @@ pub(crate) struct LifeArgs {
     #[arg(short, long, env = "CORING_TIMEOUT", value_name = "TIME")]
     #[arg(default_value = "0")]
     pub(crate) timeout: Timeout,
+
+    /// End a worker that is not ready after so long. 0: never [default: --timeout, but at least
+    /// 30s; 5m without it]
+    #[arg(long, env = "CORING_START_TIMEOUT", value_name = "TIME")]
+    pub(crate) start_timeout: Option<Timeout>,
 
     /// Replace a worker after N requests. 0: never
     #[arg(
@@ -66,6 +75,11 @@ impl LifeArgs {
     /// Puts the values where the library takes them from.
     pub(crate) fn apply(&self, options: &mut Options) {
         options.timeout = self.timeout.0.map(Into::into);
+        if let Some(start_timeout) = self.start_timeout {
+            options.start_timeout = start_timeout.0.map(Into::into);
+        } else if let Some(timeout) = options.timeout {
+            options.start_timeout = Some(timeout.max(START_MIN));
+        }
         options.max_requests = (self.max_requests > 0).then_some(self.max_requests);
         options.max_requests_jitter = self.max_requests_jitter;
         options.workers_lifetime = self.workers_lifetime.map(Into::into);

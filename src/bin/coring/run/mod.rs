@@ -75,7 +75,7 @@ impl RunError {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Start(_, StartError::Worker(code)) => *code,
-            Self::Start(_, StartError::Ended(_)) => 3,
+            Self::Start(_, StartError::Ended(_) | StartError::Late(_)) => 3,
             Self::Variable(_) => 2,
             _ => 1,
         }

@@ -1,0 +1,133 @@
+//! Starts of workers that hang, or that end in a way of their own.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Signal, kill_process};
+
+use crate::support::{Coring, TempDir, children, coring, eventually};
+
+/// An application that responds with `version`. Its import hangs while there is a file `hang`.
+fn hanging(version: &str) -> String {
+    format!(
+        "import os, time\n\
+         def hang():\n    \
+             open('hangs', 'w').close()\n    \
+             while os.path.exists('hang'):\n        \
+                 time.sleep(0.01)\n\
+         if os.path.exists('hang'):\n    \
+             hang()\n\
+         def app(environ, start_response):\n    \
+             start_response('200 OK', [])\n    \
+             return [b'{version}']\n"
+    )
+}
+
+fn start(directory: &TempDir, flags: &[&str]) -> Coring {
+    let mut command = coring(&[&["run", "app.py", "--bind", "127.0.0.1:0"], flags].concat());
+    command.current_dir(directory.path());
+    Coring::start_as(command)
+}
+
+fn reports(server: &Coring, text: &str) {
+    eventually(text, || server.stderr().contains(text).then_some(()));
+}
+
+fn begins_to_hang(directory: &TempDir) {
+    eventually("a start that hangs", || {
+        fs::remove_file(directory.file("hangs")).ok()
+    });
+}
+
+#[test]
+fn a_worker_that_does_not_become_ready_is_ended_and_another_one_is_started() {
+    let directory = TempDir::new();
+    directory.write("app.py", hanging("one"));
+    let server = start(&directory, &["-w", "2", "--start-timeout", "2s"]);
+    let workers = eventually("two workers", || {
+        let workers = children(server.pid());
+        (workers.len() == 2).then_some(workers)
+    });
+    directory.write("hang", "");
+    kill_process(workers[0], Signal::KILL).expect("a worker");
+    begins_to_hang(&directory);
+    reports(
+        &server,
+        "is not ready after 2s (--start-timeout): it is ended by SIGABRT, and writes where it is",
+    );
+    reports(&server, "in hang\n");
+    reports(
+        &server,
+        "could not start (the Python process was not ready after 2s); the next attempt is in",
+    );
+    assert_eq!(server.get("/").text(), "one");
+    fs::remove_file(directory.file("hang")).expect("a file");
+    eventually("two workers", || {
+        (children(server.pid()).len() == 2).then_some(())
+    });
+    assert_eq!(server.stop().code, Some(0));
+}
+
+#[test]
+fn an_application_that_does_not_become_ready_is_not_served() {
+    for flags in [&[][..], &["--preload"]] {
+        let directory = TempDir::new();
+        directory.write("app.py", hanging("one"));
+        directory.write("hang", "");
+        let fixed = ["run", "app.py", "--bind", "127.0.0.1:0"];
+        let limit = ["--start-timeout", "1s"];
+        let mut command = coring(&[&fixed[..], &limit, flags].concat());
+        let output = command.current_dir(directory.path()).output();
+        let output = output.expect("coring");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{text}");
+        assert!(text.contains("in hang\n"), "{text}");
+        let error = "error: the Python process was not ready after 1s";
+        assert!(text.contains(error), "{text}");
+    }
+}
+
+#[test]
+fn hup_with_mended_code_abandons_a_start_that_hangs() {
+    for flags in [&[][..], &["--preload"]] {
+        let directory = TempDir::new();
+        directory.write("app.py", hanging("one"));
+        let server = start(&directory, &[&["-w", "2"], flags].concat());
+        directory.write("hang", "");
+        server.signal(Signal::HUP);
+        begins_to_hang(&directory);
+        assert_eq!(server.get("/").text(), "one");
+        directory.write("app.py", hanging("two").replace("    hang()", "    pass"));
+        server.signal(Signal::HUP);
+        reports(&server, "reload: all workers run the new code");
+        assert_eq!(server.get("/").text(), "two", "{flags:?}");
+        let end = server.stop();
+        assert_eq!(end.code, Some(0));
+        assert!(!end.stderr.contains("could not"), "{}", end.stderr);
+    }
+}
+
+/// A child of the application holds what its parent had open.
+#[test]
+fn a_process_that_ends_before_it_is_ready_is_not_waited_for() {
+    for flags in [&[][..], &["--preload"]] {
+        let directory = TempDir::new();
+        let source = "import os, time\n\
+                      if os.fork() == 0:\n    \
+                          os.closerange(0, 3)\n    \
+                          time.sleep(15)\n    \
+                          os._exit(0)\n\
+                      os._exit(7)\n";
+        directory.write("app.py", source);
+        let began = Instant::now();
+        let fixed = ["run", "app.py", "--bind", "127.0.0.1:0"];
+        let mut command = coring(&[&fixed[..], flags].concat());
+        let output = command.current_dir(directory.path()).output();
+        let output = output.expect("coring");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{text}");
+        let error = "the Python process ended before it was ready: exit status: 7";
+        assert!(text.contains(error), "{text}");
+        assert!(began.elapsed() < Duration::from_secs(14), "{flags:?}");
+    }
+}
