@@ -131,3 +131,29 @@ fn a_process_that_ends_before_it_is_ready_is_not_waited_for() {
         assert!(began.elapsed() < Duration::from_secs(14), "{flags:?}");
     }
 }
+
+/// A worker is told to end, and reaches its limit while its successor fails to start.
+#[test]
+fn a_limit_that_is_reached_during_a_failing_start_counts() {
+    let directory = TempDir::new();
+    let refusal = "import os\n\
+                   if os.path.exists('broken'):\n    \
+                       raise SystemExit('broken')\n";
+    directory.write("app.py", format!("{}{refusal}", hanging("one")));
+    let server = start(&directory, &["--max-requests", "2"]);
+    directory.write("hang", "");
+    directory.write("broken", "");
+    kill_process(children(server.pid())[0], Signal::TERM).expect("a worker");
+    begins_to_hang(&directory);
+    for _ in 0..2 {
+        assert_eq!(server.get("/").text(), "one");
+    }
+    fs::remove_file(directory.file("hang")).expect("a file");
+    reports(&server, "could not start; worker 0 continues");
+    fs::remove_file(directory.file("broken")).expect("a file");
+    reports(
+        &server,
+        "worker 0 has had its number of requests (--max-requests); worker",
+    );
+    assert_eq!(server.stop().code, Some(0));
+}

@@ -103,8 +103,9 @@ impl Pool {
 
     /// Has another worker take the place of one that has reached a limit.
     pub(super) fn replace_if(&self, running: &Running, cause: Option<Cause>) {
-        let is_over = running.asks.get().is_some() || self.drains.load(Ordering::Relaxed);
-        if cause.is_some() && !is_over {
+        // A worker that was told to end stays if there is no other one; a limit is for good.
+        let is_asked = running.asks.get().is_some_and(|cause| cause != Cause::Told);
+        if cause.is_some() && !is_asked && !self.drains.load(Ordering::Relaxed) {
             running.asks.set(cause);
             self.changed();
         }

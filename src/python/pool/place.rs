@@ -342,7 +342,7 @@ impl Pool {
     /// A worker has asked for another one in its place. It gets none if the server is about to end.
     async fn consider(&self, running: &Running) {
         sleep(UNTIL_DRAIN).await;
-        if !self.drains.load(Ordering::Relaxed) {
+        if running.asks.get().is_none() && !self.drains.load(Ordering::Relaxed) {
             running.asks.set(Some(Cause::Told));
             self.changed();
         }
