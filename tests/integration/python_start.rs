@@ -1,4 +1,4 @@
-//! Starts of workers that hang, or that end in a way of their own.
+//! Starts and ends of workers that hang, fail or take long.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -156,4 +156,22 @@ fn a_limit_that_is_reached_during_a_failing_start_counts() {
         "worker 0 has had its number of requests (--max-requests); worker",
     );
     assert_eq!(server.stop().code, Some(0));
+}
+
+#[test]
+fn an_end_that_takes_longer_than_the_timeout_is_no_hang() {
+    let directory = TempDir::new();
+    let slow_end = "import atexit\natexit.register(time.sleep, 2.5)\n";
+    directory.write("app.py", format!("{}{slow_end}", hanging("one")));
+    let server = start(&directory, &["--timeout", "1s"]);
+    let old = children(server.pid());
+    server.signal(Signal::HUP);
+    reports(&server, "reload: all workers run the new code");
+    eventually("the end of the old one", || {
+        let workers = children(server.pid());
+        (workers.len() == 1 && workers != old).then_some(())
+    });
+    let end = server.stop();
+    assert_eq!(end.code, Some(0));
+    assert!(!end.stderr.contains("reacted"), "{}", end.stderr);
 }

@@ -94,6 +94,11 @@ impl Pool {
             if running.status.get().is_some() {
                 return;
             }
+            // At its end its main thread no longer counts; it has the graceful timeout then.
+            let is_ending = running.is_retired.get() || self.is_stopping.get();
+            if is_ending && !pulse.is_of_request {
+                return;
+            }
             if ticks_max.is_some_and(|most| pulse.look() >= most) {
                 return self.abort(running, &pulse).await;
             }

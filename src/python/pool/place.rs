@@ -74,7 +74,7 @@ pub(super) struct Running {
     /// Why another one is to take its place.
     pub(super) asks: Cell<Option<Cause>>,
     /// It has another one in its place, and finishes its requests.
-    is_retired: Cell<bool>,
+    pub(super) is_retired: Cell<bool>,
     /// It was ended because it did not go on.
     pub(super) is_late: Cell<bool>,
     /// How it has ended.
