@@ -175,3 +175,18 @@ fn an_end_that_takes_longer_than_the_timeout_is_no_hang() {
     assert_eq!(end.code, Some(0));
     assert!(!end.stderr.contains("reacted"), "{}", end.stderr);
 }
+
+#[test]
+fn workers_that_are_too_large_from_the_start_are_replaced_after_a_pause() {
+    let directory = TempDir::new();
+    directory.write("app.py", hanging("one"));
+    let began = Instant::now();
+    let server = start(&directory, &["--workers-max-rss", "1m"]);
+    reports(&server, "(--workers-max-rss); worker 3 is in its place");
+    // The first one was looked at after a second, the others live for one and for two seconds.
+    assert!(began.elapsed() >= Duration::from_secs(4));
+    let end = server.stop();
+    assert_eq!(end.code, Some(0));
+    let text = "workers reach --workers-max-rss soon after their start";
+    assert_eq!(end.stderr.matches(text).count(), 1, "{}", end.stderr);
+}

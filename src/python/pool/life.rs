@@ -128,7 +128,8 @@ impl Pool {
             .borrow()
             .get(&running.number)?
             .resident_bytes()?;
-        (bytes > most).then_some(Cause::Memory(bytes))
+        let is_due = bytes > most && running.since.elapsed() >= running.patience;
+        is_due.then_some(Cause::Memory(bytes))
     }
 
     /// Ends a worker that does not go on. It writes where its threads are.

@@ -22,6 +22,8 @@ use crate::task::time::{sleep, timeout};
 pub(super) const STABLE: Duration = Duration::from_secs(1);
 /// The first pause, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+/// The same for workers that are replaced for their memory.
+const PATIENCE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// How long a worker that is to end has beyond the drain's limit, by which it ends itself.
 const BEYOND_DRAIN: Duration = Duration::from_secs(2);
 
@@ -33,8 +35,37 @@ const UNTIL_DRAIN: Duration = Duration::from_millis(200);
 pub(super) struct Place {
     /// The code that its worker runs.
     pub(super) code: Cell<u64>,
+    /// How long its worker lives at least before it is replaced for its memory.
+    patience: Cell<Duration>,
     /// There is to be no worker any more.
     is_closed: Cell<bool>,
+}
+
+impl Place {
+    /// Has the next worker wait before it is replaced for its memory, if the one before was so soon
+    /// after its start: the limit may be less than any worker takes.
+    fn wait_for_memory(&self, before: Option<&Running>) {
+        let Some((before, bytes)) = before.and_then(|before| match before.asks.get() {
+            Some(Cause::Memory(bytes)) => Some((before, bytes)),
+            _ => None,
+        }) else {
+            return;
+        };
+        let patience = self.patience.get();
+        if before.since.elapsed() >= PATIENCE.1.max(2 * patience) {
+            return self.patience.set(Duration::ZERO);
+        }
+        if patience == PATIENCE.0 {
+            messages::report(format_args!(
+                "workers reach --workers-max-rss soon after their start ({} MiB): give more; until \
+                 then they are replaced after a pause that doubles up to {:?}",
+                bytes >> 20,
+                PATIENCE.1,
+            ));
+        }
+        self.patience
+            .set((2 * patience).clamp(PATIENCE.0, PATIENCE.1));
+    }
 }
 
 /// Why another worker is to take the place of one.
@@ -71,6 +102,8 @@ pub(super) struct Running {
     /// Which shared socket it was started with.
     end: u64,
     pub(super) since: Instant,
+    /// How long it lives at least before it is replaced for its memory.
+    pub(super) patience: Duration,
     /// Why another one is to take its place.
     pub(super) asks: Cell<Option<Cause>>,
     /// It has another one in its place, and finishes its requests.
@@ -172,7 +205,9 @@ impl Pool {
             match begun {
                 Ok((process, loaded)) => {
                     self.show_ready();
-                    let running = self.follow(number, (code, end), process, &loaded);
+                    place.wait_for_memory(current.as_deref());
+                    let origin = (code, end, place.patience.get());
+                    let running = self.follow(number, origin, process, &loaded);
                     if let Some(old) = current.replace(running) {
                         self.retire(&old, Some(number));
                     }
@@ -280,7 +315,7 @@ impl Pool {
     fn follow(
         self: &Rc<Self>,
         number: u32,
-        (code, end): (u64, u64),
+        (code, end, patience): (u64, u64, Duration),
         process: Process,
         loaded: &Loaded,
     ) -> Rc<Running> {
@@ -289,6 +324,7 @@ impl Pool {
             code,
             end,
             since: Instant::now(),
+            patience,
             asks: Cell::new(None),
             is_retired: Cell::new(false),
             is_late: Cell::new(false),
