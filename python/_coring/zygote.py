@@ -21,7 +21,7 @@ import socket
 import sys
 import threading
 import warnings
-from select import poll
+from select import POLLIN, poll
 from typing import Any
 
 from _coring import application, hooks, logs, main
@@ -29,6 +29,9 @@ from _coring import application, hooks, logs, main
 # More than coring sends with one message.
 _FDS_MAX = 64
 _NAME = "coring-zygote"
+
+# How long the process between may take to fork the worker. coring waits a little longer.
+_FORK_SECONDS = 4
 
 # Taken now: gevent replaces them by functions that make a hub.
 _fork, _waitpid = os.fork, os.waitpid
@@ -198,7 +201,18 @@ def _fork_twice() -> int:
             os.close(writer)
             return 0
     os.close(writer)
-    pid = int(os.read(reader, 20) or -errno.EAGAIN)
+    polling = poll()
+    polling.register(reader, POLLIN)
+    if polling.poll(_FORK_SECONDS * 1000):
+        pid = int(os.read(reader, 20) or -errno.EAGAIN)
+    else:
+        # If there is a worker already, it ends, since coring closes its descriptors.
+        os.kill(child, signal.SIGKILL)
+        pid = -errno.ETIMEDOUT
+        logs.write(
+            f"coring: a fork has hung for {_FORK_SECONDS} s, and is killed: does a function that "
+            "the application gave to os.register_at_fork wait for something?\n"
+        )
     os.close(reader)
     try:
         # Until it has exited, the process that it has forked is its own child.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};
 
-use crate::support::{Coring, TempDir, children, coring, eventually};
+use crate::support::{Coring, TempDir, children, coring, eventually, zygote};
 
 /// An application that responds with `version`. Its import hangs while there is a file `hang`.
 fn hanging(version: &str) -> String {
@@ -189,4 +189,23 @@ fn workers_that_are_too_large_from_the_start_are_replaced_after_a_pause() {
     assert_eq!(end.code, Some(0));
     let text = "workers reach --workers-max-rss soon after their start";
     assert_eq!(end.stderr.matches(text).count(), 1, "{}", end.stderr);
+}
+
+#[test]
+fn a_fork_that_hangs_is_killed() {
+    let directory = TempDir::new();
+    let hook = "os.register_at_fork(after_in_child=lambda: os.path.exists('hang') and hang())\n";
+    directory.write("app.py", format!("{}{hook}", hanging("one")));
+    let server = start(&directory, &["--preload"]);
+    let before = zygote(server.pid()).expect("a zygote");
+    directory.write("hang", "");
+    kill_process(children(server.pid())[0], Signal::KILL).expect("a worker");
+    begins_to_hang(&directory);
+    reports(&server, "coring: a fork has hung for 4 s, and is killed");
+    assert_eq!(children(before.as_raw_nonzero().get().unsigned_abs()), []);
+    assert_eq!(children(server.pid()), []);
+    fs::remove_file(directory.file("hang")).expect("a file");
+    assert_eq!(server.get("/").text(), "one");
+    assert_eq!(zygote(server.pid()), Some(before));
+    assert_eq!(server.stop().code, Some(0));
 }
