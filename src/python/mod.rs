@@ -55,7 +55,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use ::http::StatusCode;
@@ -114,7 +114,8 @@ fn pair(bytes: usize) -> io::Result<(OwnedFd, OwnedFd)> {
 pub struct Workers {
     supervisor: Supervisor,
     ends: Arc<Ends>,
-    loaded: Option<Loaded>,
+    /// Empty until the first one is ready.
+    loaded: OnceLock<Option<Loaded>>,
 }
 
 /// The near ends of the cores' sockets, until a core takes them.
@@ -129,7 +130,7 @@ struct Ends {
     /// Whether the server drains.
     drains: Arc<AtomicBool>,
     /// Where large request bodies are kept; none if no file can be made there.
-    spool_directory: Option<PathBuf>,
+    spool_directory: OnceLock<Option<PathBuf>>,
 }
 
 impl Workers {
@@ -140,6 +141,16 @@ impl Workers {
     /// When that one did not become ready. With [`Options::reload`] it is no error that the
     /// application cannot be loaded.
     pub fn start(options: Options, cores: usize) -> Result<Self, StartError> {
+        let workers = Self::begin(options, cores)?;
+        while !workers.wait(Duration::MAX)? {}
+        Ok(workers)
+    }
+
+    /// As [`Workers::start`], but does not wait: [`Workers::wait`] does, before the server starts.
+    ///
+    /// # Errors
+    /// Those of system calls.
+    pub fn begin(options: Options, cores: usize) -> Result<Self, StartError> {
         let (shared, far_shared) = shared_pair()?;
         let (mut near, mut far) = (Vec::new(), Vec::new());
         for _ in 0..cores {
@@ -153,8 +164,7 @@ impl Workers {
             newest: newest.clone(),
             drains: drains.clone(),
         };
-        let (supervisor, loaded) = Supervisor::start(options.clone(), observed, far, far_shared)?;
-        let spool_directory = spool_directory(&options, loaded.as_ref());
+        let supervisor = Supervisor::start(options.clone(), observed, far, far_shared)?;
         Ok(Self {
             supervisor,
             ends: Arc::new(Ends {
@@ -164,16 +174,36 @@ impl Workers {
                 options,
                 newest,
                 drains,
-                spool_directory,
+                spool_directory: OnceLock::new(),
             }),
-            loaded,
+            loaded: OnceLock::new(),
         })
+    }
+
+    /// Waits until the first process has loaded the application, at most for `limit`. Returns
+    /// whether it has.
+    ///
+    /// # Errors
+    /// Those of [`Workers::start`]. Then there is nothing left but to drop the workers.
+    pub fn wait(&self, limit: Duration) -> Result<bool, StartError> {
+        if self.loaded.get().is_some() {
+            return Ok(true);
+        }
+        let Some(outcome) = self.supervisor.first(limit) else {
+            return Ok(false);
+        };
+        let loaded = outcome?;
+        let ends = &self.ends;
+        ends.spool_directory
+            .get_or_init(|| spool_directory(&ends.options, loaded.as_ref()));
+        self.loaded.get_or_init(|| loaded);
+        Ok(true)
     }
 
     /// What the application turned out to be; none if it could not be loaded, and is to be loaded
     /// when its files have changed ([`Options::reload`]).
     pub fn loaded(&self) -> Option<&Loaded> {
-        self.loaded.as_ref()
+        self.loaded.get()?.as_ref()
     }
 
     /// The directories whose Python files are watched ([`Options::reload`]).
@@ -278,7 +308,10 @@ impl Python {
             ends: ends.clone(),
             core: ends.taken.fetch_add(1, Ordering::Relaxed),
             site: Site::new(options),
-            spool: Spool::new(options.body_buffer, ends.spool_directory.clone()),
+            spool: Spool::new(
+                options.body_buffer,
+                ends.spool_directory.get().cloned().flatten(),
+            ),
             queue_timeout: options.queue_timeout.as_secs_f64(),
         }
     }

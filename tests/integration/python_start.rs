@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{Coring, TempDir, children, coring, eventually, zygote};
 
@@ -208,4 +208,37 @@ fn a_fork_that_hangs_is_killed() {
     assert_eq!(server.get("/").text(), "one");
     assert_eq!(zygote(server.pid()), Some(before));
     assert_eq!(server.stop().code, Some(0));
+}
+
+#[test]
+fn signals_during_the_first_start_count() {
+    let directory = TempDir::new();
+    directory.write("app.py", hanging("one"));
+    directory.write("hang", "");
+    let log = directory.file("errors");
+    let address = format!("--bind=unix:{}", directory.file("socket"));
+    let mut command = coring(&["run", "app.py", &address, "--error-logfile", &log]);
+    command.current_dir(directory.path());
+    let mut child = command.spawn().expect("a process");
+    let pid = Pid::from_child(&child);
+    let has = |words: &str| {
+        eventually(words, || {
+            let text = fs::read_to_string(&log).unwrap_or_default();
+            text.contains(words).then_some(())
+        });
+    };
+    begins_to_hang(&directory);
+    kill_process(pid, Signal::TTIN).expect("it runs");
+    has("2 workers are kept");
+    fs::rename(&log, directory.file("old")).expect("a rename");
+    kill_process(pid, Signal::USR1).expect("it runs");
+    has("SIGUSR1");
+    directory.write("app.py", hanging("two").replace("    hang()", "    pass"));
+    kill_process(pid, Signal::HUP).expect("it runs");
+    has("reload: all workers run the new code");
+    eventually("two workers", || {
+        (children(child.id()).len() == 2).then_some(())
+    });
+    kill_process(pid, Signal::TERM).expect("it runs");
+    assert_eq!(child.wait().expect("our child").code(), Some(0));
 }

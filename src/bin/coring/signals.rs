@@ -66,53 +66,23 @@ pub(crate) fn handle(
     let began = drain.clone();
     let handle = move || {
         for signal in signals.forever() {
-            match signal {
-                // A file, the access log say, has reached RLIMIT_FSIZE. The write fails with EFBIG;
-                // without a handler the signal would end the process.
-                SIGXFSZ => {}
-                SIGHUP => {
-                    reopen_logs(&server, error_log.as_deref());
-                    match &workers {
-                        Some(workers) => workers.reload(),
-                        None => report(
-                            "SIGHUP: the access log is opened anew; there is no \
-                                        configuration to reload",
-                        ),
-                    }
-                }
-                SIGUSR1 => {
-                    reopen_logs(&server, error_log.as_deref());
-                    report("SIGUSR1: the access log is opened anew");
-                }
-                SIGUSR2 => report(
-                    "SIGUSR2: ignored, because coring does not start a successor of itself; let \
-                     the service manager restart it, or send SIGHUP to load an application anew",
-                ),
-                SIGTTIN | SIGTTOU | SIGWINCH => {
-                    if let Some(workers) = &workers {
-                        resize(workers, signal);
-                    }
-                }
-                SIGCHLD => {
-                    if let Some(workers) = &workers {
-                        workers.reap_orphans();
-                    }
-                }
-                _ if drain.set(Instant::now()).is_err() => {
-                    report("stopping now");
-                    server.stop();
-                    if let Some(workers) = &workers {
-                        workers.stop(std::time::Duration::ZERO);
-                    }
-                }
-                // The message first: a server without connections ends at once.
-                _ => {
-                    report(format_args!(
-                        "draining: running requests have {limit}; a second signal stops the server"
-                    ));
-                    server.drain();
-                }
+            let workers = workers.as_deref();
+            if act(signal, Some(&server), workers, error_log.as_deref()) {
+                continue;
             }
+            if drain.set(Instant::now()).is_err() {
+                report("stopping now");
+                server.stop();
+                if let Some(workers) = workers {
+                    workers.stop(std::time::Duration::ZERO);
+                }
+                continue;
+            }
+            // The message first: a server without connections ends at once.
+            report(format_args!(
+                "draining: running requests have {limit}; a second signal stops the server"
+            ));
+            server.drain();
         }
     };
     thread::Builder::new()
@@ -121,8 +91,50 @@ pub(crate) fn handle(
     Ok(began)
 }
 
-fn reopen_logs(server: &Handle, error_log: Option<&Path>) {
-    server.reopen_access_log();
+/// Does what a signal asks for, unless that is the end: then it returns `false`. While the first
+/// worker starts there is no server yet.
+pub(crate) fn act(
+    signal: i32,
+    server: Option<&Handle>,
+    workers: Option<&coring::python::Workers>,
+    error_log: Option<&Path>,
+) -> bool {
+    match (signal, workers) {
+        (SIGTERM | SIGINT | SIGQUIT, _) => return false,
+        (SIGHUP, Some(workers)) => {
+            reopen_logs(server, error_log);
+            workers.reload();
+        }
+        (SIGHUP, None) => {
+            reopen_logs(server, error_log);
+            report("SIGHUP: the access log is opened anew; there is no configuration to reload");
+        }
+        (SIGUSR1, _) => {
+            reopen_logs(server, error_log);
+            report("SIGUSR1: the access log is opened anew");
+        }
+        (SIGUSR2, _) => report(
+            "SIGUSR2: ignored, because coring does not start a successor of itself; let the \
+             service manager restart it, or send SIGHUP to load an application anew",
+        ),
+        (SIGTTIN, Some(workers)) => workers.add(),
+        (SIGTTOU, Some(workers)) => workers.remove(),
+        // A terminal sends it whenever its window changes.
+        (SIGWINCH, Some(_)) if !io::stderr().is_terminal() => {
+            report("SIGWINCH: ignored, because coring is no daemon; to end it, send SIGTERM");
+        }
+        (SIGCHLD, Some(workers)) => workers.reap_orphans(),
+        // SIGXFSZ: a file, the access log say, has reached RLIMIT_FSIZE. The write fails with EFBIG;
+        // without a handler the signal would end the process.
+        _ => {}
+    }
+    true
+}
+
+fn reopen_logs(server: Option<&Handle>, error_log: Option<&Path>) {
+    if let Some(server) = server {
+        server.reopen_access_log();
+    }
     if let Some(path) = error_log
         && let Err(error) = console::redirect(path, true)
     {
@@ -130,15 +142,5 @@ fn reopen_logs(server: &Handle, error_log: Option<&Path>) {
         report(format_args!(
             "the error log {path} cannot be opened anew: {error}; the old file goes on"
         ));
-    }
-}
-
-fn resize(workers: &coring::python::Workers, signal: i32) {
-    match signal {
-        SIGTTIN => workers.add(),
-        SIGTTOU => workers.remove(),
-        // A terminal sends it whenever its window changes.
-        _ if io::stderr().is_terminal() => {}
-        _ => report("SIGWINCH: ignored, because coring is no daemon; to end it, send SIGTERM"),
     }
 }

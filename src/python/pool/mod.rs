@@ -145,14 +145,15 @@ pub(super) struct Supervisor {
     commands: mpsc::Sender<Command>,
     bell: OwnedFd,
     thread: Mutex<Option<thread::JoinHandle<()>>>,
+    /// Tells how the start of the first worker went.
+    first: Mutex<mpsc::Receiver<FirstOutcome>>,
     /// Notices that files have changed.
     _watcher: Option<Watcher>,
 }
 
 impl Supervisor {
-    /// Starts the thread, and waits until the first worker is ready. `cores` are the far ends of
-    /// the sockets by which the cores get to know of workers, `shared` is the far end of the socket
-    /// that workers receive requests from.
+    /// Starts the thread. `cores` are the far ends of the sockets by which the cores get to know of
+    /// workers, `shared` is the far end of the socket that workers receive requests from.
     ///
     /// With [`Observed::newest`] the workers are replaced when the files of their application
     /// change, and it is no error that the application cannot be loaded: then there is nothing
@@ -162,14 +163,13 @@ impl Supervisor {
         observed: Observed,
         cores: Vec<OwnedFd>,
         shared: OwnedFd,
-    ) -> Result<(Self, Option<Loaded>), StartError> {
+    ) -> io::Result<Self> {
         let launcher = Launcher::new(&options);
         // The workers' parent ends when it has forked them.
-        set_child_subreaper(Some(getpid())).map_err(io::Error::from)?;
+        set_child_subreaper(Some(getpid()))?;
         let (commands, received) = mpsc::channel();
         let (first, outcome) = mpsc::channel();
-        let bell =
-            eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(io::Error::from)?;
+        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let heard = bell.try_clone()?;
         let watcher = match &observed.newest {
             Some(_) => Some(watcher(&options, commands.clone(), bell.try_clone()?)?),
@@ -209,21 +209,24 @@ impl Supervisor {
         let thread = thread::Builder::new()
             .name("coring-python".to_owned())
             .spawn(supervise)?;
-        let supervisor = Self {
+        Ok(Self {
             commands,
             bell,
             thread: Mutex::new(Some(thread)),
+            first: Mutex::new(outcome),
             _watcher: watcher,
-        };
-        let outcome = outcome
-            .recv()
-            .unwrap_or_else(|_| Err(io::Error::other("the supervisor has panicked").into()));
-        match outcome {
-            Ok(loaded) => Ok((supervisor, loaded)),
-            Err(error) => {
-                // Without a pool there are to be no further attempts.
-                supervisor.stop(Duration::ZERO);
-                Err(error)
+        })
+    }
+
+    /// Waits until the start of the first worker has gone well or not, which is told once. None if
+    /// that takes longer than `limit`.
+    pub(super) fn first(&self, limit: Duration) -> Option<FirstOutcome> {
+        let first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
+        match first.recv_timeout(limit) {
+            Ok(outcome) => Some(outcome),
+            Err(mpsc::RecvTimeoutError::Timeout) => None,
+            Err(mpsc::RecvTimeoutError::Disconnected) => {
+                Some(Err(io::Error::other("the supervisor has ended").into()))
             }
         }
     }
@@ -251,7 +254,7 @@ impl Supervisor {
 }
 
 /// How the start of the first worker went: under `--reload` it need not have loaded anything.
-type FirstOutcome = Result<Option<Loaded>, StartError>;
+pub(super) type FirstOutcome = Result<Option<Loaded>, StartError>;
 
 /// Has the supervisor told of changed files.
 fn watcher(

@@ -23,7 +23,7 @@ use std::env;
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration as StdDuration, Instant};
 
@@ -34,11 +34,11 @@ use coring::python::{
 };
 use coring::{AccessLogFormat, Files, Router};
 use rustix::process::{Resource, getrlimit};
-use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::flags::AccessLog;
 use crate::plan::ServerConfig;
+use crate::signals;
 use crate::units::Size;
 pub(crate) use args::RunArgs;
 use args::{Calls, Mount};
@@ -61,7 +61,6 @@ pub(crate) enum RunError {
     Start(PathBuf, StartError),
     Mount(PathBuf, io::Error),
     Watch(PathBuf, io::Error),
-    Thread(io::Error),
     /// The process that is to be the worker.
     Attach(io::Error),
     /// A variable of the environment is invalid.
@@ -113,7 +112,6 @@ impl std::fmt::Display for RunError {
                 )
             }
             Self::Setting(line) => f.write_str(line),
-            Self::Thread(error) => write!(f, "cannot start a thread: {error}"),
             Self::Attach(error) => write!(f, "cannot attach: {error}"),
             Self::Variable(line) => f.write_str(line),
         }
@@ -275,33 +273,15 @@ impl RunArgs {
     ) -> Result<Option<Workers>, RunError> {
         let options = self.options(drain_timeout)?;
         let python = options.python.clone();
-        let (sender, started) = mpsc::channel();
-        let start = move || {
-            // It is not received if a signal has ended the program.
-            let _ = sender.send(Workers::start(options, cores));
-        };
-        thread::Builder::new()
-            .name("start".to_owned())
-            .spawn(start)
-            .map_err(RunError::Thread)?;
+        let failed = |error| RunError::Start(python.clone(), error);
+        let workers = Workers::begin(options, cores).map_err(failed)?;
+        let error_log = self.compat.error_log();
         let mut late = Some(Instant::now() + LONG_START);
-        loop {
-            match started.recv_timeout(SIGNAL_CHECK) {
-                Ok(outcome) => {
-                    let outcome = outcome.map(Some);
-                    return outcome.map_err(|error| RunError::Start(python, error));
+        while !workers.wait(SIGNAL_CHECK).map_err(failed)? {
+            for signal in signals.pending() {
+                if !signals::act(signal, None, Some(&workers), error_log.as_deref()) {
+                    return Ok(None);
                 }
-                Err(mpsc::RecvTimeoutError::Timeout) => {}
-                Err(mpsc::RecvTimeoutError::Disconnected) => {
-                    let error = io::Error::other("the thread that starts workers has panicked");
-                    return Err(RunError::Thread(error));
-                }
-            }
-            if signals
-                .pending()
-                .any(|signal| [SIGTERM, SIGINT, SIGQUIT].contains(&signal))
-            {
-                return Ok(None);
             }
             if late.take_if(|late| *late < Instant::now()).is_some() {
                 let seconds = LONG_START.as_secs();
@@ -312,6 +292,7 @@ impl RunArgs {
                 ));
             }
         }
+        Ok(Some(workers))
     }
 
     /// Opens the directories of `--static`.
