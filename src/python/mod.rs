@@ -267,6 +267,12 @@ impl Workers {
         self.supervisor.command(Command::Reap);
     }
 
+    /// Waits until there will be no more processes: after [`Workers::stop`], and when the attached one
+    /// ([`Options::attached`]) has ended as a worker, since there is no other one.
+    pub fn wait_for_end(&self) {
+        self.supervisor.wait();
+    }
+
     /// Ends all processes: they finish their requests, run what the application has for its end,
     /// and exit; after `limit` they are killed. A second call, from another thread, may shorten
     /// that.

@@ -98,6 +98,26 @@ class Threads(Case):
             """
         )
 
+    def test_coring_ends_when_its_worker_has_ended(self):
+        self.run_script(
+            """
+            server = WSGIServer(("127.0.0.1", 0), app, log=None)
+            server.start()
+            assert get(server)
+            import gc
+            from _coring.link import Link
+            [link] = [one for one in gc.get_objects() if type(one) is Link]
+            link.control.shutdown(socket.SHUT_RDWR)
+            try:
+                server.serve_forever()
+            except RuntimeError as error:
+                assert str(error) == "coring has ended (status 1)", error
+            else:
+                raise AssertionError("coring has ended well")
+            """
+        )
+        self.assertIn("the worker that coring is attached to has ended", self.errors)
+
     def test_requests_that_run_may_end_in_time(self):
         self.run_script(
             """

@@ -165,6 +165,9 @@ fn run_application(arguments: &RunArgs, config: &mut ServerConfig) -> Result<(),
         false => run::describe(arguments, &workers),
     };
     let workers = Arc::new(workers);
+    if arguments.attach.is_given() {
+        run::end_with_worker(workers.clone(), server.clone()).map_err(Failure::Run)?;
+    }
     let ended = wait(&about, config, &server, Some(workers.clone()), signals);
     // Server and workers share the limit of the drain.
     let spent = match &ended {
@@ -172,7 +175,10 @@ fn run_application(arguments: &RunArgs, config: &mut ServerConfig) -> Result<(),
         Err(_) => drain_timeout,
     };
     workers.stop(drain_timeout.saturating_sub(spent).max(WORKERS_END));
-    ended.map(drop)
+    match ended?.get() {
+        None if arguments.attach.is_given() => Err(Failure::Run(RunError::WorkerEnded)),
+        _ => Ok(()),
+    }
 }
 
 /// A server of the addresses of `config`, which are bound.

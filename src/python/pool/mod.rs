@@ -9,15 +9,19 @@ mod zygote;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::fmt;
 use std::fs;
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::ExitStatus;
 use std::rc::Rc;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::task::Poll;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -147,6 +151,8 @@ pub(super) struct Supervisor {
     thread: Mutex<Option<thread::JoinHandle<()>>>,
     /// Tells how the start of the first worker went.
     first: Mutex<mpsc::Receiver<FirstOutcome>>,
+    /// Is closed when the thread ends.
+    alive: Mutex<mpsc::Receiver<Infallible>>,
     /// Notices that files have changed.
     _watcher: Option<Watcher>,
 }
@@ -169,6 +175,7 @@ impl Supervisor {
         set_child_subreaper(Some(getpid()))?;
         let (commands, received) = mpsc::channel();
         let (first, outcome) = mpsc::channel();
+        let (lives, alive) = mpsc::channel();
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let heard = bell.try_clone()?;
         let watcher = match &observed.newest {
@@ -205,6 +212,7 @@ impl Supervisor {
                 });
                 pool.supervise(received, heard).await;
             });
+            drop(lives);
         };
         let thread = thread::Builder::new()
             .name("coring-python".to_owned())
@@ -214,6 +222,7 @@ impl Supervisor {
             bell,
             thread: Mutex::new(Some(thread)),
             first: Mutex::new(outcome),
+            alive: Mutex::new(alive),
             _watcher: watcher,
         })
     }
@@ -245,6 +254,13 @@ impl Supervisor {
         }
     }
 
+    /// Waits until the thread ends.
+    pub(super) fn wait(&self) {
+        let alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nothing is ever sent.
+        let _ = alive.recv();
+    }
+
     /// Asks for something, without waiting for it.
     pub(super) fn command(&self, command: Command) {
         // Neither fails while the thread lives.
@@ -255,6 +271,16 @@ impl Supervisor {
 
 /// How the start of the first worker went: under `--reload` it need not have loaded anything.
 pub(super) type FirstOutcome = Result<Option<Loaded>, StartError>;
+
+/// Waits for the first of two futures, `one` if both are ready.
+async fn either<T>(one: impl Future<Output = T>, other: impl Future<Output = T>) -> T {
+    let (mut one, mut other) = (pin!(one), pin!(other));
+    poll_fn(|context| match one.as_mut().poll(context) {
+        Poll::Ready(outcome) => Poll::Ready(outcome),
+        Poll::Pending => other.as_mut().poll(context),
+    })
+    .await
+}
 
 /// Has the supervisor told of changed files.
 fn watcher(
@@ -370,7 +396,12 @@ impl Pool {
                 Err(mpsc::TryRecvError::Disconnected) => break Duration::ZERO,
                 Err(mpsc::TryRecvError::Empty) => {}
             }
-            if bell.ready().await.is_err() {
+            let rings = async { bell.ready().await.is_ok() };
+            let is_over = async {
+                self.until(|| self.is_stopping.get()).await;
+                false
+            };
+            if !either(rings, is_over).await {
                 break Duration::ZERO;
             }
         };

@@ -372,6 +372,10 @@ impl Pool {
             messages::report(format_args!("worker {number} has ended ({status})"));
         }
         running.status.set(Some(status));
+        // There cannot be another one in the place of an attached one.
+        if process.is_attached {
+            self.is_stopping.set(true);
+        }
         self.changed();
     }
 

@@ -1,22 +1,19 @@
 //! Starts a worker process, and follows what it reports.
 
 use std::cell::Cell;
-use std::future::poll_fn;
 use std::io::{self, PipeWriter, pipe};
 use std::mem;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
-use std::pin::pin;
 use std::process::ExitStatus;
 use std::rc::Rc;
-use std::task::Poll;
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{SealFlags, fcntl_add_seals, ftruncate};
 use rustix::process::{PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, waitid};
 
 use super::life::{Pulse, UNTIL_KILL};
-use super::{Control, Loaded, Pool, StartError};
+use super::{Control, Loaded, Pool, StartError, either};
 use crate::messages;
 use crate::net::{Events, Polling, UnixSeqpacket};
 use crate::python::body::memfd;
@@ -43,7 +40,7 @@ pub(super) struct Process {
     sockets: Vec<(OwnedFd, OwnedFd, OwnedFd)>,
     page: OwnedFd,
     /// It is not this program's own, and ends as a worker when it closes its socket.
-    is_attached: bool,
+    pub(super) is_attached: bool,
     /// The kernel kills the worker when this end of a pipe is closed.
     _life: PipeWriter,
 }
@@ -135,16 +132,12 @@ impl Pool {
         code: u64,
         step: impl Future<Output = Result<T, NotReady>>,
     ) -> Result<T, NotReady> {
-        let mut step = pin!(step);
-        let mut superseded = pin!(self.until(|| self.is_superseded(code)));
-        let outcome = poll_fn(|context| match step.as_mut().poll(context) {
-            Poll::Ready(outcome) => Poll::Ready(outcome),
+        let superseded = async {
+            self.until(|| self.is_superseded(code)).await;
             // It is not reported.
-            Poll::Pending => superseded
-                .as_mut()
-                .poll(context)
-                .map(|()| Err(io::Error::from(io::ErrorKind::Interrupted).into())),
-        });
+            Err(io::Error::from(io::ErrorKind::Interrupted).into())
+        };
+        let outcome = either(step, superseded);
         let Some(limit) = self.options.start_timeout else {
             return outcome.await;
         };
@@ -217,20 +210,13 @@ impl Process {
 
     /// Waits for what happens to the process next.
     pub(super) async fn next(&mut self) -> Next {
-        let next = {
-            let mut ended = pin!(exited(&mut self.ended, &mut self.status));
-            let mut reported = pin!(self.reports.recv(Vec::with_capacity(REPORT_BYTES_MAX)));
-            poll_fn(|context| match reported.as_mut().poll(context) {
-                Poll::Ready(Ok(Some(message))) => Poll::Ready(Some(Next::Report(message.bytes))),
-                Poll::Ready(_) => Poll::Ready(None),
-                Poll::Pending => ended
-                    .as_mut()
-                    .poll(context)
-                    .map(|status| Some(Next::Ended(status))),
-            })
-            .await
+        let ended = exited(&mut self.ended, &mut self.status);
+        let reported = self.reports.recv(Vec::with_capacity(REPORT_BYTES_MAX));
+        let reported = async {
+            let message = reported.await.ok().flatten();
+            message.map(|message| Next::Report(message.bytes))
         };
-        match next {
+        match either(reported, async { Some(Next::Ended(ended.await)) }).await {
             Some(next) => next,
             // It has closed its end.
             None => Next::Ended(self.end().await),

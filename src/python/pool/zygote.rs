@@ -7,14 +7,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt::Display;
-use std::future::poll_fn;
+use std::future::pending;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
-use std::pin::pin;
 use std::process::{Child, ExitStatus};
 use std::rc::Rc;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use rustix::net::SendFlags;
@@ -23,7 +21,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use super::life::UNTIL_KILL;
 use super::place::STABLE;
 use super::start::{NotReady, REPORT_BYTES_MAX, SOCKET_BYTES, parse_failed, unexpected};
-use super::{Pool, StartError};
+use super::{Pool, StartError, either};
 use crate::messages;
 use crate::net::UnixSeqpacket;
 use crate::process::wait;
@@ -280,15 +278,18 @@ impl Pool {
         zygote: &Zygote,
         socket: &mut UnixSeqpacket,
     ) -> Result<(), NotReady> {
-        let mut report = pin!(socket.recv(Vec::with_capacity(REPORT_BYTES_MAX)));
-        let mut ended = pin!(self.until(|| zygote.has_ended()));
-        let report = poll_fn(|context| match report.as_mut().poll(context) {
-            Poll::Ready(Ok(Some(report))) => Poll::Ready(Some(report.bytes)),
-            // It has closed its end, or was about to when it ended.
-            _ => ended.as_mut().poll(context).map(|()| None),
-        })
-        .await;
-        let Some(report) = report else {
+        let report = async {
+            match socket.recv(Vec::with_capacity(REPORT_BYTES_MAX)).await {
+                Ok(Some(report)) => Some(report.bytes),
+                // It has closed its end.
+                _ => pending().await,
+            }
+        };
+        let ended = async {
+            self.until(|| zygote.has_ended()).await;
+            None
+        };
+        let Some(report) = either(report, ended).await else {
             return Err(StartError::Ended(zygote.status.get().unwrap_or_default()).into());
         };
         match &*String::from_utf8_lossy(&report) {

@@ -3,12 +3,17 @@
 use std::io::{self, stdin};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::exit;
+use std::sync::Arc;
 use std::thread;
 
 use clap::Args;
+use coring::Handle;
+use coring::python::Workers;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, getppid, pidfd_open};
+
+use super::RunError;
 
 /// The argument that `coring.pywsgi` gives. It is not for users.
 #[derive(Debug, Args)]
@@ -47,4 +52,17 @@ impl AttachArgs {
             })?;
         stdin().as_fd().try_clone_to_owned().map(Some)
     }
+}
+
+/// Drains the server when the attached process serves no longer, though it goes on.
+///
+/// # Errors
+/// When no thread can be started.
+pub(crate) fn end_with_worker(workers: Arc<Workers>, server: Handle) -> Result<(), RunError> {
+    let wait = move || {
+        workers.wait_for_end();
+        server.drain();
+    };
+    let thread = thread::Builder::new().name("worker-end".to_owned());
+    thread.spawn(wait).map_err(RunError::Attach).map(drop)
 }

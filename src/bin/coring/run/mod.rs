@@ -42,6 +42,7 @@ use crate::signals;
 use crate::units::Size;
 pub(crate) use args::RunArgs;
 use args::{Calls, Mount};
+pub(crate) use attach::end_with_worker;
 use class::Class;
 use headers::WithHeaders;
 pub(crate) use settings::{SettingsError, parse};
@@ -63,6 +64,8 @@ pub(crate) enum RunError {
     Watch(PathBuf, io::Error),
     /// The process that is to be the worker.
     Attach(io::Error),
+    /// That process serves no longer.
+    WorkerEnded,
     /// A variable of the environment is invalid.
     Variable(String),
     /// A setting is invalid: one line.
@@ -113,6 +116,7 @@ impl std::fmt::Display for RunError {
             }
             Self::Setting(line) => f.write_str(line),
             Self::Attach(error) => write!(f, "cannot attach: {error}"),
+            Self::WorkerEnded => f.write_str("the worker that coring is attached to has ended"),
             Self::Variable(line) => f.write_str(line),
         }
     }
