@@ -47,21 +47,20 @@ mod stream;
 mod upload;
 mod vars;
 mod watch;
+mod workers;
 
 use std::cell::OnceCell;
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use ::http::StatusCode;
 use ::http::header::RETRY_AFTER;
 use ::http::{HeaderValue, Method};
-use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socketpair, sockopt};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair, sockopt};
 
 pub use forwarded::{Forwarded, ProxyCompat};
 pub use launch::{NoInterpreter, find_interpreter, launch};
@@ -70,20 +69,20 @@ pub use link::bench;
 pub use options::{Interface, Options, WorkerClass};
 pub use pool::{Loaded, StartError};
 pub use settings::{Settings, Value, check, read_settings};
+pub use workers::Workers;
 
-use crate::http::forwarded::TrustedPeers;
 use crate::messages;
 use crate::net::UnixSeqpacket;
 use crate::rt::{draining, spawn_detached};
 use crate::service::{Request, Response, Service};
-use body::{NotCollected, Spool, spool_directory};
+use body::{NotCollected, Spool};
 use forwarded::origin;
 use link::{Dispatch, Form, Joined, Link, monotonic};
 use news::{News, parse_news};
-use pool::{Command, Observed, Supervisor};
 use reload::Newest;
 use slots::Failure;
 use vars::Site;
+use workers::Ends;
 
 /// Bytes of a message from the supervisor to a core.
 const NEWS_BYTES: usize = 16;
@@ -107,184 +106,6 @@ fn pair(bytes: usize) -> io::Result<(OwnedFd, OwnedFd)> {
         sockopt::set_socket_send_buffer_size(end, bytes)?;
     }
     Ok((near, far))
-}
-
-/// The processes that run an application. Dropping it ends them.
-#[derive(Debug)]
-pub struct Workers {
-    supervisor: Supervisor,
-    ends: Arc<Ends>,
-    /// Empty until the first one is ready.
-    loaded: OnceLock<Option<Loaded>>,
-}
-
-/// The near ends of the cores' sockets, until a core takes them.
-#[derive(Debug)]
-struct Ends {
-    shared: OwnedFd,
-    news: Vec<Mutex<Option<OwnedFd>>>,
-    taken: AtomicUsize,
-    options: Options,
-    /// The state of the newest code; none without `--reload`.
-    newest: Option<Arc<Newest>>,
-    /// Whether the server drains.
-    drains: Arc<AtomicBool>,
-    /// Where large request bodies are kept; none if no file can be made there.
-    spool_directory: OnceLock<Option<PathBuf>>,
-}
-
-impl Workers {
-    /// Starts the processes for a server of at most `cores` cores, and waits until the first one
-    /// has loaded the application.
-    ///
-    /// # Errors
-    /// When that one did not become ready. With [`Options::reload`] it is no error that the
-    /// application cannot be loaded.
-    pub fn start(options: Options, cores: usize) -> Result<Self, StartError> {
-        let workers = Self::begin(options, cores)?;
-        while !workers.wait(Duration::MAX)? {}
-        Ok(workers)
-    }
-
-    /// As [`Workers::start`], but does not wait: [`Workers::wait`] does, before the server starts.
-    ///
-    /// # Errors
-    /// Those of system calls.
-    pub fn begin(options: Options, cores: usize) -> Result<Self, StartError> {
-        let (shared, far_shared) = shared_pair()?;
-        let (mut near, mut far) = (Vec::new(), Vec::new());
-        for _ in 0..cores {
-            let (one, other) = pair(NEWS_BUFFER_BYTES)?;
-            near.push(Mutex::new(Some(one)));
-            far.push(other);
-        }
-        let newest = options.reload.then(|| Arc::new(Newest::new()));
-        let drains = Arc::<AtomicBool>::default();
-        let observed = Observed {
-            newest: newest.clone(),
-            drains: drains.clone(),
-        };
-        let supervisor = Supervisor::start(options.clone(), observed, far, far_shared)?;
-        Ok(Self {
-            supervisor,
-            ends: Arc::new(Ends {
-                shared,
-                news: near,
-                taken: AtomicUsize::new(0),
-                options,
-                newest,
-                drains,
-                spool_directory: OnceLock::new(),
-            }),
-            loaded: OnceLock::new(),
-        })
-    }
-
-    /// Waits until the first process has loaded the application, at most for `limit`. Returns
-    /// whether it has.
-    ///
-    /// # Errors
-    /// Those of [`Workers::start`]. Then there is nothing left but to drop the workers.
-    pub fn wait(&self, limit: Duration) -> Result<bool, StartError> {
-        if self.loaded.get().is_some() {
-            return Ok(true);
-        }
-        let Some(outcome) = self.supervisor.first(limit) else {
-            return Ok(false);
-        };
-        let loaded = outcome?;
-        let ends = &self.ends;
-        ends.spool_directory
-            .get_or_init(|| spool_directory(&ends.options, loaded.as_ref()));
-        self.loaded.get_or_init(|| loaded);
-        Ok(true)
-    }
-
-    /// What the application turned out to be; none if it could not be loaded, and is to be loaded
-    /// when its files have changed ([`Options::reload`]).
-    pub fn loaded(&self) -> Option<&Loaded> {
-        self.loaded.get()?.as_ref()
-    }
-
-    /// The directories whose Python files are watched ([`Options::reload`]).
-    pub fn watched(&self) -> Vec<PathBuf> {
-        match self.ends.newest {
-            Some(_) => reload::directories(&self.ends.options),
-            None => Vec::new(),
-        }
-    }
-
-    /// The proxies that may name a request's client, if the rules by which the application reads
-    /// forwarded fields let them ([`ProxyCompat`]).
-    pub fn forwarded_clients(&self, is_wsgi: bool) -> Option<&TrustedPeers> {
-        let forwarded = self.ends.options.forwarded.as_ref()?;
-        forwarded
-            .names_clients(is_wsgi)
-            .then_some(&forwarded.trusted)
-    }
-
-    /// Tells the attached process ([`Options::attached`]) that the server listens.
-    pub fn tell_listening(&self) {
-        if let Some(attached) = &self.ends.options.attached {
-            // It may have ended.
-            let _ = send(attached, b"listening", SendFlags::NOSIGNAL);
-        }
-    }
-
-    /// A factory of services, for [`Builder::serve`](crate::Builder::serve).
-    ///
-    /// # Panics
-    /// The service, when more of them are made than the pool was started for.
-    pub fn services(&self) -> impl Fn() -> Python + Clone + Send + Sync + 'static {
-        let ends = self.ends.clone();
-        move || Python::new(&ends)
-    }
-
-    /// Replaces all processes by ones that load the application anew. Each old one gets requests
-    /// until its successor is ready, then finishes those that it has. If the application cannot be
-    /// loaded, the old ones stay, and a message says why.
-    pub fn reload(&self) {
-        self.supervisor.command(Command::Reload(None));
-    }
-
-    /// Keeps one process more.
-    pub fn add(&self) {
-        self.supervisor.command(Command::Add);
-    }
-
-    /// Keeps one process less, but at least one. The one that goes finishes its requests.
-    pub fn remove(&self) {
-        self.supervisor.command(Command::Remove);
-    }
-
-    /// Waits for the child processes that have ended and that the pool has not started.
-    ///
-    /// A program that starts workers adopts the orphans of its descendants, because the parent of
-    /// each worker ends at once (`PR_SET_CHILD_SUBREAPER` of prctl(2)). If the application starts
-    /// processes and ends without waiting for them, they become children of the program. So it
-    /// calls this on each SIGCHLD, if it starts no processes itself.
-    pub fn reap_orphans(&self) {
-        self.supervisor.command(Command::Reap);
-    }
-
-    /// Waits until there will be no more processes: after [`Workers::stop`], and when the attached one
-    /// ([`Options::attached`]) has ended as a worker, since there is no other one.
-    pub fn wait_for_end(&self) {
-        self.supervisor.wait();
-    }
-
-    /// Ends all processes: they finish their requests, run what the application has for its end,
-    /// and exit; after `limit` they are killed. A second call, from another thread, may shorten
-    /// that.
-    pub fn stop(&self, limit: Duration) {
-        self.supervisor.stop(limit);
-    }
-}
-
-impl Drop for Workers {
-    fn drop(&mut self) {
-        self.stop(Duration::ZERO);
-    }
 }
 
 /// The service of one core: every request goes to the application.

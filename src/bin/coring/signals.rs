@@ -124,8 +124,8 @@ pub(crate) fn act(
             report("SIGWINCH: ignored, because coring is no daemon; to end it, send SIGTERM");
         }
         (SIGCHLD, Some(workers)) => workers.reap_orphans(),
-        // SIGXFSZ: a file, the access log say, has reached RLIMIT_FSIZE. The write fails with EFBIG;
-        // without a handler the signal would end the process.
+        // SIGXFSZ: a file, the access log say, has reached RLIMIT_FSIZE. The write fails with
+        // EFBIG; without a handler the signal would end the process.
         _ => {}
     }
     true

@@ -3,6 +3,7 @@
 
 mod life;
 mod newest;
+mod outcome;
 mod place;
 mod start;
 mod zygote;
@@ -10,14 +11,12 @@ mod zygote;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::fmt;
 use std::fs;
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::pin::pin;
-use std::process::ExitStatus;
 use std::rc::Rc;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -30,7 +29,7 @@ use rustix::net::{SendFlags, Shutdown, shutdown};
 use rustix::process::{Pid, Signal, getpid, kill_process, set_child_subreaper};
 
 use super::launch::Launcher;
-use super::link::{Dispatch, Form};
+use super::link::Dispatch;
 use super::news::Teller;
 use super::options::Options;
 use super::reload::{self, Newest};
@@ -43,81 +42,9 @@ use crate::task::run::run;
 use crate::task::spawn;
 use crate::task::time::sleep;
 pub(super) use life::tick;
+pub use outcome::{Loaded, StartError};
 use place::Place;
 use zygote::Zygotes;
-
-/// Which interface the application has, and how its workers run it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Loaded {
-    /// `wsgi`, `asgi3` or `asgi2`.
-    pub interface: String,
-    /// `sync`, `gthread`, `gevent` or `asgi`.
-    pub class: String,
-    /// Requests that each worker runs at a time; 1 for `asgi`, which runs any number.
-    pub threads: u32,
-    /// What else there is to say: the interpreter's version, the event loop.
-    pub detail: String,
-}
-
-impl Loaded {
-    fn dispatch(&self) -> Dispatch {
-        match self.class.as_str() {
-            "asgi" => Dispatch::Each(Form::Scope),
-            "gevent" => Dispatch::Each(Form::Environ),
-            _ => Dispatch::Shared,
-        }
-    }
-
-    /// How many requests of one of `cores` cores a worker runs at a time.
-    fn width(&self, cores: usize) -> u32 {
-        match self.dispatch() {
-            Dispatch::Shared => self.threads,
-            Dispatch::Each(Form::Scope) => u32::MAX,
-            Dispatch::Each(Form::Environ) => {
-                (self.threads / u32::try_from(cores).unwrap_or(u32::MAX)).max(1)
-            }
-        }
-    }
-}
-
-/// Why no worker could be started.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum StartError {
-    /// A system call failed.
-    Io(io::Error),
-    /// A worker has said why it cannot start, on standard error, and this is its exit status: 3
-    /// when the application did not start, 4 when it could not be loaded.
-    Worker(u8),
-    /// A worker ended before it was ready.
-    Ended(ExitStatus),
-    /// A worker was not ready within this time ([`Options::start_timeout`]).
-    Late(Duration),
-}
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Io(error) => write!(f, "cannot start a Python process: {error}"),
-            Self::Worker(4) => f.write_str("the application could not be loaded"),
-            Self::Worker(_) => f.write_str("the application could not be started"),
-            Self::Ended(status) => {
-                write!(f, "the Python process ended before it was ready: {status}")
-            }
-            Self::Late(limit) => {
-                write!(f, "the Python process was not ready after {limit:?}")
-            }
-        }
-    }
-}
-
-impl std::error::Error for StartError {}
-
-impl From<io::Error> for StartError {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
 
 /// What the supervisor is asked to do.
 #[derive(Debug)]
