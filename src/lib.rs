@@ -63,6 +63,8 @@ pub mod guide {}
 #[cfg(doctest)]
 #[doc = include_str!("../docs/library.md")]
 mod library {}
+#[cfg(feature = "tokio")]
+mod host;
 mod http;
 pub mod messages;
 pub mod metrics;
@@ -88,12 +90,14 @@ pub use crate::http::forwarded::{InvalidPeers, TrustedPeers};
 pub use crate::http::{FieldLines, InvalidField};
 pub use ::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 pub use buf::{Chunk, Part};
-pub use engine::{EngineChoice, Refused, Selected};
+pub use engine::{EngineChoice, Guest, Refused, Selected, Turned};
+#[cfg(feature = "tokio")]
+pub use host::tokio;
 pub use rt::{DrainHold, draining, hold_drain};
 pub use server::testing;
 pub use server::{
     AccessLog, AccessLogFormat, Builder, Cores, Error, ErrorKind, HalfClose, Handle, InvalidFormat,
-    Limits, Pin, Result, Server,
+    Limits, Pin, Result, Seat, Server,
 };
 pub use service::{
     Body, BodyError, BodySender, ContentError, Files, Gone, InvalidRequest, NextResponse, Request,
@@ -102,7 +106,7 @@ pub use service::{
 };
 pub use sys::kernel::release as kernel_release;
 pub use sys::signals::unblock_signals;
-pub use task::run::{run, run_with};
+pub use task::run::{run, run_as_guest, run_with};
 pub use task::spawn;
 
 /// Channels and locks between the coroutines of a worker. Nothing here is `Send`; channels between

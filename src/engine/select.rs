@@ -38,6 +38,14 @@ pub enum Selected {
 }
 
 impl Selected {
+    /// The ring of a simulated machine.
+    #[cfg(feature = "sim")]
+    pub(crate) fn simulated() -> Self {
+        Self::Uring {
+            feature_level: "sim",
+        }
+    }
+
     /// The fallback when io_uring was refused: epoll.
     pub(crate) fn epoll_fallback(refused: &Refused) -> Self {
         Self::Epoll {

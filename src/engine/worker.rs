@@ -4,7 +4,8 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::os::fd::AsFd;
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +21,7 @@ use super::select::{Refused, Selected};
 use super::uring::Uring;
 use crate::buf::Pool;
 use crate::metrics::WorkerMetrics;
-use crate::rt::{Executor, Turn};
+use crate::rt::{Executor, HostWaker, Turn};
 use crate::sys::mutants::mutate;
 
 /// A worker: the engine, the executor and the blocking pool with which a thread runs coroutines.
@@ -44,26 +45,53 @@ impl Worker {
         blocks_max: usize,
         metrics: &Arc<WorkerMetrics>,
     ) -> Result<Self, Refused> {
-        let wake =
-            rustix::event::eventfd(0, EventfdFlags::CLOEXEC).map_err(Refused::call("eventfd2"))?;
-        let wake = Arc::new(wake);
+        let wake = new_eventfd()?;
         let unpark = wake.clone();
-        let executor = Executor::new(
-            metrics.clone(),
-            monotonic_ms(),
-            Box::new(move || {
-                // The write fails only if the 64-bit counter is full. That takes 2^64 wake-ups.
-                let _ = rustix::io::write(unpark.as_fd(), &1_u64.to_ne_bytes());
-            }),
-        );
+        let unpark = move || {
+            // The write fails only if the 64-bit counter is full. That takes 2^64 wake-ups.
+            let _ = rustix::io::write(unpark.as_fd(), &1_u64.to_ne_bytes());
+        };
+        Self::with_eventfd(
+            selected,
+            blocks_max,
+            metrics,
+            Eventfd::Wakes(wake),
+            Box::new(unpark),
+        )
+    }
+
+    /// As [`Worker::new`], for a worker that another executor turns: threads that wake its tasks
+    /// wake `host`. The second value is the eventfd to which the ring reports its completions.
+    pub(super) fn hosted(
+        selected: &Selected,
+        blocks_max: usize,
+        metrics: &Arc<WorkerMetrics>,
+        host: Arc<HostWaker>,
+    ) -> Result<(Self, Arc<OwnedFd>), Refused> {
+        let reports = new_eventfd()?;
+        let eventfd = Eventfd::Reports(reports.clone());
+        let unpark = Box::new(move || host.wake());
+        let worker = Self::with_eventfd(selected, blocks_max, metrics, eventfd, unpark)?;
+        Ok((worker, reports))
+    }
+
+    fn with_eventfd(
+        selected: &Selected,
+        blocks_max: usize,
+        metrics: &Arc<WorkerMetrics>,
+        eventfd: Eventfd,
+        unpark: Box<dyn Fn() + Send + Sync>,
+    ) -> Result<Self, Refused> {
+        let executor = Executor::new(metrics.clone(), monotonic_ms(), unpark);
         let pool = Pool::new();
         let metrics = metrics.clone();
         let engine = match selected {
             Selected::Uring { .. } => {
-                let uring = Uring::new(pool, blocks_max, wake, metrics).map_err(Refused::ring)?;
+                let uring = Uring::new(pool, blocks_max, eventfd, metrics);
+                let uring = uring.map_err(Refused::ring)?;
                 Engine::Uring(Box::new(UringEngine(std::mem::ManuallyDrop::new(uring))))
             }
-            Selected::Epoll { .. } => Engine::Epoll(Box::new(Epoll::new(pool, wake, metrics)?)),
+            Selected::Epoll { .. } => Engine::Epoll(Box::new(Epoll::new(pool, eventfd, metrics)?)),
         };
         Ok(Self {
             run: Run::new(),
@@ -73,20 +101,12 @@ impl Worker {
         })
     }
 
-    /// A worker on the simulated machine of this thread.
-    ///
-    /// # Errors
-    /// If the simulated machine has no descriptors left.
+    /// This worker without threads of its own: their scheduling would make a simulated run
+    /// irreproducible.
     #[cfg(feature = "sim")]
-    pub(crate) fn simulated(metrics: &Arc<WorkerMetrics>) -> Result<Self, Refused> {
-        let selected = Selected::Uring {
-            feature_level: "sim",
-        };
-        Ok(Self {
-            // No threads: their scheduling would make a simulated run irreproducible.
-            blocking: BlockingPool::new(0),
-            ..Self::new(&selected, usize::MAX, metrics)?
-        })
+    pub(crate) fn without_threads(mut self) -> Self {
+        self.blocking = BlockingPool::new(0);
+        self
     }
 
     /// Runs coroutines until `main` returns, then drops those that are left. Returns once the
@@ -132,7 +152,7 @@ impl Worker {
 /// A running worker. Dropping it drops its coroutines, and returns once the kernel uses nothing of
 /// the worker any more.
 pub(crate) struct RunningWorker<T> {
-    worker: Worker,
+    pub(super) worker: Worker,
     output: Rc<RefCell<Option<T>>>,
     main_alive: Weak<()>,
 }
@@ -147,6 +167,18 @@ impl<T> RunningWorker<T> {
     /// ready task once, and visits the kernel. Returns the output of `main` once `main` has
     /// returned.
     pub(crate) fn turn(&self) -> io::Result<Option<T>> {
+        match self.run_tasks()? {
+            ControlFlow::Break(output) => Ok(Some(output)),
+            ControlFlow::Continue(turn) => {
+                visit(&self.worker.engine, &self.worker.executor, turn)?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// The part of a turn that precedes the visit to the kernel. Breaks with the output of `main`.
+    #[inline]
+    pub(super) fn run_tasks(&self) -> io::Result<ControlFlow<T, Turn>> {
         let Worker {
             engine, executor, ..
         } = &self.worker;
@@ -158,14 +190,13 @@ impl<T> RunningWorker<T> {
         executor.advance(now_ms);
         let turn = executor.turn();
         if let Some(output) = self.output.take() {
-            return Ok(Some(output));
+            return Ok(ControlFlow::Break(output));
         }
         assert!(
             self.main_alive.strong_count() > 0,
             "the worker's main coroutine panicked"
         );
-        visit(engine, executor, turn)?;
-        Ok(None)
+        Ok(ControlFlow::Continue(turn))
     }
 }
 
@@ -206,16 +237,8 @@ fn visit(engine: &Engine, executor: &Executor, turn: Turn) -> io::Result<()> {
     let wake_queue = executor.wake_queue();
     // From here on, a thread that wakes one of our tasks also ends our sleep.
     let may_sleep = !turn.runnable && wake_queue.prepare_sleep();
-    let sleep = may_sleep.then(|| {
-        let next_ms = turn.next_ms.into_iter().chain(trim_ms).min();
-        let Some(next_ms) = next_ms else {
-            executor.note_sleep(0, u64::MAX);
-            return None;
-        };
-        let now_ms = monotonic_ms();
-        executor.note_sleep(now_ms, next_ms);
-        Some(Duration::from_millis(next_ms.saturating_sub(now_ms)))
-    });
+    let sleep =
+        may_sleep.then(|| begin_sleep(executor, turn.next_ms.into_iter().chain(trim_ms).min()));
     match engine {
         Engine::Uring(uring) => uring.0.visit(sleep)?,
         Engine::Epoll(epoll) => {
@@ -226,6 +249,32 @@ fn visit(engine: &Engine, executor: &Executor, turn: Turn) -> io::Result<()> {
         wake_queue.awake();
     }
     Ok(())
+}
+
+/// Notes that the worker sleeps, until `next_ms` at the latest. Returns for how long.
+#[inline]
+pub(super) fn begin_sleep(executor: &Executor, next_ms: Option<u64>) -> Option<Duration> {
+    let Some(next_ms) = next_ms else {
+        executor.note_sleep(0, u64::MAX);
+        return None;
+    };
+    let now_ms = monotonic_ms();
+    executor.note_sleep(now_ms, next_ms);
+    Some(Duration::from_millis(next_ms.saturating_sub(now_ms)))
+}
+
+fn new_eventfd() -> Result<Arc<OwnedFd>, Refused> {
+    let eventfd = rustix::event::eventfd(0, EventfdFlags::CLOEXEC);
+    eventfd.map(Arc::new).map_err(Refused::call("eventfd2"))
+}
+
+/// The eventfd of a worker, and its use.
+#[derive(Debug)]
+pub(in crate::engine) enum Eventfd {
+    /// Other threads write to it to end the worker's sleep in the kernel.
+    Wakes(Arc<OwnedFd>),
+    /// The ring writes to it when completions can be fetched. The worker never sleeps itself.
+    Reports(Arc<OwnedFd>),
 }
 
 /// One worker's engine.
@@ -245,6 +294,18 @@ impl Engine {
         match self {
             Self::Uring(uring) => uring.0.pool(),
             Self::Epoll(epoll) => epoll.pool(),
+        }
+    }
+
+    /// Visits the kernel without waiting. Returns whether the worker may wait now: the kernel has
+    /// every operation, and nothing more can be fetched.
+    pub(super) fn visit_at_once(&self) -> io::Result<bool> {
+        match self {
+            Self::Uring(uring) => {
+                uring.0.visit(None)?;
+                Ok(uring.0.may_wait())
+            }
+            Self::Epoll(epoll) => Ok(epoll.visit(None)? == 0),
         }
     }
 

@@ -188,6 +188,11 @@ impl Executor {
         }
     }
 
+    /// Whether a task is ready.
+    pub fn is_runnable(&self) -> bool {
+        !self.run_queue.borrow().is_empty()
+    }
+
     /// Whether a timer may be due at `now_ms`. If so, the engine must process everything that has
     /// arrived by now before it calls [`Executor::advance`].
     pub fn is_due(&self, now_ms: u64) -> bool {

@@ -8,6 +8,7 @@ mod drain;
 mod event;
 mod executor;
 mod foreign;
+mod host;
 mod join;
 mod join_all;
 #[cfg(all(test, loom))]
@@ -25,6 +26,7 @@ pub use executor::{Executor, Turn};
 #[cfg(test)]
 pub use foreign::calling_waker;
 pub use foreign::{catch_panic, drop_panic_payload, drop_waker, wake, wake_next};
+pub use host::HostWaker;
 pub use join::{AbortHandle, JoinError, JoinHandle, catch_outcome, spawn_joined};
 pub use join_all::JoinAll;
 pub use task::{

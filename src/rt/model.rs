@@ -6,14 +6,14 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::task::{Poll, Waker};
+use std::task::{Poll, Wake, Waker};
 
 use loom::model::Builder;
 use loom::sync::atomic::AtomicUsize;
 use loom::sync::{Condvar, Mutex};
 use loom::thread::{self, JoinHandle};
 
-use super::{Executor, spawn_detached};
+use super::{Executor, HostWaker, spawn_detached};
 use crate::metrics::WorkerMetrics;
 
 /// The eventfd that ends a worker's sleep. A write while the worker is awake ends its next sleep at
@@ -59,24 +59,83 @@ impl Eventfd {
     }
 }
 
+/// The waker of the host that turns a worker, for one of its sleeps: it ends no other.
+struct SleepWaker {
+    sleep: u64,
+    host: Arc<Host>,
+}
+
+/// The thread that turns a worker, and sleeps in its stead.
+struct Host {
+    eventfd: Arc<Eventfd>,
+    waker: Arc<HostWaker>,
+    sleeps: AtomicU64,
+}
+
+impl Wake for SleepWaker {
+    fn wake(self: Arc<Self>) {
+        if self.host.sleeps.load(Relaxed) == self.sleep {
+            self.host.eventfd.write();
+        }
+    }
+}
+
 /// A worker with tasks that wait for other threads.
 struct ModelWorker {
     executor: Executor,
     eventfd: Arc<Eventfd>,
     metrics: Arc<WorkerMetrics>,
     wakers: Arc<std::sync::Mutex<Vec<Waker>>>,
+    /// `None`: the worker sleeps itself.
+    host: Option<Arc<Host>>,
 }
 
 impl ModelWorker {
     fn new() -> Self {
-        let (eventfd, metrics) = (Arc::<Eventfd>::default(), Arc::<WorkerMetrics>::default());
+        let eventfd = Arc::<Eventfd>::default();
         let unpark = eventfd.clone();
+        Self::with_unpark(eventfd, None, Box::new(move || unpark.write()))
+    }
+
+    /// A worker that is turned by a host.
+    fn hosted() -> Self {
+        let host = Arc::new(Host {
+            eventfd: Arc::default(),
+            waker: Arc::default(),
+            sleeps: AtomicU64::new(0),
+        });
+        let unpark = host.waker.clone();
+        let eventfd = host.eventfd.clone();
+        Self::with_unpark(eventfd, Some(host), Box::new(move || unpark.wake()))
+    }
+
+    fn with_unpark(
+        eventfd: Arc<Eventfd>,
+        host: Option<Arc<Host>>,
+        unpark: Box<dyn Fn() + Send + Sync>,
+    ) -> Self {
+        let metrics = Arc::<WorkerMetrics>::default();
         Self {
-            executor: Executor::new(metrics.clone(), 0, Box::new(move || unpark.write())),
+            executor: Executor::new(metrics.clone(), 0, unpark),
             eventfd,
             metrics,
             wakers: Arc::default(),
+            host,
         }
+    }
+
+    /// Announces a sleep, as the engine does. Returns false if the worker must not sleep.
+    fn prepare_sleep(&self) -> bool {
+        let wake_queue = self.executor.wake_queue();
+        let Some(host) = &self.host else {
+            return wake_queue.prepare_sleep();
+        };
+        let sleep = host.sleeps.fetch_add(1, Relaxed) + 1;
+        let waker = Waker::from(Arc::new(SleepWaker {
+            sleep,
+            host: host.clone(),
+        }));
+        host.waker.prepare_sleep(&waker, wake_queue)
     }
 
     /// Starts a task that ends when `count` reaches `last`, and returns its waker.
@@ -120,13 +179,15 @@ impl ModelWorker {
                     break;
                 }
                 sleeps_announced += u64::from(!turn.runnable);
-                let wake_queue = self.executor.wake_queue();
-                if !turn.runnable && wake_queue.prepare_sleep() {
+                if !turn.runnable && self.prepare_sleep() {
                     self.eventfd.sleep();
-                    wake_queue.awake();
+                    self.executor.wake_queue().awake();
                 }
             }
         });
+        if let Some(host) = &self.host {
+            host.waker.clear();
+        }
         let writes = self.eventfd.writes.load(Relaxed);
         assert!(
             writes <= sleeps_announced,
@@ -145,8 +206,7 @@ fn explore(preemptions_max: impl Into<Option<usize>>, scenario: impl Fn() + Sync
 }
 
 /// One thread wakes one task `times` times, before, during and after its worker's sleep.
-fn wake_one(times: usize) {
-    let worker = ModelWorker::new();
+fn wake_one(worker: &ModelWorker, times: usize) {
     let count = Arc::new(AtomicUsize::new(0));
     let waker = worker.wait_for(&count, times);
     let sender = worker.sender(&count, waker, times);
@@ -156,12 +216,18 @@ fn wake_one(times: usize) {
 
 #[test]
 fn no_wake_up_is_lost() {
-    explore(None, || wake_one(1));
+    explore(None, || wake_one(&ModelWorker::new(), 1));
 }
 
 #[test]
 fn no_wake_up_is_lost_after_an_earlier_one() {
-    explore(3, || wake_one(3));
+    explore(3, || wake_one(&ModelWorker::new(), 3));
+}
+
+#[test]
+fn no_wake_up_of_a_hosted_worker_is_lost() {
+    explore(None, || wake_one(&ModelWorker::hosted(), 1));
+    explore(3, || wake_one(&ModelWorker::hosted(), 3));
 }
 
 #[test]
@@ -202,18 +268,29 @@ fn wake_ups_of_one_task_by_two_threads_may_be_merged() {
 /// Plants faults, to show that the model detects them.
 #[cfg(feature = "mutants")]
 mod planted {
-    use super::{explore, wake_one};
+    use super::{ModelWorker, explore, wake_one};
     use crate::sys::mutants::{Mutant, with_mutant};
 
     #[test]
     #[should_panic(expected = "a wake-up was lost")]
     fn a_worker_that_does_not_check_its_queue_again_never_wakes() {
-        with_mutant(Mutant::SleepUnchecked, || explore(None, || wake_one(1)));
+        with_mutant(Mutant::SleepUnchecked, || {
+            explore(None, || wake_one(&ModelWorker::new(), 1))
+        });
     }
 
     #[test]
     #[should_panic(expected = "a wake-up was lost")]
     fn a_worker_that_is_not_unparked_never_wakes() {
-        with_mutant(Mutant::LoseRemoteWake, || explore(None, || wake_one(1)));
+        with_mutant(Mutant::LoseRemoteWake, || {
+            explore(None, || wake_one(&ModelWorker::new(), 1))
+        });
+    }
+
+    #[test]
+    #[should_panic(expected = "a wake-up was lost")]
+    fn a_worker_that_does_not_know_its_host_never_wakes() {
+        let wake = || wake_one(&ModelWorker::hosted(), 1);
+        with_mutant(Mutant::ForgetHost, || explore(None, wake));
     }
 }

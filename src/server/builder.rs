@@ -1,16 +1,18 @@
 //! The configuration of a server, and its start.
 
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 
 use super::accept::Factory;
 use super::access_log::{AccessLog, AccessLogFormat, LogThread};
+use super::attach::{Seat, WorkerThreads};
 use super::control::Control;
 use super::cores::{Cores, Pin};
 use super::error::{Error, ErrorKind};
 use super::limits::Limits;
 use super::worker::{Socket, WorkerPlan};
 use super::{Handle, HandleState, Result, RunState, RunningServer, startup};
-use crate::engine::EngineChoice;
+use crate::engine::{EngineChoice, Guest, Selected};
 use crate::metrics::WorkerMetrics;
 use crate::net::{self, Address, SocketFile};
 use crate::service::{Service, ServiceFactory};
@@ -41,6 +43,47 @@ struct BoundAddresses {
     cores: Arc<Cores>,
     /// Each with the index of its service, as in [`Builder::addresses`].
     all: Vec<(net::Bound, Option<usize>)>,
+}
+
+/// A server whose workers can be started.
+struct Prepared {
+    plans: Vec<WorkerPlan>,
+    factories: Vec<Factory>,
+    selected: Selected,
+    addresses: Vec<Address>,
+    cores: Arc<Cores>,
+    control: Arc<Control>,
+    all_metrics: Arc<[Arc<WorkerMetrics>]>,
+    log_thread: Option<LogThread>,
+    files: Vec<SocketFile>,
+}
+
+impl Prepared {
+    /// The handle of the server that has been started.
+    fn into_handle(
+        self,
+        workers: WorkerThreads,
+        threads: Vec<startup::Thread>,
+        attached: Option<Receiver<()>>,
+    ) -> Handle {
+        let log_reopening = self.log_thread.as_ref().map(LogThread::reopening);
+        let run_state = Mutex::new(RunState::Running(RunningServer {
+            threads,
+            attached,
+            log_thread: self.log_thread,
+            files: self.files,
+        }));
+        Handle(Arc::new(HandleState {
+            addresses: self.addresses,
+            engine: self.selected,
+            cores: self.cores,
+            control: self.control,
+            all_metrics: self.all_metrics,
+            workers,
+            log_reopening,
+            run_state,
+        }))
+    }
 }
 
 impl Builder {
@@ -137,15 +180,21 @@ impl Builder {
     ///
     /// # Errors
     /// Fails if an address is invalid or cannot be bound.
-    pub fn bind_now(mut self) -> Result<Self> {
+    pub fn bind_now(self) -> Result<Self> {
+        let cores = Cores::choose(self.cores, self.pin);
+        self.bind_for(cores)
+    }
+
+    /// Binds the addresses for the workers of `cores`.
+    fn bind_for(mut self, cores: Cores) -> Result<Self> {
         let addresses = self.parsed_addresses()?;
-        let cores = Arc::new(Cores::choose(self.cores, self.pin));
         let mut all = Vec::new();
         for (address, service) in &addresses {
             let bound = net::bind(address, cores.count)
                 .map_err(|error| Error::new(ErrorKind::Address, error))?;
             all.push((bound, *service));
         }
+        let cores = Arc::new(cores);
         self.bound = Some(BoundAddresses { cores, all });
         Ok(self)
     }
@@ -156,7 +205,76 @@ impl Builder {
     /// # Errors
     /// Fails if a limit is invalid, an address cannot be bound, no engine works, the access log
     /// cannot be opened, a thread cannot be started, or a factory panics.
-    pub fn start<F, K>(mut self, factory: F) -> Result<Handle>
+    pub fn start<F, K>(self, factory: F) -> Result<Handle>
+    where
+        F: ServiceFactory<K> + Send + Sync + 'static,
+        F::Service: Service + 'static,
+    {
+        let choice = self.engine;
+        let mut prepared = self.prepare(factory, None)?;
+        let (engine, threads) = startup::start(
+            std::mem::take(&mut prepared.plans),
+            std::mem::take(&mut prepared.factories),
+            prepared.selected,
+            choice,
+            &prepared.control,
+        )?;
+        prepared.selected = engine;
+        let workers = threads.iter().map(|thread| thread.thread().id()).collect();
+        Ok(prepared.into_handle(Arc::new(Mutex::new(workers)), threads, None))
+    }
+
+    /// Prepares the server with one worker on the calling thread, as the guest of the executor that
+    /// runs there. It listens now, and serves while the executor turns the guest. The features
+    /// `tokio` and `glommio` have functions that do this. The number of cores and pinning are the
+    /// host's: [`Builder::cores`] and [`Builder::pin`] have no effect.
+    ///
+    /// The server ends when it is drained or stopped, when its last handle is dropped, or when the
+    /// guest is dropped. The thread blocks `SIGPIPE` and `SIGXFSZ` from now on.
+    ///
+    /// # Errors
+    /// As for [`Builder::start`].
+    pub fn attach<F, K>(self, factory: F) -> Result<(Handle, Guest<()>)>
+    where
+        F: ServiceFactory<K> + Send + Sync + 'static,
+        F::Service: Service + 'static,
+    {
+        let (handle, seats) = self.attach_all(1, factory)?;
+        let guest = seats.into_iter().map(Seat::take).next();
+        Ok((handle, guest.expect("one seat")?))
+    }
+
+    /// As [`Builder::attach`], for one worker on each of `threads` threads of the program, at least
+    /// one. They have one handle, the same limits and one drain. Each [`Seat`] is sent to its
+    /// thread.
+    ///
+    /// # Errors
+    /// As for [`Builder::start`].
+    pub fn attach_all<F, K>(self, threads: usize, factory: F) -> Result<(Handle, Vec<Seat>)>
+    where
+        F: ServiceFactory<K> + Send + Sync + 'static,
+        F::Service: Service + 'static,
+    {
+        let mut prepared = self.prepare(factory, Some(Cores::attached(threads.max(1))))?;
+        let (running, attached) = channel();
+        let factories = Arc::new(std::mem::take(&mut prepared.factories));
+        let workers = WorkerThreads::default();
+        let seats = prepared.plans.drain(..).map(|plan| {
+            Seat::new(
+                plan,
+                factories.clone(),
+                prepared.selected.clone(),
+                workers.clone(),
+                running.clone(),
+            )
+        });
+        let seats = seats.collect();
+        let handle = prepared.into_handle(workers, Vec::new(), Some(attached));
+        Ok((handle, seats))
+    }
+
+    /// Does what must precede the start of the workers. `cores` is `None` if the builder chooses.
+    fn prepare<F, K>(mut self, factory: F, cores: Option<Cores>) -> Result<Prepared>
     where
         F: ServiceFactory<K> + Send + Sync + 'static,
         F::Service: Service + 'static,
@@ -167,8 +285,17 @@ impl Builder {
         let limits = self.limits.bounds().map_err(invalid)?;
         let selected = self.engine.probe().map_err(Error::no_engine)?;
         let files_max = raise_open_files();
-        if self.bound.is_none() {
-            self = self.bind_now()?;
+        match (&self.bound, cores) {
+            (None, None) => self = self.bind_now()?,
+            (None, Some(cores)) => self = self.bind_for(cores)?,
+            (Some(bound), Some(cores)) if bound.cores.count != cores.count => {
+                return Err(invalid(format!(
+                    "the addresses are bound for {} workers, but {} are attached: do not call \
+                     bind_now",
+                    bound.cores.count, cores.count
+                )));
+            }
+            (Some(_), _) => {}
         }
         let BoundAddresses { cores, all } = self.bound.take().expect("bound above");
         let bound = all
@@ -198,31 +325,17 @@ impl Builder {
                     .as_mut()
                     .map(|log_thread| log_thread.worker(all_metrics[number].clone())),
             });
-        let (engine, threads) = startup::start(
-            plans.collect(),
-            self.factories,
+        Ok(Prepared {
+            plans: plans.collect(),
+            factories: self.factories,
             selected,
-            self.engine,
-            &control,
-        )?;
-        let log_reopening = log_thread.as_ref().map(LogThread::reopening);
-        let workers = threads.iter().map(|thread| thread.thread().id()).collect();
-        let run_state = Mutex::new(RunState::Running(RunningServer {
-            threads,
-            log_thread,
-            files,
-        }));
-        let state = HandleState {
             addresses,
-            engine,
             cores,
             control,
             all_metrics,
-            workers,
-            log_reopening,
-            run_state,
-        };
-        Ok(Handle(Arc::new(state)))
+            log_thread,
+            files,
+        })
     }
 
     /// Starts the server, and returns only if it fails. To drain or stop a server, start it with

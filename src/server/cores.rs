@@ -82,6 +82,17 @@ impl Cores {
         }
     }
 
+    /// The threads of a program that has its own executor: `count` of them.
+    pub(crate) fn attached(count: usize) -> Self {
+        Self {
+            count,
+            why: "threads of the program".to_owned(),
+            pinned: false,
+            forbidden: false,
+            mask: Vec::new(),
+        }
+    }
+
     /// Pins the calling thread, which is worker number `worker`, to its core.
     pub(super) fn pin(&self, worker: usize) {
         if self.pinned

@@ -1,6 +1,7 @@
 //! The error of a server that could not start or that failed: one line with the cause and the cure.
 
 use std::fmt;
+use std::io;
 
 use crate::engine::Refused;
 
@@ -41,6 +42,12 @@ impl Error {
             false => ErrorKind::Runtime,
         };
         Self::new(kind, refused)
+    }
+
+    /// The engine of a running worker failed.
+    pub(crate) fn engine_failed(error: &io::Error) -> Self {
+        let message = format!("a worker's engine failed: {error}");
+        Self::new(ErrorKind::Runtime, message)
     }
 
     /// The kind of the error.

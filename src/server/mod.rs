@@ -3,6 +3,7 @@
 
 mod accept;
 mod access_log;
+mod attach;
 mod builder;
 mod carrier;
 mod close_reason;
@@ -21,10 +22,12 @@ mod startup;
 pub mod testing;
 mod worker;
 
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, ThreadId};
+use std::thread;
 
 pub use access_log::{AccessLog, AccessLogFormat, InvalidFormat};
+pub use attach::Seat;
 pub use builder::Builder;
 pub use cores::{Cores, Pin};
 pub use error::{Error, ErrorKind};
@@ -35,6 +38,7 @@ use crate::metrics::WorkerMetrics;
 use crate::net::{Address, SocketFile};
 use crate::rt::drop_panic_payload;
 use access_log::{LogThread, Reopening};
+use attach::WorkerThreads;
 pub(crate) use control::{Control, Phase};
 use startup::Thread;
 #[cfg(feature = "sim")]
@@ -82,8 +86,8 @@ struct HandleState {
     cores: Arc<Cores>,
     control: Arc<Control>,
     all_metrics: Arc<[Arc<WorkerMetrics>]>,
-    /// The workers' threads. A worker must not wait for its own end.
-    workers: Vec<ThreadId>,
+    /// The threads on which workers run. A worker must not wait for its own end.
+    workers: WorkerThreads,
     log_reopening: Option<Arc<Reopening>>,
     /// Locked by the thread that joins the workers; other callers of `wait` block on the lock.
     run_state: Mutex<RunState>,
@@ -98,6 +102,8 @@ enum RunState {
 #[derive(Debug, Default)]
 struct RunningServer {
     threads: Vec<Thread>,
+    /// Ends when the last worker on a thread of the program's own has ended.
+    attached: Option<Receiver<()>>,
     log_thread: Option<LogThread>,
     files: Vec<SocketFile>,
 }
@@ -158,7 +164,7 @@ impl Handle {
 
 impl HandleState {
     fn wait(&self) -> Result<()> {
-        if self.workers.contains(&thread::current().id()) {
+        if self.runs_worker_here() {
             let message = "a worker cannot wait for the end of its own server; wait on another \
                            thread";
             return Err(Error::new(ErrorKind::Runtime, message));
@@ -176,11 +182,18 @@ impl HandleState {
             RunState::Running(_) => unreachable!("replaced above"),
         }
     }
+
+    /// Whether the calling thread is that of one of the workers.
+    fn runs_worker_here(&self) -> bool {
+        let workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        workers.contains(&thread::current().id())
+    }
 }
 
 impl Drop for HandleState {
     fn drop(&mut self) {
         self.control.enter(Phase::Stopping);
+        let runs_worker_here = self.runs_worker_here();
         let run_state = self
             .run_state
             .get_mut()
@@ -189,7 +202,7 @@ impl Drop for HandleState {
             return;
         };
         // A failure is dropped, because no caller waits for it.
-        if !self.workers.contains(&thread::current().id()) {
+        if !runs_worker_here {
             let _ = running.finish();
             return;
         }
@@ -209,13 +222,17 @@ impl RunningServer {
         for thread in self.threads.drain(..) {
             let failure = match thread.join() {
                 Ok(Ok(())) => continue,
-                Ok(Err(error)) => format!("a worker's engine failed: {error}"),
+                Ok(Err(error)) => Error::engine_failed(&error),
                 Err(panic) => {
                     drop_panic_payload(panic);
-                    "a worker panicked".to_owned()
+                    Error::new(ErrorKind::Runtime, "a worker panicked")
                 }
             };
-            outcome = Err(Error::new(ErrorKind::Runtime, failure));
+            outcome = Err(failure);
+        }
+        if let Some(attached) = self.attached.take() {
+            // Nothing is ever sent: the call returns when all senders are dropped.
+            let _ = attached.recv();
         }
         if let Some(log_thread) = self.log_thread.take() {
             log_thread.finish();

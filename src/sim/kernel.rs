@@ -52,6 +52,8 @@ pub(super) struct Kernel {
     pub(super) rings: Vec<RingState>,
     /// A worker is being stepped: `enter` returns `WouldBlock` instead of sleeping.
     pub(super) is_stepping: bool,
+    /// The workers are guests: they do not sleep themselves.
+    pub(super) hosts_workers: bool,
     /// The descriptors of [`super::World::descriptor`].
     pub(super) counted: Counted,
     pub(super) violation: Option<String>,
@@ -70,6 +72,7 @@ impl Kernel {
             network: Network::new(),
             rings: Vec::new(),
             is_stepping: false,
+            hosts_workers: false,
             counted: Counted::default(),
             violation: None,
             trace: 0xcbf2_9ce4_8422_2325,
@@ -159,6 +162,16 @@ impl Kernel {
                     "a worker sleeps, but connection {number} has data, with {buffers} free buffers"
                 ));
             }
+        }
+    }
+
+    /// Checks that the worker that waits has submitted everything.
+    pub(super) fn check_submitted(&mut self, ring: usize) {
+        let left = self.rings[ring].submissions.len();
+        if left > 0 {
+            self.fail(&format!(
+                "a worker waits with {left} unsubmitted operations"
+            ));
         }
     }
 

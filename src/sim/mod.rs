@@ -70,6 +70,11 @@ impl World {
         Self(Rc::new(RefCell::new(Kernel::new(random, faults, traced))))
     }
 
+    /// From now on, workers are made as guests, whose loop never sleeps ([`crate::Guest`]).
+    pub fn host_workers(&self) {
+        self.0.borrow_mut().hosts_workers = true;
+    }
+
     /// Runs `body` with this machine as the thread's current one.
     pub fn enter<R>(&self, body: impl FnOnce() -> R) -> R {
         struct Restore(Option<World>);

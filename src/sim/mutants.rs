@@ -48,6 +48,10 @@ mutants! {
     SkipBufferQueue,
     /// A worker sleeps while receives wait for their turn to get a buffer.
     SleepInQueue,
+    /// A guest waits with submissions that the kernel has not seen.
+    WaitUnsubmitted,
+    /// A guest waits without a way to wake its host.
+    ForgetHost,
     /// A wake-up from another thread does not end the worker's sleep.
     LoseRemoteWake,
     /// A worker goes to sleep without checking again for queued wake-ups.

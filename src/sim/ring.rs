@@ -166,7 +166,7 @@ impl SimulatedRing {
 }
 
 /// When a wait of `timeout` ends, in ms; `None` if it has no limit.
-fn deadline_ms(kernel: &Kernel, timeout: Option<Duration>) -> Option<u64> {
+pub(super) fn deadline_ms(kernel: &Kernel, timeout: Option<Duration>) -> Option<u64> {
     let timeout_ms = u64::try_from(timeout?.as_millis()).unwrap_or(u64::MAX);
     Some(kernel.now_ms.saturating_add(timeout_ms))
 }

@@ -3,11 +3,14 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Wake;
 
 use super::World;
 use super::kernel::Kernel;
+use super::ring::deadline_ms;
 use crate::buf::Pool;
-use crate::engine::{RunningWorker, Worker, pool};
+use crate::engine::{Guest, HostedWorker, Refused, RunningWorker, Selected, Turned, Worker, pool};
 use crate::metrics::WorkerMetrics;
 
 /// The state of a worker after a turn of its loop.
@@ -21,11 +24,38 @@ pub enum Step {
     Ended,
 }
 
+/// How the worker is turned.
+enum Turning {
+    /// It sleeps in the kernel itself.
+    Own(RunningWorker<()>),
+    /// Another executor turns it, which these tests stand for.
+    Guest(Guest<()>, Arc<Host>),
+}
+
+/// The host of a guest: whether its task was woken.
+#[derive(Debug, Default)]
+struct Host(AtomicBool);
+
+impl Wake for Host {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Turning {
+    fn running(&self) -> Option<&RunningWorker<()>> {
+        match self {
+            Self::Own(running) => Some(running),
+            Self::Guest(guest, _) => guest.running(),
+        }
+    }
+}
+
 /// A worker on a ring of a simulated machine.
 pub struct Stepped {
     world: World,
     /// `None` when the worker has ended.
-    running: Option<RunningWorker<()>>,
+    turning: Option<Turning>,
     ring: usize,
     /// `Some` while the worker sleeps: when the sleep ends at the latest, in ms, if ever.
     sleeps: Option<Option<u64>>,
@@ -43,70 +73,84 @@ impl Stepped {
         metrics: &Arc<WorkerMetrics>,
         main: impl Future<Output = ()> + 'static,
     ) -> Self {
-        let ring = world.0.borrow().rings.len();
-        let worker = world.enter(|| Worker::simulated(metrics));
-        let running = worker.expect("a descriptor for the simulation").start(main);
+        let (ring, hosted) = world.with(|kernel| (kernel.rings.len(), kernel.hosts_workers));
+        let turning = world.enter(|| {
+            if hosted {
+                let guest = HostedWorker::simulated(metrics)?.start(main);
+                return Ok::<_, Refused>(Turning::Guest(guest, Arc::default()));
+            }
+            let worker = Worker::new(&Selected::simulated(), usize::MAX, metrics)?;
+            Ok(Turning::Own(worker.without_threads().start(main)))
+        });
+        let turning = turning.expect("a descriptor for the simulation");
+        let running = turning.running().expect("a new worker");
         Self {
             world: world.clone(),
             ring,
             sleeps: None,
             pool: running.scope(pool),
-            running: Some(running),
+            turning: Some(turning),
             metrics: metrics.clone(),
         }
     }
 
     /// When it has something to do, in ms; `None` if it waits for another worker or a client.
     pub fn next_ms(&self) -> Option<u64> {
-        self.running.as_ref()?;
+        let turning = self.turning.as_ref()?;
         let kernel = self.world.0.borrow();
         let Some(until_ms) = self.sleeps else {
             return Some(kernel.now_ms);
         };
+        if let Turning::Guest(_, host) = turning
+            && host.0.load(Ordering::Relaxed)
+        {
+            return Some(kernel.now_ms);
+        }
         kernel.next_ms(self.ring).into_iter().chain(until_ms).min()
     }
 
     /// Runs one turn of its loop. It must have something to do.
     pub fn step(&mut self) -> Step {
-        let Some(running) = &self.running else {
+        let Some(turning) = &mut self.turning else {
             return Step::Ended;
         };
         let world = self.world.clone();
-        let turned = world.enter(|| {
-            world.with(|kernel| kernel.is_stepping = true);
-            let was_asleep = self.sleeps.take().is_some();
-            let turned = running.scope(|| {
-                if was_asleep {
-                    running.wake_up()?;
-                }
-                running.turn()
-            });
-            world.with(|kernel| kernel.is_stepping = false);
-            turned
+        let was_asleep = self.sleeps.take().is_some();
+        let turned = world.enter(|| match turning {
+            Turning::Own(running) => turn_own(&world, running, was_asleep),
+            Turning::Guest(guest, host) => {
+                host.0.store(false, Ordering::Relaxed);
+                guest.turn(&host.clone().into())
+            }
         });
         world.with(Kernel::observe);
-        match turned {
-            Ok(None) => Step::Runs,
-            Ok(Some(())) => self.end(),
+        let until_ms = match turned {
+            Ok(Turned::Again) => return Step::Runs,
+            Ok(Turned::Done(())) => return self.end(),
+            Ok(Turned::Waits(time)) => world.with(|kernel| {
+                kernel.check_submitted(self.ring);
+                deadline_ms(kernel, time)
+            }),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                #[cfg(feature = "mutants")]
-                world.with(|kernel| {
-                    kernel.check_sleep(self.ring, &running.queued_receives());
-                });
-                self.sleeps = Some(world.with(|kernel| kernel.rings[self.ring].sleeps_until_ms));
-                Step::Sleeps
+                world.with(|kernel| kernel.rings[self.ring].sleeps_until_ms)
             }
             Err(error) => {
                 world.fail(format_args!("a worker's engine failed: {error}"));
-                self.end()
+                return self.end();
             }
+        };
+        #[cfg(feature = "mutants")]
+        if let Some(running) = self.turning.as_ref().and_then(Turning::running) {
+            world.with(|kernel| kernel.check_sleep(self.ring, &running.queued_receives()));
         }
+        self.sleeps = Some(until_ms);
+        Step::Sleeps
     }
 
     /// Drops the worker, and checks that it has released everything.
     fn end(&mut self) -> Step {
         let world = self.world.clone();
-        world.enter(|| drop(self.running.take()));
+        world.enter(|| drop(self.turning.take()));
         world.with(Kernel::observe);
         let metrics = &self.metrics;
         let left = [
@@ -127,6 +171,23 @@ impl Stepped {
         }
         Step::Ended
     }
+}
+
+/// One turn of a worker that sleeps in the kernel itself. The error `WouldBlock` says that it does.
+fn turn_own(
+    world: &World,
+    running: &RunningWorker<()>,
+    was_asleep: bool,
+) -> io::Result<Turned<()>> {
+    world.with(|kernel| kernel.is_stepping = true);
+    let output = running.scope(|| {
+        if was_asleep {
+            running.wake_up()?;
+        }
+        running.turn()
+    });
+    world.with(|kernel| kernel.is_stepping = false);
+    Ok(output?.map_or(Turned::Again, Turned::Done))
 }
 
 impl fmt::Debug for Stepped {

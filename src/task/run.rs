@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::engine::{EngineChoice, Refused, Selected, Worker};
+use crate::engine::{EngineChoice, Guest, HostedWorker, Refused, Selected, Worker};
 use crate::metrics::WorkerMetrics;
 use crate::rt::is_within_worker;
 
@@ -58,21 +58,42 @@ where
         !is_within_worker(),
         "a worker already runs on this thread: spawn the coroutine there"
     );
-    let refused = |refused: Refused| io::Error::other(refused.to_string());
-    let selected = engine.probe().map_err(refused)?;
-    worker(&selected, engine).map_err(refused)?.run(coroutine)
+    let metrics = Arc::<WorkerMetrics>::default();
+    with_engine(engine, |selected| {
+        Worker::new(selected, BLOCKS_MAX, &metrics)
+    })?
+    .run(coroutine)
 }
 
-/// Makes a worker with the selected engine. With `Auto`, a worker whose ring cannot be made uses
-/// epoll instead: a memory limit may have left room for the trial ring, but not for this one.
-fn worker(selected: &Selected, choice: EngineChoice) -> Result<Worker, Refused> {
+/// As [`run_with`], for another executor, the host, which turns the worker's loop. [`Guest`] shows
+/// how; the features `tokio` and `glommio` do it for these hosts.
+///
+/// # Errors
+/// If that engine does not work here: one line with the cause and the cure.
+pub fn run_as_guest<F>(engine: EngineChoice, coroutine: F) -> io::Result<Guest<F::Output>>
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
     let metrics = Arc::<WorkerMetrics>::default();
-    // `usize::MAX`: a program without a server has no limit on the memory for received bytes.
-    let make = |selected: &Selected| Worker::new(selected, usize::MAX, &metrics);
-    match make(selected) {
+    let make = |selected: &Selected| HostedWorker::new(selected, BLOCKS_MAX, &metrics);
+    Ok(with_engine(engine, make)?.start(coroutine))
+}
+
+/// A program without a server has no limit on the memory for received bytes.
+const BLOCKS_MAX: usize = usize::MAX;
+
+/// Makes a worker with the engine that works here. With `Auto`, a worker whose ring cannot be made
+/// uses epoll instead: a memory limit may have left room for the trial ring, but not for this one.
+fn with_engine<W>(
+    choice: EngineChoice,
+    make: impl Fn(&Selected) -> Result<W, Refused>,
+) -> io::Result<W> {
+    let made = choice.probe().and_then(|selected| match make(&selected) {
         Err(refused) if choice == EngineChoice::Auto && refused.is_uring() => {
             make(&Selected::epoll_fallback(&refused))
         }
         made => made,
-    }
+    });
+    made.map_err(|refused| io::Error::other(refused.to_string()))
 }

@@ -13,6 +13,7 @@ mod event_streams;
 mod examples;
 mod file_bodies;
 mod graceful_shutdown;
+mod guests;
 mod hostile_applications;
 mod http_exchanges;
 mod inherited_state;

@@ -69,6 +69,7 @@ pub(crate) fn check(seed: u64) -> Result<(), String> {
         behaviours: IN_TIME,
         may_stop: true,
         delays_worker: true,
+        guests: seed % 2 == 1,
     };
     run_with(&setting, random, false).map(drop)
 }

@@ -67,13 +67,16 @@ macro_rules! faults {
 /// of the runs fails.
 #[track_caller]
 fn pitfall(faults: Faults, behaviours: &'static [Behaviour], mutants: &[Mutant]) {
-    let setting = Setting {
-        faults,
-        behaviours,
-        may_stop: true,
-        delays_worker: false,
+    let run = |seed| {
+        let setting = Setting {
+            faults: faults.clone(),
+            behaviours,
+            may_stop: true,
+            delays_worker: false,
+            guests: seed % 2 == 1,
+        };
+        run_with(&setting, Random::new(seed), false).map(drop)
     };
-    let run = |seed| run_with(&setting, Random::new(seed), false).map(|_| ());
     for seed in 0..SEEDS {
         run(seed).unwrap_or_else(|what| panic!("seed {seed}: {what}"));
     }

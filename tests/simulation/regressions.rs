@@ -7,7 +7,7 @@ use coring::Limits;
 use coring::sim::{Faults, Random, Simulated, World};
 
 use crate::client::Behaviour;
-use crate::run::{SPARE_BLOCKS_MAX, Setting, run_seed, run_with, step};
+use crate::run::{SPARE_BLOCKS_MAX, Setting, run_seed_with, run_with, step};
 use crate::service::Site;
 
 /// The seeds, each with the bug that it found.
@@ -41,8 +41,10 @@ const SLOW_TRANSFER: &str =
 #[test]
 fn seeds_that_found_a_bug_pass() {
     for &(seed, reason) in SEEDS {
-        if let Err(what) = run_seed(seed, false) {
-            panic!("seed {seed}: {what}\n    it once found this bug: {reason}");
+        for guests in [false, true] {
+            if let Err(what) = run_seed_with(seed, guests, false) {
+                panic!("seed {seed}, guests: {guests}: {what}\n    it once found: {reason}");
+            }
         }
     }
 }
@@ -62,6 +64,7 @@ fn a_slow_transfer_may_be_cut_off_by_the_end_of_a_drain() {
         behaviours: &[Behaviour::Flooding],
         may_stop: false,
         delays_worker: false,
+        guests: false,
     };
     for seed in 0..10 {
         let outcome = run_with(&setting, Random::new(seed), false);

@@ -41,19 +41,30 @@ pub(crate) struct Setting {
     pub(crate) may_stop: bool,
     /// Before the drain, workers are suspended now and then, and some calls block their worker.
     pub(crate) delays_worker: bool,
+    /// The workers are guests of another executor.
+    pub(crate) guests: bool,
 }
 
-/// Runs `seed` with random faults and every kind of client.
+/// Runs `seed` with random faults and every kind of client. With odd seeds the workers are guests.
 ///
 /// # Errors
 /// If the server or the engine broke a rule; the text says which.
 pub(crate) fn run_seed(seed: u64, traced: bool) -> Result<Summary, String> {
+    run_seed_with(seed, seed % 2 == 1, traced)
+}
+
+/// As [`run_seed`]; `guests` says whether the workers are guests.
+///
+/// # Errors
+/// As for [`run_seed`].
+pub(crate) fn run_seed_with(seed: u64, guests: bool, traced: bool) -> Result<Summary, String> {
     let mut random = Random::new(seed);
     let setting = Setting {
         faults: Faults::random(&mut random),
         behaviours: Behaviour::ALL,
         may_stop: true,
         delays_worker: false,
+        guests,
     };
     run_with(&setting, random, traced)
 }
@@ -72,6 +83,9 @@ pub(crate) fn run_with(
         println!("{setting:?}");
     }
     let world = World::new(random.any(), setting.faults.clone(), traced);
+    if setting.guests {
+        world.host_workers();
+    }
     let mut run = world.enter(|| Run::new(setting, world.clone(), random));
     let outcome = quietly(|| catch_unwind(AssertUnwindSafe(|| world.enter(|| run.run_to_end()))));
     let outcome = outcome.unwrap_or_else(|panic| {

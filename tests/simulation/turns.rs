@@ -18,6 +18,8 @@ pub(crate) const MUTANTS: &[Mutant] =
 
 /// The turns within which a worker must respond.
 const TURNS_MAX: u32 = 200;
+/// The turns within which a test must end.
+const TURNS_SUM_MAX: u32 = 200_000;
 /// A busy call gives up after this number of yields.
 const YIELDS_MAX: u32 = 10_000;
 /// The number of active clients.
@@ -74,15 +76,24 @@ async fn yield_once() {
 pub(crate) struct Bench {
     pub(crate) world: World,
     server: Simulated,
+    turns_left: u32,
 }
 
 impl Bench {
+    /// With odd seeds the worker is a guest.
     pub(crate) fn new(seed: u64, faults: Faults) -> Self {
         let world = World::new(seed, faults, false);
+        if seed % 2 == 1 {
+            world.host_workers();
+        }
         let mut limits = Limits::default();
         limits.connections_max = Some(2 * CLIENTS);
         let server = world.enter(|| Simulated::new(&world, 1, &limits, || Site(Rc::default())));
-        Self { world, server }
+        Self {
+            world,
+            server,
+            turns_left: TURNS_SUM_MAX,
+        }
     }
 
     pub(crate) fn connect(&self) -> TestClient {
@@ -96,6 +107,7 @@ impl Bench {
     /// Runs the worker's loop once, after it has advanced the clock to the worker's next event.
     pub(crate) fn turn(&mut self) -> Result<(), String> {
         let next_ms = self.server.next_ms(0).ok_or("the worker sleeps for ever")?;
+        self.turns_left = self.turns_left.checked_sub(1).ok_or("a busy loop")?;
         self.world.advance(next_ms);
         self.server.step(0);
         self.world.violation().map_or(Ok(()), Err)

@@ -28,6 +28,7 @@ pub(crate) const TABLE: &[(&str, &[&str])] = &[
             "service", "http", "net", "engine", "rt", "buf", "sys", "messages", "metrics",
         ],
     ),
+    ("host", &["server", "service", "engine"]),
     (
         "python",
         &[

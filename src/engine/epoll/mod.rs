@@ -10,7 +10,7 @@ mod polls;
 use std::cell::RefCell;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -26,6 +26,7 @@ use crate::engine::descriptor::Descriptor;
 use crate::engine::op::{
     self, Interest, OP_EXISTS, OpId, PartialSend, Peer, Sent, StreamEnd, Then,
 };
+use crate::engine::worker::Eventfd;
 use crate::metrics::WorkerMetrics;
 use crate::rt::{ClonedWaker, catch_panic, drop_waker, wake};
 use polls::Polls;
@@ -79,9 +80,8 @@ pub(in crate::engine) struct Epoll {
     watches: RefCell<Vec<Watch>>,
     events: RefCell<Vec<Event>>,
     polls: Polls,
-    /// Other threads write to it to end the worker's sleep. Each write triggers an edge, so it is
-    /// never read.
-    _wake: Arc<OwnedFd>,
+    /// Each write to it triggers an edge, so it is never read.
+    _eventfd: Eventfd,
     pool: Pool,
     metrics: Arc<WorkerMetrics>,
 }
@@ -91,22 +91,29 @@ impl Epoll {
     /// If the kernel refuses epoll_create1(2) or epoll_ctl(2).
     pub(super) fn new(
         pool: Pool,
-        wake: Arc<OwnedFd>,
+        eventfd: Eventfd,
         metrics: Arc<WorkerMetrics>,
     ) -> Result<Self, Refused> {
         let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(Refused::call("epoll_create1"))?;
-        let edge = EventFlags::IN | EventFlags::ET;
-        epoll::add(&epoll, &wake, EventData::new_u64(WAKE), edge)
-            .map_err(Refused::call("epoll_ctl"))?;
+        if let Eventfd::Wakes(wake) = &eventfd {
+            let edge = EventFlags::IN | EventFlags::ET;
+            epoll::add(&epoll, wake, EventData::new_u64(WAKE), edge)
+                .map_err(Refused::call("epoll_ctl"))?;
+        }
         Ok(Self {
             epoll,
             watches: RefCell::default(),
             events: RefCell::new(Vec::with_capacity(SOCKET_EVENTS_MAX)),
             polls: Polls::new(),
-            _wake: wake,
+            _eventfd: eventfd,
             pool,
             metrics,
         })
+    }
+
+    /// The epoll instance. It is readable while events can be taken.
+    pub(super) fn instance(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
     }
 
     pub(super) fn pool(&self) -> &Pool {

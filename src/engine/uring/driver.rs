@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
-use std::os::fd::{IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -17,6 +17,7 @@ use crate::engine::descriptor::Descriptor;
 use crate::engine::op::{
     self, After, Interest, Op, OpId, OpState, Read, Send, Sent, Table, Tag, Then,
 };
+use crate::engine::worker::Eventfd;
 use crate::metrics::WorkerMetrics;
 use crate::rt::{ClonedWaker, catch_panic, drop_waker, wake};
 use crate::sys::mutants::mutate;
@@ -48,15 +49,18 @@ pub(in crate::engine) struct Uring {
 
 impl Uring {
     /// A ring for this thread, whose provided buffers come from `pool`. Once `blocks_max` blocks
-    /// are in use, the ring gets only a small reserve of buffers. Other threads write to `wake` to
-    /// end the worker's sleep.
+    /// are in use, the ring gets only a small reserve of buffers.
     pub(in crate::engine) fn new(
         pool: Pool,
         blocks_max: usize,
-        wake: Arc<OwnedFd>,
+        eventfd: Eventfd,
         metrics: Arc<WorkerMetrics>,
     ) -> Result<Self, Refusal> {
-        let made = worker_ring(&pool)?;
+        let reports = match &eventfd {
+            Eventfd::Wakes(_) => None,
+            Eventfd::Reports(reports) => Some(reports.as_fd()),
+        };
+        let made = worker_ring(&pool, reports)?;
         let engine = Self {
             ring: RefCell::new(made.ring),
             buffers: RefCell::new(made.buffers),
@@ -70,9 +74,11 @@ impl Uring {
             feature_level: made.feature_level,
             metrics,
         };
-        let read = || Op::Read(Read::new(wake));
-        let (wake, _) = engine.table.borrow_mut().insert(read);
-        engine.submit(wake);
+        if let Eventfd::Wakes(wake) = eventfd {
+            let read = || Op::Read(Read::new(wake));
+            let (wake, _) = engine.table.borrow_mut().insert(read);
+            engine.submit(wake);
+        }
         Ok(engine)
     }
 
@@ -127,6 +133,17 @@ impl Uring {
         self.reaped.replace(reaped);
         self.metrics.ops_in_flight.set(self.in_flight.get());
         Ok(())
+    }
+
+    /// Whether the worker may wait: the kernel has every submission, no completion can be fetched,
+    /// and no receive waits for its turn to get a buffer.
+    pub(in crate::engine) fn may_wait(&self) -> bool {
+        let mut ring = self.ring.borrow_mut();
+        mutate!(WaitUnsubmitted, true, ring.unsubmitted() == 0)
+            && !ring.needs_enter()
+            && !ring.has_completions()
+            && mutate!(SleepInQueue, true, self.buffer_queue.is_empty())
+            && self.failure.borrow().is_none()
     }
 
     /// Cancels everything and waits for the final completions. Returns false if some did not arrive

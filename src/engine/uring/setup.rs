@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use io_uring::register::Restriction;
@@ -88,7 +89,7 @@ const SECCOMP_CURE: &str = "a seccomp filter forbids it, as container runtimes d
 /// buffers works. Returns the feature level, or the reason why io_uring cannot be used.
 pub(in crate::engine) fn preflight() -> Result<&'static str, Refusal> {
     let pool = Pool::new();
-    let mut made = make(&pool, 8, 64, 64)?;
+    let mut made = make(&pool, 8, 64, 64, None)?;
     let (ours, theirs) = rustix::net::socketpair(
         rustix::net::AddressFamily::UNIX,
         rustix::net::SocketType::STREAM,
@@ -104,7 +105,7 @@ pub(in crate::engine) fn preflight() -> Result<&'static str, Refusal> {
         error: errno.into(),
     })?;
     let sqe = Sqe::RecvMulti {
-        fd: std::os::fd::AsRawFd::as_raw_fd(&ours),
+        fd: ours.as_raw_fd(),
     };
     // SAFETY: a receive points to no memory; its buffers belong to the ring.
     unsafe { made.ring.push(sqe, 1) };
@@ -131,14 +132,15 @@ pub(in crate::engine) fn preflight() -> Result<&'static str, Refusal> {
 
 /// Sets up a worker's ring. Call it on the worker's own thread: the kernel accepts submissions only
 /// from the thread that enabled the ring (`IORING_SETUP_SINGLE_ISSUER`).
-pub(super) fn worker_ring(pool: &Pool) -> Result<Made, Refusal> {
+/// The ring writes to `reports` when completions can be fetched.
+pub(super) fn worker_ring(pool: &Pool, reports: Option<BorrowedFd<'_>>) -> Result<Made, Refusal> {
     #[cfg(feature = "sim")]
     if let Some(made) = simulated(pool) {
         return Ok(made);
     }
     let mut tries = 0;
     loop {
-        match make(pool, SUBMISSIONS, COMPLETIONS, BUFFERS) {
+        match make(pool, SUBMISSIONS, COMPLETIONS, BUFFERS, reports) {
             Err(refusal)
                 if refusal.error.raw_os_error() == Some(libc::ENOMEM) && tries < MEMORY_RETRIES =>
             {
@@ -164,7 +166,13 @@ fn simulated(pool: &Pool) -> Option<Made> {
     })
 }
 
-fn make(pool: &Pool, submissions: u32, completions: u32, buffers: u16) -> Result<Made, Refusal> {
+fn make(
+    pool: &Pool,
+    submissions: u32,
+    completions: u32,
+    buffers: u16,
+    reports: Option<BorrowedFd<'_>>,
+) -> Result<Made, Refusal> {
     // Declared before the ring, so dropped after it.
     let mut buffers = BufRing::new(buffers, 0);
     let (ring, feature_level) =
@@ -186,6 +194,13 @@ fn make(pool: &Pool, submissions: u32, completions: u32, buffers: u16) -> Result
     submitter
         .register_iowq_max_workers(&mut threads_max)
         .map_err(Refusal::new("limiting the io-wq threads"))?;
+    // Before the ring is enabled. Polling the ring's own descriptor would not do: with deferred
+    // task work it does not become readable when an operation is done.
+    if let Some(reports) = reports {
+        submitter
+            .register_eventfd(reports.as_raw_fd())
+            .map_err(Refusal::new("registering an eventfd"))?;
+    }
     // Hardening only: if the kernel does not support it, the ring works without it.
     let _ = restrict(&submitter);
     submitter

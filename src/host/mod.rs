@@ -1,0 +1,4 @@
+//! Executors that can turn a worker's loop. Each has a file, which says how it waits for a guest.
+
+#[cfg(feature = "tokio")]
+pub mod tokio;
