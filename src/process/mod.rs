@@ -2,13 +2,15 @@
 //! blocking the worker. [`std::process::Command`] says what to start.
 
 use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::net::{Events, Polling};
 use crate::sys::signals::with_write_signals;
-use crate::sys::user;
+use crate::sys::{output, user};
 
 /// Makes all threads of this process run as user `uid` with the group `gid` and the further
 /// `groups`, for good: nothing remains of the identity before.
@@ -21,6 +23,18 @@ use crate::sys::user;
 /// since those before may have succeeded.
 pub fn become_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
     user::become_user(uid, gid, groups)
+}
+
+/// A copy of the descriptor that a path names: `/dev/stdout`, `/dev/stderr`, `/dev/fd/N` or
+/// `/proc/self/fd/N`. Returns `None` for other paths.
+///
+/// To open such a path fails if it names a socket, or a pipe that another user has made.
+///
+/// # Errors
+/// Inside the option, those of fcntl(2): the descriptor is not open, or there are too many.
+#[must_use]
+pub fn copy_descriptor(path: &Path) -> Option<io::Result<OwnedFd>> {
+    output::copy_named(path)
 }
 
 /// As [`Command::spawn`], but the child does not inherit the signal mask of a server's thread.

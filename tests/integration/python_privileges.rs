@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
-use rustix::process::geteuid;
+use rustix::process::{Signal, geteuid};
 
 use crate::support::{Coring, PYTHON, TempDir, children, coring, eventually, report, run_with};
 
@@ -173,6 +173,38 @@ fn no_log_is_made_through_a_link_before_privileges_are_given_up() {
             finished.stderr
         );
         assert!(!Path::new(&target).exists(), "{flag}");
+    }
+}
+
+/// Standard output and error are pipes of root's, which the new user may not open.
+#[test]
+fn logs_may_be_descriptors_that_are_open() {
+    if !geteuid().is_root() || !Path::new(INTERPRETER).exists() {
+        return report("not tested: only root can give up privileges, here with /usr/bin/python3");
+    }
+    for (access_log, error_log) in [
+        ("/dev/stdout", "/dev/stderr"),
+        ("/proc/self/fd/1", "/dev/fd/2"),
+    ] {
+        let directory = TempDir::new();
+        let logs = [
+            format!("--access-log={access_log}"),
+            format!("--error-logfile={error_log}"),
+        ];
+        let line = "--user 65534 --group 65534 --bind 127.0.0.1:0 --python";
+        let mut flags: Vec<&str> = line.split(' ').collect();
+        flags.extend([INTERPRETER, &logs[0], &logs[1]]);
+        let server = Coring::start_as(run(&directory, &flags));
+        server.get("/first");
+        server.signal(Signal::USR1);
+        server.get("/second");
+        let ended = server.stop();
+        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+        for target in ["/first", "/second"] {
+            assert!(ended.stdout.contains(target), "{}", ended.stdout);
+        }
+        let problem = ended.stderr.lines().find(|line| line.contains("cannot"));
+        assert_eq!(problem, None);
     }
 }
 

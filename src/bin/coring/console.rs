@@ -11,6 +11,7 @@ use std::process;
 
 use clap::error::{ContextKind, ContextValue};
 use coring::net::Address;
+use coring::process::copy_descriptor;
 use coring::{EngineChoice, Handle, messages};
 use rustix::fs::OFlags;
 use rustix::stdio::dup2_stderr;
@@ -100,12 +101,15 @@ pub(crate) fn version(choice: EngineChoice) {
     print(&text);
 }
 
-/// Lets standard error be a file, from now on. If its name is a symbolic link, that is an error
-/// unless it `follows` links.
+/// Lets standard error be a file, or another descriptor that is open, from now on. If the name of a
+/// file is a symbolic link, that is an error unless it `follows` links.
 ///
 /// # Errors
 /// When it cannot be opened.
 pub(crate) fn redirect(path: &Path, follows: bool) -> io::Result<()> {
+    if let Some(copied) = copy_descriptor(path) {
+        return Ok(dup2_stderr(copied?)?);
+    }
     let flags = if follows {
         OFlags::empty()
     } else {

@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use super::AccessLog;
-use crate::sys::output::BlockingWriter;
+use crate::sys::output::{BlockingWriter, copy_named};
 
 /// Opens what a log is written to. The error is a line with cause and cure.
 pub(super) fn open_output(log: &AccessLog) -> Result<Box<dyn Write + Send>, String> {
@@ -34,7 +34,13 @@ pub(super) fn open_output(log: &AccessLog) -> Result<Box<dyn Write + Send>, Stri
 /// program would handle no signals meanwhile; hence `O_NONBLOCK`. A write by [`BlockingWriter`]
 /// does wait for the reader, but returns once some bytes are written. So the number of written
 /// lines is known even if the process ends during a write.
+///
+/// A descriptor that this process has already is not opened, but copied: the pipe may belong to
+/// another user, and a socket cannot be opened.
 fn open_file(path: &Path) -> io::Result<File> {
+    if let Some(copied) = copy_named(path) {
+        return copied.map(File::from);
+    }
     let mut options = OpenOptions::new();
     options.create(true).append(true);
     options.custom_flags(libc::O_NONBLOCK).open(path)
