@@ -218,12 +218,13 @@ fn give_log(path: &Path, uid: u32, gid: u32) -> io::Result<()> {
     }
 }
 
-/// A mask as gunicorn reads it: octal with a leading 0 or 0o, else decimal.
+/// A mask as gunicorn reads it: octal with a leading 0 or 0o, hexadecimal with 0x, else decimal.
 fn mask(text: &str) -> Result<u32, String> {
-    let octal = text.strip_prefix("0o").or_else(|| text.strip_prefix('0'));
-    let number = match octal {
-        Some("") => Ok(0),
-        Some(digits) => u32::from_str_radix(digits, 8),
+    let mut bases = [("0x", 16), ("0o", 8), ("0", 8), ("", 10)].into_iter();
+    let based = bases.find_map(|(prefix, base)| Some((text.strip_prefix(prefix)?, base)));
+    let number = match based {
+        Some(("", 8)) if text == "0" => Ok(0),
+        Some((digits, base)) => u32::from_str_radix(digits, base),
         None => text.parse(),
     };
     match number {
@@ -291,10 +292,16 @@ mod tests {
 
     #[test]
     fn a_mask_is_read_as_gunicorn_reads_it() {
-        for (text, expected) in [("0", 0), ("022", 0o22), ("0o27", 0o27), ("18", 0o22)] {
+        for (text, expected) in [
+            ("0", 0),
+            ("022", 0o22),
+            ("0o27", 0o27),
+            ("0xFF", 0o377),
+            ("18", 0o22),
+        ] {
             assert_eq!(mask(text), Ok(expected), "{text}");
         }
-        for text in ["", "-1", "08", "01000", "rwx"] {
+        for text in ["", "-1", "08", "01000", "0x", "rwx"] {
             assert!(mask(text).is_err(), "{text}");
         }
     }
