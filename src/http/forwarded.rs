@@ -23,6 +23,7 @@ pub const X_FORWARDED_FOR: &str = "x-forwarded-for";
 pub struct TrustedPeers {
     everyone: bool,
     networks: Vec<(IpAddr, u8)>,
+    names: Vec<String>,
 }
 
 /// Why a list of trusted peers is invalid.
@@ -48,19 +49,15 @@ impl FromStr for TrustedPeers {
 
     /// Reads a list with commas of addresses, networks (`10.0.0.0/8`) and `*`, which is everyone.
     fn from_str(text: &str) -> Result<Self, InvalidPeers> {
-        let mut peers = Self {
-            everyone: false,
-            networks: Vec::new(),
-        };
-        let items = text.split(',').map(str::trim);
-        for item in items.filter(|item| !item.is_empty()) {
-            match item {
-                "*" => peers.everyone = true,
-                item => peers.networks.push(network(item)?),
-            }
-        }
+        let mut peers = Self::nobody();
+        items(text).try_for_each(|item| peers.add(item))?;
         Ok(peers)
     }
+}
+
+fn items(text: &str) -> impl Iterator<Item = &str> {
+    let items = text.split(',').map(str::trim);
+    items.filter(|item| !item.is_empty())
 }
 
 fn network(item: &str) -> Result<(IpAddr, u8), InvalidPeers> {
@@ -108,6 +105,40 @@ fn masked(address: IpAddr, prefix: u8) -> IpAddr {
 }
 
 impl TrustedPeers {
+    /// Reads a list as uvicorn does: what is neither an address nor a network is a name. A peer has
+    /// none, but a proxy may write one into `X-Forwarded-For`.
+    #[must_use]
+    pub fn with_names(text: &str) -> Self {
+        let mut peers = Self::nobody();
+        for item in items(text) {
+            if peers.add(item).is_err() {
+                peers.names.push(item.to_owned());
+            }
+        }
+        peers
+    }
+
+    fn nobody() -> Self {
+        Self {
+            everyone: false,
+            networks: Vec::new(),
+            names: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, item: &str) -> Result<(), InvalidPeers> {
+        match item {
+            "*" => self.everyone = true,
+            item => self.networks.push(network(item)?),
+        }
+        Ok(())
+    }
+
+    /// The names of the list.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
     /// Whether a peer of this address is trusted.
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
@@ -119,7 +150,7 @@ impl TrustedPeers {
 
     /// The client that `X-Forwarded-For` names, if the peer is trusted: the right-most address that
     /// is not trusted, or the left-most if all are. The port is 0 unless it is named. `None` if
-    /// there is no such field, or if no address stands there.
+    /// there is no such field, or if no address stands there. Names of the list are passed over.
     pub fn client(&self, fields: Fields<'_>) -> Option<SocketAddr> {
         let values: Vec<&[u8]> = fields.get_all(X_FORWARDED_FOR).collect();
         let mut items = values.iter().rev().flat_map(|value| value.rsplit(is_comma));
@@ -128,11 +159,18 @@ impl TrustedPeers {
         }
         loop {
             let item = items.next()?;
-            let found = address(item)?;
-            if !self.contains(found.ip()) || items.clone().next().is_none() {
-                return Some(found);
+            match address(item) {
+                None if self.has_name(item) => {}
+                Some(found) if self.contains(found.ip()) && items.clone().next().is_some() => {}
+                found => return found,
             }
         }
+    }
+
+    fn has_name(&self, item: &[u8]) -> bool {
+        let item = str::from_utf8(item).unwrap_or_default().trim();
+        let host = host_and_port(item).map_or(item, |(host, _)| host);
+        self.names.iter().any(|name| name == host)
     }
 }
 
@@ -143,8 +181,13 @@ fn is_comma(byte: &u8) -> bool {
 /// An address, with the port if there is one: `1.2.3.4`, `1.2.3.4:5`, `::1`, `[::1]` or `[::1]:5`.
 /// A bracketed address may have anything as its port, which then does not count.
 fn address(item: &[u8]) -> Option<SocketAddr> {
-    let item = str::from_utf8(item).ok()?.trim();
-    let (host, port) = match item.strip_prefix('[') {
+    let (host, port) = host_and_port(str::from_utf8(item).ok()?.trim())?;
+    let host: IpAddr = host.parse().ok()?;
+    Some(SocketAddr::new(host.to_canonical(), port))
+}
+
+fn host_and_port(item: &str) -> Option<(&str, u16)> {
+    Some(match item.strip_prefix('[') {
         Some(rest) => match rest.split_once(']')? {
             (host, "") => (host, 0),
             (host, port) => (host, port.strip_prefix(':')?.parse().unwrap_or(0)),
@@ -153,9 +196,7 @@ fn address(item: &[u8]) -> Option<SocketAddr> {
             Some((host, port)) if !port.contains(':') => (host, port.parse().ok()?),
             _ => (item, 0),
         },
-    };
-    let host: IpAddr = host.parse().ok()?;
-    Some(SocketAddr::new(host.to_canonical(), port))
+    })
 }
 
 #[cfg(test)]
@@ -230,6 +271,34 @@ mod tests {
         ] {
             let error = list.parse::<TrustedPeers>().expect_err(list).to_string();
             assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn names_count_where_they_stand_in_the_field() {
+        let trusted = TrustedPeers::with_names("localhost, 10.0.0.0/8, 10.0.0.1/8,inner");
+        assert_eq!(trusted.names(), ["localhost", "10.0.0.1/8", "inner"]);
+        assert!(trusted.contains("10.1.1.1".parse().expect("an address")));
+        assert!(!trusted.contains("127.0.0.1".parse().expect("an address")));
+        assert_eq!(
+            TrustedPeers::with_names("10.0.0.0/8,*"),
+            peers("10.0.0.0/8,*")
+        );
+        for (value, expected) in [
+            ("1.2.3.4, localhost", Some("1.2.3.4:0")),
+            (
+                "1.2.3.4, [inner]:80, localhost:80, 10.0.0.1",
+                Some("1.2.3.4:0"),
+            ),
+            ("10.0.0.1, localhost", Some("10.0.0.1:0")),
+            ("1.2.3.4, other", None),
+            ("1.2.3.4, LOCALHOST", None),
+            ("localhost", None),
+        ] {
+            let section = format!("X-Forwarded-For: {value}\r\n");
+            let found = trusted.client(Fields::new(section.as_bytes()));
+            let found = found.map(|found| found.to_string());
+            assert_eq!(found.as_deref(), expected, "{value}");
         }
     }
 

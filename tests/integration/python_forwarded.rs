@@ -74,10 +74,29 @@ fn a_client_that_resets_is_not_trusted() {
     assert!(!ledger.contains("1.2.3.4"), "{ledger}");
 }
 
+/// As in uvicorn, a word that is no address is the name of a proxy.
+#[test]
+fn names_of_proxies_count_in_the_field_only() {
+    let flags = ["--forwarded-allow-ips", "localhost,127.0.0.1,inner"];
+    let (server, _directory) = run_application("asgi", &flags);
+    let origin_of = |chain: &str| {
+        let chain = format!("X-Forwarded-For: {chain}");
+        origin(&server, &[&chain, "X-Forwarded-Proto: https"])
+    };
+    assert_eq!(origin_of("1.2.3.4, inner, localhost"), "https 1.2.3.4");
+    assert_eq!(origin_of("1.2.3.4, outer"), "https 127.0.0.1");
+    let note = "note    `localhost`, `inner` among the trusted proxies is no address";
+    assert!(server.stderr().contains(note), "{}", server.stderr());
+    let (server, _directory) = run_application("asgi", &["--forwarded-allow-ips", "localhost"]);
+    assert_eq!(origin(&server, &FIELDS), "http 127.0.0.1");
+}
+
 #[test]
 fn a_wrong_list_of_proxies_is_refused() {
     let run = |flags: &[&str], variable: Option<&str>| {
-        let mut command = coring(&[&["run", "none.py", "--bind=127.0.0.1:0"][..], flags].concat());
+        let fixed = ["run", "none.py", "--bind=127.0.0.1:0"];
+        let strict = ["--proxy-compat", "gunicorn"];
+        let mut command = coring(&[&fixed[..], &strict, flags].concat());
         command.env_remove("FORWARDED_ALLOW_IPS");
         if let Some(list) = variable {
             command.env("FORWARDED_ALLOW_IPS", list);

@@ -171,6 +171,7 @@ impl RunArgs {
                  a time without threads"
             ));
         }
+        notes.extend(self.proxy.note(&self.settled.profile));
         notes
     }
 
@@ -226,7 +227,10 @@ impl RunArgs {
             .clone_into(&mut options.root_path);
         options.proc_name.clone_from(&self.process.proc_name);
         options.log_notes = self.log.has_notes();
-        options.forwarded = self.proxy.forwarded().map_err(RunError::Variable)?;
+        options.forwarded = self
+            .proxy
+            .forwarded(&self.settled.profile)
+            .map_err(RunError::Variable)?;
         options.log_level.clone_from(&self.log_level);
         options.queue = self.queue;
         options.queue_timeout = self.queue_timeout.into();

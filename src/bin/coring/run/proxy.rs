@@ -7,6 +7,8 @@ use clap::{ArgAction, Args, ValueEnum};
 use coring::TrustedPeers;
 use coring::python::{Forwarded, ProxyCompat};
 
+use super::profile::Profile;
+
 /// The variable of gunicorn and uvicorn that has the trusted proxies.
 const ALLOW_IPS: &str = "FORWARDED_ALLOW_IPS";
 
@@ -15,9 +17,10 @@ const ALLOW_IPS: &str = "FORWARDED_ALLOW_IPS";
 #[command(next_help_heading = "Proxies")]
 pub(crate) struct ProxyArgs {
     /// The proxies whose X-Forwarded fields count: addresses, networks, or * for all peers. Peers
-    /// on a Unix socket are always trusted [default: $FORWARDED_ALLOW_IPS, or 127.0.0.1,::1]
+    /// on a Unix socket are always trusted. uvicorn's rules: also names that other proxies write
+    /// into X-Forwarded-For [default: $FORWARDED_ALLOW_IPS, or 127.0.0.1,::1]
     #[arg(long, env = "CORING_FORWARDED_ALLOW_IPS", value_name = "ADDRESSES")]
-    forwarded_allow_ips: Option<TrustedPeers>,
+    forwarded_allow_ips: Option<String>,
 
     /// Whose rules apply. gunicorn: the scheme. uvicorn: scheme and client. auto: gunicorn's for
     /// WSGI applications, uvicorn's for ASGI applications
@@ -60,18 +63,13 @@ impl ProxyArgs {
     /// How forwarded fields are read; none if they are not.
     ///
     /// # Errors
-    /// One line, if `FORWARDED_ALLOW_IPS` counts and is invalid.
-    pub(crate) fn forwarded(&self) -> Result<Option<Forwarded>, String> {
+    /// One line, if the list of proxies is invalid.
+    pub(crate) fn forwarded(&self, profile: &Profile) -> Result<Option<Forwarded>, String> {
         if self.no_proxy_headers {
             return Ok(None);
         }
         let mut forwarded = Forwarded::default();
-        if let Some(trusted) = &self.forwarded_allow_ips {
-            forwarded.trusted = trusted.clone();
-        } else if let Some(list) = env::var_os(ALLOW_IPS) {
-            let parsed = list.to_string_lossy().parse();
-            forwarded.trusted = parsed.map_err(|error| format!("{ALLOW_IPS}: {error}"))?;
-        }
+        forwarded.trusted = self.trusted(profile)?;
         forwarded.compat = match self.proxy_compat {
             Compat::Auto => ProxyCompat::Auto,
             Compat::Gunicorn => ProxyCompat::Gunicorn,
@@ -84,6 +82,39 @@ impl ProxyArgs {
             forwarded.forwarder_fields.clone_from(fields);
         }
         Ok(Some(forwarded))
+    }
+
+    /// The proxies. gunicorn refuses names; uvicorn takes whatever is no address for one.
+    fn trusted(&self, profile: &Profile) -> Result<TrustedPeers, String> {
+        let variable = || Some(env::var_os(ALLOW_IPS)?.to_string_lossy().into_owned());
+        let (source, list) = match &self.forwarded_allow_ips {
+            Some(list) => ("--forwarded-allow-ips", Some(list.clone())),
+            None => (ALLOW_IPS, variable()),
+        };
+        let Some(list) = list else {
+            return Ok(TrustedPeers::default());
+        };
+        let is_strict = match self.proxy_compat {
+            Compat::Auto => *profile != Profile::ByInterface,
+            compat => compat == Compat::Gunicorn,
+        };
+        match is_strict {
+            true => list.parse().map_err(|error| format!("{source}: {error}")),
+            false => Ok(TrustedPeers::with_names(&list)),
+        }
+    }
+
+    /// What the operator should know of the names among the proxies, if there are any.
+    pub(crate) fn note(&self, profile: &Profile) -> Option<String> {
+        let trusted = self.trusted(profile).ok()?;
+        let names = trusted.names().join("`, `");
+        let is_of_concern = !names.is_empty() && !self.no_proxy_headers;
+        is_of_concern.then(|| {
+            format!(
+                "`{names}` among the trusted proxies is no address or network: no peer is trusted \
+                 for it, but X-Forwarded-For may have it"
+            )
+        })
     }
 }
 
