@@ -339,6 +339,21 @@ class Threads(Case):
             """
         )
 
+    def test_a_connection_may_be_idle_for_longer_than_gunicorn_lets_it(self):
+        self.run_script(
+            """
+            server = WSGIServer(("127.0.0.1", 0), app, log=None)
+            server.start()
+            connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+            for wait in (3.5, 0):
+                connection.request("GET", "/")
+                assert connection.getresponse().read()
+                connection.auto_open = 0
+                time.sleep(wait)
+            server.stop()
+            """
+        )
+
     def test_what_is_not_supported_is_refused(self):
         self.run_script(
             """

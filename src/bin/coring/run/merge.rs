@@ -100,7 +100,11 @@ impl<'a> Merge<'a> {
             .find(is_used);
         let has_class = is_used(&"worker_class")
             && matches.get_one::<Class>("worker_class") != Some(&Class::Auto);
-        if let Some(used) = has_class.then_some("worker-class").or(used) {
+        // The class is `coring.pywsgi`'s then, and no choice of a user.
+        let is_attached = matches.get_one::<i32>("attach").is_some();
+        if let Some(used) = has_class.then_some("worker-class").or(used)
+            && !is_attached
+        {
             self.settled.profile.choose_gunicorn(&format!("--{used}"));
         }
     }
