@@ -82,6 +82,11 @@ class Core:
             self._unrung_since = None
             self.link.ring(self.index)
 
+    def leave_to_parent(self) -> None:
+        """In a forked child: messages are the parent's to send and to announce."""
+        self._unrung_since = None
+        self.queue.clear()
+
     def _not_sent(self, message: bytes, error: OSError) -> None:
         if error.errno in (errno.EAGAIN, errno.ENOBUFS):
             self.queue.append(message)

@@ -164,11 +164,6 @@ class Exchange(Response):
         finally:
             server.end(self)
 
-    def fail(self, error: BaseException, environ: Any) -> None:
-        # In a forked child only the greenlet that has forked goes on.
-        if not self.link.is_copy():
-            super().fail(error, environ)
-
     # What coring says of it.
 
     def wait(self) -> None:
@@ -245,16 +240,14 @@ class Server:
         new_caller: Callable[..., Caller] = Caller,
     ) -> None:
         gevent = import_module("gevent")
-        self.new_greenlet = gevent.Greenlet
+        self.new_greenlet = self._greenlet_class(gevent.Greenlet)
         self.current = gevent.getcurrent
-        self.exit = gevent.GreenletExit
         self.new_event = import_module("gevent.event").Event
         self.link = link
         self.lock = link.lock
         self.data = link.data
         self.hub = gevent.get_hub()
         self.loop = self.hub.loop
-        self.pause = gevent.sleep
         self.connections = int(config.get("worker_connections") or CONNECTIONS)
         self.caller = new_caller(self, app, config, self.connections)
         self.buffer = bytearray(MESSAGE_BYTES_MAX)
@@ -285,8 +278,7 @@ class Server:
         if self.link.beat_interval:
             self._beat.start(self.link.beat)
         while not self.link.is_quitting:
-            self.changes.clear()
-            self.changes.wait()
+            self._wait_for_changes(None)
         self._finish(monotonic() + limit)
         for core in self.cores:
             # What rings at the end of this turn may find the bells closed.
@@ -307,11 +299,16 @@ class Server:
             has_all = all(core.read() for core in self.cores)
             if has_all and not self.exchanges and not any(core.queue for core in self.cores):
                 return
+            self._wait_for_changes(min(0.1, end - monotonic()) if has_all else 0.001)
+
+    def _wait_for_changes(self, limit: float | None) -> None:
+        """Lets others run. It does not return in a forked child, which only runs the greenlet that
+        has forked it."""
+        self.changes.clear()
+        self.changes.wait(limit)
+        while self.link.is_forked:
+            self.changes.wait()
             self.changes.clear()
-            if has_all:
-                self.changes.wait(min(0.1, end - monotonic()))
-            else:
-                self.pause()
 
     # Requests.
 
@@ -352,8 +349,6 @@ class Server:
         self.link.ring(index)
 
     def fail(self, error: OSError) -> NoReturn:
-        if self.is_copy():
-            raise self.exit
         self.link.fail(error)
 
     def read_data(self, index: int) -> None:
@@ -371,13 +366,31 @@ class Server:
     def end_if_forked(self, error: BaseException | None = None) -> None:
         self.link.end_if_forked(error)
 
-    def is_copy(self) -> bool:
-        """Whether this greenlet is in a forked child, and is not the one that has forked."""
-        return self.link.is_forked and self.current() is not self._forking
+    def _greenlet_class(self, base: Any) -> Any:
+        """The class of the greenlets that requests run in."""
+        server = self
+
+        class Greenlet(base):  # type: ignore[misc]
+            """In a forked child only the one that has forked goes on. The others are copies: they
+            stay where they are, since their requests and what they work with are the parent's."""
+
+            def switch(self, *args: Any) -> Any:
+                if server.link.is_forked and self is not server._forking:
+                    return None
+                return super().switch(*args)
+
+            def throw(self, *args: Any) -> Any:
+                if server.link.is_forked and self is not server._forking:
+                    return None
+                return super().throw(*args)
+
+        return Greenlet
 
     def _forked(self) -> None:
         self._forking = self.current()
         self._stop_watching()
+        for core in self.cores:
+            core.leave_to_parent()
 
     def _stop_watching(self) -> None:
         for core in self.cores:

@@ -25,7 +25,9 @@ HELPERS = {
 
         import gevent
         from gevent import monkey
+        from gevent.event import Event
 
+        event, event2 = Event(), Event()
         RUNNING = []
         MOST = [0]
 
@@ -52,14 +54,27 @@ HELPERS = {
             != threading.get_ident(),
             "flags": lambda environ: [environ["wsgi.multithread"], environ["wsgi.multiprocess"]],
             "copies": lambda environ: copies(),
+            "noted_sleep": lambda environ: noted(lambda: gevent.sleep(0.1)),
+            "noted_event": lambda environ: noted(event.wait),
+            "noted_timeout": lambda environ: noted(lambda: event2.wait(0.1)),
+            "notes": lambda environ: open("noted").read(),
         }
 
         def copies():
             child = os.fork()
             if child == 0:
+                event.set()
                 gevent.sleep(0.3)
                 os._exit(7)
+            event.set()
             return os.waitpid(child, 0)[1] >> 8
+
+        def noted(wait):
+            try:
+                wait()
+            finally:
+                with open("noted", "a") as file:
+                    file.write(f"{os.getpid()}\\n")
         """
 }
 
@@ -229,12 +244,13 @@ class End(Case):
         f.worker.quit()
         self.assertEqual(f.worker.wait(5), 0)
 
-    def test_a_child_in_which_other_greenlets_run(self):
+    def test_other_requests_do_not_run_in_a_child(self):
         f = self.start()
-        others = [f.send("GET", "/sleep", query="0.1") for _ in range(3)]
+        others = [f.send("GET", f"/noted_{what}") for what in ("sleep", "event", "timeout")]
         self.assertEqual(f.get("/copies").body, b"7")
         for ident in others:
             self.assertEqual(f.response(ident).status, 200)
+        self.assertEqual(f.get("/notes").body.decode(), f"{f.worker.process.pid}\n" * 3)
         self.assertEqual(f.stderr(), "")
 
 
