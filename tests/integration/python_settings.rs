@@ -425,6 +425,16 @@ fn settings_can_be_checked_and_printed() {
 }
 
 #[test]
+fn values_are_read_as_gunicorn_reads_them() {
+    let directory = applications();
+    let file = "forwarded_allow_ips = None\nforwarder_headers = ''\numask = '0xFF'\n";
+    directory.write("none.py", file);
+    let expected = "config=none.py forwarded_allow_ips= forwarder_headers= umask=0xFF";
+    let variables = [("GUNICORN_CMD_ARGS", "--config none.py")];
+    expect_settings(&directory, "app:app", &variables, expected);
+}
+
+#[test]
 fn messages_fields_and_loggers_are_set_up_as_asked() {
     let directory = applications();
     directory.write(

@@ -85,8 +85,9 @@ pub(super) fn user(authorization: &[u8]) -> Option<Vec<u8>> {
         return None;
     }
     let decoded = base64(rest.trim_ascii())?;
-    let name = decoded.split(|&byte| byte == b':').next()?;
-    (!name.is_empty()).then(|| name.to_vec())
+    // Other bytes are no credentials, but something that was sent instead.
+    let name = str::from_utf8(&decoded).ok()?.split(':').next()?;
+    (!name.is_empty()).then(|| name.as_bytes().to_vec())
 }
 
 fn base64(text: &[u8]) -> Option<Vec<u8>> {
@@ -153,6 +154,7 @@ mod tests {
             ("basic YWxpY2U=", Some("alice")),
             ("Basic OnNlY3JldA==", None),
             ("Basic !", None),
+            ("Basic ixsTtkKzIpVTncfQjbBcnoRNoDfbnaXG", None),
             ("Bearer YWxpY2U6c2VjcmV0", None),
             ("Basic", None),
             ("", None),

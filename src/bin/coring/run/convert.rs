@@ -53,6 +53,10 @@ pub(crate) fn effect(row: &Row, value: &Value, place: &mut Place) -> Result<Effe
         return Ok(Effect::Nothing);
     };
     let given = match (row.name, value) {
+        // gunicorn takes it for an empty list, not for its default.
+        ("forwarded_allow_ips" | "forwarder_headers", Value::None) => {
+            return Ok(Effect::Flag(long, Value::Text(String::new()), None));
+        }
         (_, Value::None) => return Ok(Effect::Nothing),
         ("errorlog", Value::Text(path)) if path == "-" => return Ok(Effect::Nothing),
         (_, Value::Function | Value::Other(_)) => {
@@ -256,6 +260,11 @@ mod tests {
         check("preload_app", text("zilch"), None);
         check("preload_app", Value::Other("{}".to_owned()), None);
         check("proc_name", text(" foo "), Some(text("foo")));
+        check("proc_name", Value::None, Some(Value::None));
+        for name in ["forwarded_allow_ips", "forwarder_headers"] {
+            check(name, Value::None, Some(text("")));
+            check(name, text(""), Some(text("")));
+        }
         for mode in ["0", "0o0", "0xFF", "0022"] {
             check("umask", text(mode), Some(text(mode)));
         }

@@ -30,6 +30,9 @@ pub(super) struct Word {
     pub(super) is_of_file: bool,
 }
 
+/// The variable with flags of gunicorn's.
+pub(super) const GUNICORN_VARIABLE: &str = "GUNICORN_CMD_ARGS";
+
 /// The sources so far.
 pub(super) struct Merge<'a> {
     root: &'a Command,
@@ -165,11 +168,10 @@ impl<'a> Merge<'a> {
 
     /// `GUNICORN_CMD_ARGS`. Returns what it is parsed to.
     pub(super) fn gunicorn_variable(&mut self) -> Result<Option<ArgMatches>, SettingsError> {
-        const NAME: &str = "GUNICORN_CMD_ARGS";
-        let Some(text) = variable(NAME) else {
+        let Some(text) = variable(GUNICORN_VARIABLE) else {
             return Ok(None);
         };
-        let wrong = |why: &str| SettingsError::Usage(format!("{NAME}: {why}"));
+        let wrong = |why: &str| SettingsError::Usage(format!("{GUNICORN_VARIABLE}: {why}"));
         let arguments = split(&text).ok_or_else(|| wrong("a quotation mark is not closed"))?;
         if arguments.is_empty() {
             return Ok(None);
@@ -182,8 +184,8 @@ impl<'a> Merge<'a> {
             wrong(first.strip_prefix("error: ").unwrap_or(first))
         })?;
         let given = matches.subcommand_matches("run").expect("was given");
-        self.settled.profile.choose_gunicorn(NAME);
-        self.foreign(given, NAME)?;
+        self.settled.profile.choose_gunicorn(GUNICORN_VARIABLE);
+        self.foreign(given, GUNICORN_VARIABLE)?;
         let run = self.run.clone();
         for argument in run
             .get_arguments()
@@ -203,12 +205,12 @@ impl<'a> Merge<'a> {
                 false => Value::Bool(true),
             };
             let source = Source {
-                name: NAME,
+                name: GUNICORN_VARIABLE,
                 is_file: false,
             };
             self.flag(long, long, &value, source);
         }
-        self.end_source(NAME);
+        self.end_source(GUNICORN_VARIABLE);
         Ok(Some(given.clone()))
     }
 

@@ -4,6 +4,7 @@
 
 use std::collections::HashSet;
 use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -11,7 +12,7 @@ use clap::{ArgMatches, Command};
 
 use super::RunError;
 use super::effective;
-use super::merge::{Merge, Word};
+use super::merge::{GUNICORN_VARIABLE, Merge, Word};
 use super::profile::Profile;
 use super::table;
 
@@ -52,6 +53,18 @@ impl From<clap::Error> for SettingsError {
     }
 }
 
+/// A short flag and its value without a space between them. gunicorn takes `-w 2` as one word, as
+/// it stands in JSON lists of containers' commands.
+fn without_space(word: OsString) -> OsString {
+    match word.as_bytes() {
+        [b'-', flag, b' ', value @ ..] if flag.is_ascii_alphabetic() => {
+            let bytes = [b"-", &[*flag][..], value.trim_ascii_start()].concat();
+            OsString::from_vec(bytes)
+        }
+        _ => word,
+    }
+}
+
 /// Parses the command line `arguments`, and for `run` all other sources.
 ///
 /// # Errors
@@ -60,6 +73,7 @@ pub(crate) fn parse(
     root: Command,
     arguments: Vec<OsString>,
 ) -> Result<(ArgMatches, Settled), SettingsError> {
+    let arguments: Vec<OsString> = arguments.into_iter().map(without_space).collect();
     let rows = table::rows();
     let root = table::add_flags(root, &rows);
     let parsed = root.clone().try_get_matches_from(&arguments);
@@ -73,18 +87,30 @@ pub(crate) fn parse(
     let in_variable = merge.gunicorn_variable()?;
     merge.uvicorn_variables()?;
     let location = location(typed, in_variable.as_ref());
-    if let Some(location) = location {
-        merge.file(typed, &location)?;
+    if let Some((location, _)) = &location {
+        merge.file(typed, location)?;
     }
     merge.defaults();
     let Merge {
         run,
-        words,
+        mut words,
         mut settled,
         set,
         ..
     } = merge;
     settled.set = set;
+    words.extend(location.and_then(|(location, source)| {
+        let source = source?.to_owned();
+        let text = format!("--config={location}");
+        let [id, name] = ["config"; 2].map(str::to_owned);
+        Some(Word {
+            id,
+            text,
+            source,
+            name,
+            is_of_file: false,
+        })
+    }));
     let at = 1 + place_of_run(&root, &arguments);
     let mut all = arguments;
     all.splice(at..at, words.iter().map(|word| OsString::from(&word.text)));
@@ -168,15 +194,40 @@ fn offender(root: &Command, words: &[Word], error: clap::Error) -> SettingsError
     SettingsError::Clap(error)
 }
 
-/// The configuration file: that of the command line, of `GUNICORN_CMD_ARGS`, or of the directory.
-fn location(typed: &ArgMatches, variable: Option<&ArgMatches>) -> Option<String> {
+/// The configuration file: that of the command line, of `GUNICORN_CMD_ARGS`, or of the directory;
+/// and where it is named, unless that is the command line.
+fn location(
+    typed: &ArgMatches,
+    variable: Option<&ArgMatches>,
+) -> Option<(String, Option<&'static str>)> {
     let given = |matches: &ArgMatches| matches.get_one::<String>("config").cloned();
+    let in_variable = || Some((given(variable?)?, Some(GUNICORN_VARIABLE)));
     given(typed)
-        .or_else(|| variable.and_then(given))
+        .map(|location| (location, None))
+        .or_else(in_variable)
         .or_else(|| {
             // A program that has coring attached says itself what it wants.
             let is_attached = typed.value_source("attach").is_some();
             let is_there = !is_attached && Path::new(DEFAULT_FILE).is_file();
-            is_there.then(|| DEFAULT_FILE.to_owned())
+            is_there.then(|| (DEFAULT_FILE.to_owned(), Some("the working directory")))
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_space_before_a_value_is_left_out() {
+        for (word, expected) in [
+            ("-w 2", "-w2"),
+            ("-b  0.0.0.0:80", "-b0.0.0.0:80"),
+            ("-w2", "-w2"),
+            ("-w", "-w"),
+            ("--workers 2", "--workers 2"),
+            ("a b", "a b"),
+        ] {
+            assert_eq!(without_space(word.into()), expected, "{word}");
+        }
+    }
 }
