@@ -12,8 +12,9 @@ use crate::support::{
     head_with_length, noise, private_bytes, run_application, wait_for_two_workers,
 };
 
-/// Longer than anything here takes that does not wait for a flood.
-const PROMPT: Duration = Duration::from_secs(2);
+/// Longer than anything here takes that does not wait for a flood, also on a busy machine. Floods
+/// do not end.
+const PROMPT: Duration = Duration::from_secs(15);
 
 /// The application with two workers, served by one core, and a directory of files beside it.
 fn run_hostile(flags: &[&str]) -> (Coring, [TempDir; 2]) {

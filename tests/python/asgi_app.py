@@ -63,6 +63,7 @@ async def echo(scope, receive, send):
     while True:
         message = await receive()
         events.append([message["type"], len(message["body"]), message["more_body"]])
+        SEEN["parts"] = len(events)
         data += message["body"]
         if not message["more_body"]:
             break

@@ -21,6 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "python"
 DONTWAIT = socket.MSG_DONTWAIT
 CREDIT = 256 << 10
+# Seconds that something may take which has to happen. Machines may be busy.
+PATIENCE = 45
 
 HEAD, BODY, ABORT, EXPIRED, FENCED, WANT = range(1, 7)
 
@@ -203,7 +205,7 @@ class Front:
     ):
         """Sends a request, and returns its number."""
         ident = self.new_id()
-        limit = time.monotonic() + 30 if deadline is None else deadline
+        limit = time.monotonic() + 2 * PATIENCE if deadline is None else deadline
         self.responses[ident] = Response()
         if self.is_asgi:
             values = scope(method, path, headers, query, version)
@@ -280,7 +282,7 @@ class Front:
             if self.auto_grant and message.body and not message.is_last:
                 self.tell(3, message.id, len(message.body), core=core, worker=worker.number)
 
-    def until(self, condition, timeout=10.0):
+    def until(self, condition, timeout=PATIENCE):
         end = time.monotonic() + timeout
         while not condition():
             left = end - time.monotonic()
@@ -288,7 +290,7 @@ class Front:
                 raise AssertionError(f"nothing came in time; stderr: {self.stderr()[-2000:]}")
             self.pump(min(left, 0.05))
 
-    def response(self, ident, timeout=10.0):
+    def response(self, ident, timeout=PATIENCE):
         """The whole response to a request."""
         response = self.responses[ident]
         self.until(lambda: response.end is not None, timeout)
@@ -363,7 +365,7 @@ class Worker:
             return file.read()
 
     def wait_until_loaded(self):
-        self.control.settimeout(20)
+        self.control.settimeout(PATIENCE)
         try:
             report = self.failed or self.control.recv(1 << 16)
             report, _, reason = report.decode().partition("\n")
@@ -373,7 +375,7 @@ class Worker:
         if report[0] == "loaded":
             self.loaded = report[1:]
             return
-        code = self.process.wait(10)
+        code = self.process.wait(PATIENCE)
         stderr = self.output("stderr")
         if not stderr.endswith(reason):
             raise AssertionError(f"{reason!r} was reported, and {stderr!r} was written")
@@ -390,12 +392,19 @@ class Worker:
         except BlockingIOError:
             return 0
 
-    def wait_for_ring(self, core=0, timeout=5.0):
+    def wait_for_ring(self, core=0, timeout=PATIENCE):
         poll = select.poll()
         poll.register(self.bells[core], select.POLLIN)
         return bool(poll.poll(timeout * 1000)) and self.rings(core)
 
-    def wait(self, timeout):
+    def wait_for_rings(self, count):
+        """Waits for `count` rings since the last call."""
+        while count > 0:
+            found = self.wait_for_ring()
+            assert found, "the bell is silent"
+            count -= found
+
+    def wait(self, timeout=PATIENCE):
         """Its exit status. If it does not end, its threads say on standard error where they are."""
         try:
             return self.process.wait(timeout)

@@ -609,7 +609,7 @@ print(sum("memfd" in name for name in found))
             )
             f.get()
             f.worker.quit()
-            self.assertEqual(f.worker.wait(5), 0)
+            self.assertEqual(f.worker.wait(), 0)
             self.assertEqual(f.stderr(), "")
 
     def test_sitecustomize_runs(self):
@@ -621,7 +621,7 @@ print(sum("memfd" in name for name in found))
         source = wsgi() + "\nimport atexit; atexit.register(print, 'at exit')\n"
         f = self.load("main:app", {"main.py": source})
         f.worker.quit()
-        self.assertEqual(f.worker.wait(5), 0)
+        self.assertEqual(f.worker.wait(), 0)
         self.assertEqual(f.stdout(), "at exit\n")
 
 
@@ -641,7 +641,7 @@ threading.Thread(target=threading.Event().wait, name="endless").start()
 """
         )
         self.assertIn("(endless)", f.stderr())
-        self.assertEqual(f.worker.zygote.wait(5), 0)
+        self.assertEqual(f.worker.zygote.wait(), 0)
         self.assertEqual(f.stdout(), "")
 
     def test_lazy_objects_are_left_alone(self):

@@ -12,7 +12,7 @@ import unittest
 from pathlib import Path
 
 import front
-from front import ABORT, CREDIT, HEAD, Front, LoadFailed
+from front import ABORT, CREDIT, HEAD, PATIENCE, Front, LoadFailed
 
 APP = {"asgi_app.py": Path(front.__file__).with_name("asgi_app.py").read_text()}
 
@@ -28,7 +28,7 @@ class Case(unittest.TestCase):
         return json.loads(self.front.get("/seen").body).get(name)
 
     def seen_soon(self, name):
-        end = time.monotonic() + 5
+        end = time.monotonic() + PATIENCE
         while self.seen(name) is None and time.monotonic() < end:
             time.sleep(0.005)
         return self.seen(name)
@@ -162,7 +162,8 @@ class General(Case):
         idents = [self.front.send("GET", "/sleep", query="0.3") for _ in range(200)]
         for ident in idents:
             self.assertEqual(self.front.response(ident).body, b"hello")
-        self.assertLess(time.monotonic() - began, 1.5)
+        # One after the other would take 60 s.
+        self.assertLess(time.monotonic() - began, 20)
 
     def test_background_work_after_the_response(self):
         self.assertEqual(self.front.get("/background").body, b"hello")
@@ -210,10 +211,9 @@ class Http(Case):
 
     def test_15_body_in_parts(self):
         ident = self.front.send("POST", "/echo", parts=True)
-        for part in (b"a" * 10, b"b" * 20):
-            time.sleep(0.05)
+        for count, part in enumerate((b"a" * 10, b"b" * 20), 1):
             self.front.tell(1, ident, part, True)
-        time.sleep(0.05)
+            self.front.until(lambda count=count: self.seen("parts") == count)
         self.front.tell(1, ident, b"", False)
         self.assertEqual(self.front.response(ident).body, b"a" * 10 + b"b" * 20)
         expected = [[10, True], [20, True], [0, False]]
@@ -314,8 +314,7 @@ class Http(Case):
         os.kill(self.front.worker.process.pid, signal.SIGSTOP)
         idents = [self.front.send("GET", "/big", query="250000") for _ in range(20)]
         os.kill(self.front.worker.process.pid, signal.SIGCONT)
-        time.sleep(0.3)
-        self.assertTrue(self.front.worker.rings())
+        self.assertTrue(self.front.worker.wait_for_ring())
         for ident in idents:
             self.assertEqual(len(self.front.response(ident).body), 250_000)
 
@@ -447,14 +446,12 @@ class Http(Case):
     def test_rings_within_a_long_turn(self):
         self.front.get()
         os.kill(self.front.worker.process.pid, signal.SIGSTOP)
-        idents = [self.front.send("GET", "/block", query="0.05") for _ in range(6)]
+        idents = [self.front.send("GET", "/block", query="1") for _ in range(6)]
         self.front.worker.rings()
-        began = time.monotonic()
         os.kill(self.front.worker.process.pid, signal.SIGCONT)
         self.assertTrue(self.front.worker.wait_for_ring())
-        self.assertLess(time.monotonic() - began, 0.25)
-        for ident in idents:
-            self.front.response(ident)
+        self.front.pump()
+        self.assertIsNone(self.front.responses[idents[-1]].end)
 
 
 class End(Case):
@@ -465,7 +462,7 @@ class End(Case):
         self.front.get("/background")
         self.front.worker.quit()
         self.assertEqual(self.front.response(running).body, b"hello")
-        self.assertEqual(self.front.worker.wait(5), 0)
+        self.assertEqual(self.front.worker.wait(), 0)
         self.assertEqual(self.front.stdout(), "shutdown True\n")
         self.assertEqual(self.front.stderr(), "")
 
@@ -476,7 +473,7 @@ class End(Case):
         os.kill(self.front.worker.process.pid, signal.SIGCONT)
         for ident in idents:
             self.assertEqual(self.front.response(ident).body, b"hello")
-        self.assertEqual(self.front.worker.wait(5), 0)
+        self.assertEqual(self.front.worker.wait(), 0)
 
     def test_quit_is_bounded(self):
         self.front.close()
@@ -485,14 +482,14 @@ class End(Case):
         self.front.send("GET", "/sleep", query="60")
         self.front.get()
         self.front.worker.quit()
-        self.assertEqual(self.front.worker.wait(5), 0)
+        self.assertEqual(self.front.worker.wait(), 0)
         self.assertEqual(self.front.stdout(), "shutdown None\n")
 
     def test_end_of_control_is_the_end(self):
         self.front.send("GET", "/sleep", query="60")
         self.front.get()
         self.front.worker.control.close()
-        self.front.worker.wait(2)
+        self.front.worker.wait()
         self.assertEqual(self.front.stdout(), "")
 
     def test_signals_for_the_group_do_not_end_the_worker(self):
@@ -561,7 +558,7 @@ async def app(scope, receive, send):
         f = self.load(self.START)
         self.assertEqual(f.get().body, b"{'a': 1}")
         f.worker.quit()
-        self.assertEqual(f.worker.wait(5), 0)
+        self.assertEqual(f.worker.wait(), 0)
 
     def test_35_startup_failed(self):
         failed = self.fails("""
@@ -575,7 +572,7 @@ async def app(scope, receive, send):
         f = self.load("        raise ValueError('only http')")
         self.assertEqual(f.get().body, b"{}")
         f.worker.quit()
-        self.assertEqual(f.worker.wait(5), 0)
+        self.assertEqual(f.worker.wait(), 0)
 
     def test_36_exception_with_lifespan_on(self):
         failed = self.fails("        raise ValueError('broken startup')", lifespan="on")
@@ -598,7 +595,7 @@ async def app(scope, receive, send):
             self.START + "        await receive(); await asyncio.sleep(60)", drain_timeout=0.2
         )
         f.worker.quit()
-        self.assertEqual(f.worker.wait(5), 0)
+        self.assertEqual(f.worker.wait(), 0)
         self.assertIn("shutdown was cut", f.stderr())
 
     def test_37_shutdown_failed(self):
@@ -610,13 +607,13 @@ async def app(scope, receive, send):
 """
         )
         f.worker.quit()
-        self.assertEqual(f.worker.wait(5), 0)
+        self.assertEqual(f.worker.wait(), 0)
         self.assertIn("still busy", f.stderr())
 
     def test_37_exception_in_shutdown(self):
         f = self.load(self.START + "        await receive(); raise ValueError('at the end')")
         f.worker.quit()
-        self.assertEqual(f.worker.wait(5), 0)
+        self.assertEqual(f.worker.wait(), 0)
         self.assertIn("ValueError: at the end", f.stderr())
 
     def test_exception_while_requests_run(self):

@@ -60,7 +60,7 @@ class Case(unittest.TestCase):
         """What a script has printed."""
         process = self.start(code)
         try:
-            out, err = process.communicate(timeout=30)
+            out, err = process.communicate(timeout=90)
         finally:
             process.kill()
         self.assertEqual(process.returncode, status, err)
@@ -82,7 +82,7 @@ class Run(Case):
             if line.startswith("  cores"):
                 break
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
         self.assertEqual(process.returncode, 0, lines)
         text = "".join(lines)
         self.assertIn(f"pid {process.pid}", text)

@@ -22,7 +22,7 @@ class Life(unittest.TestCase):
         for _ in range(requests):
             self.assertEqual(f.get().body, b"hello")
         f.worker.quit()
-        self.assertEqual(f.worker.wait(10), 0)
+        self.assertEqual(f.worker.wait(), 0)
         return list(iter(lambda: f.worker.control.recv(100), b""))
 
     def test_a_number_of_requests_is_reported_once(self):
@@ -51,7 +51,7 @@ class Life(unittest.TestCase):
                 f = self.start(kind, worker_class, beat_interval=1.0, env=environment)
                 f.worker.process.send_signal(signal.SIGABRT)
                 # Python may crash while it looks at a thread that runs.
-                self.assertIn(f.worker.wait(10), (-signal.SIGABRT, -signal.SIGSEGV))
+                self.assertIn(f.worker.wait(), (-signal.SIGABRT, -signal.SIGSEGV))
                 self.assertIn("(most recent call first)", f.stderr())
 
 

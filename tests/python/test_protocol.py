@@ -27,6 +27,12 @@ class Case:
         self.addCleanup(started.close)
         return started
 
+    def gate(self):
+        """A file for the view `stepwise`, which goes on when it exists."""
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        return Path(directory.name) / "go"
+
 
 class Both(Case):
     """What holds for sync and gthread alike."""
@@ -47,14 +53,13 @@ class Both(Case):
 
     def test_mark_is_set_while_the_body_is_made(self):
         f = self.start()
-        with tempfile.TemporaryDirectory() as directory:
-            go = os.path.join(directory, "go")
-            ident = f.send("GET", "/stepwise", query=go)
-            f.until(lambda: f.responses[ident].body == b"one")
-            self.assertEqual(f.worker.marks(), [ident])
-            Path(go).touch()
-            f.response(ident)
-            f.until(lambda: f.worker.marks() == [])
+        go = self.gate()
+        ident = f.send("GET", "/stepwise", query=str(go))
+        f.until(lambda: f.responses[ident].body == b"one")
+        self.assertEqual(f.worker.marks(), [ident])
+        go.touch()
+        f.response(ident)
+        f.until(lambda: f.worker.marks() == [])
 
     def test_expired(self):
         f = self.start()
@@ -65,9 +70,10 @@ class Both(Case):
 
     def test_expired_while_it_waited(self):
         f = self.start()
-        slow = [f.send("GET", "/sleep", query="0.3") for _ in range(self.threads)]
-        f.until(lambda: len(f.worker.marks()) == self.threads)
-        late = f.send(deadline=time.monotonic() + 0.05)
+        # It has passed when a thread is free again, however late that is.
+        deadline = time.monotonic() + 0.1
+        slow = [f.send("GET", "/sleep", query="1") for _ in range(self.threads)]
+        late = f.send(deadline=deadline)
         self.assertEqual(f.response(late).end, "expired")
         for ident in slow:
             self.assertEqual(f.response(ident).body, b"slept")
@@ -120,16 +126,14 @@ class Both(Case):
         os.kill(f.worker.process.pid, signal.SIGCONT)
         for ident in idents:
             f.response(ident)
-        time.sleep(0.02)
-        self.assertGreaterEqual(f.worker.rings(), 5)
+        f.worker.wait_for_rings(5)
 
     def test_full_data_socket(self):
         """Rule (c): the worker rings, waits for room, and goes on."""
         f = self.start()
         f.auto_grant = False
         idents = [f.send("GET", "/big", query=str(200_192)) for _ in range(8)]
-        time.sleep(0.3)
-        self.assertGreaterEqual(f.worker.rings(), 1)
+        self.assertTrue(f.worker.wait_for_ring())
         for ident in idents:
             self.assertEqual(len(f.response(ident).body), 200_192)
 
@@ -212,7 +216,7 @@ class Both(Case):
         f = self.start()
         f.get()
         f.worker.quit()
-        self.assertEqual(f.worker.wait(5), 0)
+        self.assertEqual(f.worker.wait(), 0)
         self.assertEqual(f.stderr(), "")
 
     def test_quit_finishes_what_runs(self):
@@ -222,7 +226,7 @@ class Both(Case):
         f.worker.quit()
         for ident in running:
             self.assertEqual(f.response(ident).body, b"slept")
-        self.assertEqual(f.worker.wait(5), 0)
+        self.assertEqual(f.worker.wait(), 0)
 
     def test_quit_is_heard_while_there_is_always_a_request(self):
         f = self.start()
@@ -244,7 +248,7 @@ class Both(Case):
             while time.monotonic() < end:
                 f.worker.data[0].recv(1 << 20)
             f.worker.quit()
-            end = time.monotonic() + 5
+            end = time.monotonic() + front.PATIENCE
             while f.worker.process.poll() is None and time.monotonic() < end:
                 try:
                     f.worker.data[0].recv(1 << 20, front.DONTWAIT)
@@ -258,13 +262,13 @@ class Both(Case):
     @staticmethod
     def request(f):
         values = front.environ("GET", "/", [], "", "1.1", None)
-        return (0, 0, f.new_id(), values, b"", time.monotonic() + 30)
+        return (0, 0, f.new_id(), values, b"", time.monotonic() + 2 * front.PATIENCE)
 
     def test_end_of_control_is_the_end(self):
         f = self.start()
         f.get()
         f.worker.control.close()
-        self.assertIsNotNone(f.worker.wait(2))
+        self.assertIsNotNone(f.worker.wait())
 
     def test_everything_closed_is_the_end(self):
         f = self.start()
@@ -272,7 +276,7 @@ class Both(Case):
         f.near.close()
         f.worker.data[0].close()
         f.worker.control.close()
-        self.assertIsNotNone(f.worker.wait(2))
+        self.assertIsNotNone(f.worker.wait())
         self.assertEqual(f.stderr(), "")
 
     def test_coring_ends_while_a_response_waits_for_credit(self):
@@ -281,7 +285,7 @@ class Both(Case):
         ident = f.send("GET", "/endless")
         f.until(lambda: len(f.responses[ident].body) == CREDIT)
         f.worker.control.close()
-        f.worker.wait(2)
+        f.worker.wait()
 
     def test_a_core_that_ends_does_not_end_the_worker(self):
         f = self.start(cores=2)
@@ -299,7 +303,7 @@ class Both(Case):
                     b"lost----",
                     front.environ("GET", "/", [], "", "1.1", None),
                     b"",
-                    time.monotonic() + 30,
+                    time.monotonic() + 2 * front.PATIENCE,
                 ),
                 2,
             )
@@ -320,7 +324,7 @@ class Both(Case):
 
     def test_killed_worker_leaves_its_mark_and_the_others_go_on(self):
         f = self.start(workers=2, threads=1)
-        slow = f.send("GET", "/sleep", query="5")
+        slow = f.send("GET", "/sleep", query="60")
         f.until(lambda: any(worker.marks() == [slow] for worker in f.workers))
         victim = next(worker for worker in f.workers if worker.marks())
         queued = [f.send() for _ in range(20)]
@@ -414,7 +418,7 @@ class Both(Case):
                 f.near.send(b"")
                 time.sleep(0.01)
         for worker in f.workers:
-            self.assertEqual(worker.wait(5), 0)
+            self.assertEqual(worker.wait(), 0)
             self.assertEqual(worker.control.recv(4096), b"shut")
 
     def test_shutdown_with_requests_that_run(self):
@@ -423,7 +427,7 @@ class Both(Case):
         f.until(lambda: f.worker.marks() == [running])
         f.far.shutdown(socket.SHUT_RDWR)
         self.assertEqual(f.response(running).body, b"slept")
-        self.assertEqual(f.worker.wait(5), 0)
+        self.assertEqual(f.worker.wait(), 0)
 
     def test_a_closed_descriptor_ends_the_worker(self):
         f = self.start()
@@ -432,7 +436,7 @@ class Both(Case):
         # A thread that waits notices at the next request.
         time.sleep(0.05)
         f.send()
-        self.assertEqual(f.worker.wait(5), 1)
+        self.assertEqual(f.worker.wait(), 1)
         self.assertIn("does the application close descriptors", f.stderr())
 
 
@@ -458,11 +462,13 @@ class Gthread(Both, unittest.TestCase):
     def test_one_receives_at_a_time(self):
         """While every thread runs a request, what arrives stays in the socket for other workers."""
         f = self.start(threads=2)
-        running = [f.send("GET", "/sleep", query="0.4") for _ in range(2)]
+        go = self.gate()
+        running = [f.send("GET", "/stepwise", query=str(go)) for _ in range(2)]
         f.until(lambda: len(f.worker.marks()) == 2)
         ident = f.send()
         time.sleep(0.05)
         self.assertTrue(front.select.select([f.far], [], [], 0)[0])
+        go.touch()
         for one in [*running, ident]:
             f.response(one)
 
@@ -470,23 +476,22 @@ class Gthread(Both, unittest.TestCase):
         f = self.start(threads=4)
         for _ in range(50):
             f.get()
-        slow = f.send("GET", "/sleep", query="1")
-        worst = 0.0
+        go = self.gate()
+        slow = f.send("GET", "/stepwise", query=str(go))
         for _ in range(100):
-            began = time.monotonic()
             self.assertEqual(f.get().body, b"hello")
-            worst = max(worst, time.monotonic() - began)
         self.assertIsNone(f.responses[slow].end)
-        self.assertLess(worst, 0.2)
+        go.touch()
         f.response(slow)
 
     def test_slow_requests_use_all_threads(self):
         f = self.start(threads=8)
         began = time.monotonic()
         for _ in range(2):
-            for ident in [f.send("GET", "/sleep", query="0.1") for _ in range(16)]:
+            for ident in [f.send("GET", "/sleep", query="0.3") for _ in range(32)]:
                 self.assertEqual(f.response(ident).body, b"slept")
-        self.assertLess(time.monotonic() - began, 0.75)
+        # One after the other would take 19 s.
+        self.assertLess(time.monotonic() - began, 12)
 
     def test_many_streams_wait_for_credit(self):
         """Whichever thread reads a grant, the right one goes on."""
@@ -517,7 +522,7 @@ class Gthread(Both, unittest.TestCase):
             f.send("GET", "/sleep", query="20")
         f.until(lambda: len(f.worker.marks()) == 2)
         f.worker.control.close()
-        f.worker.wait(2)
+        f.worker.wait()
 
     def test_an_idle_worker_does_nothing(self):
         f = self.start(threads=8)
@@ -543,28 +548,23 @@ class Gthread(Both, unittest.TestCase):
 class SeveralWorkers(Case, unittest.TestCase):
     def test_whichever_is_free_takes_the_next(self):
         f = self.start(workers=2)
-        slow = f.send("GET", "/sleep", query="0.5")
+        go = self.gate()
+        slow = f.send("GET", "/stepwise", query=str(go))
         f.until(lambda: any(worker.marks() for worker in f.workers))
-        began = time.monotonic()
         pids = {f.get("/pid").body for _ in range(50)}
-        self.assertLess(time.monotonic() - began, 0.4)
         self.assertEqual(len(pids), 1)
+        go.touch()
         f.response(slow)
 
     def test_a_thread_that_keeps_the_interpreter_lock_holds_up_nobody(self):
         f = self.start(workers=2, worker_class="gthread", threads=4)
         for _ in range(20):
             f.get()
-        slow = f.send("GET", "/hog", query="1")
+        slow = f.send("GET", "/hog", query="100")
         f.until(lambda: any(worker.marks() for worker in f.workers))
-        worst = 0.0
         for _ in range(100):
-            began = time.monotonic()
             self.assertEqual(f.get().body, b"hello")
-            worst = max(worst, time.monotonic() - began)
         self.assertIsNone(f.responses[slow].end)
-        self.assertLess(worst, 0.2)
-        f.response(slow)
 
     def test_multiprocess_is_truthful(self):
         f = self.start(workers=2)

@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import front
-from front import ABORT, HEAD, Front
+from front import ABORT, HEAD, PATIENCE, Front
 
 APP = {"wsgi_app.py": Path(front.__file__).with_name("wsgi_app.py").read_text()}
 
@@ -68,13 +68,13 @@ class Base:
 
     def assert_closed(self, name, count):
         """A response may be complete before the application is."""
-        end = time.monotonic() + 5
+        end = time.monotonic() + PATIENCE
         while self.closed(name) < count and time.monotonic() < end:
             time.sleep(0.005)
         self.assertEqual(self.closed(name), count)
 
     def assert_logged(self, text):
-        end = time.monotonic() + 5
+        end = time.monotonic() + PATIENCE
         while text not in self.errors() and time.monotonic() < end:
             time.sleep(0.005)
         self.assertIn(text, self.errors())

@@ -567,7 +567,7 @@ def use_late(environ, start_response):
 def threads(environ, start_response):
     """Waits until as many requests run as the query says."""
     count = int(environ["QUERY_STRING"])
-    BARRIERS.setdefault(count, threading.Barrier(count)).wait(10)
+    BARRIERS.setdefault(count, threading.Barrier(count)).wait(45)
     return text(start_response, threading.current_thread().name)
 
 
