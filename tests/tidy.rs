@@ -124,7 +124,7 @@ fn rooms_do_not_use_forbidden_names() {
     );
     shows(
         "src/service/request.rs",
-        "use crate::http::h1::RequestLimits;",
+        "use crate::http::h1::MessageLimits;",
         imports::absences,
         1,
     );

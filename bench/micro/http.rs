@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use coring::parts::Head;
-use coring::parts::h1::{BodyLength, Codec, Event, Framing, RequestLimits, ResponseHead};
+use coring::parts::h1::{BodyLength, Codec, Event, Framing, MessageLimits, ResponseHead};
 use coring::{HeaderName, HeaderValue, StatusCode};
 
 use crate::measure::time;
@@ -29,7 +29,7 @@ If-None-Match: \"5e-62a1b2c3d4e5f\"\r\n\
 Priority: u=0, i\r\n\r\n";
 
 pub(crate) fn measure() {
-    let limits = RequestLimits::default();
+    let limits = MessageLimits::default();
     let name = HeaderName::from_static("content-type");
     let value = HeaderValue::from_static("text/html; charset=utf-8");
     let response = ResponseHead {
@@ -58,7 +58,7 @@ pub(crate) fn measure() {
     }
 }
 
-fn read(codec: &mut Codec, bytes: &[u8], limits: &RequestLimits) {
+fn read(codec: &mut Codec, bytes: &[u8], limits: &MessageLimits) {
     let mut head = Head::new();
     let step = codec.next_event(black_box(bytes), limits, &mut head);
     assert_eq!(step, Ok((bytes.len(), Event::Request(Framing::None))));

@@ -9,6 +9,11 @@ use ::http::StatusCode;
 pub enum Fault {
     /// The request line is not `method SP target SP version` (RFC 9112 §3).
     BadRequestLine,
+    /// The status line of a response is not `version SP status` with an optional reason phrase
+    /// (RFC 9112 §4).
+    BadStatusLine,
+    /// A response switches to another protocol, which its request has not asked for.
+    UnexpectedSwitch,
     /// A field line is malformed (RFC 9112 §5), or Content-Type occurs twice.
     BadField,
     /// A line ends in LF without CR. RFC 9112 §2.2 allows servers to accept this; it is refused
@@ -78,6 +83,8 @@ impl Fault {
             Self::UnsupportedTransferCoding | Self::UnsupportedMethod => {
                 StatusCode::NOT_IMPLEMENTED
             }
+            // Faults of a server, for the client of a gateway.
+            Self::BadStatusLine | Self::UnexpectedSwitch => StatusCode::BAD_GATEWAY,
             Self::UnsupportedVersion => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
         }
     }
@@ -87,6 +94,8 @@ impl Fault {
     pub const fn reason(self) -> &'static str {
         match self {
             Self::BadRequestLine => "malformed request line",
+            Self::BadStatusLine => "malformed status line",
+            Self::UnexpectedSwitch => "unexpected switch of protocols",
             Self::BadField => "malformed header field",
             Self::BareLineFeed => "line ends in LF without CR",
             Self::BadTarget => "malformed request target",

@@ -100,7 +100,7 @@ pub enum HalfClose {
 
 impl Default for Limits {
     fn default() -> Self {
-        let h1 = h1::RequestLimits::default();
+        let h1 = h1::MessageLimits::default();
         let seconds = |seconds| Some(Duration::from_secs(seconds));
         Self {
             head_timeout: seconds(10),
@@ -142,7 +142,7 @@ impl Limits {
             bytes_per_second_min,
             connections_max: self.connections_max.map_or(u64::MAX, |max| max as u64),
             receive_blocks_max: self.receive_memory_max.unwrap_or(usize::MAX) / BLOCK_BYTES,
-            h1: h1::RequestLimits {
+            h1: h1::MessageLimits {
                 head_bytes_max: self.head_bytes_max,
                 target_bytes_max: self.target_bytes_max,
                 fields_max: self.fields_max,
@@ -228,7 +228,7 @@ pub(crate) struct Bounds {
     pub(super) connections_max: u64,
     pub(super) receive_blocks_max: usize,
     /// The limits of the protocol.
-    pub(super) h1: h1::RequestLimits,
+    pub(super) h1: h1::MessageLimits,
     pub(super) sends: SendLimits,
     pub(super) half_close: HalfClose,
 }

@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use super::parse::RequestLimits;
+use super::parse::MessageLimits;
 use crate::http::Fault;
 use crate::http::field::{find, is_token, is_value, split_line};
 
@@ -92,7 +92,7 @@ impl Decoder {
         &mut self,
         bytes: &[u8],
         scanned: &mut u32,
-        limits: &RequestLimits,
+        limits: &MessageLimits,
     ) -> Result<(usize, BodyEvent), Fault> {
         let mut at = 0;
         loop {
@@ -127,7 +127,7 @@ impl Decoder {
 
     /// Reads one byte of `chunk-size [chunk-ext] CRLF`, or of the CRLF after a chunk's data. White
     /// space around the size is refused. Extensions are ignored.
-    fn take_framing(&mut self, byte: u8, limits: &RequestLimits) -> Result<(), Fault> {
+    fn take_framing(&mut self, byte: u8, limits: &MessageLimits) -> Result<(), Fault> {
         self.overhead = self.overhead.saturating_add(1);
         if self.overhead > OVERHEAD_BYTES_FREE && self.announced < u64::from(self.overhead) / 3 {
             return Err(Fault::BadChunk);
@@ -152,7 +152,7 @@ impl Decoder {
     }
 
     /// Begins the chunk whose size was read. The size 0 begins the trailer section.
-    fn begin_chunk(&mut self, limits: &RequestLimits) -> Result<(), Fault> {
+    fn begin_chunk(&mut self, limits: &MessageLimits) -> Result<(), Fault> {
         self.size_digits = 0;
         if self.left == 0 {
             self.syntax = Syntax::Trailers;
@@ -177,7 +177,7 @@ impl Decoder {
         bytes: &[u8],
         at: usize,
         scanned: &mut u32,
-        limits: &RequestLimits,
+        limits: &MessageLimits,
     ) -> Result<(usize, BodyEvent), Fault> {
         let rest = &bytes[at..];
         let before = (*scanned as usize).min(rest.len());

@@ -11,7 +11,7 @@ use super::encode::{
     BodyLength, DataPrefix, HeadWriter, Persistence, ResponseFraming, ResponseHead, WrongLength,
     last_chunk,
 };
-use super::parse::{self, Framing, RequestFlags, RequestLimits};
+use super::parse::{self, Framing, MessageLimits, RequestFlags};
 use super::state::{ExchangeState, Party, PartyState, Step};
 use crate::http::date::DATE_LEN;
 use crate::http::{Fault, Head, Version};
@@ -99,7 +99,7 @@ impl Codec {
     pub fn next_event(
         &mut self,
         bytes: &[u8],
-        limits: &RequestLimits,
+        limits: &MessageLimits,
         head: &mut Head,
     ) -> Result<(usize, Event), Fault> {
         let step = match self.exchange.requester() {
@@ -393,7 +393,7 @@ impl Codec {
     fn next_head(
         &mut self,
         bytes: &[u8],
-        limits: &RequestLimits,
+        limits: &MessageLimits,
         head: &mut Head,
     ) -> Result<(usize, Event), Fault> {
         let mut flags = RequestFlags::default();
@@ -427,7 +427,7 @@ impl Codec {
     fn next_body_event(
         &mut self,
         bytes: &[u8],
-        limits: &RequestLimits,
+        limits: &MessageLimits,
     ) -> Result<(usize, Event), Fault> {
         if !bytes.is_empty() {
             self.exchange.proceed();

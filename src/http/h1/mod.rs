@@ -4,12 +4,18 @@
 pub mod body;
 pub mod codec;
 pub mod encode;
+mod encode_request;
 pub mod parse;
+mod parse_response;
+mod requester;
 pub mod state;
 
 pub use codec::{Codec, DATA_SUFFIX, Event, is_blank};
 pub use encode::{BodyLength, ResponseHead};
-pub use parse::{FIELDS_MAX, Framing, RequestLimits};
+pub use encode_request::RequestHead;
+pub use parse::{FIELDS_MAX, Framing, MessageLimits};
+pub use parse_response::ReceivedHead;
+pub use requester::{Requester, ResponseEvent};
 
 #[cfg(test)]
 mod tests;

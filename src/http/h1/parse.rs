@@ -10,32 +10,32 @@ use crate::http::field::{find, is_host, tokens};
 use crate::http::target::Target;
 use crate::http::{Fault, Head, Span, Version};
 
-/// The limits of a request. A request that exceeds one is refused.
+/// The limits of a message. A message that exceeds one is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RequestLimits {
+pub struct MessageLimits {
     /// The length of a head in bytes, including its empty line; also of a trailer section. It has
     /// 16 bits, as the offsets of a [`Span`] do.
     pub head_bytes_max: u16,
-    /// The length of a request target, in bytes.
+    /// The length of a request target, in bytes; a response has none.
     pub target_bytes_max: u16,
     /// The number of field lines in a head, and in a trailer section. In a head it is never more
     /// than [`FIELDS_MAX`].
     pub fields_max: u16,
-    /// The length of a request body in bytes, without chunked framing; `u64::MAX` means no limit.
+    /// The length of a body in bytes, without chunked framing; `u64::MAX` means no limit.
     pub body_bytes_max: u64,
 }
 
-/// The largest effective value of [`RequestLimits::fields_max`].
+/// The largest effective value of [`MessageLimits::fields_max`].
 pub const FIELDS_MAX: usize = 256;
 
-impl RequestLimits {
+impl MessageLimits {
     /// Whether a body of `len` bytes exceeds its limit.
     pub(super) const fn is_body_too_large(&self, len: u64) -> bool {
         len > self.body_bytes_max
     }
 }
 
-impl Default for RequestLimits {
+impl Default for MessageLimits {
     fn default() -> Self {
         Self {
             head_bytes_max: 16 * 1024,
@@ -80,7 +80,7 @@ pub(super) struct RequestFlags {
 pub(super) fn parse(
     bytes: &[u8],
     scanned: &mut u32,
-    limits: &RequestLimits,
+    limits: &MessageLimits,
     head: &mut Head,
     flags: &mut RequestFlags,
 ) -> Result<Option<(usize, Framing)>, Fault> {
@@ -121,7 +121,7 @@ fn leading_blank(bytes: &[u8]) -> Result<Option<usize>, Fault> {
 }
 
 /// Whether a line end at or after `from` is followed by an empty line, with or without CR.
-fn has_empty_line(bytes: &[u8], from: usize) -> bool {
+pub(super) fn has_empty_line(bytes: &[u8], from: usize) -> bool {
     let mut rest = &bytes[from..];
     while let Some(at) = find(rest, b'\n') {
         rest = &rest[at + 1..];
@@ -137,7 +137,7 @@ const METHOD_BYTES_MAX: usize = 32;
 
 /// Refuses a target that exceeds its limit, even before its end has arrived. Earlier calls have
 /// checked the first `before` bytes.
-fn refuse_long_target(head: &[u8], before: usize, limits: &RequestLimits) -> Result<(), Fault> {
+fn refuse_long_target(head: &[u8], before: usize, limits: &MessageLimits) -> Result<(), Fault> {
     let max = usize::from(limits.target_bytes_max);
     if head.len() <= max || before > max + METHOD_BYTES_MAX + 1 + LEADING_BLANK_MAX {
         return Ok(());
@@ -157,7 +157,7 @@ fn refuse_long_target(head: &[u8], before: usize, limits: &RequestLimits) -> Res
 fn parse_request(
     window: &[u8],
     blank: usize,
-    limits: &RequestLimits,
+    limits: &MessageLimits,
     head: &mut Head,
     flags: &mut RequestFlags,
 ) -> Result<Option<(usize, Framing)>, Fault> {
@@ -390,7 +390,7 @@ impl HeadSummary {
     }
 
     /// The framing of the body (RFC 9112 §6.3). Every doubtful case is refused.
-    fn framing(&self, version: Version, limits: &RequestLimits) -> Result<Framing, Fault> {
+    fn framing(&self, version: Version, limits: &MessageLimits) -> Result<Framing, Fault> {
         match (self.has_coding, self.length) {
             (true, Some(_)) => Err(Fault::ConflictingFraming),
             (true, None) if version == Version::Http10 => Err(Fault::ConflictingFraming),
@@ -412,7 +412,7 @@ impl HeadSummary {
 
 /// Parses a Content-Length: `1*DIGIT` that fits a `u64`. A sign is refused, and so is a list, even
 /// one of equal numbers.
-fn read_length(value: &[u8]) -> Result<u64, Fault> {
+pub(super) fn read_length(value: &[u8]) -> Result<u64, Fault> {
     let add = |sum: u64, &byte: &u8| {
         let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
         sum.checked_mul(10)?.checked_add(digit)

@@ -22,5 +22,6 @@ mod input;
 mod planned;
 #[cfg(test)]
 mod replay;
+pub mod responses;
 pub mod values;
 pub mod wheel;

@@ -60,6 +60,11 @@ fn h1() {
 }
 
 #[test]
+fn responses() {
+    replay("responses", crate::responses::check);
+}
+
+#[test]
 fn values() {
     replay("values", crate::values::check);
 }

@@ -1,7 +1,7 @@
 //! Request bodies: Content-Length, chunked framing, limits, and framing that smuggles requests.
 
 use super::{check, check_with};
-use crate::http::h1::RequestLimits;
+use crate::http::h1::MessageLimits;
 
 fn counted(length: &str, body: &str) -> String {
     format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{body}")
@@ -231,10 +231,10 @@ fn validates_trailers() {
     check(body("A: b\n"), &[head, "BareLineFeed"]);
     check(chunked("0\r\n\n"), &[head, "BareLineFeed"]);
 
-    let limits = RequestLimits {
+    let limits = MessageLimits {
         head_bytes_max: 100,
         fields_max: 3,
-        ..RequestLimits::default()
+        ..MessageLimits::default()
     };
     check_with(&limits, body("A:\r\nB:\r\nC:\r\n"), &[head, "end"]);
     check_with(
@@ -255,9 +255,9 @@ fn validates_trailers() {
 
 #[test]
 fn enforces_the_body_limit() {
-    let limits = RequestLimits {
+    let limits = MessageLimits {
         body_bytes_max: 5,
-        ..RequestLimits::default()
+        ..MessageLimits::default()
     };
     check_with(
         &limits,
@@ -278,9 +278,9 @@ fn enforces_the_body_limit() {
         &[head, "data hel", "BodyTooLarge"],
     );
     check_with(&limits, chunked("6\r\n"), &[head, "BodyTooLarge"]);
-    let unlimited = RequestLimits {
+    let unlimited = MessageLimits {
         body_bytes_max: u64::MAX,
-        ..RequestLimits::default()
+        ..MessageLimits::default()
     };
     check_with(
         &unlimited,
@@ -302,7 +302,7 @@ fn enforces_the_body_limit() {
 #[test]
 #[cfg_attr(miri, ignore = "half a megabyte in small chunks takes Miri minutes")]
 fn refuses_bodies_that_are_mostly_framing() {
-    let limits = RequestLimits::default();
+    let limits = MessageLimits::default();
     let replay = |body: &str| super::replay([chunked(body).as_bytes()], &limits).pop();
     let ends = Some(String::from("end"));
     let refused = Some(String::from("BadChunk"));

@@ -2,7 +2,7 @@
 //! events however they are split.
 
 use super::replay;
-use crate::http::h1::RequestLimits;
+use crate::http::h1::MessageLimits;
 
 const SEED: u64 = 0x5eed_c0de_0001;
 const MUTATED_INPUTS: usize = if cfg!(miri) { 20 } else { 6000 };
@@ -87,10 +87,10 @@ fn mutate(random: &mut Random) -> Vec<u8> {
 
 #[test]
 fn mutated_requests_yield_the_same_events_however_split() {
-    let limits = RequestLimits {
+    let limits = MessageLimits {
         head_bytes_max: 512,
         target_bytes_max: 64,
-        ..RequestLimits::default()
+        ..MessageLimits::default()
     };
     let mut random = Random(SEED);
     let mut refused = 0;

@@ -4,12 +4,13 @@
 mod bodies;
 mod hostile;
 mod persistence;
+mod received;
 mod requests;
 mod response_heads;
 mod responses;
 mod trailers;
 
-use super::{BodyLength, Codec, Event, Framing, RequestLimits, ResponseHead};
+use super::{BodyLength, Codec, Event, Framing, MessageLimits, ResponseHead};
 use crate::http::{Fault, Head};
 use ::http::{HeaderName, HeaderValue, StatusCode};
 
@@ -22,14 +23,14 @@ const NO_FIELDS: [(&HeaderName, &HeaderValue); 0] = [];
 /// has received.
 struct Script<'a> {
     codec: Codec,
-    limits: &'a RequestLimits,
+    limits: &'a MessageLimits,
     unread: Vec<u8>,
     log: Vec<String>,
     is_over: bool,
 }
 
 impl<'a> Script<'a> {
-    fn new(limits: &'a RequestLimits) -> Self {
+    fn new(limits: &'a MessageLimits) -> Self {
         let codec = Codec::server();
         Self {
             codec,
@@ -130,7 +131,7 @@ impl<'a> Script<'a> {
 }
 
 /// The next event of a connection, for tests that do not need the head.
-fn next(codec: &mut Codec, bytes: &[u8], limits: &RequestLimits) -> Result<(usize, Event), Fault> {
+fn next(codec: &mut Codec, bytes: &[u8], limits: &MessageLimits) -> Result<(usize, Event), Fault> {
     codec.next_event(bytes, limits, &mut Head::new())
 }
 
@@ -154,7 +155,7 @@ fn describe(codec: &Codec, head: &Head, framing: Framing, bytes: &[u8]) -> Strin
 /// Receives these fragments and half-closes. Returns the log.
 fn replay<'p>(
     fragments: impl IntoIterator<Item = &'p [u8]>,
-    limits: &RequestLimits,
+    limits: &MessageLimits,
 ) -> Vec<String> {
     let mut script = Script::new(limits);
     for fragment in fragments {
@@ -164,7 +165,7 @@ fn replay<'p>(
 }
 
 /// Checks that `input` yields the log `expected`, however it is split.
-fn check_with(limits: &RequestLimits, input: impl AsRef<[u8]>, expected: &[&str]) {
+fn check_with(limits: &MessageLimits, input: impl AsRef<[u8]>, expected: &[&str]) {
     let input = input.as_ref();
     let text = String::from_utf8_lossy(&input[..input.len().min(400)]);
     assert_eq!(
@@ -199,5 +200,5 @@ fn check_with(limits: &RequestLimits, input: impl AsRef<[u8]>, expected: &[&str]
 
 /// Like [`check_with`], with the default limits.
 fn check(input: impl AsRef<[u8]>, expected: &[&str]) {
-    check_with(&RequestLimits::default(), input, expected);
+    check_with(&MessageLimits::default(), input, expected);
 }

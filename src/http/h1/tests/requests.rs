@@ -1,7 +1,7 @@
 //! Request heads: the parsed values, and the refused ones.
 
 use super::{check, check_with, next};
-use crate::http::h1::{Codec, Event, Framing, RequestLimits};
+use crate::http::h1::{Codec, Event, Framing, MessageLimits};
 use crate::http::{Fault, Head, Version};
 
 /// A POST request with a valid Host and these field lines.
@@ -11,7 +11,7 @@ fn with(fields: &str) -> String {
 
 fn parse(bytes: &[u8]) -> (Head, Framing) {
     let mut head = Head::new();
-    match Codec::server().next_event(bytes, &RequestLimits::default(), &mut head) {
+    match Codec::server().next_event(bytes, &MessageLimits::default(), &mut head) {
         Ok((used, Event::Request(framing))) if used == bytes.len() => (head, framing),
         other => panic!("{other:?}"),
     }
@@ -125,7 +125,7 @@ fn parses_request_lines() {
 
 #[test]
 fn refuses_invalid_bytes_before_the_head_is_complete() {
-    let early = |bytes: &[u8]| next(&mut Codec::server(), bytes, &RequestLimits::default());
+    let early = |bytes: &[u8]| next(&mut Codec::server(), bytes, &MessageLimits::default());
     assert_eq!(early(b"\x16\x03\x01\x02"), Err(Fault::BadRequestLine));
     assert_eq!(early(b"\0"), Err(Fault::BadRequestLine));
     assert_eq!(early(b"GET /\x7f"), Err(Fault::BadTarget));
@@ -183,7 +183,7 @@ fn refuses_invalid_fields() {
             let mut value = [b'v'; 40];
             value[at] = control;
             let head = [b"GET / HTTP/1.0\r\nX: ", value.as_slice(), b"\r\n\r\n"].concat();
-            let event = next(&mut Codec::server(), &head, &RequestLimits::default());
+            let event = next(&mut Codec::server(), &head, &MessageLimits::default());
             assert_eq!(event, Err(Fault::BadField), "{control:#x} at {at}");
         }
     }
@@ -302,7 +302,7 @@ fn get(target_bytes: usize, fields: &str) -> String {
 
 #[test]
 fn enforces_the_limits() {
-    let limits = RequestLimits {
+    let limits = MessageLimits {
         head_bytes_max: 100,
         target_bytes_max: 20,
         fields_max: 3,
@@ -320,7 +320,7 @@ fn enforces_the_limits() {
         &["TargetTooLong"],
     );
     // The longest accepted method and the most empty lines before the target.
-    let wide = RequestLimits {
+    let wide = MessageLimits {
         head_bytes_max: 200,
         ..limits
     };
@@ -350,9 +350,9 @@ fn enforces_the_limits() {
 fn enforces_the_smallest_head_limits() {
     let empty_lines = "\r\n".repeat(100);
     for head_bytes_max in 0..=20 {
-        let limits = RequestLimits {
+        let limits = MessageLimits {
             head_bytes_max,
-            ..RequestLimits::default()
+            ..MessageLimits::default()
         };
         let fault = match head_bytes_max {
             0..=9 => "HeadTooLarge",
@@ -360,7 +360,7 @@ fn enforces_the_smallest_head_limits() {
         };
         check_with(&limits, &empty_lines, &[fault]);
     }
-    let limits = RequestLimits {
+    let limits = MessageLimits {
         head_bytes_max: 18,
         target_bytes_max: 1,
         fields_max: 1,
@@ -393,7 +393,7 @@ fn enforces_the_default_limits() {
 #[test]
 fn a_head_in_many_fragments_takes_linear_time() {
     const HEAD_BYTES: usize = if cfg!(miri) { 500 } else { 16_000 };
-    let limits = RequestLimits::default();
+    let limits = MessageLimits::default();
     let mut bytes = b"GET / HTTP/1.1\r\nHost: a\r\nX: ".to_vec();
     let mut codec = Codec::server();
     // Quadratic time would be a hundred million steps here, which take a debug build seconds.

@@ -6,7 +6,7 @@ use super::{DATE, NO_FIELDS, next};
 use crate::http::Fault;
 use crate::http::h1::DATA_SUFFIX;
 use crate::http::h1::encode::{DataPrefix, WrongLength};
-use crate::http::h1::{BodyLength, Codec, Event, RequestLimits, ResponseHead};
+use crate::http::h1::{BodyLength, Codec, Event, MessageLimits, ResponseHead};
 
 pub(super) const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const HEAD: &str = "HEAD / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -20,7 +20,7 @@ const POST: &str = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n";
 /// A connection that has read `request`.
 pub(super) fn after(request: &str) -> Codec {
     let mut codec = Codec::server();
-    let event = next(&mut codec, request.as_bytes(), &RequestLimits::default());
+    let event = next(&mut codec, request.as_bytes(), &MessageLimits::default());
     assert!(matches!(event, Ok((_, Event::Request(_)))), "{event:?}");
     codec
 }
@@ -201,7 +201,7 @@ fn the_error_response_to_a_head_request_has_no_content() {
         ("GET / HTTP/1.1\r\n\r\n", true),
     ] {
         let mut codec = Codec::server();
-        let step = next(&mut codec, request.as_bytes(), &RequestLimits::default());
+        let step = next(&mut codec, request.as_bytes(), &MessageLimits::default());
         assert_eq!(step, Err(Fault::MissingHost));
         let head = send(&mut codec, 400, &[], BodyLength::Known(5));
         assert!(head.contains("Content-Length: 5\r\n"), "{head}");
@@ -275,7 +275,7 @@ fn a_100_continue_is_sent_once_and_only_to_a_waiting_client() {
     assert_eq!(codec.encode_continue(), b"HTTP/1.1 100 Continue\r\n\r\n");
     assert!(!codec.wants_continue());
     assert_eq!(codec.encode_continue(), b"");
-    let limits = RequestLimits::default();
+    let limits = MessageLimits::default();
     assert_eq!(next(&mut codec, b"hi", &limits), Ok((2, Event::Data(0..2))));
     assert_eq!(next(&mut codec, b"", &limits), Ok((0, Event::End)));
     send(&mut codec, 200, &[], BodyLength::Known(0));
@@ -330,7 +330,7 @@ fn interim_responses_precede_the_final_one() {
 
 #[test]
 fn a_response_may_precede_the_request_body() {
-    let limits = RequestLimits::default();
+    let limits = MessageLimits::default();
     // The body is then read, and the next request can follow.
     let mut codec = after(POST);
     send(&mut codec, 200, &[], BodyLength::Known(0));
@@ -352,7 +352,7 @@ fn a_response_may_precede_the_request_body() {
 #[test]
 fn a_pipelined_request_waits_for_the_current_response() {
     let mut codec = after(GET);
-    let limits = RequestLimits::default();
+    let limits = MessageLimits::default();
     assert_eq!(next(&mut codec, b"", &limits), Ok((0, Event::NeedData)));
     assert_eq!(
         next(&mut codec, GET.as_bytes(), &limits),
@@ -373,7 +373,7 @@ fn close_after_on_an_idle_connection_affects_the_next_response() {
     let mut codec = Codec::server();
     codec.close_after();
     assert!(codec.is_idle());
-    let event = next(&mut codec, GET.as_bytes(), &RequestLimits::default());
+    let event = next(&mut codec, GET.as_bytes(), &MessageLimits::default());
     assert!(matches!(event, Ok((_, Event::Request(_)))));
     let head = send(&mut codec, 200, &[], BodyLength::Known(0));
     assert!(head.ends_with("Connection: close\r\n\r\n"), "{head}");
@@ -383,7 +383,7 @@ fn close_after_on_an_idle_connection_affects_the_next_response() {
 
 #[test]
 fn the_connection_closes_after_an_error_response() {
-    let limits = RequestLimits::default();
+    let limits = MessageLimits::default();
     let refused = "HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
     // A head misses its deadline. The exchange before it, with HEAD and HTTP/1.0, must not affect
     // the error response.

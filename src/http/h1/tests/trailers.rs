@@ -1,7 +1,7 @@
 //! Trailers: those of a request become events; those of a response are sent if the body is chunked
 //! and the field is allowed as a trailer.
 
-use super::{BodyLength, Codec, DATE, Event, Head, NO_FIELDS, RequestLimits, ResponseHead};
+use super::{BodyLength, Codec, DATE, Event, Head, MessageLimits, NO_FIELDS, ResponseHead};
 use crate::http::h1::encode::WrongLength;
 use ::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
@@ -14,7 +14,7 @@ fn end(
     let mut codec = Codec::server();
     let step = codec.next_event(
         request.as_bytes(),
-        &RequestLimits::default(),
+        &MessageLimits::default(),
         &mut Head::new(),
     );
     step.expect("a request");
@@ -118,7 +118,7 @@ fn the_trailers_of_a_request_become_events() {
         let (mut at, mut shown, mut lines) = (0, split, Vec::new());
         loop {
             let bytes = &request.as_bytes()[at..shown];
-            let step = codec.next_event(bytes, &RequestLimits::default(), &mut Head::new());
+            let step = codec.next_event(bytes, &MessageLimits::default(), &mut Head::new());
             let (used, event) = step.expect("a valid request");
             match event {
                 Event::Trailer(line) => lines.push(&bytes[line]),

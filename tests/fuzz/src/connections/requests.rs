@@ -30,7 +30,7 @@ pub(super) struct ParsedRequest {
 
 /// The requests in `sent`, up to the first fault.
 pub(super) fn read(sent: &[u8], limits: &Limits) -> Vec<ParsedRequest> {
-    let limits = h1::RequestLimits {
+    let limits = h1::MessageLimits {
         head_bytes_max: limits.head_bytes_max,
         target_bytes_max: limits.target_bytes_max,
         fields_max: limits.fields_max,

@@ -1,9 +1,9 @@
 //! A naive parser of chunked bodies. It has the whole body at once.
 
-use coring::parts::h1::RequestLimits;
+use coring::parts::h1::MessageLimits;
 
 /// Asserts that `wire` is exactly one chunked body, with the content `data`.
-pub(super) fn check(wire: &[u8], data: &[u8], limits: &RequestLimits) {
+pub(super) fn check(wire: &[u8], data: &[u8], limits: &MessageLimits) {
     let mut rest = wire;
     let mut read: Vec<u8> = Vec::new();
     loop {

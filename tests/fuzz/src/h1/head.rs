@@ -1,7 +1,7 @@
 //! Checks a parsed head against its bytes: the bytes are exactly the request line and the fields,
 //! and a naive parser derives the same values from them.
 
-use coring::parts::h1::{Codec, Framing, RequestLimits};
+use coring::parts::h1::{Codec, Framing, MessageLimits};
 use coring::parts::{Head, Version};
 
 /// The most bytes of empty lines before a request.
@@ -43,7 +43,7 @@ pub(super) fn check(
     head: &Head,
     framing: Framing,
     bytes: &[u8],
-    limits: &RequestLimits,
+    limits: &MessageLimits,
 ) {
     assert!(bytes.len() <= usize::from(limits.head_bytes_max));
     let begin = bytes.chunks(2).take_while(|two| *two == b"\r\n").count() * 2;

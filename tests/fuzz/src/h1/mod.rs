@@ -5,7 +5,7 @@ mod body;
 mod head;
 mod script;
 
-use coring::parts::h1::RequestLimits;
+use coring::parts::h1::MessageLimits;
 
 use crate::input::Input;
 use script::{ResponsePolicy, ResponseTiming, Script};
@@ -43,22 +43,22 @@ pub fn check(data: &[u8]) {
     }
 }
 
-fn limits(input: &mut Input<'_>) -> RequestLimits {
+fn limits(input: &mut Input<'_>) -> MessageLimits {
     match input.below(4) {
-        0 => RequestLimits::default(),
-        1 => RequestLimits {
+        0 => MessageLimits::default(),
+        1 => MessageLimits {
             head_bytes_max: 512,
             target_bytes_max: 64,
             fields_max: 8,
             body_bytes_max: 64,
         },
-        2 => RequestLimits {
+        2 => MessageLimits {
             head_bytes_max: 2048,
             target_bytes_max: 128,
             body_bytes_max: u64::MAX,
-            ..RequestLimits::default()
+            ..MessageLimits::default()
         },
-        _ => RequestLimits {
+        _ => MessageLimits {
             head_bytes_max: u16::MAX,
             target_bytes_max: u16::MAX,
             fields_max: 256,
@@ -68,7 +68,7 @@ fn limits(input: &mut Input<'_>) -> RequestLimits {
 }
 
 /// Gives `pieces` to a connection, and returns its report.
-fn replay(pieces: &[&[u8]], limits: &RequestLimits, policy: ResponsePolicy) -> Vec<String> {
+fn replay(pieces: &[&[u8]], limits: &MessageLimits, policy: ResponsePolicy) -> Vec<String> {
     let mut script = Script::new(limits, policy);
     for piece in pieces {
         script.receive(piece);

@@ -1,7 +1,7 @@
 //! A connection that receives bytes and responds to each request as its policy says. It records
 //! each event as a line of a report.
 
-use coring::parts::h1::{BodyLength, Codec, Event, Framing, RequestLimits, ResponseHead, is_blank};
+use coring::parts::h1::{BodyLength, Codec, Event, Framing, MessageLimits, ResponseHead, is_blank};
 use coring::parts::{Fault, Head};
 use http::{HeaderName, HeaderValue, StatusCode};
 
@@ -45,7 +45,7 @@ pub(super) struct ResponsePolicy {
 
 pub(super) struct Script<'a> {
     codec: Codec,
-    limits: &'a RequestLimits,
+    limits: &'a MessageLimits,
     policy: ResponsePolicy,
     unread: Vec<u8>,
     report: Vec<String>,
@@ -70,7 +70,7 @@ pub(super) fn is_fault(line: &str) -> bool {
 }
 
 impl<'a> Script<'a> {
-    pub(super) fn new(limits: &'a RequestLimits, policy: ResponsePolicy) -> Self {
+    pub(super) fn new(limits: &'a MessageLimits, policy: ResponsePolicy) -> Self {
         Self {
             codec: Codec::server(),
             limits,

@@ -9,7 +9,7 @@ mod ranges;
 mod targets;
 
 use coring::parts::Head;
-use coring::parts::h1::{Codec, Event, RequestLimits};
+use coring::parts::h1::{Codec, Event, MessageLimits};
 
 use crate::input::{Input, exact};
 
@@ -35,7 +35,7 @@ pub fn check(data: &[u8]) {
 fn with_head<R>(bytes: &[u8], inspect: impl FnOnce(&Head, &[u8]) -> R) -> Option<R> {
     let mut head = Head::new();
     let bytes = exact(bytes);
-    let event = Codec::server().next_event(&bytes, &RequestLimits::default(), &mut head);
+    let event = Codec::server().next_event(&bytes, &MessageLimits::default(), &mut head);
     let Ok((used, Event::Request(_))) = event else {
         return None;
     };
