@@ -51,6 +51,7 @@
     reason = "blocks are reference-counted by hand and lent to the kernel"
 )]
 mod buf;
+pub mod client;
 #[allow(
     unsafe_code,
     reason = "descriptors and memory are handed to the kernel"

@@ -22,12 +22,16 @@ pub(crate) use bind::{Bound, SocketFile, bind};
 pub use duplex::{ReadHalf, WriteHalf};
 pub(crate) use listener::Listener;
 pub use polling::Polling;
+pub(crate) use race::connect_tcp;
 pub use resolve::{ToAddresses, lookup_host};
 pub use seqpacket::{SeqpacketReceiver, SeqpacketSender, UnixSeqpacket};
 pub(crate) use stream::{Remote, Stream};
 pub use tcp::{TcpListener, TcpStream};
 pub(crate) use transport::{Pace, RecvOutcome, SendLimits, Transport, TransportError};
 pub use unix::{UnixListener, UnixStream};
+
+#[cfg(test)]
+pub(crate) use race::tests::FullListener;
 
 pub(crate) use crate::engine::Peer;
 pub use crate::engine::{Events, Message};

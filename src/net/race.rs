@@ -94,7 +94,7 @@ impl Race {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::net::{Ipv4Addr, TcpListener};
     use std::time::{Duration, Instant};
 
@@ -112,13 +112,13 @@ mod tests {
     }
 
     /// A listener whose backlog is full, so that connects to it wait. It accepts none.
-    struct Full {
-        address: SocketAddr,
+    pub(crate) struct FullListener {
+        pub(crate) address: SocketAddr,
         _sockets: Vec<std::os::fd::OwnedFd>,
     }
 
-    impl Full {
-        fn new() -> Self {
+    impl FullListener {
+        pub(crate) fn new() -> Self {
             let socket = || rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None);
             let listener = socket().expect("a socket");
             rustix::net::bind(&listener, &SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn a_connect_can_have_a_timeout() {
         on_each(async || {
-            let full = Full::new();
+            let full = FullListener::new();
             let connect = TcpStream::connect(full.address);
             let outcome = timeout(Duration::from_millis(100), connect).await;
             assert!(outcome.is_err(), "the backlog was not full");
@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn an_address_that_does_not_respond_delays_the_next_by_one_attempt() {
         on_each(async || {
-            let full = Full::new();
+            let full = FullListener::new();
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
             let address = listener.local_addr()?;
             let started = Instant::now();

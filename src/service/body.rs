@@ -35,6 +35,17 @@ enum BodySource {
     Channel(BodyReader),
     Stream(Box<StreamBody>),
     File(Box<FileBody>),
+    Parts(Box<dyn BodyParts>),
+}
+
+/// A body that another room delivers part by part: the response that a client receives.
+pub(crate) trait BodyParts: fmt::Debug {
+    /// As [`Body::poll_part`].
+    fn poll_part(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Part>, BodyError>>;
+    /// As [`Body::length`].
+    fn left(&self) -> Option<u64>;
+    /// As [`Body::take_trailers`].
+    fn take_trailers(&mut self) -> Option<HeaderMap>;
 }
 
 /// Why a body could not be read to its end.
@@ -164,8 +175,9 @@ impl Body {
     /// Takes the trailers, after the body was read to its end; `None` if it has none. The limits of
     /// a request's head apply to its trailers, too.
     pub fn take_trailers(&mut self) -> Option<HeaderMap> {
-        match &self.0 {
+        match &mut self.0 {
             BodySource::Incoming(reader) | BodySource::Channel(reader) => reader.take_trailers(),
+            BodySource::Parts(parts) => parts.take_trailers(),
             _ => None,
         }
     }
@@ -176,6 +188,11 @@ impl Body {
             0 => BodySource::Empty,
             _ => BodySource::CachedSpan(cached),
         })
+    }
+
+    /// A body that `parts` delivers.
+    pub(crate) fn from_parts(parts: Box<dyn BodyParts>) -> Self {
+        Self(BodySource::Parts(parts))
     }
 
     /// The body of a request, which the connection writes and `reader` reads.
@@ -192,6 +209,7 @@ impl Body {
             BodySource::Incoming(reader) | BodySource::Channel(reader) => reader.left(),
             BodySource::Stream(stream) => stream.left(),
             BodySource::File(file) => Some(file.left()),
+            BodySource::Parts(parts) => parts.left(),
         }
     }
 
@@ -238,6 +256,7 @@ impl Body {
             BodySource::Incoming(reader) | BodySource::Channel(reader) => reader.poll_part(context),
             BodySource::Stream(stream) => stream.poll_part(context),
             BodySource::File(file) => file.poll_part(context),
+            BodySource::Parts(parts) => parts.poll_part(context),
             BodySource::CachedSpan(cached) => {
                 let bytes = cached.read().map_err(|_| BodyError::Unreadable);
                 self.0 = BodySource::Empty;

@@ -21,6 +21,7 @@ mod router;
 mod stream_body;
 mod upgrade;
 
+pub(crate) use body::BodyParts;
 pub use body::{Body, BodyError};
 pub use body_channel::RequestBodySender;
 pub use body_sender::{BodySender, Gone, TryWriteError};

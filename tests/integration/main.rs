@@ -6,6 +6,7 @@
 
 mod access_log;
 mod client_disconnects;
+mod client_requests;
 mod deploy;
 mod drain_in_services;
 mod embedding;

@@ -30,6 +30,10 @@ pub(crate) const TABLE: &[(&str, &[&str])] = &[
     ),
     ("host", &["server", "service", "engine"]),
     (
+        "client",
+        &["service", "http", "task", "net", "engine", "rt", "buf"],
+    ),
+    (
         "python",
         &[
             "service", "http", "process", "net", "task", "engine", "rt", "sys", "messages",
@@ -83,7 +87,9 @@ const ABSENT: &[(Rooms, &[&str], &str)] = &[
         "no ring: only `engine` uses it",
     ),
     (
-        Rooms::In(&["net", "fs", "task", "process", "http", "service", "server"]),
+        Rooms::In(&[
+            "net", "fs", "task", "process", "http", "service", "server", "client",
+        ]),
         &["Uring", "uring", "Epoll", "epoll"],
         "rooms above `engine` do not know which engine runs",
     ),
