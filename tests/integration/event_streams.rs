@@ -42,7 +42,7 @@ fn event_text(number: usize) -> String {
 
 fn join(address: &Address) -> Client {
     let mut client = Client::connect(address).expect("a listener");
-    client.send(get("/events"));
+    client.send(get("/lobby/events"));
     client
 }
 
@@ -71,12 +71,16 @@ fn a_thousand_event_streams_of_which_some_are_not_read() {
         let numbers = round * EVENTS..(round + 1) * EVENTS;
         for number in numbers.clone() {
             let response = speaker
-                .exchange(&request_with_body("POST", "/say", &event_text(number)))
+                .exchange(&request_with_body(
+                    "POST",
+                    "/lobby/say",
+                    &event_text(number),
+                ))
                 .expect("a response");
             assert_eq!(response.map(|response| response.status), Some(204));
         }
         let expected: String = numbers
-            .map(|number| format!("data: {}\n\n", event_text(number)))
+            .map(|number| format!("id: {}\ndata: {}\n\n", number + 1, event_text(number)))
             .collect();
         for reader in &mut readers {
             let mut events = Vec::new();

@@ -7,8 +7,6 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
-use std::thread;
-use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -80,7 +78,7 @@ impl Running {
     }
 
     /// Reads the address on which it listens from its output.
-    fn address(&mut self) -> SocketAddr {
+    pub(crate) fn address(&mut self) -> SocketAddr {
         let line = self.line();
         let address = line.trim_start_matches("http://").trim_end_matches('/');
         address.parse().unwrap_or_else(|_| panic!("{line:?}"))
@@ -269,7 +267,15 @@ fn todo_has_a_unit_test_that_passes() {
 fn a_port_in_use_is_reported_in_one_line() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("its address").to_string();
-    for name in ["hello", "files", "upload", "chat_lines", "events", "todo"] {
+    for name in [
+        "hello",
+        "files",
+        "upload",
+        "chat_lines",
+        "events",
+        "todo",
+        "switch_points",
+    ] {
         let output = example(name).arg(&address).output().expect("its output");
         assert!(!output.status.success());
         let stderr = String::from_utf8_lossy(&output.stderr);
@@ -371,81 +377,6 @@ fn files_serves_a_directory() {
     let finished = run_with(example("files").args(["127.0.0.1:0", &none]), b"");
     assert_eq!(finished.code, Some(1));
     assert!(finished.error_line().contains(&none), "{finished:?}");
-}
-
-#[test]
-fn events_reach_every_open_page() {
-    let mut server = Running::start("events", &["127.0.0.1:0"]);
-    let address = Address::Tcp(server.address());
-    let connect = || Client::connect(&address).expect("a listener");
-    let mut speaker = connect();
-    speaker.send(GET);
-    assert!(
-        speaker
-            .response()
-            .text()
-            .contains("new EventSource(\"/events\")")
-    );
-    let mut pages = [(); 3].map(|()| {
-        let mut page = connect();
-        page.send(get("/events"));
-        let head = page.head();
-        assert_eq!(head.field("content-type"), Some("text/event-stream"));
-        page
-    });
-    let mut say = |text: &str, status| {
-        speaker.send(head_with_length("POST", "/say", text.len()));
-        speaker.send(text);
-        assert_eq!(speaker.response().status, status);
-    };
-    for (text, event) in [
-        ("hello", "data: hello\n\n"),
-        ("two\nlines", "data: two\ndata: lines\n\n"),
-        ("two\r\nlines", "data: two\ndata: lines\n\n"),
-        // A lone CR ends a line, too.
-        ("one\revent: forged", "data: one\ndata: event: forged\n\n"),
-    ] {
-        say(text, 204);
-        for page in &mut pages {
-            assert_eq!(page.chunk().expect("an event"), event.as_bytes());
-        }
-    }
-    let [first, mut second, _] = pages;
-    first.reset();
-    say("still there?", 204);
-    assert_eq!(second.chunk().expect("an event"), b"data: still there?\n\n");
-}
-
-#[test]
-fn a_page_gets_one_comment_at_a_time_however_many_pages_have_left() {
-    let mut server = Running::start("events", &["127.0.0.1:0"]);
-    let address = Address::Tcp(server.address());
-    let connect = || Client::connect(&address).expect("a listener");
-    let join = || {
-        let mut page = connect();
-        page.send(get("/events"));
-        assert_eq!(page.head().status, 200);
-        page
-    };
-    let mut speaker = connect();
-    let mut say = |text: &str| {
-        speaker.send(head_with_length("POST", "/say", text.len()));
-        speaker.send(text);
-        assert_eq!(speaker.response().status, 204);
-    };
-    for _ in 0..5 {
-        join().reset();
-        // By the second message the server has noticed the reset, so it has no pages.
-        say("one");
-        say("two");
-    }
-    let mut page = join();
-    let comment = page.chunk().expect("a comment");
-    assert_eq!(comment, b": still there\n\n");
-    // Time for comments of pages that have left.
-    thread::sleep(Duration::from_millis(500));
-    say("the next");
-    assert_eq!(page.chunk().expect("an event"), b"data: the next\n\n");
 }
 
 /// A client of the example `chat_lines`.

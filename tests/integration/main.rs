@@ -11,6 +11,7 @@ mod deploy;
 mod drain_in_services;
 mod embedding;
 mod event_streams;
+mod example_services;
 mod examples;
 mod file_bodies;
 mod graceful_shutdown;
