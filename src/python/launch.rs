@@ -1,5 +1,6 @@
 //! Starts a Python process: which interpreter, with which descriptors, and what it reads first.
 
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -8,10 +9,11 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{
-    Resource, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit,
+    Pid, Resource, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit,
 };
 
 use super::marshal::Marshal;
@@ -167,7 +169,7 @@ impl Launcher {
     ///
     /// # Errors
     /// Those of fork(2) and execve(2).
-    pub(super) fn start(&self, bundle: &OwnedFd, control: &OwnedFd) -> io::Result<Child> {
+    pub(super) fn start(&self, bundle: &OwnedFd, control: &OwnedFd) -> io::Result<Launched> {
         let mut command = match &self.through {
             Some((program, arguments)) => {
                 let mut command = Command::new(program);
@@ -182,12 +184,32 @@ impl Launcher {
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         let inherited = [bundle, control];
         command.args(inherited.map(|descriptor| descriptor.as_raw_fd().to_string()));
-        // Only this thread starts processes, so no other one inherits them.
+        // One process is started at a time, so no other one inherits them.
+        let mut launched = launched();
         set_flags(inherited, FdFlags::empty())?;
         let child = command.spawn();
         set_flags(inherited, FdFlags::CLOEXEC)?;
-        child
+        let child = child?;
+        launched.insert(Pid::from_child(&child));
+        Ok(Launched { child })
     }
+}
+
+/// A process that was started here, until it was waited for.
+pub(super) struct Launched {
+    pub(super) child: Child,
+}
+
+impl Drop for Launched {
+    fn drop(&mut self) {
+        launched().remove(&Pid::from_child(&self.child));
+    }
+}
+
+/// The processes that were started here. While this is held none is started.
+pub(super) fn launched() -> MutexGuard<'static, HashSet<Pid>> {
+    static LAUNCHED: LazyLock<Mutex<HashSet<Pid>>> = LazyLock::new(Mutex::default);
+    LAUNCHED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn set_flags(descriptors: [&OwnedFd; 2], flags: FdFlags) -> io::Result<()> {

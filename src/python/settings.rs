@@ -1,9 +1,13 @@
 //! What short-lived processes report: the settings of a configuration file of gunicorn's, which is
 //! a program, and whether an application can be loaded.
 
-use std::io::{self, Read};
+use std::io::{self, PipeReader, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 use super::body::sealed;
 use super::launch::{Launcher, bundle};
@@ -87,15 +91,41 @@ fn ask(
         out.int(input.as_raw_fd());
     });
     let input = OwnedFd::from(input);
-    let mut child = Launcher::new(options).start(&sealed(&bundle)?, &input)?;
+    let mut launched = Launcher::new(options).start(&sealed(&bundle)?, &input)?;
     drop(input);
-    let mut reported = Vec::new();
-    output.read_to_end(&mut reported)?;
-    let status = child.wait()?;
+    let reported = read_in_time(&mut output, options.start_timeout);
+    if reported.is_err() {
+        launched.child.kill()?;
+    }
+    let status = launched.child.wait()?;
+    let reported = reported?;
     match status.code() {
         Some(0) => Ok((reported, status)),
         Some(1) => Err(StartError::Worker(1)),
         _ => Err(StartError::Ended(status)),
+    }
+}
+
+/// Everything that a process writes, at most for `limit`.
+fn read_in_time(output: &mut PipeReader, limit: Option<Duration>) -> Result<Vec<u8>, StartError> {
+    let began = Instant::now();
+    let mut reported = Vec::new();
+    loop {
+        if let Some(limit) = limit {
+            let rest = limit.saturating_sub(began.elapsed());
+            let rest = Timespec::try_from(rest).map_err(io::Error::other)?;
+            let mut polled = [PollFd::new(output, PollFlags::IN)];
+            match poll(&mut polled, Some(&rest)) {
+                Ok(0) => return Err(StartError::Late(limit)),
+                Err(Errno::INTR) => continue,
+                found => found.map_err(io::Error::from)?,
+            };
+        }
+        let mut part = [0; 4096];
+        match output.read(&mut part)? {
+            0 => return Ok(reported),
+            count => reported.extend_from_slice(&part[..count]),
+        }
     }
 }
 

@@ -153,6 +153,33 @@ impl Workers {
         self.supervisor.command(Command::Reload(None));
     }
 
+    /// As [`Workers::reload`], with other options for the new processes, and as many as these say
+    /// if that is another number than before. What the server itself follows stays as it is: the
+    /// queue, the memory and files for bodies, fields of proxies and notes for the log, the root
+    /// path, `drain_timeout`, `retry_safe`, `reload`; and so does what is attached.
+    pub fn reload_with(&self, options: Options) {
+        let kept = self.ends.options.clone();
+        let options = Options {
+            attached: kept.attached,
+            root_path: kept.root_path,
+            log_notes: kept.log_notes,
+            forwarded: kept.forwarded,
+            queue: kept.queue,
+            queue_timeout: kept.queue_timeout,
+            body_buffer: kept.body_buffer,
+            spool_dir: kept.spool_dir,
+            response_buffer: kept.response_buffer,
+            response_memory: kept.response_memory,
+            drain_timeout: kept.drain_timeout,
+            retry_safe: kept.retry_safe,
+            reload: kept.reload,
+            reload_dirs: kept.reload_dirs,
+            ..options
+        };
+        let options = Box::new(options);
+        self.supervisor.command(Command::Configure(options));
+    }
+
     /// Keeps one process more.
     pub fn add(&self) {
         self.supervisor.command(Command::Add);

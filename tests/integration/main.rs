@@ -34,6 +34,7 @@ mod python_mistakes;
 mod python_privileges;
 mod python_reload;
 mod python_replacement;
+mod python_reread;
 mod python_response_memory;
 mod python_settings;
 mod python_sharing;

@@ -19,7 +19,9 @@ fn hanging(version: &str) -> String {
              hang()\n\
          def app(environ, start_response):\n    \
              start_response('200 OK', [])\n    \
-             return [b'{version}']\n"
+             return [b'{version}']\n\
+         with open('loaded', 'a') as file:\n    \
+             file.write('x')\n"
     )
 }
 
@@ -44,12 +46,12 @@ fn a_worker_that_does_not_become_ready_is_ended_and_another_one_is_started() {
     let directory = TempDir::new();
     directory.write("app.py", hanging("one"));
     let server = start(&directory, &["-w", "2", "--start-timeout", "2s"]);
-    let workers = eventually("two workers", || {
-        let workers = children(server.pid());
-        (workers.len() == 2).then_some(workers)
+    eventually("two workers that have loaded the application", || {
+        let loaded = fs::read(directory.file("loaded")).unwrap_or_default();
+        (loaded.len() == 2).then_some(())
     });
     directory.write("hang", "");
-    kill_process(workers[0], Signal::KILL).expect("a worker");
+    kill_process(children(server.pid())[0], Signal::KILL).expect("a worker");
     begins_to_hang(&directory);
     reports(
         &server,

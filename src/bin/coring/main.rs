@@ -23,7 +23,7 @@ use signal_hook::iterator::Signals;
 use app::{App, Directory, DirectoryError};
 use flags::{Command, Flags};
 use plan::{Plan, ServerConfig};
-use run::{RunArgs, RunError, SettingsError};
+use run::{RunArgs, RunError, SettingsError, Unread};
 
 /// How long the process waits at its end until the last messages are written.
 const LAST_MESSAGES: Duration = Duration::from_secs(1);
@@ -98,6 +98,24 @@ fn flags() -> Result<Flags, Failure> {
     Ok(flags)
 }
 
+/// The settings of an application that runs, as they are now.
+fn read_again() -> Result<RunArgs, Unread> {
+    match flags() {
+        Ok(Flags {
+            command: Some(Command::Run(arguments)),
+            ..
+        }) => Ok(*arguments),
+        Ok(_) => unreachable!("the command line is that of `run`"),
+        Err(Failure::Run(error)) => Err(error.unread()),
+        Err(failure) => {
+            let text = failure.to_string();
+            let line = text.lines().next().unwrap_or_default();
+            let line = line.strip_prefix("error: ").unwrap_or(line);
+            Err(Unread::Because(line.to_owned()))
+        }
+    }
+}
+
 /// Serves one of the program's own services until the server ends.
 fn serve(app: &App<Directory>, config: &ServerConfig) -> Result<(), Failure> {
     let signals = signals::install().map_err(Failure::Signals)?;
@@ -144,14 +162,15 @@ fn run_application(arguments: &RunArgs, config: &mut ServerConfig) -> Result<(),
     let mounts = arguments.open_mounts().map_err(Failure::Run)?;
     let drain_timeout = Duration::from(config.drain_timeout);
     let cores = config.cores.unwrap_or(1);
-    let started = arguments.start(cores, drain_timeout, &mut signals);
-    let Some(workers) = started.map_err(Failure::Run)? else {
+    let started = arguments.start(cores, drain_timeout, &mut signals, read_again);
+    let Some(application) = started.map_err(Failure::Run)? else {
         return Ok(());
     };
-    arguments.apply_profile(&workers, config);
+    let workers = &application.workers;
+    arguments.apply_profile(workers, config);
     let services = workers.services();
     let fields = arguments.compat.headers.clone();
-    let format = run::log_format(arguments, &config.access_log, &workers);
+    let format = run::log_format(arguments, &config.access_log, workers);
     let builder = configured(bound, config).access_log_format(format);
     let server = match mounts.is_empty() && fields.is_empty() {
         true => builder.start(services),
@@ -162,13 +181,12 @@ fn run_application(arguments: &RunArgs, config: &mut ServerConfig) -> Result<(),
     // The program that coring is attached to has its own words.
     let about = match arguments.attach.is_given() {
         true => Vec::new(),
-        false => run::describe(arguments, &workers),
+        false => run::describe(arguments, workers),
     };
-    let workers = Arc::new(workers);
     if arguments.attach.is_given() {
-        run::end_with_worker(workers.clone(), server.clone()).map_err(Failure::Run)?;
+        run::end_with_worker(application.clone(), server.clone()).map_err(Failure::Run)?;
     }
-    let ended = wait(&about, config, &server, Some(workers.clone()), signals);
+    let ended = wait(&about, config, &server, Some(application.clone()), signals);
     // Server and workers share the limit of the drain.
     let spent = match &ended {
         Ok(drain) => drain.get().map_or(Duration::ZERO, Instant::elapsed),
@@ -211,7 +229,7 @@ fn wait(
     about: &[(&str, String)],
     config: &ServerConfig,
     server: &Handle,
-    workers: signals::Workers,
+    application: signals::Runs,
     signals: Signals,
 ) -> Result<Arc<OnceLock<Instant>>, Failure> {
     if !about.is_empty() {
@@ -219,7 +237,7 @@ fn wait(
     }
     let limit = config.drain_timeout;
     let error_log = config.error_log.clone();
-    let drain = signals::handle(signals, server.clone(), workers, limit, error_log);
+    let drain = signals::handle(signals, server.clone(), application, limit, error_log);
     let drain = drain.map_err(Failure::Signals)?;
     let ended = server.wait().map_err(Failure::Server);
     if config.stats {

@@ -16,6 +16,7 @@ use signal_hook::consts::{
 use signal_hook::iterator::Signals;
 
 use crate::console;
+use crate::run::Application;
 use crate::units::Duration;
 
 /// The signals that the program handles.
@@ -47,8 +48,8 @@ fn take(numbers: &[i32]) -> io::Result<Signals> {
     Ok(signals)
 }
 
-/// What a signal ends, besides the server.
-pub(crate) type Workers = Option<Arc<coring::python::Workers>>;
+/// What signals concern besides the server, if it runs an application.
+pub(crate) type Runs = Option<Arc<Application>>;
 
 /// Handles the signals since [`install`] on a thread of its own, which ends with the process. The
 /// result has the time at which the drain began, once it has.
@@ -58,7 +59,7 @@ pub(crate) type Workers = Option<Arc<coring::python::Workers>>;
 pub(crate) fn handle(
     mut signals: Signals,
     server: Handle,
-    workers: Workers,
+    application: Runs,
     limit: Duration,
     error_log: Option<PathBuf>,
 ) -> io::Result<Arc<OnceLock<Instant>>> {
@@ -66,15 +67,15 @@ pub(crate) fn handle(
     let began = drain.clone();
     let handle = move || {
         for signal in signals.forever() {
-            let workers = workers.as_deref();
-            if act(signal, Some(&server), workers, error_log.as_deref()) {
+            let application = application.as_ref();
+            if act(signal, Some(&server), application, error_log.as_deref()) {
                 continue;
             }
             if drain.set(Instant::now()).is_err() {
                 report("stopping now");
                 server.stop();
-                if let Some(workers) = workers {
-                    workers.stop(std::time::Duration::ZERO);
+                if let Some(application) = application {
+                    application.workers.stop(std::time::Duration::ZERO);
                 }
                 continue;
             }
@@ -96,14 +97,14 @@ pub(crate) fn handle(
 pub(crate) fn act(
     signal: i32,
     server: Option<&Handle>,
-    workers: Option<&coring::python::Workers>,
+    application: Option<&Arc<Application>>,
     error_log: Option<&Path>,
 ) -> bool {
-    match (signal, workers) {
+    match (signal, application) {
         (SIGTERM | SIGINT | SIGQUIT, _) => return false,
-        (SIGHUP, Some(workers)) => {
+        (SIGHUP, Some(application)) => {
             reopen_logs(server, error_log);
-            workers.reload();
+            application.reload();
         }
         (SIGHUP, None) => {
             reopen_logs(server, error_log);
@@ -117,13 +118,13 @@ pub(crate) fn act(
             "SIGUSR2: ignored, because coring does not start a successor of itself; let the \
              service manager restart it, or send SIGHUP to load an application anew",
         ),
-        (SIGTTIN, Some(workers)) => workers.add(),
-        (SIGTTOU, Some(workers)) => workers.remove(),
+        (SIGTTIN, Some(application)) => application.workers.add(),
+        (SIGTTOU, Some(application)) => application.workers.remove(),
         // A terminal sends it whenever its window changes.
         (SIGWINCH, Some(_)) if !io::stderr().is_terminal() => {
             report("SIGWINCH: ignored, because coring is no daemon; to end it, send SIGTERM");
         }
-        (SIGCHLD, Some(workers)) => workers.reap_orphans(),
+        (SIGCHLD, Some(application)) => application.workers.reap_orphans(),
         // SIGXFSZ: a file, the access log say, has reached RLIMIT_FSIZE. The write fails with
         // EFBIG; without a handler the signal would end the process.
         _ => {}

@@ -72,7 +72,7 @@ impl Pulse {
 impl Pool {
     /// Looks after a worker until it ends, if anything limits its life.
     pub(super) fn look_after(self: &Rc<Self>, running: &Rc<Running>, pulse: Pulse) {
-        let options = &self.options;
+        let options = &running.options;
         let is_limited = options.timeout.is_some()
             || options.workers_lifetime.is_some()
             || options.workers_max_rss.is_some();
@@ -83,9 +83,9 @@ impl Pool {
     }
 
     async fn limit(&self, running: &Running, mut pulse: Pulse) {
-        let tick = tick(self.options.timeout);
+        let tick = tick(running.options.timeout);
         // One more than the timeout has, since it began between two of them.
-        let ticks_max = self.options.timeout.map(|timeout| {
+        let ticks_max = running.options.timeout.map(|timeout| {
             let ticks = timeout.as_millis().div_ceil(tick.as_millis());
             u32::try_from(ticks).unwrap_or(u32::MAX).saturating_add(1)
         });
@@ -118,7 +118,8 @@ impl Pool {
 
     /// The limit that a worker has reached.
     fn reached(&self, running: &Running) -> Option<Cause> {
-        let (lifetime, most) = (self.options.workers_lifetime, self.options.workers_max_rss);
+        let options = &running.options;
+        let (lifetime, most) = (options.workers_lifetime, options.workers_max_rss);
         if lifetime.is_some_and(|lifetime| running.since.elapsed() >= lifetime) {
             return Some(Cause::Lifetime);
         }
@@ -135,7 +136,7 @@ impl Pool {
     /// Ends a worker that does not go on. It writes where its threads are.
     async fn abort(&self, running: &Running, pulse: &Pulse) {
         let number = running.number;
-        let limit = self.options.timeout.unwrap_or_default();
+        let limit = running.options.timeout.unwrap_or_default();
         let (state, outcome) = match pulse.is_of_request {
             true => ("has run a request", "the request gets 504"),
             false => ("has not reacted", "the requests that it had begun get 504"),

@@ -28,7 +28,6 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::net::{SendFlags, Shutdown, shutdown};
 use rustix::process::{Pid, Signal, getpid, kill_process, set_child_subreaper};
 
-use super::launch::Launcher;
 use super::link::Dispatch;
 use super::news::Teller;
 use super::options::Options;
@@ -53,6 +52,8 @@ pub(super) enum Command {
     Stop(Duration),
     /// Replace all workers, because this file has changed, or a signal asks for it.
     Reload(Option<PathBuf>),
+    /// The same, and start all further workers with these options.
+    Configure(Box<Options>),
     /// Keep one worker more.
     Add,
     /// Keep one worker less, but at least one.
@@ -97,7 +98,6 @@ impl Supervisor {
         cores: Vec<OwnedFd>,
         shared: OwnedFd,
     ) -> io::Result<Self> {
-        let launcher = Launcher::new(&options);
         // The workers' parent ends when it has forked them.
         set_child_subreaper(Some(getpid()))?;
         let (commands, received) = mpsc::channel();
@@ -114,8 +114,7 @@ impl Supervisor {
                 let cores = cores.into_iter().map(UnixSeqpacket::new);
                 let cores: io::Result<Vec<_>> = cores.collect();
                 let pool = Rc::new(Pool {
-                    options,
-                    launcher,
+                    options: RefCell::new(Rc::new(options)),
                     newest: observed.newest,
                     drains: observed.drains,
                     shared: RefCell::new(shared),
@@ -223,8 +222,8 @@ fn watcher(
 }
 
 struct Pool {
-    options: Options,
-    launcher: Launcher,
+    /// Those of the next workers.
+    options: RefCell<Rc<Options>>,
     /// The state of the newest code; none without `--reload`.
     newest: Option<Arc<Newest>>,
     /// Whether the server drains.
@@ -298,13 +297,18 @@ impl Control {
 
 impl Pool {
     async fn supervise(self: Rc<Self>, commands: mpsc::Receiver<Command>, bell: OwnedFd) {
-        (0..self.options.workers).for_each(|_| self.add_place());
+        (0..self.options().workers).for_each(|_| self.add_place());
         let mut bell = Polling::new(bell, Events::READABLE);
         let limit = loop {
             match commands.try_recv() {
                 Ok(Command::Stop(limit)) => break limit,
                 Ok(Command::Reload(path)) => {
                     self.reload(path.as_deref());
+                    continue;
+                }
+                Ok(Command::Configure(options)) => {
+                    self.configure(*options);
+                    self.reload(None);
                     continue;
                 }
                 Ok(Command::Add) => {
@@ -355,6 +359,10 @@ impl Pool {
             sleep(Duration::from_millis(5)).await;
         }
         self.end_zygotes(limit).await;
+    }
+
+    fn options(&self) -> Rc<Options> {
+        self.options.borrow().clone()
     }
 
     /// A worker's process has ended.

@@ -15,6 +15,7 @@ use super::start::{Next, Process};
 use super::{Loaded, Pool, StartError};
 use crate::messages;
 use crate::python::news::{leave_message, retire_message};
+use crate::python::options::Options;
 use crate::task::spawn;
 use crate::task::time::{sleep, timeout};
 
@@ -97,6 +98,8 @@ impl fmt::Display for Cause {
 /// A worker that was ready.
 pub(super) struct Running {
     pub(super) number: u32,
+    /// Those that it was started with.
+    pub(super) options: Rc<Options>,
     /// Which code it was started with.
     pub(super) code: u64,
     /// Which shared socket it was started with.
@@ -152,6 +155,24 @@ impl Pool {
             drop(places);
             self.changed();
         }
+    }
+
+    /// Has all further workers follow `options`. How many are kept changes only if that is another
+    /// number than before: signals may have changed it.
+    pub(super) fn configure(self: &Rc<Self>, options: Options) {
+        let count = usize::try_from(options.workers).unwrap_or(usize::MAX);
+        let before = self.options.replace(Rc::new(options));
+        if before.workers == self.options().workers {
+            return;
+        }
+        self.resize(|| {
+            while self.places.borrow().len() > count {
+                self.remove_place();
+            }
+            while self.places.borrow().len() < count {
+                self.add_place();
+            }
+        });
     }
 
     /// Changes how many workers are kept, and tells of that.
@@ -321,6 +342,7 @@ impl Pool {
     ) -> Rc<Running> {
         let running = Rc::new(Running {
             number,
+            options: process.options.clone(),
             code,
             end,
             since: Instant::now(),
@@ -373,7 +395,7 @@ impl Pool {
         }
         running.status.set(Some(status));
         // There cannot be another one in the place of an attached one.
-        if process.is_attached {
+        if process.options.attached.is_some() {
             self.is_stopping.set(true);
         }
         self.changed();
@@ -405,7 +427,7 @@ impl Pool {
         }
         let pool = self.clone();
         spawn(async move {
-            let limit = pool.options.drain_timeout;
+            let limit = pool.options().drain_timeout;
             sleep(limit + BEYOND_DRAIN).await;
             if let Some(control) = pool.controls.borrow().get(&number) {
                 messages::report(format_args!(

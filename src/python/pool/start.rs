@@ -19,6 +19,7 @@ use crate::net::{Events, Polling, UnixSeqpacket};
 use crate::python::body::memfd;
 use crate::python::link::PAGE_BYTES;
 use crate::python::news::join_message;
+use crate::python::options::Options;
 use crate::python::pair;
 use crate::task::time::timeout;
 
@@ -39,8 +40,9 @@ pub(super) struct Process {
     /// For each core the near and the far end of the worker's socket, and its bell.
     sockets: Vec<(OwnedFd, OwnedFd, OwnedFd)>,
     page: OwnedFd,
-    /// It is not this program's own, and ends as a worker when it closes its socket.
-    pub(super) is_attached: bool,
+    /// Those that it was started with. An attached one is not this program's own, and ends as a
+    /// worker when it closes its socket.
+    pub(super) options: Rc<Options>,
     /// The kernel kills the worker when this end of a pipe is closed.
     _life: PipeWriter,
 }
@@ -67,14 +69,14 @@ impl Pool {
             sockets.push((near, far, bell));
         }
         let reports = UnixSeqpacket::new(control.try_clone()?)?;
-        let pid = self.fork(number, code, inherited).await?;
+        let (pid, options) = self.fork(number, code, inherited).await?;
         let handle = pidfd_open(pid, PidfdFlags::empty()).map_err(io::Error::from)?;
         let ended = Polling::new(handle.try_clone()?, Events::READABLE);
         let control = Control {
             socket: control,
             pid,
             is_ready: Cell::new(false),
-            is_attached: self.options.attached.is_some(),
+            is_attached: options.attached.is_some(),
         };
         if self.is_stopping.get() {
             // All others were told before this one was known.
@@ -88,7 +90,7 @@ impl Pool {
             reports,
             sockets,
             page,
-            is_attached: self.options.attached.is_some(),
+            options,
             _life: life,
         })
     }
@@ -138,7 +140,7 @@ impl Pool {
             Err(io::Error::from(io::ErrorKind::Interrupted).into())
         };
         let outcome = either(step, superseded);
-        let Some(limit) = self.options.start_timeout else {
+        let Some(limit) = self.options().start_timeout else {
             return outcome.await;
         };
         timeout(limit, outcome).await.unwrap_or_else(|_| {
@@ -166,8 +168,9 @@ impl Pool {
         let before = self.dispatch.replace(Some(loaded.dispatch()));
         if before.is_some_and(|before| before != loaded.dispatch()) {
             self.dispatch.set(before);
-            let reason = "the application has another interface than before, WSGI or ASGI; start \
-                          coring again to run it";
+            let reason = "the application has another interface than before, WSGI or ASGI, or its \
+                          class of workers changes to or from gevent; start coring again to run \
+                          it";
             messages::report(reason);
             return Err(NotReady {
                 error: StartError::Worker(4),
@@ -225,7 +228,7 @@ impl Process {
 
     /// Waits until it has exited, if it is this program's own.
     async fn end(&mut self) -> io::Result<ExitStatus> {
-        if self.is_attached {
+        if self.options.attached.is_some() {
             return Ok(ExitStatus::default());
         }
         exited(&mut self.ended, &mut self.status).await

@@ -11,7 +11,7 @@ use std::future::pending;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, ExitStatus};
+use std::process::ExitStatus;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,8 @@ use crate::messages;
 use crate::net::UnixSeqpacket;
 use crate::process::wait;
 use crate::python::body::sealed;
-use crate::python::launch::bundle;
+use crate::python::launch::{Launched, Launcher, bundle, launched};
+use crate::python::options::Options;
 use crate::python::pair;
 use crate::sys::children::ended_child;
 use crate::task::spawn;
@@ -43,6 +44,8 @@ const CHECK: Duration = Duration::from_millis(5);
 pub(super) struct Zygote {
     /// Which code it was started with.
     code: u64,
+    /// And which options.
+    options: Rc<Options>,
     /// None for a process that is a worker itself.
     pid: Option<Pid>,
     since: Instant,
@@ -154,7 +157,7 @@ async fn order(
 }
 
 impl Pool {
-    /// Forks a worker that runs `code`. Returns its process id.
+    /// Forks a worker that runs `code`. Returns its process id, and the options that it follows.
     ///
     /// The caller has the turn to start a worker.
     pub(super) async fn fork(
@@ -162,18 +165,18 @@ impl Pool {
         number: u32,
         code: u64,
         descriptors: Vec<OwnedFd>,
-    ) -> Result<Pid, NotReady> {
+    ) -> Result<(Pid, Rc<Options>), NotReady> {
         let zygote = self.zygote(code).await?;
         self.zygotes.is_forking.set(true);
         let outcome = zygote.fork(number, descriptors).await;
         self.zygotes.is_forking.set(false);
         let pid = outcome?;
-        if self.options.attached.is_none() {
+        if zygote.options.attached.is_none() {
             // It is not ours if the application has taken the zygote over.
             let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
             waitid(WaitId::Pid(pid), options).map_err(io::Error::from)?;
         }
-        Ok(pid)
+        Ok((pid, zygote.options.clone()))
     }
 
     /// The code that a worker is to run: the newest, unless that could not be loaded and older code
@@ -189,7 +192,8 @@ impl Pool {
     /// Whether a zygote serves for one code only: it has loaded the application, or has executed
     /// the configuration file.
     fn needs_zygote_of_code(&self) -> bool {
-        self.options.preload || self.options.config.is_some()
+        let options = self.options();
+        options.preload || options.config.is_some()
     }
 
     /// Has the configuration file's function called, in the newest zygote.
@@ -211,10 +215,11 @@ impl Pool {
     /// The zygote for `code`.
     async fn zygote(self: &Rc<Self>, code: u64) -> Result<Rc<Zygote>, NotReady> {
         let current = self.zygotes.current.borrow().clone();
-        if let Some(current) = current
-            && (current.code == code || !self.needs_zygote_of_code())
-        {
-            return Ok(current);
+        if let Some(current) = current {
+            let is_as_asked = Rc::ptr_eq(&current.options, &self.options());
+            if current.code == code || is_as_asked && !self.needs_zygote_of_code() {
+                return Ok(current);
+            }
         }
         let zygote = self.start_zygote(code).await?;
         if let Some(old) = self.zygotes.current.replace(Some(zygote.clone())) {
@@ -226,25 +231,27 @@ impl Pool {
 
     /// Starts a zygote, and waits until it is ready.
     async fn start_zygote(self: &Rc<Self>, code: u64) -> Result<Rc<Zygote>, NotReady> {
-        if let Some(attached) = &self.options.attached {
-            return self.attach(code, attached).await;
+        let options = self.options();
+        if let Some(attached) = &options.attached {
+            return self.attach(code, &options, attached).await;
         }
         let (near, far) = pair(SOCKET_BYTES)?;
-        let hooks = self.options.config.is_some().then(|| near.try_clone());
+        let hooks = options.config.is_some().then(|| near.try_clone());
         let hooks = hooks.transpose()?;
         let mut socket = UnixSeqpacket::new(near)?;
         let bundle = bundle("zygote", |config| {
-            self.options.write(config);
+            options.write(config);
             config.text("occasion");
             config.text(self.occasion(code));
             config.text("control");
             config.int(far.as_raw_fd());
         });
-        let child = self.launcher.start(&sealed(&bundle)?, &far)?;
+        let launched = Launcher::new(&options).start(&sealed(&bundle)?, &far)?;
         drop(far);
         let zygote = Rc::new(Zygote {
             code,
-            pid: Some(Pid::from_child(&child)),
+            options,
+            pid: Some(Pid::from_child(&launched.child)),
             since: Instant::now(),
             socket: Cell::new(None),
             hooks: Cell::new(hooks),
@@ -252,7 +259,7 @@ impl Pool {
         });
         self.zygotes.living.borrow_mut().push(zygote.clone());
         let (pool, watched) = (self.clone(), zygote.clone());
-        spawn(async move { pool.watch_zygote(&watched, child).await });
+        spawn(async move { pool.watch_zygote(&watched, launched).await });
         let name = "the process that workers are forked from";
         let ready = self.zygote_ready(&zygote, &mut socket);
         match self.in_time(name, code, ready).await {
@@ -299,9 +306,14 @@ impl Pool {
     }
 
     /// Has the attached process stand for a zygote. It forks nothing, but becomes the worker.
-    async fn attach(&self, code: u64, attached: &OwnedFd) -> Result<Rc<Zygote>, NotReady> {
+    async fn attach(
+        &self,
+        code: u64,
+        options: &Rc<Options>,
+        attached: &OwnedFd,
+    ) -> Result<Rc<Zygote>, NotReady> {
         let mut socket = UnixSeqpacket::new(attached.try_clone()?)?;
-        let bundle = bundle("embedded", |config| self.options.write(config));
+        let bundle = bundle("embedded", |config| options.write(config));
         socket.send("bundle", vec![sealed(&bundle)?]).await?;
         let report = socket.recv(Vec::with_capacity(REPORT_BYTES_MAX)).await?;
         if report.is_none_or(|report| report.bytes != b"ready") {
@@ -309,6 +321,7 @@ impl Pool {
         }
         Ok(Rc::new(Zygote {
             code,
+            options: options.clone(),
             pid: None,
             since: Instant::now(),
             socket: Cell::new(Some(socket)),
@@ -318,8 +331,9 @@ impl Pool {
     }
 
     /// Waits for the end of a zygote. If there is no other one, there is one then.
-    async fn watch_zygote(self: Rc<Self>, zygote: &Rc<Zygote>, mut child: Child) {
-        let status = wait(&mut child).await;
+    async fn watch_zygote(self: Rc<Self>, zygote: &Rc<Zygote>, mut launched: Launched) {
+        let status = wait(&mut launched.child).await;
+        drop(launched);
         // It was waited for elsewhere only if the program does so for all its children.
         let status = status.unwrap_or_else(|_| ExitStatus::from_raw(0));
         zygote.status.set(Some(status));
@@ -386,15 +400,10 @@ impl Pool {
         }
         while !self.is_stopping.get() {
             if !self.zygotes.is_forking.get() {
-                let Some(pid) = ended_child().and_then(Pid::from_raw) else {
-                    break;
-                };
-                if !self.is_own(pid) {
-                    let _ = waitid(
-                        WaitId::Pid(pid),
-                        WaitIdOptions::EXITED | WaitIdOptions::NOHANG,
-                    );
-                    continue;
+                match self.reap_one() {
+                    None => break,
+                    Some(true) => continue,
+                    Some(false) => {}
                 }
             }
             // One of its own is waited for by the task that follows it. Another may be behind it.
@@ -403,9 +412,21 @@ impl Pool {
         self.zygotes.is_reaping.set(false);
     }
 
-    fn is_own(&self, pid: Pid) -> bool {
-        let (controls, zygotes) = (self.controls.borrow(), self.zygotes.living.borrow());
-        controls.values().any(|worker| worker.pid == pid)
-            || zygotes.iter().any(|zygote| zygote.pid == Some(pid))
+    /// Waits for an ended child, if there is any, unless that is waited for elsewhere: then it
+    /// returns `false`.
+    fn reap_one(&self) -> Option<bool> {
+        let launched = launched();
+        let pid = ended_child().and_then(Pid::from_raw)?;
+        let is_worker = self
+            .controls
+            .borrow()
+            .values()
+            .any(|worker| worker.pid == pid);
+        let is_orphan = !is_worker && !launched.contains(&pid);
+        if is_orphan {
+            let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+            let _ = waitid(WaitId::Pid(pid), options);
+        }
+        Some(is_orphan)
     }
 }

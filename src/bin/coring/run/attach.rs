@@ -8,12 +8,11 @@ use std::thread;
 
 use clap::Args;
 use coring::Handle;
-use coring::python::Workers;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, getppid, pidfd_open};
 
-use super::RunError;
+use super::{Application, RunError};
 
 /// The argument that `coring.pywsgi` gives. It is not for users.
 #[derive(Debug, Args)]
@@ -58,9 +57,12 @@ impl AttachArgs {
 ///
 /// # Errors
 /// When no thread can be started.
-pub(crate) fn end_with_worker(workers: Arc<Workers>, server: Handle) -> Result<(), RunError> {
+pub(crate) fn end_with_worker(
+    application: Arc<Application>,
+    server: Handle,
+) -> Result<(), RunError> {
     let wait = move || {
-        workers.wait_for_end();
+        application.workers.wait_for_end();
         server.drain();
     };
     let thread = thread::Builder::new().name("worker-end".to_owned());

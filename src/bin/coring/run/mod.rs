@@ -15,6 +15,7 @@ mod pidfile;
 mod privileges;
 mod profile;
 mod proxy;
+mod reread;
 mod settings;
 mod table;
 mod words;
@@ -23,7 +24,7 @@ use std::env;
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration as StdDuration, Instant};
 
@@ -45,6 +46,7 @@ use args::{Calls, Mount};
 pub(crate) use attach::end_with_worker;
 use class::Class;
 use headers::WithHeaders;
+pub(crate) use reread::{Application, Unread};
 pub(crate) use settings::{SettingsError, parse};
 
 /// The first argument by which coring becomes a launcher of Python. It is for coring itself.
@@ -269,7 +271,7 @@ impl RunArgs {
     }
 
     /// Starts the workers for a server of `cores` cores. None if a signal has asked for the end
-    /// meanwhile.
+    /// meanwhile. `read` reads the settings again.
     ///
     /// # Errors
     /// When the first worker does not become ready.
@@ -278,16 +280,19 @@ impl RunArgs {
         cores: usize,
         drain_timeout: StdDuration,
         signals: &mut Signals,
-    ) -> Result<Option<Workers>, RunError> {
+        read: fn() -> Result<Self, Unread>,
+    ) -> Result<Option<Arc<Application>>, RunError> {
         let options = self.options(drain_timeout)?;
         let python = options.python.clone();
         let failed = |error| RunError::Start(python.clone(), error);
         let workers = Workers::begin(options, cores).map_err(failed)?;
+        let application = Application::new(workers, self, drain_timeout, read);
+        let application = Arc::new(application);
         let error_log = self.compat.error_log();
         let mut late = Some(Instant::now() + LONG_START);
-        while !workers.wait(SIGNAL_CHECK).map_err(failed)? {
+        while !application.workers.wait(SIGNAL_CHECK).map_err(failed)? {
             for signal in signals.pending() {
-                if !signals::act(signal, None, Some(&workers), error_log.as_deref()) {
+                if !signals::act(signal, None, Some(&application), error_log.as_deref()) {
                     return Ok(None);
                 }
             }
@@ -300,7 +305,7 @@ impl RunArgs {
                 ));
             }
         }
-        Ok(Some(workers))
+        Ok(Some(application))
     }
 
     /// Opens the directories of `--static`.
@@ -390,11 +395,16 @@ pub(crate) fn routed(
     })
 }
 
-/// This program as a launcher of Python, with the limit of open files that it was started with.
+/// This program as a launcher of Python, with the limit of open files that it was started with: the
+/// first call finds them, since a server that runs has raised the limit.
 fn launcher() -> Option<(PathBuf, Vec<OsString>)> {
-    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let arguments = vec![LAUNCH.into(), limit.to_string().into()];
-    Some((env::current_exe().ok()?, arguments))
+    static LAUNCHER: OnceLock<Option<(PathBuf, Vec<OsString>)>> = OnceLock::new();
+    let find = || {
+        let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let arguments = vec![LAUNCH.into(), limit.to_string().into()];
+        Some((env::current_exe().ok()?, arguments))
+    };
+    LAUNCHER.get_or_init(find).clone()
 }
 
 /// Becomes Python, with the arguments that follow [`LAUNCH`]. Returns only if that fails.
