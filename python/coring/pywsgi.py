@@ -96,14 +96,17 @@ class WSGIServer:
         """Starts coring, and returns when it listens."""
         if self._process is not None:
             raise AssertionError("the server has been started already")
-        is_patched = _is_patched()
         with _Probe(self.address) as probe:
             if probe is not None:
                 self.address = probe.getsockname()[:2]
+            self._process = self._started()
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        """The process of coring, which listens."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, _SEQPACKET)
         try:
             process = subprocess.Popen(
-                self._command("gevent" if is_patched else "gthread"),
+                self._command("gevent" if _is_patched() else "gthread"),
                 stdin=theirs,
                 # Opening /dev/stderr fails if that is a socket, as under systemd.
                 stdout=2 if self._log == "default" else None,
@@ -127,7 +130,7 @@ class WSGIServer:
         finally:
             ours.close()
             theirs.close()
-        self._process = process
+        return process
 
     def _command(self, worker_class: str) -> list[str]:
         bind = self._bind
@@ -254,8 +257,8 @@ def _address(listener: Listener) -> tuple[str, Any]:
 
 
 class _Probe:
-    """A socket that is bound to an address for a moment: so an address in use is an OSError here,
-    and a port is found."""
+    """A socket that is bound to an address until coring listens there: so an address in use is an
+    OSError here, and a port is found that stays free."""
 
     def __init__(self, address: Any) -> None:
         self._address = address
