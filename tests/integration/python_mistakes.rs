@@ -329,7 +329,7 @@ fn an_import_that_takes_long_is_reported() {
     let directory = TempDir::new();
     directory.write("server.py", "import time\ntime.sleep(60)\n");
     let command = run_in(&directory, &["server.py"]);
-    let mut limited = within(&["timeout", "8"], &command);
+    let mut limited = within(&["timeout", "12"], &command);
     let stderr = run_with(&mut limited, b"").stderr;
     let line = "coring: `server.py` is still starting after 5 s; does it start a server itself";
     assert_eq!(stderr.lines().count(), 1, "{stderr}");

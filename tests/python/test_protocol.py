@@ -433,9 +433,11 @@ class Both(Case):
         f = self.start()
         fd = self.shared_fds(f, "shared")
         f.send("GET", "/shut", query=f"close={fd}")
-        # A thread that waits notices at the next request.
-        time.sleep(0.05)
-        f.send()
+        end = time.monotonic() + front.PATIENCE
+        while f.worker.process.poll() is None and time.monotonic() < end:
+            # A thread that waits notices at the next request.
+            time.sleep(0.05)
+            f.send()
         self.assertEqual(f.worker.wait(), 1)
         self.assertIn("does the application close descriptors", f.stderr())
 
