@@ -15,7 +15,6 @@ import uvicorn.lifespan.on
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "python"))
 from _coring import application, lifespan, logs
-from _coring.asgi import as_asgi3
 
 
 def leave_out(*_):
@@ -40,7 +39,7 @@ class Adapted:
         logging.getLogger("uvicorn").propagate = True
         app = config.app
         if application.interface_of(app) == "asgi2":
-            app = as_asgi3(app)
+            app = application.as_asgi3(app)
         link = types.SimpleNamespace(end_if_forked=lambda _: None)
         loop = asyncio.get_running_loop()
         self._server = types.SimpleNamespace(app=app, loop=loop, state={}, link=link)
