@@ -35,7 +35,8 @@
 //! The factory given to `serve` runs once on each worker. So a service is never shared between
 //! threads: it need not be `Send`, and it may keep state without locks.
 //!
-//! The library installs no signal handlers: [`Builder::start`] returns a [`Handle`] that drains or
+//! The library installs no signal handlers, unless a program calls [`signal`](mod@signal):
+//! [`Builder::start`] returns a [`Handle`] that drains or
 //! stops the server. The server's threads block `SIGPIPE` and `SIGXFSZ`, so that a failed write
 //! returns an error whatever the program does about these signals. Threads and child processes that
 //! a service starts inherit this signal mask; [`process::spawn`] starts a child process without it.
@@ -127,9 +128,16 @@ pub mod sync {
     }
 }
 
-/// Across workers and threads: channels whose ends are `Send`.
+/// Across workers and threads: coroutines that are started on another worker, a worker on each
+/// core, and channels whose ends are `Send`.
 pub mod remote {
     pub use crate::task::channel::between::{Receiver, Sender, channel};
+    pub use crate::task::remote::{Core, JoinHandle, Worker, current, run_on_all_cores, spawn};
+}
+
+/// Unix signals.
+pub mod signal {
+    pub use crate::task::signal::{Signal, SignalKind, ctrl_c, signal};
 }
 
 /// Sleeps, timeouts and intervals.

@@ -10,9 +10,9 @@ use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
-use crate::rt::{ClonedWaker, JoinError, catch_outcome, catch_panic, wake};
+use crate::rt::{self, JoinError, Outcome, catch_outcome, catch_panic};
 
 /// The most threads of one worker's pool, and so the most disk accesses at a time. If as many calls
 /// never return (because a file server is gone), the worker can run no further blocking tasks.
@@ -42,56 +42,29 @@ pub(super) const THREADS_MAX: usize = 4;
 /// # Panics
 /// Outside a worker.
 pub fn blocking<T: Send + 'static>(task: impl FnOnce() -> T + Send + 'static) -> Blocking<T> {
-    let slot = Arc::new(Mutex::new(ResultSlot {
-        result: None,
-        waiter: None,
-    }));
-    let task_slot = slot.clone();
+    let (setter, outcome) = rt::outcome();
     let run = move || {
-        if Arc::strong_count(&task_slot) > 1 {
-            finish(&task_slot, catch_outcome(task));
+        if setter.is_awaited() {
+            setter.set(catch_outcome(task));
         }
     };
     if let Err(error) = super::current::with_blocking_pool(|pool| pool.start(Box::new(run))) {
         let errno = error.raw_os_error().unwrap_or(libc::EAGAIN);
-        finish(&slot, Err(JoinError::NoThread(errno)));
+        return Blocking(Outcome::failed(JoinError::NoThread(errno)));
     }
-    Blocking(slot)
+    Blocking(outcome)
 }
 
 /// The future of a task in the blocking pool; see [`blocking`].
 #[derive(Debug)]
-pub struct Blocking<T>(Arc<Mutex<ResultSlot<T>>>);
-
-/// The result of a blocking task, shared by the pool and the future.
-#[derive(Debug)]
-struct ResultSlot<T> {
-    result: Option<Result<T, JoinError>>,
-    waiter: Option<Waker>,
-}
+pub struct Blocking<T>(Outcome<T>);
 
 impl<T> Future for Blocking<T> {
     type Output = Result<T, JoinError>;
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut waker = ClonedWaker::of(context);
-        let mut slot = lock(&self.0);
-        match slot.result.take() {
-            Some(result) => Poll::Ready(result),
-            None => {
-                waker.store(&mut slot.waiter);
-                Poll::Pending
-            }
-        }
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(context)
     }
-}
-
-fn finish<T>(task_slot: &Mutex<ResultSlot<T>>, result: Result<T, JoinError>) {
-    let mut slot = lock(task_slot);
-    slot.result = Some(result);
-    let waiter = slot.waiter.take();
-    drop(slot);
-    waiter.into_iter().for_each(wake);
 }
 
 type BlockingTask = Box<dyn FnOnce() + Send>;

@@ -18,6 +18,7 @@ mod message;
 mod op;
 mod run;
 mod select;
+pub mod signals;
 mod uring;
 mod worker;
 

@@ -21,7 +21,7 @@ use super::select::{Refused, Selected};
 use super::uring::Uring;
 use crate::buf::Pool;
 use crate::metrics::WorkerMetrics;
-use crate::rt::{Executor, HostWaker, Turn};
+use crate::rt::{Executor, HostWaker, RemoteWorker, Turn};
 use crate::sys::mutants::mutate;
 
 /// A worker: the engine, the executor and the blocking pool with which a thread runs coroutines.
@@ -107,6 +107,11 @@ impl Worker {
     pub(crate) fn without_threads(mut self) -> Self {
         self.blocking = BlockingPool::new(0);
         self
+    }
+
+    /// This worker, for other threads.
+    pub fn remote(&self) -> RemoteWorker {
+        self.executor.remote()
     }
 
     /// Runs coroutines until `main` returns, then drops those that are left. Returns once the

@@ -16,7 +16,8 @@ use std::task::{Context, Poll, Waker};
 use super::drain::Drain;
 use super::foreign::{catch_panic, drop_waker, wake};
 use super::sync::per_thread;
-use super::wake_queue::{self, RemoteWakeQueue};
+use super::vacant::{ENTRIES_MIN, Vacant};
+use super::wake_queue::{self, RemoteWakeQueue, RemoteWorker};
 use super::waker::{TASK_GENERATION_BITS, TaskId};
 use super::wheel::Wheel;
 use crate::metrics::WorkerMetrics;
@@ -48,7 +49,20 @@ struct TaskSlot {
 #[derive(Default)]
 struct Tasks {
     slots: Vec<TaskSlot>,
-    vacant: Vec<u32>,
+    vacant: Vacant,
+    /// The generation of new slots. A slot that was removed may come back, and wakers of its
+    /// earlier tasks may still exist.
+    first_generation: u32,
+}
+
+impl Tasks {
+    /// Removes vacant slots from the end.
+    fn trim(&mut self) {
+        while let Some(last) = self.slots.pop_if(|last| last.state == TaskState::Vacant) {
+            self.first_generation = self.first_generation.max(last.generation);
+        }
+        self.vacant.shrink(&mut self.slots);
+    }
 }
 
 /// The longest expected turn of the loop, and the longest expected overrun of a sleep, in ms. Any
@@ -147,6 +161,11 @@ impl Executor {
         &self.wake_queue
     }
 
+    /// This worker, for other threads.
+    pub fn remote(&self) -> RemoteWorker {
+        RemoteWorker::new(&self.wake_queue)
+    }
+
     /// Makes this executor the thread's current one while `body` runs.
     pub fn enter<R>(&self, body: impl FnOnce() -> R) -> R {
         struct Restore(*const Executor);
@@ -162,9 +181,11 @@ impl Executor {
     /// Adds a task; it runs in the next turn.
     pub fn spawn(&self, future: impl std::future::Future<Output = ()> + 'static) -> TaskId {
         let mut tasks = self.tasks.borrow_mut();
-        let slot = tasks.vacant.pop().unwrap_or_else(|| {
+        let tasks = &mut *tasks;
+        let slot = tasks.vacant.take(tasks.slots.len()).unwrap_or_else(|| {
+            let generation = tasks.first_generation;
             tasks.slots.push(TaskSlot {
-                generation: 0,
+                generation,
                 state: TaskState::Vacant,
                 future: None,
             });
@@ -206,16 +227,22 @@ impl Executor {
         self.expected_ms.set(now_ms + DELAY_MS_MAX);
         self.now_ms.set(now_ms);
         self.peer_now_ms.set(now_ms - self.delayed_ms.get());
-        self.wake_queue.drain(|id| {
-            self.metrics.remote_wakes.add(1);
-            self.schedule(id);
-        });
+        self.wake_queue.drain(
+            |id| {
+                self.metrics.remote_wakes.add(1);
+                self.schedule(id);
+            },
+            |call| {
+                catch_panic(call);
+            },
+        );
         let mut due = self.due.take();
         self.wheel
             .borrow_mut()
             .advance(now_ms, |waker| due.push(waker));
         // The wheel is no longer borrowed: a foreign waker may set a timer.
         due.drain(..).for_each(wake);
+        due.shrink_to(ENTRIES_MIN);
         self.due.replace(due);
         self.count_timers();
     }
@@ -258,6 +285,9 @@ impl Executor {
     /// Drops every task, and every task that their destructors spawn. A panic in a destructor does
     /// not affect the other tasks.
     pub fn clear(&self) {
+        for call in self.wake_queue.close() {
+            catch_panic(|| drop(call));
+        }
         loop {
             let futures: Vec<Future> = {
                 let mut tasks = self.tasks.borrow_mut();
@@ -371,7 +401,13 @@ impl Executor {
             return;
         }
         self.metrics.task_panics.add(u64::from(polled.is_none()));
-        self.vacate(&mut self.tasks.borrow_mut(), slot as usize);
+        let mut tasks = self.tasks.borrow_mut();
+        self.vacate(&mut tasks, slot as usize);
+        tasks.trim();
+        if self.run_queue.borrow().is_empty() {
+            self.run_queue.borrow_mut().shrink_to(ENTRIES_MIN);
+        }
+        drop(tasks);
         // Dropped when nothing is borrowed: destructors may wake and spawn tasks, and may panic.
         let dropped = catch_panic(|| drop(future));
         self.metrics.task_panics.add(u64::from(dropped.is_none()));
@@ -383,7 +419,7 @@ impl Executor {
         task.generation = (task.generation + 1) & ((1 << TASK_GENERATION_BITS) - 1);
         tasks
             .vacant
-            .push(u32::try_from(slot).expect("fewer than 2^32 tasks"));
+            .add(u32::try_from(slot).expect("fewer than 2^32 tasks"));
         self.metrics.tasks_live.sub(1);
     }
 }

@@ -13,9 +13,11 @@ mod join;
 mod join_all;
 #[cfg(all(test, loom))]
 mod model;
+mod outcome;
 mod sync;
 mod task;
 mod timer;
+mod vacant;
 mod wake_queue;
 mod waker;
 mod wheel;
@@ -29,11 +31,13 @@ pub use foreign::{catch_panic, drop_panic_payload, drop_waker, wake, wake_next};
 pub use host::HostWaker;
 pub use join::{AbortHandle, JoinError, JoinHandle, catch_outcome, spawn_joined};
 pub use join_all::JoinAll;
+pub use outcome::{Outcome, OutcomeSetter, outcome};
 pub use task::{
-    is_within_worker, now_ms, peer_after_ms, peer_now_ms, random_below, spawn_detached, wake_all,
-    yield_now,
+    is_within_worker, now_ms, peer_after_ms, peer_now_ms, random_below, remote, spawn_detached,
+    wake_all, yield_now,
 };
 pub use timer::{Elapsed, Timeout, Timer, sleep_ms, sleep_until};
+pub use wake_queue::RemoteWorker;
 pub use waker::ClonedWaker;
 #[cfg(feature = "sim")]
 pub use wheel::Wheel;

@@ -2,11 +2,11 @@
 //! explores how threads can interleave.
 
 #[cfg(all(test, loom))]
-pub(super) use loom::sync::{Mutex, atomic::AtomicBool};
+pub(super) use loom::sync::{Mutex, MutexGuard, atomic::AtomicBool};
 
 #[cfg(not(all(test, loom)))]
 pub(super) use std::{
-    sync::{Mutex, atomic::AtomicBool},
+    sync::{Mutex, MutexGuard, atomic::AtomicBool},
     thread_local as per_thread,
 };
 

@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::task::Poll;
 
 use super::executor::{Executor, with_current};
+use super::wake_queue::RemoteWorker;
 
 /// Starts a coroutine on the current worker, without a handle to wait for it. Unlike
 /// [`spawn_joined`](super::spawn_joined), this allocates no memory for an outcome.
@@ -12,6 +13,14 @@ use super::executor::{Executor, with_current};
 /// Outside a worker.
 pub fn spawn_detached(future: impl Future<Output = ()> + 'static) {
     current(|executor| executor.spawn(future));
+}
+
+/// The current worker, for other threads.
+///
+/// # Panics
+/// Outside a worker.
+pub fn remote() -> RemoteWorker {
+    current(Executor::remote)
 }
 
 /// Whether a worker runs on this thread.

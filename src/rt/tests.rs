@@ -244,6 +244,36 @@ fn a_timeout_ends_a_future_at_its_deadline() {
     assert_eq!(executor.wheel.borrow().live(), 0);
 }
 
+/// The table of tasks is cut after a burst. A waker of a task whose slot was cut off does nothing
+/// to the task that has the slot next.
+#[test]
+fn the_slots_of_a_burst_are_given_back() {
+    let executor = executor();
+    let capacity = || executor.tasks.borrow().slots.capacity();
+    let kept = Rc::new(RefCell::new(Vec::new()));
+    executor.enter(|| {
+        for burst in 1..=2 {
+            for _ in 0..50_000 {
+                let keep = kept.clone();
+                spawn_detached(poll_fn(move |context| {
+                    keep.borrow_mut().push(context.waker().clone());
+                    Poll::Ready(())
+                }));
+            }
+            assert!(capacity() >= 50_000);
+            executor.turn();
+            assert!(capacity() <= ENTRIES_MIN, "burst {burst}");
+        }
+        for _ in 0..50_000 {
+            spawn_detached(std::future::pending());
+        }
+        executor.turn();
+        kept.take().into_iter().for_each(Waker::wake);
+        assert!(!executor.turn().runnable);
+    });
+    assert_eq!(executor.metrics.task_polls.get(), 150_000);
+}
+
 /// The memory that a task needs besides its future, in bytes: its slot, its timer while it sleeps,
 /// and its handle.
 #[test]

@@ -1,4 +1,5 @@
-//! The queue by which other threads wake a worker's tasks, and end its sleep.
+//! The queue by which other threads wake a worker's tasks, let it call functions, and end its
+//! sleep.
 //!
 //! The worker announces that it will sleep, and *then* checks the queue again. A sender queues a
 //! wake-up, and *then* checks whether the worker sleeps. Both swap the flag `sleeping`, and the
@@ -7,19 +8,18 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::mem;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 
-use super::sync::{AtomicBool, Mutex};
+use super::sync::{AtomicBool, Mutex, MutexGuard};
 use super::waker::{TaskId, WORKER_BITS};
 use crate::sys::mutants::mutate;
 
-/// The wake-ups that other threads have queued for a worker's tasks.
+/// What other threads have queued for a worker.
 pub struct RemoteWakeQueue {
-    /// The woken tasks, each of them once, so that repeated wake-ups of one task use no more memory
-    /// while its worker is busy.
-    woken: Mutex<BTreeSet<TaskId>>,
-    /// Whether `woken` may hold tasks. If not, the worker need not take the lock.
+    queued: Mutex<Queued>,
+    /// Whether anything may be queued. If not, the worker need not take the lock.
     pending: AtomicBool,
     /// The worker sleeps, or is about to, and no sender has ended that sleep yet.
     sleeping: AtomicBool,
@@ -27,10 +27,23 @@ pub struct RemoteWakeQueue {
     unpark: Box<dyn Fn() + Send + Sync>,
 }
 
+/// A function that another thread gives to a worker.
+pub type RemoteCall = Box<dyn FnOnce() + Send>;
+
+#[derive(Default)]
+struct Queued {
+    /// The woken tasks, each of them once, so that repeated wake-ups of one task use no more memory
+    /// while its worker is busy.
+    woken: BTreeSet<TaskId>,
+    calls: Vec<RemoteCall>,
+    /// The worker takes no calls any more.
+    is_closed: bool,
+}
+
 impl RemoteWakeQueue {
     pub(super) fn new(unpark: Box<dyn Fn() + Send + Sync>) -> Self {
         Self {
-            woken: Mutex::default(),
+            queued: Mutex::default(),
             pending: AtomicBool::new(false),
             sleeping: AtomicBool::new(false),
             unpark,
@@ -53,22 +66,50 @@ impl RemoteWakeQueue {
         self.sleeping.swap(false, Ordering::AcqRel);
     }
 
-    /// Passes every task that another thread has woken to `wake`.
-    pub(super) fn drain(&self, mut wake: impl FnMut(TaskId)) {
+    /// Passes every task that another thread has woken to `wake`, and every function that another
+    /// thread wants to be called here to `call`.
+    pub(super) fn drain(&self, wake: impl FnMut(TaskId), call: impl FnMut(RemoteCall)) {
         if !self.pending.load(Ordering::Relaxed) {
             return;
         }
-        // Cleared before the list is taken: a sender that queues a wake-up later sets it again.
+        // Cleared before the lists are taken: a sender that queues something later sets it again.
         self.pending.store(false, Ordering::Relaxed);
-        let woken = std::mem::take(&mut *self.woken.lock().unwrap_or_else(PoisonError::into_inner));
-        woken.into_iter().for_each(&mut wake);
+        let mut queued = self.lock();
+        let (woken, calls) = (mem::take(&mut queued.woken), mem::take(&mut queued.calls));
+        drop(queued);
+        woken.into_iter().for_each(wake);
+        calls.into_iter().for_each(call);
+    }
+
+    /// Refuses calls from now on, and returns those that were not made.
+    pub(super) fn close(&self) -> Vec<RemoteCall> {
+        let mut queued = self.lock();
+        queued.is_closed = true;
+        mem::take(&mut queued.calls)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queued> {
+        self.queued.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn push(&self, id: TaskId) {
-        self.woken
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(id);
+        self.lock().woken.insert(id);
+        self.announce();
+    }
+
+    fn push_call(&self, call: RemoteCall) -> Result<(), RemoteCall> {
+        let mut queued = self.lock();
+        if queued.is_closed {
+            return Err(call);
+        }
+        queued.calls.push(call);
+        drop(queued);
+        self.announce();
+        Ok(())
+    }
+
+    /// Tells the worker that something is queued.
+    fn announce(&self) {
         self.pending.store(true, Ordering::Release);
         if mutate!(
             LoseRemoteWake,
@@ -85,6 +126,25 @@ impl fmt::Debug for RemoteWakeQueue {
         f.debug_struct("RemoteWakeQueue")
             .field("sleeping", &self.sleeping)
             .finish_non_exhaustive()
+    }
+}
+
+/// A worker, as other threads know it.
+#[derive(Debug, Clone)]
+pub struct RemoteWorker(Weak<RemoteWakeQueue>);
+
+impl RemoteWorker {
+    pub(super) fn new(wake_queue: &Arc<RemoteWakeQueue>) -> Self {
+        Self(Arc::downgrade(wake_queue))
+    }
+
+    /// Lets the worker call `function` before its next turn. If the worker ends first, the function
+    /// is dropped, here or there.
+    pub fn call(&self, function: impl FnOnce() + Send + 'static) {
+        if let Some(wake_queue) = self.0.upgrade() {
+            let refused = wake_queue.push_call(Box::new(function));
+            drop(refused);
+        }
     }
 }
 
@@ -142,6 +202,9 @@ mod tests {
     #[test]
     fn repeated_wake_ups_of_a_task_are_queued_once() {
         let wake_queue = RemoteWakeQueue::new(Box::new(|| {}));
+        let drain = |queue: &RemoteWakeQueue, wake: &mut dyn FnMut(TaskId)| {
+            queue.drain(wake, |_call| unreachable!());
+        };
         let id = |slot, generation| TaskId {
             worker: 0,
             generation,
@@ -153,13 +216,13 @@ mod tests {
         // Another task, in the reused slot of one that has ended.
         wake_queue.push(id(0, 8));
         let mut woken = Vec::new();
-        wake_queue.drain(|id| woken.push((id.slot, id.generation)));
+        drain(&wake_queue, &mut |id| woken.push((id.slot, id.generation)));
         woken.sort_unstable();
         assert_eq!(woken, [(0, 7), (0, 8), (1, 7), (2, 7)]);
-        wake_queue.drain(|id| panic!("{id:?} is still queued"));
+        drain(&wake_queue, &mut |id| panic!("{id:?} is still queued"));
         wake_queue.push(id(1, 7));
         let mut again = 0;
-        wake_queue.drain(|_| again += 1);
+        drain(&wake_queue, &mut |_| again += 1);
         assert_eq!(again, 1);
     }
 

@@ -7,6 +7,8 @@
 
 use std::task::Waker;
 
+use super::vacant::Vacant;
+
 const LEVELS: usize = 6;
 const SLOT_BITS: usize = 6;
 const SLOTS: usize = 1 << SLOT_BITS;
@@ -15,6 +17,7 @@ const SLOTS: usize = 1 << SLOT_BITS;
 /// level: a timer in the slot that contains the present would hide all others of its level.
 const RANGE_MS: u64 = (SLOTS as u64 - 1) << ((LEVELS - 1) * SLOT_BITS);
 const NIL: u32 = u32::MAX;
+const UNUSED: u16 = u16::MAX;
 /// The deadline of a timer that is not armed.
 pub(super) const NEVER: u64 = u64::MAX;
 
@@ -24,9 +27,9 @@ struct TimerEntry {
     deadline_ms: u64,
     /// When the wheel will check this entry, in ms; `NEVER` if the entry is in no list.
     placed_ms: u64,
-    /// The list that contains the entry: level * SLOTS + slot.
+    /// The list that contains the entry: level * SLOTS + slot. `UNUSED` in an unused entry.
     list: u16,
-    /// The next entry of that list. In an unused entry: the next unused one.
+    /// The next entry of that list.
     next: u32,
     prev: u32,
     waker: Option<Waker>,
@@ -37,8 +40,7 @@ struct TimerEntry {
 pub struct Wheel {
     now_ms: u64,
     entries: Vec<TimerEntry>,
-    /// The first unused entry, or `NIL`.
-    free: u32,
+    vacant: Vacant,
     live: usize,
     /// The first entry of each list, or `NIL`.
     heads: [u32; LEVELS * SLOTS],
@@ -56,7 +58,7 @@ impl Wheel {
         Self {
             now_ms: 0,
             entries: Vec::new(),
-            free: NIL,
+            vacant: Vacant::default(),
             live: 0,
             heads: [NIL; LEVELS * SLOTS],
             occupied: [0; LEVELS],
@@ -79,14 +81,12 @@ impl Wheel {
             prev: NIL,
             waker: None,
         };
-        if self.free == NIL {
+        let Some(timer) = self.vacant.take(self.entries.len()) else {
             self.entries.push(entry);
             return index(self.entries.len() - 1);
-        }
-        let slot = self.free;
-        self.free = self.entries[slot as usize].next;
-        self.entries[slot as usize] = entry;
-        slot
+        };
+        self.entries[timer as usize] = entry;
+        timer
     }
 
     /// Removes a timer. The caller must drop the returned waker when the wheel is not borrowed.
@@ -94,10 +94,13 @@ impl Wheel {
         self.unlink(timer);
         let entry = &mut self.entries[timer as usize];
         entry.deadline_ms = NEVER;
-        entry.next = self.free;
-        self.free = timer;
+        entry.list = UNUSED;
+        let waker = entry.waker.take();
         self.live -= 1;
-        entry.waker.take()
+        self.vacant.add(timer);
+        while self.entries.pop_if(|last| last.list == UNUSED).is_some() {}
+        self.vacant.shrink(&mut self.entries);
+        waker
     }
 
     /// Arms or moves a timer; `NEVER` disarms it.
@@ -333,6 +336,35 @@ mod tests {
         let mut fired = 0;
         wheel.advance(boundary_ms + 10, |_| fired += 1);
         assert_eq!(fired, 1);
+    }
+
+    /// A burst is given back, and the timers that are left still fire.
+    #[test]
+    fn the_entries_of_a_burst_are_given_back() {
+        let mut wheel = Wheel::new();
+        let kept: Vec<u32> = (0..10).map(|_| wheel.insert()).collect();
+        for burst in 1..=3 {
+            let timers: Vec<u32> = (0..100_000).map(|_| wheel.insert()).collect();
+            assert!(wheel.entries.capacity() >= 100_000);
+            for timer in timers {
+                wheel.set(timer, 1 << 30);
+                wheel.remove(timer);
+            }
+            assert!(wheel.entries.capacity() <= 1024, "burst {burst}");
+            assert_eq!(wheel.live(), kept.len());
+        }
+        let mut fired = 0;
+        for &timer in &kept {
+            wheel.set(timer, 7);
+            *wheel.waker_mut(timer) = Some(Waker::noop().clone());
+        }
+        wheel.advance(7, |_| fired += 1);
+        assert_eq!(fired, kept.len());
+        // Every free entry is used once.
+        let mut all: Vec<u32> = (0..5000).map(|_| wheel.insert()).chain(kept).collect();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), 5010);
     }
 
     #[test]

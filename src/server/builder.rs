@@ -7,7 +7,6 @@ use super::accept::Factory;
 use super::access_log::{AccessLog, AccessLogFormat, LogThread};
 use super::attach::{Seat, WorkerThreads};
 use super::control::Control;
-use super::cores::{Cores, Pin};
 use super::error::{Error, ErrorKind};
 use super::limits::Limits;
 use super::worker::{Socket, WorkerPlan};
@@ -16,6 +15,7 @@ use crate::engine::{EngineChoice, Guest, Selected};
 use crate::metrics::WorkerMetrics;
 use crate::net::{self, Address, SocketFile};
 use crate::service::{Service, ServiceFactory};
+use crate::sys::cores::{Cores, Pin};
 use crate::sys::limits::raise_open_files;
 
 /// The address that the server listens on if none is given.

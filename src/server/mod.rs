@@ -9,7 +9,6 @@ mod carrier;
 mod close_reason;
 mod connection;
 mod control;
-mod cores;
 mod date;
 mod drain;
 mod encode;
@@ -26,10 +25,10 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
+pub use crate::sys::cores::{Cores, Pin};
 pub use access_log::{AccessLog, AccessLogFormat, InvalidFormat};
 pub use attach::Seat;
 pub use builder::Builder;
-pub use cores::{Cores, Pin};
 pub use error::{Error, ErrorKind};
 pub use limits::{HalfClose, Limits};
 

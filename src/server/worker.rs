@@ -8,7 +8,6 @@ use std::sync::Arc;
 use super::accept::{Acceptor, Factory};
 use super::access_log::WorkerLog;
 use super::control::{Control, Phase};
-use super::cores::Cores;
 use super::drain;
 use super::limits::Bounds;
 use super::shared::Shared;
@@ -16,6 +15,7 @@ use super::startup::StartupBarrier;
 use crate::engine::{self, Selected};
 use crate::metrics::WorkerMetrics;
 use crate::net::Listener;
+use crate::sys::cores::Cores;
 use crate::sys::signals::block_write_signals;
 
 /// The settings that a worker's thread is started with.

@@ -1,6 +1,7 @@
 //! Linux interfaces that the standard library lacks, as safe functions.
 
 pub mod children;
+pub mod cores;
 pub mod file;
 pub mod kernel;
 pub mod limits;

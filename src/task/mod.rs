@@ -15,8 +15,10 @@ pub(crate) mod mutex;
 pub(crate) mod notify;
 pub(crate) mod oneshot;
 mod race;
+pub(crate) mod remote;
 pub(crate) mod run;
 pub(crate) mod semaphore;
+pub(crate) mod signal;
 mod switch;
 pub(crate) mod time;
 mod wait_queue;
@@ -77,6 +79,8 @@ pub fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) -> JoinAll<F> {
     JoinAll::new(futures)
 }
 
+#[cfg(test)]
+mod remote_tests;
 #[cfg(test)]
 mod sync_tests;
 #[cfg(test)]

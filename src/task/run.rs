@@ -58,11 +58,15 @@ where
         !is_within_worker(),
         "a worker already runs on this thread: spawn the coroutine there"
     );
+    worker(engine)?.run(coroutine)
+}
+
+/// Makes a worker for a program without a server.
+pub(super) fn worker(engine: EngineChoice) -> io::Result<Worker> {
     let metrics = Arc::<WorkerMetrics>::default();
     with_engine(engine, |selected| {
         Worker::new(selected, BLOCKS_MAX, &metrics)
-    })?
-    .run(coroutine)
+    })
 }
 
 /// As [`run_with`], for another executor, the host, which turns the worker's loop. [`Guest`] shows

@@ -12,7 +12,7 @@ use super::*;
 use crate::engine::EngineChoice;
 use crate::rt::Elapsed;
 
-const ENGINES: [EngineChoice; 2] = [EngineChoice::Auto, EngineChoice::Epoll];
+pub(super) const ENGINES: [EngineChoice; 2] = [EngineChoice::Auto, EngineChoice::Epoll];
 
 /// Runs a coroutine made by `coroutine` on each engine.
 fn on_each<T: 'static>(coroutine: impl AsyncFn() -> T + Copy + 'static) -> [T; 2] {

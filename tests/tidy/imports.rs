@@ -15,7 +15,7 @@ pub(crate) const TABLE: &[(&str, &[&str])] = &[
     ("engine", &["sys", "buf", "rt", "metrics", "sim"]),
     ("net", &["engine", "rt", "buf", "sys"]),
     ("fs", &["engine", "buf", "sys", "sim"]),
-    ("task", &["engine", "rt", "metrics"]),
+    ("task", &["engine", "rt", "sys", "metrics"]),
     ("process", &["net", "sys"]),
     ("http", &[]),
     (
@@ -109,9 +109,9 @@ const ABSENT: &[(Rooms, &[&str], &str)] = &[
         "a write to standard error may block: call `messages::report`",
     ),
     (
-        Rooms::AllBut(&[]),
+        Rooms::AllBut(&["engine"]),
         &["sigaction", "signal_hook"],
-        "the library installs no signal handler: the program does",
+        "no signal handler: a program installs one, or asks `coring::signal` for it",
     ),
     (
         Rooms::In(&["process"]),

@@ -94,7 +94,7 @@ impl Cores {
     }
 
     /// Pins the calling thread, which is worker number `worker`, to its core.
-    pub(super) fn pin(&self, worker: usize) {
+    pub(crate) fn pin(&self, worker: usize) {
         if self.pinned
             && let Some(core) = self.mask.get(worker % self.mask.len())
         {

@@ -1,0 +1,114 @@
+//! The outcome of work on another thread, and the future that waits for it.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use super::foreign::{drop_waker, wake};
+use super::join::JoinError;
+use super::waker::ClonedWaker;
+
+/// Makes a future for an outcome, and the other end, which sets it on any thread.
+pub fn outcome<T>() -> (OutcomeSetter<T>, Outcome<T>) {
+    let slot = Arc::new(Mutex::new(OutcomeSlot {
+        outcome: None,
+        waiter: None,
+    }));
+    (OutcomeSetter(Some(slot.clone())), Outcome(slot))
+}
+
+/// Sets an outcome. If this is dropped instead, the outcome is [`JoinError::Cancelled`].
+pub struct OutcomeSetter<T>(Option<Arc<Mutex<OutcomeSlot<T>>>>);
+
+/// A future that waits for an outcome.
+pub struct Outcome<T>(Arc<Mutex<OutcomeSlot<T>>>);
+
+struct OutcomeSlot<T> {
+    outcome: Option<Result<T, JoinError>>,
+    waiter: Option<Waker>,
+}
+
+impl<T> OutcomeSetter<T> {
+    /// Whether the future still exists.
+    pub fn is_awaited(&self) -> bool {
+        self.0
+            .as_ref()
+            .is_some_and(|slot| Arc::strong_count(slot) > 1)
+    }
+
+    /// Sets the outcome, and wakes the task that waits for it.
+    pub fn set(mut self, outcome: Result<T, JoinError>) {
+        self.finish(outcome);
+    }
+
+    fn finish(&mut self, outcome: Result<T, JoinError>) {
+        if let Some(slot) = self.0.take() {
+            let mut slot = lock(&slot);
+            slot.outcome = Some(outcome);
+            let waiter = slot.waiter.take();
+            drop(slot);
+            waiter.into_iter().for_each(wake);
+        }
+    }
+}
+
+impl<T> Drop for OutcomeSetter<T> {
+    fn drop(&mut self) {
+        self.finish(Err(JoinError::Cancelled));
+    }
+}
+
+impl<T> Outcome<T> {
+    /// A future that is ready with `error`.
+    pub fn failed(error: JoinError) -> Self {
+        let (setter, future) = outcome();
+        setter.set(Err(error));
+        future
+    }
+
+    /// Whether the outcome was set.
+    pub fn is_set(&self) -> bool {
+        // A future that is ready shares the slot with no setter any more.
+        Arc::strong_count(&self.0) == 1
+    }
+}
+
+impl<T> Future for Outcome<T> {
+    type Output = Result<T, JoinError>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut waker = ClonedWaker::of(context);
+        let mut slot = lock(&self.0);
+        match slot.outcome.take() {
+            Some(outcome) => Poll::Ready(outcome),
+            None => {
+                waker.store(&mut slot.waiter);
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl<T> Drop for Outcome<T> {
+    fn drop(&mut self) {
+        let waiter = lock(&self.0).waiter.take();
+        waiter.into_iter().for_each(drop_waker);
+    }
+}
+
+fn lock<T>(slot: &Mutex<OutcomeSlot<T>>) -> MutexGuard<'_, OutcomeSlot<T>> {
+    slot.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<T> fmt::Debug for OutcomeSetter<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OutcomeSetter").finish_non_exhaustive()
+    }
+}
+
+impl<T> fmt::Debug for Outcome<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outcome").finish_non_exhaustive()
+    }
+}
