@@ -89,8 +89,11 @@ impl Metadata {
     }
 }
 
-/// An open regular file, to read from. A clone shares the descriptor, which is closed when the last
-/// clone is dropped.
+/// An open regular file. A clone shares the descriptor, which is closed when the last clone is
+/// dropped.
+///
+/// It has no position: each read and write names its offset, or appends. So several coroutines can
+/// use one file at the same time.
 #[derive(Clone)]
 pub struct File {
     fd: Arc<OwnedFd>,
@@ -115,6 +118,11 @@ impl File {
             fd: Arc::new(fd),
             metadata,
         }
+    }
+
+    /// The descriptor, which stays open until the last share of it is dropped.
+    pub(super) fn shared_fd(&self) -> Arc<OwnedFd> {
+        self.fd.clone()
     }
 
     /// The metadata when the file was opened.

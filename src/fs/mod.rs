@@ -1,8 +1,12 @@
-//! Opening, reading and writing files without blocking the worker.
+//! Files and directories, without blocking the worker.
 //!
 //! Calls that may wait for a disk run on the worker's blocking threads. A [`File`] reads content
 //! that is in the page cache without them. All of this needs a worker: call it from a service or
 //! from another coroutine.
+//!
+//! The bytes of a write are given away, and a read returns its bytes, so a future that is dropped
+//! leaves nothing behind that a thread still uses. A call that has begun on a blocking thread runs
+//! to its end there; one that has not begun never runs.
 //!
 //! ```no_run
 //! use coring::{Request, Response};
@@ -15,19 +19,27 @@
 //! }
 //! ```
 
+mod directory;
 mod file;
 mod memfd_cache;
 mod open_error;
+mod open_options;
 mod root;
+mod write;
 
 use std::io;
 use std::path::PathBuf;
 
 use crate::engine::blocking;
+pub use directory::{
+    DirEntry, ReadDir, create_dir, create_dir_all, read_dir, remove_dir, remove_dir_all,
+    remove_file, rename,
+};
 pub use file::{File, Metadata};
 pub(crate) use file::{Loading, Reading};
 pub(crate) use memfd_cache::{CachedSpan, MemfdCache};
 pub(crate) use open_error::OpenError;
+pub use open_options::OpenOptions;
 pub use root::{Entry, Root};
 
 /// Reads a whole file.
@@ -40,6 +52,18 @@ pub use root::{Entry, Root};
 pub async fn read(path: impl Into<PathBuf>) -> io::Result<Vec<u8>> {
     let path = path.into();
     blocking(move || std::fs::read(path)).await?
+}
+
+/// Reads a whole file of text.
+///
+/// # Errors
+/// As [`std::fs::read_to_string`].
+///
+/// # Panics
+/// If called outside a worker.
+pub async fn read_to_string(path: impl Into<PathBuf>) -> io::Result<String> {
+    let path = path.into();
+    blocking(move || std::fs::read_to_string(path)).await?
 }
 
 /// Writes a whole file. Creates the file if it does not exist, and replaces its content if it does.
@@ -74,3 +98,5 @@ pub async fn metadata(path: impl Into<PathBuf>) -> io::Result<Metadata> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod write_tests;

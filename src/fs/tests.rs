@@ -15,10 +15,10 @@ use super::*;
 use crate::engine::{EngineChoice, Worker};
 
 /// A temporary directory, removed on drop. It has `site`, which is the root, and `outside/secret`.
-struct TestDir(PathBuf);
+pub(super) struct TestDir(PathBuf);
 
 impl TestDir {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("coring-fs-{}-{number}", std::process::id());
@@ -29,7 +29,7 @@ impl TestDir {
         test_dir
     }
 
-    fn site(&self, name: &str) -> PathBuf {
+    pub(super) fn site(&self, name: &str) -> PathBuf {
         self.0.join("site").join(name)
     }
 
@@ -37,7 +37,7 @@ impl TestDir {
         Root::open(self.0.join("site")).unwrap()
     }
 
-    fn file(&self, name: &str, content: &[u8]) -> PathBuf {
+    pub(super) fn file(&self, name: &str, content: &[u8]) -> PathBuf {
         let path = self.site(name);
         fs::write(&path, content).unwrap();
         path
@@ -55,7 +55,7 @@ impl Drop for TestDir {
 }
 
 /// Runs `main` on a new worker, once on the default engine and once on epoll.
-fn on_each_engine<F: Future<Output = ()> + 'static>(main: impl Fn() -> F) {
+pub(super) fn on_each_engine<F: Future<Output = ()> + 'static>(main: impl Fn() -> F) {
     for choice in [EngineChoice::Auto, EngineChoice::Epoll] {
         let selected = choice.probe().unwrap();
         let worker = Worker::new(&selected, usize::MAX, &Arc::default()).unwrap();
