@@ -1,5 +1,19 @@
 //! Coroutines without a server: three coroutines print and sleep, and the program waits for all of
 //! them. They run concurrently, so that takes as long as the slowest one, not the sum.
+//!
+//! The Python original, with gevent:
+//!
+//! ```python
+//! def count(name, times, pause):
+//!     for n in range(times):
+//!         print(name, n + 1, "of", times)
+//!         gevent.sleep(pause)
+//!
+//! started = time.time()
+//! gevent.joinall([gevent.spawn(count, "one", 3, 0.2), gevent.spawn(count, "two", 3, 0.3),
+//!                 gevent.spawn(count, "three", 3, 0.4)])
+//! print("together", time.time() - started)
+//! ```
 
 #![allow(clippy::print_stdout, reason = "prints what the coroutines do")]
 

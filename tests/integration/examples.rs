@@ -286,25 +286,6 @@ fn a_port_in_use_is_reported_in_one_line() {
 }
 
 #[test]
-fn tasks_take_as_long_as_the_longest_of_them() {
-    let output = example("tasks").output().expect("its output");
-    let stdout = String::from_utf8_lossy(&output.stdout);
-    let lines: Vec<&str> = stdout.lines().collect();
-    assert_eq!(
-        lines[..3],
-        ["one: 1 of 3", "two: 1 of 3", "three: 1 of 3"],
-        "{stdout}"
-    );
-    assert_eq!(lines.len(), 3 * 3 + 1, "{stdout}");
-    let total = lines.last().expect("a line");
-    let together = total.strip_prefix("together ").expect("a total");
-    let (together, rest) = together.split_once(" s, ").expect("a total");
-    assert_eq!(rest, "one after the other 2.7 s");
-    let together: f64 = together.parse().expect("a number");
-    assert!((1.2..2.7).contains(&together), "{total}");
-}
-
-#[test]
 fn upload_saves_each_body_and_returns_its_digest() {
     let directory = TempDir::new();
     let uploads = directory.path().to_str().expect("a path in UTF-8");

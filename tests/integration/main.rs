@@ -7,6 +7,7 @@
 mod access_log;
 mod client_disconnects;
 mod client_requests;
+mod coroutine_examples;
 mod deploy;
 mod drain_in_services;
 mod embedding;
