@@ -56,6 +56,8 @@ mutants! {
     LoseRemoteWake,
     /// A worker goes to sleep without checking again for queued wake-ups.
     SleepUnchecked,
+    /// What a future in a queue was granted is lost if the future is dropped.
+    LoseGrant,
     /// A task that wakes itself while it is polled is not polled again.
     LoseSelfWake,
     /// A buffer's number is returned twice.

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::task::Waker;
 
 use crate::rt::ClonedWaker;
+use crate::sys::mutants::mutate;
 
 /// Waiting futures, by the number that [`WaitQueue::wait`] has given them.
 #[derive(Debug, Default)]
@@ -88,7 +89,7 @@ impl WaitQueue {
             return Left::default();
         };
         Left {
-            had_grant: self.granted.remove(&number),
+            had_grant: mutate!(LoseGrant, false, self.granted.remove(&number)),
             waker: self.waiting.remove(&number).and_then(|left| left.waker),
         }
     }

@@ -15,6 +15,7 @@
 mod client;
 mod crowd;
 mod delays;
+mod drops;
 mod gone;
 mod messages;
 mod mutants;

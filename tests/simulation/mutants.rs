@@ -3,7 +3,7 @@
 
 use coring::sim::{Mutant, with_mutant};
 
-use crate::{crowd, delays, gone, messages, run, spans, turns};
+use crate::{crowd, delays, drops, gone, messages, run, spans, turns};
 
 /// One of this many seeds must detect each fault.
 const SEEDS_MAX: u64 = 1000;
@@ -27,6 +27,7 @@ fn detected(mutant: Mutant) -> Option<(u64, String)> {
         _ if delays::MUTANTS.contains(&mutant) => delays::check(seed),
         _ if messages::MUTANTS.contains(&mutant) => messages::check(seed),
         _ if spans::MUTANTS.contains(&mutant) => spans::check(seed),
+        _ if drops::MUTANTS.contains(&mutant) => drops::check(seed),
         _ if gone::MUTANTS.contains(&mutant) => gone::check(seed),
         _ => run::run_seed(seed, false).map(drop),
     };
