@@ -96,9 +96,19 @@ fn a_configuration_that_fails_changes_nothing() {
         reports(&server, reason);
     }
     reports(&server, "ValueError: broken");
+    // The number of workers, too, changes with the first one that is ready.
+    directory.write("gunicorn.conf.py", "workers = 3\nraw_env = ['NAME=one']\n");
+    directory.write("app.py", "broken");
+    server.signal(Signal::HUP);
+    reports(&server, "could not be loaded; the workers stay as they are");
     assert_eq!(children(server.pid()), workers);
     assert_eq!(server.get("/").text(), "one False");
-    reload(&server, &directory, "raw_env = ['NAME=two']\n", 1);
+    directory.write("app.py", APP);
+    let configuration = "workers = 3\nraw_env = ['NAME=two']\n";
+    reload(&server, &directory, configuration, 1);
     assert_eq!(server.get("/").text(), "two False");
-    assert_eq!(server.stop().code, Some(0));
+    has_workers(&server, 3);
+    let end = server.stop();
+    assert_eq!(end.code, Some(0));
+    assert_eq!(end.stderr.matches("workers are kept").count(), 1);
 }

@@ -115,6 +115,7 @@ impl Supervisor {
                 let cores: io::Result<Vec<_>> = cores.collect();
                 let pool = Rc::new(Pool {
                     options: RefCell::new(Rc::new(options)),
+                    count: Cell::new(None),
                     newest: observed.newest,
                     drains: observed.drains,
                     shared: RefCell::new(shared),
@@ -224,6 +225,8 @@ fn watcher(
 struct Pool {
     /// Those of the next workers.
     options: RefCell<Rc<Options>>,
+    /// How many there are to be when one of these is ready, if that is another number than before.
+    count: Cell<Option<usize>>,
     /// The state of the newest code; none without `--reload`.
     newest: Option<Arc<Newest>>,
     /// Whether the server drains.

@@ -1,6 +1,7 @@
 //! Reloads: all workers are replaced by ones with the newest code, or stay if that does not run.
 
 use std::path::Path;
+use std::rc::Rc;
 
 use super::place::{Place, Running};
 use super::start::NotReady;
@@ -33,11 +34,12 @@ impl Pool {
     }
 
     /// A place has a worker that was started with `code`.
-    pub(super) fn begun(&self, place: &Place, code: u64) {
+    pub(super) fn begun(self: &Rc<Self>, place: &Place, code: u64) {
         let before = place.code.replace(code);
         if code != self.code.get() {
             return;
         }
+        self.follow_count();
         self.show(State::Runs);
         let is_last = self
             .places

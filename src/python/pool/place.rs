@@ -158,21 +158,30 @@ impl Pool {
     }
 
     /// Has all further workers follow `options`. How many are kept changes only if that is another
-    /// number than before: signals may have changed it.
-    pub(super) fn configure(self: &Rc<Self>, options: Options) {
-        let count = usize::try_from(options.workers).unwrap_or(usize::MAX);
+    /// number than before, since signals may have changed it, and when one of them is ready.
+    pub(super) fn configure(&self, options: Options) {
+        let count = options.workers;
         let before = self.options.replace(Rc::new(options));
-        if before.workers == self.options().workers {
-            return;
+        if before.workers != count {
+            self.count.set(usize::try_from(count).ok());
         }
-        self.resize(|| {
-            while self.places.borrow().len() > count {
-                self.remove_place();
-            }
-            while self.places.borrow().len() < count {
-                self.add_place();
-            }
-        });
+    }
+
+    /// Keeps as many workers as the newest options say, if these have changed it.
+    pub(super) fn follow_count(self: &Rc<Self>) {
+        let Some(count) = self.count.take() else {
+            return;
+        };
+        if self.places.borrow().len() != count {
+            self.resize(|| {
+                while self.places.borrow().len() > count {
+                    self.remove_place();
+                }
+                while self.places.borrow().len() < count {
+                    self.add_place();
+                }
+            });
+        }
     }
 
     /// Changes how many workers are kept, and tells of that.

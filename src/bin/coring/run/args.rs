@@ -182,7 +182,8 @@ number of workers unless it is given.
 
 Signals:
   TERM, INT, QUIT  finish the running requests and end; a second one ends at once
-  HUP              load the application anew, replace the workers, reopen the access log
+  HUP              read the settings again, load the application anew, replace the workers,
+                   reopen the access log
   TTIN, TTOU       one worker more, one worker less
   USR1             reopen the access log
 
