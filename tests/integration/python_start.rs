@@ -1,6 +1,7 @@
 //! Starts and ends of workers that hang, fail or take long.
 
 use std::fs;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -72,7 +73,7 @@ fn a_worker_that_does_not_become_ready_is_ended_and_another_one_is_started() {
 
 #[test]
 fn an_application_that_does_not_become_ready_is_not_served() {
-    for flags in [&[][..], &["--preload"]] {
+    let run = |flags: &[&str]| {
         let directory = TempDir::new();
         directory.write("app.py", hanging("one"));
         directory.write("hang", "");
@@ -87,7 +88,11 @@ fn an_application_that_does_not_become_ready_is_not_served() {
         assert!(text.contains("in hang\n"), "{text}");
         let error = "error: the Python process was not ready after 5s";
         assert!(text.contains(error), "{text}");
-    }
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| run(&[]));
+        scope.spawn(|| run(&["--preload"]));
+    });
 }
 
 #[test]
