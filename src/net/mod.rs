@@ -15,6 +15,7 @@ mod seqpacket;
 mod stream;
 mod tcp;
 mod transport;
+mod udp;
 mod unix;
 
 pub use address::Address;
@@ -28,6 +29,7 @@ pub use seqpacket::{SeqpacketReceiver, SeqpacketSender, UnixSeqpacket};
 pub(crate) use stream::{Remote, Stream};
 pub use tcp::{TcpListener, TcpStream};
 pub(crate) use transport::{Pace, RecvOutcome, SendLimits, Transport, TransportError};
+pub use udp::UdpSocket;
 pub use unix::{UnixListener, UnixStream};
 
 #[cfg(test)]
