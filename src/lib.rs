@@ -65,7 +65,7 @@ pub mod guide {}
 #[cfg(doctest)]
 #[doc = include_str!("../docs/library.md")]
 mod library {}
-#[cfg(feature = "tokio")]
+#[cfg(any(feature = "glommio", feature = "tokio"))]
 mod host;
 mod http;
 pub mod messages;
@@ -93,6 +93,8 @@ pub use crate::http::{FieldLines, InvalidField};
 pub use ::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 pub use buf::{Chunk, Part};
 pub use engine::{EngineChoice, Guest, Refused, Selected, Turned};
+#[cfg(feature = "glommio")]
+pub use host::glommio;
 #[cfg(feature = "tokio")]
 pub use host::tokio;
 pub use rt::{DrainHold, draining, hold_drain};

@@ -133,6 +133,13 @@ impl HostedWorker {
 }
 
 impl<T: 'static> Guest<T> {
+    /// Whether its engine is epoll, which has no descriptor that can be read from.
+    #[cfg(feature = "glommio")]
+    pub(crate) fn is_on_epoll(&self) -> bool {
+        let running = self.running.as_ref();
+        running.is_some_and(|running| matches!(running.worker.engine, Engine::Epoll(_)))
+    }
+
     /// Runs one turn of the worker's loop, which never sleeps: fires due timers, polls each ready
     /// task once, submits operations and applies completions. `host` is the waker of the task that
     /// calls.

@@ -32,13 +32,13 @@ impl Seat {
         factories: Arc<Vec<Factory>>,
         selected: Selected,
         threads: WorkerThreads,
-        running: Sender<()>,
+        running: Sender<Error>,
     ) -> Self {
         let end = AttachedEnd {
             control: plan.control.clone(),
             threads,
             thread: None,
-            _running: running,
+            running,
         };
         Self {
             plan,
@@ -46,6 +46,13 @@ impl Seat {
             selected,
             end,
         }
+    }
+
+    /// Where the host reports why its worker failed: [`Handle::wait`](crate::Handle::wait) returns
+    /// it, and waits until this is dropped.
+    #[cfg(feature = "glommio")]
+    pub(crate) fn failures(&self) -> Sender<Error> {
+        self.end.running.clone()
     }
 
     /// Makes the worker on the calling thread, on which the guest is turned. The factory runs here.
@@ -83,7 +90,11 @@ struct AttachedEnd {
     threads: WorkerThreads,
     thread: Option<ThreadId>,
     /// [`Handle::wait`](crate::Handle::wait) waits until all of them are dropped.
-    _running: Sender<()>,
+    #[cfg_attr(
+        not(feature = "glommio"),
+        expect(dead_code, reason = "held until the end")
+    )]
+    running: Sender<Error>,
 }
 
 impl AttachedEnd {

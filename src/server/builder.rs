@@ -59,12 +59,30 @@ struct Prepared {
 }
 
 impl Prepared {
+    /// The handle of the server, and the places of its workers on threads of the program.
+    fn into_seats(mut self) -> (Handle, Vec<Seat>) {
+        let (running, attached) = channel();
+        let factories = Arc::new(std::mem::take(&mut self.factories));
+        let workers = WorkerThreads::default();
+        let seats = self.plans.drain(..).map(|plan| {
+            Seat::new(
+                plan,
+                factories.clone(),
+                self.selected.clone(),
+                workers.clone(),
+                running.clone(),
+            )
+        });
+        let seats = seats.collect();
+        (self.into_handle(workers, Vec::new(), Some(attached)), seats)
+    }
+
     /// The handle of the server that has been started.
     fn into_handle(
         self,
         workers: WorkerThreads,
         threads: Vec<startup::Thread>,
-        attached: Option<Receiver<()>>,
+        attached: Option<Receiver<Error>>,
     ) -> Handle {
         let log_reopening = self.log_thread.as_ref().map(LogThread::reopening);
         let run_state = Mutex::new(RunState::Running(RunningServer {
@@ -255,22 +273,18 @@ impl Builder {
         F: ServiceFactory<K> + Send + Sync + 'static,
         F::Service: Service + 'static,
     {
-        let mut prepared = self.prepare(factory, Some(Cores::attached(threads.max(1))))?;
-        let (running, attached) = channel();
-        let factories = Arc::new(std::mem::take(&mut prepared.factories));
-        let workers = WorkerThreads::default();
-        let seats = prepared.plans.drain(..).map(|plan| {
-            Seat::new(
-                plan,
-                factories.clone(),
-                prepared.selected.clone(),
-                workers.clone(),
-                running.clone(),
-            )
-        });
-        let seats = seats.collect();
-        let handle = prepared.into_handle(workers, Vec::new(), Some(attached));
-        Ok((handle, seats))
+        let prepared = self.prepare(factory, Some(Cores::attached(threads.max(1))))?;
+        Ok(prepared.into_seats())
+    }
+
+    /// As [`Builder::attach_all`], with as many threads as [`Builder::start`] would have workers.
+    #[cfg(feature = "glommio")]
+    pub(crate) fn attach_cores<F, K>(self, factory: F) -> Result<(Handle, Vec<Seat>)>
+    where
+        F: ServiceFactory<K> + Send + Sync + 'static,
+        F::Service: Service + 'static,
+    {
+        Ok(self.prepare(factory, None)?.into_seats())
     }
 
     /// Does what must precede the start of the workers. `cores` is `None` if the builder chooses.

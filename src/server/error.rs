@@ -36,12 +36,18 @@ impl Error {
 
     /// No engine can be used. Only a refusal of io_uring is the engine's; otherwise this machine
     /// lacks a resource that every engine needs.
-    pub(super) fn no_engine(refused: Refused) -> Self {
+    pub(crate) fn no_engine(refused: Refused) -> Self {
         let kind = match refused.is_uring() {
             true => ErrorKind::Engine,
             false => ErrorKind::Runtime,
         };
         Self::new(kind, refused)
+    }
+
+    /// The executor that was to turn the workers does not work here.
+    #[cfg(feature = "glommio")]
+    pub(crate) fn no_host(message: impl fmt::Display) -> Self {
+        Self::new(ErrorKind::Engine, message)
     }
 
     /// The engine of a running worker failed.

@@ -102,7 +102,7 @@ enum RunState {
 struct RunningServer {
     threads: Vec<Thread>,
     /// Ends when the last worker on a thread of the program's own has ended.
-    attached: Option<Receiver<()>>,
+    attached: Option<Receiver<Error>>,
     log_thread: Option<LogThread>,
     files: Vec<SocketFile>,
 }
@@ -229,9 +229,9 @@ impl RunningServer {
             };
             outcome = Err(failure);
         }
-        if let Some(attached) = self.attached.take() {
-            // Nothing is ever sent: the call returns when all senders are dropped.
-            let _ = attached.recv();
+        // Ends when all senders are dropped.
+        if let Some(failure) = self.attached.take().into_iter().flatten().last() {
+            outcome = Err(failure);
         }
         if let Some(log_thread) = self.log_thread.take() {
             log_thread.finish();

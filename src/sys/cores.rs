@@ -93,6 +93,12 @@ impl Cores {
         }
     }
 
+    /// The numbers of the cores in the affinity mask.
+    #[cfg(feature = "glommio")]
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = usize> {
+        self.mask.iter().map(|core| core.id)
+    }
+
     /// Pins the calling thread, which is worker number `worker`, to its core.
     pub(crate) fn pin(&self, worker: usize) {
         if self.pinned

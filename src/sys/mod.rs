@@ -3,6 +3,8 @@
 pub mod children;
 pub mod cores;
 pub mod file;
+#[cfg(feature = "glommio")]
+pub mod glommio;
 pub mod kernel;
 pub mod limits;
 pub mod mutants;

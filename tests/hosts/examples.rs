@@ -16,20 +16,19 @@ impl Drop for Running {
 }
 
 /// Builds the example as these tests were built, and starts it on a free port. Returns a client.
-fn start(name: &str, features: &str) -> (Running, Client) {
+fn start(name: &str) -> (Running, Client) {
     let profile = if cfg!(debug_assertions) {
         "test"
     } else {
         "release"
     };
-    let features = if cfg!(feature = "mutants") {
-        format!("{features},mutants")
-    } else {
-        features.to_owned()
+    let features = match cfg!(feature = "mutants") {
+        true => "glommio,tokio,mutants",
+        false => "glommio,tokio",
     };
     let mut build = Command::new(env!("CARGO"));
     build.args(["build", "--quiet", "--example", name, "--profile", profile]);
-    build.args(["--features", &features]);
+    build.args(["--features", features]);
     build.current_dir(env!("CARGO_MANIFEST_DIR"));
     assert!(
         build.status().expect("cargo").success(),
@@ -51,10 +50,19 @@ fn start(name: &str, features: &str) -> (Running, Client) {
 
 #[test]
 fn in_tokio() {
-    let (_running, mut client) = start("in_tokio", "tokio");
+    let (_running, mut client) = start("in_tokio");
     assert_eq!(client.get("/"), "<b>hello world</b>");
     assert_eq!(client.get("/sleep"), "slept in tokio\n");
     let answer = client.get(&format!("/ask/{}", answering_server()));
     assert!(answer.starts_with("GET / HTTP/1.1\r\n"), "{answer}");
     assert!(client.get("/ask/127.0.0.1:1").starts_with("127.0.0.1:1: "));
+}
+
+#[test]
+fn in_glommio() {
+    let (_running, mut client) = start("in_glommio");
+    assert_eq!(client.get("/"), "<b>hello world</b>");
+    assert_eq!(client.get("/sleep"), "slept in glommio\n");
+    assert!(client.get("/file/Cargo.toml").contains("name = \"coring\""));
+    assert!(client.get("/file/none").contains("No such file"));
 }

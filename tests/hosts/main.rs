@@ -2,6 +2,7 @@
 //! blocking sockets.
 
 mod examples;
+mod glommio;
 mod tokio;
 
 use std::io::{BufRead, BufReader, Read, Write};

@@ -15,6 +15,7 @@ mod event_streams;
 mod example_services;
 mod examples;
 mod file_bodies;
+mod glommio;
 mod graceful_shutdown;
 mod guests;
 mod hostile_applications;

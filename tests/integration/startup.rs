@@ -301,7 +301,7 @@ fn engine_name() -> &'static str {
 
 /// A command that runs coring under a filter that restricts io_uring. `what` is an argument of
 /// `support/refuse_io_uring.py`.
-fn with_io_uring_refused(what: &str, arguments: &[&str]) -> Command {
+pub(crate) fn with_io_uring_refused(what: &str, arguments: &[&str]) -> Command {
     let program = [what, env!("CARGO_BIN_EXE_coring")];
     python("refuse_io_uring.py", &[&program, arguments].concat())
 }

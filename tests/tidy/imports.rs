@@ -28,7 +28,7 @@ pub(crate) const TABLE: &[(&str, &[&str])] = &[
             "service", "http", "net", "engine", "rt", "buf", "sys", "messages", "metrics",
         ],
     ),
-    ("host", &["server", "service", "engine"]),
+    ("host", &["server", "service", "engine", "sys"]),
     (
         "client",
         &["service", "http", "task", "net", "engine", "rt", "buf"],

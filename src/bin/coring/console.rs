@@ -35,7 +35,10 @@ pub(crate) fn banner(about: &[(&str, String)], config: &ServerConfig, handle: &H
     for address in handle.addresses() {
         row("on", &format_args!("{bold}{}{plain}", url(address)));
     }
-    row("engine", &handle.engine());
+    match config.in_glommio {
+        true => row("engine", &"io_uring, hosted by glommio"),
+        false => row("engine", &handle.engine()),
+    }
     row("cores", handle.cores());
     for note in &config.notes {
         row("note", note);

@@ -108,7 +108,8 @@ pub(crate) struct ListenArgs {
     pub(crate) pin: Pin,
 
     /// The interface to the kernel. auto: io_uring, or epoll if io_uring does not work. uring:
-    /// fail if io_uring does not work
+    /// fail if io_uring does not work. glommio: as uring, in executors of glommio (a build with the
+    /// feature glommio)
     #[arg(long, global = true, env = "CORING_ENGINE", value_name = "ENGINE")]
     #[arg(value_enum, default_value_t = Engine::Auto)]
     pub(crate) engine: Engine,
@@ -128,6 +129,7 @@ pub(crate) enum Engine {
     Auto,
     Uring,
     Epoll,
+    Glommio,
 }
 
 /// The limits of time.
@@ -296,7 +298,7 @@ Exit status:
   0   success
   1   failed to start, or failed later (an address is in use, say)
   2   wrong usage
-  77  io_uring does not work here, and --engine uring requires it
+  77  io_uring does not work here, and --engine uring or glommio requires it
   78  bad configuration (a directory or an access log cannot be opened, say)";
 
 fn limits() -> coring::Limits {

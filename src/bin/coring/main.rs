@@ -17,7 +17,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use clap::{CommandFactory, FromArgMatches};
-use coring::{AccessLog, Builder, ErrorKind, Handle, Server, messages};
+use coring::{AccessLog, Builder, ErrorKind, Handle, Server, Service, messages};
 use signal_hook::iterator::Signals;
 
 use app::{App, Directory, DirectoryError};
@@ -120,9 +120,8 @@ fn read_again() -> Result<RunArgs, Unread> {
 fn serve(app: &App<Directory>, config: &ServerConfig) -> Result<(), Failure> {
     let signals = signals::install().map_err(Failure::Signals)?;
     let open = app.open().map_err(Failure::Directory)?;
-    let server = configured(bound(config)?, config)
-        .start(move || open.service())
-        .map_err(Failure::Server)?;
+    let builder = configured(bound(config)?, config);
+    let server = start(builder, config, move || open.service())?;
     let about = [("serves", app.description())];
     wait(&about, config, &server, None, signals).map(drop)
 }
@@ -173,10 +172,12 @@ fn run_application(arguments: &RunArgs, config: &mut ServerConfig) -> Result<(),
     let format = run::log_format(arguments, &config.access_log, workers);
     let builder = configured(bound, config).access_log_format(format);
     let server = match mounts.is_empty() && fields.is_empty() {
-        true => builder.start(services),
-        false => builder.start(move || run::routed(&mounts, &fields, services())),
+        true => start(builder, config, services),
+        false => start(builder, config, move || {
+            run::routed(&mounts, &fields, services())
+        }),
     };
-    let server = server.map_err(Failure::Server)?;
+    let server = server?;
     workers.tell_listening();
     // The program that coring is attached to has its own words.
     let about = match arguments.attach.is_given() {
@@ -221,6 +222,20 @@ fn configured(builder: Builder, config: &ServerConfig) -> Builder {
         builder = builder.access_log_skip(path);
     }
     builder
+}
+
+/// Starts the server, in glommio's executors if the command line says so.
+fn start<S: Service + 'static>(
+    builder: Builder,
+    config: &ServerConfig,
+    services: impl Fn() -> S + Send + Sync + 'static,
+) -> Result<Handle, Failure> {
+    #[cfg(feature = "glommio")]
+    if config.in_glommio {
+        return coring::glommio::start(builder, services).map_err(Failure::Server);
+    }
+    debug_assert!(!config.in_glommio, "`plan` has refused it");
+    builder.start(services).map_err(Failure::Server)
 }
 
 /// Prints the banner if there is one, lets signals reach the server, and waits until it ends.

@@ -31,6 +31,8 @@ pub(crate) struct ServerConfig {
     pub(crate) cores: Option<usize>,
     pub(crate) pin: Pin,
     pub(crate) engine: EngineChoice,
+    /// The workers are guests of glommio's executors.
+    pub(crate) in_glommio: bool,
     pub(crate) limits: Limits,
     pub(crate) drain_timeout: units::Duration,
     pub(crate) access_log: AccessLog,
@@ -53,7 +55,14 @@ pub(crate) fn plan(flags: Flags, port: Option<&str>) -> Result<Plan, String> {
         flags::Engine::Auto => EngineChoice::Auto,
         flags::Engine::Uring => EngineChoice::Uring,
         flags::Engine::Epoll => EngineChoice::Epoll,
+        flags::Engine::Glommio if cfg!(feature = "glommio") => EngineChoice::Uring,
+        flags::Engine::Glommio => {
+            let message = "--engine glommio needs a coring with the feature glommio: build it with \
+                           cargo build --release --features glommio";
+            return Err(message.to_owned());
+        }
     };
+    let in_glommio = flags.listen.engine == flags::Engine::Glommio;
     let mut flags = flags;
     let command = flags.command.take();
     if let Some(Command::Version) = command {
@@ -82,6 +91,7 @@ pub(crate) fn plan(flags: Flags, port: Option<&str>) -> Result<Plan, String> {
             flags::Pin::Never => Pin::Never,
         },
         engine,
+        in_glommio,
         error_log,
         notes,
         limits,

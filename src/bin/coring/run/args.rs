@@ -193,7 +193,7 @@ Exit status:
   2   wrong usage
   3   the application failed to start
   4   the application could not be loaded
-  77  io_uring is refused, and --engine uring was given";
+  77  io_uring is refused, and --engine uring or glommio was given";
 
 /// The values of `--interface`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -1,0 +1,211 @@
+//! coring's workers as guests of glommio (feature `glommio`): a handler can await glommio's files
+//! and timers beside what coring offers.
+//!
+//! glommio needs io_uring, and 512 KiB of memory that may be locked (`ulimit -l`); so its guests
+//! use the engine io_uring, too.
+//!
+//! ```no_run
+//! use coring::{EngineChoice, run_as_guest};
+//! use glommio::LocalExecutor;
+//!
+//! let guest = run_as_guest(EngineChoice::Uring, async {
+//!     glommio::timer::sleep(std::time::Duration::from_millis(1)).await;
+//!     42
+//! })?;
+//! let value = LocalExecutor::default().run(coring::glommio::drive(guest))?;
+//! assert_eq!(value, 42);
+//! # std::io::Result::Ok(())
+//! ```
+
+use std::fmt::Display;
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::AsFd;
+use std::pin::{Pin, pin};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use ::glommio::timer::Timer;
+use ::glommio::{
+    CpuSet, Latency, LocalExecutorPoolBuilder, PoolPlacement, Shares, executor, spawn_local_into,
+};
+use rustix::process::{Resource, getrlimit};
+
+use crate::engine::{EngineChoice, Guest, Turned};
+use crate::server::{Builder, Cores, Error, Handle, Result, Seat};
+use crate::service::{Service, ServiceFactory};
+use crate::sys::glommio::counter;
+
+/// Within this time glommio lets another queue run, if the guest always has something to do.
+const LATENCY: Duration = Duration::from_millis(1);
+/// glommio makes no executor if less memory may be locked (0.9.0).
+const MEMLOCK_MIN: u64 = 512 << 10;
+
+/// Turns a guest until its first coroutine has returned. Dropping this future drops the guest.
+/// Spawn it into a task queue of a short latency, as [`serve`] does: otherwise a busy guest lets
+/// tasks of other queues wait for up to 100 ms.
+///
+/// # Errors
+/// If the guest's engine is not io_uring, or fails.
+///
+/// # Panics
+/// If the guest's first coroutine panics, or no executor of glommio's runs on this thread.
+pub async fn drive<T: 'static>(mut guest: Guest<T>) -> io::Result<T> {
+    if guest.is_on_epoll() {
+        return Err(io::Error::other(
+            "a guest of glommio needs the engine io_uring: choose EngineChoice::Uring",
+        ));
+    }
+    // One descriptor for the whole life of the guest, and one read of it for each report. The ring
+    // writes to it.
+    let reports = counter(guest.as_fd().try_clone_to_owned()?);
+    let read = || reports.read_at(0, size_of::<u64>());
+    let mut report = pin!(read());
+    let mut alarm = None;
+    poll_fn(|context| {
+        // Before the turn: what the kernel reports later wakes this task.
+        while let Poll::Ready(reported) = report.as_mut().poll(context) {
+            reported.map_err(io::Error::from)?;
+            report.set(read());
+        }
+        match guest.turn(context.waker())? {
+            Turned::Done(output) => return Poll::Ready(Ok(output)),
+            Turned::Again => context.waker().wake_by_ref(),
+            Turned::Waits(Some(time)) => wake_after(&mut alarm, time, context),
+            Turned::Waits(None) => {}
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// Serves with one worker on the calling thread's executor, in a task queue of its own, until the
+/// server is drained or stopped through a handle, or fails. For a [`Handle`], call
+/// [`Builder::attach`] and [`drive`].
+///
+/// # Errors
+/// Those of [`Builder::attach`]. Also fails if the worker's engine fails.
+///
+/// # Panics
+/// If no executor of glommio's runs on this thread.
+pub async fn serve<F, K>(builder: Builder, factory: F) -> Result<()>
+where
+    F: ServiceFactory<K> + Send + Sync + 'static,
+    F::Service: Service + 'static,
+{
+    let (handle, guest) = builder.engine(EngineChoice::Uring).attach(factory)?;
+    in_queue(guest).await?;
+    handle.wait()
+}
+
+/// Starts a server as [`Builder::start`] does, with an executor of glommio's on each worker's
+/// thread. glommio places the threads if the workers are to be pinned.
+///
+/// # Errors
+/// Those of [`Builder::start`]. Also fails if glommio does not work here; the message has the cause
+/// and the cure.
+pub fn start<F, K>(builder: Builder, factory: F) -> Result<Handle>
+where
+    F: ServiceFactory<K> + Send + Sync + 'static,
+    F::Service: Service + 'static,
+{
+    preflight()?;
+    let (handle, seats) = builder.engine(EngineChoice::Uring).attach_cores(factory)?;
+    let count = seats.len();
+    let seats = Arc::new(Mutex::new(seats));
+    let (started, starts) = channel();
+    let pool = LocalExecutorPoolBuilder::new(placement(handle.cores()))
+        .name("coring")
+        .on_all_shards(move || {
+            let seat = seats.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            drop(seats);
+            work(seat.expect("a seat for each thread"), started)
+        })
+        .map_err(failed)?;
+    // A thread that could not make its executor drops its sender, and the last one its seats.
+    for start in (0..count).map(|_| starts.recv()) {
+        match start {
+            Ok(outcome) => outcome?,
+            Err(_) => {
+                handle.stop();
+                let outcomes = pool.join_all().into_iter();
+                let failure = outcomes.filter_map(|outcome| outcome.err()).next();
+                return Err(failure.map_or_else(|| failed("a thread ended"), failed));
+            }
+        }
+    }
+    Ok(handle)
+}
+
+/// One worker, on its thread: takes its seat, tells so, and serves.
+async fn work(seat: Seat, started: Sender<Result<()>>) {
+    let failures = seat.failures();
+    let (guest, outcome) = match seat.take() {
+        Ok(guest) => (Some(guest), Ok(())),
+        Err(error) => (None, Err(error)),
+    };
+    // Fails if the start has failed already.
+    let _ = started.send(outcome);
+    drop(started);
+    if let Some(guest) = guest
+        && let Err(error) = in_queue(guest).await
+    {
+        // Fails if nothing waits for the server's end.
+        let _ = failures.send(error);
+    }
+}
+
+/// Turns a guest in a task queue of its own.
+async fn in_queue(guest: Guest<()>) -> Result<()> {
+    let queue =
+        executor().create_task_queue(Shares::default(), Latency::Matters(LATENCY), "coring");
+    let task = spawn_local_into(drive(guest), queue).expect("the queue was just made");
+    task.await.map_err(|error| Error::engine_failed(&error))
+}
+
+/// Lets the task be woken after `time` at the latest. A timer that fires earlier stays: to move it
+/// with every turn would cost more than the turn that it causes.
+fn wake_after(alarm: &mut Option<(Instant, Timer)>, time: Duration, context: &mut Context<'_>) {
+    let now = Instant::now();
+    let until = now + time;
+    let (_, timer) = match alarm {
+        Some(alarm) if now < alarm.0 && alarm.0 <= until => alarm,
+        _ => alarm.insert((until, Timer::new(time))),
+    };
+    if Pin::new(timer).poll(context).is_ready() {
+        context.waker().wake_by_ref();
+    }
+}
+
+/// Tries what glommio needs. It would panic where io_uring is forbidden.
+fn preflight() -> Result<()> {
+    EngineChoice::Uring.probe().map_err(Error::no_engine)?;
+    let limit = getrlimit(Resource::Memlock).current;
+    if limit.is_some_and(|bytes| bytes < MEMLOCK_MIN) {
+        return Err(failed(format_args!(
+            "it needs {} KiB of locked memory, and the limit is {} KiB; raise it (ulimit -l, \
+             systemd LimitMEMLOCK=), or use --engine uring",
+            MEMLOCK_MIN >> 10,
+            limit.unwrap_or(0) >> 10
+        )));
+    }
+    Ok(())
+}
+
+fn failed(why: impl Display) -> Error {
+    Error::no_host(format_args!("glommio does not work here: {why}"))
+}
+
+/// A CPU for each worker if they are to be pinned and glommio can tell which CPUs there are.
+fn placement(cores: &Cores) -> PoolPlacement {
+    let allowed: Vec<usize> = cores.numbers().collect();
+    match CpuSet::online() {
+        Ok(online) if cores.pinned => {
+            let ours = online.filter(|cpu| allowed.contains(&cpu.cpu));
+            PoolPlacement::MaxSpread(cores.count, Some(ours))
+        }
+        _ => PoolPlacement::Unbound(cores.count),
+    }
+}
