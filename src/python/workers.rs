@@ -121,7 +121,7 @@ impl Workers {
     }
 
     /// The proxies that may name a request's client, if the rules by which the application reads
-    /// forwarded fields let them ([`ProxyCompat`]).
+    /// forwarded fields let them ([`ProxyCompat`](super::ProxyCompat)).
     pub fn forwarded_clients(&self, is_wsgi: bool) -> Option<&TrustedPeers> {
         let forwarded = self.ends.options.forwarded.as_ref()?;
         forwarded

@@ -1,7 +1,7 @@
 //! `select!`: waiting for the first of several futures of any types.
 //!
 //! The macro takes the branches one by one. It makes nested pairs `(branch, (branch, ()))` of them,
-//! and gets a nested [`Chosen`] back, so it need not count them.
+//! and gets a nested `Chosen` back, so it need not count them.
 
 use std::future::poll_fn;
 use std::pin::Pin;
