@@ -1,6 +1,6 @@
-//! A million coroutines on one runtime: spawn, sleep, wake, join. Prints the memory of each in bytes
-//! while all sleep, the CPU time of each from its start to its join, and what stays of the memory
-//! when all have ended. `bench/million` runs all runtimes.
+//! A million coroutines on one runtime: spawn, sleep, wake, join. Prints the memory of each while
+//! all sleep, the CPU time of each from its start to its join, and what stays of the memory when all
+//! have ended. `bench/million` runs all runtimes.
 //!
 //! `peer-million coring|tokio|glommio COUNT MILLISECONDS`
 
@@ -13,7 +13,9 @@ fn resident_bytes() -> i64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("/proc is mounted");
     let row = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kib = row.and_then(|row| row.trim().strip_suffix(" kB"));
-    1024 * kib.and_then(|kib| kib.parse::<i64>().ok()).expect("a number of kB")
+    1024 * kib
+        .and_then(|kib| kib.parse::<i64>().ok())
+        .expect("a number of kB")
 }
 
 /// The CPU time of this process, in ns.
@@ -53,7 +55,9 @@ impl Begin {
 async fn coring_million(count: i64, pause: Duration) {
     coring::task::yield_now().await;
     let begin = Begin::now();
-    let sleepers: Vec<_> = (0..count).map(|_| coring::spawn(coring::time::sleep(pause))).collect();
+    let sleepers: Vec<_> = (0..count)
+        .map(|_| coring::spawn(coring::time::sleep(pause)))
+        .collect();
     coring::task::yield_now().await;
     let asleep = resident_bytes();
     for sleeper in sleepers {
@@ -65,7 +69,9 @@ async fn coring_million(count: i64, pause: Duration) {
 async fn tokio_million(count: i64, pause: Duration) {
     tokio::task::yield_now().await;
     let begin = Begin::now();
-    let sleepers: Vec<_> = (0..count).map(|_| tokio::spawn(tokio::time::sleep(pause))).collect();
+    let sleepers: Vec<_> = (0..count)
+        .map(|_| tokio::spawn(tokio::time::sleep(pause)))
+        .collect();
     tokio::time::sleep(pause / 2).await;
     let asleep = resident_bytes();
     for sleeper in sleepers {
@@ -96,7 +102,9 @@ fn main() {
     match &*words[1] {
         "coring" => coring::run(coring_million(count, pause)),
         "tokio" => {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .build();
             LocalSet::new().block_on(&runtime.expect("a runtime"), tokio_million(count, pause));
         }
         "glommio" => glommio::LocalExecutorBuilder::new(glommio::Placement::Unbound)
