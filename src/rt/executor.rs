@@ -404,9 +404,11 @@ impl Executor {
         let mut tasks = self.tasks.borrow_mut();
         self.vacate(&mut tasks, slot as usize);
         tasks.trim();
-        if self.run_queue.borrow().is_empty() {
-            self.run_queue.borrow_mut().shrink_to(ENTRIES_MIN);
+        let mut run_queue = self.run_queue.borrow_mut();
+        if run_queue.capacity() > ENTRIES_MIN && run_queue.len() < run_queue.capacity() / 4 {
+            run_queue.shrink_to(ENTRIES_MIN);
         }
+        drop(run_queue);
         drop(tasks);
         // Dropped when nothing is borrowed: destructors may wake and spawn tasks, and may panic.
         let dropped = catch_panic(|| drop(future));

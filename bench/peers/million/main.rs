@@ -1,6 +1,6 @@
 //! A million coroutines on one runtime: spawn, sleep, wake, join. Prints the memory of each while
-//! all sleep, the CPU time of each from its start to its join, and what stays of the memory when all
-//! have ended. `bench/million` runs all runtimes.
+//! all sleep, the CPU time of each from its start to its join, and what stays of the memory when
+//! all have ended. `bench/million` runs all runtimes.
 //!
 //! `peer-million coring|tokio|glommio COUNT MILLISECONDS`
 
