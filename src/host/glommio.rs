@@ -22,9 +22,10 @@ use std::future::poll_fn;
 use std::io;
 use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use ::glommio::timer::Timer;
@@ -63,12 +64,21 @@ pub async fn drive<T: 'static>(mut guest: Guest<T>) -> io::Result<T> {
     let reports = counter(guest.as_fd().try_clone_to_owned()?);
     let read = || reports.read_at(0, size_of::<u64>());
     let mut report = pin!(read());
+    let reported = Arc::new(Reported {
+        is_new: AtomicBool::new(true),
+        host: Mutex::new(Waker::noop().clone()),
+    });
+    let waker = Waker::from(reported.clone());
     let mut alarm = None;
     poll_fn(|context| {
+        reported.host().clone_from(context.waker());
         // Before the turn: what the kernel reports later wakes this task.
-        while let Poll::Ready(reported) = report.as_mut().poll(context) {
-            reported.map_err(io::Error::from)?;
-            report.set(read());
+        if reported.is_new.swap(false, Ordering::Acquire) {
+            let mut reading = Context::from_waker(&waker);
+            while let Poll::Ready(outcome) = report.as_mut().poll(&mut reading) {
+                outcome.map_err(io::Error::from)?;
+                report.set(read());
+            }
         }
         match guest.turn(context.waker())? {
             Turned::Done(output) => return Poll::Ready(Ok(output)),
@@ -79,6 +89,27 @@ pub async fn drive<T: 'static>(mut guest: Guest<T>) -> io::Result<T> {
         Poll::Pending
     })
     .await
+}
+
+/// The waker of the read of reports. glommio keeps each waker that a pending read was polled with, so
+/// a guest that is busy must not poll its read in each turn, but only when it was woken.
+struct Reported {
+    is_new: AtomicBool,
+    host: Mutex<Waker>,
+}
+
+impl Reported {
+    fn host(&self) -> MutexGuard<'_, Waker> {
+        self.host.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Wake for Reported {
+    fn wake(self: Arc<Self>) {
+        self.is_new.store(true, Ordering::Release);
+        let host = self.host().clone();
+        host.wake();
+    }
 }
 
 /// Serves with one worker on the calling thread's executor, in a task queue of its own, until the

@@ -60,6 +60,9 @@ fn in_tokio() {
 
 #[test]
 fn in_glommio() {
+    if !crate::glommio::is_available() {
+        return;
+    }
     let (_running, mut client) = start("in_glommio");
     assert_eq!(client.get("/"), "<b>hello world</b>");
     assert_eq!(client.get("/sleep"), "slept in glommio\n");
