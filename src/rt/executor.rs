@@ -56,8 +56,16 @@ struct Tasks {
 }
 
 impl Tasks {
-    /// Removes vacant slots from the end.
+    /// Removes vacant slots from the end of a table that a burst has enlarged.
+    #[inline]
     fn trim(&mut self) {
+        if self.slots.len() > ENTRIES_MIN {
+            self.trim_now();
+        }
+    }
+
+    #[cold]
+    fn trim_now(&mut self) {
         while let Some(last) = self.slots.pop_if(|last| last.state == TaskState::Vacant) {
             self.first_generation = self.first_generation.max(last.generation);
         }

@@ -1,8 +1,8 @@
 //! The unused entries of a table whose entries are known by their index. A table that a burst has
-//! enlarged gives its memory back: its user removes unused entries from its end as soon as they are
-//! there, and calls [`Vacant::shrink`].
+//! enlarged gives its memory back: while it has more than [`ENTRIES_MIN`] entries, its user removes
+//! unused ones from its end as soon as they are there, and calls [`Vacant::shrink`].
 
-/// A table with room for this many entries or fewer keeps its memory.
+/// A table with this many entries or fewer keeps its memory.
 pub(super) const ENTRIES_MIN: usize = 1024;
 
 /// The indices of unused entries. Those behind the end of the table do not count: they were removed

@@ -7,7 +7,7 @@
 
 use std::task::Waker;
 
-use super::vacant::Vacant;
+use super::vacant::{ENTRIES_MIN, Vacant};
 
 const LEVELS: usize = 6;
 const SLOT_BITS: usize = 6;
@@ -98,8 +98,10 @@ impl Wheel {
         let waker = entry.waker.take();
         self.live -= 1;
         self.vacant.add(timer);
-        while self.entries.pop_if(|last| last.list == UNUSED).is_some() {}
-        self.vacant.shrink(&mut self.entries);
+        if self.entries.len() > ENTRIES_MIN {
+            while self.entries.pop_if(|last| last.list == UNUSED).is_some() {}
+            self.vacant.shrink(&mut self.entries);
+        }
         waker
     }
 
