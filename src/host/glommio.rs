@@ -91,8 +91,8 @@ pub async fn drive<T: 'static>(mut guest: Guest<T>) -> io::Result<T> {
     .await
 }
 
-/// The waker of the read of reports. glommio keeps each waker that a pending read was polled with, so
-/// a guest that is busy must not poll its read in each turn, but only when it was woken.
+/// The waker of the read of reports. glommio keeps each waker that a pending read was polled with,
+/// so a guest that is busy must not poll its read in each turn, but only when it was woken.
 struct Reported {
     is_new: AtomicBool,
     host: Mutex<Waker>,
