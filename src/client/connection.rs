@@ -21,14 +21,14 @@ impl Connection {
         }
     }
 
-    /// Whether another request can be sent: the last exchange is complete, and the server has
-    /// neither closed the connection nor sent bytes that belong to no response. Leaves a receive in
-    /// flight, which notices both.
+    /// Whether another request can be sent at once: the last exchange is complete, its request is
+    /// sent, and the server has neither closed the connection nor sent bytes that belong to no
+    /// response. Leaves a receive in flight, which notices both.
     pub(super) fn is_reusable(&mut self, context: &mut Context<'_>) -> bool {
         self.transport.clear_recv_deadline();
         self.http.is_idle()
             && self.transport.recv_buf.is_empty()
-            && !matches!(self.transport.poll_flush(context), Poll::Ready(Err(_)))
+            && matches!(self.transport.poll_flush(context), Poll::Ready(Ok(())))
             && self.transport.poll_recv(context).is_pending()
     }
 }

@@ -44,6 +44,8 @@ pub(super) struct Exchange {
     connection: Option<Connection>,
     request_body: Body,
     awaited: Awaited,
+    /// When this must have come, on the peer clock.
+    deadline_ms: u64,
     /// When the exchange must have ended, on the peer clock.
     total_ms: u64,
     /// While the request waits for `100 Continue`: ends the wait.
@@ -80,6 +82,7 @@ impl Exchange {
             connection: Some(connection),
             request_body: outgoing.body,
             awaited: Awaited::Request,
+            deadline_ms: u64::MAX,
             total_ms,
             continue_timer,
             send_error: None,
@@ -124,6 +127,12 @@ impl Exchange {
                 }
                 Ok((used, ResponseEvent::Interim(_))) => {
                     recv_buf.consume(used);
+                    // The transport looks at the time only when nothing has arrived.
+                    if peer_now_ms() >= self.deadline_ms
+                        && let Err(error) = self.overdue()
+                    {
+                        return Poll::Ready(Err(self.end(error)));
+                    }
                     continue;
                 }
                 Ok((used, _)) => recv_buf.consume(used),
@@ -141,6 +150,10 @@ impl Exchange {
             let Some(connection) = &mut self.connection else {
                 return Poll::Ready(Ok(None));
             };
+            // The transport looks at the time only when nothing has arrived.
+            if peer_now_ms() >= self.total_ms {
+                return Poll::Ready(Err(self.end(Error::Timeout(Phase::Total))));
+            }
             let recv_buf = &mut connection.transport.recv_buf;
             let unread = recv_buf.unread();
             match connection.http.next_event(unread, &self.shared.bounds.h1) {
@@ -299,9 +312,9 @@ impl Exchange {
             Awaited::Head => self.shared.bounds.head_timeout_ms,
             Awaited::Body => self.shared.bounds.body_timeout_ms,
         };
-        let deadline_ms = peer_after_ms(timeout_ms).min(self.total_ms);
+        self.deadline_ms = peer_after_ms(timeout_ms).min(self.total_ms);
         if let Some(connection) = &mut self.connection {
-            connection.transport.set_recv_deadline(deadline_ms);
+            connection.transport.set_recv_deadline(self.deadline_ms);
         }
     }
 

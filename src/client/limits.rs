@@ -94,7 +94,8 @@ impl Bounds {
         let body_timeout_ms = ms(limits.body_timeout);
         Self {
             connect_timeout: limits.connect_timeout.unwrap_or(Duration::MAX),
-            head_timeout_ms: ms(limits.head_timeout),
+            // At least 1: a deadline that is moved must be in the future.
+            head_timeout_ms: ms(limits.head_timeout).max(1),
             body_timeout_ms,
             total_timeout_ms: ms(limits.total_timeout),
             continue_timeout_ms: ms(Some(limits.continue_timeout)),
@@ -123,8 +124,9 @@ impl Default for Bounds {
     }
 }
 
+/// The time in ms, rounded up.
 fn ms(limit: Option<Duration>) -> u64 {
     limit.map_or(u64::MAX, |limit| {
-        u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)
+        u64::try_from(limit.as_micros().div_ceil(1000)).unwrap_or(u64::MAX)
     })
 }

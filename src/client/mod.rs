@@ -164,9 +164,12 @@ impl Client {
     /// use coring::{Request, Response, StatusCode};
     ///
     /// async fn forward(request: Request, client: &Client) -> Response {
-    ///     let target = format!("http://127.0.0.1:8001{}", request.path());
     ///     let mut request = request.into_http();
-    ///     *request.uri_mut() = target.parse().expect("a path and a host are a URL");
+    ///     let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
+    ///     let Ok(url) = format!("http://127.0.0.1:8001{target}").parse() else {
+    ///         return Response::new(StatusCode::BAD_REQUEST);
+    ///     };
+    ///     *request.uri_mut() = url;
     ///     match client.send(request).await {
     ///         Ok(response) => Response::from_http(response),
     ///         Err(_) => Response::new(StatusCode::BAD_GATEWAY),

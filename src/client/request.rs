@@ -10,6 +10,7 @@ use ::http::{Method, Request, Uri};
 use super::Error;
 use crate::buf::Part;
 use crate::http::h1::{BodyLength, RequestHead};
+use crate::http::target::is_host;
 use crate::service::Body;
 
 /// The host and the port that a URL names. Connections are kept by it.
@@ -34,8 +35,9 @@ impl Origin {
             return invalid("the URL contains a user: set the field Authorization instead");
         }
         let host = uri.host().unwrap_or_default();
+        // The type `Uri` takes any text for a port, and then has none.
         let port = uri.port_u16().unwrap_or(80);
-        if host.is_empty() || port == 0 {
+        if !is_host(authority.as_bytes()) || port == 0 {
             return invalid("the URL has no valid host and port");
         }
         let host = host.trim_start_matches('[').trim_end_matches(']');
@@ -63,6 +65,19 @@ impl fmt::Display for Origin {
     }
 }
 
+/// Gives a URL that has a query and no path the path `/` (RFC 9112 §3.2.1).
+fn add_path(uri: &mut Uri) {
+    let Some(query) = uri.path_and_query().map(|target| target.as_str()) else {
+        return;
+    };
+    if query.starts_with('?') {
+        let target = format!("/{query}").parse();
+        let mut parts = uri.clone().into_parts();
+        parts.path_and_query = Some(target.expect("a path before a valid query is valid"));
+        *uri = Uri::from_parts(parts).expect("a URL that had a host has a path, too");
+    }
+}
+
 /// A request that is about to be sent, once or twice.
 #[derive(Debug)]
 pub(super) struct Outgoing {
@@ -74,8 +89,9 @@ pub(super) struct Outgoing {
 
 impl Outgoing {
     pub(super) fn new(request: Request<impl Into<Body>>) -> Result<Self, Error> {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         let body = body.into();
+        add_path(&mut parts.uri);
         Ok(Self {
             origin: Origin::of(&parts.uri)?,
             length: body.length().map_or(BodyLength::Unknown, BodyLength::Known),

@@ -147,6 +147,8 @@ fn requests_that_cannot_be_sent_are_errors_of_one_line() {
                 "the URL contains a user: set the field Authorization instead",
             ),
             ("http://a:0/", "the URL has no valid host and port"),
+            ("http://a:65536/", "the URL has no valid host and port"),
+            ("http://a:80*", "the URL has no valid host and port"),
             ("http://a b/", "invalid uri character"),
         ] {
             assert_eq!(error(url).await, format!("invalid request: {text}"));
@@ -296,5 +298,19 @@ fn a_new_connection_that_ends_is_not_replaced() {
             (error.to_string(), server.accepted.get()),
             (expected.to_owned(), 1)
         );
+    });
+}
+
+#[test]
+fn a_query_needs_no_path() {
+    on_each(async || {
+        let server = Server::start(|_, mut stream| async move {
+            let mut lines = read_head(&mut stream).await?.expect("a head");
+            let first = lines.swap_remove(0);
+            let head = "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n";
+            stream.write_all(head.to_owned() + &first).await
+        });
+        let url = format!("http://{}?a=1", server.address);
+        assert_eq!(text(&Client::new(), &url).await, "GET /?a=1 HTTP/1.1");
     });
 }

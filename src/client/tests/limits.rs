@@ -166,3 +166,42 @@ fn a_thousand_requests_run_at_once() {
         assert_eq!(client.0.pool.len(), 64);
     });
 }
+
+/// The transport looks at the time only when nothing has arrived.
+#[test]
+fn timeouts_hold_although_the_server_never_pauses() {
+    const SHORT: Duration = Duration::from_millis(100);
+    on_each(async || {
+        let server = Server::start(|_, mut stream| async move {
+            let head = read_head(&mut stream).await?.expect("a head");
+            let part = match head[0].starts_with("GET /interim") {
+                true => "HTTP/1.1 102 Processing\r\n\r\n".repeat(1000),
+                false => {
+                    stream.write_all("HTTP/1.1 200 OK\r\n\r\n").await?;
+                    "a".repeat(1 << 16)
+                }
+            };
+            loop {
+                stream.write_all(part.clone()).await?;
+            }
+        });
+        let limits = Limits {
+            head_timeout: Some(SHORT),
+            total_timeout: Some(4 * SHORT),
+            ..Limits::default()
+        };
+        let client = Client::with_limits(limits);
+        let url = |path| format!("{}{path}", server.url());
+        let error = client.get(&url("interim")).await.unwrap_err();
+        assert!(matches!(error, Error::Timeout(Phase::Head)), "{error:?}");
+        let response = client.get(&url("body")).await.expect("a head");
+        let mut body = response.into_body();
+        let error = loop {
+            match body.part().await {
+                Ok(part) => assert!(part.is_some()),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error, BodyError::Incomplete);
+    });
+}
