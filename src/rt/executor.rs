@@ -67,11 +67,17 @@ impl Tasks {
     #[cold]
     fn trim_now(&mut self) {
         while let Some(last) = self.slots.pop_if(|last| last.state == TaskState::Vacant) {
-            self.first_generation = self.first_generation.max(last.generation);
+            // Generations wrap around, so the later one is the one that is ahead by less.
+            let ahead = last.generation.wrapping_sub(self.first_generation) & GENERATION_MASK;
+            if ahead <= GENERATION_MASK / 2 {
+                self.first_generation = last.generation;
+            }
         }
         self.vacant.shrink(&mut self.slots);
     }
 }
+
+const GENERATION_MASK: u32 = (1 << TASK_GENERATION_BITS) - 1;
 
 /// The longest expected turn of the loop, and the longest expected overrun of a sleep, in ms. Any
 /// excess is a delay of the worker, which the peer clock does not count.
@@ -426,7 +432,7 @@ impl Executor {
     fn vacate(&self, tasks: &mut Tasks, slot: usize) {
         let task = &mut tasks.slots[slot];
         task.state = TaskState::Vacant;
-        task.generation = (task.generation + 1) & ((1 << TASK_GENERATION_BITS) - 1);
+        task.generation = (task.generation + 1) & GENERATION_MASK;
         tasks
             .vacant
             .add(u32::try_from(slot).expect("fewer than 2^32 tasks"));

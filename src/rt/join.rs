@@ -156,6 +156,9 @@ impl<T> Drop for JoinHandle<T> {
     fn drop(&mut self) {
         let waiter = self.join.waiter.take();
         waiter.into_iter().for_each(drop_waker);
+        // Nothing can take the outcome any more, although an `AbortHandle` may keep its place.
+        self.join.is_detached.set(true);
+        drop(self.join.outcome.take());
     }
 }
 
@@ -202,6 +205,7 @@ where
         waiter: RefCell::default(),
         is_aborted: Cell::new(false),
         is_finished: Cell::new(false),
+        is_detached: Cell::new(false),
     });
     let joined = Joined {
         future,
@@ -218,6 +222,8 @@ struct Join<T> {
     waiter: RefCell<Option<Waker>>,
     is_aborted: Cell<bool>,
     is_finished: Cell<bool>,
+    /// The handle was dropped.
+    is_detached: Cell<bool>,
 }
 
 /// The task: a coroutine that stores its outcome for the handle.
@@ -230,7 +236,9 @@ struct Joined<F: Future> {
 impl<F: Future> Joined<F> {
     fn end(join: &mut Option<Rc<Join<F::Output>>>, outcome: Result<F::Output, JoinError>) {
         if let Some(join) = join.take() {
-            join.outcome.set(Some(outcome));
+            if !join.is_detached.get() {
+                join.outcome.set(Some(outcome));
+            }
             join.is_finished.set(true);
             join.waiter.take().into_iter().for_each(wake);
         }

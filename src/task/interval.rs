@@ -46,10 +46,12 @@ pub fn interval_at(start: Instant, period: Duration) -> Interval {
         !period.is_zero(),
         "the period of an interval must not be zero"
     );
-    let delay = start.saturating_duration_since(Instant::now());
+    let now = Instant::now();
+    let delay = start.saturating_duration_since(now);
+    let passed = now.saturating_duration_since(start).as_millis();
     Interval {
         start,
-        start_ms: deadline_ms(delay),
+        start_ms: deadline_ms(delay).saturating_sub(u64::try_from(passed).unwrap_or(u64::MAX)),
         offset: Duration::ZERO,
         is_due: delay.is_zero(),
         period,
@@ -157,16 +159,16 @@ fn next(
     period: Duration,
     behavior: MissedTickBehavior,
 ) -> Duration {
-    if passed <= due + LATE_MAX {
-        return due + period;
+    if passed <= due.saturating_add(LATE_MAX) {
+        return due.saturating_add(period);
     }
     match behavior {
-        MissedTickBehavior::Burst => due + period,
-        MissedTickBehavior::Delay => passed + period,
+        MissedTickBehavior::Burst => due.saturating_add(period),
+        MissedTickBehavior::Delay => passed.saturating_add(period),
         MissedTickBehavior::Skip => {
             let over = (passed - due).as_nanos() % period.as_nanos();
             let over = Duration::from_nanos(u64::try_from(over).unwrap_or(u64::MAX));
-            passed - over + period
+            (passed - over).saturating_add(period)
         }
     }
 }
@@ -189,6 +191,34 @@ mod tests {
         assert_eq!(next(136, MissedTickBehavior::Burst), ms(110));
         assert_eq!(next(136, MissedTickBehavior::Delay), ms(146));
         assert_eq!(next(136, MissedTickBehavior::Skip), ms(140));
+    }
+
+    #[test]
+    fn a_period_may_be_for_ever() {
+        for behavior in [MissedTickBehavior::Delay, MissedTickBehavior::Skip] {
+            let next = next(
+                Duration::ZERO,
+                Duration::from_secs(1),
+                Duration::MAX,
+                behavior,
+            );
+            assert_eq!(next, Duration::MAX, "{behavior:?}");
+        }
+    }
+
+    #[test]
+    fn a_start_in_the_past_has_missed_ticks() {
+        crate::run(async {
+            let start = Instant::now() - Duration::from_millis(3500);
+            let mut interval = interval_at(start, Duration::from_secs(1));
+            for seconds in 0..4 {
+                let due = start + Duration::from_secs(seconds);
+                assert_eq!(interval.tick().await, due);
+            }
+            assert!(start.elapsed() < Duration::from_secs(60));
+            assert_eq!(interval.tick().await, start + Duration::from_secs(4));
+            assert!(start.elapsed() >= Duration::from_secs(4));
+        });
     }
 
     #[test]

@@ -191,3 +191,29 @@ fn several_threads_send_to_one_worker() {
         sender.join().expect("no panic");
     }
 }
+
+/// Another core may refill a channel as fast as it is read, and empty it as fast as it is filled.
+#[test]
+fn a_busy_channel_lets_other_coroutines_run() {
+    run(async {
+        let (sender, mut receiver) = between::channel(1000);
+        let turns = Rc::new(Cell::new(0));
+        let count = turns.clone();
+        let other = spawn(async move {
+            loop {
+                count.set(count.get() + 1);
+                yield_now().await;
+            }
+        });
+        for n in 0..1000 {
+            sender.send(n).await.expect("room");
+        }
+        assert!(turns.get() >= 10, "{} turns", turns.get());
+        turns.set(0);
+        for n in 0..1000 {
+            assert_eq!(receiver.recv().await, Some(n));
+        }
+        assert!(turns.get() >= 10, "{} turns", turns.get());
+        other.abort();
+    });
+}

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::channel::Closed;
 use super::channel::local::channel;
 use super::run::{run, run_with};
-use super::time::{sleep, timeout};
+use super::time::{sleep, sleep_until, timeout};
 use super::*;
 use crate::engine::EngineChoice;
 use crate::rt::Elapsed;
@@ -256,5 +256,34 @@ fn recv_returns_none_when_the_last_sender_is_dropped() {
         yield_now().await;
         drop(other);
         assert_eq!(received.await, Ok(None));
+    });
+}
+
+/// Otherwise a branch of `select!` that is always ready first would hide the deadline.
+#[test]
+fn a_deadline_that_has_passed_is_ready_at_once() {
+    run(async {
+        let mut sleep = std::pin::pin!(sleep_until(Instant::now()));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(sleep.as_mut().poll(&mut context).is_ready());
+    });
+}
+
+#[test]
+fn an_abort_handle_keeps_no_outcome() {
+    run(async {
+        let value = Rc::new(());
+        for is_dropped_first in [true, false] {
+            let copy = value.clone();
+            let handle = spawn(async move { copy });
+            let abort = handle.abort_handle();
+            if !is_dropped_first {
+                yield_now().await;
+            }
+            drop(handle);
+            yield_now().await;
+            assert!(abort.is_finished());
+            assert_eq!(Rc::strong_count(&value), 1, "{is_dropped_first}");
+        }
     });
 }

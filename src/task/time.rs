@@ -40,7 +40,10 @@ pub fn sleep(duration: Duration) -> impl Future<Output = ()> + Unpin {
 /// # Panics
 /// Outside a worker.
 pub fn sleep_until(deadline: Instant) -> impl Future<Output = ()> + Unpin {
-    sleep(deadline.saturating_duration_since(Instant::now()))
+    let left = deadline.saturating_duration_since(Instant::now());
+    // A deadline that has passed must not wait for the next millisecond: beside a branch of
+    // `select!` that is always ready first, it would never be seen.
+    rt::sleep_until(if left.is_zero() { 0 } else { deadline_ms(left) })
 }
 
 /// Limits `future` to `duration`, counted from now, with a resolution of 1 ms. If `future` is not

@@ -2,7 +2,10 @@
 
 use std::fmt;
 use std::future::poll_fn;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
+
+use crate::task::yield_now;
 
 use super::{ChannelState, Closed, Share, TryRecvError, TrySendError};
 
@@ -31,16 +34,35 @@ use super::{ChannelState, Closed, Share, TryRecvError, TrySendError};
 /// If `capacity` is 0.
 pub fn channel<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
     let shared = Arc::new(Mutex::new(ChannelState::new(capacity)));
-    (Sender(shared.clone()), Receiver(shared))
+    let sender = Sender {
+        shared: shared.clone(),
+        sent: AtomicU32::new(0),
+    };
+    let receiver = Receiver {
+        shared,
+        received: 0,
+    };
+    (sender, receiver)
 }
+
+/// So many values are sent or received without a pause. Another core can make room, or send, as
+/// fast as this one goes on, and the other coroutines of a worker must have their turn.
+const BURST_MAX: u32 = 64;
 
 /// The sending end. Its clones send into the same channel. When the last sender is dropped, the
 /// receiver gets the values that are still queued, and then `None`.
-pub struct Sender<T>(Arc<Mutex<ChannelState<T>>>);
+pub struct Sender<T> {
+    shared: Arc<Mutex<ChannelState<T>>>,
+    sent: AtomicU32,
+}
 
 /// The receiving end. When it is dropped, the queued values are dropped, and senders get their
 /// values back.
-pub struct Receiver<T>(Arc<Mutex<ChannelState<T>>>);
+pub struct Receiver<T> {
+    shared: Arc<Mutex<ChannelState<T>>>,
+    /// The values since the last pause.
+    received: u32,
+}
 
 impl<T> Sender<T> {
     /// Sends `value`. Waits while the channel is full; waiting senders are served in their order.
@@ -49,7 +71,10 @@ impl<T> Sender<T> {
     /// # Errors
     /// [`Closed`], with the value, if the receiver was dropped.
     pub async fn send(&self, value: T) -> Result<(), Closed<T>> {
-        super::send(&*self.0, value).await
+        if self.sent.fetch_add(1, Ordering::Relaxed) % BURST_MAX == BURST_MAX - 1 {
+            yield_now().await;
+        }
+        super::send(&*self.shared, value).await
     }
 
     /// Sends `value` if there is room now, and no other sender waits for room.
@@ -67,7 +92,7 @@ impl<T> Sender<T> {
     /// # Errors
     /// With the value, if there is no room, or the receiver was dropped.
     pub fn try_send(&self, value: T) -> Result<(), TrySendError<T>> {
-        super::try_send(&*self.0, value)
+        super::try_send(&*self.shared, value)
     }
 }
 
@@ -75,7 +100,13 @@ impl<T> Receiver<T> {
     /// Receives the next value, in the order of sending; `None` when all senders were dropped and
     /// no value is left. If the future is dropped, no value is lost.
     pub async fn recv(&mut self) -> Option<T> {
-        poll_fn(|context| super::poll_recv(&*self.0, context)).await
+        if self.received == BURST_MAX {
+            yield_now().await;
+            self.received = 0;
+        }
+        let value = poll_fn(|context| super::poll_recv(&*self.shared, context)).await;
+        self.received += 1;
+        value
     }
 
     /// Receives the next value if one is queued now.
@@ -92,26 +123,29 @@ impl<T> Receiver<T> {
     /// # Errors
     /// If no value is queued.
     pub fn try_recv(&mut self) -> Result<T, TryRecvError> {
-        super::try_recv(&*self.0)
+        super::try_recv(&*self.shared)
     }
 }
 
 impl<T> Clone for Sender<T> {
     fn clone(&self) -> Self {
-        self.0.with(|state| state.senders += 1);
-        Self(self.0.clone())
+        self.shared.with(|state| state.senders += 1);
+        Self {
+            shared: self.shared.clone(),
+            sent: AtomicU32::new(0),
+        }
     }
 }
 
 impl<T> Drop for Sender<T> {
     fn drop(&mut self) {
-        super::drop_sender(&*self.0);
+        super::drop_sender(&*self.shared);
     }
 }
 
 impl<T> Drop for Receiver<T> {
     fn drop(&mut self) {
-        super::drop_receiver(&*self.0);
+        super::drop_receiver(&*self.shared);
     }
 }
 
