@@ -107,9 +107,12 @@ class AroundCaller(Caller):
             self._functions.before_request(request)
             super().respond(environ, answer)
         finally:
-            # The response need not wait for the function.
-            response.link.flush(response.core)
-            self._functions.after_request(request, environ, answer)
+            # A child that the application has forked leaves by an exception: the request is its
+            # parent's.
+            if not response.link.is_forked:
+                # The response need not wait for the function.
+                response.link.flush(response.core)
+                self._functions.after_request(request, environ, answer)
 
 
 def new_caller(functions: Hooks) -> Callable[..., Caller]:

@@ -117,7 +117,10 @@ impl Pool {
                     // What there is to say is in the error.
                     let _ = timeout(UNTIL_KILL, process.end()).await;
                 }
-                signal(Signal::KILL);
+                // The number of a process that was waited for may be another one's.
+                if process.status.is_none() {
+                    signal(Signal::KILL);
+                }
                 let _ = process.end().await;
                 self.forget(number);
                 Err(not_ready)

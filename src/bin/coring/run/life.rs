@@ -24,7 +24,7 @@ pub(crate) struct LifeArgs {
     pub(crate) timeout: Timeout,
 
     /// End a worker that is not ready after so long. 0: never [default: --timeout, but at least
-    /// 30s; 5m without it]
+    /// 30s; 5m without it, or with --preload]
     #[arg(long, env = "CORING_START_TIMEOUT", value_name = "TIME")]
     pub(crate) start_timeout: Option<Timeout>,
 
@@ -77,7 +77,8 @@ impl LifeArgs {
         options.timeout = self.timeout.0.map(Into::into);
         if let Some(start_timeout) = self.start_timeout {
             options.start_timeout = start_timeout.0.map(Into::into);
-        } else if let Some(timeout) = options.timeout {
+        } else if let (Some(timeout), false) = (options.timeout, options.preload) {
+            // gunicorn preloads an application outside of the time that its workers have.
             options.start_timeout = Some(timeout.max(START_MIN));
         }
         options.max_requests = (self.max_requests > 0).then_some(self.max_requests);
