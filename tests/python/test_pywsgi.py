@@ -145,6 +145,8 @@ class Threads(Case):
     def test_an_interrupt_ends_it(self):
         process = self.start(
             """
+            # A shell may have started these tests with the signal ignored.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             server = WSGIServer(("127.0.0.1", 0), app, log=None)
             server.start()
             print(server._process.pid, flush=True)
