@@ -283,12 +283,15 @@ impl Requester {
             if bytes.is_empty() {
                 return Ok((0, ResponseEvent::NeedData));
             }
-            self.received += bytes.len() as u64;
-            if limits.is_body_too_large(self.received) {
+            // What fits is data first, however the bytes were split.
+            let left = limits.body_bytes_max.saturating_sub(self.received);
+            let len = usize::try_from(left).map_or(bytes.len(), |left| left.min(bytes.len()));
+            if len == 0 {
                 return Err(Fault::BodyTooLarge);
             }
+            self.received += len as u64;
             self.exchange.step(Party::Responder, Step::Data);
-            return Ok((bytes.len(), ResponseEvent::Data(0..bytes.len())));
+            return Ok((len, ResponseEvent::Data(0..len)));
         }
         let (used, decoded) = self.body.decode(bytes, &mut self.scanned, limits)?;
         let event = match decoded {
