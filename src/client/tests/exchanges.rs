@@ -153,7 +153,7 @@ fn requests_that_cannot_be_sent_are_errors_of_one_line() {
         ] {
             assert_eq!(error(url).await, format!("invalid request: {text}"));
         }
-        let server = Server::of([]);
+        let server = Server::of([""; 0]);
         let send = async |request: ::http::request::Builder| {
             let request = request.uri(server.url()).body("").expect("a request");
             client.send(request).await.unwrap_err().to_string()
@@ -228,7 +228,7 @@ fn faulty_responses_are_errors_and_their_connections_are_not_used_again() {
             "Transfer-Encoding: chunked\r\n\r\nx\r\n",
             "Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nHost: a\r\n\r\n",
         ] {
-            let server = Server::of([&*format!("{OK}{body}").leak()]);
+            let server = Server::of([format!("{OK}{body}")]);
             let mut body = client.get(&server.url()).await.expect("a head").into_body();
             assert_eq!(body.read(100).await, Err(BodyError::Incomplete));
             assert_eq!(body.read(100).await, Err(BodyError::Incomplete), "still");

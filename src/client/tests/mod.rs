@@ -64,8 +64,8 @@ impl Server {
     }
 
     /// A server that gives `responses` in turn, on any connection, each after a whole head.
-    fn of(responses: impl IntoIterator<Item = &'static str>) -> Self {
-        let responses: VecDeque<_> = responses.into_iter().collect();
+    fn of(responses: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        let responses: VecDeque<String> = responses.into_iter().map(Into::into).collect();
         let responses = Rc::new(std::cell::RefCell::new(responses));
         Self::start(move |_, mut stream| {
             let responses = responses.clone();
@@ -73,8 +73,9 @@ impl Server {
                 while read_head(&mut stream).await?.is_some() {
                     let response = responses.borrow_mut().pop_front();
                     let Some(response) = response else { break };
+                    let is_last = response.contains("Connection: close");
                     stream.write_all(response).await?;
-                    if response.contains("Connection: close") {
+                    if is_last {
                         break;
                     }
                 }
