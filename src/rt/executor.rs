@@ -50,8 +50,7 @@ struct TaskSlot {
 struct Tasks {
     slots: Vec<TaskSlot>,
     vacant: Vacant,
-    /// The generation of new slots. A slot that was removed may come back, and wakers of its
-    /// earlier tasks may still exist.
+    /// The generation of new slots: wakers of tasks in slots that were removed may still exist.
     first_generation: u32,
 }
 

@@ -45,8 +45,8 @@ pub fn channel<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
     (sender, receiver)
 }
 
-/// So many values are sent or received without a pause. Another core can make room, or send, as
-/// fast as this one goes on, and the other coroutines of a worker must have their turn.
+/// At most this many values are sent or received without a pause. Another core can make room, or
+/// send, as fast as this one goes on, and the other coroutines of a worker must have their turn.
 const BURST_MAX: u32 = 64;
 
 /// The sending end. Its clones send into the same channel. When the last sender is dropped, the
