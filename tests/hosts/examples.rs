@@ -22,13 +22,16 @@ fn start(name: &str) -> (Running, Client) {
     } else {
         "release"
     };
-    let features = match cfg!(feature = "mutants") {
-        true => "glommio,tokio,mutants",
-        false => "glommio,tokio",
-    };
     let mut build = Command::new(env!("CARGO"));
     build.args(["build", "--quiet", "--example", name, "--profile", profile]);
-    build.args(["--features", features]);
+    // Those of these tests, so that cargo builds the library only once.
+    build.args(["--features", "glommio,tokio"]);
+    if cfg!(feature = "json") {
+        build.args(["--features", "json"]);
+    }
+    if cfg!(feature = "mutants") {
+        build.args(["--features", "mutants"]);
+    }
     build.current_dir(env!("CARGO_MANIFEST_DIR"));
     assert!(
         build.status().expect("cargo").success(),

@@ -28,7 +28,11 @@ pub(crate) fn example(name: &str) -> Command {
     let directory = FOLDER.get_or_init(|| {
         let mut build = Command::new(env!("CARGO"));
         build.args(["build", "--quiet", "--examples", "--profile", PROFILE]);
+        // The features of these tests, so that cargo builds the library only once.
         build.args(["--features", "json"]);
+        if cfg!(all(feature = "glommio", feature = "tokio")) {
+            build.args(["--features", "glommio,tokio"]);
+        }
         if cfg!(feature = "mutants") {
             build.args(["--features", "mutants"]);
         }
