@@ -41,6 +41,10 @@ use crate::sys::glommio::counter;
 
 /// Within this time glommio lets another queue run, if the guest always has something to do.
 const LATENCY: Duration = Duration::from_millis(1);
+/// A guest is turned at least this often. glommio (0.9.0) falls asleep beside a task that is ready if
+/// its thread had to wait for the processor, and the time slice of its queues was over before it
+/// looked at them. Nothing but a timer ends that sleep.
+const PERIOD: Duration = Duration::from_millis(50);
 /// glommio makes no executor if less memory may be locked (0.9.0).
 const MEMLOCK_MIN: u64 = 512 << 10;
 
@@ -80,12 +84,15 @@ pub async fn drive<T: 'static>(mut guest: Guest<T>) -> io::Result<T> {
                 report.set(read());
             }
         }
-        match guest.turn(context.waker())? {
+        let time = match guest.turn(context.waker())? {
             Turned::Done(output) => return Poll::Ready(Ok(output)),
-            Turned::Again => context.waker().wake_by_ref(),
-            Turned::Waits(Some(time)) => wake_after(&mut alarm, time, context),
-            Turned::Waits(None) => {}
-        }
+            Turned::Again => {
+                context.waker().wake_by_ref();
+                PERIOD
+            }
+            Turned::Waits(time) => time.map_or(PERIOD, |time| time.min(PERIOD)),
+        };
+        wake_after(&mut alarm, time, context);
         Poll::Pending
     })
     .await

@@ -73,13 +73,14 @@ pub async fn drive<T: 'static>(mut guest: Guest<T>) -> io::Result<T> {
 ///
 /// use coring::{Request, Response, Server};
 ///
-/// #[tokio::main(flavor = "current_thread")]
-/// async fn main() -> coring::Result<()> {
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
 ///     let service = || async |_: Request| {
 ///         tokio::time::sleep(Duration::from_millis(5)).await;
 ///         Response::text("slept in tokio")
 ///     };
-///     coring::tokio::serve(Server::builder().bind("127.0.0.1:8000"), service).await
+///     let server = Server::builder().bind("127.0.0.1:8000");
+///     Ok(runtime.block_on(coring::tokio::serve(server, service))?)
 /// }
 /// ```
 ///
