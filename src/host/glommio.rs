@@ -41,8 +41,8 @@ use crate::sys::glommio::counter;
 
 /// Within this time glommio lets another queue run, if the guest always has something to do.
 const LATENCY: Duration = Duration::from_millis(1);
-/// A guest is turned at least this often. glommio (0.9.0) falls asleep beside a task that is ready if
-/// its thread had to wait for the processor, and the time slice of its queues was over before it
+/// A guest is turned at least this often. glommio (0.9.0) falls asleep beside a task that is ready
+/// if its thread had to wait for the processor, and the time slice of its queues was over before it
 /// looked at them. Nothing but a timer ends that sleep.
 const PERIOD: Duration = Duration::from_millis(50);
 /// glommio makes no executor if less memory may be locked (0.9.0).
