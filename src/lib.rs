@@ -108,6 +108,8 @@ pub use service::{
     RequestBuilder, Response, Router, Service, ServiceFactory, TryWriteError, Upgraded,
     UpgradedReader, UpgradedWriter,
 };
+#[cfg(feature = "tower")]
+pub use service::{Tower, TowerBody, tower};
 pub use sys::kernel::release as kernel_release;
 pub use sys::signals::unblock_signals;
 pub use task::run::{run, run_as_guest, run_with};

@@ -19,6 +19,8 @@ mod response;
 mod response_memory;
 mod router;
 mod stream_body;
+#[cfg(feature = "tower")]
+mod tower;
 mod upgrade;
 
 pub(crate) use body::BodyParts;
@@ -36,6 +38,8 @@ pub use request_builder::{InvalidRequest, RequestBuilder};
 pub use response::{NextResponse, Response};
 pub(crate) use response_memory::ResponseMemory;
 pub use router::Router;
+#[cfg(feature = "tower")]
+pub use tower::{Tower, TowerBody, tower};
 pub use upgrade::{Upgraded, UpgradedReader, UpgradedWriter};
 
 /// Answers requests. Each worker has its own service, so a service need not be `Send` and may keep

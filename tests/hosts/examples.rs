@@ -26,11 +26,14 @@ fn start(name: &str) -> (Running, Client) {
     build.args(["build", "--quiet", "--example", name, "--profile", profile]);
     // Those of these tests, so that cargo builds the library only once.
     build.args(["--features", "glommio,tokio"]);
-    if cfg!(feature = "json") {
-        build.args(["--features", "json"]);
-    }
-    if cfg!(feature = "mutants") {
-        build.args(["--features", "mutants"]);
+    for (feature, is_on) in [
+        ("json", cfg!(feature = "json")),
+        ("mutants", cfg!(feature = "mutants")),
+        ("tower", cfg!(feature = "tower")),
+    ] {
+        if is_on {
+            build.args(["--features", feature]);
+        }
     }
     build.current_dir(env!("CARGO_MANIFEST_DIR"));
     assert!(

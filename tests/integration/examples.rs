@@ -22,20 +22,29 @@ const PROFILE: &str = if cfg!(debug_assertions) {
     "release"
 };
 
+/// The features of these tests, so that cargo builds the library only once, and those of examples.
+const FEATURES: [(&str, bool); 5] = [
+    ("--features=glommio", cfg!(feature = "glommio")),
+    ("--features=json", true),
+    ("--features=mutants", cfg!(feature = "mutants")),
+    ("--features=tokio", cfg!(feature = "tokio")),
+    ("--features=tower", cfg!(feature = "tower")),
+];
+
+fn features() -> impl Iterator<Item = &'static str> {
+    FEATURES
+        .iter()
+        .filter(|(_, is_on)| *is_on)
+        .map(|(name, _)| *name)
+}
+
 /// A command that runs the example `name`. The first call builds all examples.
 pub(crate) fn example(name: &str) -> Command {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     let directory = FOLDER.get_or_init(|| {
         let mut build = Command::new(env!("CARGO"));
         build.args(["build", "--quiet", "--examples", "--profile", PROFILE]);
-        // The features of these tests, so that cargo builds the library only once.
-        build.args(["--features", "json"]);
-        if cfg!(all(feature = "glommio", feature = "tokio")) {
-            build.args(["--features", "glommio,tokio"]);
-        }
-        if cfg!(feature = "mutants") {
-            build.args(["--features", "mutants"]);
-        }
+        build.args(features());
         let built = build.current_dir(env!("CARGO_MANIFEST_DIR")).status();
         assert!(
             built.expect("cargo").success(),
@@ -246,18 +255,8 @@ fn todo_stores_lists_changes_and_deletes_entries() {
 fn todo_has_a_unit_test_that_passes() {
     example("todo");
     let mut test = Command::new(env!("CARGO"));
-    test.args([
-        "test",
-        "--quiet",
-        "--profile",
-        PROFILE,
-        "--features",
-        "json",
-    ]);
-    if cfg!(feature = "mutants") {
-        test.args(["--features", "mutants"]);
-    }
-    test.args(["--example", "todo"]);
+    test.args(["test", "--quiet", "--profile", PROFILE]);
+    test.args(features()).args(["--example", "todo"]);
     let ended = test.current_dir(env!("CARGO_MANIFEST_DIR")).output();
     let ended = ended.expect("cargo runs");
     let stdout = String::from_utf8_lossy(&ended.stdout);
