@@ -2,10 +2,18 @@
 //!
 //! All of this needs a worker: call it from a service, or from a coroutine of
 //! [`run`](crate::run).
+//!
+//! The streams and their halves have `poll_read`, `poll_write` and `poll_flush` for hand-written
+//! futures. With the feature `tokio-io` they have tokio's `AsyncRead` and `AsyncWrite`, with
+//! `futures-io` those of the crate futures-io, so TLS and clients that are built on these traits
+//! work over them. Methods such as `read` mean coring's own on such a stream; write
+//! `AsyncReadExt::read(&mut stream, &mut bytes)` for the other.
 
 mod address;
 mod bind;
 mod duplex;
+#[cfg(any(feature = "futures-io", feature = "tokio-io"))]
+mod io_traits;
 mod listener;
 mod polling;
 mod race;

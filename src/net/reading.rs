@@ -8,7 +8,10 @@ use super::transport::{RecvOutcome, Transport};
 use crate::buf::Part;
 
 /// Receives more bytes. Returns false after the peer's FIN.
-fn poll_more(transport: &mut Transport, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
+pub(super) fn poll_more(
+    transport: &mut Transport,
+    context: &mut Context<'_>,
+) -> Poll<io::Result<bool>> {
     Poll::Ready(Ok(match ready!(transport.poll_recv(context))? {
         RecvOutcome::Bytes(_) => true,
         RecvOutcome::Fin => false,

@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::task::{Context, Poll};
 
 use super::address::Address;
 use super::bind::{Bound, bind};
@@ -24,7 +25,7 @@ use crate::buf::{Chunk, Part};
 ///
 /// A stream belongs to the [`run`](crate::run) or server that made it. Reading or writing it
 /// elsewhere panics.
-pub struct TcpStream(Duplex);
+pub struct TcpStream(pub(super) Duplex);
 
 impl TcpStream {
     /// Connects to an address, or to a name and a port as in `"localhost:8000"`. A name is resolved
@@ -176,6 +177,54 @@ impl TcpStream {
         parts: impl IntoIterator<Item = impl Into<Part>>,
     ) -> io::Result<()> {
         self.0.write_all_vectored(parts).await
+    }
+
+    /// As [`TcpStream::read`], for hand-written futures.
+    ///
+    /// # Errors
+    /// If the connection is broken.
+    pub fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Option<Chunk>>> {
+        self.0.poll_read(context)
+    }
+
+    /// For hand-written futures: takes the first of `bytes`, up to 64 KiB, and starts to send a
+    /// copy of them. Returns their number, or waits if the bytes of the write before are unsent.
+    /// Call [`TcpStream::poll_flush`] before the stream is dropped.
+    ///
+    /// ```
+    /// # use coring::net::{TcpListener, TcpStream};
+    /// use std::future::poll_fn;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// # coring::run(async {
+    /// # let mut listener = TcpListener::bind(([127, 0, 0, 1], 0))?;
+    /// # let mut client = TcpStream::connect(listener.local_addr()).await?;
+    /// # let mut stream = listener.accept().await?;
+    /// let taken = poll_fn(|context| client.poll_write(context, b"hello")).await?;
+    /// assert_eq!(taken, 5);
+    /// poll_fn(|context| client.poll_flush(context)).await?;
+    /// assert_eq!(&*stream.read_exact(5).await?, b"hello");
+    /// # Ok(())
+    /// # })
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// If the connection is broken.
+    pub fn poll_write(
+        &mut self,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.0.poll_write(context, bytes)
+    }
+
+    /// Ready when the kernel has taken all bytes that were written.
+    ///
+    /// # Errors
+    /// If the connection is broken.
+    pub fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.poll_flush(context)
     }
 
     /// Ends our side of the stream (FIN). Bytes of the peer can still be read. If bytes of a

@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::task::{Context, Poll};
 
 use rustix::net::SocketAddrUnix;
 
@@ -18,7 +19,7 @@ use crate::buf::{Chunk, Part};
 /// A connection over a Unix socket. It works like a [`TcpStream`](super::TcpStream), except that a
 /// Unix socket cannot be reset: its peer sees an ordinary end of the stream even if bytes were
 /// unsent.
-pub struct UnixStream(Duplex);
+pub struct UnixStream(pub(super) Duplex);
 
 impl UnixStream {
     /// Connects to the socket at `path`.
@@ -88,6 +89,34 @@ impl UnixStream {
         parts: impl IntoIterator<Item = impl Into<Part>>,
     ) -> io::Result<()> {
         self.0.write_all_vectored(parts).await
+    }
+
+    /// As [`TcpStream::poll_read`](super::TcpStream::poll_read).
+    ///
+    /// # Errors
+    /// If the connection is broken.
+    pub fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Option<Chunk>>> {
+        self.0.poll_read(context)
+    }
+
+    /// As [`TcpStream::poll_write`](super::TcpStream::poll_write).
+    ///
+    /// # Errors
+    /// If the connection is broken.
+    pub fn poll_write(
+        &mut self,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.0.poll_write(context, bytes)
+    }
+
+    /// As [`TcpStream::poll_flush`](super::TcpStream::poll_flush).
+    ///
+    /// # Errors
+    /// If the connection is broken.
+    pub fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.poll_flush(context)
     }
 
     /// Ends our side of the stream. Bytes of the peer can still be read.

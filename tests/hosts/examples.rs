@@ -27,8 +27,10 @@ fn start(name: &str) -> (Running, Client) {
     // Those of these tests, so that cargo builds the library only once.
     build.args(["--features", "glommio,tokio"]);
     for (feature, is_on) in [
+        ("futures-io", cfg!(feature = "futures-io")),
         ("json", cfg!(feature = "json")),
         ("mutants", cfg!(feature = "mutants")),
+        ("tokio-io", cfg!(feature = "tokio-io")),
         ("tower", cfg!(feature = "tower")),
     ] {
         if is_on {

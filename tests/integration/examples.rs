@@ -23,11 +23,13 @@ const PROFILE: &str = if cfg!(debug_assertions) {
 };
 
 /// The features of these tests, so that cargo builds the library only once, and those of examples.
-const FEATURES: [(&str, bool); 5] = [
+const FEATURES: [(&str, bool); 7] = [
+    ("--features=futures-io", cfg!(feature = "futures-io")),
     ("--features=glommio", cfg!(feature = "glommio")),
     ("--features=json", true),
     ("--features=mutants", cfg!(feature = "mutants")),
     ("--features=tokio", cfg!(feature = "tokio")),
+    ("--features=tokio-io", cfg!(feature = "tokio-io")),
     ("--features=tower", cfg!(feature = "tower")),
 ];
 

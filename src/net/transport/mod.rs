@@ -184,6 +184,14 @@ impl Transport {
         sent
     }
 
+    /// Starts to send queued bytes, unless a send is in flight. The caller is woken if that fails.
+    pub fn start_to_send(&mut self, context: &Context<'_>) -> Result<(), TransportError> {
+        match self.poll_send(context, Interest::Failure) {
+            Poll::Ready(sent) => sent,
+            Poll::Pending => Ok(()),
+        }
+    }
+
     /// As [`Transport::poll_flush`], for the last bytes: the caller then closes the socket or calls
     /// [`Transport::shutdown_write`]. So the end of the stream can share the last packet.
     pub fn poll_finish(&mut self, context: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
