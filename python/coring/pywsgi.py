@@ -198,7 +198,9 @@ class WSGIServer:
         if self._process is None:
             self.start()
         process = self._process
-        assert process is not None
+        if process is None:
+            # It has been stopped meanwhile.
+            return
         try:
             status = _status(process)
             if self._process is process and status != 0:

@@ -98,6 +98,18 @@ class Threads(Case):
             """
         )
 
+    def test_it_may_be_stopped_as_soon_as_it_is_started(self):
+        self.run_script(
+            """
+            class Server(WSGIServer):
+                def start(self):
+                    super().start()
+                    # Another thread may do so.
+                    self.stop()
+            Server(("127.0.0.1", 0), app, log=None).serve_forever()
+            """
+        )
+
     def test_coring_ends_when_its_worker_has_ended(self):
         self.run_script(
             """
@@ -311,7 +323,8 @@ class Threads(Case):
                 server = WSGIServer(("127.0.0.1", 0), app)
                 server.start()
                 assert get(server, "/logged")
-                server.stop()
+                # It is not killed before it has written the log.
+                server.stop(timeout=45)
                 """,
                 stderr=stderr,
             )
