@@ -1,8 +1,7 @@
 //! Reads the settings again on HUP, as gunicorn does: new workers follow them.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -53,8 +52,29 @@ pub(crate) struct Application {
     is_attached: bool,
     /// Reads the settings from all their sources.
     read: fn() -> Result<RunArgs, Unread>,
-    /// How often HUP has come.
-    count: AtomicU64,
+    hups: Hups,
+}
+
+/// How often HUP has come.
+#[derive(Debug, Default)]
+struct Hups(Mutex<u64>);
+
+impl Hups {
+    /// There is another one. Returns its number.
+    fn add(&self) -> u64 {
+        let mut count = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *count += 1;
+        *count
+    }
+
+    /// Does what the one with this number asks for, unless there was a later one, which reads what
+    /// is newer. None comes meanwhile, so they take effect in their order.
+    fn follow(&self, number: u64, act: impl FnOnce()) {
+        let count = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if *count == number {
+            act();
+        }
+    }
 }
 
 /// Why the settings could not be read again.
@@ -80,7 +100,7 @@ impl Application {
             drain_timeout,
             is_attached: arguments.attach.is_given(),
             read,
-            count: AtomicU64::new(0),
+            hups: Hups::default(),
         }
     }
 
@@ -92,7 +112,7 @@ impl Application {
             return self.workers.reload();
         }
         let application = self.clone();
-        let number = self.count.fetch_add(1, Ordering::Relaxed) + 1;
+        let number = self.hups.add();
         let thread = thread::Builder::new().name("settings".to_owned());
         if let Err(error) = thread.spawn(move || application.read_again(number)) {
             report(format_args!(
@@ -102,17 +122,12 @@ impl Application {
     }
 
     fn read_again(&self, number: u64) {
-        let read = (self.read)();
-        if number != self.count.load(Ordering::Relaxed) {
-            // There was another HUP meanwhile, which reads what is newer.
-            return;
-        }
-        let options = read.and_then(|arguments| {
+        let options = (self.read)().and_then(|arguments| {
             let options = arguments.options(self.drain_timeout);
             let options = options.map_err(|error| Unread::Because(error.to_string()))?;
             Ok((arguments, options))
         });
-        match options {
+        self.hups.follow(number, || match options {
             Ok((arguments, options)) => {
                 self.tell(&arguments);
                 self.workers.reload_with(options);
@@ -124,7 +139,7 @@ impl Application {
             Err(Unread::Because(reason)) => report(format_args!(
                 "reload: {reason}; settings and workers stay as they are, until the next reload"
             )),
-        }
+        });
     }
 
     /// Says what is new in the settings and of no effect.
@@ -188,6 +203,28 @@ mod tests {
         let now = "bind = :81 # conf.py\nworkers = 2 # conf.py\nuser = a # conf.py\n";
         assert_eq!(changed(before, now), ["bind"]);
         assert!(changed(now, now).is_empty());
+    }
+
+    /// The second one comes when the first one is about to take effect.
+    #[test]
+    fn hups_take_effect_in_their_order() {
+        let (hups, followed) = (Hups::default(), Mutex::new(Vec::new()));
+        let follow = |number| followed.lock().expect("a lock").push(number);
+        let first = hups.add();
+        thread::scope(|scope| {
+            hups.follow(first, || {
+                let later = scope.spawn(|| {
+                    let second = hups.add();
+                    hups.follow(second, || follow(second));
+                });
+                // It would be over by then.
+                thread::sleep(Duration::from_millis(100));
+                assert!(!later.is_finished());
+                follow(first);
+            });
+        });
+        hups.follow(first, || follow(first));
+        assert_eq!(*followed.lock().expect("a lock"), [1, 2]);
     }
 
     #[test]
