@@ -156,7 +156,9 @@ impl Workers {
     /// As [`Workers::reload`], with other options for the new processes, and as many as these say
     /// if that is another number than before. What the server itself follows stays as it is: the
     /// queue, the memory and files for bodies, fields of proxies and notes for the log, the root
-    /// path, `drain_timeout`, `retry_safe`, `reload`; and so does what is attached.
+    /// path, `drain_timeout`, `retry_safe`, `reload`; and so does what is attached. If no process
+    /// becomes ready, the options before count for those that are started later, until the next
+    /// reload tries these again.
     pub fn reload_with(&self, options: Options) {
         let kept = self.ends.options.clone();
         let options = Options {

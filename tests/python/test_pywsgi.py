@@ -110,6 +110,29 @@ class Threads(Case):
             """
         )
 
+    def test_signals_for_workers_change_nothing(self):
+        errors = self.directory / "errors"
+        with errors.open("w") as stderr:
+            process = self.start(
+                """
+                server = WSGIServer(("127.0.0.1", 0), app, log=None)
+                server.start()
+                for number in (signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU):
+                    server._process.send_signal(number)
+                line = "because the process that has started coring is the one worker"
+                end = time.monotonic() + 45
+                while open("errors").read().count(line) < 3:
+                    assert time.monotonic() < end
+                    time.sleep(0.02)
+                assert get(server)
+                server.stop(timeout=45)
+                """,
+                stderr=stderr,
+            )
+        process.communicate(timeout=90)
+        self.assertEqual(process.returncode, 0, errors.read_text())
+        self.assertNotIn("could not start", errors.read_text())
+
     def test_coring_ends_when_its_worker_has_ended(self):
         self.run_script(
             """

@@ -18,7 +18,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::task::Poll;
 use std::thread;
@@ -113,8 +113,9 @@ impl Supervisor {
             run(async move {
                 let cores = cores.into_iter().map(UnixSeqpacket::new);
                 let cores: io::Result<Vec<_>> = cores.collect();
+                let options = Rc::new(options);
                 let pool = Rc::new(Pool {
-                    options: RefCell::new(Rc::new(options)),
+                    options: RefCell::new(options.clone()),
                     count: Cell::new(None),
                     newest: observed.newest,
                     drains: observed.drains,
@@ -134,6 +135,7 @@ impl Supervisor {
                     dispatch: Cell::new(None),
                     code: Cell::new(0),
                     broken: Cell::new(None),
+                    proven: RefCell::new((0, options)),
                     places: RefCell::default(),
                     next_number: Cell::new(0),
                 });
@@ -223,9 +225,9 @@ fn watcher(
 }
 
 struct Pool {
-    /// Those of the next workers.
+    /// Those of the newest code.
     options: RefCell<Rc<Options>>,
-    /// How many there are to be when one of these is ready, if that is another number than before.
+    /// How many workers there are to be when one runs that, if it is another number than before.
     count: Cell<Option<usize>>,
     /// The state of the newest code; none without `--reload`.
     newest: Option<Arc<Newest>>,
@@ -251,6 +253,8 @@ struct Pool {
     code: Cell<u64>,
     /// The code that could not be loaded last.
     broken: Cell<Option<u64>>,
+    /// The code that was ready last in a worker, and its options. Before any was, the first one.
+    proven: RefCell<(u64, Rc<Options>)>,
     places: RefCell<Vec<Rc<Place>>>,
     /// The number of the next worker.
     next_number: Cell<u32>,
@@ -300,26 +304,26 @@ impl Control {
 
 impl Pool {
     async fn supervise(self: Rc<Self>, commands: mpsc::Receiver<Command>, bell: OwnedFd) {
-        (0..self.options().workers).for_each(|_| self.add_place());
+        (0..self.options.borrow().workers).for_each(|_| self.add_place());
         let mut bell = Polling::new(bell, Events::READABLE);
         let limit = loop {
             match commands.try_recv() {
                 Ok(Command::Stop(limit)) => break limit,
+                Ok(command) if self.refuses(&command) => continue,
                 Ok(Command::Reload(path)) => {
                     self.reload(path.as_deref());
                     continue;
                 }
                 Ok(Command::Configure(options)) => {
                     self.configure(*options);
-                    self.reload(None);
                     continue;
                 }
                 Ok(Command::Add) => {
-                    self.resize(|| self.add_place());
+                    self.count_by(1);
                     continue;
                 }
                 Ok(Command::Remove) => {
-                    self.resize(|| self.remove_place());
+                    self.count_by(-1);
                     continue;
                 }
                 Ok(Command::Reap) => {
@@ -364,8 +368,22 @@ impl Pool {
         self.end_zygotes(limit).await;
     }
 
-    fn options(&self) -> Rc<Options> {
-        self.options.borrow().clone()
+    /// Whether nothing is done about a command. Says why.
+    fn refuses(&self, command: &Command) -> bool {
+        let reason = match command {
+            Command::Stop(_) | Command::Reap => return false,
+            _ if self.options.borrow().attached.is_some() => {
+                "the process that has started coring is the one worker"
+            }
+            Command::Reload(_) | Command::Configure(_) if self.drains.load(Ordering::Relaxed) => {
+                "the server ends"
+            }
+            _ => return false,
+        };
+        messages::report(format_args!(
+            "the workers stay as they are, because {reason}"
+        ));
+        true
     }
 
     /// A worker's process has ended.

@@ -7,6 +7,7 @@ use super::place::{Place, Running};
 use super::start::NotReady;
 use super::{Pool, StartError};
 use crate::messages;
+use crate::python::options::Options;
 use crate::python::reload::{PATH, State};
 
 impl Pool {
@@ -23,6 +24,33 @@ impl Pool {
         self.changed();
     }
 
+    /// As [`Pool::reload`], with other options for that code. How many workers are kept changes
+    /// only if these say another number than the ones before, since signals may have changed it.
+    pub(super) fn configure(&self, options: Options) {
+        let count = usize::try_from(options.workers).ok();
+        let is_other = options.workers != self.proven.borrow().1.workers;
+        self.count.set(count.filter(|_| is_other));
+        self.options.replace(Rc::new(options));
+        self.reload(None);
+    }
+
+    /// The code that a worker is to run: the newest, or the last that was ready in a worker if the
+    /// newest could not be loaded.
+    pub(super) fn code_to_start(&self) -> u64 {
+        match self.is_broken() {
+            true => self.proven.borrow().0,
+            false => self.code.get(),
+        }
+    }
+
+    /// The options of workers that run `code`: the newest one, or that which was ready last.
+    pub(super) fn options_of(&self, code: u64) -> Rc<Options> {
+        match &*self.proven.borrow() {
+            (proven, options) if *proven == code => options.clone(),
+            _ => self.options.borrow().clone(),
+        }
+    }
+
     /// Whether the newest code could not be loaded, so that workers with older code stay.
     pub(super) fn is_broken(&self) -> bool {
         self.broken.get() == Some(self.code.get())
@@ -33,8 +61,10 @@ impl Pool {
         self.newest.is_some() && self.is_broken()
     }
 
-    /// A place has a worker that was started with `code`.
-    pub(super) fn begun(self: &Rc<Self>, place: &Place, code: u64) {
+    /// A place has a worker that was started with `code` and `options`, and is ready.
+    pub(super) fn begun(self: &Rc<Self>, place: &Place, code: u64, options: Rc<Options>) {
+        self.proven.replace((code, options));
+        self.close_zygotes();
         let before = place.code.replace(code);
         if code != self.code.get() {
             return;
@@ -51,21 +81,24 @@ impl Pool {
         }
     }
 
-    /// Code could not be loaded, where `current` is to be replaced. `true`: nothing is to be done
-    /// about that, because older code runs or the code is about to change.
+    /// Code could not be loaded, where `current` is to be replaced. `true`: that is no matter of
+    /// this place, because workers run older code, or the code is about to change.
     pub(super) fn could_not_load(
         &self,
         current: Option<&Running>,
         code: u64,
         not_ready: &NotReady,
     ) -> bool {
-        let is_reload = current.is_some_and(|running| running.code < code);
-        let is_expected = is_reload || self.newest.is_some();
-        if !is_expected || matches!(not_ready.error, StartError::Io(_)) {
+        let is_old = current.is_some_and(|running| running.code < code);
+        // A place may be without a worker when there is other code.
+        let is_unproven = self.first.borrow().is_none() && self.proven.borrow().0 < code;
+        let is_expected = is_old || is_unproven || self.newest.is_some();
+        if !is_expected || self.is_broken() || matches!(not_ready.error, StartError::Io(_)) {
             return false;
         }
         if code == self.code.get() {
             self.broken.set(Some(code));
+            self.close_zygotes();
             self.show(State::Failed(not_ready.reason.clone()));
             let outcome = match (&self.newest, self.count_ready()) {
                 (None, _) => "the workers stay as they are, until the next reload".to_owned(),

@@ -157,16 +157,6 @@ impl Pool {
         }
     }
 
-    /// Has all further workers follow `options`. How many are kept changes only if that is another
-    /// number than before, since signals may have changed it, and when one of them is ready.
-    pub(super) fn configure(&self, options: Options) {
-        let count = options.workers;
-        let before = self.options.replace(Rc::new(options));
-        if before.workers != count {
-            self.count.set(usize::try_from(count).ok());
-        }
-    }
-
     /// Keeps as many workers as the newest options say, if these have changed it.
     pub(super) fn follow_count(self: &Rc<Self>) {
         let Some(count) = self.count.take() else {
@@ -184,8 +174,19 @@ impl Pool {
         }
     }
 
+    /// Keeps one worker more or less, also beside a number that is not followed yet.
+    pub(super) fn count_by(self: &Rc<Self>, difference: isize) {
+        let count = self.count.get();
+        self.count
+            .set(count.map(|count| count.saturating_add_signed(difference).max(1)));
+        self.resize(|| match difference > 0 {
+            true => self.add_place(),
+            false => self.remove_place(),
+        });
+    }
+
     /// Changes how many workers are kept, and tells of that.
-    pub(super) fn resize(&self, change: impl FnOnce()) {
+    fn resize(&self, change: impl FnOnce()) {
         let old = self.places.borrow().len();
         change();
         let new = self.places.borrow().len();
@@ -234,6 +235,7 @@ impl Pool {
             drop(turn);
             match begun {
                 Ok((process, loaded)) => {
+                    let options = process.options.clone();
                     self.show_ready();
                     place.wait_for_memory(current.as_deref());
                     let origin = (code, end, place.patience.get());
@@ -242,7 +244,7 @@ impl Pool {
                         self.retire(&old, Some(number));
                     }
                     self.tell_first(Ok(Some(loaded)));
-                    self.begun(place, code);
+                    self.begun(place, code, options);
                 }
                 Err(_) if self.is_stopping.get() || self.is_superseded(code) => {}
                 Err(not_ready) if self.could_not_load(current.as_deref(), code, &not_ready) => {
@@ -435,8 +437,8 @@ impl Pool {
             control.quit();
         }
         let pool = self.clone();
+        let limit = old.options.drain_timeout;
         spawn(async move {
-            let limit = pool.options().drain_timeout;
             sleep(limit + BEYOND_DRAIN).await;
             if let Some(control) = pool.controls.borrow().get(&number) {
                 messages::report(format_args!(

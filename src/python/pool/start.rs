@@ -143,7 +143,7 @@ impl Pool {
             Err(io::Error::from(io::ErrorKind::Interrupted).into())
         };
         let outcome = either(step, superseded);
-        let Some(limit) = self.options().start_timeout else {
+        let Some(limit) = self.options_of(code).start_timeout else {
             return outcome.await;
         };
         timeout(limit, outcome).await.unwrap_or_else(|_| {

@@ -60,13 +60,14 @@ pub(super) struct Zygote {
 /// The zygotes of a pool.
 #[derive(Default)]
 pub(super) struct Zygotes {
-    /// The one that is ready, and has the newest code that could be loaded.
-    current: RefCell<Option<Rc<Zygote>>>,
+    /// Those that are ready, the newest at the end: for the newest code, and for the code that was
+    /// ready last in a worker.
+    ready: RefCell<Vec<Rc<Zygote>>>,
     /// All that have not ended.
     living: RefCell<Vec<Rc<Zygote>>>,
     /// A child may exist whose number is not known yet.
     is_forking: Cell<bool>,
-    /// The code of the last one.
+    /// The newest code that one was started with.
     code: Cell<Option<u64>>,
     is_reaping: Cell<bool>,
 }
@@ -107,6 +108,12 @@ impl Zygote {
         self.hooks.set(Some(socket));
     }
 
+    /// Whether workers that run `code` can be forked from it.
+    fn serves(&self, code: u64, options: &Rc<Options>) -> bool {
+        let is_as_asked = Rc::ptr_eq(&self.options, options);
+        self.code == code || is_as_asked && !serves_one_code(options)
+    }
+
     /// Closes its socket, so that it ends. Returns whether it was not just told something.
     fn close(&self) -> bool {
         self.hooks.take();
@@ -138,6 +145,12 @@ impl Zygote {
             _ => Err(io::Error::other(format!("it said `{reply}`"))),
         }
     }
+}
+
+/// Whether a zygote with these options has loaded the application, or executed the configuration
+/// file: then there is another one for other code.
+fn serves_one_code(options: &Options) -> bool {
+    options.preload || options.config.is_some()
 }
 
 /// Asks a zygote for a worker. None if it has ended.
@@ -179,26 +192,9 @@ impl Pool {
         Ok((pid, zygote.options.clone()))
     }
 
-    /// The code that a worker is to run: the newest, unless that could not be loaded and older code
-    /// is at hand.
-    pub(super) fn code_to_start(&self) -> u64 {
-        let newest = self.code.get();
-        match &*self.zygotes.current.borrow() {
-            Some(current) if self.is_broken() && self.needs_zygote_of_code() => current.code,
-            _ => newest,
-        }
-    }
-
-    /// Whether a zygote serves for one code only: it has loaded the application, or has executed
-    /// the configuration file.
-    fn needs_zygote_of_code(&self) -> bool {
-        let options = self.options();
-        options.preload || options.config.is_some()
-    }
-
     /// Has the configuration file's function called, in the newest zygote.
     pub(super) fn call_hook(&self, call: impl Display) {
-        if let Some(zygote) = &*self.zygotes.current.borrow() {
+        if let Some(zygote) = self.zygotes.ready.borrow().last() {
             zygote.call_hook(call);
         }
     }
@@ -207,31 +203,47 @@ impl Pool {
     fn occasion(&self, code: u64) -> &'static str {
         match self.zygotes.code.get() {
             None => "start",
-            Some(before) if before != code => "reload",
+            Some(before) if before < code => "reload",
             Some(_) => "",
         }
     }
 
     /// The zygote for `code`.
     async fn zygote(self: &Rc<Self>, code: u64) -> Result<Rc<Zygote>, NotReady> {
-        let current = self.zygotes.current.borrow().clone();
-        if let Some(current) = current {
-            let is_as_asked = Rc::ptr_eq(&current.options, &self.options());
-            if current.code == code || is_as_asked && !self.needs_zygote_of_code() {
-                return Ok(current);
-            }
+        let options = self.options_of(code);
+        let serves = |one: &&Rc<Zygote>| one.serves(code, &options);
+        let found = self.zygotes.ready.borrow().iter().find(serves).cloned();
+        if let Some(found) = found {
+            return Ok(found);
         }
-        let zygote = self.start_zygote(code).await?;
-        if let Some(old) = self.zygotes.current.replace(Some(zygote.clone())) {
-            old.close();
-        }
-        self.zygotes.code.set(Some(code));
+        let zygote = self.start_zygote(code, options).await?;
+        self.zygotes.ready.borrow_mut().push(zygote.clone());
+        self.zygotes
+            .code
+            .set(self.zygotes.code.get().max(Some(code)));
+        self.close_zygotes();
         Ok(zygote)
     }
 
+    /// Closes the zygotes that no worker is to be forked from any more. That of the code which was
+    /// ready last stays until newer code is, since that may turn out to be broken.
+    pub(super) fn close_zygotes(&self) {
+        let codes = [self.proven.borrow().0, self.code_to_start()];
+        self.zygotes.ready.borrow_mut().retain(|zygote| {
+            let is_needed = codes.map(|code| zygote.serves(code, &self.options_of(code)));
+            is_needed.contains(&true) || {
+                zygote.close();
+                false
+            }
+        });
+    }
+
     /// Starts a zygote, and waits until it is ready.
-    async fn start_zygote(self: &Rc<Self>, code: u64) -> Result<Rc<Zygote>, NotReady> {
-        let options = self.options();
+    async fn start_zygote(
+        self: &Rc<Self>,
+        code: u64,
+        options: Rc<Options>,
+    ) -> Result<Rc<Zygote>, NotReady> {
         if let Some(attached) = &options.attached {
             return self.attach(code, &options, attached).await;
         }
@@ -337,17 +349,16 @@ impl Pool {
         // It was waited for elsewhere only if the program does so for all its children.
         let status = status.unwrap_or_else(|_| ExitStatus::from_raw(0));
         zygote.status.set(Some(status));
-        let is_it = |other: &Rc<Zygote>| Rc::ptr_eq(other, zygote);
-        self.zygotes
-            .living
-            .borrow_mut()
-            .retain(|other| !is_it(other));
-        let was_current = self.zygotes.current.borrow().as_ref().is_some_and(is_it);
-        if was_current {
-            self.zygotes.current.take();
-        }
+        let remove = |zygotes: &RefCell<Vec<Rc<Zygote>>>| {
+            let mut zygotes = zygotes.borrow_mut();
+            let count = zygotes.len();
+            zygotes.retain(|other| !Rc::ptr_eq(other, zygote));
+            zygotes.len() < count
+        };
+        remove(&self.zygotes.living);
+        let was_ready = remove(&self.zygotes.ready);
         self.changed();
-        if !was_current || self.is_stopping.get() {
+        if !was_ready || self.is_stopping.get() {
             return;
         }
         messages::report(format_args!(
@@ -357,10 +368,11 @@ impl Pool {
             sleep(STABLE).await;
         }
         let _turn = self.turn().await;
-        if self.is_stopping.get() || self.is_broken() && self.needs_zygote_of_code() {
+        let code = self.code_to_start();
+        let is_gone = self.is_broken() && serves_one_code(&self.options_of(code));
+        if self.is_stopping.get() || is_gone {
             return;
         }
-        let code = self.code.get();
         if let Err(not_ready) = self.zygote(code).await
             && !self.is_superseded(code)
         {
@@ -375,7 +387,7 @@ impl Pool {
     pub(super) async fn end_zygotes(&self, limit: Duration) {
         let started = Instant::now();
         self.call_hook("on_exit");
-        self.zygotes.current.take();
+        self.zygotes.ready.take();
         for zygote in &*self.zygotes.living.borrow() {
             if !zygote.close() {
                 zygote.kill();
