@@ -15,14 +15,12 @@ import textwrap
 import time
 from pathlib import Path
 
-from zygote import Process, forked
+from zygote import PATIENCE, Process, forked
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "python"
 DONTWAIT = socket.MSG_DONTWAIT
 CREDIT = 256 << 10
-# Seconds that something may take which has to happen. Machines may be busy.
-PATIENCE = 45
 
 HEAD, BODY, ABORT, EXPIRED, FENCED, WANT = range(1, 7)
 

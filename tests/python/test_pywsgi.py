@@ -382,7 +382,7 @@ class Threads(Case):
             """
             server = WSGIServer(("127.0.0.1", 0), app, log=None)
             server.start()
-            connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+            connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=45)
             for wait in (3.5, 0):
                 connection.request("GET", "/")
                 assert connection.getresponse().read()

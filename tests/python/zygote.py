@@ -8,6 +8,8 @@ import struct
 import subprocess
 import time
 
+# Seconds that something may take which has to happen. Machines may be busy.
+PATIENCE = 45
 PR_SET_CHILD_SUBREAPER = 36
 # Descriptors in one message.
 DESCRIPTORS_MAX = 16
@@ -16,7 +18,7 @@ DESCRIPTORS_MAX = 16
 def forked(zygote, number, fds):
     """The process id of a worker that gets the descriptors, or what the zygote reports instead."""
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
-    zygote.settimeout(20)
+    zygote.settimeout(PATIENCE)
     with zygote:
         try:
             report = zygote.recv(1 << 16)

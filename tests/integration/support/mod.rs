@@ -39,7 +39,7 @@ pub(crate) use requests::{
 
 /// The longest that a test waits for an event before it fails. It says nothing about how fast
 /// coring should be.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The environment variable that selects the engine under test: `uring` or `epoll`.
 pub(crate) const ENGINE: &str = "CORING_ENGINE";
