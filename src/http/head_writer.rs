@@ -17,7 +17,7 @@ impl Head {
     ///
     /// # Errors
     /// The [`Fault`] that a received request would cause: CONNECT, an invalid target, field or
-    /// Host, or more than [`WRITTEN_BYTES_MAX`] bytes.
+    /// Host, or more than `WRITTEN_BYTES_MAX` bytes.
     pub fn build<'a>(
         method: Method,
         target: &str,

@@ -48,7 +48,7 @@ impl Timer {
     }
 
     /// Arranges for the caller to be woken at `deadline_ms` on the peer clock
-    /// ([`peer_now_ms`](super::peer_now_ms)): soon if that has passed, never if it is `u64::MAX`.
+    /// (`peer_now_ms`): soon if that has passed, never if it is `u64::MAX`.
     /// If the worker is delayed after this call, the caller is woken early. It must therefore check
     /// the peer clock, and call this again.
     #[inline]

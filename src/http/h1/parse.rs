@@ -14,7 +14,7 @@ use crate::http::{Fault, Head, Span, Version};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MessageLimits {
     /// The length of a head in bytes, including its empty line; also of a trailer section. It has
-    /// 16 bits, as the offsets of a [`Span`] do.
+    /// 16 bits, as the offsets of a `Span` do.
     pub head_bytes_max: u16,
     /// The length of a request target, in bytes; a response has none.
     pub target_bytes_max: u16,
