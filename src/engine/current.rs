@@ -4,9 +4,9 @@ use std::cell::Cell;
 use std::os::fd::OwnedFd;
 
 use super::blocking::BlockingPool;
-use super::run::Run;
 use super::worker::{Engine, Worker};
 use crate::buf::Pool;
+use crate::rt::Run;
 
 /// The worker that runs on a thread, and its run.
 #[derive(Debug, Clone, Copy)]
@@ -40,7 +40,7 @@ pub(super) fn scope<R>(worker: &Worker, body: impl FnOnce() -> R) -> R {
     }
     let _restore = Restore(CURRENT.replace(Current {
         worker,
-        run: Some(worker.run),
+        run: Some(worker.executor.run),
     }));
     body()
 }

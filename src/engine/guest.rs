@@ -228,3 +228,107 @@ impl<T> fmt::Debug for Guest<T> {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::future::{pending, poll_fn};
+    use std::io::Read;
+    use std::net::TcpListener;
+    use std::pin::{Pin, pin};
+    use std::rc::Rc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::{Poll, Wake};
+    use std::thread;
+    use std::time::Instant;
+
+    use super::*;
+    use crate::engine::EngineChoice;
+    use crate::net::TcpStream;
+    use crate::rt::sleep_ms;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// Whether the host's task was woken.
+    #[derive(Default)]
+    struct Host(AtomicBool);
+
+    impl Wake for Host {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn guest<T: 'static>(
+        choice: EngineChoice,
+        metrics: &Arc<WorkerMetrics>,
+        main: impl Future<Output = T> + 'static,
+    ) -> Guest<T> {
+        let selected = choice.probe().expect("an engine");
+        let worker = HostedWorker::new(&selected, usize::MAX, metrics);
+        worker.expect("a worker").start(main)
+    }
+
+    /// A socket and a timer for which their guest waits.
+    type Kept = (TcpStream, Pin<Box<dyn Future<Output = ()>>>);
+
+    /// Lets the host drop what a guest uses, between two turns of that guest.
+    fn drop_between_turns(choice: EngineChoice, discard: fn(EngineChoice, Kept)) {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a listener");
+        let address = listener.local_addr().expect("an address");
+        let kept = Rc::new(RefCell::new(None));
+        let place = kept.clone();
+        let metrics = Arc::<WorkerMetrics>::default();
+        let mut guest = guest(choice, &metrics, async move {
+            let mut stream = TcpStream::connect(address).await.expect("a connection");
+            let mut sleep = Box::pin(sleep_ms(3_600_000));
+            poll_fn(|context| {
+                assert!(pin!(stream.read()).poll(context).is_pending());
+                assert!(sleep.as_mut().poll(context).is_pending());
+                Poll::Ready(())
+            })
+            .await;
+            place.replace(Some((stream, sleep as _)));
+            pending::<()>().await;
+        });
+        let host = Arc::<Host>::default();
+        let waker = Waker::from(host.clone());
+        let begin = Instant::now();
+        let mut turn = || {
+            assert!(begin.elapsed() < PATIENCE, "the guest does not go on");
+            thread::sleep(Duration::from_millis(1));
+            guest.turn(&waker).expect("a turn")
+        };
+        while kept.borrow().is_none() || !matches!(turn(), Turned::Waits(_)) {
+            turn();
+        }
+        let (mut peer, _) = listener.accept().expect("the connection");
+        peer.set_nonblocking(true).expect("a socket");
+        host.0.store(false, Ordering::Relaxed);
+        discard(choice, kept.take().expect("a socket and a timer"));
+        assert!(host.0.load(Ordering::Relaxed), "the host was not woken");
+        let would_block = |error: io::Error| error.kind() == io::ErrorKind::WouldBlock;
+        while peer.read(&mut [0]).is_err_and(would_block) {
+            turn();
+        }
+        assert_eq!(metrics.timers_live.get(), 0);
+    }
+
+    #[test]
+    fn the_host_may_drop_what_a_guest_uses() {
+        for choice in [EngineChoice::Auto, EngineChoice::Epoll] {
+            drop_between_turns(choice, |_, kept| drop(kept));
+        }
+    }
+
+    #[test]
+    fn another_guest_may_drop_what_a_guest_uses() {
+        for choice in [EngineChoice::Auto, EngineChoice::Epoll] {
+            drop_between_turns(choice, |choice, kept| {
+                let mut other = guest(choice, &Arc::default(), async { drop(kept) });
+                let turned = other.turn(Waker::noop()).expect("a turn");
+                assert!(matches!(turned, Turned::Done(())));
+            });
+        }
+    }
+}

@@ -14,9 +14,9 @@ use rustix::net::{AddressFamily, SocketAddrAny};
 use super::current::{NO_WORKER, try_with_run, with_run, with_worker};
 use super::descriptor::Descriptor;
 use super::op::{Events, Interest, OpId, Peer, Sent, Then};
-use super::run::Run;
 use super::worker::Engine;
 use crate::buf::{Chunk, Outgoing};
+use crate::rt::Run;
 
 /// An operation's id, and the run in which it is valid.
 #[derive(Debug, Clone, Copy)]
@@ -30,7 +30,7 @@ impl ScopedId {
     fn begin(start: impl FnOnce(&Engine) -> OpId) -> Self {
         let id = with_worker(|worker| Self {
             id: start(&worker.engine),
-            run: worker.run,
+            run: worker.executor.run,
         });
         id.expect(NO_WORKER)
     }
@@ -46,11 +46,14 @@ impl ScopedId {
         with_run(self.run, |engine| body(engine, self.id))
     }
 
-    /// As `with`, but does nothing outside the run, where the operation has already ended. For
-    /// destructors.
+    /// Calls `end`, which ends the operation. For destructors: outside a turn of the run, where a
+    /// guest's host may drop a handle, `end` is called before its next turn.
     #[inline(always)]
-    pub(super) fn try_with(self, body: impl FnOnce(&Engine, OpId)) {
-        try_with_run(self.run, |engine| body(engine, self.id));
+    pub(super) fn end(self, end: impl FnOnce(&Engine, OpId) + Copy + Send + 'static) {
+        let end = move || try_with_run(self.run, |engine| end(engine, self.id));
+        if end().is_none() {
+            self.run.call(end);
+        }
     }
 }
 
@@ -86,7 +89,7 @@ impl Accepting {
 
 impl Drop for Accepting {
     fn drop(&mut self) {
-        self.0.try_with(|engine, id| match engine {
+        self.0.end(|engine, id| match engine {
             Engine::Uring(uring) => uring.0.orphan(id),
             Engine::Epoll(epoll) => epoll.unwatch(id),
         });
@@ -117,7 +120,7 @@ impl Connecting {
 
 impl Drop for Connecting {
     fn drop(&mut self) {
-        self.0.try_with(|engine, id| match engine {
+        self.0.end(|engine, id| match engine {
             Engine::Uring(uring) => uring.0.orphan(id),
             Engine::Epoll(epoll) => epoll.unwatch(id),
         });
@@ -153,7 +156,7 @@ impl Polling {
 
 impl Drop for Polling {
     fn drop(&mut self) {
-        self.0.try_with(|engine, id| match engine {
+        self.0.end(|engine, id| match engine {
             Engine::Uring(uring) => uring.0.orphan(id),
             Engine::Epoll(epoll) => epoll.end_polling(id),
         });
@@ -216,7 +219,7 @@ impl Receiving {
 
 impl Drop for Receiving {
     fn drop(&mut self) {
-        self.0.try_with(|engine, id| match engine {
+        self.0.end(|engine, id| match engine {
             Engine::Uring(uring) => uring.0.orphan(id),
             Engine::Epoll(epoll) => epoll.unwatch(id),
         });
@@ -277,7 +280,7 @@ impl Sending {
 impl Drop for Sending {
     #[inline]
     fn drop(&mut self) {
-        self.0.try_with(|engine, id| match engine {
+        self.0.end(|engine, id| match engine {
             Engine::Uring(uring) => uring.0.orphan(id),
             Engine::Epoll(epoll) => epoll.drop_send(id),
         });

@@ -30,7 +30,7 @@ struct OwnedId(ScopedId);
 
 impl Drop for OwnedId {
     fn drop(&mut self) {
-        self.0.try_with(|engine, id| {
+        self.0.end(|engine, id| {
             if let Engine::Uring(uring) = engine {
                 uring.0.orphan(id);
             }

@@ -16,7 +16,6 @@ mod guest;
 mod handle;
 mod message;
 mod op;
-mod run;
 mod select;
 pub mod signals;
 mod uring;

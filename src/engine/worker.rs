@@ -16,7 +16,6 @@ use super::blocking::{BlockingPool, THREADS_MAX};
 use super::clock::monotonic_ms;
 use super::current;
 use super::epoll::Epoll;
-use super::run::Run;
 use super::select::{Refused, Selected};
 use super::uring::Uring;
 use crate::buf::Pool;
@@ -27,7 +26,6 @@ use crate::sys::mutants::mutate;
 /// A worker: the engine, the executor and the blocking pool with which a thread runs coroutines.
 #[derive(Debug)]
 pub struct Worker {
-    pub(super) run: Run,
     pub(super) engine: Engine,
     pub(super) executor: Executor,
     pub(super) blocking: BlockingPool,
@@ -94,7 +92,6 @@ impl Worker {
             Selected::Epoll { .. } => Engine::Epoll(Box::new(Epoll::new(pool, eventfd, metrics)?)),
         };
         Ok(Self {
-            run: Run::new(),
             engine,
             executor,
             blocking: BlockingPool::new(THREADS_MAX),

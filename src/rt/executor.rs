@@ -15,6 +15,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::drain::Drain;
 use super::foreign::{catch_panic, drop_waker, wake};
+use super::run::Run;
 use super::sync::per_thread;
 use super::vacant::{ENTRIES_MIN, Vacant};
 use super::wake_queue::{self, RemoteWakeQueue, RemoteWorker};
@@ -97,6 +98,9 @@ pub struct Turn {
 
 /// The executor of one worker. It stays on the thread that made it.
 pub struct Executor {
+    /// The run of this worker.
+    pub run: Run,
+    /// The worker's number. Workers that are alive at the same time have different numbers.
     worker: u16,
     tasks: RefCell<Tasks>,
     run_queue: RefCell<VecDeque<u32>>,
@@ -139,6 +143,7 @@ impl Executor {
         let mut wheel = Wheel::new();
         wheel.advance(now_ms, drop);
         Self {
+            run: Run::begin(RemoteWorker::new(&wake_queue)),
             worker: wake_queue::register(&wake_queue),
             tasks: RefCell::default(),
             run_queue: RefCell::default(),
@@ -156,12 +161,6 @@ impl Executor {
             drain: Rc::default(),
             metrics,
         }
-    }
-
-    /// The worker's number. Workers that are alive at the same time have different numbers.
-    #[inline]
-    pub(super) fn worker(&self) -> u16 {
-        self.worker
     }
 
     /// The time of this turn, in ms.
@@ -442,7 +441,8 @@ impl Executor {
 impl Drop for Executor {
     fn drop(&mut self) {
         self.enter(|| self.clear());
-        // The wakers of timers that were leaked, or dropped on another worker.
+        self.run.end();
+        // The wakers of timers that were leaked.
         self.wheel.get_mut().take_wakers().for_each(drop_waker);
     }
 }

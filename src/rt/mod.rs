@@ -14,6 +14,7 @@ mod join_all;
 #[cfg(all(test, loom))]
 mod model;
 mod outcome;
+mod run;
 mod sync;
 mod task;
 mod timer;
@@ -32,6 +33,7 @@ pub use host::HostWaker;
 pub use join::{AbortHandle, JoinError, JoinHandle, catch_outcome, spawn_joined};
 pub use join_all::JoinAll;
 pub use outcome::{Outcome, OutcomeSetter, outcome};
+pub use run::Run;
 pub use task::{
     is_within_worker, now_ms, peer_after_ms, peer_now_ms, random_below, remote, spawn_detached,
     wake_all, yield_now,

@@ -7,19 +7,21 @@ use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use super::executor::{Executor, with_current};
+use super::executor::with_current;
 use super::foreign::drop_waker;
+use super::run::Run;
 use super::task::{current, now_ms};
 use super::waker::ClonedWaker;
 
 /// A deadline that can be moved at any time. Moving it later costs one store.
 ///
 /// A timer can be used only on the worker that made it: on another worker, its slot belongs to
-/// another timer.
+/// another timer. It can be dropped outside a turn of its worker; the slot is then free from the
+/// next turn on.
 #[derive(Debug)]
 pub struct Timer {
     slot: u32,
-    worker: u16,
+    run: Run,
     /// Keeps the timer on its thread (`!Send`).
     _thread: PhantomData<*const ()>,
 }
@@ -32,7 +34,7 @@ impl Timer {
     pub fn new() -> Self {
         current(|executor| Self {
             slot: executor.wheel.borrow_mut().insert(),
-            worker: executor.worker(),
+            run: executor.run,
             _thread: PhantomData,
         })
     }
@@ -42,7 +44,7 @@ impl Timer {
     #[inline]
     pub fn set(&self, deadline_ms: u64) {
         current(|executor| {
-            debug_assert_eq!(self.worker, executor.worker());
+            debug_assert_eq!(self.run, executor.run);
             executor.wheel.borrow_mut().set(self.slot, deadline_ms);
         });
     }
@@ -54,7 +56,7 @@ impl Timer {
     #[inline]
     pub fn wake_for_peer(&self, deadline_ms: u64, context: &Context<'_>) {
         current(|executor| {
-            debug_assert_eq!(self.worker, executor.worker());
+            debug_assert_eq!(self.run, executor.run);
             let mut waker = ClonedWaker::of(context);
             let mut wheel = executor.wheel.borrow_mut();
             let deadline_ms = deadline_ms.saturating_add(executor.delayed_ms.get());
@@ -68,7 +70,7 @@ impl Timer {
     #[inline]
     pub fn poll_expired(&self, context: &mut Context<'_>) -> Poll<()> {
         current(|executor| {
-            debug_assert_eq!(self.worker, executor.worker());
+            debug_assert_eq!(self.run, executor.run);
             let mut waker = ClonedWaker::of(context);
             let mut wheel = executor.wheel.borrow_mut();
             if wheel.deadline_ms(self.slot) <= executor.now_ms.get() {
@@ -84,9 +86,9 @@ impl Timer {
     /// # Panics
     /// Outside the worker that made the timer.
     fn poll_expired_here(&self, context: &mut Context<'_>) -> Poll<()> {
-        let worker = current(Executor::worker);
+        let run = current(|executor| executor.run);
         assert_eq!(
-            worker, self.worker,
+            run, self.run,
             "a timer was polled outside the worker that created it"
         );
         self.poll_expired(context)
@@ -101,14 +103,25 @@ impl Default for Timer {
 
 impl Drop for Timer {
     fn drop(&mut self) {
-        // Outside its worker, the slot belongs to another timer, or there is no wheel.
-        with_current(|executor| {
-            if executor.worker() == self.worker {
-                let waker = executor.wheel.borrow_mut().remove(self.slot);
-                waker.into_iter().for_each(drop_waker);
-            }
-        });
+        let (run, slot) = (self.run, self.slot);
+        if !remove(run, slot) {
+            run.call(move || remove(run, slot));
+        }
     }
+}
+
+/// Removes a timer of the current worker. False outside its run.
+#[inline]
+fn remove(run: Run, slot: u32) -> bool {
+    let removed = with_current(|executor| {
+        let is_ours = executor.run == run;
+        if is_ours {
+            let waker = executor.wheel.borrow_mut().remove(slot);
+            waker.into_iter().for_each(drop_waker);
+        }
+        is_ours
+    });
+    removed == Some(true)
 }
 
 /// Waits for `duration_ms`, counted from the start of this turn of the worker's loop, so that it
