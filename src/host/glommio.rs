@@ -189,6 +189,7 @@ async fn work(seat: Seat, started: Sender<Result<()>>) {
     drop(started);
     if let Some(guest) = guest
         && let Err(error) = in_queue(guest).await
+        && let Some(failures) = failures
     {
         // Fails if nothing waits for the server's end.
         let _ = failures.send(error);

@@ -2,13 +2,13 @@
 
 use std::fmt;
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 
 use super::Result;
 use super::accept::{Acceptor, Factory};
 use super::control::{Control, Phase};
-use super::error::Error;
+use super::error::{Error, ErrorKind};
 use super::worker::{WorkerPlan, serve_and_drain};
 use crate::engine::{Guest, HostedWorker, Selected};
 use crate::sys::signals::block_write_signals;
@@ -20,6 +20,13 @@ pub(super) type WorkerThreads = Arc<Mutex<Vec<ThreadId>>>;
 /// It is sent to the thread that turns the worker. Dropping it stops the server: no worker serves
 /// without the others.
 pub struct Seat {
+    number: usize,
+    place: Arc<Mutex<Option<Place>>>,
+}
+
+/// What the worker of a seat needs, until the seat is taken or dropped. The handle shares it: the
+/// drop of the last handle must not wait for a seat, which the same thread may have.
+struct Place {
     plan: WorkerPlan,
     factories: Arc<Vec<Factory>>,
     selected: Selected,
@@ -41,34 +48,61 @@ impl Seat {
             running,
         };
         Self {
-            plan,
-            factories,
-            selected,
-            end,
+            number: plan.number,
+            place: Arc::new(Mutex::new(Some(Place {
+                plan,
+                factories,
+                selected,
+                end,
+            }))),
         }
     }
 
+    /// The same seat, for the handle.
+    pub(super) fn share(&self) -> Self {
+        Self {
+            number: self.number,
+            place: self.place.clone(),
+        }
+    }
+
+    fn place(&self) -> MutexGuard<'_, Option<Place>> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Where the host reports why its worker failed: [`Handle::wait`](crate::Handle::wait) returns
-    /// it, and waits until this is dropped.
+    /// it, and waits until this is dropped. `None` if the last handle was dropped.
     #[cfg(feature = "glommio")]
-    pub(crate) fn failures(&self) -> Sender<Error> {
-        self.end.running.clone()
+    pub(crate) fn failures(&self) -> Option<Sender<Error>> {
+        let place = self.place();
+        place.as_ref().map(|place| place.end.running.clone())
     }
 
     /// Makes the worker on the calling thread, on which the guest is turned. The factory runs here.
     /// The thread blocks `SIGPIPE` and `SIGXFSZ` from now on.
     ///
     /// # Errors
-    /// Fails if the engine that was chosen for all workers cannot be made for this one.
-    pub fn take(mut self) -> Result<Guest<()>> {
+    /// Fails if the engine that was chosen for all workers cannot be made for this one, or if the
+    /// last handle was dropped.
+    pub fn take(self) -> Result<Guest<()>> {
+        let place = self.place().take();
+        let Some(Place {
+            plan,
+            factories,
+            selected,
+            mut end,
+        }) = place
+        else {
+            let message = "the server has ended, because its last handle was dropped";
+            return Err(Error::new(ErrorKind::Runtime, message));
+        };
         block_write_signals();
-        let services: Vec<Acceptor> = self.factories.iter().map(Factory::make).collect();
-        let metrics = &self.plan.all_metrics[self.plan.number];
-        let blocks_max = self.plan.limits.receive_blocks_max;
-        let worker = HostedWorker::new(&self.selected, blocks_max, metrics);
+        let services: Vec<Acceptor> = factories.iter().map(Factory::make).collect();
+        let metrics = &plan.all_metrics[plan.number];
+        let blocks_max = plan.limits.receive_blocks_max;
+        let worker = HostedWorker::new(&selected, blocks_max, metrics);
         let worker = worker.map_err(Error::no_engine)?;
-        self.end.begin();
-        let (plan, end) = (self.plan, self.end);
+        end.begin();
         Ok(worker.start(async move {
             let _end = end;
             serve_and_drain(plan, services).await;
@@ -76,10 +110,18 @@ impl Seat {
     }
 }
 
+impl Drop for Seat {
+    fn drop(&mut self) {
+        // Dropped without the lock: the place owns factories, which are the program's code.
+        let place = self.place().take();
+        drop(place);
+    }
+}
+
 impl fmt::Debug for Seat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Seat")
-            .field("number", &self.plan.number)
+            .field("number", &self.number)
             .finish_non_exhaustive()
     }
 }

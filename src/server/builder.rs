@@ -1,6 +1,6 @@
 //! The configuration of a server, and its start.
 
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 
 use super::accept::Factory;
@@ -73,23 +73,22 @@ impl Prepared {
                 running.clone(),
             )
         });
-        let seats = seats.collect();
-        (self.into_handle(workers, Vec::new(), Some(attached)), seats)
+        let seats: Vec<Seat> = seats.collect();
+        let running = RunningServer {
+            attached: Some(attached),
+            seats: seats.iter().map(Seat::share).collect(),
+            ..RunningServer::default()
+        };
+        (self.into_handle(workers, running), seats)
     }
 
     /// The handle of the server that has been started.
-    fn into_handle(
-        self,
-        workers: WorkerThreads,
-        threads: Vec<startup::Thread>,
-        attached: Option<Receiver<Error>>,
-    ) -> Handle {
+    fn into_handle(self, workers: WorkerThreads, running: RunningServer) -> Handle {
         let log_reopening = self.log_thread.as_ref().map(LogThread::reopening);
         let run_state = Mutex::new(RunState::Running(RunningServer {
-            threads,
-            attached,
             log_thread: self.log_thread,
             files: self.files,
+            ..running
         }));
         Handle(Arc::new(HandleState {
             addresses: self.addresses,
@@ -239,7 +238,11 @@ impl Builder {
         )?;
         prepared.selected = engine;
         let workers = threads.iter().map(|thread| thread.thread().id()).collect();
-        Ok(prepared.into_handle(Arc::new(Mutex::new(workers)), threads, None))
+        let running = RunningServer {
+            threads,
+            ..RunningServer::default()
+        };
+        Ok(prepared.into_handle(Arc::new(Mutex::new(workers)), running))
     }
 
     /// Prepares the server with one worker on the calling thread, as the guest of the executor that

@@ -61,7 +61,8 @@ impl Server {
 }
 
 /// Controls a running server, from any thread. Dropping the last handle stops the server and waits
-/// until it has ended; the drop does not wait if it happens on one of the server's own workers.
+/// until it has ended; the drop does not wait if it happens on one of the server's own workers. A
+/// [`Seat`] that was not taken by then is void.
 ///
 /// ```
 /// use coring::{Request, Response, Server};
@@ -103,6 +104,8 @@ struct RunningServer {
     threads: Vec<Thread>,
     /// Ends when the last worker on a thread of the program's own has ended.
     attached: Option<Receiver<Error>>,
+    /// Shares of the seats of these workers.
+    seats: Vec<Seat>,
     log_thread: Option<LogThread>,
     files: Vec<SocketFile>,
 }
@@ -151,7 +154,7 @@ impl Handle {
         self.0.control.enter(Phase::Stopping);
     }
 
-    /// Waits until every worker has ended.
+    /// Waits until every worker has ended, and every [`Seat`] was taken or dropped.
     ///
     /// # Errors
     /// Fails if a worker's engine failed or a worker panicked; the other workers have then been
@@ -200,6 +203,8 @@ impl Drop for HandleState {
         let RunState::Running(running) = run_state else {
             return;
         };
+        // A seat that no thread has taken would never end.
+        running.seats.clear();
         // A failure is dropped, because no caller waits for it.
         if !runs_worker_here {
             let _ = running.finish();

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use coring::{EngineChoice, Guest, Handle, Request, Response, Turned, run_as_guest};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
-use crate::support::{Address, Client, GET, HELLO, builder, engine, eventually};
+use crate::support::{Address, Client, GET, HELLO, PATIENCE, builder, engine, eventually};
 
 /// The waker of the host's only task: ends its poll(2).
 struct Host(std::os::fd::OwnedFd);
@@ -172,6 +172,27 @@ fn a_dropped_seat_or_guest_stops_the_server() {
     let address = handle.addresses()[0].to_string();
     let address = Address::Tcp(address.parse().expect("an address"));
     assert!(Client::connect(&address).is_err(), "the listener is open");
+}
+
+/// The drop of the last handle does not wait for a seat, which the same thread may have.
+#[test]
+fn a_seat_is_void_without_a_handle() {
+    let (report, ended) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        let bound = builder().bind("127.0.0.1:0");
+        let (handle, mut seats) = bound.attach_all(2, hello).expect("a server");
+        let seat = seats.pop().expect("two seats");
+        let worker = thread::spawn(move || seat.take().map(|mut guest| drive(&mut guest).0));
+        drop(handle);
+        // It was taken before the drop, or after it.
+        let _ = worker.join().expect("a worker that was stopped");
+        let seat = seats.pop().expect("another seat");
+        let taken = seat.take().map(drop);
+        report.send(taken).expect("the test waits");
+    });
+    let taken = ended.recv_timeout(PATIENCE).expect("the end of the drop");
+    let error = taken.expect_err("no server");
+    assert!(error.to_string().contains("last handle"), "{error}");
 }
 
 /// A waker that is woken by the host's own code, outside a turn, wakes the host.
