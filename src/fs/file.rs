@@ -175,11 +175,22 @@ impl File {
     /// # Errors
     /// Those of preadv2(2).
     pub(crate) fn read_cached(&self, bytes: &mut Vec<u8>, offset: u64) -> io::Result<bool> {
+        self.fill(bytes, offset, |bytes, at| read_cached(&self.fd, bytes, at))
+    }
+
+    /// As [`File::read_cached`], with the call that reads.
+    pub(super) fn fill(
+        &self,
+        bytes: &mut Vec<u8>,
+        offset: u64,
+        read: impl Fn(&mut Vec<u8>, u64) -> io::Result<usize>,
+    ) -> io::Result<bool> {
         while bytes.len() < bytes.capacity() {
             let at = offset + bytes.len() as u64;
-            match read_cached(&self.fd, bytes, at) {
+            match read(bytes, at) {
                 // Linux 5.9 and 5.10 may return 0 before the end of the file (preadv2(2), BUGS).
-                Ok(0) => return Ok(at >= self.metadata.len()),
+                // The file may have grown since it was opened.
+                Ok(0) => return Ok(at >= self.metadata_now()?.len()),
                 Ok(_) => {}
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EAGAIN | libc::EOPNOTSUPP) => return Ok(false),

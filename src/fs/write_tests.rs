@@ -55,6 +55,19 @@ fn a_file_is_written_and_read_at_offsets_and_at_its_end() {
     });
 }
 
+/// As on Linux 5.9 and 5.10, whose preadv2(2) may return 0 before the end.
+#[test]
+fn a_file_that_has_grown_does_not_end_where_it_did() {
+    on_each_engine(|| async {
+        let test_dir = TestDir::new();
+        let file = File::create(test_dir.site("new")).await.unwrap();
+        file.write_at(0, "abc").await.unwrap();
+        let nothing = |_: &mut Vec<u8>, _| Ok(0);
+        let is_end = |at| file.fill(&mut Vec::with_capacity(1), at, nothing).unwrap();
+        assert!(!is_end(2) && is_end(3));
+    });
+}
+
 #[test]
 fn files_of_the_kernel_are_read_to_their_end() {
     on_each_engine(|| async {
