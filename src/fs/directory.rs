@@ -9,7 +9,8 @@ use std::future::poll_fn;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
 
 use crate::engine::{Blocking, blocking};
 
@@ -130,34 +131,30 @@ pub async fn rename(from: impl Into<PathBuf>, to: impl Into<PathBuf>) -> io::Res
 /// If called outside a worker.
 pub async fn read_dir(path: impl Into<PathBuf>) -> io::Result<ReadDir> {
     let path = path.into();
-    let (entries, rest) = blocking(move || fs::read_dir(path).map(batch)).await??;
+    let opened = blocking(move || {
+        let mut unread = fs::read_dir(path)?;
+        io::Result::Ok((batch(&mut unread), unread))
+    });
+    let ((entries, has_more), unread) = opened.await??;
     Ok(ReadDir {
         entries,
-        rest: Rest::from(rest),
+        unread: has_more.then(|| Arc::new(Mutex::new(unread))),
+        reading: None,
     })
 }
 
 /// The entries of a directory, read some at a time. Made by [`read_dir`].
 pub struct ReadDir {
     entries: VecDeque<io::Result<DirEntry>>,
-    rest: Rest,
-}
-
-type Batch = (VecDeque<io::Result<DirEntry>>, Option<fs::ReadDir>);
-
-/// The entries that were not returned yet.
-enum Rest {
-    None,
-    Unread(fs::ReadDir),
+    /// The entries after these; `None` if there are none. Shared with the job of `reading`, so that
+    /// they are not lost if it fails.
+    unread: Option<Arc<Mutex<fs::ReadDir>>>,
     /// A blocking thread reads some.
-    Reading(Blocking<Batch>),
+    reading: Option<Blocking<Batch>>,
 }
 
-impl From<Option<fs::ReadDir>> for Rest {
-    fn from(rest: Option<fs::ReadDir>) -> Self {
-        rest.map_or(Self::None, Self::Unread)
-    }
-}
+/// Some entries, and whether there may be others after them.
+type Batch = (VecDeque<io::Result<DirEntry>>, bool);
 
 /// A name in a directory.
 #[derive(Debug, Clone)]
@@ -170,7 +167,8 @@ impl ReadDir {
     /// The next entry; `None` after the last. If the future is dropped, no entry is lost.
     ///
     /// # Errors
-    /// Those of reading this entry. The next call goes on behind it.
+    /// Those of reading this entry; the next call goes on behind it. Also fails if no thread can be
+    /// started; the next call tries again.
     ///
     /// # Panics
     /// If called outside a worker.
@@ -183,27 +181,26 @@ impl ReadDir {
             if let Some(entry) = self.entries.pop_front() {
                 return Poll::Ready(entry.map(Some));
             }
-            self.rest = match std::mem::replace(&mut self.rest, Rest::None) {
-                Rest::None => return Poll::Ready(Ok(None)),
-                Rest::Unread(rest) => Rest::Reading(blocking(move || batch(rest))),
-                Rest::Reading(mut reading) => match Pin::new(&mut reading).poll(context) {
-                    Poll::Pending => {
-                        self.rest = Rest::Reading(reading);
-                        return Poll::Pending;
-                    }
-                    Poll::Ready(read) => {
-                        let (entries, rest) = read?;
-                        self.entries = entries;
-                        Rest::from(rest)
-                    }
-                },
+            let Some(unread) = &self.unread else {
+                return Poll::Ready(Ok(None));
             };
+            let reading = self.reading.get_or_insert_with(|| {
+                let unread = unread.clone();
+                blocking(move || batch(&mut unread.lock().unwrap_or_else(PoisonError::into_inner)))
+            });
+            let read = ready!(Pin::new(reading).poll(context));
+            self.reading = None;
+            let (entries, has_more) = read?;
+            self.entries = entries;
+            if !has_more {
+                self.unread = None;
+            }
         }
     }
 }
 
-/// Reads some entries. The second part has the others; `None` if there are none.
-fn batch(mut rest: fs::ReadDir) -> Batch {
+/// Reads some entries.
+fn batch(unread: &mut fs::ReadDir) -> Batch {
     let read = |entry: io::Result<fs::DirEntry>| {
         let entry = entry?;
         Ok(DirEntry {
@@ -211,9 +208,9 @@ fn batch(mut rest: fs::ReadDir) -> Batch {
             kind: entry.file_type()?,
         })
     };
-    let entries: VecDeque<_> = rest.by_ref().take(BATCH).map(read).collect();
-    let rest = (entries.len() == BATCH).then_some(rest);
-    (entries, rest)
+    let entries: VecDeque<_> = unread.take(BATCH).map(read).collect();
+    let has_more = entries.len() == BATCH;
+    (entries, has_more)
 }
 
 impl DirEntry {
@@ -246,5 +243,34 @@ impl DirEntry {
 impl fmt::Debug for ReadDir {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ReadDir").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::tests::{TestDir, on_each_engine};
+
+    #[test]
+    fn a_failed_batch_is_not_the_end_of_a_directory() {
+        on_each_engine(|| async {
+            let test_dir = TestDir::new();
+            for n in 0..=BATCH {
+                test_dir.file(&format!("folder/{n}"), b"");
+            }
+            let mut entries = read_dir(test_dir.site("folder")).await.unwrap();
+            let mut names = Vec::new();
+            while names.len() < BATCH {
+                names.push(entries.next_entry().await.unwrap().unwrap().path);
+            }
+            entries.reading = Some(blocking(|| panic!("as planned")));
+            entries.next_entry().await.expect_err("no batch");
+            while let Some(entry) = entries.next_entry().await.unwrap() {
+                names.push(entry.path);
+            }
+            names.sort();
+            names.dedup();
+            assert_eq!(names.len(), BATCH + 1);
+        });
     }
 }
