@@ -82,6 +82,7 @@ pub struct Interval {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum MissedTickBehavior {
     /// The missed ticks follow at once, one after the other, until the interval has caught up.
+    /// Other coroutines run between them.
     #[default]
     Burst,
     /// The next tick is a period after the late one, and so are all others.
@@ -102,7 +103,14 @@ impl Interval {
     /// Outside a worker.
     pub async fn tick(&mut self) -> Instant {
         if !self.is_due {
-            rt::sleep_until(self.start_ms.saturating_add(ceil_ms(self.offset))).await;
+            let due_ms = self.start_ms.saturating_add(ceil_ms(self.offset));
+            if due_ms <= rt::now_ms() {
+                // A program that is slower than the period has one tick in a turn of the worker,
+                // and not all that it has missed.
+                rt::yield_now().await;
+            } else {
+                rt::sleep_until(due_ms).await;
+            }
         }
         self.is_due = false;
         let due = self.offset;
@@ -175,7 +183,11 @@ fn next(
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+
     use super::*;
+    use crate::rt::{spawn_detached, yield_now};
 
     #[test]
     fn missed_ticks_follow_are_delayed_or_left_out() {
@@ -218,6 +230,30 @@ mod tests {
             assert!(start.elapsed() < Duration::from_secs(60));
             assert_eq!(interval.tick().await, start + Duration::from_secs(4));
             assert!(start.elapsed() >= Duration::from_secs(4));
+        });
+    }
+
+    #[test]
+    fn other_coroutines_run_between_missed_ticks() {
+        crate::run(async {
+            let turns = Rc::new(Cell::new(0));
+            let counter = turns.clone();
+            spawn_detached(async move {
+                loop {
+                    counter.set(counter.get() + 1);
+                    yield_now().await;
+                }
+            });
+            let mut interval = interval_at(
+                Instant::now() - Duration::from_secs(1000),
+                Duration::from_secs(1),
+            );
+            interval.tick().await;
+            for _ in 0..999 {
+                let before = turns.get();
+                interval.tick().await;
+                assert!(turns.get() > before, "a turn has two ticks");
+            }
         });
     }
 
