@@ -156,17 +156,23 @@ where
             }
         }
         drop(peers);
-        let outcomes: Vec<_> = threads
-            .into_iter()
-            .map(thread::ScopedJoinHandle::join)
-            .collect();
-        let values = outcomes.into_iter().map(|outcome| match outcome {
-            Ok(Ok(value)) => value,
-            Ok(Err(error)) => panic!("cannot run the coroutine: {error}"),
-            Err(panic) => resume_unwind(panic),
-        });
-        values.collect()
+        let outcomes = threads.into_iter().map(thread::ScopedJoinHandle::join);
+        values(outcomes.collect())
     })
+}
+
+/// The values of the main coroutines, from what their threads have returned: `None` if a main
+/// coroutine did not begin because another thread has failed.
+///
+/// # Panics
+/// If a thread has failed, for the reason of that thread.
+pub(super) fn values<T>(outcomes: Vec<thread::Result<io::Result<Option<T>>>>) -> Vec<T> {
+    let values = outcomes.into_iter().filter_map(|outcome| match outcome {
+        Ok(Ok(value)) => value,
+        Ok(Err(error)) => panic!("cannot run the coroutine: {error}"),
+        Err(panic) => resume_unwind(panic),
+    });
+    values.collect()
 }
 
 /// The main coroutines that have not returned, and those that wait for that.
@@ -201,7 +207,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn run<F>(self, main: impl Fn(Core) -> F) -> io::Result<F::Output>
+    fn run<F>(self, main: impl Fn(Core) -> F) -> io::Result<Option<F::Output>>
     where
         F: Future + 'static,
         F::Output: 'static,
@@ -214,17 +220,19 @@ impl Plan {
             workers,
         } = self;
         let worker = worker(EngineChoice::Auto)?;
-        // These fail if another worker could not be made; that one reports the reason.
         let _ = report.send((number, Worker(worker.remote())));
         drop(report);
-        let workers = workers.recv().map_err(|_| io::ErrorKind::Interrupted)?;
+        let Ok(workers) = workers.recv() else {
+            return Ok(None);
+        };
         let main = main(Core { number, workers });
-        worker.run(async move {
+        let main = worker.run(async move {
             let member = running;
             let value = main.await;
             drop(member);
             let _ = ended.await;
             value
-        })
+        });
+        main.map(Some)
     }
 }

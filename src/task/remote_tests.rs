@@ -1,6 +1,7 @@
 //! Coroutines that are started on other workers, and channels between workers.
 
 use std::cell::Cell;
+use std::io;
 use std::rc::Rc;
 use std::sync::mpsc;
 use std::thread;
@@ -125,7 +126,7 @@ fn a_panic_of_a_main_coroutine_ends_all_cores() {
 }
 
 /// Two workers send each other messages through channels of little room. A lost wake-up would stop
-/// both.
+/// both. With more messages: `CORING_MESSAGES=10000000 cargo test --release --lib no_message`.
 #[test]
 fn no_message_between_workers_is_lost() {
     let count: u64 = match std::env::var("CORING_MESSAGES") {
@@ -216,4 +217,12 @@ fn a_busy_channel_lets_other_coroutines_run() {
         assert!(turns.get() >= 10, "{} turns", turns.get());
         other.abort();
     });
+}
+
+/// A core whose main coroutine did not begin says nothing about the reason.
+#[test]
+#[should_panic(expected = "cannot run the coroutine: no memory")]
+fn the_failure_of_a_core_is_reported_and_not_its_consequence() {
+    let failed = Err(io::Error::other("no memory"));
+    remote::values(vec![Ok(Ok(None)), Ok(failed), Ok(Ok(Some(1)))]);
 }
