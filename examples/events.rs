@@ -37,7 +37,8 @@ use coring::{
 const QUEUED_BYTES_MAX: usize = 64 << 10;
 /// The longest message in bytes.
 const MESSAGE_BYTES_MAX: usize = 8 << 10;
-/// The messages that a room keeps for pages that join or reconnect.
+/// The messages that a room keeps for pages that join or reconnect: fewer if they are long, so that
+/// all of them fit into the queue of a page.
 const KEPT_MESSAGES_MAX: usize = 4;
 /// A message in another room than these is refused.
 const ROOMS_MAX: usize = 1000;
@@ -125,8 +126,11 @@ impl Room {
         let event = Bytes::from(event(number, message));
         let mut kept = self.kept.borrow_mut();
         kept.push_back((number, event.clone()));
-        if kept.len() > KEPT_MESSAGES_MAX {
-            kept.pop_front();
+        let mut bytes: usize = kept.iter().map(|(_, event)| event.len()).sum();
+        while (kept.len() > KEPT_MESSAGES_MAX || bytes > QUEUED_BYTES_MAX)
+            && let Some((_, oldest)) = kept.pop_front()
+        {
+            bytes -= oldest.len();
         }
         self.write(event);
     }

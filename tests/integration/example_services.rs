@@ -76,6 +76,30 @@ fn events_reach_every_open_page() {
     );
 }
 
+/// Each line becomes seven bytes. A page that joins gets as many messages as fit into its queue.
+#[test]
+fn a_page_that_joins_gets_the_last_events_without_a_gap() {
+    let mut server = Running::start("events", &["127.0.0.1:0"]);
+    let address = Address::Tcp(server.address());
+    let connect = || Client::connect(&address).expect("a listener");
+    let mut speaker = connect();
+    let mut say_lines = |lines: usize| {
+        let text = "\n".repeat(lines);
+        speaker.send(head_with_length("POST", "/long/say", lines) + &text);
+        assert_eq!(speaker.response().status, 204);
+    };
+    (0..3).for_each(|_| say_lines(4000));
+    let mut long = connect();
+    long.send(get("/long/events"));
+    assert_eq!(long.head().status, 200);
+    say_lines(1);
+    let mut events = String::new();
+    while !events.contains("id: 4\n") {
+        events += str::from_utf8(&long.chunk().expect("an event")).expect("text");
+    }
+    assert!(events.starts_with("id: 2\n") && events.contains("\nid: 3\n"));
+}
+
 #[test]
 fn messages_appear_on_all_pages_of_a_room_in_a_browser() {
     if Command::new("chromium")
