@@ -13,6 +13,7 @@ mod join;
 mod join_all;
 #[cfg(all(test, loom))]
 mod model;
+mod opaque;
 mod outcome;
 mod run;
 mod sync;
@@ -32,6 +33,7 @@ pub use foreign::{catch_panic, drop_panic_payload, drop_waker, wake, wake_next};
 pub use host::HostWaker;
 pub use join::{AbortHandle, JoinError, JoinHandle, catch_outcome, spawn_joined};
 pub use join_all::JoinAll;
+pub(crate) use opaque::opaque;
 pub use outcome::{Outcome, OutcomeSetter, outcome};
 pub use run::Run;
 pub use task::{

@@ -1,12 +1,12 @@
 //! The outcome of work on another thread, and the future that waits for it.
 
-use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use super::foreign::{drop_waker, wake};
 use super::join::JoinError;
+use super::opaque::opaque;
 use super::waker::ClonedWaker;
 
 /// Makes a future for an outcome, and the other end, which sets it on any thread.
@@ -101,14 +101,4 @@ fn lock<T>(slot: &Mutex<OutcomeSlot<T>>) -> MutexGuard<'_, OutcomeSlot<T>> {
     slot.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl<T> fmt::Debug for OutcomeSetter<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OutcomeSetter").finish_non_exhaustive()
-    }
-}
-
-impl<T> fmt::Debug for Outcome<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Outcome").finish_non_exhaustive()
-    }
-}
+opaque!(OutcomeSetter, Outcome);

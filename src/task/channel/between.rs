@@ -1,13 +1,11 @@
 //! A bounded queue between workers, or between other threads and a worker.
 
-use std::fmt;
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::task::yield_now;
-
 use super::{ChannelState, Closed, Share, TryRecvError, TrySendError};
+use crate::rt::{opaque, yield_now};
 
 /// Makes a channel that queues up to `capacity` values, and whose ends may be on any threads. For
 /// two coroutines of one worker, [`sync::channel`](crate::sync::channel) costs less.
@@ -149,14 +147,4 @@ impl<T> Drop for Receiver<T> {
     }
 }
 
-impl<T> fmt::Debug for Sender<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sender").finish_non_exhaustive()
-    }
-}
-
-impl<T> fmt::Debug for Receiver<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Receiver").finish_non_exhaustive()
-    }
-}
+opaque!(Sender, Receiver);

@@ -1,11 +1,11 @@
 //! A bounded queue between coroutines of one worker. It needs no lock and no atomic operation.
 
 use std::cell::RefCell;
-use std::fmt;
 use std::future::poll_fn;
 use std::rc::Rc;
 
 use super::{ChannelState, Closed, Share, TryRecvError, TrySendError};
+use crate::rt::opaque;
 
 /// Makes a channel that queues up to `capacity` values. Both ends stay on their worker.
 ///
@@ -116,14 +116,4 @@ impl<T> Drop for Receiver<T> {
     }
 }
 
-impl<T> fmt::Debug for Sender<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sender").finish_non_exhaustive()
-    }
-}
-
-impl<T> fmt::Debug for Receiver<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Receiver").finish_non_exhaustive()
-    }
-}
+opaque!(Sender, Receiver);
