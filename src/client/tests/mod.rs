@@ -1,5 +1,6 @@
 //! The client against servers that are scripts over a socket, on both engines.
 
+mod drops;
 mod exchanges;
 mod limits;
 mod streams;
