@@ -12,7 +12,7 @@ mod host;
 mod join;
 mod join_all;
 #[cfg(all(test, loom))]
-mod model;
+pub(crate) mod model;
 mod opaque;
 mod outcome;
 mod run;
@@ -36,6 +36,7 @@ pub use join_all::JoinAll;
 pub(crate) use opaque::opaque;
 pub use outcome::{Outcome, OutcomeSetter, outcome};
 pub use run::Run;
+pub(crate) use sync::Mutex;
 pub use task::{
     is_within_worker, now_ms, peer_after_ms, peer_now_ms, random_below, remote, spawn_detached,
     wake_all, yield_now,

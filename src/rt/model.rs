@@ -19,7 +19,7 @@ use crate::metrics::WorkerMetrics;
 /// The eventfd that ends a worker's sleep. A write while the worker is awake ends its next sleep at
 /// once.
 #[derive(Default)]
-struct Eventfd {
+pub(crate) struct Eventfd {
     state: Mutex<EventfdState>,
     changed: Condvar,
     /// The number of writes; not part of the model.
@@ -49,11 +49,11 @@ impl Eventfd {
         state.written = false;
     }
 
-    fn add_sender(&self) {
+    pub(crate) fn add_sender(&self) {
         self.state.lock().unwrap().senders += 1;
     }
 
-    fn remove_sender(&self) {
+    pub(crate) fn remove_sender(&self) {
         self.state.lock().unwrap().senders -= 1;
         self.changed.notify_one();
     }
@@ -81,7 +81,7 @@ impl Wake for SleepWaker {
 }
 
 /// A worker with tasks that wait for other threads.
-struct ModelWorker {
+pub(crate) struct ModelWorker {
     executor: Executor,
     eventfd: Arc<Eventfd>,
     metrics: Arc<WorkerMetrics>,
@@ -92,7 +92,11 @@ struct ModelWorker {
 
 impl ModelWorker {
     fn new() -> Self {
-        let eventfd = Arc::<Eventfd>::default();
+        Self::on(Arc::default())
+    }
+
+    /// A worker whose sleep this eventfd ends.
+    pub(crate) fn on(eventfd: Arc<Eventfd>) -> Self {
         let unpark = eventfd.clone();
         Self::with_unpark(eventfd, None, Box::new(move || unpark.write()))
     }
@@ -138,6 +142,10 @@ impl ModelWorker {
         host.waker.prepare_sleep(&waker, wake_queue)
     }
 
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.executor.enter(|| spawn_detached(task));
+    }
+
     /// Starts a task that ends when `count` reaches `last`, and returns its waker.
     fn wait_for(&self, count: &Arc<AtomicUsize>, last: usize) -> Waker {
         let (count, wakers) = (count.clone(), self.wakers.clone());
@@ -169,7 +177,7 @@ impl ModelWorker {
     }
 
     /// Runs turns of the loop until every task has ended, as the engine does.
-    fn run(&self) {
+    pub(crate) fn run(&self) {
         let mut sleeps_announced = 0;
         self.executor.enter(|| {
             loop {
@@ -199,7 +207,10 @@ impl ModelWorker {
 /// Explores every interleaving of `scenario` with at most `preemptions_max` preemptions (`None`: no
 /// limit). Three threads have too many interleavings to explore without a limit; a few preemptions
 /// find the usual bugs.
-fn explore(preemptions_max: impl Into<Option<usize>>, scenario: impl Fn() + Sync + Send + 'static) {
+pub(crate) fn explore(
+    preemptions_max: impl Into<Option<usize>>,
+    scenario: impl Fn() + Sync + Send + 'static,
+) {
     let mut builder = Builder::new();
     builder.preemption_bound = preemptions_max.into();
     builder.check(scenario);

@@ -1,11 +1,11 @@
-//! The types for shared and thread-local state: those of std, or those of loom when `model.rs`
+//! The types for shared and thread-local state: those of std, or those of loom when a `model.rs`
 //! explores how threads can interleave.
 
 #[cfg(all(test, loom))]
-pub(super) use loom::sync::{Mutex, MutexGuard, atomic::AtomicBool};
+pub(crate) use loom::sync::{Mutex, MutexGuard, atomic::AtomicBool};
 
 #[cfg(not(all(test, loom)))]
-pub(super) use std::{
+pub(crate) use std::{
     sync::{Mutex, MutexGuard, atomic::AtomicBool},
     thread_local as per_thread,
 };

@@ -1,11 +1,11 @@
 //! A bounded queue between workers, or between other threads and a worker.
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
 
 use super::{ChannelState, Closed, Share, TryRecvError, TrySendError};
-use crate::rt::{opaque, yield_now};
+use crate::rt::{Mutex, opaque, yield_now};
 
 /// Makes a channel that queues up to `capacity` values, and whose ends may be on any threads. For
 /// two coroutines of one worker, [`sync::channel`](crate::sync::channel) costs less.

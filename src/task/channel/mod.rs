@@ -3,17 +3,19 @@
 
 pub(crate) mod between;
 pub(crate) mod local;
+#[cfg(all(test, loom))]
+mod model;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
 use std::mem;
-use std::sync::{Mutex, PoisonError};
+use std::sync::PoisonError;
 use std::task::{Context, Poll, Waker};
 
 use super::semaphore::{Permits, TryAcquireError};
-use crate::rt::{ClonedWaker, drop_waker, wake};
+use crate::rt::{ClonedWaker, Mutex, drop_waker, wake};
 
 /// The error of a send after the receiver was dropped. It contains the value that was not sent.
 #[derive(Clone, Copy, PartialEq, Eq)]
