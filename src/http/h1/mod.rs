@@ -7,6 +7,7 @@ pub mod encode;
 mod encode_request;
 pub mod parse;
 mod parse_response;
+mod request_line;
 mod requester;
 pub mod state;
 

@@ -6,6 +6,7 @@ use std::mem::MaybeUninit;
 
 use ::http::Method;
 
+use super::request_line::{check_request_line, read_method};
 use crate::http::field::{find, is_host, tokens};
 use crate::http::target::Target;
 use crate::http::{Fault, Head, Span, Version};
@@ -74,8 +75,10 @@ pub(super) struct RequestFlags {
 /// linear time instead of quadratic.
 ///
 /// # Errors
-/// Any fault of a head. If the first call for a head sees an error, it reports that even though the
-/// head is incomplete.
+/// Any fault of a head. It does not depend on how the bytes were split: a fault of the request line
+/// is reported as soon as that line has arrived, or a byte that no request line has, or too long a
+/// target; a fault of a field when the whole head has arrived. A head that is too long has no
+/// other fault than this and those of its request line.
 #[inline(always)]
 pub(super) fn parse(
     bytes: &[u8],
@@ -88,13 +91,17 @@ pub(super) fn parse(
     let window = &bytes[..bytes.len().min(max)];
     let before = (*scanned as usize).min(window.len());
     if let Some(blank) = leading_blank(window)? {
-        refuse_long_target(&window[blank..], before, limits)?;
         let may_be_whole =
             before == 0 || has_empty_line(window, before.saturating_sub(3).max(blank));
-        if may_be_whole && let Some(parsed) = parse_request(window, blank, limits, head, flags)? {
+        let parsed = match may_be_whole {
+            true => parse_request(window, blank, limits, head, flags),
+            false => Ok(None),
+        };
+        if let Ok(Some(parsed)) = parsed {
             *scanned = 0;
             return Ok(Some(parsed));
         }
+        check_incomplete(window, blank, before, limits, parsed.err())?;
     }
     if window.len() == max {
         return Err(Fault::HeadTooLarge);
@@ -132,22 +139,19 @@ pub(super) fn has_empty_line(bytes: &[u8], from: usize) -> bool {
     false
 }
 
-/// The longest accepted method, in bytes. The longest registered method has 17.
-const METHOD_BYTES_MAX: usize = 32;
-
-/// Refuses a target that exceeds its limit, even before its end has arrived. Earlier calls have
-/// checked the first `before` bytes.
-fn refuse_long_target(head: &[u8], before: usize, limits: &MessageLimits) -> Result<(), Fault> {
-    let max = usize::from(limits.target_bytes_max);
-    if head.len() <= max || before > max + METHOD_BYTES_MAX + 1 + LEADING_BLANK_MAX {
-        return Ok(());
-    }
-    let method = &head[..head.len().min(METHOD_BYTES_MAX + 1)];
-    let Some(space) = find(method, b' ') else {
-        return Ok(());
-    };
-    match head.get(space + 1..space + 2 + max) {
-        Some(target) if target.iter().all(|&byte| byte > b' ') => Err(Fault::TargetTooLong),
+/// Decides the fault of a head that begins at offset `blank` and was not parsed, because it is
+/// incomplete or because of `found`. Earlier calls have checked the first `before` bytes.
+#[cold]
+fn check_incomplete(
+    window: &[u8],
+    blank: usize,
+    before: usize,
+    limits: &MessageLimits,
+    found: Option<Fault>,
+) -> Result<(), Fault> {
+    check_request_line(&window[blank..], before.saturating_sub(blank), limits)?;
+    match found {
+        Some(fault) if has_empty_line(window, blank) => Err(fault),
         _ => Ok(()),
     }
 }
@@ -168,7 +172,7 @@ fn parse_request(
     let len = match request.parse_with_uninit_headers(bytes, &mut slots[..fields_max]) {
         Ok(httparse::Status::Complete(len)) => blank + len,
         Ok(httparse::Status::Partial) => return Ok(None),
-        Err(error) => return fault_of(error, &request, bytes),
+        Err(error) => return Err(fault_of_fields(error)),
     };
     let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version)
     else {
@@ -179,6 +183,9 @@ fn parse_request(
     let start = blank + method.len() + 1;
     let target = Span::new(start, start + target.len());
     let line_end = target.start() + target.len() + " HTTP/1.x".len();
+    if target.len() > usize::from(limits.target_bytes_max) {
+        return Err(Fault::TargetTooLong);
+    }
     require_crlf(window, line_end, len, request.headers)?;
 
     if method == "GET" {
@@ -230,80 +237,20 @@ fn require_crlf(
 
 /// The offset of `part` in `whole`, of which it is a slice.
 #[inline]
-fn offset(whole: &[u8], part: &[u8]) -> usize {
+pub(super) fn offset(whole: &[u8], part: &[u8]) -> usize {
     part.as_ptr().addr() - whole.as_ptr().addr()
 }
 
-fn read_method(method: &str) -> Result<Method, Fault> {
-    if method.len() > METHOD_BYTES_MAX {
-        return Err(Fault::BadRequestLine);
-    }
-    let method = Method::from_bytes(method.as_bytes()).map_err(|_| Fault::BadRequestLine)?;
-    if method == Method::CONNECT {
-        Err(Fault::UnsupportedMethod)
-    } else {
-        Ok(method)
-    }
-}
-
-/// Converts an error of httparse to a fault; `Ok(None)` if more bytes are needed to decide.
+/// Converts an error of httparse in the fields of a head. Those in a request line have been
+/// reported before its head was complete.
 #[cold]
-fn fault_of<T>(
-    error: httparse::Error,
-    request: &httparse::Request<'_, '_>,
-    bytes: &[u8],
-) -> Result<Option<T>, Fault> {
+fn fault_of_fields(error: httparse::Error) -> Fault {
     use httparse::Error;
-    let after = |part: Option<&str>, start: usize| start + part.map_or(0, |part| part.len() + 1);
-    let target = after(request.method, 0);
-    let version = after(request.path, target);
-    let rest = |start: usize| bytes.get(start..).unwrap_or_default();
-    Err(match error {
+    match error {
         Error::TooManyHeaders => Fault::TooManyFields,
-        Error::HeaderName | Error::HeaderValue => Fault::BadField,
-        Error::Version => return fault_of_version(rest(version)),
-        // A CR without LF. If the request line is complete, it is where a field or the empty line
-        // should begin; otherwise it follows the version.
-        Error::NewLine if is_line_whole(rest(version)) => Fault::BadField,
-        // The target is missing, the line ends after it as in HTTP/0.9, or the target contains a
-        // forbidden byte.
-        Error::Token if request.method.is_some() => match rest(target) {
-            [b' ', ..] => Fault::BadRequestLine,
-            text => match text.iter().find(|&&byte| byte <= b' ' || byte == 0x7f) {
-                Some(b'\r' | b'\n') => Fault::BadRequestLine,
-                _ => Fault::BadTarget,
-            },
-        },
-        Error::Token | Error::NewLine | Error::Status => Fault::BadRequestLine,
-    })
-}
-
-/// Whether a line end follows the version, with which `version` begins.
-fn is_line_whole(version: &[u8]) -> bool {
-    matches!(
-        version.get("HTTP/1.1".len()..),
-        Some([b'\n', ..] | [b'\r', b'\n', ..])
-    )
-}
-
-/// Distinguishes an unsupported version, with which `rest` begins, from an invalid one; `Ok(None)`
-/// while it is incomplete.
-fn fault_of_version<T>(rest: &[u8]) -> Result<Option<T>, Fault> {
-    const VERSION_FORM: &[u8] = b"HTTP/0.0";
-    let fits = |(&byte, &form): (&u8, &u8)| {
-        if form == b'0' {
-            byte.is_ascii_digit()
-        } else {
-            byte == form
-        }
-    };
-    if !rest.iter().zip(VERSION_FORM).all(fits) {
-        return Err(Fault::BadRequestLine);
-    }
-    match rest.get(VERSION_FORM.len()) {
-        Some(b'\r' | b'\n') => Err(Fault::UnsupportedVersion),
-        Some(_) => Err(Fault::BadRequestLine),
-        None => Ok(None),
+        // `NewLine` is a CR without LF where a field or the empty line should begin.
+        Error::HeaderName | Error::HeaderValue | Error::NewLine => Fault::BadField,
+        Error::Token | Error::Version | Error::Status => Fault::BadRequestLine,
     }
 }
 

@@ -124,14 +124,66 @@ fn parses_request_lines() {
 }
 
 #[test]
-fn refuses_invalid_bytes_before_the_head_is_complete() {
+fn refuses_a_request_line_before_the_head_is_complete() {
     let early = |bytes: &[u8]| next(&mut Codec::server(), bytes, &MessageLimits::default());
     assert_eq!(early(b"\x16\x03\x01\x02"), Err(Fault::BadRequestLine));
     assert_eq!(early(b"\0"), Err(Fault::BadRequestLine));
     assert_eq!(early(b"GET /\x7f"), Err(Fault::BadTarget));
-    assert_eq!(early(b"GET / HTTP/1.1\r\nA B"), Err(Fault::BadField));
     assert_eq!(early(b"GET / HTTP/2"), Ok((0, Event::NeedData)));
-    assert_eq!(early(b"GET / HTTQ"), Err(Fault::BadRequestLine));
+    assert_eq!(early(b"GET / HTTQ"), Ok((0, Event::NeedData)));
+    assert_eq!(early(b"GET / HTTQ\r\n"), Err(Fault::BadRequestLine));
+    assert_eq!(early(b"SSH-2.0-x\r\n"), Err(Fault::BadRequestLine));
+    assert_eq!(early(b"GET / HTTP/2.0\r\n"), Err(Fault::UnsupportedVersion));
+    assert_eq!(early(b"GET / HTTP/1.1\r\nA B"), Ok((0, Event::NeedData)));
+}
+
+/// `check` splits each input at every offset.
+#[test]
+fn which_of_several_faults_counts_does_not_depend_on_the_pieces() {
+    // A request line counts before fields, and the first fault in it before others.
+    check(
+        "CONNECT a:1 HTTP/1.1\r\nA B\r\n\r\n",
+        &["UnsupportedMethod"],
+    );
+    check("CONNECT \x7f HTTP/1.1\r\n\r\n", &["BadTarget"]);
+    check("GET / HTTP/2.0\r\nA B\r\n\r\n", &["UnsupportedVersion"]);
+    check("GET / HTTP/2.0\nA B\n\n", &["UnsupportedVersion"]);
+    // A head that never ends has no fault in its fields.
+    check(with("A B\r\n").trim_end(), &["Truncated"]);
+    check(with("A: b\r\nA: b\r\n c").trim_end(), &["Truncated"]);
+    let limits = MessageLimits {
+        head_bytes_max: 100,
+        target_bytes_max: 20,
+        fields_max: 3,
+        body_bytes_max: 0,
+    };
+    let long = "x".repeat(200);
+    for fields in [
+        "A B\r\n",
+        "A:\r\nB:\r\nC:\r\n",
+        "Host: a\r\n",
+        "A:\n",
+        "A: \0\r\n",
+    ] {
+        let head = with(&format!("{fields}X: {long}\r\n"));
+        check_with(&limits, &head, &["HeadTooLarge"]);
+        check_with(&limits, &head[..100], &["HeadTooLarge"]);
+    }
+    check_with(
+        &limits,
+        format!("GET /\x01{long} HTTP/1.1\r\n\r\n"),
+        &["BadTarget"],
+    );
+    check_with(
+        &limits,
+        format!("GET /{long}\x01 HTTP/1.1\r\n\r\n"),
+        &["TargetTooLong"],
+    );
+    check_with(
+        &limits,
+        format!("GET /{long} HTTP/2.0\r\nA B\r\n\r\n"),
+        &["TargetTooLong"],
+    );
 }
 
 #[test]

@@ -84,18 +84,10 @@ fn replay(pieces: &[&[u8]], limits: &MessageLimits, policy: ResponsePolicy) -> V
     script.finish()
 }
 
-/// Asserts that the reports are the same, up to a fault. The kind of the fault may differ: if a
-/// head with two faults arrives in pieces, the parser may report the other one.
+/// Asserts that the reports are the same, faults included.
 fn compare(whole: &[String], pieces: &[String]) {
-    let until_fault = |report: &[String]| {
-        let fault = report.iter().position(|line| script::is_fault(line));
-        (
-            report[..fault.unwrap_or(report.len())].to_vec(),
-            fault.is_some(),
-        )
-    };
     assert!(
-        until_fault(whole) == until_fault(pieces),
+        whole == pieces,
         "at once:\n{whole:#?}\nin pieces:\n{pieces:#?}"
     );
 }
