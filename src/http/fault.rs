@@ -36,7 +36,9 @@ pub enum Fault {
     /// The request has both Content-Length and Transfer-Encoding, or has Transfer-Encoding in
     /// HTTP/1.0 (RFC 9112 §6.1).
     ConflictingFraming,
-    /// A transfer coding other than exactly `chunked` (RFC 9112 §6.1).
+    /// Transfer-Encoding is malformed, or does not end in one `chunked` (RFC 9112 §6.3).
+    BadTransferCoding,
+    /// Another transfer coding before `chunked` (RFC 9112 §6.1); in a response, any other.
     UnsupportedTransferCoding,
     /// A well-formed version that is neither HTTP/1.0 nor HTTP/1.1.
     UnsupportedVersion,
@@ -72,6 +74,7 @@ impl Fault {
             | Self::BadHost
             | Self::BadContentLength
             | Self::ConflictingFraming
+            | Self::BadTransferCoding
             | Self::BadChunk
             | Self::BadTrailer
             | Self::Truncated => StatusCode::BAD_REQUEST,
@@ -106,6 +109,7 @@ impl Fault {
             Self::BadHost => "invalid or contradictory Host",
             Self::BadContentLength => "invalid Content-Length",
             Self::ConflictingFraming => "conflicting message framing",
+            Self::BadTransferCoding => "invalid Transfer-Encoding",
             Self::UnsupportedTransferCoding => "unsupported transfer coding",
             Self::UnsupportedVersion => "unsupported HTTP version",
             Self::UnsupportedMethod => "unsupported method",
@@ -128,6 +132,7 @@ mod tests {
     fn faults_map_to_status_codes() {
         let check = |fault: Fault, status: u16| assert_eq!(fault.status().as_u16(), status);
         check(Fault::BadRequestLine, 400);
+        check(Fault::BadTransferCoding, 400);
         check(Fault::HeadTimeout, 408);
         check(Fault::BodyTooLarge, 413);
         check(Fault::TargetTooLong, 414);

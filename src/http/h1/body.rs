@@ -4,6 +4,7 @@
 
 use std::ops::Range;
 
+use super::chunk_line::Element;
 use super::parse::MessageLimits;
 use crate::http::Fault;
 use crate::http::field::{find, is_token, is_value, split_line};
@@ -43,10 +44,8 @@ pub(super) struct Decoder {
 enum Syntax {
     /// Data of a body with a Content-Length. Also the state after the trailer section.
     Counted,
-    ChunkSize,
-    ChunkExtension,
-    /// The LF after a chunk size or an extension.
-    SizeLineFeed,
+    /// The line with the size of a chunk.
+    ChunkLine(Element),
     ChunkData,
     /// The CR after the data of a chunk.
     DataReturn,
@@ -71,7 +70,7 @@ impl Decoder {
 
     /// A decoder for a chunked body.
     pub(super) const fn chunked() -> Self {
-        Self::new(0, Syntax::ChunkSize)
+        Self::new(0, Syntax::ChunkLine(Element::SizeStart))
     }
 
     const fn new(left: u64, syntax: Syntax) -> Self {
@@ -125,29 +124,36 @@ impl Decoder {
         (at + len, BodyEvent::Data(at..at + len))
     }
 
-    /// Reads one byte of `chunk-size [chunk-ext] CRLF`, or of the CRLF after a chunk's data. White
-    /// space around the size is refused. Extensions are ignored.
+    /// Reads one byte of a chunk's first line, or of the CRLF after its data.
     fn take_framing(&mut self, byte: u8, limits: &MessageLimits) -> Result<(), Fault> {
         self.overhead = self.overhead.saturating_add(1);
         if self.overhead > OVERHEAD_BYTES_FREE && self.announced < u64::from(self.overhead) / 3 {
             return Err(Fault::BadChunk);
         }
         self.syntax = match (self.syntax, byte) {
-            (Syntax::ChunkSize, b'\r') if self.size_digits > 0 => Syntax::SizeLineFeed,
-            (Syntax::ChunkSize, b';') if self.size_digits > 0 => Syntax::ChunkExtension,
-            (Syntax::ChunkSize, _) if self.size_digits < SIZE_DIGITS_MAX => {
-                let digit = char::from(byte).to_digit(16).ok_or(Fault::BadChunk)?;
-                self.left = self.left << 4 | u64::from(digit);
-                self.size_digits += 1;
-                Syntax::ChunkSize
-            }
-            (Syntax::ChunkExtension, b'\r') => Syntax::SizeLineFeed,
-            (Syntax::ChunkExtension, _) if is_value(&[byte]) => Syntax::ChunkExtension,
-            (Syntax::SizeLineFeed, b'\n') => return self.begin_chunk(limits),
+            (Syntax::ChunkLine(element), _) => match element.next(byte).ok_or(Fault::BadChunk)? {
+                Element::Size => {
+                    self.take_digit(byte)?;
+                    Syntax::ChunkLine(Element::Size)
+                }
+                Element::End => return self.begin_chunk(limits),
+                element => Syntax::ChunkLine(element),
+            },
             (Syntax::DataReturn, b'\r') => Syntax::DataLineFeed,
-            (Syntax::DataLineFeed, b'\n') => Syntax::ChunkSize,
+            (Syntax::DataLineFeed, b'\n') => Syntax::ChunkLine(Element::SizeStart),
             _ => return Err(Fault::BadChunk),
         };
+        Ok(())
+    }
+
+    /// Reads a digit of a chunk size.
+    fn take_digit(&mut self, digit: u8) -> Result<(), Fault> {
+        let digit = char::from(digit).to_digit(16).ok_or(Fault::BadChunk)?;
+        if self.size_digits == SIZE_DIGITS_MAX {
+            return Err(Fault::BadChunk);
+        }
+        self.left = self.left << 4 | u64::from(digit);
+        self.size_digits += 1;
         Ok(())
     }
 

@@ -2,7 +2,9 @@
 //! does no I/O, and it does not interpret requests.
 
 pub mod body;
+mod chunk_line;
 pub mod codec;
+mod codings;
 pub mod encode;
 mod encode_request;
 pub mod parse;

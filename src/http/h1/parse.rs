@@ -6,6 +6,7 @@ use std::mem::MaybeUninit;
 
 use ::http::Method;
 
+use super::codings::Codings;
 use super::request_line::{check_request_line, read_method};
 use crate::http::field::{find, is_host, tokens};
 use crate::http::target::Target;
@@ -259,7 +260,7 @@ fn fault_of_fields(error: httparse::Error) -> Fault {
 struct HeadSummary {
     host: Option<Span>,
     length: Option<u64>,
-    has_coding: bool,
+    codings: Codings,
     has_content_type: bool,
     expects_continue: bool,
     wants_close: bool,
@@ -310,12 +311,7 @@ impl HeadSummary {
                     return Err(Fault::BadContentLength);
                 }
             }
-            17 if is("transfer-encoding") => {
-                let is_second = std::mem::replace(&mut self.has_coding, true);
-                if is_second || !value.eq_ignore_ascii_case(b"chunked") {
-                    return Err(Fault::UnsupportedTransferCoding);
-                }
-            }
+            17 if is("transfer-encoding") => self.codings = self.codings.and(value),
             _ => {}
         }
         Ok(())
@@ -338,7 +334,8 @@ impl HeadSummary {
 
     /// The framing of the body (RFC 9112 §6.3). Every doubtful case is refused.
     fn framing(&self, version: Version, limits: &MessageLimits) -> Result<Framing, Fault> {
-        match (self.has_coding, self.length) {
+        let is_chunked = self.codings.is_chunked()?;
+        match (is_chunked, self.length) {
             (true, Some(_)) => Err(Fault::ConflictingFraming),
             (true, None) if version == Version::Http10 => Err(Fault::ConflictingFraming),
             (true, None) => Ok(Framing::Chunked),

@@ -8,10 +8,10 @@ pub(super) fn check(wire: &[u8], data: &[u8], limits: &MessageLimits) {
     let mut read: Vec<u8> = Vec::new();
     loop {
         let line = next_line(&mut rest);
-        let digits = line.split(|byte| *byte == b';').next().expect("a part");
-        assert!((1..=16).contains(&digits.len()) && digits.iter().all(u8::is_ascii_hexdigit));
-        let is_text = |byte: &u8| *byte == b'\t' || *byte >= 0x20 && *byte != 0x7f;
-        assert!(line.iter().all(is_text), "{}", line.escape_ascii());
+        let is_digit = |byte: &&u8| byte.is_ascii_hexdigit();
+        let (digits, extensions) = line.split_at(line.iter().take_while(is_digit).count());
+        assert!((1..=16).contains(&digits.len()));
+        assert!(are_extensions(extensions), "{}", line.escape_ascii());
         let digits = str::from_utf8(digits).expect("digits");
         let len = usize::from_str_radix(digits, 16).expect("a size");
         if len == 0 {
@@ -42,6 +42,57 @@ pub(super) fn check(wire: &[u8], data: &[u8], limits: &MessageLimits) {
     }
     assert!(trailers <= limits.fields_max);
     assert!(rest.is_empty(), "bytes follow the body");
+}
+
+/// Whether `rest` is `*( BWS ";" BWS name [ BWS "=" BWS value ] )`.
+fn are_extensions(mut rest: &[u8]) -> bool {
+    while !rest.is_empty() {
+        let Some(after) = rest.trim_ascii_start().strip_prefix(b";") else {
+            return false;
+        };
+        rest = after.trim_ascii_start();
+        if !skip_token(&mut rest) {
+            return false;
+        }
+        let Some(after) = rest.trim_ascii_start().strip_prefix(b"=") else {
+            continue;
+        };
+        rest = after.trim_ascii_start();
+        let is_value = match rest.strip_prefix(b"\"") {
+            Some(after) => {
+                rest = after;
+                skip_quoted(&mut rest)
+            }
+            None => skip_token(&mut rest),
+        };
+        if !is_value {
+            return false;
+        }
+    }
+    true
+}
+
+fn skip_token(rest: &mut &[u8]) -> bool {
+    let is_token = |byte: &&u8| byte.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?={}".contains(byte);
+    let len = rest.iter().take_while(is_token).count();
+    *rest = &rest[len..];
+    len > 0
+}
+
+/// Skips the rest of a quoted string, with its closing quote.
+fn skip_quoted(rest: &mut &[u8]) -> bool {
+    let is_text = |byte: u8| byte == b'\t' || byte >= 0x20 && byte != 0x7f;
+    loop {
+        match *rest {
+            [b'"', after @ ..] => {
+                *rest = after;
+                return true;
+            }
+            [b'\\', byte, after @ ..] if is_text(*byte) => *rest = after,
+            [byte, after @ ..] if *byte != b'\\' && is_text(*byte) => *rest = after,
+            _ => return false,
+        }
+    }
 }
 
 fn next_line<'a>(rest: &mut &'a [u8]) -> &'a [u8] {
