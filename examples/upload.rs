@@ -14,7 +14,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use coring::task::blocking;
-use coring::{Body, Limits, Method, Request, Response, Server, StatusCode};
+use coring::{
+    Body, HeaderName, HeaderValue, Limits, Method, Request, Response, Server, StatusCode,
+};
 use sha2::{Digest, Sha256};
 
 /// The number of bytes that one write collects.
@@ -80,7 +82,12 @@ async fn save(body: &mut Body, directory: PathBuf, part: PathBuf) -> io::Result<
 
 async fn respond(mut request: Request, directory: PathBuf, number: u64) -> Response {
     if request.method() != Method::PUT {
-        return Response::text("send it with PUT\n").with_status(StatusCode::METHOD_NOT_ALLOWED);
+        return Response::text("send it with PUT\n")
+            .with_status(StatusCode::METHOD_NOT_ALLOWED)
+            .with_header(
+                HeaderName::from_static("allow"),
+                HeaderValue::from_static("PUT"),
+            );
     }
     let part = format!(".{}-{number}.part", std::process::id());
     let part = directory.join(part);

@@ -40,9 +40,10 @@ pub enum Fault {
     BadTransferCoding,
     /// Another transfer coding before `chunked` (RFC 9112 §6.1); in a response, any other.
     UnsupportedTransferCoding,
-    /// A well-formed version that is neither HTTP/1.0 nor HTTP/1.1.
+    /// A well-formed version other than HTTP/1.
     UnsupportedVersion,
-    /// The method CONNECT: this server is not a proxy.
+    /// The method CONNECT, because this server is not a proxy, or one that is longer than any
+    /// known method.
     UnsupportedMethod,
     /// The body, or its announced length, exceeds its limit.
     BodyTooLarge,

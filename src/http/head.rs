@@ -13,7 +13,7 @@ use super::target::Target;
 pub enum Version {
     /// HTTP/1.0
     Http10,
-    /// HTTP/1.1
+    /// HTTP/1.1, or a later version of HTTP/1, which is read as this one (RFC 9110 §2.5).
     Http11,
 }
 

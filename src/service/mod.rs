@@ -11,6 +11,7 @@ mod content;
 mod factory;
 mod file_body;
 mod files;
+mod methods;
 mod optional_box;
 mod part_queue;
 mod request;

@@ -92,6 +92,12 @@ fn the_embedded_site_allows_only_get_and_head() {
     );
     let missing = server.ask(request("DELETE", "/missing", &[]));
     assert_eq!(missing.status, 404);
+    let server_wide = server.ask(request("OPTIONS", "*", &[]));
+    assert_eq!(
+        (server_wide.status, server_wide.field("allow")),
+        (204, Some("GET, HEAD"))
+    );
+    assert_eq!(server.ask(request("BREW", "/", &[])).status, 501);
 }
 
 #[test]

@@ -155,18 +155,26 @@ impl Service for App<Files> {
     }
 }
 
-/// The embedded site, which has one page. As in a directory, other paths are 404 whatever the
-/// method, and the page allows only GET and HEAD.
+/// The embedded site, which has one page. Methods are as for the files of a directory.
 fn site(request: &Request) -> Response {
-    if request.path_bytes() != b"/" {
-        return Response::not_found("<h1>Not Found</h1>");
-    }
-    match *request.method() {
-        Method::GET | Method::HEAD => Response::html("<b>hello world</b>"),
-        _ => Response::html("<h1>Method Not Allowed</h1>")
-            .with_status(StatusCode::METHOD_NOT_ALLOWED)
-            .with_header(ALLOW, HeaderValue::from_static("GET, HEAD")),
-    }
+    let is_page = request.path_bytes() == b"/";
+    let response = match *request.method() {
+        Method::GET | Method::HEAD if is_page => return Response::html("<b>hello world</b>"),
+        Method::OPTIONS if request.path_bytes() == b"*" => Response::new(StatusCode::NO_CONTENT),
+        _ if !is_page => return Response::not_found("<h1>Not Found</h1>"),
+        Method::POST
+        | Method::PUT
+        | Method::DELETE
+        | Method::PATCH
+        | Method::OPTIONS
+        | Method::TRACE => Response::html("<h1>Method Not Allowed</h1>")
+            .with_status(StatusCode::METHOD_NOT_ALLOWED),
+        _ => {
+            return Response::html("<h1>Not Implemented</h1>")
+                .with_status(StatusCode::NOT_IMPLEMENTED);
+        }
+    };
+    response.with_header(ALLOW, HeaderValue::from_static("GET, HEAD"))
 }
 
 /// Sends the request's body back, with its type.

@@ -7,7 +7,7 @@ use std::mem::MaybeUninit;
 use ::http::Method;
 
 use super::codings::Codings;
-use super::request_line::{check_request_line, read_method};
+use super::request_line::{check_request_line, read_method, split_line};
 use crate::http::field::{find, is_host, tokens};
 use crate::http::target::Target;
 use crate::http::{Fault, Head, Span, Version};
@@ -94,15 +94,18 @@ pub(super) fn parse(
     if let Some(blank) = leading_blank(window)? {
         let may_be_whole =
             before == 0 || has_empty_line(window, before.saturating_sub(3).max(blank));
-        let parsed = match may_be_whole {
-            true => parse_request(window, blank, limits, head, flags),
-            false => Ok(None),
-        };
-        if let Ok(Some(parsed)) = parsed {
-            *scanned = 0;
-            return Ok(Some(parsed));
+        let mut found = None;
+        if may_be_whole {
+            match parse_request(window, blank, limits, head, flags) {
+                Ok(Some(parsed)) => {
+                    *scanned = 0;
+                    return Ok(Some(parsed));
+                }
+                Ok(None) => {}
+                Err(fault) => found = Some(fault),
+            }
         }
-        check_incomplete(window, blank, before, limits, parsed.err())?;
+        check_incomplete(window, blank, before, limits, found)?;
     }
     if window.len() == max {
         return Err(Fault::HeadTooLarge);
@@ -173,6 +176,9 @@ fn parse_request(
     let len = match request.parse_with_uninit_headers(bytes, &mut slots[..fields_max]) {
         Ok(httparse::Status::Complete(len)) => blank + len,
         Ok(httparse::Status::Partial) => return Ok(None),
+        Err(httparse::Error::Version) => {
+            return parse_later_minor(window, blank, limits, head, flags);
+        }
         Err(error) => return Err(fault_of_fields(error)),
     };
     let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version)
@@ -180,28 +186,43 @@ fn parse_request(
         return Err(Fault::BadRequestLine);
     };
 
-    // httparse has accepted `method SP target SP HTTP/1.x`, so the end of the line can be computed.
+    let version = if minor == 0 {
+        Version::Http10
+    } else {
+        Version::Http11
+    };
+    let line = (blank, method, target, version);
+    finish(window, line, len, request.headers, limits, head, flags)
+}
+
+/// Checks the parts of a head of `len` bytes, and writes them into `head`. The request line, which
+/// begins at the given offset, is `method SP target SP HTTP/1.x`, so its end can be computed.
+#[inline(always)]
+fn finish(
+    window: &[u8],
+    (blank, method, target, version): (usize, &str, &str, Version),
+    len: usize,
+    fields: &[httparse::Header<'_>],
+    limits: &MessageLimits,
+    head: &mut Head,
+    flags: &mut RequestFlags,
+) -> Result<Option<(usize, Framing)>, Fault> {
     let start = blank + method.len() + 1;
     let target = Span::new(start, start + target.len());
     let line_end = target.start() + target.len() + " HTTP/1.x".len();
     if target.len() > usize::from(limits.target_bytes_max) {
         return Err(Fault::TargetTooLong);
     }
-    require_crlf(window, line_end, len, request.headers)?;
+    require_crlf(window, line_end, len, fields)?;
 
     if method == "GET" {
         head.method = Method::GET;
     } else {
         head.method = read_method(method)?;
     }
-    let version = if minor == 0 {
-        Version::Http10
-    } else {
-        Version::Http11
-    };
     head.parts.read(window, target, &head.method)?;
     let mut summary = HeadSummary::default();
-    for field in request.headers.iter() {
+    for field in fields {
         summary.add(window, field, version)?;
     }
     summary.check_host(window, version, &head.parts)?;
@@ -214,6 +235,33 @@ fn parse_request(
     flags.keeps_alive = summary.keeps_alive(version);
     flags.expects_continue = summary.expects_continue;
     Ok(Some((len, framing)))
+}
+
+/// As [`parse_request`], for a version that httparse does not know. HTTP/1.2 to 1.9 would be
+/// compatible with HTTP/1.1, and so are read as that (RFC 9110 §2.5).
+#[cold]
+fn parse_later_minor(
+    window: &[u8],
+    blank: usize,
+    limits: &MessageLimits,
+    head: &mut Head,
+    flags: &mut RequestFlags,
+) -> Result<Option<(usize, Framing)>, Fault> {
+    let Some(line_feed) = find(&window[blank..], b'\n').map(|at| blank + at) else {
+        return Ok(None);
+    };
+    let (method, target) = split_line(&window[blank..=line_feed])?;
+    let mut slots = [httparse::EMPTY_HEADER; FIELDS_MAX];
+    let fields_max = usize::from(limits.fields_max).min(FIELDS_MAX);
+    let start = line_feed + 1;
+    match httparse::parse_headers(&window[start..], &mut slots[..fields_max]) {
+        Ok(httparse::Status::Complete((len, fields))) => {
+            let line = (blank, method, target, Version::Http11);
+            finish(window, line, start + len, fields, limits, head, flags)
+        }
+        Ok(httparse::Status::Partial) => Ok(None),
+        Err(error) => Err(fault_of_fields(error)),
+    }
 }
 
 /// Checks that every line ends in CR LF. httparse also accepts LF alone, but not CR alone, so it is
@@ -238,7 +286,7 @@ fn require_crlf(
 
 /// The offset of `part` in `whole`, of which it is a slice.
 #[inline]
-pub(super) fn offset(whole: &[u8], part: &[u8]) -> usize {
+fn offset(whole: &[u8], part: &[u8]) -> usize {
     part.as_ptr().addr() - whole.as_ptr().addr()
 }
 
@@ -288,10 +336,12 @@ impl HeadSummary {
             }
             6 if is("expect") && version == Version::Http11 => {
                 // RFC 9110 §10.1.1: the field is ignored in HTTP/1.0.
-                if !value.eq_ignore_ascii_case(b"100-continue") {
-                    return Err(Fault::ExpectationFailed);
+                for member in tokens(value) {
+                    if !member.eq_ignore_ascii_case(b"100-continue") {
+                        return Err(Fault::ExpectationFailed);
+                    }
+                    self.expects_continue = true;
                 }
-                self.expects_continue = true;
             }
             10 if is("connection") => {
                 for option in tokens(value) {

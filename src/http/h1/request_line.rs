@@ -1,10 +1,10 @@
-//! Checks the request line of a head before the rest has arrived, so that a peer that speaks another
-//! protocol gets its error at once.
+//! Checks the request line of a head before the rest has arrived, so that a peer that speaks
+//! another protocol gets its error at once.
 
 use ::http::Method;
 
-use super::parse::{MessageLimits, offset};
-use crate::http::field::find;
+use super::parse::MessageLimits;
+use crate::http::field::{find, is_token};
 use crate::http::target::Target;
 use crate::http::{Fault, Span};
 
@@ -59,62 +59,48 @@ fn start_of_excess(line: &[u8], before: usize, limits: &MessageLimits) -> Option
 
 /// Checks a request line that has arrived with its line end.
 fn check_whole_line(line: &[u8]) -> Result<(), Fault> {
-    let mut request = httparse::Request::new(&mut []);
-    if let Err(error) = request.parse(line) {
-        return Err(fault_of_line(error, &request, line));
-    }
-    let (Some(method), Some(target)) = (request.method, request.path) else {
-        return Err(Fault::BadRequestLine);
-    };
-    if !line.ends_with(b"\r\n") {
-        return Err(Fault::BareLineFeed);
-    }
+    let (method, target) = split_line(line)?;
+    let start = method.len() + 1;
     let method = read_method(method)?;
-    let start = offset(line, target.as_bytes());
     let mut parts = Target::EMPTY;
     parts.read(line, Span::new(start, start + target.len()), &method)
 }
 
-/// Converts an error of httparse in `line`, a request line with its line end.
-fn fault_of_line(
-    error: httparse::Error,
-    request: &httparse::Request<'_, '_>,
-    line: &[u8],
-) -> Fault {
-    use httparse::Error;
-    let after = |part: Option<&str>, start: usize| start + part.map_or(0, |part| part.len() + 1);
-    let target = after(request.method, 0);
-    let version = after(request.path, target);
-    let rest = |start: usize| line.get(start..).unwrap_or_default();
-    match error {
-        Error::Version => fault_of_version(rest(version)),
-        // The target is missing, the line ends after it as in HTTP/0.9, or the target contains a
-        // forbidden byte.
-        Error::Token if request.method.is_some() => match rest(target) {
-            [b' ', ..] => Fault::BadRequestLine,
-            text => match text.iter().find(|&&byte| byte <= b' ' || byte == 0x7f) {
-                Some(b'\r' | b'\n') => Fault::BadRequestLine,
-                _ => Fault::BadTarget,
-            },
-        },
-        _ => Fault::BadRequestLine,
+/// The method and the target of a request line with its line end. Every minor version of HTTP/1 is
+/// supported.
+pub(super) fn split_line(line: &[u8]) -> Result<(&str, &str), Fault> {
+    let text = line.strip_suffix(b"\n").unwrap_or(line);
+    let has_return = text.ends_with(b"\r");
+    let text = text.strip_suffix(b"\r").unwrap_or(text);
+    let mut parts = text.split(|&byte| byte == b' ');
+    let (Some(method), Some(target), Some(version), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(Fault::BadRequestLine);
+    };
+    if !is_token(method) || target.is_empty() {
+        return Err(Fault::BadRequestLine);
     }
-}
-
-/// Distinguishes an unsupported version, with which `rest` begins, from an invalid one.
-fn fault_of_version(rest: &[u8]) -> Fault {
-    let is_version =
-        |number: &[u8]| matches!(number, [b'0'..=b'9', b'.', b'0'..=b'9', b'\r' | b'\n', ..]);
-    match rest.strip_prefix(b"HTTP/").is_some_and(is_version) {
-        true => Fault::UnsupportedVersion,
-        false => Fault::BadRequestLine,
+    match version {
+        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'0'..=b'9'] => {}
+        [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9'] => {
+            return Err(Fault::UnsupportedVersion);
+        }
+        _ => return Err(Fault::BadRequestLine),
+    }
+    if !has_return {
+        return Err(Fault::BareLineFeed);
+    }
+    match (str::from_utf8(method), str::from_utf8(target)) {
+        (Ok(method), Ok(target)) => Ok((method, target)),
+        _ => Err(Fault::BadTarget),
     }
 }
 
 /// The method of this name.
 pub(super) fn read_method(method: &str) -> Result<Method, Fault> {
     if method.len() > METHOD_BYTES_MAX {
-        return Err(Fault::BadRequestLine);
+        return Err(Fault::UnsupportedMethod);
     }
     let method = Method::from_bytes(method.as_bytes()).map_err(|_| Fault::BadRequestLine)?;
     if method == Method::CONNECT {

@@ -23,6 +23,7 @@ use ::http::header::{ALLOW, CONTENT_RANGE, ETAG, LAST_MODIFIED, LOCATION, RETRY_
 use ::http::{HeaderName, HeaderValue, Method, StatusCode};
 use bytes::Bytes;
 
+use super::methods::refusal;
 use super::response_memory::{self, ResponseMemory};
 use super::{Body, Request, Response, Service};
 use crate::fs::{CachedSpan, Entry, File, MemfdCache, Metadata, OpenError, Root};
@@ -256,8 +257,7 @@ impl Files {
 impl Service for Files {
     async fn call(&self, request: Request) -> Response {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return status_response(StatusCode::METHOD_NOT_ALLOWED)
-                .with_header(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return other_method(&request);
         }
         let Some(path) = Relative::read(request.path_bytes()) else {
             return status_response(StatusCode::NOT_FOUND);
@@ -447,6 +447,20 @@ fn error_response(error: &io::Error) -> Response {
     }
 }
 
+/// The response to a method other than GET and HEAD. `OPTIONS *` asks about the server as a whole
+/// (RFC 9110 §9.3.7).
+fn other_method(request: &Request) -> Response {
+    let method = request.method();
+    let response = match refusal(method, false) {
+        _ if *method == Method::OPTIONS && request.path_bytes() == b"*" => {
+            Response::new(StatusCode::NO_CONTENT)
+        }
+        StatusCode::METHOD_NOT_ALLOWED => status_response(StatusCode::METHOD_NOT_ALLOWED),
+        status => return status_response(status),
+    };
+    response.with_header(ALLOW, HeaderValue::from_static("GET, HEAD"))
+}
+
 /// A response that shows only its status.
 fn status_response(status: StatusCode) -> Response {
     let reason = status.canonical_reason().unwrap_or_default();
@@ -464,3 +478,6 @@ fn now_seconds() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.unwrap_or_default().as_secs()
 }
+
+#[cfg(test)]
+mod tests;

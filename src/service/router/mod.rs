@@ -8,6 +8,7 @@ use ::http::header::ALLOW;
 use ::http::{HeaderValue, Method, StatusCode};
 use percent_encoding::percent_decode_str;
 
+use super::methods::refusal;
 use super::{Request, Response, Service};
 use crate::buf::PoolBox;
 
@@ -24,9 +25,10 @@ use crate::buf::PoolBox;
 /// or [`Router::fallback`].
 ///
 /// If no route matches the path, the client gets 404 or the response of [`Router::fallback`]. If
-/// the route has no service for the method, the client gets 405. The service for GET also answers
-/// HEAD; the server then omits the content. OPTIONS is answered with the list of methods, unless
-/// the route has a service for it. `OPTIONS *`, which asks about the server as a whole, is answered
+/// the route has no service for the method, the client gets 405, or 501 for a method that is not
+/// a standard one and that no other route has. The service for GET also answers HEAD; the server
+/// then omits the content. OPTIONS is answered with the list of methods, unless the route has a
+/// service for it. `OPTIONS *`, which asks about the server as a whole, is answered
 /// with 204, or by the fallback. All services run on the same worker, so they can share state in
 /// an `Rc` without a lock.
 ///
@@ -285,7 +287,7 @@ impl Router {
             params.push((name.clone(), value.into()));
         }
         let service = match &route.services {
-            Services::ByMethod(services) => by_method(services, request.method())?,
+            Services::ByMethod(services) => self.by_method(services, request.method())?,
             Services::Nested(service) => {
                 let rest = found.params.iter().nth(route.names.len());
                 let kept = rest.map_or(0, |(_, rest)| rest.len());
@@ -297,6 +299,34 @@ impl Router {
         };
         request.add_params(params);
         Ok(service)
+    }
+
+    /// The service for `method`, where GET's also answers HEAD; else the router's own response.
+    fn by_method<'s>(
+        &self,
+        services: &'s ByMethod,
+        method: &Method,
+    ) -> Result<&'s dyn AnyService, RouterResponse> {
+        let found = match (find(services, method), method) {
+            (None, &Method::HEAD) => find(services, &Method::GET),
+            (found, _) => found,
+        };
+        let is_known = || {
+            let mut routes = self.routes.iter();
+            routes.any(|route| match &route.services {
+                Services::ByMethod(services) => find(services, method).is_some(),
+                Services::Nested(_) => false,
+            })
+        };
+        found.ok_or_else(|| match *method {
+            Method::OPTIONS => RouterResponse::with_allow(StatusCode::NO_CONTENT, services),
+            _ => match refusal(method, is_known()) {
+                StatusCode::METHOD_NOT_ALLOWED => {
+                    RouterResponse::with_allow(StatusCode::METHOD_NOT_ALLOWED, services)
+                }
+                status => status.into(),
+            },
+        })
     }
 }
 
@@ -330,24 +360,6 @@ fn find<'s>(services: &'s ByMethod, method: &Method) -> Option<&'s dyn AnyServic
     Some(&**service)
 }
 
-/// The service for `method`, where GET's also answers HEAD; else the router's own response.
-fn by_method<'s>(
-    services: &'s ByMethod,
-    method: &Method,
-) -> Result<&'s dyn AnyService, RouterResponse> {
-    let found = match (find(services, method), method) {
-        (None, &Method::HEAD) => find(services, &Method::GET),
-        (found, _) => found,
-    };
-    found.ok_or_else(|| RouterResponse {
-        status: match *method {
-            Method::OPTIONS => StatusCode::NO_CONTENT,
-            _ => StatusCode::METHOD_NOT_ALLOWED,
-        },
-        allow: Some(allow(services)),
-    })
-}
-
 /// The Allow field of a path with these services.
 fn allow(services: &ByMethod) -> HeaderValue {
     let mut methods: Vec<&str> = services.iter().map(|(method, _)| method.as_str()).collect();
@@ -363,6 +375,13 @@ fn allow(services: &ByMethod) -> HeaderValue {
 struct RouterResponse {
     status: StatusCode,
     allow: Option<HeaderValue>,
+}
+
+impl RouterResponse {
+    fn with_allow(status: StatusCode, services: &ByMethod) -> Self {
+        let allow = Some(allow(services));
+        Self { status, allow }
+    }
 }
 
 impl From<StatusCode> for RouterResponse {

@@ -87,7 +87,8 @@ fn options_and_405_list_the_methods_of_the_path() {
             .delete("/x", echo)
             .post("/p", echo)
             .route(Method::OPTIONS, "/o", echo)
-            .route(Method::HEAD, "/o", echo);
+            .route(Method::HEAD, "/o", echo)
+            .route(Method::from_bytes(b"OWN").unwrap(), "/own", echo);
         let call = |method, uri| ask(&router, method, uri);
         let all = "GET, DELETE, HEAD, OPTIONS";
         assert_eq!(
@@ -101,6 +102,9 @@ fn options_and_405_list_the_methods_of_the_path() {
         assert_eq!(call("OPTIONS", "/o").await.2, "OPTIONS /o ");
         assert_eq!(call("GET", "/o").await.1, "OPTIONS, HEAD");
         assert_eq!(call("OPTIONS", "/none").await.0, 404);
+        assert_eq!(call("BREW", "/x").await.0, 501);
+        assert_eq!(call("OWN", "/x").await.0, 405);
+        assert_eq!(call("BREW", "/none").await.0, 404);
     });
 }
 

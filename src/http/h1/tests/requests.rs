@@ -87,7 +87,7 @@ fn parses_request_lines() {
     );
     check(
         format!("{} / HTTP/1.0\r\n\r\n", "M".repeat(33)),
-        &["BadRequestLine"],
+        &["UnsupportedMethod"],
     );
     for bad in [
         "\r\n\r\n\r\n\r\n\r\nGET / HTTP/1.0\r\n\r\n",
@@ -114,7 +114,16 @@ fn parses_request_lines() {
     ] {
         check(bad, &["BadRequestLine"]);
     }
-    for other in ["0.9", "1.2", "2.0", "3.0", "9.9"] {
+    for later in ["1.2", "1.9"] {
+        let fields = "Host: a\r\nX: HTTP/1.2\r\n";
+        let get = |end: &str| format!("GET / HTTP/{later}{end}{fields}\r\n");
+        check(get("\r\n"), &["GET /"]);
+        check(get("\n"), &["BareLineFeed"]);
+        check(get(" \r\n"), &["BadRequestLine"]);
+        check(format!("GET / HTTP/{later}\r\n\r\n"), &["MissingHost"]);
+        check(format!("GET / HTTP/{later}\r\nA B\r\n\r\n"), &["BadField"]);
+    }
+    for other in ["0.9", "2.0", "3.0", "9.9"] {
         check(
             format!("GET / HTTP/{other}\r\nHost: a\r\n\r\n"),
             &["UnsupportedVersion"],
@@ -314,7 +323,18 @@ fn parses_expectations() {
     let post = "Content-Length: 1\r\nExpect: ";
     let after = ["data x", "end"];
     let continues = ["POST / length 1 continue", after[0], after[1]];
-    check(with(&format!("{post}100-Continue\r\n")) + "x", &continues);
+    for value in [
+        "100-Continue",
+        "100-continue,",
+        ", 100-continue ,100-CONTINUE",
+        "100-continue\r\nExpect: 100-continue",
+        "\r\nExpect: 100-continue",
+    ] {
+        check(with(&format!("{post}{value}\r\n")) + "x", &continues);
+    }
+    let does_not_wait = ["POST / length 1", after[0], after[1]];
+    check(with(&format!("{post}\r\n")) + "x", &does_not_wait);
+    check(with(&format!("{post},\r\n")) + "x", &does_not_wait);
     check(
         with(&format!("{post}200-ok\r\n")) + "x",
         &["ExpectationFailed"],

@@ -48,14 +48,17 @@ pub(super) fn check(
     assert!(bytes.len() <= usize::from(limits.head_bytes_max));
     let begin = bytes.chunks(2).take_while(|two| *two == b"\r\n").count() * 2;
     assert!(begin <= BLANK_MAX);
-    let version = match head.version {
-        Version::Http10 => "1.0",
-        Version::Http11 => "1.1",
-    };
     let target = head.target(bytes);
-    let line = format!("{} {target} HTTP/{version}\r\n", head.method);
+    let line = format!("{} {target} HTTP/1.", head.method);
     let rest = bytes[begin..].strip_prefix(line.as_bytes());
     let rest = rest.unwrap_or_else(|| panic!("{} is not {line:?}", bytes.escape_ascii()));
+    let (minor, rest) = rest.split_first().expect("the minor version");
+    let versions = match head.version {
+        Version::Http10 => b'0'..=b'0',
+        Version::Http11 => b'1'..=b'9',
+    };
+    assert!(versions.contains(minor), "{:?}", char::from(*minor));
+    let rest = rest.strip_prefix(b"\r\n").expect("a line end");
     assert!(target.len() <= usize::from(limits.target_bytes_max));
     let is_plain = |byte: u8| byte > 0x20 && byte < 0x7f && byte != b'#';
     assert!(target.bytes().all(is_plain), "{target:?}");
