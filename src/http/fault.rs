@@ -29,7 +29,7 @@ pub enum Fault {
     TooManyFields,
     /// An HTTP/1.1 request without Host (RFC 9112 §3.2).
     MissingHost,
-    /// Host is not `host [":" port]`, occurs twice, or differs from the target's authority.
+    /// Host is not `host [":" port]`, or occurs twice.
     BadHost,
     /// Content-Length is not one decimal number (RFC 9112 §6.3).
     BadContentLength,
@@ -107,7 +107,7 @@ impl Fault {
             Self::HeadTooLarge => "request head too large",
             Self::TooManyFields => "too many header fields",
             Self::MissingHost => "missing Host",
-            Self::BadHost => "invalid or contradictory Host",
+            Self::BadHost => "invalid Host",
             Self::BadContentLength => "invalid Content-Length",
             Self::ConflictingFraming => "conflicting message framing",
             Self::BadTransferCoding => "invalid Transfer-Encoding",

@@ -98,12 +98,13 @@ impl Head {
         self.parts.query.map(|query| query.text(bytes))
     }
 
-    /// The value of Host or, if there is no Host, the authority of an absolute-form target. An
+    /// The authority of an absolute-form target or, if the target has none, the value of Host. An
     /// empty Host means that the target has no authority.
     #[must_use]
     pub fn host<'a>(&self, bytes: &'a [u8]) -> Option<&'a str> {
-        self.host
-            .or(self.parts.authority)
+        self.parts
+            .authority
+            .or(self.host)
             .map(|host| host.text(bytes))
     }
 

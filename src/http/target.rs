@@ -6,6 +6,11 @@
 //! well, but browsers send them unescaped in queries (the WHATWG URL standard does not escape them
 //! there), and the last four even in paths. Exactly these exceptions are accepted. A `%` need not
 //! be followed by two hexadecimal digits.
+//!
+//! If a target has an authority (absolute-form), it counts, and Host does not (RFC 9112 §3.2.2): an
+//! intermediary in front may have read only one of them, and the RFC says which. Host must still be
+//! present and valid. It may differ from the authority, or be empty, because it then means nothing;
+//! [`Head::host`](super::Head::host) returns the authority.
 
 use std::net::Ipv6Addr;
 
@@ -69,17 +74,6 @@ impl Target {
         self.split(&rest[len..], path, Some(Span::new(authority, path)))
     }
 
-    /// Whether `host`, the value of Host, fits this target, whose spans refer to `bytes`. If the
-    /// target has an authority, `host` must equal it, ignoring case. Otherwise `host` must be valid
-    /// or empty.
-    #[inline(always)]
-    pub(super) fn allows_host(&self, host: &[u8], bytes: &[u8]) -> bool {
-        match self.authority {
-            Some(authority) => authority.of(bytes).eq_ignore_ascii_case(host),
-            None => host.is_empty() || is_host(host),
-        }
-    }
-
     /// Splits `text`, which is `path ["?" query]`. Its first byte has the offset `start`.
     #[inline(always)]
     fn split(&mut self, text: &[u8], start: usize, authority: Option<Span>) -> Result<(), Fault> {
@@ -99,6 +93,12 @@ impl Target {
         };
         Ok(())
     }
+}
+
+/// Whether `value` is a valid value of Host. An empty one means that the target has no authority.
+#[inline(always)]
+pub(super) fn is_host_value(value: &[u8]) -> bool {
+    value.is_empty() || is_host(value)
 }
 
 /// Whether `authority` is `host [":" port]` with a host that is not empty (RFC 3986 §3.2.2): a

@@ -9,6 +9,7 @@ use percent_encoding::percent_decode;
 use super::forwarded::{Origin, Rules};
 use super::marshal::Marshal;
 use super::options::Options;
+use crate::http::field::is_host;
 use crate::service::Request;
 
 /// What a request does not know of itself.
@@ -109,7 +110,7 @@ fn fields(out: &mut Marshal, request: &Request, site: &Site, origin: &Origin) {
     };
     let mut variable = Vec::with_capacity(64);
     // Each field is compared with all others, so their lines are split once.
-    let all: Vec<(&[u8], &[u8])> = request.headers().collect();
+    let all: Vec<(&[u8], &[u8])> = headers(request).collect();
     for (at, &(name, value)) in all.iter().enumerate() {
         let is_same = |(other, _): &&(&[u8], &[u8])| name.eq_ignore_ascii_case(other);
         let is_replaced = || {
@@ -147,6 +148,14 @@ fn fields(out: &mut Marshal, request: &Request, site: &Site, origin: &Origin) {
         }
         out.latin1(&joined);
     }
+}
+
+/// The fields of a request. In place of a Host that does not count, there is the one that does.
+fn headers(request: &Request) -> impl Iterator<Item = (&[u8], &[u8])> {
+    request.headers().map(|(name, value)| match request.host() {
+        Some(host) if is_host(name) => (name, host.as_bytes()),
+        _ => (name, value),
+    })
 }
 
 /// Whether fields of these names would become one variable.
@@ -197,7 +206,7 @@ pub(super) fn scope(out: &mut Marshal, request: &Request, site: &Site, origin: &
     address(out, request.local());
     out.text("headers");
     out.list(request.headers().count());
-    for (name, value) in request.headers() {
+    for (name, value) in headers(request) {
         out.tuple(2);
         out.lowercase(name);
         out.bytes(value);
@@ -332,6 +341,20 @@ mod tests {
         let environ = environ_of("/", &fields, None);
         assert_eq!(environ.get("HTTP_ACCEPT").cloned(), text("a,b,c"));
         assert_eq!(environ.get("HTTP_COOKIE").cloned(), text("x=1; y=2"));
+    }
+
+    #[test]
+    fn the_host_of_an_absolute_target_counts() {
+        let fields = [("Host", "b")];
+        let environ = environ_of("http://a:80/x", &fields, None);
+        assert_eq!(environ.get("HTTP_HOST").cloned(), text("a:80"));
+        let request = request("http://a:80/x", &fields);
+        let mut out = Marshal::with_capacity(0);
+        scope(&mut out, &request, &Site::default(), &Origin::default());
+        let scope = read(&mut &out.into_bytes()[..]).expect("a dictionary");
+        let bytes = |bytes: &[u8]| Value::Bytes(bytes.to_vec());
+        let host = Value::Items(vec![bytes(b"host"), bytes(b"a:80")]);
+        assert_eq!(scope.get("headers"), Some(&Value::Items(vec![host])));
     }
 
     #[test]

@@ -232,8 +232,8 @@ impl Request {
         form_urlencoded::parse(self.query().unwrap_or_default().as_bytes())
     }
 
-    /// The host that the client named in the Host field or in the target, with the port if there is
-    /// one.
+    /// The host that the client named in the target (an absolute URI) or else in the Host field,
+    /// with the port if there is one.
     pub fn host(&self) -> Option<&str> {
         self.0.head.host(&self.0.bytes)
     }

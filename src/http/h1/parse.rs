@@ -9,7 +9,7 @@ use ::http::Method;
 use super::codings::Codings;
 use super::request_line::{check_request_line, read_method, split_line};
 use crate::http::field::{find, is_host, tokens};
-use crate::http::target::Target;
+use crate::http::target::is_host_value;
 use crate::http::{Fault, Head, Span, Version};
 
 /// The limits of a message. A message that exceeds one is refused.
@@ -225,7 +225,7 @@ fn finish(
     for field in fields {
         summary.add(window, field, version)?;
     }
-    summary.check_host(window, version, &head.parts)?;
+    summary.check_host(window, version)?;
     let framing = summary.framing(version, limits)?;
     // Assigned one by one, because a complete `Head` value would have to be copied.
     head.version = version;
@@ -367,16 +367,15 @@ impl HeadSummary {
         Ok(())
     }
 
-    /// Checks Host (RFC 9112 §3.2): HTTP/1.1 requires it, it must be valid, and it must equal the
-    /// authority of an absolute-form target. An empty Host means a target without authority.
-    fn check_host(&self, window: &[u8], version: Version, target: &Target) -> Result<(), Fault> {
+    /// Checks Host (RFC 9112 §3.2): HTTP/1.1 requires it, and it must be valid.
+    fn check_host(&self, window: &[u8], version: Version) -> Result<(), Fault> {
         let Some(host) = self.host.map(|host| host.of(window)) else {
             return match version {
                 Version::Http10 => Ok(()),
                 Version::Http11 => Err(Fault::MissingHost),
             };
         };
-        match target.allows_host(host, window) {
+        match is_host_value(host) {
             true => Ok(()),
             false => Err(Fault::BadHost),
         }

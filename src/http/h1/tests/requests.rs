@@ -274,9 +274,14 @@ fn requires_exactly_one_valid_host() {
         "GET http://a/ HTTP/1.1\r\nHost: a\r\n\r\n",
         &["GET http://a/"],
     );
-    check("GET http://a/ HTTP/1.1\r\nHost: b\r\n\r\n", &["BadHost"]);
-    check("GET http://a/ HTTP/1.1\r\nHost:\r\n\r\n", &["BadHost"]);
-    check("GET http://a:80/ HTTP/1.1\r\nHost: a\r\n\r\n", &["BadHost"]);
+    // The authority of the target counts, and Host means nothing.
+    for host in ["b", "", "a:80", "b:1"] {
+        let bytes = format!("GET http://a/ HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        check(&bytes, &["GET http://a/"]);
+        let (head, _) = parse(bytes.as_bytes());
+        assert_eq!(head.host(bytes.as_bytes()), Some("a"), "{host}");
+    }
+    check("GET http://a/ HTTP/1.1\r\nHost: a/\r\n\r\n", &["BadHost"]);
     check("GET http://a/ HTTP/1.1\r\n\r\n", &["MissingHost"]);
     check(
         "GET http://u@a/ HTTP/1.1\r\nHost: a\r\n\r\n",
