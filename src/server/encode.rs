@@ -218,8 +218,10 @@ fn head_of(
         reason: response.reason(),
         shared: response.shared(),
         fields: response.own_headers(),
-        length: response
-            .body_length()
-            .map_or(BodyLength::Unknown, BodyLength::Known),
+        length: match response.body_length() {
+            Some(0) if response.omits_body() => BodyLength::Omitted,
+            Some(length) => BodyLength::Known(length),
+            None => BodyLength::Unknown,
+        },
     }
 }

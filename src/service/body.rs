@@ -27,8 +27,10 @@ pub struct Body(BodySource);
 
 #[derive(Debug, Default)]
 enum BodySource {
+    /// No body was given, or all of it was taken.
     #[default]
     Empty,
+    /// A body in memory, which may have no bytes.
     Full(Bytes),
     CachedSpan(CachedSpan),
     Incoming(BodyReader),
@@ -77,7 +79,8 @@ impl fmt::Display for BodyError {
 impl std::error::Error for BodyError {}
 
 impl Body {
-    /// A body without content.
+    /// A body without content. In a response to HEAD it says nothing of the content that GET would
+    /// get, so such a response has no `Content-Length`.
     pub const fn empty() -> Self {
         Self(BodySource::Empty)
     }
@@ -95,7 +98,7 @@ impl Body {
     /// As [`Body::file`]; content that is read into memory is counted by `memory`.
     pub(super) fn file_through(memory: ResponseMemory, file: File, range: Range<u64>) -> Self {
         Self(if range.is_empty() {
-            BodySource::Empty
+            BodySource::Full(Bytes::new())
         } else {
             BodySource::File(Box::new(FileBody::new(file, range, memory)))
         })
@@ -185,7 +188,7 @@ impl Body {
     /// A body whose bytes are in the memfd cache.
     pub(super) fn cached_span(cached: CachedSpan) -> Self {
         Self(match cached.len() {
-            0 => BodySource::Empty,
+            0 => BodySource::Full(Bytes::new()),
             _ => BodySource::CachedSpan(cached),
         })
     }
@@ -296,13 +299,20 @@ impl Body {
     /// Takes the whole body, if it is in our memory and not empty.
     pub(crate) fn take_full(&mut self) -> Option<Part> {
         match std::mem::take(&mut self.0) {
-            BodySource::Full(bytes) => Some(Part::Bytes(bytes)),
-            BodySource::Empty => None,
+            BodySource::Full(bytes) if !bytes.is_empty() => Some(Part::Bytes(bytes)),
+            BodySource::Full(_) | BodySource::Empty => None,
             parts => {
                 self.0 = parts;
                 None
             }
         }
+    }
+
+    /// Whether no body was given, not even an empty one. A response to HEAD that omits it does not
+    /// state its length.
+    #[inline]
+    pub(crate) fn is_omitted(&self) -> bool {
+        matches!(self.0, BodySource::Empty)
     }
 
     /// The whole body, if it is in our memory or empty.
@@ -362,11 +372,7 @@ impl Drop for ReadGuard<'_> {
 
 impl From<Bytes> for Body {
     fn from(bytes: Bytes) -> Self {
-        Self(if bytes.is_empty() {
-            BodySource::Empty
-        } else {
-            BodySource::Full(bytes)
-        })
+        Self(BodySource::Full(bytes))
     }
 }
 

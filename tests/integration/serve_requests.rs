@@ -81,9 +81,10 @@ fn responses_to_get_and_head_have_the_same_head() {
     let directory = TempDir::new();
     directory.write("small.css", "p {}");
     directory.write("large", noise(1 << 20));
+    directory.write("empty", "");
     directory.make("d");
     let server = Coring::serve(&directory, &[]);
-    for path in ["/small.css", "/large", "/none", "/d"] {
+    for path in ["/small.css", "/large", "/empty", "/none", "/d"] {
         let mut client = server.connect();
         client.send(request("HEAD", path, &[]));
         let head = client.head();

@@ -455,9 +455,9 @@ impl Codec {
             (StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED, _) => ResponseFraming::None,
             // RFC 9110 §15.3.6: 205 has no content, and `Content-Length: 0` says so.
             (StatusCode::RESET_CONTENT, _) => ResponseFraming::Length(0),
-            // RFC 9110 §9.3.2: a response to HEAD may omit Content-Length. A service that omits
-            // the content may not know the length that GET would have.
-            (_, BodyLength::Known(0)) if self.is_head => ResponseFraming::None,
+            // RFC 9110 §9.3.2: a response to HEAD may omit Content-Length.
+            (_, BodyLength::Omitted) if self.is_head => ResponseFraming::None,
+            (_, BodyLength::Omitted) => ResponseFraming::Length(0),
             (_, BodyLength::Known(length)) => ResponseFraming::Length(length),
             (_, BodyLength::Unknown) if self.version == Version::Http10 => {
                 ResponseFraming::UntilClose

@@ -24,8 +24,7 @@ pub struct ResponseHead<'a, F> {
     pub shared: Option<&'a FieldLines>,
     /// The fields of this response. They are iterated more than once.
     pub fields: F,
-    /// The length of the body. For HEAD: the length that the body would have for GET, or 0 if that
-    /// is not known.
+    /// The length of the body. For HEAD: the length that the body would have for GET.
     pub length: BodyLength,
 }
 
@@ -55,6 +54,9 @@ fn lines_len<'a>(fields: impl IntoIterator<Item = (&'a HeaderName, &'a HeaderVal
 pub enum BodyLength {
     /// The length in bytes.
     Known(u64),
+    /// No body was given: it has 0 bytes, unless the request is HEAD. Then it was left out, and its
+    /// length for GET is not known.
+    Omitted,
     /// Not known in advance. The body is chunked or, in HTTP/1.0, ends with the connection.
     Unknown,
 }

@@ -33,7 +33,7 @@ impl RequestHead<'_> {
         let expects = self.fields.get(EXPECT);
         let expects =
             expects.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-        expects && self.length != BodyLength::Known(0)
+        expects && !matches!(self.length, BodyLength::Known(0) | BodyLength::Omitted)
     }
 
     /// Whether the caller asks for the end of the connection.
@@ -65,7 +65,7 @@ impl RequestHead<'_> {
         self.put_fields(&mut out);
         match self.length {
             // RFC 9110 §8.6: the length 0 is sent with methods that usually have content.
-            BodyLength::Known(0) => {
+            BodyLength::Known(0) | BodyLength::Omitted => {
                 if matches!(*self.method, Method::POST | Method::PUT | Method::PATCH) {
                     out.extend_from_slice(b"\r\nContent-Length: 0");
                 }

@@ -89,7 +89,9 @@ impl Requester {
             self.exchange.declare_last(Party::Requester);
         }
         match head.length {
-            BodyLength::Known(0) => self.exchange.step(Party::Requester, Step::End),
+            BodyLength::Known(0) | BodyLength::Omitted => {
+                self.exchange.step(Party::Requester, Step::End);
+            }
             BodyLength::Known(length) => self.request_left = length,
             BodyLength::Unknown => {}
         }
@@ -112,7 +114,7 @@ impl Requester {
         }
         let prefix = match self.request_length {
             BodyLength::Unknown => Some(DataPrefix::chunk(len)),
-            BodyLength::Known(_) => match self.request_left.checked_sub(len as u64) {
+            _ => match self.request_left.checked_sub(len as u64) {
                 Some(left) => {
                     self.request_left = left;
                     None
@@ -139,11 +141,11 @@ impl Requester {
         let end = match (self.request_length, trailers) {
             (BodyLength::Unknown, Some(trailers)) => Cow::Owned(last_chunk(trailers)),
             (BodyLength::Unknown, None) => Cow::Borrowed(&b"0\r\n\r\n"[..]),
-            (BodyLength::Known(_), _) if self.request_left > 0 => {
+            _ if self.request_left > 0 => {
                 self.fail_request();
                 return Err(WrongLength::Short);
             }
-            (BodyLength::Known(_), _) => Cow::Borrowed(&b""[..]),
+            _ => Cow::Borrowed(&b""[..]),
         };
         self.exchange.end(Party::Requester);
         Ok(end)

@@ -234,7 +234,11 @@ impl Link {
         }
         let body = Bytes::copy_from_slice(body);
         if is_complete && head.length.is_none_or(|length| length == body.len() as u64) {
-            let response = response.with_body(body);
+            let response = match body.is_empty() && head.length.is_none() {
+                // Of HEAD the application may have left it out.
+                true => response,
+                false => response.with_body(body),
+            };
             return StartedResponse {
                 response,
                 rest: None,

@@ -323,6 +323,11 @@ impl Response {
         self.body.length()
     }
 
+    /// Whether the service gave no body, not even an empty one.
+    pub(crate) fn omits_body(&self) -> bool {
+        self.body.is_omitted()
+    }
+
     /// The whole body, if it is in our memory or empty.
     pub(crate) fn full_body(&self) -> Option<&[u8]> {
         self.body.full()

@@ -73,7 +73,7 @@ fn check(request: &str, status: u16, length: BodyLength, expected: &str, persist
 
 #[test]
 fn frames_by_version_and_method() {
-    use BodyLength::{Known, Unknown};
+    use BodyLength::{Known, Omitted, Unknown};
     let check_ok = |request, length, rest: &[&str], persists| {
         let expected = format!("HTTP/1.1 200 OK\r\n{}\r\n", rest.concat());
         check(request, 200, length, &expected, persists);
@@ -91,8 +91,9 @@ fn frames_by_version_and_method() {
     check_ok(HEAD, Known(10), &[counted], true);
     check_ok(HEAD, Unknown, &[chunked], true);
     check_ok(GET, Known(0), &["Content-Length: 0\r\n"], true);
-    // 0 means that the length for GET is not known.
-    check_ok(HEAD, Known(0), &[], true);
+    check_ok(HEAD, Known(0), &["Content-Length: 0\r\n"], true);
+    check_ok(GET, Omitted, &["Content-Length: 0\r\n"], true);
+    check_ok(HEAD, Omitted, &[], true);
     check_ok(
         GET,
         Known(u64::MAX),
