@@ -190,7 +190,7 @@ impl Carrier for Connection {
     }
 
     fn refuse_body(&mut self) {
-        self.http.fail_request();
+        self.http.fail_request(self.transport.recv_buf.unread());
     }
 
     fn interim(&mut self, response: &Response) {

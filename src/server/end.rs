@@ -107,7 +107,7 @@ impl Connection {
 
     /// Encodes the response that ends the connection.
     fn encode_refusal(&mut self, refusal: &mut Response) {
-        self.http.fail_request();
+        self.http.fail_request(self.transport.recv_buf.unread());
         if let Some((line, format, mut date)) = self.next_line()
             && !line.is_begun()
         {

@@ -116,7 +116,7 @@ impl Codec {
             _ => Ok((0, Event::Paused)),
         };
         if step.is_err() {
-            self.fail_request();
+            self.fail_request(bytes);
         }
         step
     }
@@ -137,7 +137,7 @@ impl Codec {
                 Ok(())
             }
             PartyState::Idle | PartyState::Body | PartyState::Waiting => {
-                self.fail_request();
+                self.fail_request(unread);
                 Err(Fault::Truncated)
             }
             PartyState::MustClose | PartyState::Closed | PartyState::Switched => {
@@ -156,8 +156,13 @@ impl Codec {
     }
 
     /// Stops reading the request, because the caller has found a fault itself: a missed deadline,
-    /// for example. The connection closes after the response.
-    pub fn fail_request(&mut self) {
+    /// for example. The connection closes after the response. `unread` are the bytes that were
+    /// received and not yet consumed.
+    pub fn fail_request(&mut self, unread: &[u8]) {
+        if self.exchange.is_idle() {
+            // An error response to HEAD has no content either (RFC 9110 §9.3.2).
+            self.is_head = unread.trim_ascii_start().starts_with(b"HEAD ");
+        }
         self.exchange.fail(Party::Requester);
     }
 
@@ -397,12 +402,8 @@ impl Codec {
         head: &mut Head,
     ) -> Result<(usize, Event), Fault> {
         let mut flags = RequestFlags::default();
-        let parsed = parse::parse(bytes, &mut self.scanned, limits, head, &mut flags);
-        if parsed.is_err() {
-            // An error response to HEAD has no content either (RFC 9110 §9.3.2).
-            self.is_head = bytes.trim_ascii_start().starts_with(b"HEAD ");
-        }
-        let Some((len, framing)) = parsed? else {
+        let parsed = parse::parse(bytes, &mut self.scanned, limits, head, &mut flags)?;
+        let Some((len, framing)) = parsed else {
             return Ok((0, Event::NeedData));
         };
         self.exchange.step(Party::Requester, Step::Request);

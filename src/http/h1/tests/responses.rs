@@ -393,7 +393,7 @@ fn the_connection_closes_after_an_error_response() {
     send(&mut codec, 200, &[], BodyLength::Known(9));
     codec.encode_end().expect("an end");
     assert!(codec.is_idle());
-    codec.fail_request();
+    codec.fail_request(b"");
     let length = BodyLength::Known(0);
     assert_eq!(
         send(
@@ -408,14 +408,22 @@ fn the_connection_closes_after_an_error_response() {
     codec.encode_end().expect("an end");
     assert!(codec.must_close());
 
+    // The head of a HEAD request does so: the error response has no content.
+    for unread in ["HEAD / HT", "\r\nHEAD /"] {
+        let mut codec = Codec::server();
+        codec.fail_request(unread.as_bytes());
+        send(&mut codec, 408, &[], BodyLength::Known(9));
+        assert!(!codec.body_allowed());
+    }
+
     // A body misses its deadline, before and after the response has begun.
     let mut codec = after(POST);
-    codec.fail_request();
+    codec.fail_request(b"");
     assert!(codec.can_respond());
     assert_eq!(send(&mut codec, 408, &[], length), refused);
     let mut codec = after(POST);
     send(&mut codec, 200, &[], length);
-    codec.fail_request();
+    codec.fail_request(b"");
     assert!(!codec.can_respond());
     codec.encode_end().expect("an end");
     assert!(codec.must_close());
