@@ -11,7 +11,7 @@
 
 use std::borrow::Cow;
 
-use percent_encoding::percent_decode;
+use percent_encoding::{AsciiSet, percent_decode, utf8_percent_encode};
 
 /// The only name with a leading dot that is allowed, and only as the first one of a path.
 const WELL_KNOWN: &[u8] = b".well-known";
@@ -75,14 +75,27 @@ impl<'a> Relative<'a> {
 
 /// The Location that redirects from `path`, which names a directory, to the same path with a slash
 /// at its end. It is a relative reference that begins with `./`, so a client cannot take any path
-/// for another host or scheme (RFC 3986 §4.2).
+/// for another host or scheme (RFC 3986 §4.2). The bytes that a target may have although no
+/// reference has them are escaped.
 pub fn with_slash(path: &str, query: Option<&str>) -> String {
     let name = path.rsplit('/').next().unwrap_or_default();
+    let name = utf8_percent_encode(name, NOT_OF_A_URI);
     match query {
-        Some(query) => format!("./{name}/?{query}"),
+        Some(query) => format!("./{name}/?{}", utf8_percent_encode(query, NOT_OF_A_URI)),
         None => format!("./{name}/"),
     }
 }
+
+/// The bytes that RFC 3986 forbids and a request target may have (`http::target`).
+const NOT_OF_A_URI: &AsciiSet = &percent_encoding::CONTROLS
+    .add(b'\\')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'|')
+    .add(b'}')
+    .add(b'[')
+    .add(b']');
 
 /// Whether the path has no escape, no consecutive slashes and no name with a leading dot. Most
 /// paths are plain, and need no copy.
@@ -229,5 +242,10 @@ mod tests {
         check("/a/b%20c", Some("x=//y"), "./b%20c/?x=//y");
         check("//evil.example", None, "./evil.example/");
         check("/javascript:x", Some(""), "./javascript:x/?");
+        check(
+            "/[a|b]^",
+            Some("\\{}`|^[]%7b%"),
+            "./%5Ba%7Cb%5D%5E/?%5C%7B%7D%60%7C%5E%5B%5D%7b%",
+        );
     }
 }

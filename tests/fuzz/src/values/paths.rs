@@ -25,6 +25,10 @@ pub(super) fn check(bytes: &[u8]) {
         .strip_prefix("./")
         .and_then(|rest| rest.strip_suffix('/'));
     assert!(name.is_some_and(|name| !name.contains('/')), "{target}");
+    assert!(
+        !target.contains(['\\', '^', '`', '{', '|', '}', '[', ']']),
+        "{target}"
+    );
     assert!(with_slash(path, Some("q=//x")).ends_with("/?q=//x"));
 }
 
