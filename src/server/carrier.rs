@@ -9,6 +9,7 @@ use ::http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::close_reason::CloseReason;
 use super::connection::Connection;
+use super::exchange::DISCARD_BYTES_MAX;
 use super::limits::{Bounds, HalfClose};
 use crate::buf::Part;
 use crate::http::field::split_line;
@@ -61,8 +62,8 @@ pub(super) trait Carrier {
     fn ask_for_body(&mut self);
 
     /// Begins the response before the whole request body has arrived. `is_read`: the body has a
-    /// reader, which gets the rest. `is_rest_small`: the rest is small enough to be received and
-    /// dropped; if it is not, the connection closes after the response.
+    /// reader, which gets the rest. `is_rest_small`: as far as is known, the rest is small enough
+    /// to be received and dropped; if it is not, the connection closes after the response.
     fn leave_body(&mut self, is_read: bool, is_rest_small: bool) -> Result<(), CloseReason>;
 
     /// Stops receiving the request's body, because it contains an error. The response continues.
@@ -183,7 +184,10 @@ impl Carrier for Connection {
                 (used, _) => self.transport.recv_buf.consume(used),
             }
         }
-        if !self.http.request_complete() && !is_rest_small {
+        self.discard_left = DISCARD_BYTES_MAX;
+        if !self.http.request_complete()
+            && (!is_rest_small || self.http.known_body_left() > DISCARD_BYTES_MAX)
+        {
             self.http.close_after();
         }
         Ok(())

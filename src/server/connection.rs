@@ -40,6 +40,8 @@ pub(super) struct Connection {
     /// When a head, or the rest of a body that the service did not read, must have arrived, in ms
     /// on the clock of `peer_now_ms`. 0: not set, because no byte of it has arrived.
     arrival_deadline_ms: u64,
+    /// How many more bytes of a body that the service did not read may be received and dropped.
+    pub(super) discard_left: u64,
     /// Why the connection ends. `None` until then. It stays `None` if the coroutine is dropped
     /// early: by the end of the server, or by a panic in one of the service's destructors.
     pub(super) reason: Option<CloseReason>,
@@ -89,6 +91,7 @@ impl Connection {
             shared,
             line: None,
             arrival_deadline_ms,
+            discard_left: 0,
             reason: None,
         }
     }
@@ -167,13 +170,13 @@ impl Connection {
                     self.take_request(used, &mut request);
                     framing
                 }
-                Ok((used, Event::NeedData | Event::Paused)) => {
-                    self.transport.recv_buf.consume(used);
-                    return Ok(Next::SendAndReceive);
-                }
+                Ok((0, Event::NeedData | Event::Paused)) => return Ok(Next::SendAndReceive),
                 // The rest of a body that the service did not read.
-                Ok((used, Event::Data(_) | Event::Trailer(_))) => {
-                    self.transport.recv_buf.consume(used);
+                Ok((
+                    used,
+                    Event::Data(_) | Event::Trailer(_) | Event::NeedData | Event::Paused,
+                )) => {
+                    self.discard(used);
                     continue;
                 }
                 Ok((used, Event::End)) => {
@@ -207,6 +210,17 @@ impl Connection {
             if self.transport.send_queue.len() >= GATHER_BYTES_MAX {
                 return Ok(Next::Send);
             }
+        }
+    }
+
+    /// Drops bytes of a body that the service did not read. If there are too many of them, the
+    /// connection ends after the response.
+    #[cold]
+    fn discard(&mut self, bytes: usize) {
+        self.transport.recv_buf.consume(bytes);
+        match self.discard_left.checked_sub(bytes as u64) {
+            Some(left) => self.discard_left = left,
+            None => self.http.fail_request(self.transport.recv_buf.unread()),
         }
     }
 

@@ -33,7 +33,7 @@ const ROUNDS_MAX: u32 = 4;
 /// instead of bytes, because a tiny chunk costs almost as much as a large one.
 const BODY_PARTS_MAX: u32 = 1024;
 /// The most bytes of a request's body that are received and dropped to keep the connection open.
-const DISCARD_BYTES_MAX: u64 = 64 << 10;
+pub(super) const DISCARD_BYTES_MAX: u64 = 64 << 10;
 
 /// One request and its response, from the end of the service's first poll.
 pub(super) struct Exchange<F> {
@@ -465,9 +465,9 @@ fn begin_next(
     Ok(next)
 }
 
-/// Whether the rest of a request's body is known to be small enough to be received and dropped.
+/// Whether the rest of a request's body may be small enough to be received and dropped. The length
+/// of a chunked one is not known, so its bytes are counted as they come.
 fn is_rest_small(incoming: &RequestBodySender) -> bool {
-    incoming
-        .left()
-        .is_some_and(|left| left <= DISCARD_BYTES_MAX)
+    let left = incoming.left();
+    left.is_none_or(|left| left <= DISCARD_BYTES_MAX)
 }

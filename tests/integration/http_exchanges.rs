@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::support::{
     Client, Coring, Family, GET, GET_AND_CLOSE, HELLO, ReceivedResponse, get, head_with_chunks,
-    noise, request,
+    head_with_length, noise, request,
 };
 
 const NOT_FOUND: &str = "<h1>Not Found</h1>";
@@ -268,6 +268,35 @@ fn a_status_without_content_has_no_body_and_no_chunks() {
         client.half_close();
         client.expect_fin();
     }
+}
+
+/// The rest of a body that the service does not read is received and dropped, up to 64 KiB, however
+/// its end is found.
+#[test]
+fn a_short_rest_of_an_unread_body_keeps_the_connection() {
+    let server = Coring::start(&[]);
+    let chunked = request("POST", "/", &["Transfer-Encoding: chunked"]);
+    for (begin, rest) in [
+        (head_with_length("POST", "/", 5) + "hel", "lo"),
+        (chunked.clone() + "5\r\nhel", "lo\r\n0\r\nA: b\r\n\r\n"),
+        (chunked.clone(), "5;a=b\r\nhello\r\n0\r\n\r\n"),
+    ] {
+        let mut client = server.connect();
+        client.send(begin);
+        let response = client.response();
+        assert_eq!((response.status, response.closes()), (405, false));
+        client.send(format!("{rest}{GET}"));
+        assert_eq!(client.response().status, 200, "{rest:?}");
+    }
+    let mut client = server.connect();
+    client.send(chunked);
+    assert!(!client.response().closes());
+    for _ in 0..9 {
+        client.send(format!("2000\r\n{}\r\n", "x".repeat(0x2000)));
+    }
+    client.send(format!("0\r\n\r\n{GET}"));
+    client.half_close();
+    client.expect_fin();
 }
 
 #[test]

@@ -84,6 +84,15 @@ impl Decoder {
         }
     }
 
+    /// The bytes of data that are known to follow: those of the body or, if it is chunked, of the
+    /// current chunk.
+    pub(super) fn known_left(&self) -> u64 {
+        match self.syntax {
+            Syntax::Counted | Syntax::ChunkData => self.left,
+            _ => 0,
+        }
+    }
+
     /// Decodes the next event at the start of `bytes`. Returns how many bytes to consume, and the
     /// event, whose range lies within the consumed bytes. `scanned` is kept between calls: how many
     /// bytes of an incomplete trailer line were already searched for its end.

@@ -11,7 +11,7 @@ use super::encode::{
     BodyLength, DataPrefix, HeadWriter, Persistence, ResponseFraming, ResponseHead, WrongLength,
     last_chunk,
 };
-use super::parse::{self, Framing, MessageLimits, RequestFlags};
+use super::parse::{self, Framing, MessageLimits, RequestFlags, is_blank};
 use super::state::{ExchangeState, Party, PartyState, Step};
 use crate::http::date::DATE_LEN;
 use crate::http::{Fault, Head, Version};
@@ -179,6 +179,12 @@ impl Codec {
             self.exchange.requester(),
             PartyState::Body | PartyState::Waiting | PartyState::Error
         )
+    }
+
+    /// The bytes of the request's body that are known to follow. If it is chunked, more may.
+    #[must_use]
+    pub fn known_body_left(&self) -> u64 {
+        self.body.known_left()
     }
 
     /// Whether a 101 response can be sent: the request has been received completely, its version is
@@ -486,11 +492,4 @@ impl Codec {
             self.version = Version::Http11;
         }
     }
-}
-
-/// Whether `bytes` are only empty lines, which belong to no request (RFC 9112 §2.2). Some clients
-/// send one after a body.
-#[must_use]
-pub fn is_blank(bytes: &[u8]) -> bool {
-    bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n'))
 }

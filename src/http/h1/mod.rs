@@ -13,10 +13,10 @@ mod request_line;
 mod requester;
 pub mod state;
 
-pub use codec::{Codec, DATA_SUFFIX, Event, is_blank};
+pub use codec::{Codec, DATA_SUFFIX, Event};
 pub use encode::{BodyLength, ResponseHead};
 pub use encode_request::RequestHead;
-pub use parse::{FIELDS_MAX, Framing, MessageLimits};
+pub use parse::{FIELDS_MAX, Framing, MessageLimits, is_blank};
 pub use parse_response::ReceivedHead;
 pub use requester::{Requester, ResponseEvent};
 

@@ -117,6 +117,13 @@ pub(super) fn parse(
 /// Empty lines before a request line are ignored (RFC 9112 §2.2), up to this many bytes.
 const LEADING_BLANK_MAX: usize = 8;
 
+/// Whether `bytes` are only empty lines, which belong to no request (RFC 9112 §2.2). Some clients
+/// send one after a body.
+#[must_use]
+pub fn is_blank(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n'))
+}
+
 /// Counts the bytes of empty lines at the start of `bytes`; `None` while nothing follows them.
 fn leading_blank(bytes: &[u8]) -> Result<Option<usize>, Fault> {
     let mut blank = 0;
