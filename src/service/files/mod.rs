@@ -202,7 +202,7 @@ impl Files {
         match read {
             Err(error) => error_response(&error),
             Ok(_) => {
-                let representation = Representation::new(&name, *file.metadata(), now_seconds());
+                let representation = Representation::new(&name, *file.metadata(), since_epoch());
                 respond(
                     request,
                     &representation,
@@ -300,7 +300,7 @@ impl SmallFile {
             let content = file.read_vec(0, len).await?;
             let before = std::mem::replace(&mut metadata, file.metadata_now()?);
             if before == metadata && (is_settled(&metadata) || reads_left == 0) {
-                let representation = Representation::new(name, metadata, now_seconds());
+                let representation = Representation::new(name, metadata, since_epoch());
                 let content = Content::Memory(counted.wrap(content));
                 return Ok(Some(Self {
                     representation,
@@ -313,12 +313,12 @@ impl SmallFile {
         Ok(None)
     }
 
-    /// Whether this cached file may still be served, after its path was `opened` again: the file is
-    /// unchanged, or could not be opened for lack of resources. Old content is then better than an
+    /// Whether this cached file may still be served, after its path was `opened` again: the file and
+    /// its header values are unchanged, or it could not be opened for lack of resources. Old content is then better than an
     /// error.
     fn is_current(&self, opened: &io::Result<Entry>) -> bool {
         match opened {
-            Ok(Entry::File(file)) => *file.metadata() == self.representation.metadata,
+            Ok(Entry::File(file)) => self.representation.is_of(file.metadata(), since_epoch()),
             Ok(_) => false,
             Err(error) => OpenError::of(error) == OpenError::Exhausted,
         }
@@ -402,8 +402,7 @@ fn requested(request: &Request, representation: &Representation, length: u64) ->
     let mut ranges = fields.get_all("range");
     match (ranges.next(), ranges.next()) {
         (Some(range), None)
-            if *request.method() == Method::GET
-                && representation.validators().if_range(fields, now_seconds()) =>
+            if *request.method() == Method::GET && representation.validators().if_range(fields) =>
         {
             Requested::of(range, length)
         }
@@ -413,9 +412,12 @@ fn requested(request: &Request, representation: &Representation, length: u64) ->
 
 /// A 304 response with the file's validators.
 fn not_modified(representation: &Representation) -> Response {
-    Response::new(StatusCode::NOT_MODIFIED)
-        .with_header(ETAG, representation.etag.clone())
-        .with_header(LAST_MODIFIED, representation.last_modified.clone())
+    let response =
+        Response::new(StatusCode::NOT_MODIFIED).with_header(ETAG, representation.etag.clone());
+    match &representation.last_modified {
+        Some(date) => response.with_header(LAST_MODIFIED, date.clone()),
+        None => response,
+    }
 }
 
 fn content_range(part: Option<Range<u64>>, length: u64) -> (HeaderName, HeaderValue) {
@@ -474,9 +476,10 @@ fn is_settled(metadata: &Metadata) -> bool {
     age.map_or(true, |age| age >= Duration::from_millis(SETTLED_MS))
 }
 
-fn now_seconds() -> u64 {
+/// The time since the epoch.
+fn since_epoch() -> Duration {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    now.unwrap_or_default().as_secs()
+    now.unwrap_or_default()
 }
 
 #[cfg(test)]

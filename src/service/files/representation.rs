@@ -5,6 +5,7 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::rc::Rc;
+use std::time::Duration;
 
 use ::http::HeaderValue;
 use ::http::header::{ACCEPT_RANGES, CONTENT_TYPE, ETAG, LAST_MODIFIED};
@@ -20,33 +21,41 @@ pub(super) struct Representation {
     /// The file's metadata, from which these values are derived.
     pub(super) metadata: Metadata,
     pub(super) etag: HeaderValue,
-    pub(super) last_modified: HeaderValue,
+    pub(super) last_modified: Option<HeaderValue>,
     /// All fields of a response with the file's content.
     pub(super) fields: Rc<FieldLines>,
     /// The value of Last-Modified, in seconds since the epoch.
-    modified_seconds: u64,
+    modified_seconds: Option<u64>,
 }
 
+/// The kernel takes the mtime from a clock that lags behind by up to a tick, of 10 ms at most.
+const CLOCK_LAG: Duration = Duration::from_millis(20);
+
 impl Representation {
-    /// The header values of the file at `path`. `now_seconds` is the time since the epoch; it
-    /// replaces an mtime in the future (RFC 9110 §8.8.2.1).
-    pub(super) fn new(path: &[u8], metadata: Metadata, now_seconds: u64) -> Self {
-        let (seconds, _) = metadata.modified_unix();
-        let modified_seconds = u64::try_from(seconds).unwrap_or(0).min(now_seconds);
+    /// The header values of the file at `path`. `now` is the time since the epoch.
+    pub(super) fn new(path: &[u8], metadata: Metadata, now: Duration) -> Self {
+        let modified_seconds = date_validator(metadata.modified_unix(), now);
         let etag = text(etag(metadata.modified_unix(), metadata.len()));
-        let last_modified = text(DateCache::new().at(modified_seconds));
+        let last_modified = modified_seconds.map(|seconds| text(DateCache::new().at(seconds)));
+        let date = last_modified.clone().map(|date| (LAST_MODIFIED, date));
+        let others = [
+            (CONTENT_TYPE, content_type(path)),
+            (ACCEPT_RANGES, HeaderValue::from_static("bytes")),
+        ];
+        let fields = [(ETAG, etag.clone())].into_iter().chain(date).chain(others);
         Self {
-            fields: Rc::new(FieldLines::new([
-                (ETAG, etag.clone()),
-                (LAST_MODIFIED, last_modified.clone()),
-                (CONTENT_TYPE, content_type(path)),
-                (ACCEPT_RANGES, HeaderValue::from_static("bytes")),
-            ])),
+            fields: Rc::new(FieldLines::new(fields)),
             etag,
             last_modified,
             modified_seconds,
             metadata,
         }
+    }
+
+    /// Whether these are the header values of a file with this metadata.
+    pub(super) fn is_of(&self, metadata: &Metadata, now: Duration) -> bool {
+        self.metadata == *metadata
+            && self.modified_seconds == date_validator(metadata.modified_unix(), now)
     }
 
     /// The validators, to evaluate a conditional request.
@@ -56,6 +65,16 @@ impl Representation {
             modified_seconds: self.modified_seconds,
         }
     }
+}
+
+/// The value of Last-Modified for a file that was `modified` at this time, if the date can tell two
+/// contents apart (RFC 9110 §8.8.2.2). It cannot while the second of the change is not over, since
+/// the file may change again in it. It cannot either if it is 0 or 1, to which images and Nix set
+/// every file. A date in the future is that of no change.
+fn date_validator((seconds, _): (i64, u32), now: Duration) -> Option<u64> {
+    let seconds = u64::try_from(seconds).ok().filter(|&seconds| seconds > 1)?;
+    let end = Duration::from_secs(seconds).checked_add(Duration::from_secs(1) + CLOCK_LAG)?;
+    (end <= now).then_some(seconds)
 }
 
 /// The entity tag of a file of `len` bytes that was `modified` at this time, in seconds and
@@ -106,6 +125,27 @@ mod tests {
             assert_ne!(etag(other, other_len), etag(modified, len), "{other:?}");
             assert!(HeaderValue::from_str(&etag(other, other_len)).is_ok());
         }
+    }
+
+    #[test]
+    fn a_date_is_a_validator_when_its_second_is_over() {
+        let now = Duration::from_millis(1_000_020);
+        for (seconds, expected) in [
+            (i64::MIN, None),
+            (-1, None),
+            (0, None),
+            (1, None),
+            (2, Some(2)),
+            (999, Some(999)),
+            (1000, None),
+            (i64::MAX, None),
+        ] {
+            assert_eq!(date_validator((seconds, 0), now), expected, "{seconds}");
+        }
+        assert_eq!(
+            date_validator((999, 0), Duration::from_millis(1_000_019)),
+            None
+        );
     }
 
     #[test]

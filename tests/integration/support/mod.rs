@@ -156,6 +156,13 @@ impl TempDir {
         path
     }
 
+    /// Writes a file that was last changed an hour ago, so that it has a `Last-Modified`.
+    pub(crate) fn write_old(&self, name: &str, content: impl AsRef<[u8]>) {
+        let file = fs::File::open(self.write(name, content)).expect("a file");
+        let an_hour_ago = std::time::SystemTime::now() - Duration::from_secs(3600);
+        file.set_modified(an_hour_ago).expect("a file that we own");
+    }
+
     /// Copies a program into the directory, and returns its path. All users may run it. Another
     /// process writes the file: a descriptor of ours could be inherited by a program that another
     /// test starts at that moment, and a file that is open for writing cannot be run (ETXTBSY).
