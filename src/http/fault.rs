@@ -47,8 +47,10 @@ pub enum Fault {
     UnsupportedMethod,
     /// The body, or its announced length, exceeds its limit.
     BodyTooLarge,
-    /// Chunked framing is malformed (RFC 9112 §7.1), or takes far more bytes than the data.
+    /// Chunked framing is malformed (RFC 9112 §7.1).
     BadChunk,
+    /// Chunk extensions and zeros before chunk sizes exceed their limit.
+    TooMuchFraming,
     /// A trailer field is malformed or not allowed as a trailer (RFC 9110 §6.5.1).
     BadTrailer,
     /// An expectation other than `100-continue` (RFC 9110 §10.1.1).
@@ -77,6 +79,7 @@ impl Fault {
             | Self::ConflictingFraming
             | Self::BadTransferCoding
             | Self::BadChunk
+            | Self::TooMuchFraming
             | Self::BadTrailer
             | Self::Truncated => StatusCode::BAD_REQUEST,
             Self::HeadTimeout | Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
@@ -116,6 +119,7 @@ impl Fault {
             Self::UnsupportedMethod => "unsupported method",
             Self::BodyTooLarge => "request body too large",
             Self::BadChunk => "malformed chunked body",
+            Self::TooMuchFraming => "too many chunk extensions",
             Self::BadTrailer => "malformed or forbidden trailer field",
             Self::ExpectationFailed => "unsupported expectation",
             Self::HeadTimeout => "request head timed out",

@@ -9,8 +9,7 @@ use ::http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::close_reason::CloseReason;
 use super::connection::Connection;
-use super::exchange::DISCARD_BYTES_MAX;
-use super::limits::{Bounds, HalfClose};
+use super::limits::{Bounds, HalfClose, Limits};
 use crate::buf::Part;
 use crate::http::field::split_line;
 use crate::http::h1::Event;
@@ -184,9 +183,9 @@ impl Carrier for Connection {
                 (used, _) => self.transport.recv_buf.consume(used),
             }
         }
-        self.discard_left = DISCARD_BYTES_MAX;
+        self.discard_left = Limits::DISCARD_BYTES_MAX;
         if !self.http.request_complete()
-            && (!is_rest_small || self.http.known_body_left() > DISCARD_BYTES_MAX)
+            && (!is_rest_small || self.http.known_body_left() > Limits::DISCARD_BYTES_MAX)
         {
             self.http.close_after();
         }

@@ -10,22 +10,13 @@ use std::pin::Pin;
 
 use super::close_reason::CloseReason;
 use super::connection::Connection;
+use super::limits::{Limits, whole_ms};
 use crate::buf::PoolBox;
 use crate::http::Fault;
 use crate::net::{RecvOutcome, Transport};
 use crate::rt::peer_after_ms;
 use crate::service::Response;
 use crate::sys::mutants::mutate;
-
-/// After the last response: how long the peer may pause, and how long it may continue to send in
-/// all, in ms. Closing a socket with unread bytes resets the connection, and the peer may lose the
-/// response.
-const LINGER_PAUSE_MS: u64 = 2_000;
-const LINGER_MS: u64 = 10_000;
-
-/// The most bytes that are received after the last response. A client may read it only after it has
-/// sent its whole body, which may have this size by default (`Limits::body_bytes_max`).
-const LINGER_BYTES_MAX: usize = 16 << 20;
 
 /// How a connection ends.
 #[derive(Debug)]
@@ -138,13 +129,15 @@ impl Drop for Connection {
     }
 }
 
-/// Sends FIN, and receives until the peer's FIN or a limit.
+/// Sends FIN, and receives until the peer's FIN or a limit. Closing a socket with unread bytes
+/// resets the connection, and the peer may lose the response.
 async fn linger(transport: &mut Transport) {
     transport.shutdown_write();
-    let end_ms = peer_after_ms(LINGER_MS);
-    let mut left = LINGER_BYTES_MAX;
+    let end_ms = peer_after_ms(whole_ms(Some(Limits::LINGER_TIME)));
+    let pause_ms = whole_ms(Some(Limits::LINGER_PAUSE));
+    let mut left = Limits::LINGER_BYTES_MAX;
     while left > 0 {
-        transport.set_recv_deadline(end_ms.min(peer_after_ms(LINGER_PAUSE_MS)));
+        transport.set_recv_deadline(end_ms.min(peer_after_ms(pause_ms)));
         let unread = transport.recv_buf.unread().len();
         transport.recv_buf.consume(unread);
         match poll_fn(|context| transport.poll_recv(context)).await {

@@ -15,6 +15,7 @@ use ::http::StatusCode;
 
 use super::carrier::{Arrived, Carrier};
 use super::close_reason::CloseReason;
+use super::limits::Limits;
 use crate::buf::PoolBox;
 use crate::http::Fault;
 use crate::net::Pace;
@@ -32,8 +33,6 @@ const ROUNDS_MAX: u32 = 4;
 /// How many parts of a request's body are passed on before the coroutine yields. Parts are counted
 /// instead of bytes, because a tiny chunk costs almost as much as a large one.
 const BODY_PARTS_MAX: u32 = 1024;
-/// The most bytes of a request's body that are received and dropped to keep the connection open.
-pub(super) const DISCARD_BYTES_MAX: u64 = 64 << 10;
 
 /// One request and its response, from the end of the service's first poll.
 pub(super) struct Exchange<F> {
@@ -469,5 +468,5 @@ fn begin_next(
 /// of a chunked one is not known, so its bytes are counted as they come.
 fn is_rest_small(incoming: &RequestBodySender) -> bool {
     let left = incoming.left();
-    left.is_none_or(|left| left <= DISCARD_BYTES_MAX)
+    left.is_none_or(|left| left <= Limits::DISCARD_BYTES_MAX)
 }

@@ -121,6 +121,29 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// The longest method, in bytes. A longer one gets a 501.
+    pub const METHOD_BYTES_MAX: usize = h1::MessageLimits::METHOD_BYTES_MAX;
+
+    /// How many bytes of chunk extensions, and of zeros before chunk sizes, a request's body may
+    /// always have. Above that, it may have three of them for each byte of content, and more get a
+    /// 400.
+    pub const FRAMING_BYTES_FREE: u32 = h1::MessageLimits::FRAMING_BYTES_FREE;
+
+    /// The most bytes of a request's body that the server receives and drops if the service does
+    /// not read them. If more follow, the connection ends after the response.
+    pub const DISCARD_BYTES_MAX: u64 = 64 << 10;
+
+    /// After the last response of a connection: the most bytes that are received from a client that
+    /// is still sending. It may read the response only after it has sent its whole body, which may
+    /// have this size by default.
+    pub const LINGER_BYTES_MAX: usize = 16 << 20;
+
+    /// After the last response of a connection: how long the client may continue to send.
+    pub const LINGER_TIME: Duration = Duration::from_secs(30);
+
+    /// After the last response of a connection: how long the client may pause.
+    pub const LINGER_PAUSE: Duration = Duration::from_secs(2);
+
     /// The minimum of [`Limits::receive_memory_max`], in bytes: twice the ring of provided buffers.
     pub const RECEIVE_MEMORY_MIN: usize = 2 << 20;
 
@@ -210,7 +233,7 @@ impl Limits {
 }
 
 /// Whole milliseconds, rounded up. No limit is `u64::MAX`.
-fn whole_ms(time: Option<Duration>) -> u64 {
+pub(super) fn whole_ms(time: Option<Duration>) -> u64 {
     time.map_or(u64::MAX, |time| {
         u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
     })

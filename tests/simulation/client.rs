@@ -273,7 +273,6 @@ impl Client {
             self.outgoing.extend(body);
         } else {
             self.outgoing.extend(b"Transfer-Encoding: chunked\r\n\r\n");
-            // Not chunks of one byte: the server refuses a body that is mostly framing.
             let piece = 2 + self.random.below(5000);
             for piece in body.chunks(piece) {
                 self.outgoing

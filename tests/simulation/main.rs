@@ -17,6 +17,7 @@ mod crowd;
 mod delays;
 mod drops;
 mod gone;
+mod linger;
 mod messages;
 mod mutants;
 mod pitfalls;

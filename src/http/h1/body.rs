@@ -30,7 +30,8 @@ pub(super) struct Decoder {
     left: u64,
     /// The sum of all chunk sizes read so far, in bytes.
     announced: u64,
-    /// Bytes of chunked framing so far. In the trailer section: the bytes of that section.
+    /// Bytes of chunked framing so far that the chunks do not need: those of extensions, and zeros
+    /// before a size. In the trailer section: the bytes of that section.
     overhead: u32,
     /// Trailer fields so far.
     trailers: u16,
@@ -56,11 +57,6 @@ enum Syntax {
 
 /// The largest number of hexadecimal digits in a chunk size: as many as fit a `u64`.
 const SIZE_DIGITS_MAX: u8 = 16;
-
-/// Chunked framing may always take this many bytes. Above that, it may take at most three bytes for
-/// each byte of data. Without this bound, one-byte chunks and endless extensions would cost the
-/// server more than the peer.
-const OVERHEAD_BYTES_FREE: u32 = 100 * 1024;
 
 impl Decoder {
     /// A decoder for a body of `length` bytes.
@@ -135,19 +131,17 @@ impl Decoder {
 
     /// Reads one byte of a chunk's first line, or of the CRLF after its data.
     fn take_framing(&mut self, byte: u8, limits: &MessageLimits) -> Result<(), Fault> {
-        self.overhead = self.overhead.saturating_add(1);
-        if self.overhead > OVERHEAD_BYTES_FREE && self.announced < u64::from(self.overhead) / 3 {
-            return Err(Fault::BadChunk);
-        }
         self.syntax = match (self.syntax, byte) {
-            (Syntax::ChunkLine(element), _) => match element.next(byte).ok_or(Fault::BadChunk)? {
-                Element::Size => {
-                    self.take_digit(byte)?;
-                    Syntax::ChunkLine(Element::Size)
+            (Syntax::ChunkLine(element), _) => {
+                let element = element.next(byte).ok_or(Fault::BadChunk)?;
+                match element {
+                    Element::Size => self.take_digit(byte)?,
+                    Element::LineFeed => {}
+                    Element::End => return self.begin_chunk(limits),
+                    _ => self.count_overhead()?,
                 }
-                Element::End => return self.begin_chunk(limits),
-                element => Syntax::ChunkLine(element),
-            },
+                Syntax::ChunkLine(element)
+            }
             (Syntax::DataReturn, b'\r') => Syntax::DataLineFeed,
             (Syntax::DataLineFeed, b'\n') => Syntax::ChunkLine(Element::SizeStart),
             _ => return Err(Fault::BadChunk),
@@ -163,7 +157,21 @@ impl Decoder {
         }
         self.left = self.left << 4 | u64::from(digit);
         self.size_digits += 1;
-        Ok(())
+        match self.left {
+            0 => self.count_overhead(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Counts a byte of framing that a chunk does not need. Above the limit, three such bytes may
+    /// come with each byte of data: some clients sign each chunk.
+    fn count_overhead(&mut self) -> Result<(), Fault> {
+        self.overhead = self.overhead.saturating_add(1);
+        let is_free = self.overhead <= MessageLimits::FRAMING_BYTES_FREE;
+        match is_free || self.announced >= u64::from(self.overhead) / 3 {
+            true => Ok(()),
+            false => Err(Fault::TooMuchFraming),
+        }
     }
 
     /// Begins the chunk whose size was read. The size 0 begins the trailer section.

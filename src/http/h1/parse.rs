@@ -31,6 +31,13 @@ pub struct MessageLimits {
 pub const FIELDS_MAX: usize = 256;
 
 impl MessageLimits {
+    /// The longest accepted method, in bytes. The longest registered method has 17.
+    pub const METHOD_BYTES_MAX: usize = 32;
+
+    /// How many bytes of chunk extensions and of zeros before chunk sizes a body may always have.
+    /// Above that, it may have three for each byte of data.
+    pub const FRAMING_BYTES_FREE: u32 = 100 * 1024;
+
     /// Whether a body of `len` bytes exceeds its limit.
     pub(super) const fn is_body_too_large(&self, len: u64) -> bool {
         len > self.body_bytes_max

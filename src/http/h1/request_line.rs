@@ -8,9 +8,6 @@ use crate::http::field::{find, is_token};
 use crate::http::target::Target;
 use crate::http::{Fault, Span};
 
-/// The longest accepted method, in bytes. The longest registered method has 17.
-const METHOD_BYTES_MAX: usize = 32;
-
 /// Checks the request line at the start of `head`, as far as it has arrived. Earlier calls have
 /// checked the first `before` bytes. Of several faults the first one in the line counts, because
 /// it may have been reported before the next one arrived.
@@ -45,10 +42,10 @@ pub(super) fn check_request_line(
 /// checked the first `before` bytes.
 fn start_of_excess(line: &[u8], before: usize, limits: &MessageLimits) -> Option<usize> {
     let max = usize::from(limits.target_bytes_max);
-    if line.len() <= max || before > max + METHOD_BYTES_MAX + 1 {
+    if line.len() <= max || before > max + MessageLimits::METHOD_BYTES_MAX + 1 {
         return None;
     }
-    let method = &line[..line.len().min(METHOD_BYTES_MAX + 1)];
+    let method = &line[..line.len().min(MessageLimits::METHOD_BYTES_MAX + 1)];
     let target = find(method, b' ')? + 1;
     let bytes = line.get(target..=target + max)?;
     bytes
@@ -99,7 +96,7 @@ pub(super) fn split_line(line: &[u8]) -> Result<(&str, &str), Fault> {
 
 /// The method of this name.
 pub(super) fn read_method(method: &str) -> Result<Method, Fault> {
-    if method.len() > METHOD_BYTES_MAX {
+    if method.len() > MessageLimits::METHOD_BYTES_MAX {
         return Err(Fault::UnsupportedMethod);
     }
     let method = Method::from_bytes(method.as_bytes()).map_err(|_| Fault::BadRequestLine)?;
