@@ -8,6 +8,7 @@
 //! truncated meanwhile, the server closes the connection.
 
 mod cache;
+mod media_type;
 mod path;
 mod representation;
 mod served_directory;

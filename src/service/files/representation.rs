@@ -2,14 +2,13 @@
 //! mtime, so they are the same on every worker, and on every machine to which it is copied with its
 //! mtime.
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 use std::rc::Rc;
 use std::time::Duration;
 
 use ::http::HeaderValue;
-use ::http::header::{ACCEPT_RANGES, CONTENT_TYPE, ETAG, LAST_MODIFIED};
+use ::http::header::{ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_TYPE, ETAG, LAST_MODIFIED};
 
+use super::media_type::{content_encoding, content_type};
 use crate::fs::Metadata;
 use crate::http::FieldLines;
 use crate::http::conditional::Validators;
@@ -42,7 +41,9 @@ impl Representation {
             (CONTENT_TYPE, content_type(path)),
             (ACCEPT_RANGES, HeaderValue::from_static("bytes")),
         ];
-        let fields = [(ETAG, etag.clone())].into_iter().chain(date).chain(others);
+        let coding = content_encoding(path).map(|coding| (CONTENT_ENCODING, coding));
+        let fields = [(ETAG, etag.clone())].into_iter().chain(date);
+        let fields = fields.chain(others).chain(coding);
         Self {
             fields: Rc::new(FieldLines::new(fields)),
             etag,
@@ -85,20 +86,6 @@ fn etag(modified: (i64, u32), len: u64) -> String {
     let (seconds, nanoseconds) = modified;
     let modified_ns = i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
     format!("\"{modified_ns:x}-{len:x}\"")
-}
-
-/// The media type of the file at `path`, by its extension. Text is assumed to be UTF-8.
-fn content_type(path: &[u8]) -> HeaderValue {
-    let guess = mime_guess::from_path(OsStr::from_bytes(path));
-    match guess.first_raw() {
-        // `mime_guess` has the obsolete name (RFC 9239 §6).
-        Some("application/javascript") => text("text/javascript; charset=utf-8"),
-        Some(media_type) if media_type.starts_with("text/") => {
-            text(format!("{media_type}; charset=utf-8"))
-        }
-        Some(media_type) => HeaderValue::from_static(media_type),
-        None => HeaderValue::from_static("application/octet-stream"),
-    }
 }
 
 /// Makes a header value of text that must be visible ASCII.
@@ -146,32 +133,5 @@ mod tests {
             date_validator((999, 0), Duration::from_millis(1_000_019)),
             None
         );
-    }
-
-    #[test]
-    fn the_extension_determines_the_media_type() {
-        for (path, expected) in [
-            ("index.html", "text/html; charset=utf-8"),
-            ("a/b.HTM", "text/html; charset=utf-8"),
-            ("style.css", "text/css; charset=utf-8"),
-            ("app.js", "text/javascript; charset=utf-8"),
-            ("app.mjs", "text/javascript; charset=utf-8"),
-            ("a.txt", "text/plain; charset=utf-8"),
-            ("a.json", "application/json"),
-            ("a.svg", "image/svg+xml"),
-            ("a.png", "image/png"),
-            ("a.wasm", "application/wasm"),
-            ("a.mp4", "video/mp4"),
-            ("a.woff2", "font/woff2"),
-            ("a.tar.gz", "application/gzip"),
-            ("a.unheard-of", "application/octet-stream"),
-            ("README", "application/octet-stream"),
-            ("a.html/b", "application/octet-stream"),
-            ("", "application/octet-stream"),
-        ] {
-            assert_eq!(content_type(path.as_bytes()), expected, "{path}");
-        }
-        assert_eq!(content_type(b"\xff.html"), "text/html; charset=utf-8");
-        assert_eq!(content_type(b"a.\xff"), "application/octet-stream");
     }
 }
