@@ -15,25 +15,27 @@ use crate::buf::FileSpan;
 use crate::engine::{Blocking, blocking};
 use crate::sys::file::{is_cached, read_cached};
 
-/// The metadata of a file or directory, at the time of the call that returned it (stat(2)).
+/// The metadata of a file or directory, at the time of the call that returned it (stat(2)). Two of
+/// one file are equal if the file was not changed in between: its ctime, which no program can set,
+/// counts too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Metadata {
     kind: FileType,
     len: u64,
     modified: (i64, u32),
+    changed: (i64, u32),
     device: u64,
     inode: u64,
 }
 
 impl Metadata {
     pub(super) fn new(stat: &Stat) -> Self {
+        let nanoseconds = |nanoseconds| u32::try_from(nanoseconds).unwrap_or(0);
         Self {
             kind: FileType::from_raw_mode(stat.st_mode),
             len: u64::try_from(stat.st_size).unwrap_or(0),
-            modified: (
-                stat.st_mtime,
-                u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
-            ),
+            modified: (stat.st_mtime, nanoseconds(stat.st_mtime_nsec)),
+            changed: (stat.st_ctime, nanoseconds(stat.st_ctime_nsec)),
             device: stat.st_dev,
             inode: stat.st_ino,
         }

@@ -1,6 +1,29 @@
 //! Tests of the service without a server.
 
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use super::*;
+
+/// A temporary directory, removed on drop.
+struct TempDir(PathBuf);
+
+impl TempDir {
+    fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("coring-files-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
 
 /// The status and the fields of the response to a request of `files`.
 async fn ask(files: &Files, method: &str, uri: &str) -> (u16, Vec<(String, String)>) {
@@ -27,14 +50,13 @@ fn source_files() -> Files {
 /// An image or a Nix store gives every file the same mtime, so its date is no validator.
 #[test]
 fn a_date_that_all_files_have_is_not_given_out() {
-    let path = std::env::temp_dir().join(format!("coring-dates-{}", std::process::id()));
-    std::fs::create_dir_all(&path).unwrap();
+    let directory = TempDir::new();
     for (name, seconds) in [("zero", 0), ("one", 1), ("old", 1_000_000_000)] {
-        let file = std::fs::File::create(path.join(name)).unwrap();
+        let file = std::fs::File::create(directory.0.join(name)).unwrap();
         let modified = UNIX_EPOCH + Duration::from_secs(seconds);
         file.set_modified(modified).unwrap();
     }
-    let files = Files::new(Root::open(&path).unwrap());
+    let files = Files::new(Root::open(&directory.0).unwrap());
     crate::run(async move {
         for (name, is_given) in [("zero", false), ("one", false), ("old", true)] {
             let (status, fields) = ask(&files, "GET", &format!("/{name}")).await;
@@ -52,7 +74,41 @@ fn a_date_that_all_files_have_is_not_given_out() {
                 "{name}"
             );
         }
-        std::fs::remove_dir_all(&path).unwrap();
+    });
+}
+
+/// As `cp -p` of a build that gives each file the same mtime.
+#[test]
+fn a_rewrite_that_keeps_mtime_and_length_is_noticed() {
+    let directory = TempDir::new();
+    let path = directory.0.join("a");
+    let write = move |content: &str| {
+        let file = std::fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .open(&path);
+        let mut file = file.unwrap();
+        io::Write::write_all(&mut file, content.as_bytes()).unwrap();
+        file.set_modified(UNIX_EPOCH + Duration::from_secs(1_000_000_000))
+            .unwrap();
+    };
+    write("old");
+    let files = Files::new(Root::open(&directory.0).unwrap());
+    crate::run(async move {
+        let read = async || {
+            let request = Request::builder().uri("/a").body("").unwrap();
+            files.call(request).await.body().read(100).await.unwrap()
+        };
+        assert_eq!(read().await, b"old");
+        write("new");
+        // The change takes effect within a second, and the test waits far longer.
+        for _ in 0..1000 {
+            if read().await == b"new" {
+                return;
+            }
+            sleep_ms(50).await;
+        }
+        panic!("the change was not noticed");
     });
 }
 
