@@ -221,24 +221,30 @@ impl RootDir {
     }
 
     /// Opens the file called `relative` and determines its kind. Fails with `EMFILE` while some
-    /// descriptors are still free. `O_NONBLOCK`: a pipe or a device that is not ready must not
-    /// block. `O_NOCTTY`: a terminal must not become the process's controlling terminal.
+    /// descriptors are still free. Only a regular file is opened for reading: a pipe would lose its
+    /// writer, and a device could do anything. `O_NONBLOCK` and `O_NOCTTY` are for a name that
+    /// leads to one of these when it is resolved again.
     fn open_beneath(&self, relative: &Path, resolve: ResolveFlags) -> Result<Entry, Errno> {
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let opened = openat2(
-            &self.fd,
-            relative,
-            flags,
-            Mode::empty(),
-            BENEATH_FLAGS | resolve,
-        );
-        let fd = match opened {
+        let open = |flags| {
+            let resolve = BENEATH_FLAGS | resolve;
+            openat2(
+                &self.fd,
+                relative,
+                flags | OFlags::CLOEXEC,
+                Mode::empty(),
+                resolve,
+            )
+        };
+        let seen = Metadata::new(&fstat(open(OFlags::PATH)?)?);
+        if seen.is_directory() {
+            return Ok(Entry::Directory);
+        }
+        if !seen.is_file() {
+            return Ok(Entry::Other);
+        }
+        let fd = match open(OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY) {
             // A socket, or a device without a driver.
             Err(Errno::NXIO | Errno::NODEV) => return Ok(Entry::Other),
-            // A directory without read permission may still be searched.
-            Err(Errno::ACCESS) if self.is_directory(relative, resolve) => {
-                return Ok(Entry::Directory);
-            }
             opened => opened?,
         };
         // The last descriptors are reserved for connections, so that their clients can get 503.
@@ -253,18 +259,6 @@ impl RootDir {
         } else {
             Entry::Other
         })
-    }
-
-    /// Whether `relative` names a directory, whatever its permissions.
-    fn is_directory(&self, relative: &Path, resolve: ResolveFlags) -> bool {
-        openat2(
-            &self.fd,
-            relative,
-            DIRECTORY_FLAGS,
-            Mode::empty(),
-            BENEATH_FLAGS | resolve,
-        )
-        .is_ok()
     }
 }
 

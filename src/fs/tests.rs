@@ -296,6 +296,30 @@ fn pipes_sockets_and_devices_neither_block_nor_are_read() {
     });
 }
 
+/// A reader that opens a pipe and closes it again ends the pipe's writer.
+#[test]
+fn a_pipe_is_not_opened() {
+    let test_dir = TestDir::new();
+    let path = test_dir.site("pipe");
+    let mode = rustix::fs::Mode::RWXU;
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    let pipe = path.clone();
+    // Waits in open(2) for a reader.
+    let writer = std::thread::spawn(move || fs::write(pipe, "message"));
+    let root = test_dir.root();
+    on_each_engine(|| {
+        let root = root.clone();
+        async move {
+            for _ in 0..50 {
+                assert_eq!(open_and_read(&root, "pipe").await, found("something else"));
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    });
+    assert_eq!(fs::read(path).unwrap(), b"message");
+    writer.join().unwrap().unwrap();
+}
+
 #[test]
 fn replacement_opens_the_directory_that_is_now_at_the_path() {
     let test_dir = TestDir::new();
