@@ -9,8 +9,9 @@ use super::field::{Fields, trim_ows};
 /// The validators of the current representation (RFC 9110 §8.8).
 #[derive(Clone, Copy, Debug)]
 pub struct Validators<'a> {
-    /// The entity tag: a strong one, with its quotes.
-    pub etag: &'a [u8],
+    /// The entity tag: a strong one, with its quotes; `None` if no tag can tell this representation
+    /// from the next. Then only `*` matches it.
+    pub etag: Option<&'a [u8]>,
     /// The time of the last modification, in seconds since the Unix epoch; `None` if it is not a
     /// validator. Fields that compare dates then have no effect, except that If-Range does not
     /// match.
@@ -72,7 +73,9 @@ impl Validators<'_> {
         };
         match value {
             None => true,
-            Some(tag @ ([b'"', ..] | [b'W', b'/', ..])) => is_strong_match(tag, self.etag),
+            Some(tag @ ([b'"', ..] | [b'W', b'/', ..])) => {
+                self.etag.is_some_and(|etag| is_strong_match(tag, etag))
+            }
             Some(text) => {
                 self.modified_seconds.is_some() && date::parse(text) == self.modified_seconds
             }
@@ -88,7 +91,8 @@ impl Validators<'_> {
     ) -> Option<bool> {
         let mut lines = fields.get_all(name).peekable();
         lines.peek()?;
-        Some(lines.any(|line| line == b"*" || Tags(line).any(|tag| is_match(tag, self.etag))))
+        let is_ours = |tag| self.etag.is_some_and(|etag| is_match(tag, etag));
+        Some(lines.any(|line| line == b"*" || Tags(line).any(is_ours)))
     }
 }
 
@@ -140,7 +144,7 @@ mod tests {
     const EARLIER: &str = "Sun, 06 Nov 1994 08:49:36 GMT";
     const LATER: &str = "Sun, 06 Nov 1994 08:49:38 GMT";
     const CURRENT: Validators<'static> = Validators {
-        etag: b"\"now, a\"",
+        etag: Some(b"\"now, a\""),
         modified_seconds: Some(784_111_777),
     };
 
@@ -316,6 +320,26 @@ mod tests {
             &[("If-Range", "\"now, a\""), ("If-Range", "\"now, a\"")],
             false,
         );
+    }
+
+    #[test]
+    fn without_a_tag_only_a_star_matches() {
+        let untagged = Validators {
+            etag: None,
+            ..CURRENT
+        };
+        for (name, value, expected) in [
+            ("If-Match", "\"now, a\"", Outcome::Failed),
+            ("If-Match", "*", Outcome::Proceed),
+            ("If-None-Match", "\"now, a\"", Outcome::Proceed),
+            ("If-None-Match", "*", Outcome::NotModified),
+        ] {
+            let section = lines(&[(name, value)]);
+            let outcome = untagged.evaluate(&Method::GET, Fields::new(section.as_bytes()));
+            assert_eq!(outcome, expected, "{section}");
+        }
+        let section = lines(&[("If-Range", "\"now, a\"")]);
+        assert!(!untagged.if_range(Fields::new(section.as_bytes())));
     }
 
     /// A date that is not a validator neither lets a copy pass for current nor refuses a change.

@@ -1,11 +1,12 @@
 //! Serves the files of a directory over HTTP. [`Root`] ensures that no path or symlink leads out of
 //! the directory. Directories are not listed.
 //!
-//! A file of up to 256 KiB is read whole, and its metadata is then checked again. If the file
-//! changed during the read, or so recently that a write may still be in progress, it is read again
-//! after a short pause, so that a response does not mix old and new content. This is guaranteed
-//! only for files that are replaced by rename(2). A larger file is read while it is sent; if it is
-//! truncated meanwhile, the server closes the connection.
+//! A response does not mix old and new content if files are replaced by rename(2), because each is
+//! read through one descriptor. A file that is changed in place is sent as it is at that moment,
+//! without a pause. A small one is read whole; if it changed meanwhile, it is read once more. A
+//! larger one is read while it is sent; if it is truncated meanwhile, the server closes the
+//! connection. A file that has just changed is not cached, and its response has no validators,
+//! because it may change again without another mtime.
 
 mod cache;
 mod media_type;
@@ -27,17 +28,17 @@ use bytes::Bytes;
 use super::methods::refusal;
 use super::response_memory::{self, ResponseMemory};
 use super::{Body, Request, Response, Service};
-use crate::fs::{CachedSpan, Entry, File, MemfdCache, Metadata, OpenError, Root};
+use crate::fs::{CachedSpan, Entry, File, MemfdCache, OpenError, Root};
 use crate::http::conditional::Outcome;
 use crate::http::field::Fields;
 use crate::http::range::{ContentRange, Requested};
-use crate::rt::{now_ms, sleep_ms, spawn_detached};
+use crate::rt::{now_ms, spawn_detached};
 use cache::{Cache, Lookup};
 #[cfg(not(feature = "sim"))]
 use path::{Relative, with_slash};
 #[cfg(feature = "sim")]
 pub use path::{Relative, with_slash};
-use representation::Representation;
+use representation::{Representation, is_settled};
 use served_directory::ServedDirectory;
 
 /// The largest file that is read whole and may be cached, in bytes. It fits into one send.
@@ -49,13 +50,8 @@ const SMALL_BYTES_MAX: u64 = 256 << 10;
 /// (bench/results/trials.md).
 const MEMFD_CONTENT_BYTES: Range<usize> = (8 << 10) + 1..(96 << 10) + 1;
 
-/// A small file is served from one read if its mtime is at least this old, in ms. The kernel sets
-/// the mtime when a write begins, and older kernels round it to ticks of up to 10 ms, so that two
-/// writes within a tick have the same mtime.
-const SETTLED_MS: u64 = 20;
-
 /// How often a small file is read at most while it changes.
-const READS_MAX: u32 = 4;
+const READS_MAX: u32 = 2;
 
 /// A service that serves the files of a directory. It answers GET and HEAD, conditional requests
 /// (RFC 9110 §13) and requests for one byte range (§14). For a directory it serves `index.html`.
@@ -216,7 +212,7 @@ impl Files {
     /// Caches a small file, unless it changed too recently or is too large for the cache.
     fn cache_small(&self, path: &Relative<'_>, small: &Rc<SmallFile>, checked_ms: u64) {
         let (mut cache, len) = (self.cache.borrow_mut(), small.content.len());
-        if cache.accepts(len) && is_settled(&small.representation.metadata) {
+        if cache.accepts(len) && is_settled(&small.representation.metadata, since_epoch()) {
             let len = usize::try_from(len).expect("the file is small");
             cache.insert(path.as_bytes(), small.clone(), len, checked_ms);
         } else {
@@ -288,11 +284,11 @@ impl fmt::Debug for Files {
 }
 
 impl SmallFile {
-    /// Reads the whole file called `name`. `None` if it is too large, if it changes with every
+    /// Reads the whole file called `name`. `None` if it is too large, if it changes during every
     /// read, or if the memory limit is reached.
     async fn read(name: &[u8], file: &File, memory: &ResponseMemory) -> io::Result<Option<Self>> {
         let mut metadata = *file.metadata();
-        for reads_left in (0..READS_MAX).rev() {
+        for _ in 0..READS_MAX {
             if metadata.len() > SMALL_BYTES_MAX || memory.is_full() {
                 break;
             }
@@ -300,7 +296,7 @@ impl SmallFile {
             let counted = memory.count(len);
             let content = file.read_vec(0, len).await?;
             let before = std::mem::replace(&mut metadata, file.metadata_now()?);
-            if before == metadata && (is_settled(&metadata) || reads_left == 0) {
+            if before == metadata {
                 let representation = Representation::new(name, metadata, since_epoch());
                 let content = Content::Memory(counted.wrap(content));
                 return Ok(Some(Self {
@@ -308,15 +304,13 @@ impl SmallFile {
                     content,
                 }));
             }
-            sleep_ms(SETTLED_MS).await;
-            metadata = file.metadata_now()?;
         }
         Ok(None)
     }
 
-    /// Whether this cached file may still be served, after its path was `opened` again: the file and
-    /// its header values are unchanged, or it could not be opened for lack of resources. Old content is then better than an
-    /// error.
+    /// Whether this cached file may still be served, after its path was `opened` again: the file
+    /// and its header values are unchanged, or it could not be opened for lack of resources. Old
+    /// content is then better than an error.
     fn is_current(&self, opened: &io::Result<Entry>) -> bool {
         match opened {
             Ok(Entry::File(file)) => self.representation.is_of(file.metadata(), since_epoch()),
@@ -413,12 +407,13 @@ fn requested(request: &Request, representation: &Representation, length: u64) ->
 
 /// A 304 response with the file's validators.
 fn not_modified(representation: &Representation) -> Response {
-    let response =
-        Response::new(StatusCode::NOT_MODIFIED).with_header(ETAG, representation.etag.clone());
-    match &representation.last_modified {
-        Some(date) => response.with_header(LAST_MODIFIED, date.clone()),
-        None => response,
-    }
+    let (etag, date) = (&representation.etag, &representation.last_modified);
+    let fields = [(ETAG, etag), (LAST_MODIFIED, date)].into_iter();
+    let fields = fields.filter_map(|(name, value)| Some((name, value.clone()?)));
+    fields.fold(
+        Response::new(StatusCode::NOT_MODIFIED),
+        |response, (name, value)| response.with_header(name, value),
+    )
 }
 
 fn content_range(part: Option<Range<u64>>, length: u64) -> (HeaderName, HeaderValue) {
@@ -468,13 +463,6 @@ fn other_method(request: &Request) -> Response {
 fn status_response(status: StatusCode) -> Response {
     let reason = status.canonical_reason().unwrap_or_default();
     Response::html(format!("<h1>{reason}</h1>")).with_status(status)
-}
-
-/// Whether the mtime is at least [`SETTLED_MS`] old. An mtime in the future counts as old, because
-/// no recent write has set it.
-fn is_settled(metadata: &Metadata) -> bool {
-    let age = SystemTime::now().duration_since(metadata.modified());
-    age.map_or(true, |age| age >= Duration::from_millis(SETTLED_MS))
 }
 
 /// The time since the epoch.

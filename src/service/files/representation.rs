@@ -3,7 +3,7 @@
 //! mtime.
 
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use ::http::HeaderValue;
 use ::http::header::{ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_TYPE, ETAG, LAST_MODIFIED};
@@ -19,7 +19,7 @@ use crate::http::date::DateCache;
 pub(super) struct Representation {
     /// The file's metadata, from which these values are derived.
     pub(super) metadata: Metadata,
-    pub(super) etag: HeaderValue,
+    pub(super) etag: Option<HeaderValue>,
     pub(super) last_modified: Option<HeaderValue>,
     /// All fields of a response with the file's content.
     pub(super) fields: Rc<FieldLines>,
@@ -27,14 +27,16 @@ pub(super) struct Representation {
     modified_seconds: Option<u64>,
 }
 
-/// The kernel takes the mtime from a clock that lags behind by up to a tick, of 10 ms at most.
+/// A file whose mtime is younger may change again without another mtime: the kernel takes it from a
+/// clock that lags behind by up to a tick, of 10 ms at most.
 const CLOCK_LAG: Duration = Duration::from_millis(20);
 
 impl Representation {
     /// The header values of the file at `path`. `now` is the time since the epoch.
     pub(super) fn new(path: &[u8], metadata: Metadata, now: Duration) -> Self {
         let modified_seconds = date_validator(metadata.modified_unix(), now);
-        let etag = text(etag(metadata.modified_unix(), metadata.len()));
+        let tag = || text(etag(metadata.modified_unix(), metadata.len()));
+        let etag = is_settled(&metadata, now).then(tag);
         let last_modified = modified_seconds.map(|seconds| text(DateCache::new().at(seconds)));
         let date = last_modified.clone().map(|date| (LAST_MODIFIED, date));
         let others = [
@@ -42,8 +44,8 @@ impl Representation {
             (ACCEPT_RANGES, HeaderValue::from_static("bytes")),
         ];
         let coding = content_encoding(path).map(|coding| (CONTENT_ENCODING, coding));
-        let fields = [(ETAG, etag.clone())].into_iter().chain(date);
-        let fields = fields.chain(others).chain(coding);
+        let tag = etag.clone().map(|tag| (ETAG, tag));
+        let fields = tag.into_iter().chain(date).chain(others).chain(coding);
         Self {
             fields: Rc::new(FieldLines::new(fields)),
             etag,
@@ -62,10 +64,18 @@ impl Representation {
     /// The validators, to evaluate a conditional request.
     pub(super) fn validators(&self) -> Validators<'_> {
         Validators {
-            etag: self.etag.as_bytes(),
+            etag: self.etag.as_ref().map(HeaderValue::as_bytes),
             modified_seconds: self.modified_seconds,
         }
     }
+}
+
+/// Whether the mtime tells this content from any later one. An mtime in the future counts as old,
+/// because no recent write has set it.
+pub(super) fn is_settled(metadata: &Metadata, now: Duration) -> bool {
+    let modified = metadata.modified().duration_since(UNIX_EPOCH);
+    let modified = modified.unwrap_or_default();
+    now.checked_sub(modified).is_none_or(|age| age >= CLOCK_LAG)
 }
 
 /// The value of Last-Modified for a file that was `modified` at this time, if the date can tell two

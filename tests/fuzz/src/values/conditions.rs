@@ -46,7 +46,7 @@ pub(super) fn check(mut input: Input<'_>) {
         *value = value.trim_ascii().to_vec();
     }
     let validators = Validators {
-        etag: ETAG,
+        etag: Some(ETAG),
         modified_seconds: Some(MODIFIED_SECONDS),
     };
     let judged = with_head(&bytes, |head, bytes| {
