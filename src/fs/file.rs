@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use crate::buf::FileSpan;
 use crate::engine::{Blocking, blocking};
-use crate::sys::file::{is_cached, read_cached};
+use crate::sys::file::{is_range_cached, read_cached};
 
 /// The metadata of a file or directory, at the time of the call that returned it (stat(2)). Two of
 /// one file are equal if the file was not changed in between: its ctime, which no program can set,
@@ -204,12 +204,11 @@ impl File {
         Ok(true)
     }
 
-    /// The `len` bytes from `offset` on, to be sent without reading them; `None` unless the first
-    /// and the last byte are in the page cache. That is a guess: the kernel may lack pages in
-    /// between, or evict them before they are sent. The send then waits for the disk.
+    /// The `len` bytes from `offset` on, to be sent without reading them; `None` unless they are in
+    /// the page cache. The kernel may evict them before they are sent. The send then waits for the
+    /// disk.
     pub(crate) fn span(&self, offset: u64, len: usize) -> Option<FileSpan> {
-        let last = offset + (len as u64).checked_sub(1)?;
-        let can_send = is_cached(&self.fd, offset) && is_cached(&self.fd, last);
+        let can_send = len > 0 && is_range_cached(&self.fd, offset, len);
         can_send.then(|| FileSpan::new(self.fd.clone(), offset, len))
     }
 

@@ -93,6 +93,37 @@ fn evict(file: &fs::File) -> bool {
     cold
 }
 
+/// Only the first and the last byte of a span are in the page cache: the send would read the rest
+/// from the disk, on the worker.
+#[test]
+fn a_span_whose_middle_is_cold_is_not_sent() {
+    const LEN: usize = 256 << 10;
+    let test_dir = TestDir::new();
+    let path = test_dir.file("a", &pattern(LEN));
+    let on_disk = fs::File::open(&path).unwrap();
+    let root = test_dir.root();
+    on_each_engine(|| {
+        let (root, on_disk) = (root.clone(), on_disk.try_clone().unwrap());
+        async move {
+            let Ok(Entry::File(file)) = root.open_file("a").await else {
+                panic!("not a regular file")
+            };
+            // Without readahead, a read loads its page alone.
+            rustix::fs::fadvise(&on_disk, 0, None, rustix::fs::Advice::Random).unwrap();
+            evict(&on_disk);
+            let mut byte = [0];
+            on_disk.read_exact_at(&mut byte, 0).unwrap();
+            on_disk.read_exact_at(&mut byte, LEN as u64 - 1).unwrap();
+            let span = file.span(0, LEN);
+            let middle_is_cold = !crate::sys::file::is_cached(&on_disk, LEN as u64 / 2);
+            assert!(span.is_none() || !middle_is_cold);
+            on_disk.read_exact_at(&mut vec![0; LEN], 0).unwrap();
+            assert!(file.span(0, LEN).is_some() && file.span(1, LEN - 1).is_some());
+            assert!(file.span(LEN as u64 - 1, 1).is_some() && file.span(0, 0).is_none());
+        }
+    });
+}
+
 fn pattern(len: usize) -> Vec<u8> {
     let byte = |at: usize| u8::try_from(at * 7 % 251).unwrap();
     (0..len).map(byte).collect()

@@ -3,11 +3,13 @@
 
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::io::{Errno, ReadWriteFlags, preadv2, pwrite};
+
+use super::kernel::page_bytes;
 
 /// The size of a huge page on machines whose normal page has 4 KiB.
 pub const HUGE_PAGE_BYTES: usize = 2 << 20;
@@ -18,6 +20,44 @@ pub fn is_cached(file: impl AsFd, offset: u64) -> bool {
     let mut byte = [0];
     let mut vector = [IoSliceMut::new(&mut byte)];
     preadv2(file, &mut vector, offset, ReadWriteFlags::NOWAIT) == Ok(1)
+}
+
+/// Whether all `len` bytes from `offset` on are in the page cache, as far as the file system can
+/// tell. `len` must not be 0.
+///
+/// Linux 6.5 and later counts the pages (cachestat(2)), if this process's user owns the file or may
+/// write to it, and if no filter forbids that. Otherwise one byte in each 32 KiB is looked for,
+/// because the kernel reads ahead and evicts in pieces of about that size.
+pub fn is_range_cached(file: impl AsFd, offset: u64, len: usize) -> bool {
+    const STEP: usize = 32 << 10;
+    let file = file.as_fd();
+    let last = offset + len as u64 - 1;
+    // A page that is still being read counts as cached, so the ends are looked at in any case.
+    if !is_cached(file, offset) || !is_cached(file, last) {
+        return false;
+    }
+    let page = page_bytes() as u64;
+    match cached_pages(file, offset, len as u64) {
+        // Some file systems count no pages, although there is the one that was seen above.
+        Some(pages) if pages > 0 => pages > last / page - offset / page,
+        _ => (STEP..len)
+            .step_by(STEP)
+            .all(|at| is_cached(file, offset + at as u64)),
+    }
+}
+
+/// The number of pages in the page cache that have some of the `len` bytes from `offset` on; `None`
+/// if the kernel does not tell.
+fn cached_pages(file: BorrowedFd<'_>, offset: u64, len: u64) -> Option<u64> {
+    // cachestat(2), which has this number on every architecture that coring runs on.
+    const CACHESTAT: libc::c_long = 451;
+    let range = [offset, len];
+    // Pages: cached, dirty, in writeback, evicted, recently evicted.
+    let mut counts = [0_u64; 5];
+    let file = file.as_raw_fd();
+    // SAFETY: the kernel reads two numbers of 64 bits and writes five, during the call.
+    let result = unsafe { libc::syscall(CACHESTAT, file, range.as_ptr(), counts.as_mut_ptr(), 0) };
+    (result == 0).then_some(counts[0])
 }
 
 /// Appends content of the file from `offset` on to `bytes`: as much as is in the page cache and
