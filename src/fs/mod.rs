@@ -41,6 +41,7 @@ pub(crate) use memfd_cache::{CachedSpan, MemfdCache};
 pub(crate) use open_error::OpenError;
 pub use open_options::OpenOptions;
 pub use root::{Entry, Root};
+pub(crate) use root::{Listed, Listing};
 
 /// Reads a whole file.
 ///

@@ -1,14 +1,16 @@
 //! A directory beneath which files are opened. No name and no symlink leads out of it.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{self, Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 #[cfg(not(feature = "sim"))]
 use rustix::fs::openat2;
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat, stat};
+use rustix::fs::{CWD, Dir, Mode, OFlags, ResolveFlags, fstat, openat, stat};
 use rustix::io::Errno;
 
 use super::file::{File, Metadata};
@@ -54,6 +56,21 @@ struct RootDir {
 
 /// A directory's device and inode number, or the errno of opening it.
 type PathTarget = Result<(u64, u64), i32>;
+
+/// A file or directory that a name in a listed directory leads to.
+#[derive(Debug)]
+pub(crate) struct Listed {
+    pub(crate) name: Vec<u8>,
+    pub(crate) metadata: Metadata,
+}
+
+/// The content of a directory, in no particular order.
+#[derive(Debug)]
+pub(crate) struct Listing {
+    pub(crate) entries: Vec<Listed>,
+    /// The directory has more entries.
+    pub(crate) is_cut: bool,
+}
 
 /// The kind of file that a name leads to.
 #[derive(Debug)]
@@ -137,6 +154,24 @@ impl Root {
         })
         .await?
         .map_err(io::Error::from)
+    }
+
+    /// Lists the directory called `relative`, up to `entries_max` entries: regular files and
+    /// directories, also those that symlinks lead to, whose names do not begin with a dot. An empty
+    /// name is the root itself.
+    ///
+    /// # Errors
+    /// As [`Root::open_file`].
+    ///
+    /// # Panics
+    /// If called outside a worker.
+    pub(crate) async fn list(
+        &self,
+        relative: impl AsRef<Path>,
+        entries_max: usize,
+    ) -> io::Result<Listing> {
+        let (root, relative) = (self.clone(), relative.as_ref().join("."));
+        Ok(blocking(move || root.0.list(&relative, entries_max)).await??)
     }
 
     /// Resolves the path again. Returns the directory that it leads to, if that is another one than
@@ -258,6 +293,48 @@ impl RootDir {
             Entry::Directory
         } else {
             Entry::Other
+        })
+    }
+}
+
+impl RootDir {
+    /// Lists the directory called `relative`. Entries that cannot be reached are left out.
+    fn list(&self, relative: &Path, entries_max: usize) -> Result<Listing, Errno> {
+        let open = |name: &Path, flags| {
+            openat2(
+                &self.fd,
+                name,
+                flags | OFlags::CLOEXEC,
+                Mode::empty(),
+                BENEATH_FLAGS,
+            )
+        };
+        let directory = open(relative, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let mut entries = Vec::new();
+        for entry in Dir::new(directory)? {
+            let name = entry?.file_name().to_bytes().to_vec();
+            if name.starts_with(b".") {
+                continue;
+            }
+            let metadata = match open(&relative.join(OsStr::from_bytes(&name)), OFlags::PATH) {
+                Ok(seen) => Metadata::new(&fstat(seen)?),
+                Err(errno @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => return Err(errno),
+                Err(_) => continue,
+            };
+            if !metadata.is_file() && !metadata.is_directory() {
+                continue;
+            }
+            if entries.len() == entries_max {
+                return Ok(Listing {
+                    entries,
+                    is_cut: true,
+                });
+            }
+            entries.push(Listed { name, metadata });
+        }
+        Ok(Listing {
+            entries,
+            is_cut: false,
         })
     }
 }

@@ -352,6 +352,28 @@ fn a_pipe_is_not_opened() {
 }
 
 #[test]
+fn a_long_listing_is_cut() {
+    let test_dir = TestDir::new();
+    for name in ["a", "b", ".hidden"] {
+        test_dir.file(name, b"");
+    }
+    let root = test_dir.root();
+    on_each_engine(|| {
+        let root = root.clone();
+        async move {
+            for (entries_max, len, is_cut) in [(2, 2, true), (3, 3, false), (9, 3, false)] {
+                let listing = root.list("", entries_max).await.unwrap();
+                assert_eq!((listing.entries.len(), listing.is_cut), (len, is_cut));
+            }
+            let error = root.list("a", 9).await.unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::ENOTDIR));
+            let error = root.list("../outside", 9).await.unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EXDEV));
+        }
+    });
+}
+
+#[test]
 fn replacement_opens_the_directory_that_is_now_at_the_path() {
     let test_dir = TestDir::new();
     let path = test_dir.file("a.txt", b"a");

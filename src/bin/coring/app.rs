@@ -30,6 +30,8 @@ pub(crate) enum App<F> {
 #[derive(Debug, Clone)]
 pub(crate) struct Directory {
     pub(crate) path: PathBuf,
+    /// Whether a directory without `index.html` is listed.
+    pub(crate) lists: bool,
     /// How many bytes of its files each worker may cache.
     pub(crate) cache_bytes_max: usize,
     /// How many more bytes of its files each worker may hold for responses.
@@ -40,6 +42,7 @@ pub(crate) struct Directory {
 #[derive(Debug, Clone)]
 pub(crate) struct OpenDirectory {
     root: Root,
+    lists: bool,
     cache_bytes_max: usize,
     response_bytes_max: usize,
 }
@@ -93,7 +96,12 @@ impl App<Directory> {
             Self::Files(directory) => {
                 let absolute = path::absolute(&directory.path);
                 let path = absolute.as_ref().unwrap_or(&directory.path);
-                format!("the files of {}", path.display())
+                let remark = match directory.lists {
+                    true => ", and lists its directories",
+                    false if path.join("index.html").exists() => "",
+                    false => " (no index.html in it: --listing shows what is there)",
+                };
+                format!("the files of {}{remark}", path.display())
             }
             Self::Respond(fixed_response) => format!(
                 "one fixed response: {}, {} bytes",
@@ -112,6 +120,7 @@ impl App<Directory> {
         self.try_map(|directory| match Root::open(&directory.path) {
             Ok(root) => Ok(OpenDirectory {
                 root,
+                lists: directory.lists,
                 cache_bytes_max: directory.cache_bytes_max,
                 response_bytes_max: directory.response_bytes_max,
             }),
@@ -128,6 +137,7 @@ impl App<OpenDirectory> {
     pub(crate) fn service(&self) -> App<Files> {
         let Ok(service) = self.try_map(|directory| {
             let files = Files::new(directory.root.clone())
+                .with_listing(directory.lists)
                 .with_cache(directory.cache_bytes_max)
                 .with_response_memory(directory.response_bytes_max);
             Ok::<_, Infallible>(files)

@@ -53,6 +53,10 @@ pub(crate) struct Serve {
     #[arg(value_name = "DIR", default_value = ".")]
     pub(crate) directory: PathBuf,
 
+    /// Answer a directory without index.html with a page that lists it
+    #[arg(long, env = "CORING_LISTING", value_parser = FalseyValueParser::new())]
+    pub(crate) listing: bool,
+
     /// Memory of each worker for small files that are requested often. If these files change
     /// often, the cache may need twice as much. 0: no cache
     #[arg(long, env = "CORING_FILE_CACHE", value_name = "BYTES")]

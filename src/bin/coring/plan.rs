@@ -182,6 +182,7 @@ fn directory(serve: Serve) -> Result<Directory, String> {
     };
     Ok(Directory {
         path: serve.directory,
+        lists: serve.listing,
         cache_bytes_max: addressable("--file-cache", serve.file_cache)?,
         response_bytes_max: addressable("--response-memory", serve.response_memory)?,
     })

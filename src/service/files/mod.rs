@@ -1,5 +1,5 @@
 //! Serves the files of a directory over HTTP. [`Root`] ensures that no path or symlink leads out of
-//! the directory. Directories are not listed.
+//! the directory.
 //!
 //! A response does not mix old and new content if files are replaced by rename(2), because each is
 //! read through one descriptor. A file that is changed in place is sent as it is at that moment,
@@ -9,8 +9,10 @@
 //! because it may change again without another mtime.
 
 mod cache;
+mod listing;
 mod media_type;
 mod path;
+mod refusals;
 mod representation;
 mod served_directory;
 
@@ -21,11 +23,10 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use ::http::header::{ALLOW, CONTENT_RANGE, ETAG, LAST_MODIFIED, LOCATION, RETRY_AFTER};
+use ::http::header::{CONTENT_RANGE, ETAG, LAST_MODIFIED};
 use ::http::{HeaderName, HeaderValue, Method, StatusCode};
 use bytes::Bytes;
 
-use super::methods::refusal;
 use super::response_memory::{self, ResponseMemory};
 use super::{Body, Request, Response, Service};
 use crate::fs::{CachedSpan, Entry, File, MemfdCache, OpenError, Root};
@@ -35,9 +36,10 @@ use crate::http::range::{ContentRange, Requested};
 use crate::rt::{now_ms, spawn_detached};
 use cache::{Cache, Lookup};
 #[cfg(not(feature = "sim"))]
-use path::{Relative, with_slash};
+use path::Relative;
 #[cfg(feature = "sim")]
 pub use path::{Relative, with_slash};
+use refusals::{error_response, other_method, redirect, status_response};
 use representation::{Representation, is_settled};
 use served_directory::ServedDirectory;
 
@@ -54,7 +56,8 @@ const MEMFD_CONTENT_BYTES: Range<usize> = (8 << 10) + 1..(96 << 10) + 1;
 const READS_MAX: u32 = 2;
 
 /// A service that serves the files of a directory. It answers GET and HEAD, conditional requests
-/// (RFC 9110 §13) and requests for one byte range (§14). For a directory it serves `index.html`.
+/// (RFC 9110 §13) and requests for one byte range (§14). For a directory it serves `index.html`, or
+/// a listing if there is none and [`Files::with_listing`] allows it.
 ///
 /// Each worker has its own `Files`; they share a [`Root`]:
 ///
@@ -84,6 +87,7 @@ pub struct Files {
     memfd_cache: MemfdCache,
     cache_bytes_max: usize,
     response_bytes_max: usize,
+    lists: bool,
     /// Counts the content of the cache and of responses together, because content that the cache
     /// has evicted may still be part of a response.
     memory: ResponseMemory,
@@ -122,6 +126,7 @@ impl Files {
             memfd_cache: MemfdCache::new(0),
             cache_bytes_max: Self::CACHE_BYTES_MAX,
             response_bytes_max: Self::RESPONSE_BYTES_MAX,
+            lists: false,
             memory: ResponseMemory::new(0),
         }
         .with_empty_caches()
@@ -141,6 +146,16 @@ impl Files {
     pub fn with_response_memory(mut self, bytes_max: usize) -> Self {
         self.response_bytes_max = bytes_max;
         self.with_empty_caches()
+    }
+
+    /// Sets whether a directory without `index.html` is answered with a page that lists its files
+    /// and directories, up to 10,000 of them; default: no. Hidden names and those that no request
+    /// can reach are left out. `?sort=name`, `size` or `time` sorts the page, with a minus in the
+    /// opposite order.
+    #[must_use]
+    pub fn with_listing(mut self, lists: bool) -> Self {
+        self.lists = lists;
+        self
     }
 
     /// Replaces the caches by empty ones with the current limits.
@@ -185,6 +200,13 @@ impl Files {
                 return match other {
                     Ok(Entry::Directory) if !path.is_directory() => redirect(request),
                     Ok(_) => status_response(StatusCode::NOT_FOUND),
+                    Err(error)
+                        if self.lists
+                            && path.is_directory()
+                            && OpenError::of(&error) == OpenError::NotFound =>
+                    {
+                        self.list(request, path).await
+                    }
                     Err(error) => error_response(&error),
                 };
             }
@@ -422,47 +444,6 @@ fn content_range(part: Option<Range<u64>>, length: u64) -> (HeaderName, HeaderVa
         CONTENT_RANGE,
         HeaderValue::try_from(text).expect("digits are valid in a field"),
     )
-}
-
-/// Redirects to the same path with a slash at its end.
-fn redirect(request: &Request) -> Response {
-    match HeaderValue::try_from(with_slash(request.full_path(), request.query())) {
-        Ok(location) => {
-            status_response(StatusCode::MOVED_PERMANENTLY).with_header(LOCATION, location)
-        }
-        Err(_) => status_response(StatusCode::NOT_FOUND),
-    }
-}
-
-/// The response if a file cannot be opened or read.
-fn error_response(error: &io::Error) -> Response {
-    match OpenError::of(error) {
-        OpenError::NotFound => status_response(StatusCode::NOT_FOUND),
-        OpenError::Exhausted => status_response(StatusCode::SERVICE_UNAVAILABLE)
-            .with_header(RETRY_AFTER, HeaderValue::from_static("1")),
-        OpenError::Forbidden => status_response(StatusCode::FORBIDDEN),
-        OpenError::Broken => status_response(StatusCode::INTERNAL_SERVER_ERROR),
-    }
-}
-
-/// The response to a method other than GET and HEAD. `OPTIONS *` asks about the server as a whole
-/// (RFC 9110 §9.3.7).
-fn other_method(request: &Request) -> Response {
-    let method = request.method();
-    let response = match refusal(method, false) {
-        _ if *method == Method::OPTIONS && request.path_bytes() == b"*" => {
-            Response::new(StatusCode::NO_CONTENT)
-        }
-        StatusCode::METHOD_NOT_ALLOWED => status_response(StatusCode::METHOD_NOT_ALLOWED),
-        status => return status_response(status),
-    };
-    response.with_header(ALLOW, HeaderValue::from_static("GET, HEAD"))
-}
-
-/// A response that shows only its status.
-fn status_response(status: StatusCode) -> Response {
-    let reason = status.canonical_reason().unwrap_or_default();
-    Response::html(format!("<h1>{reason}</h1>")).with_status(status)
 }
 
 /// The time since the epoch.

@@ -18,7 +18,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 
 use super::cache::TRUST_MS;
-use crate::fs::{Entry, OpenError, Root};
+use crate::fs::{Entry, Listing, OpenError, Root};
 use crate::messages::report;
 use crate::rt::now_ms;
 
@@ -68,11 +68,25 @@ impl ServedDirectory {
     /// # Errors
     /// Those of [`Root::open_file`]. If the path led to no directory, the error of resolving it.
     pub(super) async fn open_file(&self, name: &[u8]) -> io::Result<Entry> {
-        if let Some(errno) = self.open_errno.get() {
-            return Err(io::Error::from_raw_os_error(errno));
+        self.root()?.open_file(OsStr::from_bytes(name)).await
+    }
+
+    /// Lists the directory called `name`, up to `entries_max` entries.
+    ///
+    /// # Errors
+    /// As [`ServedDirectory::open_file`].
+    pub(super) async fn list(&self, name: &[u8], entries_max: usize) -> io::Result<Listing> {
+        self.root()?
+            .list(OsStr::from_bytes(name), entries_max)
+            .await
+    }
+
+    /// The open directory, or the error of resolving its path.
+    fn root(&self) -> io::Result<Root> {
+        match self.open_errno.get() {
+            Some(errno) => Err(io::Error::from_raw_os_error(errno)),
+            None => Ok(self.root.borrow().clone()),
         }
-        let root = self.root.borrow().clone();
-        root.open_file(OsStr::from_bytes(name)).await
     }
 
     /// Records where the path led at `checked_ms`. True if that differs from what was known.

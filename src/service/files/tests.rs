@@ -86,6 +86,7 @@ fn a_rewrite_that_keeps_mtime_and_length_is_noticed() {
         let file = std::fs::OpenOptions::new()
             .write(true)
             .create(true)
+            .truncate(false)
             .open(&path);
         let mut file = file.unwrap();
         io::Write::write_all(&mut file, content.as_bytes()).unwrap();
@@ -129,6 +130,79 @@ fn a_file_that_has_just_changed_has_no_validators() {
             }
         }
         panic!("a new file always has an ETag");
+    });
+}
+
+/// The names in a listing, in its order; none if there is no listing.
+async fn listed(files: &Files, uri: &str) -> Vec<String> {
+    let request = Request::builder().uri(uri).body("").unwrap();
+    let mut response = files.call(request).await;
+    let page = response.body().read(1 << 20).await.unwrap();
+    let page = String::from_utf8(page).unwrap();
+    let links = page.split("<td><a href=\"").skip(1);
+    links
+        .map(|link| link.split('"').next().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+fn a_listing_has_what_a_request_could_get() {
+    let directory = TempDir::new();
+    let path = |name: &str| directory.0.join(name);
+    std::fs::create_dir_all(path("sub/deep")).unwrap();
+    std::fs::create_dir(path("page")).unwrap();
+    std::fs::write(path("page/index.html"), "a page").unwrap();
+    for (name, len, seconds) in [
+        ("b<\".txt", 1, 3),
+        ("a b", 3, 1),
+        ("c", 2, 2),
+        (".hidden", 1, 1),
+    ] {
+        std::fs::write(path(name), "x".repeat(len)).unwrap();
+        let file = std::fs::File::open(path(name)).unwrap();
+        file.set_modified(UNIX_EPOCH + Duration::from_secs(seconds))
+            .unwrap();
+    }
+    for (name, seconds) in [("page", 10), ("sub", 20)] {
+        let file = std::fs::File::open(path(name)).unwrap();
+        file.set_modified(UNIX_EPOCH + Duration::from_secs(seconds))
+            .unwrap();
+    }
+    for (target, name) in [("c", "link"), ("/etc/passwd", "out"), ("none", "dangling")] {
+        std::os::unix::fs::symlink(target, path(name)).unwrap();
+    }
+    let root = Root::open(&directory.0).unwrap();
+    crate::run(async move {
+        let plain = Files::new(root.clone());
+        assert_eq!(ask(&plain, "GET", "/").await.0, 404);
+        let files = Files::new(root).with_listing(true);
+        let (status, fields) = ask(&files, "GET", "/").await;
+        assert_eq!(
+            (status, field(&fields, "content-type")),
+            (200, Some("text/html; charset=utf-8"))
+        );
+        let (b, directories) = ("./b%3C%22.txt", ["./page/", "./sub/"]);
+        let all = |names: [&'static str; 4]| [&directories[..], &names].concat();
+        assert_eq!(
+            listed(&files, "/").await,
+            all(["./a%20b", b, "./c", "./link"])
+        );
+        assert_eq!(
+            listed(&files, "/?sort=size").await,
+            all([b, "./c", "./link", "./a%20b"])
+        );
+        assert_eq!(
+            listed(&files, "/?sort=-time").await,
+            [&["./sub/", "./page/"], &[b, "./link", "./c", "./a%20b"][..]].concat()
+        );
+        assert_eq!(listed(&files, "/sub/").await, ["../", "./deep/"]);
+        assert_eq!(ask(&files, "GET", "/sub").await.0, 301);
+        assert_eq!(ask(&files, "GET", "/none/").await.0, 404);
+        assert_eq!(ask(&files, "GET", "/c/").await.0, 404);
+        // Each link leads to a file.
+        for link in ["/a%20b", "/b%3C%22.txt", "/link", "/page/"] {
+            assert_eq!(ask(&files, "GET", link).await.0, 200, "{link}");
+        }
     });
 }
 

@@ -1,0 +1,235 @@
+//! A page that lists a directory, for a directory without `index.html`. It has what a request could
+//! get: regular files and directories whose names do not begin with a dot.
+
+use std::cmp::Ordering;
+use std::fmt::Write;
+
+use ::http::HeaderValue;
+use ::http::header::CONTENT_SECURITY_POLICY;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
+
+use super::Files;
+use super::path::Relative;
+use super::refusals::{error_response, unavailable};
+use crate::fs::{Listed, Listing};
+use crate::http::date::DateCache;
+use crate::service::{Request, Response};
+
+/// The most entries of a page. A directory with more says so.
+const ENTRIES_MAX: usize = 10_000;
+
+/// The bytes of a name that a link does not escape.
+const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+/// The page needs no script, and no name can bring one in.
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";
+
+const STYLE: &str = "\
+:root{color-scheme:light dark}\
+body{font:1rem/1.5 system-ui,sans-serif;max-width:60rem;margin:1rem auto;padding:0 1rem}\
+h1{font-size:1.2rem;overflow-wrap:anywhere}\
+table{width:100%;border-collapse:collapse}\
+th{text-align:left}\
+td,th{padding:.3rem .5rem;border-bottom:1px solid #8884;vertical-align:top}\
+td:first-child{overflow-wrap:anywhere}\
+td+td,th+th{white-space:nowrap;text-align:right}\
+a{text-decoration:none}a:hover{text-decoration:underline}\
+@media(max-width:40rem){td:last-child,th:last-child{display:none}}";
+
+/// What the entries are sorted by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Key {
+    Name,
+    Size,
+    Time,
+}
+
+/// The order of the entries: `?sort=size` or, from the last to the first, `?sort=-size`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Order {
+    key: Key,
+    is_reversed: bool,
+}
+
+impl Files {
+    /// The page that lists the directory at `path`.
+    pub(super) async fn list(&self, request: &Request, path: &Relative<'_>) -> Response {
+        let listing = match self.directory.list(path.as_bytes(), ENTRIES_MAX).await {
+            Ok(listing) => listing,
+            Err(error) => return error_response(&error),
+        };
+        if self.memory.is_full() {
+            return unavailable();
+        }
+        let title = percent_decode_str(request.full_path()).decode_utf8_lossy();
+        let is_root = path.as_bytes().is_empty();
+        let page = page(&title, is_root, listing, Order::of(request)).into_bytes();
+        let page = self.memory.count(page.len()).wrap(page);
+        let policy = HeaderValue::from_static(POLICY);
+        Response::html(page).with_header(CONTENT_SECURITY_POLICY, policy)
+    }
+}
+
+impl Order {
+    fn of(request: &Request) -> Self {
+        let sort = request.query_pairs().find(|(name, _)| name == "sort");
+        let sort = sort.map(|(_, value)| value).unwrap_or_default();
+        let key = match sort.trim_start_matches('-') {
+            "size" => Key::Size,
+            "time" => Key::Time,
+            _ => Key::Name,
+        };
+        let is_reversed = sort.starts_with('-');
+        Self { key, is_reversed }
+    }
+
+    /// Directories come first, in any order.
+    fn compare(self, one: &Listed, other: &Listed) -> Ordering {
+        let (a, b) = (&one.metadata, &other.metadata);
+        let ordering = match self.key {
+            Key::Name => Ordering::Equal,
+            // That of a directory is not that of its files.
+            Key::Size if a.is_directory() => Ordering::Equal,
+            Key::Size => a.len().cmp(&b.len()),
+            Key::Time => a.modified_unix().cmp(&b.modified_unix()),
+        };
+        let ordering = ordering.then_with(|| one.name.cmp(&other.name));
+        let ordering = match self.is_reversed {
+            true => ordering.reverse(),
+            false => ordering,
+        };
+        b.is_directory().cmp(&a.is_directory()).then(ordering)
+    }
+
+    /// The heading of a column, with the link that sorts by it, or turns the order round.
+    fn heading(self, key: Key) -> String {
+        let (name, text) = match key {
+            Key::Name => ("name", "Name"),
+            Key::Size => ("size", "Size"),
+            Key::Time => ("time", "Changed (UTC)"),
+        };
+        let is_current = self.key == key;
+        let mark = match (is_current, self.is_reversed) {
+            (true, false) => " ↑",
+            (true, true) => " ↓",
+            (false, _) => "",
+        };
+        // The largest and the latest are looked for more often than the smallest and the oldest.
+        let reverses = if is_current {
+            !self.is_reversed
+        } else {
+            key != Key::Name
+        };
+        let sign = if reverses { "-" } else { "" };
+        format!("<th><a href=\"?sort={sign}{name}\">{text}{mark}</a>")
+    }
+}
+
+fn page(title: &str, is_root: bool, listing: Listing, order: Order) -> String {
+    let Listing {
+        mut entries,
+        is_cut,
+    } = listing;
+    entries.sort_unstable_by(|one, other| order.compare(one, other));
+    let title = escape(title);
+    let mut page = format!(
+        "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width\">\n\
+         <title>{title}</title>\n<style>{STYLE}</style>\n<h1>{title}</h1>\n<table>\n<tr>"
+    );
+    for key in [Key::Name, Key::Size, Key::Time] {
+        page.push_str(&order.heading(key));
+    }
+    page.push('\n');
+    if !is_root {
+        page.push_str("<tr><td><a href=\"../\">../</a><td><td>\n");
+    }
+    let mut date = DateCache::new();
+    for Listed { name, metadata } in &entries {
+        let slash = if metadata.is_directory() { "/" } else { "" };
+        let link = percent_encode(name, PLAIN);
+        let text = escape(&String::from_utf8_lossy(name));
+        let size = match metadata.is_directory() {
+            true => String::new(),
+            false => size(metadata.len()),
+        };
+        let (seconds, _) = metadata.modified_unix();
+        let date = date.at(u64::try_from(seconds).unwrap_or(0));
+        // Of `Sun, 06 Nov 1994 08:49:37 GMT`.
+        let date = str::from_utf8(&date[5..22]).unwrap_or_default();
+        writeln!(
+            page,
+            "<tr><td><a href=\"./{link}{slash}\">{text}{slash}</a><td>{size}<td>{date}"
+        )
+        .expect("a String takes any text");
+    }
+    page.push_str("</table>\n");
+    if is_cut {
+        writeln!(page, "<p>Only {ENTRIES_MAX} entries are shown.</p>")
+            .expect("a String takes any text");
+    }
+    page
+}
+
+/// A size with at most three digits before its unit.
+fn size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let mut tenths = u128::from(bytes) * 10;
+    let mut unit = "B";
+    for next in UNITS {
+        if tenths < 10_000 {
+            break;
+        }
+        tenths = (tenths + 512) / 1024;
+        unit = next;
+    }
+    match unit {
+        "B" => format!("{bytes} B"),
+        _ => format!("{}.{} {unit}", tenths / 10, tenths % 10),
+    }
+}
+
+/// Text as HTML.
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for char in text.chars() {
+        match char {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            char => escaped.push(char),
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_short() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "1.0 KiB"),
+            (1536, "1.5 KiB"),
+            (999 * 1024, "999.0 KiB"),
+            (1 << 20, "1.0 MiB"),
+            (5 << 30, "5.0 GiB"),
+            (u64::MAX, "16.0 EiB"),
+        ] {
+            assert_eq!(size(bytes), text);
+        }
+    }
+
+    #[test]
+    fn text_cannot_become_markup() {
+        assert_eq!(escape("<a b=\"c\">&é"), "&lt;a b=&quot;c&quot;&gt;&amp;é");
+    }
+}
