@@ -240,9 +240,9 @@ impl Carrier for Connection {
     }
 
     fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
-        self.transport
-            .poll_flush(context)
-            .map_err(CloseReason::from)
+        let flushed = self.transport.poll_flush(context);
+        self.write_sent_lines();
+        flushed.map_err(CloseReason::from)
     }
 }
 

@@ -64,6 +64,21 @@ impl CloseReason {
         }
     }
 
+    /// Why a request was refused, or its response cut short, for the access log.
+    pub(super) fn cause(self) -> &'static str {
+        match self {
+            Self::Reset => "client reset the connection",
+            Self::HalfClosed => "client closed the connection",
+            Self::WriteTimeout => "response timed out",
+            Self::Fault(fault) => fault.reason(),
+            Self::ServicePanicked => "service panicked",
+            Self::ServiceFailed => "invalid response of the service",
+            Self::Shed => "too many connections",
+            // The first three end a connection in order, unless the server stops meanwhile.
+            Self::PeerClosed | Self::Answered | Self::Idle | Self::Drained => "server stopped",
+        }
+    }
+
     /// The error response that is sent for this reason, unless another response has been begun.
     pub(super) fn refusal(self) -> Option<Response> {
         match self {

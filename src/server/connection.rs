@@ -11,15 +11,16 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
-use super::access_log::Line;
+use super::access_log::Lines;
 use super::carrier::Carrier;
 use super::close_reason::CloseReason;
 use super::exchange::{Exchange, Pending};
 use super::shared::{DrainState, Shared};
 use crate::buf::PoolBox;
+use crate::engine::Interest;
 use crate::http::Fault;
 use crate::http::h1::{self, Event, Framing};
-use crate::net::{RecvOutcome, Stream, Transport};
+use crate::net::{RecvOutcome, Stream, Transport, TransportError};
 use crate::rt::{drop_panic_payload, peer_after_ms, yield_now};
 use crate::service::{Request, RequestBodySender, Response, Service};
 use crate::sys::mutants::mutate;
@@ -35,8 +36,8 @@ pub(super) struct Connection {
     pub(super) transport: Transport,
     /// The state that all connections of the worker share.
     pub(super) shared: Rc<Shared>,
-    /// The access log's line of the current request. `None` before the first, and without a log.
-    pub(super) line: Option<Box<Line>>,
+    /// The access log's lines. `None` before the first request, and without a log.
+    pub(super) lines: Option<Box<Lines>>,
     /// When a head, or the rest of a body that the service did not read, must have arrived, in ms
     /// on the clock of `peer_now_ms`. 0: not set, because no byte of it has arrived.
     arrival_deadline_ms: u64,
@@ -89,7 +90,7 @@ impl Connection {
             http: h1::Codec::server(),
             transport,
             shared,
-            line: None,
+            lines: None,
             arrival_deadline_ms,
             discard_left: 0,
             reason: None,
@@ -207,7 +208,8 @@ impl Connection {
             }
             self.encode_full(response)?;
             self.transport.stream().end_exchange();
-            if self.transport.send_queue.len() >= GATHER_BYTES_MAX {
+            let is_log_full = self.lines.as_ref().is_some_and(|lines| lines.is_full());
+            if self.transport.send_queue.len() >= GATHER_BYTES_MAX || is_log_full {
                 return Ok(Next::Send);
             }
         }
@@ -232,10 +234,8 @@ impl Connection {
         self.transport.clear_recv_deadline();
         self.arrival_deadline_ms = 0;
         self.transport.recv_buf.take(used, request.bytes_mut());
-        if self.shared.logs(request)
-            && let Some((line, format, mut date)) = self.next_line()
-        {
-            line.begin(format, date.now(), Some(request.head()));
+        if self.shared.logs(request) {
+            self.begin_line(request.head());
         }
     }
 
@@ -295,10 +295,31 @@ impl Connection {
         if self.closes_for_drain() {
             self.transport.set_recv_deadline(0);
         }
-        match ready!(self.transport.poll_recv_and_send(context))? {
+        let received = match &self.lines {
+            None => self
+                .transport
+                .poll_recv_and_send(Interest::Failure, context),
+            Some(_) => self.poll_recv_and_send_logged(context),
+        };
+        match ready!(received)? {
             RecvOutcome::Bytes(_) | RecvOutcome::Fin => Poll::Ready(Ok(())),
             RecvOutcome::Overdue => self.poll_overdue(context),
         }
+    }
+
+    /// As [`Transport::poll_recv_and_send`]. Lines of the access log wait for the end of the send.
+    #[inline(never)]
+    fn poll_recv_and_send_logged(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<RecvOutcome, TransportError>> {
+        let interest = match &self.lines {
+            Some(lines) if lines.any_complete() => Interest::End,
+            _ => Interest::Failure,
+        };
+        let received = self.transport.poll_recv_and_send(interest, context);
+        self.write_sent_lines();
+        received
     }
 
     /// The awaited bytes have not arrived before the deadline.

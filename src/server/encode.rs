@@ -1,16 +1,14 @@
-//! Encodes responses: appends heads and bodies to a connection's send queue, and ends the lines of
+//! Encodes responses: appends heads and bodies to a connection's send queue, and keeps the lines of
 //! the access log. It does not know when the queue is sent.
-
-use std::cell::RefMut;
 
 use ::http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::access_log::{AccessLogFormat, Line};
+use super::access_log::Lines;
 use super::close_reason::CloseReason;
 use super::connection::Connection;
-use super::date::Date;
 use super::shared::DrainState;
 use crate::buf::{FileSpan, Part, Pool, SendQueue};
+use crate::http::Head;
 use crate::http::h1::{self, BodyLength, ResponseHead};
 use crate::service::Response;
 use crate::sys::mutants::mutate;
@@ -103,9 +101,10 @@ impl Connection {
             _ => &shared.metrics.responses_5xx,
         };
         class.add(1);
-        if let Some(line) = &mut self.line {
+        if let Some(line) = self.lines.as_mut().and_then(|lines| lines.current()) {
             line.status = status.as_u16();
             line.body_bytes += sent as u64;
+            line.queued_to = self.transport.queued_bytes();
             if let Some(log) = &shared.log {
                 line.take_values(log.format(), response);
             }
@@ -150,9 +149,6 @@ impl Connection {
             .http
             .encode_data_prefix(len)
             .map_err(|_| CloseReason::ServiceFailed)?;
-        if let Some(line) = &mut self.line {
-            line.body_bytes += len as u64;
-        }
         let (send_queue, pool) = (&mut self.transport.send_queue, &self.shared.pool);
         if let Some(prefix) = &prefix {
             send_queue.write(pool, prefix.as_bytes());
@@ -160,6 +156,10 @@ impl Connection {
         queue(send_queue, pool);
         if prefix.is_some() {
             send_queue.write(pool, h1::DATA_SUFFIX);
+        }
+        if let Some(line) = self.lines.as_mut().and_then(|lines| lines.current()) {
+            line.body_bytes += len as u64;
+            line.queued_to = self.transport.queued_bytes();
         }
         Ok(())
     }
@@ -172,7 +172,7 @@ impl Connection {
             .encode_end()
             .map_err(|_| CloseReason::ServiceFailed)?;
         self.transport.send_queue.write(&self.shared.pool, end);
-        self.write_line();
+        self.complete_line();
         Ok(())
     }
 
@@ -183,27 +183,55 @@ impl Connection {
             .encode_end_with_trailers(trailers)
             .map_err(|_| CloseReason::ServiceFailed)?;
         self.transport.send_queue.write(&self.shared.pool, &end);
-        self.write_line();
+        self.complete_line();
         Ok(())
     }
 
-    /// The access log's line for the next request, its format, and the clock for its date. `None`
-    /// if there is no log.
-    #[inline]
-    pub(super) fn next_line(&mut self) -> Option<(&mut Line, &AccessLogFormat, RefMut<'_, Date>)> {
-        let format = self.shared.log.as_ref()?.format();
-        let stream = self.transport.stream();
-        let line = self.line.get_or_insert_with(|| Line::new(stream, format));
-        Some((line, format, self.shared.date.borrow_mut()))
+    /// Begins the access log's line of a request.
+    #[inline(never)]
+    pub(super) fn begin_line(&mut self, head: (&Head, &[u8])) {
+        if let Some(log) = &self.shared.log {
+            let stream = self.transport.stream();
+            let lines = self.lines.get_or_insert_with(|| Lines::new(stream));
+            lines.begin(log.format(), self.shared.date.borrow_mut().now(), head);
+        }
     }
 
-    /// Ends the access log's line, if one was begun.
+    /// Begins the access log's line of a request that is refused because of `error` before its head
+    /// is read.
+    pub(super) fn begin_refused_line(&mut self, error: &'static str) {
+        if let Some(log) = &self.shared.log {
+            let stream = self.transport.stream();
+            let lines = self.lines.get_or_insert_with(|| Lines::new(stream));
+            let received = self.transport.recv_buf.unread();
+            let mut date = self.shared.date.borrow_mut();
+            lines.refuse(log.format(), date.now(), received, error);
+        }
+    }
+
+    /// Notes that the whole response is queued.
     #[inline]
-    pub(super) fn write_line(&mut self) {
-        if let Some(line) = &mut self.line
-            && line.is_begun()
-        {
-            self.shared.write_line(line);
+    fn complete_line(&mut self) {
+        if let Some(line) = self.lines.as_mut().and_then(|lines| lines.current()) {
+            line.queued_to = self.transport.queued_bytes();
+            line.is_complete = true;
+        }
+    }
+
+    /// Writes the lines of the access log whose responses are sent.
+    #[inline]
+    pub(super) fn write_sent_lines(&mut self) {
+        if let Some(lines) = &mut self.lines {
+            let sent = self.transport.sent_bytes();
+            lines.write_sent(sent, |line| self.shared.write_line(line));
+        }
+    }
+
+    /// Writes all lines of the access log. No more is sent, because of `reason`.
+    pub(super) fn write_cut_lines(&mut self, reason: CloseReason) {
+        if let Some(lines) = &mut self.lines {
+            let sent = self.transport.sent_bytes();
+            lines.write_cut(sent, reason.cause(), |line| self.shared.write_line(line));
         }
     }
 }

@@ -13,7 +13,7 @@ use super::connection::Connection;
 use super::limits::{Limits, whole_ms};
 use crate::buf::PoolBox;
 use crate::http::Fault;
-use crate::net::{RecvOutcome, Transport};
+use crate::net::RecvOutcome;
 use crate::rt::peer_after_ms;
 use crate::service::Response;
 use crate::sys::mutants::mutate;
@@ -75,15 +75,18 @@ impl Connection {
         // and the peer may lose the last response (RFC 9112 §9.6).
         let may_send = !self.transport.has_fin() && self.http.peer_may_send();
         if let End::Refuse(refusal) = &mut end {
-            self.encode_refusal(refusal);
+            self.encode_refusal(refusal, reason);
         }
         self.transport.clear_recv_deadline();
-        if matches!(end, End::Silent)
-            || poll_fn(|context| self.transport.poll_finish(context))
-                .await
-                .is_err()
-        {
+        if matches!(end, End::Silent) {
             return;
+        }
+        if let Err(error) = poll_fn(|context| self.transport.poll_finish(context)).await {
+            return self.write_cut_lines(error.into());
+        }
+        // The request of a connection beyond the limit may still arrive.
+        if reason != CloseReason::Shed {
+            self.write_sent_lines();
         }
         // More may have arrived while the last response was sent.
         let may_send = may_send || !self.transport.has_fin() && self.more_has_arrived();
@@ -92,28 +95,55 @@ impl Connection {
             End::Deliver | End::Refuse(_) => mutate!(NoLinger, false, may_send),
         };
         if waits && !self.http.must_reset(true) {
-            linger(&mut self.transport).await;
+            self.linger().await;
         }
     }
 
-    /// Encodes the response that ends the connection.
-    fn encode_refusal(&mut self, refusal: &mut Response) {
+    /// Encodes the response that ends the connection because of `reason`.
+    fn encode_refusal(&mut self, refusal: &mut Response, reason: CloseReason) {
+        let has_head = self.http.has_request();
         self.http.fail_request(self.transport.recv_buf.unread());
-        if let Some((line, format, mut date)) = self.next_line()
-            && !line.is_begun()
-        {
-            line.begin(format, date.now(), None);
+        let error = reason.cause();
+        if has_head {
+            // Without a line, requests of this path are not logged.
+            if let Some(line) = self.lines.as_mut().and_then(|lines| lines.current()) {
+                line.error = Some(error);
+            }
+        } else {
+            self.begin_refused_line(error);
         }
         // Cannot fail: the head announces exactly this body.
         let _ = self.encode_full(refusal);
     }
+
+    /// Sends FIN, and receives until the peer's FIN or a limit. Closing a socket with unread bytes
+    /// resets the connection, and the peer may lose the response.
+    async fn linger(&mut self) {
+        let transport = &mut self.transport;
+        transport.shutdown_write();
+        let end_ms = peer_after_ms(whole_ms(Some(Limits::LINGER_TIME)));
+        let pause_ms = whole_ms(Some(Limits::LINGER_PAUSE));
+        let mut left = Limits::LINGER_BYTES_MAX;
+        while left > 0 {
+            transport.set_recv_deadline(end_ms.min(peer_after_ms(pause_ms)));
+            let unread = transport.recv_buf.unread();
+            if let Some(lines) = &mut self.lines {
+                lines.receive(unread);
+            }
+            let unread = unread.len();
+            transport.recv_buf.consume(unread);
+            match poll_fn(|context| transport.poll_recv(context)).await {
+                Ok(RecvOutcome::Bytes(received)) => left = left.saturating_sub(received),
+                Ok(RecvOutcome::Fin | RecvOutcome::Overdue) | Err(_) => break,
+            }
+        }
+    }
 }
 
 impl Drop for Connection {
-    /// Ends the line of the access log, if one is begun. Resets the connection if a response was
+    /// Writes the lines of the access log that are left. Resets the connection if a response was
     /// cut short and would look whole otherwise. Counts the connection by its reason.
     fn drop(&mut self) {
-        self.write_line();
         if self.http.must_reset(!self.transport.has_unsent()) {
             self.transport.stream().reset_on_close();
         }
@@ -125,25 +155,8 @@ impl Drop for Connection {
                 CloseReason::Drained
             }
         });
+        self.write_cut_lines(reason);
         self.shared.connection_closed(reason);
-    }
-}
-
-/// Sends FIN, and receives until the peer's FIN or a limit. Closing a socket with unread bytes
-/// resets the connection, and the peer may lose the response.
-async fn linger(transport: &mut Transport) {
-    transport.shutdown_write();
-    let end_ms = peer_after_ms(whole_ms(Some(Limits::LINGER_TIME)));
-    let pause_ms = whole_ms(Some(Limits::LINGER_PAUSE));
-    let mut left = Limits::LINGER_BYTES_MAX;
-    while left > 0 {
-        transport.set_recv_deadline(end_ms.min(peer_after_ms(pause_ms)));
-        let unread = transport.recv_buf.unread().len();
-        transport.recv_buf.consume(unread);
-        match poll_fn(|context| transport.poll_recv(context)).await {
-            Ok(RecvOutcome::Bytes(received)) => left = left.saturating_sub(received),
-            Ok(RecvOutcome::Fin | RecvOutcome::Overdue) | Err(_) => break,
-        }
     }
 }
 

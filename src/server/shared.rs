@@ -158,7 +158,8 @@ impl Shared {
         })
     }
 
-    /// Ends a line of the access log. The log thread gets it within a second.
+    /// Ends a line of the access log. The log thread gets it after [`WorkerLog::LINE_DELAY_MS`]
+    /// at the latest.
     pub(super) fn write_line(self: &Rc<Self>, line: &mut Line) {
         let must_hand_over = self.log.as_ref().is_some_and(|log| log.write(line));
         if must_hand_over {

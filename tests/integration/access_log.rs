@@ -7,11 +7,13 @@ use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
-use coring::{AccessLog, Request, Response, Server};
+use bytes::Bytes;
+use coring::{AccessLog, AccessLogFormat, Request, Response, Server, StatusCode};
 use rustix::fs::{CWD, FileType, Mode, OFlags, fcntl_setfl, mknodat};
 
 use crate::support::{
-    Coring, Ended, Family, GET, Local, StalledPipe, TempDir, coring, eventually, get, request,
+    Coring, Ended, Family, GET, Local, StalledPipe, TempDir, builder, coring, eventually, get,
+    request,
 };
 
 /// Splits a line into its columns. A column in brackets or quotes is returned without them.
@@ -223,9 +225,9 @@ fn no_line_is_lost_under_load() {
     assert!(log.lines().all(|line| columns(line).len() == 9));
 }
 
-/// A malformed or missing request gets a line, too; its request line is logged as "-".
+/// A refused request has a line with as much of the request line as has arrived.
 #[test]
-fn error_responses_without_a_valid_request_have_a_line() {
+fn refused_requests_are_logged_as_they_came() {
     let directory = TempDir::new();
     let file = directory.file("access.log");
     let server = Coring::start(&[
@@ -237,29 +239,98 @@ fn error_responses_without_a_valid_request_have_a_line() {
         "1",
         "--head-timeout",
         "1s",
+        "--max-body",
+        "9",
     ]);
     let mut client = server.connect();
-    client.send(format!("{GET}{}", get("/a b")));
-    assert_eq!(
-        [client.response().status, client.response().status],
-        [200, 400]
-    );
-    assert_eq!(server.ask("").status, 503);
+    client.send(GET);
+    assert_eq!(client.response().status, 200);
+    assert_eq!(server.get("/of-too-many").status, 503);
+    client.send(get("/a \"b"));
+    assert_eq!(client.response().status, 400);
     drop(client);
-    eventually("a response to a late head", || {
-        let status = server.connect().exchange("GET /").ok()??.status;
-        (status == 408).then_some(())
-    });
+    for (sent, expected) in [
+        ("GET /late HTTP/1.1\r\nHost", 408),
+        (
+            "POST /large HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n",
+            413,
+        ),
+        ("GET /version HTTP/3.0\r\n\r\n", 505),
+    ] {
+        eventually("a response other than 503", || {
+            let status = server.connect().exchange(sent).ok()??.status;
+            (status == expected).then_some(())
+        });
+    }
     server.stop();
     let log = fs::read_to_string(&file).expect("a log");
     let found = log.lines().map(|line| columns(line)[4..].join("|"));
     let found: Vec<String> = found.collect();
-    assert_eq!(found[0], "GET / HTTP/1.1|200|18|-|-");
-    for status in ["400", "503", "408"] {
-        let is_line =
-            |line: &String| line.starts_with(&format!("-|{status}|")) && line.ends_with("|-|-");
-        assert!(found[1..].iter().any(is_line), "{status}: {log}");
+    for expected in [
+        "GET / HTTP/1.1|200|18|-|-",
+        "GET /of-too-many HTTP/1.1|503|",
+        r#"GET /a \"b HTTP/1.1|400|"#,
+        "GET /late HTTP/1.1|408|",
+        "POST /large HTTP/1.1|413|",
+        "GET /version HTTP/3.0|505|",
+    ] {
+        let has_begun = |line: &String| line.starts_with(expected) && line.ends_with("|-|-");
+        assert!(found.iter().any(has_begun), "{expected}: {log}");
     }
+}
+
+/// A server of `body`, whose log has the status, the bytes and what went wrong.
+fn start_with_errors_logged(file: &str, body: Bytes) -> Local {
+    let format = AccessLogFormat::parse("%(U)s %(s)s %(B)s %(X)s").expect("a format");
+    let builder = builder()
+        .access_log(AccessLog::File(file.into()))
+        .access_log_format(format);
+    Local::start_with(builder, move || {
+        let body = body.clone();
+        async move |request: Request| match request.path() {
+            "/panic" => panic!("a test's panic"),
+            _ => Response::new(StatusCode::OK).with_body(body.clone()),
+        }
+    })
+}
+
+#[test]
+fn a_line_has_what_was_sent_and_why_no_more_was() {
+    const BODY_BYTES: usize = 32 << 20;
+    let directory = TempDir::new();
+    let file = directory.file("access.log");
+    let server = start_with_errors_logged(&file, vec![b'x'; BODY_BYTES].into());
+    let mut client = server.connect();
+    client.send(get("/whole"));
+    assert_eq!(client.response().body.len(), BODY_BYTES);
+    client.send(get("/cut"));
+    client.head();
+    client.reset();
+    let mut client = server.connect();
+    client.send(get("/panic"));
+    assert_eq!(client.response().status, 500);
+    let mut client = server.connect();
+    client.send("GET /a b HTTP/1.1\r\n\r\n");
+    assert_eq!(client.response().status, 400);
+    let log = eventually("four lines", || {
+        let log = fs::read_to_string(&file).ok()?;
+        (log.lines().count() == 4).then_some(log)
+    });
+    server.stop();
+    let line = |path: &str| log.lines().find_map(|line| line.strip_prefix(path));
+    let whole = format!(" 200 {BODY_BYTES} -");
+    assert_eq!(line("/whole"), Some(&*whole), "{log}");
+    let cut = line("/cut").and_then(|line| line.split_once(r" client\x20reset"));
+    let sent = cut.and_then(|(sent, _)| sent.strip_prefix(" 200 "));
+    let sent: usize = sent.and_then(|sent| sent.parse().ok()).expect(&log);
+    assert!((1..BODY_BYTES).contains(&sent), "{log}");
+    assert_eq!(
+        line("/panic"),
+        Some(r" 500 22 service\x20panicked"),
+        "{log}"
+    );
+    let refused = r"\x20b 400 22 malformed\x20request\x20line";
+    assert_eq!(line("/a"), Some(refused), "{log}");
 }
 
 /// The log must not wake an idle worker periodically.

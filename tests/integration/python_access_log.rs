@@ -114,8 +114,10 @@ assert isinstance(first.pop("seconds"), float)
 assert isinstance(first.pop("queue"), float)
 assert isinstance(first.pop("worker"), int)
 assert len(first.pop("time")) == 20
+assert first.pop("error") is None
 assert not first, first
-assert (second["status"], second["method"]) == (505, None), second
+assert (second["status"], second["method"], second["protocol"]) == (505, "GET", "HTTP/9.9"), second
+assert second["error"] == "unsupported HTTP version", second
 "#;
     let log = directory.file("log");
     run_with(Command::new("python3").args(["-c", script, &log]), b"").succeeded();

@@ -202,6 +202,12 @@ impl Codec {
         self.exchange.responder() == PartyState::Switched
     }
 
+    /// Whether the head of a request was decoded, and no other exchange has begun since.
+    #[must_use]
+    pub fn has_request(&self) -> bool {
+        self.exchange.responder() != PartyState::Idle
+    }
+
     /// Whether the head of a final response can still be sent.
     #[must_use]
     pub fn can_respond(&self) -> bool {

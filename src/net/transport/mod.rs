@@ -55,6 +55,8 @@ pub struct Transport {
     sends_file: bool,
     /// The size of the last send, in bytes.
     send_bytes: u32,
+    /// The number of bytes of all sends that have ended, as far as they were sent.
+    sent: u64,
 }
 
 /// The state of our side of the connection.
@@ -114,6 +116,7 @@ impl Transport {
             has_fin: false,
             sends_file: false,
             send_bytes: 0,
+            sent: 0,
         }
     }
 
@@ -161,14 +164,15 @@ impl Transport {
         received
     }
 
-    /// Receives a chunk into `recv_buf`, and sends queued bytes meanwhile. The end of the last send
-    /// wakes the caller only if that send failed.
+    /// Receives a chunk into `recv_buf`, and sends queued bytes meanwhile. `interest` selects the
+    /// ends of the last send that wake the caller.
     #[inline(always)]
     pub fn poll_recv_and_send(
         &mut self,
+        interest: Interest,
         context: &mut Context<'_>,
     ) -> Poll<Result<RecvOutcome, TransportError>> {
-        if let Poll::Ready(Err(error)) = self.poll_send(context, Interest::Failure) {
+        if let Poll::Ready(Err(error)) = self.poll_send(context, interest) {
             return Poll::Ready(Err(error));
         }
         self.poll_recv(context)
@@ -241,6 +245,25 @@ impl Transport {
             false => 0,
         };
         self.send_queue.len() + span_bytes
+    }
+
+    /// The number of bytes that the kernel has taken since the connection began, as far as that is
+    /// known.
+    pub fn sent_bytes(&self) -> u64 {
+        match self.stream.is_sending() && !self.stream.has_unsent() {
+            true => self.sent + u64::from(self.send_bytes),
+            false => self.sent,
+        }
+    }
+
+    /// The number of bytes that were queued since the connection began. Not to be called after a
+    /// failure, which discards queued bytes.
+    pub fn queued_bytes(&self) -> u64 {
+        let in_flight = match self.stream.is_sending() {
+            true => self.send_bytes,
+            false => 0,
+        };
+        self.sent + u64::from(in_flight) + self.send_queue.len() as u64
     }
 
     /// Ends our side of the stream (FIN). Receiving continues. If bytes are unsent, the connection
@@ -341,6 +364,7 @@ impl Transport {
             match self.stream.poll_sent(context, interest) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Sent::All) => {
+                    self.sent += u64::from(self.send_bytes);
                     if let Some(deadlines) = &mut self.deadlines {
                         deadlines.sent(self.send_bytes, !self.send_queue.is_empty())?;
                     }
@@ -403,6 +427,7 @@ impl Transport {
         sent: usize,
         error: &io::Error,
     ) -> Result<(), TransportError> {
+        self.sent += sent as u64;
         match error.raw_os_error() {
             Some(libc::ECANCELED) => {}
             // A span's file could not be read, or has become shorter.

@@ -208,7 +208,9 @@ const WAITS: [(&str, Wait); 5] = [
         transport.poll_recv(context).is_pending()
     }),
     ("receive and send", |transport, context| {
-        transport.poll_recv_and_send(context).is_pending()
+        transport
+            .poll_recv_and_send(Interest::Failure, context)
+            .is_pending()
     }),
     ("flush", |transport, context| {
         transport.poll_flush(context).is_pending()
@@ -277,7 +279,8 @@ fn a_send_times_out_while_the_caller_receives() {
         for timeout_ms in [1, 200] {
             let (mut transport, _peer) = with_limits(SendLimits::new(timeout_ms, 0)).await;
             transport.send_queue.push(Part::from(vec![0; LARGE_BYTES]));
-            let received = poll_fn(|context| transport.poll_recv_and_send(context)).await;
+            let received =
+                poll_fn(|context| transport.poll_recv_and_send(Interest::Failure, context)).await;
             assert_eq!(
                 received,
                 Err(TransportError::SendTimeout),

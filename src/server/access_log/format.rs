@@ -17,9 +17,10 @@ use crate::http::forwarded::TrustedPeers;
 /// | `r` | the request line |
 /// | `m`, `U`, `q`, `H` | its method, decoded path, query, protocol |
 /// | `s` | the status |
-/// | `b`, `B` | bytes of the response's body |
+/// | `b`, `B` | bytes of the response's body that were sent |
 /// | `f`, `a` | Referer, User-Agent |
-/// | `T`, `M`, `D`, `L` | the time until the response was complete: in s, ms, µs, and as `s.µs` |
+/// | `T`, `M`, `D`, `L` | the time until the response was sent: in s, ms, µs, and as `s.µs` |
+/// | `X` | why the request was refused, or its response cut short |
 /// | `p` | the process id of the server, as `<id>` |
 /// | `{NAME}i`, `{NAME}o` | a header field of the request, of the response |
 /// | `{NAME}e` | a variable of WSGI, as far as the request alone decides it |
@@ -106,6 +107,8 @@ pub(super) enum LateAtom {
     /// The sequence by which a terminal shows the status in its colour.
     Colour,
     BodyBytes,
+    /// Why the request was refused, or its response cut short.
+    Error,
     Seconds,
     Milliseconds,
     Microseconds,
@@ -185,6 +188,7 @@ impl AccessLogFormat {
             ("status", late(LateAtom::Status)),
             ("bytes", late(LateAtom::BodyBytes)),
             ("seconds", late(LateAtom::Decimal)),
+            ("error", late(LateAtom::Error)),
             ("referer", field("referer")),
             ("user_agent", field("user-agent")),
             (notes[0], late(LateAtom::Response(0))),
@@ -362,6 +366,7 @@ impl Parser {
             "a" => Named::Early(Atom::Field("user-agent".to_owned())),
             "s" => Named::Late(LateAtom::Status),
             "b" | "B" => Named::Late(LateAtom::BodyBytes),
+            "X" => Named::Late(LateAtom::Error),
             "T" => Named::Late(LateAtom::Seconds),
             "M" => Named::Late(LateAtom::Milliseconds),
             "D" => Named::Late(LateAtom::Microseconds),

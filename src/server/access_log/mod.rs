@@ -4,10 +4,11 @@
 mod escape;
 mod format;
 mod line;
+mod lines;
 mod output;
 
 use std::cell::{Cell, RefCell};
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{
@@ -22,6 +23,7 @@ use crate::metrics::WorkerMetrics;
 use crate::sys::signals::block_write_signals;
 pub use format::{AccessLogFormat, InvalidFormat};
 pub(super) use line::Line;
+pub(super) use lines::Lines;
 use output::open_output;
 
 /// Where requests are logged.
@@ -38,7 +40,8 @@ pub enum AccessLog {
     File(PathBuf),
 }
 
-/// A worker passes its lines on at this size, in bytes, or a second after the first of them.
+/// A worker passes its lines on at this size, in bytes, or [`WorkerLog::LINE_DELAY_MS`] after the
+/// first of them.
 const BATCH_BYTES: usize = 32 << 10;
 /// How many batches may wait for the log thread. Further ones are dropped, and counted.
 const BATCHES_MAX: usize = 256;
@@ -59,6 +62,7 @@ pub(super) struct LogThread {
     losses: Arc<Losses>,
     unlogged_paths: Arc<[String]>,
     format: Arc<AccessLogFormat>,
+    is_terminal: bool,
 }
 
 /// Asks the thread to open the log's file anew: the file may have been renamed.
@@ -142,6 +146,7 @@ impl LogThread {
         let (batches, receiver) = sync_channel(BATCHES_MAX);
         let (hang_up, ended) = sync_channel(0);
         let losses = Arc::new(Losses::default());
+        let is_terminal = *log == AccessLog::Stdout && io::stdout().is_terminal();
         let batch_writer = BatchWriter::new(output, losses.clone());
         let is_due = Arc::<AtomicBool>::default();
         let reopening = Arc::new(Reopening {
@@ -176,6 +181,7 @@ impl LogThread {
             losses,
             unlogged_paths: unlogged_paths.into(),
             format: Arc::new(format),
+            is_terminal,
         }))
     }
 
@@ -195,6 +201,7 @@ impl LogThread {
             counts,
             unlogged_paths: self.unlogged_paths.clone(),
             format: self.format.clone(),
+            is_terminal: self.is_terminal,
         }
     }
 
@@ -335,11 +342,13 @@ pub(crate) struct WorkerLog {
     counts: Arc<LineCounts>,
     unlogged_paths: Arc<[String]>,
     format: Arc<AccessLogFormat>,
+    /// A terminal shows each line at once, so the lines of all workers are in the order of time.
+    is_terminal: bool,
 }
 
 impl WorkerLog {
     /// How long a line may wait before it is passed on, in ms.
-    pub(super) const LINE_DELAY_MS: u64 = 1000;
+    pub(super) const LINE_DELAY_MS: u64 = 100;
 
     /// The format of its lines.
     pub(super) fn format(&self) -> &AccessLogFormat {
@@ -356,7 +365,7 @@ impl WorkerLog {
             })
     }
 
-    /// Adds the line of a request whose response is complete or was cut short. Returns true if the
+    /// Adds the line of a request whose response is sent or was cut short. Returns true if the
     /// caller has to call [`WorkerLog::hand_over`] after [`WorkerLog::LINE_DELAY_MS`].
     pub(super) fn write(&self, line: &mut Line) -> bool {
         let mut lines = self.lines.borrow_mut();
@@ -365,7 +374,7 @@ impl WorkerLog {
         }
         line.write_to(&self.format, &mut lines);
         self.count.set(self.count.get() + 1);
-        let is_full = lines.len() >= BATCH_BYTES;
+        let is_full = lines.len() >= BATCH_BYTES || self.is_terminal;
         drop(lines);
         if is_full {
             self.send(Duration::ZERO);

@@ -15,8 +15,8 @@ use crate::http::{Head, Version};
 use crate::net::Stream;
 use crate::service::Response;
 
-/// The line of a connection's current request. It begins when the head has arrived, and gets its
-/// late values from the response. One buffer serves all requests of the connection.
+/// The line of a request. It begins when the head has arrived, gets its late values from the
+/// response, and is written when that is sent. Its buffer then serves another request.
 #[derive(Debug)]
 pub(in crate::server) struct Line {
     /// The line without its late values, which belong at `gaps`. Up to `prefix` it is the same for
@@ -25,78 +25,165 @@ pub(in crate::server) struct Line {
     prefix: usize,
     gaps: Vec<usize>,
     client: Client,
-    is_begun: bool,
     /// When the request arrived, if the format asks for its time.
     started: Option<Instant>,
     /// What the format asks for of the response.
     response_values: Vec<Option<Vec<u8>>>,
+    /// A request that was refused before its head was read.
+    refused: Option<Box<Refused>>,
+    /// Why the request was refused, or its response cut short.
+    pub(in crate::server) error: Option<&'static str>,
     pub(in crate::server) status: u16,
     pub(in crate::server) body_bytes: u64,
+    /// The last queued byte of the response, counted from the first byte of the connection.
+    pub(in crate::server) queued_to: u64,
+    /// The whole response is queued.
+    pub(in crate::server) is_complete: bool,
 }
+
+/// A request that was refused before its head was read.
+#[derive(Debug)]
+struct Refused {
+    date: [u8; DATE_LEN],
+    /// The first line, as far as it has arrived.
+    line: Vec<u8>,
+    /// No more bytes belong to it.
+    is_whole: bool,
+}
+
+/// How much of the first line of a refused request is logged, in bytes.
+const REFUSED_BYTES_MAX: usize = 1024;
 
 /// The other end of a connection.
 #[derive(Debug, Clone, Copy)]
-enum Client {
+pub(super) enum Client {
     Inet(SocketAddr),
     Unix,
     /// The peer has left already, so getpeername(2) fails.
     Gone,
 }
 
-/// A request's head and the bytes that it refers to; none if it is invalid or was not read.
-type Received<'a> = Option<(&'a Head, &'a [u8])>;
+impl Client {
+    pub(super) fn of(stream: &Stream) -> Self {
+        match stream.peer() {
+            Some(peer) => Self::Inet(peer),
+            None if stream.is_unix() => Self::Unix,
+            None => Self::Gone,
+        }
+    }
+}
+
+/// What a line is about.
+#[derive(Debug, Clone, Copy)]
+enum Received<'a> {
+    Nothing,
+    /// A request's head and the bytes that it refers to.
+    Head(&'a Head, &'a [u8]),
+    /// The first line of a request that was refused.
+    Refused(&'a [u8]),
+}
 
 impl Line {
     /// The capacity that an idle connection may keep for its next line, in bytes.
     const KEPT_BYTES: usize = 512;
 
-    /// The line of a connection, before its first request.
-    pub(in crate::server) fn new(stream: &Stream, format: &AccessLogFormat) -> Box<Self> {
-        let client = match stream.peer() {
-            Some(peer) => Client::Inet(peer),
-            None if stream.is_unix() => Client::Unix,
-            None => Client::Gone,
-        };
-        Self::of_client(client, format)
-    }
-
-    fn of_client(client: Client, format: &AccessLogFormat) -> Box<Self> {
+    pub(super) fn of_client(client: Client, format: &AccessLogFormat) -> Box<Self> {
         let mut line = Box::new(Self {
             text: Vec::with_capacity(256),
             prefix: 0,
             gaps: Vec::new(),
             client,
-            is_begun: false,
             started: None,
             response_values: Vec::new(),
+            refused: None,
+            error: None,
             status: 0,
             body_bytes: 0,
+            queued_to: 0,
+            is_complete: false,
         });
         let segments = &format.segments[..format.connection_segments];
-        line.append(segments, format, b"", None);
+        line.append(segments, format, b"", Received::Nothing);
         line.prefix = line.text.len();
         line
     }
 
     /// Begins the line of a request whose head has arrived at `date`.
-    pub(in crate::server) fn begin(
+    pub(super) fn begin(
         &mut self,
         format: &AccessLogFormat,
         date: &[u8; DATE_LEN],
-        received: Received<'_>,
+        (head, bytes): (&Head, &[u8]),
     ) {
+        self.reset(format);
+        self.append_request(format, date, Received::Head(head, bytes));
+    }
+
+    /// Begins the line of a request that is refused because of `error` before its head is read.
+    pub(super) fn refuse(
+        &mut self,
+        format: &AccessLogFormat,
+        date: &[u8; DATE_LEN],
+        error: &'static str,
+    ) {
+        self.reset(format);
+        self.error = Some(error);
+        self.refused = Some(Box::new(Refused {
+            date: *date,
+            line: Vec::new(),
+            is_whole: false,
+        }));
+    }
+
+    /// Takes bytes of a request that is refused.
+    pub(super) fn receive(&mut self, received: &[u8]) {
+        let Some(refused) = &mut self.refused else {
+            return;
+        };
+        for &byte in received {
+            match byte {
+                _ if refused.is_whole => return,
+                // Empty lines may precede a request (RFC 9112 §2.2).
+                b'\r' | b'\n' if refused.line.is_empty() => {}
+                b'\n' => {
+                    refused.is_whole = true;
+                    if refused.line.ends_with(b"\r") {
+                        refused.line.pop();
+                    }
+                }
+                _ if refused.line.len() == REFUSED_BYTES_MAX => {
+                    refused.is_whole = true;
+                    refused.line.extend(b"...");
+                }
+                _ => refused.line.push(byte),
+            }
+        }
+    }
+
+    fn reset(&mut self, format: &AccessLogFormat) {
         self.text.truncate(self.prefix);
         self.gaps.clear();
         self.response_values.clear();
-        (self.is_begun, self.status, self.body_bytes) = (true, 0, 0);
+        (self.status, self.body_bytes, self.queued_to) = (0, 0, 0);
+        (self.refused, self.error, self.is_complete) = (None, None, false);
         self.started = format.has_times.then(Instant::now);
-        let segments = &format.segments[format.connection_segments..];
-        self.append(segments, format, date, received);
     }
 
-    /// Whether a line was begun and is not yet written.
-    pub(in crate::server) fn is_begun(&self) -> bool {
-        self.is_begun
+    /// The size of the line so far, in bytes.
+    pub(super) fn len(&self) -> usize {
+        self.text.len()
+    }
+
+    /// Notes that only the first `sent` bytes of the connection are sent, because of `error`.
+    pub(super) fn cut(&mut self, sent: u64, error: &'static str) {
+        self.error.get_or_insert(error);
+        let unsent = self.queued_to.saturating_sub(sent);
+        self.body_bytes = self.body_bytes.saturating_sub(unsent);
+    }
+
+    fn append_request(&mut self, format: &AccessLogFormat, date: &[u8], received: Received<'_>) {
+        let segments = &format.segments[format.connection_segments..];
+        self.append(segments, format, date, received);
     }
 
     fn append(
@@ -124,27 +211,31 @@ impl Line {
         received: Received<'_>,
     ) {
         let out = &mut self.text;
-        let fields = received.map(|(head, bytes)| head.fields(bytes));
+        let fields = match received {
+            Received::Head(head, bytes) => Some(head.fields(bytes)),
+            Received::Nothing | Received::Refused(_) => None,
+        };
         let value = match (atom, received) {
             (Atom::Time, _) => return append_date(date, style, out),
             (Atom::ClientHost | Atom::ClientAddress, _) => {
                 let client = client(self.client, format, fields.unwrap_or_default());
                 return append_client(client, *atom == Atom::ClientAddress, style, out);
             }
-            (_, None) => None,
-            (Atom::RequestLine, Some((head, bytes))) => {
+            (_, Received::Nothing) => None,
+            (_, Received::Refused(line)) => refused_part(atom, line),
+            (Atom::RequestLine, Received::Head(head, bytes)) => {
                 return append_request_line(head, bytes, style, out);
             }
-            (Atom::Method, Some((head, _))) => Some(head.method.as_str().as_bytes()),
-            (Atom::Target, Some((head, bytes))) => Some(head.target(bytes).as_bytes()),
-            (Atom::Path, Some((head, bytes))) => {
+            (Atom::Method, Received::Head(head, _)) => Some(head.method.as_str().as_bytes()),
+            (Atom::Target, Received::Head(head, bytes)) => Some(head.target(bytes).as_bytes()),
+            (Atom::Path, Received::Head(head, bytes)) => {
                 let path: Vec<u8> = percent_decode(head.path(bytes)).collect();
                 return put(Some(&path), style, out);
             }
-            (Atom::Query, Some((head, bytes))) => {
+            (Atom::Query, Received::Head(head, bytes)) => {
                 Some(head.query(bytes).unwrap_or_default().as_bytes())
             }
-            (Atom::Protocol, Some((head, _))) => Some(protocol(head).as_bytes()),
+            (Atom::Protocol, Received::Head(head, _)) => Some(protocol(head).as_bytes()),
             (Atom::User, _) => {
                 let field = fields.and_then(|fields| fields.get("authorization"));
                 return put(field.and_then(user).as_deref(), style, out);
@@ -178,6 +269,9 @@ impl Line {
 
     /// Appends the line to `lines`.
     pub(super) fn write_to(&mut self, format: &AccessLogFormat, lines: &mut Vec<u8>) {
+        if let Some(refused) = self.refused.take() {
+            self.append_request(format, &refused.date, Received::Refused(&refused.line));
+        }
         // 499, as in nginx: the client left before it got a response.
         if self.status == 0 {
             self.status = 499;
@@ -189,7 +283,6 @@ impl Line {
             self.put_late(atom, style, lines);
         }
         lines.extend_from_slice(&self.text[written..]);
-        self.is_begun = false;
         if self.text.capacity() > Self::KEPT_BYTES {
             self.text.truncate(self.prefix);
             self.text.shrink_to(Self::KEPT_BYTES);
@@ -206,6 +299,7 @@ impl Line {
         match atom {
             LateAtom::Status => put_number(self.status.into(), out),
             LateAtom::BodyBytes => put_number(self.body_bytes, out),
+            LateAtom::Error => put(self.error.map(str::as_bytes), style, out),
             LateAtom::Seconds => put_number(taken().as_secs(), out),
             LateAtom::Milliseconds => put_number(whole(taken().as_millis()), out),
             LateAtom::Microseconds => put_number(whole(taken().as_micros()), out),
@@ -286,6 +380,30 @@ fn append_request_line(head: &Head, bytes: &[u8], style: Style, out: &mut Vec<u8
             put(Some(line.as_bytes()), style, out);
         }
     }
+}
+
+/// The part of a refused request's first line that an atom names, as far as there is one.
+fn refused_part<'a>(atom: &Atom, line: &'a [u8]) -> Option<&'a [u8]> {
+    let is_space = |&byte: &u8| byte == b' ';
+    let (method, rest) = match line.iter().position(is_space) {
+        Some(at) => (Some(&line[..at]), &line[at + 1..]),
+        None => (None, line),
+    };
+    let (target, protocol) = match rest.iter().rposition(is_space) {
+        Some(at) if rest[at + 1..].starts_with(b"HTTP/") => (&rest[..at], Some(&rest[at + 1..])),
+        _ => (rest, None),
+    };
+    let query = target.iter().position(|&byte| byte == b'?');
+    let part = match atom {
+        Atom::RequestLine => Some(line),
+        Atom::Method => method,
+        Atom::Target => Some(target),
+        Atom::Path => Some(&target[..query.unwrap_or(target.len())]),
+        Atom::Query => query.map(|at| &target[at + 1..]),
+        Atom::Protocol => protocol,
+        Atom::Time | Atom::ClientHost | Atom::ClientAddress | Atom::User | Atom::Field(_) => None,
+    };
+    part.filter(|part| !part.is_empty())
 }
 
 /// Whether this is a number as JSON writes it, at least one of a simple form.

@@ -20,7 +20,10 @@ fn line_of(format: &AccessLogFormat, request: Option<&Request>, response: &Respo
     // The second line of a connection is as the first.
     for _ in 0..2 {
         lines.clear();
-        line.begin(format, DATE, request.map(Request::head));
+        match request {
+            Some(request) => line.begin(format, DATE, request.head()),
+            None => line.refuse(format, DATE, "malformed request line"),
+        }
         line.take_values(format, response);
         (line.status, line.body_bytes) = (response.status().as_u16(), 12);
         line.write_to(format, &mut lines);
@@ -58,6 +61,7 @@ fn each_atom_has_its_value() {
         ("%(H)s", "HTTP/1.1"),
         ("%(s)s", "200"),
         ("%(b)s %(B)d", "12 12"),
+        ("\"%(X)s\"", "\"-\""),
         ("\"%(f)s\"", "\"http://b/\""),
         ("\"%(a)s\"", r#""x/1 \"y\"""#),
         ("%({x-id}o)s", "v|w"),
@@ -109,6 +113,42 @@ fn a_request_that_was_not_read_has_a_line() {
 }
 
 #[test]
+fn a_refused_request_is_logged_as_it_came() {
+    let line = |format: &AccessLogFormat, received: &[&[u8]]| {
+        let client = Client::Inet("1.2.3.4:5".parse().expect("an address"));
+        let mut line = Line::of_client(client, format);
+        line.refuse(format, DATE, "malformed request target");
+        received.iter().for_each(|bytes| line.receive(bytes));
+        line.status = 400;
+        let mut lines = Vec::new();
+        line.write_to(format, &mut lines);
+        String::from_utf8(lines).expect("ASCII")
+    };
+    let parts = parsed("\"%(r)s\" %(m)s %(U)s %(q)s %(H)s %(a)s %(s)s \"%(X)s\"");
+    for (received, expected) in [
+        (
+            &[&b"\r\nGET /a b?c HTTP"[..], b"/1.1\r\nUser-Agent: x\r\n"][..],
+            r#""GET /a b?c HTTP/1.1" GET /a\x20b c HTTP/1.1 -"#,
+        ),
+        (&[b"GET /"], r#""GET /" GET / - - -"#),
+        (&[b"\x16\x03\"\n"], r#""\x16\x03\"" - \x16\x03\x22 - - -"#),
+        (&[b""], r#""-" - - - - -"#),
+    ] {
+        let expected = format!("{expected} 400 \"malformed request target\"\n");
+        assert_eq!(line(&parts, received), expected);
+    }
+    let long = line(&parsed("%(r)s"), &[&[b'x'; 20_000]]);
+    assert_eq!(long, format!("{}...\n", "x".repeat(REFUSED_BYTES_MAX)));
+    let json = line(&AccessLogFormat::json(), &[b"GET /a\r\n"]);
+    let part = r#""method":"GET","target":"/a","protocol":null,"#;
+    assert!(json.contains(part), "{json}");
+    assert!(
+        json.contains(r#","error":"malformed request target","#),
+        "{json}"
+    );
+}
+
+#[test]
 fn servers_that_are_known_have_their_formats() {
     let request = request("/x?y", &[("User-Agent", "\u{e9}\"")]);
     let response = Response::new(StatusCode::NOT_FOUND).with_log_note("queue", "0.000001");
@@ -135,7 +175,7 @@ fn servers_that_are_known_have_their_formats() {
          \"target\":\"/x?y\",\"protocol\":\"HTTP/1.1\",\"host\":null,\"status\":404,\
          \"bytes\":12,"
     );
-    let expected = ",\"referer\":null,\"user_agent\":\"\\u00c3\\u00a9\\\"\",\
+    let expected = ",\"error\":null,\"referer\":null,\"user_agent\":\"\\u00c3\\u00a9\\\"\",\
                     \"queue\":0.000001,\"worker\":null}\n";
     assert!(end.ends_with(expected), "{json}");
 }
