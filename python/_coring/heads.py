@@ -43,7 +43,7 @@ def make_head(status: int, reason: bytes, fields: bytes, count: int, tolerated: 
     """
     if fields.count(b"\n") != count or not _FIELDS(fields):
         raise ValueError(_what_is_wrong(fields, count))
-    if not 200 <= status <= 999:
+    if not 200 <= status <= 599:
         raise ValueError(f"the status {status} is not one of a final response")
     for match in _CONNECTION.finditer(fields):
         if match[1].lower() not in tolerated.split():

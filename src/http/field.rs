@@ -100,12 +100,15 @@ pub fn has_token(value: &[u8], token: &str) -> bool {
 pub(super) enum Owner {
     /// The field is sent as the service set it.
     Response,
-    /// The field is sent. The server adds a Date field if the service sets none.
+    /// The first such field is sent. The server adds a Date field if the service sets none.
     Date,
-    /// The field is sent. The server adds a Server field if the service sets none.
+    /// The first such field is sent. The server adds a Server field if the service sets none.
     Server,
-    /// The field is not sent. If it contains `close`, the connection closes after the response.
+    /// The field is not sent, nor are the fields that it names. If it contains `close`, the
+    /// connection closes after the response.
     Connection,
+    /// The field is sent if the response may have trailers.
+    Trailer,
     /// The field is not sent: it frames the message or concerns only this connection.
     Protocol,
 }
@@ -117,6 +120,7 @@ pub(super) fn owner(name: &[u8]) -> Owner {
         b"date" => Owner::Date,
         b"server" => Owner::Server,
         b"connection" => Owner::Connection,
+        b"trailer" => Owner::Trailer,
         b"upgrade" | b"keep-alive" | b"content-length" | b"proxy-connection"
         | b"transfer-encoding" => Owner::Protocol,
         _ => Owner::Response,

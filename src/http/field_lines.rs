@@ -5,7 +5,7 @@ use std::fmt;
 
 use ::http::{HeaderName, HeaderValue};
 
-use super::field::{Fields, Owner, has_token, is_token, is_value, owner, trim_ows};
+use super::field::{Fields, Owner, has_token, is_token, is_value, owner, tokens, trim_ows};
 
 /// Response fields that are validated and encoded once, to be shared by many responses. They can
 /// also be made from names and values that are raw bytes.
@@ -22,9 +22,10 @@ use super::field::{Fields, Owner, has_token, is_token, is_value, owner, trim_ows
 /// ```
 ///
 /// The rules for a response's other fields apply here too. The server writes the fields that frame
-/// the message or concern the connection, so these are left out; `Connection: close` still closes
-/// the connection. The server adds Date and Server if they are missing. HTTP/1 sends the names with
-/// the letters that [`FieldLines::from_bytes`] got; a [`HeaderName`] is always in lower case.
+/// the message or concern the connection, so these and the fields that Connection names are left
+/// out; `Connection: close` still closes the connection. The server adds Date and Server if they
+/// are missing. HTTP/1 sends the names with the letters that [`FieldLines::from_bytes`] got; a
+/// [`HeaderName`] is always in lower case.
 pub struct FieldLines {
     /// Each line has CR LF before it; the last line has none after it. HTTP/1 sends these bytes
     /// unchanged.
@@ -49,6 +50,9 @@ pub(super) struct FieldFlags {
     pub(super) has_server: bool,
     /// Whether a Connection field contains `close`.
     pub(super) wants_close: bool,
+    /// Whether some of the fields may have to be left out because of the others, or of the framing:
+    /// a Connection field names one, Date or Server occurs twice, or there is a Trailer field.
+    pub(super) is_special: bool,
 }
 
 impl FieldFlags {
@@ -57,12 +61,14 @@ impl FieldFlags {
     pub(super) fn admits(&mut self, name: &[u8], value: &[u8]) -> bool {
         match owner(name) {
             Owner::Response => {}
-            Owner::Date => self.has_date = true,
-            Owner::Server => self.has_server = true,
+            Owner::Date => return !std::mem::replace(&mut self.has_date, true),
+            Owner::Server => return !std::mem::replace(&mut self.has_server, true),
             Owner::Connection => {
                 self.wants_close |= has_token(value, "close");
+                self.is_special |= names_in(value).next().is_some();
                 return false;
             }
+            Owner::Trailer => self.is_special = true,
             Owner::Protocol => return false,
         }
         true
@@ -71,6 +77,8 @@ impl FieldFlags {
     /// Adds the flags of `other`.
     #[inline]
     pub(super) fn merge(&mut self, other: Self) {
+        self.is_special |=
+            other.is_special | self.has_date & other.has_date | self.has_server & other.has_server;
         self.has_date |= other.has_date;
         self.has_server |= other.has_server;
         self.wants_close |= other.wants_close;
@@ -81,14 +89,12 @@ impl FieldLines {
     /// Encodes `fields`.
     #[must_use]
     pub fn new(fields: impl IntoIterator<Item = (HeaderName, HeaderValue)>) -> Self {
-        let (mut lines, mut flags) = (Vec::new(), FieldFlags::default());
+        let mut encoder = Encoder::default();
         for (name, value) in fields {
-            let (name, value) = (name.as_str().as_bytes(), value.as_bytes());
-            if flags.admits(name, value) {
-                write(name, value, &mut lines);
-            }
+            let name = name.as_str().as_bytes();
+            encoder.add(name, name, value.as_bytes());
         }
-        Self::from_lines(lines, flags)
+        encoder.finish()
     }
 
     /// Encodes fields whose names and values are raw bytes. White space around a value is removed.
@@ -103,7 +109,7 @@ impl FieldLines {
         N: AsRef<[u8]>,
         V: AsRef<[u8]>,
     {
-        let (mut lines, mut flags) = (Vec::new(), FieldFlags::default());
+        let mut encoder = Encoder::default();
         for (name, value) in fields {
             let (name, value) = (name.as_ref(), trim_ows(value.as_ref()));
             let is_name_invalid = !is_token(name) || name.len() > NAME_BYTES_MAX;
@@ -114,19 +120,9 @@ impl FieldLines {
                     is_name_invalid,
                 });
             }
-            if flags.admits(&name.to_ascii_lowercase(), value) {
-                write(name, value, &mut lines);
-            }
+            encoder.add(&name.to_ascii_lowercase(), name, value);
         }
-        Ok(Self::from_lines(lines, flags))
-    }
-
-    fn from_lines(lines: Vec<u8>, flags: FieldFlags) -> Self {
-        Self {
-            lines: lines.into(),
-            flags,
-            fields: OnceCell::new(),
-        }
+        Ok(encoder.finish())
     }
 
     /// The fields, without those that were left out. Their names are in lower case.
@@ -137,10 +133,7 @@ impl FieldLines {
                 let value = HeaderValue::from_bytes(value).expect("the value was validated");
                 (name, value)
             };
-            // `Fields` needs CR LF after each line, so the leading one moves to the end.
-            let mut section = self.lines.get(2..).unwrap_or_default().to_vec();
-            section.extend_from_slice(b"\r\n");
-            Fields::new(&section).map(typed).collect()
+            Fields::new(&section(&self.lines)).map(typed).collect()
         })
     }
 
@@ -164,6 +157,63 @@ impl FieldLines {
 
 /// The longest name that `HeaderName` accepts, in bytes.
 const NAME_BYTES_MAX: usize = u16::MAX as usize;
+
+/// The names of fields in a value of Connection: its options, except those that are not names.
+pub(super) fn names_in(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let is_name = |option: &&[u8]| {
+        let is = |other: &str| option.eq_ignore_ascii_case(other.as_bytes());
+        !is("close") && !is("keep-alive") && !is("upgrade")
+    };
+    tokens(value).filter(is_name)
+}
+
+/// The encoded lines as a section, which has CR LF after each line, and not before.
+fn section(lines: &[u8]) -> Vec<u8> {
+    let mut section = lines.get(2..).unwrap_or_default().to_vec();
+    section.extend_from_slice(b"\r\n");
+    section
+}
+
+/// Encodes fields as lines.
+#[derive(Default)]
+struct Encoder {
+    lines: Vec<u8>,
+    flags: FieldFlags,
+    /// The fields that Connection names.
+    unsent: Vec<Vec<u8>>,
+}
+
+impl Encoder {
+    /// Adds a field, with its name in `lower` case and as it is written.
+    fn add(&mut self, lower: &[u8], name: &[u8], value: &[u8]) {
+        if self.flags.admits(lower, value) {
+            write(name, value, &mut self.lines);
+        } else if owner(lower) == Owner::Connection {
+            let names = names_in(value).map(<[u8]>::to_ascii_lowercase);
+            self.unsent.extend(names);
+        }
+    }
+
+    fn finish(self) -> FieldLines {
+        let unsent = &self.unsent;
+        if !unsent.is_empty() {
+            let mut sent = Self::default();
+            sent.flags.wants_close = self.flags.wants_close;
+            for (name, value) in Fields::new(&section(&self.lines)) {
+                let lower = name.to_ascii_lowercase();
+                if !unsent.contains(&lower) {
+                    sent.add(&lower, name, value);
+                }
+            }
+            return sent.finish();
+        }
+        FieldLines {
+            lines: self.lines.into(),
+            flags: self.flags,
+            fields: OnceCell::new(),
+        }
+    }
+}
 
 /// Appends the line of a field.
 fn write(name: &[u8], value: &[u8], lines: &mut Vec<u8>) {
@@ -261,5 +311,14 @@ mod tests {
         assert!(!lines.flags().wants_close);
         let close = FieldLines::from_bytes([("connection", "x, Close")]).unwrap();
         assert!(close.lines().is_empty() && close.flags().wants_close);
+        let named = [
+            ("X-Hop", "1"),
+            ("Connection", "close, x-hop"),
+            ("X-A", "1"),
+            ("Date", "x"),
+        ];
+        let named = FieldLines::from_bytes([&named[..], &[("date", "y")]].concat()).unwrap();
+        assert_eq!(named.lines(), b"\r\nX-A: 1\r\nDate: x");
+        assert!(named.flags().wants_close && named.flags().has_date);
     }
 }

@@ -179,7 +179,7 @@ impl fmt::Display for InvalidHead {
 pub(super) fn parse_head(status: u16, head: &[u8]) -> Result<ResponseHead, InvalidHead> {
     let status = StatusCode::from_u16(status)
         .ok()
-        .filter(|status| mutate!(TrustHead, true, !status.is_informational()))
+        .filter(|status| mutate!(TrustHead, true, (200..600).contains(&status.as_u16())))
         .ok_or(InvalidHead::Status(status))?;
     let mut lines = head.split(|&byte| byte == b'\n');
     let reason = lines.next().unwrap_or_default();
@@ -300,7 +300,7 @@ mod tests {
             .expect("a reason of its own")
             .reason;
         assert_eq!(reason.expect("a reason"), "Gone Fishing");
-        for status in [0, 99, 100, 103, 199, 1000, u16::MAX] {
+        for status in [0, 99, 100, 103, 199, 600, 999, 1000, u16::MAX] {
             assert_eq!(head(status, "").unwrap_err(), InvalidHead::Status(status));
         }
         for text in [

@@ -27,8 +27,8 @@ pub(super) enum CloseReason {
     Fault(Fault),
     /// The service panicked.
     ServicePanicked,
-    /// The service's response was invalid: an interim one (1xx) that no other follows, a body that
-    /// is not as long as announced, or a file that could not be read.
+    /// The service's response was invalid: a status above 599, an interim one (1xx) that no other
+    /// follows, a body that is not as long as announced, or a file that could not be read.
     ServiceFailed,
     /// The server drains or stops.
     Drained,

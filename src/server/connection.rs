@@ -198,8 +198,9 @@ impl Connection {
             };
             drop(call);
             *in_service = false;
-            let is_interim = response.status().is_informational();
-            if is_interim || incoming.is_some() || response.has_streamed_body() {
+            // Interim responses, and statuses that HTTP does not have.
+            let is_special = !(200..600).contains(&response.status().as_u16());
+            if is_special || incoming.is_some() || response.has_streamed_body() {
                 let Poll::Ready(response) = polled else {
                     unreachable!("matched above");
                 };

@@ -100,6 +100,10 @@ impl<F: Future<Output = Response>> Exchange<F> {
             };
             let status = response.status();
             let is_interim = status.is_informational();
+            if status.as_u16() >= 600 {
+                // RFC 9110 §15: a status is from 100 to 599.
+                return Poll::Ready(Err(CloseReason::ServiceFailed));
+            }
             if is_interim && !carrier.has_room(usize::MAX) {
                 // A service may make any number of them, for a client that reads none.
                 ready!(carrier.poll_flush(context))?;

@@ -163,6 +163,27 @@ fn a_panic_after_an_interim_response_is_answered_with_500() {
     assert_eq!(server.stop_and_count("service_panics"), 1);
 }
 
+/// HTTP has no such status (RFC 9110 §15).
+#[test]
+fn a_response_with_a_status_above_599_is_invalid() {
+    let server = Local::start(|| {
+        async |request: Request| {
+            if request.path() == "/later" {
+                sleep(Duration::from_millis(1)).await;
+            }
+            let status = StatusCode::from_u16(600).expect("a number of three digits");
+            Response::text("x").with_status(status)
+        }
+    });
+    for path in ["/", "/later"] {
+        let mut client = server.connect();
+        client.send(get(path));
+        assert_eq!(client.response().status, 500, "{path}");
+        client.expect_fin();
+    }
+    server.stop();
+}
+
 #[test]
 fn a_reason_phrase_and_field_lines_are_sent() {
     let server = Local::start(|| {

@@ -8,8 +8,7 @@ use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use super::body::{BodyEvent, Decoder};
 use super::encode::{
-    BodyLength, DataPrefix, HeadWriter, Persistence, ResponseFraming, ResponseHead, WrongLength,
-    last_chunk,
+    DataPrefix, HeadWriter, Persistence, ResponseFraming, ResponseHead, WrongLength, last_chunk,
 };
 use super::parse::{self, Framing, MessageLimits, RequestFlags, is_blank};
 use super::state::{ExchangeState, Party, PartyState, Step};
@@ -236,8 +235,9 @@ impl Codec {
     /// Encodes the head of a response to the start of `out` and returns its length.
     ///
     /// Adds Date and Server if the response has none. Decides on framing and persistence: the
-    /// response's own Content-Length, Transfer-Encoding and connection fields are left out, but
-    /// `Connection: close` among them closes the connection after this response.
+    /// response's own Content-Length, Transfer-Encoding and connection fields are left out, and
+    /// those that Connection names, but `Connection: close` closes the connection after this
+    /// response.
     ///
     /// A 1xx status is an interim response, and another response must follow. HTTP/1.0 has no
     /// interim responses: nothing is written, and the length is 0 (RFC 9110 §15.2). An exception is
@@ -263,6 +263,10 @@ impl Codec {
         head.fields(response.fields.clone());
         if let Some(shared) = response.shared {
             head.shared(shared);
+        }
+        if head.is_special() {
+            let framing = response.framing(self.version, self.is_head);
+            head = head.rewritten(response, framing == ResponseFraming::Chunked && !is_interim);
         }
         if matches!(
             response.status,
@@ -463,20 +467,7 @@ impl Codec {
 
     /// Decides how the response's body ends (RFC 9112 §6.3), and which framing field the head has.
     fn frame<F>(&mut self, response: &ResponseHead<'_, F>) -> ResponseFraming {
-        let framing = match (response.status, response.length) {
-            // RFC 9110 §8.6: 204 has no Content-Length; in a 304 it would be that of the 200.
-            (StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED, _) => ResponseFraming::None,
-            // RFC 9110 §15.3.6: 205 has no content, and `Content-Length: 0` says so.
-            (StatusCode::RESET_CONTENT, _) => ResponseFraming::Length(0),
-            // RFC 9110 §9.3.2: a response to HEAD may omit Content-Length.
-            (_, BodyLength::Omitted) if self.is_head => ResponseFraming::None,
-            (_, BodyLength::Omitted) => ResponseFraming::Length(0),
-            (_, BodyLength::Known(length)) => ResponseFraming::Length(length),
-            (_, BodyLength::Unknown) if self.version == Version::Http10 => {
-                ResponseFraming::UntilClose
-            }
-            (_, BodyLength::Unknown) => ResponseFraming::Chunked,
-        };
+        let framing = response.framing(self.version, self.is_head);
         self.response_body = match framing {
             _ if self.is_head || response.status == StatusCode::RESET_CONTENT => ResponseBody::None,
             ResponseFraming::None => ResponseBody::None,

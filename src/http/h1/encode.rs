@@ -1,12 +1,12 @@
 //! Encodes the heads of responses (RFC 9112 §4 to §7). Framing and persistence are decided in
 //! `codec.rs` and only encoded here.
 
-use ::http::header::UPGRADE;
+use ::http::header::{CONNECTION, TRAILER, UPGRADE};
 use ::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-use crate::http::FieldLines;
 use crate::http::date::DATE_LEN;
-use crate::http::field_lines::FieldFlags;
+use crate::http::field_lines::{FieldFlags, names_in};
+use crate::http::{FieldLines, Version};
 
 /// The parts of a response that its head depends on.
 ///
@@ -38,6 +38,25 @@ where
         let reason = self.reason.map_or(0, HeaderValue::len);
         let shared = self.shared.map_or(0, |shared| shared.lines().len());
         OWN_BYTES_MAX + reason + shared + lines_len(self.fields.clone())
+    }
+}
+
+impl<F> ResponseHead<'_, F> {
+    /// How the body ends in the response to a request of this version, which may be HEAD.
+    #[inline(always)]
+    pub(super) fn framing(&self, version: Version, is_head: bool) -> ResponseFraming {
+        match (self.status, self.length) {
+            // RFC 9110 §8.6: 204 has no Content-Length; in a 304 it would be that of the 200.
+            (StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED, _) => ResponseFraming::None,
+            // RFC 9110 §15.3.6: 205 has no content, and `Content-Length: 0` says so.
+            (StatusCode::RESET_CONTENT, _) => ResponseFraming::Length(0),
+            // RFC 9110 §9.3.2: a response to HEAD may omit Content-Length.
+            (_, BodyLength::Omitted) if is_head => ResponseFraming::None,
+            (_, BodyLength::Omitted) => ResponseFraming::Length(0),
+            (_, BodyLength::Known(length)) => ResponseFraming::Length(length),
+            (_, BodyLength::Unknown) if version == Version::Http10 => ResponseFraming::UntilClose,
+            (_, BodyLength::Unknown) => ResponseFraming::Chunked,
+        }
     }
 }
 
@@ -158,6 +177,48 @@ impl<'a> HeadWriter<'a> {
     pub(super) fn shared(&mut self, lines: &FieldLines) {
         self.put(lines.lines());
         self.flags.merge(lines.flags());
+    }
+
+    /// Whether the fields that were written may have to be left out: see [`FieldFlags`].
+    #[inline]
+    pub(super) fn is_special(&self) -> bool {
+        self.flags.is_special
+    }
+
+    /// Returns a writer that has written the status line and the fields of `response` again,
+    /// without those that Connection names (RFC 9110 §7.6.1), without Trailer unless the response
+    /// `may_have_trailers`, and with Date and Server once each.
+    ///
+    /// By value, because a reference would keep every writer in memory instead of registers.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn rewritten<'f, F>(
+        self,
+        response: &ResponseHead<'f, F>,
+        may_have_trailers: bool,
+    ) -> Self
+    where
+        F: Clone + IntoIterator<Item = (&'f HeaderName, &'f HeaderValue)>,
+    {
+        let connection = response.fields.clone().into_iter();
+        let connection = connection.filter(|(name, _)| **name == CONNECTION);
+        let unsent: Vec<&[u8]> = connection
+            .flat_map(|(_, value)| names_in(value.as_bytes()))
+            .collect();
+        let is_sent = |name: &HeaderName| {
+            let is_named = |other: &&[u8]| name.as_str().as_bytes().eq_ignore_ascii_case(other);
+            !unsent.iter().any(is_named) && (may_have_trailers || *name != TRAILER)
+        };
+        let wants_close = self.flags.wants_close;
+        let mut head = Self::new(self.out);
+        head.status_line(response.status, response.reason);
+        let own = response.fields.clone().into_iter();
+        let shared = response.shared.into_iter().flat_map(FieldLines::fields);
+        let shared = shared.map(|(name, value)| (name, value));
+        head.fields(own.filter(|(name, _)| is_sent(name)));
+        head.fields(shared.filter(|(name, _)| is_sent(name)));
+        head.flags.wants_close = wants_close;
+        head
     }
 
     /// Writes the Upgrade fields among `fields`, and one `Connection: upgrade` if there are any.

@@ -63,7 +63,8 @@ impl<T: Into<Self>, E: Into<Self>> From<Result<T, E>> for Response {
 
 impl Response {
     /// A response of this status, without header fields or body. A 1xx status needs a following
-    /// response ([`Response::then`]); without one the client gets 500.
+    /// response ([`Response::then`]); without one the client gets 500, as it does instead of a
+    /// status above 599.
     #[inline]
     pub fn new(status: StatusCode) -> Self {
         Self {

@@ -6,6 +6,7 @@ mod hostile;
 mod persistence;
 mod received;
 mod requests;
+mod response_fields;
 mod response_heads;
 mod responses;
 mod trailers;

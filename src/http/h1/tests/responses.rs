@@ -9,9 +9,9 @@ use crate::http::h1::encode::{DataPrefix, WrongLength};
 use crate::http::h1::{BodyLength, Codec, Event, MessageLimits, ResponseHead};
 
 pub(super) const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
-const HEAD: &str = "HEAD / HTTP/1.1\r\nHost: a\r\n\r\n";
+pub(super) const HEAD: &str = "HEAD / HTTP/1.1\r\nHost: a\r\n\r\n";
 const GET_AND_CLOSE: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
-const OLD: &str = "GET / HTTP/1.0\r\n\r\n";
+pub(super) const OLD: &str = "GET / HTTP/1.0\r\n\r\n";
 const OLD_KEEP_ALIVE: &str = "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n";
 const EXPECT: &str =
     "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n";
@@ -35,7 +35,12 @@ pub(super) fn typed(fields: &[(&str, &str)]) -> Vec<(HeaderName, HeaderValue)> {
 }
 
 /// Encodes a head and returns it without Server and Date, which it must have.
-fn send(codec: &mut Codec, status: u16, fields: &[(&str, &str)], length: BodyLength) -> String {
+pub(super) fn send(
+    codec: &mut Codec,
+    status: u16,
+    fields: &[(&str, &str)],
+    length: BodyLength,
+) -> String {
     let fields = typed(fields);
     let fields = fields.iter().map(|(name, value)| (name, value));
     let status = StatusCode::from_u16(status).expect("a status");
