@@ -1,7 +1,7 @@
 //! The addresses on which a server listens, as an operator writes them.
 
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -13,19 +13,25 @@ pub enum Address {
     Tcp(SocketAddr),
     /// A path in the file system.
     Unix(PathBuf),
+    /// A name of a Unix socket that has no file (unix(7): abstract). Every process of the network
+    /// namespace may connect.
+    Abstract(String),
 }
 
-impl FromStr for Address {
-    type Err = String;
-
-    /// Parses `host:port`, `[::1]:8000`, `:8000`, `8000` (the last two: every IPv4 address) or
-    /// `unix:PATH`. A host name is resolved to its first IPv4 address or, without one, to its first
-    /// address.
-    fn from_str(text: &str) -> Result<Self, String> {
+impl Address {
+    /// The addresses that `text` stands for, at least one: `host:port`, `[::1]:8000`,
+    /// `[fe80::1%eth0]:8000`, `:8000`, `8000` (the last two: every IPv4 address), `unix:PATH` or
+    /// `unix:@NAME` (abstract). A host name stands for all addresses that it resolves to.
+    ///
+    /// # Errors
+    /// If it has no such form, or the name cannot be resolved. The message is one line.
+    pub fn all_of(text: &str) -> Result<Vec<Self>, String> {
         if let Some(path) = text.strip_prefix("unix:") {
-            return match path {
-                "" => Err("unix: needs a path, as in unix:/run/coring.sock".to_owned()),
-                _ => Ok(Self::Unix(PathBuf::from(path))),
+            return match (path, path.strip_prefix('@')) {
+                ("", _) => Err("unix: needs a path, as in unix:/run/coring.sock".to_owned()),
+                (_, Some("")) => Err("unix:@ needs a name, as in unix:@coring".to_owned()),
+                (_, Some(name)) => Ok(vec![Self::Abstract(name.to_owned())]),
+                (path, None) => Ok(vec![Self::Unix(PathBuf::from(path))]),
             };
         }
         let port = text.strip_prefix(':').unwrap_or(text);
@@ -33,36 +39,62 @@ impl FromStr for Address {
             let port = port
                 .parse()
                 .map_err(|_| format!("port {port} is not below 65536"))?;
-            return Ok(Self::Tcp(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))));
+            let every = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+            return Ok(vec![Self::Tcp(every)]);
         }
         if let Ok(address) = text.parse() {
-            return Ok(Self::Tcp(address));
+            return Ok(vec![Self::Tcp(address)]);
         }
-        let named = text.rsplit_once(':').filter(|(host, port)| {
-            !host.is_empty() && !host.contains([':', '/']) && port.parse::<u16>().is_ok()
-        });
-        let Some((host, port)) = named else {
+        let Some((host, port)) = host_and_port(text) else {
             return Err(format!(
                 "{text:?} is not an address: write HOST:PORT, [IPV6]:PORT, :PORT or unix:PATH"
             ));
         };
-        // RFC 6761 §6.3: localhost needs no lookup, and works without /etc/hosts and a resolver.
-        let host = if host.eq_ignore_ascii_case("localhost") {
-            "127.0.0.1"
-        } else {
-            host
-        };
-        let found = format!("{host}:{port}")
-            .to_socket_addrs()
-            .map_err(|error| format!("cannot resolve {host}: {error}"))?;
-        let found: Vec<SocketAddr> = found.collect();
-        let first = found
-            .iter()
-            .find(|address| address.is_ipv4())
-            .or_else(|| found.first());
-        first
-            .map(|&address| Self::Tcp(address))
-            .ok_or_else(|| format!("{host} has no address"))
+        let mut found = resolve(host, port)?;
+        found.dedup();
+        match found.is_empty() {
+            true => Err(format!("{host} has no address")),
+            false => Ok(found.into_iter().map(Self::Tcp).collect()),
+        }
+    }
+}
+
+/// Splits `host:port`, or `[address%zone]:port`, without the brackets.
+pub(super) fn host_and_port(text: &str) -> Option<(&str, u16)> {
+    let (host, port) = text.rsplit_once(':')?;
+    let bracketed = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    let host = match bracketed {
+        // Without a zone it would be an address of the standard library's.
+        Some(host) => Some(host).filter(|host| host.contains('%'))?,
+        None => Some(host).filter(|host| !host.contains([':', '/', '[', ']']))?,
+    };
+    Some((host, port.parse().ok()?)).filter(|_| !host.is_empty())
+}
+
+fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
+    // RFC 6761 §6.3: localhost needs no lookup, and works without /etc/hosts and a resolver.
+    if host.eq_ignore_ascii_case("localhost") {
+        let loopback: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+        return Ok(loopback.map(|ip| SocketAddr::new(ip, port)).into());
+    }
+    let found = (host, port).to_socket_addrs();
+    let found = found.map_err(|error| match host.split_once('%') {
+        Some((_, zone)) => format!("{host} is no address of an interface {zone}: {error}"),
+        None => format!("cannot resolve {host}: {error}"),
+    });
+    // Those of IPv4 first, because they are more often the ones that a client uses.
+    let (v4, v6): (Vec<_>, Vec<_>) = found?.partition(SocketAddr::is_ipv4);
+    Ok([v4, v6].concat())
+}
+
+impl FromStr for Address {
+    type Err = String;
+
+    /// Parses one of the forms of [`Address::all_of`]. Of several addresses the first is returned.
+    fn from_str(text: &str) -> Result<Self, String> {
+        Ok(Self::all_of(text)?.swap_remove(0))
     }
 }
 
@@ -71,6 +103,7 @@ impl fmt::Display for Address {
         match self {
             Self::Tcp(address) => address.fmt(f),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Abstract(name) => write!(f, "unix:@{name}"),
         }
     }
 }
@@ -100,6 +133,14 @@ mod tests {
         check("8000", Ok("0.0.0.0:8000"));
         check("unix:/run/a b.sock", Ok("unix:/run/a b.sock"));
         check("unix:", Err("needs a path"));
+        check("unix:@a b", Ok("unix:@a b"));
+        check("unix:./@a", Ok("unix:./@a"));
+        check("unix:@", Err("needs a name"));
+        check("[fe80::1%1]:80", Ok("[fe80::1%1]:80"));
+        check("[fe80::1%lo]:80", Ok("[fe80::1%1]:80"));
+        check("[fe80::1%no-such]:80", Err("interface no-such"));
+        check("[::1]", Err("not an address"));
+        check("[localhost]:80", Err("not an address"));
         check("", Err("not an address"));
         check(":", Err("not an address"));
         check("127.0.0.1", Err("not an address"));
@@ -108,5 +149,12 @@ mod tests {
         check("99999", Err("not below 65536"));
         check("::1:http", Err("not an address"));
         check("http://localhost:80", Err("not an address"));
+    }
+
+    #[test]
+    fn a_name_stands_for_all_its_addresses() {
+        let all = Address::all_of("LocalHost:80").unwrap();
+        let all: Vec<String> = all.iter().map(Address::to_string).collect();
+        assert_eq!(all, ["127.0.0.1:80", "[::1]:80"]);
     }
 }

@@ -46,6 +46,8 @@ pub struct BindError {
     address: String,
     cause: String,
     kind: io::ErrorKind,
+    /// This machine does not have the address.
+    is_missing: bool,
 }
 
 impl BindError {
@@ -54,6 +56,7 @@ impl BindError {
             address: address.to_string(),
             cause: cause.to_string(),
             kind: io::ErrorKind::Other,
+            is_missing: false,
         }
     }
 }
@@ -70,6 +73,43 @@ impl fmt::Display for BindError {
     }
 }
 
+/// Binds the `addresses` of one name for `workers` workers, at least one of them. Those that this
+/// machine does not have are left out: a name often has an IPv6 address where there is no IPv6. If
+/// the port is 0, all of them get the same one.
+///
+/// # Errors
+/// As for [`bind`].
+pub fn bind_all(addresses: &[Address], workers: usize) -> Result<Vec<Bound>, BindError> {
+    let is_port_free = |address: &Address| matches!(address, Address::Tcp(tcp) if tcp.port() == 0);
+    let any_port = addresses.len() > 1 && addresses.iter().all(is_port_free);
+    // Another process may have the port that the kernel has chosen on the first address.
+    let is_transient = |error: &BindError| any_port && error.kind == io::ErrorKind::AddrInUse;
+    retry(|| bind_each(addresses, workers), is_transient)
+}
+
+fn bind_each(addresses: &[Address], workers: usize) -> Result<Vec<Bound>, BindError> {
+    let mut all: Vec<Bound> = Vec::new();
+    let mut missing = None;
+    for address in addresses {
+        let mut address = address.clone();
+        if let Address::Tcp(tcp) = &mut address
+            && tcp.port() == 0
+            && let Some(Address::Tcp(first)) = all.first().map(|first| &first.address)
+        {
+            tcp.set_port(first.port());
+        }
+        match bind(&address, workers) {
+            Ok(bound) => all.push(bound),
+            Err(error) if error.is_missing && addresses.len() > 1 => missing = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    match missing {
+        Some(error) if all.is_empty() => Err(error),
+        _ => Ok(all),
+    }
+}
+
 /// Binds `address` for `workers` workers.
 ///
 /// # Errors
@@ -80,6 +120,7 @@ pub fn bind(address: &Address, workers: usize) -> Result<Bound, BindError> {
         Address::Tcp(tcp) => {
             let explain = |errno| BindError {
                 kind: io::Error::from(errno).kind(),
+                is_missing: matches!(errno, Errno::ADDRNOTAVAIL | Errno::AFNOSUPPORT),
                 ..BindError::new(address, explain_tcp(errno, tcp.port()))
             };
             let has_no_owner = |errno: &Errno| {
@@ -101,6 +142,15 @@ pub fn bind(address: &Address, workers: usize) -> Result<Bound, BindError> {
                 address: address.clone(),
                 sockets,
                 file: Some(file),
+            })
+        }
+        Address::Abstract(name) => {
+            let sockets =
+                bind_abstract(name, workers).map_err(|cause| BindError::new(address, cause))?;
+            Ok(Bound {
+                address: address.clone(),
+                sockets,
+                file: None,
             })
         }
     }
@@ -136,6 +186,10 @@ fn bind_tcp(address: std::net::SocketAddr, workers: usize) -> Result<Vec<OwnedFd
         sockopt::set_socket_reuseaddr(&socket, true)?;
         sockopt::set_tcp_nodelay(&socket, true)?;
         sockopt::set_socket_keepalive(&socket, true)?;
+        if family == AddressFamily::INET6 {
+            // `[::]` covers IPv4, too, whatever the sysctl net.ipv6.bindv6only says.
+            sockopt::set_ipv6_v6only(&socket, false)?;
+        }
         Ok(socket)
     };
     let first = open()?;
@@ -189,13 +243,54 @@ fn bind_unix(path: &Path, workers: usize) -> Result<(Vec<OwnedFd>, SocketFile), 
         _ => text(errno),
     })?;
     let file = SocketFile::new(path).map_err(|error| error.to_string())?;
-    rustix::net::listen(&socket, BACKLOG).map_err(text)?;
+    Ok((listen_with_copies(socket, workers)?, file))
+}
+
+/// Binds a name that has no file. The kernel forgets it with the last socket, so nothing is stale.
+fn bind_abstract(name: &str, workers: usize) -> Result<Vec<OwnedFd>, String> {
+    let text = |errno: Errno| io::Error::from(errno).to_string();
+    let address = SocketAddrUnix::new_abstract_name(name.as_bytes()).map_err(|_| {
+        "the name is too long for a Unix socket (at most 107 bytes); shorten it".to_owned()
+    })?;
+    let socket = unix_socket().map_err(text)?;
+    let bind = || rustix::net::bind(&socket, &address);
+    let has_no_owner =
+        |errno: &Errno| *errno == Errno::ADDRINUSE && is_dead(listener_pid(&address).ok());
+    match retry(bind, has_no_owner) {
+        Ok(()) => listen_with_copies(socket, workers),
+        Err(Errno::ADDRINUSE) => Err(explain_taken(listener_pid(&address).ok(), "name")),
+        Err(errno) => Err(text(errno)),
+    }
+}
+
+/// Lets a Unix socket listen, and copies its descriptor for each worker.
+fn listen_with_copies(socket: OwnedFd, workers: usize) -> Result<Vec<OwnedFd>, String> {
+    rustix::net::listen(&socket, BACKLOG).map_err(|errno| io::Error::from(errno).to_string())?;
     let mut sockets = vec![socket];
     while sockets.len() < workers {
         let copy = sockets[0].try_clone().map_err(|error| error.to_string())?;
         sockets.push(copy);
     }
-    Ok((sockets, file))
+    Ok(sockets)
+}
+
+/// Whether a process has ended; not if its id is unknown.
+fn is_dead(pid: Option<Pid>) -> bool {
+    pid.is_some_and(|pid| test_kill_process(pid).is_err())
+}
+
+/// Why a Unix address cannot be bound that the process `owner`, if it is known, listens on.
+fn explain_taken(owner: Option<Pid>, choose: &str) -> String {
+    let own = Some(rustix::process::getpid());
+    match owner {
+        owner if owner == own => {
+            "this process listens on it already: it is given twice; leave one of them out".into()
+        }
+        Some(pid) => format!(
+            "another process (pid {pid}) serves that socket; stop it or choose another {choose}"
+        ),
+        None => format!("another process serves that socket; stop it or choose another {choose}"),
+    }
 }
 
 fn unix_socket() -> Result<OwnedFd, Errno> {
@@ -235,11 +330,10 @@ fn clear_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), String> {
         Err(Errno::CONNREFUSED) => Ok(()),
         owner => Err(owner.ok()),
     };
-    let is_dead = |pid: &Option<Pid>| pid.is_some_and(|pid| test_kill_process(pid).is_err());
-    match retry(refused, is_dead) {
+    match retry(refused, |pid: &Option<Pid>| is_dead(*pid)) {
         Ok(()) => std::fs::remove_file(path)
             .map_err(|error| format!("cannot remove the stale socket at that path: {error}")),
-        Err(_) => Err("another process serves that socket; stop it or choose another path".into()),
+        Err(owner) => Err(explain_taken(owner, "path")),
     }
 }
 
@@ -340,6 +434,52 @@ mod tests {
             });
             assert_eq!(taken.iter().flatten().count(), 1);
         }
+    }
+
+    #[test]
+    fn the_addresses_of_a_name_share_a_free_port() {
+        // Reserved for documentation (RFC 5737, 3849); no interface has them.
+        let missing = ["192.0.2.1:0", "[2001:db8::1]:0"];
+        let texts = ["127.0.0.1:0", missing[0], "127.0.0.2:0", missing[1]];
+        let parsed = |texts: &[&str]| -> Vec<Address> {
+            texts.iter().map(|text| text.parse().unwrap()).collect()
+        };
+        let bound = bind_all(&parsed(&texts), 2).unwrap();
+        let ports: Vec<u16> = bound
+            .iter()
+            .map(|bound| match &bound.address {
+                Address::Tcp(address) => address.port(),
+                other => panic!("{other}"),
+            })
+            .collect();
+        assert!(
+            ports.len() == 2 && ports[0] == ports[1] && ports[0] != 0,
+            "{ports:?}"
+        );
+        for one in [&missing[..], &missing[..1]] {
+            let error = bind_all(&parsed(one), 1).unwrap_err().to_string();
+            assert!(
+                error.contains("no interface") || error.contains("no IPv6"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_abstract_name_has_no_file_and_is_bound_once() {
+        let name = format!("coring-test-{}", std::process::id());
+        let address: Address = format!("unix:@{name}").parse().unwrap();
+        let bound = bind(&address, 2).unwrap();
+        let peer = SocketAddrUnix::new_abstract_name(name.as_bytes()).unwrap();
+        rustix::net::connect(unix_socket().unwrap(), &peer).unwrap();
+        assert!(!Path::new(&format!("@{name}")).exists());
+        let error = bind(&address, 1).unwrap_err().to_string();
+        assert!(
+            error.contains("this process") && error.contains("twice"),
+            "{error}"
+        );
+        drop(bound);
+        bind(&address, 1).expect("a released name can be bound again");
     }
 
     #[test]

@@ -27,7 +27,7 @@ mod udp;
 mod unix;
 
 pub use address::Address;
-pub(crate) use bind::{Bound, SocketFile, bind};
+pub(crate) use bind::{Bound, SocketFile, bind_all};
 pub use duplex::{ReadHalf, WriteHalf};
 pub(crate) use listener::Listener;
 pub use polling::Polling;

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, ToSocketAddrs};
 
+use super::address::host_and_port;
 use crate::engine::blocking;
 
 /// A peer to connect to: an address, several addresses of one peer, or a name and a port.
@@ -30,12 +31,9 @@ impl Lookup {
         if let Ok(address) = text.parse() {
             return Self::Known(address);
         }
-        match text.rsplit_once(':') {
-            Some((name, port)) if !name.is_empty() && !name.contains(':') => match port.parse() {
-                Ok(port) => Self::Name(name.to_owned(), port),
-                Err(_) => Self::Invalid(text.to_owned()),
-            },
-            _ => Self::Invalid(text.to_owned()),
+        match host_and_port(text) {
+            Some((host, port)) => Self::Name(host.to_owned(), port),
+            None => Self::Invalid(text.to_owned()),
         }
     }
 

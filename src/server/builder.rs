@@ -105,7 +105,8 @@ impl Prepared {
 
 impl Builder {
     /// Adds an address for the service given to [`Builder::start`] or [`Builder::serve`]. Forms:
-    /// `host:port`, `[ipv6]:port`, `unix:PATH`, and `:port` or `port` for all IPv4 addresses.
+    /// `host:port`, `[ipv6]:port`, `unix:PATH`, `unix:@NAME` (abstract), and `:port` or `port` for
+    /// all IPv4 addresses. All addresses of a host name are bound, if this machine has them.
     /// Without any such address the service listens on 127.0.0.1:8000.
     #[must_use]
     pub fn bind(mut self, address: impl Into<String>) -> Self {
@@ -206,10 +207,10 @@ impl Builder {
     fn bind_for(mut self, cores: Cores) -> Result<Self> {
         let addresses = self.parsed_addresses()?;
         let mut all = Vec::new();
-        for (address, service) in &addresses {
-            let bound = net::bind(address, cores.count)
+        for (addresses, service) in &addresses {
+            let bound = net::bind_all(addresses, cores.count)
                 .map_err(|error| Error::new(ErrorKind::Address, error))?;
-            all.push((bound, *service));
+            all.extend(bound.into_iter().map(|bound| (bound, *service)));
         }
         let cores = Arc::new(cores);
         self.bound = Some(BoundAddresses { cores, all });
@@ -368,13 +369,14 @@ impl Builder {
         self.start(factory)?.wait()
     }
 
-    fn parsed_addresses(&self) -> Result<Vec<(Address, Option<usize>)>> {
+    /// The addresses that each text stands for, with the index of its service.
+    fn parsed_addresses(&self) -> Result<Vec<(Vec<Address>, Option<usize>)>> {
         let default = (DEFAULT_ADDRESS.to_owned(), None);
         let has_main = self.addresses.iter().any(|(_, service)| service.is_none());
         let unnamed = (!has_main).then_some(&default);
         let parse = |(text, service): &(String, Option<usize>)| {
             let invalid = |message: String| Error::new(ErrorKind::Configuration, message);
-            Ok((text.parse().map_err(invalid)?, *service))
+            Ok((Address::all_of(text).map_err(invalid)?, *service))
         };
         unnamed
             .into_iter()
@@ -414,7 +416,7 @@ mod tests {
             let parsed = builder.parsed_addresses().unwrap();
             let parsed: Vec<_> = parsed
                 .iter()
-                .map(|(address, service)| (address.to_string(), *service))
+                .map(|(addresses, service)| (addresses[0].to_string(), *service))
                 .collect();
             let expected: Vec<_> = expected
                 .iter()

@@ -5,6 +5,7 @@
 //! `tests/simulation/pitfalls.rs`.
 
 mod access_log;
+mod addresses;
 mod axum_router;
 mod client_disconnects;
 mod client_requests;

@@ -279,9 +279,9 @@ impl FromStr for AccessLog {
 
 // Not a doc comment, because rustdoc would take `[::]` for a link.
 const BIND_HELP: &str = "\
-Address to listen on. May be repeated. Forms: host:port, [::]:8000, unix:PATH, and :8000 or 8000 \
-for all IPv4 addresses. Port 0 takes a free one [default: 0.0.0.0:$PORT if PORT is set, else \
-127.0.0.1:8000]";
+Address to listen on. May be repeated. Forms: host:port (all addresses of the host), [::]:8000, \
+unix:PATH, unix:@NAME (abstract), and :8000 or 8000 for all IPv4 addresses. Port 0 takes a free \
+one [default: 0.0.0.0:$PORT if PORT is set, else 127.0.0.1:8000]";
 
 const AFTER_HELP: &str = "\
 Without a command, coring serves its embedded site: a page at /, 404 elsewhere.
