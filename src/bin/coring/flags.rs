@@ -295,7 +295,8 @@ standard output.
 
 Signals:
   TERM, INT, QUIT  drain: accept no more connections, complete running requests.
-                   A second signal stops the server
+                   A second signal stops the server; the same one within a
+                   second counts as one
   HUP              ignored
 
 Exit status:

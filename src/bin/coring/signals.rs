@@ -1,5 +1,6 @@
-//! Signal handling: the first signal to end drains the server, the second one stops it. Others
-//! reopen the access log, and replace, add or remove workers.
+//! Signal handling: the first signal to end drains the server, the second one stops it, unless it
+//! repeats the first within a second. Others reopen the access log, and replace, add or remove
+//! workers.
 
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
@@ -66,30 +67,67 @@ pub(crate) fn handle(
     let drain: Arc<OnceLock<Instant>> = Arc::default();
     let began = drain.clone();
     let handle = move || {
+        let mut ending = Ending::default();
         for signal in signals.forever() {
             let application = application.as_ref();
             if act(signal, Some(&server), application, error_log.as_deref()) {
                 continue;
             }
-            if drain.set(Instant::now()).is_err() {
-                report("stopping now");
-                server.stop();
-                if let Some(application) = application {
-                    application.workers.stop(std::time::Duration::ZERO);
+            let now = Instant::now();
+            match ending.next(signal, now) {
+                Step::Drain => {
+                    let _ = drain.set(now);
+                    // The message first: a server without connections ends at once.
+                    report(format_args!(
+                        "draining: running requests have {limit}; a second signal stops the server"
+                    ));
+                    server.drain();
                 }
-                continue;
+                Step::Repeat => {}
+                Step::Stop => {
+                    report("stopping now");
+                    server.stop();
+                    if let Some(application) = application {
+                        application.workers.stop(std::time::Duration::ZERO);
+                    }
+                }
             }
-            // The message first: a server without connections ends at once.
-            report(format_args!(
-                "draining: running requests have {limit}; a second signal stops the server"
-            ));
-            server.drain();
         }
     };
     thread::Builder::new()
         .name("signals".to_owned())
         .spawn(handle)?;
     Ok(began)
+}
+
+/// How long the same signal is one with the first. Supervisors such as timeout(1) send it to the
+/// process and to its group.
+const REPEAT: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// The first signal to end.
+#[derive(Debug, Default)]
+struct Ending(Option<(i32, Instant)>);
+
+/// What another signal to end does.
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    Drain,
+    /// Nothing: it is one with the first.
+    Repeat,
+    Stop,
+}
+
+impl Ending {
+    fn next(&mut self, signal: i32, now: Instant) -> Step {
+        match self.0 {
+            None => {
+                self.0 = Some((signal, now));
+                Step::Drain
+            }
+            Some((first, at)) if first == signal && now < at + REPEAT => Step::Repeat,
+            Some(_) => Step::Stop,
+        }
+    }
 }
 
 /// Does what a signal asks for, unless that is the end: then it returns `false`. While the first
@@ -143,5 +181,29 @@ fn reopen_logs(server: Option<&Handle>, error_log: Option<&Path>) {
         report(format_args!(
             "the error log {path} cannot be opened anew: {error}; the old file goes on"
         ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repeated_signal_is_one_with_the_first() {
+        let began = Instant::now();
+        for (signal, after, step) in [
+            (SIGTERM, std::time::Duration::ZERO, Step::Repeat),
+            (SIGTERM, REPEAT / 2, Step::Repeat),
+            (SIGTERM, REPEAT, Step::Stop),
+            (SIGINT, std::time::Duration::ZERO, Step::Stop),
+        ] {
+            let mut ending = Ending::default();
+            assert_eq!(ending.next(SIGTERM, began), Step::Drain);
+            assert_eq!(
+                ending.next(signal, began + after),
+                step,
+                "{signal} {after:?}"
+            );
+        }
     }
 }

@@ -181,7 +181,8 @@ Request bodies are unlimited unless --max-body is given. --cores is at most the
 number of workers unless it is given.
 
 Signals:
-  TERM, INT, QUIT  finish the running requests and end; a second one ends at once
+  TERM, INT, QUIT  finish the running requests and end; a second one ends at once,
+                   the same one from a second after the first on
   HUP              read the settings again, load the application anew, replace the workers,
                    reopen the access log
   TTIN, TTOU       one worker more, one worker less
