@@ -9,6 +9,7 @@ use super::attach::{Seat, WorkerThreads};
 use super::control::Control;
 use super::error::{Error, ErrorKind};
 use super::limits::Limits;
+use super::shared::served_descriptors;
 use super::worker::{Socket, WorkerPlan};
 use super::{Handle, HandleState, Result, RunState, RunningServer, startup};
 use crate::engine::{EngineChoice, Guest, Selected};
@@ -51,6 +52,7 @@ struct Prepared {
     factories: Vec<Factory>,
     selected: Selected,
     addresses: Vec<Address>,
+    connections_max: u64,
     cores: Arc<Cores>,
     control: Arc<Control>,
     all_metrics: Arc<[Arc<WorkerMetrics>]>,
@@ -92,6 +94,7 @@ impl Prepared {
         }));
         Handle(Arc::new(HandleState {
             addresses: self.addresses,
+            connections_max: self.connections_max,
             engine: self.selected,
             cores: self.cores,
             control: self.control,
@@ -348,6 +351,7 @@ impl Builder {
             factories: self.factories,
             selected,
             addresses,
+            connections_max: limits.connections_max.min(served_descriptors(files_max)),
             cores,
             control,
             all_metrics,

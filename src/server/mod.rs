@@ -82,6 +82,7 @@ pub struct Handle(Arc<HandleState>);
 #[derive(Debug)]
 struct HandleState {
     addresses: Vec<Address>,
+    connections_max: u64,
     engine: Selected,
     cores: Arc<Cores>,
     control: Arc<Control>,
@@ -111,6 +112,12 @@ struct RunningServer {
 }
 
 impl Handle {
+    /// The most connections that are served at a time: [`Limits::connections_max`], or fewer if the
+    /// limit of open files is lower.
+    pub fn connections_max(&self) -> u64 {
+        self.0.connections_max
+    }
+
     /// The addresses that the server listens on. Port 0 is replaced by the port that was chosen.
     pub fn addresses(&self) -> &[Address] {
         &self.0.addresses

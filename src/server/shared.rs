@@ -20,6 +20,12 @@ use crate::sys::limits::reserved_descriptors;
 /// How many connections beyond the limit get a 503 at a time. Others are closed without a response.
 const REFUSED_MAX: u64 = 32;
 
+/// How many descriptors served connections may have, if the process may have `files_max`.
+pub(super) fn served_descriptors(files_max: u64) -> u64 {
+    let reserved = reserved_descriptors(files_max);
+    files_max - reserved - reserved / 2
+}
+
 /// How a new connection is treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Admission {
@@ -100,7 +106,7 @@ impl Shared {
         let metrics = self.all_metrics.iter();
         let open: u64 = metrics.map(|metrics| metrics.connections_open.get()).sum();
         let reserved = reserved_descriptors(self.files_max);
-        if open < self.limits.connections_max && number < self.files_max - reserved - reserved / 2 {
+        if open < self.limits.connections_max && number < served_descriptors(self.files_max) {
             Admission::Serve
         } else if open < self.limits.connections_max.saturating_add(REFUSED_MAX)
             && number < self.files_max - reserved / 2

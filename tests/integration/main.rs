@@ -13,6 +13,7 @@ mod coroutine_examples;
 mod deploy;
 mod drain_in_services;
 mod embedding;
+mod environment;
 mod event_streams;
 mod example_services;
 mod examples;

@@ -57,7 +57,12 @@ pub(crate) struct DirectoryError {
 impl fmt::Display for DirectoryError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (path, error) = (self.path.display(), &self.error);
+        let is_port = self
+            .path
+            .to_str()
+            .is_some_and(|path| path.parse::<u16>().is_ok());
         let cure = match error.kind() {
+            io::ErrorKind::NotFound if is_port => "for a port: coring serve --bind 127.0.0.1:PORT",
             io::ErrorKind::NotFound => "create it, or name another: coring serve DIR",
             io::ErrorKind::NotADirectory => "name the directory that contains it: coring serve DIR",
             io::ErrorKind::PermissionDenied => "allow this user to enter and read it",

@@ -9,7 +9,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process;
 
-use clap::error::{ContextKind, ContextValue};
+use clap::Command;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use coring::net::Address;
 use coring::process::copy_descriptor;
 use coring::{EngineChoice, Handle, messages};
@@ -17,6 +18,7 @@ use rustix::fs::OFlags;
 use rustix::stdio::dup2_stderr;
 
 use crate::plan::ServerConfig;
+use crate::variables;
 
 /// Prints the banner to standard error, because standard output is for the access log. `about` has
 /// the rows that describe what is served.
@@ -40,10 +42,22 @@ pub(crate) fn banner(about: &[(&str, String)], config: &ServerConfig, handle: &H
         false => row("engine", &handle.engine()),
     }
     row("cores", handle.cores());
+    row("clients", &clients(config, handle));
     for note in &config.notes {
         row("note", note);
     }
     messages::write(text);
+}
+
+/// How many connections are allowed, and why.
+fn clients(config: &ServerConfig, handle: &Handle) -> String {
+    let most = handle.connections_max();
+    let wanted = config.limits.connections_max;
+    let why = match wanted.and_then(|wanted| u64::try_from(wanted).ok()) {
+        Some(wanted) if wanted == most => "--max-connections",
+        _ => "by the limit of open files, ulimit -n",
+    };
+    format!("up to {most} at a time ({why})")
 }
 
 /// Prints each counter on a line: `name sum [worker 0, worker 1, …]`, without the commas.
@@ -63,19 +77,52 @@ pub(crate) fn stats(handle: &Handle) {
     messages::write(text);
 }
 
-/// Prints a usage error.
-pub(crate) fn usage(error: &clap::Error) {
+/// Prints a usage error of `command`.
+pub(crate) fn usage(error: &clap::Error, command: &Command) {
     let text = error.render();
     let mut text = match stderr_takes_colours() {
         true => text.ansi().to_string(),
         false => text.to_string(),
     };
-    if let Some(ContextValue::String(name)) = error.get(ContextKind::InvalidSubcommand)
-        && (name.ends_with(".py") || name.contains(':'))
-    {
-        text.push_str(&format!("To run a Python application: coring run {name}\n"));
+    if let Some((flag, variable)) = variables::blamed(command, error) {
+        text = text.replace(&flag, &variable);
+    }
+    if let Some(hint) = hint(error) {
+        text.push_str(&hint);
+        text.push('\n');
     }
     messages::write(text);
+}
+
+/// The flag or command for a habit from other servers.
+fn hint(error: &clap::Error) -> Option<String> {
+    let word = match error.get(ContextKind::InvalidSubcommand) {
+        Some(command) => Some(command),
+        None if error.kind() == ErrorKind::UnknownArgument => error.get(ContextKind::InvalidArg),
+        None => None,
+    };
+    let Some(ContextValue::String(word)) = word else {
+        return None;
+    };
+    Some(match word.as_str() {
+        "-p" | "--port" => {
+            "For a port: --bind 127.0.0.1:PORT, or --bind PORT for all IPv4 addresses".to_owned()
+        }
+        "--host" | "--listen" | "-l" => "For an address: --bind HOST:PORT".to_owned(),
+        "-d" | "--dir" | "--directory" | "--root" => {
+            "For the files of a directory: coring serve DIR".to_owned()
+        }
+        port if port.parse::<u16>().is_ok() => {
+            format!("To listen on port {port}: coring --bind 127.0.0.1:{port}")
+        }
+        app if app.ends_with(".py") || app.contains(':') => {
+            format!("To run a Python application: coring run {app}")
+        }
+        path if Path::new(path).is_dir() => {
+            format!("To serve the files of a directory: coring serve {path}")
+        }
+        _ => return None,
+    })
 }
 
 /// Prints the versions, and the engine that would be used, to standard output.

@@ -11,7 +11,7 @@ use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, value_parser};
 use coring::Files;
 
-use crate::run::RunArgs;
+use crate::run::{self, RunArgs};
 use crate::units::{Duration, Size};
 
 /// An HTTP server on io_uring: one worker per core, one coroutine per connection
@@ -227,11 +227,22 @@ pub(crate) struct SizeArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Reports")]
 pub(crate) struct Reports {
-    /// Where to log requests, in the combined format: off, - for standard output, or the path of
-    /// a file
+    /// Where to log requests: off, - for standard output, or the path of
+    /// a file. auto: `serve` logs to a terminal, other commands do not log
     #[arg(long, global = true, env = "CORING_ACCESS_LOG", value_name = "WHERE")]
-    #[arg(default_value = "off", value_parser = AccessLog::from_str)]
+    #[arg(default_value = "auto", value_parser = AccessLog::from_str)]
     pub(crate) access_log: AccessLog,
+
+    /// The format of the access log: combined, json, or that of gunicorn or uvicorn, or text with
+    /// gunicorn's atoms, as in '%(h)s "%(r)s" %(s)s'. auto: combined
+    #[arg(
+        long,
+        global = true,
+        env = "CORING_ACCESS_LOGFORMAT",
+        value_name = "FORMAT"
+    )]
+    #[arg(alias = "access-log-format", default_value = "auto", value_parser = run::format)]
+    pub(crate) access_logformat: run::Format,
 
     /// Do not log requests of this path, or of all paths that begin so: /PATH, or /PATH*. May be
     /// repeated
@@ -260,6 +271,7 @@ fn unlogged_path(text: &str) -> Result<String, String> {
 /// The values of `--access-log`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum AccessLog {
+    Auto,
     Off,
     Stdout,
     File(PathBuf),
@@ -270,6 +282,7 @@ impl FromStr for AccessLog {
 
     fn from_str(text: &str) -> Result<Self, Infallible> {
         Ok(match text {
+            "auto" => Self::Auto,
             "off" => Self::Off,
             "-" => Self::Stdout,
             path => Self::File(path.into()),
@@ -385,7 +398,7 @@ mod tests {
                 "{line}"
             );
         };
-        check("", AccessLog::Off);
+        check("", AccessLog::Auto);
         check("--access-log off", AccessLog::Off);
         check("--access-log -", AccessLog::Stdout);
         check("--access-log=./off", AccessLog::File("./off".into()));

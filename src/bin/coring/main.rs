@@ -8,10 +8,11 @@ mod plan;
 mod run;
 mod signals;
 mod units;
+mod variables;
 
 use std::env;
 use std::fmt;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -54,7 +55,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             match &failure {
-                Failure::Flags(error) => console::usage(error),
+                Failure::Flags(error) => console::usage(error, &Flags::command()),
                 Failure::Run(error) if error.is_reported() => {}
                 _ => messages::report(format_args!("error: {failure}")),
             }
@@ -66,7 +67,16 @@ fn main() -> ExitCode {
 fn obey() -> Result<(), Failure> {
     let flags = flags()?;
     let port = env::var_os("PORT").map(|port| port.to_string_lossy().into_owned());
-    match plan::plan(flags, port.as_deref()).map_err(Failure::Usage)? {
+    let command = Flags::command();
+    let blame = |line| variables::blame(&command, line);
+    let mut plan = plan::plan(flags, port.as_deref(), io::stdout().is_terminal())
+        .map_err(|line| Failure::Usage(blame(line)))?;
+    if let Plan::Serve(_, config) | Plan::Run(_, config) = &mut plan {
+        let notes = std::mem::take(&mut config.notes).into_iter().map(blame);
+        let set = env::vars_os().map(|(name, _)| name);
+        config.notes = notes.chain(variables::unknown(&command, set)).collect();
+    }
+    match plan {
         Plan::Serve(app, config) => serve(&app, &config),
         Plan::Run(arguments, _) if arguments.only_checks() => check(&arguments),
         Plan::Run(arguments, mut config) => run_application(&arguments, &mut config),
@@ -84,7 +94,10 @@ fn flags() -> Result<Flags, Failure> {
         // `--help` or `--version`: printed to standard output.
         false => error.exit(),
     };
-    let parsed = run::parse(Flags::command(), env::args_os().collect());
+    let parsed = run::parse(
+        variables::without_empty(Flags::command()),
+        env::args_os().collect(),
+    );
     let (matches, settled) = parsed.map_err(|error| match error {
         SettingsError::Clap(error) => failed(error),
         SettingsError::Run(error) => Failure::Run(error),
@@ -120,7 +133,8 @@ fn read_again() -> Result<RunArgs, Unread> {
 fn serve(app: &App<Directory>, config: &ServerConfig) -> Result<(), Failure> {
     let signals = signals::install().map_err(Failure::Signals)?;
     let open = app.open().map_err(Failure::Directory)?;
-    let builder = configured(bound(config)?, config);
+    let format = config.access_log_format.clone();
+    let builder = configured(bound(config)?, config).access_log_format(format);
     let server = start(builder, config, move || open.service())?;
     let about = [("serves", app.description())];
     wait(&about, config, &server, None, signals).map(drop)
@@ -247,13 +261,14 @@ fn wait(
     application: signals::Runs,
     signals: Signals,
 ) -> Result<Arc<OnceLock<Instant>>, Failure> {
-    if !about.is_empty() {
-        console::banner(about, config, server);
-    }
     let limit = config.drain_timeout;
     let error_log = config.error_log.clone();
     let drain = signals::handle(signals, server.clone(), application, limit, error_log);
     let drain = drain.map_err(Failure::Signals)?;
+    // Only now: nothing that follows keeps the server from serving.
+    if !about.is_empty() {
+        console::banner(about, config, server);
+    }
     let ended = server.wait().map_err(Failure::Server);
     if config.stats {
         console::stats(server);
@@ -305,7 +320,10 @@ impl fmt::Display for Failure {
             Self::Directory(directory) => directory.fmt(f),
             Self::Run(error) => error.fmt(f),
             Self::Server(error) => error.fmt(f),
-            Self::Signals(error) => write!(f, "cannot handle signals: {error}"),
+            Self::Signals(error) => write!(
+                f,
+                "cannot handle signals: {error}; if threads are lacking, allow more (ulimit -u)"
+            ),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use ::http::StatusCode;
-use coring::{AccessLog, EngineChoice, HalfClose, Limits, Pin};
+use coring::{AccessLog, AccessLogFormat, EngineChoice, HalfClose, Limits, Pin};
 
 use crate::app::{App, Directory, FixedResponse};
 use crate::flags::{self, Command, Flags, Respond, Serve};
@@ -36,6 +36,8 @@ pub(crate) struct ServerConfig {
     pub(crate) limits: Limits,
     pub(crate) drain_timeout: units::Duration,
     pub(crate) access_log: AccessLog,
+    /// The format of its lines, unless an application runs.
+    pub(crate) access_log_format: AccessLogFormat,
     /// Paths whose requests are not logged.
     pub(crate) access_log_skip: Vec<String>,
     /// Whether the counters are printed at the end.
@@ -47,10 +49,11 @@ pub(crate) struct ServerConfig {
 }
 
 /// Makes a plan of `flags` and `port`, the value of the variable `PORT`, which platforms set.
+/// `on_terminal`: standard output is one.
 ///
 /// # Errors
 /// Fails if a value is out of bounds, with one line that has the cure.
-pub(crate) fn plan(flags: Flags, port: Option<&str>) -> Result<Plan, String> {
+pub(crate) fn plan(flags: Flags, port: Option<&str>, on_terminal: bool) -> Result<Plan, String> {
     let engine = match flags.listen.engine {
         flags::Engine::Auto => EngineChoice::Auto,
         flags::Engine::Uring => EngineChoice::Uring,
@@ -82,6 +85,15 @@ pub(crate) fn plan(flags: Flags, port: Option<&str>) -> Result<Plan, String> {
         notes.extend(run.notes());
         error_log = run.compat.error_log();
     }
+    let access_log = match flags.reports.access_log {
+        flags::AccessLog::Auto if on_terminal && matches!(command, Some(Command::Serve(_))) => {
+            AccessLog::Stdout
+        }
+        flags::AccessLog::Auto | flags::AccessLog::Off => AccessLog::Off,
+        flags::AccessLog::Stdout => AccessLog::Stdout,
+        flags::AccessLog::File(path) => AccessLog::File(path),
+    };
+    let combined = AccessLogFormat::default();
     let config = Box::new(ServerConfig {
         addresses: addresses(flags.listen.bind, port)?,
         cores,
@@ -96,11 +108,8 @@ pub(crate) fn plan(flags: Flags, port: Option<&str>) -> Result<Plan, String> {
         notes,
         limits,
         drain_timeout: flags.times.drain_timeout,
-        access_log: match flags.reports.access_log {
-            flags::AccessLog::Off => AccessLog::Off,
-            flags::AccessLog::Stdout => AccessLog::Stdout,
-            flags::AccessLog::File(path) => AccessLog::File(path),
-        },
+        access_log_format: flags.reports.access_logformat.or(&access_log, combined),
+        access_log,
         access_log_skip: flags.reports.access_log_skip,
         stats: flags.reports.stats,
     });
@@ -237,7 +246,7 @@ mod tests {
     fn plan_of(line: &str, port: Option<&str>) -> Result<Plan, String> {
         let words = line.split_whitespace();
         let flags = Flags::try_parse_from(["coring"].into_iter().chain(words)).expect(line);
-        plan(flags, port)
+        plan(flags, port, false)
     }
 
     fn config(line: &str, port: Option<&str>) -> Box<ServerConfig> {

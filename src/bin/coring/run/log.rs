@@ -20,36 +20,53 @@ pub(crate) struct LogArgs {
         default_value = "auto",
         value_parser = format
     )]
-    format: Format,
+    access_logformat: Format,
 }
 
 /// The values of `--access-logformat`.
 #[derive(Debug, Clone)]
-enum Format {
+pub(crate) enum Format {
     Auto,
     Uvicorn,
     Other(Box<AccessLogFormat>),
 }
 
+impl Format {
+    /// The format of the lines of `log`, which is `auto` if none is given.
+    pub(crate) fn or(&self, log: &AccessLog, auto: AccessLogFormat) -> AccessLogFormat {
+        match self {
+            Self::Auto => auto,
+            Self::Uvicorn => uvicorn(log),
+            Self::Other(format) => (**format).clone(),
+        }
+    }
+}
+
+fn uvicorn(log: &AccessLog) -> AccessLogFormat {
+    AccessLogFormat::uvicorn(*log == AccessLog::Stdout && stdout().is_terminal())
+}
+
 impl LogArgs {
     /// The format of the lines of `log`, for a WSGI application or another one.
     pub(crate) fn format(&self, log: &AccessLog, is_wsgi: bool) -> AccessLogFormat {
-        match &self.format {
-            Format::Auto if is_wsgi => AccessLogFormat::gunicorn(),
-            Format::Auto | Format::Uvicorn => {
-                AccessLogFormat::uvicorn(*log == AccessLog::Stdout && stdout().is_terminal())
-            }
-            Format::Other(format) => (**format).clone(),
-        }
+        let auto = match is_wsgi {
+            true => AccessLogFormat::gunicorn(),
+            false => uvicorn(log),
+        };
+        self.access_logformat.or(log, auto)
     }
 
     /// Whether the lines have values that only the application's workers know.
     pub(crate) fn has_notes(&self) -> bool {
-        matches!(&self.format, Format::Other(format) if format.has_notes())
+        matches!(&self.access_logformat, Format::Other(format) if format.has_notes())
     }
 }
 
-fn format(text: &str) -> Result<Format, String> {
+/// Reads a value of `--access-logformat`.
+///
+/// # Errors
+/// When it is no format.
+pub(crate) fn format(text: &str) -> Result<Format, String> {
     let other = |format| Format::Other(Box::new(format));
     Ok(match text {
         "auto" => Format::Auto,

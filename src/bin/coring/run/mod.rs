@@ -46,6 +46,7 @@ use args::{Calls, Mount};
 pub(crate) use attach::end_with_worker;
 use class::Class;
 use headers::WithHeaders;
+pub(crate) use log::{Format, format};
 pub(crate) use reread::{Application, Unread};
 pub(crate) use settings::{SettingsError, parse};
 

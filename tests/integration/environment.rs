@@ -1,0 +1,119 @@
+//! What the program takes from its surroundings: variables, a terminal, and flags of other servers.
+
+use crate::support::{Coring, GET, HELLO, TempDir, coring, eventually, run_with, without_settings};
+
+#[test]
+fn an_empty_variable_counts_as_unset() {
+    let mut command = coring(&["--stats"]);
+    command.env("PORT", "0");
+    for name in [
+        "BIND",
+        "CORES",
+        "HEAD_TIMEOUT",
+        "PIN",
+        "MAX_BODY",
+        "ACCESS_LOG_SKIP",
+    ] {
+        command.env(format!("CORING_{name}"), "");
+    }
+    let server = Coring::start_as(command);
+    assert!(
+        server.stderr().contains("http://0.0.0.0:"),
+        "{}",
+        server.stderr()
+    );
+    server.stop();
+}
+
+#[test]
+fn a_message_about_a_value_names_the_variable_that_has_it() {
+    for (name, value, words) in [
+        ("CORING_HEAD_TIMEOUT", "soon", "for 'CORING_HEAD_TIMEOUT'"),
+        ("CORING_MAX_HEAD", "9", "CORING_MAX_HEAD is 9; it must be"),
+    ] {
+        let flag = name
+            .to_lowercase()
+            .replace("coring_", "--")
+            .replace('_', "-");
+        let finished = run_with(coring(&[]).env(name, value), b"");
+        assert_eq!(finished.code, Some(2), "{}", finished.stderr);
+        let is_named = finished.stderr.contains(words) && !finished.stderr.contains(&flag);
+        assert!(is_named, "{}", finished.stderr);
+        // The flag takes precedence, so it is to blame.
+        let finished = run_with(coring(&[&flag, value]).env(name, value), b"");
+        assert!(finished.stderr.contains(&flag), "{}", finished.stderr);
+    }
+}
+
+#[test]
+fn the_banner_names_unknown_variables_and_the_limit_of_connections() {
+    let arguments = ["-b", "127.0.0.1:0", "--max-connections", "7", "--stats"];
+    let mut command = coring(&arguments);
+    command.env("CORING_HEADTIMEOUT", "1s");
+    let server = Coring::start_as(command);
+    // The banner is one message, so the whole of it is there with its last row.
+    let hint = "CORING_HEADTIMEOUT is no variable of coring's; did you mean CORING_HEAD_TIMEOUT?";
+    let banner = eventually("a hint", || {
+        Some(server.stderr()).filter(|banner| banner.contains(hint))
+    });
+    let most = "up to 7 at a time (--max-connections)";
+    assert!(banner.contains(most), "{banner}");
+    assert_eq!(server.ask(GET).text(), HELLO);
+    server.stop();
+    let server = Coring::start_as(coring(&["-b", "127.0.0.1:0"]));
+    eventually("the limit", || {
+        server.stderr().contains("ulimit -n)").then_some(())
+    });
+}
+
+#[test]
+fn flags_of_other_servers_get_an_answer_with_the_right_one() {
+    let directory = TempDir::new();
+    let path = directory.path().to_str().expect("a path in UTF-8");
+    for (arguments, hint) in [
+        (&["--port", "8000"][..], "--bind 127.0.0.1:PORT"),
+        (&["serve", "-p", "8000"], "--bind 127.0.0.1:PORT"),
+        (&["serve", "--directory", "x"], "coring serve DIR"),
+        (&["8000"], "coring --bind 127.0.0.1:8000"),
+        (&[path], &format!("coring serve {path}")),
+    ] {
+        let finished = run_with(&mut coring(arguments), b"");
+        assert_eq!(finished.code, Some(2), "{}", finished.stderr);
+        assert!(finished.stderr.contains(hint), "{}", finished.stderr);
+    }
+    let finished = run_with(coring(&["serve", "8000"]).current_dir(path), b"");
+    assert_eq!(finished.code, Some(78), "{}", finished.stderr);
+    let hint = "for a port: coring serve --bind";
+    assert!(finished.error_line().contains(hint), "{}", finished.stderr);
+}
+
+/// Serves with standard output on a terminal, and prints what is written there for a request.
+const ON_TERMINAL: &str = r#"
+import os, pty, subprocess, sys, urllib.request
+terminal, side = pty.openpty()
+command = [sys.argv[1], "serve", "--bind", "127.0.0.1:0"]
+coring = subprocess.Popen(command, stdout=side, stderr=subprocess.PIPE, text=True)
+for line in coring.stderr:
+    if "http://" in line:
+        url = line.split()[1]
+        break
+try:
+    urllib.request.urlopen(url + "file").read()
+    print(os.read(terminal, 1000).decode())
+finally:
+    coring.kill()
+"#;
+
+#[test]
+fn serve_logs_requests_to_a_terminal() {
+    let directory = TempDir::new();
+    directory.write("file", "content");
+    let arguments = ["-c", ON_TERMINAL, env!("CARGO_BIN_EXE_coring")];
+    let mut command = without_settings("python3", &arguments);
+    command.current_dir(directory.path());
+    let printed = run_with(&mut command, b"").succeeded();
+    assert!(
+        printed.contains("\"GET /file HTTP/1.1\" 200 7 "),
+        "{printed}"
+    );
+}
