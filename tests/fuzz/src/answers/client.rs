@@ -43,7 +43,7 @@ pub(super) async fn read(mut response: Response, got: &Got, is_head: bool) {
 
 /// A head that has nothing in it which another reader could take for the end of a line.
 pub(super) fn check_head(status: u16, lines: &[u8]) {
-    assert!(status == 0 || status >= 200, "{status}");
+    assert!(matches!(status, 0 | 200..600), "{status}");
     let mut rest = lines;
     while let Some(line) = rest.strip_prefix(b"\r\n") {
         let len = line

@@ -48,7 +48,7 @@ const HEADS: &[(u16, &str, Option<Option<usize>>)] = &[
     (200, "\nContent-Length: 300\nX: y", Some(Some(300))),
     (404, "Not Here\ncontent-length:0", Some(Some(0))),
     (200, "\nContent-Length:70000", Some(Some(70_000))),
-    (999, "\nX-A:\nSet-Cookie:a\nSet-Cookie:b", Some(None)),
+    (599, "\nX-A:\nSet-Cookie:a\nSet-Cookie:b", Some(None)),
     (
         200,
         "\nConnection: close\nTransfer-Encoding: chunked",
