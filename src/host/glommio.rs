@@ -41,9 +41,9 @@ use crate::sys::glommio::counter;
 
 /// Within this time glommio lets another queue run, if the guest always has something to do.
 const LATENCY: Duration = Duration::from_millis(1);
-/// A guest is turned at least this often. glommio (0.9.0) falls asleep beside a task that is ready
-/// if its thread had to wait for the processor, and the time slice of its queues was over before it
-/// looked at them. Nothing but a timer ends that sleep.
+/// A guest, and the task that waits for its end, are polled at least this often. glommio (0.9.0)
+/// falls asleep beside a task that is ready if its thread had to wait for the processor, and the
+/// time slice of its queues was over before it looked at them. Nothing but a timer ends that sleep.
 const PERIOD: Duration = Duration::from_millis(50);
 /// glommio makes no executor if less memory may be locked (0.9.0).
 const MEMLOCK_MIN: u64 = 512 << 10;
@@ -200,8 +200,14 @@ async fn work(seat: Seat, started: Sender<Result<()>>) {
 async fn in_queue(guest: Guest<()>) -> Result<()> {
     let queue =
         executor().create_task_queue(Shares::default(), Latency::Matters(LATENCY), "coring");
-    let task = spawn_local_into(drive(guest), queue).expect("the queue was just made");
-    task.await.map_err(|error| Error::engine_failed(&error))
+    let mut task = pin!(spawn_local_into(drive(guest), queue).expect("the queue was just made"));
+    let mut alarm = None;
+    let outcome = poll_fn(|context| {
+        // glommio may also fall asleep when the guest has ended, beside the task that runs this.
+        wake_after(&mut alarm, PERIOD, context);
+        task.as_mut().poll(context)
+    });
+    outcome.await.map_err(|error| Error::engine_failed(&error))
 }
 
 /// Lets the task be woken after `time` at the latest. A timer that fires earlier stays: to move it
