@@ -185,7 +185,8 @@ impl Carrier for Connection {
         }
         self.discard_left = Limits::DISCARD_BYTES_MAX;
         if !self.http.request_complete()
-            && (!is_rest_small || self.http.known_body_left() > Limits::DISCARD_BYTES_MAX)
+            && (!is_rest_small
+                || self.http.known_body_left() > u64::from(Limits::DISCARD_BYTES_MAX))
         {
             self.http.close_after();
         }

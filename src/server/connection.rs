@@ -42,7 +42,7 @@ pub(super) struct Connection {
     /// on the clock of `peer_now_ms`. 0: not set, because no byte of it has arrived.
     arrival_deadline_ms: u64,
     /// How many more bytes of a body that the service did not read may be received and dropped.
-    pub(super) discard_left: u64,
+    pub(super) discard_left: u32,
     /// Why the connection ends. `None` until then. It stays `None` if the coroutine is dropped
     /// early: by the end of the server, or by a panic in one of the service's destructors.
     pub(super) reason: Option<CloseReason>,
@@ -221,7 +221,10 @@ impl Connection {
     #[cold]
     fn discard(&mut self, bytes: usize) {
         self.transport.recv_buf.consume(bytes);
-        match self.discard_left.checked_sub(bytes as u64) {
+        let left = u32::try_from(bytes)
+            .ok()
+            .and_then(|bytes| self.discard_left.checked_sub(bytes));
+        match left {
             Some(left) => self.discard_left = left,
             None => self.http.fail_request(self.transport.recv_buf.unread()),
         }

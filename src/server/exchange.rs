@@ -472,5 +472,5 @@ fn begin_next(
 /// of a chunked one is not known, so its bytes are counted as they come.
 fn is_rest_small(incoming: &RequestBodySender) -> bool {
     let left = incoming.left();
-    left.is_none_or(|left| left <= Limits::DISCARD_BYTES_MAX)
+    left.is_none_or(|left| left <= u64::from(Limits::DISCARD_BYTES_MAX))
 }

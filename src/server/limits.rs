@@ -131,7 +131,7 @@ impl Limits {
 
     /// The most bytes of a request's body that the server receives and drops if the service does
     /// not read them. If more follow, the connection ends after the response.
-    pub const DISCARD_BYTES_MAX: u64 = 64 << 10;
+    pub const DISCARD_BYTES_MAX: u32 = 64 << 10;
 
     /// After the last response of a connection: the most bytes that are received from a client that
     /// is still sending. It may read the response only after it has sent its whole body, which may
