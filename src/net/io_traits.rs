@@ -72,10 +72,10 @@ macro_rules! reads {
     )+};
 }
 
+/// The two traits of writers differ in the name of the last method.
 macro_rules! writes {
-    ($($stream:ty),+) => {$(
-        #[cfg(feature = "futures-io")]
-        impl futures_io::AsyncWrite for $stream {
+    ($writer:path, $close:ident: $($stream:ty),+) => {$(
+        impl $writer for $stream {
             fn poll_write(
                 mut self: Pin<&mut Self>,
                 context: &mut Context<'_>,
@@ -91,32 +91,7 @@ macro_rules! writes {
                 self.duplex().poll_flush(context)
             }
 
-            fn poll_close(
-                mut self: Pin<&mut Self>,
-                context: &mut Context<'_>,
-            ) -> Poll<io::Result<()>> {
-                self.duplex().poll_close(context)
-            }
-        }
-
-        #[cfg(feature = "tokio-io")]
-        impl tokio::io::AsyncWrite for $stream {
-            fn poll_write(
-                mut self: Pin<&mut Self>,
-                context: &mut Context<'_>,
-                bytes: &[u8],
-            ) -> Poll<io::Result<usize>> {
-                self.duplex().poll_write(context, bytes)
-            }
-
-            fn poll_flush(
-                mut self: Pin<&mut Self>,
-                context: &mut Context<'_>,
-            ) -> Poll<io::Result<()>> {
-                self.duplex().poll_flush(context)
-            }
-
-            fn poll_shutdown(
+            fn $close(
                 mut self: Pin<&mut Self>,
                 context: &mut Context<'_>,
             ) -> Poll<io::Result<()>> {
@@ -127,7 +102,10 @@ macro_rules! writes {
 }
 
 reads!(TcpStream, UnixStream, ReadHalf);
-writes!(TcpStream, UnixStream, WriteHalf);
+#[cfg(feature = "futures-io")]
+writes!(futures_io::AsyncWrite, poll_close: TcpStream, UnixStream, WriteHalf);
+#[cfg(feature = "tokio-io")]
+writes!(tokio::io::AsyncWrite, poll_shutdown: TcpStream, UnixStream, WriteHalf);
 
 #[cfg(test)]
 mod tests {
