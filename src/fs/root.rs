@@ -158,20 +158,22 @@ impl Root {
 
     /// Lists the directory called `relative`, up to `entries_max` entries: regular files and
     /// directories, also those that symlinks lead to, whose names do not begin with a dot. An empty
-    /// name is the root itself.
+    /// name is the root itself. Returns what `read` makes of the listing, on the same thread: a
+    /// worker would be busy with a long one for milliseconds.
     ///
     /// # Errors
     /// As [`Root::open_file`].
     ///
     /// # Panics
     /// If called outside a worker.
-    pub(crate) async fn list(
+    pub(crate) async fn list<T: Send + 'static>(
         &self,
         relative: impl AsRef<Path>,
         entries_max: usize,
-    ) -> io::Result<Listing> {
+        read: impl FnOnce(Listing) -> T + Send + 'static,
+    ) -> io::Result<T> {
         let (root, relative) = (self.clone(), relative.as_ref().join("."));
-        Ok(blocking(move || root.0.list(&relative, entries_max)).await??)
+        Ok(blocking(move || root.0.list(&relative, entries_max).map(read)).await??)
     }
 
     /// Resolves the path again. Returns the directory that it leads to, if that is another one than
@@ -295,9 +297,7 @@ impl RootDir {
             Entry::Other
         })
     }
-}
 
-impl RootDir {
     /// Lists the directory called `relative`. Entries that cannot be reached are left out.
     fn list(&self, relative: &Path, entries_max: usize) -> Result<Listing, Errno> {
         let open = |name: &Path, flags| {

@@ -1,5 +1,6 @@
 //! Tests of `Root` and `File` on real files, each in its own temporary directory.
 
+use std::convert::identity;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
@@ -362,12 +363,12 @@ fn a_long_listing_is_cut() {
         let root = root.clone();
         async move {
             for (entries_max, len, is_cut) in [(2, 2, true), (3, 3, false), (9, 3, false)] {
-                let listing = root.list("", entries_max).await.unwrap();
+                let listing = root.list("", entries_max, identity).await.unwrap();
                 assert_eq!((listing.entries.len(), listing.is_cut), (len, is_cut));
             }
-            let error = root.list("a", 9).await.unwrap_err();
+            let error = root.list("a", 9, identity).await.unwrap_err();
             assert_eq!(error.raw_os_error(), Some(libc::ENOTDIR));
-            let error = root.list("../outside", 9).await.unwrap_err();
+            let error = root.list("../outside", 9, identity).await.unwrap_err();
             assert_eq!(error.raw_os_error(), Some(libc::EXDEV));
         }
     });

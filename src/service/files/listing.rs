@@ -58,16 +58,18 @@ struct Order {
 impl Files {
     /// The page that lists the directory at `path`.
     pub(super) async fn list(&self, request: &Request, path: &Relative<'_>) -> Response {
-        let listing = match self.directory.list(path.as_bytes(), ENTRIES_MAX).await {
-            Ok(listing) => listing,
-            Err(error) => return error_response(&error),
-        };
         if self.memory.is_full() {
             return unavailable();
         }
         let title = percent_decode_str(request.full_path()).decode_utf8_lossy();
-        let is_root = path.as_bytes().is_empty();
-        let page = page(&title, is_root, listing, Order::of(request)).into_bytes();
+        let (title, order) = (title.into_owned(), Order::of(request));
+        let name = path.as_bytes();
+        let is_root = name.is_empty();
+        let read = move |listing| page(&title, is_root, listing, order).into_bytes();
+        let page = match self.directory.list(name, ENTRIES_MAX, read).await {
+            Ok(page) => page,
+            Err(error) => return error_response(&error),
+        };
         let page = self.memory.count(page.len()).wrap(page);
         let policy = HeaderValue::from_static(POLICY);
         Response::html(page).with_header(CONTENT_SECURITY_POLICY, policy)

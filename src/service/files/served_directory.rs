@@ -71,14 +71,19 @@ impl ServedDirectory {
         self.root()?.open_file(OsStr::from_bytes(name)).await
     }
 
-    /// Lists the directory called `name`, up to `entries_max` entries.
+    /// Lists the directory called `name`, up to `entries_max` entries. Returns what `read` makes of
+    /// that on a thread.
     ///
     /// # Errors
     /// As [`ServedDirectory::open_file`].
-    pub(super) async fn list(&self, name: &[u8], entries_max: usize) -> io::Result<Listing> {
-        self.root()?
-            .list(OsStr::from_bytes(name), entries_max)
-            .await
+    pub(super) async fn list<T: Send + 'static>(
+        &self,
+        name: &[u8],
+        entries_max: usize,
+        read: impl FnOnce(Listing) -> T + Send + 'static,
+    ) -> io::Result<T> {
+        let root = self.root()?;
+        root.list(OsStr::from_bytes(name), entries_max, read).await
     }
 
     /// The open directory, or the error of resolving its path.
