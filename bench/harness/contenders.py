@@ -14,7 +14,8 @@ from typing import Mapping, NamedTuple
 from .scenarios import CLOSING_FLOORS, RUST_PEERS, SCENARIOS
 
 LOGGED = frozenset({"logged"})
-ALL = frozenset(name for name in SCENARIOS if not name.startswith("python-"))
+LIBRARY = frozenset({"library"})
+ALL = frozenset(name for name in SCENARIOS if not name.startswith("python-")) - LIBRARY
 NATIVE = ALL - {"upload"} - LOGGED
 KEPT = frozenset({"keepalive1", "keepalive", "keepalive512", "saturated", "pipelined"})
 FLOOR = KEPT | {"ab-keepalive"}
@@ -35,6 +36,7 @@ class Contender(NamedTuple):
     config: str = ""  # a file of bench/configs
     line: str = ""  # an additional line of that file
     crate: str = ""  # a package of bench/peers
+    slow_build: bool = False  # `--quick` does not build it
     wheels: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()  # of Debian, needed to compile the wheels
     application: str = ""  # a Python application, which counts its calls
@@ -88,7 +90,14 @@ def rust(name: str) -> Contender:
     command = f"{{peers}}/{crate} --bind 127.0.0.1:{{port}} --workers {{workers}}"
     cannot = CANNOT.get(name, {})
     commands = {"hello": command, "echo": command}
-    return Contender("rust", commands, NATIVE | {"upload"}, crate=crate, cannot=cannot)
+    scenarios = NATIVE | {"upload"} | (LIBRARY if name == "axum" else frozenset())
+    return Contender("rust", commands, scenarios, crate=crate, cannot=cannot)
+
+
+def library(what: str) -> Contender:
+    """`peer-coring`, a program that uses coring as a library in one of several ways."""
+    command = f"{{peers}}/peer-coring {what} --bind 127.0.0.1:{{port}}"
+    return Contender("coring", {"hello": command}, LIBRARY, crate="peer-coring", slow_build=True)
 
 
 class Application(NamedTuple):
@@ -188,11 +197,21 @@ PYTHON_SERVERS = {
 }
 NO_MEINHELD = "1.0.2, its last release, needs greenlet < 0.5, which no CPython since 3.11 compiles"
 
+# The uses of coring as a library: contenders, each with the argument of `peer-coring`.
+USES = {
+    "coring-handler": "uring",
+    "coring-handler-epoll": "epoll",
+    "coring-in-glommio": "glommio",
+    "coring-in-tokio": "tokio",
+    "coring-axum": "axum",
+}
+
 # The order is that of starting: coring first, because the floors send the bytes of its response.
 CONTENDERS = {
     "coring": coring(),
     "coring-pgo": coring("coring-pgo")._replace(scenarios=PGO),
     "coring-epoll": coring(engine="epoll"),
+    **{name: library(what) for name, what in USES.items()},
     "floor-ring": floor("floor-ring", FLOOR | LATENCY | {"static-1k"}, static=True),
     "floor-epoll": floor("floor-epoll", FLOOR | LATENCY),
     **{

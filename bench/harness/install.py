@@ -197,14 +197,17 @@ def get_contenders(
 ) -> dict[str, str]:
     """Installs and builds the contenders. Returns those that failed, each with the reason.
 
-    With `quick` no other server in Python is installed, only what coring's applications need.
+    With `quick` no other server in Python is installed, only what coring's applications need, and
+    no program is built that takes long.
     """
+    slow = [name for name, one in contenders.items() if one.slow_build and quick]
+    missing = dict.fromkeys(slow, "--quick does not build it, because that takes minutes")
+    contenders = {name: one for name, one in contenders.items() if name not in slow}
     programs = {one.program: one.program for one in contenders.values() if one.program}
     no_program = install_programs(programs)
-    crates = [one.crate for one in contenders.values() if one.crate]
+    crates = list(dict.fromkeys(one.crate for one in contenders.values() if one.crate))
     no_build = build_peers(crates, target)
     no_wheels: dict[tuple[str, ...], str] = {}
-    missing = {}
     for name, one in contenders.items():
         if one.wheels and one.wheels not in no_wheels:
             download = one.kind == "coring" or not quick

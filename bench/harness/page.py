@@ -44,6 +44,11 @@ how to read them. In short:
 | `coring-epoll` | the same program on epoll |
 | `coring-pgo` | coring as `deploy/build` builds it for releases: statically linked, and optimised \
 with a profile of its own work (PGO). It takes part in some scenarios only |
+| `coring-handler`, `coring-handler-epoll` | [coring as a library]\
+(../README.md#coring-as-a-library): a handler on its own loop, on io_uring and on epoll |
+| `coring-in-glommio`, `coring-in-tokio` | the same handler, with coring's worker as a guest of \
+glommio and of tokio |
+| `coring-axum` | axum's `Router` by `coring::tower`, on coring's own loop |
 | `floor-ring`, `floor-epoll` | [the floors](../README.md#the-floors): the cheapest HTTP servers \
 over io_uring and epoll that we could write |
 | `floor-close-oneshot`, `floor-close-multishot`, `floor-close-epoll` | the floors that [close \
@@ -238,7 +243,7 @@ def engines(found: Mapping[str, Figures]) -> str:
 coring on both engines, by its own counters (`--stats`). An enter is a call of io_uring_enter(2), or
 of epoll_wait(2). On epoll each receive and each send is one more system call. On io_uring the
 accept and the receives stay armed (multishot), so nearly every submission is a send. The others
-belong to the start and the end of a connection.
+belong to the start and the end of a connection. Calls of a host, glommio or tokio, are not counted.
 
 """
     return text + table(("scenario", "contender", "CPU µs/request", *counted), rows, left=2)

@@ -75,7 +75,9 @@ def ratios_of(one, names):
 
     In a scenario with a disturbance it is the ratio of the contender to itself without it.
     """
-    ours = next((n for n in ("coring", *names) if n in names and n.startswith("coring")), "")
+    twins = [r["above"] for r in one["ratios"] if r["below"] == r["above"] + TWIN]
+    ours = ("coring", *twins, *names)
+    ours = next((n for n in ours if n in names and n.startswith("coring")), "")
     stored = {(r["above"], r["below"]): (r["median"], r["low"], r["high"]) for r in one["ratios"]}
     found = {}
     for name in names:

@@ -71,11 +71,12 @@ def application(name: str) -> str:
     return CONTENDERS[name].application if name in CONTENDERS else ""
 
 
-def pairs_of(names: Sequence[str], twin: str) -> list[tuple[str, str]]:
+def pairs_of(names: Sequence[str], scenario: Scenario) -> list[tuple[str, str]]:
     """The pairs to compare: the floors, coring's engines and builds, coring and each other.
 
     coring with a Python application is compared with the servers of the same one.
     """
+    twin = scenario.twin
     pairs = [
         (twin, twin + TWIN),
         ("floor-ring", "nginx"),
@@ -86,6 +87,7 @@ def pairs_of(names: Sequence[str], twin: str) -> list[tuple[str, str]]:
         ("coring-epoll", "floor-close-epoll"),
         ("coring-epoll", "coring"),
         ("coring-pgo", "coring"),
+        ("coring-handler-epoll", "coring-handler"),
     ]
     hosts = [name for name in names if application(name) and name.startswith("coring")]
     others = [name for name in names if name not in (*OURS, "coring-epoll", twin + TWIN)]
@@ -96,6 +98,7 @@ def pairs_of(names: Sequence[str], twin: str) -> list[tuple[str, str]]:
     pairs += [
         (ours, name) for ours in hosts for name in others if application(name) == application(ours)
     ]
+    pairs += [(target.above, target.below) for target in scenario.targets]
     return list(dict.fromkeys(pair for pair in pairs if set(pair) <= set(names)))
 
 

@@ -22,7 +22,7 @@ def summary(name: str, scenario: Scenario, outcome: Outcome, rounds: int) -> Fig
     names = list(outcome.samples)
     ratios = [
         paired(outcome.samples, above, below, scenario.figure)
-        for above, below in pairs_of(names, scenario.twin)
+        for above, below in pairs_of(names, scenario)
     ]
     targets = targets_of(scenario, ratios)
     errors = {n: sum(s.errors for s in found) for n, found in outcome.samples.items()}

@@ -211,6 +211,17 @@ SCENARIOS = {
         threads=2,
         twin="coring",
     ),
+    "library": Scenario(
+        "wrk, 64 connections, coring as a library: a handler on coring's own loop, on glommio and"
+        " on tokio, and axum's Router instead of the handler",
+        twin="coring-handler",
+        targets=(
+            Target("coring-in-glommio", "coring-handler", 1.06),
+            Target("coring-in-tokio", "coring-handler", 1.05),
+            Target("coring-axum", "coring-handler", 1.20),
+            Target("coring-axum", "axum", 1.0),
+        ),
+    ),
     "python-wsgi": application(
         "a WSGI application without a framework",
         "wsgi",

@@ -31,9 +31,13 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    /// Reads `--bind HOST:PORT` and `--workers N`. Exits with status 2 if either is invalid.
+    /// The arguments of this process.
     pub fn from_env() -> Self {
-        let mut words = std::env::args().skip(1);
+        Self::parse(std::env::args().skip(1))
+    }
+
+    /// Reads `--bind HOST:PORT` and `--workers N`. Exits with status 2 if either is invalid.
+    pub fn parse(mut words: impl Iterator<Item = String>) -> Self {
         let (mut bind, mut workers) = (None, NonZeroUsize::MIN);
         while let Some(flag) = words.next() {
             let value = words.next().unwrap_or_default();
