@@ -3,6 +3,9 @@
 //! coring.
 //!
 //! `peer-coring uring|epoll|glommio|tokio|axum --bind ADDRESS:PORT` serves a page with one worker.
+//! `peer-coring timer-glommio|timer-tokio --bind ADDRESS:PORT` measures timers (`timer.rs`).
+
+mod timer;
 
 use std::error::Error;
 use std::{io, process, thread};
@@ -41,6 +44,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             thread::spawn(move || end_by_signal(&handle));
             runtime()?.block_on(coring::tokio::drive(guest))?;
         }
+        "timer-glommio" => timer::in_glommio(address)?,
+        "timer-tokio" => timer::in_tokio(address)?,
         _ => return Err("the first argument is unknown; main.rs has them all".into()),
     }
     Ok(())
