@@ -106,10 +106,12 @@ pub(super) fn is_host_value(value: &[u8]) -> bool {
 /// refused, although RFC 3986 allows it: an intermediary that joins two Host lines inserts one.
 #[must_use]
 pub fn is_host(authority: &[u8]) -> bool {
-    let last = authority.iter().rev().take(PORT_DIGITS_MAX + 1);
-    let digits = last.take_while(|byte| byte.is_ascii_digit()).count();
-    let (host, port) = match authority.split_at(authority.len() - digits) {
-        ([host @ .., b':'], port) => (host, port),
+    let mut before_digits = authority;
+    while let [rest @ .., b'0'..=b'9'] = before_digits {
+        before_digits = rest;
+    }
+    let (host, port) = match before_digits {
+        [host @ .., b':'] => (host, &authority[before_digits.len()..]),
         _ => (authority, &b""[..]),
     };
     let is_port =

@@ -20,7 +20,7 @@ use crate::buf::PoolBox;
 use crate::engine::Interest;
 use crate::http::Fault;
 use crate::http::h1::{self, Event, Framing};
-use crate::net::{RecvOutcome, Stream, Transport, TransportError};
+use crate::net::{RecvOutcome, Stream, Transport};
 use crate::rt::{drop_panic_payload, peer_after_ms, yield_now};
 use crate::service::{Request, RequestBodySender, Response, Service};
 use crate::sys::mutants::mutate;
@@ -292,6 +292,7 @@ impl Connection {
         }
     }
 
+    #[inline(always)]
     fn poll_send_and_receive(
         &mut self,
         context: &mut Context<'_>,
@@ -299,50 +300,40 @@ impl Connection {
         if self.closes_for_drain() {
             self.transport.set_recv_deadline(0);
         }
-        let received = match &self.lines {
-            None => self
-                .transport
-                .poll_recv_and_send(Interest::Failure, context),
-            Some(_) => self.poll_recv_and_send_logged(context),
-        };
-        match ready!(received)? {
-            RecvOutcome::Bytes(_) | RecvOutcome::Fin => Poll::Ready(Ok(())),
-            RecvOutcome::Overdue => self.poll_overdue(context),
+        loop {
+            let interest = match &self.lines {
+                // A line of the access log waits for the end of its send.
+                Some(lines) if lines.any_complete() => Interest::End,
+                _ => Interest::Failure,
+            };
+            let received = self.transport.poll_recv_and_send(interest, context);
+            if self.lines.is_some() {
+                self.write_sent_lines();
+            }
+            match ready!(received)? {
+                RecvOutcome::Bytes(_) | RecvOutcome::Fin => return Poll::Ready(Ok(())),
+                RecvOutcome::Overdue => self.pass_deadline()?,
+            }
         }
     }
 
-    /// As [`Transport::poll_recv_and_send`]. Lines of the access log wait for the end of the send.
-    #[inline(never)]
-    fn poll_recv_and_send_logged(
-        &mut self,
-        context: &mut Context<'_>,
-    ) -> Poll<Result<RecvOutcome, TransportError>> {
-        let interest = match &self.lines {
-            Some(lines) if lines.any_complete() => Interest::End,
-            _ => Interest::Failure,
-        };
-        let received = self.transport.poll_recv_and_send(interest, context);
-        self.write_sent_lines();
-        received
-    }
-
-    /// The awaited bytes have not arrived before the deadline.
+    /// The awaited bytes have not arrived before the deadline. Sets a later one, or fails.
     #[cold]
-    fn poll_overdue(&mut self, context: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
+    fn pass_deadline(&mut self) -> Result<(), CloseReason> {
         if self.closes_for_drain() {
-            return Poll::Ready(Err(CloseReason::Drained));
+            return Err(CloseReason::Drained);
         }
         if self.transport.has_unsent() {
             // A client that is still taking responses is not idle. The send has its own deadline.
             let later_ms = peer_after_ms(self.arrival_timeout_ms());
             self.transport.set_recv_deadline(later_ms);
-            return self.poll_send_and_receive(context);
+            return Ok(());
         }
-        Poll::Ready(Err(match self.http.request_complete() {
+        Err(match self.http.request_complete() {
             true if self.is_idle() => CloseReason::Idle,
             true => CloseReason::Fault(Fault::HeadTimeout),
             false => CloseReason::Fault(Fault::BodyTimeout),
-        }))
+        })
     }
 
     /// Whether the connection is idle and a drain closes idle connections.

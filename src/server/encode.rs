@@ -48,15 +48,15 @@ impl Connection {
     /// memory is written with its head.
     #[inline]
     pub(super) fn encode_full(&mut self, response: &mut Response) -> Result<(), CloseReason> {
-        match response.full_body() {
-            Some(body) if body.len() <= COPY_BYTES_MAX => self.encode_head_and(response, body),
-            _ => {
-                self.encode_head(response);
-                if let Some(part) = response.body().take_full() {
-                    self.encode_part(part)?;
-                } else if let Some(span) = response.body().take_cached_span() {
-                    self.encode_span(span)?;
-                }
+        let body = response.full_body();
+        let small = body.filter(|body| body.len() <= COPY_BYTES_MAX);
+        let is_small = small.is_some();
+        self.encode_head_and(response, small.unwrap_or_default());
+        if !is_small {
+            if let Some(part) = response.body().take_full() {
+                self.encode_part(part)?;
+            } else if let Some(span) = response.body().take_cached_span() {
+                self.encode_span(span)?;
             }
         }
         self.encode_end()

@@ -258,15 +258,17 @@ impl Codec {
         if is_interim && self.version == Version::Http10 {
             return 0;
         }
-        let mut head = HeadWriter::new(out);
+        let mut head = HeadWriter::new(&mut *out);
         head.status_line(response.status, response.reason);
         head.fields(response.fields.clone());
         if let Some(shared) = response.shared {
             head.shared(shared);
         }
+        let wants_close = head.wants_close();
         if head.is_special() {
             let framing = response.framing(self.version, self.is_head);
-            head = head.rewritten(response, framing == ResponseFraming::Chunked && !is_interim);
+            let may_have_trailers = framing == ResponseFraming::Chunked && !is_interim;
+            head = HeadWriter::of_special(out, response, may_have_trailers);
         }
         if matches!(
             response.status,
@@ -288,7 +290,7 @@ impl Codec {
         }
         let framing = self.frame(response);
         let has_end = self.response_body != ResponseBody::UntilClose;
-        self.exchange.respond(has_end && !head.wants_close());
+        self.exchange.respond(has_end && !wants_close);
         let persistence = match self.version {
             _ if !self.exchange.persists() => Persistence::Close,
             Version::Http10 => Persistence::KeepAlive,
@@ -310,6 +312,7 @@ impl Codec {
     /// # Errors
     /// [`WrongLength::Excess`] if the body would exceed its Content-Length, or the response has no
     /// body. The `len` bytes must not be sent.
+    #[inline]
     pub fn encode_data_prefix(&mut self, len: usize) -> Result<Option<DataPrefix>, WrongLength> {
         // An empty chunk would end the body.
         if len == 0 {
@@ -340,6 +343,7 @@ impl Codec {
     /// # Errors
     /// [`WrongLength::Short`] if the body is shorter than its Content-Length. The connection must
     /// close, which is how the client learns of this.
+    #[inline]
     pub fn encode_end(&mut self) -> Result<&'static [u8], WrongLength> {
         if self.response_body == ResponseBody::Counted && self.response_left > 0 {
             self.exchange.fail(Party::Responder);

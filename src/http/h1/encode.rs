@@ -118,16 +118,18 @@ pub(super) enum Persistence {
 /// # Panics
 /// Every function panics if the head does not fit into `out`: see [`ResponseHead::head_bytes_max`].
 pub(super) struct HeadWriter<'a> {
-    out: &'a mut [u8],
-    len: usize,
+    /// The bytes after those that are written.
+    rest: &'a mut [u8],
+    /// The length of `out`.
+    out_len: usize,
     flags: FieldFlags,
 }
 
 impl<'a> HeadWriter<'a> {
     pub(super) fn new(out: &'a mut [u8]) -> Self {
         Self {
-            out,
-            len: 0,
+            out_len: out.len(),
+            rest: out,
             flags: FieldFlags::default(),
         }
     }
@@ -161,7 +163,8 @@ impl<'a> HeadWriter<'a> {
         &mut self,
         fields: impl IntoIterator<Item = (&'f HeaderName, &'f HeaderValue)>,
     ) {
-        for (name, value) in fields {
+        // Not a `for` loop: `for_each` of a chain of iterators is faster.
+        fields.into_iter().for_each(|(name, value)| {
             let (name, value) = (name.as_str().as_bytes(), value.as_bytes());
             if self.flags.admits(name, value) {
                 self.put(b"\r\n");
@@ -169,7 +172,7 @@ impl<'a> HeadWriter<'a> {
                 self.put(b": ");
                 self.put(value);
             }
-        }
+        });
     }
 
     /// Writes fields that are already encoded.
@@ -185,15 +188,13 @@ impl<'a> HeadWriter<'a> {
         self.flags.is_special
     }
 
-    /// Returns a writer that has written the status line and the fields of `response` again,
+    /// Returns a writer that has written the status line and the fields of `response` to `out`,
     /// without those that Connection names (RFC 9110 §7.6.1), without Trailer unless the response
     /// `may_have_trailers`, and with Date and Server once each.
-    ///
-    /// By value, because a reference would keep every writer in memory instead of registers.
     #[cold]
     #[inline(never)]
-    pub(super) fn rewritten<'f, F>(
-        self,
+    pub(super) fn of_special<'f, F>(
+        out: &'a mut [u8],
         response: &ResponseHead<'f, F>,
         may_have_trailers: bool,
     ) -> Self
@@ -209,15 +210,13 @@ impl<'a> HeadWriter<'a> {
             let is_named = |other: &&[u8]| name.as_str().as_bytes().eq_ignore_ascii_case(other);
             !unsent.iter().any(is_named) && (may_have_trailers || *name != TRAILER)
         };
-        let wants_close = self.flags.wants_close;
-        let mut head = Self::new(self.out);
+        let mut head = Self::new(out);
         head.status_line(response.status, response.reason);
         let own = response.fields.clone().into_iter();
         let shared = response.shared.into_iter().flat_map(FieldLines::fields);
         let shared = shared.map(|(name, value)| (name, value));
         head.fields(own.filter(|(name, _)| is_sent(name)));
         head.fields(shared.filter(|(name, _)| is_sent(name)));
-        head.flags.wants_close = wants_close;
         head
     }
 
@@ -274,7 +273,7 @@ impl<'a> HeadWriter<'a> {
             Persistence::KeepAlive => self.put(b"\r\nConnection: keep-alive\r\n\r\n"),
             Persistence::Close => self.put(b"\r\nConnection: close\r\n\r\n"),
         }
-        self.len
+        self.out_len - self.rest.len()
     }
 
     /// Writes `number` in decimal, two digits per step, from the last. Most lengths take one or two
@@ -288,8 +287,7 @@ impl<'a> HeadWriter<'a> {
             1000..10_000 => 4,
             _ => number.ilog10() as usize + 1,
         };
-        let end = self.len + digits;
-        let out = &mut self.out[self.len..end];
+        let out = self.take(digits);
         let mut left = digits;
         while left >= 2 {
             left -= 2;
@@ -299,14 +297,18 @@ impl<'a> HeadWriter<'a> {
         if left == 1 {
             out[0] = DIGITS[(number % 10) as usize];
         }
-        self.len = end;
     }
 
     #[inline(always)]
     fn put(&mut self, bytes: &[u8]) {
-        let end = self.len + bytes.len();
-        self.out[self.len..end].copy_from_slice(bytes);
-        self.len = end;
+        self.take(bytes.len()).copy_from_slice(bytes);
+    }
+
+    /// The place of the next `len` bytes.
+    #[inline(always)]
+    fn take(&mut self, len: usize) -> &'a mut [u8] {
+        let place = self.rest.split_off_mut(..len);
+        place.expect("a head is not longer than its `head_bytes_max`")
     }
 }
 

@@ -195,15 +195,13 @@ fn parse_request(
         }
         Err(error) => return Err(fault_of_fields(error)),
     };
-    let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version)
-    else {
+    let (Some(method), Some(target)) = (request.method, request.path) else {
         return Err(Fault::BadRequestLine);
     };
 
-    let version = if minor == 0 {
-        Version::Http10
-    } else {
-        Version::Http11
+    let version = match request.version {
+        Some(0) => Version::Http10,
+        _ => Version::Http11,
     };
     let line = (blank, method, target, version);
     finish(window, line, len, request.headers, limits, head, flags)
@@ -397,14 +395,16 @@ impl HeadSummary {
 
     /// The framing of the body (RFC 9112 §6.3). Every doubtful case is refused.
     fn framing(&self, version: Version, limits: &MessageLimits) -> Result<Framing, Fault> {
-        let is_chunked = self.codings.is_chunked()?;
-        match (is_chunked, self.length) {
-            (true, Some(_)) => Err(Fault::ConflictingFraming),
-            (true, None) if version == Version::Http10 => Err(Fault::ConflictingFraming),
-            (true, None) => Ok(Framing::Chunked),
-            (false, None | Some(0)) => Ok(Framing::None),
-            (false, Some(length)) if limits.is_body_too_large(length) => Err(Fault::BodyTooLarge),
-            (false, Some(length)) => Ok(Framing::Length(length)),
+        if self.codings.is_chunked()? {
+            return match (version, self.length) {
+                (Version::Http11, None) => Ok(Framing::Chunked),
+                _ => Err(Fault::ConflictingFraming),
+            };
+        }
+        match self.length {
+            None | Some(0) => Ok(Framing::None),
+            Some(length) if limits.is_body_too_large(length) => Err(Fault::BodyTooLarge),
+            Some(length) => Ok(Framing::Length(length)),
         }
     }
 
