@@ -18,6 +18,7 @@ _CONNECTION = re.compile(
     rb"|transfer-encoding|upgrade)\0[^\n]*",
     re.IGNORECASE,
 )
+_OPTIONS = re.compile(rb"\nconnection\0([^\n]*)", re.IGNORECASE).findall
 _DECIMAL = re.compile(rb"[0-9]{1,19}").fullmatch
 
 
@@ -50,7 +51,7 @@ def make_head(status: int, reason: bytes, fields: bytes, count: int, tolerated: 
             name = match[1].decode()
             raise ValueError(f"the header {name!r} is the server's, not the application's")
     if _CONNECTION.search(fields):
-        fields = _CONNECTION.sub(b"", fields)
+        fields = _CONNECTION.sub(b"", _without_named(fields))
     lengths = set(_LENGTHS(fields))
     if len(lengths) > 1 or not all(map(_DECIMAL, lengths)):
         raise ValueError("the header 'Content-Length' is not one decimal number")
@@ -59,6 +60,13 @@ def make_head(status: int, reason: bytes, fields: bytes, count: int, tolerated: 
     if len(text) > HEAD_BYTES_MAX:
         raise ValueError(f"the headers have {len(text)} bytes; {HEAD_BYTES_MAX} is the most")
     return Head(status, text, length)
+
+
+def _without_named(fields: bytes) -> bytes:
+    """The fields without those that Connection names (RFC 9110 §7.6.1)."""
+    named = {name.strip().lower() for name in b",".join(_OPTIONS(fields)).split(b",")} - {b""}
+    lines = fields.split(b"\n")
+    return b"\n".join(line for line in lines if line.split(b"\0")[0].lower() not in named)
 
 
 def remember(heads: dict[Any, Head], key: Any, head: Head) -> None:

@@ -269,6 +269,10 @@ impl Service for Python {
         {
             return self.page(newest).await;
         }
+        // `OPTIONS *` asks about the server as a whole (RFC 9110 §9.3.7). For WSGI it has no path.
+        if request.path_bytes() == b"*" {
+            return Response::new(StatusCode::NO_CONTENT);
+        }
         let link = self.link();
         if link.is_full() {
             return unavailable();

@@ -48,6 +48,27 @@ fn wsgi_applications_run_in_each_class() {
     }
 }
 
+#[test]
+fn what_concerns_the_server_or_the_connection_does_not_reach_the_other_side() {
+    for (name, flags) in [
+        ("wsgi", &["-k", "sync"][..]),
+        ("wsgi", &["-k", "gthread"]),
+        ("wsgi", &["-k", "gevent"]),
+        ("asgi", &[]),
+    ] {
+        let (server, _directory) = run_application(name, flags);
+        let whole = server.ask(request("OPTIONS", "*", &[]));
+        assert_eq!((whole.status, whole.text()), (204, ""), "{name} {flags:?}");
+        let response = server.get("/hop");
+        assert_eq!(response.text(), "hello", "{name} {flags:?}");
+        assert_eq!(response.field("x-end"), Some("2"), "{name} {flags:?}");
+        for unsent in ["x-hop", "connection"] {
+            assert_eq!(response.field(unsent), None, "{name} {flags:?}");
+        }
+        assert_eq!(server.stop().code, Some(0));
+    }
+}
+
 /// Small bodies travel with their request, larger ones in memory, and those beyond `--body-buffer`
 /// in a file.
 #[test]

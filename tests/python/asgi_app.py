@@ -296,7 +296,8 @@ async def headers(scope, receive, send):
                 (b"X-Upper", b"caf\xe9"),
                 (b"set-cookie", b"b=2"),
                 (b"transfer-encoding", b"gzip, chunked"),
-                (b"connection", b"close"),
+                (b"x-hop", b"1"),
+                (b"connection", b"close, X-Hop"),
                 (b"last", b""),
             ]
         )

@@ -335,6 +335,19 @@ class Start(Base):
                 self.assertEqual(response.status, 200)
                 self.assertEqual(response.headers, [("A", "1"), ("B", "2")])
 
+    def test_16_fields_that_connection_names(self):
+        headers = [
+            ["X-Hop", "1"],
+            ["A", "1"],
+            ["Connection", "close, x-HOP"],
+            ["Content-Length", "6"],
+            ["connection", " ,x-b"],
+            ["X-B", ""],
+            ["x-hop", "2"],
+        ]
+        response = self.custom("200 OK", headers)
+        self.assertEqual(response.headers, [("A", "1"), ("Content-Length", "6")])
+
     def test_16_content_length(self):
         for value in ("-1", "+6", "6, 6", "abc", "", "6 6", "0x6"):
             with self.subTest(value):

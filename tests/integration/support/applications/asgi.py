@@ -16,7 +16,7 @@ async def app(scope, receive, send):
         await lifespan(scope["state"], receive, send)
         return
     action, _, argument = scope["path"][1:].partition("/")
-    body = b"hello"
+    headers, body = [], b"hello"
     if action == "digest":
         body = (await digest(receive)).encode()
     elif action == "task":
@@ -44,7 +44,9 @@ async def app(scope, receive, send):
         body = scope["state"]["started"].encode()
     elif action == "fail":
         raise ValueError("the view fails")
-    await send({"type": "http.response.start", "status": 200, "headers": []})
+    elif action == "hop":
+        headers = [(b"x-hop", b"1"), (b"connection", b"x-hop"), (b"x-end", b"2")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 

@@ -110,6 +110,9 @@ def respond(environ, start_response):
     elif action == "header":
         headers.append(("X-Echo", environ.get("HTTP_X_ECHO", "none")))
         body = [environ["PATH_INFO"].encode("latin-1")]
+    elif action == "hop":
+        headers += [("X-Hop", "1"), ("Connection", "x-hop"), ("X-End", "2")]
+        body = [b"hello"]
     else:
         body = [b"hello"]
     start_response("200 OK", headers)
