@@ -17,6 +17,7 @@
 //! # std::io::Result::Ok(())
 //! ```
 
+use std::collections::VecDeque;
 use std::fmt::Display;
 use std::future::poll_fn;
 use std::io;
@@ -41,10 +42,6 @@ use crate::sys::glommio::counter;
 
 /// Within this time glommio lets another queue run, if the guest always has something to do.
 const LATENCY: Duration = Duration::from_millis(1);
-/// A guest, and the task that waits for its end, are polled at least this often. glommio (0.9.0)
-/// falls asleep beside a task that is ready if its thread had to wait for the processor, and the
-/// time slice of its queues was over before it looked at them. Nothing but a timer ends that sleep.
-const PERIOD: Duration = Duration::from_millis(50);
 /// glommio makes no executor if less memory may be locked (0.9.0).
 const MEMLOCK_MIN: u64 = 512 << 10;
 
@@ -73,7 +70,7 @@ pub async fn drive<T: 'static>(mut guest: Guest<T>) -> io::Result<T> {
         host: Mutex::new(Waker::noop().clone()),
     });
     let waker = Waker::from(reported.clone());
-    let mut alarm = None;
+    let mut alarms = Alarms::default();
     poll_fn(|context| {
         reported.host().clone_from(context.waker());
         // Before the turn: what the kernel reports later wakes this task.
@@ -88,11 +85,11 @@ pub async fn drive<T: 'static>(mut guest: Guest<T>) -> io::Result<T> {
             Turned::Done(output) => return Poll::Ready(Ok(output)),
             Turned::Again => {
                 context.waker().wake_by_ref();
-                PERIOD
+                None
             }
-            Turned::Waits(time) => time.map_or(PERIOD, |time| time.min(PERIOD)),
+            Turned::Waits(time) => time,
         };
-        wake_after(&mut alarm, time, context);
+        alarms.wake_after(time, context);
         Poll::Pending
     })
     .await
@@ -201,27 +198,71 @@ async fn in_queue(guest: Guest<()>) -> Result<()> {
     let queue =
         executor().create_task_queue(Shares::default(), Latency::Matters(LATENCY), "coring");
     let mut task = pin!(spawn_local_into(drive(guest), queue).expect("the queue was just made"));
-    let mut alarm = None;
+    let mut alarms = Alarms::default();
     let outcome = poll_fn(|context| {
         // glommio may also fall asleep when the guest has ended, beside the task that runs this.
-        wake_after(&mut alarm, PERIOD, context);
+        alarms.wake_after(None, context);
         task.as_mut().poll(context)
     });
     outcome.await.map_err(|error| Error::engine_failed(&error))
 }
 
-/// Lets the task be woken after `time` at the latest. A timer that fires earlier stays: to move it
-/// with every turn would cost more than the turn that it causes.
-fn wake_after(alarm: &mut Option<(Instant, Timer)>, time: Duration, context: &mut Context<'_>) {
-    let now = Instant::now();
-    let until = now + time;
-    let (_, timer) = match alarm {
-        Some(alarm) if now < alarm.0 && alarm.0 <= until => alarm,
-        _ => alarm.insert((until, Timer::new(time))),
-    };
-    if Pin::new(timer).poll(context).is_ready() {
+/// The timers of a task that must not stay ready for long.
+///
+/// glommio (0.9.0) falls asleep beside a task that is ready if its thread had to wait for the
+/// processor, and the time slice of its queues was over before it looked at them. Nothing but a
+/// timer ends that sleep, and then the same can happen again. So there is a row of timers. (With
+/// two of them, one of some hundred servers on a busy machine slept for ever.)
+#[derive(Default)]
+struct Alarms {
+    /// The last waker of the task, which the timers wake.
+    waker: Option<Waker>,
+    /// When each of the row ends glommio's sleep, in their order.
+    row: VecDeque<(Instant, Timer)>,
+    /// The one that the task has asked for last.
+    next: Option<(Instant, Timer)>,
+}
+
+impl Alarms {
+    /// The number of timers in the row, and the time between them.
+    const COUNT: usize = 8;
+    const PERIOD: Duration = Duration::from_millis(50);
+
+    /// Lets the task be woken after `time` and after [`Self::PERIOD`] at the latest. A timer that
+    /// fires earlier stays: to move it with every turn would cost more than the turn that it
+    /// causes.
+    fn wake_after(&mut self, time: Option<Duration>, context: &mut Context<'_>) {
+        let (now, waker) = (Instant::now(), context.waker());
+        if !self.waker.as_ref().is_some_and(|old| old.will_wake(waker)) {
+            *self = Self::default();
+            self.waker = Some(waker.clone());
+        }
+        while self.row.front().is_some_and(|(until, _)| *until <= now) {
+            self.row.pop_front();
+        }
+        while self.row.len() < Self::COUNT {
+            let last = self.row.back().map_or(now, |(until, _)| *until);
+            self.row.push_back(armed(last + Self::PERIOD, context));
+        }
+        let asked = time.map(|time| now + time);
+        let until = asked.filter(|until| *until < self.row[0].0);
+        let stays = |until: Instant| {
+            let next = self.next.as_ref();
+            next.is_some_and(|(next, _)| (now..=until).contains(next))
+        };
+        if let Some(until) = until.filter(|until| !stays(*until)) {
+            self.next = Some(armed(until, context));
+        }
+    }
+}
+
+/// A timer that wakes the task.
+fn armed(until: Instant, context: &mut Context<'_>) -> (Instant, Timer) {
+    let mut timer = Timer::new(until.saturating_duration_since(Instant::now()));
+    if Pin::new(&mut timer).poll(context).is_ready() {
         context.waker().wake_by_ref();
     }
+    (until, timer)
 }
 
 /// Tries what glommio needs. It would panic where io_uring is forbidden.
@@ -252,5 +293,39 @@ fn placement(cores: &Cores) -> PoolPlacement {
             PoolPlacement::MaxSpread(cores.count, Some(ours))
         }
         _ => PoolPlacement::Unbound(cores.count),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use ::glommio::LocalExecutor;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// As glommio may fall asleep again, one more wake-up would not be enough.
+    #[test]
+    fn a_task_that_was_woken_but_did_not_run_is_woken_again() {
+        if let Err(error) = preflight() {
+            return crate::messages::report(format_args!("not tested: the alarms: {error}"));
+        }
+        let count = Arc::<Count>::default();
+        let waker = Waker::from(count.clone());
+        LocalExecutor::default().run(async {
+            let mut alarms = Alarms::default();
+            alarms.wake_after(None, &mut Context::from_waker(&waker));
+            Timer::new(Alarms::PERIOD * 20).await;
+        });
+        assert_eq!(count.0.load(Ordering::Relaxed), Alarms::COUNT);
     }
 }
