@@ -29,6 +29,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
+use ::glommio::io::BufferedFile;
 use ::glommio::timer::Timer;
 use ::glommio::{
     CpuSet, Latency, LocalExecutorPoolBuilder, PoolPlacement, Shares, executor, spawn_local_into,
@@ -60,9 +61,21 @@ pub async fn drive<T: 'static>(mut guest: Guest<T>) -> io::Result<T> {
             "a guest of glommio needs the engine io_uring: choose EngineChoice::Uring",
         ));
     }
-    // One descriptor for the whole life of the guest, and one read of it for each report. The ring
-    // writes to it.
+    // One descriptor for the whole life of the guest.
     let reports = counter(guest.as_fd().try_clone_to_owned()?);
+    let mut alarms = Alarms::default();
+    let outcome = turn_until_done(&mut guest, &reports, &mut alarms).await;
+    // A file that is dropped is closed later, and not at all if its executor ends first.
+    reports.close().await.map_err(io::Error::from)?;
+    outcome
+}
+
+/// Turns a guest, whose ring writes to `reports`. Reads from there once for each report.
+async fn turn_until_done<T: 'static>(
+    guest: &mut Guest<T>,
+    reports: &BufferedFile,
+    alarms: &mut Alarms,
+) -> io::Result<T> {
     let read = || reports.read_at(0, size_of::<u64>());
     let mut report = pin!(read());
     let reported = Arc::new(Reported {
@@ -70,8 +83,7 @@ pub async fn drive<T: 'static>(mut guest: Guest<T>) -> io::Result<T> {
         host: Mutex::new(Waker::noop().clone()),
     });
     let waker = Waker::from(reported.clone());
-    let mut alarms = Alarms::default();
-    poll_fn(|context| {
+    let outcome = poll_fn(|context| {
         reported.host().clone_from(context.waker());
         // Before the turn: what the kernel reports later wakes this task.
         if reported.is_new.swap(false, Ordering::Acquire) {
@@ -92,7 +104,10 @@ pub async fn drive<T: 'static>(mut guest: Guest<T>) -> io::Result<T> {
         alarms.wake_after(time, context);
         Poll::Pending
     })
-    .await
+    .await;
+    // glommio may keep the waker of the last read, which must not keep the task.
+    reported.host().clone_from(Waker::noop());
+    outcome
 }
 
 /// The waker of the read of reports. glommio keeps each waker that a pending read was polled with,
