@@ -96,6 +96,24 @@ impl Metadata {
 ///
 /// It has no position: each read and write names its offset, or appends. So several coroutines can
 /// use one file at the same time.
+///
+/// ```
+/// use coring::fs::{self, File};
+///
+/// # let path = std::env::temp_dir().join(format!("coring-file-{}", std::process::id()));
+/// coring::run(async move {
+///     let file = File::create(&path).await?;
+///     file.write_at(0, "hello, disk").await?;
+///     file.write_at(7, "world").await?;
+///     file.sync_all().await?;
+///
+///     let file = File::open(&path).await?;
+///     assert_eq!(file.metadata().len(), 12);
+///     assert_eq!(file.read_to_end(7).await?, b"world");
+///     fs::remove_file(&path).await
+/// })?;
+/// # std::io::Result::Ok(())
+/// ```
 #[derive(Clone)]
 pub struct File {
     fd: Arc<OwnedFd>,

@@ -135,6 +135,22 @@ impl Wake for Reported {
 /// server is drained or stopped through a handle, or fails. For a [`Handle`], call
 /// [`Builder::attach`] and [`drive`].
 ///
+/// ```no_run
+/// use std::time::Duration;
+///
+/// use coring::{Request, Response, Server};
+/// use glommio::LocalExecutor;
+///
+/// fn main() -> coring::Result<()> {
+///     let service = || async |_: Request| {
+///         glommio::timer::sleep(Duration::from_millis(5)).await;
+///         Response::text("slept in glommio")
+///     };
+///     let server = Server::builder().bind("127.0.0.1:8000");
+///     LocalExecutor::default().run(coring::glommio::serve(server, service))
+/// }
+/// ```
+///
 /// # Errors
 /// Those of [`Builder::attach`]. Also fails if the worker's engine fails.
 ///

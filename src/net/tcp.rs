@@ -234,6 +234,20 @@ impl TcpStream {
     }
 
     /// Splits the stream into its two directions, for two coroutines.
+    ///
+    /// ```no_run
+    /// use coring::net::TcpStream;
+    ///
+    /// async fn talk(stream: TcpStream) -> std::io::Result<()> {
+    ///     let (mut input, mut output) = stream.split();
+    ///     coring::spawn(async move {
+    ///         while let Ok(Some(line)) = input.read_line(1000).await {
+    ///             println!("{line}");
+    ///         }
+    ///     });
+    ///     output.write_all("hello\n").await
+    /// }
+    /// ```
     pub fn split(self) -> (ReadHalf, WriteHalf) {
         self.0.split()
     }

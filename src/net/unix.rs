@@ -137,6 +137,23 @@ impl fmt::Debug for UnixStream {
 }
 
 /// A listening Unix socket. Dropping it removes the socket's file.
+///
+/// ```
+/// use coring::net::{UnixListener, UnixStream};
+///
+/// # let path = std::env::temp_dir().join(format!("coring-unix-{}", std::process::id()));
+/// coring::run(async move {
+///     let mut listener = UnixListener::bind(&path)?;
+///     coring::spawn(async move {
+///         let mut peer = listener.accept().await?;
+///         peer.write_all("hello\n").await
+///     });
+///     let mut stream = UnixStream::connect(&path).await?;
+///     assert_eq!(stream.read_line(100).await?.as_deref(), Some("hello"));
+///     std::io::Result::Ok(())
+/// })?;
+/// # std::io::Result::Ok(())
+/// ```
 pub struct UnixListener {
     listener: Listener,
     path: PathBuf,
