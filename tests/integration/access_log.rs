@@ -405,10 +405,13 @@ fn no_line_is_lost_on_a_pipe_that_another_process_made_nonblocking() {
     drop(client);
     // Give the log time to fill the pipe: the lines exceed its capacity.
     thread::sleep(Duration::from_secs(2));
-    let reading = thread::spawn(move || pipe.read_to_end());
-    let ended = server.stop();
-    assert_eq!(ended.stats()["log_lines_dropped"], 0);
-    let log = String::from_utf8(reading.join().expect("a reader")).expect("text");
+    let mut log = pipe.follow();
+    // At its end the server does not wait long for a reader.
+    eventually("all lines", || {
+        (log.text().lines().count() == REQUESTS).then_some(())
+    });
+    assert_eq!(server.stop().stats()["log_lines_dropped"], 0);
+    let log = log.whole();
     assert_eq!(log.lines().count(), REQUESTS);
     assert!(log.lines().all(|line| columns(line).len() == 9));
 }

@@ -130,9 +130,13 @@ fn messages_are_complete_on_a_pipe_that_another_process_made_nonblocking() {
     pipe.fill();
     pipe.set_nonblocking(true);
     let server = Coring::start_with_stderr(coring(&["--stats"]), pipe.writer());
-    let reading = thread::spawn(move || pipe.read_to_end());
+    let mut messages = pipe.follow();
+    // The pipe has room from now on: at its end the server does not wait long for a reader.
+    eventually("the banner", || {
+        messages.text().contains("  serves  ").then_some(())
+    });
     assert_eq!(server.stop().code, Some(0));
-    let text = String::from_utf8(reading.join().expect("a reader")).expect("text");
+    let text = messages.whole();
     let text = text.trim_start_matches('.');
     assert!(text.starts_with("coring "), "{text}");
     for word in ["  serves  ", "draining: ", "\nlog_lines_dropped 0 ["] {
@@ -170,6 +174,6 @@ fn a_message_about_a_panic_does_not_block_a_worker() {
         assert_eq!(server.ask(GET).text(), HELLO);
     }
     drop(server);
-    let text = String::from_utf8(pipe.read_to_end()).expect("text");
+    let text = pipe.follow().whole();
     assert!(!text.contains("panic"), "{text}");
 }

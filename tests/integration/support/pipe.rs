@@ -1,11 +1,13 @@
 //! A pipe whose reader can stall, and which can be made non-blocking, as another process that
 //! shares the pipe might do.
 
-use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::io::{self, PipeReader, PipeWriter, Write};
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
-/// A pipe; nothing is read from it until the test calls [`StalledPipe::read_to_end`].
+use super::process::Lines;
+
+/// A pipe; nothing is read from it until the test calls [`StalledPipe::follow`].
 pub(crate) struct StalledPipe {
     reader: PipeReader,
     writer: PipeWriter,
@@ -41,12 +43,9 @@ impl StalledPipe {
         self.set_nonblocking(false);
     }
 
-    /// Reads until all other processes have closed the writing end, and returns the bytes.
-    pub(crate) fn read_to_end(self) -> Vec<u8> {
-        let Self { mut reader, writer } = self;
-        drop(writer);
-        let mut bytes = Vec::new();
-        reader.read_to_end(&mut bytes).expect("a readable pipe");
-        bytes
+    /// Begins to read, until all other processes have closed the writing end.
+    pub(crate) fn follow(self) -> Lines {
+        drop(self.writer);
+        Lines::follow(Some(self.reader))
     }
 }

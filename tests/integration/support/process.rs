@@ -312,15 +312,15 @@ fn counter(line: &str) -> Option<(&str, u64)> {
         .then_some((name, total))
 }
 
-/// The output of a child process. A thread reads it, so that the child never waits for the test.
-/// It stays empty if the output is not a pipe.
-struct Lines {
+/// The output of a child process, of which only whole lines count. A thread reads it, so that the
+/// child never waits for the test. It stays empty if the output is not a pipe.
+pub(crate) struct Lines {
     text: Arc<Mutex<String>>,
     reader: Option<JoinHandle<()>>,
 }
 
 impl Lines {
-    fn follow(pipe: Option<impl Read + Send + 'static>) -> Self {
+    pub(super) fn follow(pipe: Option<impl Read + Send + 'static>) -> Self {
         let text = Arc::new(Mutex::new(String::new()));
         let written = text.clone();
         let reader = pipe.map(|pipe| {
@@ -339,12 +339,13 @@ impl Lines {
         Self { text, reader }
     }
 
-    fn text(&self) -> String {
+    /// The output so far.
+    pub(crate) fn text(&self) -> String {
         self.text.lock().expect("a lock").clone()
     }
 
     /// Waits until the pipe is closed and returns all of the output.
-    fn whole(&mut self) -> String {
+    pub(crate) fn whole(&mut self) -> String {
         if let Some(reader) = self.reader.take() {
             reader.join().expect("no panic in the reader");
         }
