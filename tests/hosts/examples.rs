@@ -1,9 +1,10 @@
 //! The example programs that need a host's feature, built and run.
 
 use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 
-use crate::{Client, answering_server};
+use crate::{Client, answering_server, ask_often, many};
 
 /// A running example; killed when dropped.
 struct Running(Child);
@@ -15,8 +16,8 @@ impl Drop for Running {
     }
 }
 
-/// Builds the example as these tests were built, and starts it on a free port. Returns a client.
-fn start(name: &str) -> (Running, Client) {
+/// Builds the example as these tests were built, and starts it on a free port. Returns its address.
+fn start(name: &str) -> (Running, SocketAddr) {
     let profile = if cfg!(debug_assertions) {
         "test"
     } else {
@@ -53,17 +54,20 @@ fn start(name: &str) -> (Running, Client) {
     BufReader::new(stdout).read_line(&mut line).expect("a line");
     let address = line.trim_end().strip_prefix("listening on ");
     let address = address.and_then(|address| address.parse().ok());
-    (running, Client::to(address.expect("an address")))
+    (running, address.expect("an address"))
 }
 
 #[test]
 fn in_tokio() {
-    let (_running, mut client) = start("in_tokio");
+    let (_running, address) = start("in_tokio");
+    let mut client = Client::to(address);
     assert_eq!(client.get("/"), "<b>hello world</b>");
     assert_eq!(client.get("/sleep"), "slept in tokio\n");
-    let answer = client.get(&format!("/ask/{}", answering_server()));
+    let ask = format!("/ask/{}", answering_server());
+    let answer = client.get(&ask);
     assert!(answer.starts_with("GET / HTTP/1.1\r\n"), "{answer}");
     assert!(client.get("/ask/127.0.0.1:1").starts_with("127.0.0.1:1: "));
+    ask_often(address, many(), &["/", "/sleep", &ask]);
 }
 
 #[test]
@@ -71,9 +75,11 @@ fn in_glommio() {
     if !crate::glommio::is_available() {
         return;
     }
-    let (_running, mut client) = start("in_glommio");
+    let (_running, address) = start("in_glommio");
+    let mut client = Client::to(address);
     assert_eq!(client.get("/"), "<b>hello world</b>");
     assert_eq!(client.get("/sleep"), "slept in glommio\n");
     assert!(client.get("/file/Cargo.toml").contains("name = \"coring\""));
     assert!(client.get("/file/none").contains("No such file"));
+    ask_often(address, many(), &["/", "/sleep", "/file/Cargo.toml"]);
 }
