@@ -14,7 +14,7 @@ use coring::{Body, BodyError, Handle, Method, Response, StatusCode, run_with, sp
 
 use crate::examples::{Running, free_address};
 use crate::support::{
-    Address, PATIENCE, TempDir, builder, engine, eventually, is_alone, noise, report,
+    Address, PATIENCE, TempDir, builder, engine, eventually, is_alone, noise, report, start_server,
 };
 
 /// Runs a coroutine on the engine under test.
@@ -205,11 +205,7 @@ fn coring_server() -> (Handle, SocketAddr) {
             _ => Response::not_found("none"),
         }
     };
-    let handle = builder()
-        .bind("127.0.0.1:0")
-        .cores(1)
-        .start(service)
-        .expect("a server");
+    let handle = start_server(builder().bind("127.0.0.1:0"), 1, service).expect("a server");
     let address = handle.addresses()[0].to_string();
     let Address::Tcp(address) = Address::Tcp(address.parse().expect("an IP address")) else {
         unreachable!("made above")
@@ -281,7 +277,7 @@ fn half_a_response_and_a_late_one_are_errors() {
 #[test]
 fn a_service_can_be_a_proxy() {
     let (origin, address) = coring_server();
-    let proxy = builder().bind("127.0.0.1:0").cores(1).start(move || {
+    let proxy = start_server(builder().bind("127.0.0.1:0"), 1, move || {
         let client = Client::new();
         move |request: coring::Request| {
             let client = client.clone();

@@ -431,10 +431,14 @@ fn two_requests_may_respond_with_each_others_bodies() {
 /// completes at once and does not wake the task.
 #[test]
 fn echoing_a_part_polls_the_connection_once() {
-    let builder = Server::builder().engine(EngineChoice::Epoll);
-    let server = Local::start_with(builder, || {
-        async |request: Request| Response::text(request.into_body())
-    });
+    let builder = Server::builder()
+        .engine(EngineChoice::Epoll)
+        .bind("127.0.0.1:0");
+    let server = Local::of(
+        builder
+            .cores(1)
+            .start(|| async |request: Request| Response::text(request.into_body())),
+    );
     let mut client = server.connect();
     client.send(head_with_length("POST", "/", 100));
     assert_eq!(client.head().status, 200);

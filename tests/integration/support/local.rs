@@ -5,9 +5,9 @@ use std::task::Poll;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use coring::{Builder, Handle, Limits, Service};
+use coring::{Builder, Handle, Limits, Result, Service};
 
-use super::{Address, Client, builder};
+use super::{Address, Client, builder, start_server};
 
 /// A server with one worker; stopped when dropped.
 pub(crate) struct Local {
@@ -40,8 +40,13 @@ impl Local {
         builder: Builder,
         factory: impl Fn() -> S + Send + Sync + 'static,
     ) -> Self {
-        let handle = builder.bind("127.0.0.1:0").cores(1).start(factory);
-        let handle = handle.expect("a server");
+        Self::of(start_server(builder.bind("127.0.0.1:0"), 1, factory))
+    }
+
+    /// A server that was started otherwise.
+    #[track_caller]
+    pub(crate) fn of(started: Result<Handle>) -> Self {
+        let handle = started.expect("a server");
         let address = handle.addresses()[0].to_string();
         let address = match address.strip_prefix("unix:") {
             Some(path) => Address::Unix(path.into()),

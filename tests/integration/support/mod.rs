@@ -4,6 +4,7 @@
 
 mod applications;
 mod client;
+mod hosts;
 mod local;
 mod memory;
 mod pipe;
@@ -25,6 +26,7 @@ pub(crate) use applications::{
     children, digest, run_application, under_load, wait_for_notes, wait_for_two_workers, zygote,
 };
 pub(crate) use client::{Client, ReceivedResponse, is_timeout, read_until_told_to_close};
+pub(crate) use hosts::{descriptors_left, start_server};
 pub(crate) use local::{Local, nap};
 pub(crate) use memory::{assert_bytes_below, private_bytes};
 pub(crate) use pipe::StalledPipe;
@@ -62,7 +64,8 @@ pub(crate) fn engine() -> EngineChoice {
     }
 }
 
-/// A builder for a server in this process, on the engine under test.
+/// A builder for a server in this process, on the engine under test. [`start_server`] starts it in
+/// the host under test.
 pub(crate) fn builder() -> Builder {
     Server::builder().engine(engine())
 }
