@@ -347,6 +347,9 @@ fn a_file_shorter_than_the_announced_length_ends_the_connection() {
     client.send(get("/a?0-100000"));
     assert_eq!(client.head().field("content-length"), Some("100000"));
     assert_eq!(client.expect_fin_or_reset(), b"short");
+    eventually("the end of the connection", || {
+        (server.count("connections_open") == 0).then_some(())
+    });
     assert_eq!(server.stop_and_count("closed_by_service"), 1);
 }
 
