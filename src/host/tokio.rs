@@ -30,6 +30,7 @@ use std::time::Duration;
 
 use ::tokio::io::Interest;
 use ::tokio::io::unix::AsyncFd;
+use ::tokio::task::yield_now;
 use ::tokio::time::{Instant, Sleep, sleep};
 
 use crate::engine::{Guest, Turned};
@@ -56,7 +57,7 @@ pub async fn drive<T: 'static>(mut guest: Guest<T>) -> io::Result<T> {
         watch(&descriptor, context)?;
         match guest.turn(context.waker())? {
             Turned::Done(output) => return Poll::Ready(Ok(output)),
-            Turned::Again => context.waker().wake_by_ref(),
+            Turned::Again => wake_again(context),
             Turned::Waits(Some(time)) => wake_after(timer.as_mut(), time, context),
             Turned::Waits(None) => {}
         }
@@ -103,6 +104,14 @@ fn watch(descriptor: &AsyncFd<OwnedFd>, context: &mut Context<'_>) -> io::Result
         readable?.clear_ready();
     }
     Ok(())
+}
+
+/// Lets the task be woken when the runtime has looked at its timers and sockets. A task that wakes
+/// itself would be polled up to 61 times before, if it runs in a `LocalSet`.
+fn wake_again(context: &mut Context<'_>) {
+    if pin!(yield_now()).poll(context).is_ready() {
+        context.waker().wake_by_ref();
+    }
 }
 
 /// Lets the task be woken after `time` at the latest. A timer that fires earlier stays: to move it

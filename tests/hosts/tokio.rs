@@ -1,10 +1,13 @@
 //! tokio's current-thread runtime.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use ::tokio::io::{AsyncReadExt, AsyncWriteExt};
 use ::tokio::net::TcpStream;
 use ::tokio::runtime::{Builder, Runtime};
+use ::tokio::task::LocalSet;
 use coring::{Handle, Request, Response, run_as_guest};
 
 use crate::{Client, address, answering_server, ask_often, builder, engine, many};
@@ -95,6 +98,29 @@ fn a_busy_guest_lets_other_tasks_run() {
     let timeout = async { ::tokio::time::timeout(Duration::from_millis(20), drive).await };
     let driven = runtime().block_on(timeout);
     assert!(driven.is_err(), "the time has passed");
+}
+
+/// A `LocalSet` polls a task that wakes itself 61 times before the runtime looks at its timers.
+#[test]
+fn timers_fire_beside_a_busy_guest_in_a_local_set() {
+    let turns = Rc::new(Cell::new(0));
+    let counted = turns.clone();
+    let guest = run_as_guest(engine(), async move {
+        loop {
+            // Longer than the timer.
+            std::thread::sleep(Duration::from_millis(5));
+            counted.set(counted.get() + 1);
+            coring::task::yield_now().await;
+        }
+    });
+    let set = LocalSet::new();
+    set.spawn_local(coring::tokio::drive::<()>(guest.expect("an engine")));
+    set.block_on(&runtime(), async {
+        for _ in 0..10 {
+            ::tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    assert!(turns.get() < 100, "{} turns for ten timers", turns.get());
 }
 
 /// Without a runtime, tokio itself says what is missing.
