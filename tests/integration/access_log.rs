@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::Stdio;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use coring::{AccessLog, AccessLogFormat, Request, Response, Server, StatusCode};
@@ -331,6 +331,33 @@ fn a_line_has_what_was_sent_and_why_no_more_was() {
     );
     let refused = r"\x20b 400 22 malformed\x20request\x20line";
     assert_eq!(line("/a"), Some(refused), "{log}");
+}
+
+/// A line leaves an idle server after 100 ms. The test tolerates seconds, for a busy machine.
+#[test]
+fn a_line_does_not_wait_for_another_request() {
+    let directory = TempDir::new();
+    let file = directory.file("access.log");
+    for log in ["-", &file] {
+        let server = Coring::start(&["--access-log", log]);
+        let mut client = server.connect();
+        client.send(GET);
+        assert_eq!(client.response().status, 200);
+        let answered = Instant::now();
+        eventually("the line", || {
+            let text = match log {
+                "-" => server.stdout(),
+                file => fs::read_to_string(file).expect("a log"),
+            };
+            text.ends_with('\n').then_some(())
+        });
+        let delay = answered.elapsed();
+        assert!(delay < Duration::from_secs(10), "{log}: {delay:?}");
+        // The connection is still open: it was not its end that wrote the line.
+        client.send(GET);
+        assert_eq!(client.response().status, 200);
+        server.stop();
+    }
 }
 
 /// The log must not wake an idle worker periodically.

@@ -77,6 +77,45 @@ fn a_path_selects_a_file_or_redirects_to_a_directory() {
 }
 
 #[test]
+fn a_directory_without_an_index_is_listed_with_the_flag() {
+    let directory = TempDir::new();
+    directory.write("b.txt", "text");
+    directory.write("a&b", "");
+    directory.write(".hidden", "");
+    directory.make("sub");
+    let banner_has = |server: &Coring, words: &str| {
+        eventually(words, || server.stderr().contains(words).then_some(()));
+    };
+    let server = Coring::serve(&directory, &[]);
+    banner_has(
+        &server,
+        "(no index.html in it: --listing shows what is there)",
+    );
+    assert_eq!(server.get("/").status, 404);
+    server.stop();
+    let server = Coring::serve(&directory, &["--listing"]);
+    banner_has(&server, ", and lists its directories");
+    let page = server.get("/");
+    let content_type = page.expect_field("content-type");
+    assert_eq!(
+        (page.status, content_type),
+        (200, "text/html; charset=utf-8")
+    );
+    let links = page.text().split("<td><a href=\"").skip(1);
+    let links: Vec<&str> = links.filter_map(|link| link.split('"').next()).collect();
+    assert_eq!(links, ["./sub/", "./a%26b", "./b.txt"]);
+    assert!(page.text().contains(">a&amp;b</a><td>0 B<td>"));
+    assert_eq!(server.get("/a%26b").status, 200);
+    assert_eq!(server.get("/sub").expect_field("location"), "./sub/");
+    assert!(server.get("/sub/").text().contains("href=\"../\""));
+    directory.write("index.html", "top");
+    assert_eq!(server.get("/").text(), "top");
+    server.stop();
+    let banner = Coring::serve(&directory, &[]).stop().stderr;
+    assert!(!banner.contains("--listing"), "{banner}");
+}
+
+#[test]
 fn responses_to_get_and_head_have_the_same_head() {
     let directory = TempDir::new();
     directory.write_old("small.css", "p {}");

@@ -383,12 +383,16 @@ fn a_lack_of_threads_is_reported() {
     }
     let directory = TempDir::new();
     let program = public_program(&directory);
-    // The first thread is a worker's on epoll, and otherwise the one that tries io_uring.
-    for engine in ["epoll", "uring", "auto"] {
-        let script = format!("exec prlimit --nproc=1 {program} --engine {engine} -b 127.0.0.1:0");
-        let finished = run_with(&mut as_plain_user(&script), b"");
-        assert_eq!(finished.code, Some(1), "{engine}: {finished:?}");
-        assert_error_line(&finished, &["error: cannot start a thread"]);
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    // The first thread is a worker's or tries io_uring. The last one handles signals.
+    for threads in [1, cores + 1] {
+        for engine in ["epoll", "uring", "auto"] {
+            let flags = format!("--engine {engine} -b 127.0.0.1:0");
+            let script = format!("exec prlimit --nproc={threads} {program} {flags}");
+            let finished = run_with(&mut as_plain_user(&script), b"");
+            assert_eq!(finished.code, Some(1), "{engine} {threads}: {finished:?}");
+            assert_error_line(&finished, &["error: cannot ", "thread", "os error 11"]);
+        }
     }
 }
 

@@ -213,6 +213,11 @@ impl Coring {
         self.stderr.text()
     }
 
+    /// The standard output of the process so far.
+    pub(crate) fn stdout(&self) -> String {
+        self.stdout.text()
+    }
+
     #[track_caller]
     pub(crate) fn connect(&self) -> Client {
         self.try_connect().expect("a connection")
