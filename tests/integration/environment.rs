@@ -87,19 +87,40 @@ fn flags_of_other_servers_get_an_answer_with_the_right_one() {
     assert!(finished.error_line().contains(hint), "{}", finished.stderr);
 }
 
-/// Serves with standard output on a terminal, and prints what is written there for a request.
+/// Serves with standard output on a terminal. Prints what the terminal shows for a request. Then
+/// sends many requests, and reads from the terminal when all are answered. Prints the number of
+/// lines.
 const ON_TERMINAL: &str = r#"
-import os, pty, subprocess, sys, urllib.request
+import os, pty, select, socket, subprocess, sys, urllib.parse
 terminal, side = pty.openpty()
-command = [sys.argv[1], "serve", "--bind", "127.0.0.1:0"]
+command = [sys.argv[1], "serve", "--cores", "1", "--bind", "127.0.0.1:0"]
 coring = subprocess.Popen(command, stdout=side, stderr=subprocess.PIPE, text=True)
 for line in coring.stderr:
     if "http://" in line:
-        url = line.split()[1]
+        url = urllib.parse.urlsplit(line.split()[1])
         break
+
+def ask(count):
+    client.sendall(b"GET /file HTTP/1.1\r\nHost: a\r\n\r\n" * count)
+    received = b""
+    while received.count(b"\r\n\r\ncontent") < count:
+        more = client.recv(1 << 20)
+        assert more
+        received += more
+
 try:
-    urllib.request.urlopen(url + "file").read()
-    print(os.read(terminal, 1000).decode())
+    client = socket.create_connection((url.hostname, url.port))
+    ask(1)
+    shown = b""
+    while b"\n" not in shown:
+        shown += os.read(terminal, 1000)
+    print(shown.decode())
+    for _ in range(30):
+        ask(100)
+    lines = 0
+    while lines < 3000 and select.select([terminal], [], [], 10)[0]:
+        lines += os.read(terminal, 1 << 16).count(b"\n")
+    print(lines, "lines")
 finally:
     coring.kill()
 "#;
@@ -116,4 +137,5 @@ fn serve_logs_requests_to_a_terminal() {
         printed.contains("\"GET /file HTTP/1.1\" 200 7 "),
         "{printed}"
     );
+    assert!(printed.contains("3000 lines"), "{printed}");
 }

@@ -1,6 +1,7 @@
 //! The access log. Each worker gathers lines in memory, and one thread writes them, so that no
 //! request waits for the file. It does not know what a line contains.
 
+mod batch_writer;
 mod escape;
 mod format;
 mod line;
@@ -8,12 +9,10 @@ mod lines;
 mod output;
 
 use std::cell::{Cell, RefCell};
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{
-    Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel,
-};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,6 +20,7 @@ use super::error::{Error, ErrorKind};
 use crate::messages::report;
 use crate::metrics::WorkerMetrics;
 use crate::sys::signals::block_write_signals;
+use batch_writer::BatchWriter;
 pub use format::{AccessLogFormat, InvalidFormat};
 pub(super) use line::Line;
 pub(super) use lines::Lines;
@@ -43,8 +43,9 @@ pub enum AccessLog {
 /// A worker passes its lines on at this size, in bytes, or [`WorkerLog::LINE_DELAY_MS`] after the
 /// first of them.
 const BATCH_BYTES: usize = 32 << 10;
-/// How many batches may wait for the log thread. Further ones are dropped, and counted.
-const BATCHES_MAX: usize = 256;
+/// The memory of the batches that may wait for the log thread, in bytes. Further ones are dropped,
+/// and counted.
+const WAITING_BYTES_MAX: usize = 8 << 20;
 
 /// How long a worker that ends waits for room for its last lines, and how long the server that ends
 /// then waits for the log thread, in ms. If the log is a pipe, its reader may hang.
@@ -54,7 +55,8 @@ const LOG_THREAD_END_MS: u64 = 5_000;
 /// The server's handle of the thread that writes the log.
 #[derive(Debug)]
 pub(super) struct LogThread {
-    batches: SyncSender<Option<Batch>>,
+    batches: Sender<Option<Batch>>,
+    waiting_bytes: Arc<AtomicUsize>,
     reopening: Arc<Reopening>,
     /// Disconnected when the thread ends.
     ended: Receiver<()>,
@@ -70,17 +72,18 @@ pub(super) struct LogThread {
 pub(super) struct Reopening {
     is_due: Arc<AtomicBool>,
     /// Wakes the thread, by no batch; none when the log has ended.
-    batches: Mutex<Option<SyncSender<Option<Batch>>>>,
+    batches: Mutex<Option<Sender<Option<Batch>>>>,
 }
 
 impl Reopening {
     /// Has the thread open the file before it writes further lines.
     pub(super) fn ask(&self) {
-        self.is_due.store(true, Ordering::Relaxed);
+        if self.is_due.swap(true, Ordering::Relaxed) {
+            return;
+        }
         let batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(batches) = &*batches {
-            // A thread that has no room is awake.
-            let _ = batches.try_send(None);
+            let _ = batches.send(None);
         }
     }
 }
@@ -92,6 +95,36 @@ struct Batch {
     /// How many of the lines have not been written.
     left: u64,
     counts: Arc<LineCounts>,
+    _room: Room,
+}
+
+/// Memory of a batch, which counts until this is dropped.
+#[derive(Debug)]
+struct Room {
+    /// That of the batches of all workers.
+    waiting_bytes: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl Room {
+    /// Room for `bytes`; none if too many wait.
+    fn take(waiting_bytes: &Arc<AtomicUsize>, bytes: usize) -> Option<Self> {
+        let add = |waiting| Some(waiting + bytes).filter(|&sum| sum <= WAITING_BYTES_MAX);
+        waiting_bytes
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add)
+            .ok()?;
+        let waiting_bytes = waiting_bytes.clone();
+        Some(Self {
+            waiting_bytes,
+            bytes,
+        })
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.waiting_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 /// Counts the lines of one worker that wait or are lost.
@@ -143,7 +176,7 @@ impl LogThread {
         }
         let output =
             open_output(log).map_err(|message| Error::new(ErrorKind::Configuration, message))?;
-        let (batches, receiver) = sync_channel(BATCHES_MAX);
+        let (batches, receiver) = channel();
         let (hang_up, ended) = sync_channel(0);
         let losses = Arc::new(Losses::default());
         let is_terminal = *log == AccessLog::Stdout && io::stdout().is_terminal();
@@ -175,6 +208,7 @@ impl LogThread {
             })?;
         Ok(Some(Self {
             batches,
+            waiting_bytes: Arc::default(),
             reopening,
             ended,
             all_counts: Vec::new(),
@@ -195,6 +229,7 @@ impl LogThread {
         self.all_counts.push(counts.clone());
         WorkerLog {
             batches: self.batches.clone(),
+            waiting_bytes: self.waiting_bytes.clone(),
             lines: RefCell::default(),
             count: Cell::new(0),
             is_awaited: Cell::new(false),
@@ -228,112 +263,11 @@ impl LogThread {
     }
 }
 
-/// Writes the batches of the workers. If a write fails (the disk is full, say), the server
-/// continues: the lines are lost, and counted. The first failure is reported. When a write succeeds
-/// again, the number of lost lines is reported.
-struct BatchWriter<W> {
-    output: W,
-    losses: Arc<Losses>,
-    /// The last write failed.
-    is_failing: bool,
-    /// The last write ended within a line.
-    ends_within_line: bool,
-}
-
-impl<W: Write> BatchWriter<W> {
-    fn new(output: W, losses: Arc<Losses>) -> Self {
-        Self {
-            output,
-            losses,
-            is_failing: false,
-            ends_within_line: false,
-        }
-    }
-
-    /// Writes the batches, until all workers and the server's handle are gone. If `reopen` returns
-    /// another output, further batches go there.
-    fn write_all(
-        mut self,
-        receiver: &Receiver<Option<Batch>>,
-        mut reopen: impl FnMut() -> Option<W>,
-    ) {
-        loop {
-            let received = match receiver.try_recv() {
-                Ok(received) => received,
-                Err(TryRecvError::Disconnected) => break,
-                Err(TryRecvError::Empty) => {
-                    if !self.is_failing {
-                        let cause = "the access log is written again";
-                        self.losses.report(cause);
-                    }
-                    let Ok(received) = receiver.recv() else {
-                        break;
-                    };
-                    received
-                }
-            };
-            if let Some(output) = reopen() {
-                self.output = output;
-                self.ends_within_line = false;
-            }
-            let Some(mut batch) = received else { continue };
-            let written = self.write(&mut batch);
-            if self.losses.is_over.load(Ordering::Relaxed) {
-                return;
-            }
-            if let Err(error) = &written {
-                if !self.is_failing {
-                    report(format_args!(
-                        "cannot write the access log: {error}; lines are being lost"
-                    ));
-                }
-                let lost = batch.left;
-                batch.counts.waiting.fetch_sub(lost, Ordering::Relaxed);
-                batch.counts.add_lost(lost);
-            }
-            self.is_failing = written.is_err();
-        }
-        self.losses.report("the access log has ended");
-    }
-
-    /// Writes a batch. If the last write ended within a line, ends that first. Counts each line as
-    /// soon as it is written.
-    fn write(&mut self, batch: &mut Batch) -> io::Result<()> {
-        if self.ends_within_line {
-            self.output.write_all(b"\n")?;
-            self.ends_within_line = false;
-        }
-        let mut rest = &batch.lines[..];
-        while !rest.is_empty() {
-            let len = match self.output.write(rest) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(len) => len,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
-            };
-            let written;
-            (written, rest) = rest.split_at(len);
-            self.ends_within_line = !written.ends_with(b"\n");
-            let lines = match rest.is_empty() {
-                true => batch.left,
-                false => count_lines(written),
-            };
-            batch.left -= lines;
-            batch.counts.waiting.fetch_sub(lines, Ordering::Relaxed);
-        }
-        Ok(())
-    }
-}
-
-/// Counts the line ends in `bytes`. Text of a client has none: it is escaped.
-fn count_lines(bytes: &[u8]) -> u64 {
-    bytes.iter().filter(|&&byte| byte == b'\n').count() as u64
-}
-
 /// The log of one worker, with the lines that it has gathered.
 #[derive(Debug)]
 pub(crate) struct WorkerLog {
-    batches: SyncSender<Option<Batch>>,
+    batches: Sender<Option<Batch>>,
+    waiting_bytes: Arc<AtomicUsize>,
     lines: RefCell<Vec<u8>>,
     /// The number of lines in `lines`.
     count: Cell<u64>,
@@ -369,7 +303,7 @@ impl WorkerLog {
     /// caller has to call [`WorkerLog::hand_over`] after [`WorkerLog::LINE_DELAY_MS`].
     pub(super) fn write(&self, line: &mut Line) -> bool {
         let mut lines = self.lines.borrow_mut();
-        if lines.capacity() == 0 {
+        if lines.capacity() == 0 && !self.is_terminal {
             lines.reserve(BATCH_BYTES + BATCH_BYTES / 8);
         }
         line.write_to(&self.format, &mut lines);
@@ -388,30 +322,36 @@ impl WorkerLog {
         self.send(Duration::ZERO);
     }
 
-    /// Passes the gathered lines on. If the log thread has no room within `timeout`, they are
-    /// lost.
+    /// Passes the gathered lines on. If there is no room for them within `timeout`, they are lost.
     fn send(&self, timeout: Duration) {
         let left = self.count.replace(0);
         if left == 0 {
             return;
         }
-        let counts = &self.counts;
+        let (lines, counts) = (self.lines.take(), &self.counts);
+        let bytes = lines.capacity() + size_of::<Batch>();
+        let started = Instant::now();
+        let room = loop {
+            match Room::take(&self.waiting_bytes, bytes) {
+                None if started.elapsed() < timeout => {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                room => break room,
+            }
+        };
+        let Some(room) = room else {
+            return counts.add_lost(left);
+        };
         counts.waiting.fetch_add(left, Ordering::Relaxed);
-        let mut batch = Some(Batch {
-            lines: self.lines.take(),
+        let batch = Batch {
+            lines,
             left,
             counts: counts.clone(),
-        });
-        let started = Instant::now();
-        while let Err(refused) = self.batches.try_send(batch) {
-            match refused {
-                TrySendError::Full(unsent) if started.elapsed() < timeout => batch = unsent,
-                _ => {
-                    counts.waiting.fetch_sub(left, Ordering::Relaxed);
-                    return counts.add_lost(left);
-                }
-            }
-            std::thread::sleep(Duration::from_millis(10));
+            _room: room,
+        };
+        if self.batches.send(Some(batch)).is_err() {
+            counts.waiting.fetch_sub(left, Ordering::Relaxed);
+            counts.add_lost(left);
         }
     }
 }
@@ -420,60 +360,5 @@ impl Drop for WorkerLog {
     fn drop(&mut self) {
         // The worker has nothing else to do, so it may wait for room.
         self.send(Duration::from_millis(LAST_LINES_MS));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Writes half of the first batch, fails twice, and then writes everything.
-    struct FullDisk(usize, Arc<Mutex<Vec<u8>>>);
-
-    impl Write for FullDisk {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0 += 1;
-            let taken = match self.0 {
-                1 => bytes.len() / 2,
-                2 | 3 => return Err(io::ErrorKind::StorageFull.into()),
-                _ => bytes.len(),
-            };
-            self.1.lock().expect("a lock").extend(&bytes[..taken]);
-            Ok(taken)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn every_line_is_whole_or_counted_as_lost() {
-        let (batches, receiver) = sync_channel(4);
-        let losses = Arc::new(Losses::default());
-        let counts = Arc::new(LineCounts {
-            metrics: Arc::default(),
-            waiting: AtomicU64::new(0),
-            losses: losses.clone(),
-        });
-        for lines in ["a\nbcde\n", "lost\nlost\n", "whole\n", "more\n"] {
-            let lines = lines.as_bytes().to_vec();
-            let left = count_lines(&lines);
-            counts.waiting.fetch_add(left, Ordering::Relaxed);
-            let counts = counts.clone();
-            let batch = Batch {
-                lines,
-                left,
-                counts,
-            };
-            batches.send(Some(batch)).expect("room");
-        }
-        drop(batches);
-        let written = Arc::new(Mutex::new(Vec::new()));
-        BatchWriter::new(FullDisk(0, written.clone()), losses).write_all(&receiver, || None);
-        let written = written.lock().expect("a lock");
-        assert_eq!(written.escape_ascii().to_string(), r"a\nb\nwhole\nmore\n");
-        assert_eq!(counts.metrics.log_lines_dropped.get(), 3);
-        assert_eq!(counts.waiting.load(Ordering::Relaxed), 0);
     }
 }
