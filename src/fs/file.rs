@@ -65,6 +65,11 @@ impl Metadata {
         self.modified
     }
 
+    /// When it was last changed in any way (ctime), as [`Metadata::modified_unix`].
+    pub(crate) fn changed_unix(&self) -> (i64, u32) {
+        self.changed
+    }
+
     /// The number of the device that holds it.
     pub fn device(&self) -> u64 {
         self.device

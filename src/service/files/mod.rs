@@ -40,7 +40,7 @@ use path::Relative;
 #[cfg(feature = "sim")]
 pub use path::{Relative, with_slash};
 use refusals::{error_response, other_method, redirect, status_response};
-use representation::{Representation, is_settled};
+use representation::{Representation, may_be_cached};
 use served_directory::ServedDirectory;
 
 /// The largest file that is read whole and may be cached, in bytes. It fits into one send.
@@ -234,7 +234,8 @@ impl Files {
     /// Caches a small file, unless it changed too recently or is too large for the cache.
     fn cache_small(&self, path: &Relative<'_>, small: &Rc<SmallFile>, checked_ms: u64) {
         let (mut cache, len) = (self.cache.borrow_mut(), small.content.len());
-        if cache.accepts(len) && is_settled(&small.representation.metadata, since_epoch()) {
+        let is_settled = may_be_cached(&small.representation.metadata, since_epoch());
+        if cache.accepts(len) && is_settled {
             let len = usize::try_from(len).expect("the file is small");
             cache.insert(path.as_bytes(), small.clone(), len, checked_ms);
         } else {

@@ -3,7 +3,7 @@
 //! mtime.
 
 use std::rc::Rc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use ::http::HeaderValue;
 use ::http::header::{ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_TYPE, ETAG, LAST_MODIFIED};
@@ -31,12 +31,16 @@ pub(super) struct Representation {
 /// clock that lags behind by up to a tick, of 10 ms at most.
 const CLOCK_LAG: Duration = Duration::from_millis(20);
 
+/// The coarsest times of a file system: FAT has every second one, ext3 and sshfs have each.
+const COARSEST: Duration = Duration::from_secs(2);
+
 impl Representation {
     /// The header values of the file at `path`. `now` is the time since the epoch.
     pub(super) fn new(path: &[u8], metadata: Metadata, now: Duration) -> Self {
-        let modified_seconds = date_validator(metadata.modified_unix(), now);
-        let tag = || text(etag(metadata.modified_unix(), metadata.len()));
-        let etag = is_settled(&metadata, now).then(tag);
+        let modified = metadata.modified_unix();
+        let modified_seconds = date_validator(modified, now);
+        let tag = || text(etag(modified, metadata.len()));
+        let etag = (is_of_a_change(modified) && is_settled(modified, now)).then(tag);
         let last_modified = modified_seconds.map(|seconds| text(DateCache::new().at(seconds)));
         let date = last_modified.clone().map(|date| (LAST_MODIFIED, date));
         let others = [
@@ -70,21 +74,43 @@ impl Representation {
     }
 }
 
-/// Whether the mtime tells this content from any later one. An mtime in the future counts as old,
-/// because no recent write has set it.
-pub(super) fn is_settled(metadata: &Metadata, now: Duration) -> bool {
-    let modified = metadata.modified().duration_since(UNIX_EPOCH);
-    let modified = modified.unwrap_or_default();
-    now.checked_sub(modified).is_none_or(|age| age >= CLOCK_LAG)
+/// Whether the file's mtime and ctime tell this content from any later one.
+pub(super) fn may_be_cached(metadata: &Metadata, now: Duration) -> bool {
+    let times = [metadata.modified_unix(), metadata.changed_unix()];
+    times.into_iter().all(|time| is_settled(time, now))
+}
+
+/// Whether a file that is changed from now on gets another time than this one. A time in the future
+/// counts as old, because no recent change has set it.
+fn is_settled(time: (i64, u32), now: Duration) -> bool {
+    let (seconds, nanoseconds) = time;
+    let since_epoch = Duration::new(u64::try_from(seconds).unwrap_or(0), nanoseconds);
+    now.checked_sub(since_epoch)
+        .is_none_or(|age| age >= resolution(time) + CLOCK_LAG)
+}
+
+/// How long a file system may give the same time to changes, as far as that time shows it.
+fn resolution((_, nanoseconds): (i64, u32)) -> Duration {
+    match nanoseconds {
+        0 => COARSEST,
+        _ => Duration::ZERO,
+    }
+}
+
+/// Whether a change has set this mtime. Images and Nix set it to 0 or 1 for every file, so it tells
+/// no two contents apart.
+fn is_of_a_change((seconds, _): (i64, u32)) -> bool {
+    !matches!(seconds, 0 | 1)
 }
 
 /// The value of Last-Modified for a file that was `modified` at this time, if the date can tell two
 /// contents apart (RFC 9110 §8.8.2.2). It cannot while the second of the change is not over, since
-/// the file may change again in it. It cannot either if it is 0 or 1, to which images and Nix set
-/// every file. A date in the future is that of no change.
-fn date_validator((seconds, _): (i64, u32), now: Duration) -> Option<u64> {
-    let seconds = u64::try_from(seconds).ok().filter(|&seconds| seconds > 1)?;
-    let end = Duration::from_secs(seconds).checked_add(Duration::from_secs(1) + CLOCK_LAG)?;
+/// the file may change again in it. A date in the future is that of no change.
+fn date_validator(modified: (i64, u32), now: Duration) -> Option<u64> {
+    let seconds = u64::try_from(modified.0).ok();
+    let seconds = seconds.filter(|_| is_of_a_change(modified))?;
+    let unsettled = resolution(modified).max(Duration::from_secs(1)) + CLOCK_LAG;
+    let end = Duration::from_secs(seconds).checked_add(unsettled)?;
     (end <= now).then_some(seconds)
 }
 
@@ -124,6 +150,28 @@ mod tests {
         }
     }
 
+    /// A time without nanoseconds may have been rounded down to two seconds.
+    #[test]
+    fn a_coarse_time_settles_later() {
+        let now = Duration::from_millis(1_002_020);
+        for (time, expected) in [
+            ((1000, 0), true),
+            ((1001, 0), false),
+            ((1002, 1), false),
+            ((1001, 1), true),
+            ((1003, 0), true),
+            ((-1, 0), true),
+            ((i64::MIN, 0), true),
+            ((i64::MAX, 999_999_999), true),
+        ] {
+            assert_eq!(is_settled(time, now), expected, "{time:?}");
+        }
+        let earlier = now - Duration::from_millis(1);
+        assert!(!is_settled((1000, 0), earlier));
+        assert_eq!(date_validator((1000, 0), now), Some(1000));
+        assert_eq!(date_validator((1000, 0), earlier), None);
+    }
+
     #[test]
     fn a_date_is_a_validator_when_its_second_is_over() {
         let now = Duration::from_millis(1_000_020);
@@ -137,10 +185,10 @@ mod tests {
             (1000, None),
             (i64::MAX, None),
         ] {
-            assert_eq!(date_validator((seconds, 0), now), expected, "{seconds}");
+            assert_eq!(date_validator((seconds, 1), now), expected, "{seconds}");
         }
         assert_eq!(
-            date_validator((999, 0), Duration::from_millis(1_000_019)),
+            date_validator((999, 1), Duration::from_millis(1_000_019)),
             None
         );
     }
