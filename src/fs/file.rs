@@ -90,6 +90,11 @@ impl Metadata {
         self.kind == FileType::RegularFile
     }
 
+    /// Whether it is a symlink that was not followed.
+    pub(super) fn is_symlink(&self) -> bool {
+        self.kind == FileType::Symlink
+    }
+
     /// Whether it is a directory.
     pub fn is_directory(&self) -> bool {
         self.kind == FileType::Directory

@@ -1,6 +1,6 @@
 //! A directory beneath which files are opened. No name and no symlink leads out of it.
 
-use std::ffi::OsStr;
+use std::ffi::{CStr, OsStr};
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 #[cfg(not(feature = "sim"))]
 use rustix::fs::openat2;
-use rustix::fs::{CWD, Dir, Mode, OFlags, ResolveFlags, fstat, openat, stat};
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, fstat, openat, stat, statat};
 use rustix::io::Errno;
 
 use super::file::{File, Metadata};
@@ -68,7 +68,7 @@ pub(crate) struct Listed {
 #[derive(Debug)]
 pub(crate) struct Listing {
     pub(crate) entries: Vec<Listed>,
-    /// The directory has more entries.
+    /// The directory has more entries, which were not looked at.
     pub(crate) is_cut: bool,
 }
 
@@ -156,10 +156,10 @@ impl Root {
         .map_err(io::Error::from)
     }
 
-    /// Lists the directory called `relative`, up to `entries_max` entries: regular files and
-    /// directories, also those that symlinks lead to, whose names do not begin with a dot. An empty
-    /// name is the root itself. Returns what `read` makes of the listing, on the same thread: a
-    /// worker would be busy with a long one for milliseconds.
+    /// Lists the directory called `relative`: regular files and directories, also those that
+    /// symlinks lead to, whose names do not begin with a dot. At most `entries_max` entries of any
+    /// kind are looked at. An empty name is the root itself. Returns what `read` makes of the
+    /// listing, on the same thread: a worker would be busy with a long one for milliseconds.
     ///
     /// # Errors
     /// As [`Root::open_file`].
@@ -298,7 +298,8 @@ impl RootDir {
         })
     }
 
-    /// Lists the directory called `relative`. Entries that cannot be reached are left out.
+    /// Lists the directory called `relative`. Entries that cannot be reached are left out. Most
+    /// need one system call; only a symlink must be resolved beneath the root.
     fn list(&self, relative: &Path, entries_max: usize) -> Result<Listing, Errno> {
         let open = |name: &Path, flags| {
             openat2(
@@ -310,27 +311,40 @@ impl RootDir {
             )
         };
         let directory = open(relative, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let look = |name: &CStr| {
+            let seen = Metadata::new(&statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW)?);
+            if !seen.is_symlink() {
+                return Ok(seen);
+            }
+            let name = relative.join(OsStr::from_bytes(name.to_bytes()));
+            Ok(Metadata::new(&fstat(open(&name, OFlags::PATH)?)?))
+        };
         let mut entries = Vec::new();
-        for entry in Dir::new(directory)? {
-            let name = entry?.file_name().to_bytes().to_vec();
-            if name.starts_with(b".") {
+        let mut looked_at = 0;
+        for entry in Dir::read_from(&directory)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if name == c"." || name == c".." {
                 continue;
             }
-            let metadata = match open(&relative.join(OsStr::from_bytes(&name)), OFlags::PATH) {
-                Ok(seen) => Metadata::new(&fstat(seen)?),
-                Err(errno @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => return Err(errno),
-                Err(_) => continue,
-            };
-            if !metadata.is_file() && !metadata.is_directory() {
-                continue;
-            }
-            if entries.len() == entries_max {
+            if looked_at == entries_max {
                 return Ok(Listing {
                     entries,
                     is_cut: true,
                 });
             }
-            entries.push(Listed { name, metadata });
+            looked_at += 1;
+            if name.to_bytes().starts_with(b".") {
+                continue;
+            }
+            match look(name) {
+                Ok(metadata) if metadata.is_file() || metadata.is_directory() => {
+                    let name = name.to_bytes().to_vec();
+                    entries.push(Listed { name, metadata });
+                }
+                Err(errno @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => return Err(errno),
+                _ => {}
+            }
         }
         Ok(Listing {
             entries,

@@ -1,7 +1,8 @@
 //! The memory for file responses that clients do not read. It is bounded (`--response-memory`), and
 //! each client gets its whole file when it reads at last.
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::os::unix::fs::symlink;
 use std::thread;
 use std::time::Duration;
 
@@ -121,4 +122,39 @@ fn files_arrive_whole_with_any_bound() {
             server.stop();
         }
     }
+}
+
+/// Pages that list a directory are made one at a time, and no more than there is memory for.
+#[test]
+fn listings_for_many_clients_take_little_memory_and_one_thread() {
+    let directory = TempDir::new();
+    for number in 0..3000 {
+        directory.write(&format!("{number}{}", "x".repeat(200)), "");
+    }
+    // Unlike a missing name, this is in the kernel's cache of every file system, so no thread looks
+    // for it.
+    symlink("index.html", directory.file("index.html")).expect("a new link");
+    let flags = ["--listing", "--file-cache", "0", "--response-memory", "4m"];
+    let server = Coring::serve(&directory, &[&flags[..], &["--cores", "1"]].concat());
+    // The thread that makes this page stays.
+    assert_eq!(server.get("/").status, 200);
+    let stalled: Vec<Client> = ["name", "size", "time", "-name", "-size", "-time"]
+        .into_iter()
+        .cycle()
+        .take(60)
+        .map(|key| {
+            let mut client = server.connect();
+            client.set_receive_buffer(4096);
+            client.send(get(&format!("/?sort={key}")));
+            client
+        })
+        .collect();
+    assert!(matches!(server.get("/").status, 200 | 503));
+    let tasks = fs::read_dir(format!("/proc/{}/task", server.pid())).expect("a child process");
+    let names = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    // One may still be on its way to sleep when the next page is begun.
+    assert!(names.filter(|name| name == "coring-blocking\n").count() <= 2);
+    assert_bytes_below(private_bytes(server.pid()), 32 * MIB);
+    drop(stalled);
+    server.stop();
 }

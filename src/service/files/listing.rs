@@ -1,21 +1,33 @@
 //! A page that lists a directory, for a directory without `index.html`. It has what a request could
 //! get: regular files and directories whose names do not begin with a dot.
+//!
+//! A worker makes one page at a time, so that listings leave threads for other requests. Requests
+//! for a page that is being made share it; others wait until it is finished. Memory for a page
+//! counts while it is made.
 
+use std::cell::OnceCell;
 use std::cmp::Ordering;
+use std::ffi::OsStr;
 use std::fmt::Write;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::rc::Rc;
 
 use ::http::HeaderValue;
 use ::http::header::CONTENT_SECURITY_POLICY;
+use bytes::Bytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 
 use super::Files;
 use super::path::Relative;
 use super::refusals::{error_response, unavailable};
-use crate::fs::{Listed, Listing};
+use crate::fs::{Listed, Listing, Root};
 use crate::http::date::DateCache;
+use crate::rt::{Event, spawn_detached};
+use crate::service::response_memory::ResponseMemory;
 use crate::service::{Request, Response};
 
-/// The most entries of a page. A directory with more says so.
+/// The most entries of a directory that are read. The page of a directory with more says so.
 const ENTRIES_MAX: usize = 10_000;
 
 /// The bytes of a name that a link does not escape.
@@ -40,6 +52,24 @@ td+td,th+th{white-space:nowrap;text-align:right}\
 a{text-decoration:none}a:hover{text-decoration:underline}\
 @media(max-width:40rem){td:last-child,th:last-child{display:none}}";
 
+/// What a page depends on, besides the directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Wanted {
+    /// The path beneath the root.
+    name: Vec<u8>,
+    title: String,
+    order: Order,
+}
+
+/// A page that is being made, or is finished.
+#[derive(Debug)]
+pub(super) struct Making {
+    wanted: Wanted,
+    /// None if memory did not suffice.
+    page: OnceCell<io::Result<Option<Bytes>>>,
+    finished: Rc<Event>,
+}
+
 /// What the entries are sorted by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Key {
@@ -58,21 +88,58 @@ struct Order {
 impl Files {
     /// The page that lists the directory at `path`.
     pub(super) async fn list(&self, request: &Request, path: &Relative<'_>) -> Response {
-        if self.memory.is_full() {
-            return unavailable();
-        }
         let title = percent_decode_str(request.full_path()).decode_utf8_lossy();
-        let (title, order) = (title.into_owned(), Order::of(request));
-        let name = path.as_bytes();
-        let is_root = name.is_empty();
-        let read = move |listing| page(&title, is_root, listing, order).into_bytes();
-        let page = match self.directory.list(name, ENTRIES_MAX, read).await {
-            Ok(page) => page,
-            Err(error) => return error_response(&error),
+        let wanted = Wanted {
+            name: path.as_bytes().to_vec(),
+            title: title.into_owned(),
+            order: Order::of(request),
         };
-        let page = self.memory.count(page.len()).wrap(page);
-        let policy = HeaderValue::from_static(POLICY);
-        Response::html(page).with_header(CONTENT_SECURITY_POLICY, policy)
+        loop {
+            let current = self.listing.borrow().upgrade();
+            let making = match current.filter(|making| !making.finished.has_fired()) {
+                Some(making) => making,
+                None if self.memory.is_full() => return unavailable(),
+                None => match self.directory.root() {
+                    Ok(root) => Making::start(root, wanted.clone(), self.memory.clone()),
+                    Err(error) => return error_response(&error),
+                },
+            };
+            self.listing.replace(Rc::downgrade(&making));
+            making.finished.wait().await;
+            if making.wanted == wanted {
+                return making.response();
+            }
+        }
+    }
+}
+
+impl Making {
+    /// Starts to make a page. That goes on if the client leaves, because a thread that reads a
+    /// directory cannot be stopped, and no other page must be begun meanwhile.
+    fn start(root: Root, wanted: Wanted, memory: ResponseMemory) -> Rc<Self> {
+        let making = Rc::new(Self {
+            wanted: wanted.clone(),
+            page: OnceCell::new(),
+            finished: Rc::default(),
+        });
+        let started = making.clone();
+        spawn_detached(async move {
+            let name = OsStr::from_bytes(&started.wanted.name);
+            let read = move |listing| page(&wanted, listing, &memory);
+            let page = root.list(name, ENTRIES_MAX, read).await;
+            started.page.set(page).expect("a page is made once");
+            started.finished.fire();
+        });
+        making
+    }
+
+    fn response(&self) -> Response {
+        match self.page.get() {
+            Some(Ok(Some(page))) => Response::html(page.clone())
+                .with_header(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY)),
+            Some(Err(error)) => error_response(error),
+            Some(Ok(None)) | None => unavailable(),
+        }
     }
 }
 
@@ -131,13 +198,15 @@ impl Order {
     }
 }
 
-fn page(title: &str, is_root: bool, listing: Listing, order: Order) -> String {
+/// Makes a page, unless memory does not suffice for it.
+fn page(wanted: &Wanted, listing: Listing, memory: &ResponseMemory) -> Option<Bytes> {
     let Listing {
         mut entries,
         is_cut,
     } = listing;
+    let order = wanted.order;
     entries.sort_unstable_by(|one, other| order.compare(one, other));
-    let title = escape(title);
+    let title = escape(&wanted.title);
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width\">\n\
@@ -147,10 +216,11 @@ fn page(title: &str, is_root: bool, listing: Listing, order: Order) -> String {
         page.push_str(&order.heading(key));
     }
     page.push('\n');
-    if !is_root {
+    if !wanted.name.is_empty() {
         page.push_str("<tr><td><a href=\"../\">../</a><td><td>\n");
     }
     let mut date = DateCache::new();
+    let mut counted = memory.count(0);
     for Listed { name, metadata } in &entries {
         let slash = if metadata.is_directory() { "/" } else { "" };
         let link = percent_encode(name, PLAIN);
@@ -168,13 +238,19 @@ fn page(title: &str, is_root: bool, listing: Listing, order: Order) -> String {
             "<tr><td><a href=\"./{link}{slash}\">{text}{slash}</a><td>{size}<td>{date}"
         )
         .expect("a String takes any text");
+        counted.set(page.capacity());
+        if counted.is_full() {
+            return None;
+        }
     }
     page.push_str("</table>\n");
     if is_cut {
-        writeln!(page, "<p>Only {ENTRIES_MAX} entries are shown.</p>")
+        writeln!(page, "<p>Only {ENTRIES_MAX} entries were read.</p>")
             .expect("a String takes any text");
     }
-    page
+    page.shrink_to_fit();
+    counted.set(page.len());
+    Some(counted.wrap(page.into_bytes()))
 }
 
 /// A size with at most three digits before its unit.

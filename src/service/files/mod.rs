@@ -20,7 +20,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::io;
 use std::ops::Range;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ::http::header::{CONTENT_RANGE, ETAG, LAST_MODIFIED};
@@ -35,6 +35,7 @@ use crate::http::field::Fields;
 use crate::http::range::{ContentRange, Requested};
 use crate::rt::{now_ms, spawn_detached};
 use cache::{Cache, Lookup};
+use listing::Making;
 #[cfg(not(feature = "sim"))]
 use path::Relative;
 #[cfg(feature = "sim")]
@@ -88,6 +89,8 @@ pub struct Files {
     cache_bytes_max: usize,
     response_bytes_max: usize,
     lists: bool,
+    /// The page that was begun last, as long as it is used.
+    listing: RefCell<Weak<Making>>,
     /// Counts the content of the cache and of responses together, because content that the cache
     /// has evicted may still be part of a response.
     memory: ResponseMemory,
@@ -127,6 +130,7 @@ impl Files {
             cache_bytes_max: Self::CACHE_BYTES_MAX,
             response_bytes_max: Self::RESPONSE_BYTES_MAX,
             lists: false,
+            listing: RefCell::default(),
             memory: ResponseMemory::new(0),
         }
         .with_empty_caches()
@@ -149,9 +153,10 @@ impl Files {
     }
 
     /// Sets whether a directory without `index.html` is answered with a page that lists its files
-    /// and directories, up to 10,000 of them; default: no. Hidden names and those that no request
-    /// can reach are left out. `?sort=name`, `size` or `time` sorts the page, with a minus in the
-    /// opposite order.
+    /// and directories; default: no. At most 10,000 entries are read. Hidden names and those that
+    /// no request can reach are left out. `?sort=name`, `size` or `time` sorts the page, with a
+    /// minus in the opposite order. One page is made at a time, and requests for the same page
+    /// share it. If it does not fit into the memory for responses, the client gets 503.
     #[must_use]
     pub fn with_listing(mut self, lists: bool) -> Self {
         self.lists = lists;

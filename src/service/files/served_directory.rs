@@ -18,7 +18,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 
 use super::cache::TRUST_MS;
-use crate::fs::{Entry, Listing, OpenError, Root};
+use crate::fs::{Entry, OpenError, Root};
 use crate::messages::report;
 use crate::rt::now_ms;
 
@@ -71,23 +71,8 @@ impl ServedDirectory {
         self.root()?.open_file(OsStr::from_bytes(name)).await
     }
 
-    /// Lists the directory called `name`, up to `entries_max` entries. Returns what `read` makes of
-    /// that on a thread.
-    ///
-    /// # Errors
-    /// As [`ServedDirectory::open_file`].
-    pub(super) async fn list<T: Send + 'static>(
-        &self,
-        name: &[u8],
-        entries_max: usize,
-        read: impl FnOnce(Listing) -> T + Send + 'static,
-    ) -> io::Result<T> {
-        let root = self.root()?;
-        root.list(OsStr::from_bytes(name), entries_max, read).await
-    }
-
     /// The open directory, or the error of resolving its path.
-    fn root(&self) -> io::Result<Root> {
+    pub(super) fn root(&self) -> io::Result<Root> {
         match self.open_errno.get() {
             Some(errno) => Err(io::Error::from_raw_os_error(errno)),
             None => Ok(self.root.borrow().clone()),

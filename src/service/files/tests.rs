@@ -247,6 +247,47 @@ fn a_listing_has_what_a_request_could_get() {
     });
 }
 
+/// Requests that come together share a page. Further pages are made as long as there is memory.
+#[test]
+fn listings_are_shared_and_limited_by_memory() {
+    let directory = TempDir::new();
+    for number in 0..500 {
+        std::fs::write(directory.0.join(format!("{number:0200}")), "").unwrap();
+    }
+    let root = Root::open(&directory.0).unwrap();
+    crate::run(async move {
+        let ask = async |files: &Files, uri: &str| {
+            let request = Request::builder().uri(uri).body("").unwrap();
+            files.call(request).await
+        };
+        let plain = Files::new(root.clone()).with_listing(true);
+        let mut response = ask(&plain, "/").await;
+        let len = response.body().read(1 << 20).await.unwrap().len();
+        // While a page is made, it may take twice its length.
+        let files = Files::new(root).with_listing(true).with_cache(0);
+        let files = files.with_response_memory(4 * len);
+        let together = |uris: Vec<&'static str>| {
+            let calls = uris.into_iter().map(|uri| Box::pin(ask(&files, uri)));
+            crate::rt::JoinAll::new(calls.collect::<Vec<_>>())
+        };
+        let same = together(vec!["/"; 100]).await;
+        assert!(same.iter().all(|response| response.status() == 200));
+        let others = ["size", "time", "-name", "-size", "-time"];
+        let uris = others.map(|key| format!("/?sort={key}").leak() as &str);
+        let others = together(uris.to_vec()).await;
+        let statuses = others.iter().map(|response| response.status().as_u16());
+        let statuses: Vec<_> = statuses.collect();
+        let made = statuses.iter().filter(|&&status| status == 200).count();
+        assert!((1..=3).contains(&made), "{statuses:?}");
+        assert_eq!(
+            statuses.iter().filter(|&&status| status == 503).count(),
+            5 - made
+        );
+        drop((same, others));
+        assert_eq!(ask(&files, "/?sort=time").await.status(), 200);
+    });
+}
+
 #[test]
 fn methods_are_allowed_known_or_unknown() {
     crate::run(async {
