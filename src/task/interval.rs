@@ -54,6 +54,7 @@ pub fn interval_at(start: Instant, period: Duration) -> Interval {
         start_ms: deadline_ms(delay).saturating_sub(u64::try_from(passed).unwrap_or(u64::MAX)),
         offset: Duration::ZERO,
         is_due: delay.is_zero(),
+        must_yield: false,
         period,
         behavior: MissedTickBehavior::Burst,
     }
@@ -73,6 +74,8 @@ pub struct Interval {
     offset: Duration,
     /// The first tick is due at once.
     is_due: bool,
+    /// The last tick was returned without waiting.
+    must_yield: bool,
     period: Duration,
     behavior: MissedTickBehavior,
 }
@@ -102,17 +105,20 @@ impl Interval {
     /// # Panics
     /// Outside a worker.
     pub async fn tick(&mut self) -> Instant {
-        if !self.is_due {
-            let due_ms = self.start_ms.saturating_add(ceil_ms(self.offset));
-            if due_ms <= rt::now_ms() {
-                // A program that is slower than the period has one tick in a turn of the worker,
-                // and not all that it has missed.
-                rt::yield_now().await;
-            } else {
-                rt::sleep_until(due_ms).await;
-            }
+        let due_ms = self.start_ms.saturating_add(ceil_ms(self.offset));
+        let is_due = self.is_due || due_ms <= rt::now_ms();
+        // Taken before the wait: if this future is dropped, the next one is ready at once. Beside a
+        // branch of `select!` that is always ready, it would never be otherwise.
+        let must_yield = std::mem::take(&mut self.must_yield);
+        if !is_due {
+            rt::sleep_until(due_ms).await;
+        } else if must_yield {
+            // A program that is slower than the period has one tick in a turn of the worker, and
+            // not all that it has missed.
+            rt::yield_now().await;
         }
         self.is_due = false;
+        self.must_yield = is_due;
         let due = self.offset;
         let passed_ms = monotonic_ms().saturating_sub(self.start_ms);
         self.offset = next(
@@ -254,6 +260,22 @@ mod tests {
                 interval.tick().await;
                 assert!(turns.get() > before, "a turn has two ticks");
             }
+        });
+    }
+
+    #[test]
+    fn a_due_tick_is_returned_beside_a_branch_that_is_always_ready() {
+        crate::run(async {
+            let start = Instant::now() - Duration::from_secs(10);
+            let mut interval = interval_at(start, Duration::from_secs(1));
+            interval.tick().await;
+            for _ in 0..100 {
+                crate::select! {
+                    _ = interval.tick() => return,
+                    () = std::future::ready(()) => {}
+                }
+            }
+            panic!("a hundred tries, and no tick");
         });
     }
 

@@ -2,8 +2,10 @@
 
 use std::cell::Cell;
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::mpsc;
+use std::task::{Context, Waker};
 use std::thread;
 use std::time::Duration;
 
@@ -225,4 +227,21 @@ fn a_busy_channel_lets_other_coroutines_run() {
 fn the_failure_of_a_core_is_reported_and_not_its_consequence() {
     let failed = Err(io::Error::other("no memory"));
     remote::values(vec![Ok(Ok(None)), Ok(failed), Ok(Ok(Some(1)))]);
+}
+
+#[test]
+fn a_receive_that_is_polled_once_gets_every_queued_value() {
+    run(async {
+        let (sender, mut receiver) = between::channel(200);
+        for n in 0..200 {
+            sender.try_send(n).expect("room");
+        }
+        let mut received = 0;
+        // A few polls end with a pause instead.
+        for _ in 0..210 {
+            let once = pin!(receiver.recv()).poll(&mut Context::from_waker(Waker::noop()));
+            received += usize::from(once.is_ready());
+        }
+        assert_eq!(received, 200);
+    });
 }

@@ -99,8 +99,9 @@ impl<T> Receiver<T> {
     /// no value is left. If the future is dropped, no value is lost.
     pub async fn recv(&mut self) -> Option<T> {
         if self.received == BURST_MAX {
-            yield_now().await;
+            // Before the pause: a future that is dropped during it has made it.
             self.received = 0;
+            yield_now().await;
         }
         let value = poll_fn(|context| super::poll_recv(&*self.shared, context)).await;
         self.received += 1;
