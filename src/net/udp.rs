@@ -1,6 +1,7 @@
 //! UDP sockets for programs. A datagram is sent or received by a system call that does not wait; if
 //! it would, the coroutine waits until the socket is ready and tries again.
 
+use std::cell::Cell;
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
@@ -11,6 +12,11 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketAddrAny, recvfrom, send, sendto};
 
 use crate::engine::{Descriptor, Events, Polling};
+use crate::rt::yield_now;
+
+/// At most this many datagrams are sent and received without a pause. A peer can send as fast as
+/// this worker receives, and its other coroutines must have their turn.
+const BURST_MAX: u32 = 64;
 
 /// A UDP socket. Its coroutines may share it, for example in an `Rc`: one may receive while others
 /// send.
@@ -29,7 +35,11 @@ use crate::engine::{Descriptor, Events, Polling};
 /// })
 /// # }
 /// ```
-pub struct UdpSocket(Descriptor);
+pub struct UdpSocket {
+    socket: Descriptor,
+    /// The datagrams since the last pause.
+    burst: Cell<u32>,
+}
 
 impl UdpSocket {
     /// Makes a socket with this local address; port 0 lets the kernel choose.
@@ -38,7 +48,10 @@ impl UdpSocket {
     /// Those of socket(2) and bind(2).
     pub fn bind(address: impl Into<SocketAddr>) -> io::Result<Self> {
         let socket = std::net::UdpSocket::bind(address.into())?;
-        Ok(Self(Descriptor::new(socket.into())))
+        Ok(Self {
+            socket: Descriptor::new(socket.into()),
+            burst: Cell::new(0),
+        })
     }
 
     /// Sets the peer of [`UdpSocket::send`]. From then on only its datagrams are received.
@@ -46,7 +59,7 @@ impl UdpSocket {
     /// # Errors
     /// Those of connect(2).
     pub fn connect(&self, peer: impl Into<SocketAddr>) -> io::Result<()> {
-        Ok(rustix::net::connect(&self.0, &peer.into())?)
+        Ok(rustix::net::connect(&self.socket, &peer.into())?)
     }
 
     /// Receives one datagram and its sender. Bytes beyond `bytes_max` are lost, as the kernel does
@@ -61,7 +74,11 @@ impl UdpSocket {
     pub async fn recv_from(&self, bytes_max: usize) -> io::Result<(Vec<u8>, SocketAddr)> {
         let mut bytes = Vec::with_capacity(bytes_max);
         let receive = || {
-            let (_, _, peer) = recvfrom(&self.0, spare_capacity(&mut bytes), RecvFlags::DONTWAIT)?;
+            let (_, _, peer) = recvfrom(
+                &self.socket,
+                spare_capacity(&mut bytes),
+                RecvFlags::DONTWAIT,
+            )?;
             peer.ok_or(Errno::NOTCONN)
         };
         let peer = self.attempt(Events::READABLE, receive).await?;
@@ -78,7 +95,7 @@ impl UdpSocket {
     /// Outside a worker.
     pub async fn send_to(&self, bytes: &[u8], peer: impl Into<SocketAddr>) -> io::Result<()> {
         let peer = SocketAddrAny::from(peer.into());
-        let send = || sendto(&self.0, bytes, SendFlags::DONTWAIT, &peer);
+        let send = || sendto(&self.socket, bytes, SendFlags::DONTWAIT, &peer);
         self.attempt(Events::WRITABLE, send).await.map(drop)
     }
 
@@ -91,7 +108,7 @@ impl UdpSocket {
     /// # Panics
     /// Outside a worker.
     pub async fn send(&self, bytes: &[u8]) -> io::Result<()> {
-        let send = || send(&self.0, bytes, SendFlags::DONTWAIT);
+        let send = || send(&self.socket, bytes, SendFlags::DONTWAIT);
         self.attempt(Events::WRITABLE, send).await.map(drop)
     }
 
@@ -100,7 +117,7 @@ impl UdpSocket {
     /// # Errors
     /// Those of getsockname(2).
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(rustix::net::getsockname(&self.0)?.try_into()?)
+        Ok(rustix::net::getsockname(&self.socket)?.try_into()?)
     }
 
     /// Calls `call` until it does not fail because it would wait. Each waiter has a poll of its
@@ -110,12 +127,18 @@ impl UdpSocket {
         ready: Events,
         mut call: impl FnMut() -> Result<T, Errno>,
     ) -> io::Result<T> {
+        if self.burst.replace(self.burst.get() + 1) == BURST_MAX {
+            // Before the call: if the future is dropped meanwhile, no datagram is lost.
+            self.burst.set(0);
+            yield_now().await;
+        }
         let mut polling = None;
         loop {
             match call() {
                 Err(Errno::AGAIN) => {
+                    self.burst.set(0);
                     let polling =
-                        polling.get_or_insert_with(|| Polling::new(self.0.clone(), ready));
+                        polling.get_or_insert_with(|| Polling::new(self.socket.clone(), ready));
                     poll_fn(|context| polling.poll_events(context)).await?;
                 }
                 Err(Errno::INTR) => {}
@@ -167,6 +190,22 @@ mod tests {
     }
 
     #[test]
+    fn a_socket_that_is_never_empty_lets_other_coroutines_run() {
+        on_each(async || {
+            let near = socket()?;
+            let address = near.local_addr()?;
+            near.send_to(b"x", address).await?;
+            let other = spawn(async {});
+            for _ in 0..BURST_MAX {
+                let (datagram, _) = near.recv_from(10).await?;
+                near.send_to(&datagram, address).await?;
+            }
+            assert!(other.is_finished());
+            Ok(())
+        });
+    }
+
+    #[test]
     fn all_receivers_of_a_socket_get_datagrams() {
         on_each(async || {
             let near = Rc::new(socket()?);
@@ -175,7 +214,7 @@ mod tests {
                 spawn(async move { near.recv_from(10).await })
             });
             let receivers: Vec<_> = receivers.collect();
-            crate::task::yield_now().await;
+            yield_now().await;
             let far = socket()?;
             assert_eq!(
                 far.send(b"x").await.unwrap_err().raw_os_error(),
