@@ -101,7 +101,10 @@ fn the_head_of_a_request_is_what_a_strict_server_accepts() {
         let request = Request::get(format!("http://{authority}/a%20b?c=d"))
             .header("Transfer-Encoding", "gzip")
             .header("Content-Length", "7")
-            .header("Connection", "x-hop")
+            .header("Connection", "X-Hop, te, expect")
+            .header("X-Hop", "1")
+            .header("TE", "trailers")
+            .header("Expect", "100-continue")
             .header("Keep-Alive", "1")
             .header("X-Own", "kept");
         client
@@ -163,6 +166,8 @@ fn requests_that_cannot_be_sent_are_errors_of_one_line() {
         assert_eq!(connect, "invalid request: unsupported method");
         let two = new().header("host", "a").header("host", "b");
         assert_eq!(send(two).await, "invalid request: invalid Host");
+        let long = send(new().method(&*"M".repeat(70_000))).await;
+        assert_eq!(long, "invalid request: request target too long");
         let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
         let address = listener.local_addr().expect("its address");
         drop(listener);

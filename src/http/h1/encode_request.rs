@@ -2,9 +2,10 @@
 //! `requester.rs` and only encoded here.
 
 use ::http::header::{CONNECTION, EXPECT, HOST, TE};
-use ::http::{HeaderMap, Method};
+use ::http::{HeaderMap, HeaderName, Method};
 
 use crate::http::field::{Owner, has_token, owner};
+use crate::http::field_lines::names_in;
 use crate::http::head_writer::WRITTEN_BYTES_MAX;
 use crate::http::target::{Target, is_host};
 use crate::http::{Fault, Span};
@@ -21,7 +22,8 @@ pub struct RequestHead<'a> {
     /// The authority of the URL, for Host if `fields` has none.
     pub authority: &'a str,
     /// The fields. Those that frame the message or concern only the connection are left out, as in
-    /// a response. `Connection: close` among them makes the request the last on its connection.
+    /// a response, and so are those that Connection names. `Connection: close` among them makes the
+    /// request the last on its connection.
     pub fields: &'a HeaderMap,
     /// The length of the body.
     pub length: BodyLength,
@@ -33,7 +35,17 @@ impl RequestHead<'_> {
         let expects = self.fields.get(EXPECT);
         let expects =
             expects.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-        expects && !matches!(self.length, BodyLength::Known(0) | BodyLength::Omitted)
+        expects
+            && !matches!(self.length, BodyLength::Known(0) | BodyLength::Omitted)
+            && !self.is_named(&EXPECT)
+    }
+
+    /// Whether Connection names this field. Then it concerns only the connection on which it came,
+    /// if the request is forwarded (RFC 9110 §7.6.1).
+    fn is_named(&self, name: &HeaderName) -> bool {
+        let is_name = |other: &[u8]| other.eq_ignore_ascii_case(name.as_str().as_bytes());
+        let mut options = self.fields.get_all(CONNECTION).iter();
+        options.any(|value| names_in(value.as_bytes()).any(is_name))
     }
 
     /// Whether the caller asks for the end of the connection.
@@ -50,7 +62,7 @@ impl RequestHead<'_> {
         if self.method == Method::CONNECT {
             return Err(Fault::UnsupportedMethod);
         }
-        if self.target.len() > WRITTEN_BYTES_MAX - self.method.as_str().len() - 1 {
+        if self.method.as_str().len() + 1 + self.target.len() > WRITTEN_BYTES_MAX {
             return Err(Fault::TargetTooLong);
         }
         let mut out = Vec::with_capacity(512);
@@ -75,7 +87,8 @@ impl RequestHead<'_> {
             }
             BodyLength::Unknown => out.extend_from_slice(b"\r\nTransfer-Encoding: chunked"),
         }
-        match (self.wants_close(), self.fields.contains_key(TE)) {
+        let has_te = self.fields.contains_key(TE) && !self.is_named(&TE);
+        match (self.wants_close(), has_te) {
             (false, false) => {}
             (true, false) => out.extend_from_slice(b"\r\nConnection: close"),
             // RFC 9110 §10.1.4: TE is listed in Connection.
@@ -105,7 +118,11 @@ impl RequestHead<'_> {
                 owner(name.as_str().as_bytes()),
                 Owner::Connection | Owner::Protocol
             );
-            if is_ours || name == HOST || name == EXPECT && !self.expects_continue() {
+            if is_ours
+                || name == HOST
+                || name == EXPECT && !self.expects_continue()
+                || self.is_named(name)
+            {
                 continue;
             }
             out.extend_from_slice(b"\r\n");
