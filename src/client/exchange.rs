@@ -32,6 +32,8 @@ enum Awaited {
     /// The end of the request. The response may come before it, but need not.
     Request,
     Head,
+    /// Nothing: the program has what has come, and does not ask for more.
+    Nothing,
     Body,
 }
 
@@ -119,7 +121,7 @@ impl Exchange {
                         // The server does not want the body.
                         self.drop_request();
                     }
-                    self.await_next(Awaited::Body);
+                    self.awaited = Awaited::Nothing;
                     if self.is_over() {
                         self.settle(context);
                     }
@@ -162,7 +164,7 @@ impl Exchange {
                     recv_buf.consume(range.start);
                     recv_buf.take(range.len(), &mut part);
                     recv_buf.consume(used - range.end);
-                    self.await_next(Awaited::Body);
+                    self.awaited = Awaited::Nothing;
                     return Poll::Ready(Ok(Some(part)));
                 }
                 Ok((used, ResponseEvent::Trailer(range))) => {
@@ -182,6 +184,10 @@ impl Exchange {
                 }
                 Ok((used, _)) => recv_buf.consume(used),
                 Err(fault) => return Poll::Ready(Err(self.end(Error::of_response(fault)))),
+            }
+            if self.awaited == Awaited::Nothing {
+                // From now on the server is slow, and not the program.
+                self.await_next(Awaited::Body);
             }
             match ready!(self.poll_io(context)) {
                 Ok(()) if self.is_over() => {
@@ -308,7 +314,7 @@ impl Exchange {
     fn await_next(&mut self, awaited: Awaited) {
         self.awaited = awaited;
         let timeout_ms = match awaited {
-            Awaited::Request => u64::MAX,
+            Awaited::Request | Awaited::Nothing => u64::MAX,
             Awaited::Head => self.shared.bounds.head_timeout_ms,
             Awaited::Body => self.shared.bounds.body_timeout_ms,
         };

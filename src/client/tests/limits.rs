@@ -1,6 +1,7 @@
 //! Timeouts, limits of size, and the number of connections that are kept.
 
 use super::*;
+use crate::sync::Notify;
 
 #[test]
 fn every_wait_has_its_timeout() {
@@ -203,5 +204,45 @@ fn timeouts_hold_although_the_server_never_pauses() {
             }
         };
         assert_eq!(error, BodyError::Incomplete);
+    });
+}
+
+#[test]
+fn a_pause_of_the_program_is_not_one_of_the_server() {
+    const TIMEOUT: Duration = Duration::from_secs(1);
+    on_each(async || {
+        let going = Rc::new(Notify::new());
+        let goes = going.clone();
+        let server = Server::start(move |_, mut stream| {
+            let goes = goes.clone();
+            async move {
+                read_head(&mut stream).await?;
+                for half in [
+                    "HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n",
+                    "half",
+                    "half",
+                ] {
+                    stream.write_all(half).await?;
+                    goes.notified().await;
+                }
+                Ok(())
+            }
+        });
+        let client = Client::with_limits(Limits {
+            body_timeout: Some(TIMEOUT),
+            ..Limits::default()
+        });
+        let mut body = client.get(&server.url()).await.expect("a head").into_body();
+        for _ in 0..2 {
+            // The program does not read.
+            sleep(TIMEOUT + TIMEOUT / 4).await;
+            let going = going.clone();
+            // Runs when the reader waits.
+            drop(spawn(async move { going.notify_one() }));
+            assert_eq!(
+                body.part().await.expect("a part").as_deref(),
+                Some(&b"half"[..])
+            );
+        }
     });
 }
