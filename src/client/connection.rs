@@ -31,4 +31,13 @@ impl Connection {
             && matches!(self.transport.poll_flush(context), Poll::Ready(Ok(())))
             && self.transport.poll_recv(context).is_pending()
     }
+
+    /// As [`Connection::is_reusable`], after a time in which the server may have closed the
+    /// connection: looks for what has arrived since the worker's last visit to the kernel, too.
+    pub(super) fn is_still_reusable(&mut self, context: &mut Context<'_>) -> bool {
+        self.is_reusable(context) && {
+            self.transport.stream().fetch_completions();
+            self.transport.poll_recv(context).is_pending()
+        }
+    }
 }

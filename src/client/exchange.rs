@@ -415,7 +415,8 @@ fn field((name, value): (&[u8], &[u8])) -> (HeaderName, HeaderValue) {
     )
 }
 
-/// The body of a response: the rest of its exchange. Dropping it closes the connection.
+/// The body of a response: the rest of its exchange. Dropping it closes the connection, unless all
+/// was read.
 pub(super) struct ReceivedBody {
     exchange: Exchange,
     /// The number of bytes that are not yet read, by Content-Length.
@@ -454,6 +455,10 @@ impl BodyParts for ReceivedBody {
             Ok(part) => {
                 let len = part.as_ref().map_or(0, |part| part.len() as u64);
                 self.left = self.left.map(|left| left.saturating_sub(len));
+                if self.left == Some(0) {
+                    // A reader that counts does not ask for the end. Its connection is kept, too.
+                    let _ = self.exchange.poll_part(context);
+                }
                 Poll::Ready(Ok(part))
             }
             Err(_) => {

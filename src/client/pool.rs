@@ -30,6 +30,30 @@ struct Idle {
     expires_ms: u64,
 }
 
+impl PoolState {
+    /// Removes the connection to a host that `take` takes.
+    fn remove(
+        &mut self,
+        origin: &Origin,
+        take: impl FnOnce(&mut Vec<Idle>) -> Option<Idle>,
+    ) -> Option<Idle> {
+        let list = self.hosts.get_mut(origin)?;
+        let idle = take(list);
+        if list.is_empty() {
+            self.hosts.remove(origin);
+        }
+        self.count -= usize::from(idle.is_some());
+        idle
+    }
+
+    /// The host of the connection that was used least recently.
+    fn oldest(&self) -> Option<Origin> {
+        let first = |(_, list): &(&Origin, &Vec<Idle>)| list.first().map(|idle| idle.expires_ms);
+        let oldest = self.hosts.iter().min_by_key(first);
+        oldest.map(|(origin, _)| origin.clone())
+    }
+}
+
 impl Pool {
     /// Takes a connection that seems to be alive; `None` if there is none. It is always ready.
     pub(super) fn poll_take(
@@ -39,7 +63,7 @@ impl Pool {
     ) -> Poll<Option<Connection>> {
         while let Some(idle) = self.pop(origin) {
             let mut connection = idle.connection;
-            if idle.expires_ms > now_ms() && connection.is_reusable(context) {
+            if idle.expires_ms > now_ms() && connection.is_still_reusable(context) {
                 return Poll::Ready(Some(connection));
             }
         }
@@ -47,29 +71,27 @@ impl Pool {
     }
 
     fn pop(&self, origin: &Origin) -> Option<Idle> {
-        let mut state = self.0.borrow_mut();
-        let list = state.hosts.get_mut(origin)?;
-        let idle = list.pop();
-        if list.is_empty() {
-            state.hosts.remove(origin);
-        }
-        state.count -= usize::from(idle.is_some());
-        idle
+        self.0.borrow_mut().remove(origin, Vec::pop)
     }
 
-    /// Adds a connection. Returns the one that it displaces, if the pool is full: the oldest of the
-    /// same host, or itself.
+    /// Adds a connection. Returns the one that it displaces, if the host or the pool has no room:
+    /// the one that was used least recently, which the server is the most likely to have closed.
     fn push(&self, origin: Origin, idle: Idle, per_host_max: usize, max: usize) -> Option<Idle> {
-        let mut state = self.0.borrow_mut();
-        let len = state.hosts.get(&origin).map_or(0, Vec::len);
-        let is_full = len >= per_host_max || state.count >= max;
-        if is_full && (len == 0 || per_host_max == 0) {
+        if per_host_max == 0 || max == 0 {
             return Some(idle);
         }
-        state.count += usize::from(!is_full);
-        let list = state.hosts.entry(origin).or_default();
-        let displaced = is_full.then(|| list.remove(0));
-        list.push(idle);
+        let mut state = self.0.borrow_mut();
+        let len = state.hosts.get(&origin).map_or(0, Vec::len);
+        let full = if len >= per_host_max {
+            Some(origin.clone())
+        } else if state.count >= max {
+            state.oldest()
+        } else {
+            None
+        };
+        let displaced = full.and_then(|full| state.remove(&full, |list| Some(list.remove(0))));
+        state.count += 1;
+        state.hosts.entry(origin).or_default().push(idle);
         displaced
     }
 

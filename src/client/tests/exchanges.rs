@@ -1,5 +1,8 @@
 //! Requests and responses that are whole, faulty or missing.
 
+use std::io::{Read, Write};
+use std::sync::mpsc;
+
 use super::*;
 
 #[test]
@@ -314,5 +317,37 @@ fn a_query_needs_no_path() {
         });
         let url = format!("http://{}?a=1", server.address);
         assert_eq!(text(&Client::new(), &url).await, "GET /?a=1 HTTP/1.1");
+    });
+}
+
+#[test]
+fn a_kept_connection_that_was_closed_since_is_not_used() {
+    on_each(async || {
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+        let url = format!("http://{}/", listener.local_addr().expect("its address"));
+        let (close, closing) = mpsc::channel();
+        let (closed, is_closed) = mpsc::channel();
+        let server = std::thread::spawn(move || {
+            for _ in 0..2 {
+                let (mut stream, _) = listener.accept().expect("a client");
+                let _ = stream.read(&mut [0; 1000]).expect("a head");
+                let response = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na";
+                stream.write_all(response).expect("a client");
+                closing.recv().expect("the client");
+                drop(stream);
+                closed.send(()).expect("the client");
+            }
+        });
+        let client = Client::new();
+        for _ in 0..2 {
+            // Not idempotent, so it is not sent again.
+            let response = client.post(&url, "").await.expect("a response");
+            assert_eq!(response.into_body().read(9).await, Ok(b"a".to_vec()));
+            assert_eq!(client.0.pool.len(), 1);
+            close.send(()).expect("the server");
+            // Blocks the worker, so that it cannot have noticed the close.
+            is_closed.recv().expect("the server");
+        }
+        server.join().expect("no panic");
     });
 }

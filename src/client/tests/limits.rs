@@ -246,3 +246,25 @@ fn a_pause_of_the_program_is_not_one_of_the_server() {
         }
     });
 }
+
+#[test]
+fn a_full_pool_keeps_the_connections_that_were_used_last() {
+    on_each(async || {
+        let response = "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na";
+        let server = Server::of([response; 4]);
+        let client = Client::with_limits(Limits {
+            idle_max: 1,
+            ..Limits::default()
+        });
+        let other = server.url().replace("127.0.0.1", "localhost");
+        for (url, accepted) in [
+            (&server.url(), 1),
+            (&other, 2),
+            (&other, 2),
+            (&server.url(), 3),
+        ] {
+            assert_eq!(text(&client, url).await, "a");
+            assert_eq!((server.accepted.get(), client.0.pool.len()), (accepted, 1));
+        }
+    });
+}

@@ -194,3 +194,20 @@ fn dropped_futures_and_bodies_close_their_connections() {
         assert_eq!((server.accepted.get(), client.0.pool.len()), (3, 0));
     });
 }
+
+#[test]
+fn a_body_whose_last_byte_was_read_gives_its_connection_back() {
+    on_each(async || {
+        let server = Server::of(["HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"; 2]);
+        let client = Client::new();
+        for _ in 0..2 {
+            let mut body = client.get(&server.url()).await.expect("a head").into_body();
+            assert_eq!(
+                body.part().await.expect("a part").as_deref(),
+                Some(&b"hello"[..])
+            );
+            assert_eq!(body.length(), Some(0));
+        }
+        assert_eq!(server.accepted.get(), 1);
+    });
+}
