@@ -151,6 +151,8 @@ where
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
+const FAILED: &str = "the body of a response of `tower` failed";
+
 /// Tells the operator about an error, in one line whatever its text contains.
 fn report(what: &str, error: impl Into<BoxError>) {
     let error = error.into().to_string();
@@ -214,12 +216,10 @@ impl<B> TowerParts<B> {
         }
     }
 
-    /// Counts data that has come.
-    fn count(&mut self, len: usize) -> Result<(), BodyError> {
-        if let Some(left) = &mut self.left {
-            *left = left.checked_sub(len as u64).ok_or(BodyError::WrongLength)?;
-        }
-        Ok(())
+    /// Ends a body whose length is not the declared one.
+    fn end_wrong(&mut self) -> Result<Option<Part>, BodyError> {
+        report(FAILED, BodyError::WrongLength);
+        self.end(Err(BodyError::WrongLength))
     }
 
     fn end(&mut self, end: Result<(), BodyError>) -> Result<Option<Part>, BodyError> {
@@ -248,14 +248,13 @@ where
                 let trailers = trailers_or_end.and_then(Result::err);
                 self.trailers = trailers.and_then(|frame| frame.into_trailers().ok());
                 let is_short = self.left.is_some_and(|left| left > 0);
-                let end = match is_short {
-                    true => Err(BodyError::WrongLength),
-                    false => Ok(()),
-                };
-                return Poll::Ready(self.end(end));
+                return Poll::Ready(match is_short {
+                    true => self.end_wrong(),
+                    false => self.end(Ok(())),
+                });
             }
             Err(error) => {
-                report("the body of a response of `tower` failed", error);
+                report(FAILED, error);
                 return Poll::Ready(self.end(Err(BodyError::Incomplete)));
             }
         };
@@ -264,10 +263,13 @@ where
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
-        Poll::Ready(match self.count(data.len()) {
-            Ok(()) => Ok(Some(data.into())),
-            Err(error) => self.end(Err(error)),
-        })
+        if let Some(left) = &mut self.left {
+            match left.checked_sub(data.len() as u64) {
+                Some(rest) => *left = rest,
+                None => return Poll::Ready(self.end_wrong()),
+            }
+        }
+        Poll::Ready(Ok(Some(data.into())))
     }
 
     fn left(&self) -> Option<u64> {
@@ -419,6 +421,33 @@ mod tests {
             });
             assert!(broken.is_none(), "{before:?}");
         }
+    }
+
+    /// A second process, which runs this same test, sends the bodies, because a process has one
+    /// standard error.
+    #[test]
+    fn a_body_that_fails_is_reported() {
+        const SENDS: &str = "CORING_TEST_SENDS_FAILING_BODIES";
+        if std::env::var_os(SENDS).is_some() {
+            for wrong in ["3", "5"] {
+                let sent = get(move |_| Ok(with_length(wrong, frames(["a", "bcd"]))));
+                assert!(sent.is_none());
+            }
+            let broken = get(|_| Ok(HttpResponse::new(Frames([Err("no more")].into()))));
+            assert!(broken.is_none());
+            assert!(messages::flush(std::time::Duration::from_secs(10)));
+            return;
+        }
+        let mut child = std::process::Command::new(std::env::current_exe().expect("a path"));
+        let name = "service::tower::tests::a_body_that_fails_is_reported";
+        child.args(["--exact", name, "--nocapture"]).env(SENDS, "1");
+        let output = child.output().expect("a process");
+        let text = String::from_utf8(output.stderr).expect("text");
+        for (cause, count) in [(&*BodyError::WrongLength.to_string(), 2), ("no more", 1)] {
+            let line = format!("coring: {FAILED}: {cause}\n");
+            assert_eq!(text.matches(&line).count(), count, "{text}");
+        }
+        assert!(output.status.success(), "{text}");
     }
 
     #[test]
