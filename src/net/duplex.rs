@@ -211,7 +211,8 @@ impl ReadHalf {
 }
 
 /// The writing half of a stream. Dropping it ends our side of the stream (FIN). If bytes are
-/// unsent, or if a panic drops it, the connection is reset instead.
+/// unsent, as they may be after [`WriteHalf::poll_write`] without a flush, or if a panic drops it,
+/// the connection is reset instead.
 #[derive(Debug)]
 pub struct WriteHalf(pub(super) Rc<RefCell<Duplex>>);
 

@@ -75,6 +75,9 @@ macro_rules! reads {
 /// The two traits of writers differ in the name of the last method.
 macro_rules! writes {
     ($writer:path, $close:ident: $($stream:ty),+) => {$(
+        /// Flush or close the writer before it is dropped. Unlike a write to a socket of tokio,
+        /// this one is ready when the send has begun, and the kernel may take the bytes later. The
+        /// bytes that it has not taken by the drop are lost, and the connection is reset.
         impl $writer for $stream {
             fn poll_write(
                 mut self: Pin<&mut Self>,

@@ -189,7 +189,8 @@ impl TcpStream {
 
     /// For hand-written futures: takes the first of `bytes`, up to 64 KiB, and starts to send a
     /// copy of them. Returns their number, or waits if the bytes of the write before are unsent.
-    /// Call [`TcpStream::poll_flush`] before the stream is dropped.
+    /// Call [`TcpStream::poll_flush`] before the stream is dropped: bytes that the kernel has not
+    /// taken by then are lost, and the connection is reset.
     ///
     /// ```
     /// # use coring::net::{TcpListener, TcpStream};
