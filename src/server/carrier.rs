@@ -63,7 +63,7 @@ pub(super) trait Carrier {
     /// Begins the response before the whole request body has arrived. `is_read`: the body has a
     /// reader, which gets the rest. `is_rest_small`: as far as is known, the rest is small enough
     /// to be received and dropped; if it is not, the connection closes after the response.
-    fn leave_body(&mut self, is_read: bool, is_rest_small: bool) -> Result<(), CloseReason>;
+    fn leave_body(&mut self, is_read: bool, is_rest_small: bool);
 
     /// Stops receiving the request's body, because it contains an error. The response continues.
     fn refuse_body(&mut self);
@@ -176,11 +176,17 @@ impl Carrier for Connection {
         self.encode_continue();
     }
 
-    fn leave_body(&mut self, is_read: bool, is_rest_small: bool) -> Result<(), CloseReason> {
+    fn leave_body(&mut self, is_read: bool, is_rest_small: bool) {
         while !is_read && !self.http.request_complete() {
-            match self.next_of_body()? {
-                (0, _) => break,
-                (used, _) => self.transport.recv_buf.consume(used),
+            match self.next_of_body() {
+                Ok((0, _)) => break,
+                Ok((used, _)) => self.transport.recv_buf.consume(used),
+                // The response is made. It must not depend on whether the fault came with the head
+                // or later.
+                Err(_) => {
+                    self.refuse_body();
+                    break;
+                }
             }
         }
         self.discard_left = Limits::DISCARD_BYTES_MAX;
@@ -190,7 +196,6 @@ impl Carrier for Connection {
         {
             self.http.close_after();
         }
-        Ok(())
     }
 
     fn refuse_body(&mut self) {

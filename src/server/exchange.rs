@@ -218,7 +218,7 @@ impl<F: Future<Output = Response>> Exchange<F> {
                 carrier.ask_for_body();
             }
             if !is_forwarded {
-                carrier.leave_body(is_read, is_rest_small)?;
+                carrier.leave_body(is_read, is_rest_small);
             }
             if !is_read {
                 self.incoming = None;

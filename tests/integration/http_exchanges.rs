@@ -299,6 +299,24 @@ fn a_short_rest_of_an_unread_body_keeps_the_connection() {
     client.expect_fin();
 }
 
+/// A fault in a body that nobody reads does not replace the response, however the bytes are cut.
+#[test]
+fn a_fault_in_an_unread_body_does_not_change_the_response() {
+    let server = Coring::start(&["--max-body", "1m"]);
+    let chunked = request("POST", "/", &["Transfer-Encoding: chunked"]);
+    for fault in ["zz\r\n", "10000000\r\nx"] {
+        let mut client = server.connect();
+        client.send(format!("{chunked}{fault}"));
+        assert_eq!(client.response().status, 405, "{fault:?}");
+        client.expect_fin();
+        let mut client = server.connect();
+        client.send(&chunked);
+        assert_eq!(client.response().status, 405, "{fault:?}");
+        client.send(fault);
+        client.expect_fin();
+    }
+}
+
 #[test]
 fn echo_returns_the_body_of_any_method_with_its_type() {
     let server = Coring::start(&["echo"]);

@@ -255,11 +255,10 @@ impl Carrier for MemoryCarrier {
 
     fn ask_for_body(&mut self) {}
 
-    fn leave_body(&mut self, is_read: bool, _is_rest_small: bool) -> Result<(), CloseReason> {
+    fn leave_body(&mut self, is_read: bool, _is_rest_small: bool) {
         if !is_read {
             self.refuse_body();
         }
-        Ok(())
     }
 
     fn refuse_body(&mut self) {
