@@ -46,6 +46,19 @@ fn a_message_about_a_value_names_the_variable_that_has_it() {
 }
 
 #[test]
+fn the_variable_of_a_flag_that_is_given_is_not_read() {
+    for arguments in [
+        &["--cores", "1", "serve", "/none"][..],
+        &["--cores=1", "serve", "/none"],
+        &["serve", "/none", "--cores", "1"],
+    ] {
+        let finished = run_with(coring(arguments).env("CORING_CORES", "abc"), b"");
+        // The directory is missing.
+        assert_eq!(finished.code, Some(78), "{}", finished.stderr);
+    }
+}
+
+#[test]
 fn the_banner_names_unknown_variables_and_the_limit_of_connections() {
     let arguments = ["-b", "127.0.0.1:0", "--max-connections", "7", "--stats"];
     let mut command = coring(&arguments);

@@ -310,7 +310,8 @@ Signals:
   TERM, INT, QUIT  drain: accept no more connections, complete running requests.
                    A second signal stops the server; the same one within a
                    second counts as one
-  HUP              ignored
+  HUP, USR1        open the file of the access log again. For `run`, see
+                   coring run --help
 
 Exit status:
   0   success

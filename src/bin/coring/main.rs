@@ -95,7 +95,7 @@ fn flags() -> Result<Flags, Failure> {
         false => error.exit(),
     };
     let parsed = run::parse(
-        variables::without_empty(Flags::command()),
+        variables::without_ignored(Flags::command()),
         env::args_os().collect(),
     );
     let (matches, settled) = parsed.map_err(|error| match error {

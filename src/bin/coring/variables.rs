@@ -1,5 +1,6 @@
-//! The variables of the environment whose names begin with `CORING_`: an empty one counts as unset,
-//! an unknown one is reported, and a message about a value names the variable that has it.
+//! The variables of the environment whose names begin with `CORING_`: one that is empty, or whose
+//! flag is given, counts as unset, an unknown one is reported, and a message about a value names the
+//! variable that has it.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -9,17 +10,20 @@ use clap::{Arg, Command};
 
 const PREFIX: &str = "CORING_";
 
-/// The largest number of typing mistakes in a name that another one is suggested for.
+/// The largest number of typing mistakes in a name that another one is suggested for, and how many
+/// letters of the name each needs.
 const MISTAKES_MAX: usize = 3;
+const LETTERS_PER_MISTAKE: usize = 3;
 
-/// `command`, with each flag whose variable is empty as if that were not set.
-pub(crate) fn without_empty(command: Command) -> Command {
+/// `command`, with each flag whose variable does not count as if that were not set. clap takes the
+/// variable of a shared flag for the command even if the flag stands before the command.
+pub(crate) fn without_ignored(command: Command) -> Command {
     let is_empty = |name: &OsStr| env::var_os(name).is_some_and(|value| value.is_empty());
-    let reset = |flag: Arg| match flag.get_env().is_some_and(is_empty) {
+    let reset = |flag: Arg| match flag.get_env().is_some_and(is_empty) || is_given(&flag) {
         true => flag.env(None::<&'static str>),
         false => flag,
     };
-    command.mut_args(reset).mut_subcommands(without_empty)
+    command.mut_args(reset).mut_subcommands(without_ignored)
 }
 
 /// A note for each of the variables `set` that has the prefix of coring's and is unknown.
@@ -32,7 +36,8 @@ pub(crate) fn unknown(command: &Command, set: impl Iterator<Item = OsString>) ->
     names.sort();
     let note = |name: &String| {
         let nearest = known.iter().min_by_key(|known| mistakes(name, known));
-        match nearest.filter(|known| mistakes(name, known) <= MISTAKES_MAX) {
+        let most = MISTAKES_MAX.min((name.len() - PREFIX.len()) / LETTERS_PER_MISTAKE);
+        match nearest.filter(|known| mistakes(name, known) <= most) {
             Some(known) => format!("{name} is no variable of coring's; did you mean {known}?"),
             None => format!("{name} is no variable of coring's; coring --help lists them"),
         }
@@ -68,16 +73,28 @@ pub(crate) fn blamed(command: &Command, error: &clap::Error) -> Option<(String, 
 fn setter(command: &Command, long: &str) -> Option<String> {
     let name = long.strip_prefix("--")?;
     let flag = flags(command).find(|flag| flag.get_long() == Some(name))?;
-    let is_this = |argument: OsString| {
-        let argument = argument.to_string_lossy();
-        let short = flag.get_short().map(|short| format!("-{short}"));
-        argument == long
-            || argument.starts_with(&format!("{long}="))
-            || short.is_some_and(|short| argument.starts_with(&short))
-    };
     let variable = variable(flag)?;
     let is_set = env::var_os(&variable).is_some_and(|value| !value.is_empty());
-    (is_set && !env::args_os().skip(1).any(is_this)).then_some(variable)
+    (is_set && !is_given(flag)).then_some(variable)
+}
+
+/// Whether the command line has this flag.
+fn is_given(flag: &Arg) -> bool {
+    let long = flag.get_long().map(|long| format!("--{long}"));
+    let short = flag.get_short().map(|short| format!("-{short}"));
+    let is_this = |argument: OsString| {
+        let argument = argument.to_string_lossy();
+        let is_long = |long: &String| {
+            let rest = argument.strip_prefix(&**long);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+        };
+        let is_short = |short: &String| argument.starts_with(&**short);
+        long.as_ref().is_some_and(is_long) || short.as_ref().is_some_and(is_short)
+    };
+    let arguments = env::args_os().skip(1);
+    arguments
+        .take_while(|argument| argument != "--")
+        .any(is_this)
 }
 
 /// The flags of a command and of its subcommands.
@@ -118,6 +135,7 @@ mod tests {
         let set = [
             "CORING_HEADTIMEOUT",
             "CORING_CORES",
+            "CORING_PORT",
             "CORING_WORKERS",
             "CORING_COLOUR_OF_THE_BANNER",
             "HOME",
@@ -126,6 +144,7 @@ mod tests {
         let expected = [
             "CORING_COLOUR_OF_THE_BANNER is no variable of coring's; coring --help lists them",
             "CORING_HEADTIMEOUT is no variable of coring's; did you mean CORING_HEAD_TIMEOUT?",
+            "CORING_PORT is no variable of coring's; coring --help lists them",
         ];
         assert_eq!(notes, expected);
     }
