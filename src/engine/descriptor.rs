@@ -7,9 +7,9 @@ use std::rc::{Rc, Weak};
 
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrAny};
 
 use crate::rt::{Event, EventWait};
+use crate::sys::socket;
 
 /// A reference-counted descriptor. Each operation on it holds a reference, so it is closed after
 /// the final completion of its last operation. (A socket that is closed while a receive is armed
@@ -48,8 +48,8 @@ pub struct Addresses {
     pub local: Option<SocketAddr>,
     /// The peer's.
     pub peer: Option<SocketAddr>,
-    /// Whether it is a Unix socket.
-    pub is_unix: bool,
+    /// Whether it is a Unix socket that has a file.
+    pub has_socket_file: bool,
 }
 
 impl Descriptor {
@@ -71,9 +71,8 @@ impl Descriptor {
         **self.0.addresses.get_or_init(|| {
             let local = rustix::net::getsockname(self).ok();
             let peer = rustix::net::getpeername(self).ok().flatten();
-            let family = local.as_ref().map(SocketAddrAny::address_family);
             Box::new(Addresses {
-                is_unix: family == Some(AddressFamily::UNIX),
+                has_socket_file: local.as_ref().is_some_and(socket::has_file),
                 local: local.and_then(|address| address.try_into().ok()),
                 peer: peer.and_then(|address| address.try_into().ok()),
             })

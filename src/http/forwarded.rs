@@ -139,6 +139,11 @@ impl TrustedPeers {
         &self.names
     }
 
+    /// Whether every peer is trusted, one without an address included.
+    pub fn is_everyone(&self) -> bool {
+        self.everyone
+    }
+
     /// Whether a peer of this address is trusted.
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();

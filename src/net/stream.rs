@@ -210,6 +210,11 @@ impl Stream {
             .is_ok_and(|local| local.address_family() == AddressFamily::UNIX)
     }
 
+    /// Whether it is a Unix socket that has a file.
+    pub fn has_socket_file(&self) -> bool {
+        self.local().is_ok_and(|local| socket::has_file(&local))
+    }
+
     /// The peer's address; `None` for a Unix socket, or if the peer is gone already.
     pub fn peer(&self) -> Option<SocketAddr> {
         let address = rustix::net::getpeername(&self.socket).ok().flatten()?;
@@ -239,10 +244,11 @@ impl Remote {
         self.0.upgrade()?.addresses().local
     }
 
-    /// Whether the stream is open and is a Unix socket. Remembered from the first call.
-    pub fn is_unix(&self) -> bool {
+    /// Whether the stream is open and is a Unix socket that has a file. Remembered from the first
+    /// call.
+    pub fn has_socket_file(&self) -> bool {
         let descriptor = self.0.upgrade();
-        descriptor.is_some_and(|descriptor| descriptor.addresses().is_unix)
+        descriptor.is_some_and(|descriptor| descriptor.addresses().has_socket_file)
     }
 
     /// Waits until the peer has half-closed or reset the stream, the stream is dropped, or the

@@ -146,7 +146,7 @@ impl Rules {
     fn trusts(&self, request: &Request) -> bool {
         match request.peer() {
             Some(peer) => self.forwarded.trusted.contains(peer.ip()),
-            None => request.is_from_unix_socket(),
+            None => request.is_from_socket_file() || self.forwarded.trusted.is_everyone(),
         }
     }
 

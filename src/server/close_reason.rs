@@ -64,6 +64,14 @@ impl CloseReason {
         }
     }
 
+    /// Whether the client ended the connection.
+    pub(super) fn is_by_client(self) -> bool {
+        matches!(
+            self,
+            Self::Reset | Self::HalfClosed | Self::Fault(Fault::Truncated)
+        )
+    }
+
     /// Why a request was refused, or its response cut short, for the access log.
     pub(super) fn cause(self) -> &'static str {
         match self {

@@ -231,7 +231,7 @@ impl Connection {
     pub(super) fn write_cut_lines(&mut self, reason: CloseReason) {
         if let Some(lines) = &mut self.lines {
             let sent = self.transport.sent_bytes();
-            lines.write_cut(sent, reason.cause(), |line| self.shared.write_line(line));
+            lines.write_cut(sent, reason, |line| self.shared.write_line(line));
         }
     }
 }

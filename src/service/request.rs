@@ -158,10 +158,11 @@ impl Request {
         self.0.remote.as_ref()?.local()
     }
 
-    /// Whether the client is connected to a Unix socket. Not so is a client without an address
-    /// because it has reset its connection.
-    pub(crate) fn is_from_unix_socket(&self) -> bool {
-        self.0.remote.as_ref().is_some_and(Remote::is_unix)
+    /// Whether the client is connected to a Unix socket that has a file, so that its user has
+    /// permission to connect. Not so is a client without an address because it has reset its
+    /// connection.
+    pub(crate) fn is_from_socket_file(&self) -> bool {
+        self.0.remote.as_ref().is_some_and(Remote::has_socket_file)
     }
 
     /// Whether the client asks to switch to this protocol (RFC 9110 §7.8).

@@ -1,7 +1,9 @@
-//! The amount of unsent data in a socket.
+//! What the kernel knows of a socket: the amount of unsent data, and whether it has a file.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+
+use rustix::net::{SocketAddrAny, SocketAddrUnix};
 
 /// How many of the sent bytes the peer has not acknowledged (TCP; `SIOCOUTQ` in tcp(7)), or not
 /// read (Unix; including the kernel's overhead).
@@ -17,6 +19,12 @@ pub fn unacknowledged(socket: impl AsFd) -> io::Result<u32> {
         return Err(io::Error::last_os_error());
     }
     Ok(bytes.unsigned_abs())
+}
+
+/// Whether a socket with this local address is a Unix socket that has a file. The permissions of
+/// the file decide which processes may connect; any process may connect to an abstract name.
+pub fn has_file(local: &SocketAddrAny) -> bool {
+    SocketAddrUnix::try_from(local.clone()).is_ok_and(|local| local.path_bytes().is_some())
 }
 
 #[cfg(test)]

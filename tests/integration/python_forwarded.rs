@@ -1,5 +1,9 @@
 //! `coring run` behind a proxy: whose X-Forwarded fields count, by whose rules.
 
+use std::io::{Read, Write};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixStream};
+
 use crate::support::{Coring, Family, TempDir, coring, request, run_application, run_with};
 
 const FIELDS: [&str; 2] = ["X-Forwarded-For: 1.2.3.4", "X-Forwarded-Proto: https"];
@@ -43,18 +47,49 @@ fn flags_choose_whom_to_trust_and_whose_rules_apply() {
     }
 }
 
+/// Responds with the scheme of the request.
+const ORIGIN: &str = "
+def app(environ, start_response):
+    scheme = environ['wsgi.url_scheme'].encode()
+    start_response('200 OK', [('Content-Length', str(len(scheme)))])
+    return [scheme]
+";
+
 #[test]
 fn a_unix_peer_is_trusted() {
     let directory = TempDir::new();
     let flags = ["run", "origin:app", "--app-dir", &directory.file("")];
-    directory.write(
-        "origin.py",
-        "def app(environ, start_response):\n    start_response('200 OK', [])\n    return \
-         [environ['wsgi.url_scheme'].encode()]\n",
-    );
+    directory.write("origin.py", ORIGIN);
     let server = Coring::start_on(Family::Unix, &flags);
     let response = server.ask(request("GET", "/", &FIELDS));
     assert_eq!(response.text(), "https");
+}
+
+/// Any user may connect to an abstract socket, so its peers are trusted only if all are.
+#[test]
+fn a_peer_on_an_abstract_socket_is_not_trusted() {
+    let directory = TempDir::new();
+    directory.write("origin.py", ORIGIN);
+    let name = format!("coring-origin-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(&name).expect("a name");
+    let flags = ["run", "origin:app", "--app-dir", &directory.file("")];
+    for (trusted, scheme) in [("127.0.0.1", "http"), ("*", "https")] {
+        let list = format!("--forwarded-allow-ips={trusted}");
+        let bind = format!("--bind=unix:@{name}");
+        let mut command = coring(&[&flags[..], &[&list, &bind, "--stats"]].concat());
+        command.env_remove("FORWARDED_ALLOW_IPS");
+        let server = Coring::start_as(command);
+        let mut stream = UnixStream::connect_addr(&address).expect("a connection");
+        let fields = [FIELDS[1], "Connection: close"];
+        write!(stream, "{}", request("GET", "/", &fields)).expect("a peer");
+        let mut response = String::new();
+        stream.read_to_string(&mut response).expect("a response");
+        assert!(
+            response.ends_with(&format!("\r\n\r\n{scheme}")),
+            "{response}"
+        );
+        server.stop();
+    }
 }
 
 /// The kernel does not tell the address of a peer that has reset its connection. That peer must not

@@ -95,7 +95,19 @@ pub(super) enum Atom {
     Query,
     Protocol,
     User,
+    /// The authority of the target, or else the field Host: the one that counts.
+    Host,
     Field(String),
+}
+
+impl Atom {
+    /// The value of the field `name`.
+    fn field(name: &str) -> Self {
+        match name.eq_ignore_ascii_case("host") {
+            true => Self::Host,
+            false => Self::Field(name.to_owned()),
+        }
+    }
 }
 
 /// A value that is known at the end.
@@ -175,7 +187,7 @@ impl AccessLogFormat {
     /// A JSON object in each line. Bytes of clients that are not ASCII are given as the code points
     /// of the same numbers. A value that is missing is `null`.
     pub fn json() -> Self {
-        let field = |name: &str| Segment::Early(Atom::Field(name.to_owned()), Style::Json);
+        let field = |name: &str| Segment::Early(Atom::field(name), Style::Json);
         let late = |atom| Segment::Late(atom, Style::Json);
         let notes = ["queue", "worker"];
         let values = [
@@ -346,7 +358,7 @@ impl Parser {
     fn named(&mut self, name: &str) -> Named {
         if let Some((inner, kind)) = name.strip_prefix('{').and_then(|name| name.split_once('}')) {
             return match kind {
-                "i" => Named::Early(Atom::Field(inner.to_owned())),
+                "i" => Named::Early(Atom::field(inner)),
                 "e" => variable(inner),
                 "o" => self.response_value(ResponseValue::Field(inner.to_lowercase())),
                 "x" => self.response_value(ResponseValue::Note(inner.to_owned())),
@@ -394,7 +406,7 @@ fn variable(name: &str) -> Named {
         "SERVER_PROTOCOL" => Atom::Protocol,
         "CONTENT_TYPE" | "CONTENT_LENGTH" => Atom::Field(name.replace('_', "-")),
         _ => match name.strip_prefix("HTTP_") {
-            Some(field) => Atom::Field(field.replace('_', "-")),
+            Some(field) => Atom::field(&field.replace('_', "-")),
             None => return Named::Text("-".to_owned()),
         },
     })

@@ -8,6 +8,7 @@ use super::line::{Client, Line};
 use crate::http::Head;
 use crate::http::date::DATE_LEN;
 use crate::net::Stream;
+use crate::server::close_reason::CloseReason;
 
 /// The lines of a connection, in the order of its requests.
 #[derive(Debug)]
@@ -105,16 +106,16 @@ impl Lines {
     }
 
     /// Writes all lines. After the first `sent` bytes of the connection nothing is sent, because of
-    /// `error`.
+    /// `reason`.
     pub(in crate::server) fn write_cut(
         &mut self,
         sent: u64,
-        error: &'static str,
+        reason: CloseReason,
         mut write: impl FnMut(&mut Line),
     ) {
         while let Some(line) = self.unwritten.front_mut() {
             if !line.is_complete || line.queued_to > sent {
-                line.cut(sent, error);
+                line.cut(sent, reason);
             }
             self.write_first(&mut write);
         }

@@ -13,6 +13,7 @@ use crate::http::date::DATE_LEN;
 use crate::http::field::Fields;
 use crate::http::{Head, Version};
 use crate::net::Stream;
+use crate::server::close_reason::CloseReason;
 use crate::service::Response;
 
 /// The line of a request. It begins when the head has arrived, gets its late values from the
@@ -58,7 +59,9 @@ const REFUSED_BYTES_MAX: usize = 1024;
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Client {
     Inet(SocketAddr),
-    Unix,
+    Unix {
+        has_file: bool,
+    },
     /// The peer has left already, so getpeername(2) fails.
     Gone,
 }
@@ -67,7 +70,9 @@ impl Client {
     pub(super) fn of(stream: &Stream) -> Self {
         match stream.peer() {
             Some(peer) => Self::Inet(peer),
-            None if stream.is_unix() => Self::Unix,
+            None if stream.is_unix() => Self::Unix {
+                has_file: stream.has_socket_file(),
+            },
             None => Self::Gone,
         }
     }
@@ -174,9 +179,12 @@ impl Line {
         self.text.len()
     }
 
-    /// Notes that only the first `sent` bytes of the connection are sent, because of `error`.
-    pub(super) fn cut(&mut self, sent: u64, error: &'static str) {
-        self.error.get_or_insert(error);
+    /// Notes that only the first `sent` bytes of the connection are sent, because of `reason`.
+    pub(super) fn cut(&mut self, sent: u64, reason: CloseReason) {
+        self.error.get_or_insert_with(|| reason.cause());
+        if self.status == 0 && !reason.is_by_client() {
+            self.status = StatusCode::SERVICE_UNAVAILABLE.as_u16();
+        }
         let unsent = self.queued_to.saturating_sub(sent);
         self.body_bytes = self.body_bytes.saturating_sub(unsent);
     }
@@ -240,6 +248,7 @@ impl Line {
                 let field = fields.and_then(|fields| fields.get("authorization"));
                 return put(field.and_then(user).as_deref(), style, out);
             }
+            (Atom::Host, Received::Head(head, bytes)) => head.host(bytes).map(str::as_bytes),
             (Atom::Field(name), _) => fields.and_then(|fields| fields.get(name)),
         };
         put(value, style, out);
@@ -340,7 +349,8 @@ fn client(peer: Client, format: &AccessLogFormat, fields: Fields<'_>) -> Client 
     };
     let is_trusted = match peer {
         Client::Inet(peer) => trusted.contains(peer.ip()),
-        Client::Unix => true,
+        // The permissions of the file decide which processes connect.
+        Client::Unix { has_file } => has_file || trusted.is_everyone(),
         Client::Gone => false,
     };
     match trusted.client(fields) {
@@ -352,7 +362,7 @@ fn client(peer: Client, format: &AccessLogFormat, fields: Fields<'_>) -> Client 
 fn append_client(client: Client, has_port: bool, style: Style, out: &mut Vec<u8>) {
     match client {
         Client::Gone => put(None, style, out),
-        Client::Unix => put(Some(b"unix:"), style, out),
+        Client::Unix { .. } => put(Some(b"unix:"), style, out),
         Client::Inet(address) => {
             let host = address.ip().to_canonical();
             let text = match host {
@@ -401,7 +411,8 @@ fn refused_part<'a>(atom: &Atom, line: &'a [u8]) -> Option<&'a [u8]> {
         Atom::Path => Some(&target[..query.unwrap_or(target.len())]),
         Atom::Query => query.map(|at| &target[at + 1..]),
         Atom::Protocol => protocol,
-        Atom::Time | Atom::ClientHost | Atom::ClientAddress | Atom::User | Atom::Field(_) => None,
+        Atom::Time | Atom::ClientHost | Atom::ClientAddress | Atom::User => None,
+        Atom::Host | Atom::Field(_) => None,
     };
     part.filter(|part| !part.is_empty())
 }

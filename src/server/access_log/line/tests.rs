@@ -113,6 +113,35 @@ fn a_request_that_was_not_read_has_a_line() {
 }
 
 #[test]
+fn the_host_is_the_one_that_counts() {
+    let response = Response::new(StatusCode::OK);
+    let mut request = request("http://a/", &[("Host", "b")]);
+    let line = line_of(&parsed("%({Host}i)s"), Some(&request), &response);
+    assert_eq!(line, "a\n");
+    request = self::request("/", &[("Host", "b")]);
+    let line = line_of(&AccessLogFormat::json(), Some(&request), &response);
+    assert!(line.contains("\"host\":\"b\""), "{line}");
+}
+
+#[test]
+fn the_client_is_not_blamed_for_what_the_server_cut() {
+    let format = parsed("%(s)s %(X)s");
+    for (reason, expected) in [
+        (CloseReason::Reset, "499 client\\x20reset"),
+        (CloseReason::HalfClosed, "499 client\\x20closed"),
+        (CloseReason::Drained, "503 server\\x20stopped"),
+    ] {
+        let mut line = Line::of_client(Client::Gone, &format);
+        line.begin(&format, DATE, request("/", &[]).head());
+        line.cut(0, reason);
+        let mut lines = Vec::new();
+        line.write_to(&format, &mut lines);
+        let line = String::from_utf8(lines).expect("ASCII");
+        assert!(line.starts_with(expected), "{line}");
+    }
+}
+
+#[test]
 fn a_refused_request_is_logged_as_it_came() {
     let line = |format: &AccessLogFormat, received: &[&[u8]]| {
         let client = Client::Inet("1.2.3.4:5".parse().expect("an address"));
