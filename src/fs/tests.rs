@@ -348,6 +348,8 @@ fn a_pipe_is_not_opened() {
             }
         }
     });
+    // It still waits. Had the pipe been opened, it would have lost its message.
+    assert!(!writer.is_finished());
     assert_eq!(fs::read(path).unwrap(), b"message");
     writer.join().unwrap().unwrap();
 }
