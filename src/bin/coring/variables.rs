@@ -1,6 +1,6 @@
 //! The variables of the environment whose names begin with `CORING_`: one that is empty, or whose
-//! flag is given, counts as unset, an unknown one is reported, and a message about a value names the
-//! variable that has it.
+//! flag is given, counts as unset, an unknown one is reported, and a message about a value names
+//! the variable that has it.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
