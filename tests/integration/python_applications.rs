@@ -48,14 +48,17 @@ fn wsgi_applications_run_in_each_class() {
     }
 }
 
+/// Each class of workers: an application, and the flags that choose the class for it.
+const CLASSES: [(&str, &[&str]); 4] = [
+    ("wsgi", &["-k", "sync"]),
+    ("wsgi", &["-k", "gthread"]),
+    ("wsgi", &["-k", "gevent"]),
+    ("asgi", &[]),
+];
+
 #[test]
 fn what_concerns_the_server_or_the_connection_does_not_reach_the_other_side() {
-    for (name, flags) in [
-        ("wsgi", &["-k", "sync"][..]),
-        ("wsgi", &["-k", "gthread"]),
-        ("wsgi", &["-k", "gevent"]),
-        ("asgi", &[]),
-    ] {
+    for (name, flags) in CLASSES {
         let (server, _directory) = run_application(name, flags);
         let whole = server.ask(request("OPTIONS", "*", &[]));
         assert_eq!((whole.status, whole.text()), (204, ""), "{name} {flags:?}");
@@ -73,12 +76,7 @@ fn what_concerns_the_server_or_the_connection_does_not_reach_the_other_side() {
 /// in a file.
 #[test]
 fn bodies_of_any_size_reach_the_application() {
-    for (name, flags) in [
-        ("wsgi", &["-k", "sync"][..]),
-        ("wsgi", &["-k", "gthread"]),
-        ("wsgi", &["-k", "gevent"]),
-        ("asgi", &[]),
-    ] {
+    for (name, flags) in CLASSES {
         let (server, _directory) = run_application(name, flags);
         let mut client = server.connect();
         for len in [0, 1, 65_536, 65_537, 200_000, 300_000, 3_000_000] {
