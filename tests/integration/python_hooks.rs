@@ -249,12 +249,17 @@ fn functions_see_each_request_and_its_response() {
         let expected = format!("post GET /a b {status} 201 round 5");
         assert_eq!(calls(&directory, "post"), [expected], "{class}");
 
+        // Each in turn: a thread may call post_request after another has run the next request.
         assert_eq!(server.get("/write").text(), "abcdef");
+        wait_for(&directory, "post", 2);
         let mut client = server.connect();
         client.send(request("HEAD", "/", &[]));
         assert_eq!(client.head().status, 201);
+        wait_for(&directory, "post", 3);
         assert_eq!(server.get("/fail").status, 500);
+        wait_for(&directory, "post", 4);
         assert_eq!(server.get("/stop").status, 500);
+        wait_for(&directory, "post", 5);
         assert_eq!(server.get("/after").text(), "hello");
         wait_for(&directory, "post", 6);
         let expected = [

@@ -383,6 +383,11 @@ class Worker:
         page = os.pread(self.page, 4096, 0)
         return [page[at : at + 8] for at in range(0, 4096, 16) if page[at : at + 8] != bytes(8)]
 
+    def sleeps(self):
+        """Whether none of its threads runs or is about to."""
+        tasks = Path(f"/proc/{self.process.pid}/task").glob("*/stat")
+        return all(stat.read_text().rsplit(")", 1)[1].split()[0] == "S" for stat in tasks)
+
     def rings(self, core=0):
         """The number of rings since the last call."""
         try:
