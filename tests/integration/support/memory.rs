@@ -4,17 +4,16 @@ use std::fs;
 
 use super::report;
 
-/// The private memory of a process, in bytes (proc_pid_smaps(5)).
+/// The memory of a process that it has written and shares with no other, in bytes
+/// (proc_pid_smaps(5)). Clean pages are left out: those of the program become private as soon as
+/// other processes that run it have ended.
 pub(crate) fn private_bytes(pid: u32) -> u64 {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("a child process");
-    let lines = rollup.lines().filter(|line| line.starts_with("Private_"));
-    let kib = lines.map(|line| {
-        line.split_whitespace()
-            .nth(1)
-            .and_then(|kib| kib.parse().ok())
-    });
-    kib.map(|kib: Option<u64>| kib.expect("a number of KiB") * 1024)
-        .sum()
+    let kib = rollup
+        .lines()
+        .find_map(|line| line.strip_prefix("Private_Dirty:"))
+        .and_then(|rest| rest.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kib.expect("a number of KiB") * 1024
 }
 
 /// Asserts that `bytes` of memory are less than `bound`, except under AddressSanitizer, which pads
