@@ -210,7 +210,8 @@ impl<F: Future<Output = Response>> Exchange<F> {
                 self.hand_over_arrived(carrier, context)?;
             } else if is_read {
                 // The response may end before the reader runs. After it nothing is received.
-                self.hand_over(carrier, context)?;
+                let handed = self.hand_over(carrier, context);
+                self.spare_response(handed, carrier)?;
             }
             if is_read {
                 // A client that waits for `100 Continue` sends the rest only after it. After the
@@ -369,22 +370,35 @@ impl<F: Future<Output = Response>> Exchange<F> {
         }
     }
 
-    /// Receives the request's body while the response's body is sent. An error in it concerns only
-    /// its reader, unless the response passes it on: the response continues, and the connection
-    /// closes after it.
+    /// Receives the request's body while the response's body is sent.
     fn receive_beside(
         &mut self,
         carrier: &mut impl Carrier,
         context: &mut Context<'_>,
     ) -> Result<bool, CloseReason> {
-        match (self.receive(carrier, context), &self.incoming) {
-            (Err(CloseReason::Fault(_)), Some(incoming)) if !self.forwards(incoming) => {
+        let received = self.receive(carrier, context);
+        match &self.incoming {
+            Some(incoming) if self.forwards(incoming) => received,
+            _ => self.spare_response(received, carrier),
+        }
+    }
+
+    /// Limits a fault in the request's body to its reader, if the response does not pass the body
+    /// on: the response is made, and must not depend on whether the fault arrived before it. It
+    /// continues, and the connection closes after it.
+    fn spare_response(
+        &mut self,
+        received: Result<bool, CloseReason>,
+        carrier: &mut impl Carrier,
+    ) -> Result<bool, CloseReason> {
+        match received {
+            Err(CloseReason::Fault(_)) => {
                 carrier.refuse_body();
                 // The reader gets `BodyError::Incomplete`.
                 self.incoming = None;
                 Ok(true)
             }
-            (received, _) => received,
+            received => received,
         }
     }
 

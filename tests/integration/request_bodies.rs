@@ -487,6 +487,42 @@ fn a_malformed_chunk_that_has_arrived_is_answered_with_400() {
     server.stop();
 }
 
+/// A task reads the request's body, and the response does not need it. A fault that has arrived
+/// with the head goes to the task, like one that arrives later; the response is sent.
+#[test]
+fn a_fault_that_came_with_the_head_goes_to_the_task_that_reads_the_body() {
+    let server = Local::start(|| {
+        let reader = Rc::new(RefCell::new(None));
+        async move |request: Request| {
+            if request.method() == "GET" {
+                let reader: JoinHandle<_> = reader.take().expect("a spawned reader");
+                return Response::text(format!("{:?}", reader.await.expect("no panic")));
+            }
+            let mut body = request.into_body();
+            *reader.borrow_mut() = Some(coring::spawn(async move { body.read(1000).await }));
+            Response::text("made")
+        }
+    });
+    let trailers = "a: b\r\n".repeat(1000);
+    for body in [
+        "no chunk\r\n".to_owned(),
+        "3\r\nabc\r\nno chunk\r\n".to_owned(),
+        "0\r\nno trailer\r\n".to_owned(),
+        format!("0\r\n{trailers}\r\n"),
+    ] {
+        let mut client = server.connect();
+        client.send(head_with_chunks("POST", "/") + &body);
+        let response = client.response();
+        assert_eq!((response.status, response.closes()), (200, true), "{body}");
+        assert_eq!(response.text(), "made");
+        client.expect_fin();
+        let mut other = server.connect();
+        other.send(GET);
+        assert_eq!(other.response().text(), "Err(Incomplete)", "{body}");
+    }
+    server.stop();
+}
+
 /// A task reads the request body while the response sends a file. An error in the body goes to the
 /// task; the download still completes.
 #[test]
