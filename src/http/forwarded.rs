@@ -86,8 +86,17 @@ fn network(item: &str) -> Result<(IpAddr, u8), InvalidPeers> {
             "`{item}` is not the start of a network; give {start}/{prefix}, or {address} alone"
         )));
     }
-    Ok((address, prefix))
+    // Peers are compared in this form: one that is written as `::ffff:10.0.0.1` is 10.0.0.1.
+    Ok(match address.to_canonical() {
+        IpAddr::V4(mapped) if address.is_ipv6() && prefix >= MAPPED_BITS => {
+            (IpAddr::V4(mapped), prefix - MAPPED_BITS)
+        }
+        _ => (address, prefix),
+    })
 }
+
+/// The length of the prefix of all IPv6 addresses that stand for IPv4 addresses.
+const MAPPED_BITS: u8 = 96;
 
 /// The address with all bits after the first `prefix` cleared.
 fn masked(address: IpAddr, prefix: u8) -> IpAddr {
@@ -249,6 +258,12 @@ mod tests {
                 "2001:db8:abcd:12:: 2001:db8:abcd:0012::1:1",
                 "127.0.0.1 2001:db8:: :: 2001:db8:abcd:13::",
             ),
+            (
+                "::ffff:10.0.0.1, ::ffff:192.168.0.0/112, ::ffff:a00:200/120",
+                "10.0.0.1 ::ffff:10.0.0.1 192.168.7.7 ::ffff:192.168.7.7 10.0.2.9",
+                "10.0.0.2 192.169.0.0 10.0.3.0 ::10.0.0.1 ::ffff:0:0",
+            ),
+            ("::ffff:0:0/96", "1.1.1.1 ::ffff:1.1.1.1", ":: ::1"),
             ("0.0.0.0/0", "0.0.0.0 255.255.255.255", "::"),
             ("::/0", ":: ffff::", "1.1.1.1"),
         ] {
