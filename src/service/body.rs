@@ -325,6 +325,14 @@ impl Body {
         }
     }
 
+    /// Whether a client or a sender has yet to send more of the body, or to end it.
+    pub(super) fn is_awaited(&self) -> bool {
+        match &self.0 {
+            BodySource::Incoming(reader) | BodySource::Channel(reader) => !reader.is_finished(),
+            _ => false,
+        }
+    }
+
     /// Whether the body arrives part by part: from a client, a file, a sender or a stream.
     pub(crate) fn is_streamed(&self) -> bool {
         !matches!(

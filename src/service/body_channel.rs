@@ -184,6 +184,11 @@ impl BodyReader {
         self.0.left.get()
     }
 
+    /// Whether the end of the body is known.
+    pub(super) fn is_finished(&self) -> bool {
+        self.0.end.get().is_some()
+    }
+
     /// Sets the body's length. The caller must not have read any part yet.
     pub(super) fn set_length(&self, length: u64) {
         self.0.left.set(Some(length));

@@ -176,6 +176,11 @@ impl Request {
             && has("upgrade", protocol)
     }
 
+    /// Whether a part of the body, or its end, has not been received yet.
+    pub(super) fn awaits_body(&self) -> bool {
+        self.0.body.is_awaited()
+    }
+
     /// Waits until the client no longer waits for the response: it has reset the connection (RST)
     /// or half-closed it (FIN), the server has closed it, or the exchange has ended. An exchange
     /// ends when its response is sent; a response whose whole body is in memory, when it is queued.

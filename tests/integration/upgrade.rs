@@ -31,7 +31,7 @@ fn server(builder: Builder) -> (Local, Arc<AtomicUsize>) {
     let count = ended.clone();
     let server = Local::start_with(builder, move || {
         let count = count.clone();
-        async move |request: Request| {
+        async move |mut request: Request| {
             let protocol = HeaderValue::from_static("echo");
             let count = count.clone();
             match request.path() {
@@ -39,6 +39,10 @@ fn server(builder: Builder) -> (Local, Arc<AtomicUsize>) {
                     echo(stream).await;
                     count.fetch_add(1, Ordering::Relaxed);
                 }),
+                "/read" => {
+                    request.body().read(100).await.expect("a whole body");
+                    Response::upgrade(&request, protocol, echo)
+                }
                 "/silent" => Response::upgrade(&request, protocol, async move |stream| {
                     stream.gone().await;
                     count.fetch_add(1, Ordering::Relaxed);
@@ -141,12 +145,38 @@ fn a_request_without_a_valid_upgrade_is_answered_with_426() {
     assert_eq!(client.response().status, 200, "the connection persists");
     client.send(upgrade("/nothing"));
     assert_eq!(client.response().status, 500);
-    // The service does not read the body of this request, so the connection cannot be switched.
-    let mut client = server.connect();
-    let fields = ["Content-Length: 5", "Connection: upgrade", "Upgrade: echo"];
-    client.send(request("GET", "/echo", &fields));
-    assert_eq!(client.response().status, 500);
     server.stop();
+}
+
+/// The other protocol begins behind the request's body, which the service may read first. If it has
+/// not, the request is refused, and does not count as a failure of the service.
+#[test]
+fn a_request_with_an_unread_body_is_refused_and_not_upgraded() {
+    let (server, _) = server(builder());
+    let ask = |path, framing| {
+        request(
+            "POST",
+            path,
+            &[framing, "Connection: upgrade", "Upgrade: echo"],
+        )
+    };
+    for (framing, body) in [
+        ("Content-Length: 5", "hello"),
+        ("Transfer-Encoding: chunked", "5\r\nhello\r\n0\r\n\r\n"),
+        ("Transfer-Encoding: chunked", "0\r\n\r\n"),
+    ] {
+        let mut client = server.connect();
+        client.send(ask("/echo", framing) + body);
+        assert_eq!(client.response().status, 400, "{body:?}");
+        client.send(ask("/read", framing) + body + "behind");
+        assert_switched(&mut client);
+        assert_eq!(client.take(6).expect("an echo"), b"behind", "{body:?}");
+    }
+    let mut waiting = server.connect();
+    waiting.send(ask("/echo", "Content-Length: 5"));
+    assert_eq!(waiting.response().status, 400);
+    drop(waiting);
+    assert_eq!(server.stop_and_count("closed_by_service"), 0);
 }
 
 #[test]

@@ -232,7 +232,9 @@ impl Response {
     }
 
     /// Switches the connection to another protocol (101, RFC 9110 §7.8) and passes it to `run`. If
-    /// the request does not ask for `protocol`, the client gets 426 (Upgrade Required) instead.
+    /// the request does not ask for `protocol`, the client gets 426 (Upgrade Required) instead. The
+    /// other protocol begins behind the request's body, so if the service has not read that to its
+    /// end, the client gets 400.
     ///
     /// The server starts `run` as a coroutine when it has queued the response. The connection
     /// closes when `run` drops the stream or its writing half.
@@ -260,6 +262,10 @@ impl Response {
             let refusal = Self::text("the connection must be upgraded\n");
             let refusal = refusal.with_status(StatusCode::UPGRADE_REQUIRED);
             return refusal.with_header(UPGRADE, protocol);
+        }
+        if request.awaits_body() {
+            let refusal = Self::text("a request to upgrade must not have a body\n");
+            return refusal.with_status(StatusCode::BAD_REQUEST);
         }
         let mut response =
             Self::new(StatusCode::SWITCHING_PROTOCOLS).with_header(UPGRADE, protocol);
