@@ -43,11 +43,13 @@ impl<T> OutcomeSetter<T> {
     }
 
     fn finish(&mut self, outcome: Result<T, JoinError>) {
-        if let Some(slot) = self.0.take() {
-            let mut slot = lock(&slot);
+        if let Some(shared) = self.0.take() {
+            let mut slot = lock(&shared);
             slot.outcome = Some(outcome);
             let waiter = slot.waiter.take();
             drop(slot);
+            // Before the wake: the woken task may ask whether the outcome was set.
+            drop(shared);
             waiter.into_iter().for_each(wake);
         }
     }
@@ -102,3 +104,45 @@ fn lock<T>(slot: &Mutex<OutcomeSlot<T>>) -> MutexGuard<'_, OutcomeSlot<T>> {
 }
 
 opaque!(OutcomeSetter, Outcome);
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::sync::OnceLock;
+    use std::task::Wake;
+
+    use super::*;
+
+    /// Notes whether the outcome is set when its waiter is woken.
+    struct Asker {
+        outcome: Mutex<Option<Pin<Box<Outcome<u8>>>>>,
+        was_set: OnceLock<bool>,
+    }
+
+    impl Wake for Asker {
+        fn wake(self: Arc<Self>) {
+            let outcome = self.outcome.lock().expect("no panic");
+            let is_set = outcome.as_ref().expect("a future").is_set();
+            self.was_set.set(is_set).expect("one wake-up");
+        }
+    }
+
+    #[test]
+    fn a_task_that_is_woken_finds_the_outcome_set() {
+        let (setter, future) = outcome();
+        let mut future = Box::pin(future);
+        let asker = Arc::new(Asker {
+            outcome: Mutex::new(None),
+            was_set: OnceLock::new(),
+        });
+        let waker = Waker::from(asker.clone());
+        let polled = future.as_mut().poll(&mut Context::from_waker(&waker));
+        assert!(polled.is_pending() && !future.is_set());
+        *asker.outcome.lock().expect("no panic") = Some(future);
+        setter.set(Ok(7));
+        assert_eq!(asker.was_set.get(), Some(&true));
+        let future = asker.outcome.lock().expect("no panic").take();
+        let polled = pin!(future.expect("a future")).poll(&mut Context::from_waker(&waker));
+        assert_eq!(polled, Poll::Ready(Ok(7)));
+    }
+}
