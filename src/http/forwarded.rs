@@ -11,7 +11,9 @@ use super::field::Fields;
 pub const X_FORWARDED_FOR: &str = "x-forwarded-for";
 
 /// The peers that are trusted to name the client of a request: proxies. By default 127.0.0.1 and
-/// ::1. A peer on a Unix socket is always trusted, since the file's permissions decide who it is.
+/// ::1. The server also trusts a peer on a Unix socket that has a file, because the file's
+/// permissions decide who connects. A peer on an abstract socket has no address either, and is
+/// trusted only if everyone is (`*`).
 ///
 /// ```
 /// use coring::TrustedPeers;
@@ -153,7 +155,7 @@ impl TrustedPeers {
         self.everyone
     }
 
-    /// Whether a peer of this address is trusted.
+    /// Whether a peer of this address is trusted. A peer on a Unix socket has none.
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         let is_within = |&(network, prefix): &(IpAddr, u8)| {
@@ -162,9 +164,12 @@ impl TrustedPeers {
         self.everyone || self.networks.iter().any(is_within)
     }
 
-    /// The client that `X-Forwarded-For` names, if the peer is trusted: the right-most address that
-    /// is not trusted, or the left-most if all are. The port is 0 unless it is named. `None` if
-    /// there is no such field, or if no address stands there. Names of the list are passed over.
+    /// The client that `X-Forwarded-For` names: the right-most address that is not trusted, or the
+    /// left-most if all are. The port is 0 unless it is named. `None` if there is no such field, or
+    /// if no address stands there. Names of the list are passed over.
+    ///
+    /// The caller must have checked that the peer is trusted (see [`TrustedPeers::contains`]): any
+    /// client can send this field.
     pub fn client(&self, fields: Fields<'_>) -> Option<SocketAddr> {
         let values: Vec<&[u8]> = fields.get_all(X_FORWARDED_FOR).collect();
         let mut items = values.iter().rev().flat_map(|value| value.rsplit(is_comma));

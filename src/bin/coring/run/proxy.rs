@@ -17,8 +17,8 @@ const ALLOW_IPS: &str = "FORWARDED_ALLOW_IPS";
 #[command(next_help_heading = "Proxies")]
 pub(crate) struct ProxyArgs {
     /// The proxies whose X-Forwarded fields count: addresses, networks, or * for all peers. Peers
-    /// on a Unix socket are always trusted. uvicorn's rules: also names that other proxies write
-    /// into X-Forwarded-For [default: $FORWARDED_ALLOW_IPS, or 127.0.0.1,::1]
+    /// of a socket file are trusted, too. uvicorn's rules: also names that other proxies write into
+    /// X-Forwarded-For [default: $FORWARDED_ALLOW_IPS, or 127.0.0.1,::1]
     #[arg(long, env = "CORING_FORWARDED_ALLOW_IPS", value_name = "ADDRESSES")]
     forwarded_allow_ips: Option<String>,
 
