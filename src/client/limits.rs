@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::http::h1;
 use crate::net::SendLimits;
-use crate::rt::peer_after_ms;
+use crate::rt::{ceil_ms, peer_after_ms};
 
 /// The limits that a client holds its servers to, and those of the connections that it keeps.
 ///
@@ -91,6 +91,7 @@ pub(super) struct Bounds {
 
 impl Bounds {
     pub(super) fn new(limits: Limits) -> Self {
+        let ms = |time: Option<Duration>| time.map_or(u64::MAX, ceil_ms);
         let body_timeout_ms = ms(limits.body_timeout);
         Self {
             connect_timeout: limits.connect_timeout.unwrap_or(Duration::MAX),
@@ -98,8 +99,8 @@ impl Bounds {
             head_timeout_ms: ms(limits.head_timeout).max(1),
             body_timeout_ms,
             total_timeout_ms: ms(limits.total_timeout),
-            continue_timeout_ms: ms(Some(limits.continue_timeout)),
-            idle_timeout_ms: ms(Some(limits.idle_timeout)),
+            continue_timeout_ms: ceil_ms(limits.continue_timeout),
+            idle_timeout_ms: ceil_ms(limits.idle_timeout),
             idle_per_host_max: limits.idle_per_host_max,
             idle_max: limits.idle_max,
             h1: h1::MessageLimits {
@@ -122,11 +123,4 @@ impl Default for Bounds {
     fn default() -> Self {
         Self::new(Limits::default())
     }
-}
-
-/// The time in ms, rounded up.
-fn ms(limit: Option<Duration>) -> u64 {
-    limit.map_or(u64::MAX, |limit| {
-        u64::try_from(limit.as_micros().div_ceil(1000)).unwrap_or(u64::MAX)
-    })
 }

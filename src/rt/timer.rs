@@ -6,6 +6,7 @@ use std::io;
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use super::executor::with_current;
 use super::foreign::drop_waker;
@@ -147,6 +148,11 @@ pub struct Timeout<F> {
     timer: Timer,
 }
 
+/// The duration in ms, rounded up, so that a wait of that many ms is not too short.
+pub fn ceil_ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}
+
 /// The error of a future that was not ready by its deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Elapsed;
@@ -197,5 +203,24 @@ impl<F> fmt::Debug for Timeout<F> {
         f.debug_struct("Timeout")
             .field("timer", &self.timer)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_rounded_up_to_milliseconds() {
+        for (time, ms) in [
+            (Duration::ZERO, 0),
+            (Duration::from_nanos(1), 1),
+            (Duration::from_millis(1), 1),
+            (Duration::from_nanos(1_000_001), 2),
+            (Duration::from_micros(1001), 2),
+            (Duration::MAX, u64::MAX),
+        ] {
+            assert_eq!(ceil_ms(time), ms, "{time:?}");
+        }
     }
 }

@@ -10,11 +10,11 @@ use std::pin::Pin;
 
 use super::close_reason::CloseReason;
 use super::connection::Connection;
-use super::limits::{Limits, whole_ms};
+use super::limits::Limits;
 use crate::buf::PoolBox;
 use crate::http::Fault;
 use crate::net::RecvOutcome;
-use crate::rt::peer_after_ms;
+use crate::rt::{ceil_ms, peer_after_ms};
 use crate::service::Response;
 use crate::sys::mutants::mutate;
 
@@ -121,8 +121,8 @@ impl Connection {
     async fn linger(&mut self) {
         let transport = &mut self.transport;
         transport.shutdown_write();
-        let end_ms = peer_after_ms(whole_ms(Some(Limits::LINGER_TIME)));
-        let pause_ms = whole_ms(Some(Limits::LINGER_PAUSE));
+        let end_ms = peer_after_ms(ceil_ms(Limits::LINGER_TIME));
+        let pause_ms = ceil_ms(Limits::LINGER_PAUSE);
         let mut left = Limits::LINGER_BYTES_MAX;
         while left > 0 {
             transport.set_recv_deadline(end_ms.min(peer_after_ms(pause_ms)));

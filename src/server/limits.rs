@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::buf::BLOCK_BYTES;
 use crate::http::h1;
 use crate::net::SendLimits;
+use crate::rt::ceil_ms;
 
 /// The limits that a server holds its clients to.
 ///
@@ -157,11 +158,12 @@ impl Limits {
         self.check_zeros()?;
         self.check_sizes()?;
         let bytes_per_second_min = self.bytes_per_second_min.unwrap_or(0);
+        let ms = |time: Option<Duration>| time.map_or(u64::MAX, ceil_ms);
         Ok(Bounds {
-            head_timeout_ms: whole_ms(self.head_timeout),
-            body_timeout_ms: whole_ms(self.body_timeout),
-            idle_timeout_ms: whole_ms(self.idle_timeout),
-            drain_timeout_ms: whole_ms(self.drain_timeout),
+            head_timeout_ms: ms(self.head_timeout),
+            body_timeout_ms: ms(self.body_timeout),
+            idle_timeout_ms: ms(self.idle_timeout),
+            drain_timeout_ms: ms(self.drain_timeout),
             bytes_per_second_min,
             connections_max: self.connections_max.map_or(u64::MAX, |max| max as u64),
             receive_blocks_max: self.receive_memory_max.unwrap_or(usize::MAX) / BLOCK_BYTES,
@@ -171,7 +173,7 @@ impl Limits {
                 fields_max: self.fields_max,
                 body_bytes_max: self.body_bytes_max.unwrap_or(u64::MAX),
             },
-            sends: SendLimits::new(whole_ms(self.write_timeout), bytes_per_second_min),
+            sends: SendLimits::new(ms(self.write_timeout), bytes_per_second_min),
             half_close: self.half_close,
         })
     }
@@ -232,13 +234,6 @@ impl Limits {
     }
 }
 
-/// Whole milliseconds, rounded up. No limit is `u64::MAX`.
-pub(super) fn whole_ms(time: Option<Duration>) -> u64 {
-    time.map_or(u64::MAX, |time| {
-        u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
-    })
-}
-
 /// The checked [`Limits`] as plain numbers, which connections read for every request.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
@@ -275,18 +270,5 @@ mod tests {
         assert_eq!(bounds.connections_max, u64::MAX);
         assert_eq!(bounds.h1.body_bytes_max, u64::MAX);
         assert!(bounds.receive_blocks_max > 1 << 40);
-    }
-
-    #[test]
-    fn times_are_rounded_up_to_milliseconds() {
-        for (time, ms) in [
-            (Duration::ZERO, 0),
-            (Duration::from_nanos(1), 1),
-            (Duration::from_millis(1), 1),
-            (Duration::from_micros(1001), 2),
-            (Duration::MAX, u64::MAX),
-        ] {
-            assert_eq!(whole_ms(Some(time)), ms, "{time:?}");
-        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::time::{ceil_ms, deadline_ms};
+use super::time::deadline_ms;
 use crate::engine::monotonic_ms;
 use crate::rt;
 
@@ -105,7 +105,7 @@ impl Interval {
     /// # Panics
     /// Outside a worker.
     pub async fn tick(&mut self) -> Instant {
-        let due_ms = self.start_ms.saturating_add(ceil_ms(self.offset));
+        let due_ms = self.start_ms.saturating_add(rt::ceil_ms(self.offset));
         let is_due = self.is_due || due_ms <= rt::now_ms();
         // Taken before the wait: if this future is dropped, the next one is ready at once. Beside a
         // branch of `select!` that is always ready, it would never be otherwise.
@@ -286,6 +286,6 @@ mod tests {
         for _ in 0..60 {
             due = next(due, due, period, MissedTickBehavior::Burst);
         }
-        assert_eq!(ceil_ms(due), 1001);
+        assert_eq!(rt::ceil_ms(due), 1001);
     }
 }

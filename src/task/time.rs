@@ -70,10 +70,5 @@ pub fn timeout<F: Future>(duration: Duration, future: F) -> Timeout<F> {
 /// the clock itself, because the current turn may have begun long ago.
 pub(super) fn deadline_ms(duration: Duration) -> u64 {
     // Plus 1, because a part of the current millisecond has passed already.
-    (monotonic_ms() + 1).saturating_add(ceil_ms(duration))
-}
-
-/// The duration in ms, rounded up.
-pub(super) fn ceil_ms(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros().div_ceil(1000)).unwrap_or(u64::MAX)
+    (monotonic_ms() + 1).saturating_add(rt::ceil_ms(duration))
 }
