@@ -1,4 +1,4 @@
-//! Why a request has no response.
+//! Why a request has no response, or a client cannot be made.
 
 use std::fmt;
 use std::io;
@@ -6,7 +6,7 @@ use std::io;
 use crate::http::Fault;
 use crate::service::BodyError;
 
-/// Why there is no response to a request. It displays as one line.
+/// Why there is no response to a request, or no client. It displays as one line.
 ///
 /// ```
 /// use coring::client::{Client, Error};
@@ -20,6 +20,8 @@ use crate::service::BodyError;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
+    /// [`Limits`](super::Limits) within which no request could succeed; the text names the field.
+    InvalidLimits(String),
     /// The request cannot be sent: its URL has no host or another scheme than `http`, its method is
     /// CONNECT, or a strict server would refuse its head. Nothing was sent.
     InvalidRequest(String),
@@ -72,6 +74,7 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::InvalidLimits(text) => write!(f, "invalid limits: {text}"),
             Self::InvalidRequest(text) => write!(f, "invalid request: {text}"),
             Self::Connect(host, error) => write!(f, "cannot connect to {host}: {error}"),
             Self::Broken(error) if error.kind() == io::ErrorKind::UnexpectedEof => {

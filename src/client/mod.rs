@@ -107,13 +107,17 @@ impl Client {
     ///
     /// let mut limits = Limits::default();
     /// limits.total_timeout = Some(Duration::from_secs(5));
-    /// let client = Client::with_limits(limits);
+    /// let client = Client::with_limits(limits)?;
+    /// # Ok::<(), coring::client::Error>(())
     /// ```
-    pub fn with_limits(limits: Limits) -> Self {
-        Self(Rc::new(Shared {
-            bounds: Bounds::new(limits),
+    ///
+    /// # Errors
+    /// [`Error::InvalidLimits`] if no request could succeed within them.
+    pub fn with_limits(limits: Limits) -> Result<Self, Error> {
+        Ok(Self(Rc::new(Shared {
+            bounds: limits.bounds()?,
             pool: Pool::default(),
-        }))
+        })))
     }
 
     /// Sends a GET request. As [`Client::send`].

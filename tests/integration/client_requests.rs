@@ -254,7 +254,8 @@ fn half_a_response_and_a_late_one_are_errors() {
             let mut limits = Limits::default();
             limits.head_timeout = Some(Duration::from_millis(200));
             limits
-        });
+        })
+        .expect("valid limits");
         let url = |path: &str| format!("http://{address}/{path}");
         let half = client.get(&url("half")).await.expect("a head");
         assert_eq!(half.into_body().read(99).await, Err(BodyError::Incomplete));

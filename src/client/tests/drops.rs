@@ -125,7 +125,7 @@ fn waits_for_the_network_may_be_dropped_at_any_moment() {
                 idle_timeout: Duration::from_millis(5),
                 ..Limits::default()
             };
-            let client = Rc::new(Client::with_limits(limits));
+            let client = Rc::new(Client::with_limits(limits).expect("valid limits"));
             let coroutines = (0..COROUTINES).map(|_| {
                 let (client, address) = (client.clone(), server.address);
                 spawn(async move {

@@ -26,7 +26,7 @@ fn every_wait_has_its_timeout() {
         let with = |change: fn(&mut Limits)| {
             let mut limits = Limits::default();
             change(&mut limits);
-            Client::with_limits(limits)
+            Client::with_limits(limits).expect("valid limits")
         };
         let url = |path| format!("{}{path}", server.url());
         let head = with(|limits| limits.head_timeout = Some(SHORT));
@@ -74,7 +74,8 @@ fn heads_and_bodies_have_their_limits() {
             fields_max: 2,
             body_bytes_max: Some(3),
             ..Limits::default()
-        });
+        })
+        .expect("valid limits");
         let long = format!("HTTP/1.1 200 OK\r\nA: {}\r\n\r\n", "a".repeat(100));
         for (response, text) in [
             (&*long, "head too large"),
@@ -122,7 +123,8 @@ fn kept_connections_are_bounded_in_number_and_time() {
             idle_max: 3,
             idle_timeout: Duration::from_millis(150),
             ..Limits::default()
-        });
+        })
+        .expect("valid limits");
         let urls = [server.url(), server.url().replace("127.0.0.1", "localhost")];
         for (url, kept) in urls.into_iter().zip([2, 3]) {
             let calls = (0..4).map(|_| {
@@ -191,7 +193,7 @@ fn timeouts_hold_although_the_server_never_pauses() {
             total_timeout: Some(4 * SHORT),
             ..Limits::default()
         };
-        let client = Client::with_limits(limits);
+        let client = Client::with_limits(limits).expect("valid limits");
         let url = |path| format!("{}{path}", server.url());
         let error = client.get(&url("interim")).await.unwrap_err();
         assert!(matches!(error, Error::Timeout(Phase::Head)), "{error:?}");
@@ -231,7 +233,8 @@ fn a_pause_of_the_program_is_not_one_of_the_server() {
         let client = Client::with_limits(Limits {
             body_timeout: Some(TIMEOUT),
             ..Limits::default()
-        });
+        })
+        .expect("valid limits");
         let mut body = client.get(&server.url()).await.expect("a head").into_body();
         for _ in 0..2 {
             // The program does not read.
@@ -255,7 +258,8 @@ fn a_full_pool_keeps_the_connections_that_were_used_last() {
         let client = Client::with_limits(Limits {
             idle_max: 1,
             ..Limits::default()
-        });
+        })
+        .expect("valid limits");
         let other = server.url().replace("127.0.0.1", "localhost");
         for (url, accepted) in [
             (&server.url(), 1),

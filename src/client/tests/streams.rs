@@ -141,7 +141,8 @@ fn a_body_can_wait_for_100_continue() {
             continue_timeout: Duration::from_millis(300),
             idle_per_host_max: 0,
             ..Limits::default()
-        });
+        })
+        .expect("valid limits");
         for status in [200, 200, 417] {
             let request = Request::put(server.url()).header("expect", "100-continue");
             let request = request.body("body").expect("a request");
