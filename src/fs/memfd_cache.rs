@@ -143,7 +143,7 @@ impl Memfds {
             self.remove().await?;
         }
         let file = blocking(|| {
-            let file = anonymous_file("coring-kept")?;
+            let file = anonymous_file("coring-file-cache")?;
             if is_short_of_descriptors(&file, SPARE_DESCRIPTORS) {
                 return Err(Errno::MFILE.into());
             }

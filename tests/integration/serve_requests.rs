@@ -200,7 +200,7 @@ fn has_memfd(pid: u32) -> bool {
     let names = fs::read_dir(format!("/proc/{pid}/fd")).expect("a child process");
     names
         .filter_map(|name| fs::read_link(name.ok()?.path()).ok())
-        .any(|path| path.starts_with("/memfd:coring-kept (deleted)"))
+        .any(|path| path.starts_with("/memfd:coring-file-cache (deleted)"))
 }
 
 /// Responses from a memfd arrive in order between other responses. If the file is replaced while a
