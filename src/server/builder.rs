@@ -1,5 +1,6 @@
 //! The configuration of a server, and its start.
 
+use std::fmt;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 
@@ -41,6 +42,8 @@ pub struct Builder {
 /// The addresses that [`Builder::bind_now`] has bound.
 #[derive(Debug)]
 struct BoundAddresses {
+    /// Those of [`Builder::socket_settings`] for which they are bound.
+    settings: (usize, usize, Pin),
     cores: Arc<Cores>,
     /// Each with the index of its service, as in [`Builder::addresses`].
     all: Vec<(net::Bound, Option<usize>)>,
@@ -197,13 +200,22 @@ impl Builder {
 
     /// Binds the addresses now, and not when the server starts: for a program that gives up its
     /// privileges in between ([`process::become_user`](crate::process::become_user)). Connections
-    /// wait until the server starts. The addresses and the number of cores must be set before.
+    /// wait until the server starts. The addresses, the number of cores and pinning must be set
+    /// before; the server does not start if they are changed later.
     ///
     /// # Errors
-    /// Fails if an address is invalid or cannot be bound.
+    /// Fails if an address is invalid or cannot be bound, or if this was called before.
     pub fn bind_now(self) -> Result<Self> {
+        if self.bound.is_some() {
+            return Err(invalid("bind_now was called twice; call it once"));
+        }
         let cores = Cores::choose(self.cores, self.pin);
         self.bind_for(cores)
+    }
+
+    /// What the sockets are bound for. Addresses are only added, so their number tells.
+    fn socket_settings(&self) -> (usize, usize, Pin) {
+        (self.addresses.len(), self.cores, self.pin)
     }
 
     /// Binds the addresses for the workers of `cores`.
@@ -215,9 +227,33 @@ impl Builder {
                 .map_err(|error| Error::new(ErrorKind::Address, error))?;
             all.extend(bound.into_iter().map(|bound| (bound, *service)));
         }
-        let cores = Arc::new(cores);
-        self.bound = Some(BoundAddresses { cores, all });
+        self.bound = Some(BoundAddresses {
+            settings: self.socket_settings(),
+            cores: Arc::new(cores),
+            all,
+        });
         Ok(self)
+    }
+
+    /// Binds the addresses, or checks that those that are bound are the server's. `cores` is `None`
+    /// if the builder chooses.
+    fn bind_once(self, cores: Option<Cores>) -> Result<Self> {
+        match (&self.bound, cores) {
+            (None, None) => self.bind_now(),
+            (None, Some(cores)) => self.bind_for(cores),
+            (Some(bound), _) if bound.settings != self.socket_settings() => Err(invalid(
+                "the addresses are bound already: call bind, bind_with, cores and pin before \
+                 bind_now",
+            )),
+            (Some(bound), Some(cores)) if bound.cores.count != cores.count => {
+                Err(invalid(format!(
+                    "the addresses are bound for {} workers, but {} are attached: do not call \
+                     bind_now",
+                    bound.cores.count, cores.count
+                )))
+            }
+            (Some(_), _) => Ok(self),
+        }
     }
 
     /// Starts the server, and returns when it listens. The factory runs once on each worker. The
@@ -302,23 +338,11 @@ impl Builder {
     {
         let main = self.factories.len();
         self.factories.push(Factory::new(factory));
-        let invalid = |message: String| Error::new(ErrorKind::Configuration, message);
         let limits = self.limits.bounds().map_err(invalid)?;
         let selected = self.engine.probe().map_err(Error::no_engine)?;
         let files_max = raise_open_files();
-        match (&self.bound, cores) {
-            (None, None) => self = self.bind_now()?,
-            (None, Some(cores)) => self = self.bind_for(cores)?,
-            (Some(bound), Some(cores)) if bound.cores.count != cores.count => {
-                return Err(invalid(format!(
-                    "the addresses are bound for {} workers, but {} are attached: do not call \
-                     bind_now",
-                    bound.cores.count, cores.count
-                )));
-            }
-            (Some(_), _) => {}
-        }
-        let BoundAddresses { cores, all } = self.bound.take().expect("bound above");
+        self = self.bind_once(cores)?;
+        let BoundAddresses { cores, all, .. } = self.bound.take().expect("bound above");
         let bound = all
             .into_iter()
             .map(|(bound, service)| (bound, service.unwrap_or(main)));
@@ -379,7 +403,6 @@ impl Builder {
         let has_main = self.addresses.iter().any(|(_, service)| service.is_none());
         let unnamed = (!has_main).then_some(&default);
         let parse = |(text, service): &(String, Option<usize>)| {
-            let invalid = |message: String| Error::new(ErrorKind::Configuration, message);
             Ok((Address::all_of(text).map_err(invalid)?, *service))
         };
         unnamed
@@ -388,6 +411,10 @@ impl Builder {
             .map(parse)
             .collect()
     }
+}
+
+fn invalid(message: impl fmt::Display) -> Error {
+    Error::new(ErrorKind::Configuration, message)
 }
 
 /// Distributes the sockets of all addresses over the workers, each with the index of its service.
@@ -412,6 +439,29 @@ fn per_worker(
 mod tests {
     use super::*;
     use crate::service::{Request, Response};
+
+    #[test]
+    fn what_is_set_after_bind_now_is_refused_and_not_ignored() {
+        let service = || async |_: Request| Response::text("");
+        let bound = || {
+            let builder = Builder::default().bind("127.0.0.1:0").cores(1);
+            builder.pin(Pin::Never).bind_now().expect("a free port")
+        };
+        let changes: [fn(Builder) -> Builder; 4] = [
+            |builder| builder.bind("127.0.0.1:0"),
+            |builder| builder.bind_with("127.0.0.1:0", || async |_: Request| Response::text("")),
+            |builder| builder.cores(2),
+            |builder| builder.pin(Pin::Auto),
+        ];
+        for change in changes {
+            let error = change(bound()).start(service).expect_err("an error");
+            assert_eq!(error.kind(), ErrorKind::Configuration);
+            assert!(error.to_string().ends_with("before bind_now"), "{error}");
+        }
+        let error = bound().bind_now().expect_err("a second call");
+        assert_eq!(error.kind(), ErrorKind::Configuration);
+        assert!(bound().cores(1).start(service).is_ok());
+    }
 
     #[test]
     fn the_main_service_has_the_default_address_unless_it_has_another() {
