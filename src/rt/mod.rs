@@ -38,8 +38,8 @@ pub use outcome::{Outcome, OutcomeSetter, outcome};
 pub use run::Run;
 pub(crate) use sync::Mutex;
 pub use task::{
-    is_within_worker, now_ms, peer_after_ms, peer_now_ms, random_below, remote, spawn_detached,
-    wake_all, yield_now,
+    either, is_within_worker, now_ms, peer_after_ms, peer_now_ms, random_below, remote,
+    spawn_detached, wake_all, yield_now,
 };
 pub use timer::{Elapsed, Timeout, Timer, ceil_ms, sleep_ms, sleep_until};
 pub use wake_queue::RemoteWorker;

@@ -1,6 +1,7 @@
 //! The functions by which a coroutine uses the executor that it runs on.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::task::Poll;
 
 use super::executor::{Executor, with_current};
@@ -39,6 +40,16 @@ pub async fn yield_now() {
         Poll::Pending
     })
     .await;
+}
+
+/// Waits for the first of two futures, `one` if both are ready.
+pub async fn either<T>(one: impl Future<Output = T>, other: impl Future<Output = T>) -> T {
+    let (mut one, mut other) = (pin!(one), pin!(other));
+    poll_fn(|context| match one.as_mut().poll(context) {
+        Poll::Ready(output) => Poll::Ready(output),
+        Poll::Pending => other.as_mut().poll(context),
+    })
+    .await
 }
 
 /// The worker's time, in ms since a fixed moment. The worker reads the clock once per turn of its

@@ -9,15 +9,12 @@
 //! The kernel resets a connection whose handshake completes after the last accept and before the
 //! close of the listener. Only passing the listener to a successor process would avoid that.
 
-use std::future::poll_fn;
-use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
 
 use super::control::{Control, Phase};
 use super::shared::{DrainState, Shared};
 use crate::net::Listener;
-use crate::rt::{begin_drain, drain_released, sleep_ms, wake_all};
+use crate::rt::{begin_drain, drain_released, either, sleep_ms, wake_all};
 
 /// How long requests may still arrive after the listeners are closed, in ms.
 const GRACE_MS: u64 = 1000;
@@ -33,26 +30,16 @@ pub(super) async fn drain(listeners: Vec<Rc<Listener>>, control: &Control, share
     drop(listeners);
     let orderly = async {
         shared.listeners_closed().await;
-        until(ended(shared), sleep_ms(GRACE_MS)).await;
+        either(ended(shared), sleep_ms(GRACE_MS)).await;
         shared.drain_state.set(DrainState::CloseIdle);
         wake_all();
-        until(ended(shared), sleep_ms(shared.limits.drain_timeout_ms)).await;
+        either(ended(shared), sleep_ms(shared.limits.drain_timeout_ms)).await;
     };
-    until(orderly, control.reached(Phase::Stopping)).await;
+    either(orderly, control.reached(Phase::Stopping)).await;
 }
 
 /// Waits until all connections are closed and no coroutine holds the drain (`hold_drain`).
 async fn ended(shared: &Shared) {
     shared.connections_closed().await;
     drain_released().await;
-}
-
-/// Waits until one of the two futures is ready.
-async fn until(one: impl Future<Output = ()>, other: impl Future<Output = ()>) {
-    let (mut one, mut other) = (pin!(one), pin!(other));
-    poll_fn(|context| {
-        let done = one.as_mut().poll(context).is_ready() || other.as_mut().poll(context).is_ready();
-        if done { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
 }

@@ -12,15 +12,12 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fs;
-use std::future::poll_fn;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::task::Poll;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -36,7 +33,7 @@ use super::shared_pair;
 use super::watch::Watcher;
 use crate::messages;
 use crate::net::{Events, Polling, UnixSeqpacket};
-use crate::rt::Event;
+use crate::rt::{Event, either};
 use crate::task::run::run;
 use crate::task::spawn;
 use crate::task::time::sleep;
@@ -200,16 +197,6 @@ impl Supervisor {
 
 /// How the start of the first worker went: under `--reload` it need not have loaded anything.
 pub(super) type FirstOutcome = Result<Option<Loaded>, StartError>;
-
-/// Waits for the first of two futures, `one` if both are ready.
-async fn either<T>(one: impl Future<Output = T>, other: impl Future<Output = T>) -> T {
-    let (mut one, mut other) = (pin!(one), pin!(other));
-    poll_fn(|context| match one.as_mut().poll(context) {
-        Poll::Ready(outcome) => Poll::Ready(outcome),
-        Poll::Pending => other.as_mut().poll(context),
-    })
-    .await
-}
 
 /// Has the supervisor told of changed files.
 fn watcher(

@@ -13,7 +13,7 @@ use rustix::fs::{SealFlags, fcntl_add_seals, ftruncate};
 use rustix::process::{PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, waitid};
 
 use super::life::{Pulse, UNTIL_KILL};
-use super::{Control, Loaded, Pool, StartError, either};
+use super::{Control, Loaded, Pool, StartError};
 use crate::messages;
 use crate::net::{Events, Polling, UnixSeqpacket};
 use crate::python::body::memfd;
@@ -21,6 +21,7 @@ use crate::python::link::PAGE_BYTES;
 use crate::python::news::join_message;
 use crate::python::options::Options;
 use crate::python::pair;
+use crate::rt::either;
 use crate::task::time::timeout;
 
 /// Room in the sockets between coring and a worker, in bytes; the kernel may grant less.
