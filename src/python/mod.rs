@@ -259,7 +259,7 @@ impl Python {
 
 impl Service for Python {
     async fn call(&self, request: Request) -> Response {
-        if request::asks_for_websocket(&request) {
+        if request.upgrades_to(b"websocket") {
             request::notify_of_websockets();
             return Response::text("WebSocket is not supported yet\n")
                 .with_status(StatusCode::NOT_IMPLEMENTED);

@@ -120,12 +120,6 @@ pub(super) fn part(id: Id, part: &[u8], has_more: bool) -> Outgoing {
     }
 }
 
-/// Whether the client wants to change to the WebSocket protocol.
-pub(super) fn asks_for_websocket(request: &Request) -> bool {
-    let upgrade = request.header("upgrade");
-    upgrade.is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket"))
-}
-
 /// Tells the operator, once, why clients get 501.
 pub(super) fn notify_of_websockets() {
     static NOTICE: Once = Once::new();

@@ -166,7 +166,7 @@ impl Request {
     }
 
     /// Whether the client asks to switch to this protocol (RFC 9110 §7.8).
-    pub(super) fn upgrades_to(&self, protocol: &[u8]) -> bool {
+    pub(crate) fn upgrades_to(&self, protocol: &[u8]) -> bool {
         let has = |name: &str, option: &[u8]| {
             let mut options = self.headers().get_all(name).flat_map(tokens);
             options.any(|each| each.eq_ignore_ascii_case(option))

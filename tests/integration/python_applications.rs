@@ -330,10 +330,19 @@ fn a_static_directory_is_served_without_python() {
 #[test]
 fn a_websocket_is_refused_for_now() {
     let (server, _directory) = run_application("asgi", &[]);
-    let fields = ["Connection: Upgrade", "Upgrade: websocket"];
-    for _ in 0..2 {
-        assert_eq!(server.ask(request("GET", "/", &fields)).status, 501);
+    for fields in [
+        ["Connection: Upgrade", "Upgrade: websocket"],
+        ["Connection: keep-alive, upgrade", "Upgrade: h2c, WebSocket"],
+    ] {
+        let asking = request("GET", "/", &fields);
+        assert_eq!(server.ask(&asking).status, 501, "{asking}");
+        // An Upgrade of HTTP/1.0 is ignored.
+        let older = asking.replace("HTTP/1.1", "HTTP/1.0");
+        assert_eq!(server.ask(&older).status, 200, "{older}");
     }
+    // A proxy has removed the field Connection: the client does not ask it of this server.
+    let passed_on = request("GET", "/", &["Upgrade: websocket"]);
+    assert_eq!(server.ask(passed_on).status, 200);
     let stderr = server.stop().stderr;
     let notices = stderr.matches("does not support yet").count();
     assert_eq!(notices, 1, "{stderr}");
