@@ -41,10 +41,14 @@ impl Polling {
     /// # Panics
     /// Outside a worker.
     pub fn new(descriptor: impl Into<OwnedFd>, interest: Events) -> Self {
-        let descriptor = Descriptor::new(descriptor.into());
+        Self::sharing(&Descriptor::new(descriptor.into()), interest)
+    }
+
+    /// As [`Polling::new`], for a descriptor that has other users.
+    pub(crate) fn sharing(descriptor: &Descriptor, interest: Events) -> Self {
         Self {
             polling: engine::Polling::new(descriptor.clone(), interest),
-            descriptor,
+            descriptor: descriptor.clone(),
         }
     }
 

@@ -72,23 +72,17 @@ pub use settings::{Settings, Value, check, read_settings};
 pub use workers::Workers;
 
 use crate::messages;
-use crate::net::UnixSeqpacket;
 use crate::rt::{draining, spawn_detached};
 use crate::service::{Request, Response, Service};
+use crate::task::channel::between::Receiver;
 use body::{NotCollected, Spool};
 use forwarded::origin;
-use link::{Dispatch, Form, Joined, Link, monotonic};
-use news::{News, parse_news};
+use link::{Dispatch, Form, Link, monotonic};
+use news::News;
 use reload::Newest;
 use slots::Failure;
 use vars::Site;
-use workers::Ends;
-
-/// Bytes of a message from the supervisor to a core.
-const NEWS_BYTES: usize = 16;
-/// Bytes of such messages that wait in a socket; the kernel may allow more. What does not fit is
-/// kept by the supervisor, which forgets what is out of date.
-const NEWS_BUFFER_BYTES: usize = 4096;
+use workers::{Ends, NearEnds};
 
 /// Room in the socket that WSGI workers receive from, in bytes; the kernel may grant less.
 const SHARED_BYTES: usize = 512 << 10;
@@ -146,15 +140,11 @@ impl Python {
     /// This core's side of the link.
     fn link(&self) -> &Rc<Link> {
         self.link.get_or_init(|| {
-            let place = self.ends.news.get(self.core);
+            let place = self.ends.near.get(self.core);
             let place = place.expect("the pool was started for fewer cores");
-            let news = place.lock().unwrap_or_else(PoisonError::into_inner).take();
-            let shared = self
-                .ends
-                .shared
-                .try_clone()
-                .expect("a descriptor for the core");
-            let queue = self.ends.options.queue.div_ceil(self.ends.news.len());
+            let near = place.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let NearEnds { shared, mut news } = near.expect("each core takes its own");
+            let queue = self.ends.options.queue.div_ceil(self.ends.near.len());
             let core = i32::try_from(self.core).expect("few cores");
             let options = &self.ends.options;
             let memory = (options.response_buffer, options.response_memory);
@@ -165,9 +155,11 @@ impl Python {
                 draining().await;
                 drains.store(true, Ordering::Relaxed);
             });
-            let news = news.expect("each core takes its own");
-            let is_attached = options.attached.is_some();
-            spawn_detached(follow_supervisor(link.clone(), news, is_attached));
+            // So the first request has a worker at once.
+            if let Ok(first) = news.try_recv() {
+                follow(&link, first);
+            }
+            spawn_detached(follow_supervisor(link.clone(), news));
             link
         })
     }
@@ -315,43 +307,18 @@ impl Service for Python {
 }
 
 /// Follows what the supervisor says of workers.
-async fn follow_supervisor(link: Rc<Link>, news: OwnedFd, is_attached: bool) {
-    let mut news = UnixSeqpacket::new(news).expect("a socket of that kind");
-    while let Ok(Some(message)) = news.recv(Vec::with_capacity(NEWS_BYTES)).await {
-        match parse_news(&message.bytes) {
-            Some(News::Retired(number)) => link.retire(number),
-            Some(News::Left { number, is_late }) => link.worker_ended(number, is_late),
-            Some(News::Shared) => {
-                if let Some(shared) = message.descriptors.into_iter().next() {
-                    link.reopen_shared(shared);
-                }
-            }
-            Some(News::Joined {
-                number,
-                width,
-                dispatch,
-            }) => {
-                let Ok([data, far, bell, page, process]) =
-                    <[OwnedFd; 5]>::try_from(message.descriptors)
-                else {
-                    continue;
-                };
-                let joined = Joined {
-                    number,
-                    width,
-                    dispatch,
-                    data,
-                    far,
-                    bell,
-                    page,
-                    process: (!is_attached).then_some(process),
-                };
-                if let Err(error) = link.join(joined) {
-                    messages::report(format_args!("worker {number} is not used: {error}"));
-                }
-            }
-            None => {}
-        }
+async fn follow_supervisor(link: Rc<Link>, mut news: Receiver<News>) {
+    while let Some(news) = news.recv().await {
+        follow(&link, news);
+    }
+}
+
+fn follow(link: &Rc<Link>, news: News) {
+    match news {
+        News::Joined(joined) => link.join(joined),
+        News::Retired(number) => link.retire(number),
+        News::Left { number, is_late } => link.worker_ended(number, is_late),
+        News::Shared(shared) => link.reopen_shared(shared),
     }
 }
 

@@ -1,56 +1,22 @@
 //! What the supervisor tells the cores: which workers are ready, are to end, or have ended.
+//!
+//! A core may take it at any time: none of it takes a descriptor that is not open yet, so a process
+//! that has none left learns of its workers nevertheless.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use super::link::{Dispatch, Form};
-use crate::net::UnixSeqpacket;
+use super::link::Joined;
+use crate::task::channel::TrySendError;
+use crate::task::channel::between::Sender;
 use crate::task::spawn;
-
-pub(super) fn join_message(number: u32, width: u32, dispatch: Dispatch) -> Vec<u8> {
-    let dispatch = match dispatch {
-        Dispatch::Shared => 0,
-        Dispatch::Each(Form::Environ) => 1,
-        Dispatch::Each(Form::Scope) => 2,
-    };
-    let mut message = vec![b'J', dispatch];
-    message.extend_from_slice(&number.to_ne_bytes());
-    message.extend_from_slice(&width.to_ne_bytes());
-    message
-}
-
-pub(super) fn retire_message(number: u32) -> Vec<u8> {
-    about(b'R', number)
-}
-
-/// `is_late`: the worker was ended because it did not go on.
-pub(super) fn leave_message(number: u32, is_late: bool) -> Vec<u8> {
-    let mut message = about(b'L', number);
-    message[1] = is_late.into();
-    message
-}
-
-/// Carries the near end of another shared socket.
-pub(super) fn shared_message() -> Vec<u8> {
-    vec![b'S']
-}
-
-fn about(kind: u8, number: u32) -> Vec<u8> {
-    let mut message = vec![kind, 0];
-    message.extend_from_slice(&number.to_ne_bytes());
-    message
-}
 
 /// What the supervisor tells a core.
 #[derive(Debug)]
 pub(super) enum News {
-    Joined {
-        number: u32,
-        width: u32,
-        dispatch: Dispatch,
-    },
+    Joined(Joined),
     /// The worker gets no further requests.
     Retired(u32),
     Left {
@@ -58,103 +24,80 @@ pub(super) enum News {
         /// It was ended because it did not go on.
         is_late: bool,
     },
-    /// WSGI workers receive from another socket.
-    Shared,
+    /// WSGI workers receive from another socket, of which this is the near end.
+    Shared(OwnedFd),
 }
 
-/// Reads a message of the supervisor; none if it is not one.
-pub(super) fn parse_news(message: &[u8]) -> Option<News> {
-    let number = |at: usize| Some(u32::from_ne_bytes(*message.get(at..)?.first_chunk()?));
-    Some(match message {
-        [b'J', dispatch, ..] => News::Joined {
-            number: number(2)?,
-            width: number(6)?,
-            dispatch: match dispatch {
-                0 => Dispatch::Shared,
-                1 => Dispatch::Each(Form::Environ),
-                _ => Dispatch::Each(Form::Scope),
-            },
-        },
-        [b'R', ..] => News::Retired(number(2)?),
-        [b'L', is_late, ..] => News::Left {
-            number: number(2)?,
-            is_late: *is_late != 0,
-        },
-        [b'S'] => News::Shared,
-        _ => return None,
-    })
+impl News {
+    /// The worker that they are about, if they are about one.
+    fn number(&self) -> Option<u32> {
+        match *self {
+            Self::Joined(Joined { number, .. })
+            | Self::Retired(number)
+            | Self::Left { number, .. } => Some(number),
+            Self::Shared(_) => None,
+        }
+    }
 }
 
-/// The supervisor's end of the socket to a core.
+/// The supervisor's end of the channel to a core.
 ///
-/// A core reads no news before it has a connection. News of workers that have ended meanwhile are
+/// A core takes no news before it has a request. News of workers that have ended meanwhile are
 /// forgotten, so that their descriptors do not pile up.
 pub(super) struct Teller {
-    /// None while messages are being sent.
-    socket: RefCell<Option<UnixSeqpacket>>,
-    waiting: RefCell<VecDeque<Waiting>>,
-}
-
-struct Waiting {
-    /// The worker that the message is about, if it is about one.
-    number: Option<u32>,
-    message: Vec<u8>,
-    descriptors: Vec<OwnedFd>,
+    core: Sender<News>,
+    is_sending: Cell<bool>,
+    waiting: RefCell<VecDeque<News>>,
 }
 
 impl Teller {
-    pub(super) fn new(socket: UnixSeqpacket) -> Self {
+    pub(super) fn new(core: Sender<News>) -> Self {
         Self {
-            socket: RefCell::new(Some(socket)),
+            core,
+            is_sending: Cell::new(false),
             waiting: RefCell::default(),
         }
     }
 
-    /// Tells the core of the worker with this number, after all that it is yet to be told.
-    pub(super) fn tell(self: &Rc<Self>, number: u32, message: Vec<u8>, descriptors: Vec<OwnedFd>) {
-        let number = Some(number);
-        let joins = |waiting: &Waiting| waiting.number == number && waiting.message[0] == b'J';
+    /// Tells the core, after all that it is yet to be told.
+    pub(super) fn tell(self: &Rc<Self>, news: News) {
         let mut waiting = self.waiting.borrow_mut();
-        if message[0] == b'L' && waiting.iter().any(joins) {
-            waiting.retain(|waiting| waiting.number != number);
-            return;
+        match &news {
+            News::Left { number, .. } => {
+                let joins =
+                    |news: &News| matches!(news, News::Joined(one) if one.number == *number);
+                if waiting.iter().any(joins) {
+                    waiting.retain(|news| news.number() != Some(*number));
+                    return;
+                }
+            }
+            News::Shared(_) => waiting.retain(|news| !matches!(news, News::Shared(_))),
+            News::Joined(_) | News::Retired(_) => {}
         }
+        let news = match self.is_sending.get() {
+            true => news,
+            // The first one is there before the server starts.
+            false => match self.core.try_send(news) {
+                Err(TrySendError::Full(news)) => news,
+                // A core that has ended need not know.
+                Ok(()) | Err(TrySendError::Closed(_)) => return,
+            },
+        };
+        waiting.push_back(news);
         drop(waiting);
-        self.push(Waiting {
-            number,
-            message,
-            descriptors,
-        });
-    }
-
-    /// Gives the core the near end of another shared socket.
-    pub(super) fn tell_shared(self: &Rc<Self>, near: OwnedFd) {
-        let message = shared_message();
-        let is_other = |waiting: &Waiting| waiting.message != message;
-        self.waiting.borrow_mut().retain(is_other);
-        self.push(Waiting {
-            number: None,
-            message,
-            descriptors: vec![near],
-        });
-    }
-
-    fn push(self: &Rc<Self>, waiting: Waiting) {
-        self.waiting.borrow_mut().push_back(waiting);
-        if let Some(socket) = self.socket.take() {
+        if !self.is_sending.replace(true) {
             let teller = self.clone();
-            spawn(async move { teller.send_all(socket).await });
+            spawn(async move { teller.send_all().await });
         }
     }
 
-    async fn send_all(&self, mut socket: UnixSeqpacket) {
+    async fn send_all(&self) {
         loop {
             let next = self.waiting.borrow_mut().pop_front();
             let Some(next) = next else { break };
-            // A core that has ended need not know.
-            let _ = socket.send(next.message, next.descriptors).await;
+            let _ = self.core.send(next).await;
         }
-        self.socket.replace(Some(socket));
+        self.is_sending.set(false);
     }
 }
 
@@ -163,29 +106,45 @@ mod tests {
     use std::fs::File;
 
     use super::*;
+    use crate::python::link::Dispatch;
+    use crate::task::channel::between::channel;
     use crate::task::run::run;
     use crate::task::time::sleep;
+
+    fn joined(number: u32) -> News {
+        let file = || OwnedFd::from(File::open("Cargo.toml").expect("a file"));
+        News::Joined(Joined {
+            number,
+            width: 1,
+            dispatch: Dispatch::Shared,
+            data: file(),
+            far: file(),
+            bell: file(),
+            page: file(),
+            process: None,
+        })
+    }
 
     #[test]
     fn a_core_that_reads_late_hears_only_of_workers_that_live() {
         run(async {
-            let (near, far) = UnixSeqpacket::pair().expect("a pair");
-            let far = Rc::new(Teller::new(UnixSeqpacket::new(far).expect("a socket")));
-            let page = || vec![OwnedFd::from(File::open("Cargo.toml").expect("a file"))];
+            let (core, mut news) = channel(1);
+            let teller = Rc::new(Teller::new(core));
             for number in 0..1000 {
-                far.tell(number, join_message(number, 1, Dispatch::Shared), page());
+                teller.tell(joined(number));
                 if number > 0 {
-                    far.tell(number - 1, leave_message(number - 1, false), Vec::new());
+                    let (number, is_late) = (number - 1, false);
+                    teller.tell(News::Left { number, is_late });
                 }
                 sleep(std::time::Duration::ZERO).await;
             }
-            assert!(far.waiting.borrow().len() < 1000);
-            let (mut near, mut living) = (near, Vec::new());
-            while let Ok(Some(message)) = near.recv(Vec::with_capacity(16)).await {
-                match parse_news(&message.bytes).expect("news") {
-                    News::Joined { number, .. } => living.push(number),
+            assert!(teller.waiting.borrow().len() < 10);
+            let mut living = Vec::new();
+            while let Some(news) = news.recv().await {
+                match news {
+                    News::Joined(joined) => living.push(joined.number),
                     News::Left { number: left, .. } => living.retain(|number| *number != left),
-                    News::Retired(_) | News::Shared => {}
+                    News::Retired(_) | News::Shared(_) => {}
                 }
                 if living == [999] {
                     break;

@@ -3,21 +3,23 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::io::{self, IoSlice};
+use std::io::IoSlice;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
+use crate::engine::Descriptor;
 use crate::net::{Events, Polling};
 use crate::rt::{Event, spawn_detached};
-use crate::task::time::timeout;
+use crate::task::time::{sleep, timeout};
 
 /// How often a message is tried again that the kernel has no memory for, or whose descriptor would
-/// be one too many of this user's in sockets: nothing tells when that has passed.
+/// be one too many of this user's in sockets: nothing tells when that has passed. Nothing that the
+/// kernel lacks for a while makes a socket unusable.
 const RETRY: Duration = Duration::from_millis(50);
 
 /// A message with the descriptor that it carries.
@@ -30,7 +32,7 @@ pub(super) struct Outgoing {
 /// A socket, and the messages that wait for room in it.
 #[derive(Debug)]
 pub(super) struct Outbox {
-    socket: RefCell<Rc<OwnedFd>>,
+    socket: RefCell<Descriptor>,
     queue: RefCell<VecDeque<Outgoing>>,
     is_flushing: Cell<bool>,
     /// The other end cannot receive any more.
@@ -40,10 +42,10 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    /// Takes over a socket of the type `SOCK_SEQPACKET`.
-    pub(super) fn new(socket: OwnedFd) -> Self {
+    /// Sends to a socket of the type `SOCK_SEQPACKET`.
+    pub(super) fn new(socket: Descriptor) -> Self {
         Self {
-            socket: RefCell::new(Rc::new(socket)),
+            socket: RefCell::new(socket),
             queue: RefCell::default(),
             is_flushing: Cell::new(false),
             is_broken: Cell::new(false),
@@ -93,7 +95,7 @@ impl Outbox {
 
     /// Sends what waits, and all further messages, to another socket.
     pub(super) fn reopen(self: &Rc<Self>, socket: OwnedFd) {
-        self.socket.replace(Rc::new(socket));
+        self.socket.replace(Descriptor::new(socket));
         self.is_broken.set(false);
         self.start_flushing();
     }
@@ -131,28 +133,33 @@ impl Outbox {
     }
 
     async fn flush(&self) {
-        let outcome = self.flush_queue().await;
+        self.flush_queue().await;
         self.is_flushing.set(false);
-        if outcome.is_err() {
-            self.is_broken.set(true);
-        }
         self.tell_room();
     }
 
-    async fn flush_queue(&self) -> io::Result<()> {
+    async fn flush_queue(&self) {
         loop {
+            // It shares the descriptor: there may be no other one.
             let socket = self.socket.borrow().clone();
-            let mut polling = Polling::new(socket.try_clone()?, Events::WRITABLE);
-            while Rc::ptr_eq(&socket, &self.socket.borrow()) {
+            let mut polling = Polling::sharing(&socket, Events::WRITABLE);
+            while self.is_open(&socket) {
                 self.send_queued();
                 if self.queue.borrow().is_empty() || self.is_broken.get() {
-                    return Ok(());
+                    return;
                 }
-                if let Ok(ready) = timeout(RETRY, polling.ready()).await {
-                    ready?;
+                if let Ok(Err(_)) = timeout(RETRY, polling.ready()).await {
+                    // The kernel cannot wait for it now.
+                    sleep(RETRY).await;
+                    break;
                 }
             }
         }
+    }
+
+    /// Whether messages still go to this socket.
+    fn is_open(&self, socket: &Descriptor) -> bool {
+        socket.as_fd().as_raw_fd() == self.socket.borrow().as_fd().as_raw_fd()
     }
 
     /// Sends what waits, as far as there is room.
@@ -199,7 +206,7 @@ mod tests {
         run(async {
             for is_full in [false, true] {
                 let (near, far) = pair();
-                let outbox = Rc::new(Outbox::new(near));
+                let outbox = Rc::new(Outbox::new(Descriptor::new(near)));
                 let count = if is_full { 250 } else { 10 };
                 for number in 0..count {
                     if number == count / 2 {

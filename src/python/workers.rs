@@ -9,11 +9,13 @@ use std::time::Duration;
 use rustix::net::{SendFlags, send};
 
 use super::body::spool_directory;
+use super::news::News;
 use super::options::Options;
 use super::pool::{Command, Loaded, Observed, StartError, Supervisor};
 use super::reload::{self, Newest};
-use super::{NEWS_BUFFER_BYTES, Python, pair, shared_pair};
+use super::{Python, shared_pair};
 use crate::http::forwarded::TrustedPeers;
+use crate::task::channel::between::{Receiver, channel};
 
 /// The processes that run an application. Dropping it ends them.
 #[derive(Debug)]
@@ -24,11 +26,11 @@ pub struct Workers {
     loaded: OnceLock<Option<Loaded>>,
 }
 
-/// The near ends of the cores' sockets, until a core takes them.
+/// What the cores know of the pool.
 #[derive(Debug)]
 pub(super) struct Ends {
-    pub(super) shared: OwnedFd,
-    pub(super) news: Vec<Mutex<Option<OwnedFd>>>,
+    /// Those of each core, until it takes them.
+    pub(super) near: Vec<Mutex<Option<NearEnds>>>,
     pub(super) taken: AtomicUsize,
     pub(super) options: Options,
     /// The state of the newest code; none without `--reload`.
@@ -37,6 +39,15 @@ pub(super) struct Ends {
     pub(super) drains: Arc<AtomicBool>,
     /// Where large request bodies are kept; none if no file can be made there.
     pub(super) spool_directory: OnceLock<Option<PathBuf>>,
+}
+
+/// The near ends of what leads to a core.
+#[derive(Debug)]
+pub(super) struct NearEnds {
+    /// The socket that WSGI workers receive from.
+    pub(super) shared: OwnedFd,
+    /// What the supervisor says of workers.
+    pub(super) news: Receiver<News>,
 }
 
 impl Workers {
@@ -60,9 +71,11 @@ impl Workers {
         let (shared, far_shared) = shared_pair()?;
         let (mut near, mut far) = (Vec::new(), Vec::new());
         for _ in 0..cores {
-            let (one, other) = pair(NEWS_BUFFER_BYTES)?;
-            near.push(Mutex::new(Some(one)));
-            far.push(other);
+            // One is enough: the supervisor keeps the others, and forgets those out of date.
+            let (teller, news) = channel(1);
+            let shared = shared.try_clone()?;
+            near.push(Mutex::new(Some(NearEnds { shared, news })));
+            far.push(teller);
         }
         let newest = options.reload.then(|| Arc::new(Newest::new()));
         let drains = Arc::<AtomicBool>::default();
@@ -74,8 +87,7 @@ impl Workers {
         Ok(Self {
             supervisor,
             ends: Arc::new(Ends {
-                shared,
-                news: near,
+                near,
                 taken: AtomicUsize::new(0),
                 options,
                 newest,

@@ -43,6 +43,7 @@ mod python_reread;
 mod python_response_memory;
 mod python_settings;
 mod python_sharing;
+mod python_shortages;
 mod python_start;
 mod python_views;
 mod python_zygote;

@@ -71,7 +71,7 @@ impl LinkBench {
                 process: None,
                 page,
             };
-            let (peer, _) = link.add(joined).expect("a descriptor");
+            let (peer, _) = link.add(joined);
             Worker { peer, data: far }
         };
         let workers = (0..workers).map(join).collect();

@@ -12,7 +12,6 @@ mod send;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -26,6 +25,7 @@ use super::message::{Id, MESSAGE_BYTES_MAX};
 use super::outbox::{Outbox, Outgoing};
 use super::request::{Frame, parse_frame};
 use super::slots::{Failure, Slots, State};
+use crate::engine::Descriptor;
 use crate::net::{Events, Polling};
 use crate::rt::{Event, draining, spawn_detached};
 use crate::service::ResponseMemory;
@@ -145,7 +145,7 @@ impl Link {
     ) -> Rc<Self> {
         let link = Rc::new(Self {
             core,
-            shared: Rc::new(Outbox::new(shared)),
+            shared: Rc::new(Outbox::new(Descriptor::new(shared))),
             peers: RefCell::default(),
             slots: RefCell::default(),
             fence: RefCell::default(),
@@ -208,16 +208,15 @@ impl Link {
     }
 
     /// Takes up a worker that is ready.
-    pub(super) fn join(self: &Rc<Self>, joined: Joined) -> io::Result<()> {
-        let (peer, bell) = self.add(joined)?;
+    pub(super) fn join(self: &Rc<Self>, joined: Joined) {
+        let (peer, bell) = self.add(joined);
         let link = self.clone();
         spawn_detached(async move { link.listen(&peer, bell).await });
-        Ok(())
     }
 
     /// Adds a worker. The result is what it is known by here, and its bell.
-    fn add(&self, joined: Joined) -> io::Result<(Rc<Peer>, OwnedFd)> {
-        let (peer, bell) = Peer::new(joined)?;
+    fn add(&self, joined: Joined) -> (Rc<Peer>, OwnedFd) {
+        let (peer, bell) = Peer::new(joined);
         let peer = Rc::new(peer);
         self.peers.borrow_mut().push(peer.clone());
         if self.is_draining.get() {
@@ -228,7 +227,7 @@ impl Link {
             .into_iter()
             .for_each(|bytes| self.send_again(bytes));
         self.admit();
-        Ok((peer, bell))
+        (peer, bell)
     }
 
     /// The shared socket was shut down: requests go to another one, also those that wait. All that

@@ -3,7 +3,6 @@
 
 use std::cell::Cell;
 use std::fmt;
-use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
@@ -12,6 +11,7 @@ use rustix::net::{RecvFlags, Shutdown, recv, shutdown};
 use rustix::process::{Signal, pidfd_send_signal};
 
 use super::{Dispatch, Joined};
+use crate::engine::Descriptor;
 use crate::messages;
 use crate::python::marshal::Marshal;
 use crate::python::message::{Id, MESSAGE_BYTES_MAX};
@@ -37,7 +37,7 @@ pub(super) struct Peer {
     pub(super) dispatch: Dispatch,
     pub(super) outbox: Rc<Outbox>,
     /// The near end of its socket for this core.
-    pub(super) data: OwnedFd,
+    pub(super) data: Descriptor,
     /// The far end of it.
     far: OwnedFd,
     page: OwnedFd,
@@ -56,13 +56,14 @@ pub(super) struct Peer {
 
 impl Peer {
     /// A worker that is ready, and its bell.
-    pub(super) fn new(joined: Joined) -> io::Result<(Self, OwnedFd)> {
+    pub(super) fn new(joined: Joined) -> (Self, OwnedFd) {
+        let data = Descriptor::new(joined.data);
         let peer = Self {
             number: joined.number,
             width: joined.width,
             dispatch: joined.dispatch,
-            outbox: Rc::new(Outbox::new(joined.data.try_clone()?)),
-            data: joined.data,
+            outbox: Rc::new(Outbox::new(data.clone())),
+            data,
             far: joined.far,
             page: joined.page,
             process: joined.process,
@@ -72,7 +73,7 @@ impl Peer {
             is_condemned: Cell::new(false),
             end: Rc::default(),
         };
-        Ok((peer, joined.bell))
+        (peer, joined.bell)
     }
 
     /// Sends a message. A worker that cannot or does not receive is ended.

@@ -26,14 +26,15 @@ use rustix::net::{SendFlags, Shutdown, shutdown};
 use rustix::process::{Pid, Signal, getpid, kill_process, set_child_subreaper};
 
 use super::link::Dispatch;
-use super::news::Teller;
+use super::news::{News, Teller};
 use super::options::Options;
 use super::reload::{self, Newest};
 use super::shared_pair;
 use super::watch::Watcher;
 use crate::messages;
-use crate::net::{Events, Polling, UnixSeqpacket};
+use crate::net::{Events, Polling};
 use crate::rt::{Event, either};
+use crate::task::channel::between::Sender;
 use crate::task::run::run;
 use crate::task::spawn;
 use crate::task::time::sleep;
@@ -83,8 +84,8 @@ pub(super) struct Supervisor {
 }
 
 impl Supervisor {
-    /// Starts the thread. `cores` are the far ends of the sockets by which the cores get to know of
-    /// workers, `shared` is the far end of the socket that workers receive requests from.
+    /// Starts the thread. By `cores` the cores get to know of workers; `shared` is the far end of
+    /// the socket that workers receive requests from.
     ///
     /// With [`Observed::newest`] the workers are replaced when the files of their application
     /// change, and it is no error that the application cannot be loaded: then there is nothing
@@ -92,7 +93,7 @@ impl Supervisor {
     pub(super) fn start(
         options: Options,
         observed: Observed,
-        cores: Vec<OwnedFd>,
+        cores: Vec<Sender<News>>,
         shared: OwnedFd,
     ) -> io::Result<Self> {
         // The workers' parent ends when it has forked them.
@@ -108,8 +109,7 @@ impl Supervisor {
         };
         let supervise = move || {
             run(async move {
-                let cores = cores.into_iter().map(UnixSeqpacket::new);
-                let cores: io::Result<Vec<_>> = cores.collect();
+                let cores = cores.into_iter().map(|core| Rc::new(Teller::new(core)));
                 let options = Rc::new(options);
                 let pool = Rc::new(Pool {
                     options: RefCell::new(options.clone()),
@@ -118,11 +118,7 @@ impl Supervisor {
                     drains: observed.drains,
                     shared: RefCell::new(shared),
                     end: Cell::new(0),
-                    cores: cores
-                        .expect("they are sockets of that kind")
-                        .into_iter()
-                        .map(|core| Rc::new(Teller::new(core)))
-                        .collect(),
+                    cores: cores.collect(),
                     first: RefCell::new(Some(first)),
                     is_starting: Cell::new(false),
                     is_stopping: Cell::new(false),
@@ -400,7 +396,7 @@ impl Pool {
                 self.shared.replace(far);
                 self.end.set(self.end.get() + 1);
                 for (core, near) in self.cores.iter().zip(near) {
-                    core.tell_shared(near);
+                    core.tell(News::Shared(near));
                 }
                 self.changed();
             }

@@ -14,7 +14,7 @@ use rustix::process::Signal;
 use super::start::{Next, Process};
 use super::{Loaded, Pool, StartError};
 use crate::messages;
-use crate::python::news::{leave_message, retire_message};
+use crate::python::news::News;
 use crate::python::options::Options;
 use crate::task::spawn;
 use crate::task::time::{sleep, timeout};
@@ -395,8 +395,8 @@ impl Pool {
         self.forget(running.number);
         self.show_ready();
         for core in &self.cores {
-            let message = leave_message(running.number, running.is_late.get());
-            core.tell(running.number, message, Vec::new());
+            let (number, is_late) = (running.number, running.is_late.get());
+            core.tell(News::Left { number, is_late });
         }
         // Another SIGTERM may end it when Python is about to.
         let is_expected = status.success() || status.signal() == Some(Signal::TERM.as_raw());
@@ -431,7 +431,7 @@ impl Pool {
         }
         old.is_retired.set(true);
         for core in &self.cores {
-            core.tell(number, retire_message(number), Vec::new());
+            core.tell(News::Retired(number));
         }
         if let Some(control) = self.controls.borrow().get(&number) {
             control.quit();

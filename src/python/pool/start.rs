@@ -17,8 +17,8 @@ use super::{Control, Loaded, Pool, StartError};
 use crate::messages;
 use crate::net::{Events, Polling, UnixSeqpacket};
 use crate::python::body::memfd;
-use crate::python::link::PAGE_BYTES;
-use crate::python::news::join_message;
+use crate::python::link::{Joined, PAGE_BYTES};
+use crate::python::news::News;
 use crate::python::options::Options;
 use crate::python::pair;
 use crate::rt::either;
@@ -181,12 +181,25 @@ impl Pool {
                 reason: reason.to_owned(),
             });
         }
-        for (core, (near, far, bell)) in self.cores.iter().zip(mem::take(&mut process.sockets)) {
-            let width = loaded.width(self.cores.len());
-            let message = join_message(number, width, loaded.dispatch());
-            let page = process.page.try_clone()?;
-            let handle = process.handle.try_clone()?;
-            core.tell(number, message, vec![near, far, bell, page, handle]);
+        let is_attached = process.options.attached.is_some();
+        let sockets = mem::take(&mut process.sockets).into_iter();
+        let joined = sockets.map(|(data, far, bell)| {
+            let handle = (!is_attached).then(|| process.handle.try_clone());
+            Ok(Joined {
+                number,
+                width: loaded.width(self.cores.len()),
+                dispatch: loaded.dispatch(),
+                data,
+                far,
+                bell,
+                page: process.page.try_clone()?,
+                process: handle.transpose()?,
+            })
+        });
+        // All cores are told of it, or none is.
+        let joined: Vec<Joined> = joined.collect::<io::Result<_>>()?;
+        for (core, joined) in self.cores.iter().zip(joined) {
+            core.tell(News::Joined(joined));
         }
         if let Some(control) = self.controls.borrow().get(&number) {
             control.is_ready.set(true);
