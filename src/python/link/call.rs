@@ -107,7 +107,9 @@ impl Drop for Call {
             return;
         }
         slot.state = State::Over;
+        let upload = slot.upload.take();
         drop(slots);
+        upload.inspect(|upload| upload.close());
         self.disconnect();
     }
 }

@@ -171,7 +171,7 @@ impl Link {
     fn end(&self, id: Id, is_whole: bool) {
         let mut slots = self.slots.borrow_mut();
         let Some(slot) = slots.get(id) else { return };
-        let incoming = slot.incoming.take();
+        let (incoming, upload) = (slot.incoming.take(), slot.upload.take());
         let mut is_room = false;
         if let Some(peer) = slot.worker.take().and_then(|number| self.peer(number)) {
             peer.running.set(peer.running.get().saturating_sub(1));
@@ -182,6 +182,7 @@ impl Link {
             slots.remove(id);
         }
         drop(slots);
+        upload.inspect(|upload| upload.close());
         if let Some(incoming) = incoming {
             incoming.end(is_whole);
         }
