@@ -1,8 +1,8 @@
 //! Collects the body of a request before its application is called (WSGI): a client that uploads
 //! slowly holds no worker. A small body is kept in memory and travels with the request; a larger
 //! one is written to a file without a name, whose descriptor travels instead. Where no such file
-//! can be made, as with a read-only root, the file is in memory, and the sum of these files is
-//! limited.
+//! can be made, as with a read-only root, the file is in memory. The sum of what a core's bodies
+//! have in memory is limited: beyond that they are written to files early, or refused.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -27,8 +27,8 @@ use crate::service::Body;
 const INLINE_BYTES_MAX: usize = 64 << 10;
 /// Bytes that are written to a spool file at a time, if that many may be in memory.
 const WRITE_BYTES: usize = 256 << 10;
-/// The longest sum of a core's bodies that are in memory for lack of a directory, in bytes.
-const FALLBACK_BYTES_MAX: u64 = 64 << 20;
+/// Bytes that the bodies of a core may have in memory together.
+const MEMORY_BYTES_MAX: u64 = 64 << 20;
 
 /// A whole body.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ pub(super) struct Spool {
     memory_bytes_max: usize,
     /// The directory for longer ones; none if no file can be made there.
     directory: Option<PathBuf>,
-    /// The bytes of longer bodies that are in memory for lack of a directory.
+    /// Bytes of bodies that are in memory.
     held: Rc<Cell<u64>>,
 }
 
@@ -70,7 +70,7 @@ pub(super) enum NotCollected {
     Spool(io::Error),
 }
 
-/// The part of [`FALLBACK_BYTES_MAX`] that a body takes, until this is dropped.
+/// The part of [`MEMORY_BYTES_MAX`] that a body takes, until this is dropped.
 #[derive(Debug)]
 pub(super) struct Share {
     held: Rc<Cell<u64>>,
@@ -78,22 +78,20 @@ pub(super) struct Share {
 }
 
 impl Share {
-    /// Whether it may become `bytes`.
-    fn check(&self, bytes: u64) -> Result<(), NotCollected> {
+    /// Whether there is room for it to become `bytes`.
+    fn can_be(&self, bytes: u64) -> bool {
         let others = self.held.get() - self.bytes;
-        if others.saturating_add(bytes) > FALLBACK_BYTES_MAX {
-            let reason = "there is neither a directory nor enough memory for it";
-            return Err(NotCollected::Spool(io::Error::other(reason)));
-        }
-        Ok(())
+        others.saturating_add(bytes) <= MEMORY_BYTES_MAX
     }
 
-    /// Makes it `bytes`.
-    fn grow_to(&mut self, bytes: u64) -> Result<(), NotCollected> {
-        self.check(bytes)?;
-        self.held.set(self.held.get() - self.bytes + bytes);
-        self.bytes = bytes;
-        Ok(())
+    /// Makes it `bytes`, if there is room. Returns whether there is.
+    fn resize(&mut self, bytes: u64) -> bool {
+        let has_room = self.can_be(bytes);
+        if has_room {
+            self.held.set(self.held.get() - self.bytes + bytes);
+            self.bytes = bytes;
+        }
+        has_room
     }
 }
 
@@ -113,7 +111,7 @@ impl Spool {
     }
 
     /// Reads all of `body`. `has_body`: the request has one, even if it is empty. The share is to
-    /// be dropped when the worker needs the body no longer.
+    /// be kept until the worker needs the body no longer.
     pub(super) async fn collect(
         &self,
         body: &mut Body,
@@ -142,20 +140,21 @@ impl Spool {
         while let Some(part) = body.part().await.map_err(|_| NotCollected::Incomplete)? {
             memory.extend_from_slice(&part);
             let length = written + memory.len() as u64;
-            if file.is_none() && memory.len() > self.memory_bytes_max {
+            let has_room = self.count(&mut share, written, memory.len())?;
+            if file.is_none() && (!has_room || memory.len() > self.memory_bytes_max) {
                 file = Some(self.file(&share, length).await?);
             }
-            if file.is_some() && memory.len() >= write_bytes {
-                self.admit(&mut share, length)?;
-                written = length;
+            if file.is_some() && (!has_room || memory.len() >= write_bytes) {
                 file = Some(write(file, &mut memory).await?);
+                written = length;
+                self.count(&mut share, written, 0)?;
             }
         }
         written += memory.len() as u64;
         let collected = match file {
             Some(_) => {
-                self.admit(&mut share, written)?;
                 let file = write(file, &mut memory).await?;
+                self.count(&mut share, written, 0)?;
                 Collected::File(file.into(), written)
             }
             None if memory.len() <= INLINE_BYTES_MAX => Collected::Inline(memory),
@@ -167,24 +166,34 @@ impl Spool {
         Ok((collected, share))
     }
 
-    /// Counts the bytes of a body if they are in memory.
-    fn admit(&self, share: &mut Share, length: u64) -> Result<(), NotCollected> {
+    /// Counts the bytes of a body that are in memory. `written` bytes are in its file, `kept` are
+    /// not. `false`: there is no room for them, and they are to be written.
+    fn count(&self, share: &mut Share, written: u64, kept: usize) -> Result<bool, NotCollected> {
         match self.directory {
-            Some(_) => Ok(()),
-            None => share.grow_to(length),
+            Some(_) => Ok(share.resize(kept as u64)),
+            None if share.resize(written + kept as u64) => Ok(true),
+            None => Err(no_room()),
         }
     }
 
     /// A new file for a body of `length` bytes, which no name leads to.
     async fn file(&self, share: &Share, length: u64) -> Result<File, NotCollected> {
         let Some(directory) = self.directory.clone() else {
-            share.check(length)?;
+            if !share.can_be(length) {
+                return Err(no_room());
+            }
             return Ok(memfd().map_err(NotCollected::Spool)?.into());
         };
         let opened = blocking(move || file_in(&directory)).await;
         let opened = opened.map_err(|error| NotCollected::Spool(error.into()))?;
         opened.map_err(NotCollected::Spool)
     }
+}
+
+/// A body is beyond what may be in memory.
+fn no_room() -> NotCollected {
+    let reason = "there is neither a directory nor enough memory for it";
+    NotCollected::Spool(io::Error::other(reason))
 }
 
 /// A new file in a directory, which no name leads to.
@@ -265,7 +274,7 @@ pub(super) fn spool_directory(options: &Options, loaded: Option<&Loaded>) -> Opt
                      most {} MiB for each core, and further ones get 503; name another directory \
                      with --spool-dir",
                     directory.display(),
-                    FALLBACK_BYTES_MAX >> 20,
+                    MEMORY_BYTES_MAX >> 20,
                 ));
             }
             None
@@ -276,8 +285,14 @@ pub(super) fn spool_directory(options: &Options, loaded: Option<&Loaded>) -> Opt
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::time::Duration;
 
     use super::*;
+    use crate::python::link::Link;
+    use crate::python::outbox::Outgoing;
+    use crate::python::{pair, request};
+    use crate::run;
+    use crate::task::time::{sleep, timeout};
 
     #[test]
     fn a_file_has_no_name() {
@@ -299,14 +314,84 @@ mod tests {
             bytes: 0,
         };
         let (mut one, mut other) = (share(), share());
-        one.grow_to(FALLBACK_BYTES_MAX - 10).unwrap();
-        other.grow_to(4).unwrap();
-        other.grow_to(10).unwrap();
-        assert!(other.grow_to(11).is_err());
-        assert!(share().check(u64::MAX).is_err());
+        assert!(one.resize(MEMORY_BYTES_MAX - 10));
+        assert!(other.resize(4));
+        assert!(other.resize(10));
+        assert!(!other.resize(11));
+        assert!(!share().can_be(u64::MAX));
         drop(one);
-        other.grow_to(FALLBACK_BYTES_MAX).unwrap();
+        assert!(other.resize(MEMORY_BYTES_MAX));
+        assert!(other.resize(1));
         drop(other);
         assert_eq!(held.get(), 0);
+    }
+
+    /// Bodies that have no room in memory go to files, and are refused if there can be none.
+    #[test]
+    fn the_bodies_of_a_core_share_the_memory() {
+        const BODY_BYTES: usize = 200 << 10;
+        const FITTING: u64 = MEMORY_BYTES_MAX / BODY_BYTES as u64;
+        let directory = std::env::temp_dir();
+        let device = rustix::fs::stat(&directory).expect("a directory").st_dev;
+        let is_in_directory = move |body: &Collected| match body {
+            Collected::File(file, length) => {
+                assert_eq!(*length, BODY_BYTES as u64);
+                rustix::fs::fstat(file).expect("a file").st_dev == device
+            }
+            _ => false,
+        };
+        for directory in [Some(directory), None] {
+            let spool = Spool::new(256 << 10, directory.clone());
+            let held = spool.held.clone();
+            run(async move {
+                let collect = async || {
+                    let mut body = Body::from(vec![1; BODY_BYTES]);
+                    spool.collect(&mut body, true).await
+                };
+                let mut kept = Vec::new();
+                for _ in 0..FITTING {
+                    let (body, share) = collect().await.expect("room in memory");
+                    assert!(!is_in_directory(&body));
+                    kept.push((body, share));
+                }
+                let further = collect().await;
+                match directory {
+                    Some(_) => assert!(is_in_directory(&further.expect("a file").0)),
+                    None => assert!(matches!(further, Err(NotCollected::Spool(_)))),
+                }
+                kept.pop();
+                assert!(!is_in_directory(
+                    &collect().await.expect("room in memory").0
+                ));
+            });
+            assert_eq!(held.get(), 0);
+        }
+    }
+
+    /// Its client may have gone before.
+    #[test]
+    fn a_body_has_its_share_until_no_worker_needs_it() {
+        run(async {
+            let spool = Spool::new(0, None);
+            let mut body = Body::from(vec![1; 1000]);
+            let (_, share) = spool.collect(&mut body, true).await.expect("room");
+            let (near, _far) = pair(4096).expect("a pair");
+            let link = Link::new(0, near, usize::MAX, (0, 0));
+            // It is late at once.
+            let call = link.open(0.0, false);
+            let bytes = request::begin(0, call.id).into_bytes();
+            call.keep(share);
+            drop(call);
+            assert_eq!(spool.held.get(), 1000);
+            let descriptor = None;
+            link.send_shared(Outgoing { bytes, descriptor });
+            let is_over = async {
+                while spool.held.get() > 0 {
+                    sleep(Duration::from_millis(1)).await;
+                }
+            };
+            let outcome = timeout(Duration::from_secs(20), is_over).await;
+            assert!(outcome.is_ok(), "the share is kept");
+        });
     }
 }

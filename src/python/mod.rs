@@ -192,7 +192,7 @@ impl Python {
         let origin = origin(self.site.wsgi_rules.as_ref(), &request)?;
         let has_body = request.header("content-length").is_some()
             || request.header("transfer-encoding").is_some();
-        let (body, _share) = match self.spool.collect(request.body(), has_body).await {
+        let (body, share) = match self.spool.collect(request.body(), has_body).await {
             Ok(collected) => collected,
             Err(NotCollected::Incomplete) => return Err(Failure::Invalid),
             Err(NotCollected::Spool(error)) => {
@@ -205,6 +205,7 @@ impl Python {
         let deadline = monotonic() + self.queue_timeout;
         let link = self.link();
         let call = link.open(deadline, *request.method() == Method::HEAD);
+        call.keep(share);
         let number = (link.core, call.id);
         let message = request::for_wsgi(&request, number, (&self.site, &origin), body, deadline);
         *waiting = is_repeatable.then_some(request);

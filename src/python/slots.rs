@@ -4,6 +4,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
 use std::task::Waker;
 
+use super::body::Share;
 use super::message::Id;
 use super::stream::Incoming;
 use super::upload::Credit;
@@ -59,6 +60,8 @@ pub(super) struct Slot {
     pub(super) incoming: Option<Rc<Incoming>>,
     /// The body of the request, if that follows it.
     pub(super) upload: Option<Rc<Credit>>,
+    /// What the body of the request has of the memory for bodies, if that came first.
+    pub(super) share: Option<Share>,
     /// The worker will send no more for it.
     pub(super) is_ended: bool,
     /// How long it waited for its worker, in µs, if the worker has told.
@@ -116,6 +119,7 @@ impl Slots {
             deadline,
             incoming: None,
             upload: None,
+            share: None,
             is_ended: false,
             waited: None,
             is_head,

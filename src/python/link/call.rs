@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use super::Link;
+use crate::python::body::Share;
 use crate::python::message::Id;
 use crate::python::slots::{Failure, StartedResponse, State};
 use crate::python::stream::{Incoming, Written};
@@ -29,6 +30,13 @@ impl Call {
             slot.upload = Some(credit.clone());
         }
         credit
+    }
+
+    /// The request's body has a share of the memory for bodies, until its worker is done with it.
+    pub(in crate::python) fn keep(&self, share: Share) {
+        if let Some(slot) = self.link.slots.borrow_mut().get(self.id) {
+            slot.share = Some(share);
+        }
     }
 
     /// Waits for the response. `gone` is ready when the client has disconnected, for a worker that

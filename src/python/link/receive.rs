@@ -177,6 +177,7 @@ impl Link {
             peer.running.set(peer.running.get().saturating_sub(1));
             is_room = true;
         }
+        slot.share = None;
         slot.is_ended = true;
         if matches!(slot.state, State::Over) {
             slots.remove(id);
