@@ -7,14 +7,12 @@
 use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{
-    MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, memfd_create, open, unlink,
-};
+use rustix::fs::{Mode, OFlags, SealFlags, fcntl_add_seals, open, unlink};
 use rustix::io::Errno;
 
 use super::options::Options;
@@ -22,6 +20,8 @@ use super::pool::Loaded;
 use crate::engine::blocking;
 use crate::messages;
 use crate::service::Body;
+use crate::sys::file::anonymous_file;
+use crate::sys::limits::is_reserved_descriptor;
 
 /// The longest body that travels within the message of its request, in bytes.
 const INLINE_BYTES_MAX: usize = 64 << 10;
@@ -159,7 +159,8 @@ impl Spool {
             }
             None if memory.len() <= INLINE_BYTES_MAX => Collected::Inline(memory),
             None => {
-                let file = sealed(&memory).map_err(NotCollected::Spool)?;
+                let file = sealed(&memory).and_then(unreserved);
+                let file = file.map_err(NotCollected::Spool)?;
                 Collected::File(file, written)
             }
         };
@@ -182,11 +183,21 @@ impl Spool {
             if !share.can_be(length) {
                 return Err(no_room());
             }
-            return Ok(memfd().map_err(NotCollected::Spool)?.into());
+            let file = anonymous_file("coring").and_then(unreserved);
+            return Ok(file.map_err(NotCollected::Spool)?.into());
         };
-        let opened = blocking(move || file_in(&directory)).await;
+        let opened = blocking(move || file_in(&directory).and_then(unreserved)).await;
         let opened = opened.map_err(|error| NotCollected::Spool(error.into()))?;
         opened.map_err(NotCollected::Spool)
+    }
+}
+
+/// Refuses one of the last descriptors. They are reserved for connections, so that their clients
+/// can get 503.
+fn unreserved<F: AsFd>(file: F) -> io::Result<F> {
+    match is_reserved_descriptor(&file) {
+        true => Err(Errno::MFILE.into()),
+        false => Ok(file),
     }
 }
 
@@ -240,25 +251,12 @@ async fn write(file: Option<File>, memory: &mut Vec<u8>) -> Result<File, NotColl
 
 /// A file in memory that cannot be changed.
 pub(super) fn sealed(bytes: &[u8]) -> io::Result<OwnedFd> {
-    let file = memfd()?;
-    let mut writer = File::from(file);
+    let mut writer = File::from(anonymous_file("coring")?);
     writer.write_all(bytes)?;
     let file = OwnedFd::from(writer);
     let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
     fcntl_add_seals(&file, seals)?;
     Ok(file)
-}
-
-/// An empty file in memory. It cannot be executed, which `vm.memfd_noexec` may ask for.
-pub(super) fn memfd() -> io::Result<OwnedFd> {
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    Ok(
-        match memfd_create("coring", flags | MemfdFlags::NOEXEC_SEAL) {
-            // Linux before 6.3 does not know the flag.
-            Err(Errno::INVAL) => memfd_create("coring", flags)?,
-            created => created?,
-        },
-    )
 }
 
 /// The directory for large request bodies, if a file can be made there. Else it is reported that

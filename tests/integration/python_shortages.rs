@@ -1,8 +1,12 @@
 //! Python applications while coring lacks descriptors.
 
+use std::fs;
+
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
-use crate::support::{Client, Coring, get, request, run_application, wait_for_notes};
+use crate::support::{
+    Client, Coring, eventually, get, head_with_length, request, run_application, wait_for_notes,
+};
 
 /// Lets the server open no descriptor with the number `files` or a higher one. The result undoes
 /// that.
@@ -65,4 +69,36 @@ fn a_core_meets_its_workers_though_there_are_no_descriptors_left() {
         assert_eq!(server.get("/").text(), "hello", "{name}");
         assert_eq!(server.stop().code, Some(0));
     }
+}
+
+/// A body that is kept in a file has a descriptor besides that of its client. Other clients still
+/// get a response when these have taken all that they may.
+#[test]
+fn clients_get_a_response_while_bodies_hold_all_descriptors() {
+    const FILES: u64 = 256;
+    let (server, _directory) = run_application("wsgi", &["-k", "sync", "--cores", "1"]);
+    assert_eq!(server.get("/").text(), "hello");
+    let open = fs::read_dir(format!("/proc/{}/fd", server.pid())).expect("a running process");
+    let undo = limit_descriptors(&server, FILES);
+    let count = FILES.saturating_sub(open.count() as u64).div_ceil(2);
+    let mut uploads: Vec<Client> = (0..count).map(|_| accepted(&server)).collect();
+    for upload in &mut uploads {
+        upload.send(head_with_length("POST", "/digest", 1 << 20));
+    }
+    // A quarter of the descriptors is reserved, so the last ones have no file.
+    for upload in uploads.iter_mut().rev().take(40) {
+        assert_eq!(upload.response().status, 503);
+    }
+    let status = server.get("/").status;
+    assert!(matches!(status, 200 | 503), "{status}");
+    drop(uploads);
+    eventually("a response after the uploads", || {
+        (server.get("/").status == 200).then_some(())
+    });
+    undo();
+    let stderr = server.stop().stderr;
+    assert!(
+        stderr.contains("a request body cannot be kept: "),
+        "{stderr}"
+    );
 }

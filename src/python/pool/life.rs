@@ -159,10 +159,10 @@ mod tests {
     use rustix::io::pwrite;
 
     use super::*;
-    use crate::python::body::memfd;
+    use crate::sys::file::anonymous_file;
 
     fn pulse(class: &str) -> (Pulse, OwnedFd) {
-        let page = memfd().expect("a file in memory");
+        let page = anonymous_file("page").expect("a file in memory");
         pwrite(&page, &[0; 16], 0).expect("a write");
         let loaded = Loaded {
             interface: String::new(),

@@ -16,12 +16,12 @@ use super::life::{Pulse, UNTIL_KILL};
 use super::{Control, Loaded, Pool, StartError};
 use crate::messages;
 use crate::net::{Events, Polling, UnixSeqpacket};
-use crate::python::body::memfd;
 use crate::python::link::{Joined, PAGE_BYTES};
 use crate::python::news::News;
 use crate::python::options::Options;
 use crate::python::pair;
 use crate::rt::either;
+use crate::sys::file::anonymous_file;
 use crate::task::time::timeout;
 
 /// Room in the sockets between coring and a worker, in bytes; the kernel may grant less.
@@ -52,7 +52,7 @@ impl Pool {
     /// Starts a process that runs `code`.
     async fn start(self: &Rc<Self>, number: u32, code: u64) -> Result<Process, NotReady> {
         let (control, far_control) = pair(SOCKET_BYTES)?;
-        let page = memfd()?;
+        let page = anonymous_file("coring")?;
         ftruncate(&page, PAGE_BYTES as u64).map_err(io::Error::from)?;
         // A worker that made it shorter could have the kernel end a process that maps it.
         let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
