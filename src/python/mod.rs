@@ -204,6 +204,10 @@ impl Python {
         };
         let deadline = monotonic() + self.queue_timeout;
         let link = self.link();
+        // Others may have come while the body did.
+        if has_body && link.is_full() {
+            return Err(Failure::Expired);
+        }
         let call = link.open(deadline, *request.method() == Method::HEAD);
         call.keep(share);
         let number = (link.core, call.id);

@@ -248,6 +248,40 @@ fn a_long_body_need_not_be_read() {
     }
 }
 
+/// A request waits for a thread only when its body is there, and may be one too many then.
+#[test]
+fn requests_whose_bodies_come_slowly_are_not_beyond_the_queue() {
+    let flags = ["-k", "sync", "--queue", "1", "--cores", "1"];
+    let (server, directory) = run_application("wsgi", &flags);
+    let mut running = server.connect();
+    running.send(get("/wait/release"));
+    wait_for_notes(&directory, "wait release", 1);
+    let mut clients: Vec<_> = (0..5).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.send(head_with_length("POST", "/digest", 2));
+        client.send("a");
+    }
+    // All of them have arrived.
+    assert_eq!(server.ask(request("OPTIONS", "*", &[])).status, 204);
+    thread::scope(|scope| {
+        let (sender, statuses) = mpsc::channel();
+        for client in &mut clients {
+            let sender = sender.clone();
+            scope.spawn(move || {
+                client.send("b");
+                sender.send(client.response().status)
+            });
+        }
+        for _ in 0..4 {
+            assert_eq!(statuses.recv_timeout(PATIENCE), Ok(503));
+        }
+        directory.write("release", "");
+        assert_eq!(statuses.recv_timeout(PATIENCE), Ok(200));
+    });
+    assert_eq!(running.response().text(), "waited");
+    assert_eq!(server.stop().code, Some(0));
+}
+
 #[test]
 fn requests_beyond_the_queue_get_503() {
     let flags = ["-k", "sync", "--queue", "2", "--queue-timeout", "30s"];
