@@ -282,6 +282,29 @@ fn requests_whose_bodies_come_slowly_are_not_beyond_the_queue() {
     assert_eq!(server.stop().code, Some(0));
 }
 
+/// Without a queue, a request that a worker has room for is not refused, not even the first one.
+#[test]
+fn no_queue_refuses_no_request_that_need_not_wait() {
+    for (name, flags) in CLASSES {
+        let flags = [flags, &["--queue", "0", "--cores", "1"]].concat();
+        let flags = [&flags[..], &["--worker-connections", "1"]].concat();
+        let (server, directory) = run_application(name, &flags);
+        for _ in 0..3 {
+            assert_eq!(server.get("/").text(), "hello", "{name} {flags:?}");
+        }
+        if flags.contains(&"sync") || flags.contains(&"gevent") {
+            let mut running = server.connect();
+            running.send(get("/wait/release"));
+            wait_for_notes(&directory, "wait release", 1);
+            assert_eq!(server.get("/").status, 503, "{flags:?}");
+            directory.write("release", "");
+            assert_eq!(running.response().text(), "waited");
+            assert_eq!(server.get("/").text(), "hello", "{flags:?}");
+        }
+        assert_eq!(server.stop().code, Some(0));
+    }
+}
+
 #[test]
 fn requests_beyond_the_queue_get_503() {
     let flags = ["-k", "sync", "--queue", "2", "--queue-timeout", "30s"];

@@ -196,8 +196,10 @@ impl Link {
         match self.dispatch() {
             Some(Dispatch::Each(_)) => {
                 let mut used = peers.iter().filter(|peer| !peer.is_retired.get());
-                self.crowd.borrow().len() >= self.queue_max
-                    || used.all(|peer| peer.outbox.queued() >= self.queue_max)
+                let waiting = self.crowd.borrow().len();
+                let must_wait = waiting > 0 || !self.has_room();
+                must_wait && waiting >= self.queue_max
+                    || used.all(|peer| peer.outbox.queued() >= self.queue_max.max(1))
             }
             Some(Dispatch::Shared) => {
                 let threads: u32 = peers.iter().map(|peer| peer.width).sum();

@@ -30,7 +30,7 @@ impl Drop for Place<'_> {
 
 impl Link {
     /// Whether a worker may be given a request.
-    fn has_room(&self) -> bool {
+    pub(super) fn has_room(&self) -> bool {
         let peers = self.peers.borrow();
         let mut used = peers.iter().filter(|peer| !peer.is_retired.get());
         used.any(|peer| peer.running.get() < peer.width)
