@@ -23,7 +23,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
@@ -31,7 +31,8 @@ use std::time::{Duration, Instant};
 use ::glommio::io::BufferedFile;
 use ::glommio::timer::Timer;
 use ::glommio::{
-    CpuSet, Latency, LocalExecutorPoolBuilder, PoolPlacement, Shares, executor, spawn_local_into,
+    CpuSet, Latency, LocalExecutorPoolBuilder, PoolPlacement, PoolThreadHandles, Shares, executor,
+    spawn_local_into,
 };
 use rustix::process::{Resource, getrlimit};
 
@@ -179,41 +180,88 @@ where
     preflight()?;
     let (handle, seats) = builder.engine(EngineChoice::Uring).attach_cores(factory)?;
     let count = seats.len();
-    let seats = Arc::new(Mutex::new(seats));
     let (started, starts) = channel();
-    let pool = LocalExecutorPoolBuilder::new(placement(handle.cores()))
-        .name("coring")
-        .on_all_shards(move || {
-            let seat = seats.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            drop(seats);
-            work(seat.expect("a seat for each thread"), started)
-        })
-        .map_err(failed)?;
-    // A thread that could not make its executor drops its sender, and the last one its seats.
-    for start in (0..count).map(|_| starts.recv()) {
-        match start {
-            Ok(outcome) => outcome?,
-            Err(_) => {
-                handle.stop();
-                let outcomes = pool.join_all().into_iter();
-                let failure = outcomes.filter_map(|outcome| outcome.err()).next();
-                return Err(failure.map_or_else(|| failed("a thread ended"), failed));
-            }
-        }
+    let places = Arc::new(Places {
+        seats: Mutex::new(seats),
+        started,
+    });
+    let late = Arc::downgrade(&places);
+    let pool = executors(placement(handle.cores()), places)?;
+    let again = || match late.upgrade().filter(|places| !places.seats().is_empty()) {
+        Some(places) => executors(PoolPlacement::Unbound(1), places).map(drop),
+        None => Ok(()),
+    };
+    if all_started(count, &starts, PATIENCE, again)? {
+        return Ok(handle);
     }
-    Ok(handle)
+    handle.stop();
+    let outcomes = pool.join_all().into_iter();
+    let failure = outcomes.filter_map(|outcome| outcome.err()).next();
+    Err(failure.map_or_else(|| failed("a thread ended"), failed))
 }
 
-/// One worker, on its thread: takes its seat, tells so, and serves.
-async fn work(seat: Seat, started: Sender<Result<()>>) {
+/// How long a thread may take to take its seat, before another one is started as well.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The seats of a server. Each thread takes one, and tells so.
+struct Places {
+    seats: Mutex<Vec<Seat>>,
+    started: Sender<Result<()>>,
+}
+
+impl Places {
+    fn seats(&self) -> MutexGuard<'_, Vec<Seat>> {
+        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Starts executors of glommio's, which take the seats.
+fn executors(placement: PoolPlacement, places: Arc<Places>) -> Result<PoolThreadHandles<()>> {
+    LocalExecutorPoolBuilder::new(placement)
+        .name("coring")
+        .on_all_shards(move || work(places))
+        .map_err(failed)
+}
+
+/// Waits until `count` seats are taken. Returns false if the threads end before: a thread that could
+/// not make its executor drops its share of the places, and the last one their sender.
+///
+/// An executor may fall asleep before it has run anything, for the reason that [`Alarms`] tells, and
+/// has no timer yet that could wake it. So `again` starts another one, if one is late. The first of
+/// the two takes the seat.
+fn all_started(
+    count: usize,
+    starts: &Receiver<Result<()>>,
+    patience: Duration,
+    mut again: impl FnMut() -> Result<()>,
+) -> Result<bool> {
+    let mut taken = 0;
+    while taken < count {
+        match starts.recv_timeout(patience) {
+            Ok(outcome) => {
+                outcome?;
+                taken += 1;
+            }
+            Err(RecvTimeoutError::Timeout) => again()?,
+            Err(RecvTimeoutError::Disconnected) => return Ok(false),
+        }
+    }
+    Ok(true)
+}
+
+/// One worker, on its thread: takes a seat, tells so, and serves.
+async fn work(places: Arc<Places>) {
+    let seat = places.seats().pop();
+    // This thread was late, and another one has started in its place.
+    let Some(seat) = seat else { return };
     let failures = seat.failures();
     let (guest, outcome) = match seat.take() {
         Ok(guest) => (Some(guest), Ok(())),
         Err(error) => (None, Err(error)),
     };
     // Fails if the start has failed already.
-    let _ = started.send(outcome);
-    drop(started);
+    let _ = places.started.send(outcome);
+    drop(places);
     if let Some(guest) = guest
         && let Err(error) = in_queue(guest).await
         && let Some(failures) = failures
@@ -333,6 +381,31 @@ mod tests {
     use ::glommio::LocalExecutor;
 
     use super::*;
+
+    #[test]
+    fn a_thread_that_does_not_start_is_replaced() {
+        let (started, starts) = channel();
+        let mut sleeping = 2;
+        let all = all_started(3, &starts, Duration::from_millis(1), || {
+            sleeping -= 1;
+            started.send(Ok(())).expect("a receiver");
+            if sleeping == 0 {
+                started.send(Ok(())).expect("a receiver");
+            }
+            Ok(())
+        });
+        assert!(all.expect("no failure"));
+        assert_eq!(sleeping, 0, "threads that were not replaced");
+    }
+
+    #[test]
+    fn a_start_fails_when_all_threads_have_ended() {
+        let (started, starts) = channel();
+        started.send(Ok(())).expect("a receiver");
+        drop(started);
+        let all = all_started(2, &starts, PATIENCE, || unreachable!("no thread is late"));
+        assert!(!all.expect("no failure"));
+    }
 
     #[derive(Default)]
     struct Count(AtomicUsize);
