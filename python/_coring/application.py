@@ -53,7 +53,9 @@ def load(config: dict[str, Any]) -> Any:
         try:
             os.chdir(config["chdir"])
         except OSError as error:
-            raise LoadError(f"cannot change to {config['chdir']}: {error.strerror}") from None
+            raise LoadError(
+                f"cannot change to {config['chdir']}: {error.strerror}; correct --chdir"
+            ) from None
     target = Target(config["app"])
     directory = os.path.abspath(config.get("app_dir") or os.getcwd())
     if not os.path.isdir(directory):

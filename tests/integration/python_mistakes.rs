@@ -279,8 +279,22 @@ fn wrong_flags_are_explained() {
             4,
             "/nowhere … --app-dir",
         ),
-        (&["good.py", "--chdir", "/nowhere"], 4, "/nowhere"),
-        (&["good.py", "--static", "/s=/nowhere"], 1, "/nowhere"),
+        (&["good.py", "--chdir", "/nowhere"], 4, "/nowhere … --chdir"),
+        (
+            &["good.py", "--static", "/s=/nowhere"],
+            78,
+            "`/nowhere` … create it … --static /PATH=DIR",
+        ),
+        (
+            &["good.py", "--reload", "--reload-dir", "/nowhere"],
+            78,
+            "`/nowhere` … create it … --reload-dir DIR",
+        ),
+        (
+            &["good.py", "--env-file", "/nowhere"],
+            78,
+            "--env-file /nowhere … check the path",
+        ),
         (
             &["good.py", "-k", "asgi"],
             4,

@@ -214,18 +214,18 @@ fn what_cannot_be_is_refused_in_one_line() {
     for (flags, code, part) in [
         (
             &["--user", "no-such-user"][..],
-            1,
+            78,
             "no user `no-such-user` in /etc/passwd",
         ),
-        (&["--user", "4000000000"], 1, "give --group"),
+        (&["--user", "4000000000"], 78, "give --group"),
         (
             &["--group", "no-such-group"],
-            1,
+            78,
             "no group `no-such-group` in /etc/group",
         ),
         (
             &["--pidfile", "/no/such/directory/pid"],
-            1,
+            78,
             "check the path and its permissions",
         ),
         (&["--umask", "rwx"], 2, "octal number up to 0777"),

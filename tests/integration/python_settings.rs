@@ -479,8 +479,11 @@ fn messages_fields_and_loggers_are_set_up_as_asked() {
     );
 
     let arguments = ["app:app", "--error-logfile", "/nowhere/errors.log"];
-    let words = ["the error log /nowhere/errors.log cannot be opened"];
-    expect_failure(&mut command(&directory, &arguments), 1, &words);
+    let words = [
+        "the error log /nowhere/errors.log cannot be opened",
+        "; check the path",
+    ];
+    expect_failure(&mut command(&directory, &arguments), 78, &words);
     let arguments = [
         "app:app",
         "--bind=127.0.0.1:0",

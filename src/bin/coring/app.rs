@@ -47,29 +47,36 @@ pub(crate) struct OpenDirectory {
     response_bytes_max: usize,
 }
 
-/// A directory that cannot be served, and the reason.
+/// How `serve` is given its directory.
+const SERVE: &str = "coring serve DIR";
+
+/// A directory that cannot be used, and the reason.
 #[derive(Debug)]
 pub(crate) struct DirectoryError {
-    path: PathBuf,
-    error: io::Error,
+    /// How it is given, as `--static /PATH=DIR`.
+    pub(crate) given: &'static str,
+    pub(crate) path: PathBuf,
+    pub(crate) error: io::Error,
 }
 
 impl fmt::Display for DirectoryError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (path, error) = (self.path.display(), &self.error);
-        let is_port = self
-            .path
-            .to_str()
-            .is_some_and(|path| path.parse::<u16>().is_ok());
+        let (text, given) = (self.path.to_str(), self.given);
+        let is_port = given == SERVE && text.is_some_and(|text| text.parse::<u16>().is_ok());
         let cure = match error.kind() {
-            io::ErrorKind::NotFound if is_port => "for a port: coring serve --bind 127.0.0.1:PORT",
-            io::ErrorKind::NotFound => "create it, or name another: coring serve DIR",
-            io::ErrorKind::NotADirectory => "name the directory that contains it: coring serve DIR",
-            io::ErrorKind::PermissionDenied => "allow this user to enter and read it",
-            io::ErrorKind::Unsupported => "openat2 is needed; a seccomp filter may forbid it",
-            _ => "check it, or name another: coring serve DIR",
+            io::ErrorKind::NotFound if is_port => {
+                "for a port: coring serve --bind 127.0.0.1:PORT".to_owned()
+            }
+            io::ErrorKind::NotFound => format!("create it, or name another: {given}"),
+            io::ErrorKind::NotADirectory => format!("name the directory that has it: {given}"),
+            io::ErrorKind::PermissionDenied => "allow this user to use it".to_owned(),
+            io::ErrorKind::Unsupported => {
+                "openat2 is needed; a seccomp filter may forbid it".to_owned()
+            }
+            _ => format!("check it, or name another: {given}"),
         };
-        write!(f, "cannot serve the directory `{path}`: {error}; {cure}")
+        write!(f, "cannot use the directory `{path}`: {error}; {cure}")
     }
 }
 
@@ -130,6 +137,7 @@ impl App<Directory> {
                 response_bytes_max: directory.response_bytes_max,
             }),
             Err(error) => Err(DirectoryError {
+                given: SERVE,
                 path: directory.path.clone(),
                 error,
             }),

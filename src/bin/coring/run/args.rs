@@ -181,10 +181,10 @@ Request bodies are unlimited unless --max-body is given. --cores is at most the
 number of workers unless it is given.
 
 Signals:
-  TERM, INT, QUIT  finish the running requests and end; a second one ends at once,
-                   the same one from a second after the first on
-  HUP              read the settings again, load the application anew, replace the workers,
-                   reopen the access log
+  TERM, INT, QUIT  finish the running requests and end; a second one ends at
+                   once, the same one from a second after the first on
+  HUP              read the settings again, load the application anew, replace
+                   the workers, reopen the access log
   TTIN, TTOU       one worker more, one worker less
   USR1             reopen the access log
 
@@ -194,7 +194,9 @@ Exit status:
   2   wrong usage
   3   the application failed to start
   4   the application could not be loaded
-  77  io_uring is refused, and --engine uring or glommio was given";
+  77  io_uring is refused, and --engine uring or glommio was given
+  78  bad configuration (an address is invalid, or a directory or a log cannot
+      be used, say)";
 
 /// The values of `--interface`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -50,7 +50,8 @@ pub(crate) struct CompatArgs {
     #[arg(action = ArgAction::Append, value_parser = field)]
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
 
-    /// Load the application, and exit: with 0 if that works, else with 1
+    /// Check the settings, load the application, and exit: with 0 if all works, else with another
+    /// status
     #[arg(long, env = "CORING_CHECK_CONFIG", value_parser = FalseyValueParser::new())]
     pub(crate) check_config: bool,
 
@@ -80,7 +81,9 @@ impl CompatArgs {
         };
         console::redirect(&path, follows).map_err(|error| {
             let path = path.display();
-            RunError::Setting(format!("the error log {path} cannot be opened: {error}"))
+            RunError::Configuration(format!(
+                "the error log {path} cannot be opened: {error}; check the path and its permissions"
+            ))
         })
     }
 
@@ -95,7 +98,9 @@ impl CompatArgs {
                 let is_given = self.environment.iter().any(|(other, _)| other == name);
                 is_given || std::env::var_os(name).is_some()
             };
-            let wrong = |why: String| RunError::Setting(format!("{}: {why}", path.display()));
+            let wrong = |why: String| {
+                RunError::Configuration(format!("--env-file {}: {why}", path.display()))
+            };
             let read = read_variables(path).map_err(wrong)?;
             variables.extend(read.into_iter().filter(|(name, _)| !given(name)));
         }
@@ -121,7 +126,8 @@ fn assignment(text: &str) -> Result<(String, String), String> {
 
 /// The variables of a file, the last one of a name.
 fn read_variables(path: &Path) -> Result<Vec<(String, String)>, String> {
-    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| format!("{error}; check the path and its permissions"))?;
     let mut variables = Vec::new();
     for (index, line) in text.lines().enumerate() {
         let line = line.trim();

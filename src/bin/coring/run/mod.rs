@@ -23,7 +23,7 @@ mod words;
 use std::env;
 use std::ffi::OsString;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration as StdDuration, Instant};
@@ -37,6 +37,8 @@ use coring::{AccessLogFormat, Files, Router};
 use rustix::process::{Resource, getrlimit};
 use signal_hook::iterator::Signals;
 
+use crate::EX_CONFIG;
+use crate::app::DirectoryError;
 use crate::flags::AccessLog;
 use crate::plan::ServerConfig;
 use crate::signals;
@@ -63,8 +65,7 @@ pub(crate) enum RunError {
     Interpreter(coring::python::NoInterpreter),
     /// The workers of this interpreter do not start.
     Start(PathBuf, StartError),
-    Mount(PathBuf, io::Error),
-    Watch(PathBuf, io::Error),
+    Directory(DirectoryError),
     /// The process that is to be the worker.
     Attach(io::Error),
     /// That process serves no longer.
@@ -73,6 +74,8 @@ pub(crate) enum RunError {
     Variable(String),
     /// A setting is invalid: one line.
     Setting(String),
+    /// A setting names something that is missing or that this user may not use: one line.
+    Configuration(String),
 }
 
 impl RunError {
@@ -82,6 +85,7 @@ impl RunError {
             Self::Start(_, StartError::Worker(code)) => *code,
             Self::Start(_, StartError::Ended(_) | StartError::Late(_)) => 3,
             Self::Variable(_) => 2,
+            Self::Directory(_) | Self::Configuration(_) => EX_CONFIG,
             _ => 1,
         }
     }
@@ -103,21 +107,8 @@ impl std::fmt::Display for RunError {
                 interpreter.display()
             ),
             Self::Start(_, error) => error.fmt(f),
-            Self::Mount(path, error) => {
-                write!(
-                    f,
-                    "cannot serve the directory `{}`: {error}",
-                    path.display()
-                )
-            }
-            Self::Watch(path, error) => {
-                write!(
-                    f,
-                    "cannot watch the directory `{}`: {error}",
-                    path.display()
-                )
-            }
-            Self::Setting(line) => f.write_str(line),
+            Self::Directory(error) => error.fmt(f),
+            Self::Setting(line) | Self::Configuration(line) => f.write_str(line),
             Self::Attach(error) => write!(f, "cannot attach: {error}"),
             Self::WorkerEnded => f.write_str("the worker that coring is attached to has ended"),
             Self::Variable(line) => f.write_str(line),
@@ -250,7 +241,7 @@ impl RunArgs {
         for directory in &self.reload_dirs {
             let absolute = std::path::absolute(directory);
             let found = absolute.and_then(|path| std::fs::read_dir(&path).map(|_| path));
-            let found = found.map_err(|error| RunError::Watch(directory.clone(), error))?;
+            let found = found.map_err(|error| unusable("--reload-dir DIR", directory, error))?;
             options.reload_dirs.push(found);
         }
         Ok(options)
@@ -316,10 +307,19 @@ impl RunArgs {
     pub(crate) fn open_mounts(&self) -> Result<Vec<(String, Root)>, RunError> {
         let open = |mount: &Mount| match Root::open(&mount.directory) {
             Ok(root) => Ok((mount.path.clone(), root)),
-            Err(error) => Err(RunError::Mount(mount.directory.clone(), error)),
+            Err(error) => Err(unusable("--static /PATH=DIR", &mount.directory, error)),
         };
         self.mounts.iter().map(open).collect()
     }
+}
+
+/// The error of the directory `path`, which is given as in `given`.
+fn unusable(given: &'static str, path: &Path, error: io::Error) -> RunError {
+    RunError::Directory(DirectoryError {
+        given,
+        path: path.to_owned(),
+        error,
+    })
 }
 
 /// The format of the access log `log`.

@@ -9,6 +9,8 @@ use std::process;
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
 
+use super::RunError;
+
 /// A file with the id of this process. It is removed when this is dropped, or emptied if its
 /// directory does not permit that.
 #[derive(Debug)]
@@ -23,19 +25,21 @@ impl Pidfile {
     ///
     /// # Errors
     /// One line, if another process has it, or it cannot be written.
-    pub(crate) fn create(path: &Path) -> Result<Self, String> {
+    pub(crate) fn create(path: &Path) -> Result<Self, RunError> {
         let shown = path.display();
         if let Some(pid) = read(path)
             && pid != process::id()
             && is_alive(pid)
         {
-            return Err(format!(
+            return Err(RunError::Setting(format!(
                 "process {pid} has the pidfile {shown}; stop that process, or name another file \
                  with --pidfile"
-            ));
+            )));
         }
         let file = write(path).map_err(|error| {
-            format!("cannot write the pidfile {shown}: {error}; check the path and its permissions")
+            RunError::Configuration(format!(
+                "cannot write the pidfile {shown}: {error}; check the path and its permissions"
+            ))
         })?;
         Ok(Self {
             path: path.to_owned(),
@@ -93,6 +97,7 @@ mod tests {
         let path = directory.join("pid");
         fs::write(&path, "1\n").expect("a file");
         let error = Pidfile::create(&path).expect_err("process 1 lives");
+        let error = error.to_string();
         assert!(error.starts_with("process 1 has the pidfile"), "{error}");
         // One that has ended, one that never was, and the one of a restarted container.
         for stale in ["4194305", "", "nonsense", &process::id().to_string()] {

@@ -84,11 +84,8 @@ impl ProcessArgs {
         addresses: &[String],
         logs: &[PathBuf],
     ) -> Result<Option<Pidfile>, RunError> {
-        let identity = self.identity().map_err(RunError::Setting)?;
-        let pidfile = match &self.pidfile {
-            Some(path) => Some(Pidfile::create(path).map_err(RunError::Setting)?),
-            None => None,
-        };
+        let identity = self.identity().map_err(RunError::Configuration)?;
+        let pidfile = self.pidfile.as_deref().map(Pidfile::create).transpose()?;
         let Some(identity) = identity else {
             return Ok(pidfile);
         };
