@@ -1,5 +1,6 @@
 //! `coring run`: the command lines, files and variables of gunicorn and uvicorn.
 
+use std::net::TcpListener;
 use std::process::Command;
 
 use crate::support::{
@@ -421,6 +422,58 @@ fn settings_can_be_checked_and_printed() {
             "no {line:?} in {}",
             finished.stdout
         );
+    }
+}
+
+/// The check notes what it ignores, finds what is missing, and leaves nothing behind.
+#[test]
+fn a_check_names_what_is_ignored_and_what_is_missing() {
+    let directory = applications();
+    let check = |arguments: &[&str]| {
+        let arguments = [&["app:app", "--check-config"], arguments].concat();
+        command(&directory, &arguments)
+    };
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken = taken.local_addr().expect("its address").to_string();
+    let line = "--backlog 5 --http h11 --spew --access-log=access.log --error-logfile error.log \
+                --pidfile pid --spool-dir . --static /t=. --bind unix:socket --bind";
+    let arguments: Vec<&str> = line.split_whitespace().chain([&*taken]).collect();
+    let finished = run_with(&mut check(&arguments), b"");
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    let noted = ["`--backlog` has", "`--http` has", "`--spew` has", "loaded"];
+    for word in noted {
+        assert!(finished.stderr.contains(word), "{}", finished.stderr);
+    }
+    for name in ["access.log", "error.log", "pid", "socket"] {
+        assert!(!directory.path().join(name).exists(), "{name}");
+    }
+    for (arguments, words) in [
+        (
+            &["--bind", "foo:x"][..],
+            &["foo:x", "is not an address"][..],
+        ),
+        (&["--bind", "no.invalid:80"], &["resolve no.invalid"]),
+        (&["--bind", "unix:/nope/socket"], &["socket /nope/socket"]),
+        (&["--user", "no-such-user"], &["no user `no-such-user`"]),
+        (
+            &["--static", "/t=/nope"],
+            &["`/nope`", "--static /PATH=DIR"],
+        ),
+        (
+            &["--access-log=/nope/x"],
+            &["access log /nope/x", "check the path"],
+        ),
+        (&["--access-log=."], &["access log .: is a directory"]),
+        (&["--error-logfile", "/nope/x"], &["error log /nope/x"]),
+        (&["--pidfile", "/nope/x"], &["pidfile /nope/x"]),
+        (&["--pidfile", "app.py/x"], &["pidfile app.py/x: "]),
+        (&["--spool-dir", "/nope"], &["`/nope`", "--spool-dir DIR"]),
+        (
+            &["--reload", "--reload-dir", "/nope"],
+            &["`/nope`", "--reload-dir DIR"],
+        ),
+    ] {
+        expect_failure(&mut check(arguments), 78, words);
     }
 }
 

@@ -78,7 +78,7 @@ fn obey() -> Result<(), Failure> {
     }
     match plan {
         Plan::Serve(app, config) => serve(&app, &config),
-        Plan::Run(arguments, _) if arguments.only_checks() => check(&arguments),
+        Plan::Run(arguments, config) if arguments.only_checks() => check(&arguments, &config),
         Plan::Run(arguments, mut config) => run_application(&arguments, &mut config),
         Plan::Version(engine) => {
             console::version(engine);
@@ -140,12 +140,14 @@ fn serve(app: &App<Directory>, config: &ServerConfig) -> Result<(), Failure> {
     wait(&about, config, &server, None, signals).map(drop)
 }
 
-/// Checks the settings and the application, and says what it is.
-fn check(arguments: &RunArgs) -> Result<(), Failure> {
+/// Checks the settings and the application, and says what it is. A setting of another server that
+/// has no effect is noted, as in the banner.
+fn check(arguments: &RunArgs, config: &ServerConfig) -> Result<(), Failure> {
     if arguments.compat.print_config {
         console::print(&arguments.settled.lines);
     }
-    let found = arguments.check().map_err(Failure::Run)?;
+    config.notes.iter().for_each(messages::report);
+    let found = arguments.check(config).map_err(Failure::Run)?;
     let app = &arguments.app;
     messages::report(format_args!("`{app}` can be loaded: {found}"));
     Ok(())

@@ -3,6 +3,7 @@
 
 mod args;
 mod attach;
+mod check;
 mod class;
 mod compat;
 mod convert;
@@ -250,16 +251,6 @@ impl RunArgs {
     /// Whether the program ends when it has checked, and perhaps printed, the settings.
     pub(crate) fn only_checks(&self) -> bool {
         self.compat.check_config || self.compat.print_config
-    }
-
-    /// Loads the application, as a check. Returns what it has turned out to be.
-    ///
-    /// # Errors
-    /// When that fails, always with the exit status 1, as in gunicorn.
-    pub(crate) fn check(&self) -> Result<String, RunError> {
-        let options = self.options(StdDuration::ZERO)?;
-        let found = coring::python::check(&options);
-        found.map_err(|error| RunError::Start(options.python, error))
     }
 
     /// Starts the workers for a server of `cores` cores. None if a signal has asked for the end

@@ -40,7 +40,7 @@ pub(crate) struct ProcessArgs {
 
     /// A file for the process id
     #[arg(long, env = "CORING_PIDFILE", value_name = "FILE")]
-    pidfile: Option<PathBuf>,
+    pub(super) pidfile: Option<PathBuf>,
 
     /// The name of the processes, for ps and top: the first 15 bytes, with /NUMBER for workers
     #[arg(long, env = "CORING_PROC_NAME", value_name = "NAME")]
@@ -49,7 +49,7 @@ pub(crate) struct ProcessArgs {
 
 /// A user, its group, and all groups that it is in.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Identity {
+pub(super) struct Identity {
     uid: u32,
     gid: u32,
     groups: Vec<u32>,
@@ -111,7 +111,10 @@ impl ProcessArgs {
     }
 
     /// The identity to take; none if it is the present one.
-    fn identity(&self) -> Result<Option<Identity>, String> {
+    ///
+    /// # Errors
+    /// When there is no such user or group.
+    pub(super) fn identity(&self) -> Result<Option<Identity>, String> {
         if !self.changes_user() {
             return Ok(None);
         }
