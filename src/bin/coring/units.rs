@@ -23,20 +23,28 @@ impl From<Duration> for std::time::Duration {
     }
 }
 
+impl Duration {
+    /// Parses a time of a flag where 0 means that there is no limit.
+    ///
+    /// # Errors
+    /// If it is no time, or too long.
+    pub(crate) fn unless_zero(text: &str) -> Result<Option<Self>, String> {
+        match scaled(text, DURATION_UNITS, 1000) {
+            Some(0) => Ok(None),
+            Some(ms) if ms <= DURATION_MAX_MS => Ok(Some(Self(ms))),
+            Some(_) => Err("must be at most a year (8760h)".to_owned()),
+            None => Err("expected a time such as 500ms, 10s, 2m, 1h or 10 (seconds)".to_owned()),
+        }
+    }
+}
+
 impl FromStr for Duration {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match scaled(text, DURATION_UNITS, 1000) {
-            Some(0) => Err(
-                "0 would close every connection at once; to disable the limit, give a \
-                            long time such as 24h"
-                    .to_owned(),
-            ),
-            Some(ms) if ms <= DURATION_MAX_MS => Ok(Self(ms)),
-            Some(_) => Err("must be at most a year (8760h)".to_owned()),
-            None => Err("expected a time such as 500ms, 10s, 2m, 1h or 10 (seconds)".to_owned()),
-        }
+        Self::unless_zero(text)?.ok_or_else(|| {
+            "must not be 0; to disable a limit, give a long time such as 24h".to_owned()
+        })
     }
 }
 
@@ -129,7 +137,7 @@ mod tests {
             assert!(error.contains(why), "{text}: {error}");
         };
         for text in ["0", "0ms", "0h"] {
-            check(text, "at once");
+            check(text, "must not be 0");
         }
         check("8761h", "a year");
         for text in [

@@ -57,17 +57,14 @@ pub(crate) struct LifeArgs {
 }
 
 /// The value of `--timeout`: none if there is no limit.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Timeout(pub(crate) Option<Duration>);
 
 impl FromStr for Timeout {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "0" | "0s" => Ok(Self(None)),
-            text => text.parse().map(|time| Self(Some(time))),
-        }
+        Duration::unless_zero(text).map(Self)
     }
 }
 
@@ -86,5 +83,19 @@ impl LifeArgs {
         options.workers_lifetime = self.workers_lifetime.map(Into::into);
         options.workers_max_rss = self.workers_max_rss.map(|size| size.0);
         options.retry_safe = self.retry_safe;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zero_means_never_in_every_unit() {
+        for text in ["0", "0s", "0ms", "0m", "00", "0H"] {
+            assert_eq!(text.parse(), Ok(Timeout(None)), "{text}");
+        }
+        assert_eq!("30".parse(), Ok(Timeout(Some(Duration(30_000)))));
+        assert!("soon".parse::<Timeout>().is_err());
     }
 }

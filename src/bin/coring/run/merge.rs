@@ -140,7 +140,7 @@ impl<'a> Merge<'a> {
                         }
                     }
                 };
-                self.take(row, &value, source)?;
+                self.take(row, flag.name, &value, source)?;
             }
         }
         Ok(())
@@ -232,7 +232,8 @@ impl<'a> Merge<'a> {
                 name: &name,
                 is_file: false,
             };
-            self.take(row, &value, source)?;
+            let shown = row.flags.last().map_or(row.name, |flag| flag.name);
+            self.take(row, shown, &value, source)?;
         }
         if let Some(app) = variable("UVICORN_APP") {
             self.app(app, "UVICORN_APP");
@@ -278,7 +279,7 @@ impl<'a> Merge<'a> {
             match (row.map(|row| row.name), value) {
                 (Some("wsgi_app"), Value::Text(app)) => self.app(app.clone(), location),
                 (Some("config"), _) | (None, _) => {}
-                (Some(_), value) => self.take(row.expect("is some"), value, source)?,
+                (Some(name), value) => self.take(row.expect("is some"), name, value, source)?,
             }
         }
         self.end_source(location);
@@ -329,24 +330,27 @@ impl<'a> Merge<'a> {
         }
     }
 
-    /// Follows a setting of a source.
-    fn take(&mut self, row: &Row, value: &Value, source: Source<'_>) -> Result<(), SettingsError> {
+    /// Follows a setting of a source, which has it as `shown`.
+    fn take(
+        &mut self,
+        row: &Row,
+        shown: &str,
+        value: &Value,
+        source: Source<'_>,
+    ) -> Result<(), SettingsError> {
         let error = |line: String| match source.is_file {
             true => SettingsError::File(line),
             false => SettingsError::Usage(line),
-        };
-        let shown = match (source.is_file, row.flags.last()) {
-            (false, Some(flag)) => flag.name,
-            _ => row.name,
         };
         let note = |text: &str| format!("{}: `{shown}` {text}", source.name);
         match row.tier {
             Tier::Notice if convert::is_default(row, value) => {}
             Tier::Notice => {
-                let reason = row.text;
-                self.settled
-                    .notes
-                    .push(note(&format!("has no effect: {reason}")));
+                let note = note(&format!("has no effect: {}", row.text));
+                // A flag of both tables is taken twice.
+                if !self.settled.notes.contains(&note) {
+                    self.settled.notes.push(note);
+                }
             }
             Tier::Refused if convert::is_default(row, value) => {}
             Tier::Refused => return Err(error(note(&format!("is refused: {}", row.text)))),

@@ -131,7 +131,7 @@ pub(crate) fn parse(
 /// The error of a word that is left over after `run APP`, if it is that.
 fn second_application(error: clap::Error, arguments: &[OsString]) -> SettingsError {
     let left_over = match error.get(ContextKind::InvalidArg) {
-        Some(ContextValue::String(word)) if !word.starts_with('-') => word,
+        Some(ContextValue::String(word)) if word == "-" || !word.starts_with('-') => word,
         _ => return error.into(),
     };
     let is_run = arguments.iter().skip(1).any(|word| word == "run");
@@ -139,10 +139,11 @@ fn second_application(error: clap::Error, arguments: &[OsString]) -> SettingsErr
         return error.into();
     }
     let word = left_over.trim_matches('\'');
-    SettingsError::Usage(format!(
-        "`{word}` would be a second application; give one. A value of --access-log stands after an \
-         equals sign"
-    ))
+    let cure = format!("value of --access-log stands after an equals sign: --access-log={word}");
+    SettingsError::Usage(match word {
+        "-" => format!("a {cure}"),
+        _ => format!("`{word}` would be a second application; give one. A {cure}"),
+    })
 }
 
 /// The last one of a flag counts, but a class of workers is more than a number.
