@@ -82,7 +82,7 @@ fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
     let found = (host, port).to_socket_addrs();
     let found = found.map_err(|error| match host.split_once('%') {
         Some((_, zone)) => format!("{host} is no address of an interface {zone}: {error}"),
-        None => format!("cannot resolve {host}: {error}"),
+        None => format!("cannot resolve {host}: {error}; check the name, or give an address"),
     });
     // Those of IPv4 first, because they are more often the ones that a client uses.
     let (v4, v6): (Vec<_>, Vec<_>) = found?.partition(SocketAddr::is_ipv4);

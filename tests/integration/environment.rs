@@ -80,6 +80,25 @@ fn the_banner_names_unknown_variables_and_the_limit_of_connections() {
 }
 
 #[test]
+fn a_number_that_is_none_is_explained() {
+    for (arguments, reason) in [
+        (["--cores", "0"], "expected a whole number, 1 or more"),
+        (
+            ["--max-connections", "x"],
+            "expected a whole number, 0 or more",
+        ),
+        (
+            ["--max-fields", "257"],
+            "expected a whole number from 1 to 256",
+        ),
+    ] {
+        let finished = run_with(&mut coring(&arguments), b"");
+        assert_eq!(finished.code, Some(2), "{}", finished.stderr);
+        assert!(finished.stderr.contains(reason), "{}", finished.stderr);
+    }
+}
+
+#[test]
 fn flags_of_other_servers_get_an_answer_with_the_right_one() {
     let directory = TempDir::new();
     let path = directory.path().to_str().expect("a path in UTF-8");
@@ -88,12 +107,18 @@ fn flags_of_other_servers_get_an_answer_with_the_right_one() {
         (&["serve", "-p", "8000"], "--bind 127.0.0.1:PORT"),
         (&["serve", "--directory", "x"], "coring serve DIR"),
         (&["8000"], "coring --bind 127.0.0.1:8000"),
+        (&["-w", "4", "main:app"], "application: coring run APP"),
+        (&["--threads", "4"], "application: coring run APP"),
         (&[path], &format!("coring serve {path}")),
     ] {
         let finished = run_with(&mut coring(arguments), b"");
         assert_eq!(finished.code, Some(2), "{}", finished.stderr);
         assert!(finished.stderr.contains(hint), "{}", finished.stderr);
     }
+    let finished = run_with(&mut coring(&["serve", "--prot", "80"]), b"");
+    let text = &finished.stderr;
+    let is_plain = text.contains("'--prot'") && !text.contains("-- --prot");
+    assert!(is_plain, "{text}");
     let finished = run_with(coring(&["serve", "8000"]).current_dir(path), b"");
     assert_eq!(finished.code, Some(78), "{}", finished.stderr);
     let hint = "for a port: coring serve --bind";

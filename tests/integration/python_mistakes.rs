@@ -313,6 +313,7 @@ fn wrong_flags_are_explained() {
             "auto, sync, gthread, gevent and asgi",
         ),
         (&["good.py", "-w", "0"], "invalid value '0' for '--workers"),
+        (&["good.py", "-w", "x"], "a whole number, 1 or more"),
         (&[], "coring run APP"),
     ] {
         let finished = run_with(&mut run_in(&directory, arguments), b"");

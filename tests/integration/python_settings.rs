@@ -385,6 +385,10 @@ fn command_lines_that_coring_refuses_are_explained() {
     let two = ["app:app", "-k", "sync", "--worker-class=gthread"];
     expect_failure(&mut line(&two), 2, &["two classes of workers"]);
     let mut variable = line(&["app:app"]);
+    variable.env("UVICORN_PORT", "x");
+    let words = ["UVICORN_PORT: `--port` is `x`, which is no port"];
+    expect_failure(&mut variable, 2, &words);
+    let mut variable = line(&["app:app"]);
     variable.env("GUNICORN_CMD_ARGS", "--worker 2");
     expect_failure(
         &mut variable,

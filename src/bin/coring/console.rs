@@ -13,7 +13,7 @@ use clap::Command;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use coring::net::Address;
 use coring::process::copy_descriptor;
-use coring::{EngineChoice, Handle, messages};
+use coring::{Cores, EngineChoice, Handle, messages};
 use rustix::fs::OFlags;
 use rustix::stdio::dup2_stderr;
 
@@ -41,12 +41,21 @@ pub(crate) fn banner(about: &[(&str, String)], config: &ServerConfig, handle: &H
         true => row("engine", &"io_uring, hosted by glommio"),
         false => row("engine", &handle.engine()),
     }
-    row("cores", handle.cores());
+    row("cores", &cores(config, handle));
     row("clients", &clients(config, handle));
     for note in &config.notes {
         row("note", note);
     }
     messages::write(text);
+}
+
+/// How many cores are used, and why. The library knows only that it was told a number.
+fn cores(config: &ServerConfig, handle: &Handle) -> Cores {
+    let mut cores = handle.cores().clone();
+    if config.cores_are_of_workers {
+        cores.why = cores.why.replace("requested", "as many as Python workers");
+    }
+    cores
 }
 
 /// How many connections are allowed, and why.
@@ -78,16 +87,20 @@ pub(crate) fn stats(handle: &Handle) {
 }
 
 /// Prints a usage error of `command`.
-pub(crate) fn usage(error: &clap::Error, command: &Command) {
+pub(crate) fn usage(mut error: clap::Error, command: &Command) {
+    // A misspelt flag is no value, and its tip would be to pass it as one: `-- --prot`.
+    if error.kind() == ErrorKind::UnknownArgument {
+        error.remove(ContextKind::Suggested);
+    }
     let text = error.render();
     let mut text = match stderr_takes_colours() {
         true => text.ansi().to_string(),
         false => text.to_string(),
     };
-    if let Some((flag, variable)) = variables::blamed(command, error) {
+    if let Some((flag, variable)) = variables::blamed(command, &error) {
         text = text.replace(&flag, &variable);
     }
-    if let Some(hint) = hint(error) {
+    if let Some(hint) = hint(&error) {
         text.push_str(&hint);
         text.push('\n');
     }
@@ -114,6 +127,9 @@ fn hint(error: &clap::Error) -> Option<String> {
         }
         port if port.parse::<u16>().is_ok() => {
             format!("To listen on port {port}: coring --bind 127.0.0.1:{port}")
+        }
+        "-w" | "--workers" | "-k" | "--worker-class" | "--threads" => {
+            "To run a Python application: coring run APP".to_owned()
         }
         app if app.ends_with(".py") || app.contains(':') => {
             format!("To run a Python application: coring run {app}")

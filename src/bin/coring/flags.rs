@@ -2,17 +2,16 @@
 //! help. It does not know how a flag affects the server; `plan` does.
 
 use std::convert::Infallible;
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use ::http::HeaderValue;
 use clap::builder::FalseyValueParser;
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, value_parser};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use coring::Files;
 
 use crate::run::{self, RunArgs};
-use crate::units::{Duration, Size};
+use crate::units::{Duration, Size, number};
 
 /// An HTTP server on io_uring: one worker per core, one coroutine per connection
 #[derive(Debug, Parser)]
@@ -79,7 +78,7 @@ pub(crate) struct Respond {
 
     /// The status of the response, 200 to 599
     #[arg(long, env = "CORING_STATUS", value_name = "N", default_value_t = 200)]
-    #[arg(value_parser = value_parser!(u16).range(200..=599))]
+    #[arg(value_parser = number(200_u16..=599))]
     pub(crate) status: u16,
 
     /// The Content-Type of the response
@@ -104,7 +103,8 @@ pub(crate) struct ListenArgs {
 
     /// Run at most N workers, one per core [default: one for each core that this process may use]
     #[arg(long, global = true, env = "CORING_CORES", value_name = "N")]
-    pub(crate) cores: Option<NonZeroUsize>,
+    #[arg(value_parser = number(1_usize..))]
+    pub(crate) cores: Option<usize>,
 
     /// Pin each worker to a core. auto: only if every core that this process may use has a worker
     #[arg(long, global = true, env = "CORING_PIN", value_name = "WHEN")]
@@ -200,7 +200,7 @@ pub(crate) struct SizeArgs {
 
     /// Most header fields of a request, 1 to 256. More get a 431
     #[arg(long, global = true, env = "CORING_MAX_FIELDS", value_name = "N")]
-    #[arg(default_value_t = limits().fields_max, value_parser = value_parser!(u16).range(1..=256))]
+    #[arg(default_value_t = limits().fields_max, value_parser = number(1_u16..=256))]
     pub(crate) max_fields: u16,
 
     /// Largest request body. A larger one gets a 413. 0: unlimited [default: 16m; run: 0]
@@ -210,6 +210,7 @@ pub(crate) struct SizeArgs {
     /// Most connections at a time. More get a 503. 0: as many as the limit of open files allows
     #[arg(long, global = true, env = "CORING_MAX_CONNECTIONS", value_name = "N")]
     #[arg(default_value_t = limits().connections_max.unwrap_or(0))]
+    #[arg(value_parser = number(0_usize..))]
     pub(crate) max_connections: usize,
 
     /// Memory of each worker for received bytes until they are consumed or sent, at least 2m
@@ -386,7 +387,7 @@ mod tests {
             let flags = parse(line).expect(line);
             assert!(matches!(flags.command, Some(Command::Echo)), "{line}");
             assert_eq!(flags.listen.bind, [":1", ":2"], "{line}");
-            assert_eq!(flags.listen.cores.map(NonZeroUsize::get), Some(2), "{line}");
+            assert_eq!(flags.listen.cores, Some(2), "{line}");
         }
     }
 

@@ -54,12 +54,13 @@ fn main() -> ExitCode {
     match obey() {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            match &failure {
+            let exit_code = failure.exit_code();
+            match failure {
                 Failure::Flags(error) => console::usage(error, &Flags::command()),
                 Failure::Run(error) if error.is_reported() => {}
                 _ => messages::report(format_args!("error: {failure}")),
             }
-            failure.exit_code()
+            exit_code
         }
     }
 }

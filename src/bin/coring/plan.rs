@@ -1,7 +1,6 @@
 //! Turns flags and environment into a plan. The function is pure: it does not know how a plan is
 //! carried out, or whether this machine allows it.
 
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use ::http::StatusCode;
@@ -29,6 +28,8 @@ pub(crate) struct ServerConfig {
     /// As typed; the library parses them.
     pub(crate) addresses: Vec<String>,
     pub(crate) cores: Option<usize>,
+    /// The number of Python workers has decided that.
+    pub(crate) cores_are_of_workers: bool,
     pub(crate) pin: Pin,
     pub(crate) engine: EngineChoice,
     /// The workers are guests of glommio's executors.
@@ -54,17 +55,7 @@ pub(crate) struct ServerConfig {
 /// # Errors
 /// Fails if a value is out of bounds, with one line that has the cure.
 pub(crate) fn plan(flags: Flags, port: Option<&str>, on_terminal: bool) -> Result<Plan, String> {
-    let engine = match flags.listen.engine {
-        flags::Engine::Auto => EngineChoice::Auto,
-        flags::Engine::Uring => EngineChoice::Uring,
-        flags::Engine::Epoll => EngineChoice::Epoll,
-        flags::Engine::Glommio if cfg!(feature = "glommio") => EngineChoice::Uring,
-        flags::Engine::Glommio => {
-            let message = "--engine glommio needs a coring with the feature glommio: build it with \
-                           cargo build --release --features glommio";
-            return Err(message.to_owned());
-        }
-    };
+    let engine = engine(flags.listen.engine)?;
     let in_glommio = flags.listen.engine == flags::Engine::Glommio;
     let mut flags = flags;
     let command = flags.command.take();
@@ -72,7 +63,8 @@ pub(crate) fn plan(flags: Flags, port: Option<&str>, on_terminal: bool) -> Resul
         return Ok(Plan::Version(engine));
     }
     let mut limits = limits(&flags)?;
-    let mut cores = flags.listen.cores.map(NonZeroUsize::get);
+    let mut cores = flags.listen.cores;
+    let cores_are_of_workers = cores.is_none() && matches!(command, Some(Command::Run(_)));
     let mut error_log = None;
     let mut notes = notes(&limits, flags.sizes.max_body.is_some());
     if let Some(Command::Run(run)) = &command {
@@ -97,6 +89,7 @@ pub(crate) fn plan(flags: Flags, port: Option<&str>, on_terminal: bool) -> Resul
     let config = Box::new(ServerConfig {
         addresses: addresses(flags.listen.bind, port)?,
         cores,
+        cores_are_of_workers,
         pin: match flags.listen.pin {
             flags::Pin::Auto => Pin::Auto,
             flags::Pin::Always => Pin::Always,
@@ -121,6 +114,20 @@ pub(crate) fn plan(flags: Flags, port: Option<&str>, on_terminal: bool) -> Resul
         None | Some(Command::Version) => App::Site,
     };
     Ok(Plan::Serve(app, config))
+}
+
+fn engine(wanted: flags::Engine) -> Result<EngineChoice, String> {
+    match wanted {
+        flags::Engine::Auto => Ok(EngineChoice::Auto),
+        flags::Engine::Uring => Ok(EngineChoice::Uring),
+        flags::Engine::Epoll => Ok(EngineChoice::Epoll),
+        flags::Engine::Glommio if cfg!(feature = "glommio") => Ok(EngineChoice::Uring),
+        flags::Engine::Glommio => {
+            let message = "--engine glommio needs a coring with the feature glommio: build it with \
+                           cargo build --release --features glommio";
+            Err(message.to_owned())
+        }
+    }
 }
 
 /// `--bind` or `CORING_BIND` takes precedence over `PORT`. The default is a loopback address, which

@@ -1,6 +1,8 @@
-//! Times and sizes in the form that flags have: `500ms`, `2m`, `16k`. It does not know which flags.
+//! Times, sizes and numbers in the form that flags have: `500ms`, `2m`, `16k`, `4`. It does not
+//! know which flags.
 
 use std::fmt;
+use std::ops::{Bound, RangeBounds};
 use std::str::FromStr;
 
 /// The time of a flag, in milliseconds. A parsed one is not zero.
@@ -90,6 +92,30 @@ const DURATION_UNITS: Units = &[("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_6
 const SIZE_UNITS: Units = &[("k", 1 << 10), ("m", 1 << 20), ("g", 1 << 30)];
 const DURATION_MAX_MS: u64 = 365 * 24 * 3_600_000;
 
+/// A parser of whole numbers in `range`, for clap.
+pub(crate) fn number<T>(
+    range: impl RangeBounds<T> + Clone + Send + Sync + 'static,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static
+where
+    T: FromStr + PartialOrd + fmt::Display,
+{
+    move |text| {
+        let parsed = text.parse().ok();
+        let is_too_large =
+            parsed.is_none() && !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let number = parsed.filter(|number| range.contains(number));
+        number.ok_or_else(|| match (range.start_bound(), range.end_bound()) {
+            (Bound::Included(least), Bound::Included(most)) => {
+                format!("expected a whole number from {least} to {most}")
+            }
+            (Bound::Included(least), _) if !is_too_large => {
+                format!("expected a whole number, {least} or more")
+            }
+            _ => "the number is too large".to_owned(),
+        })
+    }
+}
+
 /// Parses a whole number with a unit. `bare` is the factor of a number without a unit.
 fn scaled(text: &str, units: Units, bare: u64) -> Option<u64> {
     let end = text
@@ -172,6 +198,28 @@ mod tests {
         for text in ["", "k", "-1", "1.5m", "16 k", "16kb", "1t", &overflow] {
             let error = text.parse::<Size>().expect_err(text);
             assert!(error.contains("number of bytes"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn numbers_out_of_bounds_are_explained() {
+        let check = |parsed: Result<u32, String>, expected: Result<u32, &str>| {
+            assert_eq!(
+                parsed.as_ref().map_err(String::as_str),
+                expected.as_ref().map_err(|e| *e)
+            );
+        };
+        check(number(1..)("7"), Ok(7));
+        check(number(0..)("0"), Ok(0));
+        for text in ["0", "x", "", "-1", "1.5"] {
+            check(number(1..)(text), Err("expected a whole number, 1 or more"));
+        }
+        check(number(1..)("4294967296"), Err("the number is too large"));
+        for text in ["0", "257", "x", "99999999999"] {
+            check(
+                number(1..=256)(text),
+                Err("expected a whole number from 1 to 256"),
+            );
         }
     }
 }

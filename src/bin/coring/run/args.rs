@@ -13,7 +13,7 @@ use super::log::LogArgs;
 use super::privileges::ProcessArgs;
 use super::proxy::ProxyArgs;
 use super::settings::Settled;
-use crate::units::{Duration, Size};
+use crate::units::{Duration, Size, number};
 
 /// The arguments of `run`.
 #[derive(Debug, Args)]
@@ -34,17 +34,17 @@ pub(crate) struct RunArgs {
         value_name = "N",
         default_value = "1"
     )]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(value_parser = number(1_u32..))]
     pub(crate) workers: u32,
 
     /// Threads of each worker of the class gthread [default: 8]
     #[arg(long, env = "CORING_THREADS", value_name = "N")]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=256))]
+    #[arg(value_parser = number(1_u32..=256))]
     pub(crate) threads: Option<u32>,
 
     /// Requests that each worker of the class gevent runs at a time
     #[arg(long, env = "CORING_WORKER_CONNECTIONS", value_name = "N")]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..), default_value = "1000")]
+    #[arg(value_parser = number(1_u32..), default_value = "1000")]
     pub(crate) worker_connections: u32,
 
     /// How workers run the application: auto, sync, gthread, gevent or asgi. auto: asgi for an ASGI
@@ -116,6 +116,7 @@ pub(crate) struct RunArgs {
 
     /// Requests that may wait for a free thread. More get 503
     #[arg(long, env = "CORING_QUEUE", value_name = "N", default_value_t = 1024)]
+    #[arg(value_parser = number(0_usize..))]
     pub(crate) queue: usize,
 
     /// How long a request may wait for a free thread. Then it gets 503

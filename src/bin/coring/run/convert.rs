@@ -63,7 +63,10 @@ pub(crate) fn effect(row: &Row, value: &Value, place: &mut Place) -> Result<Effe
             return Err("has no value of a simple kind".to_owned());
         }
         ("host", _) => &mut place.host,
-        ("port", _) => &mut place.port,
+        ("port", _) => {
+            port(value)?;
+            &mut place.port
+        }
         ("uds", _) => &mut place.uds,
         _ => {
             let (value, remark) = in_form(row, value)?;
@@ -72,6 +75,12 @@ pub(crate) fn effect(row: &Row, value: &Value, place: &mut Place) -> Result<Effe
     };
     given.get_or_insert_with(|| one(value));
     Ok(Effect::Nothing)
+}
+
+fn port(value: &Value) -> Result<(), String> {
+    let is_port = whole(value).is_ok_and(|port| port <= u16::MAX.into());
+    let invalid = || format!("is `{}`, which is no port: 0 to 65535", one(value));
+    is_port.then_some(()).ok_or_else(invalid)
 }
 
 /// A value in the form of coring's flag, and what the operator should know of that.

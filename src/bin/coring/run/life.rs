@@ -8,7 +8,7 @@ use clap::Args;
 use clap::builder::FalseyValueParser;
 use coring::python::Options;
 
-use crate::units::{Duration, Size};
+use crate::units::{Duration, Size, number};
 
 /// The least that a start may take if `--timeout` is given: a loaded machine starts Python slowly.
 const START_MIN: StdDuration = StdDuration::from_secs(30);
@@ -35,11 +35,12 @@ pub(crate) struct LifeArgs {
         value_name = "N",
         default_value_t = 0
     )]
+    #[arg(value_parser = number(0_u32..))]
     pub(crate) max_requests: u32,
 
     /// Let each worker have up to N more requests, by chance
     #[arg(long, env = "CORING_MAX_REQUESTS_JITTER", value_name = "N")]
-    #[arg(default_value_t = 0)]
+    #[arg(default_value_t = 0, value_parser = number(0_u32..))]
     pub(crate) max_requests_jitter: u32,
 
     /// Replace a worker after so long

@@ -128,7 +128,8 @@ pub(crate) fn parse(
     }
 }
 
-/// The error of a word that is left over after `run APP`, if it is that.
+/// The error of a word that is left over after `run APP`, if it is that: another application, or a
+/// value that an equals sign does not tie to its flag.
 fn second_application(error: clap::Error, arguments: &[OsString]) -> SettingsError {
     let left_over = match error.get(ContextKind::InvalidArg) {
         Some(ContextValue::String(word)) if word == "-" || !word.starts_with('-') => word,
