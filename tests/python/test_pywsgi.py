@@ -211,6 +211,24 @@ class Threads(Case):
         process.communicate()
         self.await_end(pid)
 
+    def test_the_end_of_this_process_is_no_error_of_coring(self):
+        process = self.start(
+            """
+            server = WSGIServer(("127.0.0.1", 0), app, log=None)
+            server.start()
+            assert get(server)
+            print(server._process.pid, flush=True)
+            server.serve_forever()
+            """
+        )
+        process.stdout.readline()
+        process.terminate()
+        # The errors end with coring, which has the same standard error.
+        errors = process.communicate(timeout=60)[1]
+        self.assertEqual(process.returncode, -signal.SIGTERM, errors)
+        line = "coring: the program that started coring has ended; coring ends, too\n"
+        self.assertEqual(errors, line)
+
     def test_the_end_of_coring_is_an_error(self):
         self.run_script(
             """

@@ -212,7 +212,7 @@ fn run_application(arguments: &RunArgs, config: &mut ServerConfig) -> Result<(),
     };
     workers.stop(drain_timeout.saturating_sub(spent).max(WORKERS_END));
     match ended?.get() {
-        None if arguments.attach.is_given() => Err(Failure::Run(RunError::WorkerEnded)),
+        None if arguments.attach.is_given() => Err(Failure::Run(arguments.attach.error())),
         _ => Ok(()),
     }
 }

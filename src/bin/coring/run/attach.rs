@@ -5,14 +5,20 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::exit;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use clap::Args;
 use coring::Handle;
+use coring::messages::{flush, report};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, getppid, pidfd_open};
 
 use super::{Application, RunError};
+use crate::LAST_MESSAGES;
+
+/// How long a process may take to end when its sockets are closed.
+const END: Duration = Duration::from_secs(1);
 
 /// The argument that `coring.pywsgi` gives. It is not for users.
 #[derive(Debug, Args)]
@@ -47,9 +53,18 @@ impl AttachArgs {
             .spawn(move || {
                 let mut polled = [PollFd::new(&process, PollFlags::IN)];
                 while poll(&mut polled, None) == Err(Errno::INTR) {}
+                report("the program that started coring has ended; coring ends, too");
+                flush(LAST_MESSAGES);
                 exit(0);
             })?;
         stdin().as_fd().try_clone_to_owned().map(Some)
+    }
+
+    /// The error of the process that serves no longer, though it goes on. If it is ending, so does
+    /// this process meanwhile, without an error.
+    pub(crate) fn error(&self) -> RunError {
+        thread::sleep(END);
+        RunError::WorkerEnded
     }
 }
 
