@@ -422,11 +422,15 @@ fn settings_can_be_checked_and_printed() {
     let mut print = command(&directory, &arguments);
     print
         .env("CORING_QUEUE", "7")
+        .env("FORWARDED_ALLOW_IPS", "10.0.0.1")
         .env("GUNICORN_CMD_ARGS", "--limit-request-line 999");
     let finished = run_with(&mut print, b"");
     assert_eq!(finished.code, Some(0), "{}", finished.stderr);
     for line in [
         "app = app:app # the command line",
+        "bind = 127.0.0.1:8000 # the default",
+        "forwarded_allow_ips = 10.0.0.1 # FORWARDED_ALLOW_IPS",
+        "forwarder_headers = SCRIPT_NAME,PATH_INFO # the default",
         "env = A=1,B=2 # conf.py",
         "idle_timeout = 9s # the command line",
         "max_target = 999 # GUNICORN_CMD_ARGS",
@@ -506,6 +510,9 @@ fn values_are_read_as_gunicorn_reads_them() {
     let expected = "config=none.py forwarded_allow_ips= forwarder_headers= umask=0xFF";
     let variables = [("GUNICORN_CMD_ARGS", "--config none.py")];
     expect_settings(&directory, "app:app", &variables, expected);
+    let port = [("PORT", "81")];
+    let expected = "bind=0.0.0.0:81 forwarded_allow_ips=127.0.0.1,::1";
+    expect_settings(&directory, "app:app", &port, expected);
 }
 
 #[test]

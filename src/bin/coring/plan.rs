@@ -132,7 +132,10 @@ fn engine(wanted: flags::Engine) -> Result<EngineChoice, String> {
 
 /// `--bind` or `CORING_BIND` takes precedence over `PORT`. The default is a loopback address, which
 /// other machines cannot reach.
-fn addresses(bind: Vec<String>, port: Option<&str>) -> Result<Vec<String>, String> {
+///
+/// # Errors
+/// When `PORT` is no port.
+pub(crate) fn addresses(bind: Vec<String>, port: Option<&str>) -> Result<Vec<String>, String> {
     match port {
         _ if !bind.is_empty() => Ok(bind),
         None | Some("") => Ok(vec!["127.0.0.1:8000".to_owned()]),

@@ -86,13 +86,9 @@ impl ProxyArgs {
 
     /// The proxies. gunicorn refuses names; uvicorn takes whatever is no address for one.
     fn trusted(&self, profile: &Profile) -> Result<TrustedPeers, String> {
-        let variable = || Some(env::var_os(ALLOW_IPS)?.to_string_lossy().into_owned());
-        let (source, list) = match &self.forwarded_allow_ips {
-            Some(list) => ("--forwarded-allow-ips", Some(list.clone())),
-            None => (ALLOW_IPS, variable()),
-        };
-        let Some(list) = list else {
-            return Ok(TrustedPeers::default());
+        let (list, source) = match &self.forwarded_allow_ips {
+            Some(list) => (list.clone(), "--forwarded-allow-ips"),
+            None => default_proxies(),
         };
         let is_strict = match self.proxy_compat {
             Compat::Auto => *profile != Profile::ByInterface,
@@ -115,6 +111,14 @@ impl ProxyArgs {
                  for it, but X-Forwarded-For may have it"
             )
         })
+    }
+}
+
+/// The list of proxies where the flag gives none, and its source.
+pub(super) fn default_proxies() -> (String, &'static str) {
+    match env::var_os(ALLOW_IPS) {
+        Some(list) => (list.to_string_lossy().into_owned(), ALLOW_IPS),
+        None => ("127.0.0.1,::1".to_owned(), "the default"),
     }
 }
 
