@@ -264,6 +264,9 @@ fn signals_reopen_the_access_log() {
         assert_eq!(server.stop().code, Some(0));
         fs::remove_dir(&log).expect("an empty directory");
     }
+    let without = Coring::start(&[]);
+    without.signal(Signal::USR1);
+    reports(&without, "SIGUSR1: there is no access log file");
 }
 
 #[test]

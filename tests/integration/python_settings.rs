@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::process::Command;
 
 use crate::support::{
-    Coring, Finished, PYTHON, TempDir, coring, eventually, get, python_with_tools, run_with,
+    Coring, Finished, PYTHON, TempDir, coring, eventually, get, python_with_tools, report, run_with,
 };
 
 const APP: &str = "\
@@ -269,6 +269,21 @@ fn the_names_of_uvicorn_work() {
     ];
     from_variables.envs(variables).env("UVICORN_WORKERS", "2");
     assert_has(&banner_of(from_variables), &["asgi:app (asgi3", "2 × asgi"]);
+}
+
+#[test]
+fn the_banner_says_why_there_are_so_few_cores() {
+    if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
+        return report("not tested: more cores than workers, which needs two");
+    }
+    let directory = applications();
+    for (flags, why) in [
+        (&[][..], "cores   1 (as many as Python workers, of "),
+        (&["--cores=1"], "cores   1 (requested, of "),
+    ] {
+        let arguments = [&["app:app", "-b", "127.0.0.1:0"], flags].concat();
+        assert_has(&banner_of(command(&directory, &arguments)), &[why]);
+    }
 }
 
 /// uvicorn logs requests, gunicorn does not, and what the operator gives counts in any case.

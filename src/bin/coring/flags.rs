@@ -378,6 +378,19 @@ mod tests {
         }
     }
 
+    /// clap would break it, and lose its columns.
+    #[test]
+    fn no_line_below_the_flags_is_too_wide() {
+        let mut command = Flags::command();
+        command.build();
+        let commands = [&command].into_iter().chain(command.get_subcommands());
+        for text in commands.flat_map(|command| command.get_after_help()) {
+            for line in text.to_string().lines() {
+                assert!(line.len() <= 80, "{line}");
+            }
+        }
+    }
+
     #[test]
     fn shared_flags_stand_before_or_after_the_command() {
         for line in [

@@ -25,6 +25,7 @@ use app::{App, Directory, DirectoryError};
 use flags::{Command, Flags};
 use plan::{Plan, ServerConfig};
 use run::{RunArgs, RunError, SettingsError, Unread};
+use signals::Logs;
 
 /// How long the process waits at its end until the last messages are written.
 const LAST_MESSAGES: Duration = Duration::from_secs(1);
@@ -265,8 +266,8 @@ fn wait(
     signals: Signals,
 ) -> Result<Arc<OnceLock<Instant>>, Failure> {
     let limit = config.drain_timeout;
-    let error_log = config.error_log.clone();
-    let drain = signals::handle(signals, server.clone(), application, limit, error_log);
+    let logs = Logs::new(&config.access_log, config.error_log.clone());
+    let drain = signals::handle(signals, server.clone(), application, limit, logs);
     let drain = drain.map_err(Failure::Signals)?;
     // Only now: nothing that follows keeps the server from serving.
     if !about.is_empty() {

@@ -3,13 +3,13 @@
 //! workers.
 
 use std::io::{self, IsTerminal};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Instant;
 
 use coring::messages::report;
-use coring::{Handle, unblock_signals};
+use coring::{AccessLog, Handle, unblock_signals};
 use signal_hook::consts::{
     SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2, SIGWINCH,
     SIGXFSZ,
@@ -62,7 +62,7 @@ pub(crate) fn handle(
     server: Handle,
     application: Runs,
     limit: Duration,
-    error_log: Option<PathBuf>,
+    logs: Logs,
 ) -> io::Result<Arc<OnceLock<Instant>>> {
     let drain: Arc<OnceLock<Instant>> = Arc::default();
     let began = drain.clone();
@@ -70,7 +70,7 @@ pub(crate) fn handle(
         let mut ending = Ending::default();
         for signal in signals.forever() {
             let application = application.as_ref();
-            if act(signal, Some(&server), application, error_log.as_deref()) {
+            if act(signal, Some(&server), application, &logs) {
                 continue;
             }
             let now = Instant::now();
@@ -136,22 +136,21 @@ pub(crate) fn act(
     signal: i32,
     server: Option<&Handle>,
     application: Option<&Arc<Application>>,
-    error_log: Option<&Path>,
+    logs: &Logs,
 ) -> bool {
     match (signal, application) {
         (SIGTERM | SIGINT | SIGQUIT, _) => return false,
         (SIGHUP, Some(application)) => {
-            reopen_logs(server, error_log);
+            logs.reopen(server);
             application.reload();
         }
         (SIGHUP, None) => {
-            reopen_logs(server, error_log);
-            report("SIGHUP: the access log is opened anew; there is no configuration to reload");
+            let logs = logs.reopen(server);
+            report(format_args!(
+                "SIGHUP: {logs}; there is no configuration to reload"
+            ));
         }
-        (SIGUSR1, _) => {
-            reopen_logs(server, error_log);
-            report("SIGUSR1: the access log is opened anew");
-        }
+        (SIGUSR1, _) => report(format_args!("SIGUSR1: {}", logs.reopen(server))),
         (SIGUSR2, _) => report(
             "SIGUSR2: ignored, because coring does not start a successor of itself; let the \
              service manager restart it, or send SIGHUP to load an application anew",
@@ -170,17 +169,39 @@ pub(crate) fn act(
     true
 }
 
-fn reopen_logs(server: Option<&Handle>, error_log: Option<&Path>) {
-    if let Some(server) = server {
-        server.reopen_access_log();
+/// The logs that are files, which signals open anew.
+#[derive(Debug)]
+pub(crate) struct Logs {
+    has_access_log: bool,
+    error_log: Option<PathBuf>,
+}
+
+impl Logs {
+    pub(crate) fn new(access_log: &AccessLog, error_log: Option<PathBuf>) -> Self {
+        Self {
+            has_access_log: matches!(access_log, AccessLog::File(_)),
+            error_log,
+        }
     }
-    if let Some(path) = error_log
-        && let Err(error) = console::redirect(path, true)
-    {
-        let path = path.display();
-        report(format_args!(
-            "the error log {path} cannot be opened anew: {error}; the old file goes on"
-        ));
+
+    /// Opens them anew. Returns what has been done.
+    fn reopen(&self, server: Option<&Handle>) -> &'static str {
+        if let Some(server) = server {
+            server.reopen_access_log();
+        }
+        if let Some(path) = &self.error_log
+            && let Err(error) = console::redirect(path, true)
+        {
+            let path = path.display();
+            report(format_args!(
+                "the error log {path} cannot be opened anew: {error}; the old file goes on"
+            ));
+        }
+        match (self.has_access_log, &self.error_log) {
+            (true, _) => "the access log is opened anew",
+            (false, Some(_)) => "the error log is opened anew",
+            (false, None) => "there is no access log file",
+        }
     }
 }
 

@@ -42,7 +42,7 @@ use crate::EX_CONFIG;
 use crate::app::DirectoryError;
 use crate::flags::AccessLog;
 use crate::plan::ServerConfig;
-use crate::signals;
+use crate::signals::{self, Logs};
 use crate::units::Size;
 pub(crate) use args::RunArgs;
 use args::{Calls, Mount};
@@ -271,11 +271,12 @@ impl RunArgs {
         let workers = Workers::begin(options, cores).map_err(failed)?;
         let application = Application::new(workers, self, drain_timeout, read);
         let application = Arc::new(application);
-        let error_log = self.compat.error_log();
+        // The server opens the access log when it starts.
+        let logs = Logs::new(&coring::AccessLog::Off, self.compat.error_log());
         let mut late = Some(Instant::now() + LONG_START);
         while !application.workers.wait(SIGNAL_CHECK).map_err(failed)? {
             for signal in signals.pending() {
-                if !signals::act(signal, None, Some(&application), error_log.as_deref()) {
+                if !signals::act(signal, None, Some(&application), &logs) {
                     return Ok(None);
                 }
             }
