@@ -136,7 +136,12 @@ fn read_variables(path: &Path) -> Result<Vec<(String, String)>, String> {
             continue;
         }
         let invalid = || format!("line {} is not NAME=VALUE", index + 1);
-        let (name, value) = line.split_once('=').ok_or_else(invalid)?;
+        let parts = line
+            .split_once('=')
+            .map(|(name, value)| (name.trim(), value));
+        let (name, value) = parts
+            .filter(|(name, _)| !name.is_empty())
+            .ok_or_else(invalid)?;
         let value = value.trim();
         let quoted = ['"', '\''].into_iter().find_map(|quote| {
             let inner = value.strip_prefix(quote)?;
@@ -144,7 +149,7 @@ fn read_variables(path: &Path) -> Result<Vec<(String, String)>, String> {
         });
         let plain = value.split(" #").next().unwrap_or_default().trim_end();
         let value = quoted.unwrap_or(plain).to_owned();
-        variables.push((name.trim().to_owned(), value));
+        variables.push((name.to_owned(), value));
     }
     Ok(variables)
 }
@@ -168,9 +173,11 @@ mod tests {
         ];
         let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));
         assert_eq!(variables, expected);
-        std::fs::write(&path, "A=1\nnonsense\n").expect("a file");
-        let error = read_variables(&path).expect_err("has no value");
-        assert_eq!(error, "line 2 is not NAME=VALUE");
+        for line in ["nonsense", "=x", "export  = x"] {
+            std::fs::write(&path, format!("A=1\n{line}\n")).expect("a file");
+            let error = read_variables(&path).expect_err(line);
+            assert_eq!(error, "line 2 is not NAME=VALUE", "{line}");
+        }
         std::fs::remove_file(path).expect("our file");
     }
 }

@@ -198,14 +198,20 @@ fn whole(value: &Value) -> Result<u64, String> {
         value => one(value),
     };
     let digits = text.trim().to_lowercase();
-    let mut bases = [("0x", 16), ("0o", 8), ("0b", 2), ("", 10)].into_iter();
-    let based = bases.find_map(|(prefix, base)| Some((digits.strip_prefix(prefix)?, base)));
-    let (digits, base) = based.expect("the last prefix is empty");
-    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let (whole, fraction) = digits.split_once('.').unwrap_or((&digits, ""));
     let is_number = fraction.bytes().all(|byte| byte.is_ascii_digit());
-    let number = u64::from_str_radix(whole, base).ok();
-    let number = number.filter(|_| is_number && !whole.starts_with('+'));
+    let number = with_base(whole, &[("0x", 16), ("0o", 8), ("0b", 2), ("", 10)]);
+    let number = number.filter(|_| is_number);
     number.ok_or_else(|| format!("is `{text}`, which is no whole number"))
+}
+
+/// A number without a sign, in the base of the first prefix that it has.
+pub(super) fn with_base(text: &str, bases: &[(&str, u32)]) -> Option<u64> {
+    let mut bases = bases.iter();
+    let (digits, base) =
+        bases.find_map(|(prefix, base)| Some((text.strip_prefix(prefix)?, base)))?;
+    let number = u64::from_str_radix(digits, *base).ok();
+    number.filter(|_| !digits.starts_with('+'))
 }
 
 #[cfg(test)]

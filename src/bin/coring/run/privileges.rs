@@ -15,6 +15,7 @@ use rustix::process::{getegid, geteuid, umask};
 use rustix::thread::set_name;
 
 use super::RunError;
+use super::convert::with_base;
 use super::pidfile::Pidfile;
 
 /// The user, the groups and the names of the process.
@@ -220,17 +221,13 @@ fn give_log(path: &Path, uid: u32, gid: u32) -> io::Result<()> {
 
 /// A mask as gunicorn reads it: octal with a leading 0 or 0o, hexadecimal with 0x, else decimal.
 fn mask(text: &str) -> Result<u32, String> {
-    let mut bases = [("0x", 16), ("0o", 8), ("0", 8), ("", 10)].into_iter();
-    let based = bases.find_map(|(prefix, base)| Some((text.strip_prefix(prefix)?, base)));
-    let number = match based {
-        Some(("", 8)) if text == "0" => Ok(0),
-        Some((digits, base)) => u32::from_str_radix(digits, base),
-        None => text.parse(),
+    let number = match text {
+        "0" => Some(0),
+        text => with_base(text, &[("0x", 16), ("0o", 8), ("0", 8), ("", 10)]),
     };
-    match number {
-        Ok(mask) if mask <= 0o777 => Ok(mask),
-        _ => Err("give it as an octal number up to 0777, as in 027".to_owned()),
-    }
+    let mask = number.and_then(|number| number.try_into().ok());
+    mask.filter(|mask| *mask <= 0o777)
+        .ok_or_else(|| "give it as an octal number up to 0777, as in 027".to_owned())
 }
 
 #[cfg(test)]
@@ -301,7 +298,7 @@ mod tests {
         ] {
             assert_eq!(mask(text), Ok(expected), "{text}");
         }
-        for text in ["", "-1", "08", "01000", "0x", "rwx"] {
+        for text in ["", "-1", "+7", "0+7", "08", "01000", "0x", "rwx"] {
             assert!(mask(text).is_err(), "{text}");
         }
     }
