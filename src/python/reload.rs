@@ -9,7 +9,7 @@ use ::http::header::CACHE_CONTROL;
 use ::http::{HeaderValue, StatusCode};
 
 use super::options::Options;
-use crate::service::Response;
+use crate::service::{Escaped, Response};
 use crate::task::time::sleep;
 
 /// The path of the page. All others are the application's.
@@ -76,7 +76,7 @@ impl Newest {
                     let text = format!(
                         "<h1>The newest code does not run</h1>\n\
                          <p>coring tries again when a file is saved.</p>\n<pre>{}</pre>\n",
-                        escaped(&reason)
+                        Escaped(&reason)
                     );
                     return Some(page(StatusCode::INTERNAL_SERVER_ERROR, &text));
                 }
@@ -93,19 +93,6 @@ fn page(status: StatusCode, text: &str) -> Response {
     Response::html(format!("{head}{text}"))
         .with_status(status)
         .with_header(CACHE_CONTROL, HeaderValue::from_static("no-store"))
-}
-
-fn escaped(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            other => escaped.push(other),
-        }
-    }
-    escaped
 }
 
 /// The directories whose files are watched: those of the options, or that of the application, from
@@ -136,11 +123,6 @@ pub(super) fn directories(options: &Options) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn tags_in_a_reason_are_text() {
-        assert_eq!(escaped("<module> & <x>"), "&lt;module&gt; &amp; &lt;x&gt;");
-    }
 
     #[test]
     fn the_directory_of_the_application_is_watched() {

@@ -11,6 +11,7 @@ mod content;
 mod factory;
 mod file_body;
 mod files;
+mod html;
 mod methods;
 mod optional_box;
 mod part_queue;
@@ -34,6 +35,7 @@ pub(crate) use file_body::BodyPart;
 pub use files::Files;
 #[cfg(feature = "sim")]
 pub use files::{Relative, with_slash};
+pub(crate) use html::Escaped;
 pub use request::Request;
 pub use request_builder::{InvalidRequest, RequestBuilder};
 pub use response::{NextResponse, Response};
