@@ -28,6 +28,7 @@ DEPLOY = Path(__file__).resolve().parents[1]
 KUSTOMIZE = DEPLOY / "kustomize"
 SITE = KUSTOMIZE / "base" / "site"
 UNIT = DEPLOY / "systemd" / "coring.service"
+DROP_IN = DEPLOY / "systemd" / "python.conf"
 FLASK = "overlays/flask"
 PLACES = ["base", "overlays/io_uring", FLASK]
 # The oldest version has the sleep action of preStop.
@@ -137,8 +138,8 @@ def memory_needed(flags, cores):
     return cores * (received + cached) + connected + python + REST_BYTES
 
 
-def unit_settings():
-    lines = UNIT.read_text(encoding="utf-8").splitlines()
+def unit_settings(file=UNIT):
+    lines = file.read_text(encoding="utf-8").splitlines()
     return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
 
 
@@ -402,25 +403,36 @@ class Flags(unittest.TestCase):
             texts.append((DEPLOY / "container" / file).read_text(encoding="utf-8"))
             self.check(texts, help_text(command))
         self.check([UNIT.read_text(encoding="utf-8")], help_text())
+        self.check([DROP_IN.read_text(encoding="utf-8")], help_text("run"))
 
 
 class Unit(unittest.TestCase):
-    def analyze(self, *arguments):
+    def copy(self, file, program, place):
+        """Copies the unit or its drop-in to a place, with CORING in the place of the program."""
+        text = file.read_text(encoding="utf-8")
+        self.assertIn(f"={program} ", text)
+        place.parent.mkdir(exist_ok=True)
+        place.write_text(text.replace(program, CORING), encoding="utf-8")
+
+    def analyze(self, *arguments, has_drop_in=False):
         """Runs systemd-analyze on a copy of the unit that starts CORING."""
         with tempfile.TemporaryDirectory() as folder:
             copied = Path(folder, UNIT.name)
-            text = UNIT.read_text(encoding="utf-8")
-            self.assertIn("=/usr/local/bin/coring ", text)
-            copied.write_text(text.replace("/usr/local/bin/coring", CORING), encoding="utf-8")
+            self.copy(UNIT, "/usr/local/bin/coring", copied)
+            if has_drop_in:
+                place = Path(folder, f"{UNIT.name}.d", DROP_IN.name)
+                self.copy(DROP_IN, "/srv/shop/.venv/bin/coring", place)
             return run("systemd-analyze", "--no-pager", *arguments, str(copied))
 
     def test_unit_is_valid(self):
-        self.assertEqual(self.analyze("verify"), "")
+        for has_drop_in in (False, True):
+            self.assertEqual(self.analyze("verify", has_drop_in=has_drop_in), "")
 
     def test_exposure_is_low(self):
-        output = self.analyze("security", "--offline=true")
-        exposure = float(re.search(r"Overall exposure level for \S+: ([\d.]+)", output)[1])
-        self.assertLessEqual(exposure, EXPOSURE_MAX)
+        for has_drop_in in (False, True):
+            output = self.analyze("security", "--offline=true", has_drop_in=has_drop_in)
+            exposure = float(re.search(r"Overall exposure level for \S+: ([\d.]+)", output)[1])
+            self.assertLessEqual(exposure, EXPOSURE_MAX)
 
     def test_stop_timeout_covers_the_drain(self):
         settings = unit_settings()
@@ -429,10 +441,11 @@ class Unit(unittest.TestCase):
         self.assertEqual(settings["KillSignal"], "SIGTERM")
 
     def test_statuses_without_restart_are_documented(self):
-        statuses = set(unit_settings()["RestartPreventExitStatus"].split())
-        listed = re.findall(r"^  (\d+) +\S", run(CORING, "--help"), re.MULTILINE)
-        self.assertLessEqual(statuses, set(listed))
-        self.assertNotIn("1", statuses)
+        for file, command in [(UNIT, []), (DROP_IN, ["run"])]:
+            statuses = set(unit_settings(file)["RestartPreventExitStatus"].split())
+            listed = re.findall(r"^  (\d+) +\S", run(CORING, *command, "--help"), re.MULTILINE)
+            self.assertLessEqual(statuses, set(listed))
+            self.assertNotIn("1", statuses)
 
 
 if __name__ == "__main__":
