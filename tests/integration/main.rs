@@ -31,6 +31,7 @@ mod malformed_requests;
 mod panics;
 mod python_access_log;
 mod python_applications;
+mod python_check;
 mod python_forwarded;
 mod python_hooks;
 mod python_kills;
