@@ -223,12 +223,12 @@ fn executors(placement: PoolPlacement, places: Arc<Places>) -> Result<PoolThread
         .map_err(failed)
 }
 
-/// Waits until `count` seats are taken. Returns false if the threads end before: a thread that could
-/// not make its executor drops its share of the places, and the last one their sender.
+/// Waits until `count` seats are taken. Returns false if the threads end before: a thread that
+/// could not make its executor drops its share of the places, and the last one their sender.
 ///
-/// An executor may fall asleep before it has run anything, for the reason that [`Alarms`] tells, and
-/// has no timer yet that could wake it. So `again` starts another one, if one is late. The first of
-/// the two takes the seat.
+/// An executor may fall asleep before it has run anything, for the reason that [`Alarms`] tells,
+/// and has no timer yet that could wake it. So `again` starts another one, if one is late. The first
+/// of the two takes the seat.
 fn all_started(
     count: usize,
     starts: &Receiver<Result<()>>,
@@ -416,8 +416,8 @@ mod tests {
         }
     }
 
-    /// As glommio may fall asleep again, one more wake-up would not be enough. Nor would some more
-    /// that come at the same time, because the thread had no processor until then.
+    /// As glommio may fall asleep again, one more wake-up would not be enough. Some more that come
+    /// at the same time would not be either: the thread had no processor until then.
     #[test]
     fn a_task_that_was_woken_but_did_not_run_is_woken_again() {
         const STALL: Duration = Duration::from_millis(500);
