@@ -5,6 +5,7 @@ pub mod body;
 mod chunk_line;
 pub mod codec;
 mod codings;
+mod connection_options;
 pub mod encode;
 mod encode_request;
 pub mod parse;

@@ -7,6 +7,7 @@ use std::mem::MaybeUninit;
 use ::http::Method;
 
 use super::codings::Codings;
+use super::connection_options::ConnectionOptions;
 use super::request_line::{check_request_line, read_method, split_line};
 use crate::http::field::{find, is_host, tokens};
 use crate::http::target::is_host_value;
@@ -244,7 +245,7 @@ fn finish(
     head.target = target;
     head.fields = Span::new(line_end + 2, len - 2);
     head.host = summary.host;
-    flags.keeps_alive = summary.keeps_alive(version);
+    flags.keeps_alive = summary.connection.keeps_alive(version);
     flags.expects_continue = summary.expects_continue;
     Ok(Some((len, framing)))
 }
@@ -323,8 +324,7 @@ struct HeadSummary {
     codings: Codings,
     has_content_type: bool,
     expects_continue: bool,
-    wants_close: bool,
-    wants_keep_alive: bool,
+    connection: ConnectionOptions,
 }
 
 impl HeadSummary {
@@ -355,12 +355,7 @@ impl HeadSummary {
                     self.expects_continue = true;
                 }
             }
-            10 if is("connection") => {
-                for option in tokens(value) {
-                    self.wants_close |= option.eq_ignore_ascii_case(b"close");
-                    self.wants_keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
-                }
-            }
+            10 if is("connection") => self.connection.add(value),
             12 if is("content-type") => {
                 let is_second = std::mem::replace(&mut self.has_content_type, true);
                 if is_second {
@@ -405,14 +400,6 @@ impl HeadSummary {
             None | Some(0) => Ok(Framing::None),
             Some(length) if limits.is_body_too_large(length) => Err(Fault::BodyTooLarge),
             Some(length) => Ok(Framing::Length(length)),
-        }
-    }
-
-    /// Whether the connection may persist after this request (RFC 9112 §9.3).
-    fn keeps_alive(&self, version: Version) -> bool {
-        match version {
-            Version::Http10 => self.wants_keep_alive && !self.wants_close,
-            Version::Http11 => !self.wants_close,
         }
     }
 }

@@ -5,9 +5,10 @@ use std::mem::MaybeUninit;
 
 use ::http::StatusCode;
 
+use super::connection_options::ConnectionOptions;
 use super::encode::ResponseFraming;
 use super::parse::{FIELDS_MAX, MessageLimits, has_empty_line, read_length};
-use crate::http::field::{Fields, tokens};
+use crate::http::field::Fields;
 use crate::http::{Fault, Span, Version};
 
 /// A response's head, as spans of the bytes that it was parsed from.
@@ -141,7 +142,7 @@ fn parse_whole(window: &[u8], limits: &MessageLimits, is_head: bool) -> Result<P
         },
         len,
         framing,
-        keeps_alive: summary.keeps_alive(version),
+        keeps_alive: summary.connection.keeps_alive(version),
     })
 }
 
@@ -160,17 +161,13 @@ fn fault_of(error: httparse::Error) -> Fault {
 struct Summary {
     length: Option<u64>,
     has_coding: bool,
-    wants_close: bool,
-    wants_keep_alive: bool,
+    connection: ConnectionOptions,
 }
 
 impl Summary {
     fn add(&mut self, name: &str, value: &[u8]) -> Result<(), Fault> {
         if name.eq_ignore_ascii_case("connection") {
-            for option in tokens(value) {
-                self.wants_close |= option.eq_ignore_ascii_case(b"close");
-                self.wants_keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
-            }
+            self.connection.add(value);
         } else if name.eq_ignore_ascii_case("content-length") {
             let first = self.length.replace(read_length(value)?);
             if first.is_some() {
@@ -195,13 +192,6 @@ impl Summary {
             (false, Some(0)) => Ok(ResponseFraming::None),
             (false, Some(length)) if limits.is_body_too_large(length) => Err(Fault::BodyTooLarge),
             (false, Some(length)) => Ok(ResponseFraming::Length(length)),
-        }
-    }
-
-    fn keeps_alive(&self, version: Version) -> bool {
-        match version {
-            Version::Http10 => self.wants_keep_alive && !self.wants_close,
-            Version::Http11 => !self.wants_close,
         }
     }
 }
