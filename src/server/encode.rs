@@ -30,18 +30,16 @@ impl Connection {
     /// Encodes an interim response (1xx), unless the client speaks HTTP/1.0, which has none.
     pub(super) fn encode_interim(&mut self, response: &Response) {
         let (shared, http) = (&self.shared, &mut self.http);
+        if !http.has_interim_responses() {
+            return;
+        }
         let head = head_of(response);
         let mut date = shared.date.borrow_mut();
-        let mut is_sent = false;
         let send_queue = &mut self.transport.send_queue;
         send_queue.write_with(&shared.pool, head.head_bytes_max(), |out| {
-            let head_len = http.encode_head(&head, date.now(), out);
-            is_sent = head_len > 0;
-            head_len
+            http.encode_head(&head, date.now(), out)
         });
-        if is_sent {
-            shared.metrics.responses_1xx.add(1);
-        }
+        shared.metrics.responses_1xx.add(1);
     }
 
     /// Encodes a response whose whole body is in memory or in the file cache. A small body in

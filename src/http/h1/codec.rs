@@ -210,10 +210,8 @@ impl Codec {
     /// Whether the head of a final response can still be sent.
     #[must_use]
     pub fn can_respond(&self) -> bool {
-        matches!(
-            self.exchange.responder(),
-            PartyState::Idle | PartyState::Head
-        )
+        let responder = self.exchange.responder();
+        matches!(responder, PartyState::Idle | PartyState::Head)
     }
 
     /// Whether the client waits for `100 Continue` and has not begun to send the body.
@@ -230,6 +228,12 @@ impl Codec {
         self.exchange.proceed();
         self.exchange.step(Party::Responder, Step::Interim);
         b"HTTP/1.1 100 Continue\r\n\r\n"
+    }
+
+    /// Whether the version of the request has interim responses (1xx).
+    #[must_use]
+    pub fn has_interim_responses(&self) -> bool {
+        self.version != Version::Http10
     }
 
     /// Encodes the head of a response to the start of `out` and returns its length.
@@ -255,7 +259,7 @@ impl Codec {
         F: Clone + IntoIterator<Item = (&'f HeaderName, &'f HeaderValue)>,
     {
         let is_interim = response.status.is_informational();
-        if is_interim && self.version == Version::Http10 {
+        if is_interim && !self.has_interim_responses() {
             return 0;
         }
         let mut head = HeadWriter::new(&mut *out);

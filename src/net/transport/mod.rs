@@ -409,6 +409,7 @@ impl Transport {
         let continues =
             self.sends_file && matches!(&outgoing, Outgoing::File(file) if file.head.is_none());
         self.sends_file = matches!(outgoing, Outgoing::File(_));
+        debug_assert!(outgoing.len() > 0, "nothing to send");
         self.send_bytes = u32::try_from(outgoing.len()).expect("a send is smaller than 4 GiB");
         if let Some(deadlines) = &mut self.deadlines {
             deadlines.send_started(continues);
