@@ -9,10 +9,11 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use crate::rt::{self, JoinError, Outcome, catch_outcome, catch_panic};
+use crate::sys::lock::lock;
 
 /// The most threads of one worker's pool, and so the most disk accesses at a time. If as many calls
 /// never return (because a file server is gone), the worker can run no further blocking tasks.
@@ -186,10 +187,6 @@ impl fmt::Debug for BlockingPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BlockingPool").finish_non_exhaustive()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -9,10 +9,11 @@ use std::future::poll_fn;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 
 use crate::engine::{Blocking, blocking};
+use crate::sys::lock::lock;
 
 /// The entries that one job of a blocking thread reads.
 const BATCH: usize = 64;
@@ -186,7 +187,7 @@ impl ReadDir {
             };
             let reading = self.reading.get_or_insert_with(|| {
                 let unread = unread.clone();
-                blocking(move || batch(&mut unread.lock().unwrap_or_else(PoisonError::into_inner)))
+                blocking(move || batch(&mut lock(&unread)))
             });
             let read = ready!(Pin::new(reading).poll(context));
             self.reading = None;

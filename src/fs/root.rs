@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{self, Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 #[cfg(not(feature = "sim"))]
 use rustix::fs::openat2;
@@ -18,6 +18,7 @@ use crate::engine::blocking;
 #[cfg(feature = "sim")]
 use crate::sim::openat2;
 use crate::sys::limits::is_reserved_descriptor;
+use crate::sys::lock::lock;
 
 /// How often a name is resolved at most, if openat2(2) fails with `EAGAIN`: another process renamed
 /// a directory meanwhile, so the kernel cannot be sure that a `..` stayed beneath the root.
@@ -210,11 +211,7 @@ impl Root {
             Some(errno) => Err(errno),
             None => Ok(self.0.metadata.identity()),
         };
-        let mut path_target = self
-            .0
-            .path_target
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut path_target = lock(&self.0.path_target);
         std::mem::replace(&mut *path_target, now) != now
     }
 }

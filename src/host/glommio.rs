@@ -24,7 +24,7 @@ use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
@@ -40,6 +40,7 @@ use crate::engine::{EngineChoice, Guest, Turned};
 use crate::server::{Builder, Cores, Error, Handle, Result, Seat};
 use crate::service::{Service, ServiceFactory};
 use crate::sys::glommio::counter;
+use crate::sys::lock::lock;
 
 /// Within this time glommio lets another queue run, if the guest always has something to do.
 const LATENCY: Duration = Duration::from_millis(1);
@@ -119,7 +120,7 @@ struct Reported {
 
 impl Reported {
     fn host(&self) -> MutexGuard<'_, Waker> {
-        self.host.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.host)
     }
 }
 
@@ -211,7 +212,7 @@ struct Places {
 
 impl Places {
     fn seats(&self) -> MutexGuard<'_, Vec<Seat>> {
-        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.seats)
     }
 }
 

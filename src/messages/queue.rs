@@ -7,6 +7,8 @@ use std::mem;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use crate::sys::lock::lock;
+
 /// The largest number of queued messages.
 const MESSAGES_MAX: usize = 1024;
 /// The largest total size of the queued messages, in bytes. An empty queue accepts a message of any
@@ -48,8 +50,7 @@ impl Queue {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, QueueState> {
-        // A panic under the lock leaves no inconsistent state, so a poisoned lock can be used.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Queues a message, or counts it as lost if the queue is full. Returns whether all earlier

@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard};
 
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{
@@ -18,6 +18,7 @@ use rustix::process::{
 
 use super::marshal::Marshal;
 use super::options::Options;
+use crate::sys::lock::lock;
 
 /// The name and the source of a module in `python/_coring`.
 macro_rules! module {
@@ -209,7 +210,7 @@ impl Drop for Launched {
 /// The processes that were started here. While this is held none is started.
 pub(super) fn launched() -> MutexGuard<'static, HashSet<Pid>> {
     static LAUNCHED: LazyLock<Mutex<HashSet<Pid>>> = LazyLock::new(Mutex::default);
-    LAUNCHED.lock().unwrap_or_else(PoisonError::into_inner)
+    lock(&LAUNCHED)
 }
 
 fn set_flags(descriptors: [&OwnedFd; 2], flags: FdFlags) -> io::Result<()> {

@@ -1,8 +1,8 @@
 //! What `--reload` shows: whether the newest code of the application runs, and if not, why.
 
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use ::http::header::CACHE_CONTROL;
@@ -10,6 +10,7 @@ use ::http::{HeaderValue, StatusCode};
 
 use super::options::Options;
 use crate::service::{Escaped, Response};
+use crate::sys::lock::lock;
 use crate::task::time::sleep;
 
 /// The path of the page. All others are the application's.
@@ -45,11 +46,11 @@ impl Newest {
     }
 
     pub(super) fn set(&self, state: State) {
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+        *lock(&self.state) = state;
     }
 
     fn state(&self) -> State {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = lock(&self.state);
         state.clone()
     }
 

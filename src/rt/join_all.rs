@@ -8,11 +8,12 @@ use std::fmt;
 use std::mem;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Wake, Waker};
 
 use super::foreign::{drop_waker, wake};
 use super::waker::ClonedWaker;
+use crate::sys::lock::lock;
 
 /// The futures of a group.
 const GROUP: usize = 32;
@@ -53,7 +54,7 @@ struct Woken {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Woken> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

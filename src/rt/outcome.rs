@@ -1,13 +1,14 @@
 //! The outcome of work on another thread, and the future that waits for it.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use super::foreign::{drop_waker, wake};
 use super::join::JoinError;
 use super::opaque::opaque;
 use super::waker::ClonedWaker;
+use crate::sys::lock::lock;
 
 /// Makes a future for an outcome, and the other end, which sets it on any thread.
 pub fn outcome<T>() -> (OutcomeSetter<T>, Outcome<T>) {
@@ -97,10 +98,6 @@ impl<T> Drop for Outcome<T> {
         let waiter = lock(&self.0).waiter.take();
         waiter.into_iter().for_each(drop_waker);
     }
-}
-
-fn lock<T>(slot: &Mutex<OutcomeSlot<T>>) -> MutexGuard<'_, OutcomeSlot<T>> {
-    slot.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 opaque!(OutcomeSetter, Outcome);

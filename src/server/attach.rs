@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, ThreadId};
 
 use super::Result;
@@ -11,6 +11,7 @@ use super::control::{Control, Phase};
 use super::error::{Error, ErrorKind};
 use super::worker::{WorkerPlan, serve_and_drain};
 use crate::engine::{Guest, HostedWorker, Selected};
+use crate::sys::lock::lock;
 use crate::sys::signals::block_write_signals;
 
 /// The threads on which workers of one server run.
@@ -67,7 +68,7 @@ impl Seat {
     }
 
     fn place(&self) -> MutexGuard<'_, Option<Place>> {
-        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.place)
     }
 
     /// Where the host reports why its worker failed: [`Handle::wait`](crate::Handle::wait) returns
@@ -144,7 +145,7 @@ impl AttachedEnd {
     fn begin(&mut self) {
         let thread = thread::current().id();
         self.thread = Some(thread);
-        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut threads = lock(&self.threads);
         threads.push(thread);
     }
 }
@@ -154,7 +155,7 @@ impl Drop for AttachedEnd {
         if !self.control.has_reached(Phase::Draining) {
             self.control.enter(Phase::Stopping);
         }
-        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut threads = lock(&self.threads);
         let ours = threads
             .iter()
             .position(|thread| Some(*thread) == self.thread);

@@ -1,9 +1,11 @@
 //! The phase of a server. Any thread advances it; the workers wait for it.
 
 use std::future::poll_fn;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::task::{Poll, Waker};
+
+use crate::sys::lock::lock;
 
 /// The phases of a server, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,7 +37,7 @@ impl Control {
     /// Enters `phase`, unless the server is already in it or in a later one.
     pub(crate) fn enter(&self, phase: Phase) {
         self.phase.fetch_max(phase as u8, Ordering::SeqCst);
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = lock(&self.waiting);
         waiting.drain(..).for_each(Waker::wake);
     }
 
@@ -50,7 +52,7 @@ impl Control {
             if self.has_reached(phase) {
                 return Poll::Ready(());
             }
-            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut waiting = lock(&self.waiting);
             if !waiting.iter().any(|waker| waker.will_wake(context.waker())) {
                 waiting.push(context.waker().clone());
             }

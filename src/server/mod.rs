@@ -22,7 +22,7 @@ pub mod testing;
 mod worker;
 
 use std::sync::mpsc::Receiver;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 pub use crate::sys::cores::{Cores, Pin};
@@ -36,6 +36,7 @@ use crate::engine::Selected;
 use crate::metrics::WorkerMetrics;
 use crate::net::{Address, SocketFile};
 use crate::rt::drop_panic_payload;
+use crate::sys::lock::lock;
 use access_log::{LogThread, Reopening};
 use attach::WorkerThreads;
 pub(crate) use control::{Control, Phase};
@@ -178,10 +179,7 @@ impl HandleState {
                            thread";
             return Err(Error::new(ErrorKind::Runtime, message));
         }
-        let mut run_state = self
-            .run_state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut run_state = lock(&self.run_state);
         if let RunState::Running(running) = &mut *run_state {
             let outcome = running.finish();
             *run_state = RunState::Ended(outcome);
@@ -194,7 +192,7 @@ impl HandleState {
 
     /// Whether the calling thread is that of one of the workers.
     fn runs_worker_here(&self) -> bool {
-        let workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        let workers = lock(&self.workers);
         workers.contains(&thread::current().id())
     }
 }
@@ -203,11 +201,8 @@ impl Drop for HandleState {
     fn drop(&mut self) {
         self.control.enter(Phase::Stopping);
         let runs_worker_here = self.runs_worker_here();
-        let run_state = self
-            .run_state
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner);
-        let RunState::Running(running) = run_state else {
+        let mut run_state = lock(&self.run_state);
+        let RunState::Running(running) = &mut *run_state else {
             return;
         };
         // A seat that no thread has taken would never end.

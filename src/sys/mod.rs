@@ -7,6 +7,7 @@ pub mod file;
 pub mod glommio;
 pub mod kernel;
 pub mod limits;
+pub mod lock;
 pub mod mutants;
 pub mod output;
 pub mod port;

@@ -3,7 +3,7 @@
 use std::io;
 use std::panic::resume_unwind;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Context, Poll};
 use std::thread;
 
@@ -14,6 +14,7 @@ use crate::rt::{
     spawn_detached, spawn_joined,
 };
 use crate::sys::cores::{Cores, Pin as PinCores};
+use crate::sys::lock::lock;
 
 /// A worker, as coroutines of other workers and other threads know it. It may have ended.
 #[derive(Debug, Clone)]
@@ -186,7 +187,7 @@ struct Member(Arc<Mutex<Running>>);
 
 impl Drop for Member {
     fn drop(&mut self) {
-        let mut running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = lock(&self.0);
         running.count -= 1;
         let setters = match running.count {
             0 => std::mem::take(&mut running.setters),

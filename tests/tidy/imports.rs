@@ -125,7 +125,14 @@ const ABSENT: &[(Rooms, &[&str], &str)] = &[
     ),
     (
         Rooms::In(&["sys"]),
-        &["thread_local", "OnceLock", "LazyLock", "Mutex", "RefCell"],
+        &[
+            "thread_local",
+            "OnceLock",
+            "LazyLock",
+            "Mutex::new",
+            "Mutex::default",
+            "RefCell",
+        ],
         "no state: return the value and let the caller keep it",
     ),
     (

@@ -17,7 +17,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,7 @@ use super::watch::Watcher;
 use crate::messages;
 use crate::net::{Events, Polling};
 use crate::rt::{Event, either};
+use crate::sys::lock::lock;
 use crate::task::channel::between::Sender;
 use crate::task::run::run;
 use crate::task::spawn;
@@ -152,7 +153,7 @@ impl Supervisor {
     /// Waits until the start of the first worker has gone well or not, which is told once. None if
     /// that takes longer than `limit`.
     pub(super) fn first(&self, limit: Duration) -> Option<FirstOutcome> {
-        let first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = lock(&self.first);
         match first.recv_timeout(limit) {
             Ok(outcome) => Some(outcome),
             Err(mpsc::RecvTimeoutError::Timeout) => None,
@@ -166,11 +167,7 @@ impl Supervisor {
     /// call, which may come meanwhile, can only make the limit shorter, and does not wait.
     pub(super) fn stop(&self, limit: Duration) {
         self.command(Command::Stop(limit));
-        let thread = self
-            .thread
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let thread = lock(&self.thread).take();
         if let Some(thread) = thread {
             let _ = thread.join();
         }
@@ -178,7 +175,7 @@ impl Supervisor {
 
     /// Waits until the thread ends.
     pub(super) fn wait(&self) {
-        let alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+        let alive = lock(&self.alive);
         // Nothing is ever sent.
         let _ = alive.recv();
     }

@@ -13,12 +13,13 @@ use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::error::{Error, ErrorKind};
 use crate::messages::report;
 use crate::metrics::WorkerMetrics;
+use crate::sys::lock::lock;
 use crate::sys::signals::block_write_signals;
 use batch_writer::BatchWriter;
 pub use format::{AccessLogFormat, InvalidFormat};
@@ -81,7 +82,7 @@ impl Reopening {
         if self.is_due.swap(true, Ordering::Relaxed) {
             return;
         }
-        let batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
+        let batches = lock(&self.batches);
         if let Some(batches) = &*batches {
             let _ = batches.send(None);
         }
@@ -250,7 +251,7 @@ impl LogThread {
     pub(super) fn finish(self) {
         drop(self.batches);
         let sender = &self.reopening.batches;
-        drop(sender.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(lock(sender).take());
         let timeout = Duration::from_millis(LOG_THREAD_END_MS);
         if self.ended.recv_timeout(timeout) == Err(RecvTimeoutError::Timeout) {
             self.losses.is_over.store(true, Ordering::Relaxed);
