@@ -228,8 +228,8 @@ fn executors(placement: PoolPlacement, places: Arc<Places>) -> Result<PoolThread
 /// could not make its executor drops its share of the places, and the last one their sender.
 ///
 /// An executor may fall asleep before it has run anything, for the reason that [`Alarms`] tells,
-/// and has no timer yet that could wake it. So `again` starts another one, if one is late. The first
-/// of the two takes the seat.
+/// and has no timer yet that could wake it. So `again` starts another one, if one is late. The
+/// first of the two takes the seat.
 fn all_started(
     count: usize,
     starts: &Receiver<Result<()>>,
