@@ -210,15 +210,23 @@ class WSGIServer:
 
 
 def _status(process: subprocess.Popen[bytes]) -> int:
-    """Waits for the end of a process."""
-    if not _is_patched() and hasattr(os, "pidfd_open"):
+    """Waits for the end of a process.
+
+    A signal right before a wait does not interrupt it, and Python runs the handler only after the
+    wait: so each wait is short.
+    """
+    if _is_patched():
+        while True:
+            try:
+                return process.wait(1)
+            except subprocess.TimeoutExpired:
+                pass
+    if hasattr(os, "pidfd_open"):
         try:
             fd = os.pidfd_open(process.pid)
         except OSError:
             return process.wait()
         try:
-            # A signal right before a wait does not interrupt it, and Python runs the handler only
-            # after the wait: so each of them is short.
             polling = select.poll()
             polling.register(fd, select.POLLIN)
             while not polling.poll(1000):

@@ -479,6 +479,25 @@ class Greenlets(Threads):
     # There are no threads.
     test_a_thread_that_fails_ends_coring_alone = None
 
+    def test_an_interrupt_that_does_not_wake_the_hub_ends_it(self):
+        """As one that comes right before the hub waits."""
+        process = self.start(
+            """
+            import _thread
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            server = WSGIServer(("127.0.0.1", 0), app, log=None)
+            server.start()
+            sleep = monkey.get_original("time", "sleep")
+            def interrupt():
+                sleep(0.5)
+                _thread.interrupt_main()
+            monkey.get_original("_thread", "start_new_thread")(interrupt, ())
+            server.serve_forever()
+            """
+        )
+        self.addCleanup(process.kill)
+        self.assertIn("KeyboardInterrupt", process.communicate(timeout=60)[1])
+
     def test_requests_run_in_greenlets(self):
         self.run_script(
             """
