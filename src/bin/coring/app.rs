@@ -69,7 +69,7 @@ impl fmt::Display for DirectoryError {
                 "for a port: coring serve --bind 127.0.0.1:PORT".to_owned()
             }
             io::ErrorKind::NotFound => format!("create it, or name another: {given}"),
-            io::ErrorKind::NotADirectory => format!("name the directory that has it: {given}"),
+            io::ErrorKind::NotADirectory => format!("name the directory that contains it: {given}"),
             io::ErrorKind::PermissionDenied => "allow this user to use it".to_owned(),
             io::ErrorKind::Unsupported => {
                 "openat2 is needed; a seccomp filter may forbid it".to_owned()
