@@ -272,9 +272,14 @@ fn listings_are_shared_and_limited_by_memory() {
         };
         let same = together(vec!["/"; 100]).await;
         assert!(same.iter().all(|response| response.status() == 200));
-        let others = ["size", "time", "-name", "-size", "-time"];
-        let uris = others.map(|key| format!("/?sort={key}").leak() as &str);
-        let others = together(uris.to_vec()).await;
+        let others = together(vec![
+            "/?sort=size",
+            "/?sort=time",
+            "/?sort=-name",
+            "/?sort=-size",
+            "/?sort=-time",
+        ])
+        .await;
         let statuses = others.iter().map(|response| response.status().as_u16());
         let statuses: Vec<_> = statuses.collect();
         let made = statuses.iter().filter(|&&status| status == 200).count();
