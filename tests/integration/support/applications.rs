@@ -42,8 +42,10 @@ pub(crate) fn children(pid: u32) -> Vec<Pid> {
 
 /// The process that workers are forked from; none while there is none.
 pub(crate) fn zygote(pid: u32) -> Option<Pid> {
-    let mut children = all_children(pid).into_iter();
-    children.find(|child| name(*child) == ZYGOTE)
+    let children = all_children(pid).into_iter();
+    // A worker that it has just forked has its name for a moment.
+    let named = children.filter(|child| name(*child) == ZYGOTE);
+    named.min_by_key(|child| child.as_raw_nonzero())
 }
 
 /// The name of a process; none if it has gone.
