@@ -39,7 +39,7 @@ const SLOW_TRANSFER: &str =
     "this test took a transfer that the end of a drain cut off for a stuck one";
 
 #[test]
-fn what_once_found_a_bug_passes() {
+fn lives_that_once_failed_pass() {
     for &(seed, reason) in SEEDS {
         for guests in [false, true] {
             if let Err(what) = run_seed_with(seed, guests, false) {
