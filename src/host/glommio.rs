@@ -182,14 +182,14 @@ where
     let (handle, seats) = builder.engine(EngineChoice::Uring).attach_cores(factory)?;
     let count = seats.len();
     let (started, starts) = channel();
-    let places = Arc::new(Places {
-        seats: Mutex::new(seats),
+    let seats = Arc::new(Seats {
+        free: Mutex::new(seats),
         started,
     });
-    let late = Arc::downgrade(&places);
-    let pool = executors(placement(handle.cores()), places)?;
-    let again = || match late.upgrade().filter(|places| !places.seats().is_empty()) {
-        Some(places) => executors(PoolPlacement::Unbound(1), places).map(drop),
+    let late = Arc::downgrade(&seats);
+    let pool = executors(placement(handle.cores()), seats)?;
+    let again = || match late.upgrade().filter(|seats| !seats.free().is_empty()) {
+        Some(seats) => executors(PoolPlacement::Unbound(1), seats).map(drop),
         None => Ok(()),
     };
     if all_started(count, &starts, PATIENCE, again)? {
@@ -205,27 +205,27 @@ where
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The seats of a server. Each thread takes one, and tells so.
-struct Places {
-    seats: Mutex<Vec<Seat>>,
+struct Seats {
+    free: Mutex<Vec<Seat>>,
     started: Sender<Result<()>>,
 }
 
-impl Places {
-    fn seats(&self) -> MutexGuard<'_, Vec<Seat>> {
-        lock(&self.seats)
+impl Seats {
+    fn free(&self) -> MutexGuard<'_, Vec<Seat>> {
+        lock(&self.free)
     }
 }
 
 /// Starts executors of glommio's, which take the seats.
-fn executors(placement: PoolPlacement, places: Arc<Places>) -> Result<PoolThreadHandles<()>> {
+fn executors(placement: PoolPlacement, seats: Arc<Seats>) -> Result<PoolThreadHandles<()>> {
     LocalExecutorPoolBuilder::new(placement)
         .name("coring")
-        .on_all_shards(move || work(places))
+        .on_all_shards(move || work(seats))
         .map_err(failed)
 }
 
 /// Waits until `count` seats are taken. Returns false if the threads end before: a thread that
-/// could not make its executor drops its share of the places, and the last one their sender.
+/// could not make its executor drops its share of the seats, and the last one their sender.
 ///
 /// An executor may fall asleep before it has run anything, for the reason that [`Alarms`] tells,
 /// and has no timer yet that could wake it. So `again` starts another one, if one is late. The
@@ -251,8 +251,8 @@ fn all_started(
 }
 
 /// One worker, on its thread: takes a seat, tells so, and serves.
-async fn work(places: Arc<Places>) {
-    let seat = places.seats().pop();
+async fn work(seats: Arc<Seats>) {
+    let seat = seats.free().pop();
     // This thread was late, and another one has started in its place.
     let Some(seat) = seat else { return };
     let failures = seat.failures();
@@ -261,8 +261,8 @@ async fn work(places: Arc<Places>) {
         Err(error) => (None, Err(error)),
     };
     // Fails if the start has failed already.
-    let _ = places.started.send(outcome);
-    drop(places);
+    let _ = seats.started.send(outcome);
+    drop(seats);
     if let Some(guest) = guest
         && let Err(error) = in_queue(guest).await
         && let Some(failures) = failures
