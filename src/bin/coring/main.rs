@@ -213,7 +213,10 @@ fn run_application(arguments: &RunArgs, config: &mut ServerConfig) -> Result<(),
     };
     workers.stop(drain_timeout.saturating_sub(spent).max(WORKERS_END));
     match ended?.get() {
-        None if arguments.attach.is_given() => Err(Failure::Run(arguments.attach.error())),
+        None if arguments.attach.is_given() => {
+            run::wait_for_end();
+            Err(Failure::Run(RunError::WorkerEnded))
+        }
         _ => Ok(()),
     }
 }

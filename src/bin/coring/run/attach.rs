@@ -59,13 +59,12 @@ impl AttachArgs {
             })?;
         stdin().as_fd().try_clone_to_owned().map(Some)
     }
+}
 
-    /// The error of the process that serves no longer, though it goes on. If it is ending, so does
-    /// this process meanwhile, without an error.
-    pub(crate) fn error(&self) -> RunError {
-        thread::sleep(END);
-        RunError::WorkerEnded
-    }
+/// Lets the process that serves no longer end, because its sockets close a little before. If it
+/// ends, so does this process meanwhile, without an error.
+pub(crate) fn wait_for_end() {
+    thread::sleep(END);
 }
 
 /// Drains the server when the attached process serves no longer, though it goes on.

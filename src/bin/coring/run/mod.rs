@@ -46,7 +46,7 @@ use crate::signals::{self, Logs};
 use crate::units::Size;
 pub(crate) use args::RunArgs;
 use args::{Calls, Mount};
-pub(crate) use attach::end_with_worker;
+pub(crate) use attach::{end_with_worker, wait_for_end};
 use class::Class;
 use headers::WithHeaders;
 pub(crate) use log::{Format, format};
