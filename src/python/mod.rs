@@ -54,8 +54,8 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 
 use ::http::StatusCode;
 use ::http::header::RETRY_AFTER;
@@ -74,6 +74,7 @@ pub use workers::Workers;
 use crate::messages;
 use crate::rt::{draining, spawn_detached};
 use crate::service::{Request, Response, Service};
+use crate::sys::lock::lock;
 use crate::task::channel::between::Receiver;
 use body::{NotCollected, Spool};
 use forwarded::origin;
@@ -142,7 +143,7 @@ impl Python {
         self.link.get_or_init(|| {
             let place = self.ends.near.get(self.core);
             let place = place.expect("the pool was started for fewer cores");
-            let near = place.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let near = lock(place).take();
             let NearEnds { shared, mut news } = near.expect("each core takes its own");
             let queue = self.ends.options.queue.div_ceil(self.ends.near.len());
             let core = i32::try_from(self.core).expect("few cores");

@@ -1,7 +1,7 @@
 //! What the supervisor tells the cores: which workers are ready, are to end, or have ended.
 //!
-//! A core may take it at any time: none of it takes a descriptor that is not open yet, so a process
-//! that has none left learns of its workers nevertheless.
+//! Supervisor and cores are threads of one process, so descriptors are handed over as they are. A
+//! core learns of its workers even if the process may open no further descriptor.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
